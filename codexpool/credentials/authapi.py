@@ -1,0 +1,147 @@
+"""The few requests of our own: whoami, and routing discovery under an identity.
+
+They go where Codex itself asks, with a client of their own, so that nothing of them is in the proxy's flows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import httpx
+
+from codexpool import __version__
+from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
+from codexpool.credentials.route import Route
+from codexpool.credentials.secret import Bearer
+from codexpool.pool.identity import Evidence, Metadata, Word
+from codexpool.redact import redacted
+from codexpool.wire.errors import error_of
+from codexpool.wire.headers import identity_values
+from codexpool.wire.routes import host_of
+from codexpool.wire.routing import workspace_of
+
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # They would log every request of ours as if it mattered.
+
+TIMEOUT = 10.0
+"""Seconds for one of these requests, connecting included."""
+
+NOT_ABOUT_THE_TOKEN = frozenset({"unsupported_country_region_territory"})
+"""Refusals of whoami that speak of where the request came from: no word on the credential."""
+
+
+class Whoami(NamedTuple):
+    """Whoami's word on a token, the evidence, and with `Word.HEALTHY` whose token it is."""
+
+    word: Word
+    evidence: Evidence
+    metadata: Metadata | None = None
+
+
+class UndiscoveredError(Exception):
+    """Routing discovery gave no answer; the text says why. Worth another try later."""
+
+
+class AuthApi:
+    """whoami and routing discovery over one HTTP client.
+
+    ``environ`` is looked at for ``CODEX_AUTHAPI_BASE_URL``, as Codex does.
+    """
+
+    def __init__(self, route: Route, environ: Mapping[str, str]) -> None:
+        base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
+        self._whoami_url = base.rstrip("/") + WHOAMI
+        self._client = httpx.AsyncClient(
+            verify=route.tls(),
+            proxy=route.proxy,
+            # The environment's HTTPS_PROXY may well be this very proxy: mitmproxy ignores it, and so do we.
+            trust_env=False,
+            timeout=TIMEOUT,
+            headers={"user-agent": f"codexpool/{__version__}", "accept": "application/json"},
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def whoami(self, bearer: Bearer) -> Whoami:
+        """Ask whose token this is. Never raises: what gives no word is `Word.UNREACHABLE` with a note."""
+        at = time.time()
+        try:
+            response = await self._client.get(self._whoami_url, headers={"authorization": f"Bearer {bearer.token}"})
+        except (httpx.HTTPError, OSError) as error:
+            note = f"whoami cannot be reached ({type(error).__name__})"
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
+        return whoami_of(response, bearer, at)
+
+    async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
+        """The metadata with the origin and the routing override that routing discovery names.
+
+        Raises UndiscoveredError where there was no answer to go by. A plain refusal is an answer: the endpoint is not
+        for this credential, and the workspace is taken to be served from the usual origin.
+        """
+        headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
+        try:
+            response = await self._client.get(CHATGPT + ACCOUNTS_CHECK, headers=list(headers.items()))
+        except (httpx.HTTPError, OSError) as error:
+            raise UndiscoveredError(f"routing discovery cannot be reached ({type(error).__name__})") from error
+        if response.status_code >= 500 or response.status_code == 429 or _is_html(response):
+            raise UndiscoveredError(f"routing discovery answers {response.status_code}")
+        if response.status_code >= 400:
+            return metadata
+        try:
+            workspace = workspace_of(response.json(), metadata.account_id)
+            host_of(workspace.origin)
+        except ValueError as error:
+            raise UndiscoveredError(str(error)) from error
+        return replace(metadata, origin=workspace.origin, routing_override=workspace.routing_override)
+
+
+def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
+    """What an answer of whoami means. Only a refusal in JSON speaks of the token."""
+    # Some refusals repeat the token they refuse, and evidence is shown: in pool.toml, and to the client.
+    code, _ = map(redacted, error_of(response.headers, response.content))
+    evidence = Evidence(
+        at,
+        "GET",
+        "whoami",
+        response.status_code,
+        code,
+        redacted(response.headers.get("x-request-id", "")),
+        bearer.fingerprint,
+    )
+    document = _json(response)
+    if response.status_code in (401, 403) and isinstance(document, dict) and code not in NOT_ABOUT_THE_TOKEN:
+        return Whoami(Word.REFUSED, evidence)
+    if response.status_code == 200 and isinstance(document, dict):
+        try:
+            return Whoami(Word.HEALTHY, evidence, _metadata_of(document))
+        except ValueError as error:
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=str(error)))
+    note = f"whoami answers {response.status_code}" + (f" {code}" if code else "")
+    return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
+
+
+def _metadata_of(document: dict[str, Any]) -> Metadata:
+    """The fields Codex itself requires of whoami (personal_access_token.rs)."""
+    texts = [document.get(key) for key in ("chatgpt_account_id", "chatgpt_user_id", "chatgpt_plan_type")]
+    fedramp = document.get("chatgpt_account_is_fedramp")
+    if not all(isinstance(text, str) and text for text in texts) or not isinstance(fedramp, bool):
+        raise ValueError("whoami's answer lacks the account, the user, the plan or the FedRAMP flag")
+    account_id, user_id, plan = (str(text) for text in texts)
+    return Metadata(account_id, user_id, plan, fedramp)
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _is_html(response: httpx.Response) -> bool:
+    return "html" in response.headers.get("content-type", "").lower()

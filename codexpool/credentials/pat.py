@@ -1,0 +1,27 @@
+"""Personal access tokens: opaque, valid until somebody revokes them, and never refreshed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codexpool.credentials.secret import Bearer
+from codexpool.pool.identity import Kind
+
+PREFIX = "at-"
+"""How Codex tells a PAT from every other token (personal_access_token.rs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pat:
+    """A PAT as pool.toml, an environment variable or a file gives it."""
+
+    token: Bearer
+    kind: Kind = Kind.PAT
+
+    def bearer(self) -> Bearer:
+        """The token itself."""
+        return self.token
+
+    async def renewed(self, stale: Bearer) -> Bearer | None:
+        """None: a PAT is validated again or replaced by a person, and never causes a refresh."""
+        return None
