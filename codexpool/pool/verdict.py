@@ -1,0 +1,107 @@
+"""What an answer says about the request, about the credential and about the identity.
+
+`classify` is a total function over `TABLE`, whose rows carry the numbers of the design's table: the first row that
+fits is the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Finding(StrEnum):
+    """What the answer was taken for."""
+
+    OK = "ok"
+    STALE = "stale"
+    EDGE = "edge"
+    NOT_FOR_THIS_KIND = "not for this kind"
+    REFUSED = "refused"
+    OWN = "the request's own"
+
+
+class Next(StrEnum):
+    """What becomes of the request."""
+
+    RELAY = "relay"
+    SAME = "same identity, new bearer"
+    OTHER = "next identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What classifying needs to know of an answer, and of the attempt that it is for.
+
+    ``current`` says whether the attempt's bearer still is the identity's current one.
+    """
+
+    status: int
+    current: bool = True
+    html: bool = False
+    mitigated: bool = False
+    code: str = ""
+    message: str = ""
+
+    @property
+    def from_edge(self) -> bool:
+        """Said by the content network in front of the backend: never a word about a credential."""
+        return self.html or self.mitigated
+
+    @property
+    def speaks_of_endpoint(self) -> bool:
+        """A 401 whose error is about what this kind of credential may ask for, not about whether it is valid."""
+        return self.code in ENDPOINT_CODES or any(words in self.message for words in ENDPOINT_WORDS)
+
+
+ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement", "missing_scopes"})
+ENDPOINT_WORDS = ("Missing scopes",)
+"""How the backend says "not with this kind of credential" (openai/codex #33664 for the scopes)."""
+
+
+class Row(NamedTuple):
+    """One row: its number in the design's table, when it fits, and what follows."""
+
+    number: str
+    fits: Callable[[Answer], bool]
+    finding: Finding
+    next: Next
+
+
+TABLE = (
+    Row("1", lambda a: a.status < 400, Finding.OK, Next.RELAY),
+    Row("2", lambda a: a.status in (401, 403) and not a.current, Finding.STALE, Next.SAME),
+    Row("3", lambda a: a.status in (403, 503) and a.from_edge, Finding.EDGE, Next.RELAY),
+    Row("3a", lambda a: a.status == 401 and a.from_edge, Finding.EDGE, Next.OTHER),
+    Row("4", lambda a: a.status == 401 and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    Row("7", lambda a: a.status == 401, Finding.REFUSED, Next.OTHER),
+    Row("14", lambda a: True, Finding.OWN, Next.RELAY),
+)
+"""The verdicts. Row 9 (a 401 at the WebSocket handshake alone condemns nobody) holds by construction: no row
+condemns, only whoami's word does. Row 3a is ours: a 401 page of the content network must not reach the client,
+which would answer it by rotating a refresh token of its own."""
+
+
+class Verdict(NamedTuple):
+    """A row's word on one attempt."""
+
+    row: str
+    finding: Finding
+    next: Next
+
+
+def classify(answer: Answer) -> Verdict:
+    """The verdict on an answer: the first row of the table that fits."""
+    row = next(row for row in TABLE if row.fits(answer))
+    return Verdict(row.number, row.finding, row.next)
+
+
+HELD = frozenset({400, 401, 402, 403, 429})
+"""Statuses, besides 5xx, whose answer may have to be acted upon before the client has seen a byte of it."""
+
+
+def is_held(status: int) -> bool:
+    """Whether an answer is kept until its verdict is known; all others are streamed from their first byte."""
+    return status in HELD or status >= 500

@@ -1,0 +1,72 @@
+"""Pools to begin a test with."""
+
+from __future__ import annotations
+
+from codexpool.credentials.secret import fingerprint
+from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
+from codexpool.pool.pool import Identity, Pool
+from codexpool.pool.selection import Selection
+
+NOW = 1_800_000_000.0
+RESPONSES = "/backend-api/codex/responses"
+MODELS = "/backend-api/codex/models"
+
+
+def metadata(who: str) -> Metadata:
+    """Whose token it is: everybody has an account of their own."""
+    return Metadata(f"account-{who}", f"user-{who}", "business")
+
+
+def unverified(name: str, token: str = "", kind: Kind = Kind.PAT, at: float = NOW) -> Identity:
+    return Identity(name, kind, fingerprint(token or f"at-test-{name}"), Condition(Status.UNVERIFIED, at))
+
+
+class Changes(list[tuple[str, Status]]):
+    """A listener that remembers who became what."""
+
+    def __call__(self, identity: Identity, before: Condition) -> None:
+        self.append((identity.name, identity.status))
+
+
+def pool_of(
+    *identities: Identity, selection: Selection = Selection.DRAIN_FIRST, changes: Changes | None = None
+) -> Pool:
+    pool = Pool(Changes() if changes is None else changes)
+    pool.replace_identities(identities, selection, NOW)
+    return pool
+
+
+def ready_pool(*names: str, selection: Selection = Selection.DRAIN_FIRST, changes: Changes | None = None) -> Pool:
+    """Identities that whoami has vouched for, a second ago."""
+    pool = pool_of(*map(unverified, names), selection=selection, changes=changes)
+    for name in names:
+        vouch(pool, name, NOW - 1)
+    if changes is not None:
+        changes.clear()
+    return pool
+
+
+def refusal(identity: Identity, at: float) -> Evidence:
+    return Evidence(at, "POST", RESPONSES, 401, "token_revoked", "req-1", identity.fingerprint)
+
+
+def asked(identity: Identity, at: float) -> Evidence:
+    """The evidence of a whoami that was asked then."""
+    return Evidence(at, "GET", "whoami", 200, fingerprint=identity.fingerprint)
+
+
+def vouch(pool: Pool, name: str, at: float, who: str = "") -> None:
+    identity = pool.identities[name]
+    pool.whoami_said(name, Word.HEALTHY, asked(identity, at), metadata(who or name))
+
+
+def condemn(pool: Pool, name: str, at: float) -> None:
+    pool.whoami_said(name, Word.REFUSED, asked(pool.identities[name], at))
+
+
+def refuse(pool: Pool, name: str, sent_at: float, at: float) -> None:
+    pool.refused(name, refusal(pool.identities[name], at), sent_at, at)
+
+
+def statuses(pool: Pool) -> dict[str, Status]:
+    return {name: identity.status for name, identity in pool.identities.items()}

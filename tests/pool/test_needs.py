@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.pool.identity import Condition, Evidence, Kind, Status, Word
+from codexpool.pool.needs import KIND, NEED, nobody
+from tests.pool.pools import (
+    NOW,
+    RESPONSES,
+    asked,
+    condemn,
+    metadata,
+    pool_of,
+    ready_pool,
+    refuse,
+    unverified,
+    vouch,
+)
+
+times = st.floats(NOW, NOW + 1e6)
+evidences = st.builds(
+    Evidence,
+    at=times,
+    path=st.sampled_from([RESPONSES, "whoami"]),
+    status=st.sampled_from([0, 200, 401]),
+    code=st.sampled_from(["", "token_revoked"]),
+    whoami=st.sampled_from(["", *Word]),
+    note=st.sampled_from(["", "paused by hand"]),
+)
+conditions = st.builds(Condition, st.sampled_from(Status), times, st.none() | times, st.none() | evidences)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), conditions, min_size=1, max_size=5))
+def test_every_identity_is_named_with_what_it_needs_and_no_token(states: dict[str, Condition]) -> None:
+    tokens = {name: f"at-test-secret-of-{name}" for name in states}
+    pool = pool_of(*[unverified(name, tokens[name]) for name in states])
+    for name, condition in states.items():
+        vouch(pool, name, NOW)
+        pool.condition_learned(name, pool.identities[name].fingerprint, condition)
+
+    line = nobody(pool, RESPONSES, NOW)
+
+    for name, condition in states.items():
+        assert f"{name}: {NEED.get(condition.status, 'refused this request')}" in line
+        assert tokens[name] not in line
+    assert "at-" not in line
+    assert "\n" not in line
+
+
+def test_every_status_but_ready_and_every_kind_has_its_words() -> None:
+    assert set(NEED) == set(Status) - {Status.READY}
+    assert set(KIND) == set(Kind)
+
+
+def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None:
+    pool = ready_pool("work")
+    refuse(pool, "work", NOW, NOW)
+    condemn(pool, "work", NOW + 60)
+
+    assert nobody(pool, RESPONSES, NOW) == (
+        "codexpool: no identity can serve. work: replace its PAT "
+        "(401 token_revoked on codex/responses, confirmed by whoami, 08:01 UTC)"
+    )
+
+
+def test_time_until_which_an_identity_rests_is_told() -> None:
+    pool = ready_pool("work")
+    pool.condition_learned("work", pool.identities["work"].fingerprint, Condition(Status.LIMITED, NOW, NOW + 600))
+
+    assert nobody(pool, RESPONSES, NOW).endswith("work: limited until 08:10 UTC")
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Kind.PAT, "PATs"), (Kind.OAUTH, "OAuth tokens")])
+def test_endpoint_that_is_not_for_a_kind_of_credential_is_told_so(kind: Kind, words: str) -> None:
+    pool = pool_of(unverified("work", kind=kind))
+    vouch(pool, "work", NOW)
+
+    pool.not_for_kind("work", RESPONSES, NOW)
+
+    assert nobody(pool, RESPONSES, NOW).endswith(f"work: this endpoint is not for {words}")
+
+
+def test_conflict_is_told_from_a_refusal() -> None:
+    pool = ready_pool("work")
+    pool.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
+
+    assert "work: its token belongs to another account" in nobody(pool, RESPONSES, NOW)
+
+
+def test_pool_without_identities_says_where_to_look() -> None:
+    line = nobody(pool_of(), RESPONSES, NOW)
+
+    assert "pool.toml" in line
+    assert "log" in line

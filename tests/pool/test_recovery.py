@@ -1,0 +1,624 @@
+"""What becomes of a request: one by one, and all together in a world that a state machine makes up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from codexpool.pool.identity import Evidence, IdentityKey, Kind, Status, Word
+from codexpool.pool.pool import CONDEMNED, LONGEST_REST, SHORT_REST, Identity, Pool
+from codexpool.pool.recovery import MOST_TRIES, PATIENCE, NobodyServes, Outcome, Relay, Steps, Try, Wait, attempts
+from codexpool.pool.selection import Selection
+from codexpool.pool.verdict import Answer, Finding, Verdict, classify
+from tests.pool.pools import (
+    MODELS,
+    NOW,
+    RESPONSES,
+    Changes,
+    asked,
+    condemn,
+    metadata,
+    pool_of,
+    ready_pool,
+    refusal,
+    statuses,
+    unverified,
+    vouch,
+)
+
+GOOD = classify(Answer(200))
+REFUSED = classify(Answer(401, code="token_revoked"))
+STALE = classify(Answer(401, current=False))
+EDGE = classify(Answer(401, html=True))
+NOT_FOR_PATS = classify(Answer(401, code="no_matching_rule"))
+
+
+class Request:
+    """One request, driven by hand through its attempts. ``at`` is its clock."""
+
+    def __init__(self, pool: Pool, session: str | None = None, path: str = RESPONSES) -> None:
+        self.pool, self.at = pool, NOW
+        self._sent_at = NOW
+        self._steps = attempts(pool, session, path, lambda: self.at)
+        self.outcome: Outcome | None = None
+        self.step = self._next(None)
+
+    def answered(self, verdict: Verdict) -> Request:
+        """The answer of the present attempt has come; the pool learns what the addon would tell it."""
+        identity = self.identity
+        if verdict.finding is Finding.REFUSED:
+            self.pool.refused(identity.name, refusal(identity, self.at), self._sent_at, self.at)
+        self.step = self._next(verdict)
+        return self
+
+    def waited(self, seconds: float) -> Request:
+        assert isinstance(self.step, Wait)
+        self.at += seconds
+        self.step = self._next(None)
+        return self
+
+    @property
+    def identity(self) -> Identity:
+        assert isinstance(self.step, Try)
+        return self.step.identity
+
+    def _next(self, verdict: Verdict | None) -> Try | Wait | None:
+        try:
+            step = self._steps.send(verdict)
+        except StopIteration as end:
+            self.outcome = end.value
+            return None
+        self._sent_at = self.at
+        return step
+
+
+def test_good_answer_is_relayed_after_one_attempt() -> None:
+    request = Request(ready_pool("a", "b"))
+
+    assert request.answered(GOOD).outcome == Relay()
+
+
+def test_refused_request_goes_out_under_the_next_identity_without_waiting_for_whoami() -> None:
+    pool = ready_pool("a", "b")
+    request = Request(pool, "s")
+
+    request.answered(REFUSED)
+
+    assert request.identity.name == "b"
+    assert statuses(pool) == {"a": Status.SUSPECT, "b": Status.READY}
+    assert pool.bound("s") == metadata("b").key
+    assert request.answered(GOOD).outcome == Relay()
+
+
+def test_each_identity_is_tried_before_one_is_tried_again() -> None:
+    pool = ready_pool("a", "b", "c")
+    request, tried = Request(pool), []
+
+    while isinstance(request.step, Try):
+        tried.append(request.identity.name)
+        request.answered(EDGE)
+
+    assert tried == ["a", "b", "c"]
+    assert request.outcome == NobodyServes()
+
+
+def test_identity_that_is_healthy_after_all_has_to_wait_until_the_others_were_tried() -> None:
+    pool = ready_pool("a", "b", "c")
+    request = Request(pool).answered(REFUSED)
+    vouch(pool, "a", NOW)
+    request.at += SHORT_REST
+
+    request.answered(REFUSED)
+    second = request.identity.name
+    request.answered(REFUSED)
+
+    assert (second, request.identity.name) == ("c", "a")
+
+
+def test_only_identity_is_tried_again_once_whoami_has_vouched_for_it() -> None:
+    pool = ready_pool("a")
+    request = Request(pool).answered(REFUSED)
+    vouch(pool, "a", NOW)
+
+    request.waited(0.5)
+    still_resting = request.step
+    request.waited(SHORT_REST)
+
+    assert isinstance(still_resting, Wait)
+    assert request.identity.name == "a"
+    assert request.answered(GOOD).outcome == Relay()
+
+
+def test_identity_that_refuses_again_is_not_tried_a_third_time() -> None:
+    pool = ready_pool("a")
+    request = Request(pool).answered(REFUSED)
+    vouch(pool, "a", NOW)
+    request.waited(SHORT_REST)
+
+    request.answered(REFUSED)
+
+    assert request.outcome == NobodyServes()
+
+
+def test_request_is_over_as_soon_as_whoami_has_confirmed_that_nobody_is_left() -> None:
+    pool = ready_pool("a")
+    request = Request(pool).answered(REFUSED)
+
+    condemn(pool, "a", NOW + 1)
+
+    assert request.waited(0.1).outcome == NobodyServes()
+
+
+def test_request_does_not_wait_for_those_that_only_a_person_can_mend() -> None:
+    pool = ready_pool("a", "b")
+    for name in "ab":
+        condemn(pool, name, NOW)
+
+    assert Request(pool).outcome == NobodyServes()
+
+
+def test_request_does_not_wait_for_an_identity_that_could_not_serve_this_endpoint_anyway() -> None:
+    pool = pool_of(unverified("a"), unverified("b"))
+    pool.not_for_kind("a", RESPONSES, NOW)
+
+    assert Request(pool).outcome == NobodyServes()
+    assert isinstance(Request(pool, path=MODELS).step, Wait)
+
+
+def test_request_waits_for_an_identity_that_is_being_verified() -> None:
+    pool = pool_of(unverified("a"))
+    request = Request(pool)
+
+    vouch(pool, "a", NOW + 1)
+
+    assert isinstance(request.step, Wait)
+    assert request.waited(1).identity.name == "a"
+
+
+def test_all_waiting_of_a_request_stays_within_its_patience() -> None:
+    request, waited = Request(pool_of(unverified("a"))), 0.0
+
+    while isinstance(request.step, Wait):
+        assert request.step.seconds <= PATIENCE - waited
+        waited += 3
+        request.waited(3)
+
+    assert request.outcome == NobodyServes()
+
+
+def test_rest_that_is_longer_than_the_patience_is_not_waited_for() -> None:
+    pool = ready_pool("a")
+    pool.identities["a"].vouched_refusals = 10
+    request = Request(pool).answered(REFUSED)
+    vouch(pool, "a", NOW)
+
+    request.waited(0.1)
+
+    assert request.outcome == NobodyServes()
+
+
+def test_slow_attempt_uses_up_no_patience() -> None:
+    pool = ready_pool("a")
+    request = Request(pool)
+
+    request.at += 10 * PATIENCE
+    request.answered(REFUSED)
+
+    assert request.step == Wait(PATIENCE)
+
+
+def test_clock_that_is_set_back_does_not_prolong_the_waiting() -> None:
+    request = Request(pool_of(unverified("a")))
+
+    request.waited(-3600)
+
+    assert request.step == Wait(PATIENCE)
+    assert request.waited(PATIENCE).outcome == NobodyServes()
+
+
+def test_token_that_was_replaced_meanwhile_is_tried_under_the_same_identity() -> None:
+    pool = ready_pool("a", "b", selection=Selection.ROUND_ROBIN)
+    request = Request(pool, "s")
+    mine = request.identity.name
+    names = list(pool.identities)
+    pool.replace_identities([unverified(name, f"at-test-newer-{name}") for name in names], Selection.ROUND_ROBIN, NOW)
+    for name in names:
+        vouch(pool, name, NOW)
+
+    request.answered(STALE)
+
+    assert request.identity.name == mine
+    assert request.identity.fingerprint == unverified(mine, f"at-test-newer-{mine}").fingerprint
+
+
+def test_token_that_comes_back_is_not_tried_more_often_for_it() -> None:
+    pool = ready_pool("a")
+    request, tried = Request(pool), []
+    one, other = unverified("a"), unverified("a", "at-test-other")
+
+    for next_one in (other, one) * 3:
+        if isinstance(request.step, Try):
+            tried.append(request.identity.fingerprint)
+            pool.replace_identities([replace(next_one)], Selection.DRAIN_FIRST, NOW)
+            vouch(pool, "a", NOW + 1)
+            request.answered(STALE)
+
+    assert max(tried.count(one.fingerprint), tried.count(other.fingerprint)) <= MOST_TRIES
+    assert request.outcome == NobodyServes()
+
+
+def test_identity_that_is_removed_in_the_middle_of_a_request_is_left_behind() -> None:
+    pool = ready_pool("a", "b")
+    request = Request(pool)
+
+    pool.replace_identities([unverified("b")], Selection.DRAIN_FIRST, NOW)
+    request.answered(REFUSED)
+
+    assert request.identity.name == "b"
+    assert statuses(pool) == {"b": Status.READY}
+
+
+def test_endpoint_that_is_not_for_pats_moves_the_request_to_another_kind_and_nobody_is_blamed() -> None:
+    pool = pool_of(unverified("pat"), unverified("pat2"), unverified("oauth", kind=Kind.OAUTH))
+    for name in list(pool.identities):
+        vouch(pool, name, NOW)
+    request = Request(pool)
+
+    pool.not_for_kind("pat", RESPONSES, NOW)
+    request.answered(NOT_FOR_PATS)
+
+    assert request.identity.name == "oauth"
+    assert set(statuses(pool).values()) == {Status.READY}
+
+
+def test_twenty_requests_refused_at_once_all_come_to_be_served_after_one_confirmation() -> None:
+    changes = Changes()
+    pool = ready_pool("a", changes=changes)
+    requests = [Request(pool, f"s{n}") for n in range(20)]
+
+    for request in requests:
+        request.answered(REFUSED)
+    vouch(pool, "a", NOW)
+    for request in requests:
+        request.waited(SHORT_REST).answered(GOOD)
+
+    assert changes == [("a", Status.SUSPECT), ("a", Status.RESTING), ("a", Status.READY)]
+    assert [request.outcome for request in requests] == [Relay()] * 20
+
+
+# -- everything at once
+
+
+@dataclass
+class Token:
+    """The truth about a token, which the pool can only find out."""
+
+    text: str
+    owner: str
+    whoami_finds_it: Word = Word.HEALTHY
+    endpoint_takes_it: bool = True
+
+
+@dataclass
+class Asking:
+    """A whoami under way. Its word is that of the moment it was asked."""
+
+    identity: Identity
+    word: Word
+    evidence: Evidence
+    owner: str
+
+
+@dataclass
+class Sent:
+    """A request under way, and what is known about it from outside."""
+
+    session: str | None
+    path: str
+    steps: Steps
+    step: Try | Wait | None = None
+    fingerprint: str = ""
+    """Of the token that the present attempt went out with."""
+    sent_at: float = 0.0
+    tries: list[str] = field(default_factory=list)
+    waited: float = 0.0
+    patience: float = PATIENCE
+    """In all. A clock that is set back in the middle of a wait voids that wait, and no other."""
+    outcome: Outcome | None = None
+
+
+NAMES = ("a", "b", "c", "d")
+OWNERS = {"a": "ann", "b": "ben", "c": "cem", "d": "ann"}  # d is of the same account and user as a
+SESSIONS = ("s1", "s2", None)
+
+
+class World(RuleBasedStateMachine):
+    """Identities whose tokens live, die or are refused by mistake; requests, whoami's words and reloads in any order.
+
+    Each rule may find nothing to do; what must always hold is in the invariants, what must hold in the end in
+    `teardown`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.latest = NOW
+        self.pool = Pool()
+        self.tokens: dict[str, Token] = {}
+        self.generation = dict.fromkeys(NAMES, 0)
+        self.requests: list[Sent] = []
+        self.askings: list[Asking] = []
+        self.condemned: set[str] = set()
+        """Fingerprints of tokens that whoami has refused, and the pool was told."""
+
+    @initialize(names=st.permutations(NAMES), count=st.integers(1, len(NAMES)), selection=st.sampled_from(Selection))
+    def begin(self, names: list[str], count: int, selection: Selection) -> None:
+        self._load(names[:count], selection)
+        for name in names[:count]:
+            self._ask(name)
+        for asking in list(self.askings):
+            self._hear(asking)
+
+    # -- the file
+
+    @rule(names=st.permutations(NAMES), count=st.integers(0, len(NAMES)), selection=st.sampled_from(Selection))
+    def reload(self, names: list[str], count: int, selection: Selection) -> None:
+        self._load(names[:count], selection)
+
+    @rule(name=st.sampled_from(NAMES))
+    def replace_token(self, name: str) -> None:
+        self.generation[name] += 1
+        self._load(list(self.pool.identities), self.pool.selection)
+
+    @rule(name=st.sampled_from(NAMES))
+    def put_an_older_token_back(self, name: str) -> None:
+        self.generation[name] = max(0, self.generation[name] - 1)
+        self._load(list(self.pool.identities), self.pool.selection)
+
+    # -- the truth
+
+    @rule(name=st.sampled_from(NAMES))
+    def token_dies(self, name: str) -> None:
+        if identity := self.pool.identities.get(name):
+            token = self.tokens[identity.fingerprint]
+            token.whoami_finds_it, token.endpoint_takes_it = Word.REFUSED, False
+
+    @rule(name=st.sampled_from(NAMES), taken=st.booleans())
+    def endpoint_is_confused_about_a_token_or_comes_to_its_senses(self, name: str, taken: bool) -> None:
+        if identity := self.pool.identities.get(name):
+            token = self.tokens[identity.fingerprint]
+            token.endpoint_takes_it = taken and token.whoami_finds_it is Word.HEALTHY
+
+    # -- time
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 2, 5, 11, 70, 4000]))
+    def time_goes_by(self, seconds: float) -> None:
+        self._spend(seconds)
+
+    @rule(seconds=st.sampled_from([0.5, 30, 3600]))
+    def clock_is_set_back(self, seconds: float) -> None:
+        self.now -= seconds
+        for request in self.requests:
+            request.patience += PATIENCE
+
+    # -- requests
+
+    @rule(session=st.sampled_from(SESSIONS), path=st.sampled_from([RESPONSES, MODELS]))
+    def request_comes(self, session: str | None, path: str) -> None:
+        expected = self._own(session, path)
+        request = Sent(session, path, attempts(self.pool, session, path, lambda: self.now))
+        self.requests.append(request)
+
+        self._go_on(request, None)
+
+        if expected is not None:
+            assert isinstance(request.step, Try)
+            assert request.step.identity is expected
+
+    @precondition(lambda self: any(isinstance(request.step, Try) for request in self.requests))
+    @rule(data=st.data(), mood=st.sampled_from(["fair", "fair", "fair", "edge", "not for PATs", "overloaded"]))
+    def answer_comes(self, data: st.DataObject, mood: str) -> None:
+        trying = [request for request in self.requests if isinstance(request.step, Try)]
+        self._answer(data.draw(st.sampled_from(trying)), mood)
+
+    @precondition(lambda self: any(isinstance(request.step, Wait) for request in self.requests))
+    @rule(data=st.data(), share=st.floats(0, 1))
+    def waiting_ends(self, data: st.DataObject, share: float) -> None:
+        waiting = [request for request in self.requests if isinstance(request.step, Wait)]
+        self._wait(data.draw(st.sampled_from(waiting)), share)
+
+    # -- whoami
+
+    @rule(name=st.sampled_from(NAMES), reachable=st.booleans())
+    def whoami_is_asked(self, name: str, reachable: bool) -> None:
+        self._ask(name, reachable)
+
+    @precondition(lambda self: self.askings)
+    @rule(data=st.data())
+    def whoami_answers(self, data: st.DataObject) -> None:
+        self._hear(data.draw(st.sampled_from(self.askings)))
+
+    # -- what must always hold
+
+    @invariant()
+    def no_healthy_token_is_condemned(self) -> None:
+        for identity in self.pool.identities.values():
+            if identity.status is Status.NEEDS_REPLACEMENT:
+                assert self.tokens[identity.fingerprint].whoami_finds_it is Word.REFUSED
+            assert identity.status not in (Status.NEEDS_LOGIN, Status.CONFLICT)
+
+    @invariant()
+    def nobody_whom_whoami_refused_serves(self) -> None:
+        for identity in self.pool.serving(MODELS, self.now):
+            assert identity.fingerprint not in self.condemned
+
+    @invariant()
+    def one_token_of_a_user_serves_and_it_is_the_first_that_is_known_and_not_dead(self) -> None:
+        known = [identity for identity in self.pool.identities.values() if identity.metadata is not None]
+        known.sort(key=lambda identity: identity.status in CONDEMNED)
+        first: dict[IdentityKey, Identity] = {}
+        for identity in known:
+            assert identity.metadata is not None
+            first.setdefault(identity.metadata.key, identity)
+        for identity in self.pool.serving(MODELS, self.now):
+            assert identity in first.values()
+        for identity in first.values():
+            assert identity.status is not Status.PAUSED
+
+    @invariant()
+    def patience_has_an_end(self) -> None:
+        for request in self.requests:
+            if isinstance(request.step, Wait):
+                assert 0 < request.step.seconds <= PATIENCE
+                assert request.waited <= request.patience + 1e-6
+
+    @invariant()
+    def no_token_is_tried_too_often(self) -> None:
+        for request in self.requests:
+            for fingerprint in request.tries:
+                assert request.tries.count(fingerprint) <= MOST_TRIES
+
+    # -- what must hold in the end
+
+    def teardown(self) -> None:
+        self._end_all_requests()
+        self.now = self.latest + 1
+        self._settle()
+        for _ in self.pool.identities:  # one that is found dead may make room for its twin
+            for identity in self.pool.serving(MODELS, self.now):
+                assert identity.metadata is not None
+                self.pool.bind("last", identity.metadata.key)
+                self.request_comes("last", MODELS)
+                self._end_all_requests()
+            self._settle()
+        serving = self.pool.serving(MODELS, self.now)
+        for identity in self.pool.identities.values():
+            token = self.tokens[identity.fingerprint]
+            if identity.twin_of is not None and identity.status is Status.PAUSED:
+                continue
+            if token.whoami_finds_it is Word.REFUSED:
+                assert identity.status is Status.NEEDS_REPLACEMENT
+            else:
+                assert identity in serving
+
+    def _settle(self) -> None:
+        """Whoami is asked about whoever is in doubt, and everybody has had a rest."""
+        for _ in range(2):
+            for asking in list(self.askings):
+                self._hear(asking)
+            self._spend(1)
+            for identity in self.pool.identities.values():
+                if identity.status in (Status.UNVERIFIED, Status.SUSPECT):
+                    self._ask(identity.name)
+        self._spend(LONGEST_REST)
+
+    def _end_all_requests(self) -> None:
+        for request in self.requests:
+            for _ in range(100):
+                if request.step is None:
+                    break
+                if isinstance(request.step, Try):
+                    self._answer(request, "fair")
+                else:
+                    self._wait(request, 1)
+            assert isinstance(request.outcome, Relay | NobodyServes)
+
+    # -- how it is done
+
+    def _spend(self, seconds: float) -> None:
+        self.now += seconds
+        self.latest = max(self.latest, self.now)
+
+    def _load(self, names: list[str], selection: Selection) -> None:
+        identities = []
+        for name in names:
+            text = f"at-test-{name}-{self.generation[name]}"
+            identity = unverified(name, text, at=self.now)
+            self.tokens.setdefault(identity.fingerprint, Token(text, OWNERS[name]))
+            identities.append(identity)
+        self.pool.replace_identities(identities, selection, self.now)
+
+    def _ask(self, name: str, reachable: bool = True) -> None:
+        identity = self.pool.identities.get(name)
+        if identity is None or any(a.evidence.fingerprint == identity.fingerprint for a in self.askings):
+            return
+        token = self.tokens[identity.fingerprint]
+        word = token.whoami_finds_it if reachable else Word.UNREACHABLE
+        self.askings.append(Asking(identity, word, asked(identity, self.now), token.owner))
+
+    def _hear(self, asking: Asking) -> None:
+        self.askings.remove(asking)
+        found = metadata(asking.owner) if asking.word is Word.HEALTHY else None
+        self.pool.whoami_said(asking.identity.name, asking.word, asking.evidence, found)
+        if asking.word is Word.REFUSED:
+            present = self.pool.identities.get(asking.identity.name)
+            if present is not None and present.fingerprint == asking.evidence.fingerprint:
+                assert present.status is Status.NEEDS_REPLACEMENT
+                self.condemned.add(present.fingerprint)
+
+    def _own(self, session: str | None, path: str) -> Identity | None:
+        """The identity a session is served by at present, if that can go on serving it."""
+        serving = self.pool.serving(path, self.now)
+        key = self.pool.bound(session) if session is not None else None
+        return next((i for i in serving if i.metadata is not None and i.metadata.key == key), None)
+
+    def _answer(self, request: Sent, mood: str) -> None:
+        assert isinstance(request.step, Try)
+        name = request.step.identity.name
+        present = self.pool.identities.get(name)
+        current = present is None or present.fingerprint == request.fingerprint
+        answer = Answer(401, current, code="token_revoked")
+        if self.tokens[request.fingerprint].endpoint_takes_it:
+            answer = {
+                "fair": Answer(200, current),
+                "edge": Answer(401, current, html=True),
+                "not for PATs": Answer(401, current, code="no_matching_rule"),
+                "overloaded": Answer(503, current),
+            }[mood]
+        verdict = classify(answer)
+        self._learn(request, name, verdict)
+        self._go_on(request, verdict)
+
+    def _learn(self, request: Sent, name: str, verdict: Verdict) -> None:
+        match verdict.finding:
+            case Finding.OK:
+                self.pool.succeeded(name)
+            case Finding.NOT_FOR_THIS_KIND if request.path != MODELS:
+                self.pool.not_for_kind(name, request.path, self.now)
+            case Finding.REFUSED:
+                before = self.pool.identities.get(name)
+                status = before.status if before is not None else None
+                evidence = Evidence(self.now, "POST", request.path, 401, fingerprint=request.fingerprint)
+                self.pool.refused(name, evidence, request.sent_at, self.now)
+                if before is not None and request.sent_at < before.vouched_at <= self.now:
+                    assert before.status is status
+
+    def _wait(self, request: Sent, share: float) -> None:
+        assert isinstance(request.step, Wait)
+        seconds = request.step.seconds * share
+        self._spend(seconds)
+        request.waited += seconds
+        self._go_on(request, None)
+
+    def _go_on(self, request: Sent, verdict: Verdict | None) -> None:
+        try:
+            request.step = request.steps.send(verdict)
+        except StopIteration as end:
+            request.step, request.outcome = None, end.value
+            return
+        if isinstance(request.step, Try):
+            identity = request.step.identity
+            assert self.pool.identities[identity.name] is identity
+            assert identity.status is Status.READY
+            assert identity.metadata is not None
+            assert self.pool.is_for(identity.kind, request.path, self.now)
+            if request.session is not None:
+                assert self.pool.bound(request.session) == identity.metadata.key
+            request.fingerprint, request.sent_at = identity.fingerprint, self.now
+            request.tries.append(identity.fingerprint)
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

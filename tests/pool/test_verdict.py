@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.pool.verdict import (
+    ENDPOINT_CODES,
+    TABLE,
+    Answer,
+    Finding,
+    Next,
+    Verdict,
+    classify,
+    is_held,
+)
+
+said = st.text() | st.sampled_from([*ENDPOINT_CODES, "token_revoked", "Missing scopes: model.request", ""])
+answers = st.builds(
+    Answer,
+    status=st.integers(100, 599) | st.sampled_from([200, 401, 403, 503]),
+    current=st.booleans(),
+    html=st.booleans(),
+    mitigated=st.booleans(),
+    code=said,
+    message=said,
+)
+
+# The design's table, row by row: what comes in, the row, what it is taken for, what becomes of the request.
+ROWS = [
+    (Answer(200), "1", Finding.OK, Next.RELAY),
+    (Answer(101), "1", Finding.OK, Next.RELAY),
+    (Answer(304), "1", Finding.OK, Next.RELAY),
+    (Answer(200, current=False, html=True, mitigated=True), "1", Finding.OK, Next.RELAY),
+    (Answer(401, current=False), "2", Finding.STALE, Next.SAME),
+    (Answer(403, current=False), "2", Finding.STALE, Next.SAME),
+    (Answer(401, current=False, code="no_matching_rule"), "2", Finding.STALE, Next.SAME),
+    (Answer(401, current=False, html=True), "2", Finding.STALE, Next.SAME),
+    (Answer(403, html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(403, mitigated=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(503, html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(401, html=True), "3a", Finding.EDGE, Next.OTHER),
+    (Answer(401, mitigated=True, code="token_revoked"), "3a", Finding.EDGE, Next.OTHER),
+    (Answer(401, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401, code="rejected_by_access_enforcement"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401, message="Missing scopes: api.responses.write"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(401, code="token_revoked"), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(401, code="a_code_nobody_knows"), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(403), "14", Finding.OWN, Next.RELAY),
+    (Answer(403, code="no_matching_rule"), "14", Finding.OWN, Next.RELAY),
+    (Answer(400), "14", Finding.OWN, Next.RELAY),
+    (Answer(404, html=True), "14", Finding.OWN, Next.RELAY),
+    (Answer(429, code="usage_limit_reached"), "14", Finding.OWN, Next.RELAY),
+    (Answer(500), "14", Finding.OWN, Next.RELAY),
+    (Answer(503, current=False), "14", Finding.OWN, Next.RELAY),
+]
+
+
+@pytest.mark.parametrize(("answer", "row", "finding", "following"), ROWS)
+def test_answer_gets_the_verdict_of_its_row(answer: Answer, row: str, finding: Finding, following: Next) -> None:
+    assert classify(answer) == Verdict(row, finding, following)
+
+
+def test_every_row_of_the_table_is_exercised() -> None:
+    assert {row.number for row in TABLE} == {row for _, row, _, _ in ROWS}
+
+
+@given(answers)
+def test_every_answer_gets_the_verdict_of_the_first_row_that_fits(answer: Answer) -> None:
+    verdict = classify(answer)
+
+    numbers = [row.number for row in TABLE]
+    before = TABLE[: numbers.index(verdict.row)]
+    assert not any(row.fits(answer) for row in before)
+    assert TABLE[len(before)].fits(answer)
+
+
+@given(answers)
+def test_client_is_never_shown_a_401(answer: Answer) -> None:
+    assert classify(replace(answer, status=401)).next is not Next.RELAY
+
+
+@given(answers, st.sampled_from([400, 401, 402, 403, 429, 500, 502, 503, 504]))
+def test_whatever_is_acted_upon_was_held(answer: Answer, status: int) -> None:
+    assert is_held(status)
+    assert is_held(answer.status) or classify(answer).next is Next.RELAY
+
+
+@given(answers, st.integers(100, 399))
+def test_good_answer_is_streamed_and_relayed(answer: Answer, status: int) -> None:
+    assert not is_held(status)
+    assert classify(replace(answer, status=status)) == Verdict("1", Finding.OK, Next.RELAY)
+
+
+@given(answers)
+def test_doubt_is_cast_on_a_token_only_by_a_401_that_the_backend_says_of_the_present_one(answer: Answer) -> None:
+    of_the_endpoint = answer.code in ENDPOINT_CODES or "Missing scopes" in answer.message
+    of_the_edge = answer.html or answer.mitigated
+
+    finding = classify(replace(answer, status=401)).finding
+
+    assert (finding is Finding.REFUSED) == (answer.current and not of_the_edge and not of_the_endpoint)
+
+
+@given(answers.filter(lambda answer: answer.status != 401))
+def test_no_other_status_casts_doubt_on_a_token(answer: Answer) -> None:
+    assert classify(answer).finding is not Finding.REFUSED
