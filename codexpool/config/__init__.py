@@ -1,0 +1,38 @@
+"""pool.toml: found, read, checked, watched, and edited in place (`codexpool.config.editing`)."""
+
+from codexpool.config.lookup import default_paths, find, places
+from codexpool.config.model import (
+    ConfigError,
+    Flag,
+    FromEnv,
+    FromFile,
+    IdentitySpec,
+    Inline,
+    PoolConfig,
+    Problem,
+    Source,
+)
+from codexpool.config.read import load, parse
+from codexpool.config.tokens import resolve
+from codexpool.config.watch import Watcher
+from codexpool.pool.selection import Selection
+
+__all__ = [
+    "ConfigError",
+    "Flag",
+    "FromEnv",
+    "FromFile",
+    "IdentitySpec",
+    "Inline",
+    "PoolConfig",
+    "Problem",
+    "Selection",
+    "Source",
+    "Watcher",
+    "default_paths",
+    "find",
+    "load",
+    "parse",
+    "places",
+    "resolve",
+]

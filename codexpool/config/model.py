@@ -1,0 +1,126 @@
+"""What pool.toml says, as plain data, and how a mistake in it is told to a person."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from codexpool.credentials.secret import Bearer, fingerprint
+from codexpool.pool.selection import Selection
+
+LONGEST_SHOWN = 64
+"""Characters of a value that a message repeats; a longer one is more likely a secret than a slip."""
+
+_LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9])at-")
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A token that stands in pool.toml itself."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FromEnv:
+    """A token that an environment variable holds."""
+
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A token that is the one line of a file. ``path`` is absolute if pool.toml's own path is."""
+
+    path: Path
+
+
+Source = Inline | FromEnv | FromFile
+"""Where a personal access token comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """That a PAT is dead and has to be replaced: since when, why, and which one (``sha256:<12 hex>``)."""
+
+    since: datetime
+    reason: str
+    token: str
+
+    def applies_to(self, bearer: Bearer) -> bool:
+        """Whether the flag speaks of this token; a new token in its place is not flagged."""
+        return self.token == str(bearer)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySpec:
+    """One ``[[identity]]`` table. ``line`` is where its token stands: the line to go to for mending it."""
+
+    name: str
+    source: Source
+    line: int
+    flag: Flag | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A pool.toml that holds."""
+
+    path: Path
+    selection: Selection
+    identities: tuple[IdentitySpec, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it is made of, pool.toml first: what a watcher has to look at."""
+        return (self.path, *(i.source.path for i in self.identities if isinstance(i.source, FromFile)))
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with the configuration.
+
+    ``line`` is None where the file as a whole is meant. ``key`` counts identities from 1
+    (``identity[2].token``), or names an option. ``remedy`` says what mends it.
+    """
+
+    file: Path
+    line: int | None
+    key: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
+        words = (
+            [place, self.key, f"{self.what}; {self.remedy}"] if self.key else [place, f"{self.what}; {self.remedy}"]
+        )
+        return one_line(": ".join(words))
+
+
+class ConfigError(Exception):
+    """A configuration that does not hold, with everything that was found wrong with it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def one_line(text: str) -> str:
+    """``text`` with line ends and control characters made visible, as fits a log line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def looks_like_a_token(text: str) -> bool:
+    """Whether a token was put where something else belongs."""
+    return _LIKE_A_TOKEN.search(text) is not None
+
+
+def shown(text: str) -> str:
+    """A key or value of the file as a message may repeat it: quoted, or a fingerprint if it may be a secret."""
+    if looks_like_a_token(text) or len(text) > LONGEST_SHOWN:
+        return f"(not shown, sha256:{fingerprint(text)})"
+    return f'"{one_line(text)}"'

@@ -1,0 +1,60 @@
+"""Files that hold secrets: read only if nobody else can."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from pathlib import Path
+
+OPEN_TO_OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+
+# A named pipe is then refused like any other thing that is no file, and not waited for.
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+class UnusableError(Exception):
+    """A secret, or the file it is in, that cannot be used: what is wrong, and what mends it."""
+
+    def __init__(self, what: str, remedy: str, line: int | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+        self.line = line
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that only its owner can read and write. Line ends stay as they are, a BOM goes.
+
+    Raises UnusableError if there is no such file, it cannot be read, is no regular file, is open to others (POSIX
+    only), or is not UTF-8.
+    """
+    try:
+        descriptor = os.open(path, _OPEN)
+        try:
+            _refuse_the_unfit(path, os.fstat(descriptor))
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise UnusableError("there is no such file", "create it, or correct the path") from None
+    except IsADirectoryError:
+        raise UnusableError("is a folder", "name a file") from None
+    except OSError as error:
+        raise UnusableError(f"cannot be read: {error.strerror}", "let the user the proxy runs as read it") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnusableError(f"is not UTF-8 text (line {line})", "save it as UTF-8", line) from None
+
+
+def _refuse_the_unfit(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnusableError("is a folder", "name a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusableError("is no regular file", "put the text into a file")
+    if os.name == "posix" and status.st_mode & OPEN_TO_OTHERS:
+        mode = stat.S_IMODE(status.st_mode)
+        raise UnusableError(f"is open to other users (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")

@@ -1,0 +1,254 @@
+"""pool.toml is edited whole or not at all, whoever else writes to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+import pytest
+import tomlkit
+
+from codexpool.config import Flag, Watcher, editing, load
+from codexpool.config.editing import EditError, edit, flag, unflag
+from tests.config.conftest import WritePrivate, needs_a_plain_user
+
+TEXT = '# mine\n[[identity]]\nname = "a"\ntoken = "at-test-1"   # one\n\n# next\n[[identity]]\nname="b"\ntoken="x"\n'
+FLAG = Flag(datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC), "401", "sha256:1a2b3c4d5e6f")
+
+
+def round_robin(document: tomlkit.TOMLDocument) -> None:
+    document["pool"] = {"selection": "round-robin"}
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT.rstrip(), TEXT.replace("\n", "\r\n"), "\ufeff" + TEXT])
+def test_flag_then_unflag_gives_back_the_same_bytes(write: WritePrivate, text: str) -> None:
+    path = write("pool.toml", text)
+
+    flag(path, "a", FLAG)
+
+    assert [identity.flag for identity in load(path).identities] == [FLAG, None]
+    unflag(path, "a")
+    assert path.read_bytes() == text.encode()
+
+
+def test_mode_and_symlinks_survive_an_edit(write: WritePrivate, tmp_path: Path) -> None:
+    real = write("real.toml", TEXT)
+    real.chmod(0o400)
+    link = tmp_path / "pool.toml"
+    link.symlink_to(real)
+
+    flag(link, "a", FLAG)
+
+    assert link.is_symlink()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o400
+    assert b"needs_replacement" in real.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_stays_theirs_and_so_does_the_lock(write: WritePrivate, tmp_path: Path) -> None:
+    path = write("pool.toml", TEXT)
+    os.chown(path, 12345, 54321)
+
+    flag(path, "a", FLAG)
+
+    assert {(f.stat().st_uid, f.stat().st_gid) for f in tmp_path.iterdir()} == {(12345, 54321)}
+
+
+def test_nothing_but_the_lock_is_left_behind(write: WritePrivate, tmp_path: Path) -> None:
+    path = write("pool.toml", TEXT)
+    flag(path, "a", FLAG)
+    assert {file.name for file in tmp_path.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
+
+
+def test_an_edit_that_changes_nothing_does_not_write(write: WritePrivate) -> None:
+    path = write("pool.toml", TEXT)
+    watcher = Watcher([path])
+    unflag(path, "a")
+    edit(path, lambda document: None)
+    assert not watcher.changed()
+
+
+def test_an_edit_keeps_comments_and_line_ends(write: WritePrivate) -> None:
+    path = write("pool.toml", TEXT.replace("\n", "\r\n"))
+
+    edit(path, round_robin)
+
+    text = path.read_bytes().decode()
+    assert text.startswith(TEXT.replace("\n", "\r\n").rstrip())
+    assert text.count("\n") == text.count("\r\n")
+    assert load(path).selection == "round-robin"
+
+
+def test_an_edit_after_which_the_file_would_not_hold_is_refused(write: WritePrivate) -> None:
+    path = write("pool.toml", TEXT)
+
+    def forget_the_names(document: tomlkit.TOMLDocument) -> None:
+        del document["identity"]
+
+    with pytest.raises(EditError, match=r"would not hold after the edit: .*there is no identity"):
+        edit(path, forget_the_names)
+    assert path.read_text() == TEXT
+
+
+def test_what_the_change_raises_goes_through_and_nothing_is_written(write: WritePrivate) -> None:
+    path = write("pool.toml", TEXT)
+
+    def fail(document: tomlkit.TOMLDocument) -> None:
+        document.clear()
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match=r"^mine$"):
+        edit(path, fail)
+    assert path.read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (TEXT.encode().replace(b'"a"', b'"c"'), "there is no identity"),
+        (b"[[identity", "is not TOML"),
+        (b"\xff", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_flagged_is_left_alone(write: WritePrivate, content: bytes, said: str) -> None:
+    path = write("pool.toml", content)
+    with pytest.raises(EditError, match=said):
+        flag(path, "a", FLAG)
+    assert path.read_bytes() == content
+
+
+def test_a_missing_file_is_an_edit_error(tmp_path: Path) -> None:
+    with pytest.raises(EditError, match=r"pool\.toml: cannot be edited: No such file"):
+        flag(tmp_path / "pool.toml", "a", FLAG)
+
+
+@needs_a_plain_user
+def test_a_folder_that_cannot_be_written_is_an_edit_error(write: WritePrivate, tmp_path: Path) -> None:
+    path = write("pool.toml", TEXT)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(EditError, match="cannot be edited: Permission denied; let the user"):
+            flag(path, "a", FLAG)
+    finally:
+        tmp_path.chmod(0o700)
+    assert path.read_text() == TEXT
+
+
+def test_a_disk_that_fails_leaves_the_old_file(write: WritePrivate, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("pool.toml", TEXT)
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(EditError, match="No space left"):
+        flag(path, "a", FLAG)
+    assert path.read_text() == TEXT
+    assert {file.name for file in path.parent.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
+
+
+def test_a_file_locked_by_another_process_is_waited_for_only_so_long(
+    write: WritePrivate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("pool.toml", TEXT)
+    monkeypatch.setattr(editing, "LOCK_TIMEOUT", 0.05)
+    with filelock.FileLock(path.with_name(".pool.toml.lock")), pytest.raises(EditError, match="another process"):
+        in_a_thread(lambda: flag(path, "a", FLAG))
+    assert path.read_text() == TEXT
+
+
+def test_an_editor_that_saves_in_between_loses_nothing(write: WritePrivate) -> None:
+    path = write("pool.toml", TEXT)
+    saves = iter(["# saved once\n", "# saved twice\n"])
+
+    def change(document: tomlkit.TOMLDocument) -> None:
+        round_robin(document)
+        if line := next(saves, None):
+            path.write_text(line + path.read_text())
+
+    edit(path, change)
+
+    assert path.read_text().startswith("# saved twice\n# saved once\n" + TEXT)
+    assert load(path).selection == "round-robin"
+
+
+def test_a_file_that_never_rests_is_given_up(write: WritePrivate, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("pool.toml", TEXT)
+    monkeypatch.setattr(editing, "PAUSE", 0)
+
+    def change(document: tomlkit.TOMLDocument) -> None:
+        round_robin(document)
+        path.write_text(path.read_text() + "#\n")
+
+    with pytest.raises(EditError, match="was changed by another program each time"):
+        edit(path, change)
+    assert path.read_text() == TEXT + "#\n" * editing.TRIES
+
+
+def test_processes_that_flag_at_once_all_succeed(write: WritePrivate) -> None:
+    names = [f"i{n}" for n in range(12)]
+    path = write("pool.toml", "".join(f'[[identity]]\nname = "{n}"\ntoken = "x"\n' for n in names))
+    program = (
+        "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
+        "from codexpool.config import Flag\nfrom codexpool.config.editing import flag\n"
+        "for name in sys.argv[2:]:\n"
+        "    flag(Path(sys.argv[1]), name, Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program, path, *names[n::3]]) for n in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert all(identity.flag for identity in load(path).identities)
+
+
+def test_a_reader_never_sees_half_a_file_and_a_killed_editor_leaves_none(write: WritePrivate) -> None:
+    text = TEXT + "# padding\n" * 20_000
+    path = write("pool.toml", text)
+    program = (
+        "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
+        "from codexpool.config import Flag\nfrom codexpool.config.editing import flag, unflag\n"
+        "print('go', flush=True)\n"
+        "while True:\n"
+        "    flag(Path(sys.argv[1]), 'a', Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"
+        "    unflag(Path(sys.argv[1]), 'a')\n"
+    )
+    for delay in (0.02, 0.05, 0.11, 0.17):
+        process = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
+        assert process.stdout
+        process.stdout.readline()
+        until = time.monotonic() + delay
+        seen = {len(path.read_bytes())}
+        while time.monotonic() < until:
+            seen.add(len(path.read_bytes()))
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
+        assert min(seen) >= len(text)
+        unflag(path, "a")
+        assert path.read_text() == text
+        assert {file.name for file in path.parent.iterdir()} <= {"pool.toml", ".pool.toml.lock", ".pool.toml.new"}
+    flag(path, "a", FLAG)  # an edit that writes clears what a killed one left
+    assert {file.name for file in path.parent.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
+
+
+def in_a_thread(act: Callable[[], None]) -> None:
+    """Runs ``act`` as another holder of locks would, and raises what it raises."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            act()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    for error in raised:
+        raise error

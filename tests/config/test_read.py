@@ -1,0 +1,272 @@
+"""pool.toml is read whole or refused, with every mistake named by its line."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.config import (
+    ConfigError,
+    Flag,
+    FromEnv,
+    FromFile,
+    IdentitySpec,
+    Inline,
+    Problem,
+    Selection,
+    load,
+    parse,
+)
+from tests.config.conftest import WritePrivate, needs_a_plain_user
+from tests.config.texts import Written, pool_texts
+
+POOL = Path("/pools/pool.toml")
+SECRET = "at-test-0123456789abcdef"
+WHOLE = f"""\
+[pool]
+selection = "drain-first"
+
+[[identity]]
+name = "work"
+token = "{SECRET}"
+needs_replacement = {{ since = 2026-11-20T15:02:11+01:00, reason = "401", token = "sha256:1a2b3c4d5e6f" }}
+
+[[identity]]
+name = "spare"
+token = {{ env = "SPARE" }}
+
+[[identity]]
+token.file = "tokens/third"
+name = "third"
+"""
+
+
+def lines_said(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        parse(text, Path("pool.toml"))
+    return [str(problem) for problem in refused.value.problems]
+
+
+def test_a_whole_file_is_read() -> None:
+    config = parse(WHOLE, POOL)
+
+    flag = Flag(datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC), "401", "sha256:1a2b3c4d5e6f")
+    assert config.selection is Selection.DRAIN_FIRST
+    assert config.identities == (
+        IdentitySpec("work", Inline(SECRET), 6, flag),
+        IdentitySpec("spare", FromEnv("SPARE"), 11, None),
+        IdentitySpec("third", FromFile(Path("/pools/tokens/third")), 14, None),
+    )
+    assert config.files == (POOL, Path("/pools/tokens/third"))
+
+
+def test_headroom_is_what_you_get_if_you_say_nothing() -> None:
+    assert parse('[[identity]]\nname = "a"\ntoken = "x"', POOL).selection is Selection.HEADROOM
+
+
+def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/kim")
+    config = parse('[[identity]]\nname = "a"\ntoken = { file = "~/t" }', POOL)
+    assert config.identities[0].source == FromFile(Path("/home/kim/t"))
+
+
+def test_a_bom_and_crlf_are_no_mistake() -> None:
+    assert parse("\ufeff" + WHOLE.replace("\n", "\r\n"), POOL) == parse(WHOLE, POOL)
+
+
+@given(pool_texts())
+def test_every_way_of_writing_is_read(written: Written) -> None:
+    assert [identity.name for identity in parse(written.text, POOL).identities] == written.names
+
+
+def test_no_secret_is_in_a_repr() -> None:
+    assert SECRET not in repr(parse(WHOLE, POOL))
+
+
+ACCEPTED_TOKEN = 'write token = "at-…", { env = "VARIABLE" } or { file = "PATH" }'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[pool", "pool.toml:1: is not TOML: Expected ']' at the end of a table declaration"),
+        ("a = 1\na = 2", "pool.toml:2: is not TOML: Cannot overwrite a value"),
+        ('[pool]\nselection = "x', "pool.toml:2: is not TOML: Unterminated string"),
+        ("", "pool.toml: there is no identity; add an [[identity]] table with a name and a token"),
+        ("identity = []", "pool.toml: there is no identity; add"),
+        ('[identity]\nname = "a"', "pool.toml:1: identity: is one table; write [[identity]], with two brackets"),
+        ("\nidentity = 3", "pool.toml:2: identity: is an integer; write"),
+        ("identity = [\n1]", "pool.toml:2: identity[1]: is an integer; write an [[identity]] table"),
+        ('pool = "x"', "pool.toml:1: pool: is a string; write [pool]"),
+        ('[[identity]]\ntoken = "x"', 'pool.toml:1: identity[1]: has no name; add name = "…"'),
+        ('[[identity]]\nname = "a"', f"pool.toml:1: identity[1]: has no token; {ACCEPTED_TOKEN}"),
+        ("[[identity]]\n\nname = 1", "pool.toml:3: identity[1].name: is an integer; write a string"),
+        ('[[identity]]\nname = ""', "pool.toml:2: identity[1].name: is empty; give the identity a name"),
+        ('[[identity]]\nname = "a b"', 'pool.toml:2: identity[1].name: "a b" is no name; use letters'),
+        ('[[identity]]\nname = "a\\nb"', 'pool.toml:2: identity[1].name: "a\\nb" is no name; use letters'),
+        (f'[[identity]]\nname = "{"a" * 65}"', "pool.toml:2: identity[1].name: (not shown, sha256:"),
+        ("[[identity]]\ntoken = 2026-01-01", f"pool.toml:2: identity[1].token: is a date or time; {ACCEPTED_TOKEN}"),
+        ("[[identity]]\ntoken = {}", f"pool.toml:2: identity[1].token: says neither env nor file; {ACCEPTED_TOKEN}"),
+        (
+            '[[identity]]\ntoken.env = "A"\ntoken.file = "b"',
+            f"pool.toml:2: identity[1].token: says both env and file; {ACCEPTED_TOKEN}",
+        ),
+        (
+            '[[identity]]\ntoken = { keyring = "k" }',
+            f'pool.toml:2: identity[1].token: unknown key "keyring"; {ACCEPTED_TOKEN}',
+        ),
+        (
+            "[[identity]]\n[identity.token]\nenv = 1",
+            "pool.toml:3: identity[1].token.env: is an integer; write the name",
+        ),
+        ('[[identity]]\ntoken = { env = "A B" }', "pool.toml:2: identity[1].token.env: is not the name of an env"),
+        ("[[identity]]\ntoken.file = []", "pool.toml:2: identity[1].token.file: is an array; write the path"),
+        ('[[identity]]\ntoken.file = "a\\u0000"', "pool.toml:2: identity[1].token.file: is not the path of a file"),
+        (
+            '[[identity]]\ntoken.file = "~no-such-user/x"',
+            "pool.toml:2: identity[1].token.file: starts with ~, and there is no such home folder; write the whole",
+        ),
+        (
+            '[[identity]]\nauth_json = "x"',
+            'pool.toml:2: identity[1]: unknown key "auth_json"; accepted here: name, token, needs_replacement',
+        ),
+        ("[pool]\n# x\nselektion = 1", 'pool.toml:3: pool: unknown key "selektion"; did you mean "selection"?'),
+        ("\n[pols]", 'pool.toml:2: unknown key "pols"; did you mean "pool"?'),
+        ("[[identitys]]", 'pool.toml:1: unknown key "identitys"; did you mean "identity"?'),
+        ('[pool]\nselection = "Headrom"', 'pool.toml:2: pool.selection: is "Headrom"; did you mean "headroom"?'),
+        (
+            "[pool]\nselection = true",
+            "pool.toml:2: pool.selection: is a boolean; accepted here: headroom, round-robin, drain-first",
+        ),
+        (
+            "[[identity]]\nneeds_replacement = true",
+            "pool.toml:2: identity[1].needs_replacement: is a boolean; write { since",
+        ),
+        (
+            '[[identity]]\nneeds_replacement.reason = ""',
+            "pool.toml:2: identity[1].needs_replacement.since: is missing; write a time with its zone",
+        ),
+        (
+            "[[identity]]\nneeds_replacement.since = 2026-01-01T00:00:00",
+            "pool.toml:2: identity[1].needs_replacement.since: is not a time with its zone",
+        ),
+        (
+            '[[identity]]\nneeds_replacement.token = "sha256:12"',
+            'pool.toml:2: identity[1].needs_replacement.token: is not "sha256:" and 12 hexadecimal digits',
+        ),
+        (
+            "[[identity]]\nneeds_replacement = { sins = 1 }",
+            'pool.toml:2: identity[1].needs_replacement: unknown key "sins"; did you mean "since"?',
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_line_key_and_remedy(text: str, said: str) -> None:
+    assert any(line.startswith(said) for line in lines_said(text)), lines_said(text)
+
+
+def test_a_name_given_twice_names_both_lines() -> None:
+    text = '[[identity]]\nname = "a"\ntoken = "x"\n[[identity]]\ntoken = "y"\nname = "a"\n'
+    assert lines_said(text) == [
+        'pool.toml:6: identity[2].name: "a" is the name of the identity in line 2 too; '
+        "give each identity a name of its own"
+    ]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = '[[identity]]\nnmae = "a"\ntoken = 3\n[pool]\nselection = "random"\nspeed = 9\n'
+    assert [line.split(":")[1] for line in lines_said(text)] == ["1", "2", "3", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[[identity]]\ntoken = {SECRET}",
+        f'[[identity]]\nname = "{SECRET}"',
+        f"[[identity]]\n{SECRET} = 1",
+        f"[[identity]]\ntoken = {{ {SECRET} = 1 }}",
+        f'[[identity]]\ntoken = {{ env = "{SECRET}" }}',
+        f'[[identity]]\ntoken = {{ file = "{SECRET}" }}',
+        f'[[identity]]\ntoken = {{ file = "Bearer {SECRET}" }}',
+        f'[[identity]]\ntoken = ["{SECRET}"]',
+        f'[pool]\nselection = "{SECRET}"',
+        f'[[identity]]\nneeds_replacement = "{SECRET}"',
+        f'[[identity]]\nneeds_replacement.token = "{SECRET}"',
+        f'[[identity]]\nname = "a"\n[[identity]]\nname = "b"\n"{SECRET}".x = 1',
+    ],
+)
+def test_a_token_in_the_wrong_place_is_refused_and_not_shown(text: str) -> None:
+    assert SECRET not in "".join(lines_said(text))
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 9000 + "]" * 9000, "a = " + "1" * 5000, "\0", "a = 1\r"])
+def test_a_hostile_text_is_a_problem_and_not_a_crash(text: str) -> None:
+    assert len(lines_said(text)) == 1
+
+
+@given(st.text(st.sampled_from("[]{}=.,'\"# \n\\at-identynmpol1")))
+def test_any_text_holds_or_is_refused_in_lines_of_its_own(text: str) -> None:
+    problems: tuple[Problem, ...] = ()
+    try:
+        parse(text, POOL)
+    except ConfigError as error:
+        problems = error.problems
+    assert all(len(str(problem).splitlines()) == 1 for problem in problems)
+
+
+def test_a_problem_is_one_line() -> None:
+    assert str(Problem(Path("p\n.toml"), 12, "identity[2].token", "a\rb", "c")) == (
+        "p\\n.toml:12: identity[2].token: a\\rb; c"
+    )
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    (problem,) = refused.value.problems
+    return str(problem).removeprefix(str(path))
+
+
+def test_a_private_file_is_loaded(write: WritePrivate) -> None:
+    path = write("pool.toml", WHOLE)
+    assert [identity.name for identity in load(path).identities] == ["work", "spare", "third"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o666])
+def test_a_file_others_can_read_or_write_is_refused_with_the_chmod_that_mends_it(
+    write: WritePrivate, mode: int
+) -> None:
+    path = write("my pool.toml", WHOLE)
+    path.chmod(mode)
+
+    assert refusal(path) == f": is open to other users (mode {mode:04o}); chmod 600 '{path}'"
+
+    path.chmod(0o600)
+    assert load(path).path == path
+
+
+def test_what_cannot_be_read_is_refused_with_the_reason(write: WritePrivate, tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.toml") == ": there is no such file; create it, or correct the path"
+    assert refusal(tmp_path) == ": is a folder; name a file"
+    assert refusal(write("latin.toml", b'# ok\nname = "\xe9"')) == (
+        ":2: is not UTF-8 text (line 2); save it as UTF-8"
+    )
+    assert refusal(write("a", "") / "pool.toml").startswith(": cannot be read: Not a directory")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pool.toml", 0o600)
+    assert refusal(tmp_path / "pool.toml").startswith(": is no regular file")
+
+
+@needs_a_plain_user
+def test_a_file_that_may_not_be_read_is_refused(write: WritePrivate) -> None:
+    path = write("pool.toml", WHOLE)
+    path.chmod(0o200)
+    assert refusal(path).startswith(": cannot be read: Permission denied; let the user")

@@ -1,0 +1,128 @@
+"""A token that cannot be had leaves out its identity; the rest of the pool serves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from codexpool.config import PoolConfig, Problem, load, parse, resolve
+from codexpool.credentials.secret import Bearer
+from tests.config.conftest import WritePrivate
+
+GOOD = "at-test-0123456789abcdef"
+OTHER = "at-test-fedcba9876543210"
+
+
+def pool(*sources: str, folder: Path = Path("/pools")) -> PoolConfig:
+    text = "".join(f'[[identity]]\nname = "i{n}"\ntoken = {source}\n' for n, source in enumerate(sources, 1))
+    return parse(text, folder / "pool.toml")
+
+
+def left_out(source: str, environ: dict[str, str] | None = None, folder: Path = Path("/pools")) -> Problem:
+    """The one problem of identity 2, ``source``, while the one before it serves."""
+    bearers, problems = resolve(pool(f'"{GOOD}"', source, folder=folder), environ or {})
+    assert bearers == {"i1": Bearer.of(GOOD)}
+    (problem,) = problems
+    assert problem.file == folder / "pool.toml"
+    assert (problem.line, problem.key) == (6, "identity[2].token")
+    assert problem.what.endswith('; identity "i2" is left out')
+    return problem
+
+
+def test_a_token_comes_from_the_file_itself_a_variable_or_another_file(write: WritePrivate) -> None:
+    path = write("third", "\n at-test-third \r\n")
+    config = pool(f'"{GOOD}"', '{ env = "SPARE" }', '{ file = "third" }', folder=path.parent)
+
+    bearers, problems = resolve(config, {"SPARE": OTHER})
+
+    assert bearers == {"i1": Bearer.of(GOOD), "i2": Bearer.of(OTHER), "i3": Bearer.of("at-test-third")}
+    assert problems == ()
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"), [({}, "variable SPARE is not set;"), ({"SPARE": ""}, "variable SPARE is empty;")]
+)
+def test_a_variable_without_a_token_leaves_out_its_identity(environ: dict[str, str], said: str) -> None:
+    assert said in left_out('{ env = "SPARE" }', environ).what
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("", "does not start with at-"),
+        ("sk-test-1", "does not start with at-"),
+        (f"Bearer {OTHER}", "does not start with at-"),
+        (f"{OTHER}\\n", "has white space in it"),
+        (f"{OTHER} x", "has white space in it"),
+        ("at-", "is not a whole token"),
+        ("at-…", "is not a whole token"),
+        (f"{OTHER}\\u0000", "is not a whole token"),
+    ],
+)
+def test_what_is_no_token_leaves_out_its_identity_and_is_not_shown(token: str, said: str) -> None:
+    problem = left_out(f'"{token}"')
+    assert said in problem.what
+    assert OTHER not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        (f"{OTHER}\n{OTHER}\n", "has more than one line"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        ("sk-test-1", "does not start with at-"),
+    ],
+)
+def test_a_token_file_without_a_token_leaves_out_its_identity(
+    write: WritePrivate, content: str | bytes, said: str
+) -> None:
+    path = write("token", content)
+    problem = left_out('{ file = "token" }', folder=path.parent)
+    assert said in problem.what
+    assert str(path) in problem.what
+    assert OTHER not in str(problem)
+
+
+def test_a_token_file_that_is_not_there_leaves_out_its_identity(tmp_path: Path) -> None:
+    assert "there is no such file" in left_out('{ file = "none" }', folder=tmp_path).what
+    (tmp_path / "folder").mkdir()
+    assert "is a folder" in left_out('{ file = "folder" }', folder=tmp_path).what
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_token_file_others_can_read_leaves_out_its_identity(write: WritePrivate) -> None:
+    path = write("token", OTHER)
+    path.chmod(0o640)
+    problem = left_out('{ file = "token" }', folder=path.parent)
+    assert "is open to other users" in problem.what
+    assert problem.remedy == f"chmod 600 {path}"
+
+
+def test_of_two_identities_with_one_token_the_first_keeps_it() -> None:
+    problem = left_out('{ env = "SPARE" }', {"SPARE": GOOD})
+    assert problem.what.startswith('is the token of identity "i1" too')
+    assert GOOD not in str(problem)
+
+
+def test_the_example_loads(write: WritePrivate) -> None:
+    example = Path(__file__).parents[2] / "config" / "pool.example.toml"
+    config = load(write("pool.toml", example.read_bytes()))
+
+    bearers, problems = resolve(config, {"CODEXPOOL_WORK_TOKEN": GOOD})
+
+    assert bearers == {"work": Bearer.of(GOOD)}
+    assert problems == ()
+
+
+def test_the_example_holds_with_all_it_comments_out() -> None:
+    example = Path(__file__).parents[2] / "config" / "pool.example.toml"
+    lines = example.read_text().splitlines()
+    setting = ("# [[identity]]", "# name", "# token", "# needs_replacement =")
+    text = "\n".join(line.removeprefix("# ") if line.startswith(setting) else line for line in lines)
+    config = parse(text, example)
+    assert [identity.name for identity in config.identities] == ["work", "spare", "third"]
+    assert config.identities[2].flag

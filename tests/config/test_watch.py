@@ -1,0 +1,77 @@
+"""A change of a watched file is seen once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from codexpool.config import Watcher
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "pool.toml"
+    path.write_text("one")
+    path.chmod(0o644)
+    return path
+
+
+def test_a_file_left_alone_has_not_changed(file: Path) -> None:
+    watcher = Watcher([file])
+    assert [watcher.changed(), watcher.changed()] == [False, False]
+
+
+def test_each_kind_of_change_is_seen_and_seen_once(file: Path, tmp_path: Path) -> None:
+    watcher = Watcher([file])
+
+    def seen() -> tuple[bool, bool]:
+        return watcher.changed(), watcher.changed()
+
+    file.write_text("longer")
+    assert seen() == (True, False)
+    (tmp_path / "new").write_text("longer")
+    (tmp_path / "new").replace(file)
+    assert seen() == (True, False)
+    os.utime(file, ns=(1, 1))
+    assert seen() == (True, False)
+    file.unlink()
+    assert seen() == (True, False)
+    file.write_text("back")
+    assert seen() == (True, False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_the_chmod_that_mends_a_refused_file_is_seen(file: Path) -> None:
+    os.utime(file, ns=(1, 1))
+    watcher = Watcher([file])
+    file.chmod(0o600)
+    assert watcher.changed()
+
+
+def test_a_change_behind_a_symlink_is_seen(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    watcher = Watcher([link])
+    file.write_text("longer")
+    assert watcher.changed()
+
+
+def test_files_that_are_not_there_are_no_change_until_they_are(tmp_path: Path, file: Path) -> None:
+    token = tmp_path / "folder" / "token"
+    watcher = Watcher([file, token, file / "below-a-file"])
+    assert not watcher.changed()
+    token.parent.mkdir()
+    token.touch()
+    assert watcher.changed()
+
+
+def test_a_new_list_of_files_loses_no_change_of_the_old_ones(tmp_path: Path, file: Path) -> None:
+    watcher = Watcher([file])
+    file.write_text("longer")
+    watcher.watch([file, tmp_path / "token"])
+    assert watcher.changed()
+    watcher.watch([tmp_path / "token"])
+    file.write_text("even longer")
+    assert not watcher.changed()
