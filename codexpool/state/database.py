@@ -1,0 +1,164 @@
+"""The SQLite file: made, checked, moved aside if it is broken, and opened."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+from codexpool.state.base import StateError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x636F6470
+"""What marks a SQLite file as ours ("codp")."""
+
+BUSY_TIMEOUT = 2.0
+"""Seconds to wait for another process that writes, or opens the file for the first time."""
+
+SUFFIXES = (".sqlite3", ".sqlite", ".db")
+
+SIDE_FILES = ("-wal", "-shm")
+
+# ``revision`` counts transactions, ``writer`` is the process that wrote: what others wrote since is one query.
+# A condition that was dropped stays as a row without a status, so that others learn of it.
+SCHEMA = """
+CREATE TABLE sessions (
+    session TEXT PRIMARY KEY, account_id TEXT NOT NULL, user_id TEXT NOT NULL,
+    at REAL NOT NULL, revision INTEGER NOT NULL, writer TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX sessions_at ON sessions (at);
+CREATE INDEX sessions_revision ON sessions (revision);
+CREATE TABLE metadata (
+    fingerprint TEXT PRIMARY KEY, account_id TEXT NOT NULL, user_id TEXT NOT NULL, plan TEXT NOT NULL,
+    fedramp INTEGER NOT NULL, origin TEXT NOT NULL, routing_override TEXT,
+    at REAL NOT NULL, revision INTEGER NOT NULL, writer TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE conditions (
+    fingerprint TEXT PRIMARY KEY, status TEXT, since REAL, until REAL, evidence TEXT,
+    at REAL NOT NULL, revision INTEGER NOT NULL, writer TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE revision (value INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+"""
+
+
+class Database:
+    """A connection to the file at ``path``, opened when it is needed, and anew if the file is another one by then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection. Raises StateError for a file that is not ours to use, sqlite3.Error and OSError."""
+        if self._connection is not None and _inode(self.path) != self._inode:
+            self.close()
+        if self._connection is None:
+            self._connection = open_database(self.path)
+            self._inode = _inode(self.path)
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the database, made if it is not there (folder 0700, file 0600) and begun anew if it is broken.
+
+    A broken one is kept beside it, under a name that the log tells. Raises StateError if it was written by a newer
+    codexpool or another program; sqlite3.Error and OSError (a full, locked or read-only disk).
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Of several processes that start on a broken file, only one moves it away.
+    import filelock  # in the thread that opens the state, not at start-up
+
+    with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=BUSY_TIMEOUT, mode=0o600):
+        _make(path)
+        try:
+            return _opened(path)
+        except sqlite3.DatabaseError as error:
+            if not _is_corrupt(error):
+                raise
+            if path.suffix not in SUFFIXES:  # not what a state is called: rather a slip than a broken database
+                raise StateError(f"{path} is no database ({error})", "correct CODEXPOOL_STATE") from None
+            aside = _moved_aside(path)
+            log.warning("state: %s is broken (%s); it is kept as %s, and a new one is begun", path, error, aside)
+        _make(path)
+        return _opened(path)
+
+
+def _make(path: Path) -> None:
+    # Never opened if it exists: closing it would take away the locks SQLite has on it elsewhere in this process.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not path.is_file():
+            raise
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        _refuse_the_foreign(connection, path, version)
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Corrupt(verdict)
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if version == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {SCHEMA}"
+                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _refuse_the_foreign(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    elsewhere = "or name another file with CODEXPOOL_STATE"
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if owner != APPLICATION_ID and (owner or tables):
+        raise StateError(f"{path} is the database of another program", f"move it away, {elsewhere}")
+    if version > SCHEMA_VERSION:
+        what = f"{path} was written by a newer codexpool (schema {version}, this one knows {SCHEMA_VERSION})"
+        raise StateError(what, f"update this codexpool, {elsewhere}")
+
+
+class _Corrupt(sqlite3.DatabaseError):
+    """What quick_check found."""
+
+
+def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, _Corrupt) or primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _moved_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+    path.rename(aside)
+    for suffix in SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,39 @@
+"""A state that ends with the process: for tests, and where the disk cannot be used."""
+
+from __future__ import annotations
+
+from codexpool.pool.identity import Condition, IdentityKey, Metadata
+from codexpool.state.base import MAX_SESSIONS, Snapshot
+
+
+class MemoryState:
+    """A ``State`` in dictionaries; nobody else writes to it, so it never has changes."""
+
+    def __init__(self) -> None:
+        self._kept = Snapshot()
+
+    def load(self) -> Snapshot:
+        kept = self._kept
+        return Snapshot(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions))
+
+    def put_session(self, session: str, key: IdentityKey, at: float) -> None:
+        sessions = self._kept.sessions
+        sessions.pop(session, None)  # the order is that of the last use
+        sessions[session] = key
+        if len(sessions) > MAX_SESSIONS:
+            del sessions[next(iter(sessions))]
+
+    def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
+        self._kept.metadata[fingerprint] = metadata
+
+    def put_condition(self, fingerprint: str, condition: Condition) -> None:
+        self._kept.conditions[fingerprint] = condition
+
+    def drop_condition(self, fingerprint: str) -> None:
+        self._kept.conditions.pop(fingerprint, None)
+
+    def changes(self) -> Snapshot:
+        return Snapshot()
+
+    def close(self) -> None:
+        pass

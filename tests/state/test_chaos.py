@@ -1,0 +1,246 @@
+"""Killed, cut, full, taken away: the state comes back whole, and nobody who uses it notices more than a log line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from codexpool.pool.identity import IdentityKey
+from codexpool.state import MemoryState, SqliteState, State, open_state
+from codexpool.state import writer as writing
+
+WORK = IdentityKey("acct-work", "user-1")
+
+PRELUDE = """
+import sys, time
+from pathlib import Path
+from codexpool.pool.identity import IdentityKey
+from codexpool.state import SqliteState
+path, name = Path(sys.argv[1]), sys.argv[2]
+state = SqliteState(path)
+def put(n):
+    state.put_session(f"{name}-{n}", IdentityKey(name, str(n)), time.time())
+"""
+
+WRITES_FOREVER = (
+    PRELUDE
+    + """
+for n in range(1_000_000):
+    put(n)
+    if n % 50 == 49 and state.flush(10):
+        print(n, flush=True)
+"""
+)
+
+WRITES_2000 = (
+    PRELUDE
+    + """
+for n in range(2000):
+    put(n)
+    if n % 100 == 99:
+        assert state.flush(30)
+state.close()
+"""
+)
+
+FILLS_THE_DISK = (
+    PRELUDE
+    + """
+import logging, resource
+logging.basicConfig(level="INFO", stream=sys.stdout, format="%(levelname)s %(message)s")
+from codexpool.state import writer
+writer.RETRY = (0.05, 0.1)
+put(0)
+assert state.flush(10)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+for n in range(1, 5000):
+    put(n)
+assert not state.flush(1)
+state.load(), state.changes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert state.flush(20)
+assert len(state.load().sessions) == 5000
+state.close()
+"""
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.sqlite3"
+
+
+def run(program: str, path: Path, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, str(path), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.23])
+def test_a_killed_process_leaves_a_whole_database_with_all_that_was_flushed(path: Path, delay: float) -> None:
+    process = run(WRITES_FOREVER, path, "p")
+    assert process.stdout
+    first = process.stdout.readline()
+    time.sleep(delay)
+    process.kill()
+    acknowledged = [first, *process.stdout.read().splitlines()]
+    process.wait(10)
+    process.stdout.close()
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with contextlib.closing(open_state(path)) as state:
+        assert isinstance(state, SqliteState)
+        sessions = state.load().sessions
+    last = int(acknowledged[-1])
+    assert {f"p-{n}" for n in range(last + 1)} <= sessions.keys()
+
+
+def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
+    processes = [run(WRITES_2000, path, name) for name in ("a", "b", "c")]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    for process in processes:
+        assert process.stdout
+        process.stdout.close()
+    with contextlib.closing(SqliteState(path)) as state:
+        assert len(state.load().sessions) == 6000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
+def test_a_full_disk_is_logged_once_and_written_to_when_there_is_room(path: Path) -> None:
+    process = run(FILLS_THE_DISK, path, "p")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    levels = [line.split()[0] for line in said.splitlines()]
+    assert levels.count("WARNING") == 1, said
+    assert said.splitlines()[-1].endswith("is written again")
+
+
+def filled(path: Path) -> bytes:
+    with contextlib.closing(SqliteState(path)) as state:
+        for n in range(2000):
+            state.put_session(f"s{n}", WORK, time.time())
+    return path.read_bytes()
+
+
+def broken(how: str, whole: bytes) -> bytes:
+    chance = random.Random(how)
+    match how:
+        case "noise":
+            return chance.randbytes(len(whole))
+        case "text":
+            return b"this is no database\n" * 500
+        case "cut":
+            return whole[: len(whole) // 2 + 100]
+        case "a page":
+            return whole[:4096] + chance.randbytes(8192) + whole[12288:]
+        case _:
+            return b"SQLite format 3\0" + chance.randbytes(len(whole))
+
+
+@pytest.mark.parametrize("how", ["noise", "text", "cut", "a page", "header"])
+def test_a_broken_database_is_kept_aside_and_a_new_one_begun(
+    path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    remains = broken(how, filled(path))
+    path.write_bytes(remains)
+
+    with contextlib.closing(open_state(path)) as state:
+        assert isinstance(state, SqliteState)
+        assert state.load().sessions == {}
+        state.put_session("new", WORK, time.time())
+        assert state.flush(10)
+        assert state.load().sessions == {"new": WORK}
+
+    (aside,) = path.parent.glob("*.corrupt-*")
+    assert aside.read_bytes() == remains
+    assert str(aside) in caplog.text
+
+
+def test_of_several_that_start_on_a_broken_database_one_moves_it_away(path: Path) -> None:
+    remains = broken("noise", filled(path))
+    for _ in range(5):
+        path.write_bytes(remains)
+        together = threading.Barrier(4)
+
+        def start(name: str, together: threading.Barrier = together) -> None:
+            together.wait(10)
+            with contextlib.closing(SqliteState(path)) as state:
+                state.put_session(name, WORK, time.time())
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(start, "abcd"))
+
+        (aside,) = path.parent.glob("*.corrupt-*")
+        aside.unlink()
+        with contextlib.closing(SqliteState(path)) as state:
+            assert state.load().sessions.keys() == set("abcd")
+
+
+def test_an_empty_file_and_a_cut_journal_are_no_trouble(path: Path) -> None:
+    path.touch()
+    whole = filled(path)
+    assert whole.startswith(b"SQLite")
+    path.with_name(path.name + "-wal").write_bytes(b"\x37\x7f\x06\x82" + bytes(500))
+    with contextlib.closing(SqliteState(path)) as state:
+        assert len(state.load().sessions) == 2000
+
+
+def test_a_database_that_is_taken_away_is_made_anew(path: Path) -> None:
+    folder = path.parent / "folder"
+    path = folder / path.name
+    with contextlib.closing(SqliteState(path)) as mine, contextlib.closing(SqliteState(path)) as other:
+        mine.put_session("before", WORK, time.time())
+        assert mine.flush(10)
+        shutil.rmtree(folder)
+
+        for state, name in ((mine, "mine"), (other, "other")):
+            state.put_session(name, WORK, time.time())
+            assert state.flush(10)
+
+        assert mine.changes().sessions == {"other": WORK}
+        assert other.load().sessions == {"mine": WORK, "other": WORK}
+
+
+def test_a_disk_that_goes_away_is_logged_once_for_reading_and_for_writing(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
+    folder = path.parent / "folder"
+    state: State = open_state(folder / path.name)
+    assert isinstance(state, SqliteState)
+    shutil.rmtree(folder)
+    folder.touch()
+
+    for n in range(10):
+        state.put_session(f"s{n}", WORK, time.time())
+        assert state.changes().sessions == {}
+        assert not state.flush(0.05)
+    assert sum("cannot be written" in said for said in caplog.messages) == 1
+    assert sum("cannot be read" in said for said in caplog.messages) == 1
+
+    folder.unlink()
+    assert state.flush(10)
+    assert len(state.load().sessions) == 10
+    state.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="no permission keeps root out")
+def test_a_folder_that_cannot_be_written_means_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert isinstance(open_state(tmp_path / "s.sqlite3"), MemoryState)
+    finally:
+        tmp_path.chmod(0o700)
+    assert "cannot be used" in caplog.text

@@ -1,0 +1,307 @@
+"""The SQLite state: shared by processes, private, pruned, and patient with the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
+from codexpool.state import Snapshot, SqliteState, StateError, open_state
+from codexpool.state import writer as writing
+from codexpool.state.database import SCHEMA_VERSION
+
+WORK = IdentityKey("acct-work", "user-1")
+SPARE = IdentityKey("acct-spare", "user-1")
+DEAD = Condition(Status.NEEDS_REPLACEMENT, 1.5, None, Evidence(1.5, status=401))
+META = Metadata("a", "u", "plus")
+NOW = 1_800_000_000.0
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "codexpool" / "state.sqlite3"
+
+
+@contextlib.contextmanager
+def opened(path: Path, now: float = NOW) -> Iterator[SqliteState]:
+    with contextlib.closing(SqliteState(path, lambda: now)) as state:
+        yield state
+
+
+@contextlib.contextmanager
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as connection:
+        yield connection
+
+
+def test_what_was_put_outlives_the_process(path: Path) -> None:
+    with opened(path) as state:
+        state.put_session("s1", WORK, NOW)
+        state.put_condition("f1", DEAD)
+    with opened(path) as state:
+        assert state.load() == Snapshot(sessions={"s1": WORK}, conditions={"f1": DEAD})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_folder_and_files_are_the_users_alone(path: Path) -> None:
+    with opened(path) as state:
+        state.put_session("s1", WORK, NOW)
+        assert state.flush(10)
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        assert set(modes) >= {"state.sqlite3", "state.sqlite3-wal"}
+        assert {mode & 0o077 for mode in modes.values()} == {0}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_file_that_became_open_to_others_is_closed_again(path: Path) -> None:
+    with opened(path):
+        pass
+    path.chmod(0o644)
+    with opened(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_each_process_sees_what_the_others_wrote_and_only_that_and_once(path: Path) -> None:
+    with opened(path) as mine, opened(path) as other:
+        mine.load()
+        mine.put_session("mine", WORK, NOW)
+        other.put_session("theirs", SPARE, NOW)
+        other.put_metadata("f1", META, NOW)
+        other.put_condition("f1", DEAD)
+        assert mine.flush(10)
+        assert other.flush(10)
+
+        assert mine.changes() == Snapshot({"theirs": SPARE}, {"f1": META}, {"f1": DEAD})
+        assert mine.changes() == Snapshot()
+        assert other.changes() == Snapshot({"mine": WORK})
+
+        other.drop_condition("f1")
+        assert other.flush(10)
+        assert mine.changes() == Snapshot(dropped={"f1"})
+        assert mine.load().conditions == {}
+
+
+def test_what_was_there_at_load_is_no_change(path: Path) -> None:
+    with opened(path) as mine, opened(path) as other:
+        other.put_session("theirs", SPARE, NOW)
+        assert other.flush(10)
+        assert mine.load().sessions == {"theirs": SPARE}
+        assert mine.changes() == Snapshot()
+
+
+def test_a_change_that_an_unwritten_word_of_ours_overrules_is_not_told(path: Path) -> None:
+    with opened(path) as mine, opened(path) as other, raw(path) as lock:
+        mine.load()
+        other.put_session("s1", SPARE, NOW)
+        other.put_session("s2", SPARE, NOW)
+        assert other.flush(10)
+        lock.execute("BEGIN IMMEDIATE")  # nothing is written from here on
+        mine.put_session("s1", WORK, NOW)
+
+        assert mine.changes().sessions == {"s2": SPARE}
+
+        lock.execute("ROLLBACK")
+        assert mine.flush(10)
+        assert other.changes().sessions == {"s1": WORK}
+
+
+def test_a_word_of_ours_written_while_changes_are_read_overrules_them_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(path) as mine, opened(path) as other, raw(path) as lock:
+        mine.load()
+        other.put_session("s1", SPARE, NOW)
+        assert other.flush(10)
+        lock.execute("BEGIN IMMEDIATE")
+        mine.put_session("s1", WORK, NOW)
+        read = mine._read
+
+        def read_slowly(since: int | None, except_writer: str) -> Snapshot:
+            news = read(since, except_writer)
+            lock.execute("ROLLBACK")
+            assert mine.flush(10)
+            return news
+
+        monkeypatch.setattr(mine, "_read", read_slowly)
+        assert mine.changes() == Snapshot()
+
+
+def test_a_word_of_ours_put_while_changes_are_read_overrules_them_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(path) as mine, opened(path) as other:
+        mine.load()
+        other.put_session("s1", SPARE, NOW)
+        other.put_condition("f1", DEAD)
+        other.drop_condition("f2")
+        other.put_metadata("f1", META, NOW)
+        assert other.flush(10)
+        read = mine._read
+
+        def read_slowly(since: int | None, except_writer: str) -> Snapshot:
+            news = read(since, except_writer)
+            assert news == Snapshot({"s1": SPARE}, {"f1": META}, {"f1": DEAD}, {"f2"})
+            monkeypatch.setattr(writing, "LINGER", 30)  # until the flush of close
+            mine.put_session("s1", WORK, NOW)
+            mine.drop_condition("f1")
+            mine.put_condition("f2", DEAD)
+            mine.put_metadata("f1", META, NOW)
+            return news
+
+        monkeypatch.setattr(mine, "_read", read_slowly)
+        assert mine.changes() == Snapshot()
+
+
+def test_sessions_not_served_for_30_days_are_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
+    with opened(path) as state:
+        state.put_session("old", WORK, NOW - 29 * DAY)
+        state.put_session("new", WORK, NOW)
+        state.drop_condition("f1")
+        state.put_condition("f2", DEAD)
+        assert state.flush(10)
+        assert set(state.load().sessions) == {"old", "new"}
+    with opened(path, NOW + 2 * DAY) as state:
+        assert set(state.load().sessions) == {"new"}
+        state.put_metadata("f1", META, NOW)
+        assert state.flush(10)
+    with opened(path, NOW + 31 * DAY) as state:
+        state.put_metadata("f1", META, NOW)
+        assert state.flush(10)
+    with raw(path) as connection:
+        assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
+        assert connection.execute("SELECT fingerprint FROM conditions").fetchall() == [("f2",)]
+
+
+def test_a_put_returns_at_once_while_the_database_is_locked(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(writing, "RETRY", (0.05, 0.1))
+    caplog.set_level("INFO")
+    with opened(path) as state, raw(path) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        for n in range(500):
+            state.put_session(f"s{n}", WORK, NOW)
+        assert time.monotonic() - begun < 2
+        assert not state.flush(0.6)  # several tries
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "locked" in caplog.text
+
+        lock.execute("ROLLBACK")
+
+        assert state.flush(10)
+        assert len(state.load().sessions) == 500
+        assert caplog.messages[-1].endswith("is written again")
+
+
+def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_written(path: Path) -> None:
+    with opened(path) as state:
+        state.put_session("half \udc80 a pair", WORK, NOW)
+        state.put_session("not a number", WORK, float("nan"))
+        state.put_session("good", WORK, NOW)
+        assert state.flush(10)
+        assert state.load().sessions == {"good": WORK}
+
+
+def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "MAX_WAITING", 10)
+    monkeypatch.setattr(writing, "LINGER", 30)
+    with opened(path) as state:
+        for n in range(25):
+            state.put_session(f"s{n}", WORK, NOW)
+        assert state.flush(10)
+        assert set(state.load().sessions) == {f"s{n}" for n in range(15, 25)}
+
+
+def test_close_writes_what_is_left_and_the_thread_ends(path: Path) -> None:
+    before = threading.active_count()
+    with opened(path) as state:
+        for n in range(3000):
+            state.put_session(f"s{n}", WORK, NOW)
+    assert threading.active_count() == before
+    with raw(path) as connection:
+        assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (3000,)
+
+
+def test_close_is_bounded_while_the_database_is_locked(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    state = SqliteState(path)
+    with raw(path) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        state.put_session("s1", WORK, NOW)
+        begun = time.monotonic()
+        state.close()
+        assert time.monotonic() - begun < 10
+    assert "not all of it could be written" in caplog.text
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    with opened(path):
+        pass
+    with raw(path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+
+    with pytest.raises(
+        StateError, match=r"newer codexpool \(schema 2, this one knows 1\); update this codexpool, or"
+    ):
+        open_state(path)
+
+    with raw(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
+
+
+@pytest.mark.parametrize("setup", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 7"])
+def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path: Path, setup: str) -> None:
+    path = tmp_path / "theirs.db"
+    with raw(path) as connection:
+        connection.execute(setup)
+    path.chmod(0o644)
+    before = path.read_bytes(), path.stat().st_mode
+
+    with pytest.raises(StateError, match="is the database of another program"):
+        open_state(path)
+
+    assert (path.read_bytes(), path.stat().st_mode) == before
+
+
+def test_a_file_that_is_no_state_by_its_name_is_not_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "pool.toml"
+    path.write_text("# my pool" * 100)
+    with pytest.raises(StateError, match=r"pool\.toml is no database .*; correct CODEXPOOL_STATE"):
+        open_state(path)
+    assert path.read_text() == "# my pool" * 100
+
+
+def test_a_condition_of_an_unknown_word_is_passed_over(path: Path) -> None:
+    with opened(path) as state:
+        state.put_condition("f1", DEAD)
+        state.put_condition("f2", DEAD)
+        state.put_condition("f3", DEAD)
+        assert state.flush(10)
+        with raw(path) as connection:
+            connection.execute("UPDATE conditions SET status = 'exalted' WHERE fingerprint = 'f1'")
+            connection.execute("UPDATE conditions SET evidence = '[' WHERE fingerprint = 'f2'")
+        assert state.load().conditions == {"f3": DEAD}
+
+
+def test_evidence_with_a_field_of_a_later_version_is_read(path: Path) -> None:
+    with opened(path) as state:
+        state.put_condition("f1", DEAD)
+        assert state.flush(10)
+        with raw(path) as connection:
+            connection.execute("""UPDATE conditions SET evidence = '{"at": 1.5, "status": 401, "mood": "low"}'""")
+        assert state.load().conditions == {"f1": DEAD}

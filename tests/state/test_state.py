@@ -1,0 +1,127 @@
+"""What every state promises, wherever it keeps things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
+from codexpool.state import MemoryState, Snapshot, SqliteState, State, open_state, state_path
+
+WORK = IdentityKey("acct-work", "user-1")
+SPARE = IdentityKey("acct-spare", "user-1")
+META = Metadata("acct-work", "user-1", "business", True, "https://eu.example", "us_cr")
+EVIDENCE = Evidence(
+    1.5, "POST", "/backend-api/codex/responses", 401, "token_revoked", "req-1", "1a2b", "refused", "é"
+)
+DEAD = Condition(Status.NEEDS_REPLACEMENT, 1.5, None, EVIDENCE)
+LIMITED = Condition(Status.LIMITED, 2.5, 9.75)
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    kept: State = MemoryState() if request.param == "memory" else SqliteState(tmp_path / "s.sqlite3", lambda: NOW)
+    yield kept
+    kept.close()
+
+
+def settled(state: State) -> Snapshot:
+    if isinstance(state, SqliteState):
+        assert state.flush(10)
+    return state.load()
+
+
+def test_a_new_state_is_empty(state: State) -> None:
+    assert state.load() == state.changes() == Snapshot()
+
+
+def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
+    state.put_session("s1", WORK, NOW)
+    state.put_session("s2", SPARE, NOW)
+    state.put_metadata("f1", META, NOW)
+    state.put_metadata("f2", Metadata("a", "b", "plus"), NOW)
+    state.put_condition("f1", DEAD)
+    state.put_condition("f2", LIMITED)
+
+    loaded = settled(state)
+
+    assert loaded.sessions == {"s1": WORK, "s2": SPARE}
+    assert loaded.metadata == {"f1": META, "f2": Metadata("a", "b", "plus")}
+    assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
+    assert loaded.dropped == set()
+
+
+def test_the_last_word_on_a_key_counts(state: State) -> None:
+    for key in (WORK, SPARE, WORK, SPARE):
+        state.put_session("s1", key, NOW)
+        settled(state)
+    state.put_session("s1", WORK, NOW - 5)
+    state.put_condition("f1", DEAD)
+    state.drop_condition("f1")
+    state.drop_condition("never put")
+    state.drop_condition("f2")
+    state.put_condition("f2", LIMITED)
+
+    loaded = settled(state)
+
+    assert loaded.sessions == {"s1": WORK}
+    assert loaded.conditions == {"f2": LIMITED}
+
+
+def test_what_one_wrote_itself_is_no_change(state: State) -> None:
+    state.put_session("s1", WORK, NOW)
+    state.drop_condition("f1")
+    settled(state)
+    assert state.changes() == Snapshot()
+
+
+def test_a_loaded_snapshot_is_the_callers_own(state: State) -> None:
+    state.put_session("s1", WORK, NOW)
+    settled(state).sessions.clear()
+    assert state.load().sessions == {"s1": WORK}
+
+
+def test_nothing_is_raised_after_close(state: State) -> None:
+    state.close()
+    state.put_session("s1", WORK, NOW)
+    state.drop_condition("f1")
+    state.changes()
+    state.load()
+    state.close()
+
+
+def test_of_too_many_sessions_the_least_recently_used_go(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("memory", "sqlite"):
+        monkeypatch.setattr(f"codexpool.state.{module}.MAX_SESSIONS", 3)
+    monkeypatch.setattr("codexpool.state.writer.PRUNE_EVERY", 0)
+    for at, session in enumerate(["a", "b", "c", "a", "d"]):
+        state.put_session(session, WORK, NOW + at)
+        settled(state)
+    assert set(settled(state).sessions) == {"c", "a", "d"}
+
+
+def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert state_path({"CODEXPOOL_STATE": "~/here.db"}) == tmp_path / "here.db"
+    for environ in ({}, {"CODEXPOOL_STATE": ""}):
+        default = state_path(environ)
+        assert default.name == "state.sqlite3"
+        assert default.parent.name == "codexpool"
+        assert tmp_path in default.parents
+
+
+def test_a_disk_that_cannot_be_used_means_memory_and_a_word_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for unusable in (tmp_path / "file" / "s.sqlite3", tmp_path):
+        caplog.clear()
+        state = open_state(unusable)
+        assert isinstance(state, MemoryState)
+        (said,) = caplog.messages
+        assert str(unusable) in said
+        assert "CODEXPOOL_STATE" in said
