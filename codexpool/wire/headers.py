@@ -1,0 +1,108 @@
+"""What the pool replaces, sets and strips in a request's headers. Pure: names and values in, names and values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+AUTHORIZATION: Final = b"authorization"
+ACCOUNT: Final = b"chatgpt-account-id"
+FEDRAMP: Final = b"x-openai-fedramp"
+ROUTING_OVERRIDE: Final = b"x-openai-account-routing-override"
+TURN_STATE: Final = b"x-codex-turn-state"
+
+
+class Action(Enum):
+    """What happens to a header that the table names."""
+
+    SET = "the identity's value; removed where the identity has none"
+    REMOVE = "removed"
+    ORIGIN = "the host that the request really goes to"
+    KEEP_IF_OURS = "kept while the identity is the one that issued it, else removed"
+
+
+HEADERS: Final[Mapping[bytes, Action]] = {
+    AUTHORIZATION: Action.SET,
+    ACCOUNT: Action.SET,
+    FEDRAMP: Action.SET,
+    ROUTING_OVERRIDE: Action.SET,
+    b"x-openai-internal-codex-residency": Action.REMOVE,
+    b"openai-organization": Action.REMOVE,
+    b"openai-project": Action.REMOVE,
+    b"x-oai-attestation": Action.REMOVE,
+    b"x-openai-actor-authorization": Action.REMOVE,
+    TURN_STATE: Action.KEEP_IF_OURS,
+    b"host": Action.ORIGIN,  # The client's to forge, and what a content network goes by.
+}
+"""The header policy; every header it does not name goes out as the client sent it."""
+
+PLACEHOLDER: Final = "<codexpool:{}>"
+"""What stands in a flow for a value that only the wire sees; names the identity."""
+
+
+def swapped(fields: Fields, values: Mapping[bytes, bytes], keep_turn_state: bool, host: bytes) -> Fields:
+    """The fields with the table applied.
+
+    ``values`` holds what to put for the headers that are set. A header keeps its place and the spelling of its
+    name; a second one of the same name is dropped; what was missing is added at the end, in lower case. (A Host
+    header is never added: over HTTP/2 there is none.)
+    """
+    out: list[tuple[bytes, bytes]] = []
+    missing = dict(values)
+    for field in fields:
+        name = field[0].lower()
+        action = HEADERS.get(name)
+        if action is None or (action is Action.KEEP_IF_OURS and keep_turn_state):
+            out.append(field)
+        elif action is Action.SET and name in missing:
+            out.append((field[0], missing.pop(name)))
+        elif action is Action.ORIGIN and host:
+            out.append((field[0], host))
+            host = b""
+    out.extend(missing.items())
+    return tuple(out)
+
+
+def first_values(fields: Fields) -> dict[bytes, bytes]:
+    """The first value of each header, by lower-case name: one look at them all."""
+    values: dict[bytes, bytes] = {}
+    for name, value in fields:
+        values.setdefault(name.lower(), value)
+    return values
+
+
+def identity_values(
+    token: str, account_id: str, fedramp: bool, routing_override: str | None
+) -> Mapping[bytes, bytes]:
+    """The headers that say which identity a request is sent under."""
+    values = {AUTHORIZATION: b"Bearer " + token.encode(), ACCOUNT: account_id.encode()}
+    if fedramp:
+        values[FEDRAMP] = b"true"
+    if routing_override is not None:
+        values[ROUTING_OVERRIDE] = routing_override.encode()
+    return values
+
+
+CLIENT_SECRETS: Final = frozenset({b"x-oai-attestation", b"x-openai-actor-authorization"})
+"""Headers of the client that are stripped from the wire, and would be secrets in a flow."""
+
+
+def labelled(fields: Fields, label: str) -> Fields:
+    """The fields as a flow shows them: no secret, and in place of what the wire gets the name of the identity."""
+    shown = PLACEHOLDER.format(label).encode()
+    missing = {AUTHORIZATION: b"Bearer " + shown, ACCOUNT: shown}
+    out: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        name = field[0].lower()
+        if name in (AUTHORIZATION, ACCOUNT):
+            if name in missing:
+                out.append((field[0], missing.pop(name)))
+        elif name in CLIENT_SECRETS:
+            out.append((field[0], PLACEHOLDER.format("removed").encode()))
+        else:
+            out.append(field)
+    out.extend(missing.items())
+    return tuple(out)

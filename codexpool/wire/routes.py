@@ -1,0 +1,99 @@
+"""Which requests are sent under an identity of the pool: a table of paths, and the hosts it holds for."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from codexpool.backend import ACCOUNTS_CHECK
+
+
+class Policy(StrEnum):
+    """What happens to a request. Only the two ``SWAP…`` ones touch it."""
+
+    SWAP = "swap"
+    SWAP_IDS = "swap, ids rewritten"
+    OWN = "own"
+    """The client's own credential, untouched: these act for a person."""
+    NEVER = "never"
+    """Not a host of the backend: no pooled secret leaves for it."""
+
+    @property
+    def swaps(self) -> bool:
+        return self in (Policy.SWAP, Policy.SWAP_IDS)
+
+
+class Route(NamedTuple):
+    """One row. A path that ends in ``/`` stands for everything below it; no methods means any."""
+
+    path: str
+    policy: Policy
+    methods: tuple[str, ...] = ()
+
+
+ROUTES = (
+    Route("/backend-api/codex/responses", Policy.SWAP, ("POST", "GET")),  # GET: the WebSocket upgrade
+    Route("/backend-api/codex/responses/compact", Policy.SWAP),
+    Route("/backend-api/codex/models", Policy.SWAP),
+    Route("/backend-api/codex/memories/", Policy.SWAP),
+    Route("/backend-api/codex/images/", Policy.SWAP),
+    Route("/backend-api/codex/alpha/", Policy.SWAP),
+    Route("/backend-api/codex/realtime/", Policy.SWAP),
+    Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
+)
+"""The path policy. Whatever is not listed keeps the client's own credential."""
+
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
+_DOTS = {".", ".."}
+_ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?")
+
+
+@lru_cache(maxsize=4096)
+def path_policy(method: str, path: str) -> Policy:
+    """The policy for a request on a host of the backend. ``path`` comes without its query."""
+    plain = normalised(path)
+    for route in ROUTES:
+        fits = plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
+        if fits and (not route.methods or method in route.methods):
+            return route.policy
+    return Policy.OWN
+
+
+def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
+    """The policy for a request that would leave for ``host``.
+
+    The host is where the connection goes, never what a ``Host`` header says. ``target`` is the request's path
+    with its query; ``hosts`` are the hosts the backend and the pool's identities are served from.
+    """
+    if host.lower() not in hosts or scheme != "https" or port != 443:
+        return Policy.NEVER
+    return path_policy(method, target.partition("?")[0])
+
+
+@lru_cache(maxsize=4096)
+def normalised(path: str) -> str:
+    """The path as every server reads it: percent-decoded once, where that leaves nothing to argue about.
+
+    Servers differ on dot segments, empty segments, ``;`` parameters, backslashes, a ``#`` in a request's target, and
+    on whatever is still encoded after one decoding. No client sends any of that to the backend, so such a path
+    equals no row of the table (the empty string is returned) and never gets a pooled credential.
+    """
+    plain = unquote(path, errors="replace")
+    if path.count("/") != plain.count("/") or not _PLAIN.fullmatch(plain) or _DOTS & set(plain.split("/")):
+        return ""
+    return plain
+
+
+@lru_cache(maxsize=256)
+def host_of(origin: str) -> str:
+    """The host of an origin such as ``https://gov.chatgpt.com``.
+
+    Raises ValueError for anything but ``https://host``: a workspace is served over TLS, on the usual port.
+    """
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        raise ValueError(f"not an https origin: {origin!r}")
+    return match["host"].lower()

@@ -1,0 +1,51 @@
+"""The smallest addon on `codexpool.wire.resend`, for ``mitmdump -s``.
+
+Requests to ``/claimed…`` go out as ``Bearer at-test-<number of the attempt>``, and again after a 401, five times at
+most. ``?judge=seconds`` lets the response hook take its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mitmproxy import http
+
+from codexpool.wire import resend
+
+ATTEMPTS = 5
+
+
+class Refusing:
+    def __init__(self) -> None:
+        self.tries: dict[str, int] = {}
+
+    def load(self, loader: object) -> None:
+        resend.install(self)
+
+    def done(self) -> None:
+        resend.uninstall()
+
+    def outbound(self, flow: http.HTTPFlow) -> http.Request | None:
+        if not flow.request.path.startswith("/claimed"):
+            return None
+        number = self.tries[flow.id] = self.tries.get(flow.id, 0) + 1
+        dressed = flow.request.copy()
+        dressed.headers["authorization"] = f"Bearer at-test-{number}"
+        return dressed
+
+    def outdated(self, flow: http.HTTPFlow) -> bool:
+        return False
+
+    def again(self, flow: http.HTTPFlow) -> bool:
+        assert flow.response is not None
+        return flow.response.status_code == 401 and self.tries[flow.id] < ATTEMPTS
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        assert flow.response is not None
+        flow.response.stream = flow.response.status_code not in (401, 101)
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        await asyncio.sleep(float(flow.request.query.get("judge", "0")))
+
+
+addons = [Refusing()]
