@@ -1,0 +1,134 @@
+"""The events of a generated answer, and what is read from the request they answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+Event = dict[str, Any]
+
+_ECHO = re.compile(r"echo:([\w.-]+)")
+
+
+class MalformedError(ValueError):
+    """A request body that the backend could not work with; the text says why."""
+
+
+def parse_generation(body: bytes | str) -> dict[str, Any]:
+    """The JSON object of a generation request, with the fields the backend cannot do without.
+
+    An ``input`` that is a plain string stands for one user message, as in the public Responses API.
+
+    Raises:
+        MalformedError: no JSON object, or a field is missing or of the wrong kind.
+    """
+    try:
+        data = json.loads(body)
+    except ValueError as error:
+        raise MalformedError(f"the body is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise MalformedError("the body is no JSON object")
+    if not isinstance(data.get("model"), str):
+        raise MalformedError("model is missing")
+    if isinstance(text := data.get("input"), str):
+        data["input"] = [{"type": "message", "role": "user", "content": text}]
+    if not isinstance(data.get("input"), list):
+        raise MalformedError("input is neither a list nor a string")
+    return data
+
+
+def last_prompt(data: dict[str, Any]) -> str:
+    """The text of the last user message in ``input``."""
+    for item in reversed(data["input"]):
+        if isinstance(item, dict) and item.get("role") == "user":
+            content = item.get("content")
+            if isinstance(content, str):
+                return content
+            return "".join(str(part.get("text", "")) for part in content or [] if isinstance(part, dict))
+    return ""
+
+
+def answer_text(name: str, number: int, data: dict[str, Any]) -> str:
+    """``answer from <name>, request <n>``, and the word of an ``echo:<word>`` in the prompt."""
+    echo = _ECHO.search(last_prompt(data))
+    return f"answer from {name}, request {number}" + (f", {echo[1]}" if echo else "")
+
+
+def encrypted_owners(data: dict[str, Any]) -> set[str]:
+    """The accounts whose encrypted reasoning (as made by ``generation``) stands in ``input``."""
+    contents = (item.get("encrypted_content") for item in data["input"] if isinstance(item, dict))
+    return {content.split(":")[1] for content in contents if content and content.startswith("enc:")}
+
+
+def generation(
+    response_id: str, model: str, text: str, deltas: int, *, encrypted: str | None = None
+) -> Iterator[Event]:
+    """A whole answer: created, the text in ``deltas`` pieces, completed with usage.
+
+    ``encrypted`` puts a reasoning item with that content before the message.
+    """
+    created = int(time.time())
+    output: list[Event] = []
+
+    def response(status: str, **more: Any) -> Event:
+        return {
+            "id": response_id,
+            "object": "response",
+            "created_at": created,
+            "model": model,
+            "status": status,
+            "output": output,
+            **more,
+        }
+
+    yield {"type": "response.created", "response": response("in_progress")}
+    if encrypted:
+        reasoning = {
+            "type": "reasoning",
+            "id": f"rs_{response_id}",
+            "summary": [],
+            "encrypted_content": encrypted,
+        }
+        yield {"type": "response.output_item.added", "output_index": 0, "item": reasoning}
+        yield {"type": "response.output_item.done", "output_index": 0, "item": reasoning}
+        output.append(reasoning)
+    index = len(output)
+    message: Event = {"type": "message", "id": f"msg_{response_id}", "role": "assistant", "content": []}
+    yield {"type": "response.output_item.added", "output_index": index, "item": message}
+    for piece in _pieces(text, deltas):
+        yield {
+            "type": "response.output_text.delta",
+            "item_id": message["id"],
+            "output_index": index,
+            "content_index": 0,
+            "delta": piece,
+        }
+    message = {**message, "content": [{"type": "output_text", "text": text, "annotations": []}]}
+    yield {"type": "response.output_item.done", "output_index": index, "item": message}
+    output.append(message)
+    yield {"type": "response.completed", "response": response("completed", usage=_usage(len(text)))}
+
+
+def prewarmed(response_id: str, model: str) -> Iterator[Event]:
+    """The answer to ``generate: false``: nothing is generated, but there is an id to refer to."""
+    response = {"id": response_id, "object": "response", "model": model, "output": []}
+    yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
+    yield {"type": "response.completed", "response": {**response, "status": "completed", "usage": _usage(0)}}
+
+
+def _pieces(text: str, count: int) -> list[str]:
+    size = max(1, -(-len(text) // max(1, count)))
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def _usage(length: int) -> Event:
+    return {
+        "input_tokens": 100,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": length,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 100 + length,
+    }

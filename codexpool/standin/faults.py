@@ -1,0 +1,127 @@
+"""Scripted deviations: which request is answered otherwise than it would be, and how."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from codexpool.standin.exchange import Cut, Headers, Reply, Request, Transport, error_body
+
+CLOUDFLARE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>cloudflare</body></html>"
+"""A body for ``Answer``: what the edge says when it takes a client for a bot. No JSON."""
+
+
+def usage_limit_body(resets_at: float, plan: str = "business") -> dict[str, Any]:
+    """A body for a 429: the quota is used up until ``resets_at`` (unix seconds)."""
+    return error_body(
+        "usage_limit_reached",
+        "The usage limit has been reached",
+        "usage_limit_reached",
+        plan_type=plan,
+        resets_at=int(resets_at),
+        resets_in_seconds=max(0, int(resets_at - time.time())),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One deviation. Empty conditions fit every request; all given ones have to fit.
+
+    Args:
+        path: the path begins with this.
+        token: the bearer token is this.
+        host: the host is this.
+        method: the method is this.
+        transport: it came this way. Messages on an open WebSocket are touched only by ``transport="message"``.
+        after: so many fitting requests are answered as usual first.
+        times: so many are answered otherwise then; None for all.
+        status: the status to answer with; 0 leaves the usual answer. On a message: an error frame.
+        headers: headers of that answer.
+        body: a mapping or list is sent as JSON, a string as HTML, bytes as they are.
+        delay: seconds before the answer begins.
+        cut: drop the connection before the first byte (``head``) or in the middle of the body (``body``).
+        deltas: how many pieces a generated answer comes in.
+        pace: seconds between two of its events.
+    """
+
+    path: str = ""
+    token: str = ""
+    host: str = ""
+    method: str = ""
+    transport: Transport | None = None
+    after: int = 0
+    times: int | None = 1
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: object = b""
+    delay: float = 0.0
+    cut: Cut = ""
+    deltas: int | None = None
+    pace: float | None = None
+
+    def fits(self, request: Request) -> bool:
+        """Whether the conditions fit, whatever the counts say."""
+        if request.transport == "message" and self.transport != "message":
+            return False
+        return (
+            request.path.startswith(self.path)
+            and self.token in ("", request.bearer)
+            and self.host in ("", request.host)
+            and self.method in ("", request.method)
+            and self.transport in (None, request.transport)
+        )
+
+    def frame(self) -> dict[str, Any]:
+        """The error frame in place of the usual answer to a message; only where ``status`` is given."""
+        body = self.body if isinstance(self.body, Mapping) else {}
+        return {"type": "error", "status": self.status, **body, "headers": dict(self.headers)}
+
+    def reply(self) -> Reply:
+        """The answer in place of the usual one; only where ``status`` is given."""
+        headers: Headers = [(name.lower(), value) for name, value in self.headers.items()]
+        kind, body = _encoded(self.body)
+        if body and not any(name == "content-type" for name, _ in headers):
+            headers.append(("content-type", kind))
+        return Reply(self.status, headers, body, self.delay, self.cut)
+
+
+def _encoded(body: object) -> tuple[str, bytes]:
+    if isinstance(body, bytes):
+        return "application/octet-stream", body
+    if isinstance(body, str):
+        return "text/html; charset=UTF-8", body.encode()
+    return "application/json", json.dumps(body).encode()
+
+
+class Plan:
+    """The deviations still to come. The first one that fits and is due is taken; every fit is counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: list[tuple[Answer, list[int]]] = []
+
+    def add(self, answer: Answer) -> None:
+        with self._lock:
+            self._answers = [*self._answers, (answer, [0])]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._answers = []
+
+    def take(self, request: Request) -> Answer | None:
+        """The deviation for this request, which counts as used by it."""
+        if not self._answers:
+            return None
+        with self._lock:
+            for answer, count in self._answers:
+                if not answer.fits(request):
+                    continue
+                count[0] += 1
+                turn = count[0] - answer.after
+                if turn > 0 and (answer.times is None or turn <= answer.times):
+                    return answer
+        return None

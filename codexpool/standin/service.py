@@ -1,0 +1,348 @@
+"""The stand-in's side of the event loop: from an open connection to requests, answers and the record of both."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import h2.exceptions
+import wsproto.utilities
+
+from codexpool.credentials.secret import fingerprint
+from codexpool.standin.answers import MalformedError, parse_generation
+from codexpool.standin.connections import FramingError, Head, Http1, Socket
+from codexpool.standin.endpoints import Backend, revoked
+from codexpool.standin.exchange import CutError, Headers, Reply, Request, Seen, Transport, error_body
+from codexpool.standin.faults import Answer, Plan
+from codexpool.standin.http2 import Http2
+from codexpool.standin.listeners import ConnectProxy, Link, Tls
+from codexpool.standin.tokens import Refusal, Token, misplaced, turn_state
+
+LOOPBACK = "127.0.0.1"
+BACKLOG = 1024
+
+
+class Service:
+    """What runs in the loop. Other threads read its lists and set its plan."""
+
+    def __init__(self, backend: Backend, tls: Tls, hosts: set[str]) -> None:
+        self.backend = backend
+        self.tls = tls
+        self.hosts = hosts
+        self.plan = Plan()
+        self.seen: list[Seen] = []
+        self.leaks: list[Seen] = []
+        self.troubles: list[str] = []
+        self.record = True
+        self._numbers = itertools.count(1)
+        self._connections = itertools.count(1)
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: dict[asyncio.StreamWriter, Transport] = {}
+
+    # -- the loop's life
+
+    async def listen(self, port: int, proxy_port: int) -> tuple[int, int]:
+        """Open both listeners; returns their ports."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.trouble(f"{context}"))
+        self._servers = [
+            await loop.create_server(self.link, LOOPBACK, port, ssl=self.tls.context, backlog=BACKLOG),
+            await loop.create_server(lambda: ConnectProxy(self), LOOPBACK, proxy_port, backlog=BACKLOG),
+        ]
+        first, second = (server.sockets[0].getsockname()[1] for server in self._servers)
+        return first, second
+
+    async def end(self) -> None:
+        """Close the listeners, drop every connection, and wait for what was going on."""
+        for server in self._servers:
+            server.close()
+        self.drop(None)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # The transports say connection_lost in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    def drop(self, transport: Transport | None) -> None:
+        """Cut the connections of one kind, or all of them."""
+        for writer, kind in list(self._writers.items()):
+            if transport in (None, kind):
+                writer.transport.abort()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something until it ends or the stand-in does."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def trouble(self, text: str) -> None:
+        """Note something that should not have happened, on either side."""
+        self.troubles.append(text)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.trouble(f"{type(error).__name__}: {error}")
+
+    # -- connections
+
+    def link(self) -> Link:
+        """The protocol for one connection that is, or is about to be, a TLS one."""
+        return Link(lambda *connection: self.spawn(self._serve(*connection)))
+
+    def admits(self, head: Head) -> bool:
+        """Whether this is a CONNECT to a host the stand-in plays; what is not goes on record as refused."""
+        host, _, port = head.target.rpartition(":")
+        if head.method == "CONNECT" and host in self.hosts and port == "443":
+            return True
+        request = self.received(head.method, head.target, head.headers, "connect", next(self._connections), "")
+        request.seen.host = host
+        request.seen.status = 403
+        request.seen.refusal = f"no tunnel to {head.target}"
+        self._note_leak(request)
+        return False
+
+    async def _serve(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(self._connections)
+        tls = writer.get_extra_info("ssl_object")
+        over_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self._writers[writer] = "h2" if over_h2 else "http/1.1"
+        received = partial(self.received, connection=number, server_name=self.tls.server_name(writer))
+        try:
+            if over_h2:
+                await Http2(reader, writer, partial(received, transport="h2"), self.answer).serve()
+            else:
+                await self._serve_http1(link, Http1(reader, writer), received)
+        except (FramingError, wsproto.utilities.RemoteProtocolError, h2.exceptions.ProtocolError) as error:
+            self.trouble(f"connection {number}: {type(error).__name__}: {error}")
+        except CutError:
+            writer.transport.abort()
+        except (OSError, EOFError):
+            # The peer went away; where that concerns a request, its record says so.
+            pass
+        finally:
+            del self._writers[writer]
+            writer.close()
+
+    async def _serve_http1(self, link: Link, http: Http1, received: Any) -> None:
+        while (head := await http.next_request()) is not None:
+            request: Request = received(*head, transport="http/1.1")
+            seen = request.seen
+            upgrade = (request.header("upgrade") or "").lower() == "websocket"
+            if upgrade:
+                request.transport = seen.transport = "websocket"
+            link.answering = asyncio.current_task()
+            try:
+                reply = await self.answer(request, await http.body(request.headers))
+                if reply.status == 101 and upgrade and not reply.cut:
+                    socket = Socket(http, head.target, head.headers)
+                    await socket.accept(reply.headers)
+                    seen.complete = True
+                    link.answering = None
+                    self._writers[http.writer] = "websocket"
+                    return await self._converse(socket, request, http.writer)
+                await http.send(reply)
+                seen.complete = True
+            except CutError:
+                seen.cut = True
+                raise
+            except FramingError as error:
+                seen.status, seen.refusal = 400, f"bad framing: {error}"
+                await http.send(Reply.of_json(error_body("bad_request", str(error)), 400))
+                raise
+            finally:
+                link.answering = None
+                seen.aborted = not (seen.complete or seen.cut or seen.refusal)
+            if (request.header("connection") or "").lower() == "close":
+                return None
+        return None
+
+    # -- requests
+
+    def received(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        transport: Transport,
+        connection: int,
+        server_name: str,
+    ) -> Request:
+        """A request whose head has come, on record from now on."""
+        path, _, query = target.partition("?")
+        lower = [(name.lower(), value) for name, value in headers]
+        seen = Seen(next(self._numbers), "", method, path, headers, transport, connection, query=query)
+        request = Request("", method, path, query, lower, transport, seen, server_name)
+        request.host = seen.host = (request.header("host") or "").removesuffix(":443").lower()
+        if bearer := request.bearer:
+            seen.fingerprint = fingerprint(bearer)
+            token = self.backend.known(bearer)
+            seen.name = token.name if token is not None else ""
+        if self.record:
+            self.seen.append(seen)
+        return request
+
+    async def answer(self, request: Request, body: bytes) -> Reply:
+        """The reply to a whole request: refused, as planned, or as the endpoints have it."""
+        answer: Answer | None = None
+        try:
+            request.received(body)
+            refusal = self._refusal(request)
+            self._note_leak(request)
+            if refusal is None:
+                answer = self.plan.take(request)
+                reply = answer.reply() if answer and answer.status else self.backend.reply(request, answer)
+            else:
+                request.seen.refusal = refusal.reason
+                reply = Reply.of_json(error_body(refusal.code, refusal.reason), refusal.status)
+        except ValueError as error:
+            # A body that cannot be decoded or lacks something (MalformedError).
+            request.seen.refusal = str(error)
+            reply = Reply.of_json(error_body("invalid_request", str(error)), 400)
+        except Exception as error:  # whatever it is, the connection is served on, and tests see it
+            self.trouble(f"{request.method} {request.path}: {error!r}")
+            reply = Reply.of_json(error_body("internal", repr(error)), 500)
+        if answer is not None:
+            reply.cut = answer.cut
+            await asyncio.sleep(answer.delay)
+        request.seen.status = reply.status
+        return reply
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        if request.server_name and request.server_name != request.host:
+            return Refusal(421, "misdirected", f"TLS to {request.server_name}, Host says {request.host}")
+        if request.host not in self.hosts:
+            return Refusal(421, "misdirected", f"no such host: {request.host}")
+        return self.backend.refusal(request)
+
+    def _note_leak(self, request: Request) -> None:
+        """A token of the pool belongs into Authorization of a request it may be spent on, and nowhere else."""
+        if misplaced(request, self.backend.secrets(), spent=self.backend.admitted(request)):
+            self.leaks.append(request.seen)
+
+    # -- WebSockets
+
+    async def _converse(self, socket: Socket, upgrade: Request, writer: asyncio.StreamWriter) -> None:
+        messages: asyncio.Queue[str] = asyncio.Queue()
+        turns = self.spawn(self._take_turns(socket, upgrade, messages, writer))
+        try:
+            async for text in socket.messages():
+                messages.put_nowait(text)
+        finally:
+            turns.cancel()
+            await asyncio.gather(turns, return_exceptions=True)
+
+    async def _take_turns(
+        self,
+        socket: Socket,
+        upgrade: Request,
+        messages: asyncio.Queue[str],
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        last = ""
+        while True:
+            request = self._message(upgrade, await messages.get())
+            seen = request.seen
+            try:
+                last = await self._turn(socket, request, last)
+                seen.complete = True
+            except CutError:
+                seen.cut = True
+                writer.transport.abort()
+            except OSError:
+                return
+            finally:
+                seen.aborted = not (seen.complete or seen.cut)
+
+    def _message(self, upgrade: Request, text: str) -> Request:
+        # The identity of a socket is that of its upgrade; a message has no headers of its own.
+        target, headers = upgrade.path, upgrade.seen.headers
+        connection, server_name = upgrade.seen.connection, upgrade.server_name
+        request = self.received("MESSAGE", target, headers, "message", connection, server_name)
+        request.received(text.encode())
+        return request
+
+    async def _turn(self, socket: Socket, request: Request, last: str) -> str:
+        """Answer one ``response.create``; returns the id of the answer, which the next one may build upon."""
+        seen = request.seen
+        self._note_leak(request)
+        answer = self.plan.take(request)
+        if answer is not None:
+            await asyncio.sleep(answer.delay)
+            if answer.cut == "head":
+                raise CutError
+        token = self.backend.known(request.bearer)
+        if answer is not None and answer.status:
+            frame = answer.frame()
+        elif token is None or not token.alive:
+            frame = _error_frame(revoked())
+        else:
+            try:
+                data = self._parse_message(request, token, last)
+            except _TurnError as error:
+                frame = _error_frame(error.reply)
+            else:
+                seen.status = 200
+                return await self._generate(socket, request, token, data, answer)
+        seen.status = int(frame["status"])
+        await socket.send(frame)
+        return ""
+
+    def _parse_message(self, request: Request, token: Token, last: str) -> dict[str, Any]:
+        try:
+            data = parse_generation(request.body)
+            if data.get("type") != "response.create":
+                raise MalformedError(f"type is {data.get('type')!r}")
+        except MalformedError as error:
+            request.seen.refusal = str(error)
+            raise _TurnError(Reply.of_json(error_body("invalid_request", str(error)), 400)) from error
+        previous = data.get("previous_response_id")
+        if previous is not None and previous != last:
+            text = f"Previous response with id '{previous}' not found."
+            raise _TurnError(Reply.of_json(error_body("previous_response_not_found", text), 400))
+        if refusal := self.backend.refuse_generation(data, token):
+            raise _TurnError(Reply.of_json(error_body(refusal.code, refusal.reason), refusal.status))
+        return data
+
+    async def _generate(
+        self,
+        socket: Socket,
+        request: Request,
+        token: Token,
+        data: dict[str, Any],
+        answer: Answer | None,
+    ) -> str:
+        style = self.backend.style.changed_by(answer)
+        number = request.seen.number
+        response_id = ""
+        await socket.send({"type": "response.metadata", "headers": {"x-codex-turn-state": turn_state(token, number)}})
+        await socket.send(self.backend.limit_frame(token))
+        for event in self.backend.events(token, number, data, style):
+            await socket.send(event)
+            if event["type"] == "response.created":
+                response_id = event["response"]["id"]
+            if event["type"].endswith(".delta") and answer is not None and answer.cut:
+                raise CutError
+            if style.pace and data.get("generate") is not False:
+                await asyncio.sleep(style.pace)
+        return response_id
+
+
+class _TurnError(Exception):
+    """A message that gets an error frame."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+def _error_frame(reply: Reply) -> dict[str, Any]:
+    assert isinstance(reply.body, bytes)
+    return {"type": "error", "status": reply.status, **json.loads(reply.body), "headers": dict(reply.headers)}

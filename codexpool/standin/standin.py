@@ -1,0 +1,204 @@
+"""The stand-in itself: two listeners on loopback, in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from codexpool.standin.certificates import Authority
+from codexpool.standin.endpoints import Backend, Encrypted
+from codexpool.standin.exchange import Seen, Transport
+from codexpool.standin.faults import Answer
+from codexpool.standin.listeners import Tls
+from codexpool.standin.logins import ACCESS_LIFETIME, access_token, auth_json
+from codexpool.standin.service import Service
+from codexpool.standin.tokens import Token
+
+HOSTS = ("chatgpt.com", "gov.chatgpt.com", "auth.openai.com", "ab.chatgpt.com", "api.openai.com")
+"""The hosts it always plays, besides the origins of its tokens; a tunnel to any other one is refused."""
+
+Protocol = Literal["http/1.1", "h2"]
+
+
+class StandIn:
+    """A strict backend on loopback: it knows each token's account, user, plan, FedRAMP flag and routing.
+
+    Every method may be called from any thread.
+
+    Args:
+        tokens: those of the pool, which may be spent on swapped paths only.
+        clients: those of clients, which belong on all other paths.
+        folder: where the certificates go; ``ca_file`` is for clients and proxies to trust.
+        port, proxy_port: of the TLS listener and of the CONNECT proxy in front of it; 0 takes a free one.
+        alpn: what is spoken, the preferred one first.
+        websockets: False answers every upgrade with a 426.
+        deltas, pace: pieces of a model's answer, and the seconds between two events.
+        encrypted: whether answers carry encrypted reasoning, and whether another account takes it back.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterable[Token],
+        *,
+        folder: Path,
+        clients: Iterable[Token] = (),
+        port: int = 0,
+        proxy_port: int = 0,
+        alpn: tuple[Protocol, ...] = ("http/1.1",),
+        websockets: bool = True,
+        deltas: int = 3,
+        pace: float = 0.0,
+        encrypted: Encrypted = "none",
+    ) -> None:
+        self.backend = Backend(tokens, clients, websockets=websockets, deltas=deltas, pace=pace, encrypted=encrypted)
+        self.port = port
+        self.proxy_port = proxy_port
+        self._authority = Authority(folder)
+        self.ca_file = self._authority.ca_file
+        known = (*self.backend.pool.values(), *self.backend.clients.values())
+        hosts = {*HOSTS, *(token.host for token in known)}
+        self._service = Service(self.backend, Tls(self._authority.issue(sorted(hosts)), alpn), hosts)
+        self._plan = self._service.plan
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- its life
+
+    def start(self) -> StandIn:
+        """Begin to listen; the ports are known afterwards. Raises OSError where a port is taken."""
+        ports: Future[tuple[int, int]] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main(ports)), name="stand-in", daemon=True)
+        self._thread.start()
+        self.port, self.proxy_port = ports.result(10)
+        return self
+
+    def stop(self) -> None:
+        """Drop all connections, and end the thread. What was recorded stays."""
+        if self._thread is not None and self._stopped is not None:
+            self._call(self._stopped.set)
+            self._thread.join(10)
+        self._thread = None
+
+    def __enter__(self) -> StandIn:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _main(self, ports: Future[tuple[int, int]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        try:
+            ports.set_result(await self._service.listen(self.port, self.proxy_port))
+        except OSError as error:
+            ports.set_exception(error)
+            return
+        await self._stopped.wait()
+        await self._service.end()
+
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
+        if self._loop is not None and self._thread is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # -- what it knows
+
+    def add(self, token: Token, *, pool: bool = True, client: bool = False) -> None:
+        """Know one more token, of the pool or of a client (or of both, where there is no proxy between)."""
+        self.backend.learn(token, pool=pool, client=client)
+        if token.host not in self._service.hosts:
+            self._service.hosts.add(token.host)
+            self._service.tls.load(self._authority.issue(sorted(self._service.hosts)))
+
+    def kill(self, token: str) -> None:
+        """From now on a token is dead, for the backend as well as for whoami."""
+        self._known(token).alive = False
+
+    def revive(self, token: str) -> None:
+        """Undo `kill`."""
+        self._known(token).alive = True
+
+    def login(
+        self, owner: Token, *, pool: bool = True, client: bool = False, lifetime: float = ACCESS_LIFETIME
+    ) -> dict[str, Any]:
+        """A new OAuth login of ``owner``'s account: the content of an ``auth.json``.
+
+        ``lifetime`` is the access token's, in seconds. Its refresh token works once, as do all that follow.
+        """
+        login = replace(owner, token=access_token(owner, lifetime=lifetime), alive=True)
+        self.add(login, pool=pool, client=client)
+        return auth_json(login, self.backend.refresh_tokens.issue(login))
+
+    @property
+    def refreshes(self) -> int:
+        """How often the token endpoint was asked for new tokens."""
+        return self.backend.refreshes
+
+    def _known(self, token: str) -> Token:
+        known = self.backend.known(token)
+        if known is None:
+            raise KeyError("the stand-in does not know this token")
+        return known
+
+    # -- what it does
+
+    def plan(self, answer: Answer) -> None:
+        """Have some requests answered otherwise than they would be."""
+        self._plan.add(answer)
+
+    def unplan(self) -> None:
+        """Answer everything as usual again."""
+        self._plan.clear()
+
+    def drop(self, transport: Transport | None = None) -> None:
+        """Cut the open connections (``http/1.1``, ``h2`` or ``websocket``), or all of them."""
+        self._call(self._service.drop, transport)
+
+    # -- what it has seen
+
+    @property
+    def record(self) -> bool:
+        """Whether ``seen`` is kept; a benchmark does without."""
+        return self._service.record
+
+    @record.setter
+    def record(self, value: bool) -> None:
+        self._service.record = value
+
+    @property
+    def seen(self) -> list[Seen]:
+        """Every request, in order, refused ones and messages on WebSockets among them."""
+        return self._service.seen
+
+    @property
+    def leaks(self) -> list[Seen]:
+        """Requests that carried a token of the pool where none belongs."""
+        return self._service.leaks
+
+    @property
+    def troubles(self) -> list[str]:
+        """Broken framing, errors of the stand-in itself: what no test should find here."""
+        return self._service.troubles
+
+    def requests(self, path: str, name: str | None = None) -> list[Seen]:
+        """What was seen of a path, in order; of one token's name if given."""
+        return [seen for seen in list(self.seen) if seen.path == path and name in (None, seen.name)]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Every rule that was broken, in order."""
+        return [f"{seen.method} {seen.host}{seen.path}: {seen.refusal}" for seen in list(self.seen) if seen.refusal]
+
+    def wait(self, holds: Callable[[], object], seconds: float = 10.0) -> None:
+        """Wait until something holds. Raises TimeoutError after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it did not come to hold within {seconds} s")
+            time.sleep(0.01)
