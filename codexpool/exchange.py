@@ -1,0 +1,88 @@
+"""One request of a client, with all its attempts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from mitmproxy import http
+
+from codexpool.credentials.secret import Bearer
+from codexpool.pool.identity import Metadata
+from codexpool.pool.recovery import Steps
+from codexpool.wire.dress import Worn
+from codexpool.wire.routes import Policy
+
+Address = tuple[bytes, str, int, bytes, bytes]
+"""Scheme, host, port, method and path of a request."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One sending under one identity.
+
+    Bearer and metadata are those of the moment it was decided, ``at`` is the unix second at which it left.
+    """
+
+    name: str
+    bearer: Bearer
+    metadata: Metadata
+    at: float
+    outcome: str = ""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request of a client, and what became of it so far."""
+
+    policy: Policy
+    address: Address
+    """What the policy was decided by: an addon that changes it afterwards is noticed."""
+    path: str
+    client_account: str
+    upgrade: bool
+    session: str | None = None
+    steps: Steps | None = None
+    tries: list[Attempt] = field(default_factory=list)
+    go_again: bool = False
+    ours: bool = False
+    """The answer is one of ours, not the backend's."""
+    failure: http.Response | None = None
+    """What the client gets in place of an answer that has begun, once that is whole."""
+    worn: Worn | None = None
+    """What the flow showed before it was dressed itself; only without `codexpool.wire.resend`."""
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.tries[-1]
+
+
+def address_of(request: http.Request) -> Address:
+    """Where a request would leave for now."""
+    data = request.data
+    return (data.scheme, data.host, data.port, data.method, data.path)
+
+
+def prompt_cache_key(request: http.Request) -> str | None:
+    """The conversation of a client that sends none of the headers. Codex itself never comes to this."""
+    try:
+        document = json.loads(request.content or b"")
+    except ValueError:
+        return None
+    key = document.get("prompt_cache_key") if isinstance(document, dict) else None
+    return key if isinstance(key, str) and key else None
+
+
+MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}
+
+
+def comment(flow: http.HTTPFlow, exchange: Exchange) -> None:
+    """Say in the flow list which identity served, and after how many attempts."""
+    refusals = "; ".join(f"{a.name}: {a.outcome}" for a in exchange.tries if a.outcome)
+    if exchange.ours:
+        flow.marked = ":x:"
+        text = f"nobody served after {len(exchange.tries)} attempts"
+    else:
+        flow.marked = MARKS.get(len(exchange.tries), ":asterisk:")
+        text = f"{exchange.attempt.name}, attempt {len(exchange.tries)}"
+    flow.comment = f"codexpool: {text}" + (f" ({refusals})" if refusals else "")

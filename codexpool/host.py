@@ -1,0 +1,119 @@
+"""mitmproxy's own options: which defaults are ours, and which settings we refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable
+from typing import Any, Final
+
+from mitmproxy import ctx, exceptions, optmanager
+from mitmproxy.proxy import mode_specs, server
+
+from codexpool.credentials.route import Route
+
+LOOPBACK: Final = "127.0.0.1"
+
+SILENCE: Final = 3900
+"""Seconds without a byte after which a connection is given up. Codex keeps a silent WebSocket for an hour."""
+
+DEFAULTS: Final = {
+    # mitmproxy listens on all addresses; a pool of other people's credentials does not.
+    "listen_host": LOOPBACK,
+    # 600 would end silent streams and idle WebSockets in the middle of a session.
+    "tcp_timeout": SILENCE,
+    # Over HTTP/2 a GOAWAY cuts streams in flight, and an abrupt close can leave requests hanging.
+    "http2": False,
+}
+"""What holds unless the user has set the option."""
+
+
+def set_defaults() -> None:
+    """Put our defaults in place of mitmproxy's."""
+    ours = {name: value for name, value in DEFAULTS.items() if name in ctx.options and not _set_by_user(name)}
+    ctx.options.update(**ours)
+    if "tcp_timeout" not in ctx.options and hasattr(server, "TCP_TIMEOUT"):  # an option since mitmproxy 12.2.1
+        server.TCP_TIMEOUT = SILENCE
+    if "listen_host" in ours and (proxyserver := ctx.master.addons.get("proxyserver")) is not None:
+        task = asyncio.get_running_loop().create_task(_listen_anew(proxyserver))
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+
+_tasks: set[asyncio.Task[None]] = set()
+"""The event loop itself holds its tasks weakly only."""
+
+
+async def _listen_anew(proxyserver: Any) -> None:
+    """Have mitmproxy, which may have begun to listen before it loads a script, do so once more where we want it."""
+    await proxyserver.setup_servers()  # does nothing but wait, if that is under way
+    addresses = proxyserver.listen_addrs()
+    if all(_is_loopback(address[0]) for address in addresses):
+        return
+    if ctx.options.listen_port == 0:
+        ctx.options.update(listen_port=addresses[0][1])
+    await proxyserver.servers.update([])
+    await proxyserver.setup_servers()
+
+
+def given_twice(name: str) -> bool:
+    """Whether an option of ours stands on the command line more than once.
+
+    mitmproxy would refuse that after `load`, without a word, and go on without the addon (its issue 8013).
+    """
+    deferred = ctx.options.deferred.get(name)
+    return len(getattr(deferred, "val", ())) > 1
+
+
+def refuse_unfit(loopback_only: bool) -> None:
+    """Raise OptionsError for settings with which requests could not be sent, or not be sent safely."""
+    if ctx.options.stream_large_bodies:
+        raise exceptions.OptionsError(
+            "codexpool cannot work with stream_large_bodies: a body that has passed by cannot be sent again under "
+            "another identity. Take the option away; answers are streamed all the same"
+        )
+    if loopback_only:
+        _refuse_others(_listen_hosts())
+
+
+def _refuse_others(hosts: Iterable[str]) -> None:
+    if type(ctx.master).__name__ == "WebMaster":
+        raise exceptions.OptionsError(
+            "codexpool does not run under this version's mitmweb, whose API can be reached through the proxy "
+            "(CVE-2025-23217). Use mitmdump or mitmproxy, or a newer mitmproxy: uv python install 3.13"
+        )
+    for host in hosts:
+        if not _is_loopback(host):
+            raise exceptions.OptionsError(
+                f"codexpool serves only loopback clients on this version of mitmproxy, not {host or 'all addresses'} "
+                "(GHSA-847f-9342-265h). Take listen_host away, or use a newer mitmproxy: uv python install 3.13"
+            )
+
+
+def _listen_hosts() -> list[str]:
+    return [mode_specs.ProxyMode.parse(mode).listen_host(ctx.options.listen_host) for mode in ctx.options.mode]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def own_route() -> Route:
+    """How requests of our own reach the backend: as the proxy's connections do."""
+    proxy = None
+    for mode in ctx.options.mode:
+        spec = mode_specs.ProxyMode.parse(mode)
+        if isinstance(spec, mode_specs.UpstreamMode):
+            credentials = f"{ctx.options.upstream_auth}@" if ctx.options.upstream_auth else ""
+            proxy = f"{spec.scheme}://{credentials}{spec.address[0]}:{spec.address[1]}"
+    trusted = ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir
+    return Route(proxy, trusted, ctx.options.ssl_insecure)
+
+
+def _set_by_user(name: str) -> bool:
+    # `has_changed` would take `--set http2=true` for our chance to say false: it only compares with the default.
+    option: Any = ctx.options._options[name]
+    return option.value is not optmanager.unset

@@ -1,0 +1,74 @@
+"""Run inside a network namespace of its own, as root: the shipped defaults, and nothing else.
+
+There `chatgpt.com` and `auth.openai.com` are 127.0.0.1, the stand-in listens on port 443, and mitmdump runs in its
+regular mode. Prints one JSON line; `test_shipped_defaults.py` looks at it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from codexpool.standin import HOSTS, RESPONSES, StandIn
+from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
+
+
+def enter(folder: Path) -> None:
+    """Bring loopback up, and have the backend's names lead there."""
+    with socket.socket() as control:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14s", b"lo", IFF_UP, b""))
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
+    subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
+
+
+class Regular(Proxy):
+    """The proxy with no option but those a user of a private authority would give."""
+
+    def __init__(self, standin: StandIn, folder: Path) -> None:
+        super().__init__(standin, folder, "-w", str(folder / "flows"), "--set", f"hardump={folder / 'dump.har'}")
+        for option in ("--mode", "connection_strategy=lazy"):
+            at = self._command.index(option)
+            del self._command[at - (option != "--mode") : at + 1 + (option == "--mode")]
+
+
+def main(folder: Path, websockets: bool) -> None:
+    enter(folder)
+    tokens = pat("work"), pat("spare")
+    with StandIn(tokens, clients=[CLIENT], folder=folder, port=443, websockets=websockets) as standin:
+        pool_toml(folder, *tokens)
+        with Regular(standin, folder) as proxy:
+            client = Codex(proxy, folder)
+            for token in tokens:
+                proxy.says(f"{token.name} is ready")
+            first = client.exec("say hi echo:one")
+            served = next(token for token in tokens if f"answer from {token.name}," in first.stdout)
+            standin.kill(served.token)
+            second = client.exec("resume", "--last", "echo:two")
+        written = b"".join(
+            path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "pool.toml"
+        )
+        print(
+            json.dumps(
+                {
+                    "answers": [first.stdout, second.stdout],
+                    "exit codes": [first.returncode, second.returncode],
+                    "trouble": trouble(first) + trouble(second),
+                    "refusals": standin.refusals,
+                    "leaks": len(standin.leaks),
+                    "refused model calls": sum(seen.status == 401 for seen in standin.requests(RESPONSES)),
+                    "tokens written": sum(token.token.encode() in written for token in tokens),
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] == "websocket")

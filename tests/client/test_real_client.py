@@ -1,0 +1,268 @@
+"""The real Codex CLI in front of the proxy, the strict stand-in behind it: what a person would see."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
+from tests.client.logins import oauth_login
+from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble, until
+
+pytestmark = pytest.mark.real_client
+
+WORK, SPARE, THIRD = (lambda: pat("work")), (lambda: pat("spare")), (lambda: pat("third"))
+NO_MATCHING_RULE = {"error": {"code": "no_matching_rule", "message": "no rule for this endpoint", "type": "auth"}}
+
+
+class World:
+    """A stand-in, a proxy and a client, wired up."""
+
+    def __init__(self, standin: StandIn, proxy: Proxy, client: Codex, tokens: tuple[Token, ...]) -> None:
+        self.standin, self.proxy, self.client, self.tokens = standin, proxy, client, tokens
+
+    @property
+    def pool(self) -> str:
+        return self.proxy.pool.read_text()
+
+    def model_calls(self, status: int, name: str | None = None) -> list[Seen]:
+        return [seen for seen in self.standin.requests(RESPONSES, name) if seen.status == status]
+
+    def confirmations(self, name: str) -> list[Seen]:
+        return [seen for seen in self.standin.requests(WHOAMI, name) if seen.status == 401]
+
+    def nothing_amiss(self) -> None:
+        """The strict stand-in found nothing to object to, and no token went where it does not belong."""
+        assert self.standin.refusals == []
+        assert self.standin.leaks == []
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture(params=["websocket", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def world(
+            *tokens: Token,
+            transport: str = "websocket",
+            login: Callable[[Path], str] | None = None,
+            wait: bool = True,
+            **more: object,
+        ) -> World:
+            standin = stack.enter_context(
+                StandIn(tokens, clients=[CLIENT], folder=tmp_path, websockets=transport == "websocket", **more)  # type: ignore[arg-type]
+            )
+            pool_toml(tmp_path, *tokens)
+            proxy = stack.enter_context(Proxy(standin, tmp_path))
+            client = Codex(proxy, tmp_path, {} if login else None)
+            if login:
+                token = Token(login(client.home), "acc-own", "user-made-up", name="oauth")
+                standin.backend.clients[token.token] = token
+            if wait:
+                for token in tokens:
+                    if token.alive:
+                        proxy.says(f"{token.name} is ready")
+            return World(standin, proxy, client, tokens)
+
+        yield world
+
+
+def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
+    """The name of the identity that gave the right answer; the run must have shown no trouble."""
+    assert run.returncode == 0, run.stderr
+    assert trouble(run) == [], run.stderr
+    answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)
+    assert answer, run.stdout
+    return answer[1]
+
+
+def test_a_pat_dead_at_the_start_goes_unseen(make: Make, transport: str) -> None:
+    dead = pat("work", alive=False)
+    world = make(dead, pat("spare"), transport=transport, wait=False)
+
+    run = world.client.exec("say hi echo:banana")
+
+    assert answered(run, "banana") == "spare"
+    assert world.standin.requests(RESPONSES, "work") == []
+    world.nothing_amiss()
+
+
+def test_a_pat_that_dies_between_two_turns_goes_unseen(make: Make, transport: str) -> None:
+    world = make(pat("work"), pat("spare"), transport=transport)
+    first = answered(world.client.exec("say hi echo:banana"), "banana")
+
+    world.standin.kill(next(token.token for token in world.tokens if token.name == first))
+    run = world.client.exec("resume", "--last", "and now echo:apple")
+
+    other = "spare" if first == "work" else "work"
+    assert answered(run, "apple") == other
+    assert len(world.confirmations(first)) == 1
+    refused = [seen for seen in world.standin.seen if seen.name == first and seen.status == 401]
+    assert max(sum(r.path == path for r in refused) for path in {r.path for r in refused}) <= 2
+    assert len(world.model_calls(401, first)) <= 1
+    until(lambda: "needs_replacement" in world.pool, 20, "the flag in pool.toml")
+    assert f'name = "{first}"\ntoken = "at-test-{first}' in world.pool
+    world.nothing_amiss()
+
+
+def test_a_pat_refused_at_the_model_call_itself_goes_unseen(make: Make, transport: str) -> None:
+    # given a PAT that everything but the model call still accepts, until whoami is asked again
+    world = make(pat("work"), pat("spare"), transport=transport)
+    revoked = {"error": {"code": "token_revoked", "message": "revoked", "type": "invalid_request_error"}}
+    for token in world.tokens:
+        world.standin.plan(Answer(path=RESPONSES, token=token.token, times=1, status=401, body=revoked))
+
+    run = world.client.exec("say hi echo:cherry")
+
+    # then the first refusal moves it to the other identity, the second back: whoami finds both healthy
+    answered(run, "cherry")
+    assert "needs_replacement" not in world.pool
+    world.nothing_amiss()
+
+
+@pytest.mark.parametrize("login", ["pat", "oauth"])
+def test_with_all_identities_dead_the_client_is_told_at_once_what_each_needs(
+    make: Make, transport: str, login: str
+) -> None:
+    own = (lambda home: oauth_login(home, "acc-own", 86400)) if login == "oauth" else None
+    world = make(pat("work"), pat("spare"), transport=transport, login=own)
+    for token in world.tokens:
+        world.standin.kill(token.token)
+
+    begun = time.monotonic()
+    run = world.client.exec("say hi")
+
+    assert time.monotonic() - begun < 10
+    assert run.returncode == 1
+    line = next(
+        line for line in run.stderr.splitlines() if line.startswith("ERROR") and "no identity can serve" in line
+    )
+    assert "work: replace its PAT (401 token_revoked" in line
+    assert "spare: replace its PAT (401 token_revoked" in line
+    assert trouble(run) == []
+    assert world.standin.requests("/oauth/token") == []
+    for token in world.tokens:
+        assert len(world.standin.requests(RESPONSES, token.name)) <= 1
+    assert world.standin.leaks == []
+
+
+def test_a_healthy_pat_survives_an_endpoint_scoped_401(make: Make, transport: str) -> None:
+    world = make(pat("work"), pat("spare"), transport=transport)
+    world.standin.plan(Answer(path="/backend-api/codex/models", times=None, status=401, body=NO_MATCHING_RULE))
+
+    for word in ("banana", "apple"):
+        answered(world.client.exec(f"say hi echo:{word}"), word)
+
+    assert "needs_replacement" not in world.pool
+    assert world.confirmations("work") == world.confirmations("spare") == []
+    assert "suspect" not in world.proxy.log
+
+
+def test_a_healthy_pat_survives_a_page_of_the_content_network(make: Make) -> None:
+    world = make(pat("work"), pat("spare"), transport="http")
+    world.standin.plan(Answer(path=RESPONSES, method="POST", times=1, status=403, body=CLOUDFLARE_PAGE))
+    world.standin.plan(Answer(path=RESPONSES, method="POST", times=1, status=401, body=CLOUDFLARE_PAGE))
+
+    run = world.client.exec("say hi echo:banana")
+
+    assert run.returncode == 0, run.stderr
+    assert "banana" in run.stdout
+    assert "needs_replacement" not in world.pool
+    assert "whoami" not in world.proxy.log
+
+
+@pytest.mark.parametrize(
+    "whoami",
+    [
+        Answer(path=WHOAMI, after=0, times=None, delay=30),
+        Answer(path=WHOAMI, times=None, status=503, body={"error": {"message": "overloaded"}}),
+        Answer(path=WHOAMI, times=None, status=403, body=CLOUDFLARE_PAGE),
+    ],
+    ids=["time-out", "5xx", "page"],
+)
+def test_a_healthy_pat_survives_a_whoami_without_a_word(make: Make, whoami: Answer) -> None:
+    # given two identities that are ready, and a whoami that says nothing about the pool's tokens from now on
+    world = make(pat("work"), pat("spare"))
+    refused = {"error": {"code": "token_expired", "message": "expired", "type": "auth"}}
+    for token in world.tokens:
+        world.standin.plan(replace(whoami, token=token.token))
+    world.standin.plan(Answer(path="/backend-api/codex/", times=1, status=401, body=refused))
+
+    # when one of them is refused, once
+    run = world.client.exec("say hi echo:banana")
+
+    # then the other one serves, and nobody is condemned
+    answered(run, "banana")
+    assert "needs_replacement" not in world.pool
+
+
+@pytest.mark.parametrize("expires_in", [86400, -3600], ids=["made up", "expired"])
+def test_a_client_without_a_valid_login_of_its_own_works(make: Make, transport: str, expires_in: float) -> None:
+    world = make(pat("work"), transport=transport, login=lambda home: oauth_login(home, "acc-own", expires_in))
+
+    run = world.client.exec("say hi echo:banana")
+
+    assert answered(run, "banana") == "work"
+    assert {seen.name for seen in world.standin.requests(RESPONSES)} == {"work"}
+    assert world.standin.leaks == []
+
+
+def test_an_identity_of_another_origin_is_served_from_there(make: Make, transport: str) -> None:
+    gov = pat("gov", fedramp=True, origin="https://gov.chatgpt.com", routing_override="us_cr")
+    world = make(gov, transport=transport)
+
+    for word in ("banana", "apple"):
+        assert answered(world.client.exec(f"say hi echo:{word}"), word) == "gov"
+
+    calls = world.standin.requests(RESPONSES)
+    assert {seen.host for seen in calls} == {"gov.chatgpt.com"}
+    world.nothing_amiss()
+
+
+def test_a_session_stays_with_its_identity_over_turns_and_a_restart(make: Make, transport: str) -> None:
+    world = make(*(pat(name) for name in ("a", "b", "c", "d")), transport=transport)
+    first = answered(world.client.exec("say hi echo:one"), "one")
+
+    assert answered(world.client.exec("resume", "--last", "echo:two"), "two") == first
+    world.proxy.stop()
+    world.proxy.start()
+    world.client.environ["HTTPS_PROXY"] = world.proxy.url
+    assert answered(world.client.exec("resume", "--last", "echo:three"), "three") == first
+    world.nothing_amiss()
+
+
+def test_a_flagged_pat_is_not_tried_after_a_restart_and_a_new_token_serves(make: Make) -> None:
+    # given a dead PAT that was flagged
+    world = make(pat("work", alive=False), wait=False)
+    until(lambda: "needs_replacement" in world.pool, 30, "the flag")
+    world.proxy.stop()
+    before = len(world.standin.seen)
+
+    # when the proxy is started again, the flagged token is used for nothing at all
+    world.proxy.start()
+    world.client.environ["HTTPS_PROXY"] = world.proxy.url
+    run = world.client.exec("say hi")
+    assert run.returncode == 1
+    assert [seen for seen in world.standin.seen[before:] if seen.name == "work"] == []
+
+    # and when a person puts in a new one, it serves and the flag goes by itself
+    new = Token("at-test-new-work-00112233445566778899", "acc-work", "user-work", name="new")
+    world.standin.add(new)
+    world.proxy.pool.write_text(world.pool.replace(world.tokens[0].token, new.token))
+    world.proxy.says("work is ready", 20)
+    assert answered(world.client.exec("say hi echo:banana"), "banana") == "new"
+    until(lambda: "needs_replacement" not in world.pool, 20, "the flag to go")

@@ -1,0 +1,42 @@
+"""The real client, mitmdump in its regular mode, the real host names: in a network namespace, where that can be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT
+
+
+def _unshare() -> list[str] | None:
+    command = ["unshare", "-n", "-m"]
+    if (
+        shutil.which("unshare")
+        and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    ):
+        return command
+    return None
+
+
+@pytest.mark.real_client
+@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults(
+    tmp_path: Path, transport: str
+) -> None:
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.namespace", str(tmp_path), transport]
+
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    assert run.returncode == 0, run.stderr
+    saw = json.loads(run.stdout.splitlines()[-1])
+    assert saw["exit codes"] == [0, 0]
+    assert [answer.rsplit(",", 1)[-1].strip() for answer in saw["answers"]] == ["one", "two"]
+    assert saw["trouble"] == saw["refusals"] == []
+    assert saw["leaks"] == saw["tokens written"] == 0
+    assert saw["refused model calls"] <= 1

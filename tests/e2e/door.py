@@ -1,0 +1,120 @@
+"""A door into the proxy's process, for tests: ``mitmdump -s door.py -s addon -s others.py``.
+
+Requests for ``http://door.test/…`` are answered here: ``state`` says how much there is of what, ``break/…`` lets a
+function of codexpool raise from now on, ``set/…`` sets an option of mitmproxy's, ``flow/…`` has the addon of
+``others.py`` do something to every flow that comes by, and ``mend`` undoes all of it. This script comes first: where
+a hook of a script raises, mitmproxy leaves out the scripts behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from mitmproxy import ctx, http
+from mitmproxy.proxy.layers import http as layers
+
+HOST = "door.test"
+
+SECRET = "at-test-quoted-by-an-exception-0123456789"
+"""Exceptions quote what they choke on: what is raised here quotes a token."""
+
+SEQUENCES = ("map_remote", "modify_headers", "modify_body", "block_list")
+"""Options of mitmproxy's that take several values."""
+
+_PAGE = 4096
+
+
+class BreakageError(Exception):
+    """Not one of ours: what a bug would raise."""
+
+
+class Door:
+    def __init__(self) -> None:
+        self.mends: list[Callable[[], None]] = []
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.request.host == HOST:
+            words = [unquote(word) for word in flow.request.path.strip("/").split("/")]
+            said = getattr(self, f"do_{words[0]}")(*words[1:])
+            flow.response = http.Response.make(200, json.dumps(said), {"content-type": "application/json"})
+
+    def do_break(self, module: str, name: str) -> str:
+        """Let ``module``'s ``name`` (``Class.method`` or a function) raise."""
+        owner: Any = importlib.import_module(module)
+        *classes, last = name.split(".")
+        for part in classes:
+            owner = getattr(owner, part)
+        good = getattr(owner, last)
+
+        @functools.wraps(good)
+        def bad(*_: Any, **__: Any) -> Any:
+            raise BreakageError(f"{name} chokes on {SECRET}")
+
+        setattr(owner, last, bad)
+        self.mends.append(lambda: setattr(owner, last, good))
+        return "broken"
+
+    def do_mend(self) -> str:
+        for mend in reversed(self.mends):
+            mend()
+        ctx.options.update(**{name: [] for name in SEQUENCES}, proxyauth=None)
+        self.mends = []
+        self.do_flow("")
+        return "mended"
+
+    def do_set(self, option: str, value: str) -> str:
+        """Set one of mitmproxy's own options, until `mend`."""
+        ctx.options.update(**{option: [value] if option in SEQUENCES else value})
+        return value
+
+    def do_rested(self) -> list[str]:
+        """Let every identity that rests be ready; the names of those that whoami has not spoken of yet."""
+        addon: Any = ctx.master.addons.get("codexpool")
+        identity: Any
+        if addon is None or addon.keeper is None:
+            return []
+        identities = addon.keeper.pool.identities.values()
+        for identity in identities:
+            identity.vouched_refusals = 0
+            if identity.status == "resting":
+                identity.condition = dataclasses.replace(identity.condition, until=0.0)
+            elif identity.status == "suspect":
+                addon.keeper._ask(identity.name)  # where asking was broken, nobody does it again
+        return [identity.name for identity in identities if identity.status == "suspect"]
+
+    def do_flow(self, deed: str) -> str:
+        """What `others.py` does to flows from now on."""
+        others: Any = ctx.master.addons.get("others")
+        if others is not None:
+            others.deed = deed
+        return deed
+
+    def do_state(self) -> dict[str, Any]:
+        gc.collect()
+        names = [type(thing).__name__ for thing in gc.get_objects()]
+        return {
+            "rss": int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE,
+            "exchanges": names.count("Exchange"),
+            "flows": names.count("HTTPFlow"),
+            "keepers": names.count("Keeper"),
+            "stream_classes": len(layers.HttpStream.__mro__),
+            "paths": len(sys.path),
+            "package": getattr(sys.modules.get("codexpool"), "__file__", None),
+            "messages": [
+                len(thing.websocket.messages)
+                for thing in gc.get_objects()
+                if type(thing) is http.HTTPFlow and thing.websocket is not None
+            ],
+        }
+
+
+addons = [Door()]

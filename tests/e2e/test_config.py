@@ -1,0 +1,78 @@
+"""pool.toml, while the proxy is running."""
+
+from __future__ import annotations
+
+import time
+
+from codexpool.standin import RESPONSES, Answer
+from tests.e2e.conftest import Make
+from tests.e2e.world import MODEL, World, served_by
+from tests.running import pat, pool_toml, until
+
+SOON = 2.0
+"""Seconds within which a change is in force (a busy machine is given twice as many)."""
+
+
+def serving(world: World, session: str) -> set[str]:
+    """Who serves new sessions."""
+    with world.proxy.client() as client:
+        return {served_by(world.turn(client, f"{session}-{number}")) for number in range(6)}
+
+
+def in_force(world: World, times: int) -> None:
+    begun = time.monotonic()
+    until(lambda: world.proxy.log.count("has changed and is in force") == times, 10, "the change")
+    assert time.monotonic() - begun < 2 * SOON
+
+
+def test_pool_toml_is_followed_while_streams_go_on(make: Make) -> None:
+    work, spare, new = pat("work"), pat("spare"), pat("new")
+    world = make(work)
+    world.standin.add(spare)
+    world.standin.add(new)
+    assert serving(world, "one") == {"work"}
+
+    # One more identity, while a stream is under way
+    world.standin.plan(Answer(path=RESPONSES, pace=0.5))
+    with world.proxy.client() as client:
+        body, headers = {"model": "m", "input": "echo:apple"}, {"thread-id": "streaming"}
+        with client.stream("POST", MODEL, json=body, headers=headers) as answer:
+            pieces = answer.iter_raw()
+            text = next(pieces)
+            pool_toml(world.proxy.folder, work, spare)
+            in_force(world, 1)
+            text += b"".join(pieces)
+    assert b"apple" in text
+    assert b"response.completed" in text
+    world.proxy.says("spare is ready")
+    assert "spare" in serving(world, "two")
+
+    # A change that does not hold
+    good = world.proxy.pool.read_text()
+    world.proxy.pool.write_text(good + '[[identity]]\nname = "third"\ntokn = "x"\n')
+    world.proxy.says("pool.toml:9: identity[3]")
+    world.proxy.says("what it said before stays in force")
+    assert serving(world, "three") <= {"work", "spare"}
+
+    # A change that does, and permissions that do not
+    world.proxy.pool.write_text('[pool]\nselection = "round-robin"\n' + good)
+    in_force(world, 2)
+    world.proxy.pool.chmod(0o640)
+    world.proxy.says("chmod 600")
+    assert serving(world, "four") == {"work", "spare"}
+    world.proxy.pool.chmod(0o600)
+
+    # Another token, and an identity that is gone; its sessions are served by those who are left
+    pool_toml(world.proxy.folder, new)
+    in_force(world, 3)
+    world.proxy.says("new is ready")
+    number = len(world.seen)
+    assert serving(world, "four") == {"new"}
+    assert {seen.name for seen in world.seen[number:]} == {"new"}
+
+    # The file is gone for a while
+    world.proxy.pool.rename(world.proxy.pool.with_name("aside"))
+    world.proxy.says("there is no such file")
+    assert serving(world, "five") == {"new"}
+    assert world.standin.leaks == []
+    assert "at-test-" not in world.proxy.log

@@ -1,0 +1,213 @@
+"""The entry file: from wherever it is started, under each of mitmproxy's tools, and after a reload."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import socket
+import struct
+import subprocess
+import termios
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from mitmproxy import http
+from mitmproxy.io import FlowReader
+
+from codexpool.standin import RESPONSES, Answer
+from tests.e2e.conftest import OLD, Make
+from tests.e2e.world import FAILED_CLOSED, MODEL, USAGE, World, copied_entry, served_by, socket_turn
+from tests.running import CLIENT, ROOT, pat, until
+
+
+def test_it_works_from_another_folder_by_path(make: Make, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    world = make(pat("work"), cwd=elsewhere, script=Path(os.path.relpath(ROOT / "addon", elsewhere)))
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
+
+
+def test_it_works_through_a_symlink_and_with_the_package_beside_it_installed_or_not(
+    make: Make, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    link = tmp_path / "a-link-of-another-name"
+    link.symlink_to(copied_entry(there))
+    world = make(pat("work"), script=link)
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
+    assert world.proxy.door("state")["package"] == str(there / "codexpool" / "__init__.py")
+
+
+@pytest.mark.skipif(OLD, reason="refused there, see test_start.py")
+def test_it_works_under_mitmweb_whose_api_never_shows_a_token(make: Make) -> None:
+    port = free_port()
+    web = ("--no-web-open-browser", "--web-port", str(port), "--set", "web_password=for-the-test")
+    world = make(pat("work"), pat("spare"), tool="mitmweb", arguments=web, pace=0.2)
+    shown: list[str] = []
+
+    with world.proxy.client() as client, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as api:
+        api.headers["authorization"] = "Bearer for-the-test"
+        body = {"model": "m", "input": "echo:apple"}
+        dead = served_by(world.turn(client, "web"))
+        world.standin.kill(next(token.token for token in world.tokens if token.name == dead))
+        with client.stream("POST", MODEL, json=body, headers={"thread-id": "web"}) as answer:
+            pieces = answer.iter_raw()
+            next(pieces)
+            flows = api.get("/flows")
+            shown += [
+                flows.text,
+                *(api.get(f"/flows/{flow['id']}/request/content.data").text for flow in flows.json()),
+            ]
+            for _ in pieces:
+                pass
+        for path in ("/flows", "/events", "/state", "/options", "/flows/dump"):
+            shown.append(api.get(path).text)
+
+    assert "<codexpool:" in shown[0]
+    assert "codexpool: " in shown[-5]  # the comment: who served, after how many attempts
+    assert not [token.name for token in (*world.tokens, CLIENT) if token.token in "".join(shown)]
+
+
+def test_it_works_under_the_console(make: Make) -> None:
+    port = free_port()
+    world = make(pat("work"), tool="mitmproxy", arguments=("-p", str(port)), ready=0, started=False)
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    screen: list[bytes] = []
+
+    def drain() -> None:
+        while True:
+            try:
+                screen.append(os.read(terminal, 65536))
+            except OSError:
+                return
+
+    threading.Thread(target=drain, daemon=True).start()
+    environ = {**world.proxy._environ, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+    process = subprocess.Popen(world.proxy._command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
+    try:
+        world.proxy.port = port
+
+        def serves() -> bool:
+            if not world.proxy.ca_file.exists() or process.poll() is not None:
+                return False
+            try:
+                with world.proxy.client() as client:
+                    return served_by(world.turn(client)) == "work"
+            except httpx.TransportError:
+                return False
+
+        until(serves, 30, "the console to serve")
+        until(lambda: b"chatgpt.com /backend-api/codex/responses" in plain(screen), 10, "the flow to be drawn")
+        assert world.tokens[0].token.encode() not in plain(screen)
+        world.nothing_of_the_client_left()
+    finally:
+        process.terminate()
+        process.wait(10)
+        os.close(theirs)
+        os.close(terminal)
+
+
+async def test_a_reload_keeps_sessions_breaks_no_stream_and_leaves_nothing_behind(make: Make, tmp_path: Path) -> None:
+    entry = copied_entry(tmp_path)
+    world = make(pat("work"), pat("spare"), script=entry)
+    with world.proxy.client() as client:
+        sessions = {f"r-{number}": served_by(world.turn(client, f"r-{number}")) for number in range(6)}
+        before = world.proxy.door("state")
+        world.standin.plan(Answer(path=RESPONSES, pace=0.6))
+        async with world.socket("r-0") as socket:
+            served = served_by(await socket_turn(socket))
+            with client.stream("POST", MODEL, json={"model": "m", "input": "echo:apple"}) as answer:
+                pieces = answer.iter_raw()
+                text = next(pieces)
+                reload(world, entry, 2)
+                text += b"".join(pieces)
+            assert b"response.completed" in text
+            assert served_by(await socket_turn(socket)) == served  # the socket is still open
+        for number in range(3, 6):
+            reload(world, entry, number)
+        assert {session: served_by(world.turn(client, session)) for session in sessions} == sessions
+
+    after = world.proxy.door("state")
+    assert after["stream_classes"] == before["stream_classes"]
+    assert after["keepers"] == before["keepers"] == 1
+    world.nothing_amiss()
+    assert "Traceback" not in world.proxy.log
+
+
+def test_after_a_reload_that_fails_swap_paths_are_refused_and_own_paths_pass(make: Make, tmp_path: Path) -> None:
+    entry = copied_entry(tmp_path)
+    good, package = entry.read_text(), tmp_path / "codexpool" / "exchanges.py"
+    source = package.read_text()
+    dump = tmp_path / "flows"
+    world = make(pat("work"), script=entry, arguments=("-w", str(dump)))
+
+    def closed() -> bool:
+        with world.proxy.client() as client:
+            answer = world.turn(client)
+            return answer.status_code == 503 and answer.json()["error"]["code"] == FAILED_CLOSED
+
+    def refused() -> None:
+        until(closed, 10, "swap paths to be refused")
+        world.anew()
+        with world.proxy.client() as client:
+            answers = [world.turn(client, f"closed-{number}") for number in range(3)]
+            upgrade = client.get(MODEL, headers={"upgrade": "websocket", "connection": "upgrade"})
+            assert {answer.status_code for answer in (*answers, upgrade)} == {503}
+            assert world.seen == []
+            assert client.get(USAGE).status_code == 200
+            assert world.seen[-1].name == "client"
+        world.nothing_amiss()
+
+    def mended() -> None:
+        ready = world.proxy.log.count("work is ready")
+        package.write_text(source)
+        entry.write_text(good)
+        until(lambda: world.proxy.log.count("work is ready") > ready, 15, "the addon to be back")
+        with world.proxy.client() as client:
+            assert served_by(world.turn(client)) == "work"
+
+    entry.write_text(good + "\nthis is no Python\n")
+    refused()
+    mended()
+    package.write_text(source + "\nthis is no Python\n")
+    os.utime(entry)
+    refused()
+    mended()
+    entry.unlink()
+    refused()
+
+    # What was refused is recorded all the same: without the client's credential.
+    world.proxy.stop()
+    with dump.open("rb") as file:
+        flows = [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
+    swapped = [flow for flow in flows if flow.request.path.startswith("/backend-api/codex/")]
+    assert len(swapped) > 12
+    assert CLIENT.token not in str([flow.get_state() for flow in swapped])
+
+
+def plain(screen: list[bytes]) -> bytes:
+    """What was drawn, without colours and places."""
+    return re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", b"".join(screen))
+
+
+def reload(world: World, entry: Path, times: int) -> None:
+    """Touch the entry file, and wait until it was loaded so many times in all, and serves."""
+    ready = world.proxy.log.count("work is ready")
+    os.utime(entry)
+    until(lambda: world.proxy.log.count(f"Loading script {entry}") == times, 10, "the reload")
+    until(lambda: world.proxy.log.count("work is ready") > ready, 10, "the pool after the reload")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,189 @@
+"""Something of ours breaks, or another addon gets in the way: nothing leaves that should not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from websockets.exceptions import WebSocketException
+
+from codexpool.standin import DISCOVERY, RESPONSES, Answer
+from tests.e2e.door import SECRET
+from tests.e2e.world import BACKEND, FAILED_CLOSED, USAGE, World, a_world, served_by, socket_turn
+from tests.running import CLIENT, pat
+
+REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}
+
+OURS = [
+    ("codexpool.exchanges", "Exchanges.open"),
+    ("codexpool.exchanges", "Exchanges.policy"),
+    ("codexpool.exchanges", "Exchanges.assign"),
+    ("codexpool.exchanges", "Exchanges.headers_came"),
+    ("codexpool.exchanges", "Exchanges.judge"),
+    ("codexpool.exchanges", "Exchanges._step"),
+    ("codexpool.exchanges", "Exchanges._begin"),
+    ("codexpool.exchanges", "Exchanges._dressed"),
+    ("codexpool.exchanges", "Exchanges._served"),
+    ("codexpool.exchanges", "Exchanges._verdict"),
+    ("codexpool.exchanges", "Exchanges._learn"),
+    ("codexpool.exchanges", "Exchange"),
+    ("codexpool.exchanges", "scrub"),
+    ("codexpool.exchanges", "comment"),
+    ("codexpool.exchanges", "show_own_id"),
+    ("codexpool.exchanges", "label"),
+    ("codexpool.exchanges", "attempts"),
+    ("codexpool.exchanges", "classify"),
+    ("codexpool.exchanges", "error_of"),
+    ("codexpool.keeper", "Keeper.bearer"),
+    ("codexpool.keeper", "Keeper.bind"),
+    ("codexpool.keeper", "Keeper._ask"),
+    ("codexpool.keeper", "Keeper._on_change"),
+    ("codexpool.pool.pool", "Pool.choose"),
+    ("codexpool.pool.pool", "Pool.refused"),
+    ("codexpool.pool.pool", "Pool.succeeded"),
+    ("codexpool.wire.headers", "swapped"),
+    ("codexpool.wire.headers", "labelled"),
+    ("codexpool.wire.headers", "identity_values"),
+    ("codexpool.wire.routes", "policy"),
+    ("codexpool.wire.routes", "normalised"),
+]
+"""What may break; each is broken while a good request, a refused one, a discovery and a handshake go by."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("closed")
+    with a_world(folder, pat("work"), pat("spare"), pat("third")) as world:
+        yield world
+
+
+@pytest.fixture(autouse=True)
+def _anew(world: World) -> None:
+    world.anew()
+
+
+@pytest.mark.parametrize(("module", "name"), OURS, ids=[name for _, name in OURS])
+async def test_whatever_breaks_the_client_gets_one_answer_and_nothing_leaves_undressed(
+    world: World, module: str, name: str
+) -> None:
+    refused = ""
+    with world.proxy.broken(module, name), world.proxy.client() as client:
+        answers = [world.turn(client, f"good-{name}")]
+        world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED))
+        answers.append(world.turn(client, f"refused-{name}"))
+        answers.append(client.get(BACKEND + DISCOVERY, headers={"thread-id": f"discovery-{name}"}))
+        world.standin.plan(Answer(path=RESPONSES, transport="websocket", status=401, body=REVOKED))
+        try:
+            async with world.socket(f"socket-{name}") as socket:
+                await socket_turn(socket)
+        except (WebSocketException, OSError) as error:
+            refused = str(error)
+        own = client.get(USAGE)
+
+    assert "401" not in refused
+    for answer in answers:
+        assert answer.status_code in (200, 400, 503), answer.text
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == FAILED_CLOSED
+    told = "".join(answer.text + str(answer.headers) for answer in answers)
+    assert not [token.name for token in (*world.tokens, CLIENT) if token.token in told]
+    assert SECRET not in told + world.proxy.log
+    assert own.status_code == 200 or name in ("Exchanges.policy", "policy")
+    world.nothing_of_the_client_left()
+    world.nothing_amiss()
+
+    world.anew()
+    with world.proxy.client() as client:
+        served_by(world.turn(client, f"after-{name}"))
+
+
+DEEDS = {
+    "stream": {502, 503, 200},
+    "answer": {418},
+    "elsewhere": {503},
+    "path": {503},
+    "credential": {200},
+    "break-response": {200},
+}
+"""What other addons do to flows (see door.py), and what the client may get then."""
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_beside_another_addon_nothing_leaves_undressed(world: World, deed: str) -> None:
+    world.proxy.door("flow", deed)
+    with world.proxy.client() as client:
+        answers = [world.turn(client, f"{deed}-1"), world.turn(client, f"{deed}-2", text="x" * 200_000)]
+
+    assert {answer.status_code for answer in answers} <= DEEDS[deed]
+    world.nothing_of_the_client_left()
+    world.nothing_amiss()
+
+
+@pytest.mark.parametrize("deed", ["kill", "kill-answer"])
+def test_a_flow_that_another_addon_kills_is_ended(world: World, deed: str) -> None:
+    world.proxy.door("flow", deed)
+    world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED))
+    with world.proxy.client() as client, pytest.raises(httpx.TransportError):
+        world.turn(client, "killed")
+
+    assert len(world.seen) == (1 if deed == "kill-answer" else 0)
+    world.nothing_of_the_client_left()
+
+
+OPTIONS = {
+    "map_remote": ("|chatgpt.com/backend-api/codex|ab.chatgpt.com/elsewhere", {503}),
+    "modify_headers": (f"/~q/Authorization/Bearer {CLIENT.token}", {200}),
+    "modify_body": ("/~q/hello/good bye", {200}),
+    "block_list": ("|responses|418", {418}),
+}
+"""Options of mitmproxy itself, and what the client gets while they are set."""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_beside_mitmproxys_own_addons_nothing_leaves_undressed(world: World, option: str) -> None:
+    value, statuses = OPTIONS[option]
+    world.proxy.door("set", option, value)
+    world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED))
+    with world.proxy.client() as client:
+        answer = world.turn(client, option)
+        again = world.turn(client, option)
+
+    assert {answer.status_code, again.status_code} <= statuses
+    if option == "modify_body":
+        assert {seen.body for seen in world.seen} == {b'{"model":"m","input":"good bye"}'}
+    assert all(seen.host == "chatgpt.com" for seen in world.seen)
+    world.nothing_of_the_client_left()
+    world.nothing_amiss()
+
+
+def test_beside_proxyauth_a_stranger_is_served_nothing_and_a_member_is_swapped(world: World) -> None:
+    world.proxy.door("set", "proxyauth", "door:knocks")
+    with world.proxy.client() as client, pytest.raises(httpx.ProxyError):
+        world.turn(client, "stranger")
+    assert world.seen == []
+    with httpx.Client(
+        proxy=world.proxy.url.replace("://", "://door:knocks@"), verify=world.proxy.trust, trust_env=False
+    ) as member:
+        served_by(world.turn(member, "member"))
+
+    assert "proxy-authorization" not in [key.lower() for key, _ in world.seen[-1].headers]
+    world.nothing_of_the_client_left()
+
+
+def test_under_a_storm_of_breakages_nothing_leaves_undressed(world: World) -> None:
+    with world.proxy.client() as client, ThreadPoolExecutor(8) as pool:
+
+        def turn(number: int) -> int:
+            return world.turn(client, f"storm-{number}").status_code
+
+        going = [pool.submit(turn, number) for number in range(60)]
+        for module, name in OURS[:10]:
+            with world.proxy.broken(module, name):
+                going += [pool.submit(turn, 1000 + number) for number in range(3)]
+        statuses = {one.result(30) for one in going}
+
+    assert statuses <= {200, 400, 503}
+    world.nothing_of_the_client_left()
+    world.nothing_amiss()

@@ -1,0 +1,192 @@
+"""A real mitmdump with the addon, the stand-in behind it, and the real client in front."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from codexpool.standin import StandIn, Token
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TROUBLE = ("Reconnecting", "Falling back", "unexpected status", "stream disconnected", "panicked")
+"""What the real client says where a user would notice something."""
+
+
+def pat(name: str, **more: Any) -> Token:
+    """A token of the pool that looks like a secret."""
+    return Token(f"at-test-{name}-0123456789abcdef0123456789", f"acc-{name}", f"user-{name}", name=name, **more)
+
+
+CLIENT = Token("at-test-client-own-fedcba9876543210fedcba", "acc-client", "user-client", plan="plus", name="client")
+
+
+def pool_toml(folder: Path, *tokens: Token, head: str = "") -> Path:
+    """Write a pool.toml with these tokens, in this order."""
+    path = folder / "pool.toml"
+    text = head + "".join(f'\n[[identity]]\nname = "{t.name}"\ntoken = "{t.token}"\n' for t in tokens)
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+class Proxy:
+    """mitmdump with the addon, on a free port, in front of a stand-in.
+
+    It reaches the stand-in through the stand-in's CONNECT proxy, as it would reach the backend through a
+    company's: with mitmproxy's own options, and with the shipped defaults for everything else.
+    """
+
+    def __init__(
+        self, standin: StandIn, folder: Path, *arguments: str, tool: str = "mitmdump", script: Path | None = None
+    ):
+        self.folder = folder
+        self.pool = folder / "pool.toml"
+        self.log_file = folder / "proxy.log"
+        self.confdir = folder / "mitmproxy"
+        self.state = folder / "state.sqlite3"
+        self.port = 0
+        self._command = [
+            str(Path(sys.executable).with_name(tool)),
+            *("-s", str(script or ROOT / "addon")),
+            *("--mode", f"upstream:http://127.0.0.1:{standin.proxy_port}"),
+            *("-p", "0", "--set", f"confdir={self.confdir}"),
+            *("--set", f"ssl_verify_upstream_trusted_ca={standin.ca_file}"),
+            *("--set", f"codexpool_config={self.pool}"),
+            *("--set", "connection_strategy=lazy"),
+            *arguments,
+        ]
+        self._environ = {**os.environ, "CODEXPOOL_STATE": str(self.state), "PYTHONUNBUFFERED": "1"}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Proxy:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, wait: bool = True) -> None:
+        """Start it; with ``wait``, return when it listens where it will stay."""
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environ
+            )
+        if wait:
+            process = self._process
+            until(lambda: self._listening() or process.poll() is not None, 60, "the proxy to listen")
+            assert process.poll() is None, self.log
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """End it, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal_number)
+        try:
+            return self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait(10)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.confdir / "mitmproxy-ca-cert.pem"
+
+    def client(self, **more: Any) -> httpx.Client:
+        """An HTTP client that goes through the proxy with a login of its own."""
+        headers = {"authorization": f"Bearer {CLIENT.token}", "chatgpt-account-id": CLIENT.account_id}
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        return httpx.Client(proxy=self.url, verify=context, headers=headers, timeout=30, trust_env=False, **more)
+
+    def says(self, text: str, seconds: float = 40) -> None:
+        """Wait until it has printed something."""
+        until(lambda: text in self.log, seconds, f"the proxy to say {text!r}; it said:\n{self.log}")
+
+    def _listening(self) -> bool:
+        ports = re.findall(r"listening at (?:127\.0\.0\.1|localhost):(\d+)", self.log)
+        if not ports or not self.ca_file.exists():
+            return False
+        self.port = int(ports[-1])
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def until(holds: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until something holds. Raises TimeoutError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+def codex() -> str | None:
+    """The real client, where there is one."""
+    return os.environ.get("CODEXPOOL_CODEX") or shutil.which("codex")
+
+
+class Codex:
+    """The real client in a home of its own.
+
+    ``login`` is the token of its own that it is given; nothing of the machine's own configuration is seen.
+    """
+
+    def __init__(self, proxy: Proxy, folder: Path, login: Mapping[str, str] | None = None) -> None:
+        self.home = folder / "home"
+        self.home.mkdir(exist_ok=True)
+        keep = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
+        self.environ = {
+            **keep,
+            "HOME": str(self.home),
+            "CODEX_HOME": str(self.home),
+            "HTTPS_PROXY": proxy.url,
+            "CODEX_CA_CERTIFICATE": str(proxy.ca_file),
+            **(login if login is not None else {"CODEX_ACCESS_TOKEN": CLIENT.token}),
+        }
+
+    def exec(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """``codex exec`` with these arguments."""
+        command = [str(codex()), "exec", "--skip-git-repo-check", *arguments]
+        return self._run(command, seconds)
+
+    def _run(self, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=self.environ,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+
+def trouble(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """The signs of trouble that the real client showed."""
+    return [words for words in TROUBLE if words in run.stdout + run.stderr]
