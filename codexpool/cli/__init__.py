@@ -1,0 +1,5 @@
+"""The `codexpool` command."""
+
+from codexpool.cli.main import main
+
+__all__ = ["main"]

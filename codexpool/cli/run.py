@@ -1,0 +1,57 @@
+"""`codexpool run` and `codexpool addon-path`: mitmproxy with the addon, wherever that is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+TOOLS = ("mitmdump", "mitmproxy", "mitmweb")
+
+
+def entry() -> Path:
+    """The entry file for `mitmdump -s`: of the checkout if this is one, else the one the wheel brings.
+
+    Raises FileNotFoundError where an installation has lost it.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for path in (package.parent / "addon", package / "entry" / "addon"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no entry file beside {package}; install codexpool again")
+
+
+def tool(name: str) -> str:
+    """mitmproxy's command of that name, of the same installation as this one."""
+    beside = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
+    return str(beside) if beside.is_file() else name
+
+
+@click.command("addon-path")
+def addon_path() -> None:
+    """Print the path of the addon, for `mitmdump -s "$(codexpool addon-path)"`."""
+    click.echo(entry())
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
+@click.option(
+    "--with", "name", type=click.Choice(TOOLS), default="mitmdump", help="Which of mitmproxy's tools to start."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="The pool.toml to use.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
+    """Start mitmdump with the addon. ARGUMENTS are mitmproxy's own: `codexpool run -p 8081 -w flows`."""
+    command = [tool(name), "-s", str(entry())]
+    if not any("listen-host" in argument or "listen_host" in argument for argument in arguments):
+        # The addon would see to it as well, but only once mitmproxy has begun to listen on all addresses.
+        command += ["--listen-host", "127.0.0.1"]
+    if config is not None:
+        command += ["--set", f"codexpool_config={config}"]
+    command += arguments
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, check=False).returncode)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # A log that goes into a file is read while it grows.
+    os.execvp(command[0], command)

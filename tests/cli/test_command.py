@@ -1,0 +1,80 @@
+"""The command itself: help, usage errors, and mitmproxy started with the addon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_help_names_every_subcommand(world: World) -> None:
+    run = world.run("--help")
+
+    assert run.returncode == 0
+    assert all(name in run.stdout for name in ("run", "demo", "addon-path"))
+
+
+def test_addon_path_is_a_file_that_mitmproxy_takes(world: World) -> None:
+    run = world.run("addon-path")
+
+    assert run.returncode == 0
+    path = Path(run.stdout.strip())
+    assert path.is_file()
+    assert "addons = [" in path.read_text()
+
+
+def test_run_hands_on_what_it_does_not_know(world: World) -> None:
+    run = world.run("run", "--version")
+
+    assert run.returncode == 0
+    assert "Mitmproxy:" in run.stdout
+
+
+def test_run_starts_mitmdump_with_the_addon(world: World) -> None:
+    missing = world.home / "missing.toml"
+
+    run = world.run("run", "-p", "0", "--config", str(missing))
+
+    assert run.returncode == 1
+    assert f"codexpool: {missing}" in run.stdout + run.stderr
+
+
+def test_run_can_start_another_tool(world: World) -> None:
+    run = world.run("run", "--with", "mitmweb", "--options")
+
+    assert run.returncode == 0
+    assert "web_port" in run.stdout
+
+
+def test_run_hands_on_what_mitmdump_ends_with(world: World) -> None:
+    run = world.run("run", "-p", "no-number")
+
+    assert run.returncode == 1  # mitmproxy's own code for it
+    assert "invalid int value" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("--no-such-option",),
+        ("demo", "--no-such-option"),
+        ("demo", "--client", "telnet"),
+        ("run", "--with", "nc"),
+        ("addon-path", "too", "much"),
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_exits_with_2(world: World, arguments: tuple[str, ...]) -> None:
+    run = world.run(*arguments)
+
+    assert run.returncode == 2
+    assert "usage:" in run.stderr.lower()
+    assert "Traceback" not in run.stderr

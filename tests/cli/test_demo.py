@@ -1,0 +1,224 @@
+"""`codexpool demo`: what it shows, what it leaves behind, and when it says that something did not hold."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from codexpool.cli import main, stage, story
+from codexpool.standin import StandIn
+from tests.cli.running import World
+from tests.running import ROOT, until
+
+STEPS = (
+    "A pool of two personal access tokens",
+    "First turn",
+    "token dies",
+    "Second turn",
+    "asks whoami",
+    "flagged in pool.toml",
+    "What nobody got to see",
+)
+
+
+@pytest.fixture(scope="module")
+def built_in(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, subprocess.CompletedProcess[str]]:
+    """One whole demo with the built-in client, for all tests that look at it."""
+    world = World(tmp_path_factory.mktemp("demo"))
+    return world, world.run("demo", "--client", "built-in")
+
+
+Shown = tuple[World, subprocess.CompletedProcess[str]]
+
+
+def test_demo_goes_through_every_step_and_ends_well(built_in: Shown) -> None:
+    _, run = built_in
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [heading for heading in STEPS if heading not in run.stdout] == []
+    assert "NOT  " not in run.stdout
+    assert run.stdout.rstrip().splitlines()[-1].startswith("Everything held")
+
+
+def test_demo_marks_what_became_of_each_header(built_in: Shown) -> None:
+    _, run = built_in
+
+    changes = set(re.findall(r"^ ([~+=-])   (\S+)", run.stdout, re.MULTILINE))
+
+    assert {
+        ("~", "authorization"),
+        ("~", "chatgpt-account-id"),
+        ("+", "x-openai-account-routing-override"),
+        ("-", "openai-organization"),
+        ("=", "user-agent"),
+    } <= changes
+
+
+def test_demo_shows_the_flag_as_the_one_change_of_the_file(built_in: Shown) -> None:
+    _, run = built_in
+
+    added = [line for line in run.stdout.splitlines() if line.startswith("   +") and not line.startswith("   +++")]
+
+    assert len(added) == 1
+    assert "needs_replacement = {" in added[0]
+
+
+def test_no_token_is_shown(built_in: Shown) -> None:
+    _, run = built_in
+
+    assert "at-demo-" not in run.stdout + run.stderr
+    assert len(set(re.findall(r"PAT, \d+ characters, sha256:[0-9a-f]{12}", run.stdout))) == 3
+
+
+def test_demo_is_plain_text_in_a_pipe(built_in: Shown) -> None:
+    _, run = built_in
+
+    assert "\x1b" not in run.stdout + run.stderr
+    assert run.stderr == ""
+
+
+def test_demo_leaves_nothing_behind(built_in: Shown) -> None:
+    world, _ = built_in
+
+    assert world.left_behind() == []
+
+
+def proxy_is_starting(world: World, _: subprocess.Popen[str]) -> None:
+    until(lambda: list(world.temporary.glob("*/proxy.log")), 30, "the proxy to be started")
+
+
+def shown(words: str) -> Callable[[World, subprocess.Popen[str]], None]:
+    def moment(_: World, demo: subprocess.Popen[str]) -> None:
+        assert demo.stdout is not None
+        assert any(words in line for line in demo.stdout), f"the demo never said {words!r}"
+
+    return moment
+
+
+@pytest.mark.parametrize(
+    ("moment", "signals", "code"),
+    [
+        pytest.param(proxy_is_starting, [signal.SIGINT], 130, id="Ctrl-C while the proxy starts"),
+        pytest.param(shown("> say hi echo:first"), [signal.SIGINT], 130, id="Ctrl-C in a turn"),
+        pytest.param(shown("> say hi again"), [signal.SIGINT] * 3, 130, id="an impatient Ctrl-C"),
+        pytest.param(shown("token dies"), [signal.SIGTERM], 143, id="terminated"),
+        pytest.param(shown("A pool of two"), [signal.SIGHUP], 129, id="terminal closed"),
+    ],
+)
+def test_an_interrupted_demo_leaves_nothing_behind(
+    tmp_path: Path,
+    moment: Callable[[World, subprocess.Popen[str]], None],
+    signals: list[signal.Signals],
+    code: int,
+) -> None:
+    world = World(tmp_path)
+    demo = world.start("demo", "--client", "built-in")
+    try:
+        moment(world, demo)
+        for number in signals:
+            demo.send_signal(number)
+        _, errors = demo.communicate(timeout=30)
+    finally:
+        demo.kill()
+
+    assert demo.returncode == code
+    assert "Traceback" not in errors
+    assert world.left_behind() == []
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Result]:
+    """The demo in this process, where it can be tampered with."""
+    monkeypatch.setattr(story, "SETTLED", 0.2)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return lambda: CliRunner().invoke(main, ["demo", "--client", "built-in"])
+
+
+def test_demo_fails_where_the_token_lives_on(
+    quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(StandIn, "kill", lambda *_: None)
+
+    result = quick()
+
+    assert result.exit_code == 1
+    assert "checks did not hold" in result.stderr
+    assert "exactly one request was refused (0)" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_fails_where_the_client_sees_the_refusal(
+    quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_all(standin: StandIn, _: str) -> None:
+        for token in standin.backend.pool.values():
+            token.alive = False
+
+    monkeypatch.setattr(StandIn, "kill", kill_all)
+
+    result = quick()
+
+    assert result.exit_code == 1
+    assert "exactly one request was refused (2)" in result.stderr
+
+
+def test_demo_says_what_the_proxy_said_when_that_does_not_start(
+    quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "entry", lambda: ROOT / "no-such-addon")
+
+    result = quick()
+
+    assert result.exit_code == 1
+    assert "No such script" in result.stderr
+
+
+def test_demo_without_a_codex_says_how_to_have_one(tmp_path: Path) -> None:
+    world = World(tmp_path, PATH=str(tmp_path), CODEXPOOL_CODEX="")
+
+    run = world.run("demo", "--client", "codex")
+
+    assert run.returncode == 2
+    assert "CODEXPOOL_CODEX" in run.stderr
+
+
+def test_a_codex_that_is_named_has_to_be_there(tmp_path: Path) -> None:
+    world = World(tmp_path, CODEXPOOL_CODEX=str(tmp_path / "nowhere"))
+
+    run = world.run("demo")
+
+    assert run.returncode == 2
+    assert "nowhere is no program" in run.stderr
+
+
+def test_a_codex_that_fails_is_not_the_end_of_it(tmp_path: Path) -> None:
+    broken = tmp_path / "codex"
+    broken.write_text("#!/bin/sh\necho 'this codex is broken' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    world = World(tmp_path, CODEXPOOL_CODEX=str(broken))
+
+    run = world.run("demo")
+
+    assert run.returncode == 1
+    assert "this codex is broken" in run.stderr
+    assert "--client built-in" in run.stderr
+    assert world.left_behind() == []
+
+
+@pytest.mark.real_client
+def test_demo_with_the_real_client_ends_well(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    run = world.run("demo", "--client", "codex")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "attempt 2: WebSocket" in run.stdout
+    assert "at-demo-" not in run.stdout + run.stderr
+    assert world.left_behind() == []
