@@ -1,0 +1,249 @@
+"""Runs both sides in one go, in turn, and prints what the addon costs as ratios.
+
+Every row is measured in rounds, bare and with the addon alternating, and the medians are compared: throughput and
+time of the wall, and the processor time that the proxy itself took, which a busy machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import load, own
+
+ROOT = Path(__file__).resolve().parent.parent
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Proxy:
+    """A mitmdump, bare or with the addon."""
+
+    def __init__(self, name: str, upstream: dict[str, Any], folder: Path, *arguments: str) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
+        confdir = folder / "mitmproxy"
+        command = [
+            str(Path(sys.executable).with_name("mitmdump")),
+            *("-p", "0", "--listen-host", "127.0.0.1", "--mode", f"upstream:http://127.0.0.1:{upstream['port']}"),
+            *("--set", f"confdir={confdir}", "--set", f"ssl_verify_upstream_trusted_ca={upstream['ca']}"),
+            *("--set", "http2=false", "--set", "flow_detail=0"),
+            *arguments,
+        ]
+        environ = {**os.environ, "CODEXPOOL_STATE": str(folder / "state.sqlite3"), "PYTHONUNBUFFERED": "1"}
+        begun = time.perf_counter()
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, stdin=subprocess.DEVNULL)
+        port = self._says(r"listening at 127\.0\.0\.1:(\d+)")
+        self.start_up = time.perf_counter() - begun
+        ca = confdir / "mitmproxy-ca-cert.pem"
+        self.target = load.Target(int(port), ssl.create_default_context(cafile=str(ca)))
+
+    def _says(self, pattern: str) -> str:
+        deadline = time.monotonic() + 30
+        while not (match := re.search(pattern, self._log.read_text())):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self._log.read_text())
+            time.sleep(0.002)
+        return match[1] if match.groups() else match[0]
+
+    def ready(self) -> None:
+        """Wait until its identities serve."""
+        self._says("is ready")
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time it has taken so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    @property
+    def memory(self) -> float:
+        """MiB it has in memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+Measure = Callable[[load.Target], Awaitable[float]]
+
+
+class Bench:
+    """Rows of a table, as they are measured."""
+
+    def __init__(self, bare: Proxy, addon: Proxy, rounds: int) -> None:
+        self.bare, self.addon, self.rounds = bare, addon, rounds
+
+    async def row(self, title: str, measure: Measure, work: int = 0, unit: str = "s") -> None:
+        """One row. ``measure`` gives seconds; with ``work`` they are shown as so much of it per second."""
+        walls: dict[str, list[float]] = {"bare": [], "addon": []}
+        cpus: dict[str, list[float]] = {"bare": [], "addon": []}
+        for round_ in range(self.rounds + 1):
+            for proxy in (self.bare, self.addon):
+                before = proxy.cpu
+                seconds = await measure(proxy.target)
+                if round_:  # the first one warms up
+                    walls[proxy.name].append(seconds)
+                    cpus[proxy.name].append(proxy.cpu - before)
+        bare, addon = (statistics.median(walls[name]) for name in ("bare", "addon"))
+        if work:
+            values = f"{work / bare:10.0f} {work / addon:10.0f} {unit:9}"
+        else:
+            values = f"{bare * 1000:10.2f} {addon * 1000:10.2f} {'ms':9}"
+        wall = statistics.median(a / b for a, b in zip(walls["addon"], walls["bare"], strict=True))
+        print(f"{title:44} {values} {1 / wall:7.3f} {self._ratio(cpus)}", flush=True)
+
+    @staticmethod
+    def _ratio(cpus: dict[str, list[float]]) -> str:
+        bare, addon = sum(cpus["bare"]), sum(cpus["addon"])
+        return f"{bare / addon:7.3f}" if bare > 0.05 and addon > 0.05 else "      -"
+
+
+async def rows(bench: Bench, scale: float) -> None:
+    """All rows but start-up and memory."""
+    for path, what in ((load.SWAPPED, "swapped"), (load.OWN, "own")):
+        for clients in (1, 10, 100):
+            count = max(clients, int(1000 * scale))
+            count -= count % clients
+            await bench.row(
+                f"small requests, {what}, {clients} clients",
+                partial(load.small_requests, path=path, clients=clients, requests=count),
+                count,
+                "/s",
+            )
+    for clients in (1, 10, 100):
+        await bench.row(
+            f"first byte of a stream, {clients} clients",
+            partial(first_byte, clients=clients),
+        )
+    for clients in (1, 10, 100):
+        events = max(20, int(6000 * scale) // clients)
+        await bench.row(
+            f"SSE events, {clients} streams",
+            partial(last_byte, clients=clients, events=events),
+            events * clients,
+            "events/s",
+        )
+    for clients in (1, 10, 100):
+        messages = max(20, int(6000 * scale) // clients)
+        await bench.row(
+            f"WebSocket messages, {clients} sockets",
+            partial(load.websocket, clients=clients, messages=messages),
+            messages * clients,
+            "msgs/s",
+        )
+
+
+async def first_byte(target: load.Target, clients: int) -> float:
+    return (await load.streams(target, clients, 2, 0.01))[0]
+
+
+async def last_byte(target: load.Target, clients: int, events: int) -> float:
+    return (await load.streams(target, clients, events))[1]
+
+
+async def memory(bench: Bench, messages: int) -> None:
+    """What a long WebSocket leaves in memory."""
+    for proxy in (bench.bare, bench.addon):
+        before = proxy.memory
+        await load.websocket(proxy.target, 1, messages)
+        print(f"memory after {messages} messages, {proxy.name:5}: {proxy.memory - before:+8.1f} MiB", flush=True)
+
+
+def pool_toml(folder: Path, *names: str) -> Path:
+    path = folder / f"{'-'.join(names)}.toml"
+    path.touch(mode=0o600)
+    tables = (f'[[identity]]\nname = "{name}"\ntoken = "at-test-{name}-0123456789abcdef"\n' for name in names)
+    path.write_text("".join(tables))
+    return path
+
+
+def with_addon(folder: Path, *names: str) -> tuple[str, ...]:
+    return ("-s", str(ROOT / "addon"), "--set", f"codexpool_config={pool_toml(folder, *names)}")
+
+
+def start_up(upstream: dict[str, Any], folder: Path, rounds: int) -> None:
+    """Milliseconds until the proxy listens."""
+    times: dict[str, list[float]] = {"bare": [], "addon": []}
+    for round_ in range(rounds + 1):
+        for name, arguments in (("bare", ()), ("addon", with_addon(folder, "work"))):
+            proxy = Proxy(name, upstream, folder, *arguments)
+            if round_:
+                times[name].append(proxy.start_up * 1000)
+            proxy.stop()
+    bare, addon = (statistics.median(times[name]) for name in ("bare", "addon"))
+    print(f"start-up until it listens: {bare:.0f} ms, {addon:.0f} ms with the addon: {addon - bare:+.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each row (5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much work a row is (1.0)")
+    parser.add_argument("--messages", type=int, default=100_000, help="messages of the memory row (100000)")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if len(cores) > 1:  # The proxy has a core of its own; upstream and load share another one.
+            os.sched_setaffinity(0, {cores[1]})
+        up = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.upstream", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        try:
+            assert up.stdout is not None
+            upstream = json.loads(up.stdout.readline())
+            run(upstream, folder, options, cores)
+        finally:
+            up.kill()
+            up.wait()
+
+
+STREAMING = ("--set", "stream_large_bodies=100")
+"""For the bare side: without it mitmproxy keeps a stream until its end, which is not what is compared here.
+Answers above 100 bytes are then streamed; the small requests of these rows have shorter bodies."""
+
+
+def run(upstream: dict[str, Any], folder: Path, options: argparse.Namespace, cores: list[int]) -> None:
+    own.report()
+    start_up(upstream, folder, options.rounds)
+    proxies = [
+        Proxy("bare", upstream, folder, *STREAMING),
+        Proxy("addon", upstream, folder, *with_addon(folder, "work")),
+    ]
+    try:
+        for proxy in proxies:
+            if cores:
+                os.sched_setaffinity(proxy.process.pid, {cores[0]})
+        proxies[1].ready()
+        bench = Bench(proxies[0], proxies[1], options.rounds)
+        print(f"{'':44} {'bare':>10} {'addon':>10} {'':9} {'wall':>7} {'cpu':>7}   (1.0: no cost)")
+        asyncio.run(rows(bench, options.scale))
+        asyncio.run(memory(bench, options.messages))
+    finally:
+        for proxy in proxies:
+            proxy.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What our own code takes for a request, and for sending it again: no network, no mitmproxy around it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from benchmarks import load
+from codexpool.config import PoolConfig
+from codexpool.credentials.pat import Pat
+from codexpool.credentials.secret import Bearer
+from codexpool.exchanges import Exchanges
+from codexpool.keeper import Keeper
+from codexpool.pool.identity import Condition, Kind, Metadata, Status
+from codexpool.pool.pool import Identity, Pool
+from codexpool.pool.selection import Selection
+
+REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
+
+
+class StillKeeper(Keeper):
+    """A keeper without files and without whoami: its identities are what they are."""
+
+    def __init__(self, *names: str) -> None:
+        self._credentials = {name: Pat(Bearer.of(f"at-test-{name}-0123456789abcdef")) for name in names}
+        self.hosts = frozenset({"chatgpt.com"})
+        self.config: PoolConfig | None = None
+        self.pool = Pool()
+        self.reset()
+
+    def reset(self) -> None:
+        """Everybody is ready again."""
+        self.pool.identities = {}
+        self.pool.replace_identities(
+            [
+                Identity(
+                    name,
+                    Kind.PAT,
+                    credential.bearer().fingerprint,
+                    Condition(Status.READY, 0),
+                    Metadata(f"acc-{name}", f"user-{name}", "business"),
+                )
+                for name, credential in self._credentials.items()
+            ],
+            Selection.DRAIN_FIRST,
+            0,
+        )
+
+    def bind(self, session: str, name: str) -> None:
+        """Nothing outlives a benchmark."""
+
+
+def flow(number: int) -> http.HTTPFlow:
+    head, _, body = load.post(load.SWAPPED, number).partition(b"\r\n\r\n")
+    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n")[1:])]
+    flow = tflow.tflow()
+    flow.request = http.Request(
+        "chatgpt.com",
+        443,
+        b"POST",
+        b"https",
+        b"",
+        load.SWAPPED.encode(),
+        b"HTTP/1.1",
+        http.Headers(fields),
+        body,
+        None,
+        0,
+        0,
+    )
+    return flow
+
+
+async def measure(requests: int) -> tuple[float, float]:
+    """Seconds of processor time for a request that is served at once, and for the second attempt of one."""
+    keeper = StillKeeper("first", "second")
+    exchanges = Exchanges(resends=True)
+    exchanges.keeper = keeper
+    flows = [flow(number) for number in range(requests)]
+    good = [http.Response.make(200, b"{}", {"content-type": "application/json"}) for _ in flows]
+    first = second = 0.0
+    for one, answer in zip(flows, good, strict=True):
+        begun = time.process_time()
+        await _served(exchanges, one, answer)
+        first += time.process_time() - begun
+    refused = [flow(number) for number in range(requests)]
+    for one in refused:
+        keeper.reset()
+        exchanges.open(one)
+        await exchanges.assign(one)
+        exchanges.outbound(one)
+        one.response = http.Response.make(401, REFUSAL, {"content-type": "application/json"})
+        begun = time.process_time()
+        exchanges.headers_came(one)
+        await exchanges.judge(one)
+        if not exchanges.again(one) or not isinstance(exchanges.outbound(one), http.Request):
+            raise RuntimeError("not sent again")
+        second += time.process_time() - begun
+    return first / requests, second / requests
+
+
+async def _served(exchanges: Exchanges, one: http.HTTPFlow, answer: http.Response) -> None:
+    exchanges.open(one)
+    await exchanges.assign(one)
+    exchanges.outbound(one)
+    one.response = answer
+    exchanges.headers_came(one)
+    await exchanges.judge(one)
+
+
+def report(requests: int = 1000) -> None:
+    """Print both, in microseconds."""
+    asyncio.run(measure(50))
+    first, second = asyncio.run(measure(requests))
+    print(f"our own part of a request: {first * 1e6:.0f} µs; of sending one again: {second * 1e6:.0f} µs")
+
+
+if __name__ == "__main__":
+    report()
