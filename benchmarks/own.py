@@ -10,12 +10,11 @@ from mitmproxy.test import tflow
 
 from benchmarks import load
 from codexpool.config import PoolConfig
-from codexpool.credentials.pat import Pat
 from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
-from codexpool.pool.identity import Condition, Kind, Metadata, Status
-from codexpool.pool.pool import Identity, Pool
+from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
+from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 
 REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
@@ -25,7 +24,7 @@ class StillKeeper(Keeper):
     """A keeper without files and without whoami: its identities are what they are."""
 
     def __init__(self, *names: str) -> None:
-        self._credentials = {name: Pat(Bearer.of(f"at-test-{name}-0123456789abcdef")) for name in names}
+        self._bearers = {name: Bearer.of(f"at-test-{name}-0123456789abcdef") for name in names}
         self.hosts = frozenset({"chatgpt.com"})
         self.config: PoolConfig | None = None
         self.pool = Pool()
@@ -39,17 +38,17 @@ class StillKeeper(Keeper):
                 Identity(
                     name,
                     Kind.PAT,
-                    credential.bearer().fingerprint,
+                    bearer.fingerprint,
                     Condition(Status.READY, 0),
-                    Metadata(f"acc-{name}", f"user-{name}", "business"),
+                    metadata=Metadata(f"acc-{name}", f"user-{name}", "business"),
                 )
-                for name, credential in self._credentials.items()
+                for name, bearer in self._bearers.items()
             ],
             Selection.DRAIN_FIRST,
             0,
         )
 
-    def bind(self, session: str, name: str) -> None:
+    def served(self, name: str, session: str | None) -> None:
         """Nothing outlives a benchmark."""
 
 

@@ -20,3 +20,6 @@ AUTHAPI: Final = "https://auth.openai.com/api/accounts"
 """The base of whoami; Codex lets ``CODEX_AUTHAPI_BASE_URL`` override it (personal_access_token.rs)."""
 
 WHOAMI: Final = "/v1/user-auth-credential/whoami"
+
+REFRESH_URL: Final = "https://auth.openai.com/oauth/token"
+"""Where a refresh token is spent; Codex lets ``CODEX_REFRESH_TOKEN_URL_OVERRIDE`` override it (manager.rs)."""

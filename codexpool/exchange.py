@@ -9,7 +9,7 @@ from mitmproxy import http
 
 from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Metadata
-from codexpool.pool.recovery import Steps
+from codexpool.pool.recovery import Outcome, Step, Steps
 from codexpool.wire.dress import Worn
 from codexpool.wire.routes import Policy
 
@@ -43,6 +43,8 @@ class Exchange:
     upgrade: bool
     session: str | None = None
     steps: Steps | None = None
+    step: Step | Outcome | None = None
+    """The last word of ``steps``; None before the first."""
     tries: list[Attempt] = field(default_factory=list)
     go_again: bool = False
     ours: bool = False

@@ -17,9 +17,9 @@ from mitmproxy import http
 from codexpool import backend
 from codexpool.exchange import Attempt, Exchange, address_of, comment, prompt_cache_key
 from codexpool.keeper import Keeper
-from codexpool.pool.identity import Evidence, Status
+from codexpool.pool.identity import Evidence, Kind, Status
 from codexpool.pool.needs import nobody
-from codexpool.pool.recovery import Relay, Try, Wait, attempts
+from codexpool.pool.recovery import NobodyServes, Relay, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Finding, Verdict, classify, is_held
 from codexpool.turn_states import TurnStates
 from codexpool.wire import answers, headers, routes
@@ -107,8 +107,7 @@ class Exchanges:
             if exchange.steps is None:
                 exchange.session = prompt_cache_key(flow.request)
                 self._start(exchange)
-            if not exchange.tries:
-                await self._step(flow, exchange, None)
+            await self._follow(flow, exchange)
             if exchange.tries:
                 label(flow, exchange.attempt.name)
         if not self.resends and flow.response is None:
@@ -198,7 +197,8 @@ class Exchanges:
         exchange.attempt.outcome = str(evidence)
         self._learn(exchange, verdict, evidence)
         tries = len(exchange.tries)
-        await self._step(flow, exchange, verdict)
+        self._take_step(exchange, verdict)
+        await self._follow(flow, exchange)
         exchange.go_again = len(exchange.tries) > tries
         if exchange.go_again and not self.resends:
             _replace_response(flow, exchange, answers.failed_closed("refused; try again, under another identity"))
@@ -260,24 +260,30 @@ class Exchanges:
         assert self.keeper is not None
         exchange.steps = attempts(self.keeper.pool, exchange.session, exchange.path, time.time)
         if self.keeper.pool.can_serve(exchange.path, time.time()):
-            step = exchange.steps.send(None)
-            assert isinstance(step, Try)
-            self._begin(exchange, step)
+            self._take_step(exchange, None)
 
-    async def _step(self, flow: http.HTTPFlow, exchange: Exchange, verdict: Verdict | None) -> None:
-        """Follow the recovery to its next attempt, or to its end."""
-        assert self.keeper is not None
+    def _take_step(self, exchange: Exchange, verdict: Verdict | None) -> None:
+        """Ask the recovery what is next; an attempt is begun at once."""
         assert exchange.steps is not None
         try:
-            step = exchange.steps.send(verdict)
-            while isinstance(step, Wait):
-                await self.keeper.change(step.seconds)
-                step = exchange.steps.send(None)
-        except StopIteration as outcome:
-            if not isinstance(outcome.value, Relay):
-                self._nobody_serves(flow, exchange)
-        else:
-            self._begin(exchange, step)
+            exchange.step = exchange.steps.send(verdict)
+        except StopIteration as end:
+            exchange.step = end.value
+        if isinstance(exchange.step, Try):
+            self._begin(exchange, exchange.step)
+
+    async def _follow(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Wait, as often as the recovery says so, until there is an attempt or an end."""
+        assert self.keeper is not None
+        while not isinstance(exchange.step, Try | Relay | NobodyServes):
+            match exchange.step:
+                case Wait(seconds):
+                    await self.keeper.change(seconds)
+                case Renew(identity):
+                    await self.keeper.renewal(identity)
+            self._take_step(exchange, None)
+        if isinstance(exchange.step, NobodyServes):
+            self._nobody_serves(flow, exchange)
 
     def _begin(self, exchange: Exchange, step: Try) -> None:
         assert self.keeper is not None
@@ -303,8 +309,7 @@ class Exchanges:
         assert self.keeper is not None
         self.keeper.pool.succeeded(exchange.attempt.name)
         self._said = ""
-        if exchange.session is not None:
-            self.keeper.bind(exchange.session, exchange.attempt.name)
+        self.keeper.served(exchange.attempt.name, exchange.session)
         comment(flow, exchange)
 
     # -- verdicts
@@ -318,6 +323,7 @@ class Exchanges:
         identity = self.keeper.pool.identities.get(attempt.name)
         answer = Answer(
             response.status_code,
+            kind=Kind.PAT if identity is None else identity.kind,
             current=identity is None or identity.fingerprint == attempt.bearer.fingerprint,
             html=is_page(response, body),
             mitigated="cf-mitigated" in response.headers,

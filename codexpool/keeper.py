@@ -1,7 +1,7 @@
-"""Keeps the pool true: asks whoami, follows pool.toml, writes flags and state, and says what changed.
+"""Keeps the pool true: follows pool.toml, has tokens verified and renewed, writes flags, and says what changed.
 
-All side effects of the pool are here, and none of them is on the path of a request: files and the HTTP client's
-set-up are for threads, whoami for tasks. `codexpool.pool` decides; this module carries out.
+All side effects of the pool begin here, and none of them is on the path of a request: files and the HTTP client's
+set-up are for threads, what asks the backend for tasks. `codexpool.pool` decides; this module carries out.
 """
 
 from __future__ import annotations
@@ -10,53 +10,41 @@ import asyncio
 import logging
 import random
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from codexpool import backend
-from codexpool.config import (
-    ConfigError,
-    Flag,
-    IdentitySpec,
-    PoolConfig,
-    Problem,
-    Watcher,
-    load,
-    resolve,
-)
-from codexpool.credentials import Credential
-from codexpool.credentials.pat import Pat
+from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved
+from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status, Word, clock
-from codexpool.pool.pool import Identity, Pool
-from codexpool.state import MemoryState, Snapshot, State, StateError
+from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.credentials.whoami import Whoami
+from codexpool.following import Following
+from codexpool.memory import Memory
+from codexpool.notices import Notices
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Status, Word, clock
+from codexpool.pool.needs import described, expiry, remedy
+from codexpool.pool.pool import IN_DOUBT, Pool
+from codexpool.renewals import FIRST_PAUSE, LONGEST_PAUSE, Renewals
+from codexpool.state import Snapshot, State, record_name
+from codexpool.tasks import Tasks
+from codexpool.verification import Verification, expected
 from codexpool.wire.routes import host_of
 
 if TYPE_CHECKING:
-    from codexpool.credentials.authapi import AuthApi, Whoami
+    from codexpool.credentials.authapi import AuthApi
 
 logger = logging.getLogger("codexpool")
 
-POLL = 1.0
-"""Seconds between two looks at pool.toml, its token files, and what other proxies wrote into the state."""
+TICK = 1.0
+"""Seconds between two looks at whose token is about to end."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two askings of whoami while it gives no word: doubled each time, and jittered."""
+REMINDED_AFTER = 86_400.0
+"""Seconds after which it is said again that a token is expected to end soon."""
 
-REWRITTEN_AFTER = 3600.0
-"""Seconds after which a session in use is written again, so that it does not look forgotten."""
-
-BOUND_KEPT = 10_000
-"""Sessions of which it is remembered that they were written."""
-
-IN_DOUBT = frozenset({Status.UNVERIFIED, Status.SUSPECT})
-"""What whoami is asked about until it gives its word."""
-
-HELD_OVER = frozenset({Status.LIMITED, Status.RESTING})
+HELD_OVER = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
 """Conditions of an earlier run that hold until their time; whatever else there was is found out anew."""
 
 
@@ -72,22 +60,26 @@ class Keeper:
         self.config: PoolConfig | None = None
         self.hosts = frozenset({backend.HOST})
         """The hosts that the pool's identities are served from, and the one every client asks first."""
-        self._environ = environ
+        self._tasks = Tasks()
         self._credentials: dict[str, Credential] = {}
-        self._askings: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._bearers: dict[str, Bearer] = {}
+        """The tokens that may be sent: those whose owner is known, or about to be."""
+        self._verifying: set[Identity] = set()
         self._distrusted: set[str] = set()
         """Fingerprints of tokens that do not serve on what an earlier run knew."""
+        self._reminded: dict[str, float] = {}
         self._changed = asyncio.Event()
-        self._bound: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
-        self._state: asyncio.Task[tuple[State, Snapshot]] = self._spawn(asyncio.to_thread(_opened, open_state))
-        self._api: asyncio.Task[AuthApi] = self._spawn(asyncio.to_thread(_api, route, environ))
+        self._memory = Memory(open_state, self._tasks)
+        self._verification = Verification(self._tasks.spawn(asyncio.to_thread(_api, route, environ)))
+        self._renewals = Renewals(self.pool, self._tasks, self._came)
+        self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
+        self._notices = Notices(route, self._tasks, self._memory.claim)
 
     # -- for the requests
 
     def bearer(self, name: str) -> Bearer:
-        """The token an identity is sent with now. Raises KeyError where the identity has left the pool."""
-        return self._credentials[name].bearer()
+        """The token an identity is sent with now. Raises KeyError where it has none, or has left the pool."""
+        return self._bearers[name]
 
     async def change(self, seconds: float) -> None:
         """Wait until something about an identity changes, ``seconds`` at most."""
@@ -99,92 +91,92 @@ class Keeper:
         except TimeoutError:
             pass
 
-    def bind(self, session: str, name: str) -> None:
-        """Remember, beyond this process, which identity a session is served by."""
+    async def renewal(self, identity: Identity) -> None:
+        """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
+        await self._renewals.attempted(identity)
+
+    def served(self, name: str, session: str | None) -> None:
+        """A request was served: remember it, beyond this process too."""
         identity = self.pool.identities.get(name)
-        if identity is None or identity.metadata is None or (state := self._state_now()) is None:
+        if identity is None or identity.metadata is None or self.config is None:
             return
-        key, now = identity.metadata.key, time.time()
-        written, at = self._bound.get(session, (None, 0.0))
-        if written != key or now - at > REWRITTEN_AFTER:
-            state.put_session(session, key, now)
-            self._bound[session] = (key, now)
-            if len(self._bound) > BOUND_KEPT:
-                self._bound.popitem(last=False)
+        self._memory.used(self.config.path, identity)
+        if session is not None:
+            self._memory.bind(session, identity.metadata.key)
 
     # -- pool.toml
 
     def start(self, config: PoolConfig) -> None:
-        """Take over a configuration, and follow its file from now on."""
-        self._spawn(self._share_sessions())  # first: a session is known before an identity is ready to serve it
-        self.follow(config, *resolve(config, self._environ))
-        self._spawn(self._watch(Watcher(config.files)))
+        """Take over a configuration, and follow its files from now on."""
+        self._tasks.spawn(self._memory.share_sessions(self.pool))  # first: before an identity is ready to serve one
+        self.follow(config, self._following.at_once(config))
+        self._tasks.spawn(self._following.files(config, lambda: self.config))
+        self._tasks.spawn(self._following.keyring(lambda: self.config))
+        self._tasks.spawn(self._tend())
 
-    def follow(self, config: PoolConfig, bearers: Mapping[str, Bearer], problems: tuple[Problem, ...]) -> None:
+    def follow(self, config: PoolConfig, resolved: Resolved) -> None:
         """Make the pool what the configuration says: new tokens are verified, the others keep their state."""
         now = time.time()
-        for problem in problems:
+        for problem in resolved.problems:
             logger.warning("%s", problem)
-        before = self.config
-        self.config = config
-        specs = {spec.name: spec for spec in config.identities if spec.name in bearers}
-        self._credentials = {name: Pat(bearers[name]) for name in specs}
-        self.pool.replace_identities(
-            (
-                Identity(name, Kind.PAT, bearers[name].fingerprint, Condition(Status.UNVERIFIED, now))
-                for name in specs
-            ),
-            config.selection,
-            now,
-        )
-        for spec in specs.values():
-            self._apply_flag(spec, bearers[spec.name], _flag_of(before, spec.name))
-            self._ask(spec.name)
-        self._notify()
+        before, self.config = self.config, config
+        had = {i.name: i.metadata.key for i in self.pool.identities.values() if i.metadata is not None}
+        self._credentials = {
+            name: new.after(self._credentials.get(name)) for name, new in resolved.credentials.items()
+        }
+        self._bearers = {
+            name: bearer for name, held in self._credentials.items() if (bearer := held.bearer()) is not None
+        }
+        specs = [s for s in config.identities if s.name in self._credentials or s.name in resolved.pending]
+        self.pool.replace_identities((self._identity(spec, now) for spec in specs), config.selection, now)
+        for spec in specs:
+            self._apply_flag(spec, before.identity(spec.name) if before is not None else None)
+            self._look_after(self.pool.identities[spec.name], had.get(spec.name))
+        self._remind(now)
+        self._tell_waiters()
 
     def stop(self) -> None:
         """End all tasks, and write what is still to be written. For the end of the process or of the addon."""
-        for task in self._tasks:
-            task.cancel()
-        if (state := self._state_now()) is not None:
-            state.close()
+        self._tasks.stop()
+        self._memory.close()
 
-    def _apply_flag(self, spec: IdentitySpec, bearer: Bearer, flag_before: Flag | None) -> None:
-        identity = self.pool.identities[spec.name]
+    def _identity(self, spec: IdentitySpec, now: float) -> Identity:
+        """An identity as pool.toml has it. Its credential may still be on its way, from a keyring."""
+        credential, bearer = self._credentials.get(spec.name), self._bearers.get(spec.name)
+        return Identity(
+            spec.name,
+            credential.kind if credential is not None else Kind.PAT,
+            bearer.fingerprint if bearer is not None else "",
+            Condition(Status.UNVERIFIED, now),
+            expires_at=spec.expires_at,
+            paused=spec.paused,
+            unsendable=bearer is None,
+        )
+
+    def _apply_flag(self, spec: IdentitySpec, before: IdentitySpec | None) -> None:
+        identity, bearer = self.pool.identities[spec.name], self._bearers.get(spec.name)
+        if bearer is None:
+            return
+        whose = (spec.account_id, spec.user_id)
+        if before is not None and (before.account_id, before.user_id) != whose:
+            self._doubt(identity)
         if spec.flag is None:
-            if flag_before is not None and identity.status is Status.NEEDS_REPLACEMENT:
-                # A person took the flag away and left the token: whoami is asked once more before it serves.
-                self._distrusted.add(bearer.fingerprint)
-                self._learn(identity, Condition(Status.UNVERIFIED, time.time()))
-        elif spec.flag.applies_to(bearer):
-            if identity.status is not Status.NEEDS_REPLACEMENT:
-                evidence = Evidence(
-                    spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason
-                )
-                self._learn(identity, Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence))
-        else:
-            self._spawn(self._edit_flag(spec.name, None))
+            if before is not None and before.flag is not None and identity.status is Status.NEEDS_REPLACEMENT:
+                self._doubt(identity)  # A person took the flag away, and left the token.
+        elif not spec.flag.applies_to(bearer):
+            self._tasks.spawn(self._edit_flag(spec.name, None))
+        elif identity.status is not Status.NEEDS_REPLACEMENT:
+            evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
+            self._learn(identity, Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence))
+
+    def _doubt(self, identity: Identity) -> None:
+        """It is asked once more whose its token is, before it serves."""
+        self._distrusted.add(identity.fingerprint)
+        if not identity.paused:
+            self._learn(identity, Condition(Status.UNVERIFIED, time.time()))
 
     def _learn(self, identity: Identity, condition: Condition) -> None:
         self.pool.condition_learned(identity.name, identity.fingerprint, condition)
-
-    async def _watch(self, watcher: Watcher) -> None:
-        while True:
-            await asyncio.sleep(POLL)
-            if self.config is None or not await asyncio.to_thread(watcher.changed):
-                continue
-            try:
-                config = await asyncio.to_thread(load, self.config.path)
-                bearers, problems = await asyncio.to_thread(resolve, config, self._environ)
-            except ConfigError as error:
-                for problem in error.problems:
-                    logger.error("%s", problem)
-                logger.error("%s does not hold: what it said before stays in force", self.config.path)
-                continue
-            if _without_flags(config) != _without_flags(self.config):
-                logger.info("%s has changed and is in force", config.path)
-            watcher.watch(config.files)
-            self.follow(config, bearers, problems)
 
     async def _edit_flag(self, name: str, flag: Flag | None) -> None:
         """Write an identity's flag into pool.toml, or take it out."""
@@ -201,39 +193,116 @@ class Keeper:
 
         await asyncio.to_thread(edit)
 
-    # -- whoami
+    # -- tokens
 
-    def _ask(self, name: str) -> None:
-        """Have whoami asked about an identity's token, unless it is being asked or there is no need."""
-        identity = self.pool.identities[name]
-        asking = (name, identity.fingerprint)
-        if asking not in self._askings and identity.status in IN_DOUBT:
-            task = self._spawn(self._ask_until_known(identity, self.bearer(name)))
-            self._askings[asking] = task
-            task.add_done_callback(lambda _: self._asked(asking))
+    async def _tend(self) -> None:
+        """Have tokens renewed in time, and remind of those that a person has to replace."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.time()
+            for identity in list(self.pool.identities.values()):
+                if identity.status is Status.READY and self._is_due(identity, now):
+                    self._renew(identity, refused=False)
+            self._remind(now)
 
-    def _asked(self, asking: tuple[str, str]) -> None:
-        del self._askings[asking]
-        identity = self.pool.identities.get(asking[0])
-        if identity is not None and identity.status is Status.SUSPECT:
-            self._ask(identity.name)
+    def _look_after(self, identity: Identity, had: IdentityKey | None = None) -> None:
+        """Have done what an identity needs before it serves, unless that is under way or it needs a person."""
+        if identity.status is Status.SUSPECT and identity.kind.is_renewable:
+            self._renew(identity, refused=True)
+        elif identity.status in (*IN_DOUBT, Status.RESTING) and identity.name not in self._bearers:
+            self._renew(identity, refused=False)
+        elif identity.status in IN_DOUBT and identity not in self._verifying:
+            if self._is_due(identity, time.time()):
+                self._renew(identity, refused=False)
+            self._verifying.add(identity)
+            self._tasks.spawn(self._verify(identity, had)).add_done_callback(lambda _: self._verified(identity))
 
-    async def _ask_until_known(self, identity: Identity, bearer: Bearer) -> None:
-        state, known = await asyncio.shield(self._state)
+    def _is_due(self, identity: Identity, now: float) -> bool:
+        credential = self._credentials.get(identity.name)
+        due_at = credential.due_at() if credential is not None else None
+        return due_at is not None and due_at <= now
+
+    def _renew(self, identity: Identity, refused: bool) -> None:
+        if (credential := self._credentials.get(identity.name)) is not None:
+            self._renewals.begin(identity, credential, self._bearers.get(identity.name), refused)
+
+    async def _came(self, identity: Identity, renewal: Renewal) -> None:
+        """Another token is there: whose is it? Raises NoTokenNowError where that cannot be found out yet."""
+        spec, credential = self._spec(identity.name), self._credentials.get(identity.name)
+        if spec is None or credential is None or self.pool.identities.get(identity.name) is not identity:
+            return
+        answer = await self._verification.owner(renewal.bearer, credential, spec)
+        if identity.metadata is not None:
+            answer = expected(answer, identity.metadata.key)
+        stale = identity.fingerprint
+        if answer.word is Word.OTHER_ACCOUNT:
+            self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
+        elif answer.metadata is None:
+            raise NoTokenNowError(f"it has another token, but {answer.evidence}")
+        elif self.pool.identities.get(identity.name) is identity:
+            self._bearers[identity.name] = renewal.bearer
+            self.pool.renewed(identity.name, stale, renewal.bearer.fingerprint, answer.evidence.at, renewal.issued)
+            self._memory.forget(stale)
+            self._known(identity, answer)
+            if renewal.bearer.fingerprint != stale:
+                logger.info("%s has a new token: %s", identity.name, described(identity))
+            self._look_after(identity)
+
+    async def _verify(self, identity: Identity, had: IdentityKey | None) -> None:
+        """Ask whose a token is until that is known."""
+        known = await self._memory.known()
         if identity.status is Status.UNVERIFIED:
             self._remember(identity, known)
+        if had is None and self.config is not None and identity.kind is Kind.OAUTH:
+            record = known.records.get(record_name(self.config.path, identity.name))
+            had = record.key if record is not None else None
         pause = FIRST_PAUSE
-        while self.pool.identities.get(identity.name) is identity:
-            answer = await self._whoami(identity, bearer)
+        while self.pool.identities.get(identity.name) is identity and not identity.paused:
+            answer = await self._word(identity, had)
+            if answer is None or identity.status is Status.NEEDS_LOGIN:
+                return None
+            if answer.word is Word.REFUSED and identity.kind.is_renewable:
+                return self._renew(identity, refused=True)
             self.pool.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
-            if answer.metadata is not None:
-                state.put_metadata(bearer.fingerprint, answer.metadata, answer.evidence.at)
+            self._known(identity, answer)
             if identity.status not in IN_DOUBT:
-                return
+                return None
             if answer.word is Word.UNREACHABLE:
                 logger.warning("%s stays %s: %s", identity.name, identity.status, answer.evidence)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(2 * pause, LONGEST_PAUSE)
+        return None
+
+    def _verified(self, identity: Identity) -> None:
+        """The asking has ended. Was its token refused meanwhile, or is it another one?"""
+        self._verifying.discard(identity)
+        if self.pool.identities.get(identity.name) is identity and identity.status is Status.SUSPECT:
+            self._look_after(identity)
+
+    async def _word(self, identity: Identity, had: IdentityKey | None) -> Whoami | None:
+        """The word on an identity's token; None where there is no token, or nobody to ask for."""
+        spec, credential = self._spec(identity.name), self._credentials.get(identity.name)
+        bearer = self._bearers.get(identity.name)
+        if spec is None or credential is None or bearer is None:
+            return None
+        answer = await self._verification.owner(bearer, credential, spec)
+        if identity.metadata is not None:
+            answer = expected(answer, identity.metadata.key)
+        elif had is not None and identity.kind is Kind.OAUTH and not (spec.account_id and spec.user_id):
+            answer = expected(answer, had)
+        if identity.status is Status.SUSPECT and identity.metadata is not None and answer.metadata is not None:
+            return answer._replace(metadata=identity.metadata)  # Asked about the token only, and waited for.
+        by_whoami = identity.kind is Kind.PAT or identity.issued_at > 0
+        return await self._verification.place(answer, bearer, by_whoami)
+
+    def _known(self, identity: Identity, answer: Whoami) -> None:
+        """Whose a token is, is remembered beyond this process; but not of those that are gone with it."""
+        metadata = identity.metadata
+        if answer.metadata is None or metadata is None or self.config is None:
+            return
+        if identity.kind is not Kind.COMMAND:
+            self._memory.learned(identity.fingerprint, metadata, answer.evidence.at)
+        self._memory.met(self.config.path, identity)
 
     def _remember(self, identity: Identity, known: Snapshot) -> None:
         """Have an identity serve on what an earlier run found out about the same token."""
@@ -243,109 +312,60 @@ class Keeper:
             return
         if condition is None or condition.status in HELD_OVER:
             self.pool.recall(identity.name, identity.fingerprint, metadata, time.time())
-        if condition is not None and condition.status in HELD_OVER and (condition.until or 0) > time.time():
+        if condition is not None and (condition.status is Status.NEEDS_LOGIN or _holds(condition)):
             self._learn(identity, condition)
-
-    async def _whoami(self, identity: Identity, bearer: Bearer) -> Whoami:
-        """Whoami's word; for a token it knows, with where its workspace is served from."""
-        api = await asyncio.shield(self._api)
-        answer = await api.whoami(bearer)
-        if answer.metadata is None:
-            return answer
-        if identity.metadata is not None and identity.metadata.key != answer.metadata.key:
-            return answer._replace(word=Word.OTHER_ACCOUNT, metadata=None)
-        if identity.status is Status.SUSPECT and identity.metadata is not None:
-            return answer._replace(metadata=identity.metadata)  # Asked about the token only, and waited for.
-        return await self._with_routing(answer, api, bearer, answer.metadata)
-
-    async def _with_routing(self, answer: Whoami, api: AuthApi, bearer: Bearer, metadata: Metadata) -> Whoami:
-        from codexpool.credentials.authapi import UndiscoveredError
-
-        try:
-            return answer._replace(metadata=await api.routing(bearer, metadata))
-        except UndiscoveredError as error:
-            evidence = replace(answer.evidence, note=str(error))
-            return answer._replace(word=Word.UNREACHABLE, evidence=evidence, metadata=None)
 
     # -- what follows from a change
 
     def _on_change(self, identity: Identity, before: Condition) -> None:
         condition = identity.condition
-        if (state := self._state_now()) is not None:
-            if condition.status is Status.READY:
-                state.drop_condition(identity.fingerprint)
-            else:
-                state.put_condition(identity.fingerprint, condition)
+        self._memory.became(identity.fingerprint, condition)
         match condition.status:
             case Status.READY:
                 if before.status is not Status.RESTING:
-                    logger.info("%s is ready: %s", identity.name, _described(identity))
-            case Status.SUSPECT:
-                self._ask(identity.name)
-            case Status.NEEDS_REPLACEMENT:
-                self._flag(identity)
-            case Status.PAUSED | Status.CONFLICT:
-                logger.warning("%s is %s: %s", identity.name, condition.status, condition.evidence)
+                    logger.info("%s is ready: %s", identity.name, described(identity))
+            case Status.UNVERIFIED | Status.SUSPECT:
+                self._look_after(identity)
+            case Status.NEEDS_REPLACEMENT | Status.NEEDS_LOGIN | Status.CONFLICT:
+                self._needs_a_person(identity)
+            case Status.PAUSED:
+                logger.warning("%s is paused: %s", identity.name, condition.evidence)
             case Status.RESTING:
-                logger.info("%s rests until %s: %s", identity.name, _time(condition.until), condition.evidence)
+                until = "further notice" if condition.until is None else clock(condition.until)
+                logger.info("%s rests until %s: %s", identity.name, until, condition.evidence)
             case _:
                 pass
-        self._notify()
+        self._tell_waiters()
 
-    def _flag(self, identity: Identity) -> None:
-        evidence = identity.condition.evidence
-        spec = self._spec(identity.name)
-        if spec is None or evidence is None:
+    def _needs_a_person(self, identity: Identity) -> None:
+        evidence, spec = identity.condition.evidence, self._spec(identity.name)
+        if spec is None or self.config is None or evidence is None:
             return
-        where = f"{self.config.path}:{spec.line}" if self.config is not None else "pool.toml"
-        logger.warning("%s needs_replacement: %s. Put a new token at %s", identity.name, evidence, where)
+        path = self.config.path
+        what = remedy(identity, f"{path}:{spec.line}")
+        logger.warning("%s %s: %s. %s", identity.name, _is(identity.status), evidence, what)
         token = f"sha256:{identity.fingerprint}"
-        if spec.flag is None or spec.flag.token != token:
+        if identity.status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
             since = datetime.fromtimestamp(int(identity.condition.since), UTC)
-            self._spawn(self._edit_flag(identity.name, Flag(since, str(evidence), token)))
+            self._tasks.spawn(self._edit_flag(identity.name, Flag(since, str(evidence), token)))
+        self._notices.give(identity, self.config.notify, path.parent)
 
     def _spec(self, name: str) -> IdentitySpec | None:
-        specs = self.config.identities if self.config is not None else ()
-        return next((spec for spec in specs if spec.name == name), None)
+        return self.config.identity(name) if self.config is not None else None
 
-    def _notify(self) -> None:
+    def _remind(self, now: float) -> None:
+        """Say, once a day, which token a person should replace before it ends."""
+        for identity in self.pool.identities.values():
+            said = expiry(identity.expires_at, now)
+            if said and abs(now - self._reminded.get(identity.name, 0.0)) > REMINDED_AFTER:
+                self._reminded[identity.name] = now
+                logger.warning("%s: %s. codexpool replace %s", identity.name, said, identity.name)
+
+    def _tell_waiters(self) -> None:
         origins = {i.metadata.origin for i in self.pool.identities.values() if i.metadata is not None}
         self.hosts = frozenset({backend.HOST, *map(host_of, origins)})
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    # -- state
-
-    async def _share_sessions(self) -> None:
-        """Take over the sessions of an earlier run, and follow what other proxies on this machine write."""
-        state, known = await asyncio.shield(self._state)
-        self.pool.restore_sessions(known.sessions)
-        while True:
-            await asyncio.sleep(POLL)
-            news = await asyncio.to_thread(state.changes)
-            self.pool.restore_sessions(news.sessions)
-
-    def _state_now(self) -> State | None:
-        """The state, if it is open by now: nobody waits for a disk."""
-        if self._state.done() and not self._state.cancelled() and self._state.exception() is None:
-            return self._state.result()[0]
-        return None
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_complain)
-        return task
-
-
-def _opened(open_state: Callable[[], State]) -> tuple[State, Snapshot]:
-    try:
-        state = open_state()
-    except StateError as error:
-        logger.error("%s. Until then sessions and metadata are kept in memory only", error)
-        state = MemoryState()
-    return state, state.load()
 
 
 def _api(route: Route, environ: Mapping[str, str]) -> AuthApi:
@@ -355,34 +375,9 @@ def _api(route: Route, environ: Mapping[str, str]) -> AuthApi:
     return AuthApi(route, environ)
 
 
-def _complain(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("codexpool: %s", error, exc_info=error)
+def _holds(condition: Condition) -> bool:
+    return condition.status in HELD_OVER and (condition.until or 0) > time.time()
 
 
-def _without_flags(config: PoolConfig) -> PoolConfig:
-    """What a person has said: a flag that we have written ourselves is no news."""
-    return replace(config, identities=tuple(replace(spec, flag=None) for spec in config.identities))
-
-
-def _flag_of(config: PoolConfig | None, name: str) -> Flag | None:
-    specs = config.identities if config is not None else ()
-    return next((spec.flag for spec in specs if spec.name == name), None)
-
-
-def _described(identity: Identity) -> str:
-    metadata = identity.metadata
-    assert metadata is not None
-    words = [
-        f"{identity.kind.upper()} sha256:{identity.fingerprint}",
-        f"account {metadata.account_id}",
-        metadata.plan,
-    ]
-    if metadata.fedramp:
-        words.append("FedRAMP")
-    words.append(metadata.origin)
-    return ", ".join(words)
-
-
-def _time(at: float | None) -> str:
-    return "further notice" if at is None else clock(at)
+def _is(status: Status) -> str:
+    return f"is in {status}" if status is Status.CONFLICT else str(status)

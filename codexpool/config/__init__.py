@@ -4,30 +4,40 @@ from codexpool.config.lookup import default_paths, find, places
 from codexpool.config.model import (
     ConfigError,
     Flag,
+    FromAuthJson,
+    FromCommand,
     FromEnv,
     FromFile,
+    FromKeyring,
     IdentitySpec,
     Inline,
+    Notify,
     PoolConfig,
     Problem,
     Source,
 )
 from codexpool.config.read import load, parse
-from codexpool.config.tokens import resolve
+from codexpool.config.tokens import Resolved, Sources, resolve
 from codexpool.config.watch import Watcher
 from codexpool.pool.selection import Selection
 
 __all__ = [
     "ConfigError",
     "Flag",
+    "FromAuthJson",
+    "FromCommand",
     "FromEnv",
     "FromFile",
+    "FromKeyring",
     "IdentitySpec",
     "Inline",
+    "Notify",
     "PoolConfig",
     "Problem",
+    "Resolved",
     "Selection",
     "Source",
+    "Sources",
     "Watcher",
     "default_paths",
     "find",

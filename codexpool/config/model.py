@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from codexpool.credentials.command import CommandLine
 from codexpool.credentials.secret import Bearer, fingerprint
 from codexpool.pool.selection import Selection
 
@@ -39,8 +40,29 @@ class FromFile:
     path: Path
 
 
-Source = Inline | FromEnv | FromFile
-"""Where a personal access token comes from."""
+@dataclass(frozen=True, slots=True)
+class FromKeyring:
+    """A token that the system's keyring holds, under this service and the identity's name."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromCommand:
+    """A token that a command prints."""
+
+    line: CommandLine
+
+
+@dataclass(frozen=True, slots=True)
+class FromAuthJson:
+    """The login in an ``auth.json``: an OAuth bundle, or a personal access token."""
+
+    path: Path
+
+
+Source = Inline | FromEnv | FromFile | FromKeyring | FromCommand | FromAuthJson
+"""Where an identity's credential comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +80,29 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class IdentitySpec:
-    """One ``[[identity]]`` table. ``line`` is where its token stands: the line to go to for mending it."""
+    """One ``[[identity]]`` table.
+
+    ``line`` is where its token stands: the line to go to for mending it. ``account_id`` and ``user_id``, where they
+    are given, are whose token it has to be. ``expires_at`` is the unix second from which its operator expects the
+    token to be worth nothing.
+    """
 
     name: str
     source: Source
     line: int
     flag: Flag | None = None
+    account_id: str | None = None
+    user_id: str | None = None
+    expires_at: float | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Who is told when an identity comes to need a person: an argument vector, and an https address."""
+
+    command: tuple[str, ...] = ()
+    webhook: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +112,17 @@ class PoolConfig:
     path: Path
     selection: Selection
     identities: tuple[IdentitySpec, ...]
+    notify: Notify = Notify()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files it is made of, pool.toml first: what a watcher has to look at."""
-        return (self.path, *(i.source.path for i in self.identities if isinstance(i.source, FromFile)))
+        sources = (identity.source for identity in self.identities)
+        return (self.path, *(s.path for s in sources if isinstance(s, FromFile | FromAuthJson)))
+
+    def identity(self, name: str) -> IdentitySpec | None:
+        """The table of that name."""
+        return next((spec for spec in self.identities if spec.name == name), None)
 
 
 class Problem(NamedTuple):

@@ -1,67 +1,128 @@
-"""Tokens fetched from where pool.toml says they are. One that cannot be had leaves out its identity only."""
+"""Credentials fetched from where pool.toml says they are. One that cannot be had leaves out its identity only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-from codexpool.config.model import FromEnv, FromFile, Inline, PoolConfig, Problem, Source
-from codexpool.config.private import UnusableError, read_private
-from codexpool.credentials.pat import PREFIX
+from codexpool.config.keyrings import PendingError, read_keyring
+from codexpool.config.model import (
+    FromAuthJson,
+    FromCommand,
+    FromEnv,
+    FromFile,
+    FromKeyring,
+    IdentitySpec,
+    Inline,
+    PoolConfig,
+    Problem,
+)
+from codexpool.credentials import Credential, auth_json
+from codexpool.credentials.command import Command
+from codexpool.credentials.oauth import OAuth
+from codexpool.credentials.pat import PREFIX, Pat
 from codexpool.credentials.secret import Bearer
+from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.files import UnusableError, read_private
+
+Keyring = Callable[[str, str], str]
+"""Service and user in, secret out. Raises UnusableError, and PendingError where it is not known yet."""
 
 
-def resolve(config: PoolConfig, environ: Mapping[str, str]) -> tuple[dict[str, Bearer], tuple[Problem, ...]]:
-    """The bearer of each identity by its name, and what is wrong with those that are left out.
+class Resolved(NamedTuple):
+    """The credentials by the names of their identities, what is wrong with others, and whose are still to come."""
 
-    Reads token files; raises nothing. If two identities have the same token, the first one keeps it.
+    credentials: dict[str, Credential]
+    problems: tuple[Problem, ...] = ()
+    pending: frozenset[str] = frozenset()
+
+
+class Sources(NamedTuple):
+    """Where credentials are fetched from, besides pool.toml and files."""
+
+    environ: Mapping[str, str]
+    endpoint: TokenEndpoint
+    keyring: Keyring = read_keyring
+
+
+def resolve(config: PoolConfig, sources: Sources) -> Resolved:
+    """The credential of each identity; one that cannot be had leaves out its identity only.
+
+    Reads files and the keyring, runs nothing, raises nothing. If two identities have the same token, the first one
+    keeps it.
     """
-    bearers: dict[str, Bearer] = {}
-    owners: dict[str, str] = {}
+    pending: set[str] = set()
+    credentials: dict[str, Credential] = {}
+    owners: dict[Bearer, str] = {}
     problems: list[Problem] = []
     for number, identity in enumerate(config.identities, 1):
         try:
-            token = _token(identity.source, environ)
-            if owner := owners.get(token):
+            credential = credential_of(identity, sources)
+            bearer = credential.bearer()
+            if bearer is not None and (owner := owners.setdefault(bearer, identity.name)) != identity.name:
                 raise UnusableError(
                     f'is the token of identity "{owner}" too', "give each identity a token of its own"
                 )
+        except PendingError:
+            pending.add(identity.name)
         except UnusableError as error:
+            key = "auth_json" if isinstance(identity.source, FromAuthJson) else "token"
             what = f'{error.what}; identity "{identity.name}" is left out'
-            problems.append(Problem(config.path, identity.line, f"identity[{number}].token", what, error.remedy))
+            problems.append(Problem(config.path, identity.line, f"identity[{number}].{key}", what, error.remedy))
         else:
-            owners[token] = identity.name
-            bearers[identity.name] = Bearer.of(token)
-    return bearers, tuple(problems)
+            credentials[identity.name] = credential
+    return Resolved(credentials, tuple(problems), frozenset(pending))
 
 
-def _token(source: Source, environ: Mapping[str, str]) -> str:
-    match source:
+def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
+    """What an identity speaks with. Raises UnusableError where it cannot be had, and PendingError."""
+    match identity.source:
         case Inline(token):
-            return _checked(token, "the token")
+            return _pat(token, "the token")
         case FromEnv(variable):
-            if not environ.get(variable):
-                state = "empty" if variable in environ else "not set"
+            token = sources.environ.get(variable, "")
+            if not token:
+                state = "empty" if variable in sources.environ else "not set"
                 raise UnusableError(
                     f"environment variable {variable} is {state}", "set it where the proxy is started"
                 )
-            return _checked(environ[variable], f"the token in environment variable {variable}")
+            return _pat(token, f"the token in environment variable {variable}")
         case FromFile(path):
-            try:
-                text = read_private(path).strip()
-            except UnusableError as error:
-                raise UnusableError(f"token file {path}: {error.what}", error.remedy) from None
-            if not text:
-                raise UnusableError(f"token file {path} is empty", "write the token into it")
-            if len(text.splitlines()) > 1:
-                raise UnusableError(f"token file {path} has more than one line", "leave nothing but the token in it")
-            return _checked(text, f"the token in file {path}")
+            return _pat(_only_line(path), f"the token in file {path}")
+        case FromKeyring(service):
+            return _pat(sources.keyring(service, identity.name), f"the token in the keyring ({service})")
+        case FromCommand(line):
+            return Command(line)
+        case FromAuthJson(path):
+            return _from_auth_json(path, sources.endpoint)
 
 
-def _checked(token: str, what: str) -> str:
+def _only_line(path: Path) -> str:
+    try:
+        text = read_private(path).strip()
+    except UnusableError as error:
+        raise UnusableError(f"token file {path}: {error.what}", error.remedy) from None
+    if not text:
+        raise UnusableError(f"token file {path} is empty", "write the token into it")
+    if len(text.splitlines()) > 1:
+        raise UnusableError(f"token file {path} has more than one line", "leave nothing but the token in it")
+    return text
+
+
+def _from_auth_json(path: Path, endpoint: TokenEndpoint) -> Credential:
+    try:
+        login = auth_json.parse(read_private(path))
+    except UnusableError as error:
+        raise UnusableError(f"{path} {error.what}", error.remedy) from None
+    return Pat(login) if isinstance(login, Bearer) else OAuth(path, login, endpoint)
+
+
+def _pat(token: str, what: str) -> Pat:
     if not token.startswith(PREFIX):
         raise UnusableError(f"{what} does not start with {PREFIX}", "use a personal access token, whole and as it is")
     if any(character.isspace() for character in token):
         raise UnusableError(f"{what} has white space in it", "use the token as it is, without spaces or line ends")
     if token == PREFIX or not (token.isascii() and token.isprintable()):
         raise UnusableError(f"{what} is not a whole token", "copy it again; it is ASCII letters, digits and signs")
-    return token
+    return Pat(Bearer.of(token))

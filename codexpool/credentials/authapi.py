@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 
@@ -17,12 +17,13 @@ from codexpool import __version__
 from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
+from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
 from codexpool.pool.identity import Evidence, Metadata, Word
 from codexpool.redact import redacted
 from codexpool.wire.errors import error_of
 from codexpool.wire.headers import identity_values
 from codexpool.wire.routes import host_of
-from codexpool.wire.routing import workspace_of
+from codexpool.wire.routing import NotListedError, workspace_of
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # They would log every request of ours as if it mattered.
@@ -32,18 +33,6 @@ TIMEOUT = 10.0
 
 NOT_ABOUT_THE_TOKEN = frozenset({"unsupported_country_region_territory"})
 """Refusals of whoami that speak of where the request came from: no word on the credential."""
-
-
-class Whoami(NamedTuple):
-    """Whoami's word on a token, the evidence, and with `Word.HEALTHY` whose token it is."""
-
-    word: Word
-    evidence: Evidence
-    metadata: Metadata | None = None
-
-
-class UndiscoveredError(Exception):
-    """Routing discovery gave no answer; the text says why. Worth another try later."""
 
 
 class AuthApi:
@@ -81,8 +70,9 @@ class AuthApi:
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         """The metadata with the origin and the routing override that routing discovery names.
 
-        Raises UndiscoveredError where there was no answer to go by. A plain refusal is an answer: the endpoint is not
-        for this credential, and the workspace is taken to be served from the usual origin.
+        Raises UndiscoveredError where there was no answer to go by, RefusedError on a 401, and
+        `codexpool.wire.routing.NotListedError` where the token knows other accounts only. Any other refusal is an
+        answer: the endpoint is not for this credential, and the workspace is served from the usual origin.
         """
         headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
         try:
@@ -91,11 +81,17 @@ class AuthApi:
             raise UndiscoveredError(f"routing discovery cannot be reached ({type(error).__name__})") from error
         if response.status_code >= 500 or response.status_code == 429 or _is_html(response):
             raise UndiscoveredError(f"routing discovery answers {response.status_code}")
+        if response.status_code == 401:
+            raise RefusedError(
+                f"routing discovery answers 401 {redacted(error_of(response.headers, response.content)[0])}"
+            )
         if response.status_code >= 400:
             return metadata
         try:
             workspace = workspace_of(response.json(), metadata.account_id)
             host_of(workspace.origin)
+        except NotListedError:
+            raise
         except ValueError as error:
             raise UndiscoveredError(str(error)) from error
         return replace(metadata, origin=workspace.origin, routing_override=workspace.routing_override)

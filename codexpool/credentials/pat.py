@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from codexpool.credentials import Credential, Renewal
 from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Kind
 
@@ -13,7 +14,7 @@ PREFIX = "at-"
 
 @dataclass(frozen=True, slots=True)
 class Pat:
-    """A PAT as pool.toml, an environment variable or a file gives it."""
+    """A PAT as pool.toml, an environment variable, a file, a keyring or an auth.json gives it."""
 
     token: Bearer
     kind: Kind = Kind.PAT
@@ -22,6 +23,14 @@ class Pat:
         """The token itself."""
         return self.token
 
-    async def renewed(self, stale: Bearer) -> Bearer | None:
+    async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         """None: a PAT is validated again or replaced by a person, and never causes a refresh."""
         return None
+
+    def due_at(self) -> float | None:
+        """None: nobody but a person replaces it."""
+        return None
+
+    def after(self, before: Credential | None) -> Credential:
+        """This one: there is nothing to carry over."""
+        return self

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from codexpool.backend import CHATGPT
+from codexpool.pool.selection import Load
 
 
 class Status(StrEnum):
@@ -30,6 +31,11 @@ class Kind(StrEnum):
     PAT = "pat"
     OAUTH = "oauth"
     COMMAND = "command"
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether another token may be had without a person, once one was refused."""
+        return self is not Kind.PAT
 
 
 class Word(StrEnum):
@@ -109,6 +115,60 @@ class Condition:
     since: float
     until: float | None = None
     evidence: Evidence | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Identity:
+    """One identity of the pool as it is now.
+
+    The operator's word is in ``expires_at`` (a unix second from which the token is expected to be worth nothing) and
+    ``paused``.
+    """
+
+    name: str
+    kind: Kind
+    fingerprint: str
+    """Of its present token; empty while it has none."""
+    condition: Condition
+    expires_at: float | None = None
+    paused: bool = False
+    metadata: Metadata | None = None
+    vouched_at: float = 0.0
+    """When whoami was last asked about this token and found it healthy."""
+    rests: int = 0
+    """Rests in a row; an answer that is good sets it back."""
+    unsendable: bool = False
+    """It has no token, or none but one that was refused."""
+    issued_at: float = 0.0
+    """When its token was made, if that was done for us and no answer has been good since; else 0."""
+    is_held: bool = False
+    """It is paused because it is `held_back`, and not for a reason of its own."""
+    load: Load = field(default_factory=Load)
+    last_picked: int = 0
+    twin_of: str | None = None
+    """The identity that is listed earlier for the same account and user; only that one serves."""
+
+    @property
+    def status(self) -> Status:
+        return self.condition.status
+
+    def may_serve_soon(self, at: float, within: float) -> bool:
+        """Whether waiting ``within`` seconds could make it ready."""
+        if self.status in (Status.UNVERIFIED, Status.SUSPECT):
+            return True
+        until = self.condition.until
+        return self.status is Status.RESTING and until is not None and until <= at + within
+
+    def has_expired(self, at: float) -> bool:
+        """Whether its operator expects its token to be worth nothing by now: then it is not tried first."""
+        return self.expires_at is not None and self.expires_at <= at
+
+    @property
+    def held_back(self) -> str:
+        """Why it does not serve even if its token is good; empty where it may."""
+        if self.paused:
+            return "paused in pool.toml"
+        return f"its token is of the same account and user as that of {self.twin_of}" if self.twin_of else ""
 
 
 def clock(at: float) -> str:

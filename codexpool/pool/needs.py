@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from codexpool.pool.identity import Kind, Status, clock
-from codexpool.pool.pool import Identity, Pool
+import math
+from datetime import UTC, datetime
+
+from codexpool.pool.identity import Identity, Kind, Status, clock
+from codexpool.pool.pool import Pool
 
 NEED = {
     Status.UNVERIFIED: "not verified yet",
-    Status.SUSPECT: "refused, and whoami has not said yet whether its token is dead",
+    Status.SUSPECT: "refused, and it is not known yet whether its token is dead",
     Status.NEEDS_REPLACEMENT: "replace its PAT",
     Status.NEEDS_LOGIN: "log it in again",
     Status.LIMITED: "limited",
@@ -16,6 +19,9 @@ NEED = {
     Status.CONFLICT: "its token belongs to another account than it did: check it in pool.toml",
 }
 """What a status asks of a person; ``READY`` asks nothing."""
+
+NEEDS_A_PERSON = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
+"""Statuses that only a person ends."""
 
 KIND = {Kind.PAT: "PATs", Kind.OAUTH: "OAuth tokens", Kind.COMMAND: "command tokens"}
 
@@ -41,3 +47,45 @@ def _need(identity: Identity, pool: Pool, path: str, at: float) -> str:
     if condition.evidence is None:
         return f"{identity.name}: {need}"
     return f"{identity.name}: {need} ({condition.evidence}, {clock(condition.since)} UTC)"
+
+
+REMINDED_FROM = 14 * 86_400.0
+"""Seconds before the expected end of a token from which on its operator is reminded."""
+
+
+def expiry(expires_at: float | None, at: float) -> str:
+    """What is to be said of the expected end of a token now, in words; nothing while it is far away."""
+    if expires_at is None or expires_at - at > REMINDED_FROM:
+        return ""
+    day = datetime.fromtimestamp(expires_at - 1, UTC).strftime("%Y-%m-%d")
+    if expires_at <= at:
+        return f"its token was expected to expire on {day}: it is tried after all others"
+    days = math.ceil((expires_at - at) / 86_400)
+    return f"its token is expected to expire on {day}, in {days} day{'s' if days > 1 else ''}"
+
+
+def described(identity: Identity) -> str:
+    """Who an identity is, as far as anybody may see it: ``PAT sha256:…, account …, business, https://…``."""
+    metadata = identity.metadata
+    words = [f"{NAMES[identity.kind]} sha256:{identity.fingerprint}"]
+    if metadata is not None:
+        words += [f"account {metadata.account_id}"] if metadata.account_id else []
+        words += [metadata.plan] if metadata.plan else []
+        words += ["FedRAMP"] if metadata.fedramp else []
+        words.append(metadata.origin)
+    return ", ".join(words)
+
+
+def remedy(identity: Identity, where: str) -> str:
+    """What a person has to do, now; ``where`` is the line of pool.toml."""
+    match identity.status:
+        case Status.NEEDS_REPLACEMENT:
+            return f"Put a new token at {where}, or: codexpool replace {identity.name}"
+        case Status.NEEDS_LOGIN:
+            return f"Log in anew: codexpool login {identity.name}"
+        case _:
+            return f"Give it a token of the account it had, or remove it and add it anew: {where}"
+
+
+NAMES = {Kind.PAT: "PAT", Kind.OAUTH: "OAuth login", Kind.COMMAND: "command token"}
+"""What one credential of a kind is called."""

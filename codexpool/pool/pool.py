@@ -14,11 +14,11 @@ its fingerprint and its time:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status, Word
-from codexpool.pool.selection import Candidate, Load, Selection, select
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word
+from codexpool.pool.selection import Candidate, Selection, select
 
 SESSIONS_KEPT = 100_000
 """Sessions whose identity is remembered; beyond that the one that was used longest ago is forgotten."""
@@ -30,9 +30,12 @@ REFUSAL_HOLDS = 900.0
 """Seconds for which an endpoint that refused a kind of credential is not tried with it: a rule may change."""
 
 SHORT_REST = 2.0
-"""Seconds an identity rests when whoami has vouched for a token that was just refused; doubles up to..."""
+"""Seconds an identity rests when there is nothing better than a token that was just refused; doubles up to..."""
 
 LONGEST_REST = 60.0
+
+RENEWAL_HOLDS = 300.0
+"""Seconds for which a token that was just issued is not renewed because it is refused: it would not be the last."""
 
 LEADS_TO_SERVING = frozenset({Status.READY, Status.RESTING, Status.LIMITED})
 """Conditions that serve, or will when their time has come, without another word from anybody."""
@@ -40,38 +43,15 @@ LEADS_TO_SERVING = frozenset({Status.READY, Status.RESTING, Status.LIMITED})
 CONDEMNED = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
 """Conditions that only a person ends."""
 
+IN_DOUBT = frozenset({Status.UNVERIFIED, Status.SUSPECT})
+"""Conditions that end when somebody has said whose token it is, or given another one."""
+
 JUDGED = frozenset({Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT})
 """Conditions that an answer brought about: what whoami was asked before that cannot mend them."""
 
 
-@dataclass(slots=True)
-class Identity:
-    """One identity of the pool as it is now."""
-
-    name: str
-    kind: Kind
-    fingerprint: str
-    condition: Condition
-    metadata: Metadata | None = None
-    vouched_at: float = 0.0
-    """When whoami was last asked about this token and found it healthy."""
-    vouched_refusals: int = 0
-    """Refusals in a row that whoami contradicted; an answer that is good sets it back."""
-    load: Load = field(default_factory=Load)
-    last_picked: int = 0
-    twin_of: str | None = None
-    """The identity that is listed earlier for the same account and user; only that one serves."""
-
-    @property
-    def status(self) -> Status:
-        return self.condition.status
-
-    def may_serve_soon(self, at: float, within: float) -> bool:
-        """Whether waiting ``within`` seconds could make it ready."""
-        if self.status in (Status.UNVERIFIED, Status.SUSPECT):
-            return True
-        until = self.condition.until
-        return self.status is Status.RESTING and until is not None and until <= at + within
+RENEWAL_MENDS = frozenset({Status.SUSPECT, Status.RESTING, Status.NEEDS_LOGIN})
+"""Conditions that a new token ends."""
 
 
 Listener = Callable[[Identity, Condition], None]
@@ -99,9 +79,14 @@ class Pool:
         credential, while the sessions stay (they belong to the account and user, not to the token).
         """
         known = {(old.name, old.fingerprint): old for old in self.identities.values()}
-        self.identities = {new.name: known.get((new.name, new.fingerprint), new) for new in identities}
+        self.identities = {}
+        for new in identities:
+            identity = self.identities[new.name] = known.get((new.name, new.fingerprint), new)
+            identity.expires_at, identity.paused = new.expires_at, new.paused
         self.selection = selection
         self._find_twins(at)
+        for identity in self.identities.values():
+            self._hold_back_or_let_go(identity, at)
 
     def by_key(self, key: IdentityKey) -> Identity | None:
         """The identity that speaks for an account and user. The first of the file, should there be two."""
@@ -126,20 +111,16 @@ class Pool:
         serve. None where nobody can.
         """
         excluded = set(without)
-        if prefer is not None and prefer not in excluded:
-            own = self.identities.get(prefer)
-            if own is not None and self._serves(own, path, at):
+        for own in self._own(session, prefer):
+            if own.name not in excluded and self._serves(own, path, at) and not own.has_expired(at):
                 return own
-        if session is not None and (key := self._sessions.get(session)) is not None:
-            own = self.by_key(key)
-            if own is not None and own.name not in excluded and self._serves(own, path, at):
-                self._sessions.move_to_end(session)
-                return own
-        candidates = [
-            Candidate(i.name, i.load, i.last_picked) for i in self.serving(path, at) if i.name not in excluded
-        ]
-        if not candidates:
+        able = [i for i in self.serving(path, at) if i.name not in excluded]
+        able = [i for i in able if not i.has_expired(at)] or able
+        if not able:
             return None
+        if own_expired := next((own for own in self._own(session, prefer) if own in able), None):
+            return own_expired
+        candidates = [Candidate(i.name, i.load, i.last_picked) for i in able]
         chosen = self.identities[select(self.selection, candidates, at)]
         self._picks += 1
         chosen.last_picked = self._picks
@@ -148,6 +129,11 @@ class Pool:
             assert chosen.metadata is not None
             self.bind(session, chosen.metadata.key)
         return chosen
+
+    def in_renewal(self, session: str | None) -> Identity | None:
+        """The identity a session belongs to, if that is about to have another token: the session waits for it."""
+        own = next(self._own(session, None), None)
+        return own if own is not None and own.kind.is_renewable and own.status is Status.SUSPECT else None
 
     def may_serve_soon(self, path: str, at: float, within: float, without: Iterable[str] = ()) -> bool:
         """Whether waiting ``within`` seconds for somebody to become ready may be worth it."""
@@ -181,9 +167,18 @@ class Pool:
             if session not in self._sessions:
                 self.bind(session, key)
 
+    def _own(self, session: str | None, prefer: str | None) -> Iterator[Identity]:
+        """Whom a request would rather be sent under than under anybody else."""
+        if prefer is not None and (preferred := self.identities.get(prefer)) is not None:
+            yield preferred
+        key = self._sessions.get(session) if session is not None else None
+        if key is not None and session is not None and (own := self.by_key(key)) is not None:
+            self._sessions.move_to_end(session)
+            yield own
+
     def _serves(self, identity: Identity, path: str, at: float) -> bool:
         condition = identity.condition
-        if condition.status is Status.RESTING and condition.until is not None:
+        if condition.status is Status.RESTING and condition.until is not None and not identity.unsendable:
             clock_was_set_back = at < condition.since
             if condition.until <= at or clock_was_set_back:
                 self._become(identity, Condition(Status.READY, at))
@@ -194,13 +189,47 @@ class Pool:
     # -- what is learned of them
 
     def refused(self, name: str, evidence: Evidence, sent_at: float, at: float) -> None:
-        """A 401 that may mean the token is dead: suspect until whoami has spoken."""
+        """A 401 that may mean the token is dead: suspect until whoami has spoken, or another token is there.
+
+        One that was only just issued rests instead: yet another one would be refused like it.
+        """
         identity = self._current(name, evidence.fingerprint)
         if identity is None or identity.status is not Status.READY:
             return
         if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
             return
-        self._become(identity, Condition(Status.SUSPECT, at, evidence=evidence))
+        if identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS:
+            self._rest(identity, at, evidence)
+        else:
+            self._become(identity, Condition(Status.SUSPECT, at, evidence=evidence))
+
+    def renewed(self, name: str, stale: str, fingerprint: str, at: float, issued: bool) -> None:
+        """An identity has another token in place of the one with the fingerprint ``stale``.
+
+        ``issued`` says that it was made just now, and not only found.
+        """
+        identity = self._current(name, stale)
+        if identity is None:
+            return
+        identity.fingerprint, identity.unsendable = fingerprint, False
+        identity.issued_at = at if issued else 0.0
+        if identity.status in RENEWAL_MENDS:
+            known = identity.metadata is not None
+            self._become(identity, Condition(Status.READY if known else Status.UNVERIFIED, at))
+
+    def unrenewed(self, name: str, fingerprint: str, evidence: Evidence, at: float, until: float | None) -> None:
+        """There is no other token than one that was refused, or none at all; ``until`` says when that may change.
+
+        None: the refused token is the one that there is, and is tried again after a rest.
+        """
+        identity = self._current(name, fingerprint)
+        if identity is None or identity.status not in (Status.UNVERIFIED, Status.SUSPECT, Status.RESTING):
+            return
+        if until is None:
+            self._rest(identity, at, evidence)
+        else:
+            identity.unsendable = True
+            self._become(identity, Condition(Status.RESTING, at, until, evidence))
 
     def not_for_kind(self, name: str, path: str, at: float) -> bool:
         """A 401 that speaks of the endpoint. True where this is news."""
@@ -213,10 +242,10 @@ class Pool:
         return True
 
     def succeeded(self, name: str) -> None:
-        """A good answer ends a row of contradicted refusals."""
+        """A good answer ends a row of rests."""
         identity = self.identities.get(name)
         if identity is not None:
-            identity.vouched_refusals = 0
+            identity.rests, identity.issued_at = 0, 0.0
 
     def whoami_said(self, name: str, word: Word, evidence: Evidence, metadata: Metadata | None = None) -> None:
         """Whoami's word on a token, asked because the identity was unverified or suspect, or to be sure.
@@ -265,11 +294,14 @@ class Pool:
             identity.metadata = metadata
             self._find_twins(at)
         if was.status is Status.SUSPECT:
-            rest = min(SHORT_REST * 2**identity.vouched_refusals, LONGEST_REST)
-            identity.vouched_refusals += 1
-            self._become(identity, Condition(Status.RESTING, at, at + rest, was.evidence))
+            self._rest(identity, at, was.evidence)
         elif was.status in (Status.UNVERIFIED, Status.NEEDS_REPLACEMENT, Status.CONFLICT):
             self._become(identity, Condition(Status.READY, at))
+
+    def _rest(self, identity: Identity, at: float, evidence: Evidence | None) -> None:
+        rest = min(SHORT_REST * 2 ** min(identity.rests, 10), LONGEST_REST)
+        identity.rests += 1
+        self._become(identity, Condition(Status.RESTING, at, at + rest, evidence))
 
     def _find_twins(self, at: float) -> None:
         """Settle who speaks for each account and user: the first of the file whose token is not dead.
@@ -278,28 +310,32 @@ class Pool:
         """
         self._by_key = {}
         # Sorting is stable: the file's order, but those who cannot serve without a person after all others.
-        for identity in sorted(self.identities.values(), key=lambda i: i.status in CONDEMNED):
+        for identity in sorted(self.identities.values(), key=lambda i: i.status in CONDEMNED or i.paused):
             if identity.metadata is None:
                 continue
             first = self._by_key.setdefault(identity.metadata.key, identity)
-            if first is not identity:
-                identity.twin_of = first.name
-                if identity.status in LEADS_TO_SERVING:
-                    self._become(identity, replace(identity.condition, since=at))
-            elif identity.twin_of is not None:
-                identity.twin_of = None
-                if identity.status is Status.PAUSED:
-                    self._become(identity, Condition(Status.READY, at))
+            identity.twin_of = None if first is identity else first.name
+            self._hold_back_or_let_go(identity, at)
+
+    def _hold_back_or_let_go(self, identity: Identity, at: float) -> None:
+        """Pause whoever may not serve, and end the pause of whoever may again."""
+        if identity.held_back:
+            if identity.status in LEADS_TO_SERVING or (identity.paused and identity.status in IN_DOUBT):
+                self._become(identity, Condition(Status.READY, at))
+        elif identity.is_held:
+            known = identity.metadata is not None and not identity.unsendable
+            self._become(identity, Condition(Status.READY if known else Status.UNVERIFIED, at))
 
     def _current(self, name: str, fingerprint: str) -> Identity | None:
         identity = self.identities.get(name)
         return identity if identity is not None and identity.fingerprint == fingerprint else None
 
     def _become(self, identity: Identity, condition: Condition) -> None:
-        """Every transition comes by here. A twin of another identity does not serve: it is paused instead."""
-        if identity.twin_of is not None and condition.status in LEADS_TO_SERVING:
-            note = f"its token is of the same account and user as that of {identity.twin_of}"
-            condition = Condition(Status.PAUSED, condition.since, evidence=Evidence(condition.since, note=note))
+        """Every transition comes by here. Who is held back does not serve: it is paused instead."""
+        identity.is_held = bool(identity.held_back) and condition.status in LEADS_TO_SERVING
+        if identity.is_held:
+            evidence = Evidence(condition.since, note=identity.held_back)
+            condition = Condition(Status.PAUSED, condition.since, evidence=evidence)
         before, identity.condition = identity.condition, condition
         if before.status is not condition.status:
             self._listener(identity, before)

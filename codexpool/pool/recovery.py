@@ -7,19 +7,22 @@ tested, here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from codexpool.pool.identity import Status
-from codexpool.pool.pool import Identity, Pool
+from codexpool.pool.identity import Identity, Status
+from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import Next, Verdict
 
 PATIENCE = 10.0
 """Seconds that a request waits in all for an identity to become ready, while one may."""
 
-
 MOST_TRIES = 2
 """Attempts of one request with one token."""
+
+MOST_RENEWALS = 2
+"""Renewals of one identity that a request waits for: one may find a token on the disk, another one has it issued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """The token of this identity was refused, and another one is being got for it: come back when that has ended."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """The client gets the answer of the last attempt."""
 
@@ -47,11 +57,16 @@ class NobodyServes:
 
 
 Outcome = Relay | NobodyServes
-Steps = Generator[Try | Wait, Verdict | None, Outcome]
+Step = Try | Wait | Renew
+Steps = Generator[Step, Verdict | None, Outcome]
 
 
 def attempts(pool: Pool, session: str | None, path: str, clock: Callable[[], float]) -> Steps:
     """The attempts of one request. ``clock`` gives unix seconds.
+
+    The stages after a refusal, in this order: the identity has another token by now, so that is sent; its credential
+    is renewed (the token on the disk if that is another one, else one from the token endpoint or the command), and
+    that is sent; the next identity. A PAT skips the middle.
 
     An identity is tried once per token. A second time it is tried only if whoami has vouched for the token since
     it was refused, and nobody else is left. None in place of a verdict says that the attempt was not sent, because
@@ -59,19 +74,30 @@ def attempts(pool: Pool, session: str | None, path: str, clock: Callable[[], flo
     """
     patience = PATIENCE
     tries = _Tries()
+    renewals: Counter[str] = Counter()
     prefer: str | None = None
     while True:
         now = clock()
+        own = pool.in_renewal(session)
+        if own is not None and renewals[own.name] < MOST_RENEWALS:
+            renewals[own.name] += 1
+            yield Renew(own)
+            continue
         identity = pool.choose(session, path, now, tries.refused(pool), prefer)
         if identity is None:
             identity = pool.choose(session, path, now, tries.spent(pool))
         if identity is not None:
+            sent = identity.fingerprint
             while (verdict := (yield Try(identity))) is None:
                 identity = pool.choose(session, path, clock(), tries.refused(pool)) or identity
-            tries.add(identity, now)
+                sent = identity.fingerprint
+            tries.add(sent, now)
             if verdict.next is Next.RELAY:
                 return Relay()
-            prefer = identity.name if verdict.next is Next.SAME else None
+            prefer = identity.name if verdict.next in (Next.SAME, Next.RENEWED) else None
+            if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS:
+                renewals[identity.name] += 1
+                yield Renew(identity)
         else:
             if patience <= 0 or not pool.may_serve_soon(path, now, patience, without=tries.spent(pool)):
                 return NobodyServes()
@@ -85,9 +111,9 @@ class _Tries:
     def __init__(self) -> None:
         self._tries: dict[str, tuple[float, int]] = {}
 
-    def add(self, identity: Identity, at: float) -> None:
-        _, times = self._tries.get(identity.fingerprint, (at, 0))
-        self._tries[identity.fingerprint] = (at, times + 1)
+    def add(self, fingerprint: str, at: float) -> None:
+        _, times = self._tries.get(fingerprint, (at, 0))
+        self._tries[fingerprint] = (at, times + 1)
 
     def refused(self, pool: Pool) -> set[str]:
         """Who is not tried while there is anybody else."""

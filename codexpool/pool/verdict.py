@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from codexpool.pool.identity import Kind
+
 
 class Finding(StrEnum):
     """What the answer was taken for."""
@@ -28,6 +30,7 @@ class Next(StrEnum):
 
     RELAY = "relay"
     SAME = "same identity, new bearer"
+    RENEWED = "same identity once its credential is renewed, else the next one"
     OTHER = "next identity"
 
 
@@ -35,7 +38,7 @@ class Next(StrEnum):
 class Answer:
     """What classifying needs to know of an answer, and of the attempt that it is for.
 
-    ``current`` says whether the attempt's bearer still is the identity's current one.
+    ``current`` says whether the attempt's bearer still is the identity's current one, ``kind`` what kind it is of.
     """
 
     status: int
@@ -44,6 +47,7 @@ class Answer:
     mitigated: bool = False
     code: str = ""
     message: str = ""
+    kind: Kind = Kind.PAT
 
     @property
     def from_edge(self) -> bool:
@@ -76,12 +80,14 @@ TABLE = (
     Row("3", lambda a: a.status in (403, 503) and a.from_edge, Finding.EDGE, Next.RELAY),
     Row("3a", lambda a: a.status == 401 and a.from_edge, Finding.EDGE, Next.OTHER),
     Row("4", lambda a: a.status == 401 and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_KIND, Next.OTHER),
-    Row("7", lambda a: a.status == 401, Finding.REFUSED, Next.OTHER),
+    Row("6", lambda a: a.status == 401 and a.kind is Kind.OAUTH, Finding.REFUSED, Next.RENEWED),
+    Row("7", lambda a: a.status == 401 and a.kind is Kind.PAT, Finding.REFUSED, Next.OTHER),
+    Row("8", lambda a: a.status == 401 and a.kind is Kind.COMMAND, Finding.REFUSED, Next.RENEWED),
     Row("14", lambda a: True, Finding.OWN, Next.RELAY),
 )
 """The verdicts. Row 9 (a 401 at the WebSocket handshake alone condemns nobody) holds by construction: no row
-condemns, only whoami's word does. Row 3a is ours: a 401 page of the content network must not reach the client,
-which would answer it by rotating a refresh token of its own."""
+condemns, only the word of whoami or of the token endpoint does. Row 3a is ours: a 401 page of the content network
+must not reach the client, which would answer it by rotating a refresh token of its own."""
 
 
 class Verdict(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
@@ -20,18 +21,32 @@ class StateError(Exception):
         self.remedy = remedy
 
 
+class Record(NamedTuple):
+    """What an identity of a pool.toml last was: its token's fingerprint, whose that is, when it last served."""
+
+    fingerprint: str
+    key: IdentityKey
+    used_at: float | None = None
+
+
+def record_name(pool_toml: Path, name: str) -> str:
+    """What the record of an identity goes by: two files may use one name."""
+    return f"{pool_toml}#{name}"
+
+
 @dataclass(slots=True)
 class Snapshot:
     """What a state holds, or what of it is new.
 
-    ``sessions`` are by session key, ``metadata`` and ``conditions`` by fingerprint. ``dropped`` are fingerprints
-    whose condition another process took back.
+    ``sessions`` are by session key, ``metadata`` and ``conditions`` by fingerprint, ``records`` by `record_name`.
+    ``dropped`` are fingerprints whose condition another process took back.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
     metadata: dict[str, Metadata] = field(default_factory=dict)
     conditions: dict[str, Condition] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
+    records: dict[str, Record] = field(default_factory=dict)
 
 
 class State(Protocol):
@@ -55,6 +70,12 @@ class State(Protocol):
 
     def drop_condition(self, fingerprint: str) -> None:
         """Nothing is the matter any more with the identity of this bearer."""
+
+    def put_record(self, name: str, record: Record) -> None:
+        """What an identity of a pool.toml is now."""
+
+    def claim(self, case: str, at: float) -> bool:
+        """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while."""
 
     def changes(self) -> Snapshot:
         """What other processes wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""

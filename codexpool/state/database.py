@@ -13,7 +13,7 @@ from codexpool.state.base import StateError
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x636F6470
 """What marks a SQLite file as ours ("codp")."""
 
@@ -45,6 +45,17 @@ CREATE TABLE conditions (
 CREATE TABLE revision (value INTEGER NOT NULL);
 INSERT INTO revision VALUES (0);
 """
+
+SINCE_2 = """
+CREATE TABLE records (
+    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, account_id TEXT NOT NULL, user_id TEXT NOT NULL, used_at REAL,
+    revision INTEGER NOT NULL, writer TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE claims ("case" TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+STEPS = (SCHEMA, SINCE_2)
+"""What makes a database of each version out of the one before."""
 
 
 class Database:
@@ -117,9 +128,9 @@ def _opened(path: Path) -> sqlite3.Connection:
             path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
+        if version < SCHEMA_VERSION:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA}"
+                f"BEGIN IMMEDIATE; {''.join(STEPS[version:])}"
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
     except BaseException:

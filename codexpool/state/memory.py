@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
-from codexpool.state.base import MAX_SESSIONS, Snapshot
+from codexpool.state.base import MAX_SESSIONS, Record, Snapshot
 
 
 class MemoryState:
@@ -11,10 +11,11 @@ class MemoryState:
 
     def __init__(self) -> None:
         self._kept = Snapshot()
+        self._claimed: set[str] = set()
 
     def load(self) -> Snapshot:
         kept = self._kept
-        return Snapshot(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions))
+        return Snapshot(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions), set(), dict(kept.records))
 
     def put_session(self, session: str, key: IdentityKey, at: float) -> None:
         sessions = self._kept.sessions
@@ -31,6 +32,14 @@ class MemoryState:
 
     def drop_condition(self, fingerprint: str) -> None:
         self._kept.conditions.pop(fingerprint, None)
+
+    def put_record(self, name: str, record: Record) -> None:
+        self._kept.records[name] = record
+
+    def claim(self, case: str, at: float) -> bool:
+        is_new = case not in self._claimed
+        self._claimed.add(case)
+        return is_new
 
     def changes(self) -> Snapshot:
         return Snapshot()

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state.base import MAX_SESSIONS, Snapshot, State, StateError
+from codexpool.state.base import MAX_SESSIONS, Record, Snapshot, State, StateError
 from codexpool.state.database import Database
 from codexpool.state.memory import MemoryState
 from codexpool.state.writer import Write, Writer
@@ -24,6 +24,9 @@ VARIABLE = "CODEXPOOL_STATE"
 
 SESSION_AGE = 30 * 24 * 3600.0
 """Seconds after which a session that was not served is forgotten, and that a condition was dropped."""
+
+CLAIM_AGE = 365 * 24 * 3600.0
+"""Seconds after which it is forgotten that a case was seen to."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds ``close`` waits for the disk."""
@@ -39,6 +42,11 @@ PUT_METADATA = (
 PUT_CONDITION = (
     "INSERT OR REPLACE INTO conditions (fingerprint, status, since, until, evidence, at, revision, writer)"
     " VALUES (?,?,?,?,?,?,?,?)"
+)
+
+PUT_RECORD = (
+    "INSERT OR REPLACE INTO records (name, fingerprint, account_id, user_id, used_at, revision, writer)"
+    " VALUES (?,?,?,?,?,?,?)"
 )
 
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
@@ -103,6 +111,20 @@ class SqliteState:
         values = (fingerprint, None, None, None, None, self._clock())
         self._writer.put(("conditions", fingerprint), Write(PUT_CONDITION, values))
 
+    def put_record(self, name: str, record: Record) -> None:
+        values = (name, record.fingerprint, *record.key, record.used_at)
+        self._writer.put(("records", name), Write(PUT_RECORD, values))
+
+    def claim(self, case: str, at: float) -> bool:
+        with self._reading:
+            try:
+                connection = self._database.connection()
+                done = connection.execute('INSERT OR IGNORE INTO claims ("case", at) VALUES (?, ?)', (case, at))
+            except (sqlite3.Error, OSError, StateError) as error:
+                log.warning("state: %s cannot be written (%s)", self._database.path, error)
+                return True  # Better seen to twice than never.
+            return done.rowcount == 1
+
     def load(self) -> Snapshot:
         with self._reading:
             snapshot = self._read(since=0, except_writer="")
@@ -120,6 +142,8 @@ class SqliteState:
                 news.sessions.pop(key, None)
             elif table == "metadata":
                 news.metadata.pop(key, None)
+            elif table == "records":
+                news.records.pop(key, None)
             else:
                 news.conditions.pop(key, None)
                 news.dropped.discard(key)
@@ -186,6 +210,11 @@ class SqliteState:
                 snapshot.dropped.add(fingerprint)
             elif condition := _condition(*columns):
                 snapshot.conditions[fingerprint] = condition
+        for name, fingerprint, account_id, user_id, used_at in connection.execute(
+            "SELECT name, fingerprint, account_id, user_id, used_at FROM records WHERE revision > ? AND writer != ?",
+            news,
+        ):
+            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
         return snapshot
 
     def _prune(self, connection: sqlite3.Connection) -> None:
@@ -196,6 +225,7 @@ class SqliteState:
             (MAX_SESSIONS,),
         )
         connection.execute("DELETE FROM conditions WHERE status IS NULL AND at < ?", (oldest,))
+        connection.execute("DELETE FROM claims WHERE at < ?", (self._clock() - CLAIM_AGE,))
 
 
 def _condition(status: str, since: float, until: float | None, evidence: str | None) -> Condition | None:

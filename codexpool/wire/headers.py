@@ -77,8 +77,10 @@ def first_values(fields: Fields) -> dict[bytes, bytes]:
 def identity_values(
     token: str, account_id: str, fedramp: bool, routing_override: str | None
 ) -> Mapping[bytes, bytes]:
-    """The headers that say which identity a request is sent under."""
-    values = {AUTHORIZATION: b"Bearer " + token.encode(), ACCOUNT: account_id.encode()}
+    """The headers that say which identity a request is sent under. A bearer alone has no account."""
+    values = {AUTHORIZATION: b"Bearer " + token.encode()}
+    if account_id:
+        values[ACCOUNT] = account_id.encode()
     if fedramp:
         values[FEDRAMP] = b"true"
     if routing_override is not None:

@@ -20,12 +20,22 @@ class Workspace(NamedTuple):
     plan: str
 
 
+class NotListedError(ValueError):
+    """Routing discovery knows other accounts of the credential, and not the one that was asked for."""
+
+
 def workspace_of(document: Any, account_id: str) -> Workspace:
-    """What an answer of routing discovery says about one account. Raises ValueError where it does not."""
+    """What an answer of routing discovery says about one account; about the only one where that is empty.
+
+    Raises ValueError where it does not, and NotListedError where it speaks of others only.
+    """
     accounts = document.get("accounts") if isinstance(document, dict) else None
     if not isinstance(accounts, list):
         raise ValueError("routing discovery has no accounts")
-    entries = [entry for entry in accounts if isinstance(entry, dict) and entry.get("id") == account_id]
+    known = [entry for entry in accounts if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    entries = [entry for entry in known if account_id in ("", entry["id"])]
+    if known and not entries:
+        raise NotListedError("routing discovery does not list the account")
     if len(entries) != 1:
         raise ValueError(f"{len(entries)} entries for the account in routing discovery")
     origin, override = entries[0].get("workspace_backend_origin"), entries[0].get("account_routing_override")

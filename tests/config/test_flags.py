@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.config.flags import UneditableError, flagged, unflagged
+from codexpool.config.flags import flagged, unflagged
 from codexpool.config.model import Flag
 from codexpool.config.read import parse
+from codexpool.config.tables import UneditableError
 from tests.config.texts import Written, pool_texts
 
 SINCE = datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC)

@@ -13,15 +13,20 @@ from hypothesis import strategies as st
 from codexpool.config import (
     ConfigError,
     Flag,
+    FromAuthJson,
+    FromCommand,
     FromEnv,
     FromFile,
+    FromKeyring,
     IdentitySpec,
     Inline,
+    Notify,
     Problem,
     Selection,
     load,
     parse,
 )
+from codexpool.credentials.command import CommandLine
 from tests.config.conftest import WritePrivate, needs_a_plain_user
 from tests.config.texts import Written, pool_texts
 
@@ -65,6 +70,47 @@ def test_a_whole_file_is_read() -> None:
     assert config.files == (POOL, Path("/pools/tokens/third"))
 
 
+def test_every_kind_of_credential_is_read_with_what_it_was_declared_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/kim")
+    text = """
+[pool]
+notify = { command = ["tell", "me"], webhook = "https://hooks.example.invalid/x" }
+
+[[identity]]
+name = "login"
+auth_json = "~/.codex-spare/auth.json"
+account_id = "acc"
+user_id = "user"
+paused = true
+
+[[identity]]
+name = "sso"
+token = { command = ["corp-login", "codex"], timeout_ms = 100, refresh_interval_ms = 0, cwd = "~/corp" }
+expires = 2026-12-31T10:00:00+01:00
+
+[[identity]]
+name = "ring"
+token = { keyring = "codexpool" }
+expires = 2026-12-31
+"""
+    config = parse(text, POOL)
+
+    login, sso, ring = config.identities
+    assert config.notify == Notify(("tell", "me"), "https://hooks.example.invalid/x")
+    assert login.source == FromAuthJson(Path("/home/kim/.codex-spare/auth.json"))
+    assert (login.account_id, login.user_id, login.paused) == ("acc", "user", True)
+    assert sso.source == FromCommand(CommandLine(("corp-login", "codex"), Path("/home/kim/corp"), 100, 0))
+    assert sso.expires_at == datetime(2026, 12, 31, 9, tzinfo=UTC).timestamp()
+    assert ring.source == FromKeyring("codexpool")
+    assert ring.expires_at == datetime(2027, 1, 1, tzinfo=UTC).timestamp()  # valid on its last day, too
+    assert config.files == (POOL, Path("/home/kim/.codex-spare/auth.json"))
+
+
+def test_a_command_is_run_beside_pool_toml_as_often_as_codex_would() -> None:
+    config = parse('[[identity]]\nname = "a"\ntoken.command = ["./login"]', POOL)
+    assert config.identities[0].source == FromCommand(CommandLine(("./login",), POOL.parent, 5000, 300_000))
+
+
 def test_headroom_is_what_you_get_if_you_say_nothing() -> None:
     assert parse('[[identity]]\nname = "a"\ntoken = "x"', POOL).selection is Selection.HEADROOM
 
@@ -88,7 +134,10 @@ def test_no_secret_is_in_a_repr() -> None:
     assert SECRET not in repr(parse(WHOLE, POOL))
 
 
-ACCEPTED_TOKEN = 'write token = "at-…", { env = "VARIABLE" } or { file = "PATH" }'
+ACCEPTED_TOKEN = (
+    'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
+    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
+)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +160,59 @@ ACCEPTED_TOKEN = 'write token = "at-…", { env = "VARIABLE" } or { file = "PATH
         ('[[identity]]\nname = "a\\nb"', 'pool.toml:2: identity[1].name: "a\\nb" is no name; use letters'),
         (f'[[identity]]\nname = "{"a" * 65}"', "pool.toml:2: identity[1].name: (not shown, sha256:"),
         ("[[identity]]\ntoken = 2026-01-01", f"pool.toml:2: identity[1].token: is a date or time; {ACCEPTED_TOKEN}"),
-        ("[[identity]]\ntoken = {}", f"pool.toml:2: identity[1].token: says neither env nor file; {ACCEPTED_TOKEN}"),
+        (
+            "[[identity]]\ntoken = {}",
+            "pool.toml:2: identity[1].token: says none of env, file, keyring, command; write",
+        ),
         (
             '[[identity]]\ntoken.env = "A"\ntoken.file = "b"',
             f"pool.toml:2: identity[1].token: says both env and file; {ACCEPTED_TOKEN}",
         ),
         (
-            '[[identity]]\ntoken = { keyring = "k" }',
-            f'pool.toml:2: identity[1].token: unknown key "keyring"; {ACCEPTED_TOKEN}',
+            '[[identity]]\ntoken = { keychain = "k" }',
+            f'pool.toml:2: identity[1].token: unknown key "keychain"; {ACCEPTED_TOKEN}',
         ),
+        ("[[identity]]\ntoken.keyring = 1", "pool.toml:2: identity[1].token.keyring: is an integer; write the name"),
+        (
+            "[[identity]]\ntoken.command = 'x'",
+            "pool.toml:2: identity[1].token.command: is a string; write the",
+        ),
+        ("[[identity]]\ntoken.command = []", "pool.toml:2: identity[1].token.command: is not a program with its"),
+        (
+            "[[identity]]\ntoken.command = [1]",
+            "pool.toml:2: identity[1].token.command: is not a program with its",
+        ),
+        (
+            '[[identity]]\ntoken = { command = ["x"], timeout = 1 }',
+            'pool.toml:2: identity[1].token: unknown key "timeout"; did you mean "timeout_ms"?',
+        ),
+        (
+            '[[identity]]\ntoken = { command = ["x"], timeout_ms = 0 }',
+            "pool.toml:2: identity[1].token.timeout_ms: is 0; write milliseconds from 1 to",
+        ),
+        (
+            '[[identity]]\ntoken = { command = ["x"], refresh_interval_ms = "5" }',
+            "pool.toml:2: identity[1].token.refresh_interval_ms: is a string; write milliseconds from 0 to",
+        ),
+        (
+            '[[identity]]\ntoken = "x"\nauth_json = "y"',
+            "pool.toml:3: identity[1].auth_json: stands beside a token; keep the one",
+        ),
+        (
+            "[[identity]]\nauth_json = 1",
+            "pool.toml:2: identity[1].auth_json: is an integer; write the path",
+        ),
+        ("[[identity]]\nexpires = 1", "pool.toml:2: identity[1].expires: is not a day, nor a time with its zone"),
+        ("[[identity]]\nexpires = 2026-12-31T00:00:00", "pool.toml:2: identity[1].expires: is not a day, nor a time"),
+        ("[[identity]]\npaused = 1", "pool.toml:2: identity[1].paused: is an integer; write paused = true"),
+        ("[[identity]]\naccount_id = 1", "pool.toml:2: identity[1].account_id: is an integer; write an id"),
+        ("[pool]\nnotify = 1", "pool.toml:2: pool.notify: is an integer; write { command"),
+        ("[pool]\nnotify = {}", "pool.toml:2: pool.notify: says nobody; write { command"),
+        (
+            '[pool]\nnotify = { webhook = "http://x" }',
+            "pool.toml:2: pool.notify.webhook: is not an https address; write",
+        ),
+        ('[pool]\nnotify = { comand = ["x"] }', 'pool.toml:2: pool.notify: unknown key "comand"; did you mean'),
         (
             "[[identity]]\n[identity.token]\nenv = 1",
             "pool.toml:3: identity[1].token.env: is an integer; write the name",
@@ -132,8 +225,8 @@ ACCEPTED_TOKEN = 'write token = "at-…", { env = "VARIABLE" } or { file = "PATH
             "pool.toml:2: identity[1].token.file: starts with ~, and there is no such home folder; write the whole",
         ),
         (
-            '[[identity]]\nauth_json = "x"',
-            'pool.toml:2: identity[1]: unknown key "auth_json"; accepted here: name, token, needs_replacement',
+            '[[identity]]\nheadroom = "x"',
+            'pool.toml:2: identity[1]: unknown key "headroom"; accepted here: name, token, auth_json, account_id',
         ),
         ("[pool]\n# x\nselektion = 1", 'pool.toml:3: pool: unknown key "selektion"; did you mean "selection"?'),
         ("\n[pols]", 'pool.toml:2: unknown key "pols"; did you mean "pool"?'),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from codexpool.config import PoolConfig, Problem, load, parse, resolve
+from codexpool.config import PoolConfig, Problem, Resolved, Sources, load, parse, resolve
+from codexpool.config.keyrings import CachedKeyring
+from codexpool.credentials.pat import Pat
+from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
+from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.files import UnusableError
 from tests.config.conftest import WritePrivate
 
 GOOD = "at-test-0123456789abcdef"
@@ -20,11 +26,27 @@ def pool(*sources: str, folder: Path = Path("/pools")) -> PoolConfig:
     return parse(text, folder / "pool.toml")
 
 
+def sources(environ: dict[str, str] | None = None, keyring: dict[tuple[str, str], str] | None = None) -> Sources:
+    """Where tokens come from; ``keyring`` in place of this machine's own."""
+    known = keyring or {}
+
+    def read(service: str, name: str) -> str:
+        if (service, name) not in known:
+            raise UnusableError("the keyring has nothing", "store it")
+        return known[service, name]
+
+    return Sources(environ or {}, TokenEndpoint(Route(), {}), read)
+
+
+def bearers(resolved: Resolved) -> dict[str, Bearer | None]:
+    return {name: credential.bearer() for name, credential in resolved.credentials.items()}
+
+
 def left_out(source: str, environ: dict[str, str] | None = None, folder: Path = Path("/pools")) -> Problem:
     """The one problem of identity 2, ``source``, while the one before it serves."""
-    bearers, problems = resolve(pool(f'"{GOOD}"', source, folder=folder), environ or {})
-    assert bearers == {"i1": Bearer.of(GOOD)}
-    (problem,) = problems
+    resolved = resolve(pool(f'"{GOOD}"', source, folder=folder), sources(environ))
+    assert bearers(resolved) == {"i1": Bearer.of(GOOD)}
+    (problem,) = resolved.problems
     assert problem.file == folder / "pool.toml"
     assert (problem.line, problem.key) == (6, "identity[2].token")
     assert problem.what.endswith('; identity "i2" is left out')
@@ -35,10 +57,39 @@ def test_a_token_comes_from_the_file_itself_a_variable_or_another_file(write: Wr
     path = write("third", "\n at-test-third \r\n")
     config = pool(f'"{GOOD}"', '{ env = "SPARE" }', '{ file = "third" }', folder=path.parent)
 
-    bearers, problems = resolve(config, {"SPARE": OTHER})
+    resolved = resolve(config, sources({"SPARE": OTHER}))
 
-    assert bearers == {"i1": Bearer.of(GOOD), "i2": Bearer.of(OTHER), "i3": Bearer.of("at-test-third")}
-    assert problems == ()
+    assert bearers(resolved) == {"i1": Bearer.of(GOOD), "i2": Bearer.of(OTHER), "i3": Bearer.of("at-test-third")}
+    assert resolved.problems == ()
+
+
+def test_a_token_comes_from_the_keyring_under_the_name_of_its_identity() -> None:
+    config = pool(f'"{GOOD}"', '{ keyring = "codexpool" }')
+    assert bearers(resolve(config, sources(keyring={("codexpool", "i2"): OTHER})))["i2"] == Bearer.of(OTHER)
+    assert "the keyring has nothing" in left_out('{ keyring = "codexpool" }').what
+
+
+def test_what_the_keyring_has_not_said_yet_is_pending_and_no_problem() -> None:
+    config = pool(f'"{GOOD}"', '{ keyring = "codexpool" }')
+    resolved = resolve(config, sources()._replace(keyring=CachedKeyring()))
+    assert (bearers(resolved), resolved.problems) == ({"i1": Bearer.of(GOOD)}, ())
+    assert resolved.pending == {"i2"}
+
+
+def test_a_command_has_no_token_before_it_is_run() -> None:
+    resolved = resolve(pool(f'"{GOOD}"', '{ command = ["/no/such/program"] }'), sources())
+    assert bearers(resolved) == {"i1": Bearer.of(GOOD), "i2": None}
+    assert resolved.problems == ()
+
+
+def test_an_auth_json_gives_what_it_holds(write: WritePrivate) -> None:
+    path = write("auth.json", json.dumps({"personal_access_token": OTHER}))
+    text = f'[[identity]]\nname = "i1"\nauth_json = "{path}"\n[[identity]]\nname = "i2"\nauth_json = "none.json"\n'
+    resolved = resolve(parse(text, path.with_name("pool.toml")), sources())
+    assert resolved.credentials["i1"] == Pat(Bearer.of(OTHER))
+    (problem,) = resolved.problems
+    assert str(problem).startswith(f"{path.with_name('pool.toml')}:6: identity[2].auth_json: {path.parent}/none.json")
+    assert problem.what.endswith('there is no such file; identity "i2" is left out')
 
 
 @pytest.mark.parametrize(
@@ -112,10 +163,10 @@ def test_the_example_loads(write: WritePrivate) -> None:
     example = Path(__file__).parents[2] / "config" / "pool.example.toml"
     config = load(write("pool.toml", example.read_bytes()))
 
-    bearers, problems = resolve(config, {"CODEXPOOL_WORK_TOKEN": GOOD})
+    resolved = resolve(config, sources({"CODEXPOOL_WORK_TOKEN": GOOD}))
 
-    assert bearers == {"work": Bearer.of(GOOD)}
-    assert problems == ()
+    assert bearers(resolved) == {"work": Bearer.of(GOOD)}
+    assert resolved.problems == ()
 
 
 def test_the_example_holds_with_all_it_comments_out() -> None:

@@ -84,11 +84,11 @@ class Door:
             return []
         identities = addon.keeper.pool.identities.values()
         for identity in identities:
-            identity.vouched_refusals = 0
+            identity.rests = 0
             if identity.status == "resting":
                 identity.condition = dataclasses.replace(identity.condition, until=0.0)
             elif identity.status == "suspect":
-                addon.keeper._ask(identity.name)  # where asking was broken, nobody does it again
+                addon.keeper._look_after(identity)  # where asking was broken, nobody does it again
         return [identity.name for identity in identities if identity.status == "suspect"]
 
     def do_flow(self, deed: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from codexpool.credentials.secret import fingerprint
-from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
-from codexpool.pool.pool import Identity, Pool
+from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Metadata, Status, Word
+from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 
 NOW = 1_800_000_000.0

@@ -8,9 +8,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.pool.identity import Evidence, IdentityKey, Kind, Status, Word
-from codexpool.pool.pool import CONDEMNED, LONGEST_REST, SHORT_REST, Identity, Pool
-from codexpool.pool.recovery import MOST_TRIES, PATIENCE, NobodyServes, Outcome, Relay, Steps, Try, Wait, attempts
+from codexpool.pool.identity import Evidence, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.pool import CONDEMNED, LONGEST_REST, SHORT_REST, Pool
+from codexpool.pool.recovery import (
+    MOST_TRIES,
+    PATIENCE,
+    NobodyServes,
+    Outcome,
+    Relay,
+    Step,
+    Steps,
+    Try,
+    Wait,
+    attempts,
+)
 from codexpool.pool.selection import Selection
 from codexpool.pool.verdict import Answer, Finding, Verdict, classify
 from tests.pool.pools import (
@@ -65,7 +76,7 @@ class Request:
         assert isinstance(self.step, Try)
         return self.step.identity
 
-    def _next(self, verdict: Verdict | None) -> Try | Wait | None:
+    def _next(self, verdict: Verdict | None) -> Step | None:
         try:
             step = self._steps.send(verdict)
         except StopIteration as end:
@@ -191,7 +202,7 @@ def test_all_waiting_of_a_request_stays_within_its_patience() -> None:
 
 def test_rest_that_is_longer_than_the_patience_is_not_waited_for() -> None:
     pool = ready_pool("a")
-    pool.identities["a"].vouched_refusals = 10
+    pool.identities["a"].rests = 10
     request = Request(pool).answered(REFUSED)
     vouch(pool, "a", NOW)
 
@@ -319,7 +330,7 @@ class Sent:
     session: str | None
     path: str
     steps: Steps
-    step: Try | Wait | None = None
+    step: Step | None = None
     fingerprint: str = ""
     """Of the token that the present attempt went out with."""
     sent_at: float = 0.0

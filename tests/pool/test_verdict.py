@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codexpool.pool.identity import Kind
 from codexpool.pool.verdict import (
     ENDPOINT_CODES,
     TABLE,
@@ -26,6 +27,7 @@ answers = st.builds(
     mitigated=st.booleans(),
     code=said,
     message=said,
+    kind=st.sampled_from(Kind),
 )
 
 # The design's table, row by row: what comes in, the row, what it is taken for, what becomes of the request.
@@ -49,6 +51,10 @@ ROWS = [
     (Answer(401), "7", Finding.REFUSED, Next.OTHER),
     (Answer(401, code="token_revoked"), "7", Finding.REFUSED, Next.OTHER),
     (Answer(401, code="a_code_nobody_knows"), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(401, kind=Kind.OAUTH), "6", Finding.REFUSED, Next.RENEWED),
+    (Answer(401, kind=Kind.OAUTH, current=False), "2", Finding.STALE, Next.SAME),
+    (Answer(401, kind=Kind.OAUTH, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401, kind=Kind.COMMAND), "8", Finding.REFUSED, Next.RENEWED),
     (Answer(403), "14", Finding.OWN, Next.RELAY),
     (Answer(403, code="no_matching_rule"), "14", Finding.OWN, Next.RELAY),
     (Answer(400), "14", Finding.OWN, Next.RELAY),

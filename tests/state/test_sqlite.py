@@ -256,7 +256,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
     with pytest.raises(
-        StateError, match=r"newer codexpool \(schema 2, this one knows 1\); update this codexpool, or"
+        StateError, match=r"newer codexpool \(schema 3, this one knows 2\); update this codexpool, or"
     ):
         open_state(path)
 

@@ -1,0 +1,138 @@
+"""OAuth logins: an access token that is renewed with a refresh token, which can be used once.
+
+Two who use one refresh token burn it. So it is used under a lock that holds across processes, and only if the file
+still has it: what somebody else has renewed meanwhile is taken over. The new tokens are on the disk before anybody
+is told. A process that is killed loses a login only if that happens between the server's answer and the renaming
+of a file that was prepared before the server was asked: some milliseconds, in a thread that waits for nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal, auth_json
+from codexpool.credentials.auth_json import Login
+from codexpool.credentials.secret import Bearer
+from codexpool.credentials.token_endpoint import REUSED, TIMEOUT, TokenEndpoint
+from codexpool.files import Replacement, UnusableError, locked, read_private
+from codexpool.pool.identity import Kind
+
+logger = logging.getLogger("codexpool")
+
+EARLY: Final = 300.0
+"""Seconds before its end at which an access token is renewed, as in Codex."""
+
+JITTER: Final = 60.0
+"""Seconds more, by chance: proxies that share a machine do not all ask in the same second."""
+
+LOCK_TIMEOUT: Final = TIMEOUT + 10.0
+"""Seconds to wait for another process that renews the same login."""
+
+
+class OAuth:
+    """A login in an ``auth.json`` that is the pool's own."""
+
+    kind = Kind.OAUTH
+
+    def __init__(self, path: Path, login: Login, endpoint: TokenEndpoint) -> None:
+        """``login`` is what the file at ``path`` had a moment ago."""
+        self.path = path
+        self.login = login
+        self._endpoint = endpoint
+        self._in_file = login.access.fingerprint
+        self._in_file_at = time.monotonic()
+        self._unwritten: Login | None = None
+        """A renewed login that the disk did not take."""
+        self._early = EARLY + random.uniform(0, JITTER)
+
+    def bearer(self) -> Bearer:
+        """The access token as the file has it."""
+        return self.login.access
+
+    def due_at(self) -> float | None:
+        """Five minutes before the access token's end."""
+        return None if self.login.expires_at is None else self.login.expires_at - self._early
+
+    async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
+        """The token on the disk if that is another one, else one that the refresh token gives.
+
+        Raises NoTokenNowError; NoTokenAnyMoreError where the refresh token is worth nothing any more.
+        """
+        # A thread of its own, which goes on if nobody waits any more: a renewal that has begun is to be written.
+        self.login, issued = await asyncio.shield(asyncio.to_thread(self._renew, stale, refused))
+        return Renewal(self.login.access, issued)
+
+    def after(self, before: Credential | None) -> Credential:
+        """The one in use, with what the file has if that was changed by somebody else."""
+        if not isinstance(before, OAuth) or before.path != self.path:
+            return self
+        if before._in_file != self._in_file and before._in_file_at < self._in_file_at:
+            before.login = self.login
+            before._file_has(self.login)
+        return before
+
+    def _file_has(self, login: Login) -> None:
+        self._in_file, self._in_file_at, self._unwritten = login.access.fingerprint, time.monotonic(), None
+
+    def _renew(self, stale: Bearer | None, refused: bool) -> tuple[Login, bool]:
+        with ExitStack() as stack:
+            try:
+                real = self.path.resolve(strict=True)
+                stack.enter_context(locked(real, LOCK_TIMEOUT))
+            except (OSError, RuntimeError, NotImplementedError) as error:
+                raise NoTokenNowError(f"{self.path} cannot be locked: {_reason(error)}") from error
+            login = self._read()
+            if login.access != stale and not login.expires_within(EARLY, time.time()):
+                return login, False
+            try:
+                new = stack.enter_context(Replacement(real))
+            except OSError as error:
+                # Asking now would spend the refresh token, and the new one could not be kept.
+                raise NoTokenNowError(f"{self.path} cannot be written: {_reason(error)}") from error
+            return self._written(new, login, self._answer(login, refused)), True
+
+    def _read(self) -> Login:
+        try:
+            login = auth_json.parse(read_private(self.path))
+        except UnusableError as error:
+            raise NoTokenNowError(f"{self.path} {error.what}; {error.remedy}") from None
+        if isinstance(login, Bearer):
+            raise NoTokenNowError(f"{self.path} holds a personal access token now")
+        if self._unwritten is not None and self._in_file == login.access.fingerprint:
+            return self._unwritten
+        self._file_has(login)
+        return login
+
+    def _answer(self, login: Login, refused: bool) -> dict[str, object]:
+        try:
+            return self._endpoint.renew(login.refresh_token, refused)
+        except NoTokenAnyMoreError as error:
+            if error.code != REUSED:
+                raise
+            text = f"{error}. {self.path} has two owners: a Codex client or another copy of it renews the same login"
+            raise NoTokenAnyMoreError(error.code, text) from None
+
+    def _written(self, new: Replacement, login: Login, answer: dict[str, object]) -> Login:
+        try:
+            fresh = auth_json.renewed(login, answer, time.time())
+        except UnusableError as error:
+            raise NoTokenAnyMoreError("", f"the renewed login {error.what}") from None
+        try:
+            new.put(auth_json.text_of(fresh.document).encode())
+        except OSError as error:
+            # It serves for as long as this process lives, and nobody must think that it will be there tomorrow.
+            logger.error("%s could not be written (%s): log in anew before the proxy ends", self.path, _reason(error))
+            self._unwritten = fresh
+        else:
+            self._file_has(fresh)
+        return fresh
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

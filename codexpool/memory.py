@@ -1,0 +1,123 @@
+"""What the pool remembers beyond this process: the state, opened in a thread, and never waited for by a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata, Status
+from codexpool.pool.pool import Pool
+from codexpool.state import MemoryState, Record, Snapshot, State, StateError, record_name
+from codexpool.tasks import Tasks
+
+logger = logging.getLogger("codexpool")
+
+POLL = 1.0
+"""Seconds between two looks at what other proxies wrote."""
+
+REWRITTEN_AFTER = 3600.0
+"""Seconds after which a session in use is written again, so that it does not look forgotten."""
+
+USED_AFTER = 10.0
+"""Seconds after which it is written again that an identity was used."""
+
+BOUND_KEPT = 10_000
+"""Sessions of which it is remembered that they were written."""
+
+
+class Memory:
+    """The state as the keeper uses it. What is put before it is open is lost, and found out anew.
+
+    ``open_state`` opens what outlives the process, and may read files.
+    """
+
+    def __init__(self, open_state: Callable[[], State], tasks: Tasks) -> None:
+        self._bound: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
+        self._used: dict[str, float] = {}
+        self._opened = tasks.spawn(asyncio.to_thread(_opened, open_state))
+
+    async def known(self) -> Snapshot:
+        """What earlier runs have left."""
+        return (await asyncio.shield(self._opened))[1]
+
+    async def share_sessions(self, pool: Pool) -> None:
+        """Take over the sessions of an earlier run, and follow what other proxies on this machine write."""
+        state, known = await asyncio.shield(self._opened)
+        pool.restore_sessions(known.sessions)
+        while True:
+            await asyncio.sleep(POLL)
+            news = await asyncio.to_thread(state.changes)
+            pool.restore_sessions(news.sessions)
+
+    async def claim(self, case: str) -> bool:
+        """Whether it is for us to see to a case: nobody has before, in this process or another one."""
+        state, _ = await asyncio.shield(self._opened)
+        return await asyncio.to_thread(state.claim, case, time.time())
+
+    def bind(self, session: str, key: IdentityKey) -> None:
+        """A session is served by an identity."""
+        if (state := self._now()) is None:
+            return
+        now = time.time()
+        written, at = self._bound.get(session, (None, 0.0))
+        if written != key or now - at > REWRITTEN_AFTER:
+            state.put_session(session, key, now)
+            self._bound[session] = (key, now)
+            if len(self._bound) > BOUND_KEPT:
+                self._bound.popitem(last=False)
+
+    def used(self, pool_toml: Path, identity: Identity) -> None:
+        """An identity has served a request."""
+        now = time.time()
+        if abs(now - self._used.get(identity.name, 0.0)) > USED_AFTER:
+            self._used[identity.name] = now
+            self.met(pool_toml, identity, now)
+
+    def met(self, pool_toml: Path, identity: Identity, used_at: float | None = None) -> None:
+        """Which token an identity of a pool.toml has, and whose that is."""
+        if identity.metadata is not None and (state := self._now()) is not None:
+            record = Record(identity.fingerprint, identity.metadata.key, used_at or self._used.get(identity.name))
+            state.put_record(record_name(pool_toml, identity.name), record)
+
+    def learned(self, fingerprint: str, metadata: Metadata, at: float) -> None:
+        """What whoami and routing discovery said of a token."""
+        if (state := self._now()) is not None:
+            state.put_metadata(fingerprint, metadata, at)
+
+    def became(self, fingerprint: str, condition: Condition) -> None:
+        """The condition of the identity that has this token."""
+        if (state := self._now()) is None or not fingerprint:
+            return
+        if condition.status is Status.READY:
+            state.drop_condition(fingerprint)
+        else:
+            state.put_condition(fingerprint, condition)
+
+    def forget(self, fingerprint: str) -> None:
+        """A token that there is another one for."""
+        if (state := self._now()) is not None and fingerprint:
+            state.drop_condition(fingerprint)
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        if (state := self._now()) is not None:
+            state.close()
+
+    def _now(self) -> State | None:
+        """The state, if it is open by now: nobody waits for a disk."""
+        if self._opened.done() and not self._opened.cancelled() and self._opened.exception() is None:
+            return self._opened.result()[0]
+        return None
+
+
+def _opened(open_state: Callable[[], State]) -> tuple[State, Snapshot]:
+    try:
+        state = open_state()
+    except StateError as error:
+        logger.error("%s. Until then sessions and metadata are kept in memory only", error)
+        state = MemoryState()
+    return state, state.load()
