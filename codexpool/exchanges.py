@@ -144,7 +144,10 @@ class Exchanges:
         return answers.failed_closed(reason)
 
     def outdated(self, flow: http.HTTPFlow) -> bool:
-        """See `codexpool.wire.resend.Sender`: whether the identity of the attempt has ceased to serve meanwhile."""
+        """See `codexpool.wire.resend.Sender`: whether the identity of the attempt has ceased to serve meanwhile.
+
+        One that is about to have another token has not: the session is to stay with it, and a refusal costs nothing.
+        """
         exchange = self._under_way.get(flow)
         if exchange is None or not exchange.tries or self.keeper is None:
             return False
@@ -152,7 +155,7 @@ class Exchanges:
         identity = self.keeper.pool.identities.get(attempt.name)
         return (
             identity is None
-            or identity.status is not Status.READY
+            or not (identity.status is Status.READY or identity.is_in_renewal)
             or identity.fingerprint != attempt.bearer.fingerprint
         )
 

@@ -214,6 +214,8 @@ class Keeper:
         elif identity.status in IN_DOUBT and identity not in self._verifying:
             if self._is_due(identity, time.time()):
                 self._renew(identity, refused=False)
+                if self._credentials[identity.name].is_over(time.time()):
+                    return  # Nobody would know whose it is.
             self._verifying.add(identity)
             self._tasks.spawn(self._verify(identity, had)).add_done_callback(lambda _: self._verified(identity))
 
@@ -257,10 +259,12 @@ class Keeper:
             record = known.records.get(record_name(self.config.path, identity.name))
             had = record.key if record is not None else None
         pause = FIRST_PAUSE
-        while self.pool.identities.get(identity.name) is identity and not identity.paused:
+        while self.pool.identities.get(identity.name) is identity and identity.status in (*IN_DOUBT, Status.READY):
             answer = await self._word(identity, had)
-            if answer is None or identity.status is Status.NEEDS_LOGIN:
+            if answer is None:
                 return None
+            if answer.evidence.fingerprint != identity.fingerprint:
+                continue  # It has another token by now.
             if answer.word is Word.REFUSED and identity.kind.is_renewable:
                 return self._renew(identity, refused=True)
             self.pool.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)

@@ -31,7 +31,10 @@ Keyring = Callable[[str, str], str]
 
 
 class Resolved(NamedTuple):
-    """The credentials by the names of their identities, what is wrong with others, and whose are still to come."""
+    """The credentials by the names of their identities, what is wrong, and whose are still to come.
+
+    A problem may leave its identity out, or only want to be known.
+    """
 
     credentials: dict[str, Credential]
     problems: tuple[Problem, ...] = ()
@@ -72,6 +75,10 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
             problems.append(Problem(config.path, identity.line, f"identity[{number}].{key}", what, error.remedy))
         else:
             credentials[identity.name] = credential
+            if isinstance(credential, OAuth) and (owner := other_owner(credential.path, sources.environ)):
+                what = f"{credential.path} is the login of {owner} too: two owners of one refresh token burn it"
+                remedy = f"give the pool a login of its own: codexpool login {identity.name}"
+                problems.append(Problem(config.path, identity.line, f"identity[{number}].auth_json", what, remedy))
     return Resolved(credentials, tuple(problems), frozenset(pending))
 
 
@@ -96,6 +103,19 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
             return Command(line)
         case FromAuthJson(path):
             return _from_auth_json(path, sources.endpoint)
+
+
+def other_owner(path: Path, environ: Mapping[str, str]) -> str:
+    """Which Codex client has its login in this very file, as far as the folder tells; empty if none."""
+    folder = path.resolve().parent
+    home = environ.get("CODEX_HOME", "")
+    if home and folder == Path(home).expanduser().resolve():
+        return "the Codex client of CODEX_HOME"
+    if folder == (Path(environ["HOME"]) if environ.get("HOME") else Path.home()).joinpath(".codex").resolve():
+        return "your Codex client"
+    if (folder / "sessions").is_dir() or (folder / "history.jsonl").is_file():
+        return f"a Codex client that has sessions in {folder}"
+    return ""
 
 
 def _only_line(path: Path) -> str:

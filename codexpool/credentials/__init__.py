@@ -56,6 +56,10 @@ class Credential(Protocol):
         """The unix second at which the token wants to be renewed without having been refused; None for never."""
         ...
 
+    def is_over(self, at: float) -> bool:
+        """Whether the token is known to be worth nothing at this unix second."""
+        ...
+
     def after(self, before: Credential | None) -> Credential:
         """The credential to go on with, where the configuration was read again and ``before`` is in use."""
         ...

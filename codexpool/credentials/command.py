@@ -72,6 +72,10 @@ class Command:
         self._token = token
         return Renewal(token, issued=True)
 
+    def is_over(self, at: float) -> bool:
+        """False: what a token says of its end is for the command to know."""
+        return False
+
     def after(self, before: Credential | None) -> Credential:
         """The one in use with its token, as long as the same command is run in the same way."""
         return before if isinstance(before, Command) and before.line == self.line else self

@@ -68,6 +68,10 @@ class OAuth:
         self.login, issued = await asyncio.shield(asyncio.to_thread(self._renew, stale, refused))
         return Renewal(self.login.access, issued)
 
+    def is_over(self, at: float) -> bool:
+        """Whether the access token has expired."""
+        return self.login.expires_within(0, at)
+
     def after(self, before: Credential | None) -> Credential:
         """The one in use, with what the file has if that was changed by somebody else."""
         if not isinstance(before, OAuth) or before.path != self.path:

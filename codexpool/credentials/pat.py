@@ -31,6 +31,10 @@ class Pat:
         """None: nobody but a person replaces it."""
         return None
 
+    def is_over(self, at: float) -> bool:
+        """False: whoami tells of no end."""
+        return False
+
     def after(self, before: Credential | None) -> Credential:
         """This one: there is nothing to carry over."""
         return self

@@ -152,6 +152,11 @@ class Identity:
     def status(self) -> Status:
         return self.condition.status
 
+    @property
+    def is_in_renewal(self) -> bool:
+        """Whether its token was refused and it is about to have another one."""
+        return self.kind.is_renewable and self.status is Status.SUSPECT
+
     def may_serve_soon(self, at: float, within: float) -> bool:
         """Whether waiting ``within`` seconds could make it ready."""
         if self.status in (Status.UNVERIFIED, Status.SUSPECT):

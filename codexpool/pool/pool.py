@@ -133,7 +133,7 @@ class Pool:
     def in_renewal(self, session: str | None) -> Identity | None:
         """The identity a session belongs to, if that is about to have another token: the session waits for it."""
         own = next(self._own(session, None), None)
-        return own if own is not None and own.kind.is_renewable and own.status is Status.SUSPECT else None
+        return own if own is not None and own.is_in_renewal else None
 
     def may_serve_soon(self, path: str, at: float, within: float, without: Iterable[str] = ()) -> bool:
         """Whether waiting ``within`` seconds for somebody to become ready may be worth it."""

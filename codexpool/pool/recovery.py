@@ -122,9 +122,10 @@ class _Tries:
         return {i.name for i in pool.identities.values() if i.fingerprint in self._tries}
 
     def spent(self, pool: Pool) -> set[str]:
-        """Who is not tried at all any more: ready, but not because whoami has vouched for the token since."""
+        """Who is not tried at all any more: whoami has not vouched for the token since, and nobody will."""
         return {i.name for i in pool.identities.values() if i.fingerprint in self._tries and self._is_spent(i)}
 
     def _is_spent(self, identity: Identity) -> bool:
         last, times = self._tries[identity.fingerprint]
-        return times >= MOST_TRIES or (identity.status is Status.READY and identity.vouched_at < last)
+        serves_unchanged = identity.status in (Status.READY, Status.RESTING) and identity.vouched_at < last
+        return times >= MOST_TRIES or serves_unchanged

@@ -26,7 +26,7 @@ from codexpool.standin.answers import (
 )
 from codexpool.standin.exchange import Headers, Reply, Request, error_body
 from codexpool.standin.faults import Answer
-from codexpool.standin.logins import RefreshTokens, access_token
+from codexpool.standin.logins import CLIENT_ID, REFRESH_REASONS, RefreshTokens, access_token
 from codexpool.standin.tokens import (
     DISCOVERY,
     MODELS,
@@ -163,8 +163,8 @@ class Backend:
         if token is None or not path.startswith("/backend-api/"):
             # Metrics (ab.chatgpt.com) and whatever else is sent without a login.
             return Reply.of_json({}) if request.host == "ab.chatgpt.com" else _nothing_here()
-        if not token.alive:
-            return revoked()
+        if not token.is_good:
+            return refused(token)
         if SWAPPED.fullmatch(path):
             return self._swapped(request, path, token, answer)
         if path == MCP and request.method == "POST":
@@ -246,7 +246,7 @@ class Backend:
     def _auth(self, request: Request) -> Reply:
         if request.path == WHOAMI and request.method == "GET":
             token = self.known(request.bearer)
-            return revoked() if token is None or not token.alive else Reply.of_json(whoami(token))
+            return Reply.of_json(whoami(token)) if token is not None and token.is_good else refused(token)
         if request.path == TOKEN_ENDPOINT and request.method == "POST":
             return self._renew(request)
         return _nothing_here()
@@ -256,10 +256,13 @@ class Backend:
         try:
             asked = json.loads(request.body)
             grant, refresh_token = asked["grant_type"], asked["refresh_token"]
+            client_id, reason = asked["client_id"], asked.get("refresh_reason", REFRESH_REASONS[0])
         except (ValueError, KeyError, TypeError) as error:
             raise MalformedError(f"no request for a new token: {error!r}") from error
         if grant != "refresh_token":
             raise MalformedError(f"grant_type is {grant!r}")
+        if client_id != CLIENT_ID or reason not in REFRESH_REASONS or request.header("authorization") is not None:
+            raise MalformedError("this is not how Codex asks for a new token")
         renewal = self.refresh_tokens.renew(refresh_token)
         if renewal.login is None or renewal.old is None:
             return Reply.of_json(error_body(renewal.code, "Your refresh token cannot be used."), 401)
@@ -273,10 +276,12 @@ class Backend:
         )
 
 
-def revoked() -> Reply:
-    """What a dead token gets."""
-    body = error_body("token_revoked", "Your authentication token has been revoked.")
-    return Reply.of_json(body, 401, [("x-openai-authorization-error", "token_revoked")])
+def refused(token: Token | None) -> Reply:
+    """What a token gets that is dead, has expired, or is none at all."""
+    expired = token is not None and token.alive and token.has_expired
+    code = "token_expired" if expired else "token_revoked"
+    body = error_body(code, f"Your authentication token has {'expired' if expired else 'been revoked'}.")
+    return Reply.of_json(body, 401, [("x-openai-authorization-error", code)])
 
 
 def whoami(token: Token) -> dict[str, Any]:

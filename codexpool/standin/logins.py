@@ -19,6 +19,9 @@ ACCESS_LIFETIME = 10 * 86400.0
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 """The client id with which Codex asks for new tokens."""
 
+REFRESH_REASONS = ("unauthorized_recovery", "proactive_expiry", "scheduled")
+"""Why it asks."""
+
 
 def make_jwt(claims: dict[str, Any]) -> str:
     """A JWT that anybody can read and nobody can verify."""
@@ -84,7 +87,7 @@ class RefreshTokens:
 
     def issue(self, login: Token) -> str:
         """A new refresh token for a login."""
-        token = f"rt-test-{secrets.token_hex(12)}"
+        token = f"rt_test-{secrets.token_hex(12)}"
         with self._lock:
             self._logins[token] = login
         return token
@@ -93,6 +96,11 @@ class RefreshTokens:
         """From now on it is invalid."""
         with self._lock:
             self._logins.pop(refresh_token, None)
+
+    def hand_over(self, refresh_token: str, owner: Token) -> None:
+        """From now on it renews the login of somebody else: of another workspace, say."""
+        with self._lock:
+            self._logins[refresh_token] = owner
 
     def renew(self, refresh_token: str) -> Renewal:
         """Spend a refresh token."""
@@ -103,7 +111,7 @@ class RefreshTokens:
             if old is None:
                 return Renewal("refresh_token_invalidated")
             self._used.add(refresh_token)
-        login = replace(old, token=access_token(old), alive=True)
+        login = replace(old, token=access_token(old), alive=True, expires_at=time.time() + ACCESS_LIFETIME)
         return Renewal("", old, login, self.issue(login))
 
 

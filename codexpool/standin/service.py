@@ -15,7 +15,7 @@ import wsproto.utilities
 from codexpool.credentials.secret import fingerprint
 from codexpool.standin.answers import MalformedError, parse_generation
 from codexpool.standin.connections import FramingError, Head, Http1, Socket
-from codexpool.standin.endpoints import Backend, revoked
+from codexpool.standin.endpoints import Backend, refused
 from codexpool.standin.exchange import CutError, Headers, Reply, Request, Seen, Transport, error_body
 from codexpool.standin.faults import Answer, Plan
 from codexpool.standin.http2 import Http2
@@ -281,8 +281,8 @@ class Service:
         token = self.backend.known(request.bearer)
         if answer is not None and answer.status:
             frame = answer.frame()
-        elif token is None or not token.alive:
-            frame = _error_frame(revoked())
+        elif token is None or not token.is_good:
+            frame = _error_frame(refused(token))
         else:
             try:
                 data = self._parse_message(request, token, last)

@@ -131,7 +131,8 @@ class StandIn:
 
         ``lifetime`` is the access token's, in seconds. Its refresh token works once, as do all that follow.
         """
-        login = replace(owner, token=access_token(owner, lifetime=lifetime), alive=True)
+        ends = time.time() + lifetime
+        login = replace(owner, token=access_token(owner, lifetime=lifetime), alive=True, expires_at=ends)
         self.add(login, pool=pool, client=client)
         return auth_json(login, self.backend.refresh_tokens.issue(login))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ class Token:
     """One credential the backend knows: a personal access token, or the access token of an OAuth login.
 
     ``name`` is put into answers ("answer from <name>, request <n>"). A token that is not ``alive`` is answered
-    401 ``token_revoked``, by the backend as well as by whoami. ``used_percent`` is what the headers say of its
+    401 ``token_revoked``, by the backend as well as by whoami; one that has expired (unix seconds) is answered 401
+    ``token_expired``. ``used_percent`` is what the headers say of its
     primary rate limit.
     """
 
@@ -27,6 +29,7 @@ class Token:
     origin: str = CHATGPT
     routing_override: str = NO_CONSTRAINT
     alive: bool = True
+    expires_at: float | None = None
     name: str = ""
     used_percent: float = 12.0
 
@@ -39,6 +42,15 @@ class Token:
     def host(self) -> str:
         """The host its workspace is served from."""
         return urlsplit(self.origin).hostname or ""
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it is accepted."""
+        return self.alive and not self.has_expired
 
     @property
     def email(self) -> str:

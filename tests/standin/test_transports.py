@@ -23,6 +23,7 @@ from codexpool.standin import (
     error_body,
     usage_limit_body,
 )
+from codexpool.standin.logins import CLIENT_ID
 from tests.standin.clients import (
     WORK,
     answer_in,
@@ -255,7 +256,7 @@ def _read(secured: ssl.SSLSocket) -> bytes:
 
 def test_refresh_tokens_work_once(standin: StandIn) -> None:
     tokens = standin.login(work())["tokens"]
-    body = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     with http(standin) as client:
         first = client.post("https://auth.openai.com/oauth/token", json=body)
         second = client.post("https://auth.openai.com/oauth/token", json=body)

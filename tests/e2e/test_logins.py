@@ -1,0 +1,265 @@
+"""OAuth logins: renewed once, in time or after a 401, and without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, Answer, error_body
+from tests.e2e.logins import DAY, TOKEN_ENDPOINT, LoginWorld, a_login_world, auth_entry, login_of, owner
+from tests.e2e.world import MODEL, E2EProxy, World, served_by
+from tests.running import pat, pool_toml, until
+
+EXPIRED = -60.0
+REFUSED = error_body("token_expired", "Your authentication token has expired.")
+
+
+def turn(world: World, session: str = "s") -> str:
+    with world.proxy.client() as client:
+        return served_by(world.turn(client, session))
+
+
+async def turns(world: World, number: int) -> list[str]:
+    """So many at once, each of a session of its own."""
+    async with world.proxy.async_client() as client:
+
+        async def one(session: int) -> str:
+            body, headers = {"model": "m", "input": "x"}, {"thread-id": f"many-{session}"}
+            return served_by(await client.post(MODEL, json=body, headers=headers))
+
+        return await asyncio.gather(*(one(session) for session in range(number)))
+
+
+def all_is_well(world: LoginWorld) -> None:
+    world.nothing_amiss()
+    assert world.login.is_whole()
+    assert "rt_test" not in world.proxy.log
+    assert "eyJ" not in world.proxy.log
+
+
+async def test_an_expired_login_is_renewed_once_before_it_serves(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), EXPIRED)) as world:
+        assert set(await turns(world, 12)) == {"spare"}
+
+        assert world.renewals == 1
+        assert world.login.was_renewed
+        assert [seen.status for seen in world.standin.requests(RESPONSES)] == [200] * 12
+        all_is_well(world)
+
+
+def test_a_login_is_renewed_five_minutes_before_its_end_while_it_serves_on(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 370.0)) as world:
+        before = world.login.first["tokens"]["access_token"]
+        assert turn(world) == "spare"
+        if world.renewals == 0:
+            assert world.login.document["tokens"]["access_token"] == before
+        until(lambda: world.renewals, 80, "the renewal in time")
+        until(lambda: world.login.was_renewed, 5, "the new tokens")
+        assert turn(world) == "spare"
+        assert [
+            json.loads(seen.body or b"")["refresh_reason"] for seen in world.standin.requests(TOKEN_ENDPOINT)
+        ] == ["proactive_expiry"]
+        all_is_well(world)
+
+
+async def test_many_refusals_at_once_cost_one_renewal_and_nobody_moves(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert set(await turns(world, 12)) == {"spare"}
+        world.standin.kill(world.login.first["tokens"]["access_token"])
+
+        assert set(await turns(world, 12)) == {"spare"}
+
+        assert world.renewals == 1
+        assert json.loads(world.standin.requests(TOKEN_ENDPOINT)[0].body or b"")["refresh_reason"] == (
+            "unauthorized_recovery"
+        )
+        assert world.login.was_renewed
+        all_is_well(world)
+
+
+DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
+
+
+def test_a_token_that_somebody_else_has_put_on_the_disk_is_used_before_any_renewal(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        newer = login_of(world.standin, tmp_path / "elsewhere", owner("spare"))
+        world.standin.kill(world.login.first["tokens"]["access_token"])
+        world.login.path.write_text(newer.path.read_text())
+
+        assert turn(world) == "spare"
+
+        assert world.renewals == 0
+        assert world.login.document == newer.document
+        all_is_well(world)
+
+
+def test_a_refresh_token_that_somebody_else_has_used_moves_the_turn_unseen(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        tokens = world.login.first["tokens"]
+        world.standin.backend.refresh_tokens.renew(tokens["refresh_token"])
+        world.standin.kill(tokens["access_token"])
+
+        assert turn(world) == "work"
+        assert turn(world, "another") == "work"
+
+        world.proxy.says("spare needs_login: its refresh token was used already, by somebody else")
+        assert f"{world.login.path} has two owners" in world.proxy.log
+        assert "Log in anew: codexpool login spare" in world.proxy.log
+        assert world.renewals == 1
+        assert world.login.document == world.login.first
+
+        # it is not tried again after a restart either; another login is
+        world.proxy.stop()
+        world.proxy.ready = 1
+        world.proxy.start()
+        assert turn(world, "after the restart") == "work"
+        assert world.renewals == 1
+        newer = login_of(world.standin, tmp_path / "elsewhere", owner("spare"))
+        world.login.path.write_text(newer.path.read_text())
+        world.proxy.says("spare is ready")
+        until(lambda: turn(world, f"{time.monotonic()}") == "spare", 10, "the new login to serve")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Answer(path=TOKEN_ENDPOINT, times=2, status=503, body={"error": "busy"}),
+        Answer(path=TOKEN_ENDPOINT, times=2, status=429, body={"error": {"code": "slow_down"}}),
+        Answer(path=TOKEN_ENDPOINT, times=2, status=401, body=CLOUDFLARE_PAGE),
+        Answer(path=TOKEN_ENDPOINT, times=2, cut="head"),
+    ],
+    ids=["503", "429", "page", "cut"],
+)
+def test_a_token_endpoint_in_trouble_condemns_nobody(tmp_path: Path, failure: Answer) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        world.standin.plan(failure)
+        world.standin.kill(world.login.first["tokens"]["access_token"])
+
+        assert turn(world) == "work"  # it does not wait for the next try
+
+        if failure.cut:
+            # The refresh token is spent, and the answer was lost: that login is gone, and it is said so.
+            world.proxy.says("spare: the token endpoint cannot be reached")
+            return
+        until(lambda: world.login.was_renewed, 20, "the renewal")
+        world.proxy.says("spare has a new token")
+        until(lambda: turn(world, f"{time.monotonic()}") == "spare", 10, "the login to serve")
+        assert world.renewals == 3
+        assert "needs_login" not in world.proxy.log
+        all_is_well(world)
+
+
+def test_a_token_that_lives_serves_while_the_token_endpoint_is_in_trouble(tmp_path: Path) -> None:
+    failure = Answer(path=TOKEN_ENDPOINT, times=None, status=503, body={"error": "busy"})
+    with a_login_world(tmp_path, (owner("spare"), 120.0), plan=(failure,)) as world:
+        for number in range(3):
+            assert turn(world, f"s-{number}") == "spare"
+        until(lambda: world.renewals > 1, 20, "another try")
+        world.standin.unplan()
+        until(lambda: world.login.was_renewed, 30, "the renewal")
+        assert turn(world) == "spare"
+        all_is_well(world)
+
+
+def test_a_renewed_token_that_is_refused_as_well_is_not_renewed_once_more(tmp_path: Path) -> None:
+    refused = Answer(path=RESPONSES, times=None, status=401, body=REFUSED)
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
+        world.standin.plan(refused)
+        with world.proxy.client() as client:
+            answer = world.turn(client)
+            again = world.turn(client)
+
+        assert (answer.status_code, again.status_code) == (400, 400)
+        assert world.renewals == 1
+        assert "spare: resting until" in answer.json()["error"]["message"]
+        world.standin.unplan()
+        until(lambda: turn_or_none(world) == "spare", 15, "the rest to end")
+        assert "needs_login" not in world.proxy.log
+
+
+def turn_or_none(world: World) -> str | None:
+    with world.proxy.client() as client:
+        answer = world.turn(client)
+        return served_by(answer) if answer.status_code == 200 else None
+
+
+def test_a_renewal_that_gives_the_login_of_another_workspace_is_a_conflict_and_not_used(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        tokens = world.login.first["tokens"]
+        world.standin.backend.refresh_tokens.hand_over(tokens["refresh_token"], owner("stranger"))
+        world.standin.kill(tokens["access_token"])
+
+        assert turn(world) == "work"
+
+        world.proxy.says(
+            "spare is in conflict: its token is of account acc-stranger, user user-stranger; it was to be"
+        )
+        assert world.standin.requests(RESPONSES, "stranger") == []
+        # nor is it after a restart
+        world.proxy.stop()
+        world.proxy.ready = 1
+        world.proxy.start()
+        until(lambda: world.proxy.log.count("spare is in conflict") == 2, 20, "the conflict to be found again")
+        assert turn(world, "after the restart") == "work"
+        assert world.standin.requests(RESPONSES, "stranger") == []
+
+
+def test_a_login_into_another_account_than_pool_toml_says_is_a_conflict(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
+        entry = auth_entry("spare", world.login.path, 'account_id = "acc-other"\n')
+        pool_toml(tmp_path, pat("work"), head=entry)
+        world.proxy.says("spare is in conflict: its token is of account acc-spare, user user-spare; it was to be of")
+        assert {turn(world, f"s-{number}") for number in range(4)} == {"work"}
+        # corrected, it serves again
+        pool_toml(tmp_path, pat("work"), head=auth_entry("spare", world.login.path, 'account_id = "acc-spare"\n'))
+        until(lambda: turn(world, f"{time.monotonic()}") == "spare", 10, "it to serve")
+
+
+def test_a_pat_never_causes_a_renewal(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"), pat("third"))) as world:
+        for token in world.tokens:
+            world.standin.kill(token.token)
+        assert {turn(world, f"s-{number}") for number in range(6)} == {"spare"}
+        assert world.renewals == 0
+
+
+async def test_two_proxies_refused_at_the_same_moment_renew_once(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
+        other_folder = tmp_path / "other"
+        other_folder.mkdir()
+        other_proxy = E2EProxy(world.standin, other_folder, ready=1)
+        pool_toml(other_folder, head=auth_entry("spare", world.login.path))
+        other_proxy.start()
+        try:
+            other = World(world.standin, other_proxy, ())
+            assert set(await turns(world, 2) + await turns(other, 2)) == {"spare"}
+            world.standin.plan(Answer(path=TOKEN_ENDPOINT, times=None, delay=0.5))
+            world.standin.kill(world.login.first["tokens"]["access_token"])
+
+            answers = await asyncio.gather(turns(world, 4), turns(other, 4))
+
+            assert {name for names in answers for name in names} == {"spare"}
+            assert world.renewals == 1
+            all_is_well(world)
+        finally:
+            other_proxy.stop()
+
+
+def test_a_login_that_a_client_may_use_too_is_noticed(tmp_path: Path) -> None:
+    home = tmp_path / "codex-home"
+    with a_login_world(tmp_path, (owner("spare"), DAY), environ={"CODEX_HOME": str(home)}) as world:
+        clients = login_of(world.standin, tmp_path, owner("client"))
+        home.mkdir()
+        clients.path.rename(home / "auth.json")
+        pool_toml(tmp_path, head=auth_entry("spare", world.login.path) + auth_entry("mine", home / "auth.json"))
+        world.proxy.says("two owners of one refresh token burn it")
+        assert "codexpool login mine" in world.proxy.log
+        world.proxy.says("mine is ready")  # it is said, not refused
