@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from codexpool import __version__
-from codexpool.cli.demo import demo
-from codexpool.cli.run import addon_path, run
+
+COMMANDS = {
+    "add": "adding:add",
+    "login": "adding:login",
+    "list": "listing:list_",
+    "show": "listing:show",
+    "check": "checking:check",
+    "replace": "replacing:replace",
+    "pause": "switching:pause",
+    "resume": "switching:resume",
+    "remove": "switching:remove",
+    "config": "configuring:config",
+    "run": "run:run",
+    "addon-path": "run:addon_path",
+    "demo": "demo:demo",
+}
+"""The commands, in the order of a new user's way, and where each one is."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports a command when it is called: `codexpool run` need not wait for an HTTP client."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"codexpool.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="codexpool")
 def main() -> None:
     """Send Codex requests under the identities of a pool.
 
-    `codexpool run` starts mitmdump with the addon; `codexpool demo` shows, on a stand-in for the backend, what it
-    does when a token dies.
+    `codexpool add` and `codexpool login` make a pool of your tokens and logins, `codexpool run` starts mitmdump with
+    the addon, and `codexpool demo` shows, on a stand-in for the backend, what it does when a token dies.
     """
-
-
-for command in (run, addon_path, demo):
-    main.add_command(command)

@@ -25,6 +25,9 @@ PAUSE = 0.05
 
 BOM = "\ufeff"
 
+Change = Callable[[str], str]
+"""The text as it is in, the text as it shall be out."""
+
 
 class EditError(Exception):
     """An edit that could not be made; the file is as it was."""
@@ -36,7 +39,7 @@ class EditError(Exception):
         self.remedy = remedy
 
 
-def edit(path: Path, change: Callable[[str], str]) -> None:
+def edit(path: Path, change: Change) -> None:
     """Change the text of a pool.toml, which has to hold afterwards.
 
     ``change`` may be called more than once, each time with the text as it is by then; what it raises goes through
@@ -69,7 +72,7 @@ def unflag(path: Path, name: str) -> None:
     _rewrite(path, lambda text: unflagged(text, name))
 
 
-def _rewrite(path: Path, change: Callable[[str], str]) -> None:
+def _rewrite(path: Path, change: Change) -> None:
     with ExitStack() as stack:
         with _told(path):
             real = path.resolve(strict=True)
@@ -103,7 +106,7 @@ def _told(path: Path) -> Iterator[None]:
         raise EditError(path, f"cannot be edited: {reason}", remedy) from error
 
 
-def _changed(path: Path, before: bytes, change: Callable[[str], str]) -> bytes:
+def _changed(path: Path, before: bytes, change: Change) -> bytes:
     try:
         text = before.decode()
         bom = BOM if text.startswith(BOM) else ""

@@ -1,0 +1,47 @@
+"""A token looked at now: whose it is, and whether the backend takes it."""
+
+from __future__ import annotations
+
+import time
+
+from codexpool.config import IdentitySpec
+from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials.secret import Bearer
+from codexpool.credentials.whoami import Whoami
+from codexpool.pool.identity import Evidence, Kind, Word
+from codexpool.verification import Verification
+
+
+async def examined(spec: IdentitySpec, credential: Credential, verification: Verification) -> Whoami:
+    """The word on an identity's token.
+
+    A command is run, and a login whose access token has ended is renewed, as a proxy would do it: under the lock,
+    and written before it is used. A login that is refused is renewed once.
+    """
+    try:
+        bearer = await _present(credential)
+        answer = await _asked(spec, credential, bearer, verification)
+        if answer.word is Word.REFUSED and credential.kind.is_renewable:
+            renewal = await credential.renewed(bearer, refused=True)
+            if renewal is not None:
+                answer = await _asked(spec, credential, renewal.bearer, verification)
+    except NoTokenNowError as error:
+        return Whoami(Word.UNREACHABLE, Evidence(time.time(), note=str(error)))
+    except NoTokenAnyMoreError as error:
+        return Whoami(Word.REFUSED, Evidence(time.time(), code=error.code, note=str(error)))
+    return answer
+
+
+async def _present(credential: Credential) -> Bearer:
+    bearer, due_at = credential.bearer(), credential.due_at()
+    if bearer is not None and (due_at is None or due_at > time.time()):
+        return bearer
+    renewal = await credential.renewed(bearer, refused=False)
+    if renewal is None:
+        raise NoTokenNowError("there is no token")
+    return renewal.bearer
+
+
+async def _asked(spec: IdentitySpec, credential: Credential, bearer: Bearer, verification: Verification) -> Whoami:
+    answer = await verification.owner(bearer, credential, spec)
+    return await verification.place(answer, bearer, by_other_means=credential.kind is Kind.PAT)

@@ -1,0 +1,140 @@
+"""`codexpool list` and `codexpool show`: how the identities stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from codexpool.cli.common import (
+    config_option,
+    console,
+    json_option,
+    known,
+    moment,
+    name_argument,
+    pool_config,
+    spec_of,
+)
+from codexpool.cli.common import sources as usual_sources
+from codexpool.cli.standing import Standing, standings
+from codexpool.pool.identity import Status
+from codexpool.pool.needs import NEEDS_A_PERSON
+
+STYLES: Final = {
+    Status.READY: "green",
+    Status.UNVERIFIED: "cyan",
+    Status.SUSPECT: "yellow",
+    Status.LIMITED: "yellow",
+    Status.RESTING: "yellow",
+    Status.PAUSED: "dim",
+    **dict.fromkeys(NEEDS_A_PERSON, "bold red"),
+}
+
+
+@click.command("list")
+@config_option
+@json_option
+def list_(named: Path | None, as_json: bool) -> None:
+    """List the identities of the pool, and how they stand.
+
+    This is what pool.toml says, and what proxies have found out so far; `codexpool check` asks the backend.
+    """
+    config = pool_config(named)
+    rows = standings(config, usual_sources(), known())
+    if as_json:
+        click.echo(json.dumps([row.document() for row in rows], indent=2))
+        return
+    table(rows)
+
+
+@click.command()
+@name_argument
+@config_option
+@json_option
+def show(name: str, named: Path | None, as_json: bool) -> None:
+    """Show one identity with all that is known of it, and no secret."""
+    config = pool_config(named)
+    spec_of(config, name)
+    row = next(row for row in standings(config, usual_sources(), known()) if row.spec.name == name)
+    document = {
+        **row.document(),
+        "expires": moment(row.spec.expires_at),
+        "fedramp": row.metadata.fedramp if row.metadata is not None else None,
+        "origin": row.metadata.origin if row.metadata is not None else None,
+        "where": f"{config.path}:{row.spec.line}",
+    }
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    from rich.table import Table
+
+    shown = Table.grid(padding=(0, 2))
+    for key, value in document.items():
+        style = STYLES[row.status] if key == "status" else ""
+        shown.add_row(key.replace("_", " "), _text(value), style=style)
+    if row.reminder:
+        shown.add_row("reminder", row.reminder, style="yellow")
+    console().print(shown)
+
+
+WIDE: Final = 150
+"""Columns from which on there is room for everything in one row."""
+
+COLUMNS: Final[Mapping[str, Callable[[Standing], str]]] = {
+    "name": lambda row: row.spec.name,
+    "kind": lambda row: str(row.kind),
+    "account": lambda row: row.account_id,
+    "user": lambda row: row.user_id,
+    "plan": lambda row: row.metadata.plan if row.metadata is not None else "",
+    "status": lambda row: str(row.status),
+    "last used": lambda row: _short(row.last_used),
+    "fingerprint": lambda row: row.fingerprint,
+}
+"""What a row shows of an identity."""
+
+LEFT_OUT: Final = ("account", "user", "fingerprint")
+"""Where there is little room: `codexpool show` has them."""
+
+
+def table(rows: Sequence[Standing]) -> None:
+    """Print the identities as a table, and below it what is to be said of some."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    titles = [title for title in COLUMNS if out.width >= WIDE or title not in LEFT_OUT]
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for title in titles:
+        shown.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))
+    for row in rows:
+        styles = {"status": STYLES[row.status]}
+        shown.add_row(*(Text(COLUMNS[title](row), styles.get(title, "")) for title in titles))
+    out.print(shown)
+    for row in rows:
+        for words, style in ((_why(row), STYLES[row.status]), (row.reminder, "yellow")):
+            if words:
+                out.print(Text.assemble((row.spec.name, "bold"), ": ", (words, style)), soft_wrap=True)
+
+
+def _why(row: Standing) -> str:
+    """Why an identity stands as it does, where that is not plain."""
+    if not row.evidence:
+        return ""
+    if row.until is not None:
+        return f"{row.status} until {_short(row.until)}: {row.evidence}"
+    since = f" since {_short(row.since)}" if row.since is not None else ""
+    return f"{row.status}{since}: {row.evidence}"
+
+
+def _short(at: float | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)

@@ -1,0 +1,509 @@
+"""An operator's day: identities are added, looked at, replaced, paused and removed, and no secret is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import pytest
+
+from codexpool.standin import WHOAMI, Answer, StandIn, Token
+from tests.cli.pools import Pool
+from tests.e2e.logins import FOREIGN, login_of, owner, write_private
+from tests.running import pat
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    with StandIn([], folder=tmp_path / "standin") as standin:
+        yield Pool(standin, tmp_path, monkeypatch)
+
+
+def fresh(name: str, of: Token) -> Token:
+    """Another token of the same account and user."""
+    return Token(f"at-test-{name}-fresh-0123456789abcdef", of.account_id, of.user_id, name=of.name)
+
+
+def script(folder: Path, *lines: str) -> Path:
+    path = folder / "program"
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    path.chmod(0o700)
+    return path
+
+
+# -- add
+
+
+def test_add_makes_a_private_pool_toml_with_an_identity_that_whoami_knows(pool: Pool) -> None:
+    result = pool.add(pat("work"))
+
+    assert "work is in" in result.output
+    assert "account acc-work, user user-work, business" in result.output
+    assert stat.S_IMODE(pool.path.stat().st_mode) == 0o600
+    [entry] = tomllib.loads(pool.text)["identity"]
+    assert entry == {"name": "work", "token": pat("work").token, "account_id": "acc-work", "user_id": "user-work"}
+    assert pool.list()["work"]["status"] == "ready"
+
+
+def test_add_keeps_every_byte_of_the_file_it_adds_to(pool: Pool) -> None:
+    pool.add(pat("work"))
+    before = "# mine\n\n[pool]  # odd\nselection = 'round-robin'\n\n" + pool.text + "# the end\n\n"
+    pool.path.write_text(before)
+
+    pool.add(pat("spare"))
+
+    assert pool.text.startswith(before)
+    assert [entry["name"] for entry in tomllib.loads(pool.text)["identity"]] == ["work", "spare"]
+
+
+def test_add_takes_a_token_from_a_variable_a_file_a_keyring_and_a_command(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {name: pat(name) for name in ("env", "file", "ring", "sso")}
+    for token in tokens.values():
+        pool.standin.add(token)
+        pool.secret(token.token)
+    monkeypatch.setenv("MY_TOKEN", tokens["env"].token)
+    file = write_private(pool.folder / "token", tokens["file"].token)
+    monkeypatch.setattr(keyring, "get_password", lambda service, name: {"ring": tokens["ring"].token}.get(name))
+    program = script(pool.folder, f"echo {tokens['sso'].token}")
+
+    pool.run("add", "env", "--env", "MY_TOKEN")
+    pool.run("add", "file", "--file", str(file))
+    pool.run("add", "ring", "--keyring", "codexpool")
+    pool.run("add", "sso", "--command", "--", str(program), "codex")
+
+    entries = {entry["name"]: entry["token"] for entry in tomllib.loads(pool.text)["identity"]}
+    assert entries == {
+        "env": {"env": "MY_TOKEN"},
+        "file": {"file": "~/token"},
+        "ring": {"keyring": "codexpool"},
+        "sso": {"command": [str(program), "codex"]},
+    }
+    assert {name: row["status"] for name, row in pool.list().items()} == dict.fromkeys(entries, "ready")
+    assert {row["kind"] for row in pool.list().values()} == {"pat", "command"}
+
+
+def test_add_takes_an_oauth_login_by_its_claims(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"))
+
+    pool.run("add", "spare", "--auth-json", str(login.path))
+
+    row = pool.list()["spare"]
+    assert (row["kind"], row["account_id"], row["user_id"], row["status"]) == (
+        "oauth",
+        "acc-spare",
+        "user-spare",
+        "ready",
+    )
+    assert login.document == login.first
+    assert pool.standin.requests(WHOAMI) == []
+
+
+def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("mine"))
+    (pool.folder / ".codex").mkdir()
+    login.path.rename(pool.folder / ".codex" / "auth.json")
+
+    result = pool.run("add", "mine", "--auth-json", str(pool.folder / ".codex" / "auth.json"))
+
+    assert "two owners of one refresh token burn it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"OPENAI_API_KEY": "sk-test"}, "holds an API key, which speaks to api.openai.com"),
+        ({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}, "holds an API key"),
+        ({"agent_identity": "x"}, "holds an agent identity, which signs each request"),
+        ({"auth_mode": "chatgptAuthTokens", "tokens": {}}, "another program lends to Codex"),
+        ({"bedrock_api_key": {}, "OPENAI_API_KEY": None}, "holds no login"),
+        ({}, "holds no login"),
+        ([], "is no JSON object"),
+    ],
+)
+def test_a_login_that_cannot_be_pooled_is_refused_with_the_reason(pool: Pool, document: object, said: str) -> None:
+    path = write_private(pool.folder / "auth.json", json.dumps(document))
+
+    result = pool.run("add", "x", "--auth-json", str(path), code=1)
+
+    assert said in result.stderr
+    assert not pool.path.exists()
+
+
+def test_a_second_token_of_one_account_and_user_is_refused_with_what_to_do_instead(pool: Pool) -> None:
+    pool.add(pat("work"))
+    before = pool.text
+    second = Token("at-test-second-0123456789abcdef", "acc-work", "user-work", name="second")
+
+    result = pool.add(second, code=1)
+
+    assert "of the same account and user as work (acc-work, user-work)" in result.stderr
+    assert "codexpool replace work" in result.stderr
+    assert pool.text == before
+
+
+def test_a_dead_token_is_not_added(pool: Pool) -> None:
+    result = pool.add(pat("work", alive=False), code=1)
+    assert "the backend does not take this token: 401 token_revoked" in result.stderr
+    assert not pool.path.exists()
+
+
+def test_nothing_is_added_while_nobody_can_be_asked(pool: Pool) -> None:
+    pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
+    result = pool.add(pat("work"), code=1)
+    assert "it could not be found out whose token this is; try again: whoami answers 503" in result.stderr
+    assert not pool.path.exists()
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(pool: Pool) -> None:
+    result = pool.add(pat("work"), "--dry-run")
+    assert "account_id = 'acc-work'" in result.output
+    assert "(sha256:" in result.output
+    assert not pool.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (("add", "a b", "--token-stdin"), "x", "is no name"),
+        (("add", "at-test-name", "--token-stdin"), "x", "looks like a token"),
+        (("add", "work", "at-test-on-the-command-line"), "", "a token is never an argument"),
+        (("add", "work", "--token-stdin", "--env", "X"), "", "--token-stdin and --env: say one of them"),
+        (("add", "work"), "", "where is the token?"),
+        (("add", "work", "--token-stdin"), "", "there is nothing on standard input"),
+        (("add", "work", "--token-stdin"), "a\nb", "there is 2 lines on standard input"),
+        (("add", "work", "--command"), "", "say the program and its arguments behind --"),
+        (("add", "work", "--env", "A B"), "", "not the name of an environment variable"),
+        (("list", "--config", "/no/such/pool.toml"), "", "there is no such file"),
+    ],
+)
+def test_wrong_usage_is_told_with_exit_code_2(pool: Pool, arguments: tuple[str, ...], stdin: str, said: str) -> None:
+    result = pool.run(*arguments, stdin=stdin, code=2)
+    assert said in result.stderr
+    assert not pool.path.exists()
+
+
+# -- list, show, check
+
+
+def test_list_tells_what_each_identity_is_and_needs(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.add(pat("spare"))
+    pool.standin.kill(pat("spare").token)
+
+    checked = pool.run("check", "--json", code=1)
+
+    rows = {row["name"]: row for row in json.loads(checked.stdout)}
+    assert {name: row["status"] for name, row in rows.items()} == {"work": "ready", "spare": "needs_replacement"}
+    assert set(rows["work"]) == {
+        *("name", "kind", "account_id", "user_id", "plan", "status"),
+        *("since", "until", "evidence", "fingerprint", "last_used"),
+    }
+    assert "401 token_revoked" in rows["spare"]["evidence"]
+    # it is flagged, as a proxy would do it, and a list knows it without asking
+    flags = [entry.get("needs_replacement") for entry in tomllib.loads(pool.text)["identity"]]
+    assert [flag is not None for flag in flags] == [False, True]
+    asked = len(pool.standin.seen)
+    assert pool.list()["spare"]["status"] == "needs_replacement"
+    assert pool.list()["spare"]["since"] == rows["spare"]["since"]
+    shown = pool.run("list").output
+    assert "spare: needs_replacement since 20" in shown
+    assert "401 token_revoked on whoami" in shown
+    assert len(pool.standin.seen) == asked
+
+
+def test_the_flag_of_a_token_that_is_good_goes_with_a_check(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.standin.kill(pat("work").token)
+    pool.run("check", code=1)
+    assert "needs_replacement" in pool.text
+    pool.standin.revive(pat("work").token)
+
+    pool.run("check", "work")
+
+    assert "needs_replacement" not in pool.text
+    assert pool.list()["work"]["status"] == "ready"
+
+
+def test_check_asks_about_those_it_is_told_to(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.add(pat("spare"))
+    pool.standin.kill(pat("spare").token)
+    pool.standin.seen.clear()
+
+    pool.run("check", "work")
+
+    assert {seen.name for seen in pool.standin.seen} == {"work"}
+    assert "there is no identity 'nobody'" in pool.run("check", "nobody", code=2).stderr
+
+
+def test_a_check_that_nobody_answers_condemns_nobody_and_fails(pool: Pool) -> None:
+    pool.add(pat("work"))
+    before = pool.text
+    pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
+
+    result = pool.run("check", code=1)
+
+    assert "whoami answers 503" in result.output
+    assert pool.text == before
+    assert pool.list()["work"]["status"] == "ready"
+
+
+def test_check_renews_a_login_that_has_ended_and_tells_of_one_that_is_lost(pool: Pool) -> None:
+    ended = login_of(pool.standin, pool.folder, owner("ended"), lifetime=10)
+    lost = login_of(pool.standin, pool.folder, owner("lost"), lifetime=10 * DAY)
+    pool.run("add", "ended", "--auth-json", str(ended.path))
+    pool.run("add", "lost", "--auth-json", str(lost.path))
+    assert ended.was_renewed
+    assert ended.is_whole()
+    pool.standin.backend.refresh_tokens.revoke(lost.first["tokens"]["refresh_token"])
+    pool.standin.kill(lost.first["tokens"]["access_token"])
+
+    rows = {row["name"]: row for row in json.loads(pool.run("check", "--json", code=1).stdout)}
+
+    assert {name: row["status"] for name, row in rows.items()} == {"ended": "ready", "lost": "needs_login"}
+    assert "its refresh token was revoked" in rows["lost"]["evidence"]
+    assert lost.document == lost.first
+
+
+def test_an_identity_without_a_token_is_listed_with_the_reason(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.add(pat("work"))
+    pool.path.write_text(pool.text + '\n[[identity]]\nname = "gone"\ntoken = { env = "NOT_SET" }\n')
+    row = pool.list()["gone"]
+    assert row["status"] == "unverified"
+    assert "environment variable NOT_SET is not set" in row["evidence"]
+    assert "NOT_SET is not set" in pool.run("check", code=1).output
+
+
+def test_show_tells_all_that_is_known_and_where_it_stands(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.path.write_text(
+        pool.text.replace('user_id    = "user-work"\n', 'user_id = "user-work"\nexpires = 2026-12-01\n')
+    )
+    document = json.loads(pool.run("show", "work", "--json").stdout)
+    assert document["where"] == f"{pool.path}:6"
+    assert (document["origin"], document["fedramp"]) == ("https://chatgpt.com", False)
+    assert document["expires"] == "2026-12-02T00:00:00Z"
+    assert "acc-work" in pool.run("show", "work").output
+
+
+# -- replace
+
+
+def test_replace_puts_a_new_token_in_place_and_takes_the_flag_away(pool: Pool) -> None:
+    work = pat("work")
+    pool.add(work)
+    pool.add(pat("spare"))
+    pool.standin.kill(work.token)
+    pool.run("check", code=1)
+    before = pool.text
+    new = fresh("work", work)
+    pool.standin.add(new)
+
+    result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token))
+
+    assert "of the same account and user" in result.output
+    lines = [line for line in before.splitlines() if not line.startswith("needs_replacement")]
+    assert pool.text.splitlines() == [line.replace(work.token, new.token) for line in lines]
+    assert pool.list()["work"]["status"] == "ready"
+
+
+def test_replace_with_a_token_of_another_account_changes_nothing_byte_for_byte(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.standin.add(pat("stranger"))
+    before, at = pool.path.read_bytes(), pool.path.stat().st_mtime_ns
+    state = (pool.folder / "state.sqlite3").read_bytes()
+
+    result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(pat("stranger").token), code=1)
+
+    assert "work is  account acc-work, user user-work" in result.stderr
+    assert "the new one  account acc-stranger, user user-stranger" in result.stderr
+    assert (pool.path.read_bytes(), pool.path.stat().st_mtime_ns) == (before, at)
+    assert (pool.folder / "state.sqlite3").read_bytes() == state
+
+
+def test_replace_as_new_keeps_the_old_entry(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.standin.add(pat("other"))
+    before = pool.text
+
+    pool.run("replace", "work", "--as-new", "--token-stdin", stdin=pool.secret(pat("other").token))
+
+    assert pool.text.startswith(before)
+    assert pool.list()["work-2"]["account_id"] == "acc-other"
+
+
+def test_replace_writes_to_where_the_old_token_is(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = pat("work")
+    pool.standin.add(work)
+    new = fresh("work", work)
+    pool.standin.add(new)
+    file = write_private(pool.folder / "token", pool.secret(work.token))
+    pool.run("add", "work", "--file", str(file))
+    before = pool.text
+
+    pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token))
+
+    assert file.read_text() == f"{new.token}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert pool.text == before
+
+
+def test_replace_says_where_a_token_has_to_be_replaced_that_it_cannot_write(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = pat("work")
+    pool.standin.add(work)
+    new = fresh("work", work)
+    pool.standin.add(new)
+    monkeypatch.setenv("MY_TOKEN", pool.secret(work.token))
+    pool.run("add", "work", "--env", "MY_TOKEN")
+    result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token), code=1)
+    assert "from the environment variable MY_TOKEN: set it anew where the proxy is started" in result.stderr
+    # it may move to another place
+    file = write_private(pool.folder / "token", new.token)
+    pool.run("replace", "work", "--file", str(file))
+    assert tomllib.loads(pool.text)["identity"][0]["token"] == {"file": "~/token"}
+
+
+def test_replace_of_a_token_that_nobody_knows_the_owner_of_is_refused(pool: Pool) -> None:
+    work = pat("work", alive=False)
+    pool.standin.add(work)
+    new = fresh("work", work)
+    pool.standin.add(new)
+    write_private(pool.path, f'[[identity]]\nname = "work"\ntoken = "{pool.secret(work.token)}"\n')
+    before = pool.text
+    result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token), code=1)
+    assert "it is not known whose token work had" in result.stderr
+    assert "--as-new" in result.stderr
+    assert pool.text == before
+
+
+def test_the_declared_end_of_the_old_token_goes_with_it(pool: Pool) -> None:
+    work = pat("work")
+    pool.add(work)
+    pool.path.write_text(pool.text + "expires = 2026-12-01\n")
+    assert "is expected to expire on 2026-12-01" in pool.run("show", "work").output
+    new = fresh("work", work)
+    pool.standin.add(new)
+    pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token))
+    assert "expires" not in pool.text
+
+
+# -- pause, resume, remove
+
+
+def test_pause_and_resume_give_back_the_same_bytes(pool: Pool) -> None:
+    pool.add(pat("work"))
+    before = pool.text
+    pool.run("pause", "work")
+    assert pool.list()["work"]["status"] == "paused"
+    assert "paused already" in pool.run("pause", "work").output
+    pool.run("resume", "work")
+    assert pool.text == before
+    assert "is not paused" in pool.run("resume", "work").output
+
+
+def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.add(pat("spare"))
+    pool.path.write_text(pool.text.replace("[[identity]]", "# about the next\n[[identity]]"))
+
+    pool.run("remove", "work")
+
+    assert list(pool.list()) == ["spare"]
+    assert pool.text.count("# about the next") == 2
+    result = pool.run("remove", "spare", code=1)
+    assert f"spare is the only identity. Add another one first, or delete {pool.path}" in result.stderr
+    assert "there is no identity 'work'" in pool.run("remove", "work", code=2).stderr
+
+
+# -- config check
+
+
+def test_config_check_says_which_file_it_is_and_what_is_wrong_with_it(pool: Pool) -> None:
+    pool.run("config", "check", "--config", str(pool.folder / "none"), code=2)
+    pool.add(pat("work"))
+    assert f"{pool.path}: holds, 1 identities" in pool.run("config", "check").output
+    pool.path.write_text(pool.text + 'tokn = "x"\n')
+    result = pool.run("config", "check", "--json", code=1)
+    document = json.loads(result.stdout)
+    assert (document["path"], document["holds"]) == (str(pool.path), False)
+    assert document["problems"][0]["line"] == pool.text.count("\n")
+    assert 'unknown key "tokn"; did you mean "token"?' in pool.run("config", "check", code=1).stderr
+    pool.path.chmod(0o644)
+    assert f"chmod 600 {pool.path}" in pool.run("config", "check", code=1).stderr
+
+
+# -- login
+
+
+def fake_codex(pool: Pool, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What `codex login` does: it writes an auth.json into its CODEX_HOME."""
+    folder = pool.folder / "bin"
+    folder.mkdir(exist_ok=True)
+    path = folder / "codex"
+    path.write_text("\n".join(("#!/bin/sh", 'echo "$@" > "$HOME/asked"', *lines)) + "\n")
+    path.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CODEXPOOL_CODEX", raising=False)
+
+
+def test_login_runs_the_official_one_in_a_folder_of_its_own_and_adds_the_result(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = login_of(pool.standin, pool.folder / "made", owner("spare"))
+    fake_codex(pool, monkeypatch, f'cp "{made.path}" "$CODEX_HOME/auth.json"')
+
+    pool.run("login", "spare", "--device-auth")
+
+    assert (pool.folder / "asked").read_text() == "login --device-auth\n"
+    kept = pool.folder / "data" / "codexpool" / "logins" / "spare" / "auth.json"
+    assert json.loads(kept.read_text()) == made.first
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert pool.list()["spare"]["status"] == "ready"
+    assert [path.name for path in kept.parent.parent.iterdir()] == ["spare"]
+
+
+def test_login_of_an_identity_that_is_there_is_made_anew_in_its_place(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = login_of(pool.standin, pool.folder / "made", owner("spare"))
+    fake_codex(pool, monkeypatch, f'cp "{first.path}" "$CODEX_HOME/auth.json"')
+    pool.run("login", "spare")
+    before = pool.text
+    again = login_of(pool.standin, pool.folder / "again", owner("spare"))
+    fake_codex(pool, monkeypatch, f'cp "{again.path}" "$CODEX_HOME/auth.json"')
+
+    pool.run("login", "spare")
+
+    kept = pool.folder / "data" / "codexpool" / "logins" / "spare" / "auth.json"
+    assert json.loads(kept.read_text()) == again.first
+    assert pool.text == before
+
+    stranger = login_of(pool.standin, pool.folder / "stranger", owner("stranger"))
+    fake_codex(pool, monkeypatch, f'cp "{stranger.path}" "$CODEX_HOME/auth.json"')
+    assert "the new token is of somebody else" in pool.run("login", "spare", code=1).stderr
+    assert json.loads(kept.read_text()) == again.first
+
+
+def test_a_login_that_fails_changes_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_codex(pool, monkeypatch, "exit 3")
+    assert "ended with exit code 3; nothing was changed" in pool.run("login", "spare", code=1).stderr
+    assert not pool.path.exists()
+    monkeypatch.setenv("PATH", str(pool.folder / "empty"))
+    assert "npm install -g @openai/codex" in pool.run("login", "spare", code=1).stderr
+
+
+def test_foreign_fields_of_a_login_are_kept(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"), lifetime=10)
+    pool.run("add", "spare", "--auth-json", str(login.path))
+    assert {key: login.document[key] for key in FOREIGN} == FOREIGN
