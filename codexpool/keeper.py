@@ -246,7 +246,7 @@ class Keeper:
             self.pool.renewed(identity.name, stale, renewal.bearer.fingerprint, answer.evidence.at, renewal.issued)
             self._memory.forget(stale)
             self._known(identity, answer)
-            if renewal.bearer.fingerprint != stale:
+            if stale and renewal.bearer.fingerprint != stale:
                 logger.info("%s has a new token: %s", identity.name, described(identity))
             self._look_after(identity)
 

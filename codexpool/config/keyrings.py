@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from codexpool.files import UnusableError
+from codexpool.redact import redacted
 
 
 class PendingError(Exception):
@@ -35,7 +36,6 @@ def write_keyring(service: str, name: str, secret: str) -> None:
 def _library() -> Iterator[Any]:
     try:
         import keyring
-        import keyring.errors
     except ImportError:
         raise UnusableError(
             "the library for keyrings is not installed",
@@ -43,11 +43,9 @@ def _library() -> Iterator[Any]:
         ) from None
     try:
         yield keyring
-    except keyring.errors.KeyringError as error:
-        said = str(error) or type(error).__name__
-        raise UnusableError(
-            f"the keyring does not answer: {said}", "unlock it, or keep the token elsewhere"
-        ) from None
+    except Exception as error:  # Behind the library are back ends of many makers, and what they come up with.
+        what = f"the keyring does not answer: {redacted(str(error)) or type(error).__name__}"
+        raise UnusableError(what, "unlock it, or keep the token elsewhere") from None
 
 
 class CachedKeyring:

@@ -1,0 +1,101 @@
+"""Identities come and go, and their keys; everything else of the text stays."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.config.layout import Layout
+from codexpool.config.tables import UneditableError, Value, with_identity, with_key, without_identity, without_key
+from tests.config.texts import Written, pool_texts
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+VALUES: st.SearchStrategy[Value] = st.recursive(
+    st.booleans() | st.integers(-(2**40), 2**40) | TEXTS,
+    lambda inner: st.lists(TEXTS, max_size=3) | st.dictionaries(st.text("abc_", min_size=1), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def has_headers(text: str) -> bool:
+    """Whether the identities are ``[[identity]]`` tables, and not an inline array."""
+    return any(header.path[:1] == ("identity",) for header in Layout(text).headers)
+
+
+@given(pool_texts(), VALUES, st.data())
+def test_a_key_set_and_taken_out_again_leaves_the_same_text(
+    written: Written, value: Value, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(written.names))
+    index = written.names.index(name)
+
+    text = with_key(written.text, name, "paused", value)
+
+    assert tomllib.loads(text)["identity"][index]["paused"] == value
+    assert without_key(text, name, "paused") == written.text
+
+
+@given(pool_texts(), st.data())
+def test_a_token_is_replaced_in_place_whatever_it_looked_like(written: Written, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(written.names))
+    before = tomllib.loads(written.text)
+
+    after = tomllib.loads(with_key(written.text, name, "token", {"file": "~/x"}))
+
+    for table in before["identity"]:
+        if table["name"] == name:
+            table["token"] = {"file": "~/x"}
+    assert after == before
+
+
+@given(pool_texts())
+def test_an_identity_is_added_at_the_end_and_removed_again(written: Written) -> None:
+    try:
+        text = with_identity(written.text, {"name": "new-one", "token": "at-test-x"})
+    except UneditableError:  # identities in an inline array are a person's to edit
+        assert not has_headers(written.text)
+        return
+
+    assert text.startswith(written.text)
+    assert tomllib.loads(text)["identity"][-1] == {"name": "new-one", "token": "at-test-x"}
+    without = without_identity(text, "new-one")
+    assert without.strip() == written.text.strip()
+
+
+@given(pool_texts(), st.data())
+def test_removing_one_identity_leaves_all_others_and_every_comment(written: Written, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(written.names))
+    before = tomllib.loads(written.text)
+    try:
+        text = without_identity(written.text, name)
+    except UneditableError:
+        assert not has_headers(written.text)
+        return
+    after = tomllib.loads(text)
+    assert after.get("identity", []) == [table for table in before["identity"] if table["name"] != name]
+    whole_line = [line.strip() for line in written.text.splitlines() if line.lstrip().startswith("#")]
+    assert all(line in text for line in whole_line if '"""' not in written.text and "'''" not in written.text)
+
+
+def test_an_identity_with_sub_tables_goes_whole() -> None:
+    text = (
+        '# first\n[[identity]]\nname = "a"\n[identity.token]\nenv = "A"  # mine\n[identity.needs_replacement]\n'
+        'since = 2026-01-01T00:00:00Z\n\n# second\n[[identity]]\nname = "b"\ntoken = "x"\n'
+    )
+    assert without_identity(text, "a") == '# first\n# mine\n\n# second\n[[identity]]\nname = "b"\ntoken = "x"\n'
+
+
+@pytest.mark.parametrize("text", ['identity = [{ name = "a", token = "x" }, { name = "b", token = "y" }]\n'])
+def test_what_cannot_be_edited_safely_is_left_to_a_person(text: str) -> None:
+    with pytest.raises(UneditableError):
+        without_identity(text, "a")
+    with pytest.raises(UneditableError, match="inline array"):
+        with_identity(text, {"name": "c"})
+
+
+def test_line_ends_are_those_of_the_file() -> None:
+    text = '[[identity]]\r\nname = "a"\r\ntoken = "x"\r\n'
+    assert with_identity(text, {"name": "b"}) == f'{text}\r\n[[identity]]\r\nname = "b"\r\n'

@@ -1,0 +1,299 @@
+"""A refresh token is spent once, by one, and what it gave is on the disk before anybody is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials.auth_json import Login, parse
+from codexpool.credentials.oauth import EARLY, JITTER, OAuth
+from codexpool.credentials.route import Route
+from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.files import Replacement
+from codexpool.standin import CLOUDFLARE_PAGE, Answer, StandIn, error_body
+from tests.config.conftest import needs_a_plain_user
+from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner
+from tests.e2e.logins import Login as File
+from tests.running import ROOT
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandIn]:
+    with StandIn([], folder=tmp_path / "standin") as standin:
+        yield standin
+
+
+@pytest.fixture
+def file(standin: StandIn, tmp_path: Path) -> File:
+    return login_of(standin, tmp_path, owner("spare"))
+
+
+def read(file: File) -> Login:
+    login = parse(file.path.read_text())
+    assert isinstance(login, Login)
+    return login
+
+
+def route(standin: StandIn) -> Route:
+    return Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
+
+
+def credential(standin: StandIn, file: File, **environ: str) -> OAuth:
+    return OAuth(file.path, read(file), TokenEndpoint(route(standin), environ))
+
+
+async def test_a_renewal_is_asked_for_as_codex_does_and_written_before_it_is_used(
+    standin: StandIn, file: File
+) -> None:
+    oauth = credential(standin, file)
+    stale = oauth.bearer()
+
+    renewal = await oauth.renewed(stale, refused=True)
+
+    assert renewal is not None
+    assert renewal.issued
+    assert renewal.bearer == oauth.bearer() == read(file).access != stale
+    assert file.was_renewed
+    assert file.is_whole()
+    [asked] = standin.requests(TOKEN_ENDPOINT)
+    assert json.loads(asked.body or b"") == {
+        "client_id": "app_EMoamEEZ73f0CkXaXp7hrann",
+        "grant_type": "refresh_token",
+        "refresh_reason": "unauthorized_recovery",
+        "refresh_token": file.first["tokens"]["refresh_token"],
+    }
+    assert asked.header("authorization") is None
+    assert standin.refusals == []
+
+
+async def test_what_the_disk_has_by_now_is_taken_over_and_nothing_is_asked(standin: StandIn, file: File) -> None:
+    oauth = credential(standin, file)
+    newer = login_of(standin, file.path.parent.parent / "newer", owner("spare"))
+    file.path.write_text(newer.path.read_text())
+
+    renewal = await oauth.renewed(oauth.bearer(), refused=True)
+
+    assert renewal is not None
+    assert (renewal.bearer, renewal.issued) == (read(newer).access, False)
+    assert standin.refreshes == 0
+
+
+async def test_what_the_disk_has_is_renewed_if_it_has_ended_too(standin: StandIn, file: File) -> None:
+    oauth = credential(standin, file)
+    ended = login_of(standin, file.path.parent.parent / "ended", owner("spare"), lifetime=10)
+    file.path.write_text(ended.path.read_text())
+    renewal = await oauth.renewed(oauth.bearer(), refused=False)
+    assert renewal is not None
+    assert renewal.issued
+    assert standin.refreshes == 1
+
+
+async def test_of_many_who_renew_at_once_one_asks(standin: StandIn, file: File) -> None:
+    standin.plan(Answer(path=TOKEN_ENDPOINT, times=None, delay=0.2))
+    several = [credential(standin, file) for _ in range(6)]
+    renewals = await asyncio.gather(*(oauth.renewed(oauth.bearer(), refused=True) for oauth in several))
+    assert standin.refreshes == 1
+    assert {renewal.bearer for renewal in renewals if renewal is not None} == {read(file).access}
+    assert [renewal.issued for renewal in renewals if renewal is not None].count(True) == 1
+
+
+def test_it_is_renewed_some_minutes_before_its_end(standin: StandIn, file: File) -> None:
+    expires_at = read(file).expires_at
+    due_at = credential(standin, file).due_at()
+    assert expires_at is not None
+    assert due_at is not None
+    assert EARLY <= expires_at - due_at <= EARLY + JITTER
+    several = {credential(standin, file).due_at() for _ in range(5)}
+    assert len(several) == 5  # not all in the same second
+
+
+async def test_somewhere_else_may_be_asked_as_codex_lets_one_say(standin: StandIn, file: File) -> None:
+    oauth = credential(standin, file, CODEX_REFRESH_TOKEN_URL_OVERRIDE="https://auth.openai.com/oauth/elsewhere")
+    with pytest.raises(NoTokenNowError, match="answers 404"):
+        await oauth.renewed(oauth.bearer(), refused=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (401, "refresh_token_expired"),
+        (400, "refresh_token_reused"),
+        (401, "Refresh_Token_Invalidated"),
+        (400, "invalid_grant"),
+        (401, "whatever"),
+    ],
+)
+async def test_a_permanent_failure_is_told_and_the_file_stays(
+    standin: StandIn, file: File, status: int, code: str
+) -> None:
+    standin.plan(Answer(path=TOKEN_ENDPOINT, status=status, body=error_body(code, "no")))
+    oauth = credential(standin, file)
+    with pytest.raises(NoTokenAnyMoreError) as error:
+        await oauth.renewed(oauth.bearer(), refused=True)
+    assert error.value.code == code.lower()
+    assert f"answers {status} {code.lower()}" in str(error.value)
+    assert file.document == file.first
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(status=503, body=error_body("refresh_token_expired", "no")),
+        Answer(status=429, body=error_body("slow_down", "no")),
+        Answer(status=400, body=error_body("invalid_request", "no")),
+        Answer(status=401, body=CLOUDFLARE_PAGE),
+        Answer(status=200, body={"id_token": "x"}),
+        Answer(status=200, body=b"not json"),
+        Answer(cut="head"),
+        Answer(status=200, body={"access_token": "x"}, cut="body"),
+    ],
+)
+async def test_anything_else_is_worth_another_try_and_the_file_stays(
+    standin: StandIn, file: File, answer: Answer
+) -> None:
+    from dataclasses import replace
+
+    standin.plan(replace(answer, path=TOKEN_ENDPOINT))
+    oauth = credential(standin, file)
+    with pytest.raises(NoTokenNowError):
+        await oauth.renewed(oauth.bearer(), refused=True)
+    assert file.document == file.first
+
+
+@needs_a_plain_user
+async def test_a_refresh_token_is_not_spent_where_the_new_one_could_not_be_kept(standin: StandIn, file: File) -> None:
+    file.path.parent.chmod(0o500)
+    try:
+        oauth = credential(standin, file)
+        with pytest.raises(NoTokenNowError, match="cannot be"):
+            await oauth.renewed(oauth.bearer(), refused=True)
+    finally:
+        file.path.parent.chmod(0o700)
+    assert standin.refreshes == 0
+
+
+async def test_a_full_disk_is_found_out_before_the_refresh_token_is_spent(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    oauth = credential(standin, file)
+    with pytest.raises(NoTokenNowError, match="cannot be written: No space left on device"):
+        await oauth.renewed(oauth.bearer(), refused=True)
+    assert standin.refreshes == 0
+
+
+async def test_a_login_that_the_disk_did_not_take_serves_and_is_what_the_next_renewal_goes_on_from(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    oauth = credential(standin, file)
+
+    def broken(self: Replacement, content: bytes, instead_of: bytes | None = None) -> bool:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replacement, "put", broken)
+        first = await oauth.renewed(oauth.bearer(), refused=True)
+    assert first is not None
+    assert file.document == file.first
+    assert "could not be written (Input/output error): log in anew before the proxy ends" in caplog.text
+
+    second = await oauth.renewed(first.bearer, refused=True)
+
+    assert second is not None
+    assert read(file).access == second.bearer
+    assert standin.refreshes == 2
+
+
+def test_a_file_read_before_a_renewal_does_not_undo_it(standin: StandIn, file: File) -> None:
+    # given: the configuration is read, and a renewal ends before it is taken over
+    in_use = credential(standin, file)
+    read_before = credential(standin, file)
+    renewal = asyncio.run(in_use.renewed(in_use.bearer(), refused=True))
+    assert renewal is not None
+
+    assert read_before.after(in_use) is in_use
+    assert in_use.bearer() == renewal.bearer
+    # what somebody else puts there afterwards counts
+    newer = login_of(standin, file.path.parent.parent / "newer", owner("spare"))
+    file.path.write_text(newer.path.read_text())
+    assert credential(standin, file).after(in_use) is in_use
+    assert in_use.bearer() == read(newer).access
+
+
+class Killer:
+    """Renews a login in another process, and kills that."""
+
+    def __init__(self, standin: StandIn, file: File) -> None:
+        arguments = (str(file.path), f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.credentials.renewing", *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._said() == "ready"
+
+    def _said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def after(self, seconds: float) -> int:
+        """Have it begin with a renewal, and kill it after so long; its exit code, or -9."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        return int(self._said())
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+def test_killed_at_200_moments_the_file_is_always_a_whole_and_valid_bundle(standin: StandIn, file: File) -> None:
+    killer = Killer(standin, file)
+    try:
+        begun = time.monotonic()
+        assert killer.after(5.0) == 0
+        # how long one takes when nobody kills it, the fork included (it slept on for what was left of the time)
+        duration = max(seen.at for seen in standin.requests(TOKEN_ENDPOINT)) - time.time() + 5.0
+        assert time.monotonic() - begun >= 5.0
+        seed = random.randrange(10**6)
+        chance = random.Random(seed)
+        killed = lost = 0
+        for number in range(200):
+            before, spent = file.document, standin.refreshes
+            killed += killer.after(chance.uniform(0, 1.5 * duration)) == -9
+            about = f"seed {seed}, moment {number}"
+            assert file.is_whole(), about
+            after = file.document
+            refresh_token = after["tokens"]["refresh_token"]
+            if refresh_token not in standin.backend.refresh_tokens._logins:
+                # Lost: the server had spent the token, and what it gave had not taken the old one's place yet.
+                assert (after, standin.refreshes) == (before, spent + 1), about
+                lost += 1
+                file.path.write_text(json.dumps({**file.first, **standin.login(owner("spare"))}, indent=2))
+            leftovers = {path.name for path in file.path.parent.iterdir()}
+            assert leftovers <= {"auth.json", ".auth.json.new", ".auth.json.lock"}, about
+        print(
+            f"{killed} of 200 were killed in time, {lost} lost their login; a renewal takes {duration * 1000:.0f} ms"
+        )
+        assert killed > 40
+        assert killer.after(5.0) == 0  # what was left behind is no obstacle
+        assert {path.name for path in file.path.parent.iterdir()} == {"auth.json", ".auth.json.lock"}
+    finally:
+        killer.end()
