@@ -11,7 +11,7 @@ from mitmproxy import ctx, exceptions, http, version
 from mitmproxy.addonmanager import Loader
 
 from codexpool import host
-from codexpool.config import ConfigError, PoolConfig, find, load, places
+from codexpool.config import ConfigError, PoolConfig, Watcher, find, load, places
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
 from codexpool.redact import redact_logs
@@ -40,6 +40,7 @@ class Codexpool:
         self.support = support(version.VERSION)
         self.exchanges = Exchanges(self.support.resends)
         self.config: PoolConfig | None = None
+        self.watcher = Watcher([])
         self.refused = ""
         self.keeper: Keeper | None = None
 
@@ -65,6 +66,7 @@ class Codexpool:
             host.refuse_unfit(self.support.loopback_only)
             if "codexpool_config" in updated:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
+                self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
         except (ConfigError, exceptions.OptionsError) as error:
             self._refuse(str(error))
@@ -85,7 +87,7 @@ class Codexpool:
             )
         else:
             self.keeper = Keeper(_open_state, os.environ, host.own_route())
-            self.keeper.start(self.config)
+            self.keeper.start(self.config, self.watcher)
             self.exchanges.keeper = self.keeper
 
     def _refuse(self, reason: str) -> None:

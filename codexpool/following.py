@@ -38,9 +38,8 @@ class Following:
         """The credentials as far as they can be had without waiting for anybody; the others are pending."""
         return resolve(config, self._sources)
 
-    async def files(self, config: PoolConfig, current: Callable[[], PoolConfig | None]) -> None:
-        """Follow the files. ``current`` is the configuration in force."""
-        watcher = Watcher(config.files)
+    async def files(self, watcher: Watcher, current: Callable[[], PoolConfig | None]) -> None:
+        """Follow the files that are watched. ``current`` is the configuration in force."""
         while True:
             await asyncio.sleep(POLL)
             before = current()

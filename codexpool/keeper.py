@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from codexpool import backend
-from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved
+from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved, Watcher
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
@@ -106,11 +106,12 @@ class Keeper:
 
     # -- pool.toml
 
-    def start(self, config: PoolConfig) -> None:
-        """Take over a configuration, and follow its files from now on."""
+    def start(self, config: PoolConfig, watcher: Watcher) -> None:
+        """Take over a configuration, and follow its files. ``watcher`` watched pool.toml before that was read."""
         self._tasks.spawn(self._memory.share_sessions(self.pool))  # first: before an identity is ready to serve one
+        watcher.watch(config.files)
         self.follow(config, self._following.at_once(config))
-        self._tasks.spawn(self._following.files(config, lambda: self.config))
+        self._tasks.spawn(self._following.files(watcher, lambda: self.config))
         self._tasks.spawn(self._following.keyring(lambda: self.config))
         self._tasks.spawn(self._tend())
 

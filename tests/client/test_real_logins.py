@@ -1,0 +1,167 @@
+"""The real client in front of a pool with OAuth logins and commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from codexpool.standin import RESPONSES, Answer, StandIn, Token
+from tests.e2e.logins import DAY, TOKEN_ENDPOINT, Login, auth_entry, login_of, owner, write_private
+from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble
+
+pytestmark = pytest.mark.real_client
+
+DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
+
+
+class LoginWorld:
+    """A stand-in, a proxy, and a login that the pool tries before its PATs."""
+
+    def __init__(self, standin: StandIn, proxy: Proxy, login: Login, folder: Path) -> None:
+        self.standin, self.proxy, self.login, self.folder = standin, proxy, login, folder
+
+    def client(self, number: int = 0) -> Codex:
+        folder = self.folder / f"client-{number}"
+        folder.mkdir(exist_ok=True)
+        return Codex(self.proxy, folder)
+
+    @property
+    def renewals(self) -> int:
+        return len(self.standin.requests(TOKEN_ENDPOINT))
+
+    def nothing_amiss(self) -> None:
+        assert self.standin.refusals == []
+        assert self.standin.leaks == []
+        assert not re.search(r"rt_test|eyJ|at-test", self.proxy.log)
+
+
+Make = Callable[..., LoginWorld]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def world(lifetime: float, *others: Token, transport: str = "websocket") -> LoginWorld:
+            websockets = transport == "websocket"
+            standin = stack.enter_context(
+                StandIn(others, clients=[CLIENT], folder=tmp_path / "standin", websockets=websockets)
+            )
+            login = login_of(standin, tmp_path, owner("spare"), lifetime)
+            pool_toml(tmp_path, *others, head=DRAIN_FIRST + auth_entry("spare", login.path))
+            proxy = stack.enter_context(Proxy(standin, tmp_path))
+            return LoginWorld(standin, proxy, login, tmp_path)
+
+        yield world
+
+
+@pytest.fixture(params=["websocket", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
+    """The name of the identity that gave the right answer; the run must have shown no trouble."""
+    assert run.returncode == 0, run.stderr
+    assert trouble(run) == [], run.stderr
+    answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)
+    assert answer, run.stdout
+    return answer[1]
+
+
+def test_six_clients_under_one_expired_login_cost_one_renewal(make: Make, transport: str) -> None:
+    world = make(-60.0, transport=transport)
+
+    with ThreadPoolExecutor(6) as threads:
+        runs = list(threads.map(lambda n: world.client(n).exec(f"say hi echo:word{n}", seconds=90), range(6)))
+
+    assert [answered(run, f"word{number}") for number, run in enumerate(runs)] == ["spare"] * 6
+    assert world.renewals == 1
+    assert world.login.was_renewed
+    assert world.login.is_whole()  # mode 0600, and the fields of others
+    world.nothing_amiss()
+
+
+def test_a_login_that_is_refused_between_two_turns_is_renewed_unseen(make: Make, transport: str) -> None:
+    world = make(10 * DAY, pat("work"), transport=transport)
+    client = world.client()
+    assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
+    world.standin.kill(world.login.first["tokens"]["access_token"])
+
+    assert answered(client.exec("resume", "--last", "and now echo:apple"), "apple") == "spare"
+
+    assert world.renewals == 1
+    assert world.login.was_renewed
+    world.nothing_amiss()
+
+
+def test_a_refresh_token_used_by_somebody_else_moves_the_turn_unseen(make: Make, transport: str) -> None:
+    world = make(10 * DAY, pat("work"), transport=transport)
+    client = world.client()
+    assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
+    tokens = world.login.first["tokens"]
+    world.standin.backend.refresh_tokens.renew(tokens["refresh_token"])
+    world.standin.kill(tokens["access_token"])
+
+    assert answered(client.exec("resume", "--last", "and now echo:apple"), "apple") == "work"
+
+    assert world.renewals == 1
+    world.proxy.says("spare needs_login")
+    world.nothing_amiss()
+
+
+def test_a_login_that_turns_out_to_be_of_another_workspace_is_not_used(make: Make) -> None:
+    world = make(10 * DAY, pat("work"))
+    client = world.client()
+    assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
+    tokens = world.login.first["tokens"]
+    world.standin.backend.refresh_tokens.hand_over(tokens["refresh_token"], owner("stranger"))
+    world.standin.kill(tokens["access_token"])
+
+    assert answered(client.exec("resume", "--last", "and now echo:apple"), "apple") == "work"
+
+    world.proxy.says("spare is in conflict")
+    assert world.standin.requests(RESPONSES, "stranger") == []
+    world.nothing_amiss()
+
+
+def test_a_pat_never_causes_a_renewal(make: Make) -> None:
+    work, third = pat("work"), pat("third")
+    world = make(10 * DAY, work, third)
+    world.standin.plan(
+        Answer(path=RESPONSES, token=world.login.first["tokens"]["access_token"], times=None, status=500)
+    )
+    for token in (work, third):
+        world.standin.kill(token.token)
+    pool_toml(world.folder, work, third)
+    world.proxy.says("work needs_replacement")
+
+    run = world.client().exec("say hi")
+
+    assert run.returncode == 1
+    assert "work: replace its PAT" in run.stderr
+    assert world.renewals == 0
+
+
+def test_a_commands_token_that_is_refused_is_replaced_by_what_it_prints_next(make: Make, transport: str) -> None:
+    world = make(10 * DAY, pat("work"), transport=transport)
+    first, second = "corp-token-first-0123456789abcdef", "corp-token-second-0123456789abcdef"
+    for token in (first, second):
+        world.standin.add(Token(token, "acc-sso", "user-sso", name="sso"))
+    said = write_private(world.folder / "said", first)
+    entry = f'\n[[identity]]\nname = "sso"\naccount_id = "acc-sso"\ntoken = {{ command = ["cat", "{said}"] }}\n'
+    pool_toml(world.folder, pat("work"), head=DRAIN_FIRST + entry)
+    world.proxy.says("sso is ready")
+    client = world.client()
+    assert answered(client.exec("say hi echo:banana"), "banana") == "sso"
+    world.standin.kill(first)
+    said.write_text(second)
+
+    assert answered(client.exec("resume", "--last", "and now echo:apple"), "apple") == "sso"
+    world.nothing_amiss()
