@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Snapshot, SqliteState, StateError, open_state
+from codexpool.state import Record, Snapshot, SqliteState, StateError, database, open_state
 from codexpool.state import writer as writing
 from codexpool.state.database import SCHEMA_VERSION
 
@@ -247,6 +247,32 @@ def test_close_is_bounded_while_the_database_is_locked(
         state.close()
         assert time.monotonic() - begun < 10
     assert "not all of it could be written" in caplog.text
+
+
+def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: Path) -> None:
+    # given: what the first version made and wrote
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with raw(path) as connection:
+        connection.executescript(
+            f"{database.SCHEMA} PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1;"
+            "INSERT INTO sessions VALUES ('s1', 'acct-work', 'user-1', 1799999999.0, 1, 'w')"
+        )
+
+    with opened(path) as state:
+        assert state.load().sessions == {"s1": WORK}
+        state.put_record("p#work", Record("f1", WORK, NOW))
+        assert state.flush(10)
+
+    with opened(path) as state:
+        assert state.load().records == {"p#work": Record("f1", WORK, NOW)}
+        assert state.claim("case", NOW)
+    with raw(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_of_several_processes_one_claims_a_case(path: Path) -> None:
+    with opened(path) as one, opened(path) as other:
+        assert [one.claim("case", NOW), other.claim("case", NOW)] == [True, False]
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:

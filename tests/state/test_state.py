@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import MemoryState, Snapshot, SqliteState, State, open_state, state_path
+from codexpool.state import MemoryState, Record, Snapshot, SqliteState, State, open_state, state_path
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -52,6 +52,21 @@ def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
     assert loaded.metadata == {"f1": META, "f2": Metadata("a", "b", "plus")}
     assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
     assert loaded.dropped == set()
+
+
+def test_what_an_identity_last_was_is_loaded_as_it_was(state: State) -> None:
+    state.put_record("/p/pool.toml#work", Record("f1", WORK))
+    state.put_record("/p/pool.toml#work", Record("f2", WORK, NOW))
+    state.put_record("/q/pool.toml#work", Record("f3", SPARE))
+
+    assert settled(state).records == {
+        "/p/pool.toml#work": Record("f2", WORK, NOW),
+        "/q/pool.toml#work": Record("f3", SPARE),
+    }
+
+
+def test_a_case_is_claimed_once(state: State) -> None:
+    assert [state.claim(case, NOW) for case in ("a", "b", "a", "a", "b")] == [True, True, False, False, False]
 
 
 def test_the_last_word_on_a_key_counts(state: State) -> None:
