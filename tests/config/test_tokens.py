@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -169,11 +170,20 @@ def test_the_example_loads(write: WritePrivate) -> None:
     assert resolved.problems == ()
 
 
-def test_the_example_holds_with_all_it_comments_out() -> None:
+def test_the_example_holds_with_all_it_comments_out(monkeypatch: pytest.MonkeyPatch) -> None:
     example = Path(__file__).parents[2] / "config" / "pool.example.toml"
-    lines = example.read_text().splitlines()
-    setting = ("# [[identity]]", "# name", "# token", "# needs_replacement =")
-    text = "\n".join(line.removeprefix("# ") if line.startswith(setting) else line for line in lines)
-    config = parse(text, example)
-    assert [identity.name for identity in config.identities] == ["work", "spare", "third"]
-    assert config.identities[2].flag
+    setting = re.compile(r"# (\[\[identity\]\]$|(name|token|auth_json|account_id|user_id|expires|paused|notify) *= )")
+    setting_of_ours = re.compile(r"# needs_replacement = ")
+    lines = [
+        line.removeprefix("# ") if setting.match(line) or setting_of_ours.match(line) else line
+        for line in example.read_text().splitlines()
+    ]
+    config = parse("\n".join(lines), example)
+    names = ["work", "spare", "third", "fourth", "login", "sso", "careful"]
+    assert [identity.name for identity in config.identities] == names
+    assert len({type(identity.source) for identity in config.identities}) == 6
+    assert config.notify.command
+    careful = config.identities[-1]
+    assert careful.flag
+    assert careful.paused
+    assert careful.expires_at
