@@ -9,9 +9,9 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from codexpool.backend import AUTHAPI, NO_CONSTRAINT
 from codexpool.backend import WHOAMI as WHOAMI_PATH
@@ -26,7 +26,14 @@ from codexpool.standin.answers import (
 )
 from codexpool.standin.exchange import Headers, Reply, Request, error_body
 from codexpool.standin.faults import Answer
-from codexpool.standin.logins import CLIENT_ID, REFRESH_REASONS, RefreshTokens, access_token
+from codexpool.standin.logins import (
+    ACCESS_LIFETIME,
+    CLIENT_ID,
+    REFRESH_REASONS,
+    DeviceLogins,
+    RefreshTokens,
+    access_token,
+)
 from codexpool.standin.tokens import (
     DISCOVERY,
     MODELS,
@@ -46,6 +53,7 @@ COMPACT = f"{RESPONSES}/compact"
 MCP = "/backend-api/ps/mcp"
 WHOAMI = AUTHAPI.removeprefix(f"https://{AUTH_HOST}") + WHOAMI_PATH
 TOKEN_ENDPOINT = "/oauth/token"
+DEVICE = "/api/accounts/deviceauth"
 
 SWAPPED = re.compile(
     r"/backend-api/(codex/responses(/compact)?|codex/models|codex/(memories|images|alpha|realtime)/.*|wham/accounts/check)"
@@ -109,6 +117,7 @@ class Backend:
         self.pool = {token.token: token for token in pool}
         self.clients = {token.token: token for token in clients}
         self.refresh_tokens = RefreshTokens()
+        self.devices = DeviceLogins()
         self.refreshes = 0
         """How often the token endpoint was asked."""
         self.websockets = websockets
@@ -248,8 +257,29 @@ class Backend:
             token = self.known(request.bearer)
             return Reply.of_json(whoami(token)) if token is not None and token.is_good else refused(token)
         if request.path == TOKEN_ENDPOINT and request.method == "POST":
-            return self._renew(request)
+            is_form = "form" in (request.header("content-type") or "")
+            return self._first_tokens(request) if is_form else self._renew(request)
+        if request.path == f"{DEVICE}/usercode" and request.method == "POST":
+            return Reply.of_json(self.devices.begin())
+        if request.path == f"{DEVICE}/token" and request.method == "POST":
+            granted = self.devices.poll()
+            return Reply.of_json(granted) if granted else Reply.of_json(error_body("pending", "not yet"), 403)
         return _nothing_here()
+
+    def _first_tokens(self, request: Request) -> Reply:
+        asked = dict(parse_qsl(request.body.decode()))
+        owner = self.devices.spend(asked.get("code", ""), asked.get("code_verifier", ""))
+        if owner is None or asked.get("grant_type") != "authorization_code" or asked.get("client_id") != CLIENT_ID:
+            raise MalformedError("no code that was given out")
+        login = replace(owner, token=access_token(owner), expires_at=time.time() + ACCESS_LIFETIME)
+        self.learn(login, pool=True, client=False)
+        return Reply.of_json(
+            {
+                "id_token": access_token(login),
+                "access_token": login.token,
+                "refresh_token": self.refresh_tokens.issue(login),
+            }
+        )
 
     def _renew(self, request: Request) -> Reply:
         self.refreshes += 1

@@ -115,5 +115,33 @@ class RefreshTokens:
         return Renewal("", old, login, self.issue(login))
 
 
+class DeviceLogins:
+    """Logging in with a code: somebody says yes elsewhere, and the client, which has been asking, gets its login."""
+
+    def __init__(self) -> None:
+        self._approved: list[Token] = []
+        self._codes: dict[str, Token] = {}
+
+    def approve(self, owner: Token) -> None:
+        """Say yes, as ``owner``, to the next one that asks."""
+        self._approved.append(owner)
+
+    def begin(self) -> dict[str, Any]:
+        """A code for a person to type in elsewhere."""
+        return {"device_auth_id": f"device-{secrets.token_hex(6)}", "user_code": "TEST-CODE", "interval": "1"}
+
+    def poll(self) -> dict[str, Any] | None:
+        """What the client may spend at the token endpoint, once somebody has said yes."""
+        if not self._approved:
+            return None
+        code, verifier = secrets.token_hex(12), secrets.token_hex(24)
+        self._codes[f"{code}:{verifier}"] = self._approved.pop(0)
+        return {"authorization_code": code, "code_verifier": verifier, "code_challenge": "not looked at"}
+
+    def spend(self, code: str, verifier: str) -> Token | None:
+        """Whose login a code is for; it works once."""
+        return self._codes.pop(f"{code}:{verifier}", None)
+
+
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -40,3 +40,25 @@ def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults
     assert saw["trouble"] == saw["refusals"] == []
     assert saw["leaks"] == saw["tokens written"] == 0
     assert saw["refused model calls"] <= 1
+
+
+@pytest.mark.real_client
+@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_path: Path) -> None:
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.newcomer", str(tmp_path)]
+
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+    assert run.returncode == 0, run.stderr
+    saw = json.loads(run.stdout.splitlines()[-1])
+    # add, login, check (one is dead by then), replace, pause, resume, config check, check, remove
+    assert saw["codes"] == [0, 0, 1, 0, 0, 0, 0, 0, 0], saw["said"]
+    assert saw["statuses"] == {"work": "ready", "spare": "ready"}
+    assert saw["after the check"] == "needs_replacement"
+    assert saw["at last"] == {"work": "ready", "spare": "ready"}
+    assert saw["exit codes"] == [0, 0]
+    assert [answer.rsplit(",", 1)[-1].strip() for answer in saw["answers"]] == ["one", "two"]
+    assert "answer from fresh," in saw["answers"][1]  # the other one was paused
+    assert saw["used"]
+    assert saw["trouble"] == saw["refusals"] == saw["secrets shown"] == []
+    assert (saw["leaks"], saw["renewals"], saw["mode"]) == (0, 0, "0o600")
