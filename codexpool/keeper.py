@@ -315,7 +315,7 @@ class Keeper:
         condition = known.conditions.get(identity.fingerprint)
         if metadata is None or identity.fingerprint in self._distrusted:
             return
-        if condition is None or condition.status in HELD_OVER:
+        if condition is None or condition.status in (Status.READY, *HELD_OVER):
             self.pool.recall(identity.name, identity.fingerprint, metadata, time.time())
         if condition is not None and (condition.status is Status.NEEDS_LOGIN or _holds(condition)):
             self._learn(identity, condition)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata, Status
+from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata
 from codexpool.pool.pool import Pool
 from codexpool.state import MemoryState, Record, Snapshot, State, StateError, record_name
 from codexpool.tasks import Tasks
@@ -90,11 +90,7 @@ class Memory:
 
     def became(self, fingerprint: str, condition: Condition) -> None:
         """The condition of the identity that has this token."""
-        if (state := self._now()) is None or not fingerprint:
-            return
-        if condition.status is Status.READY:
-            state.drop_condition(fingerprint)
-        else:
+        if (state := self._now()) is not None and fingerprint:
             state.put_condition(fingerprint, condition)
 
     def forget(self, fingerprint: str) -> None:

@@ -24,6 +24,6 @@ def remember(
         record = state.load().records.get(record_name(pool_toml, name))
         used_at = record.used_at if record is not None and record.key == metadata.key else None
         state.put_record(record_name(pool_toml, name), Record(bearer.fingerprint, metadata.key, used_at))
-        state.drop_condition(bearer.fingerprint)
+        state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at))
     elif status in NEEDS_A_PERSON:
         state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at, evidence=answer.evidence))

@@ -116,8 +116,10 @@ def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, left_out: 
         since = spec.flag.since.timestamp()
         return Condition(Status.NEEDS_REPLACEMENT, since, evidence=Evidence(since, note=spec.flag.reason))
     condition = known.conditions.get(fingerprint)
-    if condition is None or _is_over(condition, time.time()):
+    if condition is None:
         return Condition(Status.READY if is_known else Status.UNVERIFIED, 0)
+    if condition.until is not None and _is_over(condition, time.time()):
+        return Condition(Status.READY, condition.until)
     return condition
 
 
