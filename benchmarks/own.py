@@ -48,6 +48,9 @@ class StillKeeper(Keeper):
             0,
         )
 
+    def bearer(self, name: str) -> Bearer:
+        return self._bearers[name]
+
     def served(self, name: str, session: str | None) -> None:
         """Nothing outlives a benchmark."""
 

@@ -37,7 +37,7 @@ class Renewals:
         self._tasks = tasks
         self._came = came
         self._under_way: set[Identity] = set()
-        self._attempts: dict[Identity, asyncio.Task[bool]] = {}
+        self._attempts: dict[Identity, asyncio.Event] = {}
 
     def begin(self, identity: Identity, credential: Credential, stale: Bearer | None, refused: bool) -> None:
         """Have an identity get another token than ``stale``, unless that is under way.
@@ -46,28 +46,33 @@ class Renewals:
         """
         if identity not in self._under_way:
             self._under_way.add(identity)
+            self._attempts[identity] = (
+                asyncio.Event()
+            )  # Not when the task runs: somebody may wait by then.
             self._tasks.spawn(self._until_settled(identity, partial(credential.renewed, stale, refused)))
 
     async def attempted(self, identity: Identity) -> None:
         """Wait for the attempt that is under way, if there is one."""
         if (attempt := self._attempts.get(identity)) is not None:
-            await asyncio.wait([attempt])
+            await attempt.wait()
 
     async def _until_settled(self, identity: Identity, renewed: Renewed) -> None:
         pause = FIRST_PAUSE
         try:
             while self._pool.identities.get(identity.name) is identity and not identity.paused:
                 wait = pause * random.uniform(0.8, 1.2)
-                attempt = self._attempts[identity] = self._tasks.spawn(self._is_settled(identity, renewed, wait))
-                try:
-                    if await attempt:
-                        return
-                finally:
-                    del self._attempts[identity]
+                attempt = self._attempts.setdefault(identity, asyncio.Event())
+                is_settled = await self._is_settled(identity, renewed, wait)
+                del self._attempts[identity]
+                attempt.set()
+                if is_settled:
+                    return
                 await asyncio.sleep(wait)
                 pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             self._under_way.discard(identity)
+            if (unmade := self._attempts.pop(identity, None)) is not None:
+                unmade.set()
 
     async def _is_settled(self, identity: Identity, renewed: Renewed, wait: float) -> bool:
         """One attempt. False where it is to be made again after so many seconds."""

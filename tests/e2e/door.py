@@ -88,7 +88,7 @@ class Door:
             if identity.status == "resting":
                 identity.condition = dataclasses.replace(identity.condition, until=0.0)
             elif identity.status == "suspect":
-                addon.keeper._look_after(identity)  # where asking was broken, nobody does it again
+                addon.keeper._custody.look_after(identity)  # where asking was broken, nobody does it again
         return [identity.name for identity in identities if identity.status == "suspect"]
 
     def do_flow(self, deed: str) -> str:

@@ -39,7 +39,7 @@ OURS = [
     ("codexpool.exchanges", "error_of"),
     ("codexpool.keeper", "Keeper.bearer"),
     ("codexpool.keeper", "Keeper.served"),
-    ("codexpool.keeper", "Keeper._look_after"),
+    ("codexpool.custody", "Custody.look_after"),
     ("codexpool.keeper", "Keeper._on_change"),
     ("codexpool.pool.pool", "Pool.choose"),
     ("codexpool.pool.pool", "Pool.refused"),

@@ -1,0 +1,236 @@
+"""The tokens of the identities: held, verified before they serve, and renewed in time or after a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from codexpool.config import IdentitySpec, PoolConfig
+from codexpool.credentials import Credential, NoTokenNowError, Renewal
+from codexpool.credentials.secret import Bearer
+from codexpool.credentials.whoami import Whoami
+from codexpool.memory import Memory
+from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.needs import described
+from codexpool.pool.pool import IN_DOUBT, Pool
+from codexpool.renewals import FIRST_PAUSE, LONGEST_PAUSE, Renewals
+from codexpool.state import Snapshot, record_name
+from codexpool.tasks import Tasks
+from codexpool.verification import Verification, expected
+
+if TYPE_CHECKING:
+    from codexpool.credentials.authapi import AuthApi
+
+logger = logging.getLogger("codexpool")
+
+HELD_OVER = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
+"""Conditions of an earlier run that hold until their time; whatever else there was is found out anew."""
+
+
+class Custody:
+    """What is done with tokens, each identity's apart from all others. `Pool` says what has to be done.
+
+    ``api`` is a task: its HTTP client takes its time to be there.
+    """
+
+    def __init__(self, pool: Pool, tasks: Tasks, memory: Memory, api: asyncio.Task[AuthApi]) -> None:
+        self._pool = pool
+        self._tasks = tasks
+        self._memory = memory
+        self._config: PoolConfig | None = None
+        self._credentials: dict[str, Credential] = {}
+        self._bearers: dict[str, Bearer] = {}
+        """The tokens that may be sent: those whose owner is known, or about to be."""
+        self._verifying: set[Identity] = set()
+        self._distrusted: set[str] = set()
+        """Fingerprints of tokens that do not serve on what an earlier run knew."""
+        self._verification = Verification(api)
+        self._renewals = Renewals(pool, tasks, self._came)
+
+    def take_over(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> None:
+        """Hold these credentials from now on; those in use go on where they are."""
+        held = {name: new.after(self._credentials.get(name)) for name, new in credentials.items()}
+        self._config = config
+        self._credentials = held
+        self._bearers = {name: bearer for name, one in held.items() if (bearer := one.bearer()) is not None}
+
+    def identity(self, spec: IdentitySpec, now: float) -> Identity:
+        """An identity as it begins. Its credential may still be on its way, from a keyring."""
+        credential, bearer = self._credentials.get(spec.name), self._bearers.get(spec.name)
+        return Identity(
+            spec.name,
+            credential.kind if credential is not None else Kind.PAT,
+            bearer.fingerprint if bearer is not None else "",
+            Condition(Status.UNVERIFIED, now),
+            expires_at=spec.expires_at,
+            paused=spec.paused,
+            unsendable=bearer is None,
+        )
+
+    def bearer(self, name: str) -> Bearer | None:
+        """The token an identity is sent with now; None where it has none, or has left the pool."""
+        return self._bearers.get(name)
+
+    async def renewal(self, identity: Identity) -> None:
+        """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
+        await self._renewals.attempted(identity)
+
+    def look_after(self, identity: Identity, had: IdentityKey | None = None) -> None:
+        """Have done what an identity needs before it serves, unless that is under way or it needs a person.
+
+        ``had`` is whose it was before its token was changed.
+        """
+        if identity.is_in_renewal:
+            self._renew(identity, refused=True)
+        elif identity.status in (*IN_DOUBT, Status.RESTING) and identity.name not in self._bearers:
+            self._renew(identity, refused=False)
+        elif identity.status in IN_DOUBT and identity not in self._verifying:
+            if self._is_due(identity, time.time()):
+                self._renew(identity, refused=False)
+                if self._credentials[identity.name].is_over(time.time()):
+                    return  # Nobody would know whose it is.
+            self._verifying.add(identity)
+            self._tasks.spawn(self._verify(identity, had)).add_done_callback(lambda _: self._verified(identity))
+
+    def tend(self, now: float) -> None:
+        """Have the tokens renewed whose time has come."""
+        for identity in self._pool.identities.values():
+            if identity.status is Status.READY and self._is_due(identity, now):
+                self._renew(identity, refused=False)
+
+    def doubt(self, identity: Identity) -> None:
+        """Have it asked once more whose an identity's token is, before it serves."""
+        self._distrusted.add(identity.fingerprint)
+        if not identity.paused:
+            self._learn(identity, Condition(Status.UNVERIFIED, time.time()))
+
+    # -- another token
+
+    def _is_due(self, identity: Identity, now: float) -> bool:
+        credential = self._credentials.get(identity.name)
+        due_at = credential.due_at() if credential is not None else None
+        return due_at is not None and due_at <= now
+
+    def _renew(self, identity: Identity, refused: bool) -> None:
+        if (credential := self._credentials.get(identity.name)) is not None:
+            self._renewals.begin(identity, credential, self._bearers.get(identity.name), refused)
+
+    async def _came(self, identity: Identity, renewal: Renewal) -> None:
+        """Another token is there: whose is it? Raises NoTokenNowError where that cannot be found out yet."""
+        spec, credential = self._spec(identity), self._credentials.get(identity.name)
+        if spec is None or credential is None:
+            return
+        answer = await self._verification.owner(renewal.bearer, credential, spec)
+        if identity.metadata is not None:
+            answer = expected(answer, identity.metadata.key)
+        if answer.word is Word.OTHER_ACCOUNT:
+            self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
+        elif answer.metadata is None:
+            raise NoTokenNowError(f"it has another token, but {answer.evidence}")
+        elif self._spec(identity) is not None:
+            self._use(identity, renewal, answer)
+
+    def _use(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:
+        stale, fresh = identity.fingerprint, renewal.bearer
+        self._bearers[identity.name] = fresh
+        self._pool.renewed(identity.name, stale, fresh.fingerprint, answer.evidence.at, renewal.issued)
+        self._memory.forget(stale)
+        self._remember(identity, answer)
+        if stale and fresh.fingerprint != stale:
+            logger.info("%s has a new token: %s", identity.name, described(identity))
+        self.look_after(identity)
+
+    # -- whose a token is
+
+    async def _verify(self, identity: Identity, had: IdentityKey | None) -> None:
+        """Ask whose a token is until that is known."""
+        known = await self._memory.known()
+        if identity.status is Status.UNVERIFIED:
+            self._recall(identity, known)
+        had = had or self._had(identity, known)
+        pause = FIRST_PAUSE
+        while self._spec(identity) is not None and identity.status in (*IN_DOUBT, Status.READY):
+            answer = await self._word(identity, had)
+            if answer is None:
+                return None
+            if answer.evidence.fingerprint != identity.fingerprint:
+                continue  # It has another token by now.
+            if answer.word is Word.REFUSED and identity.kind.is_renewable:
+                return self._renew(identity, refused=True)
+            self._pool.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
+            self._remember(identity, answer)
+            if identity.status not in IN_DOUBT:
+                return None
+            if answer.word is Word.UNREACHABLE:
+                logger.warning("%s stays %s: %s", identity.name, identity.status, answer.evidence)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return None
+
+    def _verified(self, identity: Identity) -> None:
+        """The asking has ended. Was its token refused meanwhile?"""
+        self._verifying.discard(identity)
+        if self._spec(identity) is not None and identity.status is Status.SUSPECT:
+            self.look_after(identity)
+
+    async def _word(self, identity: Identity, had: IdentityKey | None) -> Whoami | None:
+        """The word on an identity's token; None where there is no token, or nobody to ask for."""
+        spec, credential = self._spec(identity), self._credentials.get(identity.name)
+        bearer = self._bearers.get(identity.name)
+        if spec is None or credential is None or bearer is None:
+            return None
+        answer = await self._verification.owner(bearer, credential, spec)
+        if identity.metadata is not None:
+            answer = expected(answer, identity.metadata.key)
+        elif had is not None and identity.kind is Kind.OAUTH and not (spec.account_id and spec.user_id):
+            answer = expected(answer, had)
+        if identity.status is Status.SUSPECT and identity.metadata is not None and answer.metadata is not None:
+            return answer._replace(metadata=identity.metadata)  # Asked about the token only, and waited for.
+        by_other_means = identity.kind is Kind.PAT or identity.issued_at > 0
+        return await self._verification.place(answer, bearer, by_other_means)
+
+    # -- beyond this process
+
+    def _recall(self, identity: Identity, known: Snapshot) -> None:
+        """Have an identity serve on what an earlier run found out about the same token."""
+        metadata = known.metadata.get(identity.fingerprint)
+        condition = known.conditions.get(identity.fingerprint)
+        if metadata is None or identity.fingerprint in self._distrusted:
+            return
+        if condition is None or condition.status in (Status.READY, *HELD_OVER):
+            self._pool.recall(identity.name, identity.fingerprint, metadata, time.time())
+        if condition is not None and _holds(condition, time.time()):
+            self._learn(identity, condition)
+
+    def _remember(self, identity: Identity, answer: Whoami) -> None:
+        """Whose a token is, is remembered; but not of those that are gone with the process."""
+        if answer.metadata is None or identity.metadata is None or self._config is None:
+            return
+        if identity.kind is not Kind.COMMAND:
+            self._memory.learned(identity.fingerprint, identity.metadata, answer.evidence.at)
+        self._memory.met(self._config.path, identity)
+
+    def _had(self, identity: Identity, known: Snapshot) -> IdentityKey | None:
+        """Whose an identity was when it last served, before this process too."""
+        if self._config is None:
+            return None
+        record = known.records.get(record_name(self._config.path, identity.name))
+        return record.key if record is not None else None
+
+    def _learn(self, identity: Identity, condition: Condition) -> None:
+        self._pool.condition_learned(identity.name, identity.fingerprint, condition)
+
+    def _spec(self, identity: Identity) -> IdentitySpec | None:
+        """Its table in pool.toml; None where it has left the pool, or another one has its name."""
+        if self._config is None or self._pool.identities.get(identity.name) is not identity:
+            return None
+        return self._config.identity(identity.name)
+
+
+def _holds(condition: Condition, now: float) -> bool:
+    """Whether a condition of an earlier run is still to be waited for."""
+    return condition.status is Status.NEEDS_LOGIN or (condition.status in HELD_OVER and (condition.until or 0) > now)
