@@ -56,7 +56,7 @@ class Following:
                 if _without_flags(config) != _without_flags(before):
                     logger.info("%s has changed and is in force", config.path)
                 watcher.watch(config.files)
-                self._follow(config, await asyncio.to_thread(resolve, config, self._sources))
+                await self._take_over(config)
 
     async def keyring(self, current: Callable[[], PoolConfig | None]) -> None:
         """Follow the keyring, as far as the configuration in force uses it."""
@@ -66,11 +66,17 @@ class Following:
             if has_changed:
                 async with self._one_at_a_time:
                     if (config := current()) is not None:
-                        self._follow(config, await asyncio.to_thread(resolve, config, self._sources))
+                        await self._take_over(config)
             waited = 0.0
             while waited < KEYRING_POLL and wanted == _in_keyring(current()):
                 await asyncio.sleep(POLL)
                 waited += POLL
+
+    async def _take_over(self, config: PoolConfig) -> None:
+        try:
+            self._follow(config, await asyncio.to_thread(resolve, config, self._sources))
+        except Exception:  # A bug of ours; what is followed has to be followed on.
+            logger.exception("%s could not be taken over", config.path)
 
 
 def _in_keyring(config: PoolConfig | None) -> list[tuple[str, str]]:

@@ -46,9 +46,7 @@ class Renewals:
         """
         if identity not in self._under_way:
             self._under_way.add(identity)
-            self._attempts[identity] = (
-                asyncio.Event()
-            )  # Not when the task runs: somebody may wait by then.
+            self._attempts[identity] = asyncio.Event()  # Not when the task runs: somebody may wait by then.
             self._tasks.spawn(self._until_settled(identity, partial(credential.renewed, stale, refused)))
 
     async def attempted(self, identity: Identity) -> None:

@@ -67,9 +67,14 @@ class Verification:
 
 
 def expected(answer: Whoami, key: IdentityKey) -> Whoami:
-    """The answer, or the word that this is not whose token it has to be. An empty part of the key expects nothing."""
+    """The answer, or the word that this is not whose token it has to be.
+
+    An empty part of the key expects nothing, and a token that does not say whose it is contradicts nothing.
+    """
     metadata = answer.metadata
-    if metadata is None or all(want in ("", have) for want, have in zip(key, metadata.key, strict=True)):
+    if metadata is None or all(
+        want == have or not (want and have) for want, have in zip(key, metadata.key, strict=True)
+    ):
         return answer
     note = f"its token is of account {metadata.account_id}, user {metadata.user_id}; it was to be of " + ", ".join(
         f"{what} {value}" for what, value in zip(("account", "user"), key, strict=True) if value

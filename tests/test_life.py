@@ -30,7 +30,7 @@ from codexpool.credentials.secret import Bearer, fingerprint
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
 from codexpool.keeper import Keeper
 from codexpool.pool.identity import Evidence, Kind, Metadata, Status, Word
-from codexpool.pool.needs import NEEDS_A_PERSON
+from codexpool.pool.pool import CONDEMNED
 from codexpool.pool.recovery import Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Finding, classify
 from codexpool.standin.logins import access_token, auth_json
@@ -366,7 +366,7 @@ class Life(RuleBasedStateMachine):
             for name, identity in self.keeper.pool.identities.items():
                 assert identity.status in set(Status), name
                 if name not in self.dead:
-                    assert identity.status not in NEEDS_A_PERSON or self.is_about_to_be_noticed(name), name
+                    assert identity.status not in CONDEMNED or self.is_about_to_be_noticed(name), name
 
     def is_about_to_be_noticed(self, name: str) -> bool:
         """A person has brought another token than the one that is condemned, and that was not seen yet."""

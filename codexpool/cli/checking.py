@@ -32,12 +32,12 @@ from codexpool.cli.standing import Standing, standings
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.whoami import Whoami
 from codexpool.pool.identity import Kind, Status, Word
-from codexpool.pool.needs import NEEDS_A_PERSON
+from codexpool.pool.pool import CONDEMNED
 
 AT_ONCE: Final = 8
 """Tokens that are asked about at the same time."""
 
-FAILED: Final = frozenset({*NEEDS_A_PERSON, Status.UNVERIFIED, Status.SUSPECT})
+FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})
 """What the exit code tells of, besides tokens that nobody could be asked about."""
 
 

@@ -23,7 +23,7 @@ from codexpool.cli.common import (
 from codexpool.cli.common import sources as usual_sources
 from codexpool.cli.standing import Standing, standings
 from codexpool.pool.identity import Status
-from codexpool.pool.needs import NEEDS_A_PERSON
+from codexpool.pool.pool import CONDEMNED
 
 STYLES: Final = {
     Status.READY: "green",
@@ -32,7 +32,7 @@ STYLES: Final = {
     Status.LIMITED: "yellow",
     Status.RESTING: "yellow",
     Status.PAUSED: "dim",
-    **dict.fromkeys(NEEDS_A_PERSON, "bold red"),
+    **dict.fromkeys(CONDEMNED, "bold red"),
 }
 
 

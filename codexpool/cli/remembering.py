@@ -7,7 +7,7 @@ from pathlib import Path
 from codexpool.credentials import Credential
 from codexpool.credentials.whoami import Whoami
 from codexpool.pool.identity import Condition, Kind, Status
-from codexpool.pool.needs import NEEDS_A_PERSON
+from codexpool.pool.pool import CONDEMNED
 from codexpool.state import Record, State, record_name
 
 
@@ -25,5 +25,5 @@ def remember(
         used_at = record.used_at if record is not None and record.key == metadata.key else None
         state.put_record(record_name(pool_toml, name), Record(bearer.fingerprint, metadata.key, used_at))
         state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at))
-    elif status in NEEDS_A_PERSON:
+    elif status in CONDEMNED:
         state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at, evidence=answer.evidence))

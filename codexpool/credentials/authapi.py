@@ -94,7 +94,12 @@ class AuthApi:
             raise
         except ValueError as error:
             raise UndiscoveredError(str(error)) from error
-        return replace(metadata, origin=workspace.origin, routing_override=workspace.routing_override)
+        return replace(
+            metadata,
+            account_id=workspace.account_id,
+            origin=workspace.origin,
+            routing_override=workspace.routing_override,
+        )
 
 
 def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:

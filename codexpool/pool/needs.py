@@ -20,9 +20,6 @@ NEED = {
 }
 """What a status asks of a person; ``READY`` asks nothing."""
 
-NEEDS_A_PERSON = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
-"""Statuses that only a person ends."""
-
 KIND = {Kind.PAT: "PATs", Kind.OAUTH: "OAuth tokens", Kind.COMMAND: "command tokens"}
 
 

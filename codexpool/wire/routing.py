@@ -18,6 +18,7 @@ class Workspace(NamedTuple):
     origin: str
     routing_override: str | None
     plan: str
+    account_id: str
 
 
 class NotListedError(ValueError):
@@ -36,6 +37,8 @@ def workspace_of(document: Any, account_id: str) -> Workspace:
     entries = [entry for entry in known if account_id in ("", entry["id"])]
     if known and not entries:
         raise NotListedError("routing discovery does not list the account")
+    if not account_id and len(entries) > 1:
+        raise ValueError(f"routing discovery lists {len(entries)} accounts: say which one it is with account_id")
     if len(entries) != 1:
         raise ValueError(f"{len(entries)} entries for the account in routing discovery")
     origin, override = entries[0].get("workspace_backend_origin"), entries[0].get("account_routing_override")
@@ -45,6 +48,7 @@ def workspace_of(document: Any, account_id: str) -> Workspace:
         CHATGPT if origin == NO_CONSTRAINT else origin.rstrip("/"),
         None if override == NO_CONSTRAINT else override,
         str(entries[0].get("plan_type") or ""),
+        entries[0]["id"],
     )
 
 

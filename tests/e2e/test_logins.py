@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, Answer, error_body
+from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, Answer, error_body
+from codexpool.standin.endpoints import discovery
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, LoginWorld, a_login_world, auth_entry, login_of, owner
 from tests.e2e.world import MODEL, E2EProxy, World, served_by
 from tests.running import pat, pool_toml, until
@@ -221,6 +222,15 @@ def test_a_login_into_another_account_than_pool_toml_says_is_a_conflict(tmp_path
         # corrected, it serves again
         pool_toml(tmp_path, pat("work"), head=auth_entry("spare", world.login.path, 'account_id = "acc-spare"\n'))
         until(lambda: turn(world, f"{time.monotonic()}") == "spare", 10, "it to serve")
+
+
+def test_a_login_that_has_lost_its_workspace_is_a_conflict(tmp_path: Path) -> None:
+    other = discovery(owner("elsewhere"))
+    lost = Answer(path=DISCOVERY, after=0, times=1, status=200, body=other)
+    with a_login_world(tmp_path, (owner("spare"), DAY), plan=(lost,), ready=0) as world:
+        world.proxy.says(
+            "spare is in conflict: routing discovery does not list the account acc-spare: this login has"
+        )
 
 
 def test_a_pat_never_causes_a_renewal(tmp_path: Path) -> None:

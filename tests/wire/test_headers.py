@@ -117,6 +117,12 @@ def test_turn_state_is_kept_only_for_the_identity_that_issued_it(
     assert TURN_STATE not in names(stripped)
 
 
+def test_a_bearer_without_an_account_leaves_without_the_clients() -> None:
+    values = identity_values("corp-token", "", False, None)
+    fields = ((b"Authorization", b"Bearer mine"), (b"ChatGPT-Account-ID", b"mine"), (b"accept", b"*/*"))
+    assert swapped(fields, values, True) == ((b"Authorization", b"Bearer corp-token"), (b"accept", b"*/*"))
+
+
 @given(all_fields, identities, st.booleans())
 def test_dressing_twice_is_dressing_once(fields: Fields, values: Mapping[bytes, bytes], keep: bool) -> None:
     once = swapped(fields, values, keep)

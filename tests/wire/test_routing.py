@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.backend import CHATGPT, NO_CONSTRAINT
-from codexpool.wire.routing import Workspace, seen_by_client, synthetic, workspace_of
+from codexpool.wire.routing import NotListedError, Workspace, seen_by_client, synthetic, workspace_of
 
 POOLED, CLIENT = "account-pooled", "account-client"
 
@@ -56,7 +56,7 @@ def test_client_finds_itself_exactly_once_and_with_the_routing_of_the_pooled_acc
 
     seen = seen_by_client(document, POOLED, CLIENT)
 
-    assert workspace_of(seen, CLIENT) == workspace_of(document, POOLED)
+    assert workspace_of(seen, CLIENT) == workspace_of(document, POOLED)._replace(account_id=CLIENT)
     assert seen["default_account_id"] == CLIENT
     assert POOLED not in seen["account_ordering"]
     assert seen["account_ordering"].count(CLIENT) == ordering.count(POOLED)
@@ -100,7 +100,7 @@ def test_whatever_else_is_in_the_answer_stays() -> None:
 
 
 def test_account_without_constraints_is_served_from_the_usual_origin() -> None:
-    assert workspace_of(answer(entry(POOLED)), POOLED) == Workspace(CHATGPT, None, "business")
+    assert workspace_of(answer(entry(POOLED)), POOLED) == Workspace(CHATGPT, None, "business", POOLED)
 
 
 def test_origin_and_override_of_an_account_are_taken_over() -> None:
@@ -108,7 +108,20 @@ def test_origin_and_override_of_an_account_are_taken_over() -> None:
 
     found = workspace_of(answer(entry(CLIENT), mine), POOLED)
 
-    assert found == Workspace("https://gov.chatgpt.com", "us_cr", "business")
+    assert found == Workspace("https://gov.chatgpt.com", "us_cr", "business", POOLED)
+
+
+def test_a_credential_of_other_accounts_only_has_lost_its_workspace() -> None:
+    with pytest.raises(NotListedError):
+        workspace_of(answer(entry("account-3")), POOLED)
+    with pytest.raises(ValueError, match="0 entries"):
+        workspace_of(answer(), POOLED)
+
+
+def test_a_bearer_that_names_no_account_is_of_the_only_one_it_has() -> None:
+    assert workspace_of(answer(entry(POOLED)), "").account_id == POOLED
+    with pytest.raises(ValueError, match="lists 2 accounts: say which one it is with account_id"):
+        workspace_of(answer(entry(POOLED), entry("account-3")), "")
 
 
 def test_entries_of_others_may_have_any_shape() -> None:
