@@ -16,8 +16,7 @@ from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
 from codexpool.redact import redact_logs
 from codexpool.state import State, open_state, state_path
-from codexpool.supported import support
-from codexpool.wire import resend
+from codexpool.supported import resend, support
 
 logger = logging.getLogger("codexpool")
 
@@ -56,8 +55,9 @@ class Codexpool:
         )
         self._undo_redaction = redact_logs()
         host.set_defaults()
-        if self.support.resends:
+        if self.support.resends and resend is not None:
             resend.install(self.exchanges)
+        host.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
 
@@ -78,6 +78,9 @@ class Codexpool:
         self._stop()
         if self.refused:
             self.exchanges.closed = self.refused
+        elif self.config is None and host.had_a_pool():
+            self.exchanges.closed = "there was a pool, and no pool.toml is found any more; the proxy's log says where"
+            logger.error("no pool.toml is found any more: %s", ", ".join(places(self.entry)))
         elif self.config is None:
             self.exchanges.closed = ""
             logger.warning(
@@ -86,6 +89,7 @@ class Codexpool:
                 ", ".join(places(self.entry)),
             )
         else:
+            host.note_pool()
             self.keeper = Keeper(_open_state, os.environ, host.own_route())
             self.keeper.start(self.config, self.watcher)
             self.exchanges.keeper = self.keeper
@@ -98,7 +102,7 @@ class Codexpool:
             # An OptionsError in `configure` would be printed with a traceback around it.
             sys.exit("\n".join(f"codexpool: {line}" for line in reason.splitlines()))
         self.refused = reason
-        logger.error("codexpool refuses to serve: %s", reason)
+        logger.error("codexpool refuses to serve: %s. Mend it, and touch the entry file or restart", reason)
 
     def done(self) -> None:
         # A reload that fails leaves mitmproxy without this addon, but with its streams: they go on refusing what
@@ -117,6 +121,7 @@ class Codexpool:
     # -- hooks
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
+        host.hide_password(flow)
         if flow.response or flow.error or not flow.live:
             return
         try:

@@ -29,6 +29,7 @@ class Attempt:
     metadata: Metadata
     at: float
     outcome: str = ""
+    is_sent: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +56,11 @@ class Exchange:
     """What the flow showed before it was dressed itself; only without `codexpool.wire.resend`."""
 
     @property
+    def is_answered(self) -> bool:
+        """Whether an answer that comes is the backend's, to the last attempt: not ours, nor another addon's."""
+        return bool(self.tries) and not self.ours and self.attempt.is_sent
+
+    @property
     def attempt(self) -> Attempt:
         return self.tries[-1]
 
@@ -69,7 +75,7 @@ def prompt_cache_key(request: http.Request) -> str | None:
     """The conversation of a client that sends none of the headers. Codex itself never comes to this."""
     try:
         document = json.loads(request.content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     key = document.get("prompt_cache_key") if isinstance(document, dict) else None
     return key if isinstance(key, str) and key else None

@@ -25,7 +25,7 @@ from codexpool.turn_states import TurnStates
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.dress import Clothes, dressed, label, put_on, take_off
 from codexpool.wire.errors import error_of
-from codexpool.wire.held import decoded, is_page, scrub, show_own_id
+from codexpool.wire.held import decoded, is_event_stream, is_page, scrub, show_own_id
 from codexpool.wire.routes import Policy
 
 logger = logging.getLogger("codexpool")
@@ -54,13 +54,17 @@ class Exchanges:
         self.closed = "the pool is not set up yet"
         self.resends = resends
         self._said = ""
+        self._hosts = BACKEND_ONLY
+        """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
         self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._turn_states = TurnStates()
 
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
         data = request.data
-        hosts = self.keeper.hosts if self.keeper is not None else BACKEND_ONLY
+        hosts = self._hosts
+        if self.keeper is not None and not self.keeper.hosts <= hosts:
+            hosts = self._hosts = hosts | self.keeper.hosts
         if data.host.lower() not in hosts:
             return Policy.NEVER
         scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
@@ -127,10 +131,12 @@ class Exchanges:
                 return answers.failed_closed("another addon has rewritten the address of a request of the pool")
             if self.keeper is None or not exchange.tries:
                 return answers.failed_closed(self.closed or "no identity was assigned; the proxy's log says why")
-            if self.outdated(flow):
-                self._reassign(flow, exchange)
+            if self.outdated(flow) and not self._reassign(flow, exchange):
+                return answers.failed_closed("the identity of this request has ceased to serve meanwhile; try again")
             exchange.attempt.at = time.time()
-            return self._dressed(flow.request, exchange.attempt)
+            wire = self._dressed(flow.request, exchange.attempt)
+            exchange.attempt.is_sent = True
+            return wire
         except Exception as error:
             logger.exception("a request could not be dressed")
             return answers.failed_closed(f"the request could not be dressed ({type(error).__name__})")
@@ -148,48 +154,73 @@ class Exchanges:
 
         One that is about to have another token has not: the session is to stay with it, and a refusal costs nothing.
         """
-        exchange = self._under_way.get(flow)
-        if exchange is None or not exchange.tries or self.keeper is None:
-            return False
-        attempt = exchange.attempt
-        identity = self.keeper.pool.identities.get(attempt.name)
+        try:
+            exchange = self._under_way.get(flow)
+            if exchange is None or not exchange.tries:
+                return False
+            return self.keeper is None or self._is_outdated(exchange.attempt, self.keeper)
+        except Exception:
+            logger.exception("it could not be told whether a request is to leave as it is")
+            return True  # `outbound` is asked once more, and has the last word.
+
+    @staticmethod
+    def _is_outdated(attempt: Attempt, keeper: Keeper) -> bool:
+        identity = keeper.pool.identities.get(attempt.name)
         return (
             identity is None
             or not (identity.status is Status.READY or identity.is_in_renewal)
             or identity.fingerprint != attempt.bearer.fingerprint
         )
 
-    def _reassign(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """The attempt was not sent: under whom now? Under the same identity, if there is nobody else."""
+    def _reassign(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """The attempt was not sent: under whom now? Under the same identity, if there is nobody else.
+
+        False where that one may not speak for anybody any more: it was removed, paused or condemned meanwhile.
+        """
         assert exchange.steps is not None
         step = exchange.steps.send(None)
         assert isinstance(step, Try)
-        if self.keeper is not None and step.identity.name in self.keeper.pool.identities:
-            exchange.tries.pop()
-            self._begin(exchange, step)
-            label(flow, exchange.attempt.name)
+        if self.keeper is None or not self.keeper.pool.may_be_tried(step.identity):
+            return False
+        exchange.tries.pop()
+        self._begin(exchange, step)
+        label(flow, exchange.attempt.name)
+        return True
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
         """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
         self.undress(flow)
         exchange = self._under_way.get(flow)
-        if exchange is None or exchange.ours or not exchange.tries or flow.response is None:
-            return
         response = flow.response
+        if response is None:
+            return
+        if exchange is None:
+            self._stream_a_strangers(flow, response)
+            return
+        if not exchange.is_answered:
+            return
         values = headers.first_values(response.headers.fields)
         if (turn_state := values.get(headers.TURN_STATE)) is not None:
             self._turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
             self._served(flow, exchange)
-            response.stream = exchange.policy is Policy.SWAP and not _is_small(values.get(b"content-length"))
+            is_small = _is_small(values.get(b"content-length")) and not is_event_stream(response)
+            response.stream = exchange.policy is Policy.SWAP and not is_small
+
+    def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """A request that was under way before a reload is not known here; its answer is streamed all the same."""
+        if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
+            response.stream = True
 
     async def judge(self, flow: http.HTTPFlow) -> None:
         """An answer is whole: relay it, have the request sent again, or answer in its place."""
         exchange = self._under_way.get(flow)
-        if exchange is None or exchange.ours or not exchange.tries or flow.response is None:
+        if exchange is None or exchange.ours or flow.response is None:
             return
         if exchange.failure is not None:
             _replace_response(flow, exchange, exchange.failure)
+            return
+        if not exchange.is_answered:
             return
         if not is_held(flow.response.status_code):
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
@@ -221,6 +252,13 @@ class Exchanges:
 
     def again(self, flow: http.HTTPFlow) -> bool:
         """See `codexpool.wire.resend.Sender`: whether the held answer is dropped and the request sent again."""
+        try:
+            return self._is_sent_again(flow)
+        except Exception as error:
+            self.fail(flow, error, "sending a request again")
+            return False
+
+    def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
         exchange = self._under_way.get(flow)
         if exchange is None:
             return False
@@ -240,7 +278,7 @@ class Exchanges:
 
     def trim(self, flow: http.HTTPFlow) -> None:
         """A WebSocket message has come: forget all but the last few of its connection."""
-        if flow.websocket is not None and flow in self._under_way:
+        if flow.websocket is not None and (flow in self._under_way or self.policy(flow.request).swaps):
             del flow.websocket.messages[:-MESSAGES_KEPT]
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
@@ -291,8 +329,10 @@ class Exchanges:
     def _begin(self, exchange: Exchange, step: Try) -> None:
         assert self.keeper is not None
         identity = step.identity
-        assert identity.metadata is not None
         bearer = self.keeper.bearer(identity.name)
+        if identity.metadata is None or identity.fingerprint != bearer.fingerprint:
+            # Never one identity's token with another one's account: pool.toml has changed in between.
+            raise RuntimeError(f"{identity.name} is not who it was when it was chosen")
         exchange.tries.append(Attempt(identity.name, bearer, identity.metadata, time.time()))
 
     def _nobody_serves(self, flow: http.HTTPFlow, exchange: Exchange) -> None:

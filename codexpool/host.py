@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mitmproxy import ctx, exceptions, optmanager
+from mitmproxy import ctx, exceptions, http, optmanager
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.credentials.route import Route
+
+logger = logging.getLogger("codexpool")
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -54,6 +57,44 @@ async def _listen_anew(proxyserver: Any) -> None:
         ctx.options.update(listen_port=addresses[0][1])
     await proxyserver.servers.update([])
     await proxyserver.setup_servers()
+
+
+def hide_password(flow: http.HTTPFlow) -> None:
+    """mitmproxy's `proxyauth` leaves user and password in every flow's metadata, which is written into dumps."""
+    given = flow.metadata.get("proxyauth")
+    if given is not None and len(given) == 2:
+        flow.metadata["proxyauth"] = (given[0], HIDDEN)
+
+
+HIDDEN: Final = "<codexpool: not recorded>"
+
+
+def note_pool() -> None:
+    """There is a pool in this process, whatever a reload finds later."""
+    setattr(ctx.master, _POOL, True)
+
+
+def had_a_pool() -> bool:
+    """Whether there was one: then nothing may pass as if there had never been any."""
+    return bool(getattr(ctx.master, _POOL, False))
+
+
+_POOL: Final = "codexpool_had_a_pool"
+"""What outlives a reload of this package is mitmproxy's own."""
+
+NAMELESS: Final = frozenset({"transparent", "local", "wireguard"})
+"""Modes in which a request has an address, and perhaps no host name."""
+
+
+def warn_of_modes() -> None:
+    """Say where requests have no host name to go by."""
+    nameless = NAMELESS & {mode_specs.ProxyMode.parse(mode).type_name for mode in ctx.options.mode}
+    if nameless:
+        logger.warning(
+            "mode %s: a request may have an address only, which is not known for the backend's, and then passes "
+            "untouched. Mode regular is what codexpool was made for",
+            ", ".join(sorted(nameless)),
+        )
 
 
 def given_twice(name: str) -> bool:

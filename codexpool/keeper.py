@@ -52,7 +52,7 @@ class Keeper:
         self.pool = Pool(self._on_change)
         self.config: PoolConfig | None = None
         self.hosts = frozenset({backend.HOST})
-        """The hosts that the pool's identities are served from, and the one every client asks first."""
+        """The hosts that identities are or were served from, and the one every client asks first."""
         self._tasks = Tasks()
         self._memory = Memory(open_state, self._tasks)
         self._custody = Custody(
@@ -102,6 +102,7 @@ class Keeper:
         self._tasks.spawn(self._memory.share_sessions(self.pool))  # first: before an identity is ready to serve one
         watcher.watch(config.files)
         self.follow(config, self._following.at_once(config))
+        self._tasks.spawn(self._know_hosts())
         self._tasks.spawn(self._following.files(watcher, lambda: self.config))
         self._tasks.spawn(self._following.keyring(lambda: self.config))
         self._tasks.spawn(self._tend())
@@ -222,9 +223,14 @@ class Keeper:
                 self._reminded[identity.name] = now
                 logger.warning("%s: %s. codexpool replace %s", identity.name, said, identity.name)
 
+    async def _know_hosts(self) -> None:
+        """Clients go on asking the hosts that an earlier run has sent them to, before anybody is verified."""
+        known = await self._memory.known()
+        self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
+
     def _tell_waiters(self) -> None:
         origins = {i.metadata.origin for i in self.pool.identities.values() if i.metadata is not None}
-        self.hosts = frozenset({backend.HOST, *map(host_of, origins)})
+        self.hosts |= frozenset(map(host_of, origins))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
-from codexpool.wire import resend
+try:
+    from codexpool.wire import resend as _resend
+except (ImportError, AttributeError, StopIteration) as error:
+    resend: ModuleType | None = None
+    _missing = [str(error)]
+else:
+    resend = _resend
+    """What puts a request on the wire again; None on a mitmproxy that lacks what it imports."""
+    _missing = _resend.missing_names()
 
 
 class Support(NamedTuple):
@@ -26,13 +35,13 @@ NEXT_UNKNOWN = (13,)
 def support(version: str) -> Support:
     """What is known of ``version``, a string such as ``12.2.3``."""
     number = _number(version)
-    missing = resend.missing_names()
-    if missing:
+    if _missing:
         return Support(
             False,
             number < OLDEST_SAFE,
-            f"mitmproxy {version} has no {', '.join(missing)}: a refused request cannot be sent again unseen. "
-            "It is answered with a 503, which Codex tries again. Versions 12.2 to 12.x are known to work",
+            f"mitmproxy {version} has no {', '.join(_missing)}: a refused request cannot be sent again unseen. "
+            "It is answered with a 503, which Codex tries again. While a request is in flight its flow holds the "
+            "token: keep other addons, map_remote and mitmweb away. Versions 12.2 to 12.x are known to work",
         )
     if number < OLDEST_SAFE:
         return Support(

@@ -45,7 +45,7 @@ def addon_path() -> None:
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     """Start mitmdump with the addon. ARGUMENTS are mitmproxy's own: `codexpool run -p 8081 -w flows`."""
     command = [tool(name), "-s", str(entry())]
-    if not any("listen-host" in argument or "listen_host" in argument for argument in arguments):
+    if not _says_where_to_listen(arguments):
         # The addon would see to it as well, but only once mitmproxy has begun to listen on all addresses.
         command += ["--listen-host", "127.0.0.1"]
     if config is not None:
@@ -55,3 +55,18 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
         sys.exit(subprocess.run(command, check=False).returncode)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # A log that goes into a file is read while it grows.
     os.execvp(command[0], command)
+
+
+def _says_where_to_listen(arguments: tuple[str, ...]) -> bool:
+    """Whether the user has said so: here, or in mitmproxy's own config.yaml."""
+    if any("listen-host" in argument or "listen_host" in argument for argument in arguments):
+        return True
+    folder = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")
+    for name in ("config.yaml", "config.yml"):
+        try:
+            text = (Path(folder).expanduser() / name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        if any(line.startswith("listen_host") for line in text.splitlines()):
+            return True
+    return False

@@ -161,7 +161,14 @@ class Stage:
             tool("mitmdump"),
             *("-s", str(WITNESS), "--set", f"codexpool_demo_notes={self.folder / 'notes'}"),
             *("-s", str(entry()), "--set", f"codexpool_config={self.pool}"),
-            *("--mode", f"upstream:http://127.0.0.1:{self.standin.proxy_port}", "-p", "0"),
+            *(
+                "--mode",
+                f"upstream:http://127.0.0.1:{self.standin.proxy_port}",
+                "-p",
+                "0",
+                "--listen-host",
+                "127.0.0.1",
+            ),
             *("--set", f"ssl_verify_upstream_trusted_ca={self.standin.ca_file}"),
             *("--set", f"confdir={self.folder / 'mitmproxy'}", "-w", str(self.dump)),
         ]

@@ -39,7 +39,7 @@ def _library() -> Iterator[Any]:
     except ImportError:
         raise UnusableError(
             "the library for keyrings is not installed",
-            "install it: uv tool install 'codexpool[keyring]', or --with keyring beside mitmproxy",
+            "install it: uv tool install '.[keyring]' in the checkout, or --with keyring beside mitmproxy",
         ) from None
     try:
         yield keyring

@@ -135,6 +135,14 @@ class Pool:
         own = next(self._own(session, None), None)
         return own if own is not None and own.is_in_renewal else None
 
+    def may_be_tried(self, identity: Identity) -> bool:
+        """Whether a request that was assigned to an identity may still be sent under it, were there nobody else."""
+        return (
+            self.identities.get(identity.name) is identity
+            and identity.metadata is not None
+            and identity.status not in (*CONDEMNED, Status.PAUSED, Status.UNVERIFIED)
+        )
+
     def may_serve_soon(self, path: str, at: float, within: float, without: Iterable[str] = ()) -> bool:
         """Whether waiting ``within`` seconds for somebody to become ready may be worth it."""
         excluded = set(without)

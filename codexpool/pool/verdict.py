@@ -104,10 +104,9 @@ def classify(answer: Answer) -> Verdict:
     return Verdict(row.number, row.finding, row.next)
 
 
-HELD = frozenset({400, 401, 402, 403, 429})
-"""Statuses, besides 5xx, whose answer may have to be acted upon before the client has seen a byte of it."""
-
-
 def is_held(status: int) -> bool:
-    """Whether an answer is kept until its verdict is known; all others are streamed from their first byte."""
-    return status in HELD or status >= 500
+    """Whether an answer is kept until its verdict is known; all others are streamed from their first byte.
+
+    Any refusal is: it may have to be acted upon, and it may repeat the token that it refuses.
+    """
+    return status >= 400

@@ -31,6 +31,8 @@ def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> h
         data.authority = host.encode()
     data.headers = http.Headers.__new__(http.Headers)
     data.headers.fields = fields
+    if data.trailers is not None:
+        data.trailers = http.Headers(headers.trailing(data.trailers.fields))
     wire = http.Request.__new__(http.Request)
     wire.data = data
     return wire

@@ -66,6 +66,11 @@ def swapped(fields: Fields, values: Mapping[bytes, bytes], keep_turn_state: bool
     return tuple(out)
 
 
+def trailing(fields: Fields) -> Fields:
+    """The trailers of a request without what the table speaks of: none of it belongs there."""
+    return tuple(field for field in fields if field[0].lower() not in HEADERS)
+
+
 def first_values(fields: Fields) -> dict[bytes, bytes]:
     """The first value of each header, by lower-case name: one look at them all."""
     values: dict[bytes, bytes] = {}

@@ -24,6 +24,12 @@ def is_page(response: http.Response, body: bytes) -> bool:
     return "html" in response.headers.get("content-type", "") or body[:64].lstrip()[:1] == b"<"
 
 
+def is_event_stream(response: http.Response) -> bool:
+    """Whether events are to come, each of which somebody waits for."""
+    kind: str = response.headers.get("content-type", "")
+    return kind.startswith("text/event-stream")
+
+
 def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None:
     """Have an answer of routing discovery speak of the client's own account."""
     try:
