@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -113,6 +114,21 @@ def test_it_works_under_the_console(make: Make) -> None:
         process.wait(10)
         os.close(theirs)
         os.close(terminal)
+
+
+def test_the_entry_that_a_wheel_brings_needs_no_package_on_the_path(make: Make, tmp_path: Path) -> None:
+    # given: the layout of an installed wheel, for a mitmproxy of another environment
+    package = tmp_path / "elsewhere" / "codexpool"
+    shutil.copytree(ROOT / "codexpool", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "entry").mkdir()
+    entry = Path(shutil.copy(ROOT / "addon", package / "entry" / "addon"))
+    (tmp_path / "bare").mkdir()
+
+    world = make(pat("work"), script=entry, cwd=tmp_path / "bare", environ={"PYTHONSAFEPATH": "1"})
+
+    assert Path(world.proxy.door("state")["package"]).parent == package
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
 
 
 async def test_a_reload_keeps_sessions_breaks_no_stream_and_leaves_nothing_behind(make: Make, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Whoami and routing discovery, asked as Codex asks them; only a refusal in JSON speaks of the token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codexpool.backend import CHATGPT
+from codexpool.credentials import authapi
+from codexpool.credentials.authapi import AuthApi
+from codexpool.credentials.route import Route
+from codexpool.credentials.secret import Bearer
+from codexpool.credentials.whoami import RefusedError, UndiscoveredError
+from codexpool.pool.identity import Metadata, Word
+from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
+from tests.running import pat
+
+WORK = Metadata("acc-work", "user-work", "business")
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandIn]:
+    gov = pat("gov", fedramp=True, origin="https://gov.chatgpt.com", routing_override="us_cr")
+    with StandIn([pat("work"), gov], folder=tmp_path) as standin:
+        yield standin
+
+
+def api(standin: StandIn, **environ: str) -> AuthApi:
+    return AuthApi(Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file)), environ)
+
+
+def bearer(token: Token) -> Bearer:
+    return Bearer.of(token.token)
+
+
+async def test_whoami_says_whose_a_token_is(standin: StandIn) -> None:
+    word, evidence, metadata = await api(standin).whoami(bearer(pat("work")))
+    assert (word, metadata, evidence.status) == (Word.HEALTHY, WORK, 200)
+    [seen] = standin.requests(WHOAMI)
+    assert seen.header("chatgpt-account-id") is None
+    assert (seen.host, seen.method) == ("auth.openai.com", "GET")
+
+
+async def test_whoami_may_be_elsewhere_as_codex_lets_one_say(standin: StandIn) -> None:
+    word, evidence, _ = await api(standin, CODEX_AUTHAPI_BASE_URL=" https://auth.openai.com/other/ ").whoami(
+        bearer(pat("work"))
+    )
+    assert word is Word.UNREACHABLE
+    assert "404" in str(evidence)
+    assert [seen.path for seen in standin.seen] == ["/other/v1/user-auth-credential/whoami"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (Answer(status=401, body=error_body("token_revoked", "no")), Word.REFUSED),
+        (Answer(status=403, body=error_body("token_revoked", "no")), Word.REFUSED),
+        (Answer(status=403, body=error_body("unsupported_country_region_territory", "no")), Word.UNREACHABLE),
+        (Answer(status=401, body=CLOUDFLARE_PAGE), Word.UNREACHABLE),
+        (Answer(status=401, body=b""), Word.UNREACHABLE),
+        (Answer(status=404, body=error_body("not_found", "no")), Word.UNREACHABLE),
+        (Answer(status=500, body=error_body("oops", "no")), Word.UNREACHABLE),
+        (Answer(status=200, body={"chatgpt_account_id": "a"}), Word.UNREACHABLE),
+        (Answer(cut="head"), Word.UNREACHABLE),
+        (Answer(delay=5.0), Word.UNREACHABLE),
+    ],
+)
+async def test_only_a_refusal_in_json_speaks_of_the_token(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch, answer: Answer, word: Word
+) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setattr(authapi, "TIMEOUT", 1.0)
+    standin.plan(replace(answer, path=WHOAMI))
+    said = await api(standin).whoami(bearer(pat("work")))
+    assert said.word is word
+    assert said.metadata is None
+    assert "at-test" not in str(said)
+
+
+async def test_routing_discovery_says_where_a_workspace_is_served_from(standin: StandIn) -> None:
+    gov = Metadata("acc-gov", "user-gov", "business", fedramp=True)
+    found = await api(standin).routing(bearer(pat("gov")), gov)
+    assert (found.origin, found.routing_override) == ("https://gov.chatgpt.com", "us_cr")
+    found = await api(standin).routing(bearer(pat("work")), WORK)
+    assert (found.origin, found.routing_override) == (CHATGPT, None)
+    assert standin.refusals == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_without_an_answer_nothing_is_assumed(standin: StandIn, status: int) -> None:
+    standin.plan(Answer(path=DISCOVERY, status=status, body=error_body("busy", "later")))
+    with pytest.raises(UndiscoveredError, match=str(status)):
+        await api(standin).routing(bearer(pat("work")), WORK)
+
+
+async def test_a_refusal_of_the_endpoint_is_told_from_one_of_the_token(
+    standin: StandIn,
+) -> None:
+    standin.plan(Answer(path=DISCOVERY, status=404, body=error_body("not_found", "no")))
+    assert await api(standin).routing(bearer(pat("work")), WORK) == WORK
+    standin.plan(Answer(path=DISCOVERY, status=401, body=error_body("token_revoked", "no")))
+    with pytest.raises(RefusedError):
+        await api(standin).routing(bearer(pat("work")), WORK)
