@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from codexpool.config import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
@@ -31,6 +32,10 @@ HELD_OVER = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
 """Conditions of an earlier run that hold until their time; whatever else there was is found out anew."""
 
 
+NOBODY = IdentityKey("", "")
+"""Nobody in particular is expected."""
+
+
 class Custody:
     """What is done with tokens, each identity's apart from all others. `Pool` says what has to be done.
 
@@ -48,15 +53,44 @@ class Custody:
         self._verifying: set[Identity] = set()
         self._distrusted: set[str] = set()
         """Fingerprints of tokens that do not serve on what an earlier run knew."""
+        self._recalled: WeakSet[Identity] = WeakSet()
+        """Those of whom it is asked what an earlier run has found out, once for each..."""
+        self._known_of: WeakSet[Identity] = WeakSet()
+        """... and those of whom it is known."""
+        self._owners: dict[str, IdentityKey] = {}
+        """Whose each identity is, by name: its tokens may change, and this does not."""
         self._verification = Verification(api)
-        self._renewals = Renewals(pool, tasks, self._came)
+        self._renewals = Renewals(pool, tasks, self._present, self._came)
 
-    def take_over(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> None:
-        """Hold these credentials from now on; those in use go on where they are."""
+    def kept(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> list[IdentitySpec]:
+        """Those whose credential is still the one they had, where it cannot be read anew.
+
+        A file may be half written just now, a keyring be locked: no healthy token is to be lost by that.
+        """
+        before = self._config
+        missing = [spec for spec in config.identities if spec.name in self._credentials.keys() - credentials.keys()]
+        return [
+            spec
+            for spec in missing
+            if before is not None and (was := before.identity(spec.name)) is not None and was.source == spec.source
+        ]
+
+    def take_over(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> set[str]:
+        """Hold these credentials from now on; those in use go on where they are. The names of all that are held."""
         held = {name: new.after(self._credentials.get(name)) for name, new in credentials.items()}
+        held |= {spec.name: self._credentials[spec.name] for spec in self.kept(config, credentials)}
+        changed = [name for name, credential in held.items() if credential is not self._credentials.get(name)]
+        if self._config is not None:
+            for gone in {spec.name for spec in self._config.identities} - {spec.name for spec in config.identities}:
+                self._owners.pop(gone, None)
+                self._memory.left(self._config.path, gone)
         self._config = config
         self._credentials = held
         self._bearers = {name: bearer for name, one in held.items() if (bearer := one.bearer()) is not None}
+        for name in changed:
+            if (identity := self._pool.identities.get(name)) is not None:
+                self._renewals.hurry(identity)
+        return set(held)
 
     def identity(self, spec: IdentitySpec, now: float) -> Identity:
         """An identity as it begins. Its credential may still be on its way, from a keyring."""
@@ -75,16 +109,20 @@ class Custody:
         """The token an identity is sent with now; None where it has none, or has left the pool."""
         return self._bearers.get(name)
 
-    async def renewal(self, identity: Identity) -> None:
+    async def renewal(self, identity: Identity, seconds: float) -> None:
         """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
-        await self._renewals.attempted(identity)
+        await self._renewals.attempted(identity, seconds)
 
-    def look_after(self, identity: Identity, had: IdentityKey | None = None) -> None:
-        """Have done what an identity needs before it serves, unless that is under way or it needs a person.
-
-        ``had`` is whose it was before its token was changed.
-        """
-        if identity.is_in_renewal:
+    def look_after(self, identity: Identity) -> None:
+        """Have done what an identity needs before it serves, unless that is under way or it needs a person."""
+        if self._tasks.are_stopped:
+            return
+        if identity not in self._recalled:
+            self._recalled.add(identity)
+            self._tasks.spawn(self._recall(identity))
+        elif identity not in self._known_of:
+            pass  # It will be looked after once that is known.
+        elif identity.is_in_renewal:
             self._renew(identity, refused=True)
         elif identity.status in (*IN_DOUBT, Status.RESTING) and identity.name not in self._bearers:
             self._renew(identity, refused=False)
@@ -94,7 +132,7 @@ class Custody:
                 if self._credentials[identity.name].is_over(time.time()):
                     return  # Nobody would know whose it is.
             self._verifying.add(identity)
-            self._tasks.spawn(self._verify(identity, had)).add_done_callback(lambda _: self._verified(identity))
+            self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
 
     def tend(self, now: float) -> None:
         """Have the tokens renewed whose time has come."""
@@ -116,17 +154,22 @@ class Custody:
         return due_at is not None and due_at <= now
 
     def _renew(self, identity: Identity, refused: bool) -> None:
-        if (credential := self._credentials.get(identity.name)) is not None:
-            self._renewals.begin(identity, credential, self._bearers.get(identity.name), refused)
+        if identity.name in self._credentials:
+            self._renewals.begin(identity, refused)
+
+    def _present(self, identity: Identity) -> tuple[Credential, Bearer | None] | None:
+        """See `codexpool.renewals.Present`."""
+        credential = self._credentials.get(identity.name)
+        if credential is None or self._spec(identity) is None:
+            return None
+        return credential, self._bearers.get(identity.name)
 
     async def _came(self, identity: Identity, renewal: Renewal) -> None:
         """Another token is there: whose is it? Raises NoTokenNowError where that cannot be found out yet."""
         spec, credential = self._spec(identity), self._credentials.get(identity.name)
         if spec is None or credential is None:
             return
-        answer = await self._verification.owner(renewal.bearer, credential, spec)
-        if identity.metadata is not None:
-            answer = expected(answer, identity.metadata.key)
+        answer = self._of_its_owner(identity, spec, await self._verification.owner(renewal.bearer, credential, spec))
         if answer.word is Word.OTHER_ACCOUNT:
             self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
         elif answer.metadata is None:
@@ -146,15 +189,11 @@ class Custody:
 
     # -- whose a token is
 
-    async def _verify(self, identity: Identity, had: IdentityKey | None) -> None:
+    async def _verify(self, identity: Identity) -> None:
         """Ask whose a token is until that is known."""
-        known = await self._memory.known()
-        if identity.status is Status.UNVERIFIED:
-            self._recall(identity, known)
-        had = had or self._had(identity, known)
         pause = FIRST_PAUSE
         while self._spec(identity) is not None and identity.status in (*IN_DOUBT, Status.READY):
-            answer = await self._word(identity, had)
+            answer = await self._word(identity)
             if answer is None:
                 return None
             if answer.evidence.fingerprint != identity.fingerprint:
@@ -177,29 +216,54 @@ class Custody:
         if self._spec(identity) is not None and identity.status is Status.SUSPECT:
             self.look_after(identity)
 
-    async def _word(self, identity: Identity, had: IdentityKey | None) -> Whoami | None:
+    async def _word(self, identity: Identity) -> Whoami | None:
         """The word on an identity's token; None where there is no token, or nobody to ask for."""
         spec, credential = self._spec(identity), self._credentials.get(identity.name)
         bearer = self._bearers.get(identity.name)
         if spec is None or credential is None or bearer is None:
             return None
-        answer = await self._verification.owner(bearer, credential, spec)
-        if identity.metadata is not None:
-            answer = expected(answer, identity.metadata.key)
-        elif had is not None and identity.kind is Kind.OAUTH and not (spec.account_id and spec.user_id):
-            answer = expected(answer, had)
+        answer = self._of_its_owner(identity, spec, await self._verification.owner(bearer, credential, spec))
         if identity.status is Status.SUSPECT and identity.metadata is not None and answer.metadata is not None:
             return answer._replace(metadata=identity.metadata)  # Asked about the token only, and waited for.
         by_other_means = identity.kind is Kind.PAT or identity.issued_at > 0
         return await self._verification.place(answer, bearer, by_other_means)
 
+    def _of_its_owner(self, identity: Identity, spec: IdentitySpec, answer: Whoami) -> Whoami:
+        """The word on a token, or that it is not whose this identity is.
+
+        A PAT is another identity if a person puts in another one. A login or a command changes its token by itself,
+        and has to stay whose it was, unless pool.toml says whose it is.
+        """
+        if identity.metadata is not None:
+            answer = expected(answer, identity.metadata.key)
+        if identity.kind.is_renewable and not (spec.account_id and spec.user_id):
+            answer = expected(answer, self._owners.get(identity.name, NOBODY))
+        return answer
+
     # -- beyond this process
 
-    def _recall(self, identity: Identity, known: Snapshot) -> None:
+    async def _recall(self, identity: Identity) -> None:
+        """Wait for what an earlier run has found out, and look after the identity then."""
+        known = await self._memory.known()
+        if self._config is not None:
+            record = known.records.get(record_name(self._config.path, identity.name))
+            if record is not None:
+                self._owners.setdefault(identity.name, record.key)
+        self._known_of.add(identity)
+        if self._spec(identity) is not None:
+            if identity.status is Status.UNVERIFIED:
+                self._serve_on(identity, known)
+            self.look_after(identity)
+
+    def _serve_on(self, identity: Identity, known: Snapshot) -> None:
         """Have an identity serve on what an earlier run found out about the same token."""
         metadata = known.metadata.get(identity.fingerprint)
         condition = known.conditions.get(identity.fingerprint)
-        if metadata is None or identity.fingerprint in self._distrusted:
+        if identity.fingerprint in self._distrusted or not identity.fingerprint:
+            return
+        if condition is not None and condition.status is Status.NEEDS_LOGIN:
+            self._learn(identity, condition)  # Whose it is does not matter: this refresh token is worth nothing.
+        if metadata is None:
             return
         if condition is None or condition.status in (Status.READY, *HELD_OVER):
             self._pool.recall(identity.name, identity.fingerprint, metadata, time.time())
@@ -210,16 +274,10 @@ class Custody:
         """Whose a token is, is remembered; but not of those that are gone with the process."""
         if answer.metadata is None or identity.metadata is None or self._config is None:
             return
+        self._owners[identity.name] = identity.metadata.key
         if identity.kind is not Kind.COMMAND:
             self._memory.learned(identity.fingerprint, identity.metadata, answer.evidence.at)
         self._memory.met(self._config.path, identity)
-
-    def _had(self, identity: Identity, known: Snapshot) -> IdentityKey | None:
-        """Whose an identity was when it last served, before this process too."""
-        if self._config is None:
-            return None
-        record = known.records.get(record_name(self._config.path, identity.name))
-        return record.key if record is not None else None
 
     def _learn(self, identity: Identity, condition: Condition) -> None:
         self._pool.condition_learned(identity.name, identity.fingerprint, condition)

@@ -320,8 +320,8 @@ class Exchanges:
             match exchange.step:
                 case Wait(seconds):
                     await self.keeper.change(seconds)
-                case Renew(identity):
-                    await self.keeper.renewal(identity)
+                case Renew(identity, seconds):
+                    await self.keeper.renewal(identity, seconds)
             self._take_step(exchange, None)
         if isinstance(exchange.step, NobodyServes):
             self._nobody_serves(flow, exchange)

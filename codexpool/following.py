@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from codexpool import tasks
 from codexpool.config import ConfigError, FromKeyring, PoolConfig, Resolved, Sources, Watcher, load, resolve
 from codexpool.config.keyrings import CachedKeyring
 from codexpool.credentials.token_endpoint import TokenEndpoint
@@ -52,6 +53,7 @@ class Following:
                     for problem in error.problems:
                         logger.error("%s", problem)
                     logger.error("%s does not hold: what it said before stays in force", before.path)
+                    await self._take_over(before)  # The files that it names may have changed all the same.
                     continue
                 if _without_flags(config) != _without_flags(before):
                     logger.info("%s has changed and is in force", config.path)
@@ -62,7 +64,7 @@ class Following:
         """Follow the keyring, as far as the configuration in force uses it."""
         while True:
             wanted = _in_keyring(current())
-            has_changed = bool(wanted) and await asyncio.to_thread(self._keyring.read, tuple(wanted))
+            has_changed = bool(wanted) and await tasks.in_thread(self._keyring.read, tuple(wanted), daemon=True)
             if has_changed:
                 async with self._one_at_a_time:
                     if (config := current()) is not None:

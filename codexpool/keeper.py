@@ -74,7 +74,8 @@ class Keeper:
 
     async def change(self, seconds: float) -> None:
         """Wait until something about an identity changes, ``seconds`` at most."""
-        resting = [i.condition.until for i in self.pool.identities.values() if i.status is Status.RESTING]
+        identities = self.pool.identities.values()
+        resting = [i.condition.until for i in identities if i.status is Status.RESTING and not i.unsendable]
         soonest = min((until - time.time() for until in resting if until is not None), default=seconds)
         try:
             async with asyncio.timeout(max(0.01, min(seconds, soonest))):
@@ -82,9 +83,9 @@ class Keeper:
         except TimeoutError:
             pass
 
-    async def renewal(self, identity: Identity) -> None:
+    async def renewal(self, identity: Identity, seconds: float) -> None:
         """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
-        await self._custody.renewal(identity)
+        await self._custody.renewal(identity, seconds)
 
     def served(self, name: str, session: str | None) -> None:
         """A request was served: remember it, beyond this process too."""
@@ -110,17 +111,17 @@ class Keeper:
     def follow(self, config: PoolConfig, resolved: Resolved) -> None:
         """Make the pool what the configuration says: new tokens are verified, the others keep their state."""
         now = time.time()
+        kept = self._custody.kept(config, resolved.credentials)
         for problem in resolved.problems:
-            logger.warning("%s", problem)
+            stays = any(spec.line == problem.line for spec in kept)
+            logger.warning("%s%s", problem, " (not yet: the token it has had stays in use)" if stays else "")
         before, self.config = self.config, config
-        had = {i.name: i.metadata.key for i in self.pool.identities.values() if i.metadata is not None}
-        self._custody.take_over(config, resolved.credentials)
-        known = resolved.credentials.keys() | resolved.pending
+        known = self._custody.take_over(config, resolved.credentials) | resolved.pending
         specs = [spec for spec in config.identities if spec.name in known]
         self.pool.replace_identities((self._custody.identity(spec, now) for spec in specs), config.selection, now)
         for spec in specs:
             self._apply_flag(spec, before.identity(spec.name) if before is not None else None)
-            self._custody.look_after(self.pool.identities[spec.name], had.get(spec.name))
+            self._custody.look_after(self.pool.identities[spec.name])
         self._remind(now)
         self._tell_waiters()
 
@@ -169,9 +170,12 @@ class Keeper:
         """Have tokens renewed in time, and remind of those that a person has to replace."""
         while True:
             await asyncio.sleep(TICK)
-            now = time.time()
-            self._custody.tend(now)
-            self._remind(now)
+            try:
+                now = time.time()
+                self._custody.tend(now)
+                self._remind(now)
+            except Exception:  # A bug of ours; the next second is another one.
+                logger.exception("the tokens could not be looked after")
 
     # -- what follows from a change
 

@@ -83,6 +83,11 @@ class Memory:
             record = Record(identity.fingerprint, identity.metadata.key, used_at or self._used.get(identity.name))
             state.put_record(record_name(pool_toml, identity.name), record)
 
+    def left(self, pool_toml: Path, name: str) -> None:
+        """An identity was taken out of a pool.toml: whose it was binds nobody who takes its name."""
+        if (state := self._now()) is not None:
+            state.put_record(record_name(pool_toml, name), Record("", IdentityKey("", "")))
+
     def learned(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         """What whoami and routing discovery said of a token."""
         if (state := self._now()) is not None:
@@ -115,5 +120,8 @@ def _opened(open_state: Callable[[], State]) -> tuple[State, Snapshot]:
         state = open_state()
     except StateError as error:
         logger.error("%s. Until then sessions and metadata are kept in memory only", error)
+        state = MemoryState()
+    except Exception as error:  # Whatever it is, nobody is to wait for it for ever.
+        logger.error("state: it cannot be opened (%s); nothing outlives this process", error or type(error).__name__)
         state = MemoryState()
     return state, state.load()

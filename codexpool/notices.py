@@ -45,7 +45,7 @@ class Notices:
             ("webhook", lambda: self._post(notify.webhook, text)),
         ):
             if getattr(notify, how):
-                case = f"{how}:{identity.status}:{identity.fingerprint}"
+                case = f"{how}:{folder}:{identity.name}:{identity.status}:{identity.fingerprint}"
                 self._tasks.spawn(self._told(case, f"notify.{how}", identity.name, tell))
 
     async def _told(self, case: str, how: str, name: str, tell: Callable[[], Awaitable[None]]) -> None:
@@ -108,5 +108,5 @@ async def _run(argv: tuple[str, ...], folder: Path, text: str) -> None:
             raise RuntimeError(f"{argv[0]} has not ended within {TIMEOUT:.0f} s") from None
         raise
     if process.returncode != 0:
-        last = said.decode(errors="replace").strip()[-200:]
+        last = redacted(said.decode(errors="replace")).strip()[-200:]
         raise RuntimeError(f"{argv[0]} ended with exit code {process.returncode}: {last}")

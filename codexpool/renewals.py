@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
@@ -20,63 +20,86 @@ logger = logging.getLogger("codexpool")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two attempts that gave no token: doubled each time, and jittered."""
 
+Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
+"""An identity's credential and token as they are now; None where it has left the pool."""
 
-Renewed = Callable[[], Awaitable[Renewal | None]]
-"""`Credential.renewed`, with its arguments."""
+
+class _UnderWay:
+    """One identity's renewal."""
+
+    def __init__(self) -> None:
+        self.attempt = asyncio.Event()
+        """Set when the present attempt has come to something, or to nothing."""
+        self.hurry = asyncio.Event()
+        """Set when the pause before the next attempt is to end."""
 
 
 class Renewals:
     """The renewals under way.
 
-    ``came`` is awaited with every new token, and has to find out whose it is before it is used. It may raise
-    NoTokenNowError where that cannot be found out yet.
+    ``present`` is looked at before each attempt. ``came`` is awaited with every new token, and has to find out whose
+    it is before it is used. It may raise NoTokenNowError where that cannot be found out yet.
     """
 
-    def __init__(self, pool: Pool, tasks: Tasks, came: Callable[[Identity, Renewal], Awaitable[None]]) -> None:
+    def __init__(
+        self, pool: Pool, tasks: Tasks, present: Present, came: Callable[[Identity, Renewal], Awaitable[None]]
+    ) -> None:
         self._pool = pool
         self._tasks = tasks
+        self._present = present
         self._came = came
-        self._under_way: set[Identity] = set()
-        self._attempts: dict[Identity, asyncio.Event] = {}
+        self._under_way: dict[Identity, _UnderWay] = {}
 
-    def begin(self, identity: Identity, credential: Credential, stale: Bearer | None, refused: bool) -> None:
-        """Have an identity get another token than ``stale``, unless that is under way.
+    def begin(self, identity: Identity, refused: bool) -> None:
+        """Have an identity get another token, unless that is under way.
 
-        ``refused`` says that the backend refused that one, and not only the clock.
+        ``refused`` says that the backend refused the one it has, and not only the clock.
         """
         if identity not in self._under_way:
-            self._under_way.add(identity)
-            self._attempts[identity] = asyncio.Event()  # Not when the task runs: somebody may wait by then.
-            self._tasks.spawn(self._until_settled(identity, partial(credential.renewed, stale, refused)))
+            under_way = self._under_way[identity] = _UnderWay()  # Not when the task runs: somebody may wait by then.
+            task = self._tasks.spawn(self._until_settled(identity, under_way, refused))
+            task.add_done_callback(lambda _: self._ended(identity, under_way))
 
-    async def attempted(self, identity: Identity) -> None:
-        """Wait for the attempt that is under way, if there is one."""
-        if (attempt := self._attempts.get(identity)) is not None:
-            await attempt.wait()
+    def hurry(self, identity: Identity) -> None:
+        """An identity's credential has changed: what is under way is to be tried again now."""
+        if (under_way := self._under_way.get(identity)) is not None:
+            under_way.hurry.set()
 
-    async def _until_settled(self, identity: Identity, renewed: Renewed) -> None:
+    async def attempted(self, identity: Identity, seconds: float) -> None:
+        """Wait for the attempt that is under way, if there is one; ``seconds`` at most."""
+        if (under_way := self._under_way.get(identity)) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await under_way.attempt.wait()
+
+    def _ended(self, identity: Identity, under_way: _UnderWay) -> None:
+        if self._under_way.get(identity) is under_way:
+            del self._under_way[identity]
+        under_way.attempt.set()
+
+    async def _until_settled(self, identity: Identity, under_way: _UnderWay, refused: bool) -> None:
         pause = FIRST_PAUSE
-        try:
-            while self._pool.identities.get(identity.name) is identity and not identity.paused:
-                wait = pause * random.uniform(0.8, 1.2)
-                attempt = self._attempts.setdefault(identity, asyncio.Event())
-                is_settled = await self._is_settled(identity, renewed, wait)
-                del self._attempts[identity]
-                attempt.set()
-                if is_settled:
-                    return
-                await asyncio.sleep(wait)
+        while not identity.paused and (present := self._present(identity)) is not None:
+            wait = pause * random.uniform(0.8, 1.2)
+            if await self._is_settled(identity, *present, refused, wait):
+                return
+            under_way.attempt.set()
+            try:
+                async with asyncio.timeout(wait):
+                    await under_way.hurry.wait()
+                pause = FIRST_PAUSE
+            except TimeoutError:
                 pause = min(2 * pause, LONGEST_PAUSE)
-        finally:
-            self._under_way.discard(identity)
-            if (unmade := self._attempts.pop(identity, None)) is not None:
-                unmade.set()
+            under_way.hurry.clear()
+            under_way.attempt = asyncio.Event()
 
-    async def _is_settled(self, identity: Identity, renewed: Renewed, wait: float) -> bool:
+    async def _is_settled(
+        self, identity: Identity, credential: Credential, stale: Bearer | None, refused: bool, wait: float
+    ) -> bool:
         """One attempt. False where it is to be made again after so many seconds."""
         fingerprint = identity.fingerprint
         try:
-            renewal = await renewed()
+            renewal = await credential.renewed(stale, refused)
             if renewal is not None:
                 await self._came(identity, renewal)
         except NoTokenNowError as error:
@@ -88,7 +111,8 @@ class Renewals:
             self._pool.condition_learned(identity.name, fingerprint, condition)
             return True
         if renewal is None:
-            evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint)
+            note = "its token is refused, and there is no other one"
+            evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint, note=note)
             self._pool.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 logger = logging.getLogger("codexpool")
@@ -17,9 +19,16 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.are_stopped = False
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin with something. What it raises is logged, and raised again where the task is awaited."""
+        """Begin with something. What it raises is logged, and raised again where the task is awaited.
+
+        After `stop` nothing begins any more: the task is a cancelled one.
+        """
+        if self.are_stopped:
+            work.close()
+            return asyncio.get_running_loop().create_task(_cancelled())
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -28,8 +37,38 @@ class Tasks:
 
     def stop(self) -> None:
         """Cancel all that is under way."""
-        for task in self._tasks:
+        self.are_stopped = True
+        for task in list(self._tasks):
             task.cancel()
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any, daemon: bool = False) -> T:
+    """What a function gives that may take long, in a thread of its own.
+
+    mitmproxy looks host names up in the threads that `asyncio.to_thread` takes: nobody is to wait for one there. The
+    end of the process waits for the thread, unless it is a ``daemon``.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(give: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            give(value)
+
+    def run() -> None:
+        try:
+            give, value = future.set_result, function(*arguments)
+        except BaseException as error:
+            give, value = future.set_exception, error  # type: ignore[assignment]
+        with contextlib.suppress(RuntimeError):  # The loop has ended, and nobody waits.
+            loop.call_soon_threadsafe(settle, give, value)
+
+    threading.Thread(target=run, name=f"codexpool-{function.__name__}", daemon=daemon).start()
+    return await future
+
+
+async def _cancelled() -> Any:
+    raise asyncio.CancelledError
 
 
 def _complain(task: asyncio.Task[Any]) -> None:

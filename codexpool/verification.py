@@ -73,13 +73,18 @@ def expected(answer: Whoami, key: IdentityKey) -> Whoami:
     """
     metadata = answer.metadata
     if metadata is None or all(
-        want == have or not (want and have) for want, have in zip(key, metadata.key, strict=True)
+        want == have or not (_says(want) and _says(have)) for want, have in zip(key, metadata.key, strict=True)
     ):
         return answer
     note = f"its token is of account {metadata.account_id}, user {metadata.user_id}; it was to be of " + ", ".join(
         f"{what} {value}" for what, value in zip(("account", "user"), key, strict=True) if value
     )
     return Whoami(Word.OTHER_ACCOUNT, replace(answer.evidence, note=note))
+
+
+def _says(part: str) -> bool:
+    """Whether a part of a key says whose a token is."""
+    return part != "" and not part.startswith(UNKNOWN)
 
 
 def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Metadata:

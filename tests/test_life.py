@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import note, settings
+from hypothesis import Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -292,11 +292,20 @@ class Life(RuleBasedStateMachine):
 
         self.do(several())
 
-    async def request(self, spurious: bool = False) -> None:
-        """One request of a new session, as `codexpool.exchanges` makes it; a spurious one is refused at first."""
+    async def each_is_tried(self) -> None:
+        """A request of a session of each identity's own."""
+        assert self.keeper is not None
+        for identity in list(self.keeper.pool.identities.values()):
+            if identity.metadata is not None:
+                session = f"own-{next(self.sessions)}"
+                self.keeper.pool.bind(session, identity.metadata.key)
+                await self.request(session=session)
+
+    async def request(self, spurious: bool = False, session: str | None = None) -> None:
+        """One request, as `codexpool.exchanges` makes it, of a new session; a spurious one is refused at first."""
         assert self.keeper is not None
         keeper = self.keeper
-        steps = attempts(keeper.pool, f"s-{next(self.sessions)}", PATH, time.time)
+        steps = attempts(keeper.pool, session or f"s-{next(self.sessions)}", PATH, time.time)
         verdict = None
         while True:
             try:
@@ -307,8 +316,8 @@ class Life(RuleBasedStateMachine):
             match step:
                 case Wait(seconds):
                     await keeper.change(seconds)
-                case Renew(identity):
-                    await keeper.renewal(identity)
+                case Renew(identity, seconds):
+                    await keeper.renewal(identity, seconds)
                 case Try(identity):
                     bearer, sent_at = keeper.bearer(identity.name), time.time()
                     assert identity.status is Status.READY
@@ -340,7 +349,8 @@ class Life(RuleBasedStateMachine):
         assert self.keeper is not None
         self.do(asyncio.sleep(150))
         for _ in range(3):
-            self.turns(len(NAMES) * 2)
+            self.turns(len(NAMES))
+            self.do(self.each_is_tried())
             self.do(asyncio.sleep(150))
         standing = dict(self.keeper.pool.identities)
         note(str({name: (str(i.status), str(i.condition.evidence or "")) for name, i in standing.items()}))
@@ -385,4 +395,9 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLife.settings = settings(
+    max_examples=60,
+    stateful_step_count=25,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # A day is read faster than it is made shorter.
+)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from codexpool import tasks
+
 
 class _Selector(selectors.SelectSelector):
     """Waits for nothing: what it would have waited is added to the loop's clock."""
@@ -38,16 +40,20 @@ class TimeTravelLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
-async def _at_once(function: Callable[..., Any], /, *arguments: Any, **more: Any) -> Any:
+async def _at_once(function: Callable[..., Any], /, *arguments: Any, daemon: bool = False) -> Any:
     await asyncio.sleep(0)
-    return function(*arguments, **more)
+    return function(*arguments)
 
 
 @contextmanager
 def time_travel(begin: float) -> Iterator[TimeTravelLoop]:
     """A loop that is also the clock of `time.time`; threads are no threads in it."""
     loop = TimeTravelLoop(begin)
-    with mock.patch.object(time, "time", loop.time), mock.patch.object(asyncio, "to_thread", _at_once):
+    with (
+        mock.patch.object(time, "time", loop.time),
+        mock.patch.object(asyncio, "to_thread", _at_once),
+        mock.patch.object(tasks, "in_thread", _at_once),
+    ):
         try:
             yield loop
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -82,7 +83,10 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
         _refuse_name(name, path)
     import platformdirs
 
-    home = platformdirs.user_data_path("codexpool", appauthor=False) / "logins" / name
+    logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
+    # Another pool.toml may have a login of that name.
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    home = next(logins / free for free in names if not (logins / free).exists())
     with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
         fresh = _logged_in(Path(folder), device_auth)
         if spec is not None:
@@ -94,11 +98,12 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
         _add(name, path, Offer(FromAuthJson(kept), {"auth_json": str(kept)}, False), dry_run=False)
     except click.ClickException:
         kept.unlink()
+        home.rmdir()
         raise
 
 
 def _add(name: str, path: Path, offered: Offer, dry_run: bool) -> None:
-    found = examine(IdentitySpec(name, offered.source, 0))
+    found = examine(IdentitySpec(name, offered.source, 0), may_renew=not dry_run)
     _refuse_owner(_loaded(path), found)
     table: dict[str, Value] = {"name": name, **offered.keys, **found.owner}
     if dry_run:
@@ -107,7 +112,7 @@ def _add(name: str, path: Path, offered: Offer, dry_run: bool) -> None:
             click.echo(f"    {key} = {value!r}")
         return
     _write(path, table)
-    with the_state() as state:
+    with contextlib.suppress(Failure), the_state() as state:  # A proxy finds it out anew.
         remember(state, path, name, found.credential, found.answer)
     click.echo(f"{name} is in {path}: {_described(found)}")
     if isinstance(offered.source, FromAuthJson) and (owner := other_owner(offered.source.path, os.environ)):

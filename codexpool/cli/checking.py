@@ -14,7 +14,6 @@ from typing import Final
 import click
 
 from codexpool.cli.common import (
-    Failure,
     config_option,
     console,
     json_option,
@@ -60,14 +59,16 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
     resolved = resolve(config, sources)
     before = {row.spec.name: row for row in standings(config, sources, known())}
     answers = asyncio.run(_all(config, resolved, [name for name in before if name in wanted]))
-    _write_down(config, resolved, answers)
+    complaints = _write_down(config, resolved, answers)
     rows = [_seen(before[name], answers.get(name)) for name in before if name in wanted]
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
     else:
         table(rows)
+    for complaint in complaints:
+        click.echo(f"codexpool: {complaint}", err=True)
     unasked = [name for name, answer in answers.items() if answer.word is Word.UNREACHABLE]
-    context.exit(1 if unasked or any(row.status in FAILED for row in rows) else 0)
+    context.exit(1 if unasked or complaints or any(row.status in FAILED for row in rows) else 0)
 
 
 async def _all(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> dict[str, Whoami]:
@@ -144,8 +145,9 @@ def _status(kind: Kind, word: Word) -> Status | None:
             return None
 
 
-def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoami]) -> None:
-    """Have proxies know of it, and pool.toml."""
+def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoami]) -> list[str]:
+    """Have proxies know of it, and pool.toml; what could not be written."""
+    complaints: list[str] = []
     with the_state() as state:
         for name, answer in answers.items():
             credential = resolved.credentials[name]
@@ -154,17 +156,18 @@ def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoam
                 continue
             remember(state, config.path, name, credential, answer, status)
             if credential.kind is Kind.PAT:
-                _flag(config, name, status, f"sha256:{bearer.fingerprint}", str(answer.evidence))
+                try:
+                    _flag(config, name, status, f"sha256:{bearer.fingerprint}", str(answer.evidence))
+                except editing.EditError as error:
+                    complaints.append(str(error))
+    return complaints
 
 
 def _flag(config: PoolConfig, name: str, status: Status, token: str, reason: str) -> None:
     spec = config.identity(name)
     assert spec is not None
-    try:
-        if status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
-            since = datetime.fromtimestamp(int(time.time()), UTC)
-            editing.flag(config.path, name, Flag(since, reason, token))
-        elif status is Status.READY and spec.flag is not None:
-            editing.unflag(config.path, name)
-    except editing.EditError as error:
-        raise Failure(str(error)) from None
+    if status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
+        since = datetime.fromtimestamp(int(time.time()), UTC)
+        editing.flag(config.path, name, Flag(since, reason, token))
+    elif status is Status.READY and spec.flag is not None:
+        editing.unflag(config.path, name)

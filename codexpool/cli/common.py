@@ -15,6 +15,7 @@ import click
 
 from codexpool.cli.run import entry
 from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
+from codexpool.config.model import shown
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redact import redacted
@@ -87,7 +88,7 @@ def spec_of(config: PoolConfig, name: str) -> IdentitySpec:
     spec = config.identity(name)
     if spec is None:
         names = ", ".join(identity.name for identity in config.identities)
-        raise click.UsageError(f"there is no identity {name!r} in {config.path}; there is: {names}")
+        raise click.UsageError(f"there is no identity {shown(name)} in {config.path}; there is: {names}")
     return spec
 
 

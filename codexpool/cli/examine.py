@@ -12,19 +12,23 @@ from codexpool.pool.identity import Evidence, Kind, Word
 from codexpool.verification import Verification
 
 
-async def examined(spec: IdentitySpec, credential: Credential, verification: Verification) -> Whoami:
+async def examined(
+    spec: IdentitySpec, credential: Credential, verification: Verification, may_renew: bool = True
+) -> Whoami:
     """The word on an identity's token.
 
     A command is run, and a login whose access token has ended is renewed, as a proxy would do it: under the lock,
-    and written before it is used. A login that is refused is renewed once.
+    and written before it is used. A login that is refused is renewed once. Without ``may_renew`` none is.
     """
     try:
-        bearer = await _present(credential)
+        bearer = credential.bearer()
+        if bearer is None or may_renew:
+            bearer = await _present(credential)
         answer = await _asked(spec, credential, bearer, verification)
-        if answer.word is Word.REFUSED and credential.kind.is_renewable:
+        if answer.word is Word.REFUSED and credential.kind.is_renewable and may_renew:
             renewal = await credential.renewed(bearer, refused=True)
             if renewal is not None:
-                answer = await _asked(spec, credential, renewal.bearer, verification)
+                answer = await _asked(spec, credential, renewal.bearer, verification, is_new=True)
     except NoTokenNowError as error:
         return Whoami(Word.UNREACHABLE, Evidence(time.time(), note=str(error)))
     except NoTokenAnyMoreError as error:
@@ -42,6 +46,8 @@ async def _present(credential: Credential) -> Bearer:
     return renewal.bearer
 
 
-async def _asked(spec: IdentitySpec, credential: Credential, bearer: Bearer, verification: Verification) -> Whoami:
+async def _asked(
+    spec: IdentitySpec, credential: Credential, bearer: Bearer, verification: Verification, is_new: bool = False
+) -> Whoami:
     answer = await verification.owner(bearer, credential, spec)
-    return await verification.place(answer, bearer, by_other_means=credential.kind is Kind.PAT)
+    return await verification.place(answer, bearer, by_other_means=is_new or credential.kind is Kind.PAT)

@@ -117,7 +117,7 @@ class Examined:
         return {key: value for key, value in pins.items() if value and not value.startswith("command:")}
 
 
-def examine(spec: IdentitySpec) -> Examined:
+def examine(spec: IdentitySpec, may_renew: bool = True) -> Examined:
     """Ask whose token an identity would have. Raises Failure where it would not serve, or nobody says."""
     try:
         credential = credential_of(spec, sources())
@@ -125,7 +125,7 @@ def examine(spec: IdentitySpec) -> Examined:
         raise Failure(f"{error.what}; {error.remedy}. Nothing was changed") from None
 
     async def ask() -> Whoami:
-        return await examined(spec, credential, await verification())
+        return await examined(spec, credential, await verification(), may_renew)
 
     answer = asyncio.run(ask())
     if answer.metadata is None or answer.word is not Word.HEALTHY:

@@ -41,6 +41,7 @@ from codexpool.config.tables import with_identity, with_key, without_key
 from codexpool.config.tokens import credential_of
 from codexpool.credentials.whoami import Whoami
 from codexpool.files import Replacement, UnusableError, locked
+from codexpool.files.private import OPEN_TO_OTHERS
 from codexpool.pool.identity import IdentityKey
 
 LOCK_TIMEOUT = 40.0
@@ -66,10 +67,11 @@ def replace(name: str, named: Path | None, as_new: bool, **said: Any) -> None:
     """
     config = pool_config(named)
     spec = spec_of(config, name)
-    offered = offer(name, config.path.parent, **said)
-    found = examine(changed(spec, source=offered.source, account_id=None, user_id=None))
+    goes_by = _free_name(config, name) if as_new else name
+    offered = offer(goes_by, config.path.parent, **said)
+    found = examine(changed(spec, name=goes_by, source=offered.source, account_id=None, user_id=None))
     if as_new:
-        _as_new(config, name, offered, found)
+        _as_new(config, name, goes_by, offered, found)
         return
     _refuse_another(config, spec, found)
     _put(config, spec, offered, found)
@@ -88,13 +90,15 @@ def replace_login(config: PoolConfig, spec: IdentitySpec, fresh: Path) -> None:
     click.echo(f"{spec.name} is logged in anew: {found.credential.bearer()}, of the same account and user")
 
 
-def _as_new(config: PoolConfig, name: str, offered: Offer, found: Examined) -> None:
+def _free_name(config: PoolConfig, name: str) -> str:
+    return next(free for n in range(2, 1000) if config.identity(free := f"{name}-{n}") is None)
+
+
+def _as_new(config: PoolConfig, name: str, new: str, offered: Offer, found: Examined) -> None:
     snapshot = known()
     for spec in config.identities:
         if owner_of(config, spec, sources(), snapshot) == found.metadata.key:
             raise Failure(f"this token is of the same account and user as {spec.name}. Nothing was changed")
-    number = next(n for n in range(2, 1000) if config.identity(f"{name}-{n}") is None)
-    new = f"{name}-{number}"
     _edit(config, lambda text: with_identity(text, {"name": new, **offered.keys, **found.owner}))
     _remember(config, new, found)
     click.echo(f"{new} is in {config.path}; {name} stays as it is")
@@ -182,7 +186,12 @@ def _edit(config: PoolConfig, change: editing.Change) -> None:
 
 def _written(path: Path, text: str) -> None:
     try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
         real = path.resolve(strict=True)
+        if os.name == "posix" and real.stat().st_mode & OPEN_TO_OTHERS:
+            raise Failure(f"{path} is open to other users: chmod 600 {path}. Nothing was changed")
         with locked(real, LOCK_TIMEOUT), Replacement(real) as new:
             new.put(text.encode())
     except OSError as error:

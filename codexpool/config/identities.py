@@ -203,7 +203,10 @@ def _expires(checks: Checks, at: KeyPath, value: object) -> float | None:
     """The end of a day (of UTC), or a time with its zone."""
     if isinstance(value, datetime):
         if value.tzinfo is not None:
-            return value.timestamp()
+            try:
+                return value.timestamp()
+            except (OverflowError, ValueError):
+                return None  # Out of all reckoning: it never expires.
     elif isinstance(value, date):
         try:
             return datetime.combine(value + timedelta(days=1), time(), UTC).timestamp()
@@ -234,4 +237,10 @@ def _flag(checks: Checks, at: KeyPath, value: object) -> Flag | None:
         for key in (key for key, fit in fits.items() if not fit):
             what = f"is not {FLAG_FORMS[key]}" if key in table else "is missing"
             checks.problem((*at, key), what, f"write {FLAG_FORMS[key]}, or remove the flag")
-    return Flag(since.astimezone(UTC), reason, token) if all(fits.values()) else None
+    try:
+        return Flag(since.astimezone(UTC), reason, token) if all(fits.values()) else None
+    except OverflowError:
+        checks.problem(
+            (*at, "since"), f"is not {FLAG_FORMS['since']}", "write a time of our days, or remove the flag"
+        )
+        return None

@@ -24,7 +24,10 @@ class NoTokenAnyMoreError(Exception):
 
 
 class Renewal(NamedTuple):
-    """Another token. ``issued``: it was made just now for us, and not only found where somebody else had put it."""
+    """Another token. ``issued``: it was made just now, because the one before was refused.
+
+    One that was only found where somebody else had put it, or was made because its time had come, is none.
+    """
 
     bearer: Bearer
     issued: bool

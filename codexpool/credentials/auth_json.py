@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from codexpool.credentials.claims import claims_of
+from codexpool.credentials.claims import claims_of, is_jwt
 from codexpool.credentials.pat import PREFIX
 from codexpool.credentials.secret import Bearer
 from codexpool.files import UnusableError
@@ -88,6 +88,8 @@ def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
         for key in ("id_token", "access_token", "refresh_token")
         if isinstance(answer.get(key), str) and answer[key]
     }
+    if "id_token" in given and not is_jwt(given["id_token"]):
+        del given["id_token"]  # The refresh token is spent: what can be used of the answer is used.
     last_refresh = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
     tokens = {**login.document["tokens"], **given}
     return _login({**login.document, "tokens": tokens, "last_refresh": last_refresh})

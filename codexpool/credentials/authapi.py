@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -31,6 +32,9 @@ for _name in ("httpx", "httpcore"):
 TIMEOUT = 10.0
 """Seconds for one of these requests, connecting included."""
 
+NO_COOKIES = DefaultCookiePolicy(allowed_domains=[])
+"""What is asked for one identity is nothing for the next one to be known by."""
+
 NOT_ABOUT_THE_TOKEN = frozenset({"unsupported_country_region_territory"})
 """Refusals of whoami that speak of where the request came from: no word on the credential."""
 
@@ -52,6 +56,7 @@ class AuthApi:
             timeout=TIMEOUT,
             headers={"user-agent": f"codexpool/{__version__}", "accept": "application/json"},
         )
+        self._client.cookies.jar.set_policy(NO_COOKIES)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -62,7 +67,7 @@ class AuthApi:
         at = time.time()
         try:
             response = await self._client.get(self._whoami_url, headers={"authorization": f"Bearer {bearer.token}"})
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             note = f"whoami cannot be reached ({type(error).__name__})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
         return whoami_of(response, bearer, at)
@@ -77,7 +82,7 @@ class AuthApi:
         headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
         try:
             response = await self._client.get(CHATGPT + ACCOUNTS_CHECK, headers=list(headers.items()))
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise UndiscoveredError(f"routing discovery cannot be reached ({type(error).__name__})") from error
         if response.status_code >= 500 or response.status_code == 429 or _is_html(response):
             raise UndiscoveredError(f"routing discovery answers {response.status_code}")

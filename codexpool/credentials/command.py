@@ -27,6 +27,9 @@ LONGEST: Final = 65_536
 SHOWN: Final = 300
 """Characters of standard error that a message shows: its end, where programs say what went wrong."""
 
+KILLED: Final = 2.0
+"""Seconds until what was killed is not waited for any more."""
+
 SHORTEST: Final = 20
 """Characters below which something is no token: a word, a number, an error message."""
 
@@ -70,7 +73,7 @@ class Command:
         if token == stale and refused:
             return None
         self._token = token
-        return Renewal(token, issued=True)
+        return Renewal(token, issued=refused)
 
     def is_over(self, at: float) -> bool:
         """False: what a token says of its end is for the command to know."""
@@ -131,8 +134,10 @@ def _checked(printed: bytearray, said: bytearray, name: str) -> str:
 async def _read(stream: asyncio.StreamReader | None, into: bytearray) -> None:
     """Read what comes until the end, or as much of it as is looked at."""
     assert stream is not None
-    while len(into) < LONGEST and (piece := await stream.read(LONGEST - len(into))):
-        into += piece
+    while piece := await stream.read(LONGEST):
+        into += piece[
+            : LONGEST - len(into)
+        ]  # The rest is read too, and thrown away: a full pipe would wait for ever.
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -142,7 +147,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     elif process.returncode is None:
         process.kill()
-    await process.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILLED):
+            await process.wait()
 
 
 def _quoted(said: bytearray) -> str:

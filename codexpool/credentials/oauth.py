@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from codexpool import tasks
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal, auth_json
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.secret import Bearer
@@ -30,6 +31,9 @@ EARLY: Final = 300.0
 
 JITTER: Final = 60.0
 """Seconds more, by chance: proxies that share a machine do not all ask in the same second."""
+
+FLOOR: Final = 60.0
+"""Seconds between two renewals that no refusal asks for: tokens may be short-lived, and clocks be wrong."""
 
 LOCK_TIMEOUT: Final = TIMEOUT + 10.0
 """Seconds to wait for another process that renews the same login."""
@@ -49,6 +53,7 @@ class OAuth:
         self._in_file_at = time.monotonic()
         self._unwritten: Login | None = None
         """A renewed login that the disk did not take."""
+        self._renewed_at = 0.0
         self._early = EARLY + random.uniform(0, JITTER)
 
     def bearer(self) -> Bearer:
@@ -56,8 +61,10 @@ class OAuth:
         return self.login.access
 
     def due_at(self) -> float | None:
-        """Five minutes before the access token's end."""
-        return None if self.login.expires_at is None else self.login.expires_at - self._early
+        """Five minutes before the access token's end, but not at once after it was made."""
+        if self.login.expires_at is None:
+            return None
+        return max(self.login.expires_at - self._early, self._renewed_at + FLOOR)
 
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         """The token on the disk if that is another one, else one that the refresh token gives.
@@ -65,12 +72,14 @@ class OAuth:
         Raises NoTokenNowError; NoTokenAnyMoreError where the refresh token is worth nothing any more.
         """
         # A thread of its own, which goes on if nobody waits any more: a renewal that has begun is to be written.
-        self.login, issued = await asyncio.shield(asyncio.to_thread(self._renew, stale, refused))
-        return Renewal(self.login.access, issued)
+        self.login, is_new = await asyncio.shield(tasks.in_thread(self._renew, stale, refused))
+        if is_new:
+            self._renewed_at = time.time()
+        return Renewal(self.login.access, issued=is_new and refused)
 
     def is_over(self, at: float) -> bool:
-        """Whether the access token has expired."""
-        return self.login.expires_within(0, at)
+        """Whether the access token has expired; one that was just made has not, whatever our clock says."""
+        return self.login.expires_within(0, at) and not self._renewed_at <= at < self._renewed_at + FLOOR
 
     def after(self, before: Credential | None) -> Credential:
         """The one in use, with what the file has if that was changed by somebody else."""
@@ -99,7 +108,11 @@ class OAuth:
             except OSError as error:
                 # Asking now would spend the refresh token, and the new one could not be kept.
                 raise NoTokenNowError(f"{self.path} cannot be written: {_reason(error)}") from error
-            return self._written(new, login, self._answer(login, refused)), True
+            answer = self._answer(login, refused)
+            theirs = self._read_again(login)
+            if theirs is not None and theirs.refresh_token != login.refresh_token:
+                return theirs, False  # A person has logged in meanwhile, without a lock: that login counts.
+            return self._written(new, theirs or login, answer), True
 
     def _read(self) -> Login:
         try:
@@ -112,6 +125,16 @@ class OAuth:
             return self._unwritten
         self._file_has(login)
         return login
+
+    def _read_again(self, login: Login) -> Login | None:
+        """What the file has after the backend was asked; None where that is nothing to go by."""
+        if self._unwritten is not None:
+            return None
+        try:
+            present = auth_json.parse(read_private(self.path))
+        except UnusableError:
+            return None
+        return present if isinstance(present, Login) else None
 
     def _answer(self, login: Login, refused: bool) -> dict[str, object]:
         try:

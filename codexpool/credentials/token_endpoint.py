@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final
 
 from codexpool import __version__
@@ -23,6 +25,9 @@ TIMEOUT: Final = 30.0
 """Seconds for a renewal. Longer than for other requests: one that was sent has spent the refresh token."""
 
 REUSED: Final = "refresh_token_reused"
+
+LONGEST: Final = 1 << 20
+"""Bytes of an answer that are read; a login has some thousand."""
 
 PERMANENT: Final[Mapping[str, str]] = {
     "refresh_token_expired": "its refresh token has expired",
@@ -58,10 +63,23 @@ class TokenEndpoint:
             "refresh_reason": "unauthorized_recovery" if refused else "proactive_expiry",
         }
         try:
-            response = self._open().post(self._url, json=asked)
-        except (httpx.HTTPError, OSError) as error:
+            response = self._posted(asked)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise NoTokenNowError(f"the token endpoint cannot be reached ({type(error).__name__})") from error
         return _answer(response, refresh_token)
+
+    def _posted(self, asked: Mapping[str, str]) -> httpx.Response:
+        """The whole answer, in `TIMEOUT`: a slow one is not waited for piece by piece."""
+        import httpx
+
+        deadline = time.monotonic() + TIMEOUT
+        with self._open().stream("POST", self._url, json=asked) as response:
+            content = bytearray()
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > LONGEST or time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("too long an answer")
+            return httpx.Response(response.status_code, headers=_plain(response), content=bytes(content))
 
     def _open(self) -> httpx.Client:
         import httpx
@@ -75,7 +93,14 @@ class TokenEndpoint:
                     timeout=TIMEOUT,
                     headers={"user-agent": f"codexpool/{__version__}", "accept": "application/json"},
                 )
+                self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             return self._client
+
+
+def _plain(response: httpx.Response) -> dict[str, str]:
+    """The headers of an answer whose body is decoded."""
+    coded = ("content-encoding", "content-length", "transfer-encoding")
+    return {name: value for name, value in response.headers.items() if name not in coded}
 
 
 def _answer(response: httpx.Response, refresh_token: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Condition:
     evidence: Evidence | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Identity:
     """One identity of the pool as it is now.
 

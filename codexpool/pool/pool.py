@@ -78,10 +78,10 @@ class Pool:
         An identity whose token is the same as before keeps its state; a new token is a new beginning for the
         credential, while the sessions stay (they belong to the account and user, not to the token).
         """
-        known = {(old.name, old.fingerprint): old for old in self.identities.values()}
+        known = {(old.name, old.kind, old.fingerprint): old for old in self.identities.values()}
         self.identities = {}
         for new in identities:
-            identity = self.identities[new.name] = known.get((new.name, new.fingerprint), new)
+            identity = self.identities[new.name] = known.get((new.name, new.kind, new.fingerprint), new)
             identity.expires_at, identity.paused = new.expires_at, new.paused
         self.selection = selection
         self._find_twins(at)
@@ -189,7 +189,8 @@ class Pool:
         if condition.status is Status.RESTING and condition.until is not None and not identity.unsendable:
             clock_was_set_back = at < condition.since
             if condition.until <= at or clock_was_set_back:
-                self._become(identity, Condition(Status.READY, at))
+                known = identity.metadata is not None
+                self._become(identity, Condition(Status.READY if known else Status.UNVERIFIED, at))
         return (
             identity.status is Status.READY and identity.metadata is not None and self.is_for(identity.kind, path, at)
         )

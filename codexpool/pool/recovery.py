@@ -16,7 +16,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import Next, Verdict
 
 PATIENCE = 10.0
-"""Seconds that a request waits in all for an identity to become ready, while one may."""
+"""Seconds that a request waits in all for an identity to become ready, or to have another token, while one may."""
 
 MOST_TRIES = 2
 """Attempts of one request with one token."""
@@ -41,9 +41,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The token of this identity was refused, and another one is being got for it: come back when that has ended."""
+    """The token of this identity was refused, and another one is being got for it.
+
+    Come back when that has come to something or to nothing, or after this many seconds.
+    """
 
     identity: Identity
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,10 @@ def attempts(pool: Pool, session: str | None, path: str, clock: Callable[[], flo
     while True:
         now = clock()
         own = pool.in_renewal(session)
-        if own is not None and renewals[own.name] < MOST_RENEWALS:
+        if own is not None and renewals[own.name] < MOST_RENEWALS and patience > 0:
             renewals[own.name] += 1
-            yield Renew(own)
+            yield Renew(own, patience)
+            patience -= max(0.0, clock() - now)
             continue
         identity = pool.choose(session, path, now, tries.refused(pool), prefer)
         if identity is None:
@@ -95,9 +100,11 @@ def attempts(pool: Pool, session: str | None, path: str, clock: Callable[[], flo
             if verdict.next is Next.RELAY:
                 return Relay()
             prefer = identity.name if verdict.next in (Next.SAME, Next.RENEWED) else None
-            if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS:
+            if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and patience > 0:
                 renewals[identity.name] += 1
-                yield Renew(identity)
+                now = clock()
+                yield Renew(identity, patience)
+                patience -= max(0.0, clock() - now)
         else:
             if patience <= 0 or not pool.may_serve_soon(path, now, patience, without=tries.spent(pool)):
                 return NobodyServes()

@@ -242,7 +242,7 @@ def test_check_asks_about_those_it_is_told_to(pool: Pool) -> None:
     pool.run("check", "work")
 
     assert {seen.name for seen in pool.standin.seen} == {"work"}
-    assert "there is no identity 'nobody'" in pool.run("check", "nobody", code=2).stderr
+    assert 'there is no identity "nobody"' in pool.run("check", "nobody", code=2).stderr
 
 
 def test_a_check_that_nobody_answers_condemns_nobody_and_fails(pool: Pool) -> None:
@@ -423,7 +423,7 @@ def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
     assert pool.text.count("# about the next") == 2
     result = pool.run("remove", "spare", code=1)
     assert f"spare is the only identity. Add another one first, or delete {pool.path}" in result.stderr
-    assert "there is no identity 'work'" in pool.run("remove", "work", code=2).stderr
+    assert 'there is no identity "work"' in pool.run("remove", "work", code=2).stderr
 
 
 # -- config check
@@ -493,6 +493,50 @@ def test_login_of_an_identity_that_is_there_is_made_anew_in_its_place(
     fake_codex(pool, monkeypatch, f'cp "{stranger.path}" "$CODEX_HOME/auth.json"')
     assert "the new token is of somebody else" in pool.run("login", "spare", code=1).stderr
     assert json.loads(kept.read_text()) == again.first
+
+
+def test_a_login_never_takes_the_place_of_another_pools(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = login_of(pool.standin, pool.folder / "first", owner("one"))
+    fake_codex(pool, monkeypatch, f'cp "{first.path}" "$CODEX_HOME/auth.json"')
+    pool.run("login", "spare")
+    other = pool.folder / "other.toml"
+    second = login_of(pool.standin, pool.folder / "second", owner("two"))
+    fake_codex(pool, monkeypatch, f'cp "{second.path}" "$CODEX_HOME/auth.json"')
+
+    pool.run("login", "spare", "--config", str(other))
+
+    logins = pool.folder / "data" / "codexpool" / "logins"
+    assert json.loads((logins / "spare" / "auth.json").read_text()) == first.first
+    assert json.loads((logins / "spare-2" / "auth.json").read_text()) == second.first
+    # and one that is refused leaves both, and nothing else
+    pool.run("login", "again", "--config", str(other), code=1)
+    assert sorted(path.name for path in logins.iterdir()) == ["spare", "spare-2"]
+
+
+def test_a_dry_run_spends_no_refresh_token(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"), lifetime=200)
+    pool.run("add", "spare", "--auth-json", str(login.path), "--dry-run")
+    assert login.document == login.first
+    assert pool.standin.refreshes == 0
+
+
+def test_a_file_that_is_open_to_others_gets_no_new_token(pool: Pool) -> None:
+    work = pat("work")
+    pool.standin.add(work)
+    new = fresh("work", work)
+    pool.standin.add(new)
+    file = write_private(pool.folder / "token", pool.secret(work.token))
+    pool.run("add", "work", "--file", str(file))
+    file.chmod(0o644)
+    result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token), code=1)
+    assert f"chmod 600 {file}" in result.stderr
+    assert file.read_text() == work.token
+
+
+def test_a_token_in_place_of_a_name_is_not_shown(pool: Pool) -> None:
+    pool.add(pat("work"))
+    for command in ("check", "show", "pause"):
+        assert "at-test-slip" not in pool.run(command, pool.secret("at-test-slip-0123456789"), code=2).stderr
 
 
 def test_a_login_that_fails_changes_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

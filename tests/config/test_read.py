@@ -204,6 +204,11 @@ ACCEPTED_TOKEN = (
         ),
         ("[[identity]]\nexpires = 1", "pool.toml:2: identity[1].expires: is not a day, nor a time with its zone"),
         ("[[identity]]\nexpires = 2026-12-31T00:00:00", "pool.toml:2: identity[1].expires: is not a day, nor a time"),
+        (
+            "[[identity]]\nneeds_replacement.since = 0001-01-01T00:00:00+14:00\n"
+            'needs_replacement.reason = ""\nneeds_replacement.token = "sha256:1a2b3c4d5e6f"',
+            "pool.toml:2: identity[1].needs_replacement.since: is not a time with its zone",
+        ),
         ("[[identity]]\npaused = 1", "pool.toml:2: identity[1].paused: is an integer; write paused = true"),
         ("[[identity]]\naccount_id = 1", "pool.toml:2: identity[1].account_id: is an integer; write an id"),
         ("[pool]\nnotify = 1", "pool.toml:2: pool.notify: is an integer; write { command"),

@@ -132,6 +132,12 @@ def test_a_renewal_keeps_every_field_it_does_not_know(outer: dict[str, Any], inn
     }
 
 
+def test_an_answer_that_is_half_usable_is_half_used() -> None:
+    fresh = renewed(login(bundle()), {"access_token": "opaque", "refresh_token": "rt_test-2", "id_token": "x"}, 0)
+    assert (fresh.access, fresh.refresh_token) == (Bearer.of("opaque"), "rt_test-2")
+    assert fresh.account_id == "acc-one"
+
+
 def test_a_renewal_for_another_workspace_says_so() -> None:
     other = Token("", "acc-other", "user-one")
     fresh = renewed(login(bundle()), {"access_token": access_token(other), "id_token": access_token(other)}, 0)

@@ -80,6 +80,24 @@ async def test_only_a_refusal_in_json_speaks_of_the_token(
     assert "at-test" not in str(said)
 
 
+async def test_what_is_asked_for_one_identity_leaves_no_cookie_for_the_next(standin: StandIn) -> None:
+    standin.plan(
+        Answer(path=WHOAMI, status=500, headers={"set-cookie": "who=work; Domain=openai.com; Path=/"}, body={"x": 1})
+    )
+    client = api(standin)
+    await client.whoami(bearer(pat("work")))
+    await client.whoami(bearer(pat("gov")))
+    assert [seen.header("cookie") for seen in standin.seen] == [None, None]
+
+
+async def test_an_address_that_is_none_is_told() -> None:
+    word, evidence, _ = await AuthApi(Route(), {"CODEX_AUTHAPI_BASE_URL": "https://x:port"}).whoami(
+        bearer(pat("work"))
+    )
+    assert word is Word.UNREACHABLE
+    assert "cannot be reached (InvalidURL)" in str(evidence)
+
+
 async def test_routing_discovery_says_where_a_workspace_is_served_from(standin: StandIn) -> None:
     gov = Metadata("acc-gov", "user-gov", "business", fedramp=True)
     found = await api(standin).routing(bearer(pat("gov")), gov)

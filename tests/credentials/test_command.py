@@ -34,7 +34,7 @@ async def test_the_token_is_the_trimmed_output_of_a_program_without_a_shell(tmp_
     command = Command(line(tmp_path, f'[ "$1" = "an argument; with \\$HOME" ] && printf "\\n {TOKEN} \\n"'))
     assert command.bearer() is None
 
-    assert await command.renewed(None, refused=False) == Renewal(Bearer.of(TOKEN), issued=True)
+    assert await command.renewed(None, refused=True) == Renewal(Bearer.of(TOKEN), issued=True)
 
     assert command.bearer() == Bearer.of(TOKEN)
 
@@ -105,6 +105,20 @@ async def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_pa
         await asyncio.sleep(0.05)
     else:
         pytest.fail("its child lives on")
+
+
+async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NoTokenNowError, match="no token within 1000 ms"):
+        await output(line(tmp_path, "exec yes at-test-and-on-and-on", timeout_ms=1000))
+    with pytest.raises(NoTokenNowError, match="is no token"):
+        await output(line(tmp_path, "head -c 2000000 /dev/zero | tr '\\0' a"))
+    assert time.monotonic() - begun < 10
+
+
+async def test_what_is_run_in_its_interval_has_not_been_asked_for_by_a_refusal(tmp_path: Path) -> None:
+    command = Command(line(tmp_path, f"echo {TOKEN}"))
+    assert await command.renewed(None, refused=False) == Renewal(Bearer.of(TOKEN), issued=False)
 
 
 async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ async def test_what_the_disk_has_is_renewed_if_it_has_ended_too(standin: StandIn
     file.path.write_text(ended.path.read_text())
     renewal = await oauth.renewed(oauth.bearer(), refused=False)
     assert renewal is not None
-    assert renewal.issued
+    assert not renewal.issued  # its time had come, and nobody has refused it
     assert standin.refreshes == 1
 
 
@@ -115,6 +115,48 @@ def test_it_is_renewed_some_minutes_before_its_end(standin: StandIn, file: File)
     assert EARLY <= expires_at - due_at <= EARLY + JITTER
     several = {credential(standin, file).due_at() for _ in range(5)}
     assert len(several) == 5  # not all in the same second
+
+
+async def test_tokens_that_live_for_minutes_only_are_not_renewed_without_end(standin: StandIn, file: File) -> None:
+    short = login_of(standin, file.path.parent.parent / "short", owner("spare"), lifetime=100)
+    oauth = credential(standin, short)
+    due_at = oauth.due_at()
+    assert due_at is not None
+    assert due_at < time.time()
+    standin.plan(Answer(path=TOKEN_ENDPOINT, status=200, body=standin.login(owner("spare"), lifetime=100)["tokens"]))
+
+    await oauth.renewed(oauth.bearer(), refused=False)
+
+    due_at = oauth.due_at()
+    assert due_at is not None
+    assert due_at > time.time() + 30
+    assert not oauth.is_over(time.time() + 5)
+
+
+async def test_a_login_that_a_person_makes_while_the_backend_is_asked_counts(standin: StandIn, file: File) -> None:
+    standin.plan(Answer(path=TOKEN_ENDPOINT, delay=0.5))
+    theirs = login_of(standin, file.path.parent.parent / "theirs", owner("spare"))
+    oauth = credential(standin, file)
+    renewing = asyncio.create_task(oauth.renewed(oauth.bearer(), refused=True))
+    await asyncio.sleep(0.2)
+    file.path.write_text(theirs.path.read_text())
+
+    renewal = await renewing
+
+    assert renewal is not None
+    assert (renewal.bearer, renewal.issued) == (read(theirs).access, False)
+    assert file.document == theirs.first
+
+
+async def test_a_field_that_is_written_while_the_backend_is_asked_is_kept(standin: StandIn, file: File) -> None:
+    standin.plan(Answer(path=TOKEN_ENDPOINT, delay=0.5))
+    oauth = credential(standin, file)
+    renewing = asyncio.create_task(oauth.renewed(oauth.bearer(), refused=True))
+    await asyncio.sleep(0.2)
+    file.path.write_text(json.dumps({**file.first, "new_field": 1}))
+    await renewing
+    assert file.was_renewed
+    assert file.document["new_field"] == 1
 
 
 async def test_somewhere_else_may_be_asked_as_codex_lets_one_say(standin: StandIn, file: File) -> None:

@@ -121,6 +121,19 @@ def test_a_command_that_fails_from_the_beginning_is_named_with_what_it_said(tmp_
         assert world.turn_by() == "sso"
 
 
+def test_a_command_that_is_corrected_in_pool_toml_is_run_at_once(tmp_path: Path) -> None:
+    with a_command_world(tmp_path, ready=0) as world:
+        world.proxy.stop()
+        text = world.proxy.pool.read_text()
+        world.proxy.pool.write_text(text.replace("./program", "./progrem"))
+        world.proxy.start(wait=False)
+        world.proxy.says("./progrem cannot be started: No such file")
+        world.proxy.pool.write_text(text)
+        world.proxy.says("sso is ready", 10)
+        until(world.proxy._listening, 30, "the proxy")
+        assert world.turn_by() == "sso"
+
+
 def test_a_command_is_run_in_its_interval_and_its_new_token_is_used(tmp_path: Path) -> None:
     with a_command_world(tmp_path, keys=", refresh_interval_ms = 1500") as world:
         assert world.turn_by() == "sso"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.config import editing
+from codexpool.config.tables import with_key, without_key
 from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, Answer, error_body
 from codexpool.standin.endpoints import discovery
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, LoginWorld, a_login_world, auth_entry, login_of, owner
@@ -210,6 +212,48 @@ def test_a_renewal_that_gives_the_login_of_another_workspace_is_a_conflict_and_n
         world.proxy.start()
         until(lambda: world.proxy.log.count("spare is in conflict") == 2, 20, "the conflict to be found again")
         assert turn(world, "after the restart") == "work"
+        assert world.standin.requests(RESPONSES, "stranger") == []
+
+
+def test_a_login_that_is_lost_is_not_tried_again_after_a_restart_even_if_it_has_ended(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
+        world.proxy.stop()
+        world.proxy.ready = 1
+        ended = login_of(world.standin, tmp_path / "ended", owner("spare"), EXPIRED)
+        world.standin.backend.refresh_tokens.revoke(ended.first["tokens"]["refresh_token"])
+        world.login.path.write_text(ended.path.read_text())
+        world.proxy.start()
+        world.proxy.says("spare needs_login", 20)
+        assert world.renewals == 1
+        for _ in range(2):
+            world.proxy.stop()
+            world.proxy.start()
+            assert turn(world, f"{time.monotonic()}") == "work"
+        assert world.renewals == 1
+
+
+def test_a_file_that_is_half_written_costs_no_healthy_login(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
+        whole = world.login.path.read_text()
+        world.login.path.write_text(whole[:100])
+        world.proxy.says("the token it has had stays in use", 10)
+        assert turn(world) == "spare"
+        world.login.path.write_text(whole)
+        assert turn(world, "after") == "spare"
+
+
+def test_a_foreign_login_stays_a_conflict_however_often_it_is_looked_at(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        for number in range(2):
+            foreign = login_of(world.standin, tmp_path / f"foreign-{number}", owner("stranger"))
+            world.login.path.write_text(foreign.path.read_text())
+            until(lambda n=number: world.proxy.log.count("spare is in conflict") == n + 1, 10, "the conflict")  # type: ignore[misc]
+        for change in (lambda t: with_key(t, "spare", "paused", True), lambda t: without_key(t, "spare", "paused")):
+            changes = world.proxy.log.count("has changed and is in force")
+            editing.edit(world.proxy.pool, change)
+            until(lambda n=changes: world.proxy.log.count("has changed and is in force") > n, 10, "the change")  # type: ignore[misc]
+        assert turn(world, "s-2") == "work"
         assert world.standin.requests(RESPONSES, "stranger") == []
 
 

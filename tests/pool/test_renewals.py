@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.pool import LONGEST_REST, RENEWAL_HOLDS, SHORT_REST, Pool
-from codexpool.pool.recovery import MOST_RENEWALS, NobodyServes, Relay, Renew, Try, Wait, attempts
+from codexpool.pool.recovery import MOST_RENEWALS, PATIENCE, NobodyServes, Relay, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Verdict, classify
 from tests.pool.pools import NOW, RESPONSES, Changes, metadata, pool_of, refuse, statuses, unverified, vouch
 
@@ -44,7 +44,7 @@ def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind)
     assert step.identity.name == "login"
     refuse(pool, "login", NOW, NOW)
 
-    assert steps.send(refused(kind)) == Renew(pool.identities["login"])
+    assert steps.send(refused(kind)) == Renew(pool.identities["login"], PATIENCE)
     renew(pool, "new")
     step = steps.send(None)
 
@@ -78,7 +78,7 @@ def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: 
     refuse(pool, "login", NOW, NOW)
 
     steps = attempts(pool, "s", RESPONSES, lambda: NOW)
-    assert next(steps) == Renew(pool.identities["login"])
+    assert next(steps) == Renew(pool.identities["login"], PATIENCE)
     renew(pool, "new")
     step = steps.send(None)
 
@@ -109,6 +109,24 @@ def test_a_renewal_that_gives_nothing_is_not_waited_for_without_end(kind: Kind) 
             outcome = end.value
     assert outcome == NobodyServes()
     assert sum(isinstance(step, Renew) for step in taken) <= MOST_RENEWALS
+
+
+@RENEWABLE
+def test_a_renewal_that_takes_long_is_waited_for_no_longer_than_anything_else(kind: Kind) -> None:
+    pool = a_pool(kind, "a")
+    at = [NOW]
+    steps = attempts(pool, "s", RESPONSES, lambda: at[0])
+    next(steps)
+    refuse(pool, "login", NOW, NOW)
+    step = steps.send(refused(kind))
+    assert isinstance(step, Renew)
+    at[0] += step.seconds
+
+    step = steps.send(None)
+
+    assert at[0] == NOW + PATIENCE
+    assert isinstance(step, Try)
+    assert step.identity.name == "a"
 
 
 @RENEWABLE
