@@ -12,6 +12,7 @@ from typing import Final
 
 from codexpool import __version__
 from codexpool.config import Notify
+from codexpool.credentials.command import let_go
 from codexpool.credentials.route import Route
 from codexpool.pool.identity import Identity
 from codexpool.redact import redacted
@@ -107,6 +108,8 @@ async def _run(argv: tuple[str, ...], folder: Path, text: str) -> None:
         if isinstance(error, TimeoutError):
             raise RuntimeError(f"{argv[0]} has not ended within {TIMEOUT:.0f} s") from None
         raise
+    finally:
+        let_go(process)
     if process.returncode != 0:
         last = redacted(said.decode(errors="replace")).strip()[-200:]
         raise RuntimeError(f"{argv[0]} ended with exit code {process.returncode}: {last}")

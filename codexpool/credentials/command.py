@@ -109,6 +109,8 @@ async def output(line: CommandLine) -> str:
     except BaseException:
         await _end(process)
         raise
+    finally:
+        let_go(process)
     if code != 0:
         how = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
         raise NoTokenNowError(f"{name} {how}{_quoted(said)}")
@@ -150,6 +152,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILLED):
             await process.wait()
+
+
+def let_go(process: asyncio.subprocess.Process) -> None:
+    """Close the pipes to a program, whoever else still holds them. asyncio itself would do so at some later time."""
+    if (transport := getattr(process, "_transport", None)) is not None:
+        transport.close()
 
 
 def _quoted(said: bytearray) -> str:
