@@ -84,8 +84,8 @@ class Codexpool:
         elif self.config is None:
             self.exchanges.closed = ""
             logger.warning(
-                "no pool.toml was found, and nothing is swapped. Looked at: %s. Make one (codexpool add NAME, or after "
-                "config/pool.example.toml), and start again",
+                "no pool.toml was found, and nothing is swapped. Looked at: %s. Make one (codexpool add NAME, or "
+                "after config/pool.example.toml), and start again",
                 ", ".join(places(self.entry)),
             )
         else:
