@@ -1,12 +1,11 @@
 """A process that renews a login and is killed, over and over: ``python -m tests.credentials.renewing PATH PROXY CA``.
 
 Each line it reads is a number of seconds: a child is forked, which renews the login once, as a proxy does, and is
-sent SIGKILL after that time. It answers with the child's exit code, or -9.
+sent SIGKILL if it has not ended after that time. It answers with the child's exit code, or -9.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -25,6 +24,17 @@ def renew(path: Path, proxy: str, ca: str) -> None:
     OAuth(path, login, TokenEndpoint(Route(proxy, ca), {}))._renew(login.access, refused=True)
 
 
+def ended(child: int, deadline: float) -> int:
+    """The exit code of a child, which is killed at a moment."""
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def main() -> None:
     path, proxy, ca = Path(sys.argv[1]), *sys.argv[2:]
     import filelock  # noqa: F401
@@ -41,10 +51,7 @@ def main() -> None:
                 print(repr(error), file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
-        time.sleep(float(line))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(ended(child, time.monotonic() + float(line)), flush=True)
 
 
 if __name__ == "__main__":

@@ -306,14 +306,17 @@ class Killer:
         self.process.wait(10)
 
 
+def undisturbed(killer: Killer) -> float:
+    """The seconds of a renewal that nobody kills, the fork included."""
+    begun = time.monotonic()
+    assert killer.after(20.0) == 0
+    return time.monotonic() - begun
+
+
 def test_killed_at_200_moments_the_file_is_always_a_whole_and_valid_bundle(standin: StandIn, file: File) -> None:
     killer = Killer(standin, file)
     try:
-        begun = time.monotonic()
-        assert killer.after(5.0) == 0
-        # how long one takes when nobody kills it, the fork included (it slept on for what was left of the time)
-        duration = max(seen.at for seen in standin.requests(TOKEN_ENDPOINT)) - time.time() + 5.0
-        assert time.monotonic() - begun >= 5.0
+        duration = min(undisturbed(killer) for _ in range(5))
         seed = random.randrange(10**6)
         chance = random.Random(seed)
         killed = lost = 0
@@ -335,7 +338,7 @@ def test_killed_at_200_moments_the_file_is_always_a_whole_and_valid_bundle(stand
             f"{killed} of 200 were killed in time, {lost} lost their login; a renewal takes {duration * 1000:.0f} ms"
         )
         assert killed > 40
-        assert killer.after(5.0) == 0  # what was left behind is no obstacle
+        assert killer.after(20.0) == 0  # what was left behind is no obstacle
         assert {path.name for path in file.path.parent.iterdir()} == {"auth.json", ".auth.json.lock"}
     finally:
         killer.end()

@@ -55,7 +55,7 @@ async def test_an_expired_login_is_renewed_once_before_it_serves(tmp_path: Path)
 
 
 def test_a_login_is_renewed_five_minutes_before_its_end_while_it_serves_on(tmp_path: Path) -> None:
-    with a_login_world(tmp_path, (owner("spare"), 370.0)) as world:
+    with a_login_world(tmp_path, (owner("spare"), 312.0)) as world:
         before = world.login.first["tokens"]["access_token"]
         assert turn(world) == "spare"
         if world.renewals == 0:
