@@ -190,3 +190,12 @@ class Codex:
 def trouble(run: subprocess.CompletedProcess[str]) -> list[str]:
     """The signs of trouble that the real client showed."""
     return [words for words in TROUBLE if words in run.stdout + run.stderr]
+
+
+def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
+    """The name of the identity that gave the right answer; the run must have shown no trouble."""
+    assert run.returncode == 0, run.stderr
+    assert trouble(run) == [], run.stderr
+    answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)
+    assert answer, run.stdout
+    return answer[1]

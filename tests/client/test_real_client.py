@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +12,7 @@ import pytest
 
 from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
 from tests.client.logins import oauth_login
-from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble, until
+from tests.running import CLIENT, Codex, Proxy, answered, pat, pool_toml, trouble, until
 
 pytestmark = pytest.mark.real_client
 
@@ -79,15 +77,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
             return World(standin, proxy, client, tokens)
 
         yield world
-
-
-def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
-    """The name of the identity that gave the right answer; the run must have shown no trouble."""
-    assert run.returncode == 0, run.stderr
-    assert trouble(run) == [], run.stderr
-    answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)
-    assert answer, run.stdout
-    return answer[1]
 
 
 def test_a_pat_dead_at_the_start_goes_unseen(make: Make, transport: str) -> None:

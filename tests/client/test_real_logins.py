@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ import pytest
 
 from codexpool.standin import RESPONSES, Answer, StandIn, Token
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, Login, auth_entry, login_of, owner, write_private
-from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble
+from tests.running import CLIENT, Codex, Proxy, answered, pat, pool_toml
 
 pytestmark = pytest.mark.real_client
 
@@ -64,15 +63,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
 @pytest.fixture(params=["websocket", "http"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
-    """The name of the identity that gave the right answer; the run must have shown no trouble."""
-    assert run.returncode == 0, run.stderr
-    assert trouble(run) == [], run.stderr
-    answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)
-    assert answer, run.stdout
-    return answer[1]
 
 
 def test_six_clients_under_one_expired_login_cost_one_renewal(make: Make, transport: str) -> None:
