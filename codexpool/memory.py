@@ -86,7 +86,8 @@ class Memory:
     def left(self, pool_toml: Path, name: str) -> None:
         """An identity was taken out of a pool.toml: whose it was binds nobody who takes its name."""
         if (state := self._now()) is not None:
-            state.put_record(record_name(pool_toml, name), Record("", IdentityKey("", "")))
+            state.drop_record(record_name(pool_toml, name))
+            self._opened.result()[1].records.pop(record_name(pool_toml, name), None)
 
     def learned(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         """What whoami and routing discovery said of a token."""

@@ -17,6 +17,7 @@ import click
 from codexpool.cli.common import (
     Failure,
     config_option,
+    edit_pool,
     known,
     name_argument,
     pool_config,
@@ -25,7 +26,7 @@ from codexpool.cli.common import (
     the_state,
 )
 from codexpool.cli.offer import Examined, Offer, examine, offer, offer_options
-from codexpool.cli.owners import owner_of
+from codexpool.cli.owners import holder_of
 from codexpool.cli.remembering import remember
 from codexpool.cli.replacing import replace_login
 from codexpool.config import ConfigError, FromAuthJson, IdentitySpec, PoolConfig, load
@@ -147,31 +148,27 @@ def _refuse_owner(config: PoolConfig | None, found: Examined) -> None:
     """Two tokens of one account and user share every limit: that is no second identity."""
     if config is None:
         return
-    snapshot = known()
-    for spec in config.identities:
-        key = owner_of(config, spec, sources(), snapshot)
-        if key == found.metadata.key:
-            raise Failure(
-                f"this token is of the same account and user as {spec.name} ({key.account_id}, {key.user_id}). Two "
-                f"tokens of one would share every limit. To put it in its place: codexpool replace {spec.name}. "
-                f"Nothing was changed"
-            )
+    key = found.metadata.key
+    if (holder := holder_of(config, key, sources(), known())) is not None:
+        raise Failure(
+            f"this token is of the same account and user as {holder.name} ({key.account_id}, {key.user_id}). Two "
+            f"tokens of one would share every limit. To put it in its place: codexpool replace {holder.name}. "
+            f"Nothing was changed"
+        )
 
 
 def _write(path: Path, table: Mapping[str, Value]) -> None:
-    from codexpool.config import editing
-
     is_new = not path.exists()
     if is_new:
         _private(path.parent)
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             file.write(BEGINNING)
     try:
-        editing.edit(path, lambda text: with_identity(text, table))
-    except editing.EditError as error:
+        edit_pool(path, lambda text: with_identity(text, table))
+    except Failure:
         if is_new:
             path.unlink()
-        raise Failure(str(error)) from None
+        raise
 
 
 def _described(found: Examined) -> str:

@@ -92,6 +92,16 @@ def spec_of(config: PoolConfig, name: str) -> IdentitySpec:
     return spec
 
 
+def edit_pool(path: Path, change: Callable[[str], str]) -> None:
+    """Change the text of a pool.toml in place. Raises Failure where it cannot be, or would not hold."""
+    from codexpool.config import editing  # only where something is written
+
+    try:
+        editing.edit(path, change)
+    except editing.EditError as error:
+        raise Failure(str(error)) from None
+
+
 def sources() -> Sources:
     """Where credentials come from."""
     return Sources(os.environ, TokenEndpoint(route(), os.environ))

@@ -29,6 +29,11 @@ def owner_of(config: PoolConfig, spec: IdentitySpec, sources: Sources, known: Sn
     return record.key if record is not None else None
 
 
+def holder_of(config: PoolConfig, key: IdentityKey, sources: Sources, known: Snapshot) -> IdentitySpec | None:
+    """The identity that is of this account and user already, as far as it is known; None if there is none."""
+    return next((spec for spec in config.identities if owner_of(config, spec, sources, known) == key), None)
+
+
 def _credential(spec: IdentitySpec, sources: Sources) -> Credential | None:
     try:
         return credential_of(spec, sources)

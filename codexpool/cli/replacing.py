@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 from codexpool.cli.common import (
     Failure,
     config_option,
+    edit_pool,
     known,
     name_argument,
     pool_config,
@@ -23,7 +25,7 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.examine import examined
 from codexpool.cli.offer import Examined, Offer, examine, offer, offer_options
-from codexpool.cli.owners import owner_of
+from codexpool.cli.owners import holder_of, owner_of
 from codexpool.cli.remembering import remember
 from codexpool.config import (
     FromAuthJson,
@@ -34,7 +36,6 @@ from codexpool.config import (
     IdentitySpec,
     Inline,
     PoolConfig,
-    editing,
 )
 from codexpool.config.keyrings import write_keyring
 from codexpool.config.tables import with_identity, with_key, without_key
@@ -95,10 +96,8 @@ def _free_name(config: PoolConfig, name: str) -> str:
 
 
 def _as_new(config: PoolConfig, name: str, new: str, offered: Offer, found: Examined) -> None:
-    snapshot = known()
-    for spec in config.identities:
-        if owner_of(config, spec, sources(), snapshot) == found.metadata.key:
-            raise Failure(f"this token is of the same account and user as {spec.name}. Nothing was changed")
+    if (holder := holder_of(config, found.metadata.key, sources(), known())) is not None:
+        raise Failure(f"this token is of the same account and user as {holder.name}. Nothing was changed")
     _edit(config, lambda text: with_identity(text, {"name": new, **offered.keys, **found.owner}))
     _remember(config, new, found)
     click.echo(f"{new} is in {config.path}; {name} stays as it is")
@@ -175,13 +174,10 @@ def _without(text: str, name: str, keys: tuple[str, ...] | list[str]) -> str:
     return text
 
 
-def _edit(config: PoolConfig, change: editing.Change) -> None:
-    try:
-        editing.edit(config.path, change)
-        # A proxy that looks for changes looks at this file first: a keyring tells nobody that it has changed.
-        os.utime(config.path)
-    except editing.EditError as error:
-        raise Failure(str(error)) from None
+def _edit(config: PoolConfig, change: Callable[[str], str]) -> None:
+    edit_pool(config.path, change)
+    # A proxy that looks for changes looks at this file first: a keyring tells nobody that it has changed.
+    os.utime(config.path)
 
 
 def _written(path: Path, text: str) -> None:

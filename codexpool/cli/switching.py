@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, config_option, name_argument, pool_config, spec_of
-from codexpool.config import FromAuthJson, FromFile, PoolConfig, editing
+from codexpool.cli.common import (
+    Failure,
+    config_option,
+    edit_pool,
+    name_argument,
+    pool_config,
+    spec_of,
+    the_state,
+)
+from codexpool.config import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
+from codexpool.state import record_name
 
 
 @click.command()
@@ -20,7 +30,7 @@ def pause(name: str, named: Path | None) -> None:
     if spec_of(config, name).paused:
         click.echo(f"{name} is paused already")
         return
-    _edit(config, lambda text: with_key(text, name, "paused", True))
+    edit_pool(config.path, lambda text: with_key(text, name, "paused", True))
     click.echo(f"{name} is paused")
 
 
@@ -33,7 +43,7 @@ def resume(name: str, named: Path | None) -> None:
     if not spec_of(config, name).paused:
         click.echo(f"{name} is not paused")
         return
-    _edit(config, lambda text: without_key(text, name, "paused"))
+    edit_pool(config.path, lambda text: without_key(text, name, "paused"))
     click.echo(f"{name} serves again")
 
 
@@ -46,14 +56,9 @@ def remove(name: str, named: Path | None) -> None:
     spec = spec_of(config, name)
     if len(config.identities) == 1:
         raise Failure(f"{name} is the only identity. Add another one first, or delete {config.path}")
-    _edit(config, lambda text: without_identity(text, name))
+    edit_pool(config.path, lambda text: without_identity(text, name))
+    with contextlib.suppress(Failure), the_state() as state:  # Whose it was binds nobody who takes its name.
+        state.drop_record(record_name(config.path, name))
     click.echo(f"{name} is no longer in {config.path}")
     if isinstance(spec.source, FromAuthJson | FromFile):
         click.echo(f"{spec.source.path} is still there")
-
-
-def _edit(config: PoolConfig, change: editing.Change) -> None:
-    try:
-        editing.edit(config.path, change)
-    except editing.EditError as error:
-        raise Failure(str(error)) from None

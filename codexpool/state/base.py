@@ -74,6 +74,9 @@ class State(Protocol):
     def put_record(self, name: str, record: Record) -> None:
         """What an identity of a pool.toml is now."""
 
+    def drop_record(self, name: str) -> None:
+        """There is no such identity any more."""
+
     def claim(self, case: str, at: float) -> bool:
         """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while."""
 

@@ -36,6 +36,9 @@ class MemoryState:
     def put_record(self, name: str, record: Record) -> None:
         self._kept.records[name] = record
 
+    def drop_record(self, name: str) -> None:
+        self._kept.records.pop(name, None)
+
     def claim(self, case: str, at: float) -> bool:
         is_new = case not in self._claimed
         self._claimed.add(case)

@@ -49,6 +49,9 @@ PUT_RECORD = (
     " VALUES (?,?,?,?,?,?,?)"
 )
 
+GONE = ""
+"""In place of a fingerprint: the identity was taken out. The row stays, so that a later word on it has its place."""
+
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
 
@@ -114,6 +117,9 @@ class SqliteState:
     def put_record(self, name: str, record: Record) -> None:
         values = (name, record.fingerprint, *record.key, record.used_at)
         self._writer.put(("records", name), Write(PUT_RECORD, values))
+
+    def drop_record(self, name: str) -> None:
+        self._writer.put(("records", name), Write(PUT_RECORD, (name, GONE, "", "", None)))
 
     def claim(self, case: str, at: float) -> bool:
         with self._reading:
@@ -214,7 +220,8 @@ class SqliteState:
             "SELECT name, fingerprint, account_id, user_id, used_at FROM records WHERE revision > ? AND writer != ?",
             news,
         ):
-            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
+            if fingerprint != GONE:
+                snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
         return snapshot
 
     def _prune(self, connection: sqlite3.Connection) -> None:

@@ -257,6 +257,20 @@ def test_a_foreign_login_stays_a_conflict_however_often_it_is_looked_at(tmp_path
         assert world.standin.requests(RESPONSES, "stranger") == []
 
 
+def test_a_name_that_was_taken_out_of_pool_toml_is_free_for_anybody(tmp_path: Path) -> None:
+    with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
+        assert turn(world) == "spare"
+        world.proxy.stop()
+        world.proxy.start()  # by now it is known from an earlier run
+        pool_toml(tmp_path, pat("work"))
+        world.proxy.says("has changed and is in force")
+        another = login_of(world.standin, tmp_path / "another", owner("another"))
+        world.login.path.write_text(another.path.read_text())
+        pool_toml(tmp_path, pat("work"), head=DRAIN_FIRST + auth_entry("spare", world.login.path))
+        until(lambda: turn(world, f"{time.monotonic()}") == "another", 10, "the other login to serve")
+        assert "in conflict" not in world.proxy.log
+
+
 def test_a_login_into_another_account_than_pool_toml_says_is_a_conflict(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
         entry = auth_entry("spare", world.login.path, 'account_id = "acc-other"\n')

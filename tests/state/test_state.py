@@ -65,6 +65,14 @@ def test_what_an_identity_last_was_is_loaded_as_it_was(state: State) -> None:
     }
 
 
+def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: State) -> None:
+    state.put_record("p#work", Record("f1", WORK))
+    state.drop_record("p#work")
+    assert settled(state).records == {}
+    state.put_record("p#work", Record("f2", SPARE))
+    assert settled(state).records == {"p#work": Record("f2", SPARE)}
+
+
 def test_a_case_is_claimed_once(state: State) -> None:
     assert [state.claim(case, NOW) for case in ("a", "b", "a", "a", "b")] == [True, True, False, False, False]
 
