@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from codexpool.cli.remembering import remember
 from codexpool.cli.standing import Standing, standings
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.identity import Kind, Status, Word
+from codexpool.pool.identity import Evidence, Kind, Status, Word
 from codexpool.pool.pool import CONDEMNED
 
 AT_ONCE: Final = 8
@@ -157,17 +156,17 @@ def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoam
             remember(state, config.path, name, credential, answer, status)
             if credential.kind is Kind.PAT:
                 try:
-                    _flag(config, name, status, f"sha256:{bearer.fingerprint}", str(answer.evidence))
+                    _flag(config, name, status, f"sha256:{bearer.fingerprint}", answer.evidence)
                 except editing.EditError as error:
                     complaints.append(str(error))
     return complaints
 
 
-def _flag(config: PoolConfig, name: str, status: Status, token: str, reason: str) -> None:
+def _flag(config: PoolConfig, name: str, status: Status, token: str, evidence: Evidence) -> None:
     spec = config.identity(name)
     assert spec is not None
     if status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
-        since = datetime.fromtimestamp(int(time.time()), UTC)
-        editing.flag(config.path, name, Flag(since, reason, token))
+        since = datetime.fromtimestamp(int(evidence.at), UTC)
+        editing.flag(config.path, name, Flag(since, str(evidence), token))
     elif status is Status.READY and spec.flag is not None:
         editing.unflag(config.path, name)
