@@ -23,3 +23,6 @@ WHOAMI: Final = "/v1/user-auth-credential/whoami"
 
 REFRESH_URL: Final = "https://auth.openai.com/oauth/token"
 """Where a refresh token is spent; Codex lets ``CODEX_REFRESH_TOKEN_URL_OVERRIDE`` override it (manager.rs)."""
+
+MAIN_LIMIT = "codex"
+"""The limit that counts for every model without one of its own (rate_limits.rs of openai/codex)."""

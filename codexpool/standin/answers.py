@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Event = dict[str, Any]
@@ -40,35 +40,38 @@ def parse_generation(body: bytes | str) -> dict[str, Any]:
     return data
 
 
-def last_prompt(data: dict[str, Any]) -> str:
-    """The text of the last user message in ``input``."""
-    for item in reversed(data["input"]):
-        if isinstance(item, dict) and item.get("role") == "user":
-            content = item.get("content")
-            if isinstance(content, str):
-                return content
-            return "".join(str(part.get("text", "")) for part in content or [] if isinstance(part, dict))
-    return ""
+def prompt_in(message: dict[str, Any]) -> str:
+    """The text of a message."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content or [] if isinstance(part, dict))
 
 
-def answer_text(name: str, number: int, data: dict[str, Any]) -> str:
+def answer_text(name: str, number: int, prompt: str) -> str:
     """``answer from <name>, request <n>``, and the word of an ``echo:<word>`` in the prompt."""
-    echo = _ECHO.search(last_prompt(data))
+    echo = _ECHO.search(prompt)
     return f"answer from {name}, request {number}" + (f", {echo[1]}" if echo else "")
 
 
 def encrypted_owners(data: dict[str, Any]) -> set[str]:
     """The accounts whose encrypted reasoning (as made by ``generation``) stands in ``input``."""
     contents = (item.get("encrypted_content") for item in data["input"] if isinstance(item, dict))
-    return {content.split(":")[1] for content in contents if content and content.startswith("enc:")}
+    return {text.split(":")[1] for text in contents if isinstance(text, str) and text.startswith("enc:")}
 
 
 def generation(
-    response_id: str, model: str, text: str, deltas: int, *, encrypted: str | None = None
+    response_id: str,
+    model: str,
+    text: str,
+    deltas: int,
+    *,
+    encrypted: str | None = None,
+    call: Event | None = None,
 ) -> Iterator[Event]:
     """A whole answer: created, the text in ``deltas`` pieces, completed with usage.
 
-    ``encrypted`` puts a reasoning item with that content before the message.
+    ``encrypted`` puts a reasoning item with that content before the message. A tool ``call`` comes instead of one.
     """
     created = int(time.time())
     output: list[Event] = []
@@ -96,6 +99,33 @@ def generation(
         yield {"type": "response.output_item.done", "output_index": 0, "item": reasoning}
         output.append(reasoning)
     index = len(output)
+    for event in _calling(call, index) if call else _saying(response_id, text, deltas, index):
+        yield event
+        if event["type"] == "response.output_item.done":
+            output.append(event["item"])
+    yield {"type": "response.completed", "response": response("completed", usage=_usage(len(text)))}
+
+
+def failing(events: Iterable[Event], error: Event, after: int) -> Iterator[Event]:
+    """An answer that ends in this ``error`` (code, message) after so many deltas; at its end if it has fewer."""
+    response: Event = {}
+    for event in events:
+        if event["type"] == "response.completed" or (response and after <= 0):
+            break
+        yield event
+        response = event.get("response", response)
+        after -= event["type"].endswith(".delta")
+    yield {"type": "response.failed", "response": {**response, "status": "failed", "error": error}}
+
+
+def prewarmed(response_id: str, model: str) -> Iterator[Event]:
+    """The answer to ``generate: false``: nothing is generated, but there is an id to refer to."""
+    response = {"id": response_id, "object": "response", "model": model, "output": []}
+    yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
+    yield {"type": "response.completed", "response": {**response, "status": "completed", "usage": _usage(0)}}
+
+
+def _saying(response_id: str, text: str, deltas: int, index: int) -> Iterator[Event]:
     message: Event = {"type": "message", "id": f"msg_{response_id}", "role": "assistant", "content": []}
     yield {"type": "response.output_item.added", "output_index": index, "item": message}
     for piece in _pieces(text, deltas):
@@ -108,15 +138,25 @@ def generation(
         }
     message = {**message, "content": [{"type": "output_text", "text": text, "annotations": []}]}
     yield {"type": "response.output_item.done", "output_index": index, "item": message}
-    output.append(message)
-    yield {"type": "response.completed", "response": response("completed", usage=_usage(len(text)))}
 
 
-def prewarmed(response_id: str, model: str) -> Iterator[Event]:
-    """The answer to ``generate: false``: nothing is generated, but there is an id to refer to."""
-    response = {"id": response_id, "object": "response", "model": model, "output": []}
-    yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
-    yield {"type": "response.completed", "response": {**response, "status": "completed", "usage": _usage(0)}}
+def _calling(call: Event, index: int) -> Iterator[Event]:
+    name = "input" if "input" in call else "arguments"
+    yield {
+        "type": "response.output_item.added",
+        "output_index": index,
+        "item": {**call, name: "", "status": "in_progress"},
+    }
+    yield {
+        "type": "response.custom_tool_call_input.delta"
+        if name == "input"
+        else "response.function_call_arguments.delta",
+        "item_id": call["id"],
+        "call_id": call["call_id"],
+        "output_index": index,
+        "delta": call[name],
+    }
+    yield {"type": "response.output_item.done", "output_index": index, "item": call}
 
 
 def _pieces(text: str, count: int) -> list[str]:

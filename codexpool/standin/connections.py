@@ -14,7 +14,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.events import Request as Upgrade
 from wsproto.extensions import PerMessageDeflate
-from wsproto.utilities import RemoteProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from codexpool.standin.exchange import CutError, Headers, Reply
 
@@ -122,12 +122,16 @@ class Http1:
 
 
 class Socket:
-    """A WebSocket whose upgrade request has been read. Raises RemoteProtocolError if that is no valid one."""
+    """A WebSocket whose upgrade request has been read. Raises RemoteProtocolError if that is no valid one.
+
+    ``closed`` is the code with which the stand-in has said good-bye, or 0.
+    """
 
     def __init__(self, http: Http1, target: str, headers: Headers) -> None:
         self._reader = http.reader
         self._writer = http.writer
         self._ws = WSConnection(ConnectionType.SERVER)
+        self.closed = 0
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
         self._ws.receive_data(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         if not isinstance(next(self._ws.events(), None), Upgrade):
@@ -151,7 +155,8 @@ class Socket:
                             yield "".join(parts)
                             parts = []
                     case Ping():
-                        await self._write(self._ws.send(event.response()))
+                        with contextlib.suppress(LocalProtocolError):  # after a good-bye nothing else is said
+                            await self._write(self._ws.send(event.response()))
                     case BytesMessage():
                         await self.close(1003)
                         return
@@ -160,13 +165,19 @@ class Socket:
                         return
 
     async def send(self, document: Any) -> None:
-        """Send a document as one text message."""
-        await self._write(self._ws.send(TextMessage(json.dumps(document))))
+        """Send a document as one text message. Raises ConnectionError where either side has said good-bye."""
+        try:
+            data = self._ws.send(TextMessage(json.dumps(document)))
+        except LocalProtocolError as error:
+            raise ConnectionError(str(error)) from error
+        await self._write(data)
 
     async def close(self, code: int = 1000) -> None:
         """Say good-bye; the client's answer ends ``messages``."""
-        with contextlib.suppress(RemoteProtocolError, OSError):
-            await self._write(self._ws.send(CloseConnection(code)))
+        with contextlib.suppress(LocalProtocolError, OSError):
+            data = self._ws.send(CloseConnection(code))
+            self.closed = code
+            await self._write(data)
 
     async def _answer_close(self, event: CloseConnection) -> None:
         # Where the stand-in closed first, this is already the answer.

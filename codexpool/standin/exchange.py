@@ -33,8 +33,8 @@ class Seen:
     token, the name only where the stand-in knows it. ``status`` is 0 until answered; for a message it is the
     status of the error frame, or 200. ``refusal`` says which rule the request broke; a token that is merely
     dead breaks none. ``complete``: the whole answer is on its way. Where it is not, the stand-in has ``cut`` the
-    connection as it was told to, or the client ``aborted`` it. ``body`` is decoded; length and hash are of the
-    body as received.
+    connection or ``closed`` the socket (with this code) as it was told to, or the client ``aborted`` it.
+    ``body`` is decoded; length and hash are of the body as received.
     """
 
     number: int
@@ -55,6 +55,7 @@ class Seen:
     refusal: str = ""
     complete: bool = False
     cut: bool = False
+    closed: int = 0
     aborted: bool = False
 
     def header(self, name: str) -> str | None:
@@ -132,3 +133,8 @@ def decoded(body: bytes, coding: str) -> bytes:
 def error_body(code: str, message: str, kind: str = "invalid_request_error", **more: Any) -> dict[str, Any]:
     """The backend's error object."""
     return {"error": {"message": message, "type": kind, "code": code, **more}}
+
+
+def nothing_here() -> Reply:
+    """The answer where there is no endpoint."""
+    return Reply.of_json(error_body("not_found", "no such endpoint"), 404)

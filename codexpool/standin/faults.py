@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
-from codexpool.standin.exchange import Cut, Headers, Reply, Request, Transport, error_body
+from codexpool.standin.exchange import Cut, Headers, Reply, Request, Transport
+from codexpool.standin.paths import COMPACT, RESPONSES
 
 CLOUDFLARE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>cloudflare</body></html>"
 """A body for ``Answer``: what the edge says when it takes a client for a bot. No JSON."""
 
 
-def usage_limit_body(resets_at: float, plan: str = "business") -> dict[str, Any]:
-    """A body for a 429: the quota is used up until ``resets_at`` (unix seconds)."""
-    return error_body(
-        "usage_limit_reached",
-        "The usage limit has been reached",
-        "usage_limit_reached",
-        plan_type=plan,
-        resets_at=int(resets_at),
-        resets_in_seconds=max(0, int(resets_at - time.time())),
-    )
+LEAVING = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
+"""The codes that a close frame may carry (RFC 6455, section 7.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +40,14 @@ class Answer:
         cut: drop the connection before the first byte (``head``) or in the middle of the body (``body``).
         deltas: how many pieces a generated answer comes in.
         pace: seconds between two of its events.
+        fail: end a generated answer in a ``response.failed`` with this code.
+        fail_message: the message that comes with the code.
+        fail_after: so many deltas come before that.
+        close: a close frame with this code instead of an answer; only with ``transport="message"``.
+        close_after: so many deltas come before that; 0 sends it at once.
+
+    Raises:
+        ValueError: ``close`` is no code for a close frame, or there is no socket to close.
     """
 
     path: str = ""
@@ -62,6 +64,17 @@ class Answer:
     cut: Cut = ""
     deltas: int | None = None
     pace: float | None = None
+    fail: str = ""
+    fail_message: str = ""
+    fail_after: int = 0
+    close: int = 0
+    close_after: int = 0
+
+    def __post_init__(self) -> None:
+        if self.close and self.close not in LEAVING:
+            raise ValueError(f"no close frame may carry {self.close}")
+        if self.close and self.transport != "message":
+            raise ValueError("only an answer to a message can be a close frame")
 
     def fits(self, request: Request) -> bool:
         """Whether the conditions fit, whatever the counts say."""
@@ -98,11 +111,17 @@ def _encoded(body: object) -> tuple[str, bytes]:
 
 
 class Plan:
-    """The deviations still to come. The first one that fits and is due is taken; every fit is counted."""
+    """The deviations still to come. The first one that fits and is due is taken; every fit is counted.
+
+    ``cut_share`` is the share of model calls, of those that nothing is planned for, whose connection is cut: always
+    the same ones, as far as they arrive in the same order.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: list[tuple[Answer, list[int]]] = []
+        self._chance = random.Random(SEED)
+        self.cut_share = 0.0
 
     def add(self, answer: Answer) -> None:
         with self._lock:
@@ -114,8 +133,13 @@ class Plan:
 
     def take(self, request: Request) -> Answer | None:
         """The deviation for this request, which counts as used by it."""
-        if not self._answers:
-            return None
+        if self._answers and (answer := self._due(request)):
+            return answer
+        if self.cut_share and _is_model_call(request) and self._chance.random() < self.cut_share:
+            return self._chance.choice(CUTS)
+        return None
+
+    def _due(self, request: Request) -> Answer | None:
         with self._lock:
             for answer, count in self._answers:
                 if not answer.fits(request):
@@ -125,3 +149,15 @@ class Plan:
                 if turn > 0 and (answer.times is None or turn <= answer.times):
                     return answer
         return None
+
+
+SEED = 20
+"""Of the random cuts: a soak test is the same every time."""
+
+CUTS = (Answer(cut="head"), Answer(cut="body"))
+
+
+def _is_model_call(request: Request) -> bool:
+    if request.transport == "message":
+        return True
+    return request.method == "POST" and unquote(request.path) in (RESPONSES, COMPACT)

@@ -48,6 +48,9 @@ class Tls:
     def __init__(self, certificate: Path, alpn: tuple[str, ...]) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.set_alpn_protocols(list(alpn))
+        # A session ticket makes a socket readable though there is nothing to read yet. A client that reads in one
+        # thread and writes in another (websockets) then does both at once, which Python's TLS does not survive.
+        self.context.num_tickets = 0
         self.context.sni_callback = self._note
         self._names: weakref.WeakKeyDictionary[ssl.SSLObject, str] = weakref.WeakKeyDictionary()
         self.load(certificate)

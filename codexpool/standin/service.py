@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import json
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -13,14 +13,14 @@ import h2.exceptions
 import wsproto.utilities
 
 from codexpool.credentials.secret import fingerprint
-from codexpool.standin.answers import MalformedError, parse_generation
 from codexpool.standin.connections import FramingError, Head, Http1, Socket
-from codexpool.standin.endpoints import Backend, refused
+from codexpool.standin.dialogue import Dialogue
+from codexpool.standin.endpoints import Backend
 from codexpool.standin.exchange import CutError, Headers, Reply, Request, Seen, Transport, error_body
 from codexpool.standin.faults import Answer, Plan
 from codexpool.standin.http2 import Http2
 from codexpool.standin.listeners import ConnectProxy, Link, Tls
-from codexpool.standin.tokens import Refusal, Token, misplaced, turn_state
+from codexpool.standin.tokens import Refusal, misplaced
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
@@ -43,6 +43,7 @@ class Service:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: dict[asyncio.StreamWriter, Transport] = {}
+        self._sockets: set[Socket] = set()
 
     # -- the loop's life
 
@@ -75,6 +76,16 @@ class Service:
             if transport in (None, kind):
                 writer.transport.abort()
 
+    def close(self, code: int) -> None:
+        """Send a close frame on all open WebSockets."""
+        for socket in self._sockets:
+            self.spawn(socket.close(code))
+
+    def push(self, frame: dict[str, Any]) -> None:
+        """Send a frame on all open WebSockets."""
+        for socket in self._sockets:
+            self.spawn(_push(socket, frame))
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something until it ends or the stand-in does."""
         task = asyncio.get_running_loop().create_task(work)
@@ -106,7 +117,7 @@ class Service:
         request.seen.host = host
         request.seen.status = 403
         request.seen.refusal = f"no tunnel to {head.target}"
-        self._note_leak(request)
+        self.note_leak(request)
         return False
 
     async def _serve(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -164,6 +175,13 @@ class Service:
                 return None
         return None
 
+    async def _converse(self, socket: Socket, upgrade: Request, writer: asyncio.StreamWriter) -> None:
+        self._sockets.add(socket)
+        try:
+            await Dialogue(self, socket, upgrade, writer).run()
+        finally:
+            self._sockets.discard(socket)
+
     # -- requests
 
     def received(
@@ -195,7 +213,7 @@ class Service:
         try:
             request.received(body)
             refusal = self._refusal(request)
-            self._note_leak(request)
+            self.note_leak(request)
             if refusal is None:
                 answer = self.plan.take(request)
                 reply = answer.reply() if answer and answer.status else self.backend.reply(request, answer)
@@ -222,127 +240,13 @@ class Service:
             return Refusal(421, "misdirected", f"no such host: {request.host}")
         return self.backend.refusal(request)
 
-    def _note_leak(self, request: Request) -> None:
+    def note_leak(self, request: Request) -> None:
         """A token of the pool belongs into Authorization of a request it may be spent on, and nowhere else."""
         if misplaced(request, self.backend.secrets(), spent=self.backend.admitted(request)):
             self.leaks.append(request.seen)
 
-    # -- WebSockets
 
-    async def _converse(self, socket: Socket, upgrade: Request, writer: asyncio.StreamWriter) -> None:
-        messages: asyncio.Queue[str] = asyncio.Queue()
-        turns = self.spawn(self._take_turns(socket, upgrade, messages, writer))
-        try:
-            async for text in socket.messages():
-                messages.put_nowait(text)
-        finally:
-            turns.cancel()
-            await asyncio.gather(turns, return_exceptions=True)
-
-    async def _take_turns(
-        self,
-        socket: Socket,
-        upgrade: Request,
-        messages: asyncio.Queue[str],
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        last = ""
-        while True:
-            request = self._message(upgrade, await messages.get())
-            seen = request.seen
-            try:
-                last = await self._turn(socket, request, last)
-                seen.complete = True
-            except CutError:
-                seen.cut = True
-                writer.transport.abort()
-            except OSError:
-                return
-            finally:
-                seen.aborted = not (seen.complete or seen.cut)
-
-    def _message(self, upgrade: Request, text: str) -> Request:
-        # The identity of a socket is that of its upgrade; a message has no headers of its own.
-        target, headers = upgrade.path, upgrade.seen.headers
-        connection, server_name = upgrade.seen.connection, upgrade.server_name
-        request = self.received("MESSAGE", target, headers, "message", connection, server_name)
-        request.received(text.encode())
-        return request
-
-    async def _turn(self, socket: Socket, request: Request, last: str) -> str:
-        """Answer one ``response.create``; returns the id of the answer, which the next one may build upon."""
-        seen = request.seen
-        self._note_leak(request)
-        answer = self.plan.take(request)
-        if answer is not None:
-            await asyncio.sleep(answer.delay)
-            if answer.cut == "head":
-                raise CutError
-        token = self.backend.known(request.bearer)
-        if answer is not None and answer.status:
-            frame = answer.frame()
-        elif token is None or not token.is_good:
-            frame = _error_frame(refused(token))
-        else:
-            try:
-                data = self._parse_message(request, token, last)
-            except _TurnError as error:
-                frame = _error_frame(error.reply)
-            else:
-                seen.status = 200
-                return await self._generate(socket, request, token, data, answer)
-        seen.status = int(frame["status"])
+async def _push(socket: Socket, frame: dict[str, Any]) -> None:
+    # Where either side has just said good-bye, nobody is left to hear it.
+    with contextlib.suppress(OSError):
         await socket.send(frame)
-        return ""
-
-    def _parse_message(self, request: Request, token: Token, last: str) -> dict[str, Any]:
-        try:
-            data = parse_generation(request.body)
-            if data.get("type") != "response.create":
-                raise MalformedError(f"type is {data.get('type')!r}")
-        except MalformedError as error:
-            request.seen.refusal = str(error)
-            raise _TurnError(Reply.of_json(error_body("invalid_request", str(error)), 400)) from error
-        previous = data.get("previous_response_id")
-        if previous is not None and previous != last:
-            text = f"Previous response with id '{previous}' not found."
-            raise _TurnError(Reply.of_json(error_body("previous_response_not_found", text), 400))
-        if refusal := self.backend.refuse_generation(data, token):
-            raise _TurnError(Reply.of_json(error_body(refusal.code, refusal.reason), refusal.status))
-        return data
-
-    async def _generate(
-        self,
-        socket: Socket,
-        request: Request,
-        token: Token,
-        data: dict[str, Any],
-        answer: Answer | None,
-    ) -> str:
-        style = self.backend.style.changed_by(answer)
-        number = request.seen.number
-        response_id = ""
-        await socket.send({"type": "response.metadata", "headers": {"x-codex-turn-state": turn_state(token, number)}})
-        await socket.send(self.backend.limit_frame(token))
-        for event in self.backend.events(token, number, data, style):
-            await socket.send(event)
-            if event["type"] == "response.created":
-                response_id = event["response"]["id"]
-            if event["type"].endswith(".delta") and answer is not None and answer.cut:
-                raise CutError
-            if style.pace and data.get("generate") is not False:
-                await asyncio.sleep(style.pace)
-        return response_id
-
-
-class _TurnError(Exception):
-    """A message that gets an error frame."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
-
-
-def _error_frame(reply: Reply) -> dict[str, Any]:
-    assert isinstance(reply.body, bytes)
-    return {"type": "error", "status": reply.status, **json.loads(reply.body), "headers": dict(reply.headers)}

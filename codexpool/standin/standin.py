@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from codexpool.standin.certificates import Authority
-from codexpool.standin.endpoints import Backend, Encrypted
+from codexpool.standin.endpoints import NO_FAMILIES, Backend, Encrypted
 from codexpool.standin.exchange import Seen, Transport
-from codexpool.standin.faults import Answer
+from codexpool.standin.faults import LEAVING, Answer
+from codexpool.standin.limits import MAIN, SHORT
 from codexpool.standin.listeners import Tls
 from codexpool.standin.logins import ACCESS_LIFETIME, access_token, auth_json
 from codexpool.standin.service import Service
@@ -40,6 +41,7 @@ class StandIn:
         websockets: False answers every upgrade with a 426.
         deltas, pace: pieces of a model's answer, and the seconds between two events.
         encrypted: whether answers carry encrypted reasoning, and whether another account takes it back.
+        families: the limit id of each model (slug) that has a limit of its own: ``{"spark": "codex_spark"}``.
     """
 
     def __init__(
@@ -55,8 +57,17 @@ class StandIn:
         deltas: int = 3,
         pace: float = 0.0,
         encrypted: Encrypted = "none",
+        families: Mapping[str, str] = NO_FAMILIES,
     ) -> None:
-        self.backend = Backend(tokens, clients, websockets=websockets, deltas=deltas, pace=pace, encrypted=encrypted)
+        self.backend = Backend(
+            tokens,
+            clients,
+            websockets=websockets,
+            deltas=deltas,
+            pace=pace,
+            encrypted=encrypted,
+            families=families,
+        )
         self.port = port
         self.proxy_port = proxy_port
         self._authority = Authority(folder)
@@ -124,6 +135,32 @@ class StandIn:
         """Undo `kill`."""
         self._known(token).alive = True
 
+    def limit(
+        self,
+        token: str,
+        resets_at: float,
+        *,
+        family: str = MAIN,
+        window: int = SHORT,
+        code: str = "usage_limit_reached",
+    ) -> None:
+        """The quota of a token's account is used up until then: its model calls are answered 429.
+
+        Args:
+            token: whose; every other token of the same account and user is limited with it.
+            resets_at: unix seconds, rounded up to whole ones; a time that has passed limits nothing.
+            family: the limit id of a family of models, whose calls alone it concerns; otherwise it concerns all.
+            window: minutes; 10080 is the weekly window.
+            code: code and type of the error.
+
+        Raises ValueError for a family that no model belongs to.
+        """
+        self.backend.limits.reach(self._known(token), resets_at, family=family, window=window, code=code)
+
+    def unlimit(self, token: str) -> None:
+        """Undo `limit`, for all families."""
+        self.backend.limits.lift(self._known(token))
+
     def login(
         self, owner: Token, *, pool: bool = True, client: bool = False, lifetime: float = ACCESS_LIFETIME
     ) -> dict[str, Any]:
@@ -160,6 +197,27 @@ class StandIn:
     def drop(self, transport: Transport | None = None) -> None:
         """Cut the open connections (``http/1.1``, ``h2`` or ``websocket``), or all of them."""
         self._call(self._service.drop, transport)
+
+    def close(self, transport: Literal["websocket"] = "websocket", code: int = 1001) -> None:
+        """Say good-bye on every open socket, in the middle of a turn too. Raises ValueError for no such code."""
+        if transport != "websocket" or code not in LEAVING:
+            raise ValueError(f"no close frame for {transport} with {code}")
+        self._call(self._service.close, code)
+
+    def push(self, frame: dict[str, Any]) -> None:
+        """Send a frame on every open socket, unasked."""
+        self._call(self._service.push, frame)
+
+    @property
+    def cut_share(self) -> float:
+        """The share of model calls whose connection is cut, at the head or in the middle of the body."""
+        return self._plan.cut_share
+
+    @cut_share.setter
+    def cut_share(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{value} is no share")
+        self._plan.cut_share = value
 
     # -- what it has seen
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from codexpool.backend import ACCOUNTS_CHECK, CHATGPT, HOST, NO_CONSTRAINT
-from codexpool.standin.exchange import Headers, Request
+from codexpool.standin.exchange import Headers, Reply, Request, error_body
 
 
 @dataclass
@@ -17,8 +17,9 @@ class Token:
 
     ``name`` is put into answers ("answer from <name>, request <n>"). A token that is not ``alive`` is answered
     401 ``token_revoked``, by the backend as well as by whoami; one that has expired (unix seconds) is answered 401
-    ``token_expired``. ``used_percent`` is what the headers say of its
-    primary rate limit.
+    ``token_expired``. ``used_percent`` is what the headers say of its primary window (5 hours),
+    ``weekly_percent`` of its secondary one and ``family_percent`` of those of families; both windows begin anew at
+    ``resets_at`` (unix seconds; None: always an hour from now).
     """
 
     token: str = field(repr=False)
@@ -32,6 +33,9 @@ class Token:
     expires_at: float | None = None
     name: str = ""
     used_percent: float = 12.0
+    weekly_percent: float = 3.0
+    family_percent: float = 5.0
+    resets_at: float | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or self.account_id
@@ -132,6 +136,14 @@ def refuse_swap(request: Request, pool: Mapping[str, Token]) -> Refusal | None:
         return refusal
     token = pool[request.bearer]
     return _refuse_workspace(request, token) or refuse_turn_state(request.header("x-codex-turn-state"), token)
+
+
+def refused(token: Token | None) -> Reply:
+    """What a token gets that is dead, has expired, or is none at all."""
+    expired = token is not None and token.alive and token.has_expired
+    code = "token_expired" if expired else "token_revoked"
+    body = error_body(code, f"Your authentication token has {'expired' if expired else 'been revoked'}.")
+    return Reply.of_json(body, 401, [("x-openai-authorization-error", code)])
 
 
 def turn_state(token: Token, number: int) -> str:

@@ -67,19 +67,29 @@ def http(standin: StandIn, *, http2: bool = False) -> httpx.Client:
 
 
 def ask(client: httpx.Client, token: Token, text: str = "say hi", **headers: str) -> httpx.Response:
-    """One generation over HTTP, compressed as the real client does."""
+    """One generation over HTTP."""
+    return post(client, token, prompt(text), **headers)
+
+
+def post(client: httpx.Client, token: Token, body: dict[str, Any], **headers: str) -> httpx.Response:
+    """One generation over HTTP, with the body given, compressed as the real client does."""
     return client.post(
         f"{token.origin}{RESPONSES}",
-        content=zstandard.compress(json.dumps(prompt(text)).encode()),
+        content=zstandard.compress(json.dumps(body).encode()),
         headers={**dressed(token), "content-encoding": "zstd", "content-type": "application/json", **headers},
     )
 
 
 def answer_in(response: httpx.Response) -> str:
     """The text that the deltas of a server-sent answer add up to."""
-    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+    events = events_in(response)
     assert events[-1]["type"] == "response.completed"
-    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    return text_in(events)
+
+
+def events_in(response: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a server-sent answer."""
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
 
 
 def websocket(standin: StandIn, token: Token, **headers: str) -> ClientConnection:
@@ -94,11 +104,14 @@ def websocket(standin: StandIn, token: Token, **headers: str) -> ClientConnectio
     )
 
 
+ENDS = ("response.completed", "response.failed", "error")
+
+
 def say(socket: ClientConnection, text: str = "say hi", **more: Any) -> list[dict[str, Any]]:
     """One turn on a socket: all its frames, up to the end or an error."""
     socket.send(json.dumps({"type": "response.create", **prompt(text), **more}))
     frames: list[dict[str, Any]] = []
-    while not frames or frames[-1]["type"] not in ("response.completed", "error"):
+    while not frames or frames[-1]["type"] not in ENDS:
         frames.append(json.loads(socket.recv(timeout=20)))
     return frames
 

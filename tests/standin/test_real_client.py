@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,14 @@ GOVERNMENT = Token(
 )
 
 
-def run(standin: StandIn, folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(
+    standin: StandIn, folder: Path, environ: dict[str, str], *arguments: str, prompt: str = "say hi echo:banana"
+) -> subprocess.CompletedProcess[str]:
     """``codex exec`` straight through the stand-in's CONNECT proxy."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     return subprocess.run(
-        [str(CODEX), "exec", "--skip-git-repo-check", "say hi echo:banana"],
+        [str(CODEX), "exec", "--skip-git-repo-check", *arguments, prompt],
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(home),
@@ -102,3 +105,56 @@ def test_with_an_oauth_login(tmp_path: Path, websockets: bool, lifetime: float) 
         result = run(standin, tmp_path, {})
         assert_content(standin, result, "real")
         assert standin.refreshes == (1 if lifetime < 300 else 0)
+
+
+@pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "http"])
+@pytest.mark.parametrize(
+    ("model", "tool"),
+    [((), "custom_tool_call"), (("--model", "gpt-5.5-codex"), "function_call")],
+    ids=["exec", "exec_command"],
+)
+def test_with_tool_calls(tmp_path: Path, websockets: bool, model: tuple[str, ...], tool: str) -> None:
+    with StandIn([PLAIN], clients=[PLAIN], folder=tmp_path, websockets=websockets, encrypted="bound") as standin:
+        result = run(
+            standin,
+            tmp_path,
+            {"CODEX_ACCESS_TOKEN": PLAIN.token},
+            "--dangerously-bypass-approvals-and-sandbox",
+            *model,
+            prompt="tools:3 echo:banana",
+        )
+        # then: each call was carried out, and what it printed came back with the next request
+        assert_content(standin, result, "real")
+        bodies = [json.loads(seen.body) for seen in standin.requests(RESPONSES) if seen.body]
+        outputs = [item["output"] for item in bodies[-1]["input"] if item.get("type") == f"{tool}_output"]
+        if websockets:
+            outputs = [
+                item["output"] for body in bodies for item in body["input"] if item["type"] == f"{tool}_output"
+            ]
+        assert len(outputs) == 3
+        assert all("answer from real, request " in json.dumps(output) for output in outputs)
+
+
+def test_with_connections_that_break_at_random(tmp_path: Path) -> None:
+    with StandIn([PLAIN], clients=[PLAIN], folder=tmp_path) as standin:
+        standin.cut_share = 0.3
+        result = run(
+            standin,
+            tmp_path,
+            {"CODEX_ACCESS_TOKEN": PLAIN.token},
+            "--dangerously-bypass-approvals-and-sandbox",
+            prompt="tools:6 echo:banana",
+        )
+        assert (result.returncode, standin.refusals, standin.troubles) == (0, [], [])
+        assert result.stdout.strip().endswith(" banana")
+        assert any(seen.cut for seen in standin.seen)
+
+
+@pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "http"])
+def test_with_a_limit_that_is_reached(tmp_path: Path, websockets: bool) -> None:
+    with StandIn([PLAIN], clients=[PLAIN], folder=tmp_path, websockets=websockets) as standin:
+        standin.limit(PLAIN.token, time.time() + 3600)
+        result = run(standin, tmp_path, {"CODEX_ACCESS_TOKEN": PLAIN.token})
+        assert result.returncode == 1
+        assert "hit your usage limit" in result.stderr
+        assert "try again at" in result.stderr

@@ -1,0 +1,167 @@
+"""What an account has used of its limits, and what a model call gets where one of them is used up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from codexpool.standin.exchange import Headers, Reply, Request, error_body
+from codexpool.standin.tokens import Token
+
+MAIN = ""
+"""The limit that counts for every model call, as against that of one family of models."""
+
+SHORT, WEEK = 300, 10080
+"""The windows, in minutes; each account has one of both."""
+
+USED_UP = 100.0
+UNTOLD_RESET = 3600.0
+"""Seconds from now to the next reset, where a token does not say."""
+
+
+def usage_limit_body(
+    resets_at: float, plan: str = "business", *, code: str = "usage_limit_reached"
+) -> dict[str, Any]:
+    """A body for a 429: the quota is used up until ``resets_at`` (unix seconds)."""
+    return error_body(
+        code,
+        "The usage limit has been reached",
+        code,
+        plan_type=plan,
+        resets_at=int(resets_at),
+        resets_in_seconds=max(0, int(resets_at - time.time())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """That one window is used up, until ``resets_at`` (unix seconds)."""
+
+    resets_at: int
+    window: int
+    code: str
+
+
+class Window(NamedTuple):
+    """How much of so many minutes is used, and when they begin anew."""
+
+    used_percent: float
+    window_minutes: int
+    reset_at: int
+
+
+class Limits:
+    """The limits that are reached, by account and user: a new login of the same account is no way around them.
+
+    Args:
+        families: the limit id of each model that has one of its own.
+    """
+
+    def __init__(self, families: Mapping[str, str]) -> None:
+        self.families = dict(families)
+        self._reached: dict[tuple[str, str], dict[str, Limit]] = {}
+
+    def reach(self, token: Token, resets_at: float, *, family: str, window: int, code: str) -> None:
+        """Begin to limit. The backend speaks of whole seconds, so that is what it keeps to.
+
+        Raises ValueError for a family that no model belongs to.
+        """
+        if family != MAIN and family not in self.families.values():
+            raise ValueError(f"no model is of the family {family!r}")
+        limit = Limit(math.ceil(resets_at), window, code)
+        reached = self._reached.get(_account(token), {})
+        self._reached[_account(token)] = {**reached, family: limit}
+
+    def lift(self, token: Token) -> None:
+        """Undo `reach`, for the main limit and all families."""
+        self._reached.pop(_account(token), None)
+
+    def refusal(self, token: Token, model: str) -> Reply | None:
+        """The 429 for a call of this model, if its own limit or the main one is reached."""
+        for family in (self._family(model), MAIN):
+            if limit := self._limit(token, family):
+                body = usage_limit_body(limit.resets_at, token.plan, code=limit.code)
+                return Reply.of_json(body, 429, self._headers(token, family))
+        return None
+
+    def headers(self, token: Token, model: str) -> Headers:
+        """The limits of a token's account, as an answer of this model carries them."""
+        return self._headers(token, self._family(model))
+
+    def frames(self, token: Token, model: str) -> list[dict[str, Any]]:
+        """The same as frames, as they come with each turn on a WebSocket."""
+        frames = [_frame(token, self._windows(token))]
+        if family := self._family(model):
+            frames.append({**_frame(token, self._family_windows(token, family)), "metered_limit_name": family})
+        return frames
+
+    def _family(self, model: str) -> str:
+        return self.families.get(model, MAIN)
+
+    def _limit(self, token: Token, family: str) -> Limit | None:
+        if not self._reached:
+            return None
+        limit = self._reached.get(_account(token), {}).get(family)
+        return limit if limit is not None and limit.resets_at > time.time() else None
+
+    def _headers(self, token: Token, family: str) -> Headers:
+        # The live backend names a limit in every answer: "premium" is no family, its windows are the plain ones.
+        if family == MAIN:
+            return [("x-codex-active-limit", "premium"), *_headers("codex", self._windows(token))]
+        # And with a family's it repeats that one's numbers as the plain ones.
+        windows = self._family_windows(token, family)
+        return [
+            ("x-codex-active-limit", family),
+            *_headers("codex", windows),
+            *_headers(family.replace("_", "-"), windows),
+        ]
+
+    def _windows(self, token: Token) -> dict[str, Window]:
+        reset = _reset(token)
+        windows = {
+            "primary": Window(token.used_percent, SHORT, reset),
+            "secondary": Window(token.weekly_percent, WEEK, reset),
+        }
+        if limit := self._limit(token, MAIN):
+            name = "secondary" if limit.window == WEEK else "primary"
+            windows[name] = Window(USED_UP, limit.window, limit.resets_at)
+        return windows
+
+    def _family_windows(self, token: Token, family: str) -> dict[str, Window]:
+        if limit := self._limit(token, family):
+            return {"primary": Window(USED_UP, limit.window, limit.resets_at)}
+        return {"primary": Window(token.family_percent, SHORT, _reset(token))}
+
+
+def hinted_model(request: Request) -> str:
+    """The model a request says it is for where that is not in its body: ``model=<slug>[;…]``, or nothing."""
+    hints = (request.header("x-codex-routing-hint") or "").split(";")
+    return next((hint.strip()[6:] for hint in hints if hint.strip().startswith("model=")), "")
+
+
+def _account(token: Token) -> tuple[str, str]:
+    return token.account_id, token.user_id
+
+
+def _reset(token: Token) -> int:
+    return int(time.time() + UNTOLD_RESET if token.resets_at is None else token.resets_at)
+
+
+def _headers(prefix: str, windows: Mapping[str, Window]) -> Headers:
+    headers = []
+    for name, (used, minutes, reset) in windows.items():
+        start = f"x-{prefix}-{name}"
+        headers += [
+            (f"{start}-used-percent", str(used)),
+            (f"{start}-window-minutes", str(minutes)),
+            (f"{start}-reset-at", str(reset)),
+        ]
+    return headers
+
+
+def _frame(token: Token, windows: Mapping[str, Window]) -> dict[str, Any]:
+    limits = {name: window._asdict() for name, window in windows.items()}
+    return {"type": "codex.rate_limits", "plan_type": token.plan, "rate_limits": limits}

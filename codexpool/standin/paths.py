@@ -1,0 +1,35 @@
+"""The paths the stand-in answers, and which of them a pooled identity is spent on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from codexpool.backend import AUTHAPI
+from codexpool.backend import WHOAMI as WHOAMI_PATH
+
+AUTH_HOST = "auth.openai.com"
+RESPONSES = "/backend-api/codex/responses"
+COMPACT = f"{RESPONSES}/compact"
+MCP = "/backend-api/ps/mcp"
+WHOAMI = AUTHAPI.removeprefix(f"https://{AUTH_HOST}") + WHOAMI_PATH
+TOKEN_ENDPOINT = "/oauth/token"
+DEVICE = "/api/accounts/deviceauth"
+
+SWAPPED = re.compile(
+    r"/backend-api/(codex/responses(/compact)?|codex/models|codex/(memories|images|alpha|realtime)/.*|wham/accounts/check)"
+)
+"""The paths a pooled identity is spent on; on every other one the client speaks for itself.
+
+Written down apart from the addon's own table, so that each of the two checks the other.
+"""
+
+PLAIN: dict[str, Any] = {
+    "/backend-api/wham/config/bundle": {},
+    "/backend-api/wham/settings/user": {},
+    "/backend-api/wham/usage": {"plan_type": "business", "rate_limit": None},
+    "/backend-api/ps/plugins/installed": {"plugins": []},
+    "/backend-api/ps/plugins/suggested/codex": {"plugins": []},
+    "/backend-api/codex/analytics-events/events": {},
+}
+"""Answers that say nothing."""
