@@ -24,9 +24,13 @@ class TurnStates:
         if len(self._issuers) > KEPT:
             self._issuers.popitem(last=False)
 
+    def is_of(self, value: bytes, key: IdentityKey) -> bool:
+        """Whether this identity has issued a turn state."""
+        return self._issuers.get(_digest(value)) == key
+
     def fit(self, fields: Fields, key: IdentityKey) -> bool:
         """Whether the turn states among a request's headers are all of this identity."""
-        return all(self._issuers.get(_digest(value)) == key for name, value in fields if name.lower() == TURN_STATE)
+        return all(self.is_of(value, key) for name, value in fields if name.lower() == TURN_STATE)
 
 
 def _digest(value: bytes) -> bytes:

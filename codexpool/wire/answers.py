@@ -7,29 +7,68 @@ its own (codex-protocol section 6b).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from mitmproxy import http
 
 from codexpool.wire.routing import synthetic
 
+AT_ONCE = 60.0
+"""Seconds up to which a client is told to try again by itself; whatever takes longer is told to the person."""
 
-def unservable(message: str, upgrade: bool) -> http.Response:
-    """Nobody can serve this request; the client is to show ``message`` at once, and not to try again.
+PROMO = "x-codex-promo-message"
+"""The header whose text the client shows of a limit; it shows nothing of the body but the time."""
 
-    Of a refused WebSocket upgrade the client sees the status only. 426 sends it to HTTP without a word, where
-    the same request is answered with a 400: the one status it takes for final and shows the text of.
+
+def unservable(
+    message: str, summary: str, upgrade: bool, returns_at: float | None, is_limit: bool, now: float
+) -> http.Response:
+    """Nobody can serve this request; the client is to show why at once, and not to try again and again.
+
+    ``summary`` is the message in short. ``returns_at`` is the unix second at which somebody serves again, if that is
+    a matter of time alone; a client that is to wait a moment only does so by itself. Of a refused WebSocket upgrade
+    the client sees the status only: 426 sends it to HTTP, where the same request gets an answer that it understands.
+    A 400 in plain text is the one that it takes for final and shows as it is. (Found by experiment, see
+    docs/when-nobody-can-serve.md.)
     """
     if upgrade:
         return _json(426, {"error": {"code": "codexpool_unservable", "message": message}})
-    return _json(
-        400, {"error": {"type": "invalid_request_error", "code": "codexpool_unservable", "message": message}}
-    )
+    is_soon = returns_at is not None and returns_at - now <= AT_ONCE
+    if returns_at is None or not (is_soon or is_limit):
+        return http.Response.make(400, message, {"content-type": "text/plain; charset=utf-8"})
+    if is_soon:
+        error = {"type": "rate_limit_exceeded", "code": "codexpool_unservable", "message": message}
+        return _json(429, {"error": error}, {"retry-after": str(max(1, math.ceil(returns_at - now)))})
+    return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(summary)})
 
 
-def failed_closed(reason: str) -> http.Response:
-    """Something of ours went wrong: the request does not leave, and may be tried again."""
+def limit_error(message: str, resets_at: float) -> dict[str, Any]:
+    """The error of a limit: its ``type`` decides, its time is whole, and without a plan no advice is given."""
+    code = "usage_limit_reached"
+    return {"type": code, "code": code, "message": message, "resets_at": math.ceil(resets_at)}
+
+
+def promo(message: str) -> str:
+    """A text as the client shows it of a limit: it goes before ", or try again at", and has to be ASCII in a line."""
+    return " ".join(message.encode("ascii", "replace").decode().split()).rstrip(".")
+
+
+def failed_stream(stream: http.Response, status: int, error: Mapping[str, Any]) -> http.Response:
+    """What a stream is taken for that has failed before it answered anything. What it said of limits stays said."""
+    kept = {name: value for name, value in stream.headers.items() if name.lower().startswith("x-")}
+    return _json(status, {"error": dict(error)}, kept)
+
+
+def failed_closed(reason: str, at_once: bool = False) -> http.Response:
+    """Something of ours went wrong: the request does not leave, and may be tried again.
+
+    ``at_once`` if that is of use: the client shows nothing of the first few of those.
+    """
     error = {"type": "server_error", "code": "codexpool_failed_closed", "message": f"codexpool: {reason}"}
-    return _json(503, {"error": error})
+    return _json(503, {"error": error}, {"retry-after": "0"} if at_once else {})
 
 
 def discovered(client_id: str) -> http.Response:
@@ -37,5 +76,5 @@ def discovered(client_id: str) -> http.Response:
     return _json(200, synthetic(client_id))
 
 
-def _json(status: int, document: object) -> http.Response:
-    return http.Response.make(status, json.dumps(document), {"content-type": "application/json"})
+def _json(status: int, document: object, headers: Mapping[str, str] = MappingProxyType({})) -> http.Response:
+    return http.Response.make(status, json.dumps(document), {"content-type": "application/json", **headers})

@@ -38,6 +38,15 @@ def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> h
     return wire
 
 
+def with_body(wire: http.Request, body: bytes) -> None:
+    """Put another body, encoded as the first, into a copy."""
+    length = str(len(body)).encode()
+    wire.data.content = body
+    wire.headers.fields = tuple(
+        (name, length if name.lower() == b"content-length" else value) for name, value in wire.headers.fields
+    )
+
+
 def _shallow(data: http.RequestData) -> http.RequestData:
     # This is done for every request: `copy.copy`, or checking the headers once more, takes several times as long.
     copied = http.RequestData.__new__(http.RequestData)

@@ -26,6 +26,15 @@ def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     return _text(headers.get("x-openai-authorization-error", "")), ""
 
 
+def details_of(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
+    """The error object of a refusal, with all that it says; an empty one where there is none."""
+    for document in (_json(body), _json(unpacked(headers.get("x-error-json", "")))):
+        for name in ("error", "detail") if isinstance(document, dict) else ():
+            if isinstance(error := document.get(name), dict):
+                return error
+    return {}
+
+
 def _code_and_message(document: Any) -> tuple[str, str]:
     if not isinstance(document, dict):
         return "", ""

@@ -79,6 +79,15 @@ def first_values(fields: Fields) -> dict[bytes, bytes]:
     return values
 
 
+def model_of(values: Mapping[bytes, bytes]) -> str:
+    """The model a request asks, as its routing hint says it (``model=<slug>;tier=<tier>``); empty without one."""
+    for part in values.get(b"x-codex-routing-hint", b"").split(b";"):
+        name, _, value = part.strip().partition(b"=")
+        if name == b"model":
+            return value.decode("latin-1")
+    return ""
+
+
 def identity_values(
     token: str, account_id: str, fedramp: bool, routing_override: str | None
 ) -> Mapping[bytes, bytes]:

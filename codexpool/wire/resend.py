@@ -3,7 +3,8 @@
 mitmproxy answers a client exactly once per flow. `ResendStream` leaves that rule alone but moves the moment at
 which a *held* (not streamed) response is final: once every addon has seen it in the ``response`` hook, the
 sender is asked whether the request goes out again. If so the response is dropped, and the client never learns
-of it.
+of it. The same holds for a connection that is lost before anything was passed on (the ``error`` hook), and for a
+stream whose beginning says that it has failed: that is held, in place of being passed on, and becomes a response.
 
 The two ideas behind it:
 
@@ -29,7 +30,8 @@ from itertools import count
 from typing import Any, Protocol, cast
 
 from mitmproxy import http
-from mitmproxy.proxy import events, layer
+from mitmproxy.connection import Server
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, SendHttp
 from mitmproxy.proxy.layers.http._events import (
@@ -44,7 +46,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResponseHook
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
+from mitmproxy.proxy.utils import ReceiveBuffer
 
 CANCEL: Any
 CONNECT_FAILED: Any
@@ -56,6 +59,9 @@ except ImportError:  # mitmproxy 11.0 has plain status codes in their place
 else:
     CANCEL, CONNECT_FAILED = ErrorCode.CANCEL, ErrorCode.CONNECT_FAILED
     UNSENDABLE = ErrorCode.GENERIC_SERVER_ERROR
+
+LONGEST_HOLD = 2.0
+"""Seconds for which the beginning of a stream is held at most, counted from its head."""
 
 FROM_SERVER = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
 
@@ -72,6 +78,8 @@ _TOUCHED = {
         "handle_protocol_error",
         "make_server_connection",
         "send_response",
+        "start_response_stream",
+        "state_consume_response_body",
         "state_done",
         "state_wait_for_response_headers",
     ),
@@ -100,9 +108,20 @@ class Sender(Protocol):
         """
 
     def again(self, flow: http.HTTPFlow) -> bool:
-        """Asked about a held response after all addons have seen it: shall the request go out again?
+        """Asked about a held response, or a lost connection, after all addons have seen it: shall the request go out
+        again? Must not raise.
+        """
 
-        Must not raise.
+    def lost(self, flow: http.HTTPFlow) -> None:
+        """Told before the ``error`` hook: the connection was lost, and nothing was passed on. Must not raise."""
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        """Asked as a stream begins: is its beginning to be looked at before it is passed on? Must not raise."""
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        """Given the pieces of such a beginning: True if all is passed on from now, False if more is to come first.
+
+        A response is what the stream is taken for: it has failed, and is dropped. Must not raise.
         """
 
 
@@ -118,6 +137,8 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         super().__init__(context, stream_id)
         self.attempt_id = stream_id
         self.claimed = False
+        self._beginning: list[events.Event] = []
+        self._is_abandoned = False
 
     # -- an attempt goes out
 
@@ -132,39 +153,48 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         elif self.client_state != self.state_done:
             # Another addon has set `flow.request.stream`: the body is passing by and could not be sent twice.
             reason = "codexpool: not sent, because something streams the request body (flow.request.stream is set)"
-            yield from self._fail(reason, UNSENDABLE)
+            yield from self._refuse(reason)
         elif isinstance(outbound, http.Response):
             yield from self._answer_in_place(outbound)
         else:
             yield from self._put_on_the_wire(outbound)
         return False  # All there is to send is sent: mitmproxy's own sending must not follow.
 
-    def _put_on_the_wire_anew(self) -> Commands:
-        """While the connection was made, the sender has changed its mind. Once only: then it leaves as it is."""
+    def _put_on_the_wire_anew(self, granted: Any) -> Commands:
+        """While the connection was made, the sender has changed its mind. Once only: then it leaves as it is.
+
+        mitmproxy counts the connections it has granted, and reuses none between HTTP/2 and HTTP/1: one that is asked
+        for and not used is lost.
+        """
         outbound = self.sender.outbound(self.flow)
         if isinstance(outbound, http.Request):
-            yield from self._put_on_the_wire(outbound, again=True)
+            yield from self._put_on_the_wire(outbound, granted)
         elif outbound is not None:
             yield from self._answer_in_place(outbound)
         else:
             yield from self._disowned()
 
-    def _put_on_the_wire(self, request: http.Request, again: bool = False) -> Commands:
-        connection, err = yield GetHttpConnection(
-            (request.host, request.port),
-            request.scheme == "https",
-            self.flow.server_conn.via,
-            self.flow.server_conn.transport_protocol,
-        )
+    def _put_on_the_wire(self, request: http.Request, granted: Any = None) -> Commands:
+        again = granted is not None
+        if again and granted.connected and granted.address == (request.host, request.port):
+            connection, err = granted, None
+        else:
+            connection, err = yield GetHttpConnection(
+                (request.host, request.port),
+                request.scheme == "https",
+                self.flow.server_conn.via,
+                self.flow.server_conn.transport_protocol,
+            )
         if err:
-            yield from self._fail(err, CONNECT_FAILED)
+            yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, err, CONNECT_FAILED))
             return
         if (yield from self.check_killed(True)):
             return  # The client has left, or somebody has killed the flow, while the connection was made.
         if self.sender.outdated(self.flow) and not again:
-            yield from self._put_on_the_wire_anew()
+            yield from self._put_on_the_wire_anew(connection)
             return
         self.context.server = self.flow.server_conn = connection
+        self._is_abandoned = False
         content, trailers = request.raw_content, request.trailers
         yield SendHttp(RequestHeaders(self.attempt_id, request, not (content or trailers)), connection)
         if content:
@@ -174,10 +204,10 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         yield SendHttp(RequestEndOfMessage(self.attempt_id), connection)
 
     def _disowned(self) -> Commands:
-        yield from self._fail("codexpool: not sent, because its sender has disowned it", UNSENDABLE)
+        yield from self._refuse("codexpool: not sent, because its sender has disowned it")
 
-    def _fail(self, reason: str, code: Any) -> Commands:
-        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, reason, code))
+    def _refuse(self, reason: str) -> Commands:
+        yield from super().handle_protocol_error(ResponseProtocolError(self.stream_id, reason, UNSENDABLE))
 
     def _answer_in_place(self, response: http.Response) -> Commands:
         self.flow.response = response
@@ -189,19 +219,20 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
     # -- a held response may be the reason for another one
 
     def send_response(self, already_streamed: bool = False) -> Commands:
-        if already_streamed or not self.claimed:
+        if not self.claimed:
             return cast(Commands, super().send_response(already_streamed))
-        return self._send_held_response()
+        return self._send_response_or_request(already_streamed)
 
-    def _send_held_response(self) -> Commands:
-        sending: Commands = super().send_response()
+    def _send_response_or_request(self, already_streamed: bool) -> Commands:
+        sending: Commands = super().send_response(already_streamed)
         command = next(sending)
         while True:
             reply = yield command
             if isinstance(command, HttpResponseHook):
-                again = self.sender.again(self.flow)
+                again = not already_streamed and self.sender.again(self.flow)
                 # The response is whole: what else has come for it is late. (After a 101 there is data to come.)
-                self._drop_queued(FROM_SERVER if again else (ResponseProtocolError,))
+                is_over = again or self._is_abandoned
+                self._drop_queued(FROM_SERVER if is_over else (ResponseProtocolError,))
                 if again:
                     sending.close()
                     yield from self._abandon_attempt()
@@ -213,19 +244,99 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
             except StopIteration:
                 return
 
-    def _send_again(self) -> Commands:
+    # -- a lost connection may be the reason, too
+
+    def handle_protocol_error(self, event: Any) -> Commands:
+        if isinstance(event, ResponseProtocolError) and self._has_passed_on_nothing():
+            return self._handle_loss(event)
+        return cast(Commands, super().handle_protocol_error(event))
+
+    def _has_passed_on_nothing(self) -> bool:
+        return (
+            self.claimed
+            and self.client_state == self.state_done
+            and self.server_state
+            in (
+                self.state_wait_for_response_headers,
+                self.state_consume_response_body,
+                self._state_hold_beginning,
+            )
+        )
+
+    def _handle_loss(self, event: Any) -> Commands:
+        self.sender.lost(self.flow)
+        handling: Commands = super().handle_protocol_error(event)
+        for command in handling:
+            yield command
+            if isinstance(command, HttpErrorHook) and self.sender.again(self.flow):
+                handling.close()
+                self._drop_queued(FROM_SERVER)
+                if self.attempt_id != self.stream_id:
+                    yield DropStream(self.attempt_id)
+                if not (yield from self.check_killed(False)):
+                    yield from self._send_again()
+                return
+
+    # -- and so may the beginning of a stream
+
+    def start_response_stream(self) -> Commands:
+        if self.claimed and self.sender.holds(self.flow):
+            self._beginning = []
+            self.server_state = self._state_hold_beginning
+            self._handle_event = self._handle_event_or_wakeup
+            yield commands.RequestWakeup(LONGEST_HOLD)
+        else:
+            yield from super().start_response_stream()
+
+    def _handle_event_or_wakeup(self, event: Any) -> Commands:
+        if not isinstance(event, events.Wakeup):
+            yield from HttpStream._handle_event(self, event)
+        elif self.server_state == self._state_hold_beginning:
+            yield from self._pass_on_beginning()
+
+    def _state_hold_beginning(self, event: Any) -> Commands:
+        self._beginning.append(event)
+        taken_for = self.sender.begins(self.flow, event.data) if isinstance(event, ResponseData) else True
+        if isinstance(taken_for, http.Response):
+            yield from self._replace_stream(taken_for)
+        elif taken_for:
+            yield from self._pass_on_beginning()
+
+    def _pass_on_beginning(self) -> Commands:
+        beginning, self._beginning = self._beginning, []
+        yield from super().start_response_stream()
+        for held in beginning:
+            yield from self.server_state(held)
+
+    def _replace_stream(self, response: http.Response) -> Commands:
+        self._beginning = []
+        # The rest of the stream is of no interest: over HTTP/1 this closes the connection.
+        yield SendHttp(RequestProtocolError(self.attempt_id, "failed", CANCEL), self.flow.server_conn)
+        if self.attempt_id != self.stream_id:
+            yield DropStream(self.attempt_id)
+        self._begin_attempt()  # What still comes for the old one is ignored.
+        self._is_abandoned = True
+        self.flow.response = response
+        response.timestamp_start = time.time()
+        yield from self.send_response()
+
+    def _begin_attempt(self) -> None:
         self.attempt_id = next(self._attempt_ids)
         http_layer = self.context.layers[self.context.layers.index(self) - 1]
         assert isinstance(http_layer, HttpLayer)
         http_layer.streams[self.attempt_id] = self
         self.handle_event = self._handle_event_of_later_attempt
+
+    def _send_again(self) -> Commands:
+        self._begin_attempt()
         self.flow.response = None
         self.flow.error = None
+        self.response_body_buf = ReceiveBuffer()  # Half a refusal may be in it.
         self.server_state = self.state_wait_for_response_headers
         yield from self.make_server_connection()
 
     def _abandon_attempt(self) -> Commands:
-        if self.flow.server_conn.alpn == b"h2":
+        if self.flow.server_conn.alpn == b"h2" and not self._is_abandoned:
             # A refusal may have overtaken the body: without a reset the rest of it would still be uploaded.
             # (Over HTTP/1 the same event would close a connection that the next attempt can use.)
             yield SendHttp(RequestProtocolError(self.attempt_id, "refused early", CANCEL), self.flow.server_conn)
@@ -245,6 +356,17 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
             elif isinstance(command, DropStream):
                 yield DropStream(self.attempt_id)
             yield command
+
+
+def hang_up(proxyserver: Any, flow: http.HTTPFlow) -> None:
+    """End the server's side of a WebSocket. mitmproxy then says good-bye to the client with a close frame.
+
+    ``proxyserver`` is mitmproxy's addon of that name. A connection with an open WebSocket has no other streams.
+    """
+    handler = proxyserver.connections.get(flow.client_conn.id)
+    for connection, transport in list(handler.transports.items()) if handler is not None else ():
+        if isinstance(connection, Server) and transport.handler is not None:
+            transport.handler.cancel("codexpool: hung up")
 
 
 def missing_names() -> list[str]:

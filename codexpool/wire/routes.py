@@ -27,24 +27,35 @@ class Policy(StrEnum):
 
 
 class Route(NamedTuple):
-    """One row. A path that ends in ``/`` stands for everything below it; no methods means any."""
+    """One row. A path that ends in ``/`` stands for everything below it; no methods means any.
+
+    ``repeatable`` says that a request which may have reached the backend can be made once more: it does not act.
+    """
 
     path: str
     policy: Policy
     methods: tuple[str, ...] = ()
+    repeatable: bool = False
 
+
+MODELS = "/backend-api/codex/models"
 
 ROUTES = (
-    Route("/backend-api/codex/responses", Policy.SWAP, ("POST", "GET")),  # GET: the WebSocket upgrade
-    Route("/backend-api/codex/responses/compact", Policy.SWAP),
-    Route("/backend-api/codex/models", Policy.SWAP),
+    # Codex has nothing stored (``store: false``) and calls the tools itself: of an answer that nobody reads nothing
+    # remains. GET is the WebSocket upgrade, on which nothing has been asked yet.
+    Route("/backend-api/codex/responses", Policy.SWAP, ("POST", "GET"), repeatable=True),
+    Route("/backend-api/codex/responses/compact", Policy.SWAP, repeatable=True),
+    Route(MODELS, Policy.SWAP),
     Route("/backend-api/codex/memories/", Policy.SWAP),
     Route("/backend-api/codex/images/", Policy.SWAP),
     Route("/backend-api/codex/alpha/", Policy.SWAP),
     Route("/backend-api/codex/realtime/", Policy.SWAP),
     Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
 )
-"""The path policy. Whatever is not listed keeps the client's own credential."""
+"""The path policy. Whatever is not listed keeps the client's own credential.
+
+Of what can be made once more: notes are written, images are paid for, a call is begun. Nobody can tell from outside
+how far such a request has come, so those are never repeated; a GET always can be (RFC 9110, 9.2.1)."""
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
 _DOTS = {".", ".."}
@@ -54,12 +65,24 @@ _ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::44
 @lru_cache(maxsize=4096)
 def path_policy(method: str, path: str) -> Policy:
     """The policy for a request on a host of the backend. ``path`` comes without its query."""
+    route = _route(method, path)
+    return route.policy if route is not None else Policy.OWN
+
+
+@lru_cache(maxsize=4096)
+def is_repeatable(method: str, path: str) -> bool:
+    """Whether a request of a swap path may be made once more though it may have reached the backend."""
+    route = _route(method, path)
+    return route is not None and (method == "GET" or route.repeatable)
+
+
+def _route(method: str, path: str) -> Route | None:
     plain = normalised(path)
     for route in ROUTES:
         fits = plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
         if fits and (not route.methods or method in route.methods):
-            return route.policy
-    return Policy.OWN
+            return route
+    return None
 
 
 def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:

@@ -45,11 +45,17 @@ def proxy_options(**settings: Any) -> options.Options:
         return opts
 
 
+FAILED = b"the stream has failed"
+
+
 class ScriptedSender(Sender):
     """Claims what is sent to ``/claimed…``, numbers the attempts on the wire, and sends again what was refused."""
 
     def __init__(self, attempts: int = 2) -> None:
         self.attempts = attempts
+        self.repeats = False
+        """Whether what was lost is sent again."""
+        self.lost_flows: set[str] = set()
         self.stale: set[int] = set()
         """Attempts that are outdated by the time their connection is there."""
         self.tries: dict[str, int] = {}
@@ -67,8 +73,24 @@ class ScriptedSender(Sender):
         return self.tries[flow.id] in self.stale
 
     def again(self, flow: http.HTTPFlow) -> bool:
+        if flow.id in self.lost_flows:
+            self.lost_flows.discard(flow.id)
+            return self.repeats and self.tries[flow.id] < self.attempts
+        response = flow.response
+        refused = response is not None and (response.status_code == 401 or response.content == FAILED)
+        return refused and self.tries[flow.id] < self.attempts
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        self.lost_flows.add(flow.id)
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
         assert flow.response is not None
-        return flow.response.status_code == 401 and self.tries[flow.id] < self.attempts
+        return "event-stream" in flow.response.headers.get("content-type", "")
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        if b"failed" in piece:
+            return http.Response.make(429, FAILED)
+        return b"created" not in piece
 
 
 class Streaming:
@@ -139,6 +161,7 @@ class Proxy:
         self.hold: set[str] = set()
         """Names of hooks (and "open") that wait for `release`."""
         self.held: list[commands.Command] = []
+        self.wakeups: list[commands.RequestWakeup] = []
         self.hooks: list[str] = []
         self.logs: list[str] = []
         self.upstreams: list[Upstream] = []
@@ -193,6 +216,10 @@ class Proxy:
         self.held.remove(command)
         self._complete(command)
 
+    def wake(self) -> None:
+        """Let the time pass that the oldest of those waits for who wait for time to pass."""
+        self.give(events.Wakeup(self.wakeups.pop(0)))
+
     # -- commands out
 
     def _carry_out(self, command: commands.Command) -> None:
@@ -213,7 +240,7 @@ class Proxy:
                 else:
                     self._complete(command)
             case commands.RequestWakeup():
-                pass
+                self.wakeups.append(command)
             case _:
                 raise AssertionError(command)
 

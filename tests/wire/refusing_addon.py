@@ -18,6 +18,7 @@ ATTEMPTS = 5
 class Refusing:
     def __init__(self) -> None:
         self.tries: dict[str, int] = {}
+        self.lost_flows: set[str] = set()
 
     def load(self, loader: object) -> None:
         resend.install(self)
@@ -37,8 +38,21 @@ class Refusing:
         return False
 
     def again(self, flow: http.HTTPFlow) -> bool:
-        assert flow.response is not None
-        return flow.response.status_code == 401 and self.tries[flow.id] < ATTEMPTS
+        if flow.id in self.lost_flows:
+            self.lost_flows.discard(flow.id)
+            return "again" in flow.request.query and self.tries[flow.id] < ATTEMPTS
+        return flow.response is not None and flow.response.status_code == 401 and self.tries[flow.id] < ATTEMPTS
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        self.lost_flows.add(flow.id)
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        return "hold" in flow.request.query
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        if b"failed" in piece:
+            return http.Response.make(401, b"failed")
+        return b"created" not in piece
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         assert flow.response is not None

@@ -25,6 +25,8 @@ from wsproto.events import TextMessage
 from codexpool.wire import resend
 
 from .playbook import (
+    FAILED,
+    HOST,
     Got,
     H1Client,
     H1Upstream,
@@ -981,3 +983,164 @@ def test_ids_of_attempts_are_never_used_twice(sender: ScriptedSender) -> None:
         (attempt,) = {number for number in proxy.layer.streams if number < 0}
         assert attempt not in seen
         seen.add(attempt)
+
+
+# -- a connection that is lost, and a stream that fails
+
+
+@each_pair
+@pytest.mark.parametrize("how", ["no answer", "half a refusal", "half a beginning"])
+def test_a_connection_that_is_lost_before_anything_was_passed_on_costs_the_client_nothing(
+    client: Protocol, upstream: Protocol, how: str, sender: ScriptedSender
+) -> None:
+    sender.repeats = True
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    match how:
+        case "half a refusal":
+            first.upstream.answer(first, 401, b"refu", end=False)
+        case "half a beginning":
+            first.upstream.answer(first, 200, b"created", EVENTS, end=False)
+
+    first.upstream.close()
+
+    second = proxy.requests[1]
+    assert second.body == b"question"
+    serve(second)
+    assert (got.status, got.body, got.complete) == (200, b"served", True)
+    assert proxy.flows[0].error is None
+    nothing_is_left(proxy)
+
+
+@each_pair
+def test_what_was_passed_on_is_not_asked_for_again(
+    client: Protocol, upstream: Protocol, sender: ScriptedSender
+) -> None:
+    sender.repeats = True
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    length = [("content-length", "100")] if upstream == "h2" else []
+    first.upstream.answer(first, 200, b"event one", length, end=False)
+    first.upstream.close()
+
+    assert len(proxy.requests) == 1
+    assert (got.body, got.complete) == (b"event one", False)
+
+
+@each_upstream
+def test_a_connection_that_cannot_be_made_is_tried_again(upstream: Protocol, sender: ScriptedSender) -> None:
+    sender.repeats = True
+    sender.dress = to_another_host
+    proxy = Proxy(upstream=upstream)
+    proxy.unreachable = {HOST}
+    got = proxy.client.ask("/claimed", b"question")
+
+    serve(proxy.requests[0])
+    assert (got.status, got.complete) == (200, True)
+    nothing_is_left(proxy)
+
+
+EVENTS = [("content-type", "text/event-stream")]
+
+
+@each_pair
+def test_a_beginning_is_passed_on_whole_once_the_stream_answers(
+    client: Protocol, upstream: Protocol, sender: ScriptedSender
+) -> None:
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"created 1;", EVENTS, end=False)
+    first.upstream.answer_more(first, b"created 2;", end=False)
+    assert (got.status, got.body) == (None, b"")
+
+    first.upstream.answer_more(first, b"delta;", end=False)
+    assert got.body == b"created 1;created 2;delta;"
+    first.upstream.answer_more(first, b"more", end=True)
+    assert (got.body, got.complete) == (b"created 1;created 2;delta;more", True)
+    assert proxy.hooks == ONE_EXCHANGE
+    nothing_is_left(proxy)
+
+
+@each_pair
+def test_a_beginning_is_not_held_for_long(client: Protocol, upstream: Protocol, sender: ScriptedSender) -> None:
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"created 1;", EVENTS, end=False)
+    proxy.wakeups = [wakeup for wakeup in proxy.wakeups if wakeup.delay == resend.LONGEST_HOLD]
+
+    proxy.wake()
+
+    assert (got.status, got.body) == (200, b"created 1;")
+    first.upstream.answer_more(first, b"failed;", end=True)
+    assert (got.body, got.complete) == (b"created 1;failed;", True)
+    nothing_is_left(proxy)
+
+
+@each_pair
+@pytest.mark.parametrize("says", [b"delta;", b"failed;"])
+def test_time_that_passes_after_a_beginning_changes_nothing(
+    client: Protocol, upstream: Protocol, says: bytes, sender: ScriptedSender
+) -> None:
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"created;" + says, EVENTS, end=says == b"delta;")
+    proxy.wakeups = [wakeup for wakeup in proxy.wakeups if wakeup.delay == resend.LONGEST_HOLD]
+
+    proxy.wake()
+
+    if says == b"failed;":
+        second = proxy.requests[1]
+        second.upstream.answer(second, 200, b"delta;", EVENTS)
+    assert (got.status, got.complete) == (200, True)
+    nothing_is_left(proxy)
+
+
+@each_pair
+def test_a_stream_that_ends_while_it_begins_is_passed_on(
+    client: Protocol, upstream: Protocol, sender: ScriptedSender
+) -> None:
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"created;", EVENTS, end=True)
+
+    assert (got.status, got.body, got.complete) == (200, b"created;", True)
+    nothing_is_left(proxy)
+
+
+@each_pair
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_stream_that_fails_before_it_answers_is_asked_for_again(
+    client: Protocol, upstream: Protocol, ends: bool, sender: ScriptedSender
+) -> None:
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"created;", EVENTS, end=False)
+    first.upstream.answer_more(first, b"failed;", end=ends)
+
+    second = proxy.requests[1]
+    assert second.body == b"question"
+    second.upstream.answer(second, 200, b"delta", EVENTS)
+    assert (got.status, got.body, got.complete) == (200, b"delta", True)
+    nothing_is_left(proxy)
+
+
+@each_pair
+def test_a_stream_that_fails_for_good_is_answered_with_what_it_was_taken_for(
+    client: Protocol, upstream: Protocol, sender: ScriptedSender
+) -> None:
+    sender.attempts = 1
+    proxy = Proxy(client=client, upstream=upstream)
+    got = proxy.client.ask("/claimed", b"question")
+    first = proxy.requests[0]
+    first.upstream.answer(first, 200, b"failed;", EVENTS, end=False)
+
+    assert (got.status, got.body, got.complete) == (429, FAILED, True)
+    assert taken_back(first)
+    nothing_is_left(proxy)

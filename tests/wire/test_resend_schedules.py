@@ -16,7 +16,7 @@ from mitmproxy import http
 
 from codexpool.wire import resend
 
-from .playbook import Got, H2Client, H2Upstream, Protocol, Proxy, ScriptedSender, Seen, proxy_options
+from .playbook import FAILED, Got, H2Client, H2Upstream, Protocol, Proxy, ScriptedSender, Seen, proxy_options
 
 ATTEMPTS = 3
 OPTIONS = proxy_options()
@@ -43,10 +43,14 @@ class Schedules(RuleBasedStateMachine):
         upstream=st.sampled_from(["h1", "h2"]),
         hosts=st.booleans(),
         reads=st.booleans(),
-        hold=st.sets(st.sampled_from(["response", "open"])),
+        repeats=st.booleans(),
+        hold=st.sets(st.sampled_from(["response", "open", "error"])),
     )
-    def begin(self, client: Protocol, upstream: Protocol, hosts: bool, reads: bool, hold: set[str]) -> None:
+    def begin(
+        self, client: Protocol, upstream: Protocol, hosts: bool, reads: bool, repeats: bool, hold: set[str]
+    ) -> None:
         self.sender = ScriptedSender(ATTEMPTS)
+        self.sender.repeats = repeats
         if hosts:
             self.sender.dress = _each_attempt_to_a_host_of_its_own
         resend.install(self.sender)
@@ -99,6 +103,11 @@ class Schedules(RuleBasedStateMachine):
         held.insert(0, held.pop(index % len(held)))
         self.proxy.release()
 
+    @precondition(lambda self: self.proxy.wakeups)
+    @rule()
+    def time_passes(self) -> None:
+        self.proxy.wake()
+
     # -- the upstreams
 
     @property
@@ -110,14 +119,21 @@ class Schedules(RuleBasedStateMachine):
         ]
 
     @precondition(lambda self: self.open_requests)
-    @rule(index=st.integers(0, 9), status=st.sampled_from([401, 200]), end=st.booleans())
-    def answer(self, index: int, status: int, end: bool) -> None:
+    @rule(
+        index=st.integers(0, 9),
+        status=st.sampled_from([401, 200]),
+        events=st.booleans(),
+        says=st.sampled_from([b"", b"created;", b"created;", b"failed;"]),
+        end=st.booleans(),
+    )
+    def answer(self, index: int, status: int, events: bool, says: bytes, end: bool) -> None:
         seen = self.open_requests[index % len(self.open_requests)]
-        part = self.label(seen)
+        part = self.label(seen) + says
         if seen in self.answers:
             seen.upstream.answer_more(seen, part, end=end)
         else:
-            seen.upstream.answer(seen, status, part, end=end)
+            fields = [("content-type", "text/event-stream")] if events else []
+            seen.upstream.answer(seen, status, part, fields, end=end)
         self.answers.setdefault(seen, []).append(part)
         if end:
             self.over.add(seen)
@@ -158,6 +174,8 @@ class Schedules(RuleBasedStateMachine):
     def what_a_client_gets_is_of_one_attempt(self) -> None:
         for asked in getattr(self, "requests", []):
             got = asked.got
+            if got.status == 429:
+                assert FAILED.startswith(got.body)
             if got.status in (200, 401):
                 attempts = [seen for seen in self.answers if seen.path == asked.name]
                 sent = [b"".join(self.answers[seen]) for seen in attempts]
@@ -168,6 +186,16 @@ class Schedules(RuleBasedStateMachine):
         for asked in getattr(self, "requests", []):
             if asked.left:
                 assert self.sent_for(asked) == asked.sent_when_left
+
+    @invariant()
+    def no_stream_that_has_failed_before_it_answered_is_passed_on(self) -> None:
+        for asked in getattr(self, "requests", []):
+            if asked.got.status != 200 or "event-stream" not in asked.got.headers.get("content-type", ""):
+                continue
+            for seen, parts in self.answers.items():
+                if asked.got.body and seen.path == asked.name and b"".join(parts).startswith(asked.got.body):
+                    first = next((part for part in parts if b"created" not in part), b"")
+                    assert b"failed" not in first
 
     @invariant()
     def every_attempt_is_the_whole_request(self) -> None:
@@ -194,7 +222,7 @@ class Schedules(RuleBasedStateMachine):
             if self.proxy.held:
                 self.proxy.release()
             elif self.open_requests:
-                self.answer(0, 200, end=True)
+                self.answer(0, 200, events=False, says=b"", end=True)
                 self.nothing_is_sent_for_a_client_that_has_gone()
             else:
                 break

@@ -90,7 +90,7 @@ def test_what_the_table_lists_is_swapped(method: str, path: str) -> None:
 
 def test_ids_are_rewritten_in_routing_discovery_only() -> None:
     assert path_policy("GET", ACCOUNTS_CHECK) is Policy.SWAP_IDS
-    assert {path for path, policy, _ in ROUTES if policy is Policy.SWAP_IDS} == {ACCOUNTS_CHECK}
+    assert {route.path for route in ROUTES if route.policy is Policy.SWAP_IDS} == {ACCOUNTS_CHECK}
 
 
 @pytest.mark.parametrize(("method", "path"), OWN)
