@@ -13,7 +13,7 @@ from codexpool.config import PoolConfig
 from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
-from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
+from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 
@@ -51,8 +51,12 @@ class StillKeeper(Keeper):
     def bearer(self, name: str) -> Bearer:
         return self._bearers[name]
 
-    def served(self, name: str, session: str | None) -> None:
+    def served(self, name: str, asked: Asked, sent_at: float) -> None:
         """Nothing outlives a benchmark."""
+
+    def saw_usage(self, key: IdentityKey) -> None:
+        """Nothing outlives a benchmark."""
+        self.pool.saw_usage(key)
 
 
 def flow(number: int) -> http.HTTPFlow:

@@ -25,6 +25,10 @@ class Status(StrEnum):
     CONFLICT = "conflict"
 
 
+RETURNING = frozenset({Status.LIMITED, Status.RESTING})
+"""The states that end by themselves, when their time has come."""
+
+
 class Kind(StrEnum):
     """The kinds of credential."""
 
@@ -101,10 +105,28 @@ class Evidence:
         return f"{text}, {_WHOAMI_SAID[self.whoami]}"
 
 
+LONGEST_AVOIDED = 60.0
+"""Seconds for which new sessions avoid an identity at most."""
+
 WHOAMI = "whoami"
 """The path of evidence that whoami itself gave."""
 
 _WHOAMI_SAID = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
+
+
+class Asked(NamedTuple):
+    """What a request is about, as far as it decides who serves it.
+
+    ``parent`` is the session of the agent that has started this one, ``model`` the model that is asked; empty where
+    the client does not say so. The list of models and routing discovery are no ``is_turn``: they use nothing up, and
+    an answer to them says nothing of calls for a model.
+    """
+
+    session: str | None
+    path: str
+    parent: str | None = None
+    model: str = ""
+    is_turn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +167,25 @@ class Identity:
     """It is paused because it is `held_back`, and not for a reason of its own."""
     load: Load = field(default_factory=Load)
     last_picked: int = 0
+    order: int = 0
+    """Its place in the file."""
+    priority: int = 0
+    """Who has a higher one is drained first."""
+    troubles: int = 0
+    """Answers in a row that spoke of trouble of the backend's own."""
+    avoided_until: float = 0.0
+    """Until when it is not given a new session if there is another identity: the backend has had trouble with it."""
     twin_of: str | None = None
     """The identity that is listed earlier for the same account and user; only that one serves."""
 
     @property
     def status(self) -> Status:
         return self.condition.status
+
+    @property
+    def serves_on(self) -> bool:
+        """Whether what is under way with it may go on: it is ready, or about to have another token."""
+        return self.status is Status.READY or self.is_in_renewal
 
     @property
     def is_in_renewal(self) -> bool:
@@ -161,8 +196,17 @@ class Identity:
         """Whether waiting ``within`` seconds could make it ready."""
         if self.status in (Status.UNVERIFIED, Status.SUSPECT):
             return True
-        until = self.condition.until
-        return self.status is Status.RESTING and until is not None and until <= at + within
+        until = self.condition.until if self.status in RETURNING else None
+        return until is not None and until <= at + within
+
+    @property
+    def returns_at(self) -> float | None:
+        """When it serves again without another word from anybody; None where that is not only a matter of time."""
+        return self.condition.until if self.status in RETURNING and not self.unsendable else None
+
+    def is_doubtful(self, at: float) -> bool:
+        """Whether a new session is rather given to somebody else."""
+        return self.has_expired(at) or at < self.avoided_until <= at + LONGEST_AVOIDED
 
     def has_expired(self, at: float) -> bool:
         """Whether its operator expects its token to be worth nothing by now: then it is not tried first."""
@@ -176,6 +220,9 @@ class Identity:
         return f"its token is of the same account and user as that of {self.twin_of}" if self.twin_of else ""
 
 
-def clock(at: float) -> str:
-    """A time of the log and of answers to people: UTC, to the minute (``14:02``)."""
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M")
+def clock(at: float, now: float | None = None) -> str:
+    """A time of the log and of answers to people: UTC, to the minute (``14:02``), with its day if that is another."""
+    then = datetime.fromtimestamp(at, UTC)
+    if now is not None and then.date() != datetime.fromtimestamp(now, UTC).date():
+        return then.strftime("%Y-%m-%d %H:%M")
+    return then.strftime("%H:%M")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from codexpool.pool.identity import Identity, Kind, Status, clock
+from codexpool.pool.breaker import Opening
+from codexpool.pool.identity import Asked, Condition, Identity, Kind, Status, clock
 from codexpool.pool.pool import Pool
 
 NEED = {
@@ -23,27 +26,99 @@ NEED = {
 KIND = {Kind.PAT: "PATs", Kind.OAUTH: "OAuth tokens", Kind.COMMAND: "command tokens"}
 
 
-def nobody(pool: Pool, path: str, at: float) -> str:
-    """One line that names each identity and what it needs, as the answer to a request that nobody could serve."""
+class Nobody(NamedTuple):
+    """That nobody can serve a request: what each identity needs, in full and in short.
+
+    ``returns_at`` is the unix second at which one serves again if that is a matter of time alone; ``is_limit`` says
+    that it is a limit which keeps the pool from it.
+    """
+
+    message: str
+    summary: str = ""
+    returns_at: float | None = None
+    is_limit: bool = False
+
+
+def nobody(pool: Pool, asked: Asked, at: float) -> Nobody:
+    """Why nobody serves a request; the message is one line that names each identity and what it needs."""
     if not pool.identities:
-        return "codexpool: no identity can serve, pool.toml has none that is usable. The proxy's log says why"
-    return "codexpool: no identity can serve. " + "; ".join(
-        _need(i, pool, path, at) for i in pool.identities.values()
-    )
+        return Nobody("codexpool: no identity can serve, pool.toml has none that is usable. The proxy's log says why")
+    identities = pool.identities.values()
+    needs = "; ".join(_need(i, pool, asked, at) for i in identities)
+    times = [returns for i in identities if (returns := _returns_at(i, pool, asked, at)) is not None]
+    limited = [i for i in identities if pool.limited_until(i, asked, at) is not None]
+    message = f"codexpool: no identity can serve.{_stopped(pool, at)} {needs}"
+    return Nobody(message, _summary(pool, limited), min(times, default=None), bool(limited))
 
 
-def _need(identity: Identity, pool: Pool, path: str, at: float) -> str:
+def _stopped(pool: Pool, at: float) -> str:
+    if not any(i.status is Status.READY for i in pool.identities.values()):
+        return ""  # There is nobody that would be tried.
+    match pool.breaker.state(at):
+        case Opening.OPEN:
+            return f" Sessions are not moved until {clock(pool.breaker.until, at)} UTC (codexpool breaker)."
+        case Opening.HALF_OPEN:
+            return " Sessions are not moved until one request has found out whether that is over (codexpool breaker)."
+        case Opening.CLOSED:
+            return ""
+
+
+def _summary(pool: Pool, limited: Sequence[Identity]) -> str:
+    """How many are limited, and what the others need: for the little room that a client has for it."""
+    others = [f"{i.name} ({NEED.get(i.status, 'not tried')})" for i in pool.identities.values() if i not in limited]
+    number = len(pool.identities)
+    if others:
+        return f"codexpool: {len(limited)} of {number} identities are at their limit; {', '.join(others)}"
+    who = "the only identity is at its limit" if number == 1 else f"all {number} identities are at their limit"
+    return f"codexpool: {who}"
+
+
+def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> float | None:
+    """When an identity serves this request again without anybody's doing."""
+    if not pool.is_for(identity, asked.path, at):
+        return None
+    if identity.returns_at is not None:
+        return identity.returns_at if is_a_matter_of_time(identity.condition) else None
+    if identity.status is not Status.READY:
+        return None
+    if (until := pool.limited_until(identity, asked, at)) is not None:
+        return until
+    return pool.breaker.until if pool.breaker.opened_at is not None and pool.breaker.until > at else None
+
+
+def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
     condition = identity.condition
     if condition.status is Status.READY:
-        if not pool.is_for(identity.kind, path, at):
+        if not pool.is_for(identity, asked.path, at):
             return f"{identity.name}: this endpoint is not for {KIND[identity.kind]}"
+        if (until := pool.limited_until(identity, asked, at)) is not None:
+            return f"{identity.name}: limited for {pool.family_of(asked)} until {clock(until, at)} UTC"
+        if pool.breaker.opened_at is not None:
+            return f"{identity.name}: not tried"
         return f"{identity.name}: refused this request"
     need = NEED[condition.status]
     if condition.until is not None:
-        need += f" until {clock(condition.until)} UTC"
+        need += f" until {clock(condition.until, at)} UTC"
     if condition.evidence is None:
         return f"{identity.name}: {need}"
-    return f"{identity.name}: {need} ({condition.evidence}, {clock(condition.since)} UTC)"
+    return f"{identity.name}: {need} ({condition.evidence}, {clock(condition.since, at)} UTC)"
+
+
+def is_a_matter_of_time(condition: Condition) -> bool:
+    """Whether it only takes waiting: a limit, too many requests. (What rests for a refusal may be refused again.)"""
+    evidence = condition.evidence
+    return condition.status is Status.LIMITED or (evidence is not None and evidence.status == 429)
+
+
+def is_of_the_account(condition: Condition | None) -> bool:
+    """Whether a condition is of an account, so that it says nothing against it that a token of it is good."""
+    return condition is not None and (condition.status is Status.LIMITED or is_of_workspace(condition))
+
+
+def is_of_workspace(condition: Condition) -> bool:
+    """Whether an identity is paused because its workspace does not serve it, and not by its operator."""
+    evidence = condition.evidence
+    return condition.status is Status.PAUSED and evidence is not None and evidence.status != 0
 
 
 REMINDED_FROM = 14 * 86_400.0

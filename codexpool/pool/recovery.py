@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from codexpool.pool.identity import Identity, Status
+from codexpool.pool.identity import Asked, Identity, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.verdict import Next, Verdict
+from codexpool.pool.verdict import Finding, Next, Verdict
 
 PATIENCE = 10.0
 """Seconds that a request waits in all for an identity to become ready, or to have another token, while one may."""
@@ -24,17 +24,31 @@ MOST_TRIES = 2
 MOST_RENEWALS = 2
 """Renewals of one identity that a request waits for: one may find a token on the disk, another one has it issued."""
 
+BEFORE_AGAIN = 0.25
+"""Seconds before a request goes out again after trouble of the backend's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Send the request under this identity, and come back with the verdict."""
+    """Send the request under this identity, and come back with the verdict.
+
+    ``lighter``: without its encrypted reasoning, which another account has issued.
+    """
 
     identity: Identity
+    lighter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nobody is ready yet: come back when the pool has changed, or after this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Come back after this many seconds, whatever happens meanwhile."""
 
     seconds: float
 
@@ -61,66 +75,102 @@ class NobodyServes:
 
 
 Outcome = Relay | NobodyServes
-Step = Try | Wait | Renew
+Step = Try | Wait | Pause | Renew
 Steps = Generator[Step, Verdict | None, Outcome]
 
 
-def attempts(pool: Pool, session: str | None, path: str, clock: Callable[[], float]) -> Steps:
-    """The attempts of one request. ``clock`` gives unix seconds.
+def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callable[[], float]) -> Steps:
+    """The attempts of one request. ``clock`` gives unix seconds, ``timer`` seconds that never jump.
 
-    The stages after a refusal, in this order: the identity has another token by now, so that is sent; its credential
-    is renewed (the token on the disk if that is another one, else one from the token endpoint or the command), and
-    that is sent; the next identity. A PAT skips the middle.
+    The stages after a refused credential, in this order: the identity has another token by now, so that is sent; its
+    credential is renewed (the token on the disk if that is another one, else one from the token endpoint or the
+    command), and that is sent; the next identity. A PAT skips the middle. A limit leads to the next identity at once.
 
-    An identity is tried once per token. A second time it is tried only if whoami has vouched for the token since
-    it was refused, and nobody else is left. None in place of a verdict says that the attempt was not sent, because
-    its identity has changed meanwhile: another one comes out, if there is any.
+    An identity is tried once per token. A second time it is tried only if whoami has vouched for the token since it
+    was refused, or a rest is over that it was sent to, and nobody else is left. Apart from that a request goes out
+    once more without its encrypted reasoning, and once more after trouble of the backend's own.
+
+    None in place of a verdict says that the attempt was not sent, because its identity has changed meanwhile: another
+    one comes out, if there is any.
     """
-    patience = PATIENCE
+    patience = _Patience(timer)
     tries = _Tries()
     renewals: Counter[str] = Counter()
+    extra = {Next.LIGHTER, Next.AGAIN}
+    lighter = False
     prefer: str | None = None
     while True:
         now = clock()
-        own = pool.in_renewal(session)
-        if own is not None and renewals[own.name] < MOST_RENEWALS and patience > 0:
+        own = pool.in_renewal(asked)
+        if own is not None and renewals[own.name] < MOST_RENEWALS and patience.left > 0:
             renewals[own.name] += 1
-            yield Renew(own, patience)
-            patience -= max(0.0, clock() - now)
+            yield from patience.spent_on(Renew(own, patience.left))
             continue
-        identity = pool.choose(session, path, now, tries.refused(pool), prefer)
+        identity = pool.choose(asked, now, tries.refused(pool), prefer)
         if identity is None:
-            identity = pool.choose(session, path, now, tries.spent(pool))
-        if identity is not None:
-            sent = identity.fingerprint
-            while (verdict := (yield Try(identity))) is None:
-                identity = pool.choose(session, path, clock(), tries.refused(pool)) or identity
-                sent = identity.fingerprint
-            tries.add(sent, now)
-            if verdict.next is Next.RELAY:
-                return Relay()
-            prefer = identity.name if verdict.next in (Next.SAME, Next.RENEWED) else None
-            if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and patience > 0:
-                renewals[identity.name] += 1
-                now = clock()
-                yield Renew(identity, patience)
-                patience -= max(0.0, clock() - now)
-        else:
-            if patience <= 0 or not pool.may_serve_soon(path, now, patience, without=tries.spent(pool)):
+            identity = pool.choose(asked, now, tries.spent(pool))
+        if identity is None:
+            if patience.left <= 0 or not pool.may_serve_soon(asked, now, patience.left, tries.spent(pool)):
                 return NobodyServes()
-            yield Wait(patience)
-            patience -= max(0.0, clock() - now)
+            yield from patience.spent_on(Wait(patience.left))
+            continue
+        if (pause := min(pool.edge_pause(identity, now), patience.left)) > 0:
+            yield from patience.spent_on(Pause(pause))
+            prefer = identity.name
+            continue
+        sent = identity.fingerprint
+        while (verdict := (yield Try(identity, lighter))) is None:
+            identity = pool.choose(asked, clock(), tries.refused(pool)) or identity
+            sent = identity.fingerprint
+        prefer = identity.name if verdict.next in STAYS else None
+        if verdict.next in (Next.LIGHTER, Next.AGAIN):
+            if verdict.next not in extra:
+                return Relay()
+            extra.remove(verdict.next)
+            lighter = lighter or verdict.next is Next.LIGHTER
+            if verdict.next is Next.AGAIN:
+                yield from patience.spent_on(Pause(BEFORE_AGAIN))
+            continue
+        tries.add(sent, now, verdict)
+        if verdict.next is Next.RELAY:
+            return Relay()
+        if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and patience.left > 0:
+            renewals[identity.name] += 1
+            yield from patience.spent_on(Renew(identity, patience.left))
+
+
+STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})
+"""What becomes of a request that shall stay with the identity it was sent under."""
+
+
+LEAST = 0.001
+"""Seconds that are worth waiting for: the rest of a float is none."""
+
+
+class _Patience:
+    """The seconds that a request waits in all."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self.left = PATIENCE
+
+    def spent_on(self, step: Step) -> Generator[Step, Verdict | None, None]:
+        """Wait, and take off what that took."""
+        begun = self._timer()
+        yield step
+        left = self.left - max(0.0, self._timer() - begun)
+        self.left = left if left > LEAST else 0.0
 
 
 class _Tries:
-    """The tokens a request went out with, by fingerprint: when last, and how often."""
+    """The tokens a request went out with, by fingerprint: when last, how often, and what came of it."""
 
     def __init__(self) -> None:
-        self._tries: dict[str, tuple[float, int]] = {}
+        self._tries: dict[str, tuple[float, int, Finding]] = {}
 
-    def add(self, fingerprint: str, at: float) -> None:
-        _, times = self._tries.get(fingerprint, (at, 0))
-        self._tries[fingerprint] = (at, times + 1)
+    def add(self, fingerprint: str, at: float, verdict: Verdict) -> None:
+        _, times, _ = self._tries.get(fingerprint, (at, 0, verdict.finding))
+        self._tries[fingerprint] = (at, times + 1, verdict.finding)
 
     def refused(self, pool: Pool) -> set[str]:
         """Who is not tried while there is anybody else."""
@@ -130,9 +180,16 @@ class _Tries:
 
     def spent(self, pool: Pool) -> set[str]:
         """Who is not tried at all any more: whoami has not vouched for the token since, and nobody will."""
+        if not self._tries:
+            return set()
         return {i.name for i in pool.identities.values() if i.fingerprint in self._tries and self._is_spent(i)}
 
     def _is_spent(self, identity: Identity) -> bool:
-        last, times = self._tries[identity.fingerprint]
-        serves_unchanged = identity.status in (Status.READY, Status.RESTING) and identity.vouched_at < last
-        return times >= MOST_TRIES or serves_unchanged
+        last, times, finding = self._tries[identity.fingerprint]
+        if times >= MOST_TRIES:
+            return True
+        if finding in (Finding.THROTTLED, Finding.LIMITED):
+            return False  # A matter of time only.
+        if finding is Finding.EDGE:  # That too, but it is the same for everybody: once more is enough.
+            return any(times > 1 for _, times, _ in self._tries.values())
+        return identity.status in (Status.READY, Status.RESTING) and identity.vouched_at < last

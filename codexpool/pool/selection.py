@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-HALF_LIFE = 3600.0
-"""Seconds after which a session that was begun counts half: old sessions weigh little, and none is looked up."""
+HALF_LIFE = 900.0
+"""Seconds after which a session that was begun counts half: by then answers have told what it uses.
+
+Longer, and the number of sessions outweighs what the backend says; shorter, and long sessions are overlooked (tried
+with benchmarks/simulation.py)."""
+
+STEP = 1.1
+"""Two identities whose headroom differs by less than about this factor are equals, and take turns: a small
+difference is no reason to prefer one for long."""
 
 
 class Selection(StrEnum):
@@ -34,23 +42,43 @@ class Load(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An identity that could serve. ``last_picked`` counts the pool's picks: the smallest is the longest ago."""
+    """An identity that could serve.
+
+    ``headroom`` is what it has left (see `codexpool.pool.usage`; 0: used up), ``order`` its place in the file,
+    ``last_picked`` counts the pool's picks: the smallest is the longest ago. One that ``is_doubtful`` comes after
+    all others: its token is expected to have expired, or the backend has had trouble with it lately.
+    """
 
     name: str
-    load: Load
-    last_picked: int
+    load: Load = Load()
+    last_picked: int = 0
+    headroom: float = 1.0
+    order: int = 0
+    priority: int = 0
+    is_doubtful: bool = False
+
+
+Rank = tuple[bool, bool, float, int]
+"""The smallest is selected."""
+
+
+def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
+    """Where a candidate stands at the unix second ``at``. Whoever is used up comes after all who are not."""
+    c = candidate
+    first = (c.is_doubtful, c.headroom <= 0)
+    match selection:
+        case Selection.DRAIN_FIRST:
+            return (*first, -c.priority, c.order)
+        case Selection.ROUND_ROBIN:
+            return (*first, 0, c.last_picked)
+        case Selection.HEADROOM:
+            return (*first, -_steps(max(c.headroom, 1e-3) / (1.0 + c.load.now(at))), c.last_picked)
 
 
 def select(selection: Selection, candidates: Sequence[Candidate], at: float) -> str:
-    """The name of the candidate that a new session gets.
+    """The name of the candidate that a new session gets; there is at least one."""
+    return min(candidates, key=lambda c: (rank(selection, c, at), c.order)).name
 
-    Candidates stand in the order of the file, and there is at least one; ``at`` is the unix second of now. As
-    long as nothing is known of what an identity has left, ``headroom`` goes by the sessions each one was given.
-    """
-    match selection:
-        case Selection.DRAIN_FIRST:
-            return candidates[0].name
-        case Selection.ROUND_ROBIN:
-            return min(candidates, key=lambda c: c.last_picked).name
-        case Selection.HEADROOM:
-            return min(candidates, key=lambda c: (c.load.now(at), c.last_picked)).name
+
+def _steps(share: float) -> float:
+    return round(math.log(share, STEP))

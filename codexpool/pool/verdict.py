@@ -21,7 +21,13 @@ class Finding(StrEnum):
     STALE = "stale"
     EDGE = "edge"
     NOT_FOR_THIS_KIND = "not for this kind"
+    WORKSPACE = "workspace"
     REFUSED = "refused"
+    LIMITED = "limited"
+    THROTTLED = "throttled"
+    NOT_PORTABLE = "not portable"
+    OVERLOADED = "overloaded"
+    UPSTREAM = "upstream"
     OWN = "the request's own"
 
 
@@ -32,13 +38,18 @@ class Next(StrEnum):
     SAME = "same identity, new bearer"
     RENEWED = "same identity once its credential is renewed, else the next one"
     OTHER = "next identity"
+    LIGHTER = "same identity once, with the encrypted reasoning items left out"
+    AGAIN = "same identity once, then relay"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What classifying needs to know of an answer, and of the attempt that it is for.
 
-    ``current`` says whether the attempt's bearer still is the identity's current one, ``kind`` what kind it is of.
+    ``status`` is 0 where the connection was lost before the first byte. ``current`` says whether the attempt's bearer
+    still is the identity's current one, ``kind`` what kind it is of, ``repeatable`` whether the request may be made
+    twice: it was not sent, or cannot have begun to act (see `codexpool.wire.routes`), ``lightens`` whether it has
+    encrypted reasoning that can be left out.
     """
 
     status: int
@@ -48,6 +59,8 @@ class Answer:
     code: str = ""
     message: str = ""
     kind: Kind = Kind.PAT
+    repeatable: bool = False
+    lightens: bool = False
 
     @property
     def from_edge(self) -> bool:
@@ -59,6 +72,25 @@ class Answer:
         """A 401 whose error is about what this kind of credential may ask for, not about whether it is valid."""
         return self.code in ENDPOINT_CODES or any(words in self.message for words in ENDPOINT_WORDS)
 
+    @property
+    def is_not_portable(self) -> bool:
+        """The request has encrypted reasoning that another account has issued (openai/codex #13724)."""
+        return self.status == 400 and self.code == "invalid_encrypted_content"
+
+    @property
+    def speaks_of_workspace(self) -> bool:
+        """The account is not served any more, whatever its token."""
+        return self.status == 402 or (self.status == 403 and any(word in self.code for word in WORKSPACE_WORDS))
+
+
+WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "organization_disabled")
+"""What is in the codes with which the backend turns a whole workspace away (``deactivated_workspace``, …)."""
+
+LIMIT_CODES = frozenset({"usage_limit_reached", "usage_not_included", "insufficient_quota"})
+"""How the backend says that an account has used up what it had, or has none of it (codex-protocol section 6c)."""
+
+OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})
+"""The model is at capacity, for everybody: the client shows that at once, and to wait is up to the person."""
 
 ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement", "missing_scopes"})
 ENDPOINT_WORDS = ("Missing scopes",)
@@ -75,19 +107,30 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    Row("1", lambda a: a.status < 400, Finding.OK, Next.RELAY),
+    Row("1", lambda a: 0 < a.status < 400, Finding.OK, Next.RELAY),
     Row("2", lambda a: a.status in (401, 403) and not a.current, Finding.STALE, Next.SAME),
-    Row("3", lambda a: a.status in (403, 503) and a.from_edge, Finding.EDGE, Next.RELAY),
+    Row("3", lambda a: a.status in (403, 429, 503) and a.from_edge, Finding.EDGE, Next.RELAY),
     Row("3a", lambda a: a.status == 401 and a.from_edge, Finding.EDGE, Next.OTHER),
     Row("4", lambda a: a.status == 401 and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    Row("5", lambda a: a.speaks_of_workspace, Finding.WORKSPACE, Next.OTHER),
     Row("6", lambda a: a.status == 401 and a.kind is Kind.OAUTH, Finding.REFUSED, Next.RENEWED),
     Row("7", lambda a: a.status == 401 and a.kind is Kind.PAT, Finding.REFUSED, Next.OTHER),
     Row("8", lambda a: a.status == 401 and a.kind is Kind.COMMAND, Finding.REFUSED, Next.RENEWED),
+    Row("10", lambda a: a.status == 429 and a.code in LIMIT_CODES, Finding.LIMITED, Next.OTHER),
+    Row("11", lambda a: a.status == 429, Finding.THROTTLED, Next.OTHER),
+    Row("12", lambda a: a.is_not_portable and a.lightens, Finding.NOT_PORTABLE, Next.LIGHTER),
+    Row("13a", lambda a: a.status == 503 and a.code in OVERLOAD_CODES, Finding.OVERLOADED, Next.RELAY),
+    Row("13", lambda a: a.status in (0, 502, 503, 504) and a.repeatable, Finding.UPSTREAM, Next.AGAIN),
+    Row("13b", lambda a: a.status in (0, 502, 503, 504), Finding.UPSTREAM, Next.RELAY),
     Row("14", lambda a: True, Finding.OWN, Next.RELAY),
 )
 """The verdicts. Row 9 (a 401 at the WebSocket handshake alone condemns nobody) holds by construction: no row
-condemns, only the word of whoami or of the token endpoint does. Row 3a is ours: a 401 page of the content network
-must not reach the client, which would answer it by rotating a refresh token of its own."""
+condemns, only the word of whoami or of the token endpoint does. Rows with a letter are ours:
+
+- 3a: a 401 page of the content network must not reach the client, which would answer it by rotating a refresh token
+  of its own; and row 3 holds for its 429 too, which is about the proxy's address, and about no account.
+- 13a: that the model is at capacity is the client's to see, and says nothing of an identity.
+- 13b: what cannot be made twice is relayed. (A 500 is no trouble on the way: it is the request's own.)"""
 
 
 class Verdict(NamedTuple):

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from codexpool.credentials.secret import fingerprint
-from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Metadata, Status, Word
+from codexpool.pool.identity import (
+    Asked,
+    Condition,
+    Evidence,
+    Identity,
+    IdentityKey,
+    Kind,
+    Metadata,
+    Status,
+    Word,
+)
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 
@@ -70,3 +82,19 @@ def refuse(pool: Pool, name: str, sent_at: float, at: float) -> None:
 
 def statuses(pool: Pool) -> dict[str, Status]:
     return {name: identity.status for name, identity in pool.identities.items()}
+
+
+def serving(pool: Pool, path: str, at: float) -> list[Identity]:
+    """Those that may serve an endpoint now, in the order of the file."""
+    return [i for i in pool.identities.values() if pool._is_able(i, Asked(None, path), at)]
+
+
+def bound(pool: Pool, session: str) -> IdentityKey | None:
+    """Whom a session belongs to."""
+    known = pool.sessions.get(session)
+    return known.key if known is not None else None
+
+
+def restore(pool: Pool, sessions: Mapping[str, IdentityKey]) -> None:
+    """Have the sessions of an earlier run."""
+    pool.sessions.restore({session: (key, 0) for session, key in sessions.items()})

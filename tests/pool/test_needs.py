@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.identity import Condition, Evidence, Kind, Status, Word
+from codexpool.pool.identity import Asked, Condition, Evidence, Kind, Status, Word
 from codexpool.pool.needs import KIND, NEED, nobody
 from tests.pool.pools import (
     NOW,
@@ -40,7 +40,7 @@ def test_every_identity_is_named_with_what_it_needs_and_no_token(states: dict[st
         vouch(pool, name, NOW)
         pool.condition_learned(name, pool.identities[name].fingerprint, condition)
 
-    line = nobody(pool, RESPONSES, NOW)
+    line = nobody(pool, Asked(None, RESPONSES), NOW).message
 
     for name, condition in states.items():
         assert f"{name}: {NEED.get(condition.status, 'refused this request')}" in line
@@ -59,7 +59,7 @@ def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None
     refuse(pool, "work", NOW, NOW)
     condemn(pool, "work", NOW + 60)
 
-    assert nobody(pool, RESPONSES, NOW) == (
+    assert nobody(pool, Asked(None, RESPONSES), NOW).message == (
         "codexpool: no identity can serve. work: replace its PAT "
         "(401 token_revoked on codex/responses, confirmed by whoami, 08:01 UTC)"
     )
@@ -69,7 +69,7 @@ def test_time_until_which_an_identity_rests_is_told() -> None:
     pool = ready_pool("work")
     pool.condition_learned("work", pool.identities["work"].fingerprint, Condition(Status.LIMITED, NOW, NOW + 600))
 
-    assert nobody(pool, RESPONSES, NOW).endswith("work: limited until 08:10 UTC")
+    assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
 
 
 @pytest.mark.parametrize(("kind", "words"), [(Kind.PAT, "PATs"), (Kind.OAUTH, "OAuth tokens")])
@@ -79,18 +79,18 @@ def test_endpoint_that_is_not_for_a_kind_of_credential_is_told_so(kind: Kind, wo
 
     pool.not_for_kind("work", RESPONSES, NOW)
 
-    assert nobody(pool, RESPONSES, NOW).endswith(f"work: this endpoint is not for {words}")
+    assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith(f"work: this endpoint is not for {words}")
 
 
 def test_conflict_is_told_from_a_refusal() -> None:
     pool = ready_pool("work")
     pool.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
 
-    assert "work: its token belongs to another account" in nobody(pool, RESPONSES, NOW)
+    assert "work: its token belongs to another account" in nobody(pool, Asked(None, RESPONSES), NOW).message
 
 
 def test_pool_without_identities_says_where_to_look() -> None:
-    line = nobody(pool_of(), RESPONSES, NOW)
+    line = nobody(pool_of(), Asked(None, RESPONSES), NOW).message
 
     assert "pool.toml" in line
     assert "log" in line

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from codexpool.pool import endpoints as endpoints_module
 from codexpool.pool import pool as pool_module
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Status, Word
-from codexpool.pool.pool import LONGEST_REST, SHORT_REST
+from codexpool.pool import sessions as sessions_module
+from codexpool.pool.conditions import LONGEST_REST, SHORT_REST
+from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Kind, Status, Word
 from codexpool.pool.selection import Selection
 from tests.pool.pools import (
     MODELS,
@@ -12,11 +14,14 @@ from tests.pool.pools import (
     RESPONSES,
     Changes,
     asked,
+    bound,
     condemn,
     metadata,
     pool_of,
     ready_pool,
     refuse,
+    restore,
+    serving,
     statuses,
     unverified,
     vouch,
@@ -27,34 +32,34 @@ from tests.pool.pools import (
 
 def test_session_stays_with_its_identity_while_that_can_serve() -> None:
     pool = ready_pool("a", "b", selection=Selection.ROUND_ROBIN)
-    first = pool.choose("s", RESPONSES, NOW)
+    first = pool.choose(Asked("s", RESPONSES), NOW)
 
-    assert [pool.choose("s", RESPONSES, NOW + n) for n in range(1, 4)] == [first] * 3
+    assert [pool.choose(Asked("s", RESPONSES), NOW + n) for n in range(1, 4)] == [first] * 3
 
 
 def test_session_that_moved_does_not_move_back_by_itself() -> None:
     pool = ready_pool("a", "b")
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
     refuse(pool, "a", NOW, NOW)
-    moved = pool.choose("s", RESPONSES, NOW)
+    moved = pool.choose(Asked("s", RESPONSES), NOW)
 
     vouch(pool, "a", NOW + 1)
-    later = pool.choose("s", RESPONSES, NOW + 100)
+    later = pool.choose(Asked("s", RESPONSES), NOW + 100)
 
     assert moved is later is pool.identities["b"]
-    assert pool.identities["a"] in pool.serving(RESPONSES, NOW + 100)
+    assert pool.identities["a"] in serving(pool, RESPONSES, NOW + 100)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.READY])
 def test_only_ready_serves(status: Status) -> None:
     pool = ready_pool("a")
     identity = pool.identities["a"]
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
 
     pool.condition_learned("a", identity.fingerprint, Condition(status, NOW))
 
-    assert pool.choose("s", RESPONSES, NOW) is None
-    assert pool.choose(None, RESPONSES, NOW) is None
+    assert pool.choose(Asked("s", RESPONSES), NOW) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
 
 def test_identity_whose_account_is_unknown_does_not_serve() -> None:
@@ -62,7 +67,7 @@ def test_identity_whose_account_is_unknown_does_not_serve() -> None:
 
     pool.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.READY, NOW))
 
-    assert pool.choose(None, RESPONSES, NOW) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
 
 def test_what_an_earlier_run_found_out_is_enough_to_serve() -> None:
@@ -70,7 +75,7 @@ def test_what_an_earlier_run_found_out_is_enough_to_serve() -> None:
 
     pool.recall("a", pool.identities["a"].fingerprint, metadata("a"), NOW)
 
-    assert pool.choose(None, RESPONSES, NOW) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW) is pool.identities["a"]
 
 
 def test_what_an_earlier_run_found_out_about_another_token_is_not() -> None:
@@ -78,7 +83,7 @@ def test_what_an_earlier_run_found_out_about_another_token_is_not() -> None:
 
     pool.recall("a", unverified("a", "at-test-older").fingerprint, metadata("a"), NOW)
 
-    assert pool.choose(None, RESPONSES, NOW) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
 
 def test_token_whose_flag_a_person_took_away_does_not_serve_before_whoami_has_spoken() -> None:
@@ -88,19 +93,19 @@ def test_token_whose_flag_a_person_took_away_does_not_serve_before_whoami_has_sp
 
     pool.condition_learned("a", identity.fingerprint, Condition(Status.UNVERIFIED, NOW))
     pool.recall("a", identity.fingerprint, metadata("a"), NOW)
-    before = pool.choose(None, RESPONSES, NOW)
+    before = pool.choose(Asked(None, RESPONSES), NOW)
     vouch(pool, "a", NOW + 1)
 
     assert before is None
-    assert pool.choose(None, RESPONSES, NOW + 1) is identity
+    assert pool.choose(Asked(None, RESPONSES), NOW + 1) is identity
 
 
 def test_excluded_identity_is_not_chosen_even_for_its_own_session() -> None:
     pool = ready_pool("a", "b")
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
 
-    assert pool.choose("s", RESPONSES, NOW, without=["a"]) is pool.identities["b"]
-    assert pool.choose("s", RESPONSES, NOW, without=["a", "b"]) is None
+    assert pool.choose(Asked("s", RESPONSES), NOW, without=["a"]) is pool.identities["b"]
+    assert pool.choose(Asked("s", RESPONSES), NOW, without=["a", "b"]) is None
 
 
 def test_resting_ends_when_its_time_has_come() -> None:
@@ -108,8 +113,8 @@ def test_resting_ends_when_its_time_has_come() -> None:
     rest = Condition(Status.RESTING, NOW, NOW + 5)
     pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
 
-    assert pool.choose(None, RESPONSES, NOW + 4.9) is None
-    assert pool.choose(None, RESPONSES, NOW + 5) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW + 4.9) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + 5) is pool.identities["a"]
 
 
 def test_resting_does_not_last_as_long_as_the_clock_was_set_back() -> None:
@@ -117,37 +122,37 @@ def test_resting_does_not_last_as_long_as_the_clock_was_set_back() -> None:
     rest = Condition(Status.RESTING, NOW, NOW + 5)
     pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
 
-    assert pool.choose(None, RESPONSES, NOW - 3600) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW - 3600) is pool.identities["a"]
 
 
 def test_session_used_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "SESSIONS_KEPT", 2)
+    monkeypatch.setattr(sessions_module, "KEPT", 2)
     pool = ready_pool("a")
-    pool.choose("one", RESPONSES, NOW)
-    pool.choose("two", RESPONSES, NOW)
-    pool.choose("one", RESPONSES, NOW)
+    pool.choose(Asked("one", RESPONSES), NOW)
+    pool.choose(Asked("two", RESPONSES), NOW)
+    pool.choose(Asked("one", RESPONSES), NOW)
 
-    pool.choose("three", RESPONSES, NOW)
+    pool.choose(Asked("three", RESPONSES), NOW)
 
-    assert pool.bound("two") is None
-    assert pool.bound("one") == pool.bound("three") == metadata("a").key
+    assert bound(pool, "two") is None
+    assert bound(pool, "one") == bound(pool, "three") == metadata("a").key
 
 
 def test_sessions_of_elsewhere_do_not_move_those_in_use_here() -> None:
     pool = ready_pool("a", "b")
-    pool.choose("here", RESPONSES, NOW)
+    pool.choose(Asked("here", RESPONSES), NOW)
 
-    pool.restore_sessions({"here": metadata("b").key, "there": metadata("b").key})
+    restore(pool, {"here": metadata("b").key, "there": metadata("b").key})
 
-    assert pool.choose("here", RESPONSES, NOW) is pool.identities["a"]
-    assert pool.choose("there", RESPONSES, NOW) is pool.identities["b"]
+    assert pool.choose(Asked("here", RESPONSES), NOW) is pool.identities["a"]
+    assert pool.choose(Asked("there", RESPONSES), NOW) is pool.identities["b"]
 
 
 def test_session_of_an_identity_that_left_is_served_by_another() -> None:
     pool = ready_pool("a")
-    pool.restore_sessions({"s": IdentityKey("account-gone", "user-gone")})
+    restore(pool, {"s": IdentityKey("account-gone", "user-gone")})
 
-    assert pool.choose("s", RESPONSES, NOW) is pool.identities["a"]
+    assert pool.choose(Asked("s", RESPONSES), NOW) is pool.identities["a"]
 
 
 # -- refusals and whoami's word
@@ -172,8 +177,8 @@ def test_healthy_pat_is_back_after_a_short_rest() -> None:
 
     vouch(pool, "a", NOW + 2)
 
-    assert pool.choose(None, RESPONSES, NOW + 2) is None
-    assert pool.choose(None, RESPONSES, NOW + 2 + SHORT_REST) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW + 2) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + 2 + SHORT_REST) is pool.identities["a"]
 
 
 def test_rest_grows_with_every_refusal_that_whoami_contradicts_and_a_success_sets_it_back() -> None:
@@ -185,9 +190,9 @@ def test_rest_grows_with_every_refusal_that_whoami_contradicts_and_a_success_set
         assert until is not None
         rests.append(until - at)
         at = until
-        pool.choose(None, RESPONSES, at)
+        pool.choose(Asked(None, RESPONSES), at)
 
-    pool.succeeded("a")
+    pool.succeeded("a", NOW, True)
     refuse(pool, "a", at, at)
     vouch(pool, "a", at)
 
@@ -210,7 +215,7 @@ def test_refusals_that_come_in_after_whoami_vouched_change_nothing() -> None:
     pool = ready_pool("a", changes=changes)
     refuse(pool, "a", NOW, NOW + 1)
     vouch(pool, "a", NOW + 2)
-    pool.choose(None, RESPONSES, NOW + 60)
+    pool.choose(Asked(None, RESPONSES), NOW + 60)
 
     for n in range(20):
         refuse(pool, "a", NOW + n / 10, NOW + 60)
@@ -260,7 +265,7 @@ def test_word_on_an_identity_that_left_changes_nothing() -> None:
 
     pool.refused("a", Evidence(NOW, fingerprint=gone.fingerprint), NOW, NOW)
     pool.whoami_said("a", Word.REFUSED, asked(gone, NOW))
-    pool.succeeded("a")
+    pool.succeeded("a", NOW, True)
 
     assert not changes
     assert not pool.not_for_kind("a", RESPONSES, NOW)
@@ -296,7 +301,7 @@ def test_token_of_another_account_is_a_conflict_and_not_served() -> None:
     pool.whoami_said("a", Word.OTHER_ACCOUNT, asked(pool.identities["a"], NOW + 1))
 
     assert pool.identities["a"].status is Status.CONFLICT
-    assert pool.choose(None, RESPONSES, NOW + 1000) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + 1000) is None
 
 
 def test_whoami_does_not_end_what_a_person_has_paused() -> None:
@@ -317,28 +322,27 @@ def test_healthy_pat_survives_an_endpoint_scoped_401() -> None:
 
     assert news == [True, False]
     assert statuses(pool) == {"pat": Status.READY, "oauth": Status.READY}
-    assert pool.choose(None, RESPONSES, NOW) is pool.identities["oauth"]
-    assert pool.choose(None, MODELS, NOW) is pool.identities["pat"]
+    assert pool.choose(Asked(None, RESPONSES), NOW) is pool.identities["oauth"]
+    assert pool.choose(Asked(None, MODELS), NOW) is pool.identities["pat"]
 
 
 def test_endpoint_that_refused_a_kind_is_tried_again_after_a_while() -> None:
     pool = ready_pool("a")
     pool.not_for_kind("a", RESPONSES, NOW)
 
-    assert pool.choose(None, RESPONSES, NOW + pool_module.REFUSAL_HOLDS - 1) is None
-    assert pool.choose(None, RESPONSES, NOW + pool_module.REFUSAL_HOLDS) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW + endpoints_module.REFUSAL_HOLDS - 1) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + endpoints_module.REFUSAL_HOLDS) is pool.identities["a"]
 
 
 def test_endpoints_that_were_refused_are_not_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "PATHS_KEPT", 3)
+    monkeypatch.setattr(endpoints_module, "PATHS_KEPT", 3)
     pool = ready_pool("a")
 
     for n in range(10):
         pool.not_for_kind("a", f"/backend-api/codex/memories/{n}", NOW)
 
-    assert [pool.is_for(Kind.PAT, f"/backend-api/codex/memories/{n}", NOW) for n in range(10)] == [True] * 7 + [
-        False
-    ] * 3
+    refused = [not pool.is_for(pool.identities["a"], f"/backend-api/codex/memories/{n}", NOW) for n in range(10)]
+    assert refused == [False] * 7 + [True] * 3
 
 
 # -- pool.toml changes
@@ -358,7 +362,7 @@ def test_reload_keeps_the_state_of_tokens_that_stay() -> None:
 
 def test_new_token_clears_the_flag_and_gets_the_sessions_back() -> None:
     pool = ready_pool("a", "b")
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
     condemn(pool, "a", NOW)
 
     pool.replace_identities([unverified("a", "at-test-newer"), unverified("b")], Selection.DRAIN_FIRST, NOW)
@@ -366,7 +370,7 @@ def test_new_token_clears_the_flag_and_gets_the_sessions_back() -> None:
     vouch(pool, "a", NOW + 1)
 
     assert cleared is Status.UNVERIFIED
-    assert pool.choose("s", RESPONSES, NOW + 1) is pool.identities["a"]
+    assert pool.choose(Asked("s", RESPONSES), NOW + 1) is pool.identities["a"]
 
 
 def test_reload_leaves_the_times_of_conditions_as_they_were() -> None:
@@ -383,10 +387,21 @@ def test_listener_is_told_of_a_status_once() -> None:
     pool = ready_pool("a", changes=changes)
 
     for until in (NOW + 10, NOW + 20):
+        rest = Condition(Status.RESTING, NOW, until)
+        pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
+
+    assert changes == [("a", Status.RESTING)]
+
+
+def test_listener_is_told_when_a_limit_comes_to_last_longer() -> None:
+    changes = Changes()
+    pool = ready_pool("a", changes=changes)
+
+    for until in (NOW + 10, NOW + 20, NOW + 20):
         limit = Condition(Status.LIMITED, NOW, until)
         pool.condition_learned("a", pool.identities["a"].fingerprint, limit)
 
-    assert changes == [("a", Status.LIMITED)]
+    assert changes == [("a", Status.LIMITED)] * 2
 
 
 # -- two tokens for one account and user
@@ -407,7 +422,7 @@ def test_second_token_of_a_user_takes_over_when_the_first_is_dead() -> None:
     condemn(pool, "a", NOW + 1)
 
     assert (first.status, second.status) == (Status.NEEDS_REPLACEMENT, Status.READY)
-    assert pool.choose(None, RESPONSES, NOW + 2) is second
+    assert pool.choose(Asked(None, RESPONSES), NOW + 2) is second
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -421,11 +436,11 @@ def test_first_of_two_tokens_of_one_user_serves_whichever_is_verified_first(orde
 
 def test_second_serves_as_soon_as_the_first_has_left() -> None:
     pool = twins()
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
 
     pool.replace_identities([unverified("b")], Selection.DRAIN_FIRST, NOW)
 
-    assert pool.choose("s", RESPONSES, NOW) is pool.identities["b"]
+    assert pool.choose(Asked("s", RESPONSES), NOW) is pool.identities["b"]
 
 
 def test_second_serves_while_the_new_token_of_the_first_is_not_verified() -> None:
@@ -480,14 +495,14 @@ def test_suspect_token_does_not_come_to_serve_beside_another_one_of_its_user() -
     vouch(pool, "b", NOW + 1, who="same")
 
     assert statuses(pool) == {"a": Status.READY, "b": Status.PAUSED}
-    assert pool.serving(RESPONSES, NOW + 1000) == [pool.identities["a"]]
+    assert serving(pool, RESPONSES, NOW + 1000) == [pool.identities["a"]]
 
 
 def test_rest_of_an_earlier_run_does_not_let_a_second_token_of_one_user_serve() -> None:
     pool = twins()
     pool.condition_learned("b", pool.identities["b"].fingerprint, Condition(Status.RESTING, NOW, NOW + 5))
 
-    assert pool.serving(RESPONSES, NOW + 1000) == [pool.identities["a"]]
+    assert serving(pool, RESPONSES, NOW + 1000) == [pool.identities["a"]]
 
 
 def test_paused_second_token_that_is_dead_is_flagged_for_that_and_not_for_its_pause() -> None:

@@ -8,13 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.pool.identity import Evidence, Identity, IdentityKey, Kind, Status, Word
-from codexpool.pool.pool import CONDEMNED, LONGEST_REST, SHORT_REST, Pool
+from codexpool.pool.conditions import CONDEMNED, LONGEST_REST, SHORT_REST
+from codexpool.pool.identity import Asked, Evidence, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import (
     MOST_TRIES,
     PATIENCE,
     NobodyServes,
     Outcome,
+    Pause,
     Relay,
     Step,
     Steps,
@@ -23,6 +25,7 @@ from codexpool.pool.recovery import (
     attempts,
 )
 from codexpool.pool.selection import Selection
+from codexpool.pool.usage import Limit
 from codexpool.pool.verdict import Answer, Finding, Verdict, classify
 from tests.pool.pools import (
     MODELS,
@@ -30,11 +33,13 @@ from tests.pool.pools import (
     RESPONSES,
     Changes,
     asked,
+    bound,
     condemn,
     metadata,
     pool_of,
     ready_pool,
     refusal,
+    serving,
     statuses,
     unverified,
     vouch,
@@ -53,7 +58,7 @@ class Request:
     def __init__(self, pool: Pool, session: str | None = None, path: str = RESPONSES) -> None:
         self.pool, self.at = pool, NOW
         self._sent_at = NOW
-        self._steps = attempts(pool, session, path, lambda: self.at)
+        self._steps = attempts(pool, Asked(session, path), lambda: self.at, lambda: self.at)
         self.outcome: Outcome | None = None
         self.step = self._next(None)
 
@@ -100,7 +105,7 @@ def test_refused_request_goes_out_under_the_next_identity_without_waiting_for_wh
 
     assert request.identity.name == "b"
     assert statuses(pool) == {"a": Status.SUSPECT, "b": Status.READY}
-    assert pool.bound("s") == metadata("b").key
+    assert bound(pool, "s") == metadata("b").key
     assert request.answered(GOOD).outcome == Relay()
 
 
@@ -112,7 +117,7 @@ def test_each_identity_is_tried_before_one_is_tried_again() -> None:
         tried.append(request.identity.name)
         request.answered(EDGE)
 
-    assert tried == ["a", "b", "c"]
+    assert tried == ["a", "b", "c", "a"]  # and once more, since such a page is no word on anybody
     assert request.outcome == NobodyServes()
 
 
@@ -336,14 +341,17 @@ class Sent:
     sent_at: float = 0.0
     tries: list[str] = field(default_factory=list)
     waited: float = 0.0
-    patience: float = PATIENCE
-    """In all. A clock that is set back in the middle of a wait voids that wait, and no other."""
+    lighter: bool = False
     outcome: Outcome | None = None
 
 
 NAMES = ("a", "b", "c", "d")
 OWNERS = {"a": "ann", "b": "ben", "c": "cem", "d": "ann"}  # d is of the same account and user as a
 SESSIONS = ("s1", "s2", None)
+STRANGE = ("edge", "not for PATs", "overloaded", "in trouble", "limited", "throttled", "not portable")
+MOODS = ("fair", "fair", "fair", "fair", *STRANGE)
+ONCE_MORE = 2
+"""A request goes out once more after trouble of the backend's own, and once without its encrypted reasoning."""
 
 
 class World(RuleBasedStateMachine):
@@ -356,6 +364,7 @@ class World(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.latest = NOW
+        self.timer = 0.0
         self.pool = Pool()
         self.tokens: dict[str, Token] = {}
         self.generation = dict.fromkeys(NAMES, 0)
@@ -411,15 +420,13 @@ class World(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 30, 3600]))
     def clock_is_set_back(self, seconds: float) -> None:
         self.now -= seconds
-        for request in self.requests:
-            request.patience += PATIENCE
 
     # -- requests
 
     @rule(session=st.sampled_from(SESSIONS), path=st.sampled_from([RESPONSES, MODELS]))
     def request_comes(self, session: str | None, path: str) -> None:
         expected = self._own(session, path)
-        request = Sent(session, path, attempts(self.pool, session, path, lambda: self.now))
+        request = Sent(session, path, attempts(self.pool, Asked(session, path), lambda: self.now, lambda: self.timer))
         self.requests.append(request)
 
         self._go_on(request, None)
@@ -429,15 +436,15 @@ class World(RuleBasedStateMachine):
             assert request.step.identity is expected
 
     @precondition(lambda self: any(isinstance(request.step, Try) for request in self.requests))
-    @rule(data=st.data(), mood=st.sampled_from(["fair", "fair", "fair", "edge", "not for PATs", "overloaded"]))
+    @rule(data=st.data(), mood=st.sampled_from(MOODS))
     def answer_comes(self, data: st.DataObject, mood: str) -> None:
         trying = [request for request in self.requests if isinstance(request.step, Try)]
         self._answer(data.draw(st.sampled_from(trying)), mood)
 
-    @precondition(lambda self: any(isinstance(request.step, Wait) for request in self.requests))
+    @precondition(lambda self: any(isinstance(request.step, Wait | Pause) for request in self.requests))
     @rule(data=st.data(), share=st.floats(0, 1))
     def waiting_ends(self, data: st.DataObject, share: float) -> None:
-        waiting = [request for request in self.requests if isinstance(request.step, Wait)]
+        waiting = [request for request in self.requests if isinstance(request.step, Wait | Pause)]
         self._wait(data.draw(st.sampled_from(waiting)), share)
 
     # -- whoami
@@ -462,7 +469,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nobody_whom_whoami_refused_serves(self) -> None:
-        for identity in self.pool.serving(MODELS, self.now):
+        for identity in serving(self.pool, MODELS, self.now):
             assert identity.fingerprint not in self.condemned
 
     @invariant()
@@ -473,7 +480,7 @@ class World(RuleBasedStateMachine):
         for identity in known:
             assert identity.metadata is not None
             first.setdefault(identity.metadata.key, identity)
-        for identity in self.pool.serving(MODELS, self.now):
+        for identity in serving(self.pool, MODELS, self.now):
             assert identity in first.values()
         for identity in first.values():
             assert identity.status is not Status.PAUSED
@@ -483,13 +490,13 @@ class World(RuleBasedStateMachine):
         for request in self.requests:
             if isinstance(request.step, Wait):
                 assert 0 < request.step.seconds <= PATIENCE
-                assert request.waited <= request.patience + 1e-6
+                assert request.waited <= PATIENCE + 1e-6
 
     @invariant()
     def no_token_is_tried_too_often(self) -> None:
         for request in self.requests:
             for fingerprint in request.tries:
-                assert request.tries.count(fingerprint) <= MOST_TRIES
+                assert request.tries.count(fingerprint) <= MOST_TRIES + ONCE_MORE
 
     # -- what must hold in the end
 
@@ -498,13 +505,13 @@ class World(RuleBasedStateMachine):
         self.now = self.latest + 1
         self._settle()
         for _ in self.pool.identities:  # one that is found dead may make room for its twin
-            for identity in self.pool.serving(MODELS, self.now):
+            for identity in serving(self.pool, MODELS, self.now):
                 assert identity.metadata is not None
-                self.pool.bind("last", identity.metadata.key)
+                self.pool.sessions.bind("last", identity.metadata.key)
                 self.request_comes("last", MODELS)
                 self._end_all_requests()
             self._settle()
-        serving = self.pool.serving(MODELS, self.now)
+        able = serving(self.pool, MODELS, self.now)
         for identity in self.pool.identities.values():
             token = self.tokens[identity.fingerprint]
             if identity.twin_of is not None and identity.status is Status.PAUSED:
@@ -512,7 +519,7 @@ class World(RuleBasedStateMachine):
             if token.whoami_finds_it is Word.REFUSED:
                 assert identity.status is Status.NEEDS_REPLACEMENT
             else:
-                assert identity in serving
+                assert identity in able
 
     def _settle(self) -> None:
         """Whoami is asked about whoever is in doubt, and everybody has had a rest."""
@@ -540,6 +547,7 @@ class World(RuleBasedStateMachine):
 
     def _spend(self, seconds: float) -> None:
         self.now += seconds
+        self.timer += seconds
         self.latest = max(self.latest, self.now)
 
     def _load(self, names: list[str], selection: Selection) -> None:
@@ -571,9 +579,9 @@ class World(RuleBasedStateMachine):
 
     def _own(self, session: str | None, path: str) -> Identity | None:
         """The identity a session is served by at present, if that can go on serving it."""
-        serving = self.pool.serving(path, self.now)
-        key = self.pool.bound(session) if session is not None else None
-        return next((i for i in serving if i.metadata is not None and i.metadata.key == key), None)
+        able = serving(self.pool, path, self.now)
+        key = bound(self.pool, session) if session is not None else None
+        return next((i for i in able if i.metadata is not None and i.metadata.key == key), None)
 
     def _answer(self, request: Sent, mood: str) -> None:
         assert isinstance(request.step, Try)
@@ -586,7 +594,11 @@ class World(RuleBasedStateMachine):
                 "fair": Answer(200, current),
                 "edge": Answer(401, current, html=True),
                 "not for PATs": Answer(401, current, code="no_matching_rule"),
-                "overloaded": Answer(503, current),
+                "overloaded": Answer(503, current, code="server_is_overloaded"),
+                "in trouble": Answer(503, current, repeatable=True),
+                "limited": Answer(429, current, code="usage_limit_reached"),
+                "throttled": Answer(429, current),
+                "not portable": Answer(400, current, code="invalid_encrypted_content", lightens=not request.lighter),
             }[mood]
         verdict = classify(answer)
         self._learn(request, name, verdict)
@@ -595,19 +607,28 @@ class World(RuleBasedStateMachine):
     def _learn(self, request: Sent, name: str, verdict: Verdict) -> None:
         match verdict.finding:
             case Finding.OK:
-                self.pool.succeeded(name)
+                self.pool.succeeded(name, request.sent_at, True)
+            case Finding.LIMITED:
+                limit = Limit(resets_in=30.0)
+                self.pool.limited(name, metadata(OWNERS[name]).key, limit, self._evidence(request, 429), self.now)
+            case Finding.THROTTLED:
+                self.pool.throttled(name, self._evidence(request, 429), self.now, None)
+            case Finding.UPSTREAM:
+                self.pool.troubled(name, self.now)
             case Finding.NOT_FOR_THIS_KIND if request.path != MODELS:
                 self.pool.not_for_kind(name, request.path, self.now)
             case Finding.REFUSED:
                 before = self.pool.identities.get(name)
                 status = before.status if before is not None else None
-                evidence = Evidence(self.now, "POST", request.path, 401, fingerprint=request.fingerprint)
-                self.pool.refused(name, evidence, request.sent_at, self.now)
+                self.pool.refused(name, self._evidence(request, 401), request.sent_at, self.now)
                 if before is not None and request.sent_at < before.vouched_at <= self.now:
                     assert before.status is status
 
+    def _evidence(self, request: Sent, status: int) -> Evidence:
+        return Evidence(self.now, "POST", request.path, status, fingerprint=request.fingerprint)
+
     def _wait(self, request: Sent, share: float) -> None:
-        assert isinstance(request.step, Wait)
+        assert isinstance(request.step, Wait | Pause)
         seconds = request.step.seconds * share
         self._spend(seconds)
         request.waited += seconds
@@ -624,11 +645,12 @@ class World(RuleBasedStateMachine):
             assert self.pool.identities[identity.name] is identity
             assert identity.status is Status.READY
             assert identity.metadata is not None
-            assert self.pool.is_for(identity.kind, request.path, self.now)
-            if request.session is not None:
-                assert self.pool.bound(request.session) == identity.metadata.key
+            assert self.pool.is_for(identity, request.path, self.now)
+            if request.session is not None and request.path == MODELS and not request.tries:
+                assert bound(self.pool, request.session) == identity.metadata.key
             request.fingerprint, request.sent_at = identity.fingerprint, self.now
             request.tries.append(identity.fingerprint)
+            request.lighter = request.step.lighter
 
 
 TestWorld = World.TestCase

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
+from codexpool.pool.conditions import LONGEST_REST, RENEWAL_HOLDS, SHORT_REST
+from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import expiry
-from codexpool.pool.pool import LONGEST_REST, RENEWAL_HOLDS, SHORT_REST, Pool
+from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import MOST_RENEWALS, PATIENCE, NobodyServes, Relay, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Verdict, classify
-from tests.pool.pools import NOW, RESPONSES, Changes, metadata, pool_of, refuse, statuses, unverified, vouch
+from tests.pool.pools import NOW, RESPONSES, Changes, bound, metadata, pool_of, refuse, statuses, unverified, vouch
 
 GOOD = classify(Answer(200))
 DAY = 86_400.0
@@ -39,7 +40,7 @@ def refused(kind: Kind, current: bool = True) -> Verdict:
 @RENEWABLE
 def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind) -> None:
     pool = a_pool(kind, "a")
-    steps = attempts(pool, "s", RESPONSES, lambda: NOW)
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     assert isinstance(step := next(steps), Try)
     assert step.identity.name == "login"
     refuse(pool, "login", NOW, NOW)
@@ -58,7 +59,7 @@ def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind)
 @RENEWABLE
 def test_where_there_is_no_other_token_the_next_identity_is_next(kind: Kind) -> None:
     pool = a_pool(kind, "a")
-    steps = attempts(pool, "s", RESPONSES, lambda: NOW)
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     next(steps)
     refuse(pool, "login", NOW, NOW)
     steps.send(refused(kind))
@@ -68,16 +69,16 @@ def test_where_there_is_no_other_token_the_next_identity_is_next(kind: Kind) -> 
 
     assert isinstance(step, Try)
     assert step.identity.name == "a"
-    assert pool.bound("s") == metadata("a").key
+    assert bound(pool, "s") == metadata("a").key
 
 
 @RENEWABLE
 def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: Kind) -> None:
     pool = a_pool(kind, "a")
-    pool.choose("s", RESPONSES, NOW)
+    pool.choose(Asked("s", RESPONSES), NOW)
     refuse(pool, "login", NOW, NOW)
 
-    steps = attempts(pool, "s", RESPONSES, lambda: NOW)
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     assert next(steps) == Renew(pool.identities["login"], PATIENCE)
     renew(pool, "new")
     step = steps.send(None)
@@ -86,7 +87,7 @@ def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: 
     assert step.identity.name == "login"
     # a new session does not
     refuse(pool, "login", NOW + RENEWAL_HOLDS, NOW + RENEWAL_HOLDS)
-    assert isinstance(other := next(attempts(pool, "new", RESPONSES, lambda: NOW + 1)), Try)
+    assert isinstance(other := next(attempts(pool, Asked("new", RESPONSES), lambda: NOW + 1, lambda: NOW + 1)), Try)
     assert other.identity.name == "a"
 
 
@@ -94,7 +95,7 @@ def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: 
 def test_a_renewal_that_gives_nothing_is_not_waited_for_without_end(kind: Kind) -> None:
     pool = a_pool(kind)
     at = [NOW]
-    steps = attempts(pool, "s", RESPONSES, lambda: at[0])
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: at[0], lambda: at[0])
     next(steps)
     refuse(pool, "login", NOW, NOW)
     step: object = steps.send(refused(kind))
@@ -115,7 +116,7 @@ def test_a_renewal_that_gives_nothing_is_not_waited_for_without_end(kind: Kind) 
 def test_a_renewal_that_takes_long_is_waited_for_no_longer_than_anything_else(kind: Kind) -> None:
     pool = a_pool(kind, "a")
     at = [NOW]
-    steps = attempts(pool, "s", RESPONSES, lambda: at[0])
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: at[0], lambda: at[0])
     next(steps)
     refuse(pool, "login", NOW, NOW)
     step = steps.send(refused(kind))
@@ -137,13 +138,13 @@ def test_a_token_that_was_only_just_issued_rests_when_it_is_refused(kind: Kind) 
 
     refuse(pool, "login", NOW + 1, NOW + 1)
     assert pool.identities["login"].condition.until == NOW + 1 + SHORT_REST
-    assert pool.can_serve(RESPONSES, NOW + 5)
+    assert pool.can_serve(Asked(None, RESPONSES), NOW + 5)
     refuse(pool, "login", NOW + 5, NOW + 5)
     assert pool.identities["login"].condition.until == NOW + 5 + 2 * SHORT_REST
 
     # a good answer, or some time, and it is renewed again
-    assert pool.can_serve(RESPONSES, NOW + 60)
-    pool.succeeded("login")
+    assert pool.can_serve(Asked(None, RESPONSES), NOW + 60)
+    pool.succeeded("login", NOW, True)
     refuse(pool, "login", NOW + 60, NOW + 60)
     assert statuses(pool) == {"login": Status.SUSPECT}
 
@@ -174,7 +175,7 @@ def test_a_refusal_of_an_older_token_costs_the_newer_one_nothing(kind: Kind) -> 
 
 def test_a_stale_refusal_is_sent_again_under_the_same_identity_with_its_new_token() -> None:
     pool = a_pool(Kind.OAUTH, "a")
-    steps = attempts(pool, "s", RESPONSES, lambda: NOW)
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     next(steps)
     refuse(pool, "login", NOW, NOW)  # another request's refusal
     renew(pool, "new")
@@ -189,20 +190,20 @@ def test_a_token_that_was_refused_is_not_sent_again_while_the_command_gives_no_o
     pool = a_pool(Kind.COMMAND)
     refuse(pool, "login", NOW, NOW)
     pool.unrenewed("login", pool.identities["login"].fingerprint, Evidence(NOW, note="exit 1"), NOW, until=NOW + 5)
-    assert not pool.can_serve(RESPONSES, NOW + 60)
+    assert not pool.can_serve(Asked(None, RESPONSES), NOW + 60)
     renew(pool, "new")
-    assert pool.can_serve(RESPONSES, NOW + 60)
+    assert pool.can_serve(Asked(None, RESPONSES), NOW + 60)
 
 
 def test_a_first_token_has_yet_to_say_whose_it_is() -> None:
     pool = pool_of(Identity("login", Kind.COMMAND, "", Condition(Status.UNVERIFIED, NOW), unsendable=True))
     pool.unrenewed("login", "", Evidence(NOW, note="exit 1"), NOW, until=NOW + 5)
     assert statuses(pool) == {"login": Status.RESTING}
-    assert not pool.can_serve(RESPONSES, NOW + 60)
+    assert not pool.can_serve(Asked(None, RESPONSES), NOW + 60)
     renew(pool, "first")
     assert statuses(pool) == {"login": Status.UNVERIFIED}
     vouch(pool, "login", NOW + 7)
-    assert pool.can_serve(RESPONSES, NOW + 60)
+    assert pool.can_serve(Asked(None, RESPONSES), NOW + 60)
 
 
 @given(st.lists(st.sampled_from(["refused", "found", "issued", "none", "wait", "good"]), max_size=30))
@@ -221,7 +222,7 @@ def test_rests_stay_bounded_whatever_happens(events: list[str]) -> None:
             case "wait":
                 at += 120
             case _:
-                pool.succeeded("login")
+                pool.succeeded("login", NOW, True)
         condition = pool.identities["login"].condition
         assert condition.status in (Status.READY, Status.SUSPECT, Status.RESTING)
         assert condition.until is None or condition.until <= at + LONGEST_REST
@@ -289,19 +290,19 @@ def expiring(pool: Pool, **ends: float) -> None:
 
 def test_a_token_expected_to_be_over_is_tried_after_all_others() -> None:
     pool = a_pool(Kind.PAT, "a", "b")
-    pool.choose("s", RESPONSES, NOW)
-    assert pool.bound("s") == metadata("login").key
+    pool.choose(Asked("s", RESPONSES), NOW)
+    assert bound(pool, "s") == metadata("login").key
     expiring(pool, login=NOW, a=NOW + 1)
 
-    assert (chosen := pool.choose("s", RESPONSES, NOW)) is not None
+    assert (chosen := pool.choose(Asked("s", RESPONSES), NOW)) is not None
     assert chosen.name == "a"
-    assert (chosen := pool.choose("t", RESPONSES, NOW + 1)) is not None
+    assert (chosen := pool.choose(Asked("t", RESPONSES), NOW + 1)) is not None
     assert chosen.name == "b"
 
     # nobody else is left: it is tried all the same, and a session of its own stays
-    pool.bind("mine", metadata("login").key)
+    pool.sessions.bind("mine", metadata("login").key)
     for _ in range(3):
-        chosen = pool.choose("mine", RESPONSES, NOW + 1, without=["b"])
+        chosen = pool.choose(Asked("mine", RESPONSES), NOW + 1, without=["b"])
         assert chosen is not None
         assert chosen.name == "login"
 

@@ -6,17 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.selection import HALF_LIFE, Candidate, Load, Selection, select
+from codexpool.pool.identity import Asked
+from codexpool.pool.selection import HALF_LIFE, STEP, Candidate, Load, Selection, select
 from tests.pool.pools import NOW, RESPONSES, ready_pool
 
 seconds = st.floats(0, 1e10)
 loads = st.builds(Load, st.floats(0, 1e6), seconds)
 candidates = st.lists(
-    st.builds(Candidate, st.uuids().map(str), loads, st.integers(0, 1000)),
+    st.builds(
+        Candidate,
+        st.uuids().map(str),
+        loads,
+        st.integers(0, 1000),
+        st.floats(0, 4),
+        st.integers(0, 20),
+        st.integers(-3, 3),
+        st.booleans(),
+    ),
     min_size=1,
     max_size=8,
     unique_by=lambda candidate: candidate.name,
 )
+
+
+def chosen(selection: Selection, among: list[Candidate], at: float) -> Candidate:
+    name = select(selection, among, at)
+    return next(c for c in among if c.name == name)
 
 
 @given(st.sampled_from(Selection), candidates, seconds)
@@ -24,23 +39,67 @@ def test_somebody_is_selected_and_only_a_candidate(selection: Selection, among: 
     assert select(selection, among, at) in [candidate.name for candidate in among]
 
 
+@given(st.sampled_from(Selection), candidates, seconds)
+def test_whoever_is_doubtful_or_used_up_comes_last(selection: Selection, among: list[Candidate], at: float) -> None:
+    best = chosen(selection, among, at)
+
+    assert not best.is_doubtful or all(c.is_doubtful for c in among)
+    sound = [c for c in among if c.is_doubtful == best.is_doubtful]
+    assert best.headroom > 0 or all(c.headroom <= 0 for c in sound)
+
+
 @given(candidates, seconds)
-def test_drain_first_takes_the_first_of_the_file_whatever_its_load(among: list[Candidate], at: float) -> None:
-    assert select(Selection.DRAIN_FIRST, among, at) == among[0].name
+def test_drain_first_takes_the_first_of_the_file_that_has_any_left_whatever_its_load(
+    among: list[Candidate], at: float
+) -> None:
+    best = chosen(Selection.DRAIN_FIRST, among, at)
+
+    for other in among:
+        if (other.is_doubtful, other.headroom <= 0) == (best.is_doubtful, best.headroom <= 0):
+            assert (-best.priority, best.order) <= (-other.priority, other.order)
+
+
+def test_drain_first_goes_on_to_the_next_only_when_one_is_used_up() -> None:
+    first, second = Candidate("first", headroom=0.01, order=0), Candidate("second", headroom=1.0, order=1)
+
+    assert select(Selection.DRAIN_FIRST, [first, second], NOW) == "first"
+    assert select(Selection.DRAIN_FIRST, [first._replace(headroom=0.0), second], NOW) == "second"
+
+
+def test_drain_first_takes_who_has_a_higher_priority_before_the_order_of_the_file() -> None:
+    among = [Candidate("a", order=0), Candidate("b", order=1, priority=2), Candidate("c", order=2, priority=1)]
+
+    assert select(Selection.DRAIN_FIRST, among, NOW) == "b"
 
 
 @given(candidates, seconds)
 def test_round_robin_takes_who_was_picked_longest_ago(among: list[Candidate], at: float) -> None:
-    chosen = next(c for c in among if c.name == select(Selection.ROUND_ROBIN, among, at))
+    best = chosen(Selection.ROUND_ROBIN, among, at)
 
-    assert chosen.last_picked == min(candidate.last_picked for candidate in among)
+    for other in among:
+        if (other.is_doubtful, other.headroom <= 0) == (best.is_doubtful, best.headroom <= 0):
+            assert best.last_picked <= other.last_picked
 
 
 @given(candidates, seconds)
-def test_headroom_takes_one_with_the_least_load(among: list[Candidate], at: float) -> None:
-    chosen = next(c for c in among if c.name == select(Selection.HEADROOM, among, at))
+def test_headroom_takes_one_that_has_about_the_most_for_each_of_its_sessions(
+    among: list[Candidate], at: float
+) -> None:
+    best = chosen(Selection.HEADROOM, among, at)
 
-    assert chosen.load.now(at) == min(candidate.load.now(at) for candidate in among)
+    def share(c: Candidate) -> float:
+        return c.headroom / (1 + c.load.now(at))
+
+    for other in among:
+        if (other.is_doubtful, other.headroom <= 0) == (best.is_doubtful, best.headroom <= 0):
+            assert share(other) <= share(best) * STEP + 1e-3
+
+
+def test_headroom_does_not_prefer_anybody_for_a_small_difference() -> None:
+    among = [Candidate("a", headroom=0.81, last_picked=7), Candidate("b", headroom=0.80, last_picked=3)]
+
+    assert select(Selection.HEADROOM, among, NOW) == "b"
+    assert select(Selection.HEADROOM, [among[0], among[1]._replace(headroom=0.4)], NOW) == "a"
 
 
 def test_headroom_takes_who_was_picked_longest_ago_among_equals() -> None:
@@ -54,7 +113,7 @@ def test_headroom_takes_who_was_picked_longest_ago_among_equals() -> None:
 def test_sessions_that_begin_together_are_spread_evenly(selection: Selection, count: int, sessions: int) -> None:
     pool = ready_pool(*[f"i{number}" for number in range(count)], selection=selection)
 
-    served = Counter(pool.choose(f"session-{n}", RESPONSES, NOW).name for n in range(sessions))  # type: ignore[union-attr]
+    served = Counter(pool.choose(Asked(f"session-{n}", RESPONSES), NOW).name for n in range(sessions))  # type: ignore[union-attr]
 
     assert max(served.values(), default=0) - min((served[name] for name in pool.identities), default=0) <= 1
 

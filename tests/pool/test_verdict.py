@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from codexpool.pool.identity import Kind
 from codexpool.pool.verdict import (
     ENDPOINT_CODES,
+    LIMIT_CODES,
+    OVERLOAD_CODES,
     TABLE,
     Answer,
     Finding,
@@ -18,16 +20,28 @@ from codexpool.pool.verdict import (
     is_held,
 )
 
-said = st.text() | st.sampled_from([*ENDPOINT_CODES, "token_revoked", "Missing scopes: model.request", ""])
+said = st.text() | st.sampled_from(
+    [
+        *ENDPOINT_CODES,
+        *LIMIT_CODES,
+        *OVERLOAD_CODES,
+        "invalid_encrypted_content",
+        "token_revoked",
+        "Missing scopes: model.request",
+        "",
+    ]
+)
 answers = st.builds(
     Answer,
-    status=st.integers(100, 599) | st.sampled_from([200, 401, 403, 503]),
+    status=st.integers(100, 599) | st.sampled_from([0, 200, 400, 401, 402, 403, 429, 502, 503, 504]),
     current=st.booleans(),
     html=st.booleans(),
     mitigated=st.booleans(),
     code=said,
     message=said,
     kind=st.sampled_from(Kind),
+    repeatable=st.booleans(),
+    lightens=st.booleans(),
 )
 
 # The design's table, row by row: what comes in, the row, what it is taken for, what becomes of the request.
@@ -59,9 +73,28 @@ ROWS = [
     (Answer(403, code="no_matching_rule"), "14", Finding.OWN, Next.RELAY),
     (Answer(400), "14", Finding.OWN, Next.RELAY),
     (Answer(404, html=True), "14", Finding.OWN, Next.RELAY),
-    (Answer(429, code="usage_limit_reached"), "14", Finding.OWN, Next.RELAY),
-    (Answer(500), "14", Finding.OWN, Next.RELAY),
-    (Answer(503, current=False), "14", Finding.OWN, Next.RELAY),
+    (Answer(429, html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(402), "5", Finding.WORKSPACE, Next.OTHER),
+    (Answer(402, code="deactivated_workspace"), "5", Finding.WORKSPACE, Next.OTHER),
+    (Answer(403, code="workspace_not_authorized_in_region"), "5", Finding.WORKSPACE, Next.OTHER),
+    (Answer(403, code="deactivated_workspace", html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(429, code="usage_limit_reached"), "10", Finding.LIMITED, Next.OTHER),
+    (Answer(429, code="usage_not_included"), "10", Finding.LIMITED, Next.OTHER),
+    (Answer(429, code="usage_limit_reached", current=False), "10", Finding.LIMITED, Next.OTHER),
+    (Answer(429), "11", Finding.THROTTLED, Next.OTHER),
+    (Answer(429, code="rate_limit_exceeded"), "11", Finding.THROTTLED, Next.OTHER),
+    (Answer(400, code="invalid_encrypted_content", lightens=True), "12", Finding.NOT_PORTABLE, Next.LIGHTER),
+    (Answer(400, code="invalid_encrypted_content"), "14", Finding.OWN, Next.RELAY),
+    (Answer(400, lightens=True), "14", Finding.OWN, Next.RELAY),
+    (Answer(503, code="server_is_overloaded", repeatable=True), "13a", Finding.OVERLOADED, Next.RELAY),
+    (Answer(503, code="slow_down"), "13a", Finding.OVERLOADED, Next.RELAY),
+    (Answer(503, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
+    (Answer(502, repeatable=True, html=True), "13", Finding.UPSTREAM, Next.AGAIN),
+    (Answer(504, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
+    (Answer(0, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
+    (Answer(0), "13b", Finding.UPSTREAM, Next.RELAY),
+    (Answer(503, current=False), "13b", Finding.UPSTREAM, Next.RELAY),
+    (Answer(500, repeatable=True), "14", Finding.OWN, Next.RELAY),
 ]
 
 
@@ -92,7 +125,8 @@ def test_client_is_never_shown_a_401(answer: Answer) -> None:
 @given(answers, st.sampled_from([400, 401, 402, 403, 429, 500, 502, 503, 504]))
 def test_whatever_is_acted_upon_was_held(answer: Answer, status: int) -> None:
     assert is_held(status)
-    assert is_held(answer.status) or classify(answer).next is Next.RELAY
+    nothing_came = answer.status == 0
+    assert nothing_came or is_held(answer.status) or classify(answer).next is Next.RELAY
 
 
 @given(answers, st.integers(100, 399))

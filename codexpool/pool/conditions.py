@@ -1,0 +1,310 @@
+"""Every transition that an identity knows, and what brings it about.
+
+Plain data and plain methods: no clock of its own (``at`` is the unix second of now, always given), no I/O, no
+waiting. Whoever must act on a change (ask whoami, write a flag, tell a person) gives a listener.
+
+A word about races. Everything here runs on one thread, so a method is atomic; what arrives late is recognised by
+its fingerprint and its time:
+
+- a refusal or whoami's word that was reached with another token than the identity's present one changes nothing;
+- a refusal of an attempt that was sent before whoami last vouched for the same token is older evidence than
+  whoami's word, and changes nothing either. However many requests are refused at once, one confirmation follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from codexpool.pool.breaker import Breaker
+from codexpool.pool.identity import (
+    RETURNING,
+    Condition,
+    Evidence,
+    Identity,
+    IdentityKey,
+    Metadata,
+    Status,
+    Word,
+)
+from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
+
+SHORT_REST = 2.0
+"""Seconds an identity rests when there is nothing better than a token that was just refused; doubles up to..."""
+
+LONGEST_REST = 60.0
+
+SHORTEST_REST = 0.1
+
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds that an answer may send an identity to rest for at most; what takes longer is a limit."""
+
+ASKED_FOR = 120.0
+"""Seconds after which no answer of whoami is on its way any more. (What seems older was asked after the clock was set
+back.)"""
+
+RENEWAL_HOLDS = 300.0
+"""Seconds for which a token that was just issued is not renewed because it is refused: it would not be the last."""
+
+LEADS_TO_SERVING = frozenset({Status.READY, Status.RESTING, Status.LIMITED})
+"""Conditions that serve, or will when their time has come, without another word from anybody."""
+
+CONDEMNED = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
+"""Conditions that only a person ends."""
+
+REFUSED_FOR_GOOD = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})
+"""Conditions that the breaker counts, where a refused request has led to them."""
+
+IN_DOUBT = frozenset({Status.UNVERIFIED, Status.SUSPECT})
+"""Conditions that end when somebody has said whose token it is, or given another one."""
+
+JUDGED = frozenset({Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT})
+"""Conditions that an answer brought about: what whoami was asked before that cannot mend them."""
+
+
+RENEWAL_MENDS = frozenset({Status.SUSPECT, Status.RESTING, Status.NEEDS_LOGIN})
+"""Conditions that a new token ends."""
+
+
+Listener = Callable[[Identity, Condition], None]
+"""Told of every change: the identity as it is now, and the condition it had before."""
+
+
+class Conditions:
+    """The identities, and what is known of each."""
+
+    def __init__(self, listener: Listener = lambda identity, before: None) -> None:
+        self.identities: dict[str, Identity] = {}
+        self.breaker = Breaker()
+        self._listener = listener
+        self._by_key: dict[IdentityKey, Identity] = {}
+        self._by_account: dict[str, list[Identity]] = {}
+        self._usages: dict[IdentityKey, Usage] = {}
+
+    def by_key(self, key: IdentityKey) -> Identity | None:
+        """The identity that speaks for an account and user. The first of the file, should there be two."""
+        return self._by_key.get(key)
+
+    def usage(self, key: IdentityKey) -> Usage:
+        """What is known of the limits of an account and user, to be added to."""
+        return self._usages.setdefault(key, Usage())
+
+    # -- of its token
+
+    def refused(self, name: str, evidence: Evidence, sent_at: float, at: float) -> None:
+        """A 401 that may mean the token is dead: suspect until whoami has spoken, or another token is there.
+
+        One that was only just issued rests instead: yet another one would be refused like it.
+        """
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None or identity.status is not Status.READY:
+            return
+        if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
+            return
+        if identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS:
+            self._rest(identity, at, evidence)
+        else:
+            self._become(identity, Condition(Status.SUSPECT, at, evidence=evidence))
+
+    def renewed(self, name: str, stale: str, fingerprint: str, at: float, issued: bool) -> None:
+        """An identity has another token in place of the one with the fingerprint ``stale``.
+
+        ``issued`` says that it was made just now, and not only found.
+        """
+        identity = self._current(name, stale)
+        if identity is None:
+            return
+        identity.fingerprint, identity.unsendable = fingerprint, False
+        identity.issued_at = at if issued else 0.0
+        self.breaker.tried()
+        if identity.status is Status.NEEDS_LOGIN:
+            self._person_has_brought_another(identity)
+        if identity.status in RENEWAL_MENDS:
+            self._become(identity, self._awake(identity, at))
+
+    def unrenewed(self, name: str, fingerprint: str, evidence: Evidence, at: float, until: float | None) -> None:
+        """There is no other token than one that was refused, or none at all; ``until`` says when that may change.
+
+        None: the refused token is the one that there is, and is tried again after a rest.
+        """
+        identity = self._current(name, fingerprint)
+        if identity is None or identity.status not in (Status.UNVERIFIED, Status.SUSPECT, Status.RESTING):
+            return
+        if until is None:
+            self._rest(identity, at, evidence)
+        else:
+            identity.unsendable = True
+            self._become(identity, Condition(Status.RESTING, at, until, evidence))
+
+    def whoami_said(self, name: str, word: Word, evidence: Evidence, metadata: Metadata | None = None) -> None:
+        """Whoami's word on a token, asked because the identity was unverified or suspect, or to be sure.
+
+        ``evidence`` is of whoami's own answer, its time the one at which whoami was asked. A refusal that made
+        the identity suspect is the better reason, and is kept. ``metadata`` comes with `Word.HEALTHY`.
+        """
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None:
+            return
+        at = evidence.at
+        since = identity.condition.since
+        if word is Word.HEALTHY and identity.status in JUDGED and since - ASKED_FOR < at < since:
+            return  # Asked before the refusal: the token may have died in between.
+        if identity.status is Status.SUSPECT:
+            evidence = identity.condition.evidence or evidence
+        evidence = replace(evidence, whoami=word.value)
+        match word:
+            case Word.HEALTHY:
+                self._vouched(identity, metadata, at)
+            case Word.REFUSED:
+                self._become(identity, Condition(Status.NEEDS_REPLACEMENT, at, evidence=evidence))
+            case Word.OTHER_ACCOUNT:
+                self._become(identity, Condition(Status.CONFLICT, at, evidence=evidence))
+            case Word.UNREACHABLE:
+                pass  # Says nothing about the token: what was known stays, and whoami is asked again later.
+
+    def recall(self, name: str, fingerprint: str, metadata: Metadata, at: float) -> None:
+        """What an earlier run found out about the same token: enough to serve until whoami has confirmed it."""
+        identity = self._current(name, fingerprint)
+        if identity is None or identity.status is not Status.UNVERIFIED or identity.metadata is not None:
+            return
+        identity.metadata = metadata
+        self._find_twins(at)
+        self._become(identity, self._awake(identity, at))
+
+    # -- of its account
+
+    def limited(self, name: str, key: IdentityKey, limit: Limit, evidence: Evidence, at: float) -> float:
+        """A limit of an account is reached; until when it is taken to be. It is the account's, whatever its token."""
+        usage = self.usage(key)
+        until = usage.limit(limit, at)
+        identity = self.identities.get(name)
+        if identity is not None:
+            self._has_changed(identity)
+        if identity is not None and identity.metadata is not None and identity.metadata.key == key:
+            if limit.family == MAIN and identity.status in LEADS_TO_SERVING:
+                self._become(identity, Condition(Status.LIMITED, at, until, evidence))
+            self.breaker.tried()
+        return until
+
+    def throttled(self, name: str, evidence: Evidence, at: float, retry_after: float | None) -> None:
+        """Too many requests for now: a rest of so many seconds, where the answer says it, else a growing pause."""
+        identity = self._current(name, evidence.fingerprint)
+        if identity is not None and identity.status is Status.READY:
+            self._rest(identity, at, evidence, retry_after)
+            self.breaker.tried()
+
+    def workspace_closed(self, name: str, evidence: Evidence, at: float) -> None:
+        """Its workspace does not serve it: paused, until a person says that this is mended."""
+        identity = self._current(name, evidence.fingerprint)
+        if identity is not None and identity.status in LEADS_TO_SERVING:
+            self._become(identity, Condition(Status.PAUSED, at, evidence=evidence))
+            self.breaker.tried()
+
+    def resumed(self, name: str, fingerprint: str, at: float) -> None:
+        """A person says that nothing is the matter with an identity: no limit, no rest, no closed workspace."""
+        identity = self._current(name, fingerprint)
+        if identity is None or identity.metadata is None:
+            return
+        self.usage(identity.metadata.key).limited.clear()
+        self._has_changed(identity)
+        if identity.status in (*RETURNING, Status.PAUSED) and not identity.is_held:
+            self._become(identity, self._awake(identity, at))
+
+    # -- from elsewhere
+
+    def condition_learned(self, name: str, fingerprint: str, condition: Condition) -> None:
+        """A condition that another source holds: the flag of pool.toml, an earlier run, another proxy, a person."""
+        identity = self._current(name, fingerprint)
+        if identity is not None:
+            self._become(identity, condition)
+
+    # -- the transitions
+
+    def _vouched(self, identity: Identity, metadata: Metadata | None, at: float) -> None:
+        identity.vouched_at = at
+        was = identity.condition
+        if metadata is not None:
+            identity.metadata = metadata
+            self._find_twins(at)
+        if was.status is Status.SUSPECT:
+            self._rest(identity, at, was.evidence)
+            self.breaker.tried()
+        elif was.status in (Status.UNVERIFIED, Status.NEEDS_REPLACEMENT, Status.CONFLICT):
+            self._person_has_brought_another(identity)
+            self._become(identity, self._awake(identity, at))
+
+    def _awake(self, identity: Identity, at: float) -> Condition:
+        """What an identity is that nothing is the matter with: ready, if it is known and its account not limited."""
+        if identity.metadata is None or identity.unsendable:
+            return Condition(Status.UNVERIFIED, at)
+        until = self._usage_of(identity).limited_until(MAIN, at)
+        if until is not None:
+            return Condition(Status.LIMITED, at, until, Evidence(at, note="its account has reached a limit"))
+        return Condition(Status.READY, at)
+
+    def _rest(self, identity: Identity, at: float, evidence: Evidence | None, seconds: float | None = None) -> None:
+        if seconds is None:
+            seconds = min(SHORT_REST * 2 ** min(identity.rests, 10), LONGEST_REST)
+            identity.rests += 1
+        seconds = min(max(seconds, SHORTEST_REST), LONGEST_RETRY_AFTER)
+        self._become(identity, Condition(Status.RESTING, at, at + seconds, evidence))
+
+    def _find_twins(self, at: float) -> None:
+        """Settle who speaks for each account and user: the first of the file whose token is not dead.
+
+        Of two tokens for one (account, user) the later one is paused: they would share every limit and session.
+        """
+        self._by_key, self._by_account = {}, {}
+        # Sorting is stable: the file's order, but those who cannot serve without a person after all others.
+        for identity in sorted(self.identities.values(), key=lambda i: i.status in CONDEMNED or i.paused):
+            if identity.metadata is None:
+                continue
+            first = self._by_key.setdefault(identity.metadata.key, identity)
+            if first is identity:
+                self._by_account.setdefault(identity.metadata.account_id, []).append(identity)
+            identity.twin_of = None if first is identity else first.name
+            self._hold_back_or_let_go(identity, at)
+
+    def _hold_back_or_let_go(self, identity: Identity, at: float) -> None:
+        """Pause whoever may not serve, and end the pause of whoever may again."""
+        if identity.held_back:
+            if identity.status in LEADS_TO_SERVING or (identity.paused and identity.status in IN_DOUBT):
+                self._become(identity, Condition(Status.READY, at))
+        elif identity.is_held:
+            self._become(identity, self._awake(identity, at))
+
+    def _current(self, name: str, fingerprint: str) -> Identity | None:
+        identity = self.identities.get(name)
+        return identity if identity is not None and identity.fingerprint == fingerprint else None
+
+    def _become(self, identity: Identity, condition: Condition) -> None:
+        """Every transition comes by here. Who is held back does not serve: it is paused instead."""
+        identity.is_held = bool(identity.held_back) and condition.status in LEADS_TO_SERVING
+        if identity.is_held:
+            evidence = Evidence(condition.since, note=identity.held_back)
+            condition = Condition(Status.PAUSED, condition.since, evidence=evidence)
+        before, identity.condition = identity.condition, condition
+        self._has_changed(identity)
+        if before.status is not condition.status:
+            if before.status is Status.SUSPECT and condition.status in REFUSED_FOR_GOOD:
+                self._count_refusal(identity, condition.since)
+            self._listener(identity, before)
+            if condition.status in CONDEMNED and identity.metadata is not None:
+                self._find_twins(condition.since)
+        elif before.until != condition.until and condition.status is Status.LIMITED:
+            self._listener(identity, before)
+
+    def _person_has_brought_another(self, identity: Identity) -> None:
+        """A good token is there for an identity that had none: that ends a breaker that was opened on it."""
+        if identity.name in self.breaker.names:
+            self.breaker.close()
+
+    def _has_changed(self, identity: Identity) -> None:
+        """For whoever keeps the identities in an order."""
+
+    def _count_refusal(self, identity: Identity, at: float) -> None:
+        left = sum(i.status not in CONDEMNED and i.status is not Status.PAUSED for i in self.identities.values())
+        self.breaker.refused(identity.name, at, left)
+
+    def _usage_of(self, identity: Identity) -> Usage:
+        return self._usages.get(identity.metadata.key, NOTHING) if identity.metadata is not None else NOTHING

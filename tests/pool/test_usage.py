@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.pool.usage import (
+    LONGEST_LIMIT,
+    MAIN,
+    SHORTEST_LIMIT,
+    UNKNOWN_LIMIT,
+    URGENCY,
+    Limit,
+    Usage,
+    Window,
+)
+from tests.pool.pools import NOW
+
+HOUR = 3600.0
+FIVE_HOURS, WEEK = 300, 10_080
+
+percents = st.floats(0, 200)
+resets = st.none() | st.floats(NOW - 10 * 86_400, NOW + 10 * 86_400)
+windows = st.builds(Window, st.just(MAIN), st.sampled_from([FIVE_HOURS, WEEK]), percents, resets, st.just(NOW - 60))
+
+
+def window(used: float, minutes: int = FIVE_HOURS, resets_in: float = HOUR, family: str = MAIN) -> Window:
+    return Window(family, minutes, used, NOW + resets_in, NOW)
+
+
+def usage(*seen: Window) -> Usage:
+    made = Usage()
+    for one in seen:
+        made.see(one)
+    return made
+
+
+# -- what is left
+
+
+@given(windows, st.floats(NOW, NOW + 20 * 86_400))
+def test_what_is_left_is_a_share_and_headroom_has_its_bounds(one: Window, at: float) -> None:
+    assert 0 <= one.left(at) <= 1
+    assert 0 <= one.headroom(at) <= URGENCY
+
+
+@given(windows)
+def test_a_window_that_has_passed_is_free(one: Window) -> None:
+    assert one.left(one.ends) == one.headroom(one.ends) == 1.0
+
+
+def test_of_two_windows_used_alike_the_one_that_is_reset_sooner_has_more_headroom() -> None:
+    assert window(50, resets_in=HOUR).headroom(NOW) > window(50, resets_in=4 * HOUR).headroom(NOW)
+    assert window(100, resets_in=1).headroom(NOW) == 0
+
+
+def test_the_tightest_window_counts_and_other_families_do_not() -> None:
+    seen = usage(window(10), window(90, WEEK, 6 * 86_400), window(99, family="codex_spark"))
+
+    assert seen.headroom(MAIN, NOW) == pytest.approx(0.1 / (6 / 7))
+    assert seen.headroom("codex_spark", NOW) < 0.1
+    assert seen.headroom("codex_other", NOW) == 1.0
+
+
+def test_what_an_answer_says_now_counts_and_what_another_proxy_saw_only_if_it_is_newer() -> None:
+    early, late = Window(MAIN, FIVE_HOURS, 10, NOW + HOUR, NOW - 100), Window(MAIN, FIVE_HOURS, 60, NOW + HOUR, NOW)
+    seen = usage(late)
+
+    seen.take(usage(early).document(), NOW)
+    assert list(seen.windows.values()) == [late]
+    seen.see(early)  # the clock was set back
+    assert list(seen.windows.values()) == [early]
+    seen.take(usage(late).document(), NOW)
+    assert list(seen.windows.values()) == [late]
+    seen.take(usage(late._replace(used_percent=99.0, seen_at=NOW + 500)).document(), NOW)  # nobody has seen that yet
+    assert list(seen.windows.values()) == [late]
+
+
+def test_no_window_is_longer_than_it_is_whatever_an_answer_says() -> None:
+    strange = Window(MAIN, FIVE_HOURS, 100, NOW + 5 * 365 * 86_400, NOW)
+
+    assert strange.headroom(NOW + HOUR) == 0
+    assert strange.headroom(NOW + 5 * HOUR) == 1
+
+
+# -- limits
+
+
+def test_a_limit_lasts_until_the_answer_says() -> None:
+    assert Usage().limit(Limit(resets_at=NOW + 500, resets_in=3), NOW) == NOW + 500
+    assert Usage().limit(Limit(resets_in=70.0), NOW) == NOW + 70
+    # a time that is past by our clock says less than the seconds to it
+    assert Usage().limit(Limit(resets_at=NOW - 500, resets_in=70.0), NOW) == NOW + 70
+
+
+def test_without_a_time_only_the_window_that_is_used_up_counts() -> None:
+    seen = usage(window(100, FIVE_HOURS, HOUR), window(40, WEEK, 5 * 86_400))
+
+    assert seen.limit(Limit(), NOW) == NOW + HOUR
+    seen = usage(window(100, FIVE_HOURS, HOUR), window(100, WEEK, 5 * 86_400))
+    assert seen.limit(Limit(), NOW) == NOW + 5 * 86_400
+    assert Usage().limit(Limit(), NOW) == NOW + UNKNOWN_LIMIT
+
+
+def test_a_guess_does_not_shorten_what_was_said_and_a_word_does() -> None:
+    seen = Usage()
+    seen.limit(Limit(resets_at=NOW + 5 * 86_400), NOW)
+
+    assert seen.limit(Limit(), NOW + 1) == NOW + 5 * 86_400
+    assert seen.limit(Limit(resets_at=NOW + HOUR), NOW + 2) == NOW + HOUR
+
+
+@given(st.none() | st.floats(-1e11, 1e11), st.none() | st.floats(-1e11, 1e11), st.lists(windows, max_size=3))
+def test_a_limit_has_its_bounds(resets_at: float | None, resets_in: float | None, seen: list[Window]) -> None:
+    until = usage(*seen).limit(Limit(MAIN, resets_at, resets_in), NOW)
+
+    assert NOW + SHORTEST_LIMIT <= until <= NOW + LONGEST_LIMIT
+
+
+def test_a_limit_of_one_family_is_none_of_another() -> None:
+    seen = Usage()
+    seen.limit(Limit("codex_spark", NOW + HOUR), NOW)
+
+    assert seen.limited_until("codex_spark", NOW) == NOW + HOUR
+    assert seen.limited_until(MAIN, NOW) is None
+    assert seen.headroom(MAIN, NOW) == 1.0
+    assert seen.headroom("codex_spark", NOW) == 0.0
+
+
+def test_a_limit_ends_with_its_time_and_when_the_clock_is_set_back_beyond_reason() -> None:
+    for at in (NOW + HOUR, NOW - 9 * 86_400):
+        seen = Usage()
+        seen.limit(Limit(resets_at=NOW + HOUR), NOW)
+        assert seen.limited_until(MAIN, NOW + HOUR - 1) == NOW + HOUR
+
+        assert seen.limited_until(MAIN, at) is None
+
+
+# -- beyond the process
+
+
+@given(st.lists(windows, max_size=4))
+def test_what_outlives_the_process_says_the_same_afterwards(seen: list[Window]) -> None:
+    before = usage(*seen)
+    before.limit(Limit("codex_spark", NOW + HOUR), NOW)
+
+    after = Usage()
+    after.take(json.loads(json.dumps(before.document())), NOW)
+
+    assert after.limited == before.limited
+    for family in (MAIN, "codex_spark"):
+        assert after.headroom(family, NOW) == before.headroom(family, NOW)
+
+
+def test_what_has_passed_meanwhile_is_not_taken_over() -> None:
+    before = usage(window(90))
+    before.limit(Limit(resets_at=NOW + HOUR), NOW)
+
+    after = Usage()
+    after.take(before.document(), NOW + 2 * HOUR)
+
+    assert (after.windows, after.limited) == ({}, {})
