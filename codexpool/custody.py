@@ -15,9 +15,10 @@ from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import Whoami
 from codexpool.memory import Memory
+from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
-from codexpool.pool.needs import described
-from codexpool.pool.pool import IN_DOUBT, Pool
+from codexpool.pool.needs import described, is_of_workspace
+from codexpool.pool.pool import Pool
 from codexpool.renewals import FIRST_PAUSE, LONGEST_PAUSE, Renewals
 from codexpool.state import Snapshot, record_name
 from codexpool.tasks import Tasks
@@ -102,6 +103,7 @@ class Custody:
             Condition(Status.UNVERIFIED, now),
             expires_at=spec.expires_at,
             paused=spec.paused,
+            priority=spec.priority,
             unsendable=bearer is None,
         )
 
@@ -182,6 +184,8 @@ class Custody:
         self._bearers[identity.name] = fresh
         self._pool.renewed(identity.name, stale, fresh.fingerprint, answer.evidence.at, renewal.issued)
         self._memory.forget(stale)
+        if identity.status in (Status.LIMITED, Status.PAUSED):  # That is the account's, whatever its token.
+            self._memory.became(identity.fingerprint, identity.condition)
         self._remember(identity, answer)
         if stale and fresh.fingerprint != stale:
             logger.info("%s has a new token: %s", identity.name, described(identity))
@@ -265,7 +269,7 @@ class Custody:
             self._learn(identity, condition)  # Whose it is does not matter: this refresh token is worth nothing.
         if metadata is None:
             return
-        if condition is None or condition.status in (Status.READY, *HELD_OVER):
+        if condition is None or condition.status in (Status.READY, *HELD_OVER) or is_of_workspace(condition):
             self._pool.recall(identity.name, identity.fingerprint, metadata, time.time())
         if condition is not None and _holds(condition, time.time()):
             self._learn(identity, condition)
@@ -291,4 +295,6 @@ class Custody:
 
 def _holds(condition: Condition, now: float) -> bool:
     """Whether a condition of an earlier run is still to be waited for."""
-    return condition.status is Status.NEEDS_LOGIN or (condition.status in HELD_OVER and (condition.until or 0) > now)
+    if condition.status is Status.NEEDS_LOGIN or is_of_workspace(condition):
+        return True
+    return condition.status in HELD_OVER and (condition.until or 0) > now

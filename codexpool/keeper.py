@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from codexpool import backend
+from codexpool import backend, sharing
 from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved, Watcher
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
@@ -22,10 +22,10 @@ from codexpool.custody import Custody
 from codexpool.following import Following
 from codexpool.memory import Memory
 from codexpool.notices import Notices
-from codexpool.pool.identity import Condition, Evidence, Identity, Status, clock
+from codexpool.pool.identity import RETURNING, Asked, Condition, Evidence, Identity, IdentityKey, Status, clock
 from codexpool.pool.needs import described, expiry, remedy
 from codexpool.pool.pool import Pool
-from codexpool.state import State
+from codexpool.state import Snapshot, State
 from codexpool.tasks import Tasks
 from codexpool.wire.routes import host_of
 
@@ -62,6 +62,10 @@ class Keeper:
         self._notices = Notices(route, self._tasks, self._memory.claim)
         self._reminded: dict[str, float] = {}
         self._changed = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after something about the identities has changed."""
+        self._breaker: float | None = None
+        """Until when it was last said to be open."""
 
     # -- for the requests
 
@@ -74,9 +78,9 @@ class Keeper:
 
     async def change(self, seconds: float) -> None:
         """Wait until something about an identity changes, ``seconds`` at most."""
-        identities = self.pool.identities.values()
-        resting = [i.condition.until for i in identities if i.status is Status.RESTING and not i.unsendable]
-        soonest = min((until - time.time() for until in resting if until is not None), default=seconds)
+        now = time.time()
+        returns_at = self.pool.next_return(now)
+        soonest = returns_at - now if returns_at is not None else seconds
         try:
             async with asyncio.timeout(max(0.01, min(seconds, soonest))):
                 await self._changed.wait()
@@ -87,20 +91,33 @@ class Keeper:
         """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
         await self._custody.renewal(identity, seconds)
 
-    def served(self, name: str, session: str | None) -> None:
-        """A request was served: remember it, beyond this process too."""
+    def served(self, name: str, asked: Asked, sent_at: float) -> None:
+        """A request that was sent then was served: remember it, beyond this process too."""
+        if self.pool.succeeded(name, sent_at, asked.is_turn):
+            self._watch_breaker()
+            self._tell_waiters()
         identity = self.pool.identities.get(name)
         if identity is None or identity.metadata is None or self.config is None:
             return
         self._memory.used(self.config.path, identity)
-        if session is not None:
-            self._memory.bind(session, identity.metadata.key)
+        if asked.session is not None and (known := self.pool.sessions.get(asked.session)) is not None:
+            self._memory.bind(asked.session, known)
+
+    def learn_family(self, model: str, family: str) -> None:
+        """An answer has said which family's limit counts for a model."""
+        if self.pool.learn_family(model, family):
+            self._memory.families_are(self.pool.families)
+
+    def saw_usage(self, key: IdentityKey) -> None:
+        """An answer has said how much of its limits an account has used."""
+        self.pool.saw_usage(key)
+        self._memory.saw_usage(key, self.pool.usage(key))
 
     # -- pool.toml
 
     def start(self, config: PoolConfig, watcher: Watcher) -> None:
         """Take over a configuration, and follow its files. ``watcher`` watched pool.toml before that was read."""
-        self._tasks.spawn(self._memory.share_sessions(self.pool))  # first: before an identity is ready to serve one
+        self._tasks.spawn(self._memory.share(self._take))  # first: before an identity is ready to serve a session
         watcher.watch(config.files)
         self.follow(config, self._following.at_once(config))
         self._tasks.spawn(self._know_hosts())
@@ -118,6 +135,7 @@ class Keeper:
         before, self.config = self.config, config
         known = self._custody.take_over(config, resolved.credentials) | resolved.pending
         specs = [spec for spec in config.identities if spec.name in known]
+        self.pool.breaker.most = config.breaker
         self.pool.replace_identities((self._custody.identity(spec, now) for spec in specs), config.selection, now)
         for spec in specs:
             self._apply_flag(spec, before.identity(spec.name) if before is not None else None)
@@ -179,12 +197,35 @@ class Keeper:
 
     # -- what follows from a change
 
+    def _take(self, news: Snapshot) -> None:
+        sharing.take(self.pool, news, self.config.path if self.config is not None else None)
+        self._watch_breaker()
+        self._tell_waiters()
+
+    def _watch_breaker(self) -> None:
+        """Say, here and to a person with `codexpool breaker`, when rotation stops and goes on."""
+        breaker = self.pool.breaker
+        if self._breaker == breaker.until or (self._breaker is None and breaker.opened_at is None):
+            return
+        if breaker.opened_at is not None:
+            logger.warning(
+                "the breaker is open until %s UTC, sessions are not moved: refused for good within a minute: %s. "
+                "Then one request finds out. To end it now: codexpool breaker --close",
+                *(clock(breaker.until), ", ".join(breaker.names)),
+            )
+        else:
+            logger.warning("the breaker is closed: sessions are moved again")
+        self._breaker = breaker.until if breaker.opened_at is not None else None
+        if self.config is not None:
+            self._memory.breaker_is(self.config.path, breaker)
+
     def _on_change(self, identity: Identity, before: Condition) -> None:
         condition = identity.condition
+        self._watch_breaker()
         self._memory.became(identity.fingerprint, condition)
         match condition.status:
             case Status.READY:
-                if before.status is not Status.RESTING:
+                if before.status not in RETURNING:
                     logger.info("%s is ready: %s", identity.name, described(identity))
             case Status.UNVERIFIED | Status.SUSPECT:
                 self._custody.look_after(identity)
@@ -192,11 +233,10 @@ class Keeper:
                 self._needs_a_person(identity)
             case Status.PAUSED:
                 logger.warning("%s is paused: %s", identity.name, condition.evidence)
-            case Status.RESTING:
-                until = "further notice" if condition.until is None else clock(condition.until)
-                logger.info("%s rests until %s: %s", identity.name, until, condition.evidence)
-            case _:
-                pass
+            case Status.RESTING | Status.LIMITED:
+                until = "further notice" if condition.until is None else clock(condition.until, condition.since)
+                doing = "rests" if condition.status is Status.RESTING else "is limited"
+                logger.info("%s %s until %s UTC: %s", identity.name, doing, until, condition.evidence)
         self._tell_waiters()
 
     def _needs_a_person(self, identity: Identity) -> None:
@@ -237,6 +277,7 @@ class Keeper:
         self.hosts |= frozenset(map(host_of, origins))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        self.on_change()
 
 
 def _api(route: Route, environ: Mapping[str, str]) -> AuthApi:

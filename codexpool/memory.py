@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from codexpool.pool.breaker import Breaker
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata
-from codexpool.pool.pool import Pool
+from codexpool.pool.sessions import Session
+from codexpool.pool.usage import Usage
 from codexpool.state import MemoryState, Record, Snapshot, State, StateError, record_name
 from codexpool.tasks import Tasks
 
@@ -29,6 +32,10 @@ BOUND_KEPT = 10_000
 """Sessions of which it is remembered that they were written."""
 
 
+USAGE, FAMILIES, BREAKER, RESUMED = "usage", "families", "breaker", "resumed"
+"""The kinds of notes: by account and user, for all, by pool.toml, and by fingerprint."""
+
+
 class Memory:
     """The state as the keeper uses it. What is put before it is open is lost, and found out anew.
 
@@ -38,37 +45,58 @@ class Memory:
     def __init__(self, open_state: Callable[[], State], tasks: Tasks) -> None:
         self._bound: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
         self._used: dict[str, float] = {}
+        self._usages: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
         self._opened = tasks.spawn(asyncio.to_thread(_opened, open_state))
 
     async def known(self) -> Snapshot:
         """What earlier runs have left."""
         return (await asyncio.shield(self._opened))[1]
 
-    async def share_sessions(self, pool: Pool) -> None:
-        """Take over the sessions of an earlier run, and follow what other proxies on this machine write."""
+    async def share(self, take: Callable[[Snapshot], None]) -> None:
+        """Hand on what an earlier run has left, and then what other proxies on this machine, and people, write."""
         state, known = await asyncio.shield(self._opened)
-        pool.restore_sessions(known.sessions)
+        take(known)
         while True:
             await asyncio.sleep(POLL)
-            news = await asyncio.to_thread(state.changes)
-            pool.restore_sessions(news.sessions)
+            if (news := await asyncio.to_thread(state.changes)) != Snapshot():
+                take(news)
 
     async def claim(self, case: str) -> bool:
         """Whether it is for us to see to a case: nobody has before, in this process or another one."""
         state, _ = await asyncio.shield(self._opened)
         return await asyncio.to_thread(state.claim, case, time.time())
 
-    def bind(self, session: str, key: IdentityKey) -> None:
+    def bind(self, session: str, known: Session) -> None:
         """A session is served by an identity."""
         if (state := self._now()) is None:
             return
         now = time.time()
         written, at = self._bound.get(session, (None, 0.0))
-        if written != key or now - at > REWRITTEN_AFTER:
-            state.put_session(session, key, now)
-            self._bound[session] = (key, now)
+        if written != known.key or now - at > REWRITTEN_AFTER:
+            state.put_session(session, known.key, now, known.moves)
+            self._bound[session] = (known.key, now)
             if len(self._bound) > BOUND_KEPT:
                 self._bound.popitem(last=False)
+
+    def saw_usage(self, key: IdentityKey, usage: Usage) -> None:
+        """How much of its limits an account has used. A limit is written at once, all else now and then."""
+        if (state := self._now()) is None:
+            return
+        now, limited = time.time(), tuple(usage.limited.items())
+        written, at = self._usages.get(key, ((), 0.0))
+        if limited != written or abs(now - at) > USED_AFTER:
+            state.put_note(USAGE, json.dumps(key), usage.document())
+            self._usages[key] = (limited, now)
+
+    def families_are(self, families: Mapping[str, str]) -> None:
+        """Which family's limit counts for which model."""
+        if (state := self._now()) is not None:
+            state.put_note(FAMILIES, "", dict(families))
+
+    def breaker_is(self, pool_toml: Path, breaker: Breaker) -> None:
+        """Whether the breaker of a pool is open, and why."""
+        if (state := self._now()) is not None:
+            state.put_note(BREAKER, str(pool_toml), breaker.document())
 
     def used(self, pool_toml: Path, identity: Identity) -> None:
         """An identity has served a request."""

@@ -29,9 +29,9 @@ from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer, fingerprint
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
 from codexpool.keeper import Keeper
-from codexpool.pool.identity import Evidence, Kind, Metadata, Status, Word
-from codexpool.pool.pool import CONDEMNED
-from codexpool.pool.recovery import Renew, Try, Wait, attempts
+from codexpool.pool.conditions import CONDEMNED
+from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
+from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Finding, classify
 from codexpool.standin.logins import access_token, auth_json
 from codexpool.standin.tokens import Token
@@ -298,14 +298,14 @@ class Life(RuleBasedStateMachine):
         for identity in list(self.keeper.pool.identities.values()):
             if identity.metadata is not None:
                 session = f"own-{next(self.sessions)}"
-                self.keeper.pool.bind(session, identity.metadata.key)
+                self.keeper.pool.sessions.bind(session, identity.metadata.key)
                 await self.request(session=session)
 
     async def request(self, spurious: bool = False, session: str | None = None) -> None:
         """One request, as `codexpool.exchanges` makes it, of a new session; a spurious one is refused at first."""
         assert self.keeper is not None
         keeper = self.keeper
-        steps = attempts(keeper.pool, session or f"s-{next(self.sessions)}", PATH, time.time)
+        steps = attempts(keeper.pool, Asked(session or f"s-{next(self.sessions)}", PATH), time.time, time.time)
         verdict = None
         while True:
             try:
@@ -316,6 +316,8 @@ class Life(RuleBasedStateMachine):
             match step:
                 case Wait(seconds):
                     await keeper.change(seconds)
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
                 case Renew(identity, seconds):
                     await keeper.renewal(identity, seconds)
                 case Try(identity):
@@ -332,8 +334,7 @@ class Life(RuleBasedStateMachine):
                     )
                     verdict = classify(answer)
                     if verdict.finding is Finding.OK:
-                        keeper.pool.succeeded(identity.name)
-                        keeper.served(identity.name, None)
+                        keeper.served(identity.name, Asked(None, PATH), sent_at)
                     elif verdict.finding is Finding.REFUSED:
                         evidence = Evidence(time.time(), "POST", PATH, 401, fingerprint=bearer.fingerprint)
                         keeper.pool.refused(identity.name, evidence, sent_at, time.time())

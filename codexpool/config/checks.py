@@ -70,6 +70,14 @@ class Checks:
         self.problem(at, what, f"write milliseconds from {least} to {MOST_MS}, or nothing for {usual}")
         return usual
 
+    def number(self, at: KeyPath, value: object, usual: int, least: int | None = None) -> int:
+        """A whole number; ``usual`` stands in for one that is not."""
+        if isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least):
+            return value
+        found = f"is {kind(value)}" if not isinstance(value, int) or isinstance(value, bool) else f"is {value}"
+        self.problem(at, found, "write a whole number" + (f", {least} or more" if least is not None else ""))
+        return usual
+
     def below(self, at: KeyPath, path: str) -> Path:
         """A path, which may start with ``~``, seen from the folder of the file."""
         try:

@@ -32,6 +32,7 @@ IDENTITY_KEYS = (
     "user_id",
     "expires",
     "paused",
+    "priority",
     "needs_replacement",
 )
 TOKEN_KEYS = ("env", "file", "keyring", "command")
@@ -103,6 +104,7 @@ def _identity(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> Identity
         flag=flag,
         expires_at=_expires(checks, (*at, "expires"), table["expires"]) if "expires" in table else None,
         paused=_paused(checks, (*at, "paused"), table.get("paused", False)),
+        priority=checks.number((*at, "priority"), table.get("priority", 0), 0),
         **ids,
     )
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from codexpool.credentials.command import CommandLine
 from codexpool.credentials.secret import Bearer, fingerprint
+from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 
 LONGEST_SHOWN = 64
@@ -84,7 +85,7 @@ class IdentitySpec:
 
     ``line`` is where its token stands: the line to go to for mending it. ``account_id`` and ``user_id``, where they
     are given, are whose token it has to be. ``expires_at`` is the unix second from which its operator expects the
-    token to be worth nothing.
+    token to be worth nothing, ``priority`` says who is drained first with ``drain-first`` (the higher one).
     """
 
     name: str
@@ -95,6 +96,7 @@ class IdentitySpec:
     user_id: str | None = None
     expires_at: float | None = None
     paused: bool = False
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,16 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """A pool.toml that holds."""
+    """A pool.toml that holds.
+
+    ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
+    """
 
     path: Path
     selection: Selection
     identities: tuple[IdentitySpec, ...]
     notify: Notify = Notify()
+    breaker: int = MOST
 
     @property
     def files(self) -> tuple[Path, ...]:

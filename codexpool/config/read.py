@@ -13,10 +13,11 @@ from codexpool.config.identities import read_identities
 from codexpool.config.layout import Layout
 from codexpool.config.model import ConfigError, Notify, PoolConfig, Problem, shown
 from codexpool.files import UnusableError, read_private
+from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 
 FILE_KEYS = ("pool", "identity")
-POOL_KEYS = ("selection", "notify")
+POOL_KEYS = ("selection", "notify", "breaker")
 NOTIFY_KEYS = ("command", "webhook")
 
 _WHERE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")
@@ -51,6 +52,7 @@ def parse(text: str, path: Path) -> PoolConfig:
         _selection(checks, pool.get("selection", Selection.HEADROOM)),
         tuple(read_identities(checks, document.get("identity", []))),
         _notify(checks, pool["notify"]) if "notify" in pool else Notify(),
+        checks.number(("pool", "breaker"), pool.get("breaker", MOST), MOST, least=1),
     )
     if checks.problems:
         raise ConfigError(sorted(checks.problems, key=lambda problem: problem.line or 0))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
@@ -34,12 +35,20 @@ def record_name(pool_toml: Path, name: str) -> str:
     return f"{pool_toml}#{name}"
 
 
+NoteKey = tuple[str, str]
+"""The kind of a note and what it is about."""
+
+Note = Mapping[str, Any]
+"""What JSON can hold: how much of its limits an account has used, whether the breaker of a pool is open."""
+
+
 @dataclass(slots=True)
 class Snapshot:
     """What a state holds, or what of it is new.
 
     ``sessions`` are by session key, ``metadata`` and ``conditions`` by fingerprint, ``records`` by `record_name`.
-    ``dropped`` are fingerprints whose condition another process took back.
+    ``dropped`` are fingerprints whose condition another process took back. ``moves`` are of those sessions that have
+    ever changed their identity; ``notes`` are by kind and name.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
@@ -47,6 +56,8 @@ class Snapshot:
     conditions: dict[str, Condition] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
     records: dict[str, Record] = field(default_factory=dict)
+    notes: dict[NoteKey, Note] = field(default_factory=dict)
+    moves: dict[str, int] = field(default_factory=dict)
 
 
 class State(Protocol):
@@ -59,8 +70,8 @@ class State(Protocol):
     def load(self) -> Snapshot:
         """All there is. May take a while; raises nothing."""
 
-    def put_session(self, session: str, key: IdentityKey, at: float) -> None:
-        """This session was served by this identity at this time."""
+    def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
+        """This session was served by this identity at this time, and has changed it so many times."""
 
     def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         """This is what whoami and routing discovery said about a bearer at this time."""
@@ -76,6 +87,9 @@ class State(Protocol):
 
     def drop_record(self, name: str) -> None:
         """There is no such identity any more."""
+
+    def put_note(self, kind: str, name: str, note: Note) -> None:
+        """This is what is known of something now."""
 
     def claim(self, case: str, at: float) -> bool:
         """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while."""

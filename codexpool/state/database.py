@@ -13,7 +13,7 @@ from codexpool.state.base import StateError
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x636F6470
 """What marks a SQLite file as ours ("codp")."""
 
@@ -54,7 +54,15 @@ CREATE TABLE records (
 CREATE TABLE claims ("case" TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
-STEPS = (SCHEMA, SINCE_2)
+SINCE_3 = """
+ALTER TABLE sessions ADD COLUMN moves INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE notes (
+    kind TEXT NOT NULL, name TEXT NOT NULL, note TEXT NOT NULL, at REAL NOT NULL,
+    revision INTEGER NOT NULL, writer TEXT NOT NULL, PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+"""
+
+STEPS = (SCHEMA, SINCE_2, SINCE_3)
 """What makes a database of each version out of the one before."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
-from codexpool.state.base import MAX_SESSIONS, Record, Snapshot
+from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot
 
 
 class MemoryState:
@@ -15,14 +15,21 @@ class MemoryState:
 
     def load(self) -> Snapshot:
         kept = self._kept
-        return Snapshot(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions), set(), dict(kept.records))
+        return Snapshot(
+            *(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions), set()),
+            *(dict(kept.records), dict(kept.notes), dict(kept.moves)),
+        )
 
-    def put_session(self, session: str, key: IdentityKey, at: float) -> None:
+    def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
         sessions = self._kept.sessions
         sessions.pop(session, None)  # the order is that of the last use
         sessions[session] = key
+        if moves:
+            self._kept.moves[session] = moves
         if len(sessions) > MAX_SESSIONS:
-            del sessions[next(iter(sessions))]
+            oldest = next(iter(sessions))
+            del sessions[oldest]
+            self._kept.moves.pop(oldest, None)
 
     def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         self._kept.metadata[fingerprint] = metadata
@@ -38,6 +45,9 @@ class MemoryState:
 
     def drop_record(self, name: str) -> None:
         self._kept.records.pop(name, None)
+
+    def put_note(self, kind: str, name: str, note: Note) -> None:
+        self._kept.notes[(kind, name)] = note
 
     def claim(self, case: str, at: float) -> bool:
         is_new = case not in self._claimed

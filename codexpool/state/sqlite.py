@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -12,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state.base import MAX_SESSIONS, Record, Snapshot, State, StateError
+from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot, State, StateError
 from codexpool.state.database import Database
 from codexpool.state.memory import MemoryState
 from codexpool.state.writer import Write, Writer
@@ -25,6 +26,9 @@ VARIABLE = "CODEXPOOL_STATE"
 SESSION_AGE = 30 * 24 * 3600.0
 """Seconds after which a session that was not served is forgotten, and that a condition was dropped."""
 
+METADATA_AGE = 180 * 24 * 3600.0
+"""Seconds after which it is forgotten whose a token was; whoami says it again, if it is still there."""
+
 CLAIM_AGE = 365 * 24 * 3600.0
 """Seconds after which it is forgotten that a case was seen to."""
 
@@ -32,7 +36,8 @@ CLOSE_TIMEOUT = 5.0
 """Seconds ``close`` waits for the disk."""
 
 PUT_SESSION = (
-    "INSERT OR REPLACE INTO sessions (session, account_id, user_id, at, revision, writer) VALUES (?,?,?,?,?,?)"
+    "INSERT OR REPLACE INTO sessions (session, account_id, user_id, at, moves, revision, writer)"
+    " VALUES (?,?,?,?,?,?,?)"
 )
 PUT_METADATA = (
     "INSERT OR REPLACE INTO metadata"
@@ -48,6 +53,8 @@ PUT_RECORD = (
     "INSERT OR REPLACE INTO records (name, fingerprint, account_id, user_id, used_at, revision, writer)"
     " VALUES (?,?,?,?,?,?,?)"
 )
+
+PUT_NOTE = "INSERT OR REPLACE INTO notes (kind, name, note, at, revision, writer) VALUES (?,?,?,?,?,?)"
 
 GONE = ""
 """In place of a fingerprint: the identity was taken out. The row stays, so that a later word on it has its place."""
@@ -97,8 +104,9 @@ class SqliteState:
         self._closed = False
         self._writer = Writer(Database(path), self._prune)
 
-    def put_session(self, session: str, key: IdentityKey, at: float) -> None:
-        self._writer.put(("sessions", session), Write(PUT_SESSION, (session, key.account_id, key.user_id, at)))
+    def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
+        values = (session, key.account_id, key.user_id, at, moves)
+        self._writer.put(("sessions", session), Write(PUT_SESSION, values))
 
     def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         m = metadata
@@ -120,6 +128,10 @@ class SqliteState:
 
     def drop_record(self, name: str) -> None:
         self._writer.put(("records", name), Write(PUT_RECORD, (name, GONE, "", "", None)))
+
+    def put_note(self, kind: str, name: str, note: Note) -> None:
+        values = (kind, name, json.dumps(note), self._clock())
+        self._writer.put(("notes", f"{kind} {name}"), Write(PUT_NOTE, values))
 
     def claim(self, case: str, at: float) -> bool:
         with self._reading:
@@ -150,6 +162,9 @@ class SqliteState:
                 news.metadata.pop(key, None)
             elif table == "records":
                 news.records.pop(key, None)
+            elif table == "notes":
+                kind, _, name = key.partition(" ")
+                news.notes.pop((kind, name), None)
             else:
                 news.conditions.pop(key, None)
                 news.dropped.discard(key)
@@ -195,12 +210,15 @@ class SqliteState:
     def _rows(self, connection: sqlite3.Connection, since: int, except_writer: str) -> Snapshot:
         news = (since, except_writer)
         snapshot = Snapshot()
-        for session, account_id, user_id in connection.execute(
-            "SELECT session, account_id, user_id FROM (SELECT * FROM sessions WHERE revision > ? AND writer != ?"
-            " AND at >= ? ORDER BY at DESC LIMIT ?) ORDER BY at",
+        for session, account_id, user_id, moves in connection.execute(
+            "SELECT session, account_id, user_id, moves FROM"
+            " (SELECT * FROM sessions WHERE revision > ? AND writer != ? AND at >= ? ORDER BY at DESC LIMIT ?)"
+            " ORDER BY at",
             (*news, self._clock() - SESSION_AGE, MAX_SESSIONS),
         ):
             snapshot.sessions[session] = IdentityKey(account_id, user_id)
+            if moves:
+                snapshot.moves[session] = moves
         for fingerprint, account_id, user_id, plan, fedramp, origin, routing_override in connection.execute(
             "SELECT fingerprint, account_id, user_id, plan, fedramp, origin, routing_override FROM metadata"
             " WHERE revision > ? AND writer != ?",
@@ -222,6 +240,11 @@ class SqliteState:
         ):
             if fingerprint != GONE:
                 snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
+        for kind, name, note in connection.execute(
+            "SELECT kind, name, note FROM notes WHERE revision > ? AND writer != ?", news
+        ):
+            with contextlib.suppress(ValueError):
+                snapshot.notes[(kind, name)] = json.loads(note)
         return snapshot
 
     def _prune(self, connection: sqlite3.Connection) -> None:
@@ -232,6 +255,8 @@ class SqliteState:
             (MAX_SESSIONS,),
         )
         connection.execute("DELETE FROM conditions WHERE status IS NULL AND at < ?", (oldest,))
+        connection.execute("DELETE FROM notes WHERE at < ?", (oldest,))
+        connection.execute("DELETE FROM metadata WHERE at < ?", (self._clock() - METADATA_AGE,))
         connection.execute("DELETE FROM claims WHERE at < ?", (self._clock() - CLAIM_AGE,))
 
 

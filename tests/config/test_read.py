@@ -115,6 +115,37 @@ def test_headroom_is_what_you_get_if_you_say_nothing() -> None:
     assert parse('[[identity]]\nname = "a"\ntoken = "x"', POOL).selection is Selection.HEADROOM
 
 
+def test_the_breaker_and_who_is_drained_first_are_the_operators_word() -> None:
+    config = parse('[pool]\nbreaker = 5\n[[identity]]\nname = "a"\ntoken = "x"\npriority = -2', POOL)
+
+    assert (config.breaker, config.identities[0].priority) == (5, -2)
+    silent = parse('[[identity]]\nname = "a"\ntoken = "x"', POOL)
+    assert (silent.breaker, silent.identities[0].priority) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[pool]\nbreaker = 0", "2: pool.breaker: is 0; write a whole number, 1 or more"),
+        ('[pool]\nbreaker = "3"', "2: pool.breaker: is a string; write a whole number, 1 or more"),
+        ("[pool]\nbreaker = true", "2: pool.breaker: is a boolean; write a whole number, 1 or more"),
+    ],
+)
+def test_a_breaker_that_is_no_number_is_told_by_its_line(line: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(f'{line}\n[[identity]]\nname = "a"\ntoken = "x"', POOL)
+
+    assert str(error.value).endswith(said)
+
+
+def test_a_priority_that_is_no_number_is_told_by_its_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse('[[identity]]\nname = "a"\ntoken = "x"\npriority = 1.5', POOL)
+
+    assert "4: identity[1].priority: is a" in str(error.value)
+    assert str(error.value).endswith("write a whole number")
+
+
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/kim")
     config = parse('[[identity]]\nname = "a"\ntoken = { file = "~/t" }', POOL)

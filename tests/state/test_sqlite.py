@@ -270,6 +270,32 @@ def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: P
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
+def test_a_note_of_another_process_is_news_once_and_not_where_ours_is_newer(path: Path) -> None:
+    with opened(path) as mine, opened(path) as other:
+        mine.load()
+        other.put_note("usage", "a", {"n": 1})
+        other.put_note("usage", "b", {"n": 1})
+        assert other.flush(10)
+        mine.put_note("usage", "b", {"n": 2})
+
+        assert mine.changes().notes == {("usage", "a"): {"n": 1}}
+        assert mine.changes().notes == {}
+        assert mine.flush(10)
+        assert other.changes().notes == {("usage", "b"): {"n": 2}}
+
+
+def test_a_note_that_was_damaged_by_hand_is_passed_over(path: Path) -> None:
+    with opened(path) as state:
+        state.put_note("usage", "a", {"n": 1})
+        state.put_note("usage", "b", {"n": 1})
+        assert state.flush(10)
+    with raw(path) as connection:
+        connection.execute("UPDATE notes SET note = '{' WHERE name = 'a'")
+
+    with opened(path) as state:
+        assert state.load().notes == {("usage", "b"): {"n": 1}}
+
+
 def test_of_several_processes_one_claims_a_case(path: Path) -> None:
     with opened(path) as one, opened(path) as other:
         assert [one.claim("case", NOW), other.claim("case", NOW)] == [True, False]
@@ -282,7 +308,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
     with pytest.raises(
-        StateError, match=r"newer codexpool \(schema 3, this one knows 2\); update this codexpool, or"
+        StateError, match=r"newer codexpool \(schema 4, this one knows 3\); update this codexpool, or"
     ):
         open_state(path)
 

@@ -54,6 +54,22 @@ def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
     assert loaded.dropped == set()
 
 
+def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: State) -> None:
+    state.put_session("s1", WORK, NOW)
+    state.put_session("s2", SPARE, NOW, 3)
+    state.put_note("usage", '["acct", "user"]', {"windows": [], "limited": {"codex": NOW}})
+    state.put_note("usage", '["acct", "user"]', {"windows": [["codex", 300, 1.5, None, NOW]], "limited": {}})
+    state.put_note("breaker", "/p/pool.toml", {"opened_at": None})
+
+    loaded = settled(state)
+
+    assert (loaded.sessions, loaded.moves) == ({"s1": WORK, "s2": SPARE}, {"s2": 3})
+    assert loaded.notes == {
+        ("usage", '["acct", "user"]'): {"windows": [["codex", 300, 1.5, None, NOW]], "limited": {}},
+        ("breaker", "/p/pool.toml"): {"opened_at": None},
+    }
+
+
 def test_what_an_identity_last_was_is_loaded_as_it_was(state: State) -> None:
     state.put_record("/p/pool.toml#work", Record("f1", WORK))
     state.put_record("/p/pool.toml#work", Record("f2", WORK, NOW))
