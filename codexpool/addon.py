@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from mitmproxy import ctx, exceptions, http, version
@@ -91,6 +92,7 @@ class Codexpool:
         else:
             host.note_pool()
             self.keeper = Keeper(_open_state, os.environ, host.own_route())
+            self.keeper.on_change = partial(self.exchanges.sockets.changed, self.keeper)
             self.keeper.start(self.config, self.watcher)
             self.exchanges.keeper = self.keeper
 
@@ -149,8 +151,17 @@ class Codexpool:
         except Exception as error:
             self.exchanges.fail(flow, error, "judging the answer")
 
-    def error(self, flow: http.HTTPFlow) -> None:
-        self.exchanges.undress(flow)
+    async def error(self, flow: http.HTTPFlow) -> None:
+        try:
+            await self.exchanges.judge_loss(flow)
+        except Exception as error:
+            self.exchanges.fail(flow, error, "judging a lost connection")
+
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        self.exchanges.socket_opened(flow)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
-        self.exchanges.trim(flow)
+        self.exchanges.message_came(flow)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        self.exchanges.socket_closed(flow)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from mitmproxy import http
 
 from codexpool.credentials.secret import Bearer
-from codexpool.pool.identity import Metadata
+from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
 from codexpool.wire.dress import Worn
+from codexpool.wire.events import Beginning
 from codexpool.wire.routes import Policy
 
 Address = tuple[bytes, str, int, bytes, bytes]
@@ -28,8 +29,12 @@ class Attempt:
     bearer: Bearer
     metadata: Metadata
     at: float
+    lighter: bool = False
+    """Without its encrypted reasoning."""
     outcome: str = ""
     is_sent: bool = False
+    has_left: bool = False
+    """The connection was there: from then on the backend may have it."""
 
 
 @dataclass(slots=True)
@@ -39,10 +44,9 @@ class Exchange:
     policy: Policy
     address: Address
     """What the policy was decided by: an addon that changes it afterwards is noticed."""
-    path: str
+    asked: Asked
     client_account: str
     upgrade: bool
-    session: str | None = None
     steps: Steps | None = None
     step: Step | Outcome | None = None
     """The last word of ``steps``; None before the first."""
@@ -52,6 +56,10 @@ class Exchange:
     """The answer is one of ours, not the backend's."""
     failure: http.Response | None = None
     """What the client gets in place of an answer that has begun, once that is whole."""
+    beginning: Beginning | None = None
+    """The first pieces of a stream, until it is passed on."""
+    is_lost: bool = False
+    """The connection was lost, and nothing was passed on."""
     worn: Worn | None = None
     """What the flow showed before it was dressed itself; only without `codexpool.wire.resend`."""
 
@@ -63,6 +71,10 @@ class Exchange:
     @property
     def attempt(self) -> Attempt:
         return self.tries[-1]
+
+    @property
+    def session(self) -> str | None:
+        return self.asked.session
 
 
 def address_of(request: http.Request) -> Address:

@@ -8,36 +8,45 @@ the path policy itself, and it refuses what no identity was assigned to.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from codexpool import backend
+from codexpool import backend, judging
+from codexpool.dressing import Dressing
 from codexpool.exchange import Attempt, Exchange, address_of, comment, prompt_cache_key
+from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
-from codexpool.pool.identity import Evidence, Kind, Status
+from codexpool.pool.identity import Asked
 from codexpool.pool.needs import nobody
-from codexpool.pool.recovery import NobodyServes, Relay, Renew, Try, Wait, attempts
-from codexpool.pool.verdict import Answer, Finding, Verdict, classify, is_held
-from codexpool.turn_states import TurnStates
+from codexpool.pool.recovery import NobodyServes, Pause, Relay, Renew, Try, Wait, attempts
+from codexpool.pool.verdict import Finding, Verdict, is_held
+from codexpool.sockets import Sockets, trim
 from codexpool.wire import answers, headers, routes
-from codexpool.wire.dress import Clothes, dressed, label, put_on, take_off
-from codexpool.wire.errors import error_of
-from codexpool.wire.held import decoded, is_event_stream, is_page, scrub, show_own_id
-from codexpool.wire.routes import Policy
+from codexpool.wire.dress import label, put_on, take_off
+from codexpool.wire.events import Beginning
+from codexpool.wire.held import is_event_stream, scrub, show_own_id
+from codexpool.wire.lighter import has_encrypted
+from codexpool.wire.routes import MODELS, Policy
 
 logger = logging.getLogger("codexpool")
 
 SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
 """Where a request names its conversation; the first that is there counts."""
 
+SOCKET_PATH = "/backend-api/codex/responses"
+"""Where an open WebSocket carries requests for the model."""
+
+NO_TURN = frozenset({MODELS, backend.ACCOUNTS_CHECK})
+
+PARENT = b"x-codex-parent-thread-id"
+"""Where a sub-agent's request names the session that has started it."""
+
 SMALL = 16_384
 """Bytes up to which an answer of known length is not streamed."""
-
-MESSAGES_KEPT = 16
-"""Messages of a WebSocket that a flow shows; mitmproxy would keep them all until it is closed."""
 
 
 class Exchanges:
@@ -57,7 +66,8 @@ class Exchanges:
         self._hosts = BACKEND_ONLY
         """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
         self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
-        self._turn_states = TurnStates()
+        self.dressing = Dressing()
+        self.sockets = Sockets(self.dressing)
 
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
@@ -87,15 +97,13 @@ class Exchanges:
         self._under_way[flow] = exchange = Exchange(
             policy,
             address_of(request),
-            routes.normalised(request.path.partition("?")[0]),
+            _asked(values, routes.normalised(request.path.partition("?")[0])),
             values.get(b"chatgpt-account-id", b"").decode("latin-1"),
             values.get(b"upgrade", b"").lower() == b"websocket",
         )
-        session = next((value for name in SESSION_HEADERS if (value := values.get(name))), None)
         label_now = "waiting"
         try:
-            if session is not None:
-                exchange.session = session.decode("latin-1")
+            if exchange.session is not None:
                 self._start(exchange)
                 if exchange.tries:
                     label_now = exchange.attempt.name
@@ -109,7 +117,7 @@ class Exchanges:
             return
         if not exchange.tries:
             if exchange.steps is None:
-                exchange.session = prompt_cache_key(flow.request)
+                exchange.asked = exchange.asked._replace(session=prompt_cache_key(flow.request))
                 self._start(exchange)
             await self._follow(flow, exchange)
             if exchange.tries:
@@ -132,9 +140,11 @@ class Exchanges:
             if self.keeper is None or not exchange.tries:
                 return answers.failed_closed(self.closed or "no identity was assigned; the proxy's log says why")
             if self.outdated(flow) and not self._reassign(flow, exchange):
-                return answers.failed_closed("the identity of this request has ceased to serve meanwhile; try again")
+                reason = "the identity of this request has ceased to serve meanwhile; try again"
+                return answers.failed_closed(reason, at_once=True)
             exchange.attempt.at = time.time()
-            wire = self._dressed(flow.request, exchange.attempt)
+            session = self.keeper.pool.sessions.get(exchange.session)
+            wire = self.dressing.request(flow.request, exchange.asked, session, exchange.attempt)
             exchange.attempt.is_sent = True
             return wire
         except Exception as error:
@@ -158,6 +168,7 @@ class Exchanges:
             exchange = self._under_way.get(flow)
             if exchange is None or not exchange.tries:
                 return False
+            exchange.attempt.has_left = True  # Unless it is, and then another attempt takes its place.
             return self.keeper is None or self._is_outdated(exchange.attempt, self.keeper)
         except Exception:
             logger.exception("it could not be told whether a request is to leave as it is")
@@ -166,11 +177,7 @@ class Exchanges:
     @staticmethod
     def _is_outdated(attempt: Attempt, keeper: Keeper) -> bool:
         identity = keeper.pool.identities.get(attempt.name)
-        return (
-            identity is None
-            or not (identity.status is Status.READY or identity.is_in_renewal)
-            or identity.fingerprint != attempt.bearer.fingerprint
-        )
+        return identity is None or not identity.serves_on or identity.fingerprint != attempt.bearer.fingerprint
 
     def _reassign(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """The attempt was not sent: under whom now? Under the same identity, if there is nobody else.
@@ -201,16 +208,68 @@ class Exchanges:
             return
         values = headers.first_values(response.headers.fields)
         if (turn_state := values.get(headers.TURN_STATE)) is not None:
-            self._turn_states.issued(turn_state, exchange.attempt.metadata.key)
+            self.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
-            self._served(flow, exchange)
-            is_small = _is_small(values.get(b"content-length")) and not is_event_stream(response)
+            assert self.keeper is not None
+            judging.saw(self.keeper, exchange.asked, exchange.attempt, values)
+            events = is_event_stream(response)
+            is_small = _is_small(values.get(b"content-length")) and not events
             response.stream = exchange.policy is Policy.SWAP and not is_small
+            # What is compressed cannot be read piece by piece: it is passed on at once.
+            is_plain = values.get(b"content-encoding", b"identity") == b"identity"
+            looks = events and is_plain and response.stream and self.resends
+            exchange.beginning = Beginning() if looks else None
+            if exchange.beginning is None:
+                self._served(flow, exchange)
 
     def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """A request that was under way before a reload is not known here; its answer is streamed all the same."""
         if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
             response.stream = True
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        """See `codexpool.wire.resend.Sender`: whether the beginning of a stream is looked at first."""
+        exchange = self._under_way.get(flow)
+        return exchange is not None and exchange.beginning is not None
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        """See `codexpool.wire.resend.Sender`: whether a stream answers, or has failed in a way that is the pool's."""
+        try:
+            exchange = self._under_way.get(flow)
+            if exchange is None or exchange.beginning is None:
+                return True
+            found = exchange.beginning.take(piece)
+            if found is False:
+                return False
+            exchange.beginning = None
+            said = judging.of_failure(found) if isinstance(found, dict) else None
+            if said is None:
+                self._served(flow, exchange)
+                return True
+            assert flow.response is not None
+            return answers.failed_stream(flow.response, said.status, said.error)
+        except Exception:
+            logger.exception("the beginning of a stream could not be read")
+            return True
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: the connection was lost, and nothing was passed on."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None:
+            exchange.is_lost = True
+
+    async def judge_loss(self, flow: http.HTTPFlow) -> None:
+        """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
+        self.undress(flow)
+        exchange = self._under_way.get(flow)
+        if exchange is None or not exchange.is_lost or self.keeper is None:
+            return
+        exchange.is_lost = False
+        if exchange.is_answered:
+            exchange.beginning = None
+            await self._judge(flow, exchange, judging.NOTHING)
+            if exchange.ours:
+                flow.response = None  # The flow has ended in its error; the next request gets this answer.
 
     async def judge(self, flow: http.HTTPFlow) -> None:
         """An answer is whole: relay it, have the request sent again, or answer in its place."""
@@ -227,9 +286,21 @@ class Exchanges:
                 show_own_id(flow.response, exchange.attempt.metadata.account_id, exchange.client_account)
             return
         scrub(flow.response, exchange.attempt.bearer.token, exchange.attempt.name)
-        verdict, evidence = self._verdict(flow, exchange)
-        exchange.attempt.outcome = str(evidence)
-        self._learn(exchange, verdict, evidence)
+        await self._judge(flow, exchange, judging.of_response(flow.response))
+
+    async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
+        assert self.keeper is not None
+        attempt, method = exchange.attempt, flow.request.method
+        repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
+        lightens = self.resends and said.status == 400 and not attempt.lighter and self._lightens(flow)
+        verdict, evidence = judge(
+            self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
+        )
+        attempt.outcome = str(evidence)
+        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence)
+        if verdict.finding is Finding.NOT_PORTABLE:
+            session = self.keeper.pool.sessions.get(exchange.session)
+            self.dressing.not_portable(exchange.asked, session, attempt)
         tries = len(exchange.tries)
         self._take_step(exchange, verdict)
         await self._follow(flow, exchange)
@@ -237,6 +308,11 @@ class Exchanges:
         if exchange.go_again and not self.resends:
             _replace_response(flow, exchange, answers.failed_closed("refused; try again, under another identity"))
         comment(flow, exchange)
+
+    @staticmethod
+    def _lightens(flow: http.HTTPFlow) -> bool:
+        encoding = flow.request.headers.get("content-encoding", "")
+        return has_encrypted(flow.request.raw_content or b"", encoding)
 
     def undress(self, flow: http.HTTPFlow) -> None:
         """Without `codexpool.wire.resend`: an answer or an error has come, and the flow shows no secret any more."""
@@ -276,11 +352,6 @@ class Exchanges:
         label(flow, now.name)
         return True
 
-    def trim(self, flow: http.HTTPFlow) -> None:
-        """A WebSocket message has come: forget all but the last few of its connection."""
-        if flow.websocket is not None and (flow in self._under_way or self.policy(flow.request).swaps):
-            del flow.websocket.messages[:-MESSAGES_KEPT]
-
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Something of ours broke in a hook: the client is told, and nothing leaves."""
         logger.error("%s failed: %s", doing, error, exc_info=error)
@@ -294,14 +365,38 @@ class Exchanges:
             flow.response = refusal
             label(flow, "refused")
 
+    # -- open sockets
+
+    def socket_opened(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket is open from now on."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None and exchange.is_answered and exchange.asked.path == SOCKET_PATH:
+            self.sockets.opened(flow, exchange)
+
+    def message_came(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket message has come: act upon it, and forget all but the last few of its connection."""
+        try:
+            if self.keeper is not None and flow in self._under_way:
+                self.sockets.message(flow, self.keeper)
+            elif self.keeper is not None and self.policy(flow.request).swaps:
+                self.sockets.stranger(flow)
+        except Exception:  # It is passed on as it is: nothing secret is in it, nor could it be answered.
+            logger.exception("a message could not be read")
+        if flow in self._under_way or self.policy(flow.request).swaps:
+            trim(flow)
+
+    def socket_closed(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket is closed."""
+        if self.keeper is not None:
+            self.sockets.closed(flow, self.keeper)
+
     # -- steps
 
     def _start(self, exchange: Exchange) -> None:
         """Begin with the attempts, as far as that needs no waiting."""
         assert self.keeper is not None
-        exchange.steps = attempts(self.keeper.pool, exchange.session, exchange.path, time.time)
-        if self.keeper.pool.can_serve(exchange.path, time.time()):
-            self._take_step(exchange, None)
+        exchange.steps = attempts(self.keeper.pool, exchange.asked, time.time, time.monotonic)
+        self._take_step(exchange, None)
 
     def _take_step(self, exchange: Exchange, verdict: Verdict | None) -> None:
         """Ask the recovery what is next; an attempt is begun at once."""
@@ -320,6 +415,8 @@ class Exchanges:
             match exchange.step:
                 case Wait(seconds):
                     await self.keeper.change(seconds)
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
                 case Renew(identity, seconds):
                     await self.keeper.renewal(identity, seconds)
             self._take_step(exchange, None)
@@ -333,83 +430,42 @@ class Exchanges:
         if identity.metadata is None or identity.fingerprint != bearer.fingerprint:
             # Never one identity's token with another one's account: pool.toml has changed in between.
             raise RuntimeError(f"{identity.name} is not who it was when it was chosen")
-        exchange.tries.append(Attempt(identity.name, bearer, identity.metadata, time.time()))
+        exchange.tries.append(Attempt(identity.name, bearer, identity.metadata, time.time(), step.lighter))
 
     def _nobody_serves(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         assert self.keeper is not None
-        message = nobody(self.keeper.pool, exchange.path, time.time())
-        if message != self._said:
-            logger.warning("session %s: %s", exchange.session or "-", message)
-            self._said = message  # Until it changes, the client is told each time, and the log once.
+        now = time.time()
+        why = nobody(self.keeper.pool, exchange.asked, now)
+        if why.message != self._said:
+            logger.warning("session %s: %s", exchange.session or "-", why.message)
+            self._said = why.message  # Until it changes, the client is told each time, and the log once.
         if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
             answer = answers.discovered(exchange.client_account)
         else:
-            answer = answers.unservable(message, exchange.upgrade)
+            answer = answers.unservable(
+                *(why.message, why.summary, exchange.upgrade, why.returns_at, why.is_limit, now)
+            )
         _replace_response(flow, exchange, answer)
         comment(flow, exchange)
 
     def _served(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         assert self.keeper is not None
-        self.keeper.pool.succeeded(exchange.attempt.name)
         self._said = ""
-        self.keeper.served(exchange.attempt.name, exchange.session)
+        self.keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
         comment(flow, exchange)
 
-    # -- verdicts
 
-    def _verdict(self, flow: http.HTTPFlow, exchange: Exchange) -> tuple[Verdict, Evidence]:
-        assert self.keeper is not None
-        assert flow.response is not None
-        response, attempt = flow.response, exchange.attempt
-        body = decoded(response)
-        code, message = error_of(response.headers, body)
-        identity = self.keeper.pool.identities.get(attempt.name)
-        answer = Answer(
-            response.status_code,
-            kind=Kind.PAT if identity is None else identity.kind,
-            current=identity is None or identity.fingerprint == attempt.bearer.fingerprint,
-            html=is_page(response, body),
-            mitigated="cf-mitigated" in response.headers,
-            code=code,
-            message=message,
-        )
-        evidence = Evidence(
-            time.time(),
-            flow.request.method,
-            exchange.path,
-            response.status_code,
-            code,
-            response.headers.get("x-request-id", ""),
-            attempt.bearer.fingerprint,
-        )
-        return classify(answer), evidence
-
-    def _learn(self, exchange: Exchange, verdict: Verdict, evidence: Evidence) -> None:
-        assert self.keeper is not None
-        pool, name = self.keeper.pool, exchange.attempt.name
-        match verdict.finding:
-            case Finding.REFUSED:
-                pool.refused(name, evidence, exchange.attempt.at, evidence.at)
-            case Finding.NOT_FOR_THIS_KIND:
-                if pool.not_for_kind(name, exchange.path, evidence.at):
-                    logger.warning("%s: %s; this kind of credential is not tried there again", name, evidence)
-            case Finding.EDGE:
-                logger.warning("%s: a page of the content network, not of the backend (%s)", name, evidence)
-            case _:
-                pass
-
-    # -- the wire copy
-
-    def _dressed(self, request: http.Request, attempt: Attempt) -> http.Request:
-        metadata = attempt.metadata
-        clothes = Clothes(
-            attempt.bearer.token,
-            metadata.account_id,
-            metadata.fedramp,
-            metadata.routing_override,
-            metadata.origin,
-        )
-        return dressed(request, clothes, self._turn_states.fit(request.headers.fields, metadata.key))
+def _asked(values: dict[bytes, bytes], path: str) -> Asked:
+    """What a request is about, as its headers say it."""
+    session = next((value for name in SESSION_HEADERS if (value := values.get(name))), None)
+    parent = values.get(PARENT)
+    return Asked(
+        session.decode("latin-1") if session is not None else None,
+        path,
+        parent.decode("latin-1") if parent else None,
+        headers.model_of(values),
+        path not in NO_TURN,
+    )
 
 
 BACKEND_ONLY = frozenset({backend.HOST})

@@ -208,3 +208,20 @@ async def test_trailers_carry_nothing_of_the_client(monkeypatch: pytest.MonkeyPa
     assert isinstance(wire, http.Request)
     assert wire.trailers is not None
     assert wire.trailers.fields == ((b"x-sum", b"1"),)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "looked_at"), [("gzip", False), ("zstd", False), ("identity", True), ("", True)]
+)
+async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, looked_at: bool) -> None:
+    exchanges, _ = with_keeper("first")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    headers = {"content-type": "text/event-stream", **({"content-encoding": encoding} if encoding else {})}
+    request.response = http.Response.make(200, b"", headers)
+    del request.response.headers["content-length"]
+
+    exchanges.headers_came(request)
+
+    assert request.response.stream is True
+    assert exchanges.holds(request) == (encoding in ("identity", ""))

@@ -8,12 +8,12 @@ a hook of a script raises, mitmproxy leaves out the scripts behind it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import importlib
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,18 @@ class Door:
         identity: Any
         if addon is None or addon.keeper is None:
             return []
-        identities = addon.keeper.pool.identities.values()
+        pool = addon.keeper.pool
+        identities = pool.identities.values()
+        pool.breaker.close()
+        pool.families.clear()
+        pool.edges.let_pass("https://chatgpt.com")
         for identity in identities:
-            identity.rests = 0
-            if identity.status == "resting":
-                identity.condition = dataclasses.replace(identity.condition, until=0.0)
+            identity.rests = identity.troubles = 0
+            identity.avoided_until = 0.0
+            if identity.metadata is not None:
+                pool.usage(identity.metadata.key).limited.clear()
+            if identity.status in ("resting", "limited") or (identity.status == "paused" and not identity.paused):
+                pool.resumed(identity.name, identity.fingerprint, time.time())
             elif identity.status == "suspect":
                 addon.keeper._custody.look_after(identity)  # where asking was broken, nobody does it again
         return [identity.name for identity in identities if identity.status == "suspect"]

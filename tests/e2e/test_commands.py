@@ -34,7 +34,7 @@ class CommandWorld(World):
     def turn_by(self, session: str = "s") -> str:
         with self.proxy.client() as client:
             answer = self.turn(client, session)
-            return served_by(answer) if answer.status_code == 200 else answer.json()["error"]["message"]
+            return served_by(answer) if answer.status_code == 200 else answer.text
 
 
 @contextmanager

@@ -77,11 +77,14 @@ async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: 
                 )
             for number in range(2):
                 tell(world.turn(client, f"echo-{status}-{number}"))
-        squeezed = gzip.compress(json.dumps({"error": {"message": [token.token for token in world.tokens]}}).encode())
-        world.standin.plan(Answer(path=RESPONSES, status=400, headers={"content-encoding": "gzip"}, body=squeezed))
+            world.anew()
+        for token in world.tokens:  # a backend can repeat the token that it was sent
+            squeezed = gzip.compress(json.dumps({"error": {"message": [token.token]}}).encode())
+            gzipped = {"content-encoding": "gzip"}
+            world.standin.plan(Answer(path=RESPONSES, token=token.token, status=400, headers=gzipped, body=squeezed))
         tell(world.turn(client, "squeezed"))
         tell(client.get(BACKEND + DISCOVERY))
-        with world.proxy.broken("codexpool.exchanges", "Exchanges._dressed"):
+        with world.proxy.broken("codexpool.dressing", "Dressing.request"):
             assert tell(world.turn(client, "broken")) == 503
         with world.proxy.broken("codexpool.exchanges", "Exchanges.judge"):
             world.standin.plan(Answer(path=RESPONSES, status=400, body={"echo": [t.token for t in world.tokens]}))

@@ -28,6 +28,7 @@ BACKEND = "https://chatgpt.com"
 MODEL = BACKEND + RESPONSES
 USAGE = BACKEND + "/backend-api/wham/usage"
 FAILED_CLOSED = "codexpool_failed_closed"
+STANDIN_OPTIONS = ("pace", "deltas", "websockets", "encrypted", "families")
 
 _CLEAN = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY")
 
@@ -150,6 +151,7 @@ class World:
         self.standin._plan.clear()
         for token in self.tokens:
             token.alive = True
+            self.standin.unlimit(token.token)
         until(lambda: not self.proxy.door("rested"), 20, "whoami's word")
         self.standin.leaks.clear()
         self._since = len(self.standin.seen)
@@ -245,7 +247,7 @@ def raw_exchange(world: World, request: bytes, host: str = "chatgpt.com") -> tup
 @contextmanager
 def a_world(folder: Path, *tokens: Token, arguments: tuple[str, ...] = (), **more: Any) -> Iterator[World]:
     """A world with these identities, ready to serve."""
-    standin_options = {name: more.pop(name) for name in ("pace", "deltas", "websockets") if name in more}
+    standin_options = {name: more.pop(name) for name in STANDIN_OPTIONS if name in more}
     plan: tuple[Answer, ...] = more.pop("plan", ())
     alive = sum(token.alive for token in tokens)
     with StandIn(tokens, clients=[CLIENT], folder=folder, **standin_options) as standin:

@@ -1,0 +1,161 @@
+"""What an answer of the backend means: from a response, a frame or an event to a verdict, and what the pool learns.
+
+Whichever way it comes, an answer is judged here, by the one table of `codexpool.pool.verdict`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from mitmproxy import http
+
+from codexpool.exchange import Attempt
+from codexpool.keeper import Keeper
+from codexpool.pool.identity import Asked, Evidence, Kind, clock
+from codexpool.pool.usage import MAIN, Limit, Window
+from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify
+from codexpool.wire import frames, limits
+from codexpool.wire.errors import details_of, error_of
+from codexpool.wire.headers import first_values
+from codexpool.wire.held import decoded, is_page
+from codexpool.wire.limits import Gauge
+
+logger = logging.getLogger("codexpool")
+
+
+class Said(NamedTuple):
+    """An answer, whichever way it came; ``values`` are its headers, by lower-case name."""
+
+    status: int
+    values: Mapping[bytes, bytes] = {}
+    code: str = ""
+    message: str = ""
+    error: Mapping[str, Any] = {}
+    html: bool = False
+
+    @property
+    def request_id(self) -> str:
+        return self.values.get(b"x-request-id", b"").decode("latin-1")
+
+
+NOTHING = Said(0, message="the connection was lost before the first byte")
+
+
+def of_response(response: http.Response) -> Said:
+    """What a response says that is held."""
+    body = decoded(response)
+    code, message = error_of(response.headers, body)
+    error = details_of(response.headers, body)
+    values = first_values(response.headers.fields)
+    return Said(response.status_code, values, _limit(error) or code, message, error, is_page(response, body))
+
+
+def of_frame(frame: Mapping[str, Any]) -> Said:
+    """What an error frame says."""
+    error = frame.get("error")
+    error = error if isinstance(error, dict) else {}
+    code, message = error_of({}, frames.dumped({"error": error}))
+    return Said(frames.status_of(frame), frames.headers_of(frame), _limit(error) or code, message, error)
+
+
+def of_failure(error: Mapping[str, Any]) -> Said | None:
+    """What the failure of an answer that has begun with a 200 says, if that is for the pool to act upon.
+
+    Limits have the same codes there as in a 429; all other failures are the client's to see.
+    """
+    code, message = error_of({}, frames.dumped({"error": dict(error)}))
+    code = _limit(error) or code
+    return Said(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
+
+
+def _limit(error: Mapping[str, Any]) -> str:
+    """The client goes by the type of a limit's error, whatever its code is."""
+    kind = error.get("type")
+    return kind if isinstance(kind, str) and kind in LIMIT_CODES else ""
+
+
+def judge(
+    keeper: Keeper, asked: Asked, attempt: Attempt, method: str, said: Said, *, repeatable: bool, lightens: bool
+) -> tuple[Verdict, Evidence]:
+    """The verdict on an answer to an attempt, and why."""
+    identity = keeper.pool.identities.get(attempt.name)
+    answer = Answer(
+        said.status,
+        kind=Kind.PAT if identity is None else identity.kind,
+        current=identity is None or identity.fingerprint == attempt.bearer.fingerprint,
+        html=said.html,
+        mitigated=b"cf-mitigated" in said.values,
+        code=said.code,
+        message=said.message,
+        repeatable=repeatable,
+        lightens=lightens,
+    )
+    evidence = Evidence(
+        time.time(),
+        method,
+        asked.path,
+        said.status,
+        said.code,
+        said.request_id,
+        attempt.bearer.fingerprint,
+        note="" if said.status else said.message,
+    )
+    return classify(answer), evidence
+
+
+def learn(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict, evidence: Evidence) -> None:
+    """Have the pool know of it."""
+    pool, name, at = keeper.pool, attempt.name, evidence.at
+    saw(keeper, asked, attempt, said.values)
+    match verdict.finding:
+        case Finding.REFUSED:
+            pool.refused(name, evidence, attempt.at, at)
+        case Finding.NOT_FOR_THIS_KIND:
+            if pool.not_for_kind(name, asked.path, at):
+                logger.warning("%s: %s; this kind of credential is not tried there again", name, evidence)
+        case Finding.EDGE:
+            pause = pool.edges.turned_away(attempt.metadata.origin, at)
+            logger.warning(
+                "%s: a page of the content network, not of the backend (%s); %s is left alone for %.0f s",
+                *(name, evidence, attempt.metadata.origin, pause),
+            )
+        case Finding.WORKSPACE:
+            pool.workspace_closed(name, evidence, at)
+        case Finding.LIMITED:
+            reset = limits.reset_of(said.error)
+            limit = Limit(_family(keeper, asked, said.values), reset.resets_at, reset.resets_in)
+            until = pool.limited(name, attempt.metadata.key, limit, evidence, at)
+            keeper.saw_usage(attempt.metadata.key)
+            if limit.family != MAIN:
+                logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
+        case Finding.THROTTLED:
+            pool.throttled(name, evidence, at, limits.retry_after(said.values, said.message, at))
+        case Finding.UPSTREAM:
+            pool.troubled(name, at)
+        case _:
+            pass
+
+
+def saw(keeper: Keeper, asked: Asked, attempt: Attempt, values: Mapping[bytes, bytes]) -> None:
+    """The headers of an answer have come: what do they say of limits?"""
+    if (family := limits.active(values)) is not None:
+        keeper.learn_family(asked.model, family)
+    saw_gauges(keeper, attempt, limits.of_headers(values, time.time()))
+
+
+def saw_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> None:
+    """How much of its limits an account has used."""
+    at, usage = time.time(), None
+    for gauge in gauges:
+        usage = usage or keeper.pool.usage(attempt.metadata.key)
+        usage.see(Window(gauge.family, gauge.minutes, gauge.used_percent, gauge.resets_at, at))
+    if usage is not None:
+        keeper.saw_usage(attempt.metadata.key)
+
+
+def _family(keeper: Keeper, asked: Asked, values: Mapping[bytes, bytes]) -> str:
+    """The limit that a refusal speaks of. Where the client does not say which model it asks, it counts for all."""
+    return (limits.active(values) or keeper.pool.family_of(asked)) if asked.model else MAIN

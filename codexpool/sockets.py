@@ -1,0 +1,294 @@
+"""WebSockets in mid-flight: a turn that its identity cannot go on with is gone on with under another one.
+
+The identity of a socket is fixed at its handshake, and a socket is never moved. What moves a session is that the
+client connects again: it has one frame for that, upon which it does so at once, with its whole history and without a
+word (see `codexpool.wire.frames.connect_again`); the handshake then gets another identity. So nothing that was passed
+on is ever repeated by us, and what a client sends is passed on or dropped, never kept for another socket.
+
+The states of a socket, and what ends them:
+
+- idle: nothing is asked. A ``response.create`` makes it busy, and so does whatever the backend says unasked.
+- busy: answers are on their way. The last event of the last of them, or an error, makes it idle.
+- left: the client was told to connect again, or the socket was closed. What still comes of either side is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from mitmproxy import ctx, http, websocket
+
+from codexpool.dressing import Dressing
+from codexpool.exchange import Exchange
+from codexpool.judging import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
+from codexpool.keeper import Keeper
+from codexpool.pool.conditions import CONDEMNED
+from codexpool.pool.identity import Identity, Status
+from codexpool.pool.needs import nobody
+from codexpool.pool.recovery import PATIENCE
+from codexpool.pool.verdict import Next
+from codexpool.wire import frames, limits
+from codexpool.wire.answers import AT_ONCE, limit_error, promo
+from codexpool.wire.headers import TURN_STATE
+from codexpool.wire.lighter import has_encrypted
+from codexpool.wire.resend import hang_up
+
+logger = logging.getLogger("codexpool")
+
+MESSAGES_KEPT = 16
+"""Messages of a WebSocket that a flow shows; mitmproxy would keep them all until it is closed."""
+
+ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
+"""What an identity has become when its idle sockets are told to connect again."""
+
+
+GRACE = 5.0
+"""Seconds that a client has to let go of a socket, once it was told to connect again."""
+
+
+@dataclass(slots=True)
+class Socket:
+    """An open socket.
+
+    ``asked`` counts the requests whose answers have not ended: with none it is idle. ``request`` is the last of them
+    if it has encrypted reasoning, until the answer begins. After ``has_left`` nothing is passed on any more.
+    """
+
+    exchange: Exchange
+    asked: int = 0
+    request: bytes | None = None
+    has_left: bool = False
+
+
+def trim(flow: http.HTTPFlow) -> None:
+    """Forget all but the last few messages of a connection."""
+    if flow.websocket is not None:
+        del flow.websocket.messages[:-MESSAGES_KEPT]
+
+
+class Sockets:
+    """All open WebSockets of swap paths."""
+
+    def __init__(self, dressing: Dressing) -> None:
+        self._dressing = dressing
+        self._sockets: WeakKeyDictionary[http.HTTPFlow, Socket] = WeakKeyDictionary()
+
+    def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """A handshake was served."""
+        self._sockets[flow] = Socket(exchange)
+
+    def closed(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
+        """A socket is closed. In the middle of an answer the client connects again by itself."""
+        socket = self._sockets.pop(flow, None)
+        if socket is None or not socket.asked or socket.has_left or flow.websocket is None:
+            return
+        if not flow.websocket.closed_by_client:
+            attempt, code = socket.exchange.attempt, flow.websocket.close_code
+            logger.info("session %s: %s closed its socket in mid-turn (%s)", _session(socket), attempt.name, code)
+            keeper.pool.troubled(attempt.name, time.time())
+
+    def message(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
+        """A message has come, from either side, and is about to be passed on."""
+        socket = self._sockets.get(flow)
+        if socket is None or flow.websocket is None:
+            return
+        message = flow.websocket.messages[-1]
+        if message.injected:
+            return
+        if socket.has_left:
+            message.drop()
+            if message.from_client:  # It has not let go of the socket: then it is told so in another way.
+                self._hang_up(flow)
+        elif message.from_client:
+            self._asked(flow, socket, message, keeper)
+        else:
+            self._answered(flow, socket, message, keeper)
+
+    def changed(self, keeper: Keeper) -> None:
+        """Something about the identities has changed: idle sockets of those that do not serve any more are closed.
+
+        An idle client notices that at once, and connects anew with its next request. A frame it would read only after
+        it has sent that request.
+        """
+        for flow, socket in list(self._sockets.items()):
+            identity = _identity_of(socket, keeper)
+            if not socket.asked and not socket.has_left and (identity is None or identity.status in ENDED):
+                self._leave(flow, socket, "its identity does not serve any more")
+                self._hang_up(flow)
+
+    def stranger(self, flow: http.HTTPFlow) -> None:
+        """A message has come on a socket that was opened before a reload: nobody knows under whom it speaks."""
+        message = flow.websocket.messages[-1] if flow.websocket is not None else None
+        if message is None or message.injected or not message.from_client:
+            return
+        if frames.kind(message.content) == frames.CREATE:
+            message.drop()
+            self._inject(flow, frames.connect_again())
+
+    # -- from the client
+
+    def _asked(
+        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, keeper: Keeper
+    ) -> None:
+        if frames.kind(message.content) != frames.CREATE:
+            return
+        exchange, pool = socket.exchange, keeper.pool
+        identity = _identity_of(socket, keeper)
+        if identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
+            message.drop()
+            self._inject(flow, frames.connect_again())
+            self._leave(flow, socket, "its identity does not serve")
+            return
+        socket.asked += 1
+        exchange.attempt.at = time.time()
+        session = pool.sessions.get(exchange.session)
+        content = self._dressing.message(message.content, exchange.asked, session, exchange.attempt)
+        if content is not message.content:
+            message.content = content
+        socket.request = content if b'"encrypted_content"' in content else None
+
+    # -- from the backend
+
+    def _answered(
+        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, keeper: Keeper
+    ) -> None:
+        exchange = socket.exchange
+        match kind := frames.kind(message.content):
+            case frames.LIMITS:
+                saw_gauges(keeper, exchange.attempt, limits.of_frame(frames.parsed(message.content)))
+            case frames.METADATA:
+                values = frames.headers_of(frames.parsed(message.content))
+                if (turn_state := values.get(TURN_STATE)) is not None:
+                    self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+                saw(keeper, exchange.asked, exchange.attempt, values)
+            case frames.ERROR | frames.FAILED:
+                self._failed(flow, socket, message, kind, keeper)
+            case _ if kind in frames.ENDS:
+                socket.asked = max(0, socket.asked - 1)
+                keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
+            case _ if kind not in frames.PRELUDE:
+                socket.asked = max(1, socket.asked)
+                socket.request = None
+
+    def _failed(
+        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, kind: str, keeper: Keeper
+    ) -> None:
+        attempt = socket.exchange.attempt
+        if attempt.bearer.token.encode() in message.content or b"x-error-json" in message.content:
+            message.content = frames.scrubbed(message.content, attempt.bearer.token, attempt.name)
+        frame = frames.parsed(message.content)
+        said = of_failure(frames.failure_of(frame)) if kind == frames.FAILED else of_frame(frame)
+        if kind == frames.ERROR and (said is None or not said.status):
+            return  # The client waits on.
+        if said is not None and said.status >= 400:
+            self._judge(flow, socket, message, said, keeper)
+        if not message.dropped:
+            socket.asked = max(0, socket.asked - 1)
+
+    def _judge(
+        self,
+        flow: http.HTTPFlow,
+        socket: Socket,
+        message: websocket.WebSocketMessage,
+        said: Said,
+        keeper: Keeper,
+    ) -> None:
+        exchange = socket.exchange
+        request, socket.request = socket.request, None
+        if exchange.session is None:
+            request = None  # Nothing could be remembered, and the next request would be refused in the same way.
+        lightens = said.status == 400 and request is not None and has_encrypted(request, "")
+        verdict, evidence = judge(
+            keeper, exchange.asked, exchange.attempt, "MESSAGE", said, repeatable=False, lightens=lightens
+        )
+        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence)
+        if verdict.next is Next.LIGHTER and request is not None:
+            self._ask_lighter(flow, socket, message, request, keeper)
+        elif verdict.next in MOVES:
+            self._move(flow, socket, message, said, keeper)
+            exchange.attempt.outcome = str(evidence)
+
+    def _ask_lighter(
+        self,
+        flow: http.HTTPFlow,
+        socket: Socket,
+        message: websocket.WebSocketMessage,
+        request: bytes,
+        keeper: Keeper,
+    ) -> None:
+        """Have the same asked without what another account has encrypted, here and from now on.
+
+        If the request builds upon what this socket was told before, that may be lost with the refusal: then the
+        client connects again, and sends its whole history.
+        """
+        exchange = socket.exchange
+        session = keeper.pool.sessions.get(exchange.session)
+        self._dressing.not_portable(exchange.asked, session, exchange.attempt)
+        if frames.parsed(request).get("previous_response_id") is not None:
+            message.content = frames.connect_again()
+            self._leave(flow, socket, "its encrypted reasoning is of another account")
+            return
+        message.drop()
+        content = self._dressing.message(request, exchange.asked, session, exchange.attempt)
+        self._inject(flow, content, to_client=False)
+
+    def _move(
+        self,
+        flow: http.HTTPFlow,
+        socket: Socket,
+        message: websocket.WebSocketMessage,
+        said: Said,
+        keeper: Keeper,
+    ) -> None:
+        """Have the turn go on under another identity, or say that there is none."""
+        pool, asked, now = keeper.pool, socket.exchange.asked, time.time()
+        if pool.can_serve(asked, now) or pool.may_serve_soon(asked, now, PATIENCE):
+            message.content = frames.connect_again()
+            self._leave(flow, socket, f"{said.status} {said.code}")
+            return
+        why = nobody(pool, asked, now)
+        logger.warning("session %s: %s", _session(socket), why.message)
+        is_soon = why.returns_at is not None and why.returns_at - now <= AT_ONCE
+        if why.returns_at is None or not (is_soon or why.is_limit):
+            message.content = frames.unservable(why.message)
+        elif is_soon:
+            message.content = frames.wait(why.message, max(1, math.ceil(why.returns_at - now)))
+        else:
+            message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))
+
+    # -- the socket itself
+
+    def _leave(self, flow: http.HTTPFlow, socket: Socket, why: str) -> None:
+        socket.has_left, socket.request = True, None
+        name = socket.exchange.attempt.name
+        logger.info("session %s: told to connect again, away from %s (%s)", _session(socket), name, why)
+        asyncio.get_running_loop().call_later(GRACE, self._hang_up, flow)
+
+    def _hang_up(self, flow: http.HTTPFlow) -> None:
+        if flow.live:
+            hang_up(ctx.master.addons.get("proxyserver"), flow)
+
+    def _inject(self, flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
+        ctx.master.commands.call("inject.websocket", flow, to_client, message)
+
+
+def _identity_of(socket: Socket, keeper: Keeper) -> Identity | None:
+    """The identity that a socket speaks as; None where pool.toml has somebody else under its name by now."""
+    attempt = socket.exchange.attempt
+    identity = keeper.pool.identities.get(attempt.name)
+    if identity is None or identity.metadata is None or identity.metadata.key != attempt.metadata.key:
+        return None
+    return identity
+
+
+MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER})
+"""What becomes of a request that shall not go on where it is. (After a renewal the handshake has the new token.)"""
+
+
+def _session(socket: Socket) -> str:
+    return socket.exchange.session or "-"

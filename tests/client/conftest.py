@@ -1,0 +1,71 @@
+"""What the tests with the real client stand on: the client, the proxy in front of it, the strict stand-in behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn, Token
+from tests.running import CLIENT, Codex, Proxy, pool_toml
+
+
+class World:
+    """A stand-in, a proxy and a client, wired up."""
+
+    def __init__(self, standin: StandIn, proxy: Proxy, client: Codex, tokens: tuple[Token, ...]) -> None:
+        self.standin, self.proxy, self.client, self.tokens = standin, proxy, client, tokens
+
+    @property
+    def pool(self) -> str:
+        return self.proxy.pool.read_text()
+
+    def model_calls(self, status: int, name: str | None = None) -> list[Seen]:
+        return [seen for seen in self.standin.requests(RESPONSES, name) if seen.status == status]
+
+    def confirmations(self, name: str) -> list[Seen]:
+        return [seen for seen in self.standin.requests(WHOAMI, name) if seen.status == 401]
+
+    def nothing_amiss(self) -> None:
+        """The strict stand-in found nothing to object to, and no token went where it does not belong."""
+        assert self.standin.refusals == []
+        assert self.standin.leaks == []
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture(params=["websocket", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def world(
+            *tokens: Token,
+            transport: str = "websocket",
+            login: Callable[[Path], str] | None = None,
+            wait: bool = True,
+            **more: object,
+        ) -> World:
+            standin = stack.enter_context(
+                StandIn(tokens, clients=[CLIENT], folder=tmp_path, websockets=transport == "websocket", **more)  # type: ignore[arg-type]
+            )
+            pool_toml(tmp_path, *tokens)
+            proxy = stack.enter_context(Proxy(standin, tmp_path))
+            client = Codex(proxy, tmp_path, {} if login else None)
+            if login:
+                token = Token(login(client.home), "acc-own", "user-made-up", name="oauth")
+                standin.backend.clients[token.token] = token
+            if wait:
+                for token in tokens:
+                    if token.alive:
+                        proxy.says(f"{token.name} is ready")
+            return World(standin, proxy, client, tokens)
+
+        yield world
