@@ -29,8 +29,8 @@ from codexpool.cli.remembering import remember
 from codexpool.cli.standing import Standing, standings
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.whoami import Whoami
+from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Evidence, Kind, Status, Word
-from codexpool.pool.pool import CONDEMNED
 
 AT_ONCE: Final = 8
 """Tokens that are asked about at the same time."""
@@ -117,18 +117,15 @@ def _seen(row: Standing, answer: Whoami | None) -> Standing:
     status = _status(row.kind, answer.word)
     if status is None:
         return replace(row, evidence=str(answer.evidence))
-    if status is Status.READY and row.spec.paused:
-        status = Status.PAUSED
-    evidence = "" if status is Status.READY else row.evidence if status is Status.PAUSED else str(answer.evidence)
-    return replace(
+    row = replace(
         row,
-        status=status,
         metadata=answer.metadata or row.metadata,
-        since=answer.evidence.at,
-        until=None,
-        evidence=evidence,
         fingerprint=answer.evidence.fingerprint or row.fingerprint,
     )
+    if status is Status.READY and row.status in (Status.PAUSED, Status.LIMITED):
+        return row  # A good token changes nothing about that.
+    evidence = "" if status is Status.READY else str(answer.evidence)
+    return replace(row, status=status, since=answer.evidence.at, until=None, evidence=evidence)
 
 
 def _status(kind: Kind, word: Word) -> Status | None:

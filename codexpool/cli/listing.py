@@ -22,8 +22,8 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.common import sources as usual_sources
 from codexpool.cli.standing import Standing, standings
+from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Status
-from codexpool.pool.pool import CONDEMNED
 
 STYLES: Final = {
     Status.READY: "green",

@@ -18,6 +18,7 @@ COMMANDS = {
     "pause": "switching:pause",
     "resume": "switching:resume",
     "remove": "switching:remove",
+    "breaker": "breaking:breaker",
     "config": "configuring:config",
     "run": "run:run",
     "addon-path": "run:addon_path",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from codexpool.credentials import Credential
 from codexpool.credentials.whoami import Whoami
+from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Condition, Kind, Status
-from codexpool.pool.pool import CONDEMNED
+from codexpool.pool.needs import is_of_the_account
 from codexpool.state import Record, State, record_name
 
 
@@ -21,9 +22,11 @@ def remember(
     if metadata is not None and status is Status.READY:
         if credential.kind is not Kind.COMMAND:
             state.put_metadata(bearer.fingerprint, metadata, answer.evidence.at)
-        record = state.load().records.get(record_name(pool_toml, name))
+        known = state.load()
+        record = known.records.get(record_name(pool_toml, name))
         used_at = record.used_at if record is not None and record.key == metadata.key else None
         state.put_record(record_name(pool_toml, name), Record(bearer.fingerprint, metadata.key, used_at))
-        state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at))
+        if not is_of_the_account(known.conditions.get(bearer.fingerprint)):
+            state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at))
     elif status in CONDEMNED:
         state.put_condition(bearer.fingerprint, Condition(status, answer.evidence.at, evidence=answer.evidence))

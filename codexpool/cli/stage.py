@@ -31,6 +31,9 @@ NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE"
 POOL: Final = """\
 # The identities of this demo.
 
+[pool]
+selection = "round-robin"     # so that what belongs to no session goes to the other one
+
 [[identity]]
 name  = "work"                # the first one
 token = "{work}"

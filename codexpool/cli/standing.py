@@ -11,9 +11,9 @@ from codexpool.cli.common import moment
 from codexpool.config import FromAuthJson, FromCommand, IdentitySpec, PoolConfig, Resolved, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
+from codexpool.pool.conditions import LEADS_TO_SERVING
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
-from codexpool.pool.pool import LEADS_TO_SERVING
 from codexpool.state import Snapshot, record_name
 from codexpool.verification import UNKNOWN
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import time
 from pathlib import Path
 
 import click
@@ -11,13 +13,18 @@ from codexpool.cli.common import (
     Failure,
     config_option,
     edit_pool,
+    known,
     name_argument,
     pool_config,
+    sources,
     spec_of,
     the_state,
 )
+from codexpool.cli.standing import standings
 from codexpool.config import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
+from codexpool.memory import RESUMED, USAGE
+from codexpool.pool.identity import RETURNING, Status
 from codexpool.state import record_name
 
 
@@ -38,13 +45,31 @@ def pause(name: str, named: Path | None) -> None:
 @name_argument
 @config_option
 def resume(name: str, named: Path | None) -> None:
-    """Have a paused identity serve again."""
+    """Have an identity serve again that is paused, or that is thought to be limited.
+
+    A proxy thinks so until the backend's own time has come. Say it otherwise when you know better: the workspace was
+    paid for, or a limit was reset.
+    """
     config = pool_config(named)
-    if not spec_of(config, name).paused:
-        click.echo(f"{name} is not paused")
+    spec = spec_of(config, name)
+    if spec.paused:
+        edit_pool(config.path, lambda text: without_key(text, name, "paused"))
+        click.echo(f"{name} serves again")
         return
-    edit_pool(config.path, lambda text: without_key(text, name, "paused"))
-    click.echo(f"{name} serves again")
+    found = known()
+    row = next(row for row in standings(config, sources(), found) if row.spec.name == name)
+    key = json.dumps(row.metadata.key) if row.metadata is not None else ""
+    note = found.notes.get((USAGE, key), {})
+    is_held_up = row.status in (*RETURNING, Status.PAUSED) or note.get("limited")
+    if not is_held_up or not row.fingerprint:
+        click.echo(f"{name} is not paused, and not limited: it is {row.status}")
+        return
+    with the_state() as state:
+        state.drop_condition(row.fingerprint)
+        state.put_note(RESUMED, row.fingerprint, {"at": int(time.time())})
+        if note:
+            state.put_note(USAGE, key, {**note, "limited": {}})
+    click.echo(f"{name} is tried again, from now on")
 
 
 @click.command()

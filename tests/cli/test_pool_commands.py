@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 import keyring
 import pytest
 
-from codexpool.standin import WHOAMI, Answer, StandIn, Token
+from codexpool.cli.common import the_state
+from codexpool.memory import BREAKER, USAGE
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Status
+from codexpool.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat
@@ -410,6 +414,51 @@ def test_pause_and_resume_give_back_the_same_bytes(pool: Pool) -> None:
     pool.run("resume", "work")
     assert pool.text == before
     assert "is not paused" in pool.run("resume", "work").output
+
+
+def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
+    pool.add(pat("work"))
+    fingerprint = pool.list()["work"]["fingerprint"]
+    key = IdentityKey("acc-work", "user-work")
+    with the_state() as state:
+        evidence = Evidence(time.time(), "POST", RESPONSES, 429, "usage_limit_reached")
+        limit = Condition(Status.LIMITED, time.time(), time.time() + 3600, evidence)
+        state.put_condition(fingerprint, limit)
+        state.put_note(USAGE, json.dumps(key), {"windows": [], "limited": {"codex": time.time() + 3600}})
+    row = pool.list()["work"]
+    assert row["status"] == "limited"
+    assert "429 usage_limit_reached" in row["evidence"]
+    # that its token is good changes nothing about it
+    assert json.loads(pool.run("check", "--json").stdout)[0]["status"] == "limited"
+    assert pool.list()["work"]["status"] == "limited"
+
+    assert "tried again" in pool.run("resume", "work").output
+
+    assert pool.list()["work"]["status"] == "ready"
+    with the_state() as state:
+        assert state.load().notes[(USAGE, json.dumps(key))]["limited"] == {}
+    assert "it is ready" in pool.run("resume", "work").output
+
+
+def test_breaker_says_what_it_is_and_is_closed_by_a_person(pool: Pool) -> None:
+    pool.add(pat("work"))
+    assert "closed" in pool.run("breaker").output
+    opened = {"opened_at": time.time(), "until": time.time() + 60, "names": ["work", "spare"]}
+    with the_state() as state:
+        state.put_note(BREAKER, str(pool.path), opened)
+
+    shown = pool.run("breaker", code=1).output
+    assert "open" in shown
+    assert "refused for good: work, spare" in shown
+    document = json.loads(pool.run("breaker", "--json", code=1).stdout)
+    assert (document["state"], document["names"]) == ("open", ["work", "spare"])
+    assert "closed" in pool.run("breaker", "--close").output
+    assert json.loads(pool.run("breaker", "--json").stdout) == {
+        "state": "closed",
+        "since": None,
+        "names": [],
+        "until": None,
+    }
 
 
 def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
