@@ -22,6 +22,10 @@ test *arguments:
 test-client *arguments:
     uv run pytest -m real_client -rs "$@"
 
+# fifty clients, twelve identities, and everything that can go wrong, for so many seconds
+soak seconds="600":
+    CODEXPOOL_SOAK_SECONDS={{seconds}} uv run pytest -s tests/soak
+
 # style and format
 lint:
     uv run ruff check .
@@ -34,6 +38,14 @@ types:
 # bare mitmdump against mitmdump with the addon, interleaved, as ratios
 bench *arguments:
     uv run python -m benchmarks "$@"
+
+# a simulated week of 50 identities and 2000 sessions, under each way to spread them
+simulate *arguments:
+    uv run python -m benchmarks.simulation "$@"
+
+# what one decision costs with 1000 identities and 10000 sessions, in microseconds
+decide *arguments:
+    uv run python -m benchmarks.decision "$@"
 
 # wheel and sdist
 build:
