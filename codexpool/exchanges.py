@@ -23,7 +23,7 @@ from codexpool.keeper import Keeper
 from codexpool.pool.identity import Asked
 from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Renew, Try, Wait, attempts
-from codexpool.pool.verdict import Finding, Verdict, is_held
+from codexpool.pool.verdict import NOT_PORTABLE, Finding, Verdict, is_held
 from codexpool.sockets import Sockets, trim
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.dress import label, put_on, take_off
@@ -282,6 +282,9 @@ class Exchanges:
         if not exchange.is_answered:
             return
         if not is_held(flow.response.status_code):
+            if exchange.beginning is not None:  # It was passed on before it had said anything.
+                exchange.beginning = None
+                self._served(flow, exchange)
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(flow.response, exchange.attempt.metadata.account_id, exchange.client_account)
             return
@@ -292,7 +295,7 @@ class Exchanges:
         assert self.keeper is not None
         attempt, method = exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
-        lightens = self.resends and said.status == 400 and not attempt.lighter and self._lightens(flow)
+        lightens = self.resends and said.code == NOT_PORTABLE and not attempt.lighter and self._lightens(flow)
         verdict, evidence = judge(
             self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
         )

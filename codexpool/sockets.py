@@ -31,7 +31,7 @@ from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import PATIENCE
-from codexpool.pool.verdict import Next
+from codexpool.pool.verdict import NOT_PORTABLE, Next
 from codexpool.wire import frames, limits
 from codexpool.wire.answers import AT_ONCE, limit_error, promo
 from codexpool.wire.headers import TURN_STATE
@@ -202,7 +202,7 @@ class Sockets:
         request, socket.request = socket.request, None
         if exchange.session is None:
             request = None  # Nothing could be remembered, and the next request would be refused in the same way.
-        lightens = said.status == 400 and request is not None and has_encrypted(request, "")
+        lightens = said.code == NOT_PORTABLE and request is not None and has_encrypted(request, "")
         verdict, evidence = judge(
             keeper, exchange.asked, exchange.attempt, "MESSAGE", said, repeatable=False, lightens=lightens
         )

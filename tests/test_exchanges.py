@@ -225,3 +225,19 @@ async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, 
 
     assert request.response.stream is True
     assert exchanges.holds(request) == (encoding in ("identity", ""))
+
+
+async def test_a_stream_that_was_passed_on_before_it_said_anything_was_served_all_the_same() -> None:
+    exchanges, _ = with_keeper("first")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    del request.response.headers["content-length"]
+    exchanges.headers_came(request)
+    comments = [request.comment]
+    # when the layer has held it for as long as it may, and the stream has ended
+    await exchanges.judge(request)
+    comments.append(request.comment)
+
+    assert comments == ["", "codexpool: first, attempt 1"]
+    assert not exchanges.holds(request)

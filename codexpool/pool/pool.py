@@ -243,9 +243,14 @@ class Pool(Conditions):
     def _has_changed(self, identity: Identity) -> None:
         self._ranking.change(identity.name)
         if (returns_at := identity.returns_at) is not None:
-            if len(self._returns) > 4 * len(self.identities):  # Most of them have come to be otherwise.
-                self._returns = sorted((i.returns_at, i.name) for i in self.identities.values() if i.returns_at)
-            heappush(self._returns, (returns_at, identity.name))
+            self._rank_again(identity.name, returns_at)
+
+    def _rank_again(self, name: str, at: float) -> None:
+        """Time alone makes an identity another one then."""
+        if len(self._returns) > 4 * len(self.identities):  # Most of them have come to be otherwise.
+            identities = self.identities.values()
+            self._returns = sorted((max(i.returns_at or 0, i.avoided_until), i.name) for i in identities)
+        heappush(self._returns, (at, name))
 
     # -- what is learned of answers
 
@@ -264,7 +269,7 @@ class Pool(Conditions):
             pause = min(SHORT_REST * 2 ** min(identity.troubles - TROUBLES, 10), LONGEST_AVOIDED)
             identity.avoided_until = at + pause
             self._ranking.change(name)
-            heappush(self._returns, (identity.avoided_until, name))
+            self._rank_again(name, identity.avoided_until)
 
     def succeeded(self, name: str, sent_at: float, is_turn: bool) -> bool:
         """A good answer to a request that was sent then: it ends a row of rests. Whether it closes the breaker.

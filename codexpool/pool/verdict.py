@@ -75,13 +75,15 @@ class Answer:
     @property
     def is_not_portable(self) -> bool:
         """The request has encrypted reasoning that another account has issued (openai/codex #13724)."""
-        return self.status == 400 and self.code == "invalid_encrypted_content"
+        return self.status == 400 and self.code == NOT_PORTABLE
 
     @property
     def speaks_of_workspace(self) -> bool:
         """The account is not served any more, whatever its token."""
         return self.status == 402 or (self.status == 403 and any(word in self.code for word in WORKSPACE_WORDS))
 
+
+NOT_PORTABLE = "invalid_encrypted_content"
 
 WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "organization_disabled")
 """What is in the codes with which the backend turns a whole workspace away (``deactivated_workspace``, …)."""
