@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -553,4 +556,10 @@ def test_a_cascade_costs_each_identity_at_most_one_call_and_is_over_when_a_perso
     refused = Counter(seen.name for seen in calls(world) if seen.status == 401)
     assert set(refused.values()) == {1}
     world.proxy.says("the breaker is open until")
+    assert "the breaker is closed" not in world.proxy.log
+    codexpool = str(Path(sys.executable).with_name("codexpool"))
+    command = [codexpool, "breaker", "--close", "--config", str(world.proxy.pool)]
+    environ = {**os.environ, "CODEXPOOL_STATE": str(world.proxy.state)}
+    assert subprocess.run(command, env=environ, check=False, timeout=30).returncode == 0
+    world.proxy.says("the breaker is closed: sessions are moved again", 10)
     world.nothing_amiss()
