@@ -18,7 +18,7 @@ from codexpool.pool.identity import Asked, Evidence, Kind, clock
 from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify
 from codexpool.wire import frames, limits
-from codexpool.wire.errors import details_of, error_of
+from codexpool.wire.errors import code_and_message, details_of, error_of
 from codexpool.wire.headers import first_values
 from codexpool.wire.held import decoded, is_page
 from codexpool.wire.limits import Gauge
@@ -57,7 +57,7 @@ def of_frame(frame: Mapping[str, Any]) -> Said:
     """What an error frame says."""
     error = frame.get("error")
     error = error if isinstance(error, dict) else {}
-    code, message = error_of({}, frames.dumped({"error": error}))
+    code, message = code_and_message({"error": error})
     return Said(frames.status_of(frame), frames.headers_of(frame), _limit(error) or code, message, error)
 
 
@@ -66,7 +66,7 @@ def of_failure(error: Mapping[str, Any]) -> Said | None:
 
     Limits have the same codes there as in a 429; all other failures are the client's to see.
     """
-    code, message = error_of({}, frames.dumped({"error": dict(error)}))
+    code, message = code_and_message({"error": error})
     code = _limit(error) or code
     return Said(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -33,7 +32,7 @@ from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import PATIENCE
 from codexpool.pool.verdict import NOT_PORTABLE, Next
 from codexpool.wire import frames, limits
-from codexpool.wire.answers import AT_ONCE, limit_error, promo
+from codexpool.wire.answers import Told, limit_error, promo, seconds_to, told
 from codexpool.wire.headers import TURN_STATE
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.resend import hang_up
@@ -253,11 +252,11 @@ class Sockets:
             return
         why = nobody(pool, asked, now)
         logger.warning("session %s: %s", _session(socket), why.message)
-        is_soon = why.returns_at is not None and why.returns_at - now <= AT_ONCE
-        if why.returns_at is None or not (is_soon or why.is_limit):
+        told_so = told(why.returns_at, why.is_limit, now)
+        if why.returns_at is None or told_so is Told.FINAL:
             message.content = frames.unservable(why.message)
-        elif is_soon:
-            message.content = frames.wait(why.message, max(1, math.ceil(why.returns_at - now)))
+        elif told_so is Told.WAIT:
+            message.content = frames.wait(why.message, seconds_to(why.returns_at, now))
         else:
             message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))
 

@@ -163,7 +163,7 @@ class Pool(Conditions):
             yield own
         if asked.session is not None and self.sessions.has_asides:
             for what in (asked.path, self.family_of(asked)):
-                if (key := self.sessions.aside(asked.session, what)) is not None and (own := self.by_key(key)):
+                if (key := self.sessions.aside(asked.session, what)) is not None and (own := self._by_key.get(key)):
                     yield own
 
     def _next(self, asked: Asked, session: Session | None, excluded: frozenset[str], at: float) -> Identity | None:
@@ -191,7 +191,7 @@ class Pool(Conditions):
                 self._ranking.change(heappop(self._returns)[1])
             return (self.identities[name] for name in self._ranking.names(self.selection, self.identities, at))
         ready = [self._candidate(i, at, family) for i in self.identities.values() if self._is_ready(i, at)]
-        ready.sort(key=lambda candidate: (rank(self.selection, candidate, at), candidate.order))
+        ready.sort(key=lambda candidate: rank(self.selection, candidate, at))
         return (self.identities[candidate.name] for candidate in ready)
 
     def _settled(self, asked: Asked, session: Session | None, chosen: Identity, at: float) -> Identity:
@@ -212,10 +212,7 @@ class Pool(Conditions):
         return (
             self._is_ready(identity, at)
             and self._not_for.allows(identity.kind, asked.path, at)
-            and (
-                asked.model not in self.families
-                or self._usage_of(identity).limited_until(self.families[asked.model], at) is None
-            )
+            and self.limited_until(identity, asked, at) is None
         )
 
     def _is_ready(self, identity: Identity, at: float) -> bool:

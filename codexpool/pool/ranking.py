@@ -12,7 +12,7 @@ LASTS = 300.0
 limited or rests is put in its place at once.)"""
 
 Entry = tuple[bool, bool, float, int, int, str]
-"""A rank, and the order and the name of whom it is."""
+"""A rank, and the name of whom it is."""
 
 
 class Ranking:
@@ -58,4 +58,4 @@ class Ranking:
 
     def _entry(self, name: str, selection: Selection, at: float) -> Entry | None:
         candidate = self._candidate(name, at)
-        return (*rank(selection, candidate, at), candidate.order, name) if candidate is not None else None
+        return (*rank(selection, candidate, at), name) if candidate is not None else None

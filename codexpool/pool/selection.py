@@ -58,8 +58,8 @@ class Candidate(NamedTuple):
     is_doubtful: bool = False
 
 
-Rank = tuple[bool, bool, float, int]
-"""The smallest is selected."""
+Rank = tuple[bool, bool, float, int, int]
+"""The smallest is selected; among equals, the first of the file."""
 
 
 def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
@@ -68,16 +68,16 @@ def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
     first = (c.is_doubtful, c.headroom <= 0)
     match selection:
         case Selection.DRAIN_FIRST:
-            return (*first, -c.priority, c.order)
+            return (*first, -c.priority, 0, c.order)
         case Selection.ROUND_ROBIN:
-            return (*first, 0, c.last_picked)
+            return (*first, 0, c.last_picked, c.order)
         case Selection.HEADROOM:
-            return (*first, -_steps(max(c.headroom, 1e-3) / (1.0 + c.load.now(at))), c.last_picked)
+            return (*first, -_steps(max(c.headroom, 1e-3) / (1.0 + c.load.now(at))), c.last_picked, c.order)
 
 
 def select(selection: Selection, candidates: Sequence[Candidate], at: float) -> str:
     """The name of the candidate that a new session gets; there is at least one."""
-    return min(candidates, key=lambda c: (rank(selection, c, at), c.order)).name
+    return min(candidates, key=lambda c: rank(selection, c, at)).name
 
 
 def _steps(share: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,27 @@ from codexpool.wire.routing import synthetic
 
 AT_ONCE = 60.0
 """Seconds up to which a client is told to try again by itself; whatever takes longer is told to the person."""
+
+
+class Told(Enum):
+    """What a client is told that nobody can serve."""
+
+    FINAL = "the message, and nothing that it could wait for"
+    WAIT = "to try again by itself, in a moment"
+    LIMIT = "a limit, with its end"
+
+
+def told(returns_at: float | None, is_limit: bool, now: float) -> Told:
+    """What a client is told where somebody serves again at the unix second ``returns_at``; None: not by waiting."""
+    if returns_at is not None and returns_at - now <= AT_ONCE:
+        return Told.WAIT
+    return Told.LIMIT if returns_at is not None and is_limit else Told.FINAL
+
+
+def seconds_to(returns_at: float, now: float) -> int:
+    """The whole seconds that a client is told to wait."""
+    return max(1, math.ceil(returns_at - now))
+
 
 PROMO = "x-codex-promo-message"
 """The header whose text the client shows of a limit; it shows nothing of the body but the time."""
@@ -36,12 +58,12 @@ def unservable(
     """
     if upgrade:
         return _json(426, {"error": {"code": "codexpool_unservable", "message": message}})
-    is_soon = returns_at is not None and returns_at - now <= AT_ONCE
-    if returns_at is None or not (is_soon or is_limit):
+    told_so = told(returns_at, is_limit, now)
+    if returns_at is None or told_so is Told.FINAL:
         return http.Response.make(400, message, {"content-type": "text/plain; charset=utf-8"})
-    if is_soon:
+    if told_so is Told.WAIT:
         error = {"type": "rate_limit_exceeded", "code": "codexpool_unservable", "message": message}
-        return _json(429, {"error": error}, {"retry-after": str(max(1, math.ceil(returns_at - now)))})
+        return _json(429, {"error": error}, {"retry-after": str(seconds_to(returns_at, now))})
     return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(summary)})
 
 

@@ -20,7 +20,7 @@ def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     ``x-openai-authorization-error``. Empty strings where nothing is said.
     """
     for document in (_json(unpacked(headers.get("x-error-json", ""))), _json(body)):
-        code, message = _code_and_message(document)
+        code, message = code_and_message(document)
         if code or message:
             return code, message
     return _text(headers.get("x-openai-authorization-error", "")), ""
@@ -35,7 +35,8 @@ def details_of(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
     return {}
 
 
-def _code_and_message(document: Any) -> tuple[str, str]:
+def code_and_message(document: Any) -> tuple[str, str]:
+    """Code and message of a refusal that is parsed already, in whichever of those shapes."""
     if not isinstance(document, dict):
         return "", ""
     for inner in (document.get("error"), document.get("detail"), document):
