@@ -13,6 +13,7 @@ from codexpool.pool.conditions import CONDEMNED, SHORT_REST, Conditions, Listene
 from codexpool.pool.endpoints import Edges, NotFor
 from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Identity, IdentityKey, Status
 from codexpool.pool.ranking import Ranking
+from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.usage import MAIN
@@ -34,6 +35,8 @@ class Pool(Conditions):
         self.edges = Edges()
         self.families: dict[str, str] = {}
         """Which limit counts for a model, as answers have said it; `MAIN` for all others."""
+        self.because = Because.NEW
+        """Why `choose` gave what it gave last."""
         self._not_for = NotFor()
         self._ranking = Ranking(self._ranked)
         self._returns: list[tuple[float, str]] = []
@@ -79,15 +82,19 @@ class Pool(Conditions):
         excluded = frozenset(without)
         session = self.sessions.get(asked.session)
         own_expired = None
-        for own in self._own(asked, session, prefer):
+        for own, because in self._own(asked, session, prefer):
             if own.name in excluded or not self._is_able(own, asked, at):
                 continue
             if not own.has_expired(at):
+                self.because = because
                 return self._settled(asked, session, own, at)
             own_expired = own_expired or own
         chosen = self._next(asked, session, excluded, at)
+        self.because = Because.EXPIRED
         if own_expired is not None and (chosen is None or chosen.has_expired(at)):
             return self._settled(asked, session, own_expired, at)
+        if chosen is not None:
+            self.because = self._because(asked, session, chosen)
         if chosen is None or not asked.is_turn:
             return chosen or own_expired
         if not self.breaker.lets_pass(at):
@@ -146,6 +153,10 @@ class Pool(Conditions):
         """The limit that counts for a request."""
         return self.families.get(asked.model, MAIN)
 
+    def left(self, identity: Identity, asked: Asked, at: float) -> float:
+        """What an identity has left for a request, as `codexpool.pool.usage.Usage.headroom` weighs it."""
+        return self._usage_of(identity).headroom(self.family_of(asked), at)
+
     def limited_until(self, identity: Identity, asked: Asked, at: float) -> float | None:
         """Until when an identity's limit keeps it from serving this request; None where it does not."""
         if identity.status is Status.LIMITED:
@@ -153,18 +164,27 @@ class Pool(Conditions):
         usage = self._usage_of(identity)
         return usage.limited_until(self.family_of(asked), at)
 
-    def _own(self, asked: Asked, session: Session | None, prefer: str | None) -> Iterator[Identity]:
-        """Whom a request would rather be sent under than under anybody else."""
+    def _own(self, asked: Asked, session: Session | None, prefer: str | None) -> Iterator[tuple[Identity, Because]]:
+        """Whom a request would rather be sent under than under anybody else, and why."""
         if prefer is not None and (preferred := self.identities.get(prefer)) is not None:
-            yield preferred
+            yield preferred, Because.PREFERRED
+        because = Because.OWN
         if session is None:
-            session = self.sessions.get(asked.parent)
+            session, because = self.sessions.get(asked.parent), Because.PARENT
         if session is not None and (own := self._by_key.get(session.key)) is not None:
-            yield own
+            yield own, because
         if asked.session is not None and self.sessions.has_asides:
             for what in (asked.path, self.family_of(asked)):
                 if (key := self.sessions.aside(asked.session, what)) is not None and (own := self._by_key.get(key)):
-                    yield own
+                    yield own, Because.ASIDE
+
+    @staticmethod
+    def _because(asked: Asked, session: Session | None, chosen: Identity) -> Because:
+        """Why a request gets an identity that it would not rather have than all others."""
+        if asked.session is None:
+            return Because.NO_SESSION
+        is_known = session is not None and chosen.metadata is not None and session.key == chosen.metadata.key
+        return Because.OWN if is_known else Because.NEW if session is None else Because.MOVED
 
     def _next(self, asked: Asked, session: Session | None, excluded: frozenset[str], at: float) -> Identity | None:
         """Who gets a session that is new, or that its own identity cannot serve."""
@@ -204,8 +224,10 @@ class Pool(Conditions):
             self.sessions.bind(asked.session, chosen.metadata.key)
         elif not self.is_for(own, asked.path, at):
             self.sessions.set_aside(asked.session, asked.path, chosen.metadata.key)
+            self.because = Because.ASIDE
         elif self.limited_until(own, asked, at) is not None:
             self.sessions.set_aside(asked.session, self.family_of(asked), chosen.metadata.key)
+            self.because = Because.ASIDE
         return chosen
 
     def _is_able(self, identity: Identity, asked: Asked, at: float) -> bool:

@@ -1,0 +1,84 @@
+"""Why an identity was chosen, and what spoke for and against each of the others, for a person who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from codexpool.pool.identity import Asked, Identity, Status, clock
+
+if TYPE_CHECKING:
+    from codexpool.pool.pool import Pool
+
+CANDIDATES_KEPT = 20
+"""Candidates of a decision that are written down; in a larger pool the first of the file."""
+
+
+class Because(StrEnum):
+    """Why a request is sent under an identity."""
+
+    OWN = "the session is with it"
+    PARENT = "the session that started this one is with it"
+    PREFERRED = "the request stays with it"
+    ASIDE = "it serves this endpoint or model for the session"
+    NEW = "a new session"
+    MOVED = "the session moves to it"
+    NO_SESSION = "the request names no session"
+    EXPIRED = "nobody else could, though its token is expected to have expired"
+
+
+LOOKED_AROUND = frozenset({Because.ASIDE, Because.NEW, Because.MOVED, Because.NO_SESSION, Because.EXPIRED})
+"""Where there was a choice between several. (One that has been made for a session once may be repeated.)"""
+
+
+class Candidacy(NamedTuple):
+    """What spoke for and against an identity as a request was assigned."""
+
+    name: str
+    chosen: bool
+    speaks_for: tuple[str, ...]
+    speaks_against: tuple[str, ...]
+
+
+def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str, at: float) -> list[Candidacy]:
+    """The candidates for a request; ``refused`` names those it was refused under already."""
+    identities = list(pool.identities.values())
+    kept = identities[:CANDIDATES_KEPT]
+    kept += [i for i in identities[CANDIDATES_KEPT:] if i.name == chosen]
+    return [_candidacy(pool, i, asked, refused, chosen, at) for i in kept]
+
+
+def _candidacy(
+    pool: Pool, identity: Identity, asked: Asked, refused: Collection[str], chosen: str, at: float
+) -> Candidacy:
+    against = tuple(_against(pool, identity, asked, refused, at))
+    return Candidacy(identity.name, identity.name == chosen, tuple(_for(pool, identity, asked, at)), against)
+
+
+def _for(pool: Pool, identity: Identity, asked: Asked, at: float) -> Iterator[str]:
+    if identity.status is not Status.READY:
+        return
+    yield "ready"
+    yield f"headroom {pool.left(identity, asked, at):.2f}"
+    if (begun := identity.load.now(at)) >= 0.05:
+        yield f"{begun:.1f} sessions begun lately"
+
+
+def _against(pool: Pool, identity: Identity, asked: Asked, refused: Collection[str], at: float) -> Iterator[str]:
+    condition = identity.condition
+    if identity.name in refused:
+        yield "this request was refused under it"
+    if condition.status is not Status.READY:
+        until = f" until {clock(condition.until, at)} UTC" if condition.until is not None else ""
+        yield f"{condition.status}{until}"
+    if identity.metadata is None:
+        yield "nobody has said yet whose its token is"
+    if not pool.is_for(identity, asked.path, at):
+        yield "its kind of credential is refused on this endpoint"
+    if condition.status is Status.READY and (until_ := pool.limited_until(identity, asked, at)) is not None:
+        yield f"limited for {pool.family_of(asked)} until {clock(until_, at)} UTC"
+    if identity.has_expired(at):
+        yield "its token is expected to have expired"
+    elif identity.is_doubtful(at):
+        yield "the backend has had trouble with it lately"

@@ -1,0 +1,118 @@
+"""Why an identity was chosen, and what is said of the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from codexpool.pool.identity import Asked, Condition, Identity, Kind, Metadata, Status
+from codexpool.pool.pool import Pool
+from codexpool.pool.reasons import CANDIDATES_KEPT, Because, candidacies
+from codexpool.pool.selection import Selection
+from codexpool.pool.usage import Limit
+
+RESPONSES = "/backend-api/codex/responses"
+NOW = 1_000_000.0
+
+
+def ready(name: str, **more: object) -> Identity:
+    metadata = Metadata(f"acc-{name}", f"user-{name}", "business")
+    return Identity(name, Kind.PAT, f"print-{name}", Condition(Status.READY, 0), metadata=metadata, **more)  # type: ignore[arg-type]
+
+
+def pool_of(*identities: Identity) -> Pool:
+    pool = Pool()
+    pool.replace_identities(identities, Selection.DRAIN_FIRST, NOW)
+    return pool
+
+
+def asked(session: str | None = "one", **more: object) -> Asked:
+    return Asked(session, RESPONSES, **more)  # type: ignore[arg-type]
+
+
+def because(pool: Pool, what: Asked, without: tuple[str, ...] = (), prefer: str | None = None) -> tuple[str, Because]:
+    chosen = pool.choose(what, NOW, without, prefer)
+    assert chosen is not None
+    return chosen.name, pool.because
+
+
+def test_a_choice_says_why_in_each_of_its_cases() -> None:
+    pool = pool_of(ready("first"), ready("second"))
+
+    assert because(pool, asked(None)) == ("first", Because.NO_SESSION)
+    assert because(pool, asked("one")) == ("first", Because.NEW)
+    assert because(pool, asked("one")) == ("first", Because.OWN)
+    assert because(pool, asked("child", parent="one")) == ("first", Because.PARENT)
+    assert because(pool, asked("child")) == ("first", Because.OWN)
+    assert because(pool, asked("one"), prefer="second") == ("second", Because.PREFERRED)
+
+
+def test_a_session_that_moves_says_so_once() -> None:
+    pool = pool_of(ready("first"), ready("second"))
+    because(pool, asked())
+    # when: its own identity does not serve any more
+    pool.identities["first"].condition = Condition(Status.NEEDS_REPLACEMENT, NOW)
+
+    assert because(pool, asked()) == ("second", Because.MOVED)
+    assert because(pool, asked()) == ("second", Because.OWN)
+
+
+def test_what_only_one_family_is_the_reason_for_is_no_move() -> None:
+    pool = pool_of(ready("first"), ready("second"))
+    because(pool, asked())
+    pool.learn_family("big", "big-family")
+    pool.usage(pool.identities["first"].metadata.key).limit(Limit("big-family", NOW + 600), NOW)  # type: ignore[union-attr]
+
+    assert because(pool, asked(model="big")) == ("second", Because.ASIDE)
+    assert because(pool, asked(model="big")) == ("second", Because.ASIDE)
+    assert because(pool, asked(model="small")) == ("first", Because.OWN)
+
+
+def test_a_token_that_should_have_ended_serves_where_nobody_else_can_and_is_said_to() -> None:
+    pool = pool_of(ready("only", expires_at=NOW - 1))
+    because(pool, asked())
+
+    assert because(pool, asked()) == ("only", Because.EXPIRED)
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (Condition(Status.LIMITED, NOW, NOW + 3600), "limited until"),
+        (Condition(Status.RESTING, NOW, NOW + 60), "resting until"),
+        (Condition(Status.PAUSED, NOW), "paused"),
+        (Condition(Status.NEEDS_REPLACEMENT, NOW), "needs_replacement"),
+        (Condition(Status.UNVERIFIED, NOW), "unverified"),
+    ],
+    ids=lambda value: str(getattr(value, "status", value)),
+)
+def test_who_cannot_serve_has_its_status_held_against_it(condition: Condition, said: str) -> None:
+    other = ready("other")
+    other.condition = condition
+    pool = pool_of(ready("chosen"), other)
+    other.condition = condition
+
+    chosen, against = candidacies(pool, asked(), (), "chosen", NOW)
+
+    assert chosen.chosen
+    assert "ready" in chosen.speaks_for
+    assert chosen.speaks_against == ()
+    assert not against.chosen
+    assert against.speaks_for == ()
+    assert against.speaks_against[0].startswith(said)
+
+
+def test_what_an_identity_has_been_refused_for_stands_first() -> None:
+    pool = pool_of(ready("first"), ready("second"))
+
+    first, _ = candidacies(pool, asked(), {"first"}, "second", NOW)
+
+    assert first.speaks_against == ("this request was refused under it",)
+
+
+def test_of_a_large_pool_the_chosen_one_is_always_among_those_written_down() -> None:
+    pool = pool_of(*(ready(f"number-{number}") for number in range(100)))
+
+    said = candidacies(pool, asked(), (), "number-99", NOW)
+
+    assert len(said) == CANDIDATES_KEPT + 1
+    assert [c.name for c in said if c.chosen] == ["number-99"]
