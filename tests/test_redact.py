@@ -194,3 +194,28 @@ def test_bearer_shows_its_fingerprint_only() -> None:
 
     assert SECRET not in f"{bearer} {bearer!r}"
     assert fingerprint(SECRET) in f"{bearer}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "b'GET / HTTP/1.1\\r\\nx-api-key: Zx81kQpW7vB2nR5t-hunter2\\r\\n'",
+        "Cookie: sid=Zx81kQpW7vB2nR5t-hunter2",
+        '{"refresh_token":"Zx81kQpW7vB2nR5t-hunter2"}',
+        "Authorization: Basic Ym9iOlp4ODFrUXBXN3ZCMm5SNXQtaHVudGVyMg==",
+        "key sk-proj-Zx81kQpW7vB2nR5thunter2abcd",
+    ],
+)
+def test_what_others_log_has_no_secret_of_any_kind(line: str, caplog: pytest.LogCaptureFixture) -> None:
+    undo = redact_logs()
+    try:
+        with caplog.at_level(logging.DEBUG):
+            logging.getLogger("mitmproxy.proxy.server").debug("%s", line)
+            logging.getLogger("asyncio").error("it broke", exc_info=ValueError(line))
+    finally:
+        undo()
+
+    assert "hunter2" not in caplog.text
+    assert "YWhVbnRlcjI" not in caplog.text
+    assert "NXQtaHVudGVyMg" not in caplog.text
+    assert "it broke" in caplog.text

@@ -26,7 +26,7 @@ class Claims(NamedTuple):
 
 def claims_of(token: str) -> Claims:
     """The claims of a token. Raises ValueError for what is no JWT."""
-    document = _payload(token)
+    document = payload_of(token)
     auth = document.get(AUTH)
     auth = auth if isinstance(auth, dict) else {}
     expires_at = document.get("exp")
@@ -42,13 +42,14 @@ def claims_of(token: str) -> Claims:
 def is_jwt(token: str) -> bool:
     """Whether a token can be read at all; most others are opaque."""
     try:
-        _payload(token)
+        payload_of(token)
     except ValueError:
         return False
     return True
 
 
-def _payload(token: str) -> dict[str, Any]:
+def payload_of(token: str) -> dict[str, Any]:
+    """Everything that a token says. Raises ValueError for what is no JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("not three parts with dots between them")

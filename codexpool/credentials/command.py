@@ -15,7 +15,6 @@ from typing import Final
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Kind
-from codexpool.redact import redacted
 
 TIMEOUT_MS: Final = 5_000
 REFRESH_INTERVAL_MS: Final = 300_000
@@ -161,6 +160,8 @@ def let_go(process: asyncio.subprocess.Process) -> None:
 
 
 def _quoted(said: bytearray) -> str:
-    text = redacted(" ".join(said.decode(errors="replace").split()))
+    from codexpool.traces.shown import shown_text  # It looks at logins itself.
+
+    text = shown_text(" ".join(said.decode(errors="replace").split()), full=True)
     shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
     return f". It said: {''.join(c for c in shown if c.isprintable())}" if shown else ""

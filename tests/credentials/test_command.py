@@ -72,7 +72,7 @@ async def test_it_wants_to_be_run_again_after_its_interval(tmp_path: Path) -> No
     [
         (("exit 3",), "ended with exit code 3"),
         (("echo no session >&2; exit 1",), "ended with exit code 1. It said: no session"),
-        ((f"echo bad {'at-test-secret-0123456789'} >&2; exit 1",), "It said: bad <sha256:"),
+        ((f"echo bad {'at-test-secret-0123456789'} >&2; exit 1",), "It said: bad <PAT 25 chars sha256:"),
         (("kill -9 $$",), "was ended by signal 9"),
         (("true",), "has printed nothing"),
         (("echo only on the other one >&2",), "has printed nothing. It said: only on the other one"),

@@ -1,0 +1,69 @@
+"""A text without its encodings: percent signs, escapes, entities, and characters that nobody sees. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+DEPTH: Final = 5
+"""How often a text is decoded."""
+
+_ESCAPE: Final = re.compile(
+    r"""%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[bfnrtv"'/\\]|&(?:amp|quot|apos|\#\d{1,6}|\#[xX][0-9A-Fa-f]{1,5});"""
+    r"|(?P<unseen>\x1b\[[0-9;]{0,16}[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f])"
+)
+_ESCAPED: Final = {
+    "\\b": "\b",
+    "\\f": "\f",
+    "\\n": "\n",
+    "\\r": "\r",
+    "\\t": "\t",
+    "\\v": "\v",
+    "&amp;": "&",
+    "&quot;": '"',
+    "&apos;": "'",
+}
+
+
+def plain(text: str) -> str:
+    """A text without any of its encodings."""
+    for _ in range(DEPTH):
+        text = _ESCAPE.sub(_character, text)
+    return text
+
+
+def decoded(view: str, places: list[int] | None) -> tuple[str, list[int]] | None:
+    """The view with one layer of encoding less, and where each of its characters begins in the text.
+
+    None if there is no such layer. ``places`` is where those of the view begin; None if it is the text itself.
+    """
+    if "%" not in view and "\\" not in view and "&" not in view and view.isprintable():
+        return None
+    pieces: list[str] = []
+    made: list[int] = []
+    at = 0
+    for match in _ESCAPE.finditer(view):
+        character = _character(match)
+        pieces += (view[at : match.start()], character)
+        made += range(at, match.start() + len(character))
+        at = match.end()
+    if not at:
+        return None
+    pieces.append(view[at:])
+    made += range(at, len(view) + 1)
+    return "".join(pieces), made if places is None else [places[i] for i in made]
+
+
+def _character(match: re.Match[str]) -> str:
+    """What an escape stands for: one character, or nothing."""
+    escape = match[0]
+    if match["unseen"]:
+        return ""
+    if escape in _ESCAPED:
+        return _ESCAPED[escape]
+    if escape[0] == "&":
+        digits = escape[2:-1]
+        return chr(int(digits[1:], 16) if digits[0] in "xX" else int(digits))
+    digits = escape[1:] if escape[0] == "%" else escape[2:]
+    return chr(int(digits, 16)) if digits else escape[1:]

@@ -1,0 +1,113 @@
+"""Tells long strings that mean nothing to a reader, as secrets are, from words, versions, dates and ids. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+
+LEAST: Final = 20
+"""Characters from which on a string may be a secret though nothing else says so."""
+
+_LEAST_CORE: Final = 12
+"""Characters of such a string that must not be seen, if they are no words."""
+
+_LEAST_WHOLE: Final = 16
+"""The same, with the words around it that may be there by chance."""
+
+_BRIDGED: Final = 6
+"""A word shorter than this, in the middle of what is none, is there by chance."""
+
+
+class Kind(Enum):
+    """What a piece without any separator looks like."""
+
+    PLAIN = "a word or a number"
+    WORD = "as good as a word, by itself"
+    NONE = "no word"
+
+
+_RUN: Final = re.compile(rf"[A-Za-z0-9_+/=.~-]{{{LEAST},}}")
+
+_ID: Final = re.compile(
+    r"""
+    (?<! [0-9A-Za-z] ) [0-9a-fA-F]{8} - (?: [0-9a-fA-F]{4} - ){3} [0-9a-fA-F]{12} (?! [0-9A-Za-z] )
+    | (?<! [0-9A-Za-z_-] ) (?:
+        (?: resp | msg | rs | fc | ctc | ig | req ) _ [0-9a-f]{4,64}
+      | (?: (?: resp | msg | rs | fc | ctc | ig | req | call | asst | thread | proj ) _
+          | (?: user | org | acc | acct | chatcmpl ) - ) [A-Za-z0-9]{4,32}
+      | app_EMoamEEZ73f0CkXaXp7hrann                                           # the client that everybody has
+      ) (?: [_-] \d{1,6} )? (?! [0-9A-Za-z_+/=-] )
+    """,
+    re.VERBOSE,
+)
+"""UUIDs, and what the backend numbers its things with."""
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9]+")
+
+_PLAIN_WORD: Final = re.compile(r"[a-z]{1,20}|[A-Z][a-z]{3,19}|\d{1,19}")
+"""A word, or a number."""
+
+_WORD: Final = re.compile(
+    r"""
+      [A-Z][a-z]{0,19} | [A-Z]{1,15}
+    | (?: [A-Z]{0,5} [a-z]{3,} | [A-Z][a-z]{2,} ) (?: [A-Z][a-z]{2,14} ){1,5}    # AppleWebKit is one
+    | \d{8}T\d{4,6}Z? | \d{1,9}[TZ]\d{0,6}                                     # dates
+    | [A-Za-z]{0,2}[a-z]{1,12}\d{1,3} | \d{1,5}[a-zA-Z]{1,2}                    # sha256, 30s
+    """,
+    re.VERBOSE,
+)
+"""What is as good as a word by itself, and beside what is none may be a piece of that."""
+
+_CONSONANTS: Final = re.compile(r"[b-df-hj-np-tv-xz]{6}")
+
+
+def opaque(text: str) -> Iterator[tuple[int, int]]:
+    """Where in the text there is something of the kind: begin and end."""
+    for run in _RUN.finditer(text):
+        begin = run.start()
+        for identifier in _ID.finditer(text, begin, run.end()):
+            yield from _stretches(text, begin, identifier.start())
+            begin = identifier.end()
+        yield from _stretches(text, begin, run.end())
+
+
+def _stretches(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The stretches between words."""
+    segments = [(match.start(), match.end(), _kind(match[0])) for match in _SEGMENT.finditer(text, begin, end)]
+    for first, last in _groups(segments):
+        core = [segment for segment in segments[first:last] if segment[2] is Kind.NONE]
+        if not core:
+            continue
+        start, stop = segments[first][0], segments[last - 1][1]
+        if core[-1][1] - core[0][0] >= _LEAST_CORE or stop - start >= _LEAST_WHOLE:
+            while stop < end and text[stop] in "=+_-":
+                stop += 1
+            yield start, stop
+
+
+def _groups(segments: list[tuple[int, int, Kind]]) -> Iterator[tuple[int, int]]:
+    """Begin and end of the segments in a row that are no plain words, over those that are too short to count."""
+    first, last, words = -1, -1, 0
+    for index, (begin, end, kind) in enumerate(segments):
+        if kind is not Kind.PLAIN:
+            first, last, words = (index if first < 0 else first), index + 1, 0
+        elif first >= 0 and (words := words + end - begin) >= _BRIDGED:
+            yield first, last
+            first, words = -1, 0
+    if first >= 0:
+        yield first, last
+
+
+def _kind(segment: str) -> Kind:
+    plain = _PLAIN_WORD.fullmatch(segment) is not None
+    if not plain and _WORD.fullmatch(segment) is None:
+        return Kind.NONE
+    if len(segment) >= 8 and segment.isalpha() and not _can_be_said(segment.lower()):
+        return Kind.NONE
+    return Kind.PLAIN if plain else Kind.WORD
+
+
+def _can_be_said(letters: str) -> bool:
+    return _CONSONANTS.search(letters) is None and any(letter in "aeiouy" for letter in letters)
