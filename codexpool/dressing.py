@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from mitmproxy import http
 
-from codexpool.exchange import Attempt
+from codexpool.exchange import Attempt, said_of
 from codexpool.pool.identity import Asked
 from codexpool.pool.sessions import Session
 from codexpool.portability import Portability
@@ -72,7 +72,8 @@ class Dressing:
         try:
             left = lighter(body, encoding, known)
         except UnreadableError as error:
-            logger.warning("session %s: its encrypted reasoning cannot be left out: %s", asked.session or "-", error)
+            session = said_of(asked.session)
+            logger.warning("session %s: its encrypted reasoning cannot be left out: %s", session, error)
             return None
         if left is None:
             return None
@@ -80,6 +81,6 @@ class Dressing:
         self.portability.left_out(asked.session, attempt.metadata.account_id, digests)
         logger.info(
             "session %s: without %d encrypted items that %s cannot read",
-            *(asked.session or "-", len(digests), attempt.name),
+            *(said_of(asked.session), len(digests), attempt.name),
         )
         return without

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mitmproxy import http
 
+from codexpool import backend
 from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
+from codexpool.traces.shown import shown_text
+from codexpool.traces.trace import AttemptTrace, Trace
+from codexpool.wire import headers
 from codexpool.wire.dress import Worn
 from codexpool.wire.events import Beginning
-from codexpool.wire.routes import Policy
+from codexpool.wire.routes import MODELS, Policy
+
+SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
+"""Where a request names its conversation; the first that is there counts."""
+
+NO_TURN = frozenset({MODELS, backend.ACCOUNTS_CHECK})
+
+PARENT = b"x-codex-parent-thread-id"
+"""Where a sub-agent's request names the session that has started it."""
 
 Address = tuple[bytes, str, int, bytes, bytes]
 """Scheme, host, port, method and path of a request."""
@@ -29,6 +42,7 @@ class Attempt:
     bearer: Bearer
     metadata: Metadata
     at: float
+    trace: AttemptTrace
     lighter: bool = False
     """Without its encrypted reasoning."""
     outcome: str = ""
@@ -47,6 +61,7 @@ class Exchange:
     asked: Asked
     client_account: str
     upgrade: bool
+    trace: Trace
     steps: Steps | None = None
     step: Step | Outcome | None = None
     """The last word of ``steps``; None before the first."""
@@ -76,11 +91,35 @@ class Exchange:
     def session(self) -> str | None:
         return self.asked.session
 
+    @property
+    def named(self) -> str:
+        """The session as a log may name it: a client can put anything there."""
+        return said_of(self.asked.session)
+
 
 def address_of(request: http.Request) -> Address:
     """Where a request would leave for now."""
     data = request.data
     return (data.scheme, data.host, data.port, data.method, data.path)
+
+
+def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | None]:
+    """What a request is about, as its headers say it; and which of them named the session."""
+    source = next((name for name in SESSION_HEADERS if values.get(name)), None)
+    parent = values.get(PARENT)
+    asked = Asked(
+        values[source].decode("latin-1") if source is not None else None,
+        path,
+        parent.decode("latin-1") if parent else None,
+        headers.model_of(values),
+        path not in NO_TURN,
+    )
+    return asked, source.decode() if source is not None else None
+
+
+def said_of(session: str | None) -> str:
+    """The name of a session as it may be seen."""
+    return "-" if session is None else shown_text(session)
 
 
 def prompt_cache_key(request: http.Request) -> str | None:
@@ -91,6 +130,13 @@ def prompt_cache_key(request: http.Request) -> str | None:
         return None
     key = document.get("prompt_cache_key") if isinstance(document, dict) else None
     return key if isinstance(key, str) and key else None
+
+
+def replace_response(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
+    """Have the client get an answer of ours."""
+    exchange.ours = True
+    exchange.go_again = False
+    flow.response = response
 
 
 MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions, http, optmanager
+from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.credentials.route import Route
@@ -97,6 +98,17 @@ def warn_of_modes() -> None:
         )
 
 
+def is_on(name: str) -> bool:
+    """Whether a switch among our options is on. Raises OptionsError for what is neither ``true`` nor ``false``.
+
+    (mitmproxy would take a switch that it cannot read for a reason to go on without the addon, and say nothing.)
+    """
+    said: str = getattr(ctx.options, name)
+    if said.lower() not in ("true", "false", ""):
+        raise exceptions.OptionsError(f"{name} is {said!r}; say --set {name}=true, or leave it out")
+    return said.lower() == "true"
+
+
 def given_twice(name: str) -> bool:
     """Whether an option of ours stands on the command line more than once.
 
@@ -140,6 +152,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_own_connection(address: tuple[object, ...]) -> bool:
+    """Whether a client's address is the near end of a connection that this proxy itself has made.
+
+    Then it speaks for whoever asked for that connection, and that may be another machine.
+    """
+    connections = getattr(ctx.master.addons.get("proxyserver"), "connections", None)
+    handlers = connections.values() if isinstance(connections, dict) else connections or ()
+    servers = (one for handler in list(handlers) for one in list(handler.transports) if isinstance(one, Server))
+    return any(server.sockname is not None and server.sockname[1] == address[1] for server in servers)
 
 
 def own_route() -> Route:

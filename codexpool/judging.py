@@ -17,6 +17,7 @@ from codexpool.keeper import Keeper
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
 from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify
+from codexpool.traces.shown import shown, shown_text
 from codexpool.wire import frames, limits
 from codexpool.wire.errors import code_and_message, details_of, error_of
 from codexpool.wire.headers import first_values
@@ -96,10 +97,10 @@ def judge(
     evidence = Evidence(
         time.time(),
         method,
-        asked.path,
+        shown_text(asked.path),
         said.status,
-        said.code,
-        said.request_id,
+        shown_text(said.code),
+        shown("x-request-id", said.request_id, time.time()),
         attempt.bearer.fingerprint,
         note="" if said.status else said.message,
     )

@@ -64,6 +64,10 @@ class Keeper:
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         """Called after something about the identities has changed."""
+        self.on_status: Callable[[Identity, Condition], None] = lambda identity, before: None
+        """Called with an identity whose status has changed, and what it was in before."""
+        self.on_breaker: Callable[[bool, str], None] = lambda is_open, text: None
+        """Called with what there is to be said when rotation stops, or goes on."""
         self._breaker: float | None = None
         """Until when it was last said to be open."""
 
@@ -75,6 +79,11 @@ class Keeper:
         if bearer is None:
             raise KeyError(name)
         return bearer
+
+    def tokens(self) -> list[str]:
+        """All tokens that identities are sent with now. (For another thread, too.)"""
+        bearers = (self._custody.bearer(name) for name in list(self.pool.identities))
+        return [bearer.token for bearer in bearers if bearer is not None]
 
     async def change(self, seconds: float) -> None:
         """Wait until something about an identity changes, ``seconds`` at most."""
@@ -208,13 +217,15 @@ class Keeper:
         if self._breaker == breaker.until or (self._breaker is None and breaker.opened_at is None):
             return
         if breaker.opened_at is not None:
-            logger.warning(
-                "the breaker is open until %s UTC, sessions are not moved: refused for good within a minute: %s. "
-                "Then one request finds out. To end it now: codexpool breaker --close",
-                *(clock(breaker.until), ", ".join(breaker.names)),
+            text = (
+                f"the breaker is open until {clock(breaker.until)} UTC, sessions are not moved: refused for good "
+                f"within a minute: {', '.join(breaker.names)}. Then one request finds out. To end it now: "
+                "codexpool breaker --close"
             )
         else:
-            logger.warning("the breaker is closed: sessions are moved again")
+            text = "the breaker is closed: sessions are moved again"
+        logger.warning("%s", text)
+        self.on_breaker(breaker.opened_at is not None, text)
         self._breaker = breaker.until if breaker.opened_at is not None else None
         if self.config is not None:
             self._memory.breaker_is(self.config.path, breaker)
@@ -222,6 +233,8 @@ class Keeper:
     def _on_change(self, identity: Identity, before: Condition) -> None:
         condition = identity.condition
         self._watch_breaker()
+        if condition.status is not before.status:
+            self.on_status(identity, before)
         self._memory.became(identity.fingerprint, condition)
         match condition.status:
             case Status.READY:

@@ -31,6 +31,9 @@ from codexpool.pool.identity import Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import PATIENCE
 from codexpool.pool.verdict import NOT_PORTABLE, Next
+from codexpool.traces.history import History
+from codexpool.traces.shown import shown_text
+from codexpool.traces.trace import TurnTrace
 from codexpool.wire import frames, limits
 from codexpool.wire.answers import Told, limit_error, promo, seconds_to, told
 from codexpool.wire.headers import TURN_STATE
@@ -62,6 +65,8 @@ class Socket:
     asked: int = 0
     request: bytes | None = None
     has_left: bool = False
+    turn: TurnTrace | None = None
+    """What is asked now, for the trace."""
 
 
 def trim(flow: http.HTTPFlow) -> None:
@@ -73,8 +78,9 @@ def trim(flow: http.HTTPFlow) -> None:
 class Sockets:
     """All open WebSockets of swap paths."""
 
-    def __init__(self, dressing: Dressing) -> None:
+    def __init__(self, dressing: Dressing, history: History) -> None:
         self._dressing = dressing
+        self._history = history
         self._sockets: WeakKeyDictionary[http.HTTPFlow, Socket] = WeakKeyDictionary()
 
     def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
@@ -84,7 +90,11 @@ class Sockets:
     def closed(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
         """A socket is closed. In the middle of an answer the client connects again by itself."""
         socket = self._sockets.pop(flow, None)
-        if socket is None or not socket.asked or socket.has_left or flow.websocket is None:
+        if socket is None or flow.websocket is None:
+            return
+        by = "the client" if flow.websocket.closed_by_client else "the backend"
+        self._ended(socket, f"the socket was closed by {by}", failed=True)
+        if not socket.asked or socket.has_left:
             return
         if not flow.websocket.closed_by_client:
             attempt, code = socket.exchange.attempt, flow.websocket.close_code
@@ -145,6 +155,7 @@ class Sockets:
             return
         socket.asked += 1
         exchange.attempt.at = time.time()
+        self._begun(socket, exchange.attempt.at)
         session = pool.sessions.get(exchange.session)
         content = self._dressing.message(message.content, exchange.asked, session, exchange.attempt)
         if content is not message.content:
@@ -157,6 +168,9 @@ class Sockets:
         self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, keeper: Keeper
     ) -> None:
         exchange = socket.exchange
+        exchange.trace.bytes_in += len(message.content)
+        if socket.turn is not None:
+            socket.turn.bytes_in += len(message.content)
         match kind := frames.kind(message.content):
             case frames.LIMITS:
                 saw_gauges(keeper, exchange.attempt, limits.of_frame(frames.parsed(message.content)))
@@ -169,6 +183,7 @@ class Sockets:
                 self._failed(flow, socket, message, kind, keeper)
             case _ if kind in frames.ENDS:
                 socket.asked = max(0, socket.asked - 1)
+                self._ended(socket, kind.removeprefix("response."), failed=False)
                 keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
             case _ if kind not in frames.PRELUDE:
                 socket.asked = max(1, socket.asked)
@@ -188,6 +203,7 @@ class Sockets:
             self._judge(flow, socket, message, said, keeper)
         if not message.dropped:
             socket.asked = max(0, socket.asked - 1)
+            self._ended(socket, f"failed: {said.status} {said.code}" if said is not None else kind, failed=True)
 
     def _judge(
         self,
@@ -205,6 +221,9 @@ class Sockets:
         verdict, evidence = judge(
             keeper, exchange.asked, exchange.attempt, "MESSAGE", said, repeatable=False, lightens=lightens
         )
+        if socket.turn is not None:
+            socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
+        self._history.judged(exchange.attempt.name, verdict)
         learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence)
         if verdict.next is Next.LIGHTER and request is not None:
             self._ask_lighter(flow, socket, message, request, keeper)
@@ -248,7 +267,7 @@ class Sockets:
         pool, asked, now = keeper.pool, socket.exchange.asked, time.time()
         if pool.can_serve(asked, now) or pool.may_serve_soon(asked, now, PATIENCE):
             message.content = frames.connect_again()
-            self._leave(flow, socket, f"{said.status} {said.code}")
+            self._leave(flow, socket, f"{said.status} {shown_text(said.code)}")
             return
         why = nobody(pool, asked, now)
         logger.warning("session %s: %s", _session(socket), why.message)
@@ -264,9 +283,20 @@ class Sockets:
 
     def _leave(self, flow: http.HTTPFlow, socket: Socket, why: str) -> None:
         socket.has_left, socket.request = True, None
+        self._ended(socket, f"told to connect again ({why})", failed=True)
         name = socket.exchange.attempt.name
         logger.info("session %s: told to connect again, away from %s (%s)", _session(socket), name, why)
         asyncio.get_running_loop().call_later(GRACE, self._hang_up, flow)
+
+    def _begun(self, socket: Socket, at: float) -> None:
+        """A request for the model, for the trace: of several at once the first counts."""
+        if socket.turn is None:
+            socket.turn = socket.exchange.trace.asked(at)
+
+    def _ended(self, socket: Socket, outcome: str, failed: bool) -> None:
+        if socket.turn is not None:
+            turn, socket.turn = socket.turn, None
+            self._history.turn_ended(socket.exchange.trace, turn, outcome, failed)
 
     def _hang_up(self, flow: http.HTTPFlow) -> None:
         if flow.live:
@@ -290,4 +320,4 @@ MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER})
 
 
 def _session(socket: Socket) -> str:
-    return socket.exchange.session or "-"
+    return socket.exchange.named

@@ -38,6 +38,16 @@ def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> h
     return wire
 
 
+def with_headers(request: http.Request, fields: headers.Fields) -> http.Request:
+    """A copy of the request with other headers, and the same body."""
+    data = _shallow(request.data)
+    data.headers = http.Headers.__new__(http.Headers)
+    data.headers.fields = fields
+    copied = http.Request.__new__(http.Request)
+    copied.data = data
+    return copied
+
+
 def with_body(wire: http.Request, body: bytes) -> None:
     """Put another body, encoded as the first, into a copy."""
     length = str(len(body)).encode()

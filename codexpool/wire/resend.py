@@ -273,7 +273,7 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
                 self._drop_queued(FROM_SERVER)
                 if self.attempt_id != self.stream_id:
                     yield DropStream(self.attempt_id)
-                if not (yield from self.check_killed(False)):
+                if not (yield from self.check_killed(True)):
                     yield from self._send_again()
                 return
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from codexpool.backend import ACCOUNTS_CHECK
+from codexpool.backend import ACCOUNTS_CHECK, HOST
 
 
 class Policy(StrEnum):
@@ -57,6 +57,9 @@ ROUTES = (
 Of what can be made once more: notes are written, images are paid for, a call is begun. Nobody can tell from outside
 how far such a request has come, so those are never repeated; a GET always can be (RFC 9110, 9.2.1)."""
 
+BACKEND_ONLY = frozenset({HOST})
+"""The hosts of the path policy as long as no identity names another one."""
+
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
 _DOTS = {".", ".."}
 _ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?")
@@ -74,6 +77,14 @@ def is_repeatable(method: str, path: str) -> bool:
     """Whether a request of a swap path may be made once more though it may have reached the backend."""
     route = _route(method, path)
     return route is not None and (method == "GET" or route.repeatable)
+
+
+@lru_cache(maxsize=4096)
+def row_of(method: str, path: str) -> str:
+    """The row of the table that a request goes by, as its path; empty where none does. ``path`` comes without its
+    query."""
+    route = _route(method, path)
+    return route.path if route is not None else ""
 
 
 def _route(method: str, path: str) -> Route | None:

@@ -1,0 +1,82 @@
+"""Counts: since the proxy was started, and by minute for the last hour. Plain numbers, no lock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+MINUTES = 60
+
+BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, float("inf"))
+"""Seconds; the upper ends of the buckets that durations are counted in."""
+
+
+@dataclass(slots=True)
+class Buckets:
+    """How often something took how long, in seconds; ``counts`` go with `BOUNDS`."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
+    sum: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """It took so long once more."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+
+@dataclass(slots=True)
+class Tallies:
+    """Counts since the proxy was started. An identity is named by the operator: there are few.
+
+    ``requests`` goes by identity and class of the answer's status (``2xx``, ``101``, ``lost``; identity ``""`` where
+    codexpool answered), ``refusals`` by identity and row of the table of verdicts, ``turns`` by identity and outcome.
+    """
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refusals: Counter[tuple[str, str]] = field(default_factory=Counter)
+    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: int = 0
+    sent_again: int = 0
+    moves: int = 0
+    sockets_open: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    answers: Buckets = field(default_factory=Buckets)
+    """From a request's headers to those of its answer, all attempts and waits included."""
+    waits: Buckets = field(default_factory=Buckets)
+    """What requests were kept waiting for an identity, or before another attempt."""
+
+
+class Hour:
+    """Counts by minute, for the last hour."""
+
+    def __init__(self) -> None:
+        self._minutes: deque[list[int]] = deque(maxlen=MINUTES)
+
+    def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0) -> None:
+        """Something has happened at a unix second."""
+        minute = int(at // 60)
+        if not self._minutes or self._minutes[-1][0] != minute:
+            self._minutes.append([minute, 0, 0, 0])
+        row = self._minutes[-1]
+        row[1] += requests
+        row[2] += refusals
+        row[3] += failures
+
+    def by_minute(self, now: float) -> list[dict[str, int]]:
+        """All sixty minutes, the oldest first; ``at`` is the unix second a minute begins at."""
+        last = int(now // 60)
+        rows = {row[0]: row for row in self._minutes}
+        empty = [0, 0, 0, 0]
+        return [
+            {"at": minute * 60, "requests": row[1], "refusals": row[2], "failures": row[3]}
+            for minute in range(last - MINUTES + 1, last + 1)
+            for row in (rows.get(minute, empty),)
+        ]
+
+    def sums(self, now: float) -> tuple[int, int]:
+        """Requests and refusals of the last hour."""
+        since = int(now // 60) - MINUTES
+        rows = [row for row in self._minutes if row[0] > since]
+        return sum(row[1] for row in rows), sum(row[2] for row in rows)

@@ -1,0 +1,296 @@
+"""What is remembered of the requests of this run: the last of them, the events of late, and counts.
+
+Everything here is bounded (the sizes stand beside what they bound), belongs to the thread of the event loop, and does
+no I/O: what a request pays for it is some appending and counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from codexpool.pool.reasons import Because
+from codexpool.pool.verdict import Finding, Verdict
+from codexpool.traces.counts import Hour, Tallies
+from codexpool.traces.events import Event, Kind
+from codexpool.traces.harmless import harmless
+from codexpool.traces.shown import shown_text
+from codexpool.traces.trace import Trace, TurnTrace
+
+TRACES_KEPT = 500
+EVENTS_KEPT = 1_000
+SESSIONS_KEPT = 1_000
+IDENTITIES_KEPT = 1_000
+
+TURNED_DOWN = frozenset(
+    {
+        Finding.REFUSED,
+        Finding.STALE,
+        Finding.LIMITED,
+        Finding.THROTTLED,
+        Finding.WORKSPACE,
+        Finding.NOT_FOR_THIS_KIND,
+        Finding.EDGE,
+    }
+)
+"""The findings that count as a refusal: the identity, its token or the proxy's address was turned down."""
+
+
+@dataclass(slots=True)
+class SessionSeen:
+    """What is remembered of a session."""
+
+    identity: str
+    last_at: float
+    client: str = ""
+    model: str = ""
+    requests: int = 0
+    moves: int = 0
+
+
+class History:
+    """The traces, events and counts of one run.
+
+    ``listeners`` are called with each event, on the path of a request: they only put it aside.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[Event], None]] = []
+        self.tallies = Tallies()
+        self.last = 0
+        """The number of the last event."""
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._numbers = 0
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._sessions: OrderedDict[str, SessionSeen] = OrderedDict()
+        self._hour = Hour()
+        self._hours: dict[str, Hour] = {}
+        self._used_at: dict[str, float] = {}
+        self._news: asyncio.Event | None = None
+
+    # -- what happens
+
+    @harmless
+    def begins(self, trace: Trace) -> None:
+        """A request has come."""
+        self._numbers += 1
+        trace.number = self._numbers
+        self._traces.pop(trace.id, None)  # A flow that is replayed comes once more.
+        self._traces[trace.id] = trace
+        if len(self._traces) > TRACES_KEPT:
+            self._traces.popitem(last=False)
+
+    @harmless
+    def assigned(self, trace: Trace) -> None:
+        """A request has got an identity, for its first or for another attempt."""
+        attempt = trace.attempts[-1]
+        if trace.session is None:
+            return
+        seen = self._sessions.get(trace.session)
+        if seen is None:
+            seen = self._sessions[trace.session] = SessionSeen(attempt.identity, trace.at)
+            if len(self._sessions) > SESSIONS_KEPT:
+                self._sessions.popitem(last=False)
+        elif attempt.because is Because.MOVED:
+            seen.moves += 1
+            self.tallies.moves += 1
+            self.happened(Event(Kind.MOVE, time.time(), trace.seen(), was=seen.identity, becomes=attempt.identity))
+        if attempt.because is not Because.ASIDE:
+            seen.identity = attempt.identity
+
+    @harmless
+    def judged(self, identity: str, verdict: Verdict) -> None:
+        """An answer to what was sent under an identity has its verdict."""
+        if verdict.finding not in TURNED_DOWN:
+            return
+        self.tallies.refusals[(identity, verdict.row)] += 1
+        now = time.time()
+        self._hour.add(now, refusals=1)
+        self._hour_of(identity).add(now, refusals=1)
+
+    @harmless
+    def ended(self, trace: Trace, status: int | None, error: str | None = None, *, stays_open: bool = False) -> None:
+        """A request has its answer in full, or will never have it; said once for each.
+
+        ``stays_open``: it was answered with a WebSocket, which `socket_closed` is to end.
+        """
+        if trace.ended_at is not None or trace.status is not None:
+            return
+        now = time.time()
+        tallies, attempt = self.tallies, trace.attempt
+        trace.status, trace.error = status, error
+        if not stays_open:
+            trace.ended_at = now
+        if not trace.answered_by and status is not None:
+            trace.answered_by = "backend"
+        # What was only observed was served by nobody of the pool, nor was what never left.
+        is_ours = attempt is not None and attempt.sent_at is not None and not trace.observed
+        name = attempt.identity if attempt is not None and is_ours and trace.answered_by in ("", "backend") else ""
+        failed = error is not None or status is None or status >= 400
+        tallies.requests[(name, _class(None if error is not None else status))] += 1
+        tallies.failures += failed
+        if not trace.observed:
+            tallies.sent_again += max(0, sum(attempt.sent_at is not None for attempt in trace.attempts) - 1)
+        tallies.bytes_out += trace.request_bytes
+        tallies.bytes_in += trace.bytes_in
+        answered_at = attempt.answered_at if attempt is not None and attempt.answered_at is not None else now
+        tallies.answers.add(answered_at - trace.at)
+        if trace.waits:
+            tallies.waits.add(sum(wait.seconds for wait in trace.waits))
+        self._hour.add(now, requests=1, failures=int(failed))
+        if name:
+            self._hour_of(name).add(now, requests=1)
+            self._used_at[name] = now
+        if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
+            self._used(trace, seen, now)
+        self.happened(Event(Kind.REQUEST, now, trace.seen(), identity=name or None, status=status))
+
+    @harmless
+    def socket_opened(self, trace: Trace) -> None:
+        """The WebSocket of a request is open."""
+        self.tallies.sockets_open += 1
+        trace.is_open, trace.ended_at = True, None
+        name = trace.attempts[-1].identity if trace.attempts else None
+        self.happened(Event(Kind.SOCKET, time.time(), trace.seen(), identity=name, becomes="open"))
+
+    @harmless
+    def socket_closed(self, trace: Trace, why: str) -> None:
+        """The WebSocket of a request is closed."""
+        if trace.ended_at is not None:
+            return
+        trace.ended_at = time.time()
+        self.tallies.sockets_open -= trace.is_open
+        trace.is_open = False
+        self.tallies.bytes_in += trace.bytes_in
+        name = trace.attempts[-1].identity if trace.attempts else None
+        self.happened(Event(Kind.SOCKET, trace.ended_at, trace.seen(), identity=name, becomes="closed", text=why))
+
+    @harmless
+    def turn_ended(self, trace: Trace, turn: TurnTrace, outcome: str, failed: bool) -> None:
+        """A request for the model on an open WebSocket has its answer."""
+        now = time.time()
+        turn.ended_at, turn.outcome = now, outcome
+        self.tallies.failures += failed
+        name = trace.attempts[-1].identity if trace.attempts else ""
+        self.tallies.turns[(name, "failed" if failed else "completed")] += 1
+        self._hour.add(now, requests=1, failures=int(failed))
+        if name:
+            self._hour_of(name).add(now, requests=1)
+            self._used_at[name] = now
+        if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
+            self._used(trace, seen, now)
+        self.happened(Event(Kind.TURN, now, trace.seen(), turn, identity=name or None))
+
+    def happened(self, event: Event) -> None:
+        """Take an event over, and have all who wait for one know."""
+        self.last += 1
+        event.number = self.last
+        self._events.append(event)
+        for listener in self.listeners:
+            listener(event)
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    # -- what is asked
+
+    def traces(self) -> Iterator[Trace]:
+        """Those that are remembered, the newest first."""
+        return reversed(self._traces.values())
+
+    def trace(self, wanted: str) -> Trace | None:
+        """The trace of a flow, by its id or how that begins; ``last``: the newest that is over, else the newest."""
+        if wanted == "last":
+            return next((t for t in self.traces() if t.ended_at is not None), next(self.traces(), None))
+        if (exact := self._traces.get(wanted)) is not None:
+            return exact
+        found = [trace for trace in self.traces() if trace.id.startswith(wanted)]
+        return found[0] if len(found) == 1 else None
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        """The first ``limit`` events that came after that number."""
+        missing = max(0, len(self._events) - (self.last - after))
+        return list(islice(self._events, missing, missing + limit))
+
+    def has_lost(self, after: int) -> bool:
+        """Whether events that came after that number are forgotten, or it is none of this run's."""
+        return after > self.last or self.last - after > len(self._events)
+
+    async def news(self, after: int, seconds: float) -> None:
+        """Wait for an event after that number, ``seconds`` at most."""
+        if self.last != after:
+            return
+        if self._news is None:
+            self._news = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def hour(self, now: float) -> list[dict[str, int]]:
+        """Requests, refusals and failures of the last sixty minutes."""
+        return self._hour.by_minute(now)
+
+    def of_identity(self, name: str, now: float) -> tuple[int, int, float | None]:
+        """Requests and refusals of an identity in the last hour, and when it was last used in this run."""
+        hour = self._hours.get(name)
+        return (*(hour.sums(now) if hour is not None else (0, 0)), self._used_at.get(name))
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that are remembered."""
+        return len(self._sessions)
+
+    def sessions(self, limit: int) -> list[dict[str, Any]]:
+        """The sessions used last, and where they are."""
+        return [
+            {
+                "key": shown_text(key),
+                "identity": shown_text(seen.identity),
+                "moves": seen.moves,
+                "last_at": seen.last_at,
+                "requests": seen.requests,
+                "client": seen.client,
+                "model": shown_text(seen.model),
+            }
+            for key, seen in islice(reversed(self._sessions.items()), limit)
+        ]
+
+    def sessions_by_identity(self) -> Counter[str]:
+        """How many of the sessions that are remembered each identity serves."""
+        return Counter(seen.identity for seen in self._sessions.values())
+
+    @property
+    def under_way(self) -> int:
+        """Requests without an answer, and open sockets, among those that are remembered."""
+        return sum(trace.ended_at is None for trace in self._traces.values())
+
+    # -- parts
+
+    def _used(self, trace: Trace, seen: SessionSeen, now: float) -> None:
+        assert trace.session is not None
+        seen.last_at, seen.client, seen.requests = now, trace.client, seen.requests + 1
+        seen.model = trace.model or seen.model
+        self._sessions.move_to_end(trace.session)
+
+    def _hour_of(self, name: str) -> Hour:
+        hour = self._hours.get(name)
+        if hour is None:
+            if len(self._hours) >= IDENTITIES_KEPT:
+                oldest = next(iter(self._hours))
+                del self._hours[oldest]
+                self._used_at.pop(oldest, None)
+            hour = self._hours[name] = Hour()
+        return hour
+
+
+def _class(status: int | None) -> str:
+    if status is None:
+        return "lost"
+    return "101" if status == 101 else f"{status // 100}xx"

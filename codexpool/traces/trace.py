@@ -1,0 +1,345 @@
+"""The trace of one request: what the client sent, what went upstream under whom and why, what came back, and when.
+
+A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the only
+way out of it, and there every value goes through `codexpool.traces.shown`. Made on the path of a request, it is a few
+assignments; nothing is looked at before somebody asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from codexpool.pool.reasons import Because, Candidacy
+from codexpool.pool.verdict import Verdict
+from codexpool.traces.shown import shown, shown_text
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+VERSION = 1
+
+TURNS_KEPT = 16
+"""Requests on one WebSocket that its trace remembers."""
+
+WAITS_KEPT = 16
+
+LONGEST_MESSAGE = 4_000
+"""Characters that are kept of what codexpool has said in the backend's place: it names every identity."""
+
+MEANS = {
+    "swap": "sent under an identity of the pool",
+    "swap, ids rewritten": "sent under an identity of the pool; in the answer its account's id becomes the client's",
+    "own": "passed on with the client's own credential: it acts for a person",
+    "never": "not a host of the backend: passed on, untouched",
+}
+"""What a policy of `codexpool.wire.routes` means."""
+
+REQUEST_IDS = (b"x-request-id", b"x-oai-request-id")
+
+
+@dataclass(slots=True)
+class AttemptTrace:
+    """One sending under one identity. Times are unix seconds; what has not happened is None.
+
+    ``fields`` is what went upstream. ``status`` is 0 if the connection was lost before the first byte.
+    """
+
+    identity: str
+    kind: str
+    fingerprint: str
+    account_id: str
+    origin: str
+    because: Because
+    candidates: Sequence[Candidacy] | None = None
+    """None where nobody else was looked at."""
+    lighter: bool = False
+    sent_at: float | None = None
+    fields: Fields = ()
+    answered_at: float | None = None
+    status: int | None = None
+    answer_fields: Fields = ()
+    verdict: Verdict | None = None
+    evidence: str = ""
+
+    def sent(self, fields: Fields, at: float) -> None:
+        """The request has left."""
+        self.fields, self.sent_at = fields, at
+
+    def answered(self, status: int, fields: Fields, at: float) -> None:
+        """The head of an answer has come, or the connection was lost."""
+        self.status, self.answer_fields, self.answered_at = status, fields, at
+
+    def __repr__(self) -> str:  # The one that a dataclass has would show its headers.
+        return f"<attempt under {self.identity}>"
+
+    @property
+    def milliseconds(self) -> float | None:
+        """From its sending to the head of the answer."""
+        return _milliseconds(self.sent_at, self.answered_at)
+
+    @property
+    def request_id(self) -> str:
+        """The backend's own name for the request."""
+        named = (value for name, value in self.answer_fields if name.lower() in REQUEST_IDS)
+        return next(named, b"").decode("latin-1")
+
+
+@dataclass(slots=True)
+class TurnTrace:
+    """One request for the model on an open WebSocket; ``bytes`` are those of the answer."""
+
+    at: float
+    ended_at: float | None = None
+    bytes_in: int = 0
+    outcome: str = ""
+    verdict: Verdict | None = None
+    evidence: str = ""
+
+    @property
+    def milliseconds(self) -> float | None:
+        """From the request to the end of its answer."""
+        return _milliseconds(self.at, self.ended_at)
+
+
+class WaitTrace(NamedTuple):
+    """Time for which the request was kept waiting."""
+
+    what: str
+    seconds: float
+
+
+class Seen(NamedTuple):
+    """A few words on a request, for events: those are remembered longer than its headers."""
+
+    flow: str
+    at: float
+    client: str
+    session: str | None
+    model: str
+    method: str
+    host: str
+    path: str
+    attempts: int
+    bytes_out: int
+    bytes_in: int
+    error: str | None
+    refusals: list[str]
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Trace:
+    """One request of a client. ``fields`` are its headers as they came; ``source`` says what named its session.
+
+    ``observed``: nothing was changed, and the attempts say what would have been done.
+    """
+
+    id: str
+    at: float
+    client: str
+    method: str
+    scheme: str
+    host: str
+    path: str
+    policy: str
+    row: str
+    fields: Fields
+    is_upgrade: bool = False
+    observed: bool = False
+    session: str | None = None
+    source: str | None = None
+    parent: str | None = None
+    model: str = ""
+    number: int = 0
+    request_bytes: int = 0
+    whole_at: float | None = None
+    """When the request was there in full."""
+    attempts: list[AttemptTrace] = field(default_factory=list)
+    waits: list[WaitTrace] = field(default_factory=list)
+    turns: list[TurnTrace] = field(default_factory=list)
+    answered_by: str = ""
+    """``backend`` or ``codexpool``, once there is an answer."""
+    message: str = ""
+    """What codexpool has said in the backend's place."""
+    status: int | None = None
+    error: str | None = None
+    bytes_in: int = 0
+    """Of the answer, as far as they were passed on."""
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    is_open: bool = False
+    """It is a WebSocket, and open."""
+
+    @property
+    def attempt(self) -> AttemptTrace | None:
+        """The last one."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def refusals(self) -> list[str]:
+        """The attempts whose answer did not go to the client, in words."""
+        if self.observed:
+            return []
+        refused = self.attempts if self.answered_by == "codexpool" else self.attempts[:-1]
+        return [f"{attempt.identity}: {attempt.evidence}" for attempt in refused if attempt.evidence]
+
+    def seen(self) -> Seen:
+        """What an event says of the request."""
+        return Seen(
+            *(self.id, self.at, self.client, self.session, self.model, self.method, self.host, self.path),
+            *(len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
+        )
+
+    def says(self, message: str) -> None:
+        """codexpool answers in the backend's place."""
+        self.answered_by, self.message = "codexpool", message[:LONGEST_MESSAGE]
+
+    def waited(self, what: str, seconds: float) -> None:
+        """The request was kept waiting."""
+        if len(self.waits) < WAITS_KEPT:
+            self.waits.append(WaitTrace(what, seconds))
+
+    def asked(self, at: float) -> TurnTrace:
+        """A request for the model has come on the open WebSocket."""
+        turn = TurnTrace(at)
+        self.turns.append(turn)
+        del self.turns[:-TURNS_KEPT]
+        return turn
+
+    def passed(self, piece: bytes) -> bytes:
+        """Count a piece of the answer that is passed on; gives it back (see mitmproxy's ``response.stream``)."""
+        if not self.bytes_in:
+            self.first_byte_at = time.time()
+        self.bytes_in += len(piece)
+        return piece
+
+    def document(self, with_headers: bool = True) -> dict[str, Any]:
+        """The trace as JSON can hold it, without any secret; on demand without its headers, which take most of it."""
+        path = shown_text(self.path)
+        return {
+            "version": VERSION,
+            "id": self.id,
+            "number": self.number,
+            "at": self.at,
+            "client": self.client,
+            "method": shown_text(self.method),
+            "url": f"{self.scheme}://{shown_text(self.host)}{path}",
+            "host": shown_text(self.host),
+            "path": path,
+            "transport": "websocket" if self.is_upgrade else "http",
+            "observed": self.observed,
+            "policy": {"name": self.policy, "row": self.row, "means": MEANS.get(self.policy, "")},
+            "session": {
+                "key": None if self.session is None else shown_text(self.session),
+                "from": self.source,
+                "parent": None if self.parent is None else shown_text(self.parent),
+                "model": shown_text(self.model),
+                "user_agent": shown("user-agent", _first(self.fields, b"user-agent"), self.at),
+            },
+            "request_headers": _described(self.fields, self.at) if with_headers else None,
+            "request_bytes": self.request_bytes,
+            "attempts": [_attempt(number, one, self.at, with_headers) for number, one in enumerate(self.attempts, 1)],
+            "waits": [{"for": what, "milliseconds": _rounded(seconds)} for what, seconds in self.waits],
+            "turns": [_turn(turn) for turn in self.turns],
+            "answer": {
+                "status": self.status,
+                "by": self.answered_by or None,
+                "message": shown_text(self.message),
+                "bytes": self.bytes_in,
+                "error": None if self.error is None else shown_text(self.error),
+                "first_byte_at": self.first_byte_at,
+            },
+            "ended_at": self.ended_at,
+            "time": [[what, _rounded(seconds)] for what, seconds in self._times()],
+        }
+
+    def __repr__(self) -> str:
+        return f"<trace of flow {self.id}>"
+
+    def __deepcopy__(self, memo: object) -> dict[str, Any]:
+        # mitmproxy copies the metadata of a flow whenever it is written down or handed on: then, and only then, the
+        # trace in it becomes its document.
+        return self.document()
+
+    def _times(self) -> Iterator[tuple[str, float]]:
+        """Where the time was spent, in seconds, as far as the request has come."""
+        answered = whole_at = self.at if self.whole_at is None else self.whole_at
+        yield "reading the request", whole_at - self.at
+        if self.waits:
+            yield "waiting", sum(wait.seconds for wait in self.waits)
+        for number, attempt in enumerate(self.attempts, 1):
+            if attempt.sent_at is not None and attempt.answered_at is not None:
+                seconds = attempt.answered_at - attempt.sent_at
+                yield f"attempt {number} ({shown_text(attempt.identity)}), until its answer began", seconds
+                answered = max(answered, attempt.answered_at)
+        if self.ended_at is not None:
+            doing = "with the socket open" if self.is_upgrade and self.status == 101 else "passing the answer on"
+            yield doing, max(0.0, self.ended_at - answered)
+
+
+def _attempt(number: int, attempt: AttemptTrace, at: float, with_headers: bool) -> dict[str, Any]:
+    candidates = attempt.candidates
+    return {
+        "number": number,
+        "identity": shown_text(attempt.identity),
+        "kind": attempt.kind,
+        "fingerprint": attempt.fingerprint,
+        "account_id": shown_text(attempt.account_id),
+        "because": str(attempt.because),
+        "candidates": None if candidates is None else [_candidate(candidate) for candidate in candidates],
+        "sent_at": attempt.sent_at,
+        "origin": shown_text(attempt.origin),
+        "lighter": attempt.lighter,
+        "request_headers": _described(attempt.fields, at) if with_headers else None,
+        "answered_at": attempt.answered_at,
+        "status": attempt.status,
+        "response_headers": _described(attempt.answer_fields, at) if with_headers else None,
+        "request_id": shown("x-request-id", attempt.request_id, at),
+        "verdict": _verdict(attempt.verdict),
+        "evidence": shown_text(attempt.evidence),
+        "milliseconds": attempt.milliseconds,
+    }
+
+
+def _turn(turn: TurnTrace) -> dict[str, Any]:
+    return {
+        "at": turn.at,
+        "milliseconds": turn.milliseconds,
+        "bytes": turn.bytes_in,
+        "outcome": shown_text(turn.outcome),
+        "verdict": _verdict(turn.verdict),
+        "evidence": shown_text(turn.evidence),
+    }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
+    if verdict is None:
+        return None
+    return {"row": verdict.row, "finding": str(verdict.finding), "next": str(verdict.next)}
+
+
+def _candidate(candidate: Candidacy) -> dict[str, Any]:
+    return {
+        "name": shown_text(candidate.name),
+        "chosen": candidate.chosen,
+        "for": [shown_text(reason) for reason in candidate.speaks_for],
+        "against": [shown_text(reason) for reason in candidate.speaks_against],
+    }
+
+
+def _described(fields: Fields, at: float) -> list[list[str]]:
+    pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+    return [[shown_text(name), shown(name, value, at)] for name, value in pairs]
+
+
+def _first(fields: Fields, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in fields if name.lower() == wanted), "")
+
+
+def _milliseconds(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else _rounded(end - begin)
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,286 @@
+"""What is remembered of requests: bounded, counted, and there for whoever waits for news."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.pool.reasons import Because
+from codexpool.pool.verdict import Answer, Finding, classify
+from codexpool.traces import history as histories
+from codexpool.traces.counts import MINUTES, Buckets, Hour
+from codexpool.traces.events import Event, Kind
+from codexpool.traces.history import History
+from codexpool.traces.trace import AttemptTrace, Trace
+
+REVOKED = classify(Answer(401, code="token_revoked"))
+NOW = 1_800_000_000.0
+
+
+def trace(number: int = 1, session: str | None = "one", at: float = NOW) -> Trace:
+    fields = ((b"authorization", b"Bearer at-test-own-0123456789abcdef"),)
+    path = "/backend-api/codex/responses"
+    return Trace(
+        f"flow-{number}",
+        at,
+        "127.0.0.1",
+        "POST",
+        "https",
+        "chatgpt.com",
+        path,
+        "swap",
+        path,
+        fields,
+        session=session,
+        source="thread-id" if session else None,
+    )
+
+
+def attempt(identity: str, because: Because = Because.OWN) -> AttemptTrace:
+    return AttemptTrace(identity, "pat", "0123456789ab", f"acc-{identity}", "https://chatgpt.com", because)
+
+
+def served(history: History, one: Trace, *identities: str, status: int = 200) -> Trace:
+    """A request that was served by the last of these, and refused under those before."""
+    history.begins(one)
+    for position, name in enumerate(identities):
+        one.attempts.append(attempt(name, Because.MOVED if position else Because.NEW))
+        one.attempts[-1].sent((), NOW)
+        history.assigned(one)
+        if position < len(identities) - 1:
+            one.attempts[-1].verdict, one.attempts[-1].evidence = REVOKED, "401 token_revoked on codex/responses"
+            history.judged(name, REVOKED)
+    history.ended(one, status, stays_open=status == 101)
+    return one
+
+
+def test_a_request_that_was_sent_again_is_one_request_one_refusal_and_one_move() -> None:
+    history = History()
+
+    served(history, trace(), "work", "spare")
+
+    events = [event.document() for event in history.events(0, 10)]
+    assert [event["event"] for event in events] == ["move", "request"]
+    assert (events[0]["was"], events[0]["becomes"]) == ("work", "spare")
+    assert events[1]["identity"] == "spare"
+    assert events[1]["attempts"] == 2
+    assert events[1]["refusals"] == ["work: 401 token_revoked on codex/responses"]
+    assert history.tallies.requests == Counter({("spare", "2xx"): 1})
+    assert history.tallies.refusals == Counter({("work", "7"): 1})
+    assert (history.tallies.sent_again, history.tallies.moves) == (1, 1)
+    assert history.of_identity("work", time.time())[:2] == (0, 1)
+    assert history.of_identity("spare", time.time())[:2] == (1, 0)
+
+
+def test_the_end_of_a_request_counts_once_however_often_it_is_told() -> None:
+    history = History()
+    one = served(history, trace(), "work")
+
+    history.ended(one, 502, "and once more")
+
+    assert sum(history.tallies.requests.values()) == 1
+    assert one.status == 200
+
+
+def test_a_socket_is_a_request_then_turns_then_closed() -> None:
+    history = History()
+    one = served(history, trace(), "work", status=101)
+    history.socket_opened(one)
+    turn = one.asked(NOW)
+    turn.bytes_in = 17
+    history.turn_ended(one, turn, "completed", failed=False)
+    assert history.tallies.sockets_open == 1
+
+    history.socket_closed(one, "by the client (1000)")
+    history.socket_closed(one, "told twice")
+
+    events = [event.document() for event in history.events(0, 10)]
+    assert [(e["event"], e["becomes"]) for e in events] == [
+        ("request", None),
+        ("socket", "open"),
+        ("turn", None),
+        ("socket", "closed"),
+    ]
+    assert events[2]["bytes_in"] == 17
+    assert history.tallies.sockets_open == 0
+    assert history.under_way == 0
+
+
+def test_nothing_grows_beyond_its_bound() -> None:
+    history = History()
+    for number in range(histories.SESSIONS_KEPT + 200):
+        served(history, trace(number, f"session-{number}"), f"identity-{number}")
+
+    assert len(list(history.traces())) == histories.TRACES_KEPT
+    assert len(history.events(0, 10**6)) == histories.EVENTS_KEPT
+    assert history.session_count == histories.SESSIONS_KEPT
+    assert len(history._hours) == len(history._used_at) == histories.IDENTITIES_KEPT
+    assert history.sessions(1)[0]["key"] == f"session-{histories.SESSIONS_KEPT + 199}"
+    assert history.has_lost(0)
+    assert not history.has_lost(history.last)
+
+
+@given(st.integers(0, 3 * histories.EVENTS_KEPT), st.integers(0, 4 * histories.EVENTS_KEPT), st.integers(1, 500))
+def test_whoever_reads_on_from_the_last_number_sees_each_event_that_is_kept_once(
+    count: int, after: int, limit: int
+) -> None:
+    history = History()
+    for _ in range(count):
+        history.happened(Event(Kind.START, NOW))
+
+    read = [event.number for event in history.events(min(after, history.last), limit)]
+
+    kept = range(max(1, count - histories.EVENTS_KEPT + 1), count + 1)
+    assert read == [number for number in kept if number > min(after, history.last)][:limit]
+    first = min(after, history.last) + 1
+    assert history.has_lost(after) == (after > count or (first <= count and first not in kept))
+
+
+async def test_who_waits_for_news_has_them_at_once() -> None:
+    history = History()
+    waiting = [asyncio.create_task(history.news(0, 30)) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    history.happened(Event(Kind.START, NOW))
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+        await history.news(0, 30)  # there is one already
+
+
+async def test_waiting_for_news_ends_by_itself() -> None:
+    async with asyncio.timeout(5):
+        await History().news(0, 0.01)
+
+
+def test_a_flow_is_found_by_its_id_by_how_that_begins_and_as_the_last() -> None:
+    history = History()
+    first, second = served(history, trace(1), "work"), served(history, trace(2), "work")
+    under_way = trace(3)
+    history.begins(under_way)
+
+    assert history.trace("flow-1") is first
+    assert history.trace("last") is second  # it is over; the newest is not
+    assert history.trace("flow-") is None  # three of them
+    assert history.trace("nothing") is None
+    assert History().trace("last") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4 * 60 * 60), st.integers(0, 3), st.integers(0, 3)), max_size=50))
+def test_the_hour_counts_what_happened_in_its_sixty_minutes(happened: list[tuple[int, int, int]]) -> None:
+    hour = Hour()
+    happened.sort()
+    for second, requests, refusals in happened:
+        hour.add(NOW + second, requests, refusals)
+    now = NOW + (happened[-1][0] if happened else 0)
+
+    minutes = hour.by_minute(now)
+
+    assert [row["at"] for row in minutes] == [int(now // 60 - back) * 60 for back in range(MINUTES - 1, -1, -1)]
+    within = [row for row in happened if (NOW + row[0]) // 60 > now // 60 - MINUTES]
+    expected = (sum(row[1] for row in within), sum(row[2] for row in within))
+    assert (sum(row["requests"] for row in minutes), sum(row["refusals"] for row in minutes)) == expected
+    assert hour.sums(now) == expected
+
+
+@given(st.lists(st.floats(0, 1e6)))
+def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
+    buckets = Buckets()
+    for seconds in durations:
+        buckets.add(seconds)
+
+    assert sum(buckets.counts) == len(durations)
+
+
+def test_a_word_about_an_endpoint_is_no_refusal_of_the_requests_own() -> None:
+    history = History()
+
+    history.judged("work", classify(Answer(404)))
+
+    assert classify(Answer(404)).finding is Finding.OWN
+    assert not history.tallies.refusals
+
+
+def test_every_event_has_the_same_keys_and_nothing_secret() -> None:
+    history = History()
+    one = trace(session="at-test-session-0123456789abcdef")
+    one.path += "?token=at-test-query-0123456789abcdef"
+    served(history, one, "work", "spare")
+    history.happened(Event(Kind.IDENTITY, NOW, identity="work", was="ready", becomes="suspect", text="401"))
+    history.happened(Event(Kind.BREAKER, NOW, becomes="open", text="Bearer at-test-text-0123456789abcdef"))
+    history.happened(Event(Kind.STOP, NOW, text="ends"))
+
+    documents = [event.document() for event in history.events(0, 100)]
+
+    assert len({tuple(document) for document in documents}) == 1
+    assert {document["event"] for document in documents} == {"move", "request", "identity", "breaker", "stop"}
+    assert "0123456789abcdef" not in repr(documents)
+
+
+def test_a_handshake_that_fails_before_its_socket_opens_leaves_none_open() -> None:
+    history = History()
+    one = served(history, trace(), "work", status=101)
+
+    history.socket_closed(one, "Connection killed.")
+
+    assert history.tallies.sockets_open == 0
+    assert history.under_way == 0
+
+
+def test_a_flow_that_is_replayed_is_the_newest_again() -> None:
+    history = History()
+    for number in (1, 2, 3):
+        served(history, trace(number), "work")
+
+    served(history, trace(1), "work")
+
+    assert [one.id for one in history.traces()] == ["flow-1", "flow-3", "flow-2"]
+    assert history.trace("last") is next(history.traces())
+
+
+def test_what_never_left_counts_for_nobody() -> None:
+    history = History()
+    one = trace()
+    history.begins(one)
+    one.attempts.append(attempt("work"))
+    history.assigned(one)
+
+    history.ended(one, None, "Client disconnected.")
+
+    assert history.tallies.requests == Counter({("", "lost"): 1})
+    assert history.tallies.sent_again == 0
+
+
+def test_events_outlive_the_headers_of_their_requests() -> None:
+    history = History()
+    first = weakref.ref(served(history, trace(0), "work"))
+    for number in range(1, histories.TRACES_KEPT + 1):
+        served(history, trace(number), "work")
+    gc.collect()
+
+    assert first() is None
+    assert history.events(0, 1)[0].document()["flow"] == "flow-0"
+
+
+def test_what_breaks_in_keeping_a_trace_costs_no_request_its_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History()
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(Hour, "add", broken)
+    monkeypatch.setattr(History, "happened", broken)
+
+    served(history, trace(), "work", "spare")
+    history.socket_opened(trace())
+
+    assert "could not be kept" in caplog.text
