@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.compare import Change, Row
+from codexpool.cli.compare import Row
 from codexpool.credentials.secret import fingerprint
 from codexpool.redact import redacted
+from codexpool.traces.table import Sign
 
 WIDTH: Final = 120
 """Columns where the output is no terminal and nobody says how wide a line may be."""
@@ -25,7 +26,7 @@ WIDE: Final = 110
 LONGEST: Final = 28
 """Characters of a kept value that are shown: some are long, and none is news."""
 
-STYLES: Final = {Change.REPLACED: "yellow", Change.ADDED: "green", Change.REMOVED: "red", Change.KEPT: "dim"}
+STYLES: Final = {Sign.REPLACED: "yellow", Sign.ADDED: "green", Sign.REMOVED: "red", Sign.KEPT: "dim"}
 
 PLACES: Final = ("the client sent", "the proxy's flow shows", "the backend got")
 """Where a header is looked at."""
@@ -89,14 +90,14 @@ class Screen:
 
         Without ``every`` those that were kept are counted only.
         """
-        kept = [row for row in rows if row.change is Change.KEPT]
+        kept = [row for row in rows if row.sign is Sign.KEPT]
         shown = rows if every else [row for row in rows if row not in kept]
         if self._output.width >= WIDE:
             self._output.print(self._table(shown))
         else:
             self._list(shown)
         if not every:
-            self._line(f" =   {len(kept)} others", STYLES[Change.KEPT])
+            self._line(f" =   {len(kept)} others", STYLES[Sign.KEPT])
         self.say(LEGEND, "dim")
 
     def diff(self, before: str, after: str, name: str) -> None:
@@ -126,24 +127,24 @@ class Screen:
         for place in PLACES:
             table.add_column(place, overflow="fold")
         for row in rows:
-            cells = (row.change.value, row.name, *self._values(row))
-            table.add_row(*map(Text, cells), style=STYLES[row.change])
+            cells = (row.sign.value, row.name, *self._values(row))
+            table.add_row(*map(Text, cells), style=STYLES[row.sign])
         return table
 
     def _list(self, rows: Sequence[Row]) -> None:
         """The same where a table has no room."""
         for row in rows:
             values = self._values(row)
-            if row.change is Change.KEPT:
-                self._line(f" =   {row.name}: {values[0]}", STYLES[row.change])
+            if row.sign is Sign.KEPT:
+                self._line(f" =   {row.name}: {values[0]}", STYLES[row.sign])
                 continue
-            self._line(f" {row.change.value}   {row.name}", STYLES[row.change])
+            self._line(f" {row.sign.value}   {row.name}", STYLES[row.sign])
             for place, value in zip(PLACES, values, strict=True):
-                self._line(f"        {place}: {value or NOTHING}", STYLES[row.change])
+                self._line(f"        {place}: {value or NOTHING}", STYLES[row.sign])
 
     def _values(self, row: Row) -> tuple[str, str, str]:
         """What the client, the flow and the backend had of a header, fit to be shown."""
-        if row.change is Change.KEPT:
+        if row.sign is Sign.KEPT:
             return self._short(row.client or ""), "=", "="
         client, flow, upstream = ("" if value is None else self.safe(value) for value in row[2:])
         return client, flow, upstream

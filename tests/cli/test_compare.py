@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.cli.compare import Change, Row, compared
+from codexpool.cli.compare import Row, compared
+from codexpool.traces.table import Sign
 
 names = st.sampled_from(["Authorization", "authorization", "ChatGPT-Account-ID", "user-agent", "x-a", "X-A", "x-b"])
 headers = st.lists(st.tuples(names, st.sampled_from(["", "1", "2"])), max_size=8)
@@ -17,17 +18,17 @@ def test_each_kind_of_change_has_its_sign() -> None:
     upstream = [("authorization", "theirs"), ("user-agent", "codex"), ("x-openai-fedramp", "true")]
 
     assert compared(client, flow, upstream) == [
-        Row(Change.REPLACED, "authorization", "mine", "shown", "theirs"),
-        Row(Change.ADDED, "x-openai-fedramp", None, None, "true"),
-        Row(Change.REMOVED, "openai-organization", "org", "org", None),
-        Row(Change.KEPT, "user-agent", "codex", "codex", "codex"),
+        Row(Sign.REPLACED, "authorization", "mine", "shown", "theirs"),
+        Row(Sign.ADDED, "x-openai-fedramp", None, None, "true"),
+        Row(Sign.REMOVED, "openai-organization", "org", "org", None),
+        Row(Sign.KEPT, "user-agent", "codex", "codex", "codex"),
     ]
 
 
 def test_a_second_header_of_one_name_cannot_hide() -> None:
     twice = [("authorization", "one"), ("Authorization", "two")]
 
-    assert compared(twice, [], [("authorization", "one")])[0].change is Change.REPLACED
+    assert compared(twice, [], [("authorization", "one")])[0].sign is Sign.REPLACED
 
 
 @given(headers, headers, headers)
@@ -38,6 +39,6 @@ def test_every_header_is_in_one_row_and_kept_means_equal(
 
     assert sorted(row.name for row in rows) == sorted({name.lower() for name, _ in client + upstream})
     for row in rows:
-        assert (row.change is Change.KEPT) == (row.client == row.upstream)
-        assert (row.change is Change.ADDED) == (row.client is None)
-        assert (row.change is Change.REMOVED) == (row.upstream is None)
+        assert (row.sign is Sign.KEPT) == (row.client == row.upstream)
+        assert (row.sign is Sign.ADDED) == (row.client is None)
+        assert (row.sign is Sign.REMOVED) == (row.upstream is None)

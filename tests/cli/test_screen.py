@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from codexpool.cli.compare import Change, Row
+from codexpool.cli.compare import Row
 from codexpool.cli.screen import WIDE, Screen
+from codexpool.traces.table import Sign
 
 TOKEN = "at-test-screen-0123456789abcdef"
 
@@ -49,7 +50,7 @@ def test_no_width_brings_a_token_into_the_table(width: int) -> None:
     shown, text = screen(width)
     shown.hide([TOKEN])
 
-    shown.headers([Row(Change.REPLACED, "authorization", TOKEN, "<codexpool:work>", TOKEN)], every=True)
+    shown.headers([Row(Sign.REPLACED, "authorization", TOKEN, "<codexpool:work>", TOKEN)], every=True)
 
     assert "screen-0123" not in text.getvalue()
     assert "at-test" not in text.getvalue()
@@ -58,7 +59,7 @@ def test_no_width_brings_a_token_into_the_table(width: int) -> None:
 def test_headers_that_were_kept_can_be_counted_only() -> None:
     shown, text = screen()
 
-    shown.headers([Row(Change.KEPT, name, "1", "1", "1") for name in ("x-one", "x-two")], every=False)
+    shown.headers([Row(Sign.KEPT, name, "1", "1", "1") for name in ("x-one", "x-two")], every=False)
 
     assert "x-one" not in text.getvalue()
     assert "2 others" in text.getvalue()
