@@ -1,0 +1,105 @@
+// Elements of the page, made and changed. Texts become text nodes here, and nothing else.
+
+import { short } from "./words.js";
+
+export const node = (id) => document.getElementById(id);
+
+/** A new element; what is put into it are other elements, or texts. */
+export function make(tag, names = "", ...content) {
+  const made = document.createElement(tag);
+  if (names) made.className = names;
+  made.append(...content);
+  return made;
+}
+
+/** A new element of a drawing. */
+export function drawn(tag, attributes = {}) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  return made;
+}
+
+/** A text of somebody else's; which way it is written says nothing about what is beside it. */
+export const name = (text, length = 80) => make("bdi", "", short(text, length));
+export const code = (text, length = 300) => make("bdi", "code", short(text, length));
+
+export function put(where, text) {
+  if (where.textContent !== text) where.textContent = text;
+}
+
+/** Put a text, and hide its element where the text is empty. */
+export function offer(where, text) {
+  put(where, text);
+  where.hidden = !text;
+}
+
+export function set(where, attribute, value) {
+  if (where.getAttribute(attribute) !== String(value)) where.setAttribute(attribute, value);
+}
+
+/** A table's row. Each cell is an element or a text; the first one is the row's header. */
+export function row(...cells) {
+  const made = make("tr");
+  made.setAttribute("role", "row"); // A narrow page shows rows as blocks; to a screen reader they stay rows.
+  cells.forEach((cell, index) => {
+    const place = make(index ? "td" : "th", "", cell);
+    if (!index) place.scope = "row";
+    place.setAttribute("role", index ? "cell" : "rowheader");
+    made.append(place);
+  });
+  return made;
+}
+
+const children = new WeakMap();
+const parts = new WeakMap();
+
+/** Remember the parts of an element that change: `keyed` gives them to `update`. */
+export function known(made, own) {
+  parts.set(made, own);
+  return made;
+}
+
+/** The parts of an element. */
+export const partsOf = (made) => parts.get(made) ?? made;
+
+/**
+ * Make the children of an element those of a list: one for each item, told apart by a key. Those that are there are
+ * changed where they are: `update(parts, item, child)`. With `steady` they also stay in their order, new ones first.
+ */
+export function keyed(parent, items, keyOf, create, update, steady = false) {
+  const there = children.get(parent) ?? new Map();
+  const wanted = new Map();
+  for (const item of items) if (!wanted.has(keyOf(item))) wanted.set(keyOf(item), item);
+  for (const [key, child] of there) {
+    if (wanted.has(key)) continue;
+    child.remove();
+    there.delete(key);
+  }
+  let keys = [...wanted.keys()];
+  if (steady) {
+    const follows = (a, b) => (a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1);
+    const old = [...there].sort(([, a], [, b]) => follows(a, b)).map(([key]) => key);
+    keys = [...keys.filter((key) => !there.has(key)), ...old];
+  }
+  const focused = document.activeElement;
+  let next = parent.firstElementChild;
+  for (const key of keys) {
+    const child = there.get(key) ?? create(wanted.get(key));
+    there.set(key, child);
+    update(partsOf(child), wanted.get(key), child);
+    if (child === next) next = next.nextElementSibling;
+    else parent.insertBefore(child, next);
+  }
+  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
+  children.set(parent, there);
+}
+
+/** Show texts as the items of a list, and hide the list where there are none. */
+export function texts(where, lines, dress = () => {}) {
+  const items = lines.map((text, index) => ({ text, index }));
+  keyed(where, items, (item) => item.index, () => make("li"), (made, item) => {
+    put(made, item.text);
+    dress(made, item.text);
+  });
+  where.hidden = !lines.length;
+}

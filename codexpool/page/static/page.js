@@ -1,0 +1,88 @@
+// The page of a running proxy. It asks for the status every other second, and waits for news of what happens.
+//
+// What it shows comes from clients and backends. So it goes into the page as text and in no other way (nodes.js); what
+// is there is changed where it is, so that focus, selection and scroll position stay; and each list has its bound.
+
+import { Trouble, ask, pause, wake } from "./asking.js";
+import { listenToDetail, refreshDetail } from "./detail.js";
+import { flush, follow, followEvents, listenToEvents } from "./events.js";
+import { listenToHour, showHour } from "./hour.js";
+import { showIdentities } from "./identities.js";
+import { node, put } from "./nodes.js";
+import { answered, unanswered } from "./notices.js";
+import { showRequests } from "./requests.js";
+import { showSessions } from "./sessions.js";
+import { facts, sentence, setClock, tick } from "./times.js";
+import { short } from "./words.js";
+
+const EVERY = { shown: 2, hidden: 30 }; // Seconds between two questions for the status,
+const TRIES = [1, 2, 4, 8]; // and between those that got no answer.
+
+let status = null;
+
+function show(found) {
+  status = found;
+  setClock(found.at);
+  node("content").hidden = false;
+  answered(found);
+  showIdentities(found);
+  showHour(found);
+  showSessions(found.sessions, found.sessions_total);
+  follow(found);
+  const { proxy } = found;
+  put(node("requests-listens"), proxy.listens[0] ?? "127.0.0.1:8080");
+  const of = [
+    `codexpool ${proxy.version}`,
+    `mitmproxy ${proxy.mitmproxy}`,
+    `Python ${proxy.python}`,
+    `process ${proxy.pid}`,
+    `listens on ${proxy.listens.join(", ") || "nothing"}`,
+    proxy.pool ?? "no pool.toml",
+  ];
+  const words = facts(...of.map((text) => short(text, 200)));
+  sentence(node("proxy"), ...words, " · ", "started ", [proxy.started_at, "both"]);
+}
+
+async function followStatus() {
+  let tries = 0;
+  for (;;) {
+    try {
+      show(await ask("/api/status"));
+      await showRequests();
+      await refreshDetail();
+      tries = 0;
+      wake(); // Events may have waited for the proxy to be back.
+    } catch (error) {
+      if (!(error instanceof Trouble)) console.error(error);
+      unanswered(error instanceof Trouble ? error.message : "an error of this page's own, see the console", status);
+      tries += 1;
+    }
+    tick();
+    flush();
+    const seconds = tries ? TRIES[Math.min(tries, TRIES.length) - 1] : EVERY.shown;
+    await pause(document.hidden ? EVERY.hidden : seconds);
+  }
+}
+
+/** Arrow keys go from row to row; Tab does so too, but takes its time. */
+function arrows(list) {
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    const all = [...list.querySelectorAll("a")];
+    const next = all[all.indexOf(document.activeElement) + step];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+}
+
+listenToDetail();
+listenToEvents();
+listenToHour();
+arrows(node("events-list"));
+arrows(node("requests-rows"));
+addEventListener("online", wake);
+document.addEventListener("visibilitychange", () => document.hidden || wake());
+followStatus();
+followEvents();

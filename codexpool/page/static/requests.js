@@ -1,0 +1,88 @@
+// The latest requests, and the words for what became of one.
+
+import { ask } from "./asking.js";
+import { code, keyed, known, make, node, put, row, set } from "./nodes.js";
+import { resign, sign, toneOfAnswer } from "./signs.js";
+import { time } from "./times.js";
+import { listed, short, size, took } from "./words.js";
+
+const KEPT = 50;
+let stale = true;
+
+/** There is news of requests: ask for them next time. */
+export function requestsChanged() {
+  stale = true;
+}
+
+/** Ask for the latest requests, if there is news of any. */
+export async function showRequests() {
+  if (!stale) return;
+  const { flows } = await ask(`/api/flows?limit=${KEPT}`);
+  const all = flows.slice(0, KEPT);
+  const panel = node("requests-panel");
+  const from = panel.scrollTop;
+  const height = panel.scrollHeight;
+  keyed(node("requests-rows"), all, (flow) => flow.id, create, update);
+  if (from > 0) panel.scrollTop = from + panel.scrollHeight - height;
+  put(node("requests-count"), all.length ? `the latest ${all.length}` : "");
+  node("requests-none").hidden = all.length > 0;
+  stale = all.some((flow) => flow.ended_at === null);
+}
+
+export const flowLink = (id) => `#flow/${encodeURIComponent(id)}`;
+
+function create(flow) {
+  const opener = make("a", "open", make("span", "method", `${short(flow.method, 16)} `), code(flow.path, 120));
+  opener.href = flowLink(flow.id);
+  const own = {
+    more: make("span", "more"),
+    way: make("bdi", "way"),
+    sign: sign("wait"),
+    answer: make("span"),
+    badge: make("span", "badge"),
+    took: make("span", "took"),
+  };
+  own.badge.append(own.sign, own.answer);
+  const made = row(time(flow.at, "clock"), make("div", "", opener, own.more), own.way, make("div", "", own.badge, own.took));
+  ["when", "what", "who", "answer"].forEach((names, index) => made.cells[index].classList.add(names));
+  return known(made, own);
+}
+
+function update(own, flow) {
+  const { session, policy } = flow;
+  const isSwapped = policy.name.startsWith("swap");
+  put(own.more, listed([
+    flow.host === "chatgpt.com" ? "" : short(flow.host, 60),
+    session.key && short(session.key, 13),
+    session.model && short(session.model, 32),
+    flow.transport === "websocket" && "WebSocket",
+    !isSwapped && policy.name,
+    flow.observed && "observed",
+  ]));
+  own.more.title = session.key ?? "";
+  const tries = flow.attempts.map((one) => listed([short(one.identity, 40), one.status === 0 ? "lost" : one.status], " "));
+  put(own.way, tries.join(" → ") || (isSwapped ? "nobody" : "the client’s own"));
+  const [tone, kind] = toneOf(flow);
+  set(own.badge, "data-tone", tone);
+  resign(own.sign, kind);
+  put(own.answer, answerWords(flow));
+  put(own.took, flow.ended_at === null ? "" : took((flow.ended_at - flow.at) * 1000));
+  own.took.title = size(flow.answer?.bytes);
+}
+
+const isUnderWay = (flow) => flow.ended_at === null && !flow.answer?.error;
+
+/** The tone and the sign of what the client got. */
+export function toneOf(flow) {
+  if (flow.answer?.error || (!flow.answer?.status && !isUnderWay(flow))) return ["bad", "bad"];
+  return flow.answer?.status ? toneOfAnswer(flow.answer.status) : ["idle", "wait"];
+}
+
+/** What the client got, in few words. */
+export function answerWords(flow) {
+  const { answer } = flow;
+  if (answer?.error) return listed([answer.status, "broken off"], ", ");
+  if (!answer?.status) return isUnderWay(flow) ? "under way" : "no answer";
+  const open = flow.ended_at === null && (answer.status === 101 ? "open" : "under way");
+  return listed([listed([answer.status, answer.by === "codexpool" && "by codexpool"], " "), open], ", ");
+}

@@ -1,0 +1,49 @@
+// Sessions, and the identity each is with.
+
+import { code, keyed, known, make, name, node, put, row } from "./nodes.js";
+import { retime, time } from "./times.js";
+import { figure, short } from "./words.js";
+
+const KEPT = 100;
+const CELLS = ["key", "serves", "model", "client", "number requests", "number moves", "last"];
+
+/** Show them, the latest first; but nothing moves under a pointer. */
+export function showSessions(all, total) {
+  const rows = all.slice(0, KEPT);
+  const isPointedAt = node("sessions-panel").matches(":hover");
+  keyed(node("sessions-rows"), rows, (one) => one.key, create, update, isPointedAt);
+  const some = `the latest ${rows.length} of ${figure(total)}`;
+  put(node("sessions-count"), total > rows.length ? some : total ? figure(total) : "");
+  node("sessions-none").hidden = rows.length > 0;
+}
+
+function create(one) {
+  const key = code(one.key, 60);
+  key.title = one.key;
+  const own = {
+    identity: name(""),
+    model: name(""),
+    client: name(""),
+    requests: make("span"),
+    requestWord: make("span", "unit"),
+    moves: make("span"),
+    moveWord: make("span", "unit"),
+    last: time(one.last_at, "relative"),
+  };
+  const requests = make("span", "", own.requests, own.requestWord);
+  const moves = make("span", "", own.moves, own.moveWord);
+  const made = row(key, own.identity, own.model, own.client, requests, moves, own.last);
+  CELLS.forEach((names, index) => (made.cells[index].className = names));
+  return known(made, own);
+}
+
+function update(own, one) {
+  put(own.identity, one.identity ? short(one.identity, 64) : "nobody");
+  put(own.model, short(one.model ?? "", 48));
+  put(own.client, short(one.client ?? "", 48));
+  put(own.requests, figure(one.requests));
+  put(own.requestWord, one.requests === 1 ? " request" : " requests");
+  put(own.moves, figure(one.moves));
+  put(own.moveWord, one.moves === 1 ? " move" : " moves");
+  retime(own.last, one.last_at, "relative");
+}

@@ -1,0 +1,37 @@
+// Signs and tones. No meaning is in a colour alone: beside each sign there is its word.
+
+import { drawn, set } from "./nodes.js";
+
+/** The tone and the sign of each status of an identity. */
+export const STATUSES = {
+  needs_replacement: ["bad", "bad"],
+  needs_login: ["bad", "bad"],
+  conflict: ["bad", "bad"],
+  suspect: ["warn", "ask"],
+  limited: ["warn", "wait"],
+  resting: ["warn", "wait"],
+  paused: ["idle", "pause"],
+  unverified: ["note", "ask"],
+  ready: ["good", "good"],
+};
+export const NEEDING = new Set(["needs_replacement", "needs_login", "conflict"]);
+export const RETURNING = new Set(["limited", "resting"]);
+export const KINDS = { pat: "PAT", oauth: "login", command: "command" };
+
+export const toneOfStatus = (word) => STATUSES[word] ?? ["idle", "ask"];
+
+/** The tone and the sign of an HTTP status; 0 is a connection that was lost. */
+export function toneOfAnswer(status) {
+  if (status === null) return ["idle", "wait"];
+  return status === 0 || status >= 500 ? ["bad", "bad"] : status >= 400 ? ["warn", "bad"] : ["good", "good"];
+}
+
+export function sign(kind) {
+  const made = drawn("svg", { class: "sign", "aria-hidden": "true", focusable: "false" });
+  made.append(drawn("use", { href: `#sign-${kind}` }));
+  return made;
+}
+
+export function resign(made, kind) {
+  set(made.firstElementChild, "href", `#sign-${kind}`);
+}
