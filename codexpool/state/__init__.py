@@ -2,6 +2,7 @@
 
 from codexpool.state.base import MAX_SESSIONS, Record, Snapshot, State, StateError, record_name
 from codexpool.state.memory import MemoryState
+from codexpool.state.reading import read_state
 from codexpool.state.sqlite import SqliteState, open_state, state_path
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "State",
     "StateError",
     "open_state",
+    "read_state",
     "record_name",
     "state_path",
 ]

@@ -195,7 +195,7 @@ class SqliteState:
             connection.execute("BEGIN")
             try:
                 (seen,) = connection.execute("SELECT value FROM revision").fetchone()
-                snapshot = self._rows(connection, self._seen if since is None else since, except_writer)
+                snapshot = rows(connection, self._seen if since is None else since, except_writer, self._clock())
             finally:
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError, StateError) as error:
@@ -205,46 +205,6 @@ class SqliteState:
                 log.warning("state: %s cannot be read (%s)", self._database.path, error)
             return Snapshot()
         self._seen, self._data_version, self._failing = seen, data_version, False
-        return snapshot
-
-    def _rows(self, connection: sqlite3.Connection, since: int, except_writer: str) -> Snapshot:
-        news = (since, except_writer)
-        snapshot = Snapshot()
-        for session, account_id, user_id, moves in connection.execute(
-            "SELECT session, account_id, user_id, moves FROM"
-            " (SELECT * FROM sessions WHERE revision > ? AND writer != ? AND at >= ? ORDER BY at DESC LIMIT ?)"
-            " ORDER BY at",
-            (*news, self._clock() - SESSION_AGE, MAX_SESSIONS),
-        ):
-            snapshot.sessions[session] = IdentityKey(account_id, user_id)
-            if moves:
-                snapshot.moves[session] = moves
-        for fingerprint, account_id, user_id, plan, fedramp, origin, routing_override in connection.execute(
-            "SELECT fingerprint, account_id, user_id, plan, fedramp, origin, routing_override FROM metadata"
-            " WHERE revision > ? AND writer != ?",
-            news,
-        ):
-            metadata = Metadata(account_id, user_id, plan, bool(fedramp), origin, routing_override)
-            snapshot.metadata[fingerprint] = metadata
-        for fingerprint, *columns in connection.execute(
-            "SELECT fingerprint, status, since, until, evidence FROM conditions WHERE revision > ? AND writer != ?",
-            news,
-        ):
-            if columns[0] is None:
-                snapshot.dropped.add(fingerprint)
-            elif condition := _condition(*columns):
-                snapshot.conditions[fingerprint] = condition
-        for name, fingerprint, account_id, user_id, used_at in connection.execute(
-            "SELECT name, fingerprint, account_id, user_id, used_at FROM records WHERE revision > ? AND writer != ?",
-            news,
-        ):
-            if fingerprint != GONE:
-                snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
-        for kind, name, note in connection.execute(
-            "SELECT kind, name, note FROM notes WHERE revision > ? AND writer != ?", news
-        ):
-            with contextlib.suppress(ValueError):
-                snapshot.notes[(kind, name)] = json.loads(note)
         return snapshot
 
     def _prune(self, connection: sqlite3.Connection) -> None:
@@ -258,6 +218,48 @@ class SqliteState:
         connection.execute("DELETE FROM notes WHERE at < ?", (oldest,))
         connection.execute("DELETE FROM metadata WHERE at < ?", (self._clock() - METADATA_AGE,))
         connection.execute("DELETE FROM claims WHERE at < ?", (self._clock() - CLAIM_AGE,))
+
+
+def rows(connection: sqlite3.Connection, since: int, except_writer: str, now: float) -> Snapshot:
+    """What was written after a revision by others than this writer, as of the unix second ``now``."""
+    news = (since, except_writer)
+    snapshot = Snapshot()
+    for session, account_id, user_id, moves in connection.execute(
+        "SELECT session, account_id, user_id, moves FROM"
+        " (SELECT * FROM sessions WHERE revision > ? AND writer != ? AND at >= ? ORDER BY at DESC LIMIT ?)"
+        " ORDER BY at",
+        (*news, now - SESSION_AGE, MAX_SESSIONS),
+    ):
+        snapshot.sessions[session] = IdentityKey(account_id, user_id)
+        if moves:
+            snapshot.moves[session] = moves
+    for fingerprint, account_id, user_id, plan, fedramp, origin, routing_override in connection.execute(
+        "SELECT fingerprint, account_id, user_id, plan, fedramp, origin, routing_override FROM metadata"
+        " WHERE revision > ? AND writer != ?",
+        news,
+    ):
+        metadata = Metadata(account_id, user_id, plan, bool(fedramp), origin, routing_override)
+        snapshot.metadata[fingerprint] = metadata
+    for fingerprint, *columns in connection.execute(
+        "SELECT fingerprint, status, since, until, evidence FROM conditions WHERE revision > ? AND writer != ?",
+        news,
+    ):
+        if columns[0] is None:
+            snapshot.dropped.add(fingerprint)
+        elif condition := _condition(*columns):
+            snapshot.conditions[fingerprint] = condition
+    for name, fingerprint, account_id, user_id, used_at in connection.execute(
+        "SELECT name, fingerprint, account_id, user_id, used_at FROM records WHERE revision > ? AND writer != ?",
+        news,
+    ):
+        if fingerprint != GONE:
+            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
+    for kind, name, note in connection.execute(
+        "SELECT kind, name, note FROM notes WHERE revision > ? AND writer != ?", news
+    ):
+        with contextlib.suppress(ValueError):
+            snapshot.notes[(kind, name)] = json.loads(note)
+    return snapshot
 
 
 def _condition(status: str, since: float, until: float | None, evidence: str | None) -> Condition | None:

@@ -1,0 +1,44 @@
+"""The real client with a login of its own, in front of a proxy in observe mode."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from codexpool.standin import RESPONSES, StandIn
+from tests.running import CLIENT, Codex, Proxy, answered, pat, pool_toml
+
+pytestmark = pytest.mark.real_client
+
+
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+def test_the_client_is_served_as_itself_and_the_log_says_whom_it_would_have_been_sent_as(
+    tmp_path: Path, transport: str
+) -> None:
+    pool = [pat("work"), pat("spare")]
+    with StandIn(pool, folder=tmp_path, websockets=transport == "websocket") as standin:
+        standin.add(CLIENT, pool=True, client=True)
+        pool_toml(tmp_path, *pool)
+        with Proxy(standin, tmp_path, "--set", "codexpool_observe=true") as proxy:
+            client = Codex(proxy, tmp_path)
+            for number, word in enumerate(("banana", "apple")):
+                how = ("resume", "--last") if number else ()
+                assert answered(client.exec(*how, f"say hi echo:{word}"), word) == CLIENT.name
+
+    # then the client's own credential was all that the backend has seen, on whatever path
+    assert {seen.name for seen in standin.seen if seen.header("authorization")} == {CLIENT.name}
+    assert standin.refusals == []
+    assert standin.troubles == []
+    calls = standin.requests(RESPONSES)
+    assert {seen.transport for seen in calls} >= ({"message"} if transport == "websocket" else {"http/1.1"})
+    # and each request for the model has its line, which says who would have served the session: always the same one
+    turn = "a turn on the socket" if transport == "websocket" else f"POST {RESPONSES}"
+    lines = re.findall(rf"observed: {turn}.*? would be sent as (\w+) \(", proxy.log)
+    assert len(lines) >= 2
+    assert set(lines) <= {"work", "spare"}
+    sessions = re.findall(r"observed: .*?session ([0-9a-f-]{36})\)?: would be sent as (\w+)", proxy.log)
+    assert len(dict(sessions)) == len(set(sessions))
+    assert not any(token.token in proxy.log for token in (*pool, CLIENT))
+    assert not proxy.state.exists()
