@@ -1,0 +1,220 @@
+"""Recording what passes through a real proxy, and playing it again: nothing private in it, and good for something."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mitmproxy import http
+
+from codexpool.cli import main, stage
+from codexpool.recording import files
+from codexpool.standin import RESPONSES, Answer, StandIn
+from tests.cli.running import COMMAND
+from tests.e2e.conftest import Make
+from tests.e2e.world import USAGE, World, copied_entry, served_by, socket_turn
+from tests.recording.flows import is_in, readable
+from tests.running import CLIENT, ROOT, Codex, answered, pat, pool_toml, until
+
+COOKIE = "Zq7rTk2LmVb94XwPcN"
+EMAIL = "alice@corp.example"
+PROMPT = "the prompt, and nobody's business"
+
+
+def recording(path: Path, *more: str) -> tuple[str, ...]:
+    options = [f"codexpool_record={path}", *more]
+    return tuple(word for option in options for word in ("--set", option))
+
+
+def read(path: Path) -> list[http.HTTPFlow]:
+    return [flow for flow in files.read(path).flows if isinstance(flow, http.HTTPFlow)]
+
+
+def private(world: World) -> list[str]:
+    ids = [value for token in (*world.tokens, CLIENT) for value in (token.token, token.account_id)]
+    return [*ids, COOKIE, EMAIL]
+
+
+async def a_busy_day(world: World) -> None:
+    """Requests of all kinds, with what is private in many places of them."""
+    with world.proxy.client() as client:
+        client.headers["cookie"] = f"sid={COOKIE}; theme=dark"
+        name = served_by(world.turn(client, "one", PROMPT))
+        dead = next(token for token in world.tokens if token.name == name)
+        world.standin.kill(dead.token)
+        assert served_by(world.turn(client, "one", f"I am {EMAIL}")) != name
+        echo = {"error": {"code": "x", "message": f"no: {COOKIE}, {CLIENT.token} of {EMAIL}"}}
+        world.standin.plan(
+            Answer(path=RESPONSES, status=400, body=echo, headers={"set-cookie": f"a={COOKIE}2; Path=/"})
+        )
+        assert world.turn(client, "one").status_code == 400
+        assert client.get(USAGE).status_code == 200
+    async with world.socket("two") as socket:
+        served_by(await socket_turn(socket, f"{PROMPT}, says {EMAIL}"))
+
+
+@pytest.mark.parametrize("name", ["out.flows", "out.har"])
+async def test_what_passes_is_recorded_and_nothing_private_is_in_it(make: Make, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    arguments = recording(out, "codexpool_record_bodies=true", "store_streamed_bodies=true")
+    world = make(pat("work"), pat("spare"), arguments=arguments)
+    await a_busy_day(world)
+    assert world.proxy.stop(signal.SIGINT) == 0
+
+    text = readable(out.read_bytes())
+    flows = read(out)
+    assert [value for value in private(world) if is_in(value, text)] == []
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert [flow.request.path for flow in flows].count(RESPONSES) == 4
+    assert {
+        flow.request.headers["cookie"].partition(";")[0] for flow in flows if "cookie" in flow.request.headers
+    } == {"sid=standin-cookie-1"}
+    assert PROMPT in text  # bodies were asked for
+    assert "response.output_text.delta" in text
+    socket = next(flow for flow in flows if flow.websocket is not None)
+    assert socket.websocket is not None
+    assert {message.from_client for message in socket.websocket.messages} == {True, False}
+    assert "work" not in " ".join(flow.comment for flow in flows)
+    assert any(re.search(r"identity-\d: 401 token_revoked", flow.comment) for flow in flows)
+
+
+async def test_without_bodies_nothing_that_was_said_is_in_it(make: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out.flows"
+    world = make(pat("work"), pat("spare"), arguments=recording(out))
+    await a_busy_day(world)
+    world.proxy.stop()
+
+    text = readable(out.read_bytes())
+    assert [value for value in (*private(world), PROMPT, "delta") if is_in(value, text)] == []
+    sizes = [flow.metadata["codexpool_recording"]["request_bytes"] for flow in read(out)]
+    assert max(sizes) > len(PROMPT)
+
+
+def test_the_proxy_does_not_start_where_it_could_not_record(make: Make, tmp_path: Path) -> None:
+    world = make(pat("work"), arguments=recording(tmp_path / "no" / "out"), started=False)
+    world.proxy.start(wait=False)
+
+    assert world.proxy.ends() != 0
+    assert "there is no folder" in world.proxy.log
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandIn]:
+    with StandIn([pat("work")], clients=[CLIENT], folder=tmp_path) as made:
+        yield made
+
+
+def record(standin: StandIn, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`codexpool record`, with a proxy on a free port in front of the stand-in."""
+    pool_toml(tmp_path, pat("work"))
+    world = make_environ(tmp_path)
+    return subprocess.Popen(
+        [
+            *(*COMMAND, "record", *arguments, "--config", str(tmp_path / "pool.toml")),
+            *("--mode", f"upstream:http://127.0.0.1:{standin.proxy_port}", "-p", "0"),
+            *("--set", f"confdir={tmp_path / 'mitmproxy'}"),
+            *("--set", f"ssl_verify_upstream_trusted_ca={standin.ca_file}"),
+        ],
+        env=world,
+        stdin=subprocess.DEVNULL,
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def make_environ(folder: Path) -> dict[str, str]:
+    return {
+        "PATH": str(Path(sys.executable).parent),
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "CODEXPOOL_STATE": str(folder / "state.sqlite3"),
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_record_starts_a_proxy_and_leaves_a_recording(
+    standin: StandIn, tmp_path: Path, number: signal.Signals
+) -> None:
+    out, log = tmp_path / "out.har", tmp_path / "log"
+    process = record(standin, tmp_path, str(out))
+    try:
+        until(lambda: "work is ready" in log.read_text() or process.poll() is not None, 60, "the pool")
+        process.send_signal(number)
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        process.kill()
+
+    assert json.loads(out.read_text())["log"]["version"] == "1.2"
+    assert f"{out}: 0 requests recorded" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_record_says_so_where_there_is_no_recording(standin: StandIn, tmp_path: Path) -> None:
+    process = record(standin, tmp_path, str(tmp_path / "out"), "--no-such-option")
+
+    assert process.wait(60) == 1
+    assert "out: there is no recording, because the proxy did not come to its end" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "out").exists()
+
+
+async def test_what_was_recorded_can_be_played(make: Make, tmp_path: Path) -> None:
+    for bodies in ("true", "false"):
+        out = tmp_path / f"{bodies}.flows"
+        world = make(pat("work"), pat("spare"), arguments=recording(out, f"codexpool_record_bodies={bodies}"))
+        await a_busy_day(world)
+        world.proxy.stop()
+
+        result = CliRunner().invoke(main, ["replay", str(out)])
+
+        assert result.exit_code == 0, result.output
+        assert "5 played, all as they should be" in result.output
+
+
+async def test_a_proxy_that_drops_a_header_does_not_pass_a_replay(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.flows"
+    world = make(pat("work"), pat("spare"), arguments=recording(out))
+    with world.proxy.client() as client:
+        served_by(world.turn(client, "one", headers={"originator": "codex_exec"}))
+    world.proxy.stop()
+    broken = copied_entry(tmp_path)
+    table = tmp_path / "codexpool" / "wire" / "headers.py"
+    text = table.read_text()
+    assert text.count('    b"openai-project": Action.REMOVE,\n') == 1
+    table.write_text(text.replace('    b"openai-project": Action.REMOVE,\n', '    b"originator": Action.REMOVE,\n'))
+    monkeypatch.setattr(stage, "entry", lambda: broken)
+
+    result = CliRunner().invoke(main, ["replay", str(out)])
+
+    assert result.exit_code == 1, result.output
+    assert "originator did not arrive" in result.output
+
+
+@pytest.mark.real_client
+@pytest.mark.parametrize("websockets", [True, False])
+def test_a_session_of_the_real_client_is_recorded_and_played(make: Make, tmp_path: Path, websockets: bool) -> None:
+    out = tmp_path / "out.flows"
+    arguments = recording(out, "codexpool_record_bodies=true", "store_streamed_bodies=true")
+    world = make(pat("work"), pat("spare"), arguments=arguments, websockets=websockets)
+    codex = Codex(world.proxy, tmp_path)
+    name = answered(codex.exec("say hi tools:1 echo:one"), "one")
+    world.standin.kill(next(token.token for token in world.tokens if token.name == name))
+    answered(codex.exec("resume", "--last", "and again echo:two"), "two")
+    world.proxy.stop()
+
+    text = readable(out.read_bytes())
+    assert [value for value in (*private(world), CLIENT.email) if is_in(value, text)] == []
+    result = CliRunner().invoke(main, ["replay", str(out)])
+    assert result.exit_code == 0, result.output
+    shutil.rmtree(codex.home)

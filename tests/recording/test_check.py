@@ -1,0 +1,217 @@
+"""The check: it finds what is there, however it got there, says where, and never what."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mitmproxy import http
+
+from codexpool.recording import files
+from codexpool.recording.check import Check, Finding, seen_secrets
+from codexpool.recording.cleaning import Cleaner
+from codexpool.recording.recording import LeftInError, Recording
+from codexpool.recording.taking import taken
+from codexpool.redact import redacted
+from tests.recording.flows import a_flow, a_socket, readable, recorded
+from tests.recording.secrets import ANYWHERE, anything, bearers, emails, pats, uuids
+
+SECRET = "Zq7rTk2LmVb94XwPcN"
+"""Nothing about it looks like a secret."""
+
+FORMATS = pytest.mark.parametrize("as_har", [False, True], ids=["flows", "har"])
+
+
+def raw(*flows: http.HTTPFlow, as_har: bool = False) -> bytes:
+    """The content of a file with these flows as they are: what the check is there to refuse."""
+    return files.made([taken(flow, with_bodies=True) for flow in flows], as_har)
+
+
+def found(content: bytes, *secrets: str) -> list[Finding]:
+    return Check(secrets).findings(content)
+
+
+Wrap = Callable[[str], bytes]
+
+WRAPPED: dict[str, Wrap] = {
+    "plain": str.encode,
+    "percent": lambda text: quote(text.replace("7", "%37"), safe="%").encode(),
+    "percent twice": lambda text: quote(text.replace("7", "%37"), safe="").encode(),
+    "escaped": lambda text: json.dumps({"x": text}).replace("q", "\\u0071").encode(),
+    "JSON in JSON": lambda text: json.dumps({"x": json.dumps({"y": text.replace("q", "/")})}).encode(),
+    "base64": lambda text: base64.b64encode(b"ab" + text.encode() + b"c"),
+    "base64 of base64": lambda text: base64.b64encode(b"so: " + base64.b64encode(text.encode()) + b" end"),
+    "hex": lambda text: text.encode().hex().encode(),
+    "HEX": lambda text: text.encode().hex().upper().encode(),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "zstd": lambda text: zstandard.ZstdCompressor().compress(text.encode()),
+    "UTF-16": lambda text: text.encode("utf-16-le"),
+    "UTF-16, the other way round": lambda text: text.encode("utf-16-be"),
+    "in pieces": lambda text: "".join(
+        f"data: {json.dumps({'type': 'd', 'delta': text[at : at + 3]})}\n\n" for at in range(0, len(text), 3)
+    ).encode(),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_known_secret_is_found_however_it_is_written(wrapped: str, as_har: bool) -> None:
+    secret = SECRET.replace("q", "/") if wrapped == "JSON in JSON" else SECRET
+    flow = a_flow(answer=WRAPPED[wrapped](SECRET))
+
+    findings = found(raw(a_flow(), flow, as_har=as_har), secret)
+
+    assert [finding.flow for finding in findings] == [2]
+    assert "body" in findings[0].where or "response" in findings[0].where
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "br", "deflate"])
+def test_a_known_secret_is_found_in_a_compressed_body(coding: str) -> None:
+    flow = a_flow(headers=[("content-encoding", coding)], body=f"see {SECRET}")
+
+    assert found(raw(flow), SECRET) == [Finding(1, "request, body", "a known secret")]
+
+
+PLACES: dict[str, tuple[http.HTTPFlow, str]] = {
+    "header": (a_flow(headers=[("x-odd", SECRET)]), "request, header x-odd"),
+    "answer's header": (a_flow(answer_headers=[("x-odd", SECRET)]), "response, header x-odd"),
+    "path": (a_flow(f"/x/{SECRET}"), "request, path"),
+    "body": (a_flow(body=SECRET), "request, body"),
+    "answer's body": (a_flow(answer=SECRET), "response, body"),
+    "message": (a_socket([SECRET], []), "websocket, messages"),
+    "error": (a_flow(status=None, error=SECRET), "error, msg"),
+    "comment": (a_flow(comment=SECRET), "comment"),
+    "trace": (a_flow(metadata={"codexpool": {"a": [{"b": SECRET}]}}), "the trace"),
+    "trace's key": (a_flow(metadata={"codexpool": {SECRET: 1}}), "the trace"),
+    "address": (a_flow(client=SECRET), "the client's connection"),
+    "host": (a_flow(host=f"{SECRET.lower()}.example"), "request, host"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_says_where_and_never_what(place: str) -> None:
+    flow, where = PLACES[place]
+
+    findings = found(raw(a_flow(), a_flow(), flow), SECRET, SECRET.lower())
+
+    assert Finding(3, where, "a known secret") in findings
+    assert SECRET not in " ".join(map(str, findings))
+
+
+@pytest.mark.parametrize("place", ["header", "path", "body", "answer's body", "message", "error", "comment", "trace"])
+def test_it_finds_the_same_in_a_har_file(place: str) -> None:
+    findings = found(raw(a_flow(), PLACES[place][0], as_har=True), SECRET)
+
+    assert {finding.flow for finding in findings} == {2}
+    assert SECRET not in " ".join(map(str, findings))
+
+
+def test_a_header_in_a_har_file_is_named() -> None:
+    content = raw(a_flow(headers=[("x-odd", SECRET)]), as_har=True)
+
+    assert Finding(1, "request, header x-odd", "a known secret") in found(content, SECRET)
+
+
+def test_a_secret_in_the_name_of_a_header_is_found_and_not_shown() -> None:
+    findings = found(raw(a_flow(headers=[(SECRET, "x")])), SECRET)
+
+    assert [finding.flow for finding in findings] == [1]
+    assert SECRET not in str(findings[0])
+
+
+@given(pats | bearers.map("Bearer {}".format) | emails)
+@settings(max_examples=60)
+def test_what_looks_like_a_credential_or_an_address_is_refused_though_nobody_knows_it(value: str) -> None:
+    assert found(raw(a_flow(answer=f"see {value}"))) != []
+
+
+@given(uuids, emails)
+@settings(max_examples=30)
+def test_ids_and_addresses_are_known_in_either_case(uuid: str, email: str) -> None:
+    assert found(raw(a_flow(answer=uuid.swapcase())), uuid) != []
+    assert found(raw(a_flow(answer=email.upper())), email) != []
+
+
+@FORMATS
+@given(st.lists(st.tuples(anything, st.sampled_from(list(ANYWHERE.values()))), min_size=1, max_size=4))
+@settings(max_examples=30)
+def test_it_refuses_what_it_should_and_nothing_else(as_har: bool, planted: list[tuple[str, object]]) -> None:
+    flows = [place(value) for value, place in planted]  # type: ignore[operator]
+
+    # Were it wrong about what has stand-ins, this would raise.
+    content = recorded(*flows, as_har=as_har)
+
+    assert found(content, *[value for value, _ in planted]) == []
+
+
+def test_what_is_replaced_is_what_redaction_knows_and_more() -> None:
+    for value in ("at-abcdefgh", "rt_ABCDEFGH", "eyJabcdefghij", "Bearer abcdefghijklmnop", "x\\nat-abcdefgh12"):
+        assert redacted(value) != value
+        text = readable(recorded(a_flow(answer=f"it is {value} then")))
+        assert value.removeprefix("Bearer ").removeprefix("x\\n") not in text
+
+
+def test_the_clients_own_credentials_are_read_out_of_the_flows_as_they_were() -> None:
+    flow = a_flow(
+        headers=[
+            ("authorization", f"Bearer {SECRET}"),
+            ("cookie", f"a=1; sid={SECRET}2; theme=dark"),
+            ("chatgpt-account-id", "7c9e6679-7425-40de-944b-e07fc1f90ae7"),
+        ],
+        answer_headers=[("set-cookie", f'x="{SECRET}3"; Path=/')],
+    )
+
+    assert seen_secrets([flow]) == {SECRET, f"{SECRET}2", f"{SECRET}3", "7c9e6679-7425-40de-944b-e07fc1f90ae7"}
+
+
+def test_a_body_that_nobody_can_look_into_is_refused() -> None:
+    flow = a_flow(body="x")
+    flow.request.headers["content-encoding"] = "made-up"
+
+    assert [finding.where for finding in found(raw(flow))] == ["request, body"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "at-a-time, start_here_and_there, format-specification of what-is-this",
+        "Bearer <codexpool:identity-1> of person1@example.com, at-standin-1-" + "0" * 24,
+        "eyJlcnJvciI6eyJjb2RlIjoidG9rZW5fZXhwaXJlZCJ9fQ==",
+        "sha256:000000000001 00000000-0000-4000-8000-000000000001",
+        "\\nperson1@example.com\\n",
+    ],
+)
+def test_what_is_harmless_is_not_refused(text: str) -> None:
+    assert found(raw(a_flow(answer=text), a_flow(answer=json.dumps({"x": text}))), "short", "standin-cookie-1") == []
+
+
+def test_nothing_is_given_out_where_a_stand_in_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = a_flow(headers=[("authorization", f"Bearer {SECRET}")])
+    monkeypatch.setattr(Cleaner, "_headers", lambda _self, headers: headers)
+    recording = Recording(False)
+    recording.flows.append(taken(flow, with_bodies=False))
+
+    with pytest.raises(LeftInError) as refused:
+        recording.content()
+
+    assert "flow 1: request, header authorization: a known secret" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_a_token_of_the_pool_is_replaced_wherever_it_comes_from() -> None:
+    recording = Recording(False)
+    recording.flows.append(taken(a_flow(answer=f"echo {SECRET}"), with_bodies=True))
+    recording.knows([SECRET], ["work"])
+
+    content = recording.content()
+
+    assert SECRET.encode() not in content
+    assert b"echo standin-credential-1" in content

@@ -1,0 +1,223 @@
+"""Recordings as files: read again as they were written, and put in their place as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mitmproxy import http
+from mitmproxy.io import FlowReader
+
+from codexpool.recording import files
+from codexpool.recording.files import RecordingError
+from codexpool.recording.taking import taken
+from tests.recording.flows import a_flow, a_socket, recorded
+
+OLD = b"what was there before"
+
+
+def flows() -> list[http.HTTPFlow]:
+    zstd = [("content-type", "application/json"), ("content-encoding", "zstd"), ("x-odd", "a"), ("X-Odd", "b")]
+    return [
+        a_flow("/backend-api/x?a=1&b=2", headers=zstd, body='{"a": "ä"}', answer="é", comment="codexpool: x"),
+        a_socket(['{"type": "response.create"}', "zwei"], ['{"type": "response.completed"}']),
+        a_flow(status=None, error="connection lost"),
+        a_flow(method="GET", status=304),
+    ]
+
+
+def said(flow: http.HTTPFlow) -> dict[str, Any]:
+    return {
+        "id": flow.id,
+        "request": (flow.request.method, flow.request.url, flow.request.headers.fields, flow.request.raw_content),
+        "response": None
+        if flow.response is None
+        else (flow.response.status_code, flow.response.headers.fields, flow.response.raw_content),
+        "error": flow.error.msg if flow.error else None,
+        "comment": flow.comment,
+        "messages": [(m.from_client, m.content) for m in flow.websocket.messages] if flow.websocket else None,
+        "metadata": json.loads(json.dumps(flow.metadata)),
+    }
+
+
+@pytest.mark.parametrize("name", ["out.flows", "out.har", "OUT.HAR"])
+def test_what_was_written_is_read_again(tmp_path: Path, name: str) -> None:
+    written = [taken(flow, with_bodies=True) for flow in flows()]
+    before = [said(flow) for flow in written]
+    path = tmp_path / name
+
+    files.put(path, files.made(written, files.is_har(path)))
+    read = [flow for flow in files.read(path).flows if isinstance(flow, http.HTTPFlow)]
+
+    assert [said(flow) for flow in read] == before
+
+
+def test_a_flow_file_is_one_for_every_mitmproxy(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    files.put(path, recorded(*flows()))
+
+    with path.open("rb") as file:
+        read = list(FlowReader(file).stream())
+
+    assert len(read) == 4
+
+
+def test_a_har_file_is_har_1_2() -> None:
+    har = json.loads(recorded(*flows(), as_har=True))["log"]
+
+    assert har["version"] == "1.2"
+    assert len(har["entries"]) == 4
+    for entry in har["entries"]:
+        assert {"startedDateTime", "time", "request", "response", "cache", "timings"} <= entry.keys()
+        assert {"method", "url", "httpVersion", "cookies", "headers", "queryString"} <= entry["request"].keys()
+
+
+def test_a_har_file_without_bodies_says_how_large_they_were() -> None:
+    entry = json.loads(recorded(a_flow(body="0123456789", answer="0123"), bodies=False, as_har=True))["log"][
+        "entries"
+    ][0]
+
+    assert (entry["request"]["bodySize"], entry["response"]["bodySize"]) == (10, 4)
+    assert entry["request"]["comment"] == "the body was not recorded"
+    assert entry["request"]["postData"]["text"] == ""
+
+
+def test_a_dump_that_is_still_being_written_is_read_as_far_as_it_goes() -> None:
+    content = recorded(*flows())
+
+    read = files.parsed(content[:-10], "it")
+
+    assert len(read.flows) == 3
+    assert read.is_cut
+
+
+@pytest.mark.parametrize("content", [b"no such thing", b'{"log": 1}', b'{"log": {"entries": [{}]}}', b"12:abc"])
+def test_a_file_of_another_kind_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "it"
+    path.write_bytes(content)
+
+    with pytest.raises(RecordingError, match=str(path)):
+        files.read(path)
+
+
+def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"nowhere: cannot be read \(No such file"):
+        files.read(tmp_path / "nowhere")
+
+
+def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(OLD)
+    path.chmod(0o644)
+
+    files.put(path, b"new")
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"new"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(OLD)
+    link.symlink_to(real)
+
+    files.put(link, b"new")
+
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("function", ["write", "fsync", "open"])
+def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(OLD)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, function, full)
+        with pytest.raises(RecordingError, match=r"out: cannot be written \(No space left on device\)"):
+            files.put(path, b"new" * 1000)
+
+    assert path.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(OLD)
+    write, calls = os.write, []
+
+    def short(descriptor: int, data: Any) -> int:
+        calls.append(len(data))
+        return write(descriptor, bytes(data)[:10]) if len(calls) < 3 else full()
+
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(RecordingError):
+        files.put(path, b"n" * 100)
+
+    assert path.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_renaming_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(OLD)
+    monkeypatch.setattr(Path, "replace", full)
+
+    with pytest.raises(RecordingError):
+        files.put(path, b"new")
+
+    assert path.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from codexpool.recording import files
+real = Path.replace
+def replace(self, target):
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.replace = replace
+files.put(Path(sys.argv[1]), b"new" * 1000)
+"""
+
+
+def test_a_kill_between_writing_and_renaming_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(OLD)
+
+    run = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=60)
+
+    assert run.returncode == -signal.SIGKILL
+    assert path.read_bytes() == OLD
+    files.put(path, b"new")  # What was left behind is no hindrance.
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "pipe").touch()
+    os.mkfifo(tmp_path / "fifo")
+    for path, why in (
+        (tmp_path, "is a folder; name a file"),
+        (tmp_path / "no" / "out", "there is no folder"),
+        (tmp_path / "fifo", "is no regular file"),
+    ):
+        with pytest.raises(RecordingError, match=why):
+            files.check_place(path)
+    files.check_place(tmp_path / "out")

@@ -1,0 +1,288 @@
+"""Recording what passes: off the path, bounded, whole at any time, and never with anything raw in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mitmproxy import http, websocket
+from wsproto.frame_protocol import Opcode
+
+from codexpool.recording import files, recorder
+from codexpool.recording.cleaning import Cleaner
+from codexpool.recording.files import RecordingError
+from codexpool.recording.recorder import Recorder
+from tests.recording.flows import a_flow, a_socket
+from tests.running import until
+
+TOKEN = "at-0123456789abcdefABCDEFghij"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.flows"
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written several times a second."""
+    monkeypatch.setattr(recorder, "EVERY", 0.05)
+    monkeypatch.setattr(recorder, "SHARE", 0)
+
+
+@pytest.fixture
+def started(out: Path) -> Iterator[Recorder]:
+    made = Recorder(out, with_bodies=True)
+    yield made
+    made.finish()
+
+
+def read(path: Path) -> list[http.HTTPFlow]:
+    return [flow for flow in files.read(path).flows if isinstance(flow, http.HTTPFlow)]
+
+
+def with_token(text: str = "") -> http.HTTPFlow:
+    return a_flow(headers=[("authorization", f"Bearer {TOKEN}")], answer=text)
+
+
+def test_what_passed_is_there_at_the_end(out: Path, started: Recorder) -> None:
+    started.add(with_token("one"))
+    started.add(a_flow(status=None, error=f"lost {TOKEN}"))
+    started.finish()
+
+    made = read(out)
+
+    assert [flow.request.path for flow in made] == ["/backend-api/codex/responses"] * 2
+    assert made[0].response is not None
+    assert made[0].response.text == "one"
+    assert TOKEN.encode() not in out.read_bytes()
+
+
+def test_every_attempt_is_there(out: Path, started: Recorder) -> None:
+    flow = with_token()
+    for status in (401, 200):
+        flow.response = http.Response.make(status)
+        started.add(flow)
+    started.finish()
+
+    assert [flow.response.status_code for flow in read(out) if flow.response] == [401, 200]
+
+
+def test_what_becomes_of_a_flow_later_is_not_in_it(out: Path, started: Recorder) -> None:
+    flow = with_token("one")
+    started.add(flow)
+    flow.request.headers["x-later"] = "1"
+    flow.comment = "later"
+    flow.response = None
+    started.finish()
+
+    made = read(out)[0]
+    assert "x-later" not in made.request.headers
+    assert made.response is not None
+    assert made.comment == ""
+
+
+@pytest.mark.usefixtures("soon")
+def test_the_file_is_written_while_it_goes_on_and_later_knowledge_reaches_back(out: Path) -> None:
+    started = Recorder(out, with_bodies=True)
+    started.add(a_flow(answer="her cat is Zq7rTk2LmVb94XwPcN"))
+    until(out.exists, 10, "the first write")
+    started.add(a_flow(headers=[("cookie", "sid=Zq7rTk2LmVb94XwPcN")]))
+    until(lambda: len(read(out)) == 2, 10, "the next write")
+
+    made = read(out)
+    started.finish()
+
+    assert b"Zq7rTk2LmVb94XwPcN" not in out.read_bytes()
+    assert made[0].response is not None
+    assert made[0].response.text == "her cat is " + made[1].request.headers["cookie"].removeprefix("sid=")
+
+
+@pytest.mark.usefixtures("soon")
+def test_nothing_is_written_where_there_is_nothing_new(out: Path) -> None:
+    started = Recorder(out)
+    started.add(with_token())
+    until(out.exists, 10, "the first write")
+    time.sleep(0.3)
+    written = out.stat().st_mtime_ns
+    time.sleep(0.3)
+
+    assert out.stat().st_mtime_ns == written
+    started.finish()
+
+
+def test_messages_that_mitmproxy_forgets_are_there(out: Path, started: Recorder) -> None:
+    flow = a_socket([], [])
+    assert flow.websocket is not None
+    flow.websocket.timestamp_end = None
+    for number in range(40):
+        message = websocket.WebSocketMessage(Opcode.TEXT, number % 2 == 0, f"message {number} {TOKEN}".encode())
+        flow.websocket.messages.append(message)
+        started.message(flow)
+        del flow.websocket.messages[:-16]
+    started.add(flow)  # The handshake's answer: the socket is still open.
+    flow.websocket.timestamp_end = time.time()
+    started.add(flow)
+    started.finish()
+
+    made = read(out)
+    assert len(made) == 1
+    assert made[0].websocket is not None
+    texts = [message.text for message in made[0].websocket.messages]
+    assert [text.split()[1] for text in texts] == [str(number) for number in range(40)]
+    assert len({text.split()[2] for text in texts}) == 1
+
+
+def test_a_socket_that_is_still_open_at_the_end_is_there(out: Path) -> None:
+    started = Recorder(out)
+    flow = a_socket(["hello"], [])
+    assert flow.websocket is not None
+    flow.websocket.timestamp_end = None
+    started.message(flow)
+    started.finish()
+
+    made = read(out)[0]
+    assert made.websocket is not None
+    assert made.websocket.messages == []
+    assert made.metadata["codexpool_recording"]["messages_sent"] == 1
+
+
+def test_a_trace_that_changes_while_it_is_read_is_read_once_more(out: Path, started: Recorder) -> None:
+    class Changing:
+        """A trace of a socket that is just being spoken on."""
+
+        reads = 0
+
+        def document(self) -> dict[str, str]:
+            self.reads += 1
+            if self.reads % 3:
+                raise RuntimeError("deque mutated during iteration")
+            return {"path": "/x"}
+
+    started.add(a_flow(metadata={"codexpool": Changing()}))
+    started.finish()
+
+    assert read(out)[0].metadata["codexpool"] == {"path": "/x"}
+
+
+def test_other_hosts_are_left_out_unless_they_are_wanted(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for all_hosts, expected in ((False, ["chatgpt.com", "auth.openai.com"]), (True, None)):
+        started = Recorder(out, all_hosts=all_hosts)
+        hosts = ["chatgpt.com", "git.corp.example", "auth.openai.com", "chatgpt.com.evil.example", "notopenai.com"]
+        for host in hosts:
+            started.add(a_flow("/", host=host))
+        started.finish()
+        assert [flow.request.host for flow in read(out)] == (expected or hosts)
+    assert "3 to other hosts were left out" in caplog.text
+
+
+def test_memory_is_bounded_and_that_is_said_once(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "MOST_BYTES", 43_000)
+    started = Recorder(out)
+    for _ in range(10):
+        started.add(with_token())
+    started.finish()
+
+    assert len(read(out)) == 4
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "start the proxy again with another file" in warnings[0].getMessage()
+
+
+def test_bodies_that_are_not_wanted_are_not_even_kept(out: Path) -> None:
+    started = Recorder(out)
+    started.add(a_flow(body="x" * 1_000_000, answer="y" * 1_000_000))
+
+    assert started._bytes < 20_000
+    started.finish()
+    assert read(out)[0].metadata["codexpool_recording"]["response_bytes"] == 1_000_000
+
+
+def test_what_the_check_refuses_is_not_written_and_the_old_file_stays(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    out.write_bytes(b"before")
+    report = tmp_path / "report"
+    monkeypatch.setenv(recorder.REPORT, str(report))
+    monkeypatch.setattr(Cleaner, "_headers", lambda _self, headers: headers)
+    started = Recorder(out)
+    started.add(with_token())
+    started.finish()
+
+    assert out.read_bytes() == b"before"
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert "flow 1: request, header authorization" in errors[0]
+    assert TOKEN not in caplog.text
+    assert "header authorization" in json.loads(report.read_text())["refused"]
+
+
+def test_tokens_that_the_pool_had_are_known_at_the_end(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "ASK", 0)
+    secrets = ["Zq7rTk2LmVb94XwPcN"]
+    started = Recorder(out, with_bodies=True, secrets=lambda: secrets, names=lambda: ["work"])
+    for _ in range(2):
+        started.add(a_flow(answer="echo Zq7rTk2LmVb94XwPcN or Kj3xWq8NvTz56RyHdM, of work"))
+        secrets[0] = "Kj3xWq8NvTz56RyHdM"
+    secrets.clear()
+    started.finish()
+
+    for flow in read(out):
+        assert flow.response is not None
+        words = (flow.response.text or "").split()
+        assert {words[1], words[3].strip(",")} == {"standin-credential-1", "standin-credential-2"}
+        assert words[-1] == "work"
+
+
+def test_an_error_of_our_own_is_said_without_its_text(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError(TOKEN)
+
+    monkeypatch.setattr(Cleaner, "flow", broken)
+    started = Recorder(out)
+    started.add(with_token())
+    started.finish()
+
+    assert not out.exists()
+    assert "because of an error of codexpool's own (ValueError)" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_a_disk_that_is_full_is_said(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, _content: bytes) -> None:
+        raise RecordingError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(files, "put", full)
+    started = Recorder(out)
+    started.add(with_token())
+    started.finish()
+
+    assert "cannot be written (No space left on device)" in caplog.text
+
+
+def test_a_place_that_does_not_do_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="there is no folder"):
+        Recorder(tmp_path / "no" / "out")
+
+
+def test_adding_takes_little_time(out: Path) -> None:
+    started = Recorder(out)
+    flow = a_flow(headers=[(f"x-{number}", "v" * 40) for number in range(25)], body="x" * 100_000, answer="y")
+    began = time.perf_counter()
+    for _ in range(1000):
+        started.add(flow)
+    took = time.perf_counter() - began
+    started.finish()
+
+    assert took < 1.0  # 40 µs each on an idle machine
