@@ -1,0 +1,520 @@
+"""`codexpool diff` reads flows, HAR files and the running proxy, and its exit code says whether anything differs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.http import Headers, HTTPFlow
+from mitmproxy.io import FlowWriter
+from mitmproxy.net import encoding
+from mitmproxy.test import tflow, tutils
+from mitmproxy.websocket import WebSocketMessage
+from wsproto.frame_protocol import Opcode
+
+from codexpool.cli import har
+from codexpool.cli.diffing import diff
+from codexpool.cli.sides import named
+from tests.cli.fakeproxy import running
+from tests.running import pat, pool_toml
+from tests.traces.documents import FLOW, document
+
+URL = "https://chatgpt.com/backend-api/codex/responses"
+PAT = "at-test-work-0123456789abcdef0123456789"
+"""What nobody may see."""
+
+
+def run(*arguments: str | Path, **env: str) -> Result:
+    return CliRunner().invoke(diff, list(map(str, arguments)), env={"COLUMNS": "160", **env}, catch_exceptions=False)
+
+
+def flow(path: str = "/backend-api/codex/responses", host: str = "chatgpt.com", **changes: Any) -> HTTPFlow:
+    """A flow of mitmproxy's; ``headers`` and ``body`` are of the request, ``document`` is the addon's."""
+    given = {"version": "0.169.0", "authorization": f"Bearer {PAT}", "content-type": "application/json"}
+    request = tutils.treq(
+        method=changes.get("method", "POST").encode(),
+        scheme=b"https",
+        host=host,
+        port=443,
+        path=path.encode(),
+        headers=Headers([(n.encode(), v.encode()) for n, v in {**given, **changes.get("headers", {})}.items()]),
+        content=changes.get("body", b'{"model": "gpt-5"}'),
+        timestamp_start=1764000000.0,
+    )
+    made = tflow.tflow(req=request, resp=tutils.tresp(status_code=changes.get("status", 200)))
+    if "document" in changes:
+        made.metadata["codexpool"] = changes["document"]
+    return made
+
+
+def dump(path: Path, *flows: Any) -> Path:
+    with path.open("wb") as file:
+        writer = FlowWriter(file)
+        for one in flows:
+            writer.add(one)
+    return path
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    """An entry of a HAR file; ``request`` and ``response`` are changed member by member."""
+    request = {
+        "method": "POST",
+        "url": URL,
+        "httpVersion": "http/2.0",
+        "headers": [{"name": "version", "value": "0.169.0"}, {"name": "content-type", "value": "application/json"}],
+        "postData": {"mimeType": "application/json", "text": '{"model": "gpt-5"}'},
+        **changes.pop("request", {}),
+    }
+    response = {"status": 200, "headers": [], "content": {"text": ""}, **changes.pop("response", {})}
+    return {"startedDateTime": "2026-11-25T01:02:03.456Z", "request": request, "response": response, **changes}
+
+
+def archive(path: Path, *entries: Any) -> Path:
+    path.write_text(json.dumps({"log": {"version": "1.2", "entries": list(entries)}}), encoding="utf-8")
+    return path
+
+
+# -- what it says
+
+
+def test_flows_that_are_the_same_are_told_so_with_exit_code_0(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow(), flow())
+
+    result = run(f"{file}#1", f"{file}#2")
+
+    assert result.exit_code == 0
+    assert "nothing differs" in result.output
+    assert f"- A  {file}#1: POST {URL}" in result.output
+    assert f"+ B  {file}#2: POST {URL}" in result.output
+
+
+def test_flows_that_differ_are_told_so_with_exit_code_1_and_without_a_secret(tmp_path: Path) -> None:
+    other = flow(headers={"version": "0.170.0", "authorization": f"Bearer {PAT}x"}, body=b'{"model": "gpt-5.1"}')
+    file = dump(tmp_path / "flows", flow(), other)
+
+    result = run(f"{file}#1", f"{file}#2")
+
+    assert result.exit_code == 1
+    assert "~ version\n    A  0.169.0\n    B  0.170.0\n      The client's version" in result.output
+    assert (
+        "~ authorization\n    A  Bearer PAT 39 chars sha256:40c025b2aff6\n    B  Bearer PAT 40 chars" in result.output
+    )
+    assert '~ model\n    A  "gpt-5"\n    B  "gpt-5.1"' in result.output
+    assert PAT[10:22] not in result.output
+
+
+def test_json_has_the_same_and_nothing_else(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow(), flow(headers={"version": "0.170.0"}))
+
+    told = json.loads(run(f"{file}#1", f"{file}#2", "--json").output)
+
+    assert told["differences"] == [
+        {
+            "part": "headers",
+            "name": "version",
+            "sign": "~",
+            "a": "0.169.0",
+            "b": "0.170.0",
+            "means": "The client's version; decides which models it is offered.",
+        }
+    ]
+    assert told["notes"] == []
+
+
+@pytest.mark.parametrize("coding", ["zstd", "gzip", "deflate", "br"])
+def test_bodies_are_compared_without_their_coding(tmp_path: Path, coding: str) -> None:
+    def coded(model: str) -> HTTPFlow:
+        body = encoding.encode(json.dumps({"model": model}).encode(), coding)
+        return flow(headers={"content-encoding": coding}, body=body)
+
+    file = dump(tmp_path / "flows", coded("gpt-5"), coded("gpt-5.1"))
+
+    assert '~ model\n    A  "gpt-5"\n    B  "gpt-5.1"' in run(f"{file}#1", f"{file}#2").output
+
+
+def test_body_that_cannot_be_decoded_is_compared_as_it_is(tmp_path: Path) -> None:
+    one, other = (flow(headers={"content-encoding": "zstd"}, body=body) for body in (b"broken", b"broken too"))
+    file = dump(tmp_path / "flows", one, other)
+
+    assert "~ text\n    A  broken\n    B  broken too" in run(f"{file}#1", f"{file}#2").output
+
+
+def test_answers_can_be_left_out(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow(), flow(status=401))
+
+    assert run(f"{file}#1", f"{file}#2").exit_code == 1
+    assert run(f"{file}#1", f"{file}#2", "--no-answers").exit_code == 0
+
+
+def test_what_the_client_really_sent_is_compared_where_the_addon_has_left_it(tmp_path: Path) -> None:
+    dressed = flow(headers={"authorization": "Bearer <codexpool:work>"}, document=document())
+    file = dump(tmp_path / "flows", dressed, flow(headers={"authorization": "Bearer <codexpool:work>"}))
+
+    output = run(f"{file}#1", f"{file}#2").output
+
+    assert "~ authorization\n    A  Bearer PAT 41 chars sha256:c11e47d0a1b2\n    B  Bearer <codexpool:work>" in output
+
+
+@pytest.mark.parametrize("broken", [{"version": 1}, {**document(), "attempts": 3}, {**document(), "at": None}])
+def test_flow_is_compared_as_it_is_where_what_the_addon_left_is_not_understood(tmp_path: Path, broken: Any) -> None:
+    file = dump(tmp_path / "flows", flow(document=broken), flow())
+
+    assert run(f"{file}#1", f"{file}#2").exit_code == 0
+
+
+def test_secret_in_what_the_addon_seems_to_have_left_is_not_shown(tmp_path: Path) -> None:
+    forged = document(request_headers=[["authorization", f"Bearer {PAT}"], ["x-a", f"see {PAT}"]])
+    file = dump(tmp_path / "flows", flow(document=forged), flow(headers={"x-b": "1"}))
+
+    assert PAT[10:22] not in run(f"{file}#1", f"{file}#2").output
+
+
+def test_of_a_websocket_the_last_message_of_the_client_is_compared(tmp_path: Path) -> None:
+    def socket(model: str) -> HTTPFlow:
+        made = tflow.twebsocketflow()
+        assert made.websocket is not None
+        made.websocket.messages = [
+            WebSocketMessage(Opcode.TEXT, True, json.dumps({"type": "response.create", "model": model}).encode()),
+            WebSocketMessage(Opcode.TEXT, False, b'{"type": "response.completed"}'),
+        ]
+        return made
+
+    file = dump(tmp_path / "flows", socket("gpt-5"), socket("gpt-5.1"))
+
+    assert '~ model\n    A  "gpt-5"\n    B  "gpt-5.1"' in run(f"{file}#1", f"{file}#2").output
+
+
+# -- which request is meant
+
+
+def test_request_is_the_last_one_that_the_pool_would_serve_if_nobody_says_which(tmp_path: Path) -> None:
+    file = dump(
+        tmp_path / "flows",
+        flow(headers={"version": "1"}),
+        flow(headers={"version": "2"}),
+        flow("/otlp/v1/metrics", "ab.chatgpt.com", headers={"version": "3"}),
+    )
+
+    assert f"+ B  {file}#2: " in run(f"{file}#1", file).output
+
+
+def test_request_is_the_last_one_of_a_file_that_has_none_for_the_pool(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow("/a", "x.example"), flow("/b", "x.example"))
+
+    assert f"{file}#2: POST https://x.example/b" in run(file, file).output
+
+
+def test_request_can_be_named_from_the_end_and_by_its_id(tmp_path: Path) -> None:
+    flows = [flow(), flow(), tflow.ttcpflow(), flow()]
+    flows[1].id = "0d5f4d2c-7a0e-4d86-9b1c-6a3a53f7f0e1"
+    file = dump(tmp_path / "flows", *flows)
+
+    output = run(f"{file}#-1", f"{file}#0d5f").output
+
+    assert f"- A  {file}#3: " in output
+    assert f"+ B  {file}#2: " in output
+
+
+def test_file_whose_name_has_a_number_sign_is_found(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows#2", flow())
+
+    assert run(file, f"{file}#1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("which", "words"),
+    [
+        ("#4", "has 2 requests; there is no #4"),
+        ("#-3", "has 2 requests; there is no #-3"),
+        ("#0", "1 is the first"),
+        ("#x", "1 is the first"),
+        ("#0d5f4", "no flows have an id that begins with 0d5f4"),
+    ],
+)
+def test_request_that_is_not_there_is_trouble(tmp_path: Path, which: str, words: str) -> None:
+    file = dump(tmp_path / "flows", flow(), flow())
+
+    result = run(f"{file}{which}", file)
+
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+# -- files
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"hello", "neither a dump of mitmproxy (-w) nor a HAR file"),
+        (b"\x00\xff" * 50, "neither a dump of mitmproxy (-w) nor a HAR file"),
+        (b'{"log": \n {"entries": [}', "line 2, column 15: Expecting value"),
+        (b'{"entries": []}', "has no log.entries: it is no HAR file"),
+        (b"[1, 2]", "has no log.entries: it is no HAR file"),
+        (b'{"log": {"entries": []}}', "has no HTTP request in it"),
+        (b'{"log": {"entries": [7]}}', "entry 1: the entry is no object"),
+        (b'{"log": {"entries": [{"request": {"url": "https://x/"}}]}}', "entry 1: request.method is missing"),
+        (b'{"log": {"entries": [{"request": {"method": "GET"}}]}}', "entry 1: request.url is missing"),
+        (b'{"log": {"entries": [{}]}}', "entry 1: request is missing"),
+        (b'\xef\xbb\xbf{"log": {"entries": [{}]}}', "entry 1: request is missing"),
+        (b"5:hello,", "neither a dump of mitmproxy (-w) nor a HAR file"),
+        (b'{"log": {"entries": ' + b"[" * 100_000, ""),
+    ],
+)
+def test_file_that_cannot_be_read_is_trouble_that_says_where(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "broken"
+    file.write_bytes(content)
+
+    result = run(file, file)
+
+    assert result.exit_code == 2
+    assert f"{file}" in result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_file_that_may_not_be_read_is_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = dump(tmp_path / "flows", flow())
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    result = run(file, file)
+
+    assert (result.exit_code, "cannot be read: Permission denied" in result.output) == (2, True)
+
+
+def test_beginning_of_a_dump_that_is_cut_short_can_be_compared(tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow(), flow(), flow())
+    file.write_bytes(file.read_bytes()[:-20])
+
+    assert run(f"{file}#1", f"{file}#2").exit_code == 0
+    for from_the_end in (file, f"{file}#-1"):
+        result = run(f"{file}#1", from_the_end)
+        assert result.exit_code == 2
+        assert "flow 3 cannot be read: the file is damaged or cut short there" in result.output
+
+
+@given(st.binary(max_size=300))
+def test_no_file_is_so_broken_that_it_is_worth_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("broken") / "flows"
+    file.write_bytes(content)
+
+    assert run(file, file).exit_code in (0, 2)
+
+
+anything: Any = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 200) | st.sampled_from(["", "GET", "https://x/", "a=b", "base64"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "request",
+                        "response",
+                        "method",
+                        "url",
+                        "headers",
+                        "cookies",
+                        "name",
+                        "value",
+                        "postData",
+                        "text",
+                    ),
+                    *("params", "encoding", "status", "startedDateTime", "bodySize"),
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(anything)
+def test_entry_of_any_form_is_read_or_refused_with_a_reason(one: Any) -> None:
+    reason = ""
+    try:
+        side = har.side(one, "x")
+    except har.BrokenError as error:
+        reason = str(error)
+    assert reason or (side.method and side.url)
+
+
+# -- HAR files
+
+
+def body_of(**post: Any) -> Any:
+    return har.side(entry(request={"postData": post}), "x").body
+
+
+def test_har_files_are_compared_with_flows(tmp_path: Path) -> None:
+    one = archive(tmp_path / "a.har", entry())
+    other = dump(tmp_path / "flows", flow(headers={"authorization": "x"}, status=200))
+
+    output = run(one, other, "--no-answers").output
+
+    assert "+ authorization: secret 1 char\n" in output
+    assert "~" not in output.partition("\n\n")[2]
+
+
+def test_bodies_of_har_files_are_read_however_they_are_written() -> None:
+    assert body_of(text="{}") == b"{}"
+    assert body_of(text=base64.b64encode(b"\xff\x00").decode(), encoding="base64") == b"\xff\x00"
+    assert body_of(params=[{"name": "a", "value": "1 2"}, {"name": "b"}]) == b"a=1+2&b="
+    assert body_of(text="", params=[{"name": "a", "value": "1"}]) == b"a=1"
+    assert har.side(entry(request={"postData": None}), "x").body == b""
+    assert har.side(entry(request={"postData": None, "bodySize": 12}), "x").body is None
+    with pytest.raises(har.BrokenError, match=r"request\.postData\.text is no base64"):
+        body_of(text="?", encoding="base64")
+    with pytest.raises(har.BrokenError, match="neither text nor params"):
+        body_of(mimeType="x")
+
+
+def test_cookies_that_are_only_in_the_list_of_their_own_are_headers() -> None:
+    cookies = [{"name": "a", "value": "1"}, {"name": "b", "value": "2"}]
+
+    side = har.side(entry(request={"cookies": cookies}, response={"cookies": cookies}), "x")
+
+    assert ("cookie", "a=1; b=2") in side.headers
+    assert side.answer_headers == [("set-cookie", "a=1"), ("set-cookie", "b=2")]
+
+
+def test_cookies_that_are_headers_already_are_not_there_twice() -> None:
+    cookies, headers = [{"name": "a", "value": "1"}], [{"name": "Cookie", "value": "a=1"}]
+
+    assert har.side(entry(request={"cookies": cookies, "headers": headers}), "x").headers == [("Cookie", "a=1")]
+
+
+def test_headers_of_har_files_are_read_however_they_are_written() -> None:
+    headers = [["a", "1"], {"name": ":authority", "value": "chatgpt.com"}, {"name": "b", "value": None}]
+
+    assert har.side(entry(request={"headers": headers}), "x").headers == [("a", "1"), ("b", "")]
+    with pytest.raises(har.BrokenError, match=r"request\.headers\[0\] is no name with a value"):
+        har.side(entry(request={"headers": [{"name": "a"}, "x"]}), "x")
+
+
+@pytest.mark.parametrize("status", [0, None, True, "200"])
+def test_request_without_an_answer_has_none(status: Any) -> None:
+    assert har.side(entry(response={"status": status}), "x").status is None
+
+
+def test_har_file_that_mitmproxy_has_written_is_compared_with_its_dump(tmp_path: Path) -> None:
+    from mitmproxy.addons.savehar import SaveHar
+
+    made = flow(body=zlib.compress(b'{"model": "gpt-5"}'), headers={"content-encoding": "deflate"})
+    file = dump(tmp_path / "flows", made)
+    written = tmp_path / "written.har"
+    written.write_text(json.dumps(SaveHar().make_har([made])))
+
+    result = run(file, written)
+
+    assert result.exit_code == 0, result.output
+
+
+# -- the running proxy
+
+
+OTHER = "beef4d2c-7a0e-4d86-9b1c-6a3a53f7f0e1"
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """The address of something that answers as a proxy with the addon does."""
+    with running() as fake:
+        fake.flows = [document(), document(id=OTHER, method="GET"), {"id": "dead", "version": 1}]
+        yield fake.url
+
+
+def test_flows_that_a_proxy_remembers_are_compared(proxy: str) -> None:
+    result = run("last", OTHER, "--proxy", proxy)
+
+    assert result.exit_code == 1
+    assert "~ method\n    A  POST\n    B  GET" in result.output
+    assert "(last: a running proxy keeps no bodies)" in result.output
+
+
+def test_flow_of_a_proxy_is_compared_with_a_file(proxy: str, tmp_path: Path) -> None:
+    file = dump(tmp_path / "flows", flow(document=document()))
+
+    result = run(file, "last", "--proxy", proxy, "--no-answers")
+
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(("which", "words"), [("0000", "no flow of that id"), ("dead", "not understood")])
+def test_flow_that_the_proxy_does_not_tell_of_is_trouble(proxy: str, which: str, words: str) -> None:
+    result = run(which, "last", "--proxy", proxy)
+
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_proxy_that_does_not_run_is_trouble(tmp_path: Path) -> None:
+    result = run("last", "last", "--proxy", "http://127.0.0.1:1")
+
+    assert result.exit_code == 2
+    assert "no proxy can be reached" in result.output
+
+
+def test_identities_are_compared_as_the_proxy_knows_them(proxy: str) -> None:
+    result = run("--identities", "work", "spare", "--proxy", proxy)
+
+    assert result.exit_code == 1
+    assert "~ status\n    A  ready\n    B  needs_replacement" in result.output
+    assert run("--identities", "work", "work", "--proxy", proxy).exit_code == 0
+
+
+@pytest.mark.parametrize("says", ["--config", "no proxy"])
+def test_identities_are_compared_as_files_know_them_where_no_proxy_runs(tmp_path: Path, says: str) -> None:
+    pool = pool_toml(tmp_path, pat("work"), pat("spare"))
+    state = {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3"), "CODEXPOOL_PROXY": "http://127.0.0.1:1"}
+
+    if says == "--config":
+        result = run("--identities", "work", "spare", "--config", pool, **state)
+    else:
+        result = run("--identities", "work", "spare", **state, CODEXPOOL_CONFIG=str(pool))
+
+    assert result.exit_code == 1
+    assert "~ fingerprint\n    A  40c025b2aff6\n    B  " in result.output
+    assert "kind" not in result.output
+    assert "at-test" not in result.output
+
+
+def test_options_for_requests_are_refused_for_identities() -> None:
+    assert run("--identities", "work", "spare", "--full").exit_code == 2
+
+
+def test_identity_that_nobody_knows_is_trouble(proxy: str) -> None:
+    result = run("--identities", "work", "wrok", "--proxy", proxy)
+
+    assert result.exit_code == 2
+    assert "there is no identity wrok; there is: work, spare" in result.output
+
+
+@pytest.mark.parametrize("text", ["nothing.flows", "", "#2", "x.har#1", "LAST"])
+def test_what_is_neither_a_file_nor_a_flow_is_refused(text: str) -> None:
+    result = run(text, "last")
+
+    assert result.exit_code == 2
+    assert "there is no such file" in result.output
+
+
+def test_id_of_a_flow_is_none_of_a_file() -> None:
+    assert named(FLOW) is None
+    assert named("last") is None

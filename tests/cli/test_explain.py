@@ -1,0 +1,290 @@
+"""`codexpool explain`: what became of a request and why, of a running proxy or out of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from mitmproxy.io import FlowWriter
+from mitmproxy.test import tflow
+from rich.cells import cell_len
+
+from codexpool.cli.explaining import explain as command
+from codexpool.traces.explained import explained
+from tests.cli.fakeproxy import FakeProxy, running
+from tests.cli.terminals import Piped, Terminal, plain
+from tests.traces.documents import FLOW, document
+
+HOSTILE = "\x1b[31mred\x07 [bold]x[/bold]\r\nnext\u202e"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProxy]:
+    with running() as fake:
+        fake.flows = [document()]
+        yield fake
+
+
+def run(*arguments: str, columns: int = 80, code: int = 0) -> Result:
+    """Run the command, with its output going into a file."""
+    result = CliRunner().invoke(command, list(arguments), env={"COLUMNS": str(columns)})
+    assert result.exit_code == code, f"{result.output}{result.exception!r}"
+    return result
+
+
+def of(fake: FakeProxy, *arguments: str, code: int = 0) -> Result:
+    return run(*arguments, "--proxy", fake.url, columns=200, code=code)
+
+
+def saved(path: Path, *documents: Any) -> Path:
+    """A dump of mitmproxy whose flows have these documents; None for a flow that codexpool has not seen."""
+    with path.open("wb") as file:
+        writer = FlowWriter(file)
+        for made in documents:
+            flow = tflow.tflow(resp=True)
+            if made is not None:
+                flow.metadata["codexpool"] = made
+            writer.add(flow)
+    return path
+
+
+# -- of a running proxy
+
+
+def test_the_whole_story_is_told(fake: FakeProxy) -> None:
+    text = of(fake, "last").stdout
+
+    assert all(line.text in text for line in explained(document()))
+
+
+def test_the_headers_that_were_changed_are_shown_and_the_others_counted(fake: FakeProxy) -> None:
+    text = of(fake, "last").stdout
+
+    assert "chatgpt-account-id" in text
+    assert "acc-spare" in text
+    assert "13 others, as the client sent them" in text
+    assert "x-codex-beta-features" not in text
+
+
+@pytest.mark.parametrize("wanted", ["last", FLOW, FLOW[:6]])
+def test_a_flow_is_meant_by_its_id_or_the_beginning_of_it(fake: FakeProxy, wanted: str) -> None:
+    assert "spare served it" in of(fake, wanted).stdout
+
+
+def test_json_is_what_the_api_says(fake: FakeProxy) -> None:
+    answer = json.loads(of(fake, "last", "--json").stdout)
+
+    assert answer["flow"] == document()
+    assert answer["explanation"] == [line.text for line in explained(document())]
+    assert {row["name"]: row["sign"] for row in answer["table"]}["authorization"] == "~"
+
+
+def test_of_several_that_begin_so_each_is_named(fake: FakeProxy) -> None:
+    fake.flows = [document(id="abcd-1"), document(id="abcd-2"), document(id="fedc")]
+
+    said = of(fake, "abcd", code=1).stderr
+
+    assert "the ids of 2 flows begin with abcd" in said
+    assert "abcd-1" in said
+    assert "abcd-2" in said
+    assert "fedc" not in said
+
+
+def test_where_there_is_no_such_flow_the_newest_are_named(fake: FakeProxy) -> None:
+    said = of(fake, "ffff", code=1).stderr
+
+    assert "remembers no flow ffff" in said
+    assert f"{FLOW}  16:00:00 UTC  POST /backend-api/codex/responses: 200" in said
+
+
+def test_before_any_request_that_is_said(fake: FakeProxy) -> None:
+    fake.flows = []
+
+    assert "no request has come" in of(fake, "last", code=1).stderr
+
+
+def test_without_a_proxy_the_exit_code_is_1() -> None:
+    assert "no proxy can be reached" in run("last", "--proxy", "http://127.0.0.1:1", code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["no/such.flow", "missing.flow", "missing.flow#2", ""])
+def test_a_file_that_is_not_there_is_no_flow_to_ask_for(fake: FakeProxy, name: str) -> None:
+    assert "there is no such file" in of(fake, name, code=2).stderr
+    assert fake.asked == []
+
+
+def test_help_says_what_there_is() -> None:
+    text = run("--help").output
+
+    assert all(word in text for word in ("FLOW|last|FILE[#N]", "--json", "--proxy"))
+
+
+# -- out of a file
+
+
+def test_a_saved_flow_is_explained_without_a_proxy(tmp_path: Path) -> None:
+    path = saved(tmp_path / "flows", document())
+
+    assert "spare served it" in run(str(path)).stdout
+
+
+def test_a_number_says_which_one(tmp_path: Path) -> None:
+    path = saved(tmp_path / "flows", document(url="https://first/"), document(url="https://second/"))
+
+    assert "https://first/" in run(f"{path}#1").stdout
+    assert "https://second/" in run(f"{path}#2").stdout
+    assert "https://second/" in run(f"{path}#-1").stdout
+
+
+def test_the_beginning_of_an_id_says_which_one_and_its_last_record_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "flows"
+    with path.open("wb") as file:
+        for flow_id, url in (
+            ("0d5f-1", "https://first/"),
+            ("0d5f-1", "https://again/"),
+            ("0d-2", "https://other/"),
+            ("0d-3", "https://other/"),
+        ):
+            flow = tflow.tflow(resp=True)
+            flow.id, flow.metadata["codexpool"] = flow_id, document(url=url)
+            FlowWriter(file).add(flow)
+
+    assert "https://again/" in run(f"{path}#0d5f").stdout
+    assert "2 flows have an id that begins with 0d-" in run(f"{path}#0d-", code=1).stderr
+
+
+def test_without_a_number_it_is_the_last_one_that_codexpool_has_seen(tmp_path: Path) -> None:
+    path = saved(tmp_path / "flows", document(url="https://first/"), document(url="https://second/"), None)
+
+    assert "https://second/" in run(str(path)).stdout
+
+
+def test_of_a_flow_that_codexpool_has_not_seen_is_said_what_there_is(tmp_path: Path) -> None:
+    text = run(str(saved(tmp_path / "flows", None))).stdout
+
+    assert "GET http://address" in text
+    assert "policy: never" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        ("#3", 1, "there is no #3"),
+        ("#-3", 1, "there is no #-3"),
+        ("#ffff", 1, "no flows have an id that begins with ffff"),
+        ("#0", 2, "1 is the first"),
+        ("#x", 2, "1 is the first"),
+    ],
+)
+def test_a_number_that_is_none_is_said_to_be(tmp_path: Path, number: str, code: int, said: str) -> None:
+    path = saved(tmp_path / "flows", document(), None)
+
+    assert said in run(f"{path}{number}", code=code).stderr
+
+
+def test_a_dump_whose_end_is_missing_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = saved(tmp_path / "flows", document(), document(url="https://second/"))
+    path.write_bytes(path.read_bytes()[:-100])
+
+    assert "chatgpt.com" in run(str(path)).stdout
+
+
+def test_a_file_whose_name_has_a_sharp_is_a_file(tmp_path: Path) -> None:
+    assert "spare served it" in run(str(saved(tmp_path / "flows#2", document()))).stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"{}", b"5:hello,", b"3:1:a}"])
+def test_what_is_no_dump_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "flows"
+    path.write_bytes(content)
+
+    said = run(str(path), code=1).stderr
+
+    assert said.startswith("codexpool: ")
+    assert "Traceback" not in said
+
+
+def test_a_folder_is_no_dump(tmp_path: Path) -> None:
+    assert "there is no such file" in run(str(tmp_path), code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {},
+        {"version": 2},
+        {"version": 1},
+        {"version": 1, "attempts": [{}]},
+        {**document(), "attempts": ["work"]},
+        {**document(), "attempts": 7},
+        {**document(), "answer": None},
+        {**document(), "request_headers": [["a"]]},
+        {**document(), "time": [["a", "b", "c"]]},
+    ],
+)
+def test_a_document_that_is_none_of_ours_is_no_traceback(tmp_path: Path, made: Any) -> None:
+    result = run(str(saved(tmp_path / "flows", made)), code=1)
+
+    assert result.stderr.startswith("codexpool: ")
+    assert isinstance(result.exception, SystemExit)
+
+
+# -- how it looks
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_no_line_is_wider_than_the_terminal(tmp_path: Path, columns: int) -> None:
+    path = saved(tmp_path / "flows", document(url="https://chatgpt.com/" + "x" * 300))
+
+    text = run(str(path), columns=columns).stdout
+
+    assert max(cell_len(line) for line in text.splitlines()) <= columns
+
+
+def test_into_a_file_a_line_stays_whole(fake: FakeProxy, tmp_path: Path) -> None:
+    with Piped(tmp_path, "explain", "last", "--proxy", fake.url) as piped:
+        assert piped.process.wait(20) == 0
+        piped.prints("others, as the client sent them")
+
+        assert "".join(piped.lines).count("whoami is asked meanwhile whether the token is dead.\n") == 1
+        assert "\x1b" not in "".join(piped.lines)
+
+
+def test_a_terminal_gets_colours(fake: FakeProxy, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "explain", "last", "--proxy", fake.url) as terminal:
+        assert terminal.wait() == 0
+
+        assert "\x1b[32mspare served it" in terminal.output
+        assert "\x1b[31mattempt 1, work" in terminal.output
+        assert "passing the answer on" in plain(terminal.output)
+
+
+def test_values_are_no_orders_to_the_terminal_and_no_markup(tmp_path: Path) -> None:
+    hostile = document(
+        url=HOSTILE,
+        method=HOSTILE,
+        client=HOSTILE,
+        request_headers=[[HOSTILE, HOSTILE]],
+        policy={"name": "swap", "row": HOSTILE, "means": HOSTILE},
+        session={"key": HOSTILE, "from": HOSTILE, "parent": HOSTILE, "model": HOSTILE, "user_agent": HOSTILE},
+    )
+
+    text = run(str(saved(tmp_path / "flows", hostile))).stdout
+
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "[bold]x[/bold]" in text
+
+
+def test_a_reader_who_has_seen_enough_hears_no_complaint(fake: FakeProxy, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with Piped(tmp_path, "explain", "last", "--proxy", fake.url, stdout=write) as piped:
+        os.close(write)
+
+        assert piped.process.wait(20) == 0
+    assert piped.said == []

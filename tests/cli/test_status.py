@@ -1,0 +1,409 @@
+"""`codexpool status`: the same picture of a running proxy for eyes and for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.cells import cell_len
+
+from codexpool.cli.status import status as command
+from codexpool.pool.identity import Status
+from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, identity, running, session, status
+from tests.cli.terminals import Piped, Terminal, after_one_line, plain
+
+LIMITED = identity(
+    "third",
+    status="limited",
+    until=NOW + 1200,
+    evidence="429 usage_limit_reached on codex/responses",
+    limits=[{"family": "codex", "minutes": 300, "used_percent": 100.0, "resets_at": NOW + 1200}],
+    limited={"codex": NOW + 1200},
+)
+
+HOSTILE = "\x1b[31mred\x07 [bold]x[/bold]\r\nnext\u202e\ud800"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProxy]:
+    with running() as fake:
+        yield fake
+
+
+def run(fake: FakeProxy, *arguments: str, columns: int = 80, code: int = 0) -> Result:
+    """Run the command, with its output going into a file."""
+    result = CliRunner().invoke(command, ["--proxy", fake.url, *arguments], env={"COLUMNS": str(columns)})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def shown(fake: FakeProxy, columns: int = 80, **changes: Any) -> str:
+    """What is shown of a status document."""
+    fake.status = status(**changes)
+    return run(fake, columns=columns).stdout
+
+
+def line_of(text: str, words: str) -> str:
+    """The first line that has these words."""
+    return next(line for line in text.splitlines() if words in line)
+
+
+# -- the picture
+
+
+def test_each_identity_is_there_with_its_status_and_what_it_needs(fake: FakeProxy) -> None:
+    text = shown(fake, columns=120)
+
+    assert re.search(r"^work\s+ready", text, re.MULTILINE)
+    assert re.search(r"^spare\s+needs_replacement", text, re.MULTILINE)
+    assert "codexpool replace spare" in text
+    assert "401 token_revoked on codex/responses, confirmed by whoami" in text
+
+
+@pytest.mark.parametrize("name", Status)
+def test_each_status_is_named(fake: FakeProxy, name: Status) -> None:
+    assert re.search(rf"^work\s+{name}", shown(fake, identities=[identity(status=str(name))]), re.MULTILINE)
+
+
+def test_a_status_that_is_not_known_here_is_named_all_the_same(fake: FakeProxy) -> None:
+    assert "on holiday" in shown(fake, identities=[identity(status="on holiday")])
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_each_window_has_its_bar_its_percent_and_its_end(fake: FakeProxy, columns: int) -> None:
+    text = shown(fake, columns=columns)
+
+    short, long = line_of(text, "5 h"), line_of(text, "7 d")
+    assert "18 %" in short
+    assert "2 h 3 min" in short
+    assert "76 %" in long
+    assert "3 d" in long
+    assert short.count("█") < long.count("█")
+
+
+@pytest.mark.parametrize(("percent", "full"), [(0, 0), (-5, 0), (50, 4), (100, 8), (250, 8)])
+def test_a_bar_is_as_full_as_the_window(fake: FakeProxy, percent: float, full: int) -> None:
+    limit = {"family": "codex", "minutes": 300, "used_percent": percent, "resets_at": None}
+
+    text = shown(fake, columns=60, identities=[identity(limits=[limit])])
+
+    assert line_of(text, "5 h").count("█") == full
+
+
+def test_the_window_of_another_family_is_named(fake: FakeProxy) -> None:
+    limit = {"family": "gpt-mini", "minutes": 300, "used_percent": 1.0, "resets_at": None}
+
+    assert "gpt-mini 5 h" in shown(fake, identities=[identity(limits=[limit])])
+
+
+def test_what_is_limited_says_for_how_long(fake: FakeProxy) -> None:
+    text = shown(fake, identities=[LIMITED])
+
+    assert "for 20 min" in text
+    assert "limited for codex until 16:20:00 UTC" in text
+
+
+def test_what_is_not_known_of_limits_is_not_made_up(fake: FakeProxy) -> None:
+    assert "not known yet" in shown(fake, columns=120, identities=[identity(limits=[])])
+
+
+def test_a_reminder_is_shown(fake: FakeProxy) -> None:
+    assert "in 3 days" in shown(fake, identities=[identity(reminder="its token is expected to expire in 3 days")])
+
+
+def test_an_open_breaker_comes_before_the_table(fake: FakeProxy) -> None:
+    text = shown(fake, breaker={"open": True, "until": NOW + 30, "names": ["work", "spare"]}, columns=200)
+
+    assert "until 16:00:30 UTC" in text
+    assert "codexpool breaker --close" in text
+    assert text.index("the breaker is open") < text.index("ready")
+
+
+def test_that_nothing_is_served_comes_before_the_table(fake: FakeProxy) -> None:
+    text = shown(fake, proxy={"closed": "pool.toml:3 is wrong"})
+
+    assert text.index("nothing is served: pool.toml:3 is wrong") < text.index("ready")
+
+
+def test_observe_mode_is_said(fake: FakeProxy) -> None:
+    assert "observe mode" in shown(fake, proxy={"observe": True})
+    assert "observe mode" not in shown(fake)
+
+
+def test_a_pool_without_identities_is_said_to_be_one(fake: FakeProxy) -> None:
+    assert "the pool has no identity" in shown(fake, identities=[])
+    assert "there is no pool" in shown(fake, identities=[], proxy={"pool": None})
+
+
+def test_the_last_hour_is_a_line_of_bars(fake: FakeProxy) -> None:
+    hour = [
+        {"at": NOW + 60 * i, "requests": 8 if i == 59 else i == 0, "refusals": 0, "failures": 0} for i in range(60)
+    ]
+
+    line = line_of(shown(fake, hour=hour), "requests      9")
+
+    assert re.fullmatch(r"requests\s+9 ▁ {58}█\s*", line)
+
+
+def test_refusals_have_a_line_where_there_were_any(fake: FakeProxy) -> None:
+    quiet = [{"at": NOW, "requests": 1, "refusals": 0, "failures": 0}] * 60
+
+    assert line_of(shown(fake), "refusals").split()[1] == "1"
+    assert not any(line.startswith("refusals") for line in shown(fake, hour=quiet).splitlines())
+
+
+def test_an_hour_without_requests_is_an_empty_line(fake: FakeProxy) -> None:
+    quiet = [{"at": NOW, "requests": 0, "refusals": 0, "failures": 0}] * 60
+
+    assert line_of(shown(fake, hour=quiet), "requests      0").rstrip() == "requests      0"
+
+
+def test_sessions_are_counted_and_the_newest_are_named(fake: FakeProxy) -> None:
+    text = shown(fake, sessions=[session(moves=1), session(key="another")], columns=100)
+
+    assert "01a1fc00-1234… with work, moved 1 time, 4 requests, 5 s ago, gpt-5" in text
+    assert "sessions 17, last used:" in text
+    assert "another with work" in text
+
+
+def test_totals_are_there(fake: FakeProxy) -> None:
+    text = shown(fake, columns=200)
+
+    assert "1,234 requests, 12 refusals, 3 failures, 15 sent again" in text
+    assert "3.4 MB asked, 12.0 MB answered" in text
+
+
+def test_80_columns_have_room_for_a_table_and_60_for_what_is_in_it(fake: FakeProxy) -> None:
+    table = r"(?m)^identity +status +window +used +anew in +requests"
+
+    assert re.search(table, shown(fake, columns=80))
+    text = shown(fake, columns=60)
+    assert not re.search(table, text)
+    assert "12 requests, 1 refused, 3 sessions" in text
+
+
+def test_wide_terminals_get_more(fake: FakeProxy) -> None:
+    narrow, wide = shown(fake, columns=80), shown(fake, columns=160)
+
+    assert "acc-work" not in narrow
+    assert "acc-work" in wide
+    assert "1a2b3c4d5e6f" in wide
+
+
+MANY = [
+    identity(),
+    DEAD,
+    LIMITED,
+    identity("a-name-that-somebody-has-made-very-long-indeed-" * 3, limits=identity()["limits"] * 3),
+    identity("日本語の名前", reminder="its token is expected to expire on 2026-12-31, in 14 days"),
+]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 132, 200])
+def test_no_line_is_wider_than_the_terminal(fake: FakeProxy, columns: int) -> None:
+    breaker = {"open": True, "until": NOW + 30, "names": ["work", "spare"]}
+
+    text = shown(fake, columns=columns, identities=MANY, breaker=breaker)
+
+    assert max(cell_len(line) for line in text.splitlines()) <= columns
+    assert re.search(r"needs_replacement", text)
+    assert "100 %" in text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_values_are_no_orders_to_the_terminal_and_no_markup(fake: FakeProxy, columns: int) -> None:
+    hostile = identity(
+        HOSTILE,
+        status=HOSTILE,
+        evidence=HOSTILE,
+        needs=HOSTILE,
+        reminder=HOSTILE,
+        plan=HOSTILE,
+        account_id=HOSTILE,
+        limits=[{"family": HOSTILE, "minutes": 300, "used_percent": 1.0, "resets_at": None}],
+        limited={HOSTILE: NOW + 5},
+    )
+
+    text = shown(
+        fake,
+        columns=columns,
+        identities=[hostile],
+        sessions=[session(key=HOSTILE, identity=HOSTILE, model=HOSTILE)],
+        breaker={"open": True, "until": None, "names": [HOSTILE]},
+        proxy={"closed": HOSTILE, "pool": HOSTILE, "listens": [HOSTILE]},
+    )
+
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "[bold]x" in text.replace("\n", "")
+
+
+def test_where_text_is_ascii_bars_are_too(fake: FakeProxy, tmp_path: Path) -> None:
+    environ = {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    with Piped(tmp_path, "status", "--proxy", fake.url, more=environ) as piped:
+        assert piped.process.wait(20) == 0
+        piped.prints("in all")
+
+    assert "###" in "".join(piped.lines)
+    assert "".join(piped.lines).isascii()
+
+
+# -- for programs
+
+
+def test_json_is_what_the_proxy_says(fake: FakeProxy) -> None:
+    assert json.loads(run(fake, "--json").stdout) == {**fake.status, "events_last": 0}
+
+
+def test_where_no_proxy_can_be_asked_the_exit_code_is_1_and_nothing_is_on_standard_output() -> None:
+    result = CliRunner().invoke(command, ["--proxy", "http://127.0.0.1:1", "--json"])
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("codexpool: no proxy can be reached at 127.0.0.1:1")
+
+
+def test_help_says_what_there_is() -> None:
+    result = CliRunner().invoke(command, ["--help"])
+
+    assert result.exit_code == 0
+    assert all(word in result.output for word in ("--watch", "--json", "--proxy", "CODEXPOOL_PROXY"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--watch", "0"), ("--watch", "-1"), ("--watch", "often"), ("--proxy", "x://")]
+)
+def test_a_usage_error_exits_with_2(arguments: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(command, list(arguments)).exit_code == 2
+
+
+# -- terminals and pipes
+
+
+def test_a_terminal_gets_colours(fake: FakeProxy, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "status", "--proxy", fake.url) as terminal:
+        assert terminal.wait() == 0
+
+        assert "\x1b[32m" in terminal.output
+        assert "ready" in plain(terminal.output)
+
+
+def test_colours_can_be_declined(fake: FakeProxy, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "status", "--proxy", fake.url, NO_COLOR="1") as terminal:
+        assert terminal.wait() == 0
+
+        assert "\x1b[32m" not in terminal.output
+
+
+def test_a_pipe_gets_none(fake: FakeProxy) -> None:
+    assert "\x1b" not in run(fake).stdout
+
+
+# -- watching
+
+
+def test_watching_draws_anew_what_has_changed(fake: FakeProxy, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
+        terminal.shows("ready")
+        fake.status = status(identities=[identity(status="paused")])
+
+        terminal.shows("paused")
+
+
+def test_ctrl_c_ends_watching_with_0_and_leaves_the_terminal_whole(fake: FakeProxy, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
+        terminal.shows("ready")
+        terminal.press("\x03")
+
+        assert terminal.wait() == 0
+        output = terminal.output
+        assert output.count("\x1b[?1049h") == output.count("\x1b[?1049l") == 1
+        assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+        assert "ready" in output[output.rindex("\x1b[?1049l") :]  # the last picture stays
+        assert "Traceback" not in output
+        assert terminal.settings == dict(enumerate(terminal.before))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_another_signal_leaves_the_terminal_whole_too(
+    fake: FakeProxy, tmp_path: Path, number: signal.Signals
+) -> None:
+    with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
+        terminal.shows("ready")
+        terminal.process.send_signal(number)
+
+        assert terminal.wait() == 128 + number
+        output = terminal.output
+        assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+        assert "\x1b[?1049l" in output
+
+
+def test_watching_goes_on_over_a_restart_and_says_since_when_nobody_answers(tmp_path: Path) -> None:
+    with running() as first:
+        watched = Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", first.url, columns=120)
+        with watched as terminal:
+            terminal.shows("ready")
+            first.stop()
+            terminal.shows("does not answer since ")
+            with running(first.port) as second:
+                second.status = status(identities=[identity(status="paused")])
+
+                terminal.shows("paused")
+
+
+def test_watching_in_json_is_a_document_a_line(fake: FakeProxy, tmp_path: Path) -> None:
+    with Piped(tmp_path, "status", "--watch", "0.2", "--json", "--proxy", fake.url) as piped:
+        piped.prints("\n")
+        fake.status = status(sessions_total=18)
+        piped.prints('"sessions_total": 18')
+
+        assert piped.end(signal.SIGINT) == 0
+        assert [json.loads(line)["version"] for line in piped.lines] == [1] * len(piped.lines)
+        assert piped.said == []
+
+
+def test_in_json_trouble_is_said_elsewhere_and_once(tmp_path: Path) -> None:
+    with (
+        running() as first,
+        Piped(tmp_path, "status", "--watch", "0.2", "--json", "--proxy", first.url) as piped,
+    ):
+        piped.prints("\n")
+        first.stop()
+        piped.says("does not answer since")
+        with running(first.port):
+            piped.says("answers again")
+
+        assert "".join(piped.said).count("does not answer since") == 1
+        assert all(json.loads(line)["version"] == 1 for line in piped.lines)
+
+
+def test_watching_into_a_pipe_has_no_control_sequences(fake: FakeProxy, tmp_path: Path) -> None:
+    with Piped(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as piped:
+        piped.prints("in all")
+
+        assert piped.end(signal.SIGINT) == 0
+        assert "\x1b" not in "".join(piped.lines)
+
+
+def test_watching_ends_quietly_when_nobody_reads_any_more(fake: FakeProxy, tmp_path: Path) -> None:
+    arguments = ("--watch", "0.2", "--proxy", fake.url)
+
+    assert after_one_line(tmp_path, "status", *arguments) == (0, "")
+
+
+def test_watching_without_a_proxy_ends_at_once() -> None:
+    result = CliRunner().invoke(command, ["--proxy", "http://127.0.0.1:1", "--watch"])
+
+    assert result.exit_code == 1
+
+
+def test_seconds_are_optional(fake: FakeProxy, tmp_path: Path) -> None:
+    with Piped(tmp_path, "status", "--proxy", fake.url, "--watch") as piped:
+        piped.prints("in all")
+
+        assert piped.end(signal.SIGINT) == 0
