@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mitmproxy import ctx, exceptions, http, version
+from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
 
-from codexpool import host
+from codexpool import host, showing
 from codexpool.config import ConfigError, PoolConfig, Watcher, find, load, places
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
+from codexpool.lookout import Lookout
+from codexpool.observing import Observing
+from codexpool.pool.pool import Pool
 from codexpool.redact import redact_logs
 from codexpool.state import State, open_state, state_path
 from codexpool.supported import resend, support
@@ -24,6 +28,42 @@ logger = logging.getLogger("codexpool")
 
 def _open_state() -> State:
     return open_state(state_path(os.environ))
+
+
+OPTIONS = (
+    (
+        "codexpool_config",
+        "",
+        "The pool.toml to use. Without it CODEXPOOL_CONFIG is looked at, then config/pool.toml beside the addon, "
+        "then codexpool/pool.toml in the user's configuration folder.",
+    ),
+    (
+        "codexpool_observe",
+        "false",
+        "With true nothing is changed: requests keep the client's own credential, and it is only said what would be "
+        "done with them.",
+    ),
+    (
+        "codexpool_events",
+        "",
+        "A file to which each request, and each change of an identity, is appended as a line of JSON "
+        "(docs/events.md). It may be renamed at any time. It holds no secret and no body.",
+    ),
+    (
+        "codexpool_record",
+        "",
+        "A file for a recording that can be shared: a HAR file if its name ends in .har, else a flow file. Whatever "
+        "says whose it is has a stand-in there. It is whole when the proxy has ended.",
+    ),
+    ("codexpool_record_bodies", "false", "With true the recording has bodies and WebSocket messages, too."),
+    (
+        "codexpool_record_all_hosts",
+        "false",
+        "With true the recording has requests to any host, and not only Codex's.",
+    ),
+)
+"""Name, default and help of each option. All of them are texts: mitmproxy drops an addon silently whose number or
+switch it cannot read."""
 
 
 class Codexpool:
@@ -38,22 +78,20 @@ class Codexpool:
         self.reloaded = reloaded
         self.entry = entry
         self.support = support(version.VERSION)
-        self.exchanges = Exchanges(self.support.resends)
+        self.lookout = Lookout(self._seen, lambda: self.exchanges.closed, self._secrets, reloaded)
+        self.exchanges: Exchanges | Observing = Exchanges(self.support.resends, self.lookout.history)
+        self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
         self.refused = ""
         self.keeper: Keeper | None = None
 
     def load(self, loader: Loader) -> None:
-        if host.given_twice("codexpool_config"):
-            sys.exit("codexpool: codexpool_config is given twice; say --set codexpool_config=PATH once")
-        loader.add_option(
-            "codexpool_config",
-            str,
-            "",
-            "The pool.toml to use. Without it CODEXPOOL_CONFIG is looked at, then config/pool.toml beside the addon, "
-            "then codexpool/pool.toml in the user's configuration folder.",
-        )
+        for name, default, help_text in OPTIONS:
+            if host.given_twice(name):
+                sys.exit(f"codexpool: {name} is given twice; say --set {name}=… once")
+            loader.add_option(name, str, default, help_text)
+        showing.add_view()
         self._undo_redaction = redact_logs()
         host.set_defaults()
         if self.support.resends and resend is not None:
@@ -65,10 +103,13 @@ class Codexpool:
     def configure(self, updated: set[str]) -> None:
         try:
             host.refuse_unfit(self.support.loopback_only)
+            if "codexpool_observe" in updated:
+                self._observe(host.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
                 self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
+            self.lookout.configure(updated)
         except (ConfigError, exceptions.OptionsError) as error:
             self._refuse(str(error))
         else:
@@ -77,7 +118,11 @@ class Codexpool:
 
     def running(self) -> None:
         self._stop()
-        if self.refused:
+        self.is_running = True
+        if isinstance(self.exchanges, Observing):
+            self.exchanges.closed = self.refused
+            self.exchanges.start(self.config, os.environ, state_path(os.environ))
+        elif self.refused:
             self.exchanges.closed = self.refused
         elif self.config is None and host.had_a_pool():
             self.exchanges.closed = "there was a pool, and no pool.toml is found any more; the proxy's log says where"
@@ -93,12 +138,36 @@ class Codexpool:
             host.note_pool()
             self.keeper = Keeper(_open_state, os.environ, host.own_route())
             self.keeper.on_change = partial(self.exchanges.sockets.changed, self.keeper)
+            self.lookout.attend(self.keeper)
             self.keeper.start(self.config, self.watcher)
             self.exchanges.keeper = self.keeper
+        self.lookout.running()
+
+    def _observe(self, observes: bool) -> None:
+        """Observe, or serve: that is said once, at the start."""
+        if observes == self.lookout.observes:
+            return
+        if self.is_running:
+            raise exceptions.OptionsError("codexpool_observe is for the start: restart the proxy to change it")
+        made = Observing if observes else Exchanges
+        self.exchanges, self.lookout.observes = made(self.support.resends, self.lookout.history), observes
+        if self.support.resends and resend is not None:
+            resend.install(self.exchanges)
+
+    def _seen(self) -> tuple[Pool | None, PoolConfig | None]:
+        """The pool there is now, kept or only consulted, and what it was made after."""
+        if isinstance(self.exchanges, Observing):
+            consulted = self.exchanges.consulted
+            return (consulted.pool, self.config) if consulted is not None else (None, None)
+        return (self.keeper.pool, self.keeper.config) if self.keeper is not None else (None, None)
+
+    def _secrets(self) -> list[str]:
+        """The tokens of the pool, which nothing that is written may have in it."""
+        return self.keeper.tokens() if self.keeper is not None else []
 
     def _refuse(self, reason: str) -> None:
         """Do not start. While running: do not take a change over. After a reload: refuse what is to be swapped."""
-        if self.keeper is not None:
+        if self.is_running:
             raise exceptions.OptionsError(reason)
         if not self.reloaded:
             # An OptionsError in `configure` would be printed with a traceback around it.
@@ -112,13 +181,20 @@ class Codexpool:
         self.exchanges.closed = "codexpool is not loaded any more; restart the proxy"
         self.exchanges.undress_all()
         self._stop()
+        self.lookout.done()
         self._undo_redaction()
 
     def _stop(self) -> None:
-        self.exchanges.keeper = None
+        if isinstance(self.exchanges, Exchanges):
+            self.exchanges.keeper = None
         if self.keeper is not None:
             self.keeper.stop()
             self.keeper = None
+
+    @command.command("codexpool.headers")  # type: ignore[untyped-decorator]
+    def headers(self, flows: Sequence[flow.Flow]) -> types.Data:
+        """What the client sent, what went upstream, and what was done to each header on the way."""
+        return showing.headers_of(flows)
 
     # -- hooks
 
@@ -126,12 +202,18 @@ class Codexpool:
         host.hide_password(flow)
         if flow.response or flow.error or not flow.live:
             return
+        if self.lookout.site.has(flow):
+            raise exceptions.AddonHalt
         try:
             self.exchanges.open(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "reading the request")
 
     async def request(self, flow: http.HTTPFlow) -> None:
+        if self.lookout.site.has(flow):
+            if flow.response is None:
+                await self.lookout.site.answer(flow)
+            raise exceptions.AddonHalt
         if flow.response or flow.error or not flow.live:
             return
         try:
@@ -140,28 +222,40 @@ class Codexpool:
             self.exchanges.fail(flow, error, "finding an identity")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if self.lookout.site.has(flow):
+            raise exceptions.AddonHalt
         try:
             self.exchanges.headers_came(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "reading the answer")
 
     async def response(self, flow: http.HTTPFlow) -> None:
+        if self.lookout.site.has(flow):
+            raise exceptions.AddonHalt
         try:
             await self.exchanges.judge(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "judging the answer")
+        if self.exchanges.is_over(flow):
+            self.lookout.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
+        if self.lookout.site.has(flow):
+            raise exceptions.AddonHalt
         try:
             await self.exchanges.judge_loss(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "judging a lost connection")
+        if self.exchanges.is_over(flow):
+            self.lookout.over(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         self.exchanges.socket_opened(flow)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
+        self.lookout.message_came(flow)
         self.exchanges.message_came(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         self.exchanges.socket_closed(flow)
+        self.lookout.over(flow)

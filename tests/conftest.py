@@ -19,7 +19,15 @@ settings.load_profile("any machine")
 @pytest.fixture(autouse=True)
 def _nothing_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the configuration, the state or the proxy settings of the person who runs it."""
-    for name in ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"):
+    for name in (
+        "CODEXPOOL_CONFIG",
+        "CODEX_AUTHAPI_BASE_URL",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "CODEXPOOL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "unused-state.sqlite3"))
 

@@ -122,7 +122,7 @@ def refuse_bearer(request: Request, known: Mapping[str, Token], whose: str) -> R
     account = request.header("chatgpt-account-id")
     if account != token.account_id:
         return Refusal(
-            401, "account_mismatch", f"chatgpt-account-id is {account!r}, the token is of {token.account_id!r}"
+            403, "account_mismatch", f"chatgpt-account-id is {account!r}, the token is of {token.account_id!r}"
         )
     return None
 

@@ -51,13 +51,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
             transport: str = "websocket",
             login: Callable[[Path], str] | None = None,
             wait: bool = True,
+            arguments: tuple[str, ...] = (),
             **more: object,
         ) -> World:
             standin = stack.enter_context(
                 StandIn(tokens, clients=[CLIENT], folder=tmp_path, websockets=transport == "websocket", **more)  # type: ignore[arg-type]
             )
             pool_toml(tmp_path, *tokens)
-            proxy = stack.enter_context(Proxy(standin, tmp_path))
+            proxy = stack.enter_context(Proxy(standin, tmp_path, *arguments))
             client = Codex(proxy, tmp_path, {} if login else None)
             if login:
                 token = Token(login(client.home), "acc-own", "user-made-up", name="oauth")

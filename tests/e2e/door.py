@@ -76,6 +76,13 @@ class Door:
         ctx.options.update(**{option: [value] if option in SEQUENCES else value})
         return value
 
+    def do_close(self, reason: str) -> str:
+        """Nobody serves any more."""
+        addon: Any = ctx.master.addons.get("codexpool")
+        addon._stop()
+        addon.exchanges.closed = reason
+        return "closed"
+
     def do_rested(self) -> list[str]:
         """Let every identity that rests be ready; the names of those that whoami has not spoken of yet."""
         addon: Any = ctx.master.addons.get("codexpool")

@@ -68,10 +68,17 @@ def test_it_works_under_mitmweb_whose_api_never_shows_a_token(make: Make) -> Non
             ]
             for _ in pieces:
                 pass
+        last = api.get("/flows").json()[-1]["id"]
+        view = api.get(f"/flows/{last}/request/content/codexpool").text
+        client.get("http://codex.pool/api/status")
+        assert [flow["id"] for flow in api.get("/flows").json()][-1] == last  # its own page is no traffic
+        shown.insert(1, view)
         for path in ("/flows", "/events", "/state", "/options", "/flows/dump"):
             shown.append(api.get(path).text)
 
     assert "<codexpool:" in shown[0]
+    assert "attempt 2" in view
+    assert "~ authorization" in view
     assert "codexpool: " in shown[-5]  # the comment: who served, after how many attempts
     assert not [token.name for token in (*world.tokens, CLIENT) if token.token in "".join(shown)]
 
