@@ -1,7 +1,9 @@
 """Runs both sides in one go, in turn, and prints what the addon costs as ratios.
 
-Every row is measured in rounds, bare and with the addon alternating, and the medians are compared: throughput and
-time of the wall, and the processor time that the proxy itself took, which a busy machine disturbs least.
+Every row is measured in rounds, both sides alternating, and the medians are compared: throughput and time of the
+wall, and the processor time that the proxy itself took, which a busy machine disturbs least. First a bare mitmdump is
+compared with one that has the addon; then the addon that nobody looks at with one whose events go into a file, and
+that a page, a Prometheus and a follower of events look at.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import load, own
+from benchmarks.looking import Lookers, nobody
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
@@ -87,34 +91,38 @@ Measure = Callable[[load.Target], Awaitable[float]]
 
 
 class Bench:
-    """Rows of a table, as they are measured."""
+    """Rows of a table, as they are measured: what the second proxy costs beyond the first.
 
-    def __init__(self, bare: Proxy, addon: Proxy, rounds: int) -> None:
-        self.bare, self.addon, self.rounds = bare, addon, rounds
+    ``lookers`` look at the second one while it is measured.
+    """
+
+    def __init__(self, first: Proxy, second: Proxy, rounds: int, lookers: Lookers | None = None) -> None:
+        self.first, self.second, self.rounds, self.lookers = first, second, rounds, lookers
+        print(f"{'':44} {first.name:>10} {second.name:>10} {'':9} {'wall':>7} {'cpu':>7}   (1.0: no cost)")
 
     async def row(self, title: str, measure: Measure, work: int = 0, unit: str = "s") -> None:
         """One row. ``measure`` gives seconds; with ``work`` they are shown as so much of it per second."""
-        walls: dict[str, list[float]] = {"bare": [], "addon": []}
-        cpus: dict[str, list[float]] = {"bare": [], "addon": []}
+        walls: tuple[list[float], list[float]] = ([], [])
+        cpus: tuple[list[float], list[float]] = ([], [])
         for round_ in range(self.rounds + 1):
-            for proxy in (self.bare, self.addon):
+            for side, proxy in enumerate((self.first, self.second)):
                 before = proxy.cpu
-                seconds = await measure(proxy.target)
+                async with self.lookers.looking() if self.lookers is not None and side else nobody():
+                    seconds = await measure(proxy.target)
                 if round_:  # the first one warms up
-                    walls[proxy.name].append(seconds)
-                    cpus[proxy.name].append(proxy.cpu - before)
-        bare, addon = (statistics.median(walls[name]) for name in ("bare", "addon"))
+                    walls[side].append(seconds)
+                    cpus[side].append(proxy.cpu - before)
+        first, second = map(statistics.median, walls)
         if work:
-            values = f"{work / bare:10.0f} {work / addon:10.0f} {unit:9}"
+            values = f"{work / first:10.0f} {work / second:10.0f} {unit:9}"
         else:
-            values = f"{bare * 1000:10.2f} {addon * 1000:10.2f} {'ms':9}"
-        wall = statistics.median(a / b for a, b in zip(walls["addon"], walls["bare"], strict=True))
-        print(f"{title:44} {values} {1 / wall:7.3f} {self._ratio(cpus)}", flush=True)
+            values = f"{first * 1000:10.2f} {second * 1000:10.2f} {'ms':9}"
+        wall = statistics.median(b / a for a, b in zip(*walls, strict=True))
+        print(f"{title:44} {values} {1 / wall:7.3f} {self._ratio(*map(sum, cpus))}", flush=True)
 
     @staticmethod
-    def _ratio(cpus: dict[str, list[float]]) -> str:
-        bare, addon = sum(cpus["bare"]), sum(cpus["addon"])
-        return f"{bare / addon:7.3f}" if bare > 0.05 and addon > 0.05 else "      -"
+    def _ratio(first: float, second: float) -> str:
+        return f"{first / second:7.3f}" if first > 0.05 and second > 0.05 else "      -"
 
 
 async def rows(bench: Bench, scale: float) -> None:
@@ -152,6 +160,32 @@ async def rows(bench: Bench, scale: float) -> None:
         )
 
 
+async def rows_while_looked_at(bench: Bench, scale: float) -> None:
+    """What it costs to be looked at."""
+    for clients in (1, 10, 100):
+        count = max(clients, int(3000 * scale))
+        count -= count % clients
+        await bench.row(
+            f"small requests, looked at, {clients} clients",
+            partial(load.small_requests, path=load.SWAPPED, clients=clients, requests=count),
+            count,
+            "/s",
+        )
+    events, messages = max(20, int(2000 * scale)), max(20, int(2000 * scale))
+    await bench.row(
+        "SSE events, looked at, 10 streams", partial(last_byte, clients=10, events=events), events * 10, "events/s"
+    )
+    await bench.row(
+        "WebSocket messages, looked at, 10 sockets",
+        partial(load.websocket, clients=10, messages=messages),
+        messages * 10,
+        "msgs/s",
+    )
+    assert bench.lookers is not None
+    looked = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in bench.lookers.answers.items())
+    print(f"meanwhile they have looked so often: {looked}")
+
+
 async def first_byte(target: load.Target, clients: int) -> float:
     return (await load.streams(target, clients, 2, 0.01))[0]
 
@@ -162,7 +196,7 @@ async def last_byte(target: load.Target, clients: int, events: int) -> float:
 
 async def memory(bench: Bench, messages: int) -> None:
     """What a long WebSocket leaves in memory."""
-    for proxy in (bench.bare, bench.addon):
+    for proxy in (bench.first, bench.second):
         before = proxy.memory
         await load.websocket(proxy.target, 1, messages)
         print(f"memory after {messages} messages, {proxy.name:5}: {proxy.memory - before:+8.1f} MiB", flush=True)
@@ -198,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each row (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work a row is (1.0)")
     parser.add_argument("--messages", type=int, default=100_000, help="messages of the memory row (100000)")
+    parser.add_argument("--only", choices=("addon", "looking"), help="one of the two comparisons (both)")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     with tempfile.TemporaryDirectory() as name:
@@ -226,20 +261,35 @@ Answers above 100 bytes are then streamed; the small requests of these rows have
 
 def run(upstream: dict[str, Any], folder: Path, options: argparse.Namespace, cores: list[int]) -> None:
     own.report()
-    start_up(upstream, folder, options.rounds)
-    proxies = [
-        Proxy("bare", upstream, folder, *STREAMING),
-        Proxy("addon", upstream, folder, *with_addon(folder, "work")),
-    ]
+    if options.only != "looking":
+        start_up(upstream, folder, options.rounds)
+        bare = Proxy("bare", upstream, folder, *STREAMING)
+        addon = Proxy("addon", upstream, folder, *with_addon(folder, "work"))
+        with running(cores, bare, addon):
+            bench = Bench(bare, addon, options.rounds)
+            asyncio.run(rows(bench, options.scale))
+            asyncio.run(memory(bench, options.messages))
+    if options.only != "addon":
+        arguments = with_addon(folder, "work")
+        looked_at = Proxy("looked at", upstream, folder, *arguments, "--set", f"codexpool_events={folder}/events")
+        addon = Proxy("addon", upstream, folder, *arguments)
+        with running(cores, addon, looked_at):
+            bench = Bench(addon, looked_at, options.rounds, Lookers(looked_at.target))
+            asyncio.run(rows_while_looked_at(bench, options.scale))
+        lines = (folder / "events").read_bytes().count(b"\n")
+        print(f"events in the file: {lines}")
+
+
+@contextmanager
+def running(cores: list[int], *proxies: Proxy) -> Iterator[None]:
+    """Proxies on a core of their own, with all their threads, until this ends."""
     try:
         for proxy in proxies:
-            if cores:
-                os.sched_setaffinity(proxy.process.pid, {cores[0]})
-        proxies[1].ready()
-        bench = Bench(proxies[0], proxies[1], options.rounds)
-        print(f"{'':44} {'bare':>10} {'addon':>10} {'':9} {'wall':>7} {'cpu':>7}   (1.0: no cost)")
-        asyncio.run(rows(bench, options.scale))
-        asyncio.run(memory(bench, options.messages))
+            if proxy.name != "bare":
+                proxy.ready()
+            for thread in Path(f"/proc/{proxy.process.pid}/task").iterdir() if cores else ():
+                os.sched_setaffinity(int(thread.name), {cores[0]})
+        yield
     finally:
         for proxy in proxies:
             proxy.stop()

@@ -9,13 +9,17 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from benchmarks import load
+from codexpool import tracing
 from codexpool.config import PoolConfig
 from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
+from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Selection
+from codexpool.traces.history import History
+from codexpool.traces.journal import line
 
 REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
 
@@ -83,7 +87,7 @@ def flow(number: int) -> http.HTTPFlow:
 async def measure(requests: int) -> tuple[float, float]:
     """Seconds of processor time for a request that is served at once, and for the second attempt of one."""
     keeper = StillKeeper("first", "second")
-    exchanges = Exchanges(resends=True)
+    exchanges = Exchanges(resends=True, history=History())
     exchanges.keeper = keeper
     flows = [flow(number) for number in range(requests)]
     good = [http.Response.make(200, b"{}", {"content-type": "application/json"}) for _ in flows]
@@ -115,13 +119,47 @@ async def _served(exchanges: Exchanges, one: http.HTTPFlow, answer: http.Respons
     one.response = answer
     exchanges.headers_came(one)
     await exchanges.judge(one)
+    exchanges.is_over(one)
+
+
+async def measure_looking(requests: int) -> tuple[float, float]:
+    """Seconds of processor time for the trace of a request, and for its event in a file, which a thread writes."""
+    keeper, history = StillKeeper("first", "second"), History()
+    exchanges = Exchanges(resends=True, history=history)
+    exchanges.keeper = keeper
+    trace = event = 0.0
+    for number in range(requests):
+        one = flow(number)
+        await _served(exchanges, one, http.Response.make(200, b"{}", {"content-type": "application/json"}))
+        exchange = exchanges._under_way[one]
+        identity, fields, tries = keeper.pool.identities["first"], one.request.headers.fields, exchange.tries
+        keeper.pool.because, exchange.tries = Because.OWN, []  # as for nearly all: nobody else was looked at
+        begun = time.process_time()
+        made = tracing.begun(one, exchange.policy, exchange.asked, "thread-id", False)
+        exchange.trace = made
+        history.begins(made)
+        attempt = tracing.attempted(keeper.pool, exchange, identity, identity.fingerprint, False)
+        history.assigned(made)
+        attempt.sent(fields, time.time())
+        attempt.answered(200, fields, time.time())
+        tracing.over(history, one, exchange)
+        trace += time.process_time() - begun
+        exchange.tries = tries
+        (last,) = history.events(history.last - 1, 1)
+        begun = time.process_time()
+        line(last.document())
+        event += time.process_time() - begun
+    return trace / requests, event / requests
 
 
 def report(requests: int = 1000) -> None:
-    """Print both, in microseconds."""
+    """Print all of them, in microseconds."""
     asyncio.run(measure(50))
     first, second = asyncio.run(measure(requests))
     print(f"our own part of a request: {first * 1e6:.0f} µs; of sending one again: {second * 1e6:.0f} µs")
+    asyncio.run(measure_looking(50))
+    trace, event = asyncio.run(measure_looking(requests))
+    print(f"of that for its trace: {trace * 1e6:.0f} µs; beyond it, for its event in a file: {event * 1e6:.0f} µs")
 
 
 if __name__ == "__main__":
