@@ -19,7 +19,6 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Selection
 from codexpool.traces.history import History
-from codexpool.traces.journal import line
 
 REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
 
@@ -147,7 +146,8 @@ async def measure_looking(requests: int) -> tuple[float, float]:
         exchange.tries = tries
         (last,) = history.events(history.last - 1, 1)
         begun = time.process_time()
-        line(last.document())
+        if not last.json:
+            raise RuntimeError("no event")
         event += time.process_time() - begun
     return trace / requests, event / requests
 

@@ -132,7 +132,7 @@ class Site:
 
     async def _flow_list(self, limit: int) -> bytes:
         traces = list(self._history.traces())
-        documents = (trace.document(with_headers=False) for trace in traces[:limit])
+        documents = (_bytes(trace.document(with_headers=False)) for trace in traces[:limit])
         return await joined(_list("flows", documents, {"total": len(traces)}))
 
     def _flow(self, wanted: str) -> Answer:
@@ -168,7 +168,7 @@ class Site:
         events = history.events(after, max(1, limit))
         last = events[-1].number if events else history.last
         about = {"last": last, "lost": lost, "run": self.run}
-        return Answer(200, await joined(_list("events", (event.document() for event in events), about)))
+        return Answer(200, await joined(_list("events", (event.json for event in events), about)))
 
 
 @cache
@@ -194,12 +194,12 @@ def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
     return min(int(text), most)
 
 
-def _list(name: str, documents: Iterable[dict[str, Any]], about: dict[str, Any]) -> Iterator[bytes]:
+def _list(name: str, items: Iterable[bytes], about: dict[str, Any]) -> Iterator[bytes]:
     """A document with a list in it as JSON, a piece for each item."""
     yield f'{{"{name}": ['.encode()
     between = b""
-    for document in documents:
-        yield between + _bytes(document)
+    for item in items:
+        yield between + item
         between = b", "
     yield b"], " + _bytes(about)[1:]
 

@@ -6,6 +6,7 @@ reads it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -51,7 +52,18 @@ class Event:
     was: str | None = None
     becomes: str | None = None
     text: str = ""
-    number: int = 0
+    number: int | None = 0
+    _json: bytes | None = None
+
+    @property
+    def json(self) -> bytes:
+        """The document as one line of ASCII, made once for all who read it.
+
+        Nothing in it that a terminal would obey, should somebody look at it there.
+        """
+        if self._json is None:
+            self._json = json.dumps(self.document(), separators=(",", ":"), allow_nan=False).encode()
+        return self._json
 
     def document(self) -> dict[str, Any]:
         """The event as JSON can hold it: always the same keys, and no secret."""

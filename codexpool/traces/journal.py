@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import queue
@@ -18,10 +17,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from codexpool.traces.events import Event, Kind
 
@@ -179,14 +177,14 @@ class Journal:
             return
         self._tell_of_losses()
         try:
-            self._lines.append(line(event.document()))
+            self._lines.append(event.json + b"\n")
         except Exception as error:  # A bug of ours; the others are to be read all the same.
             logger.error("events: one cannot be written and is left out (%s)", error)
 
     def _tell_of_losses(self) -> None:
         """A line stands in the place of those that were lost."""
         if (lost := self.lost) > self._told:
-            self._lines.append(line(_loss(lost - self._told)))
+            self._lines.append(_loss(lost - self._told))
             self._told = lost
 
     def _write_some(self) -> OSError | None:
@@ -201,11 +199,6 @@ class Journal:
         if not self._lines:
             self._tell_of_losses()
         return None
-
-
-def line(document: Mapping[str, Any]) -> bytes:
-    """An event as a line of ASCII: nothing in it that a terminal would obey, should somebody read the file there."""
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def append(path: Path, lines: bytes) -> None:
@@ -230,10 +223,10 @@ def append(path: Path, lines: bytes) -> None:
         os.close(descriptor)
 
 
-def _loss(count: int) -> dict[str, Any]:
-    """The event that stands in the place of those that were lost. (It is none of the proxy's, and has no number.)"""
+def _loss(count: int) -> bytes:
+    """The line that stands in the place of those that were lost. (It is none of the proxy's, and has no number.)"""
     text = f"{count} events were lost: they came while {KEPT} others could not be written"
-    return {**Event(Kind.LOST, time.time(), text=text).document(), "number": None}
+    return Event(Kind.LOST, time.time(), text=text, number=None).json + b"\n"
 
 
 def _real(path: Path) -> Path:

@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 
 from codexpool.traces import journal as module
 from codexpool.traces.events import Event, Kind
-from codexpool.traces.journal import BATCH, KEPT, NEW, Journal, append, line
+from codexpool.traces.journal import BATCH, KEPT, NEW, Journal, append
 from codexpool.traces.trace import Trace
 from tests.running import ROOT, until
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and locks of POSIX")
 
 PRELUDE = """
-import logging, sys, time
+import json, logging, sys, time
 from pathlib import Path
 from codexpool.traces import journal
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(levelname)s %(message)s")
@@ -39,8 +39,10 @@ path, name = Path(sys.argv[1]), sys.argv[2]
 class event:
     def __init__(self, number):
         self.number = number
-    def document(self):
-        return {"version": 1, "number": self.number, "event": "request", "text": name + "x" * (self.number % 997)}
+    @property
+    def json(self):
+        made = {"version": 1, "number": self.number, "event": "request", "text": name + "x" * (self.number % 997)}
+        return json.dumps(made, separators=(",", ":")).encode()
 """
 
 WRITES_FOREVER = (
@@ -94,6 +96,11 @@ events.stop(10)
 print("LOST", events.lost)
 """
 )
+
+
+def line(document: Any) -> bytes:
+    """A document as the file has it."""
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def event(number: int, text: str = "") -> Event:
@@ -177,11 +184,10 @@ def test_an_event_is_there_soon_without_any_other(journal: Journal) -> None:
 
 @given(st.text(max_size=50))
 def test_whatever_a_text_holds_a_line_is_ascii_without_control_characters_and_reads_as_it_was(text: str) -> None:
-    made = line({"text": text})
+    one = event(1, text)
 
-    assert made.endswith(b"\n")
-    assert all(0x20 <= byte < 0x7F for byte in made[:-1])
-    assert json.loads(made) == {"text": text}
+    assert all(0x20 <= byte < 0x7F for byte in one.json)
+    assert json.loads(one.json) == one.document()
 
 
 @pytest.mark.parametrize("status", [float("nan"), object()], ids=["not a number", "an object"])
