@@ -28,6 +28,7 @@ from codexpool.pool.pool import Pool
 from codexpool.state import state_path
 from codexpool.tasks import Tasks
 from codexpool.traces.events import Event, Kind
+from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
 
@@ -125,11 +126,13 @@ class Lookout:
 
     # -- a recording
 
+    @harmless
     def over(self, flow: http.HTTPFlow) -> None:
         """A flow has its answer, or has ended in an error, or its socket is closed."""
         if self._recorder is not None:
             self._recorder.add(flow)
 
+    @harmless
     def message_came(self, flow: http.HTTPFlow) -> None:
         """A WebSocket message has come."""
         if self._recorder is not None:
