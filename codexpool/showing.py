@@ -10,7 +10,7 @@ from mitmproxy import contentviews, flow, http, types
 from codexpool import tracing
 from codexpool.traces import table
 from codexpool.traces.explained import explained
-from codexpool.traces.trace import Trace
+from codexpool.traces.trace import METADATA, Trace
 
 WIDTH = 110
 """Columns of the content view: neither of the programs says how many there are."""
@@ -18,7 +18,7 @@ WIDTH = 110
 
 def document_of(one: flow.Flow) -> dict[str, Any]:
     """The document of a flow's trace, live or saved; of one that was not touched what there is to be said."""
-    kept = one.metadata.get(tracing.METADATA)
+    kept = one.metadata.get(METADATA)
     if isinstance(kept, dict):
         return kept
     if isinstance(kept, Trace):

@@ -17,15 +17,12 @@ from codexpool.pool.recovery import Pause, Renew, Wait
 from codexpool.pool.verdict import Answer, classify
 from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
-from codexpool.traces.trace import AttemptTrace, Trace
+from codexpool.traces.trace import METADATA, AttemptTrace, Trace
 from codexpool.wire import routes
 from codexpool.wire.headers import first_values
 from codexpool.wire.routes import Policy
 
 logger = logging.getLogger("codexpool")
-
-METADATA = "codexpool"
-"""The key under which a flow's metadata has its trace: as the document it becomes when the flow is written down."""
 
 GOOD = classify(Answer(200))
 

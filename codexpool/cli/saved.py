@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codexpool.cli.common import Failure
-from codexpool.cli.sides import DOCUMENT, Selected
+from codexpool.cli.sides import Selected
+from codexpool.traces.trace import METADATA
 from codexpool.traces.words import plain
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def pick(where: Selected) -> HTTPFlow:
     """
     flows, which = read(where.path), where.which
     if not which:
-        return next((flow for flow in reversed(flows) if DOCUMENT in flow.metadata), flows[-1])
+        return next((flow for flow in reversed(flows) if METADATA in flow.metadata), flows[-1])
     if re.fullmatch(r"-?\d+", which):
         return _numbered(flows, int(which), where)
     found = [flow for flow in flows if flow.id.startswith(which)]

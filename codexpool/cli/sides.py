@@ -13,6 +13,7 @@ import click
 from codexpool.cli import har
 from codexpool.cli.common import Failure
 from codexpool.traces.difference import Side
+from codexpool.traces.trace import METADATA
 from codexpool.traces.words import plain
 from codexpool.wire.routes import BACKEND_ONLY, policy
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 FLOW: Final = re.compile(r"last|[0-9a-f][0-9a-f-]{3,35}")
 """A flow of the running proxy."""
-
-DOCUMENT: Final = "codexpool"
-"""The key in a flow's metadata under which the addon leaves what the client really sent."""
 
 
 class Trouble(Failure):
@@ -209,7 +207,7 @@ def _of_entry(entry: Any) -> Kept:
 
 
 def _of_flow(flow: HTTPFlow) -> Kept:
-    is_ours = isinstance(flow.metadata.get(DOCUMENT), dict)
+    is_ours = isinstance(flow.metadata.get(METADATA), dict)
     return Kept(flow.id, flow.request.method, flow.request.url, is_ours, lambda label: _side(flow, label))
 
 
@@ -226,7 +224,7 @@ def _side(flow: HTTPFlow, label: str) -> Side:
         None if response is None else response.status_code,
         () if response is None else _fields(response),
     )
-    document = flow.metadata.get(DOCUMENT)
+    document = flow.metadata.get(METADATA)
     if isinstance(document, dict):
         try:
             told = of_document(document, label)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codexpool.cli.common import moment
-from codexpool.config import FromAuthJson, FromCommand, IdentitySpec, PoolConfig, Resolved, Sources, resolve
+from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Resolved, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.conditions import LEADS_TO_SERVING
@@ -96,7 +96,7 @@ def standing(
     condition = _condition(spec, fingerprint, known, left_out.get(spec.name, ""), is_known)
     return Standing(
         spec,
-        credential.kind if credential is not None else _kind(spec),
+        credential.kind if credential is not None else spec.kind,
         metadata,
         condition.status,
         condition.since or None,
@@ -136,13 +136,3 @@ def _left_out(config: PoolConfig, resolved: Resolved) -> dict[str, str]:
         for problem in resolved.problems
         if problem.line in lines
     }
-
-
-def _kind(spec: IdentitySpec) -> Kind:
-    match spec.source:
-        case FromCommand():
-            return Kind.COMMAND
-        case FromAuthJson():
-            return Kind.OAUTH
-        case _:
-            return Kind.PAT

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from codexpool.credentials.command import CommandLine
 from codexpool.credentials.secret import Bearer, fingerprint
 from codexpool.pool.breaker import MOST
+from codexpool.pool.identity import Kind
 from codexpool.pool.selection import Selection
 
 LONGEST_SHOWN = 64
@@ -97,6 +98,17 @@ class IdentitySpec:
     expires_at: float | None = None
     paused: bool = False
     priority: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of credential its source gives."""
+        match self.source:
+            case FromCommand():
+                return Kind.COMMAND
+            case FromAuthJson():
+                return Kind.OAUTH
+            case _:
+                return Kind.PAT
 
 
 @dataclass(frozen=True, slots=True)

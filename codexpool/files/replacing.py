@@ -65,7 +65,7 @@ class Replacement:
         if instead_of is not None and self._real.read_bytes() != instead_of:
             return False
         self._new.replace(self._real)
-        _sync_folder(self._real.parent)
+        sync_folder(self._real.parent)
         return True
 
     def __exit__(
@@ -119,7 +119,7 @@ def _reserve(descriptor: int, size: int) -> None:
                 raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the renaming itself durable, where a folder can be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from codexpool.config import FromAuthJson, FromCommand, IdentitySpec, PoolConfig
+from codexpool.config import IdentitySpec, PoolConfig
 from codexpool.pool.conditions import CONDEMNED
-from codexpool.pool.identity import Condition, Identity, Kind, Status
+from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
@@ -187,7 +187,7 @@ def _left_out(view: View, spec: IdentitySpec, now: float) -> dict[str, Any]:
     """One whose token cannot be had: the proxy goes on without it."""
     return {
         "name": safe(spec.name),
-        "kind": _kind(spec).value,
+        "kind": spec.kind.value,
         "fingerprint": "",
         "account_id": safe(spec.account_id) if spec.account_id else None,
         "user_id": safe(spec.user_id) if spec.user_id else None,
@@ -278,13 +278,3 @@ def _place(config: PoolConfig | None, spec: IdentitySpec | None) -> str:
     if config is None:
         return "pool.toml"
     return f"{config.path}:{spec.line}" if spec is not None else str(config.path)
-
-
-def _kind(spec: IdentitySpec) -> Kind:
-    match spec.source:
-        case FromCommand():
-            return Kind.COMMAND
-        case FromAuthJson():
-            return Kind.OAUTH
-        case _:
-            return Kind.PAT

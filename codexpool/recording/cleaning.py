@@ -11,7 +11,8 @@ from mitmproxy.net import encoding
 from codexpool.recording.fields import Fields
 from codexpool.recording.kinds import Kind
 from codexpool.recording.standins import StandIns
-from codexpool.recording.taking import NOTE, TRACE, taken
+from codexpool.recording.taking import NOTE, taken
+from codexpool.traces.trace import METADATA
 
 TRIES: Final = 5
 """How often a trace is read that changes meanwhile."""
@@ -58,8 +59,8 @@ class Cleaner:
             self._websocket(made.websocket, left_out)
         made.comment = self._own(source.comment)
         made.metadata = {NOTE: {**note, **({"left_out": left_out} if left_out else {})}}
-        if TRACE in source.metadata:
-            made.metadata[TRACE] = self._trace(source.metadata[TRACE])
+        if METADATA in source.metadata:
+            made.metadata[METADATA] = self._trace(source.metadata[METADATA])
         return made
 
     # -- the parts of a flow

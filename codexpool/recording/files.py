@@ -17,7 +17,9 @@ from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.net import encoding
 
-from codexpool.recording.taking import NOTE, TRACE
+from codexpool.files.replacing import sync_folder
+from codexpool.recording.taking import NOTE
+from codexpool.traces.trace import METADATA
 
 HAR_TRACE: Final = "_codexpool"
 HAR_NOTE: Final = "_codexpool_recording"
@@ -124,22 +126,12 @@ def put(path: Path, content: bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync_folder(real.parent)
+    sync_folder(real.parent)
 
 
 def _real(path: Path) -> Path:
     """Where a file really is: a symlink to it stays one."""
     return path.expanduser().resolve()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where a folder can be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # -- what mitmproxy does not put into a HAR file, or does not read out of it
@@ -158,8 +150,8 @@ def _annotate(entry: dict[str, Any], one: http.HTTPFlow) -> None:
     if one.comment:
         entry["comment"] = one.comment
     entry[HAR_ID], entry[HAR_NOTE] = one.id, note
-    if TRACE in one.metadata:
-        entry[HAR_TRACE] = one.metadata[TRACE]
+    if METADATA in one.metadata:
+        entry[HAR_TRACE] = one.metadata[METADATA]
     if not one.request.raw_content and note.get("request_bytes"):
         entry["request"]["bodySize"] = note["request_bytes"]
         entry["request"]["comment"] = "the body was not recorded"
@@ -184,7 +176,7 @@ def _complete(one: http.HTTPFlow, entry: dict[str, Any]) -> None:
             if message is not None and not message.raw_content and note.get(name) != 0:
                 message.raw_content = None
     if isinstance(entry.get(HAR_TRACE), dict):
-        one.metadata[TRACE] = entry[HAR_TRACE]
+        one.metadata[METADATA] = entry[HAR_TRACE]
     if one.response is not None and one.response.status_code == 0:
         one.response, one.error = None, flow.Error(str(entry["response"].get("_error") or "no answer"))
     if (messages := entry.get("_webSocketMessages")) is not None:

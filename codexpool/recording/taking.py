@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from mitmproxy import connection, http, websocket
 
-TRACE: Final = "codexpool"
-"""Under which key of a flow's metadata its trace is."""
+from codexpool.traces.trace import METADATA
 
 NOTE: Final = "codexpool_recording"
 """Under which key a recorded flow says how large its bodies were, and what was left out."""
@@ -62,8 +61,8 @@ def taken(
             flow.websocket.timestamp_end,
         )
     made.metadata = {NOTE: note}
-    if TRACE in flow.metadata:
-        made.metadata[TRACE] = flow.metadata[TRACE]
+    if METADATA in flow.metadata:
+        made.metadata[METADATA] = flow.metadata[METADATA]
     return made
 
 

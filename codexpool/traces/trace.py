@@ -20,6 +20,9 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 VERSION = 1
 
+METADATA = "codexpool"
+"""The key under which a flow's metadata has its trace: as the document it becomes when the flow is written down."""
+
 TURNS_KEPT = 16
 """Requests on one WebSocket that its trace remembers."""
 
