@@ -16,7 +16,7 @@ demo *arguments:
 
 # all tests that need nothing but this checkout; those with the real client run where it is found
 test *arguments:
-    uv run pytest -n auto "$@"
+    uv run pytest -n auto --dist worksteal "$@"
 
 # the tests with the real Codex CLI only: put `codex` on the PATH, or its path into CODEXPOOL_CODEX
 test-client *arguments:
@@ -42,6 +42,10 @@ bench *arguments:
 # a simulated week of 50 identities and 2000 sessions, under each way to spread them
 simulate *arguments:
     uv run python -m benchmarks.simulation "$@"
+
+# how long turns wait for a greedy member, first come first served and in turn
+fairness *arguments:
+    uv run python -m benchmarks.fairness "$@"
 
 # what one decision costs with 1000 identities and 10000 sessions, in microseconds
 decide *arguments:

@@ -13,6 +13,7 @@ from mitmproxy.log import MitmLogHandler
 from tests.running import codex
 
 settings.register_profile("any machine", deadline=None)  # what is slow today says nothing about the code
+settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # .ci/run, which says so
 settings.load_profile("any machine")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, Answer, Seen, Token
 from tests.e2e.conftest import Make
-from tests.e2e.world import BACKEND, MODEL, World, copied_entry, served_by, socket_turn
+from tests.e2e.world import BACKEND, MODEL, World, a_world, copied_entry, served_by, socket_turn
 from tests.running import pat, until
 
 HOUR = 3600
@@ -45,6 +46,20 @@ def limit(world: World, name: str, seconds: float = HOUR, **more: Any) -> None:
 
 def calls(world: World, name: str | None = None, method: str = "POST") -> list[Seen]:
     return [s for s in world.seen if s.path == RESPONSES and s.method == method and name in (None, s.name)]
+
+
+@pytest.fixture(scope="module")
+def lonely_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world with one identity for the whole module; `alone` begins it anew for each test."""
+    with a_world(tmp_path_factory.mktemp("alone"), pat("work"), encrypted="bound") as world:
+        yield world
+
+
+@pytest.fixture
+def alone(lonely_world: World) -> Iterator[World]:
+    lonely_world.anew()
+    yield lonely_world
+    assert "needs_replacement" not in lonely_world.proxy.pool.read_text()
 
 
 # -- limits
@@ -87,8 +102,8 @@ def test_a_limit_of_one_family_of_models_leaves_the_others(make: Make) -> None:
         assert served_by(spark(client)) == other(world, first)
 
 
-def test_with_all_limited_the_answer_is_a_limit_with_the_earliest_end(make: Make) -> None:
-    world = make(pat("work"), pat("spare"))
+def test_with_all_limited_the_answer_is_a_limit_with_the_earliest_end(shared: World) -> None:
+    world = shared
     limit(world, "work", 3 * HOUR)
     limit(world, "spare", 2 * HOUR)
     with world.proxy.client() as client:
@@ -101,8 +116,8 @@ def test_with_all_limited_the_answer_is_a_limit_with_the_earliest_end(make: Make
     assert not [name for name in answer.headers if name.endswith("used-percent")]
 
 
-def test_with_all_told_to_slow_down_the_client_is_told_how_long(make: Make) -> None:
-    world = make(pat("work"))
+def test_with_all_told_to_slow_down_the_client_is_told_how_long(alone: World) -> None:
+    world = alone
     world.standin.plan(Answer(path=RESPONSES, status=429, headers={"retry-after": "25"}, body=THROTTLED))
     with world.proxy.client() as client:
         answer = world.turn(client)
@@ -112,8 +127,8 @@ def test_with_all_told_to_slow_down_the_client_is_told_how_long(make: Make) -> N
     assert len(calls(world)) == 1
 
 
-def test_a_short_time_to_wait_is_waited_by_the_proxy(make: Make) -> None:
-    world = make(pat("work"))
+def test_a_short_time_to_wait_is_waited_by_the_proxy(alone: World) -> None:
+    world = alone
     world.standin.plan(Answer(path=RESPONSES, status=429, headers={"retry-after": "2"}, body=THROTTLED))
     begun = time.monotonic()
     with world.proxy.client() as client:
@@ -250,9 +265,9 @@ def test_a_squeezed_request_goes_on_without_what_another_account_encrypted(make:
     assert world.standin.leaks == []
 
 
-def test_encrypted_reasoning_that_was_never_ours_is_left_out_as_well(make: Make) -> None:
+def test_encrypted_reasoning_that_was_never_ours_is_left_out_as_well(alone: World) -> None:
     # given a conversation that was begun under the client's own login, past the pool
-    world = make(pat("work"), encrypted="bound")
+    world = alone
     history = [reasoning("acc-client"), {"type": "message", "role": "user", "content": "x"}]
     with world.proxy.client() as client:
         answer = client.post(MODEL, json={"model": "m", "input": history}, headers={"thread-id": "s"})
@@ -261,8 +276,8 @@ def test_encrypted_reasoning_that_was_never_ours_is_left_out_as_well(make: Make)
     assert [one.status for one in calls(world)] == [400, 200]
 
 
-def test_a_400_that_has_nothing_to_leave_out_is_the_clients_to_see(make: Make) -> None:
-    world = make(pat("work"))
+def test_a_400_that_has_nothing_to_leave_out_is_the_clients_to_see(alone: World) -> None:
+    world = alone
     refusal = {"error": {"code": "invalid_encrypted_content", "message": "no"}}
     world.standin.plan(Answer(path=RESPONSES, times=None, status=400, body=refusal))
     with world.proxy.client() as client:
@@ -431,8 +446,8 @@ async def test_a_client_that_keeps_its_socket_all_the_same_is_hung_up_on(shared:
         assert await closed_within(socket, 10) is not None
 
 
-async def test_a_short_time_to_wait_is_told_in_a_frame(make: Make) -> None:
-    world = make(pat("work"))
+async def test_a_short_time_to_wait_is_told_in_a_frame(alone: World) -> None:
+    world = alone
     frame = Answer(path=RESPONSES, transport="message", status=429, headers={"retry-after": "25"}, body=THROTTLED)
     world.standin.plan(frame)
     async with world.socket("slow") as socket:
@@ -442,8 +457,8 @@ async def test_a_short_time_to_wait_is_told_in_a_frame(make: Make) -> None:
     assert 20 <= int(events[-1]["headers"]["retry-after"]) <= 25
 
 
-async def test_a_rest_that_is_over_costs_an_idle_socket_nothing(make: Make) -> None:
-    world = make(pat("work"), pat("spare"))
+async def test_a_rest_that_is_over_costs_an_idle_socket_nothing(shared: World) -> None:
+    world = shared
     async with world.socket("idle") as socket:
         first = served_by(await socket_turn(socket))
         slow = Answer(path=RESPONSES, token=token_of(world, first).token, status=429, body=THROTTLED)
@@ -456,8 +471,8 @@ async def test_a_rest_that_is_over_costs_an_idle_socket_nothing(make: Make) -> N
         assert served_by(await socket_turn(socket)) == first
 
 
-async def test_a_long_text_in_any_script_is_not_damaged_when_a_message_is_changed(make: Make) -> None:
-    world = make(pat("work"), encrypted="bound")
+async def test_a_long_text_in_any_script_is_not_damaged_when_a_message_is_changed(alone: World) -> None:
+    world = alone
     text = "日本語のとても長い文章。" * 1500
     history = [reasoning("acc-other"), {"type": "message", "role": "user", "content": text}]
     async with world.socket("script") as socket:
@@ -506,8 +521,8 @@ async def test_a_socket_that_was_opened_before_a_reload_is_asked_to_connect_agai
         assert (await turn_with(socket, {}))[-1]["error"]["code"] == CONNECT_AGAIN
 
 
-async def test_with_nobody_left_a_frame_says_what_an_answer_would(make: Make) -> None:
-    world = make(pat("work"))
+async def test_with_nobody_left_a_frame_says_what_an_answer_would(alone: World) -> None:
+    world = alone
     async with world.socket("alone") as socket:
         await socket_turn(socket)
         limit(world, "work")
