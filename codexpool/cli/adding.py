@@ -30,9 +30,9 @@ from codexpool.cli.owners import holder_of
 from codexpool.cli.remembering import remember
 from codexpool.cli.replacing import replace_login
 from codexpool.config import ConfigError, FromAuthJson, IdentitySpec, PoolConfig, load
-from codexpool.config.identities import name_problem
 from codexpool.config.lookup import default_paths
-from codexpool.config.tables import Value, with_identity
+from codexpool.config.named import Table, name_problem
+from codexpool.config.tables import Value, with_table
 from codexpool.config.tokens import other_owner
 from codexpool.credentials.secret import fingerprint
 from codexpool.pool.needs import NAMES
@@ -164,7 +164,7 @@ def _write(path: Path, table: Mapping[str, Value]) -> None:
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             file.write(BEGINNING)
     try:
-        edit_pool(path, lambda text: with_identity(text, table))
+        edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
     except Failure:
         if is_new:
             path.unlink()

@@ -38,7 +38,8 @@ from codexpool.config import (
     PoolConfig,
 )
 from codexpool.config.keyrings import write_keyring
-from codexpool.config.tables import with_identity, with_key, without_key
+from codexpool.config.named import Table
+from codexpool.config.tables import with_key, with_table, without_key
 from codexpool.config.tokens import credential_of
 from codexpool.credentials.whoami import Whoami
 from codexpool.files import Replacement, UnusableError, locked
@@ -98,7 +99,7 @@ def _free_name(config: PoolConfig, name: str) -> str:
 def _as_new(config: PoolConfig, name: str, new: str, offered: Offer, found: Examined) -> None:
     if (holder := holder_of(config, found.metadata.key, sources(), known())) is not None:
         raise Failure(f"this token is of the same account and user as {holder.name}. Nothing was changed")
-    _edit(config, lambda text: with_identity(text, {"name": new, **offered.keys, **found.owner}))
+    _edit(config, lambda text: with_table(text, {"name": new, **offered.keys, **found.owner}, Table.IDENTITY))
     _remember(config, new, found)
     click.echo(f"{new} is in {config.path}; {name} stays as it is")
 

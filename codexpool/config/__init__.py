@@ -2,6 +2,7 @@
 
 from codexpool.config.lookup import default_paths, find, places
 from codexpool.config.model import (
+    Access,
     ConfigError,
     Flag,
     FromAuthJson,
@@ -11,8 +12,10 @@ from codexpool.config.model import (
     FromKeyring,
     IdentitySpec,
     Inline,
+    MemberSpec,
     Notify,
     PoolConfig,
+    PreviousKey,
     Problem,
     Source,
 )
@@ -22,6 +25,7 @@ from codexpool.config.watch import Watcher
 from codexpool.pool.selection import Selection
 
 __all__ = [
+    "Access",
     "ConfigError",
     "Flag",
     "FromAuthJson",
@@ -31,8 +35,10 @@ __all__ = [
     "FromKeyring",
     "IdentitySpec",
     "Inline",
+    "MemberSpec",
     "Notify",
     "PoolConfig",
+    "PreviousKey",
     "Problem",
     "Resolved",
     "Selection",

@@ -78,6 +78,10 @@ class Checks:
         self.problem(at, found, "write a whole number" + (f", {least} or more" if least is not None else ""))
         return usual
 
+    def bound(self, at: KeyPath, value: object) -> int | None:
+        """How many there may be, at least one; None where nothing is said."""
+        return None if value is None else self.number(at, value, 1, least=1)
+
     def below(self, at: KeyPath, path: str) -> Path:
         """A path, which may start with ``~``, seen from the folder of the file."""
         try:

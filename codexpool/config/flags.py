@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from codexpool.config.model import Flag
-from codexpool.config.tables import Literal, with_key, without_key
+from codexpool.config.tables import time_literal, with_key, without_key
 
 KEY = "needs_replacement"
 
@@ -15,8 +13,8 @@ def flagged(text: str, name: str, flag: Flag) -> str:
 
     Raises UneditableError if the text is no TOML or has no such identity.
     """
-    since = flag.since.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()
-    return with_key(text, name, KEY, {"since": Literal(f"{since}Z"), "reason": flag.reason, "token": flag.token})
+    value = {"since": time_literal(flag.since), "reason": flag.reason, "token": flag.token}
+    return with_key(text, name, KEY, value)
 
 
 def unflagged(text: str, name: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from codexpool.config.checks import Checks, kind
@@ -19,9 +19,8 @@ from codexpool.config.model import (
     IdentitySpec,
     Inline,
     Source,
-    looks_like_a_token,
-    shown,
 )
+from codexpool.config.named import Table, read_expires, read_name, read_tables
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 
 IDENTITY_KEYS = (
@@ -43,7 +42,6 @@ FLAG_FORMS = {
     "token": '"sha256:" and 12 hexadecimal digits',
 }
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
 
@@ -55,39 +53,10 @@ SOURCE_FORMS = (
 
 def read_identities(checks: Checks, value: object) -> list[IdentitySpec]:
     """The identities of a document's ``identity``; what is wrong with them is in ``checks`` afterwards."""
-    tables = _tables(checks, value)
-    identities = [_identity(checks, ("identity", index), table) for index, table in tables]
-    _refuse_names_given_twice(checks, tables)
-    return identities
-
-
-def name_problem(name: str) -> tuple[str, str] | None:
-    """What is wrong with a name, and what mends it; None if nothing is."""
-    if looks_like_a_token(name):
-        return "looks like a token", "names are shown in logs: choose another one"
-    if not name:
-        return "is empty", "give the identity a name"
-    if not NAME.fullmatch(name):
-        return f"{shown(name)} is no name", "use letters, digits, - _ and . only, at most 64 of them"
-    return None
-
-
-def _tables(checks: Checks, value: object) -> list[tuple[int, Mapping[str, Any]]]:
-    if isinstance(value, dict):
-        checks.problem(("identity",), "is one table", "write [[identity]], with two brackets")
-        return []
-    if not isinstance(value, list):
-        checks.problem(("identity",), f"is {kind(value)}", "write an [[identity]] table for each identity")
-        return []
-    if not value:
+    if value == []:
         checks.problem((), "there is no identity", "add an [[identity]] table with a name and a token")
-    tables: list[tuple[int, Mapping[str, Any]]] = []
-    for index, item in enumerate(value):
-        if isinstance(item, dict):
-            tables.append((index, item))
-        else:
-            checks.problem(("identity", index), f"is {kind(item)}", "write an [[identity]] table")
-    return tables
+    tables = read_tables(checks, Table.IDENTITY, value)
+    return [_identity(checks, (Table.IDENTITY, index), table) for index, table in tables]
 
 
 def _identity(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> IdentitySpec:
@@ -98,11 +67,11 @@ def _identity(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> Identity
     }
     flag = _flag(checks, (*at, "needs_replacement"), table["needs_replacement"]) if FLAG in table else None
     return IdentitySpec(
-        name=_name(checks, at, table),
+        name=read_name(checks, Table.IDENTITY, at, table),
         source=_source(checks, at, table),
         line=checks.layout.line((*at, "auth_json" if "auth_json" in table else "token")),
         flag=flag,
-        expires_at=_expires(checks, (*at, "expires"), table["expires"]) if "expires" in table else None,
+        expires_at=read_expires(checks, (*at, "expires"), table["expires"]) if "expires" in table else None,
         paused=_paused(checks, (*at, "paused"), table.get("paused", False)),
         priority=checks.number((*at, "priority"), table.get("priority", 0), 0),
         **ids,
@@ -110,31 +79,6 @@ def _identity(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> Identity
 
 
 FLAG = "needs_replacement"
-
-
-def _name(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> str:
-    if "name" not in table:
-        checks.problem(at, "has no name", 'add name = "…"')
-        return ""
-    name = table["name"]
-    if not isinstance(name, str):
-        checks.problem((*at, "name"), f"is {kind(name)}", "write a string")
-        return ""
-    if problem := name_problem(name):
-        checks.problem((*at, "name"), *problem)
-    return name
-
-
-def _refuse_names_given_twice(checks: Checks, tables: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-    lines: dict[str, int] = {}
-    for index, table in tables:
-        name, at = table.get("name"), ("identity", index, "name")
-        if not isinstance(name, str):
-            continue
-        if name in lines:
-            what = f"{shown(name)} is the name of the identity in line {lines[name]} too"
-            checks.problem(at, what, "give each identity a name of its own")
-        lines.setdefault(name, checks.layout.line(at))
 
 
 def _source(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> Source:
@@ -199,23 +143,6 @@ def _from_command(checks: Checks, at: KeyPath, value: Mapping[str, Any]) -> Sour
     if "cwd" in value and (folder := checks.text((*at, "cwd"), value["cwd"], "the path of a folder")):
         cwd = checks.below((*at, "cwd"), folder)
     return FromCommand(CommandLine(argv, cwd, timeout, interval)) if argv else Inline("")
-
-
-def _expires(checks: Checks, at: KeyPath, value: object) -> float | None:
-    """The end of a day (of UTC), or a time with its zone."""
-    if isinstance(value, datetime):
-        if value.tzinfo is not None:
-            try:
-                return value.timestamp()
-            except (OverflowError, ValueError):
-                return None  # Out of all reckoning: it never expires.
-    elif isinstance(value, date):
-        try:
-            return datetime.combine(value + timedelta(days=1), time(), UTC).timestamp()
-        except OverflowError:
-            return None  # The last day of all: it never expires.
-    checks.problem(at, f"is not a day, nor a time with its zone: it is {kind(value)}", "write expires = 2026-12-31")
-    return None
 
 
 def _paused(checks: Checks, at: KeyPath, value: object) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,41 @@ class IdentitySpec:
                 return Kind.PAT
 
 
+class Access(StrEnum):
+    """Who may use the pool: those with a member key, or whoever reaches the proxy."""
+
+    MEMBERS = "members"
+    ANYONE = "anyone"
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousKey:
+    """The key that a member had before (``sha256:<64 hex>``), and the unix second until which it is good, too."""
+
+    key: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """One ``[[member]]`` table.
+
+    ``key`` is the hash of a member key (``sha256:<64 hex>``), ``line`` where it stands. Times are unix seconds.
+    ``identities`` are shell patterns; without any, every identity of the pool may serve the member. The bounds are
+    turns at the same time, and turns a day (UTC).
+    """
+
+    name: str
+    key: str
+    line: int
+    previous: PreviousKey | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    identities: tuple[str, ...] = ()
+    turns_at_once: int | None = None
+    turns_a_day: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Notify:
     """Who is told when an identity comes to need a person: an argument vector, and an https address."""
@@ -124,6 +160,7 @@ class PoolConfig:
     """A pool.toml that holds.
 
     ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
+    Without ``access``, what a proxy listens on decides who may use the pool. ``turns_at_once`` bounds the whole pool.
     """
 
     path: Path
@@ -131,6 +168,9 @@ class PoolConfig:
     identities: tuple[IdentitySpec, ...]
     notify: Notify = Notify()
     breaker: int = MOST
+    access: Access | None = None
+    members: tuple[MemberSpec, ...] = ()
+    turns_at_once: int | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -142,11 +182,15 @@ class PoolConfig:
         """The table of that name."""
         return next((spec for spec in self.identities if spec.name == name), None)
 
+    def member(self, name: str) -> MemberSpec | None:
+        """The table of the member of that name."""
+        return next((spec for spec in self.members if spec.name == name), None)
+
 
 class Problem(NamedTuple):
     """One thing that is wrong with the configuration.
 
-    ``line`` is None where the file as a whole is meant. ``key`` counts identities from 1
+    ``line`` is None where the file as a whole is meant. ``key`` counts identities and members from 1
     (``identity[2].token``), or names an option. ``remedy`` says what mends it.
     """
 

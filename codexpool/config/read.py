@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from codexpool.config.checks import Checks, choice, kind
 from codexpool.config.identities import read_identities
-from codexpool.config.layout import Layout
-from codexpool.config.model import ConfigError, Notify, PoolConfig, Problem, shown
+from codexpool.config.layout import KeyPath, Layout
+from codexpool.config.members import read_members
+from codexpool.config.model import Access, ConfigError, Notify, PoolConfig, Problem, shown
 from codexpool.files import UnusableError, read_private
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 
-FILE_KEYS = ("pool", "identity")
-POOL_KEYS = ("selection", "notify", "breaker")
+FILE_KEYS = ("pool", "identity", "member")
+POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once")
 NOTIFY_KEYS = ("command", "webhook")
+
+Word = TypeVar("Word", bound=StrEnum)
 
 _WHERE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")
 
@@ -49,23 +53,27 @@ def parse(text: str, path: Path) -> PoolConfig:
     checks.known(("pool",), pool, POOL_KEYS)
     config = PoolConfig(
         path,
-        _selection(checks, pool.get("selection", Selection.HEADROOM)),
+        _word(checks, ("pool", "selection"), pool.get("selection"), Selection) or Selection.HEADROOM,
         tuple(read_identities(checks, document.get("identity", []))),
         _notify(checks, pool["notify"]) if "notify" in pool else Notify(),
         checks.number(("pool", "breaker"), pool.get("breaker", MOST), MOST, least=1),
+        _word(checks, ("pool", "access"), pool.get("access"), Access),
+        tuple(read_members(checks, document.get("member", []))),
+        checks.bound(("pool", "turns_at_once"), pool.get("turns_at_once")),
     )
     if checks.problems:
         raise ConfigError(sorted(checks.problems, key=lambda problem: problem.line or 0))
     return config
 
 
-def _selection(checks: Checks, value: object) -> Selection:
+def _word(checks: Checks, at: KeyPath, value: object, words: type[Word]) -> Word | None:
+    """One of a few words; None where nothing is said, or none of them."""
     try:
-        return Selection(value)  # type: ignore[arg-type]
+        return None if value is None else words(value)  # type: ignore[arg-type]
     except ValueError:
         found = shown(value) if isinstance(value, str) else kind(value)
-        checks.problem(("pool", "selection"), f"is {found}", choice(value, list(Selection)))
-        return Selection.HEADROOM
+        checks.problem(at, f"is {found}", choice(value, list(words)))
+        return None
 
 
 def _notify(checks: Checks, value: object) -> Notify:

@@ -1,8 +1,8 @@
-"""The ``[[identity]]`` tables of a pool.toml's text: one added or removed, one of its keys set or taken out.
+"""The ``[[identity]]`` and ``[[member]]`` tables of a pool.toml's text: one added or removed, or one of its keys.
 
-This is done on the text and not through tomlkit's documents: tomlkit puts a new key of an ``[[identity]]`` table
-behind the comments that follow it, and its removal does not give back the same bytes. What was done is checked by
-reading both texts: they may differ in what was asked for, and in nothing else.
+This is done on the text and not through tomlkit's documents: tomlkit puts a new key of such a table behind the
+comments that follow it, and its removal does not give back the same bytes. What was done is checked by reading both
+texts: they may differ in what was asked for, and in nothing else.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import tomlkit
 
 from codexpool.config.layout import Entry, Header, KeyPath, Layout
 from codexpool.config.model import shown
+from codexpool.config.named import Table
 
 Value = str | bool | Sequence[str] | Mapping[str, "Value"] | int
 """What a key can be set to. A raw TOML literal (a time) is a `Literal`."""
@@ -31,12 +33,12 @@ class UneditableError(ValueError):
     """A text that cannot be edited as asked; the message says why."""
 
 
-def with_key(text: str, name: str, key: str, value: Value) -> str:
-    """``text`` with ``key`` in the table of identity ``name``, in place of one that is there already.
+def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDENTITY) -> str:
+    """``text`` with ``key`` in the table of that name, in place of one that is there already.
 
-    Raises UneditableError if the text is no TOML or has no such identity.
+    Raises UneditableError if the text is no TOML or has no such table.
     """
-    at = identity_at(text, name)
+    at = table_at(text, name, of)
     layout = Layout(text)
     if present := layout.entry((*at, key)):
         result = text[: present.value] + toml(value) + text[present.end :]
@@ -46,34 +48,34 @@ def with_key(text: str, name: str, key: str, value: Value) -> str:
     return result
 
 
-def without_key(text: str, name: str, key: str) -> str:
-    """``text`` without that key of identity ``name``: the very text it was before the key was set.
+def without_key(text: str, name: str, key: str, of: Table = Table.IDENTITY) -> str:
+    """``text`` without that key of the table of that name: the very text it was before the key was set.
 
-    Raises UneditableError if the text is no TOML or has no such identity.
+    Raises UneditableError if the text is no TOML or has no such table.
     """
-    at = identity_at(text, name)
+    at = table_at(text, name, of)
     result = _without(text, (*at, key))
     _check(text, result, at, key, there=False)
     return result
 
 
-def with_identity(text: str, table: Mapping[str, Value]) -> str:
-    """``text`` with one more identity at its end.
+def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
+    """``text`` with one more table of an array at its end.
 
-    Raises UneditableError if the text is no TOML, or has its identities in an inline array.
+    Raises UneditableError if the text is no TOML, or has these tables in an inline array.
     """
     before = _read(text)
     newline = "\r\n" if "\r\n" in text and not re.search(r"(?<!\r)\n", text) else "\n"
     width = max(map(len, table))
-    lines = ["[[identity]]", *(f"{key:{width}} = {toml(value)}" for key, value in table.items())]
+    lines = [f"[[{of}]]", *(f"{key:{width}} = {toml(value)}" for key, value in table.items())]
     start = text if not text or text.endswith("\n") else text + newline
     result = start + (newline if start.strip() else "") + newline.join(lines) + newline
     try:
         after = _read(result)
     except UneditableError:
-        raise UneditableError("has its identities in an inline array") from None
-    if after.get("identity", [])[:-1] != before.get("identity", []) or _others(before) != _others(after):
-        raise UneditableError("the identity cannot be added without changing something else")
+        raise UneditableError(f"has its {of} tables in an inline array") from None
+    if after.get(of, [])[:-1] != before.get(of, []) or _others(before, of) != _others(after, of):
+        raise UneditableError(f"the {of} cannot be added without changing something else")
     return result
 
 
@@ -82,23 +84,29 @@ def without_identity(text: str, name: str) -> str:
 
     Raises UneditableError if the text is no TOML, has no such identity, or has it in an inline array.
     """
-    at = identity_at(text, name)
+    of = Table.IDENTITY
+    at = table_at(text, name, of)
     before = _read(text)
     result = _without(text, at)
     after = _read(result)
-    del before["identity"][at[1]]
-    if after.get("identity", []) != before["identity"] or _others(before) != _others(after):
+    del before[of][at[1]]
+    if after.get(of, []) != before[of] or _others(before, of) != _others(after, of):
         raise UneditableError("the identity cannot be removed without changing something else")
     return result
 
 
-def identity_at(text: str, name: str) -> KeyPath:
-    """The way to the table of identity ``name``. Raises UneditableError if there is none."""
-    identities = _read(text).get("identity")
-    for index, table in enumerate(identities if isinstance(identities, list) else []):
+def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
+    """The way to the table of that name. Raises UneditableError if there is none."""
+    tables = _read(text).get(of)
+    for index, table in enumerate(tables if isinstance(tables, list) else []):
         if isinstance(table, dict) and table.get("name") == name:
-            return ("identity", index)
-    raise UneditableError(f"there is no identity {shown(name)}")
+            return (of, index)
+    raise UneditableError(f"there is no {of} {shown(name)}")
+
+
+def time_literal(at: datetime) -> Literal:
+    """A time with its zone as pool.toml has it: UTC, to the second."""
+    return Literal(f"{at.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z")
 
 
 def toml(value: Value) -> str:
@@ -122,7 +130,7 @@ def _inserted(text: str, at: KeyPath, assignment: str) -> str:
     layout = Layout(text)
     name = layout.entry((*at, "name"))
     if name is None:
-        raise UneditableError("the table of the identity was not found")
+        raise UneditableError(f"the table of the {at[0]} was not found")
     last = layout.neighbours(name)[-1]
     if last.inline:
         return f"{text[: last.end]}, {assignment}{text[last.end :]}"
@@ -175,17 +183,17 @@ def _lines(text: str, start: int, end: int) -> tuple[int, int]:
     return text.rfind("\n", 0, start) + 1, len(text) if newline < 0 else newline + 1
 
 
-def _check(before: str, after: str, at: KeyPath, key: str, *, there: bool) -> None:
-    """Refuse a text in which anything but one key of the identity at ``at`` is other than it was."""
+def _check(before: str, after: str, at: tuple[Table, int], key: str, *, there: bool) -> None:
+    """Refuse a text in which anything but one key of the table at ``at`` is other than it was."""
     old, new = _read(before), _read(after)
-    index = at[1]
-    old["identity"][index].pop(key, None)
-    if (new["identity"][index].pop(key, None) is not None) != there or old != new:
+    of, index = at
+    old[of][index].pop(key, None)
+    if (new[of][index].pop(key, None) is not None) != there or old != new:
         raise UneditableError(f"{key} cannot be changed without changing something else")
 
 
-def _others(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key != "identity"}
+def _others(document: dict[str, Any], of: Table) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != of}
 
 
 def _read(text: str) -> dict[str, Any]:

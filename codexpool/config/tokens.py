@@ -25,6 +25,7 @@ from codexpool.credentials.pat import PREFIX, Pat
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.files import UnusableError, read_private
+from codexpool.members import keys
 
 Keyring = Callable[[str, str], str]
 """Service and user in, secret out. Raises UnusableError, and PendingError where it is not known yet."""
@@ -135,6 +136,8 @@ def _from_auth_json(path: Path, endpoint: TokenEndpoint) -> Credential:
         login = auth_json.parse(read_private(path))
     except UnusableError as error:
         raise UnusableError(f"{path} {error.what}", error.remedy) from None
+    token = login if isinstance(login, Bearer) else login.access
+    _refuse_member_key(token.token, f"the token in {path}")
     return Pat(login) if isinstance(login, Bearer) else OAuth(path, login, endpoint)
 
 
@@ -145,4 +148,12 @@ def _pat(token: str, what: str) -> Pat:
         raise UnusableError(f"{what} has white space in it", "use the token as it is, without spaces or line ends")
     if token == PREFIX or not (token.isascii() and token.isprintable()):
         raise UnusableError(f"{what} is not a whole token", "copy it again; it is ASCII letters, digits and signs")
+    _refuse_member_key(token, what)
     return Pat(Bearer.of(token))
+
+
+def _refuse_member_key(token: str, what: str) -> None:
+    """What opens this pool, or another one, is never sent to a backend."""
+    if token.startswith(keys.PREFIX):
+        remedy = "a client sets it as CODEX_ACCESS_TOKEN; give the identity a token of its own account"
+        raise UnusableError(f"{what} is the key of a member of a pool", remedy)

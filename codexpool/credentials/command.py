@@ -14,6 +14,7 @@ from typing import Final
 
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
+from codexpool.members.keys import PREFIX
 from codexpool.pool.identity import Kind
 
 TIMEOUT_MS: Final = 5_000
@@ -129,6 +130,8 @@ def _checked(printed: bytearray, said: bytearray, name: str) -> str:
         raise NoTokenNowError(
             f"{name} has printed something that is no token ({len(token)} characters){_quoted(said)}"
         )
+    if token.startswith(PREFIX):
+        raise NoTokenNowError(f"{name} has printed the key of a member of a pool, which no identity speaks with")
     return token
 
 

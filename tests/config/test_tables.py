@@ -1,15 +1,16 @@
-"""Identities come and go, and their keys; everything else of the text stays."""
+"""Identities and members come and go, and their keys; everything else of the text stays."""
 
 from __future__ import annotations
 
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codexpool.config.layout import Layout
-from codexpool.config.tables import UneditableError, Value, with_identity, with_key, without_identity, without_key
+from codexpool.config.named import Table
+from codexpool.config.tables import UneditableError, Value, with_key, with_table, without_identity, without_key
 from tests.config.texts import Written, pool_texts
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -25,17 +26,28 @@ def has_headers(text: str) -> bool:
     return any(header.path[:1] == ("identity",) for header in Layout(text).headers)
 
 
-@given(pool_texts(), VALUES, st.data())
+@given(pool_texts(members=1), VALUES, st.sampled_from(Table), st.data())
 def test_a_key_set_and_taken_out_again_leaves_the_same_text(
-    written: Written, value: Value, data: st.DataObject
+    written: Written, value: Value, of: Table, data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(written.names))
-    index = written.names.index(name)
+    name = data.draw(st.sampled_from(written.of(of)))
+    index = written.of(of).index(name)
 
-    text = with_key(written.text, name, "paused", value)
+    text = with_key(written.text, name, "revoked", value, of)
 
-    assert tomllib.loads(text)["identity"][index]["paused"] == value
-    assert without_key(text, name, "paused") == written.text
+    assert tomllib.loads(text)[of][index]["revoked"] == value
+    assert without_key(text, name, "revoked", of) == written.text
+
+
+@settings(max_examples=40)
+@given(pool_texts(members=2), st.data())
+def test_a_members_key_is_exchanged_in_place_and_no_other_byte_changes(written: Written, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(written.members))
+    old = tomllib.loads(written.text)["member"][written.members.index(name)]["key"]
+
+    text = with_key(written.text, name, "key", "sha256:new", Table.MEMBER)
+
+    assert text == written.text.replace(f"'{old}'", '"sha256:new"')
 
 
 @given(pool_texts(), st.data())
@@ -51,10 +63,20 @@ def test_a_token_is_replaced_in_place_whatever_it_looked_like(written: Written, 
     assert after == before
 
 
+@settings(max_examples=40)
+@given(pool_texts(members=1), st.sampled_from(["sha256:x", "a\nb"]))
+def test_a_member_is_added_at_the_end_whatever_is_before_it(written: Written, key: str) -> None:
+    text = with_table(written.text, {"name": "new-one", "key": key}, Table.MEMBER)
+
+    assert text.startswith(written.text)
+    assert tomllib.loads(text)["member"][-1] == {"name": "new-one", "key": key}
+    assert tomllib.loads(text)["identity"] == tomllib.loads(written.text)["identity"]
+
+
 @given(pool_texts())
 def test_an_identity_is_added_at_the_end_and_removed_again(written: Written) -> None:
     try:
-        text = with_identity(written.text, {"name": "new-one", "token": "at-test-x"})
+        text = with_table(written.text, {"name": "new-one", "token": "at-test-x"}, Table.IDENTITY)
     except UneditableError:  # identities in an inline array are a person's to edit
         assert not has_headers(written.text)
         return
@@ -93,9 +115,22 @@ def test_what_cannot_be_edited_safely_is_left_to_a_person(text: str) -> None:
     with pytest.raises(UneditableError):
         without_identity(text, "a")
     with pytest.raises(UneditableError, match="inline array"):
-        with_identity(text, {"name": "c"})
+        with_table(text, {"name": "c"}, Table.IDENTITY)
 
 
 def test_line_ends_are_those_of_the_file() -> None:
     text = '[[identity]]\r\nname = "a"\r\ntoken = "x"\r\n'
-    assert with_identity(text, {"name": "b"}) == f'{text}\r\n[[identity]]\r\nname = "b"\r\n'
+    assert with_table(text, {"name": "b"}, Table.IDENTITY) == f'{text}\r\n[[identity]]\r\nname = "b"\r\n'
+
+
+def test_the_first_member_follows_the_identities() -> None:
+    text = '[[identity]]\nname = "a"\ntoken = "x" # mine'
+    added = with_table(text, {"name": "ann", "key": "sha256:0", "turns_a_day": 5}, Table.MEMBER)
+    assert added == f'{text}\n\n[[member]]\nname        = "ann"\nkey         = "sha256:0"\nturns_a_day = 5\n'
+
+
+def test_a_member_and_an_identity_of_one_name_are_told_apart() -> None:
+    text = '[[identity]]\nname = "a"\n[[member]]\nname = "a"\n'
+    assert with_key(text, "a", "turns_a_day", 5, Table.MEMBER) == f"{text}turns_a_day = 5\n"
+    with pytest.raises(UneditableError, match=r'there is no member "b"'):
+        with_key(text, "b", "turns_a_day", 5, Table.MEMBER)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config import PoolConfig, Problem, Resolved, Sources, load, parse, resolve
+from codexpool.config import Access, PoolConfig, Problem, Resolved, Sources, load, parse, resolve
 from codexpool.config.keyrings import CachedKeyring
 from codexpool.credentials.pat import Pat
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.files import UnusableError
+from codexpool.members.keys import new_key
 from tests.config.conftest import WritePrivate
 
 GOOD = "at-test-0123456789abcdef"
@@ -139,6 +140,26 @@ def test_a_token_file_without_a_token_leaves_out_its_identity(
     assert OTHER not in str(problem)
 
 
+def test_a_member_key_is_no_identitys_token_wherever_it_stands(write: WritePrivate) -> None:
+    key = new_key()
+    folder = write("token", key).parent
+    write("auth.json", json.dumps({"personal_access_token": key}))
+    found = [
+        left_out(f'"{key}"'),
+        left_out('{ env = "SPARE" }', {"SPARE": key}),
+        left_out('{ file = "token" }', folder=folder),
+    ]
+    in_keyring = pool(f'"{GOOD}"', '{ keyring = "codexpool" }')
+    found += resolve(in_keyring, sources(keyring={("codexpool", "i2"): key})).problems
+    in_auth_json = parse('[[identity]]\nname = "a"\nauth_json = "auth.json"', folder / "pool.toml")
+    found += resolve(in_auth_json, sources()).problems
+
+    assert len(found) == 5
+    for problem in found:
+        assert "is the key of a member of a pool" in problem.what
+        assert key not in str(problem)
+
+
 def test_a_token_file_that_is_not_there_leaves_out_its_identity(tmp_path: Path) -> None:
     assert "there is no such file" in left_out('{ file = "none" }', folder=tmp_path).what
     (tmp_path / "folder").mkdir()
@@ -172,12 +193,8 @@ def test_the_example_loads(write: WritePrivate) -> None:
 
 def test_the_example_holds_with_all_it_comments_out(monkeypatch: pytest.MonkeyPatch) -> None:
     example = Path(__file__).parents[2] / "config" / "pool.example.toml"
-    setting = re.compile(r"# (\[\[identity\]\]$|(name|token|auth_json|account_id|user_id|expires|paused|notify) *= )")
-    setting_of_ours = re.compile(r"# needs_replacement = ")
-    lines = [
-        line.removeprefix("# ") if setting.match(line) or setting_of_ours.match(line) else line
-        for line in example.read_text().splitlines()
-    ]
+    setting = re.compile(r"# (\[\[(identity|member)\]\]$|[a-z_]+ *= )")
+    lines = [line.removeprefix("# ") if setting.match(line) else line for line in example.read_text().splitlines()]
     config = parse("\n".join(lines), example)
     names = ["work", "spare", "third", "fourth", "login", "sso", "careful"]
     assert [identity.name for identity in config.identities] == names
@@ -187,3 +204,10 @@ def test_the_example_holds_with_all_it_comments_out(monkeypatch: pytest.MonkeyPa
     assert careful.flag
     assert careful.paused
     assert careful.expires_at
+    assert (config.access, config.turns_at_once) == (Access.MEMBERS, 40)
+    [ann] = config.members
+    assert ann.previous
+    assert ann.expires_at
+    assert ann.revoked_at
+    assert ann.identities == ("team-*", "spare")
+    assert (ann.turns_at_once, ann.turns_a_day) == (3, 500)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
+
+from codexpool.config.named import Table
 
 NAMES = st.text("abcXYZ019-_.", min_size=1, max_size=12).filter(lambda name: not name.lower().startswith("at-"))
 COMMENT_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=30)
@@ -21,10 +24,15 @@ TOKENS = st.text("abcdef0123456789", min_size=4, max_size=20).map("at-test-".__a
 
 @dataclass(frozen=True)
 class Written:
-    """A text and the names of its identities, in order."""
+    """A text and the names of its identities and of its members, in order."""
 
     text: str
     names: list[str]
+    members: list[str] = field(default_factory=list)
+
+    def of(self, table: Table) -> list[str]:
+        """The names of one kind of table."""
+        return self.names if table is Table.IDENTITY else self.members
 
 
 @st.composite
@@ -77,6 +85,25 @@ def tables(draw: st.DrawFn, name: str) -> list[str]:
 
 
 @st.composite
+def member_tables(draw: st.DrawFn, name: str) -> list[str]:
+    """A ``[[member]]`` table, its lines."""
+    indent = draw(st.sampled_from(["", "", "  ", "\t"]))
+    hashed = hashlib.sha256(name.encode()).hexdigest()
+    entries = [
+        f"{draw(key('name'))}{draw(EQUALS)}{draw(quoted(name))}",
+        f"{draw(key('key'))}{draw(EQUALS)}'sha256:{hashed}'",
+        *draw(
+            st.sampled_from([[], ['identities = ["a", # ]\n\t"b*"]'], ["turns_at_once = 3", "expires=2027-01-31"]])
+        ),
+    ]
+    lines = [f"{indent}[[{draw(key('member'))}]]{draw(endings())}"]
+    for entry in draw(st.permutations(entries)):
+        lines += draw(fillers())
+        lines.append(f"{indent}{entry}{draw(endings())}")
+    return [*lines, *draw(fillers())]
+
+
+@st.composite
 def endings(draw: st.DrawFn) -> str:
     """What may stand behind a value or header on its line."""
     return draw(SPACES) + draw(st.one_of(st.just(""), COMMENTS))
@@ -95,8 +122,11 @@ def inline_tables(draw: st.DrawFn, name: str) -> str:
 
 
 @st.composite
-def pool_texts(draw: st.DrawFn) -> Written:
+def pool_texts(draw: st.DrawFn, members: int = 0) -> Written:
+    """Texts with some identities, and that many members, which may have the names of identities."""
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    also = draw(st.lists(st.sampled_from(names) | NAMES, min_size=members, max_size=members, unique=True))
+    left = list(also)
     lines = draw(fillers())
     if draw(st.booleans()):
         separator = draw(st.sampled_from([", ", ",", ",\n  ", " , # ] }\n"]))
@@ -110,7 +140,11 @@ def pool_texts(draw: st.DrawFn) -> Written:
             lines += [draw(st.sampled_from(["[pool]", "[ pool ]"])) + draw(endings()), *draw(fillers())]
             lines += [f"{draw(key('selection'))}{draw(EQUALS)}'round-robin'{draw(endings())}", *draw(fillers())]
         for name in names:
+            if draw(st.booleans()) and left:
+                lines += draw(member_tables(left.pop(0)))
             lines += draw(tables(name))
+    for name in left:
+        lines += draw(member_tables(name))
     text = "\n".join(lines) + draw(st.sampled_from(["\n", "\n\n", ""]))
     newline = draw(st.sampled_from(["\n", "\r\n"]))
-    return Written(text.replace("\n", newline), names)
+    return Written(text.replace("\n", newline), names, also)
