@@ -1,0 +1,190 @@
+"""One greedy member among many: how long the turns of each wait. `python -m benchmarks.fairness`.
+
+The turnstile is the real one, and the clock goes ahead by itself. The n-th turn of a client takes as long on both
+sides, but whoever waits longer asks for fewer of them. "First come" is what the turnstile makes of members that it
+does not know apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from codexpool.members.turnstile import Ticket, Turnstile
+from tests.timetravel import TimeTravelLoop
+
+HOUR: Final = 3600.0
+PATIENCE: Final = 365 * 24 * HOUR
+"""Seconds: nobody gives up, so that each wait is measured to its end."""
+
+GREEDY: Final = "greedy"
+FIRST_COME, ROUND_ROBIN = "first come", "round robin"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated; times in seconds. The greedy member always asks for ``greedy`` turns at once, the others for
+    one after another, and think in between."""
+
+    seed: int = 1
+    members: int = 20
+    places: int = 10
+    greedy: int = 200
+    hours: float = 8.0
+    takes: float = 15.0
+    """A turn, in the median..."""
+    spread: float = 0.8
+    """...the sigma of its lognormal distribution..."""
+    longest: float = 120.0
+    """...and at most."""
+    thinks: float = 60.0
+    """On average."""
+
+    @property
+    def bound(self) -> float:
+        """The longest that the first turn of a member may wait in round robin (see `codexpool.members.turnstile`)."""
+        return math.ceil(self.members / self.places) * self.longest
+
+    def at_its_worst(self) -> Setting:
+        """Every turn takes as long as one may, and nobody ever thinks."""
+        return replace(self, takes=self.longest, spread=0.0, thinks=0.0)
+
+
+@dataclass
+class Waits:
+    """Seconds that each turn has waited."""
+
+    side: str
+    greedy: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+
+
+class Simulation:
+    """A day of one pool. All turns that were asked for within its hours are served."""
+
+    def __init__(self, setting: Setting, side: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._setting = setting
+        self._loop = loop
+        self._turnstile = Turnstile(setting.places)
+        self.waits = Waits(side)
+
+    async def run(self) -> None:
+        others = [f"m{number}" for number in range(1, self._setting.members)]
+        begun = [self._asks(GREEDY, number, 0.0, self.waits.greedy) for number in range(self._setting.greedy)]
+        begun += [self._asks(name, 0, self._setting.thinks, self.waits.others) for name in others]
+        await asyncio.gather(*begun)
+
+    async def _asks(self, name: str, number: int, thinks: float, waits: list[float]) -> None:
+        """One turn after another."""
+        setting, loop = self._setting, self._loop
+        chance = random.Random(f"{setting.seed} {name} {number}")
+        known_as = name if self.waits.side == ROUND_ROBIN else ""
+        while loop.time() < setting.hours * HOUR:
+            if thinks:
+                await asyncio.sleep(chance.expovariate(1 / thinks))
+            came = loop.time()
+            ticket = await self._turnstile.wait(known_as, None, PATIENCE)
+            assert isinstance(ticket, Ticket)
+            waits.append(loop.time() - came)
+            await asyncio.sleep(min(setting.longest, setting.takes * chance.lognormvariate(0, setting.spread)))
+            ticket.leave()
+
+
+def simulated(setting: Setting, side: str) -> Waits:
+    """What everybody has waited, on one side."""
+    loop = TimeTravelLoop(0.0)
+    try:
+        simulation = Simulation(setting, side, loop)
+        loop.run_until_complete(simulation.run())
+    finally:
+        loop.close()
+    return simulation.waits
+
+
+# -- the report
+
+
+def summed_up(waits: Sequence[float]) -> tuple[float, float, float]:
+    """The median, what 95 in 100 are within, and the maximum."""
+    ranked = sorted(waits)
+    return ranked[len(ranked) // 2], ranked[int(len(ranked) * 0.95)], ranked[-1]
+
+
+def row(title: str, numbers: Sequence[float], unit: str, end: str = "") -> str:
+    return f"{title:28}" + "".join(f"{number:9.2f} {unit}" for number in numbers) + end
+
+
+def report(setting: Setting) -> None:
+    """Print both sides of a setting, and their ratios."""
+    sides = [simulated(setting, side) for side in (FIRST_COME, ROUND_ROBIN)]
+    print(f"{'waiting':28}{'median':>11}{'95 %':>11}{'max':>11}{'turns':>9}")
+    for who in ("greedy", "others"):
+        found = {side.side: summed_up(getattr(side, who)) for side in sides}
+        for side in sides:
+            print(row(f"{who}, {side.side}", found[side.side], "s", f"{len(getattr(side, who)):9}"))
+        pairs = zip(found[FIRST_COME], found[ROUND_ROBIN], strict=True)
+        print(row(f"{who}, ratio", [first / second if second else math.inf for first, second in pairs], "x"))
+    longest = max(sides[1].others)
+    held = "yes" if longest <= setting.bound else "NO"
+    print(
+        f"bound: {setting.members} members / {setting.places} places, turns of {setting.longest:g} s at most: "
+        f"{setting.bound:g} s; the others' longest wait: {longest:.2f} s; within: {held}\n"
+    )
+
+
+def cost(call: Callable[[], object], repeat: int = 200_000) -> float:
+    """Nanoseconds of a call, in the processor's time: the best of five rounds."""
+    rounds = []
+    for _ in range(5):
+        begun = time.process_time()
+        for _ in range(repeat):
+            call()
+        rounds.append((time.process_time() - begun) / repeat * 1e9)
+    return min(rounds)
+
+
+def costs() -> None:
+    """What a turn pays that does not wait."""
+
+    def through(turnstile: Turnstile, at_once: int | None) -> Callable[[], None]:
+        def call() -> None:
+            if (ticket := turnstile.enter("ann", at_once)) is not None:
+                ticket.leave()
+
+        return call
+
+    print(f"enter and leave, without bounds: {cost(through(Turnstile(), None)):.0f} ns")
+    print(f"enter and leave, with both:      {cost(through(Turnstile(40), 3)):.0f} ns")
+    print(f"enter, where there is no place:  {cost(through(Turnstile(0), 3)):.0f} ns")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
+    default = Setting()
+    parser.add_argument("--seed", type=int, default=default.seed, help="which day (%(default)s)")
+    parser.add_argument("--members", type=int, default=default.members, help="%(default)s")
+    parser.add_argument("--places", type=int, default=default.places, help="turns_at_once of the pool (%(default)s)")
+    parser.add_argument(
+        "--greedy", type=int, default=default.greedy, help="turns of one member at once (%(default)s)"
+    )
+    parser.add_argument("--hours", type=float, default=default.hours, help="%(default)s")
+    setting = Setting(**vars(parser.parse_args(arguments)))
+    print(
+        f"{setting.members} members, {setting.places} places; one is greedy with {setting.greedy} turns at once; "
+        f"{setting.hours:g} hours; seed {setting.seed}\n"
+    )
+    print(f"turns of {setting.takes:g} s in the median, {setting.thinks:g} s between two of the others\n")
+    report(setting)
+    print("as hard as it can be: every turn takes the longest, and nobody ever thinks\n")
+    report(setting.at_its_worst())
+    costs()
+
+
+if __name__ == "__main__":
+    main()

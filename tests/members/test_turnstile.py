@@ -1,0 +1,186 @@
+"""Turns of many members at the places of a pool: nobody is starved, and no place is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from benchmarks.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
+from codexpool.members.turnstile import Bound, Turnstile
+from tests.members.by_hand import LONG, Pool
+
+# -- who is let in
+
+
+def test_without_bounds_nobody_waits_and_nothing_is_kept_of_those_who_were_there() -> None:
+    turnstile = Turnstile()
+    tickets = [turnstile.enter(f"m{number}", None) for number in range(1000)]
+    for ticket in tickets:
+        assert ticket is not None
+        ticket.leave()
+
+    assert vars(turnstile) == vars(Turnstile())
+
+
+def test_members_who_wait_are_served_in_turn_and_each_member_first_come_first_served() -> None:
+    pool = Pool(1)
+    turns = pool.asks("a", "a", "a", "a", "b", "c", "b", "")
+
+    served = list(pool.leave_one_by_one(turns))
+
+    assert [turn.who for turn in served] == ["a", "b", "c", "", "a", "b", "a"]
+    assert [turn for turn in served if turn.who == "a"] == turns[1:4]
+    assert [turn for turn in served if turn.who == "b"] == [turns[4], turns[6]]
+
+
+def test_a_member_at_its_own_bound_waits_and_keeps_nobody_else_out() -> None:
+    pool = Pool(3)
+    first, second = pool.asks("a", "a", at_once=1)
+    other = pool.ask("b")
+
+    assert [first.is_let_in, second.is_let_in, other.is_let_in] == [True, False, True]
+    assert pool.turnstile.enter("b", None) is not None
+    first.leave()
+    pool.loop.settle()
+    assert pool.heard(second)
+    assert second.is_let_in
+
+
+def test_a_member_that_was_at_its_own_bound_has_kept_its_place_among_the_others() -> None:
+    pool = Pool(2)
+    (first, _), (_, waits) = (pool.asks("a", "b"), pool.asks("a", "b", at_once=1))
+    assert not waits.is_let_in
+    later = pool.asks("c", "d")
+    first.leave()
+    pool.loop.settle()
+
+    assert [pool.heard(turn) for turn in later] == [False, False]
+
+
+def test_a_new_turn_overtakes_none_of_its_own_member() -> None:
+    pool = Pool()
+    pool.ask("a", at_once=1)
+    waits = pool.ask("a", at_once=1)
+
+    assert pool.turnstile.enter("a", 1) is None
+    later = pool.ask("a", at_once=2)
+    pool.loop.settle()
+    assert (pool.heard(waits), waits.is_let_in, later.is_let_in) == (True, True, False)
+
+
+def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_until_there_is_room() -> None:
+    pool = Pool(1)
+    turns = pool.asks("a", "b", "c", "d")
+
+    pool.turnstile.at_once = 3
+    pool.loop.settle()
+    assert [pool.heard(turn) for turn in turns] == [False, True, True, False]
+
+    pool.turnstile.at_once = 1
+    for turn in turns[:2]:
+        turn.leave()
+        pool.loop.settle()
+        assert not pool.heard(turns[3])
+    turns[2].leave()
+    pool.loop.settle()
+    assert pool.heard(turns[3])
+
+
+def test_a_pool_without_a_bound_any_more_lets_everybody_in() -> None:
+    pool = Pool(1)
+    turns = pool.asks("a", "b", "b", "c")
+    pool.turnstile.at_once = None
+    pool.loop.settle()
+
+    assert [pool.heard(turn) for turn in turns] == [False, True, True, True]
+
+
+# -- who leaves, and when
+
+
+def test_a_place_is_given_back_once_however_often_that_is_said() -> None:
+    pool = Pool(2)
+    turns = pool.asks("a", "a", "b", "c")
+    for _ in range(3):
+        turns[0].leave()
+    pool.loop.settle()
+
+    assert [pool.heard(turn) for turn in turns[2:]] == [True, False]
+    assert pool.turnstile.under_way("a") == 1
+
+
+def test_whoever_goes_away_while_it_waits_costs_nobody_a_place() -> None:
+    pool = Pool(1)
+    first, gone, other = pool.asks("a", "b", "c")
+    assert gone.task is not None
+    gone.task.cancel()
+    first.leave()  # before the one that is gone has heard that it is
+    pool.loop.settle()
+
+    assert gone.task.cancelled()
+    assert pool.heard(other)
+    assert other.is_let_in
+
+
+def test_whoever_goes_away_just_as_it_is_let_in_gives_its_place_to_the_next() -> None:
+    pool = Pool(1)
+    first, gone, other = pool.asks("a", "b", "c")
+    assert gone.task is not None
+    first.leave()
+    assert pool.turnstile.under_way("b") == 1
+    gone.task.cancel()
+    pool.loop.settle()
+
+    assert gone.task.cancelled()
+    assert pool.heard(other)
+    assert [pool.turnstile.under_way(who) for who in "abc"] == [0, 0, 1]
+
+
+def test_a_wait_that_is_closed_unfinished_leaves_nobody_in_line() -> None:
+    pool = Pool(0)
+    asyncio._set_running_loop(pool.loop)
+    waiting = pool.turnstile.wait("a", None, LONG)
+    waiting.send(None)
+    waiting.close()
+    asyncio._set_running_loop(None)
+
+    assert vars(pool.turnstile) == vars(Turnstile(0))
+    assert all(timer.cancelled() for timer in pool.loop.timers)
+
+
+@pytest.mark.parametrize("own", [None, 1])
+def test_whoever_has_waited_its_time_is_told_which_bound_is_met(own: int | None) -> None:
+    pool = Pool(2)
+    pool.asks("a", "b")
+    late, patient = pool.ask("a", own, seconds=3), pool.ask("a", own, seconds=4)
+    pool.loop.passes(3)
+    pool.loop.settle()
+
+    assert (pool.heard(late), pool.heard(patient)) == (True, False)
+    assert late.bound is (Bound.POOL if own is None else Bound.MEMBER)
+
+
+def test_a_time_that_is_over_just_as_the_turn_is_let_in_is_not_over() -> None:
+    pool = Pool(1)
+    first, waits = pool.ask("a"), pool.ask("b", seconds=3)
+    pool.loop.passes(3)
+    first.leave()
+    pool.loop.settle()
+
+    assert pool.heard(waits)
+    assert waits.is_let_in
+    assert pool.turnstile.under_way("b") == 1
+
+
+# -- the bound of waiting
+
+
+@pytest.mark.parametrize(("members", "places"), [(2, 1), (5, 2), (6, 3), (7, 10), (20, 10)])
+def test_a_greedy_member_makes_nobody_wait_longer_than_the_stated_bound(members: int, places: int) -> None:
+    setting = Setting(members=members, places=places, greedy=5 * members, hours=0.5)
+    for each in (setting, setting.at_its_worst()):
+        in_turn = simulated(each, ROUND_ROBIN)
+        assert max(in_turn.others) <= math.ceil(members / places) * each.longest == each.bound
+        assert max(simulated(each, FIRST_COME).others) > max(in_turn.others)
