@@ -14,6 +14,7 @@ from codexpool.config import PoolConfig
 from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
+from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import Because
@@ -31,6 +32,7 @@ class StillKeeper(Keeper):
         self.hosts = frozenset({"chatgpt.com"})
         self.config: PoolConfig | None = None
         self.pool = Pool()
+        self.ledger = Ledger(lambda account, spent: None)
         self.reset()
 
     def reset(self) -> None:

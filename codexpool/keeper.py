@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from codexpool import backend, sharing
+from codexpool.clock import Clock
 from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved, Watcher
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.custody import Custody
 from codexpool.following import Following
+from codexpool.members.ledger import Ledger
 from codexpool.memory import Memory
 from codexpool.notices import Notices
 from codexpool.pool.identity import RETURNING, Asked, Condition, Evidence, Identity, IdentityKey, Status, clock
@@ -53,10 +55,17 @@ class Keeper:
         self.config: PoolConfig | None = None
         self.hosts = frozenset({backend.HOST})
         """The hosts that identities are or were served from, and the one every client asks first."""
+        self.clock = Clock()
+        """How far this machine's clock is from the backend's."""
         self._tasks = Tasks()
         self._memory = Memory(open_state, self._tasks)
+        self.ledger = Ledger(self._memory.spent)
+        """Who has used what."""
         self._custody = Custody(
-            self.pool, self._tasks, self._memory, self._tasks.spawn(asyncio.to_thread(_api, route, environ))
+            self.pool,
+            self._tasks,
+            self._memory,
+            self._tasks.spawn(asyncio.to_thread(_api, route, environ, self.clock)),
         )
         self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
         self._notices = Notices(route, self._tasks, self._memory.claim)
@@ -126,6 +135,7 @@ class Keeper:
 
     def start(self, config: PoolConfig, watcher: Watcher) -> None:
         """Take over a configuration, and follow its files. ``watcher`` watched pool.toml before that was read."""
+        self.ledger.pool = str(config.path)
         self._tasks.spawn(self._memory.share(self._take))  # first: before an identity is ready to serve a session
         watcher.watch(config.files)
         self.follow(config, self._following.at_once(config))
@@ -207,6 +217,7 @@ class Keeper:
     # -- what follows from a change
 
     def _take(self, news: Snapshot) -> None:
+        self.ledger.take(news.spent)
         sharing.take(self.pool, news, self.config.path if self.config is not None else None)
         self._watch_breaker()
         self._tell_waiters()
@@ -293,11 +304,11 @@ class Keeper:
         self.on_change()
 
 
-def _api(route: Route, environ: Mapping[str, str]) -> AuthApi:
+def _api(route: Route, environ: Mapping[str, str], seen_by: Clock) -> AuthApi:
     # Importing an HTTP client takes longer than all the rest of the addon: it is done in this thread, not at start.
     from codexpool.credentials.authapi import AuthApi
 
-    return AuthApi(route, environ)
+    return AuthApi(route, environ, seen_by)
 
 
 def _is_flagged(spec: IdentitySpec, identity: Identity) -> bool:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from codexpool.members.ledger import Account, Spent
 from codexpool.pool.breaker import Breaker
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata
 from codexpool.pool.sessions import Session
@@ -39,13 +40,15 @@ USAGE, FAMILIES, BREAKER, RESUMED = "usage", "families", "breaker", "resumed"
 class Memory:
     """The state as the keeper uses it. What is put before it is open is lost, and found out anew.
 
-    ``open_state`` opens what outlives the process, and may read files.
+    Only what is spent could not be, and waits until then. ``open_state`` opens what outlives the process, and may
+    read files.
     """
 
     def __init__(self, open_state: Callable[[], State], tasks: Tasks) -> None:
         self._bound: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
         self._used: dict[str, float] = {}
         self._usages: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
+        self._spent: dict[Account, Spent] = {}
         self._opened = tasks.spawn(asyncio.to_thread(_opened, open_state))
 
     async def known(self) -> Snapshot:
@@ -55,6 +58,7 @@ class Memory:
     async def share(self, take: Callable[[Snapshot], None]) -> None:
         """Hand on what an earlier run has left, and then what other proxies on this machine, and people, write."""
         state, known = await asyncio.shield(self._opened)
+        self._put_spent()
         take(known)
         while True:
             await asyncio.sleep(POLL)
@@ -132,10 +136,22 @@ class Memory:
         if (state := self._now()) is not None and fingerprint:
             state.drop_condition(fingerprint)
 
+    def spent(self, account: Account, spent: Spent) -> None:
+        """What this process has counted for an account. It is kept until the state is open."""
+        self._spent[account] = spent
+        self._put_spent()
+
     def close(self) -> None:
         """Write what is still to be written."""
+        self._put_spent()
         if (state := self._now()) is not None:
             state.close()
+
+    def _put_spent(self) -> None:
+        if self._spent and (state := self._now()) is not None:
+            for account, spent in self._spent.items():
+                state.put_spent(account, spent)
+            self._spent.clear()
 
     def _now(self) -> State | None:
         """The state, if it is open by now: nobody waits for a disk."""

@@ -1,11 +1,12 @@
-"""What outlives the process: sessions, metadata and conditions, and no secret."""
+"""What outlives the process: sessions, metadata, conditions, who has used what, and no secret."""
 
 from codexpool.state.base import MAX_SESSIONS, Record, Snapshot, State, StateError, record_name
 from codexpool.state.memory import MemoryState
-from codexpool.state.reading import read_state
+from codexpool.state.reading import COUNTED_BY, read_spent, read_state
 from codexpool.state.sqlite import SqliteState, open_state, state_path
 
 __all__ = [
+    "COUNTED_BY",
     "MAX_SESSIONS",
     "MemoryState",
     "Record",
@@ -14,6 +15,7 @@ __all__ = [
     "State",
     "StateError",
     "open_state",
+    "read_spent",
     "read_state",
     "record_name",
     "state_path",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
 MAX_SESSIONS = 100_000
@@ -48,7 +49,8 @@ class Snapshot:
 
     ``sessions`` are by session key, ``metadata`` and ``conditions`` by fingerprint, ``records`` by `record_name`.
     ``dropped`` are fingerprints whose condition another process took back. ``moves`` are of those sessions that have
-    ever changed their identity; ``notes`` are by kind and name.
+    ever changed their identity; ``notes`` are by kind and name. ``spent`` are totals of today and the days around it,
+    by account and by the process that has counted them.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Snapshot:
     records: dict[str, Record] = field(default_factory=dict)
     notes: dict[NoteKey, Note] = field(default_factory=dict)
     moves: dict[str, int] = field(default_factory=dict)
+    spent: dict[tuple[Account, str], Spent] = field(default_factory=dict)
 
 
 class State(Protocol):
@@ -90,6 +93,9 @@ class State(Protocol):
 
     def put_note(self, kind: str, name: str, note: Note) -> None:
         """This is what is known of something now."""
+
+    def put_spent(self, account: Account, spent: Spent) -> None:
+        """This is what this process has counted for an account so far; what others have stays beside it."""
 
     def claim(self, case: str, at: float) -> bool:
         """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while."""

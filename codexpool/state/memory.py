@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot
+
+MAX_SPENT = 10_000
+"""Accounts that are kept; of more, the oldest go, which nobody looks at any more."""
 
 
 class MemoryState:
@@ -17,7 +21,7 @@ class MemoryState:
         kept = self._kept
         return Snapshot(
             *(dict(kept.sessions), dict(kept.metadata), dict(kept.conditions), set()),
-            *(dict(kept.records), dict(kept.notes), dict(kept.moves)),
+            *(dict(kept.records), dict(kept.notes), dict(kept.moves), dict(kept.spent)),
         )
 
     def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
@@ -48,6 +52,12 @@ class MemoryState:
 
     def put_note(self, kind: str, name: str, note: Note) -> None:
         self._kept.notes[(kind, name)] = note
+
+    def put_spent(self, account: Account, spent: Spent) -> None:
+        kept = self._kept.spent
+        kept[(account, "")] = spent
+        if len(kept) > MAX_SPENT:
+            del kept[next(iter(kept))]
 
     def claim(self, case: str, at: float) -> bool:
         is_new = case not in self._claimed

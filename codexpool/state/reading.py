@@ -6,13 +6,19 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+from codexpool.members.ledger import Spent
 from codexpool.state.base import Snapshot, StateError
 from codexpool.state.database import APPLICATION_ID, BUSY_TIMEOUT, SCHEMA_VERSION, SIDE_FILES
 from codexpool.state.sqlite import rows
 
 log = logging.getLogger(__name__)
+
+COUNTED_BY: Final = ("day", "member", "identity", "model", "pool")
+"""What turns and tokens can be counted by: see `codexpool.members.ledger.Account`."""
 
 
 def read_state(path: Path) -> Snapshot | None:
@@ -29,6 +35,24 @@ def read_state(path: Path) -> Snapshot | None:
     except (sqlite3.Error, OSError, StateError) as error:
         log.warning("state: %s is not looked at: %s", path, error)
         return None
+
+
+def read_spent(path: Path, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
+    """What has been used since a day (``2026-11-25``) and on it, ``by`` some of `COUNTED_BY`, and in that order.
+
+    Nothing where there is no state. May take a while. Raises StateError, sqlite3.Error and OSError.
+    """
+    if not path.is_file():
+        return {}
+    columns = ", ".join(COUNTED_BY[COUNTED_BY.index(name)] for name in by)  # nothing else comes into the statement
+    with contextlib.closing(_opened(path)) as connection:
+        found = connection.execute(
+            "SELECT sum(turns), sum(unmetered), sum(input), sum(cached), sum(output), sum(reasoning),"
+            f" min(first_at), max(last_at), {columns} FROM spent"
+            f" WHERE day >= ? AND identity != '' GROUP BY {columns} ORDER BY {columns}",
+            (since,),
+        )
+        return {tuple(row[8:]): Spent(*row[:8]) for row in found}
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot, State, StateError
 from codexpool.state.database import Database
@@ -31,6 +32,9 @@ METADATA_AGE = 180 * 24 * 3600.0
 
 CLAIM_AGE = 365 * 24 * 3600.0
 """Seconds after which it is forgotten that a case was seen to."""
+
+USAGE_AGE = 400 * 24 * 3600.0
+"""Seconds after which it is forgotten who has used what: a year, and the time to look back on it."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds ``close`` waits for the disk."""
@@ -55,6 +59,12 @@ PUT_RECORD = (
 )
 
 PUT_NOTE = "INSERT OR REPLACE INTO notes (kind, name, note, at, revision, writer) VALUES (?,?,?,?,?,?)"
+
+PUT_SPENT = (
+    "INSERT OR REPLACE INTO spent (pool, day, member, identity, model,"
+    " turns, unmetered, input, cached, output, reasoning, first_at, last_at, revision, writer)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
 
 GONE = ""
 """In place of a fingerprint: the identity was taken out. The row stays, so that a later word on it has its place."""
@@ -133,6 +143,9 @@ class SqliteState:
         values = (kind, name, json.dumps(note), self._clock())
         self._writer.put(("notes", f"{kind} {name}"), Write(PUT_NOTE, values))
 
+    def put_spent(self, account: Account, spent: Spent) -> None:
+        self._writer.put(("spent", "\0".join(account)), Write(PUT_SPENT, (*account, *spent)))
+
     def claim(self, case: str, at: float) -> bool:
         with self._reading:
             try:
@@ -165,7 +178,7 @@ class SqliteState:
             elif table == "notes":
                 kind, _, name = key.partition(" ")
                 news.notes.pop((kind, name), None)
-            else:
+            elif table == "conditions":
                 news.conditions.pop(key, None)
                 news.dropped.discard(key)
         return news
@@ -218,6 +231,7 @@ class SqliteState:
         connection.execute("DELETE FROM notes WHERE at < ?", (oldest,))
         connection.execute("DELETE FROM metadata WHERE at < ?", (self._clock() - METADATA_AGE,))
         connection.execute("DELETE FROM claims WHERE at < ?", (self._clock() - CLAIM_AGE,))
+        connection.execute("DELETE FROM spent WHERE day < ?", (day_of(self._clock() - USAGE_AGE),))
 
 
 def rows(connection: sqlite3.Connection, since: int, except_writer: str, now: float) -> Snapshot:
@@ -259,6 +273,13 @@ def rows(connection: sqlite3.Connection, since: int, except_writer: str, now: fl
     ):
         with contextlib.suppress(ValueError):
             snapshot.notes[(kind, name)] = json.loads(note)
+    for writer, *columns in connection.execute(
+        "SELECT writer, pool, day, member, identity, model,"
+        " turns, unmetered, input, cached, output, reasoning, first_at, last_at"
+        " FROM spent WHERE revision > ? AND writer != ? AND day BETWEEN ? AND ?",
+        (*news, day_of(now - DAY), day_of(now + DAY)),
+    ):
+        snapshot.spent[(Account(*columns[:5]), writer)] = Spent(*columns[5:])
     return snapshot
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import MemoryState, SqliteState, State, open_state
+from codexpool.state import MemoryState, SqliteState, State, open_state, read_spent
 from codexpool.state import writer as writing
 
 WORK = IdentityKey("acct-work", "user-1")
@@ -53,6 +54,21 @@ for n in range(2000):
 state.close()
 """
 )
+
+COUNTS_FOREVER = """
+import sys
+from pathlib import Path
+from codexpool.members.ledger import Ledger
+from codexpool.state import SqliteState
+state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
+ledger = Ledger(state.put_spent)
+ledger.take(state.load().spent)
+for n in range(1, 1_000_000):
+    ledger.begun("ann", now)
+    ledger.served("ann", "work", "m", None, now)
+    if n % 50 == 0 and state.flush(10):
+        print(ledger.turns_today("ann", now), flush=True)
+"""
 
 FILLS_THE_DISK = (
     PRELUDE
@@ -105,6 +121,27 @@ def test_a_killed_process_leaves_a_whole_database_with_all_that_was_flushed(path
         sessions = state.load().sessions
     last = int(acknowledged[-1])
     assert {f"p-{n}" for n in range(last + 1)} <= sessions.keys()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_processes_killed_while_they_count_leave_all_that_was_flushed_and_nothing_twice(path: Path) -> None:
+    now, told = time.time(), [0]
+    for _ in range(2):
+        process = run(COUNTS_FOREVER, path, str(now))
+        assert process.stdout
+        first = process.stdout.readline()
+        process.kill()
+        told.append(int([first, *process.stdout.read().splitlines()][-1]))
+        process.wait(10)
+        process.stdout.close()
+    assert 0 < told[1] < told[2]
+
+    (kept,) = read_spent(path, ["member"], "2000-01-01").values()
+    with contextlib.closing(SqliteState(path)) as state:
+        ledger = Ledger(state.put_spent)
+        ledger.take(state.load().spent)
+    # Each may have been killed between the beginning of a turn and its end.
+    assert told[2] <= kept.turns <= ledger.turns_today("ann", now) <= min(kept.turns + 2, told[2] + 50)
 
 
 def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, SqliteState, read_state
+from codexpool.state import Record, Snapshot, SqliteState, StateError, read_spent, read_state
 
+SPENT = Spent(2, 1, 100, 60, 20, 5, 10.0, 20.0)
 KEY = IdentityKey("acc-a", "user-a")
 
 
@@ -21,16 +24,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.sqlite3"
 
 
+def account(day: str, member: str, identity: str = "work", model: str = "m", pool: str = "/p/pool.toml") -> Account:
+    return Account(pool, day, member, identity, model)
+
+
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[SqliteState]:
     """A state with something of everything in it, on the disk."""
-    state = SqliteState(path, clock=lambda: 2_000_000_000.0)
+    state = SqliteState(path)
     try:
         state.put_session("s", KEY, 2_000_000_000.0, moves=2)
         state.put_metadata("0" * 12, Metadata("acc-a", "user-a", "business"), 1.0)
         state.put_condition("1" * 12, Condition(Status.LIMITED, 1.0, 2.0))
         state.put_record("pool.toml#work", Record("0" * 12, KEY, 3.0))
         state.put_note("families", "", {"m": "f"})
+        state.put_spent(account(day_of(time.time()), "ann"), SPENT)
         assert state.flush(10)
         yield state
     finally:
@@ -49,6 +57,7 @@ def test_a_state_is_read_whole_and_its_folder_stays_as_it_was(path: Path) -> Non
     assert read_state(path) == whole
     assert whole.sessions
     assert whole.notes
+    assert whole.spent
     assert listing(path) == before
 
 
@@ -92,6 +101,47 @@ def test_what_cannot_be_read_is_left_alone(
 
     assert says in caplog.text
     assert listing(path) == before
+
+
+def test_what_was_spent_is_summed_and_its_folder_stays_as_it_was(path: Path) -> None:
+    # given: two proxies, two pools
+    with written(path) as state, written(path) as other:
+        for of in (state, other):
+            of.put_spent(account("2033-05-18", "ann"), SPENT)
+            of.put_spent(account("2033-05-19", "ann"), SPENT._replace(first_at=30.0, last_at=40.0))
+        other.put_spent(account("2033-05-18", "bob", "spare"), SPENT)
+        other.put_spent(account("2033-05-18", "bob", pool="/q/pool.toml"), SPENT)
+        other.put_spent(account("2033-05-18", "bob", identity="", model=""), SPENT)  # begun, which is no use of it
+    before = listing(path)
+
+    assert read_spent(path, ["member"], "2033-05-18") == {
+        ("ann",): Spent(8, 4, 400, 240, 80, 20, 10.0, 40.0),
+        ("bob",): Spent(4, 2, 200, 120, 40, 10, 10.0, 20.0),
+    }
+    assert {key: spent.turns for key, spent in read_spent(path, ["day", "identity"], "2033-05-18").items()} == {
+        ("2033-05-18", "spare"): 2,
+        ("2033-05-18", "work"): 6,
+        ("2033-05-19", "work"): 4,
+    }
+    assert {key: spent.turns for key, spent in read_spent(path, ["pool", "member"], "2033-05-19").items()} == {
+        ("/p/pool.toml", "ann"): 4
+    }
+    assert read_spent(path, ["model"], "2033-05-20") == {}
+    assert listing(path) == before
+
+
+def test_nothing_is_spent_where_there_is_no_state_and_what_cannot_be_read_is_said(path: Path) -> None:
+    assert read_spent(path, ["member"], "2033-05-18") == {}
+    assert list(path.parent.iterdir()) == []
+
+    older(path)
+    with pytest.raises(StateError, match="not of this version"):
+        read_spent(path, ["member"], "2033-05-18")
+    with pytest.raises(ValueError, match="not in"):
+        read_spent(path, ["member; DROP TABLE spent"], "2033-05-18")
+    path.write_bytes(b"no database at all, but long enough to be one" * 30)
+    with pytest.raises(sqlite3.DatabaseError):
+        read_spent(path, ["member"], "2033-05-18")
 
 
 def test_an_empty_state_is_one_in_which_nothing_is(path: Path) -> None:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, SqliteState, StateError, database, open_state
+from codexpool.state import Record, Snapshot, SqliteState, StateError, database, open_state, read_spent
 from codexpool.state import writer as writing
 from codexpool.state.database import SCHEMA_VERSION
 
+ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
+SPENT = Spent(1, 0, 100, 60, 20, 5, 1_800_000_000.0, 1_800_000_001.0)
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
 DEAD = Condition(Status.NEEDS_REPLACEMENT, 1.5, None, Evidence(1.5, status=401))
@@ -41,6 +44,10 @@ def opened(path: Path, now: float = NOW) -> Iterator[SqliteState]:
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as connection:
         yield connection
+
+
+def totals(snapshot: Snapshot) -> list[tuple[Account, Spent]]:
+    return [(account, spent) for (account, _), spent in snapshot.spent.items()]
 
 
 def test_what_was_put_outlives_the_process(path: Path) -> None:
@@ -270,6 +277,83 @@ def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: P
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
+def test_a_database_of_the_third_schema_keeps_all_it_holds_and_counts_from_then_on(path: Path) -> None:
+    # given: what the version before has made and written
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with raw(path) as connection:
+        connection.executescript(
+            f"{database.SCHEMA}{database.SINCE_2}{database.SINCE_3}"
+            f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 3;"
+            "INSERT INTO sessions VALUES ('s1', 'acct-work', 'user-1', 1799999999.0, 1, 'w', 2);"
+            """INSERT INTO notes VALUES ('usage', 'a', '{"n": 1}', 1799999999.0, 1, 'w')"""
+        )
+
+    with opened(path) as state:
+        before = state.load()
+        assert (before.sessions, before.moves) == ({"s1": WORK}, {"s1": 2})
+        assert before.notes == {("usage", "a"): {"n": 1}}
+        state.put_spent(ACCOUNT, SPENT)
+
+    with opened(path) as state:
+        assert list(state.load().spent.values()) == [SPENT]
+    assert read_spent(path, ["member"], "2027-01-01") == {("ann",): SPENT}
+    with raw(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_each_process_has_totals_of_its_own_and_sees_those_of_the_others(path: Path) -> None:
+    with opened(path) as mine, opened(path) as other:
+        mine.load()
+        other.load()
+        other.put_spent(ACCOUNT, SPENT)
+        assert other.flush(10)
+        mine.put_spent(ACCOUNT, SPENT._replace(turns=5))  # is still to be written, and overrules nobody
+
+        assert totals(mine.changes()) == [(ACCOUNT, SPENT)]
+        assert mine.changes() == Snapshot()
+        assert mine.flush(10)
+        assert totals(other.changes()) == [(ACCOUNT, SPENT._replace(turns=5))]
+        assert len(other.load().spent) == 2
+
+    assert read_spent(path, ["member"], "2027-01-01")[("ann",)].turns == 6
+
+
+def test_what_was_spent_on_other_days_is_kept_for_400_days_and_loaded_by_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
+    days = {day_of(NOW + days * DAY) for days in (-401, -400, -2, -1, 0, 1, 2)}
+    with opened(path) as state:
+        for day in days:
+            state.put_spent(ACCOUNT._replace(day=day), SPENT)
+        assert state.flush(10)
+        assert {account.day for account, _ in state.load().spent} == {day_of(NOW + n * DAY) for n in (-1, 0, 1)}
+
+    kept = {day for (day,) in read_spent(path, ["day"], "2000-01-01")}
+    assert days - kept == {day_of(NOW - 401 * DAY)}
+
+
+def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given: a disk that fails after it has written, so that nobody knows whether it has
+    monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
+    with opened(path) as state:
+        write, tries = state._writer._write, []
+
+        def write_and_fail(batch: dict[writing.Key, writing.Write]) -> None:
+            write(batch)
+            tries.append(batch)
+            if len(tries) == 1:
+                raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(state._writer, "_write", write_and_fail)
+        state.put_spent(ACCOUNT, SPENT)
+        assert state.flush(10)
+        assert len(tries) == 2
+        state.put_spent(ACCOUNT, SPENT._replace(turns=2))
+
+    assert read_spent(path, ["member"], "2027-01-01") == {("ann",): SPENT._replace(turns=2)}
+
+
 def test_a_note_of_another_process_is_news_once_and_not_where_ours_is_newer(path: Path) -> None:
     with opened(path) as mine, opened(path) as other:
         mine.load()
@@ -308,7 +392,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
     with pytest.raises(
-        StateError, match=r"newer codexpool \(schema 4, this one knows 3\); update this codexpool, or"
+        StateError, match=r"newer codexpool \(schema 5, this one knows 4\); update this codexpool, or"
     ):
         open_state(path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import MemoryState, Record, Snapshot, SqliteState, State, open_state, state_path
 
@@ -19,6 +20,9 @@ EVIDENCE = Evidence(
 DEAD = Condition(Status.NEEDS_REPLACEMENT, 1.5, None, EVIDENCE)
 LIMITED = Condition(Status.LIMITED, 2.5, 9.75)
 NOW = 1_800_000_000.0
+"""2027-01-15, 08:00 UTC."""
+ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
+BEGUN = Account("/p/pool.toml", "2027-01-15", "ann", "", "")
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -87,6 +91,24 @@ def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: St
     assert settled(state).records == {}
     state.put_record("p#work", Record("f2", SPARE))
     assert settled(state).records == {"p#work": Record("f2", SPARE)}
+
+
+def test_what_was_spent_is_loaded_as_it_was_last_put(state: State) -> None:
+    state.put_spent(ACCOUNT, Spent(1, 0, 100, 60, 20, 5, NOW, NOW))
+    state.put_spent(BEGUN, Spent(1, 0, 0, 0, 0, 0, NOW, NOW))
+    state.put_spent(ACCOUNT, Spent(2, 1, 100, 60, 20, 5, NOW, NOW + 1))
+
+    loaded = {account: spent for (account, _), spent in settled(state).spent.items()}
+
+    assert loaded == {ACCOUNT: Spent(2, 1, 100, 60, 20, 5, NOW, NOW + 1), BEGUN: Spent(1, 0, 0, 0, 0, 0, NOW, NOW)}
+
+
+def test_a_state_in_memory_does_not_grow_with_the_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codexpool.state.memory.MAX_SPENT", 3)
+    state = MemoryState()
+    for day in range(100):
+        state.put_spent(ACCOUNT._replace(day=str(day)), Spent(1))
+    assert [account.day for account, _ in state.load().spent] == ["97", "98", "99"]
 
 
 def test_a_case_is_claimed_once(state: State) -> None:
