@@ -40,21 +40,27 @@ PATIENCE: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One proxy that runs. ``listens`` are addresses such as ``127.0.0.1:8080``, ``started_at`` is a unix second."""
+    """One proxy that runs. ``listens`` are addresses such as ``127.0.0.1:8080``, ``started_at`` is a unix second.
+
+    ``confdir`` is the folder of its certificate authority; None where the note does not say.
+    """
 
     pid: int
     listens: tuple[str, ...]
     started_at: float
     mitmproxy: str
     addon: str
+    confdir: Path | None = None
 
 
 _held: dict[Path, BaseFileLock] = {}
 """The locks of this process, by note. (It has one proxy, which may announce itself anew.)"""
 
 
-def announce(state_folder: Path, listens: Sequence[str]) -> Path:
+def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> Path:
     """Leave a note that this process is a proxy, and where it listens; `withdraw` takes it back.
+
+    ``confdir`` is mitmproxy's option of that name.
 
     Reads and writes files: not for an event loop. Raises nothing. Where no note can be left the log says so, and
     commands have to be told where the proxy is.
@@ -64,7 +70,7 @@ def announce(state_folder: Path, listens: Sequence[str]) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _hold(note)
-        _write(note, _document(listens))
+        _write(note, _document(listens, confdir))
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         logger.warning(
@@ -123,9 +129,11 @@ def _to_connect_to(host: str) -> str:
     return "127.0.0.1" if address.version == 4 else "::1"
 
 
-def _document(listens: Sequence[str]) -> dict[str, Any]:
+def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
     from mitmproxy import version  # Commands that only look need not wait for it.
 
+    # In full: whoever reads it is in another folder, and has another home, it may be.
+    said = {"confdir": str(_in_full(confdir))} if confdir else {}
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -133,7 +141,15 @@ def _document(listens: Sequence[str]) -> dict[str, Any]:
         "started_at": time.time(),
         "mitmproxy": version.VERSION,
         "addon": __version__,
+        **said,
     }
+
+
+def _in_full(confdir: str) -> Path:
+    path = Path(confdir)
+    with contextlib.suppress(RuntimeError):  # There is no such user: then mitmproxy has a folder of that very name.
+        path = path.expanduser()
+    return path.absolute()
 
 
 def _write(note: Path, document: dict[str, Any]) -> None:
@@ -165,7 +181,9 @@ def _read(note: Path) -> Announcement | None:
             "mitmproxy": str(mitmproxy),
             "addon": str(addon),
         } if all(isinstance(text, str) for text in listens):
-            return Announcement(pid, tuple(listens), float(started_at), mitmproxy, addon)
+            confdir = document.get("confdir")
+            folder = Path(confdir) if isinstance(confdir, str) and confdir else None
+            return Announcement(pid, tuple(listens), float(started_at), mitmproxy, addon, folder)
         case _:
             return None
 

@@ -68,6 +68,32 @@ def test_a_note_has_the_form_that_was_agreed_upon(note: Path) -> None:
     assert document["version"] == 1
 
 
+def test_a_note_says_in_full_where_the_certificate_authority_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    note = announce.announce(tmp_path, ["127.0.0.1:8080"], "~/.mitmproxy")
+
+    (found,) = announced(tmp_path)
+
+    assert found.confdir == tmp_path / ".mitmproxy"
+    assert json.loads(note.read_text())["confdir"] == str(tmp_path / ".mitmproxy")
+    announce.withdraw(note)
+
+
+@pytest.mark.parametrize("confdir", ["absent", None, "", 1])
+def test_a_note_need_not_say_where_the_certificate_authority_is(tmp_path: Path, note: Path, confdir: object) -> None:
+    """One of an older release, which may run beside this one, does not."""
+    document = json.loads(note.read_text())
+    if confdir != "absent":
+        document["confdir"] = confdir
+    note.write_text(json.dumps(document))
+
+    (found,) = announced(tmp_path)
+
+    assert found.confdir is None
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
 def test_nobody_else_can_read_or_write_a_note(note: Path) -> None:
     assert stat.S_IMODE(note.stat().st_mode) == 0o600

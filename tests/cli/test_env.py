@@ -1,0 +1,345 @@
+"""`codexpool env`: what it prints is what the shell then has, and nothing leads past the proxy any more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from codexpool import announce
+from codexpool.authority import CERTIFICATE, KEY
+from codexpool.cli import asking, shells
+from codexpool.cli.env import env, leads_past, without_detours
+from codexpool.standin.certificates import Authority
+
+MEMBER = "at-pool-0123456789abcdef0123456789abcdef"
+TEAM = "http://team:8080"
+
+Run = Callable[..., Result]
+
+POSIX_SHELLS = [
+    pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"there is no {name}"))
+    for name in ("bash", "zsh", "sh", "fish", "pwsh")
+]
+
+
+@pytest.fixture(scope="module")
+def ca_text(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return Authority(tmp_path_factory.mktemp("authority")).ca_file.read_bytes()
+
+
+@pytest.fixture
+def ca(tmp_path: Path, ca_text: bytes) -> Path:
+    path = tmp_path / "team-ca.pem"
+    path.write_bytes(ca_text)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`codexpool env` of somebody with an empty home, in bash, where no proxy runs."""
+    for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy", "CODEX_API_KEY", "CODEX_HOME", asking.VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "state.sqlite3"))
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", MEMBER)
+
+    def run(*arguments: str, code: int = 0, **environ: str) -> Result:
+        result = CliRunner().invoke(env, list(arguments), env=environ)
+        assert result.exit_code == code, result.output
+        assert MEMBER not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def authority_at_home(tmp_path: Path, ca_text: bytes) -> Path:
+    path = tmp_path / ".mitmproxy" / CERTIFICATE
+    path.parent.mkdir()
+    path.write_bytes(ca_text)
+    return path
+
+
+def set_by(changes: Mapping[str, str | None], shell: str, folder: Path, **before: str) -> dict[str, str]:
+    """The environment that a program has, which is started by a shell that has read what is printed for it."""
+    words = "".join(
+        f"{line}\n" for line in shells.SHELLS[{"pwsh": "powershell", "sh": "bash"}.get(shell, shell)](changes)
+    )
+    printed = folder / "printed"
+    printed.write_bytes(os.fsencode(words))
+    read = {
+        "fish": f"cat {printed} | source; env -0",
+        "pwsh": f"cat {printed} | Out-String | Invoke-Expression; env -0",
+    }.get(shell, f'eval "$(cat {printed})"; env -0')
+    flags = {"fish": ["--no-config"], "zsh": ["-f"], "pwsh": ["-NoProfile"]}.get(shell, [])
+    done = subprocess.run(
+        [str(shutil.which(shell)), *flags, "-c", read],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **before},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+    pairs = (os.fsdecode(entry).partition("=") for entry in done.stdout.split(b"\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
+# -- each shell has what was meant
+
+
+values = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+
+
+@pytest.mark.parametrize("shell", POSIX_SHELLS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=values)
+@example(value='/home/a b/it\'s "here"/$HOME/`id`/\\/!x/*?[a]~#&;|<>(){}')
+@example(value="two\nlines, and \\' \\\\ ‘typographic’ quotes‚ %PATH%")
+@example(value="-n")
+def test_whatever_a_value_holds_a_shell_has_it_afterwards(shell: str, value: str, tmp_path: Path) -> None:
+    found = set_by({"CODEX_CA_CERTIFICATE": value}, shell, tmp_path)
+
+    assert found["CODEX_CA_CERTIFICATE"] == value
+
+
+@pytest.mark.parametrize("shell", POSIX_SHELLS)
+def test_a_variable_that_is_taken_away_is_gone(shell: str, tmp_path: Path) -> None:
+    found = set_by({"NO_PROXY": None, "HTTPS_PROXY": TEAM}, shell, tmp_path, NO_PROXY="*")
+
+    assert "NO_PROXY" not in found
+    assert found["HTTPS_PROXY"] == TEAM
+
+
+def test_powershell_is_told_in_its_own_words() -> None:
+    lines = shells.powershell({"A": "it's ‘so’ $x", "NO_PROXY": None})
+
+    assert list(lines) == ["$env:A = 'it''s ‘‘so’’ $x'", "Remove-Item Env:NO_PROXY"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="paths are text there")
+def test_a_path_that_is_no_text_is_printed_byte_by_byte(run: Run, tmp_path: Path, ca: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pem"))
+    odd.write_bytes(ca.read_bytes())
+
+    assert b"/caf\xe9.pem" in run("--proxy", TEAM, "--ca", str(odd)).stdout_bytes
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SHELL": "/bin/bash"}, "bash"),
+        ({"SHELL": "/usr/bin/zsh"}, "zsh"),
+        ({"SHELL": "/opt/homebrew/bin/fish"}, "fish"),
+        ({"SHELL": "/usr/bin/pwsh"}, "powershell"),
+        ({"SHELL": "/bin/dash"}, "bash"),
+        ({}, "bash"),
+    ],
+)
+def test_the_shell_is_the_one_of_the_login(environ: dict[str, str], expected: str) -> None:
+    assert shells.shell_of(environ) == expected
+
+
+# -- what is printed
+
+
+def test_standard_output_is_for_the_shell_alone(run: Run, authority_at_home: Path) -> None:
+    """Not even a comment: an interactive zsh would take it for a command."""
+    said = run()
+
+    assert said.stdout.splitlines() == [
+        "export HTTPS_PROXY=http://127.0.0.1:8080",
+        f"export CODEX_CA_CERTIFICATE={authority_at_home}",
+    ]
+    assert said.stderr == ""
+
+
+def test_a_proxy_elsewhere_needs_none_here(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ca.parent)
+
+    said = run("--proxy", "team:8080", "--ca", "./team-ca.pem").stdout
+
+    assert "HTTPS_PROXY=http://team:8080\n" in said
+    assert f"CODEX_CA_CERTIFICATE={ca}\n" in said
+
+
+def test_a_member_without_a_key_is_told_where_it_goes(run: Run, authority_at_home: Path) -> None:
+    said = run("--shell", "fish", CODEX_ACCESS_TOKEN="")
+
+    assert "set -gx CODEX_ACCESS_TOKEN 'at-pool-…'" in said.stderr
+    assert "CODEX_ACCESS_TOKEN" not in said.stdout
+
+
+def test_somebody_with_a_login_of_their_own_is_told_nothing(
+    run: Run, authority_at_home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".codex").mkdir()
+    (tmp_path / ".codex" / "auth.json").write_text("{}")
+
+    assert run(CODEX_ACCESS_TOKEN="").stderr == ""
+
+
+def test_a_proxy_that_wants_a_password_is_given_it(run: Run, ca: Path) -> None:
+    said = run("--proxy", "http://ann:p%40ss%20word@team:8080", "--ca", str(ca))
+
+    assert "HTTPS_PROXY=http://ann:p%40ss%20word@team:8080" in said.stdout
+    assert "treat it as a secret" in said.stderr
+    assert "p%40ss" not in said.stderr
+
+
+def test_an_api_key_is_warned_of(run: Run, authority_at_home: Path) -> None:
+    said = run(CODEX_API_KEY="sk-test-0123456789")
+
+    assert "api.openai.com" in said.stderr
+    assert "sk-test" not in said.output
+
+
+def test_a_companys_proxy_is_not_lost_without_a_word(run: Run, authority_at_home: Path) -> None:
+    said = run(HTTPS_PROXY="http://me:secret@corp:3128")
+
+    assert "--mode upstream:URL" in said.stderr
+    assert "secret" not in said.output
+    assert run(HTTPS_PROXY="http://127.0.0.1:8080").stderr == ""
+
+
+# -- nothing leads past the proxy
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "*",
+        "chatgpt.com",
+        ".chatgpt.com",
+        "*.chatgpt.com",
+        "ChatGPT.com",
+        "com",
+        "chatgpt.com:443",
+        "openai.com",
+        " * ",
+    ],
+)
+def test_an_entry_that_covers_the_backend_leads_past_the_proxy(entry: str) -> None:
+    assert leads_past(entry)
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "localhost", "127.0.0.0/8", "::1", "notchatgpt.com", "api.openai.com", "gpt.com"]
+)
+def test_any_other_entry_stays(entry: str) -> None:
+    assert not leads_past(entry)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, {}),
+        ({"NO_PROXY": ""}, {}),
+        ({"NO_PROXY": "localhost, 10.0.0.0/8"}, {}),
+        ({"NO_PROXY": "localhost,chatgpt.com"}, {"NO_PROXY": "localhost"}),
+        ({"NO_PROXY": "*", "no_proxy": "a, .openai.com ,b"}, {"NO_PROXY": None, "no_proxy": "a,b"}),
+    ],
+)
+def test_only_what_leads_past_is_taken_away(environ: dict[str, str], expected: dict[str, str | None]) -> None:
+    assert without_detours(environ) == expected
+
+
+def test_a_detour_is_taken_away_and_that_is_said(run: Run, authority_at_home: Path) -> None:
+    said = run(NO_PROXY="localhost,.chatgpt.com", no_proxy="*")
+
+    assert "export NO_PROXY=localhost\nunset no_proxy\n" in said.stdout
+    assert "NO_PROXY=localhost,.chatgpt.com leads past the proxy" in said.stderr
+
+
+# -- which authority
+
+
+@pytest.fixture
+def announced(tmp_path: Path, ca_text: bytes) -> Iterator[Path]:
+    """A proxy that runs, and has its authority in a folder of its own."""
+    confdir = tmp_path / "its own"
+    confdir.mkdir()
+    (confdir / CERTIFICATE).write_bytes(ca_text)
+    note = announce.announce(tmp_path, ["127.0.0.1:9"], str(confdir))
+    yield confdir
+    announce.withdraw(note)
+
+
+def test_the_authority_is_that_of_the_proxy_that_runs_there(run: Run, announced: Path) -> None:
+    said = run("--proxy", "http://127.0.0.1:9").stdout
+
+    assert f"CODEX_CA_CERTIFICATE='{announced / CERTIFICATE}'" in said
+
+
+def test_without_an_authority_it_says_how_to_get_one(run: Run) -> None:
+    said = run(code=1)
+
+    assert said.stdout == ""
+    assert "codexpool setup" in said.stderr
+    assert "codexpool run" in said.stderr
+
+
+def test_the_authority_of_another_machine_has_to_be_named(run: Run, authority_at_home: Path) -> None:
+    said = run("--proxy", TEAM, code=1)
+
+    assert said.stdout == ""
+    assert "--ca PATH" in said.stderr
+
+
+def test_the_authoritys_key_is_not_taken_for_what_clients_trust(run: Run, ca: Path) -> None:
+    key = ca.with_name(KEY)
+    key.write_bytes(b"-----BEGIN RSA PRIVATE KEY-----\n" + ca.read_bytes())
+
+    assert "private key" in run("--proxy", TEAM, "--ca", str(key), code=1).stderr
+
+
+# -- other clients
+
+
+@pytest.mark.parametrize("kind", ["vscode", "desktop"])
+def test_what_reads_a_file_gets_its_lines_and_a_person_where_they_go(
+    run: Run, authority_at_home: Path, kind: str
+) -> None:
+    said = run("--for", kind, NO_PROXY="*")
+
+    assert said.stdout.splitlines() == [
+        "HTTPS_PROXY=http://127.0.0.1:8080",
+        f"SSL_CERT_FILE={authority_at_home}",
+        "NO_PROXY=",
+    ]
+    assert "~/.codex/.env" in said.stderr
+    assert "not tried by us" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("/home/you/ca.pem", "A=/home/you/ca.pem"),
+        ("/home/a b/ca.pem", "A='/home/a b/ca.pem'"),
+        ("/it's $5/ca.pem", 'A="/it\'s \\$5/ca.pem"'),
+    ],
+)
+def test_a_value_is_quoted_in_that_file_only_where_the_client_needs_it(value: str, expected: str) -> None:
+    """So that Codex CLI 0.169.0 reads it: it leaves out all from the first line on that it does not understand."""
+    assert list(shells.dotenv({"A": value})) == [expected]
+
+
+def test_ci_gets_lines_for_github_and_the_key_as_a_secret(run: Run, ca: Path) -> None:
+    said = run("--for", "ci", "--proxy", TEAM, "--ca", str(ca), NO_PROXY="a,chatgpt.com", CODEX_ACCESS_TOKEN="")
+
+    assert said.stdout.splitlines() == [f"HTTPS_PROXY={TEAM}", f"CODEX_CA_CERTIFICATE={ca}", "NO_PROXY=a"]
+    assert "CODEX_ACCESS_TOKEN: ${{ secrets.CODEXPOOL_KEY }}" in said.stderr
+
+
+def test_a_line_break_is_no_way_to_set_another_variable(run: Run, tmp_path: Path, ca: Path) -> None:
+    odd = tmp_path / "a\nLD_PRELOAD=x"
+    odd.write_bytes(ca.read_bytes())
+
+    assert "line break" in run("--for", "ci", "--proxy", TEAM, "--ca", str(odd), code=1).stderr
