@@ -1,8 +1,9 @@
 """`http://codex.pool/`, as the proxy itself answers it: the page, the same as JSON, and metrics.
 
-Only requests that come to the proxy for that name get here, and only from this machine. They are no traffic: the
-flow list, dumps and other addons do not see them (`addon.py` ends their hooks here). Everything is GET, nothing can
-be changed, and no other site's script can read an answer: there is no CORS header.
+Only requests that come to the proxy for that name get here, and only from this machine; `/healthz` alone answers
+others too (see `codexpool.page.health`). They are no traffic: the flow list, dumps and other addons do not see them
+(`addon.py` ends their hooks here). Everything is GET, nothing can be changed, and no other site's script can read an
+answer: there is no CORS header.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mitmproxy import http
 
+from codexpool.page import health
 from codexpool.page.pieces import joined
 from codexpool.traces.explained import explained
 from codexpool.traces.history import History
@@ -70,7 +72,7 @@ class Answer(NamedTuple):
 
 class Site:
     """``status`` gives ``/api/status``, as JSON; ``metrics`` gives ``/metrics``, with its content type, for an
-    ``Accept`` header."""
+    ``Accept`` header; ``unready`` says why the proxy does not serve, and nothing if it does."""
 
     def __init__(
         self,
@@ -78,11 +80,13 @@ class Site:
         status: Callable[[float], Awaitable[bytes]],
         metrics: Callable[[str, float], Awaitable[tuple[bytes, str]]],
         is_own_connection: Callable[[tuple[object, ...]], bool] = lambda address: False,
+        unready: Callable[[], str] = lambda: health.STARTS,
     ) -> None:
         self._history = history
         self._status = status
         self._metrics = metrics
         self._is_own_connection = is_own_connection
+        self._unready = unready
         self.run = f"{time.time():.3f}"
         """Numbers of events begin anew with each run of the addon."""
         self._waiters = 0
@@ -103,10 +107,13 @@ class Site:
         flow.response = http.Response.make(answer.status, body, {"content-type": answer.content_type, **HEADERS})
 
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
-        if not _is_loopback(flow) or self._is_own_connection(flow.client_conn.peername):
+        is_for_all = (asked_for := flow.request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
+        if not is_for_all and (not _is_loopback(flow) or self._is_own_connection(flow.client_conn.peername)):
             return _error(403, "this page is for the machine that the proxy runs on")
         if flow.request.method not in ("GET", "HEAD"):
             return _error(405, "only GET: nothing can be changed here")
+        if is_for_all:
+            return Answer(*health.answer(asked_for, self._unready()))
         now = time.time()
         try:
             parts = urlsplit(flow.request.path)
@@ -182,7 +189,10 @@ def _pages() -> dict[str, Answer]:
     return found
 
 
-PAGES = ("/", "/api/status", "/api/flows", "/api/flows/ID", "/api/flows/last", "/api/events", "/metrics")
+PAGES = (
+    *("/", "/api/status", "/api/flows", "/api/flows/ID", "/api/flows/last", "/api/events", "/metrics"),
+    *(health.PATH, health.READY_PATH),
+)
 
 
 def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
