@@ -16,6 +16,7 @@ import httpx
 
 from codexpool import __version__
 from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
+from codexpool.clock import Clock
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
@@ -42,10 +43,11 @@ NOT_ABOUT_THE_TOKEN = frozenset({"unsupported_country_region_territory"})
 class AuthApi:
     """whoami and routing discovery over one HTTP client.
 
-    ``environ`` is looked at for ``CODEX_AUTHAPI_BASE_URL``, as Codex does.
+    ``environ`` is looked at for ``CODEX_AUTHAPI_BASE_URL``, as Codex does. ``clock`` is told what time whoami has.
     """
 
-    def __init__(self, route: Route, environ: Mapping[str, str]) -> None:
+    def __init__(self, route: Route, environ: Mapping[str, str], clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
         base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
         self._whoami_url = base.rstrip("/") + WHOAMI
         self._client = httpx.AsyncClient(
@@ -70,6 +72,7 @@ class AuthApi:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             note = f"whoami cannot be reached ({type(error).__name__})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
+        self._clock.saw(response.headers.get("date"), at, time.time())
         return whoami_of(response, bearer, at)
 
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:

@@ -1,0 +1,82 @@
+"""A connection to the backend through the proxy, and only ever through it: for handshakes and probes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from codexpool.backend import HOST
+
+SECONDS: Final = 15.0
+"""For each step of a connection: an identity may have to be found first."""
+
+LONGEST: Final = 65_536
+"""Bytes of an answer that are read."""
+
+
+class UntrustedError(Exception):
+    """What answers for the backend is not believed."""
+
+
+class NoTunnelError(Exception):
+    """The proxy makes no tunnel, or what is behind it is no TLS."""
+
+
+class Answer(NamedTuple):
+    """An answer: names of headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """CONNECT to the backend at a proxy. ``user`` and ``password`` are what its proxyauth asks for."""
+
+    host: str
+    port: int
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    def handshake(self, context: ssl.SSLContext) -> None:
+        """Shake hands and hang up. Raises UntrustedError, NoTunnelError and OSError."""
+        with contextlib.closing(self._connected(context)):
+            pass
+
+    def ask(
+        self, context: ssl.SSLContext, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        """Send a request to the backend's host. Raises what `handshake` does, and http.client.HTTPException."""
+        with contextlib.closing(self._connected(context)) as connection:
+            connection.request(method, path, body, dict(headers))
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, b"" if response.status == 101 else response.read(LONGEST))
+
+    def _connected(self, context: ssl.SSLContext) -> http.client.HTTPSConnection:
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=SECONDS, context=context)
+        connection.set_tunnel(HOST, 443, self._credentials())
+        try:
+            connection.connect()
+        except ssl.SSLCertVerificationError as error:
+            connection.close()
+            raise UntrustedError(error.verify_message) from None
+        except ssl.SSLError as error:
+            connection.close()
+            raise NoTunnelError(f"no TLS ({error.reason or type(error).__name__})") from None
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def _credentials(self) -> dict[str, str]:
+        if not self.user and not self.password:
+            return {}
+        given = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return {"proxy-authorization": f"Basic {given}"}

@@ -1,0 +1,214 @@
+"""`codexpool doctor`: asks a proxy and this machine, and says what is wrong and what mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from codexpool.cli.doctor import doctor
+from codexpool.wire.routes import ROUTES
+from tests.cli import terminals
+from tests.cli.fakeproxy import identity, status
+from tests.doctor.fakes import KEY, FakeProxy, running
+from tests.running import until
+
+TOKEN = "at-test-0123456789abcdef"
+
+
+class Machine:
+    """A home, a client, a pool and a proxy, all of them as they should be."""
+
+    def __init__(self, folder: Path, fake: FakeProxy) -> None:
+        self.fake = fake
+        self.pool = folder / "pool.toml"
+        self.pool.write_text(f'[[identity]]\nname = "work"\ntoken = "{TOKEN}"\n')
+        self.pool.chmod(0o600)
+        program = folder / "codex"
+        program.write_text("#!/bin/sh\necho codex-cli 0.169.0 --with-access-token\n")
+        program.chmod(0o700)
+        self.environ: dict[str, str | None] = {
+            "HOME": str(folder),
+            "XDG_DATA_HOME": str(folder / "data"),
+            "CODEX_HOME": str(folder / "codex-home"),
+            "CODEXPOOL_CONFIG": str(self.pool),
+            "CODEXPOOL_CODEX": str(program),
+            "HTTPS_PROXY": fake.url,
+            "https_proxy": None,
+            "NO_PROXY": None,
+            "no_proxy": None,
+            "CODEX_CA_CERTIFICATE": str(fake.authority.ca_file),
+            "CODEX_ACCESS_TOKEN": KEY,
+        }
+        self.tells(probe=1)
+
+    def tells(self, **proxy: Any) -> None:
+        """What the proxy says of itself."""
+        said = {"listens": [f"127.0.0.1:{self.fake.port}"], "pool": str(self.pool), "access": "members", **proxy}
+        document = status(identities=[identity()], proxy=said)
+        self.fake.documents["/api/status"] = (200, document)
+
+    def run(self, *arguments: str, code: int = 0, **environ: str | None) -> Result:
+        """Run it; no secret is in what it prints."""
+        arguments = arguments if "--proxy" in arguments else ("--proxy", self.fake.url, *arguments)
+        result = CliRunner().invoke(doctor, arguments, env={**self.environ, **environ})
+        assert result.exit_code == code, result.output
+        assert KEY not in result.output + result.stderr
+        assert TOKEN not in result.output + result.stderr
+        return result
+
+    def findings(self, code: int = 0, **environ: str | None) -> dict[str, list[dict[str, str]]]:
+        """What is found that is no note of the clock, by area."""
+        document = json.loads(self.run("--json", code=code, **environ).stdout)
+        assert document["version"] == 1
+        assert document["wrong"] == sum(finding["level"] == "wrong" for finding in document["findings"])
+        found: dict[str, list[dict[str, str]]] = {}
+        for finding in document["findings"]:
+            assert list(finding) == ["level", "about", "text", "remedy"]
+            assert finding["remedy"] or finding["level"] != "wrong"
+            found.setdefault(finding["about"], []).append(finding)
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("codexpool.doctor.clocks.TOLERATED", 1e12)  # The documents of the fake are of one moment.
+    with running(tmp_path / "ca") as fake:
+        yield Machine(tmp_path, fake)
+
+
+def test_where_all_is_well_each_area_says_so_in_the_order_of_a_readers_way(machine: Machine) -> None:
+    found = machine.findings()
+
+    areas = ["pool", "proxy", "identities", "probe", "client", "trust", "version", "files", "clock", "logins"]
+    assert list(found) == areas
+    assert {finding["level"] for findings in found.values() for finding in findings} == {"ok"}
+
+
+def test_the_probe_goes_through_the_proxy_over_http_and_as_a_websocket(machine: Machine) -> None:
+    found = machine.findings()["probe"]
+
+    assert [finding["text"].split(":")[0] for finding in found] == ["over HTTP", "as a WebSocket"]
+    assert ["upgrade" in headers for headers in machine.fake.probes] == [False, True]
+    assert {headers["authorization"] for headers in machine.fake.probes} == {f"Bearer {KEY}"}
+
+
+def test_no_probe_is_sent_to_a_proxy_that_has_not_said_it_knows_it(machine: Machine) -> None:
+    machine.tells()
+
+    found = machine.findings(code=1)
+
+    assert "older than this command" in found["probe"][0]["text"]
+    assert machine.fake.probes == []
+
+
+def test_no_probe_is_sent_where_the_proxy_is_not_known_by_its_certificate(machine: Machine) -> None:
+    found = machine.findings(code=1, CODEX_CA_CERTIFICATE=None)
+
+    assert [finding["level"] for finding in (*found["probe"], *found["trust"])] == ["note", "wrong"]
+    assert machine.fake.probes == []
+
+
+def test_a_probe_that_goes_past_is_wrong(machine: Machine) -> None:
+    machine.fake.answers_probes = False
+
+    assert {finding["level"] for finding in machine.findings(code=1)["probe"]} == {"wrong"}
+
+
+def test_a_key_that_is_refused_is_said_with_the_proxys_reason(machine: Machine) -> None:
+    machine.fake.refusal = (401, {"error": {"code": "codexpool_not_a_member", "message": "codexpool: revoked"}})
+
+    found = machine.findings(code=1)["probe"]
+
+    assert "refused: 401 revoked" in found[0]["text"]
+
+
+def test_what_a_proxy_elsewhere_does_not_tell_is_a_note_and_the_probe_goes_by_its_health(machine: Machine) -> None:
+    machine.fake.documents["/api/status"] = (403, {"error": {"message": "this page is for the machine"}})
+    assert machine.findings()["proxy"][0]["level"] == "note"
+    assert machine.fake.probes == []
+
+    machine.fake.documents["/healthz"] = (200, {"status": "ok", "ready": True, "probe": 1})
+    assert [finding["level"] for finding in machine.findings()["probe"]] == ["ok", "ok"]
+
+
+def test_without_a_proxy_the_rest_is_looked_at_all_the_same(machine: Machine) -> None:
+    machine.fake.stop()
+
+    found = machine.findings(code=1)
+
+    assert found["proxy"][0]["remedy"].startswith("start one with: codexpool run")
+    assert {"pool", "client", "version", "files", "logins"} <= set(found)
+    assert machine.fake.probes == []
+
+
+def test_where_no_proxy_runs_on_this_machine_the_one_of_the_client_is_asked(machine: Machine) -> None:
+    result = CliRunner().invoke(doctor, ["--json"], env=machine.environ)
+
+    assert result.exit_code == 0, result.output
+    assert len(machine.fake.probes) == 2
+
+
+def test_one_line_has_a_finding_and_its_remedy(machine: Machine) -> None:
+    text = machine.run(code=1, NO_PROXY="chatgpt.com").stdout
+
+    line = next(line for line in text.splitlines() if "NO_PROXY" in line)
+    assert line.startswith("wrong  client")
+    assert line.endswith("-> take that entry out")
+    assert text.splitlines()[-1] == "1 thing is wrong."
+
+
+def test_narrow_terminals_have_the_remedy_below(machine: Machine) -> None:
+    text = machine.run(code=1, NO_PROXY="chatgpt.com", COLUMNS="60").stdout
+
+    assert max(map(len, text.splitlines()[:-1])) <= 60
+    assert any(line.lstrip().startswith(("→ take", "-> take")) for line in text.splitlines())
+
+
+def test_hostile_words_of_a_proxy_do_nothing_to_the_terminal(machine: Machine) -> None:
+    machine.tells(probe=1, closed="\x1b[31mred\x07 at-test-fedcba9876543210\nnext")
+
+    text = machine.run(code=1).stdout
+
+    assert "\x1b" not in text
+    assert "fedcba9876543210" not in text
+
+
+def test_routes_prints_the_table_and_looks_at_nothing(machine: Machine) -> None:
+    text = machine.run("--routes").stdout
+    rows = json.loads(machine.run("--routes", "--json").stdout)["routes"]
+
+    assert [row["path"] for row in rows] == [route.path for route in ROUTES]
+    assert all(route.path in text and route.policy.value in text for route in ROUTES)
+    assert machine.fake.connects == 0
+
+
+@pytest.mark.parametrize("arguments", [("--client", "/nowhere/codex"), ("--proxy", "ftp://x"), ("--nonsense",)])
+def test_wrong_usage_is_2(machine: Machine, arguments: tuple[str, ...]) -> None:
+    machine.run(*arguments, code=2)
+
+
+def test_ctrl_c_ends_it_without_a_word_and_without_the_client_that_it_was_asking(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(terminals.COMMANDS, "doctor", "doctor:doctor")
+    (tmp_path / "codex").write_text(f"#!/bin/sh\necho $$ > {tmp_path / 'pid'}\nexec sleep 60\n")
+    environ: dict[str, Any] = {name: value for name, value in machine.environ.items() if value is not None}
+
+    with terminals.Terminal(tmp_path, "doctor", "--proxy", machine.fake.url, **environ) as terminal:
+        terminal.shows("looking at the client's version")
+        until((tmp_path / "pid").is_file, 20, "the client to run")
+        terminal.press("\x03")
+        code = terminal.wait()
+
+        assert code == 130
+        assert "Traceback" not in terminal.output
+        assert "\x1b[32mok" in terminal.output
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,0 +1,248 @@
+"""What is found of the machine: versions, modes of files, clocks, logins and pool.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codexpool.authority import KEY
+from codexpool.clock import Clock, offset
+from codexpool.config import resolve
+from codexpool.credentials.authapi import AuthApi
+from codexpool.credentials.pat import Pat
+from codexpool.credentials.route import Route
+from codexpool.credentials.secret import Bearer
+from codexpool.doctor import clocks, configuration, files, logins, versions
+from codexpool.doctor.files import Kept, judged
+from codexpool.doctor.findings import Level
+from tests.config.test_tokens import sources
+from tests.doctor.fakes import client, running
+
+NOW = 1_764_000_000.0
+
+
+def levels(findings: Any) -> list[Level]:
+    return [finding.level for finding in findings]
+
+
+# -- the client's version
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("codex-cli 0.169.0\n", (0, 169, 0)),
+        ("codex-cli 0.155.0-alpha.9.2", (0, 155, 0)),
+        ("codex-cli", None),
+        ("", None),
+    ],
+)
+def test_a_version_is_found_in_what_the_client_says(text: str, version: versions.Version | None) -> None:
+    assert versions.version_of(text) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "variable", "sources"),
+    [
+        ((0, 169, 0), "SSL_CERT_FILE", []),
+        ((0, 111, 0), "CODEX_CA_CERTIFICATE", ["#14239"]),
+        ((0, 155, 0), "SSL_CERT_FILE", ["#46489", "#47034"]),
+        ((0, 155, 1), "CODEX_CA_CERTIFICATE", []),
+        ((0, 156, 0), "CODEX_CA_CERTIFICATE", ["#47374"]),
+        ((0, 140, 0), "", []),
+    ],
+)
+def test_known_trouble_is_told_with_its_source(version: versions.Version, variable: str, sources: list[str]) -> None:
+    findings = list(versions.of_version(version, variable))
+
+    assert [source for source in sources if not any(source in finding.text for finding in findings)] == []
+    assert len(findings) == len(sources)
+    assert all(finding.remedy for finding in findings)
+
+
+def program(folder: Path, says: str, helps: str = "--with-access-token") -> Path:
+    """A client that says its version, and how it can be logged in."""
+    path = folder / "codex"
+    path.write_text(f'#!/bin/sh\ncase "$1" in --version) echo "{says}";; login) echo "{helps}";; esac\n')
+    path.chmod(0o700)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("says", "helps", "expected"),
+    [
+        ("codex-cli 0.169.0", "--with-access-token", Level.OK),
+        ("codex-cli 0.140.0", "", Level.WRONG),
+        ("nothing", "", Level.NOTE),
+    ],
+)
+def test_the_client_is_asked_what_it_is(tmp_path: Path, says: str, helps: str, expected: Level) -> None:
+    found = versions.findings(program(tmp_path, says, helps), client(), "at-test-0123456789abcdef")
+
+    assert levels(found) == [expected]
+
+
+def test_no_client_is_a_note() -> None:
+    assert versions.program_of(None, {"PATH": "/nowhere"}) is None
+    assert levels(versions.findings(None, client(), "")) == [Level.NOTE]
+
+
+# -- modes
+
+
+FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "remedy"),
+    [
+        (FILE | 0o600, None, ""),
+        (FILE | 0o400, None, ""),
+        (FILE | 0o644, Level.WRONG, "chmod 600 '/a b'"),
+        (FILE | 0o620, Level.WRONG, "chmod 600 '/a b'"),
+        (FOLDER | 0o700, None, ""),
+        (FOLDER | 0o755, Level.NOTE, "chmod 700 '/a b'"),
+        (FOLDER | 0o711, Level.NOTE, "chmod 700 '/a b'"),
+        (FOLDER | 0o770, Level.WRONG, "chmod 700 '/a b'"),
+    ],
+)
+def test_what_is_too_open_comes_with_the_command_that_closes_it(mode: int, level: Level | None, remedy: str) -> None:
+    finding = judged(Kept(Path("/a b"), "the state"), mode)
+
+    assert (finding and finding.level, finding.remedy if finding else "") == (level, remedy)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_what_is_not_there_is_not_spoken_of(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / KEY).touch(0o600)
+
+    assert levels(files.findings(files.of_confdir(tmp_path))) == [Level.OK]
+    (tmp_path / KEY).chmod(0o640)
+    assert levels(files.findings(files.of_confdir(tmp_path))) == [Level.WRONG]
+    assert levels(files.findings(files.of_confdir(tmp_path / "none"))) == []
+
+
+def test_a_folder_that_somebody_has_named_for_the_state_is_left_alone() -> None:
+    database = Path("/tmp/state.sqlite3")
+
+    assert [kept.path for kept in files.of_state(database, is_named=True)] == [database]
+    assert [kept.path for kept in files.of_state(database, is_named=False)] == [Path("/tmp"), database]
+
+
+# -- clocks
+
+
+@pytest.mark.parametrize(
+    ("at", "clock", "expected"),
+    [
+        (NOW, {"offset": 0.0}, [Level.OK]),
+        (NOW, {"offset": None}, [Level.OK]),
+        (NOW + 59, None, [Level.OK]),
+        (NOW + 61, None, [Level.WRONG]),
+        (NOW - 61, None, [Level.WRONG]),
+        (NOW, {"offset": -300.0}, [Level.WRONG]),
+        (NOW, {"offset": 61}, [Level.WRONG]),
+    ],
+)
+def test_clocks_may_be_a_minute_apart(at: float, clock: Any, expected: list[Level]) -> None:
+    findings = list(clocks.findings({"at": at, "clock": clock}, NOW, NOW))
+
+    assert levels(findings) == expected
+
+
+def test_which_clock_is_ahead_is_said() -> None:
+    ahead, behind = ({"at": NOW, "clock": {"offset": seconds}} for seconds in (300.0, -300.0))
+
+    assert "5 min ahead of the backend's" in next(clocks.findings(ahead, NOW, NOW)).text
+    assert "5 min behind the backend's" in next(clocks.findings(behind, NOW, NOW)).text
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("Mon, 24 Nov 2025 16:00:00 GMT", 0.0),
+        ("Mon, 24 Nov 2025 16:00:02 GMT", 0.0),
+        ("Mon, 24 Nov 2025 15:50:00 GMT", 599.0),
+        ("Mon, 24 Nov 2025 16:10:00 GMT", -598.0),
+        ("Mon, 24 Nov 2025 16:00:00 -0000", 0.0),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_the_offset_is_what_the_time_on_the_way_does_not_explain(date: str, expected: float | None) -> None:
+    assert offset(date, NOW, NOW + 2) == expected
+
+
+async def test_whoami_tells_the_time(tmp_path: Path) -> None:
+    clock = Clock()
+    with running(tmp_path) as backend:
+        backend.shift = -600
+        api = AuthApi(Route(), {"CODEX_AUTHAPI_BASE_URL": backend.url}, clock)
+        await api.whoami(Bearer.of("at-test-0123456789abcdef"))
+        await api.close()
+
+    assert clock.offset is not None
+    assert 590 < clock.offset < 610
+
+
+# -- pool.toml and logins
+
+
+def pool(folder: Path, text: str) -> Path:
+    path = folder / "pool.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+PAT = "at-test-0123456789abcdef"
+
+ONE = f'[[identity]]\nname = "work"\ntoken = "{PAT}"\n'
+
+
+def test_a_pool_that_holds_is_ok_and_one_that_does_not_says_where(tmp_path: Path) -> None:
+    config, problems = configuration.read(pool(tmp_path, ONE))
+    assert config is not None
+    assert problems == []
+    assert levels(configuration.findings(config, resolve(config, sources()))) == [Level.OK]
+
+    none, problems = configuration.read(pool(tmp_path, ONE + "nonsense = 1\n"))
+    assert none is None
+    assert levels(problems) == [Level.WRONG]
+    assert "pool.toml:4" in problems[0].text
+    assert PAT not in str(problems)
+
+
+def test_a_variable_that_only_the_proxy_has_is_not_wrong(tmp_path: Path) -> None:
+    text = '[[identity]]\nname = "work"\ntoken = { env = "CODEXPOOL_TEST_TOKEN" }\n'
+    config, _ = configuration.read(pool(tmp_path, text))
+    assert config is not None
+
+    assert levels(configuration.findings(config, resolve(config, sources()))) == [Level.OK, Level.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("environ", "auth_json", "expected"),
+    [
+        ({}, "", Level.OK),
+        ({}, json.dumps({"personal_access_token": "at-test-another-0123"}), Level.OK),
+        ({}, json.dumps({"personal_access_token": PAT}), Level.NOTE),
+        ({"CODEX_ACCESS_TOKEN": PAT}, "", Level.NOTE),
+    ],
+)
+def test_a_client_with_a_token_of_the_pool_is_told(
+    tmp_path: Path, environ: dict[str, str], auth_json: str, expected: Level
+) -> None:
+    config, _ = configuration.read(pool(tmp_path, ONE))
+    assert config is not None
+
+    found = list(logins.findings(config, {"work": Pat(Bearer.of(PAT))}, client(environ), auth_json))
+
+    assert levels(found) == [expected]
+    assert PAT not in str(found)

@@ -1,0 +1,97 @@
+"""Does the client believe the proxy: handshakes through one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import certifi
+import pytest
+
+from codexpool.doctor.findings import Finding, Level
+from codexpool.doctor.trust import Trusted, looked_at
+from codexpool.doctor.tunnel import Tunnel
+from tests.doctor.fakes import FakeProxy, client, running
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeProxy]:
+    with running(tmp_path / "ca") as fake:
+        yield fake
+
+
+def looked(fake: FakeProxy, environ: dict[str, str], ca_file: Path | None = None) -> Trusted:
+    return looked_at(client(environ), Tunnel("127.0.0.1", fake.port), ca_file)
+
+
+def finding(trusted: Trusted) -> Finding:
+    (found,) = trusted.findings
+    return found
+
+
+@pytest.mark.parametrize("name", ["CODEX_CA_CERTIFICATE", "SSL_CERT_FILE"])
+def test_either_variable_has_the_client_believe_the_proxy(fake: FakeProxy, name: str) -> None:
+    trusted = looked(fake, {name: str(fake.authority.ca_file)})
+
+    assert finding(trusted).level is Level.OK
+    assert name in finding(trusted).text
+    assert trusted.context is not None
+
+
+def test_codex_ca_certificate_comes_first_unless_it_is_empty(fake: FakeProxy) -> None:
+    right = str(fake.authority.ca_file)
+
+    hidden = looked(fake, {"CODEX_CA_CERTIFICATE": certifi.where(), "SSL_CERT_FILE": right})
+    empty = looked(fake, {"CODEX_CA_CERTIFICATE": "", "SSL_CERT_FILE": right})
+
+    assert finding(hidden).level is Level.WRONG
+    assert "CODEX_CA_CERTIFICATE" in finding(hidden).text
+    assert finding(empty).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/nowhere/ca.pem", "cannot be read"),
+        ("~/ca.pem", "write the path in full"),
+        (__file__, "no certificate in PEM form"),
+    ],
+)
+def test_a_file_of_no_use_is_wrong_and_the_probe_goes_by_the_proxys_own(
+    fake: FakeProxy, path: str, words: str
+) -> None:
+    trusted = looked(fake, {"CODEX_CA_CERTIFICATE": path}, fake.authority.ca_file)
+
+    assert finding(trusted).level is Level.WRONG
+    assert words in finding(trusted).text + finding(trusted).remedy
+    assert f"CODEX_CA_CERTIFICATE={fake.authority.ca_file}" in finding(trusted).remedy
+    assert trusted.context is not None
+
+
+def test_without_a_variable_there_is_nobody_to_send_a_probe_to(fake: FakeProxy) -> None:
+    trusted = looked(fake, {})
+
+    assert finding(trusted).level is Level.WRONG
+    assert trusted.context is None
+
+
+def test_a_tunnel_that_ends_at_somebody_whom_all_believe_is_no_way_for_a_probe(
+    fake: FakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if what answers were the backend itself: mitmproxy's ignore_hosts only lends it the wire.
+    monkeypatch.setattr(certifi, "where", lambda: str(fake.authority.ca_file))
+
+    trusted = looked(fake, {})
+
+    assert finding(trusted).level is Level.WRONG
+    assert "unread" in finding(trusted).text
+    assert trusted.context is None
+
+
+def test_a_proxy_that_is_gone_is_said(tmp_path: Path) -> None:
+    with running(tmp_path) as fake:
+        port = fake.port
+    trusted = looked_at(client(), Tunnel("127.0.0.1", port), None)
+
+    assert finding(trusted).level is Level.WRONG
+    assert trusted.context is None
