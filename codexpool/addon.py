@@ -8,20 +8,28 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from codexpool import host, showing
-from codexpool.config import ConfigError, PoolConfig, Watcher, find, load, places
+from codexpool import host, jsonlogs, showing
+from codexpool.carried import hide_key
+from codexpool.config import Access, ConfigError, PoolConfig, Watcher, find, load, places
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
+from codexpool.leaving import REASON, Leaving
 from codexpool.lookout import Lookout
 from codexpool.observing import Observing
+from codexpool.page.members import members
 from codexpool.pool.pool import Pool
 from codexpool.redact import redact_logs
+from codexpool.relay import Relay
 from codexpool.state import State, open_state, state_path
 from codexpool.supported import resend, support
+from codexpool.wire.routes import BACKEND_ONLY
 
 logger = logging.getLogger("codexpool")
 
@@ -49,6 +57,7 @@ OPTIONS = (
         "A file to which each request, and each change of an identity, is appended as a line of JSON "
         "(docs/events.md). It may be renamed at any time. It holds no secret and no body.",
     ),
+    (jsonlogs.OPTION, jsonlogs.DEFAULT, jsonlogs.HELP),
     (
         "codexpool_record",
         "",
@@ -78,7 +87,16 @@ class Codexpool:
         self.reloaded = reloaded
         self.entry = entry
         self.support = support(version.VERSION)
-        self.lookout = Lookout(self._seen, lambda: self.exchanges.closed, self._secrets, reloaded)
+        self.leaving = Leaving(self._leave, lambda: self.exchanges.open_sockets)
+        self.lookout = Lookout(
+            self._seen,
+            lambda: self.exchanges.closed,
+            self._secrets,
+            self._members,
+            self._clock_offset,
+            lambda: self.leaving.has_begun,
+            reloaded,
+        )
         self.exchanges: Exchanges | Observing = Exchanges(self.support.resends, self.lookout.history)
         self.is_running = False
         self.config: PoolConfig | None = None
@@ -93,6 +111,7 @@ class Codexpool:
             loader.add_option(name, str, default, help_text)
         showing.add_view()
         self._undo_redaction = redact_logs()
+        self._undo_logs = jsonlogs.log_as("", host.is_set_by_user)
         host.set_defaults()
         if self.support.resends and resend is not None:
             resend.install(self.exchanges)
@@ -102,6 +121,9 @@ class Codexpool:
 
     def configure(self, updated: set[str]) -> None:
         try:
+            if jsonlogs.OPTION in updated:
+                self._undo_logs()
+                self._undo_logs = jsonlogs.log_as(getattr(ctx.options, jsonlogs.OPTION), host.is_set_by_user)
             host.refuse_unfit(self.support.loopback_only)
             if "codexpool_observe" in updated:
                 self._observe(host.is_on("codexpool_observe"))
@@ -109,15 +131,24 @@ class Codexpool:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
                 self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
+            if self.config is not None and self.config.access is Access.ANYONE:
+                host.refuse_anyone()
             self.lookout.configure(updated)
+            self._guard()
         except (ConfigError, exceptions.OptionsError) as error:
             self._refuse(str(error))
         else:
             if "codexpool_config" in updated and self.keeper is not None:
                 self.running()
 
+    def _guard(self) -> None:
+        """Tell the gate who can come to it."""
+        gate = self.exchanges.gate
+        gate.on_loopback, gate.lets_all = host.is_for_this_machine(), host.has_passwords()
+
     def running(self) -> None:
         self._stop()
+        self._guard()
         self.is_running = True
         if isinstance(self.exchanges, Observing):
             self.exchanges.closed = self.refused
@@ -137,11 +168,17 @@ class Codexpool:
         else:
             host.note_pool()
             self.keeper = Keeper(_open_state, os.environ, host.own_route())
-            self.keeper.on_change = partial(self.exchanges.sockets.changed, self.keeper)
+            self.keeper.on_change = partial(self.exchanges.changed, self.keeper)
             self.lookout.attend(self.keeper)
             self.keeper.start(self.config, self.watcher)
             self.exchanges.keeper = self.keeper
         self.lookout.running()
+        self.leaving.running()
+
+    def _leave(self) -> None:
+        """The proxy ends: commands are to find its successor, and clients to connect to it."""
+        self.lookout.withdraw()
+        self.exchanges.end_sockets()
 
     def _observe(self, observes: bool) -> None:
         """Observe, or serve: that is said once, at the start."""
@@ -161,6 +198,16 @@ class Codexpool:
             return (consulted.pool, self.config) if consulted is not None else (None, None)
         return (self.keeper.pool, self.keeper.config) if self.keeper is not None else (None, None)
 
+    def _members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
+        """Who may use the pool, and how its members stand."""
+        if isinstance(self.exchanges, Observing) or self.keeper is None:
+            return self.exchanges.gate.access, []
+        turnstile = self.exchanges.turns.turnstile
+        return self.exchanges.gate.access, members(self.keeper.config, turnstile, self.keeper.ledger, now)
+
+    def _clock_offset(self) -> float | None:
+        return self.keeper.clock.offset if self.keeper is not None else None
+
     def _secrets(self) -> list[str]:
         """The tokens of the pool, which nothing that is written may have in it."""
         return self.keeper.tokens() if self.keeper is not None else []
@@ -176,12 +223,14 @@ class Codexpool:
         logger.error("codexpool refuses to serve: %s. Mend it, and touch the entry file or restart", reason)
 
     def done(self) -> None:
+        self.leaving.done()
         # A reload that fails leaves mitmproxy without this addon, but with its streams: they go on refusing what
         # must not leave undressed, until a next `load` installs others.
         self.exchanges.closed = "codexpool is not loaded any more; restart the proxy"
         self.exchanges.undress_all()
         self._stop()
         self.lookout.done()
+        self._undo_logs()
         self._undo_redaction()
 
     def _stop(self) -> None:
@@ -198,13 +247,41 @@ class Codexpool:
 
     # -- hooks
 
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        host.hide_password(flow)
+        if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
+            flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
+
+    def server_connect(self, data: ServerConnectionHookData) -> None:
+        address = data.server.address
+        if address is None or address[:2] in host.upstreams():
+            return  # What is to be asked of the proxy behind this one has been looked at as it came.
+        if why := self._refusal(data.client, *address[:2]):
+            data.server.error = why
+
+    def _refusal(self, client: Client, to_host: str, port: int) -> str:
+        try:
+            hosts = self.keeper.hosts if self.keeper is not None else BACKEND_ONLY
+            return Relay(self.exchanges.gate, host.is_own_connection).refusal(client, to_host, port, hosts)
+        except Exception as error:
+            logger.exception("it could not be told whom a connection is for")
+            return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"
+
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         host.hide_password(flow)
         if flow.response or flow.error or not flow.live:
+            hide_key(flow)  # It goes no further, but it may be recorded.
             return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
+        if why := self._refusal(flow.client_conn, flow.request.host, flow.request.port):
+            hide_key(flow)
+            flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
+            return
+        self.leaving.begins(flow)
         try:
+            if self.leaving.has_begun and self.exchanges.turns_away(flow, REASON):
+                return
             self.exchanges.open(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "reading the request")
@@ -228,6 +305,7 @@ class Codexpool:
             self.exchanges.headers_came(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "reading the answer")
+        self.leaving.answered(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         if self.lookout.site.has(flow):
@@ -236,6 +314,7 @@ class Codexpool:
             await self.exchanges.judge(flow)
         except Exception as error:
             self.exchanges.fail(flow, error, "judging the answer")
+        self.leaving.answered(flow)
         if self.exchanges.is_over(flow):
             self.lookout.over(flow)
 
@@ -252,8 +331,9 @@ class Codexpool:
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         self.exchanges.socket_opened(flow)
 
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
+    async def websocket_message(self, flow: http.HTTPFlow) -> None:
         self.lookout.message_came(flow)
+        await self.exchanges.message_comes(flow)
         self.exchanges.message_came(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:

@@ -10,19 +10,23 @@ from mitmproxy import http
 
 from codexpool import backend
 from codexpool.credentials.secret import Bearer
+from codexpool.members.register import Member
+from codexpool.members.turnstile import Ticket
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
+from codexpool.traces.harmless import harmless
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import AttemptTrace, Trace
 from codexpool.wire import headers
 from codexpool.wire.dress import Worn
 from codexpool.wire.events import Beginning
 from codexpool.wire.routes import MODELS, Policy
+from codexpool.wire.tokens import Meter
 
 SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
 """Where a request names its conversation; the first that is there counts."""
 
-NO_TURN = frozenset({MODELS, backend.ACCOUNTS_CHECK})
+NO_TURN = frozenset({MODELS, backend.ACCOUNTS_CHECK, backend.CONFIG_BUNDLE, backend.USAGE})
 
 PARENT = b"x-codex-parent-thread-id"
 """Where a sub-agent's request names the session that has started it."""
@@ -75,8 +79,32 @@ class Exchange:
     """The first pieces of a stream, until it is passed on."""
     is_lost: bool = False
     """The connection was lost, and nothing was passed on."""
+    member: Member | None = None
+    """Whose key it came with."""
+    ticket: Ticket | None = None
+    """Its place among the turns that are under way."""
+    meter: Meter | None = None
+    """What sees its answer pass by."""
+    probe: str = ""
+    """It only asks what would be done with it."""
     worn: Worn | None = None
     """What the flow showed before it was dressed itself; only without `codexpool.wire.resend`."""
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether it is a request for the model. (On a WebSocket those are messages, which come later.)"""
+        return self.asked.is_turn and not self.upgrade
+
+    def passed(self, piece: bytes) -> bytes:
+        """See a piece of the answer pass by; gives it back (see mitmproxy's ``response.stream``)."""
+        self._see(piece)
+        return piece
+
+    @harmless
+    def _see(self, piece: bytes) -> None:
+        self.trace.passed(piece)
+        if self.meter is not None:
+            self.meter.passed(piece)
 
     @property
     def is_answered(self) -> bool:
@@ -115,6 +143,21 @@ def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | Non
         path not in NO_TURN,
     )
     return asked, source.decode() if source is not None else None
+
+
+def of_whom(asked: Asked, member: Member | None, only: frozenset[str] | None) -> Asked:
+    """What a request is about that comes from a member, or from somebody without a key."""
+    if member is None and "/" not in (asked.session or "") and "/" not in (asked.parent or ""):
+        return asked
+    session, parent = (None if key is None else session_of(key, member) for key in (asked.session, asked.parent))
+    return asked._replace(session=session, parent=parent, only=only)
+
+
+def session_of(key: str, member: Member | None) -> str:
+    """What a session goes by that a client calls so: nobody can name a session of a member but that one."""
+    if member is not None:
+        return f"{member.name}/{key}"
+    return f"/{key}" if "/" in key else key
 
 
 def said_of(session: str | None) -> str:

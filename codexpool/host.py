@@ -34,7 +34,7 @@ DEFAULTS: Final = {
 
 def set_defaults() -> None:
     """Put our defaults in place of mitmproxy's."""
-    ours = {name: value for name, value in DEFAULTS.items() if name in ctx.options and not _set_by_user(name)}
+    ours = {name: value for name, value in DEFAULTS.items() if name in ctx.options and not is_set_by_user(name)}
     ctx.options.update(**ours)
     if "tcp_timeout" not in ctx.options and hasattr(server, "TCP_TIMEOUT"):  # an option since mitmproxy 12.2.1
         server.TCP_TIMEOUT = SILENCE
@@ -85,6 +85,10 @@ _POOL: Final = "codexpool_had_a_pool"
 
 NAMELESS: Final = frozenset({"transparent", "local", "wireguard"})
 """Modes in which a request has an address, and perhaps no host name."""
+
+
+NETWORKS: Final = frozenset({"wireguard", "tun"})
+"""Modes that others can reach whatever ``listen_host`` says."""
 
 
 def warn_of_modes() -> None:
@@ -147,6 +151,27 @@ def _listen_hosts() -> list[str]:
     return [mode_specs.ProxyMode.parse(mode).listen_host(ctx.options.listen_host) for mode in ctx.options.mode]
 
 
+def is_for_this_machine() -> bool:
+    """Whether only this machine can reach the proxy."""
+    modes = {mode_specs.ProxyMode.parse(mode).type_name for mode in ctx.options.mode}
+    return not modes & NETWORKS and all(map(_is_loopback, _listen_hosts()))
+
+
+def has_passwords() -> bool:
+    """Whether mitmproxy itself asks who somebody is."""
+    return bool(ctx.options.proxyauth)
+
+
+def refuse_anyone() -> None:
+    """Raise OptionsError where the pool would be for whoever is on the network."""
+    if not is_for_this_machine():
+        where = ", ".join(dict.fromkeys(host or "all addresses" for host in _listen_hosts()))
+        raise exceptions.OptionsError(
+            f'pool.toml says access = "anyone", and the proxy listens on {where}: whoever can reach it would speak '
+            'as your identities. Say access = "members" (codexpool member add NAME), or take listen_host away'
+        )
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -165,6 +190,12 @@ def is_own_connection(address: tuple[object, ...]) -> bool:
     return any(server.sockname is not None and server.sockname[1] == address[1] for server in servers)
 
 
+def upstreams() -> set[tuple[str, int]]:
+    """The proxies behind this one."""
+    specs = (mode_specs.ProxyMode.parse(mode) for mode in ctx.options.mode)
+    return {spec.address[:2] for spec in specs if isinstance(spec, mode_specs.UpstreamMode)}
+
+
 def own_route() -> Route:
     """How requests of our own reach the backend: as the proxy's connections do."""
     proxy = None
@@ -177,7 +208,8 @@ def own_route() -> Route:
     return Route(proxy, trusted, ctx.options.ssl_insecure)
 
 
-def _set_by_user(name: str) -> bool:
+def is_set_by_user(name: str) -> bool:
+    """Whether an option of mitmproxy is the user's own word."""
     # `has_changed` would take `--set http2=true` for our chance to say false: it only compares with the default.
     option: Any = ctx.options._options[name]
     return option.value is not optmanager.unset

@@ -13,14 +13,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx, exceptions, http, version
 
 from codexpool import __version__, announce, host
 from codexpool.config import PoolConfig
 from codexpool.keeper import Keeper
-from codexpool.page import metrics, status
+from codexpool.page import health, metrics, status
 from codexpool.page.pieces import joined
 from codexpool.page.site import Site
 from codexpool.pool.identity import Condition, Identity
@@ -41,22 +41,32 @@ RECORDING = frozenset({"codexpool_record", "codexpool_record_bodies", "codexpool
 
 
 class Lookout:
-    """``pool`` gives the pool of now and its configuration, ``closed`` why requests are refused, if they are."""
+    """``pool`` gives the pool of now and its configuration, ``closed`` why requests are refused, if they are.
+
+    ``members`` gives who may use it, and the members as they are at a moment; ``clock_offset`` how far this machine's
+    clock is from the backend's, in seconds; ``leaves`` whether the proxy was told to end.
+    """
 
     def __init__(
         self,
         pool: Callable[[], tuple[Pool | None, PoolConfig | None]],
         closed: Callable[[], str],
         secrets: Callable[[], list[str]],
+        members: Callable[[float], tuple[str, list[dict[str, Any]]]],
+        clock_offset: Callable[[], float | None],
+        leaves: Callable[[], bool],
         reloaded: bool,
     ) -> None:
         self.history = History()
-        self.site = Site(self.history, self._status, self._metrics, host.is_own_connection)
+        self.site = Site(self.history, self._status, self._metrics, host.is_own_connection, self._unready)
         self.observes = False
         self._reloaded = reloaded
         self._pool = pool
         self._closed = closed
         self._secrets = secrets
+        self._members = members
+        self._clock_offset = clock_offset
+        self._leaves = leaves
         self._journal: Journal | None = None
         self._recorder: Recorder | None = None
         self._tasks = Tasks()
@@ -108,6 +118,10 @@ class Lookout:
         self._say(Kind.STOP, "codexpool ends")
         self._close_journal()
         self._close_recording()
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Commands are to find this proxy no more."""
         if self._note is not None:
             announce.withdraw(self._note)
             self._note = None
@@ -121,7 +135,9 @@ class Lookout:
 
     async def _announce(self) -> None:
         await asyncio.sleep(SETTLED)  # It may have begun to listen elsewhere a moment ago (see `host.set_defaults`).
-        note = await asyncio.to_thread(announce.announce, state_path(os.environ).parent, self.listens)
+        note = await asyncio.to_thread(
+            announce.announce, state_path(os.environ).parent, self.listens, ctx.options.confdir
+        )
         self._note = note
 
     # -- a recording
@@ -188,13 +204,20 @@ class Lookout:
     # -- what the page asks
 
     async def _status(self, now: float) -> bytes:
-        return await joined(status.pieces(self._view(), now))
+        return await joined(status.pieces(self._view(now), now))
 
     async def _metrics(self, accept: str, now: float) -> tuple[bytes, str]:
-        return await metrics.scraped(self._view(), accept, now)
+        return await metrics.scraped(self._view(now), accept, now)
 
-    def _view(self) -> status.View:
+    def _unready(self) -> str:
+        if not self._runs:
+            return health.STARTS
+        pool, _ = self._pool()
+        return health.unready(pool, is_closed=bool(self._closed()), observes=self.observes, leaves=self._leaves())
+
+    def _view(self, now: float) -> status.View:
         (pool, config), journal = self._pool(), self._journal
+        access, members = self._members(now)
         proxy = status.ProxyFacts(
             os.getpid(),
             __version__,
@@ -211,6 +234,9 @@ class Lookout:
             config,
             self._closed(),
             journal.lost if journal is not None else 0,
+            access,
+            members,
+            self._clock_offset(),
         )
 
 

@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from codexpool import judging, tracing
+from codexpool import judging, probing, tracing
+from codexpool.admission import Gate
+from codexpool.carried import carries_key
 from codexpool.config import PoolConfig
 from codexpool.exchange import asked_of, prompt_cache_key
 from codexpool.exchanges import SOCKET_PATH
@@ -33,7 +36,7 @@ from codexpool.sockets import trim
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import Trace
-from codexpool.wire import headers, routes
+from codexpool.wire import answers, headers, routes
 from codexpool.wire.events import Beginning
 from codexpool.wire.held import is_event_stream, scrub
 from codexpool.wire.lighter import has_encrypted
@@ -56,6 +59,7 @@ class Observing:
         self.resends = resends
         self.history = history
         self.closed = ""
+        self.gate = Gate(history)
         self.consulted: Consulted | None = None
         self._since = time.time()
         self._veiling = Veiling()
@@ -90,6 +94,9 @@ class Observing:
 
     def open(self, flow: http.HTTPFlow) -> None:
         """A request's headers have come."""
+        if carries_key(flow.request):
+            self.gate.refuse(flow, "this proxy only observes, and a member key opens nothing here")
+            return
         policy = self.policy(flow.request)
         # What was under way before does not ask us for what leaves, and must have no veil.
         is_ours = flow.is_replay is not None or flow.request.timestamp_start >= self._since
@@ -102,8 +109,20 @@ class Observing:
         if self.resends:
             self._veiling.cover(flow)
 
+    def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
+        """Nothing is turned away."""
+        return False
+
+    def end_sockets(self) -> None:
+        """The proxy ends. No socket is told so."""
+
+    open_sockets: Final = 0
+    """None is waited for: none was told."""
+
     async def assign(self, flow: http.HTTPFlow) -> None:
         """The request is whole: what would be done with it?"""
+        if self._answered_here(flow):
+            return
         self._veiling.cover_again(flow)  # Where the body passed by, the headers have left before it.
         observation = self._watched.get(flow)
         if observation is None:
@@ -121,8 +140,17 @@ class Observing:
             if observation.has_left or (not self.resends and flow.response is None):
                 observation.left(now)
 
-    def outbound(self, flow: http.HTTPFlow) -> http.Request | None:
+    def _answered_here(self, flow: http.HTTPFlow) -> bool:
+        """Whether a request has an answer of ours: it carries a member key, or only asks what would be done."""
+        self.gate.answer_refusal(flow)
+        if flow.response is None and self.policy(flow.request).swaps:
+            flow.response = probing.observed(flow.request.headers.fields)
+        return flow.response is not None
+
+    def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
         """See `codexpool.wire.resend.Sender`: the request as the client has sent it."""
+        if carries_key(flow.request):
+            return answers.withheld("a member key does not leave this proxy")
         wire = self._veiling.outbound(flow)
         if (observation := self._watched.get(flow)) is not None:
             with self._unharmed("noting that a request has left"):
@@ -225,6 +253,9 @@ class Observing:
         if observation is not None and observation.has_left and observation.asked.path == SOCKET_PATH:
             with self._unharmed("following a socket"):
                 self._sockets.opened(flow, observation)
+
+    async def message_comes(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket message has come: nobody waits for a turn here."""
 
     def message_came(self, flow: http.HTTPFlow) -> None:
         """A WebSocket message has come, and is passed on as it is."""

@@ -17,15 +17,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http, websocket
 
+from codexpool import turns
+from codexpool.admission import Gate
 from codexpool.dressing import Dressing
 from codexpool.exchange import Exchange
 from codexpool.judging import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
 from codexpool.keeper import Keeper
+from codexpool.members.turnstile import Ticket
 from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Identity, Status
 from codexpool.pool.needs import nobody
@@ -34,11 +38,14 @@ from codexpool.pool.verdict import NOT_PORTABLE, Next
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import TurnTrace
+from codexpool.turns import Denied, Turns
 from codexpool.wire import frames, limits
 from codexpool.wire.answers import Told, limit_error, promo, seconds_to, told
 from codexpool.wire.headers import TURN_STATE
+from codexpool.wire.keys import message_without_keys
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.resend import hang_up
+from codexpool.wire.tokens import tokens_of
 
 logger = logging.getLogger("codexpool")
 
@@ -51,6 +58,17 @@ ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
 
 GRACE = 5.0
 """Seconds that a client has to let go of a socket, once it was told to connect again."""
+
+
+class Place(NamedTuple):
+    """What one request holds while it is asked, if it is a turn; and the model that it asks."""
+
+    ticket: Ticket | None = None
+    model: str = ""
+
+    def leave(self) -> None:
+        if self.ticket is not None:
+            self.ticket.leave()
 
 
 @dataclass(slots=True)
@@ -67,6 +85,14 @@ class Socket:
     has_left: bool = False
     turn: TurnTrace | None = None
     """What is asked now, for the trace."""
+    places: list[Place] = field(default_factory=list)
+    """Of what is asked, in its order."""
+
+    def leave_all(self) -> None:
+        """Nothing is asked any more."""
+        for place in self.places:
+            place.leave()
+        self.places.clear()
 
 
 def trim(flow: http.HTTPFlow) -> None:
@@ -78,23 +104,33 @@ def trim(flow: http.HTTPFlow) -> None:
 class Sockets:
     """All open WebSockets of swap paths."""
 
-    def __init__(self, dressing: Dressing, history: History) -> None:
+    def __init__(self, dressing: Dressing, history: History, gate: Gate, turns: Turns) -> None:
         self._dressing = dressing
+        self._gate = gate
+        self._turns = turns
         self._history = history
         self._sockets: WeakKeyDictionary[http.HTTPFlow, Socket] = WeakKeyDictionary()
+        self._ends = False
+        """Whether the proxy was told to end."""
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._sockets)
 
     def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """A handshake was served."""
-        self._sockets[flow] = Socket(exchange)
+        self._sockets[flow] = socket = Socket(exchange)
+        self._end_if_idle(flow, socket)
 
-    def closed(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
+    def closed(self, flow: http.HTTPFlow, keeper: Keeper | None) -> None:
         """A socket is closed. In the middle of an answer the client connects again by itself."""
         socket = self._sockets.pop(flow, None)
         if socket is None or flow.websocket is None:
             return
         by = "the client" if flow.websocket.closed_by_client else "the backend"
         self._ended(socket, f"the socket was closed by {by}", failed=True)
-        if not socket.asked or socket.has_left:
+        socket.leave_all()
+        if not socket.asked or socket.has_left or keeper is None:
             return
         if not flow.websocket.closed_by_client:
             attempt, code = socket.exchange.attempt, flow.websocket.close_code
@@ -107,8 +143,10 @@ class Sockets:
         if socket is None or flow.websocket is None:
             return
         message = flow.websocket.messages[-1]
-        if message.injected:
+        if message.injected or message.dropped:
             return
+        if message.from_client and socket.exchange.member is not None:
+            _take_keys_out(message, socket)
         if socket.has_left:
             message.drop()
             if message.from_client:  # It has not let go of the socket: then it is told so in another way.
@@ -126,9 +164,42 @@ class Sockets:
         """
         for flow, socket in list(self._sockets.items()):
             identity = _identity_of(socket, keeper)
-            if not socket.asked and not socket.has_left and (identity is None or identity.status in ENDED):
+            if socket.asked or socket.has_left:
+                continue
+            if identity is None or identity.status in ENDED:
                 self._leave(flow, socket, "its identity does not serve any more")
                 self._hang_up(flow)
+            elif not self._gate.may_go_on(socket.exchange.member):
+                self._leave(flow, socket, "its member key opens nothing any more")
+                self._hang_up(flow)
+
+    def end(self) -> None:
+        """The proxy ends: idle sockets are closed now, and busy ones as soon as they have their answer."""
+        self._ends = True
+        for flow, socket in list(self._sockets.items()):
+            self._end_if_idle(flow, socket)
+
+    async def turn_begins(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
+        """A message has come: if it begins a turn, that waits here for its place; if there is none, it is told so."""
+        socket = self._sockets.get(flow)
+        if socket is None or flow.websocket is None or socket.has_left:
+            return
+        message = flow.websocket.messages[-1]
+        if message.injected or not message.from_client or frames.kind(message.content) != frames.CREATE:
+            return
+        if not frames.begins_turn(message.content):
+            socket.places.append(Place())
+            return
+        may_wait = not any(place.ticket is not None for place in socket.places)  # They would end behind it only.
+        got = await self._turns.begin(keeper, socket.exchange.member, may_wait=may_wait)
+        if isinstance(got, Denied):
+            message.drop()
+            logger.info("session %s: %s", _session(socket), got.message)
+            self._inject(flow, _told(got))
+        elif flow in self._sockets and not socket.has_left:
+            socket.places.append(Place(got, frames.model_of(message.content)))
+        else:  # It was closed meanwhile.
+            got.leave()
 
     def stranger(self, flow: http.HTTPFlow) -> None:
         """A message has come on a socket that was opened before a reload: nobody knows under whom it speaks."""
@@ -148,10 +219,11 @@ class Sockets:
             return
         exchange, pool = socket.exchange, keeper.pool
         identity = _identity_of(socket, keeper)
-        if identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
+        may_go_on = self._gate.may_go_on(exchange.member)
+        if not may_go_on or identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
             message.drop()
             self._inject(flow, frames.connect_again())
-            self._leave(flow, socket, "its identity does not serve")
+            self._leave(flow, socket, "its identity does not serve" if may_go_on else "its member key opens nothing")
             return
         socket.asked += 1
         exchange.attempt.at = time.time()
@@ -182,9 +254,12 @@ class Sockets:
             case frames.ERROR | frames.FAILED:
                 self._failed(flow, socket, message, kind, keeper)
             case _ if kind in frames.ENDS:
-                socket.asked = max(0, socket.asked - 1)
+                place = self._one_less(socket)
                 self._ended(socket, kind.removeprefix("response."), failed=False)
+                if place.ticket is not None:
+                    turns.served(keeper, exchange, tokens_of(message.content), place.model)
                 keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
+                self._end_if_idle(flow, socket)
             case _ if kind not in frames.PRELUDE:
                 socket.asked = max(1, socket.asked)
                 socket.request = None
@@ -202,8 +277,9 @@ class Sockets:
         if said is not None and said.status >= 400:
             self._judge(flow, socket, message, said, keeper)
         if not message.dropped:
-            socket.asked = max(0, socket.asked - 1)
+            self._one_less(socket)
             self._ended(socket, f"failed: {said.status} {said.code}" if said is not None else kind, failed=True)
+            self._end_if_idle(flow, socket)
 
     def _judge(
         self,
@@ -281,12 +357,26 @@ class Sockets:
 
     # -- the socket itself
 
+    def _end_if_idle(self, flow: http.HTTPFlow, socket: Socket) -> None:
+        """If the proxy ends, close a socket that nothing is asked on. (A message of now is passed on before that.)"""
+        if self._ends and not socket.asked and not socket.has_left:
+            self._leave(flow, socket, "the proxy ends")
+            self._hang_up(flow)
+
     def _leave(self, flow: http.HTTPFlow, socket: Socket, why: str) -> None:
         socket.has_left, socket.request = True, None
+        socket.leave_all()
         self._ended(socket, f"told to connect again ({why})", failed=True)
         name = socket.exchange.attempt.name
         logger.info("session %s: told to connect again, away from %s (%s)", _session(socket), name, why)
         asyncio.get_running_loop().call_later(GRACE, self._hang_up, flow)
+
+    def _one_less(self, socket: Socket) -> Place:
+        """The first of the requests has had its answer: the place that it had."""
+        socket.asked = max(0, socket.asked - 1)
+        place = socket.places.pop(0) if socket.places else Place()
+        place.leave()
+        return place
 
     def _begun(self, socket: Socket, at: float) -> None:
         """A request for the model, for the trace: of several at once the first counts."""
@@ -313,6 +403,20 @@ def _identity_of(socket: Socket, keeper: Keeper) -> Identity | None:
     if identity is None or identity.metadata is None or identity.metadata.key != attempt.metadata.key:
         return None
     return identity
+
+
+def _take_keys_out(message: websocket.WebSocketMessage, socket: Socket) -> None:
+    clean = message_without_keys(message.content)
+    if clean is not None:
+        message.content = clean
+        logger.warning("session %s: a member key was in a message, and was taken out", _session(socket))
+
+
+def _told(denied: Denied) -> bytes:
+    """The frame upon which a client shows a bound, or waits a moment and asks again."""
+    if denied.is_limit:
+        return frames.limited(limit_error(denied.message, denied.returns_at), promo(denied.message))
+    return frames.wait(denied.message, seconds_to(denied.returns_at, time.time()))
 
 
 MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER})

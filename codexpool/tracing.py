@@ -27,7 +27,9 @@ logger = logging.getLogger("codexpool")
 GOOD = classify(Answer(200))
 
 
-def begun(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool) -> Trace:
+def begun(
+    flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool, member: str = ""
+) -> Trace:
     """The trace of a request whose headers have come; the flow has it from now on."""
     request = flow.request
     data = request.data
@@ -48,6 +50,7 @@ def begun(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None,
         source=source,
         parent=asked.parent,
         model=asked.model,
+        member=member,
     )
     flow.metadata[METADATA] = trace
     return trace
@@ -120,24 +123,25 @@ def _lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
 
 
 @harmless
-def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: str) -> None:
+def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: str, status: int = 503) -> None:
     """A request was refused before there was anybody to send it as."""
     values = first_values(flow.request.headers.fields)
     asked, source = asked_of(values, routes.normalised(flow.request.path.partition("?")[0]))
     trace = begun(flow, policy, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
     history.begins(trace)
     trace.says(reason)
-    history.ended(trace, 503)
+    history.ended(trace, status)
 
 
 def address_of_client(flow: http.HTTPFlow) -> str:
     """Where a request came from, without the port; empty where nobody says so."""
     peer = flow.client_conn.peername
-    return _plain(peer[0]) if peer else ""
+    return plain_address(peer[0]) if peer else ""
 
 
 @lru_cache(maxsize=256)
-def _plain(text: str) -> str:
+def plain_address(text: str) -> str:
+    """An address without its zone, and as IPv4 if it is one."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -152,6 +156,7 @@ def untouched(flow: http.HTTPFlow) -> Trace:
     method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
     asked, source = asked_of(first_values(data.headers.fields), path.partition("?")[0])
     policy = routes.policy(data.scheme.decode("latin-1"), data.host, data.port, method, path, routes.BACKEND_ONLY)
+    policy = Policy.OWN if policy is Policy.LENT else policy  # A member's would have a trace.
     trace = Trace(
         flow.id,
         request.timestamp_start,

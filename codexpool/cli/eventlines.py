@@ -33,7 +33,7 @@ class EventLines:
         line = Text.assemble(
             (event["time"][11:19], "dim"),
             " ",
-            (self._column("client", event["client"]), "dim"),
+            (self._column("client", event.get("member") or event["client"]), "dim"),
             " ",
             self._column("session", short(event["session"]) if event["session"] else None),
             " ",

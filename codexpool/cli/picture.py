@@ -43,6 +43,8 @@ TOO_MANY: Final = 90.0
 
 SESSIONS_SHOWN: Final = 3
 
+MEMBERS_SHOWN: Final = 20
+
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 ASCII_HEIGHTS: Final = ".:-=+*#@"
@@ -66,6 +68,7 @@ class Picture:
             Text(),
             *self._identities(),
             Text(),
+            *self._members(),
             self._below(),
         ]
 
@@ -124,6 +127,20 @@ class Picture:
             yield from self._card(identity)
             for words in self._words(identity):
                 yield Text.assemble("  ", words)
+
+    def _members(self) -> Iterator[RenderableType]:
+        """Who uses it now, of those who may; nothing where there are no members."""
+        members = self._document.get("members", ())
+        if not members:
+            return
+        yield Text.assemble(
+            ("members", "bold"),
+            "" if self._document["proxy"].get("access") == "members" else " (and whoever has no key)",
+            ": ",
+            Text(", ").join(map(_member, members[:MEMBERS_SHOWN])),
+            "" if len(members) <= MEMBERS_SHOWN else f" and {len(members) - MEMBERS_SHOWN} more",
+        )
+        yield Text()
 
     def _row(self, identity: Document, bar: int) -> list[Text]:
         """The cells of an identity, in the order of `ALL_COLUMNS`; a line in three of them is a window."""
@@ -277,3 +294,13 @@ def style_of(status: str) -> str:
         return STYLES[Status(status)]
     except ValueError:
         return ""
+
+
+def _member(member: Document) -> Text:
+    """What a member does, or why not."""
+    if member["key"] != "valid":
+        return Text.assemble((member["name"], "bold"), (f" {member['key']}", "yellow"))
+    words = [f"{member['turns_under_way']} under way"] if member["turns_under_way"] else []
+    bound = f" of {member['turns_a_day']}" if member["turns_a_day"] is not None else ""
+    words += [f"{member['turns_today']}{bound} turns today"] if member["turns_today"] or bound else []
+    return Text.assemble((member["name"], "bold"), f" {', '.join(words)}" if words else "")

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from codexpool.config import IdentitySpec, PoolConfig
+from codexpool.config import Access, IdentitySpec, PoolConfig
 from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
+from codexpool.probing import VERSION as PROBE_VERSION
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.verification import UNKNOWN
@@ -64,6 +65,10 @@ class View:
     config: PoolConfig | None = None
     closed: str = ""
     events_lost: int = 0
+    access: str = Access.ANYONE
+    members: Sequence[Mapping[str, Any]] = ()
+    clock_offset: float | None = None
+    """This machine's clock minus the backend's, in seconds, once that is known."""
 
     @property
     def why_closed(self) -> str:
@@ -99,6 +104,8 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         "proxy": _proxy(view),
         "sessions": history.sessions(SESSIONS_SHOWN),
         "sessions_total": history.session_count,
+        "clock": {"offset": view.clock_offset},
+        "members": list(view.members),
         "breaker": _breaker(view.pool),
         "hour": history.hour(now),
         "totals": {
@@ -127,6 +134,8 @@ def _proxy(view: View) -> dict[str, Any]:
         "started_at": proxy.started_at,
         "pool": safe(str(view.config.path)) if view.config is not None else None,
         "observe": proxy.observe,
+        "access": str(view.access),
+        "probe": PROBE_VERSION,
         "closed": safe(view.why_closed),
     }
 

@@ -119,7 +119,7 @@ class Asked(NamedTuple):
 
     ``parent`` is the session of the agent that has started this one, ``model`` the model that is asked; empty where
     the client does not say so. The list of models and routing discovery are no ``is_turn``: they use nothing up, and
-    an answer to them says nothing of calls for a model.
+    an answer to them says nothing of calls for a model. ``only`` names the identities that may serve it; None: all.
     """
 
     session: str | None
@@ -127,6 +127,11 @@ class Asked(NamedTuple):
     parent: str | None = None
     model: str = ""
     is_turn: bool = True
+    only: frozenset[str] | None = None
+
+    def is_served_by(self, name: str) -> bool:
+        """Whether an identity may serve it, as far as the one who asks is concerned."""
+        return self.only is None or name in self.only
 
 
 @dataclass(frozen=True, slots=True)

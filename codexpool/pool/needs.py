@@ -43,16 +43,18 @@ def nobody(pool: Pool, asked: Asked, at: float) -> Nobody:
     """Why nobody serves a request; the message is one line that names each identity and what it needs."""
     if not pool.identities:
         return Nobody("codexpool: no identity can serve, pool.toml has none that is usable. The proxy's log says why")
-    identities = pool.identities.values()
+    identities = [i for i in pool.identities.values() if asked.is_served_by(i.name)]
+    if not identities:
+        return Nobody("codexpool: no identity of the pool is for this member. Whoever runs the proxy can change that")
     needs = "; ".join(_need(i, pool, asked, at) for i in identities)
     times = [returns for i in identities if (returns := _returns_at(i, pool, asked, at)) is not None]
     limited = [i for i in identities if pool.limited_until(i, asked, at) is not None]
-    message = f"codexpool: no identity can serve.{_stopped(pool, at)} {needs}"
-    return Nobody(message, _summary(pool, limited), min(times, default=None), bool(limited))
+    message = f"codexpool: no identity can serve.{_stopped(pool, identities, at)} {needs}"
+    return Nobody(message, _summary(identities, limited), min(times, default=None), bool(limited))
 
 
-def _stopped(pool: Pool, at: float) -> str:
-    if not any(i.status is Status.READY for i in pool.identities.values()):
+def _stopped(pool: Pool, identities: Sequence[Identity], at: float) -> str:
+    if not any(i.status is Status.READY for i in identities):
         return ""  # There is nobody that would be tried.
     match pool.breaker.state(at):
         case Opening.OPEN:
@@ -63,10 +65,10 @@ def _stopped(pool: Pool, at: float) -> str:
             return ""
 
 
-def _summary(pool: Pool, limited: Sequence[Identity]) -> str:
+def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str:
     """How many are limited, and what the others need: for the little room that a client has for it."""
-    others = [f"{i.name} ({NEED.get(i.status, 'not tried')})" for i in pool.identities.values() if i not in limited]
-    number = len(pool.identities)
+    others = [f"{i.name} ({NEED.get(i.status, 'not tried')})" for i in identities if i not in limited]
+    number = len(identities)
     if others:
         return f"codexpool: {len(limited)} of {number} identities are at their limit; {', '.join(others)}"
     who = "the only identity is at its limit" if number == 1 else f"all {number} identities are at their limit"
@@ -75,7 +77,7 @@ def _summary(pool: Pool, limited: Sequence[Identity]) -> str:
 
 def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> float | None:
     """When an identity serves this request again without anybody's doing."""
-    if not pool.is_for(identity, asked.path, at):
+    if not pool.is_for(identity, asked, at):
         return None
     if identity.returns_at is not None:
         return identity.returns_at if is_a_matter_of_time(identity.condition) else None
@@ -89,7 +91,7 @@ def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> floa
 def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
     condition = identity.condition
     if condition.status is Status.READY:
-        if not pool.is_for(identity, asked.path, at):
+        if not pool.is_for(identity, asked, at):
             return f"{identity.name}: this endpoint is not for {KIND[identity.kind]}"
         if (until := pool.limited_until(identity, asked, at)) is not None:
             return f"{identity.name}: limited for {pool.family_of(asked)} until {clock(until, at)} UTC"

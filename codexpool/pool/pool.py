@@ -109,7 +109,7 @@ class Pool(Conditions):
         """The identity a session belongs to, if that is about to have another token: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
         own = self._by_key.get(session.key) if session is not None else None
-        return own if own is not None and own.is_in_renewal else None
+        return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
 
     def serves_on(self, identity: Identity, asked: Asked, at: float) -> bool:
         """Whether what an identity has served so far may go on under it."""
@@ -128,7 +128,7 @@ class Pool(Conditions):
         excluded = set(without)
         breaker_ends = self.breaker.until <= at + within if self.breaker.opened_at is not None else False
         for identity in self.identities.values():
-            if identity.name in excluded or not self.is_for(identity, asked.path, at):
+            if identity.name in excluded or not self.is_for(identity, asked, at):
                 continue
             if identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)):
                 return True
@@ -145,9 +145,9 @@ class Pool(Conditions):
             times.append(self.breaker.until)
         return min((then for then in times if then > at), default=None)
 
-    def is_for(self, identity: Identity, path: str, at: float) -> bool:
-        """Whether an identity's kind of credential may be tried on an endpoint."""
-        return self._not_for.allows(identity.kind, path, at)
+    def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
+        """Whether an identity may serve who asks, and its kind of credential may be tried on the endpoint."""
+        return asked.is_served_by(identity.name) and self._not_for.allows(identity.kind, asked.path, at)
 
     def family_of(self, asked: Asked) -> str:
         """The limit that counts for a request."""
@@ -220,9 +220,9 @@ class Pool(Conditions):
         if asked.session is None or (session is not None and session.key == chosen.metadata.key):
             return chosen
         own = self._by_key.get(session.key) if session is not None else None
-        if own is None or own.status is not Status.READY or own.has_expired(at):
+        if own is None or own.status is not Status.READY or own.has_expired(at) or not asked.is_served_by(own.name):
             self.sessions.bind(asked.session, chosen.metadata.key)
-        elif not self.is_for(own, asked.path, at):
+        elif not self.is_for(own, asked, at):
             self.sessions.set_aside(asked.session, asked.path, chosen.metadata.key)
             self.because = Because.ASIDE
         elif self.limited_until(own, asked, at) is not None:
@@ -232,7 +232,8 @@ class Pool(Conditions):
 
     def _is_able(self, identity: Identity, asked: Asked, at: float) -> bool:
         return (
-            self._is_ready(identity, at)
+            asked.is_served_by(identity.name)
+            and self._is_ready(identity, at)
             and self._not_for.allows(identity.kind, asked.path, at)
             and self.limited_until(identity, asked, at) is None
         )

@@ -74,7 +74,9 @@ def _against(pool: Pool, identity: Identity, asked: Asked, refused: Collection[s
         yield f"{condition.status}{until}"
     if identity.metadata is None:
         yield "nobody has said yet whose its token is"
-    if not pool.is_for(identity, asked.path, at):
+    if not asked.is_served_by(identity.name):
+        yield "it is not for this member"
+    elif not pool.is_for(identity, asked, at):
         yield "its kind of credential is refused on this endpoint"
     if condition.status is Status.READY and (until_ := pool.limited_until(identity, asked, at)) is not None:
         yield f"limited for {pool.family_of(asked)} until {clock(until_, at)} UTC"

@@ -27,7 +27,7 @@ from codexpool.standin.authapi import AuthApi
 from codexpool.standin.exchange import Reply, Request, error_body, nothing_here
 from codexpool.standin.faults import Answer
 from codexpool.standin.limits import Limits, hinted_model
-from codexpool.standin.paths import AUTH_HOST, COMPACT, MCP, PLAIN, RESPONSES, SWAPPED, WHOAMI
+from codexpool.standin.paths import AUTH_HOST, COMPACT, LENT, MCP, PLAIN, RESPONSES, SWAPPED, WHOAMI
 from codexpool.standin.tokens import (
     DISCOVERY,
     MODELS,
@@ -126,7 +126,8 @@ class Backend:
             return request.bearer if request.path == WHOAMI else ""
         token = self.pool.get(request.bearer)
         at_home = token is not None and (request.host == token.host or request.path in UNROUTED)
-        return request.bearer if at_home and SWAPPED.fullmatch(unquote(request.path)) else ""
+        path = unquote(request.path)
+        return request.bearer if at_home and (SWAPPED.fullmatch(path) or LENT.fullmatch(path)) else ""
 
     def refusal(self, request: Request) -> Refusal | None:
         """The rule that a request breaks; a token that is merely dead breaks none."""
@@ -135,7 +136,7 @@ class Backend:
         path = unquote(request.path)
         if request.host == AUTH_HOST or not path.startswith("/backend-api/"):
             return None
-        if SWAPPED.fullmatch(path):
+        if SWAPPED.fullmatch(path) or (LENT.fullmatch(path) and request.bearer in self.pool):
             return refuse_swap(request, self.pool)
         return refuse_bearer(request, self.clients, "a client")
 

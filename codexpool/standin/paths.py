@@ -24,6 +24,9 @@ SWAPPED = re.compile(
 Written down apart from the addon's own table, so that each of the two checks the other.
 """
 
+LENT = re.compile(r"/backend-api/wham/(config/bundle|usage)")
+"""The paths on which the client speaks for itself, unless it is a member's: then an identity of the pool does."""
+
 PLAIN: dict[str, Any] = {
     "/backend-api/wham/config/bundle": {},
     "/backend-api/wham/settings/user": {},

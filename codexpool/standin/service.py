@@ -20,7 +20,7 @@ from codexpool.standin.exchange import CutError, Headers, Reply, Request, Seen, 
 from codexpool.standin.faults import Answer, Plan
 from codexpool.standin.http2 import Http2
 from codexpool.standin.listeners import ConnectProxy, Link, Tls
-from codexpool.standin.tokens import Refusal, misplaced
+from codexpool.standin.tokens import MEMBER_KEY, Refusal, misplaced
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
@@ -241,8 +241,11 @@ class Service:
         return self.backend.refusal(request)
 
     def note_leak(self, request: Request) -> None:
-        """A token of the pool belongs into Authorization of a request it may be spent on, and nowhere else."""
-        if misplaced(request, self.backend.secrets(), spent=self.backend.admitted(request)):
+        """A token of the pool belongs into Authorization of a request it may be spent on, and nowhere else.
+
+        A member key of a proxy in front belongs nowhere here.
+        """
+        if misplaced(request, [*self.backend.secrets(), MEMBER_KEY], spent=self.backend.admitted(request)):
             self.leaks.append(request.seen)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from codexpool.backend import ACCOUNTS_CHECK, CHATGPT, HOST, NO_CONSTRAINT
+from codexpool.backend import ACCOUNTS_CHECK, CHATGPT, CONFIG_BUNDLE, HOST, NO_CONSTRAINT, USAGE
 from codexpool.standin.exchange import Headers, Reply, Request, error_body
 
 
@@ -95,7 +95,10 @@ PLACEHOLDER = "<codexpool"
 DISCOVERY = ACCOUNTS_CHECK
 MODELS = "/backend-api/codex/models"
 
-UNROUTED = (DISCOVERY, MODELS)
+MEMBER_KEY = "at-pool-"
+"""How the keys begin that codexpool gives to members."""
+
+UNROUTED = (DISCOVERY, MODELS, CONFIG_BUNDLE, USAGE)
 """What a client may ask at ``chatgpt.com``, without an override, wherever its workspace is served from.
 
 Discovery is where it learns that in the first place; Codex 0.169.0 asks for the models like this at any time.

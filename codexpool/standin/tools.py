@@ -1,4 +1,7 @@
-"""What a model is told in the course of a conversation, and the tool calls it makes: ``tools:<n>`` in a prompt."""
+"""What a model is told in the course of a conversation, and the tool calls it makes: ``tools:<n>`` in a prompt.
+
+With ``printenv:<NAME>`` in it they also print a variable of the client's environment.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, Literal
 from codexpool.standin.answers import Event, MalformedError, prompt_in
 
 _TOOLS = re.compile(r"\btools:(\d+)")
+_VARIABLE = re.compile(r"\bprintenv:(\w+)")
 
 _CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
 """The kind of call that each kind of output answers."""
@@ -78,7 +82,9 @@ class Conversation:
         wanted = _TOOLS.search(self.prompt)
         if wanted is None or self.outputs >= int(wanted[1]):
             return None
-        arguments = json.dumps({"cmd": f"echo {shlex.quote(text)}", "login": False})
+        variable = _VARIABLE.search(self.prompt)
+        command = f"echo {shlex.quote(text)}" + (f"; printenv {variable[1]}" if variable else "")
+        arguments = json.dumps({"cmd": command, "login": False})
         call = {"call_id": f"call_{response_id}", "name": self.tool, "status": "completed"}
         if self.tool == "exec":
             script = f"text((await tools.exec_command({arguments})).output)"

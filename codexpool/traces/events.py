@@ -76,6 +76,7 @@ class Event:
             "event": str(self.kind),
             "flow": request.flow if request is not None else None,
             "client": request.client if request is not None else None,
+            "member": _safe(request.member or None) if request is not None else None,
             "session": _safe(request.session) if request is not None else None,
             "model": _safe(request.model or None) if request is not None else None,
             "identity": _safe(self.identity),

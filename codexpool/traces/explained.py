@@ -132,6 +132,7 @@ def _circumstances(document: Document) -> str:
     answer, agent = document["answer"], document["session"]["user_agent"]
     words = [f"{clock(document['at'], day=True)} UTC"]
     words += [f"from {document['client']}"] if document["client"] else []
+    words += [f"with the key of {member}"] if (member := document.get("member")) else []
     words += [agent] if agent else []
     words.append("over a WebSocket" if document["transport"] == "websocket" else "over HTTP")
     words.append(f"{size(document['request_bytes'])} asked, {size(answer['bytes'])} answered")

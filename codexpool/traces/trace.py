@@ -121,6 +121,7 @@ class Seen(NamedTuple):
     client: str
     session: str | None
     model: str
+    member: str
     method: str
     host: str
     path: str
@@ -154,6 +155,8 @@ class Trace:
     source: str | None = None
     parent: str | None = None
     model: str = ""
+    member: str = ""
+    """Whose key it came with; empty without one."""
     number: int = 0
     request_bytes: int = 0
     whole_at: float | None = None
@@ -190,8 +193,8 @@ class Trace:
     def seen(self) -> Seen:
         """What an event says of the request."""
         return Seen(
-            *(self.id, self.at, self.client, self.session, self.model, self.method, self.host, self.path),
-            *(len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
+            *(self.id, self.at, self.client, self.session, self.model, self.member, self.method, self.host),
+            *(self.path, len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
         )
 
     def says(self, message: str) -> None:
@@ -226,6 +229,7 @@ class Trace:
             "number": self.number,
             "at": self.at,
             "client": self.client,
+            "member": shown_text(self.member) or None,
             "method": shown_text(self.method),
             "url": f"{self.scheme}://{shown_text(self.host)}{path}",
             "host": shown_text(self.host),

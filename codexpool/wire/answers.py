@@ -16,6 +16,7 @@ from typing import Any
 from mitmproxy import http
 
 from codexpool.wire.routing import synthetic
+from codexpool.wire.toolless import answer as toolless_answer
 
 AT_ONCE = 60.0
 """Seconds up to which a client is told to try again by itself; whatever takes longer is told to the person."""
@@ -91,6 +92,59 @@ def failed_closed(reason: str, at_once: bool = False) -> http.Response:
     """
     error = {"type": "server_error", "code": "codexpool_failed_closed", "message": f"codexpool: {reason}"}
     return _json(503, {"error": error}, {"retry-after": "0"} if at_once else {})
+
+
+REFUSAL = {"www-authenticate": 'Bearer realm="codexpool"', "retry-after": "0"}
+"""With a refusal. A client with a personal access token asks five times more, and does not wait between them: so it
+shows the message after a second, and not after eight (found by experiment with 0.169.0)."""
+
+
+def refused(why: str) -> http.Response:
+    """A request without a key that opens the pool (RFC 9110, 15.5.2), in the shape of the backend's own refusals."""
+    error = {"type": "invalid_request_error", "code": "codexpool_not_a_member", "message": f"codexpool: {why}"}
+    return _json(401, {"error": error}, REFUSAL)
+
+
+def unreadable(why: str) -> http.Response:
+    """A member's request that is encoded in a way no Codex client uses."""
+    error = {"type": "invalid_request_error", "code": "codexpool_unreadable", "message": f"codexpool: {why}"}
+    return _json(415, {"error": error})
+
+
+def withheld(why: str) -> http.Response:
+    """A request that carries a member key to where none belongs."""
+    error = {"type": "invalid_request_error", "code": "codexpool_key_withheld", "message": f"codexpool: {why}"}
+    return _json(403, {"error": error})
+
+
+def not_for_members() -> http.Response:
+    """What acts for a person with a login, asked by the client of a member."""
+    message = "codexpool: this is for a person with a login of their own, and a member key is none"
+    return _json(403, {"error": {"type": "invalid_request_error", "code": "forbidden", "message": message}})
+
+
+def too_many(pause: float) -> http.Response:
+    """A refusal that is one too many of an address. Nothing is said but when it is of use to come again."""
+    return _json(429, {"error": {"code": "codexpool_too_many_refusals"}}, {"retry-after": str(math.ceil(pause) or 1)})
+
+
+def denied(message: str, returns_at: float, is_limit: bool, now: float) -> http.Response:
+    """A turn that a member may not have now: a limit of its own, or no place for a while."""
+    if is_limit:
+        return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(message)})
+    error = {"type": "rate_limit_exceeded", "code": "codexpool_no_place", "message": message}
+    return _json(429, {"error": error}, {"retry-after": str(seconds_to(returns_at, now))})
+
+
+def toolless(body: bytes) -> http.Response:
+    """The answer to a message for the tools of a person, where there is none."""
+    status, document = toolless_answer(body)
+    return http.Response.make(status) if document is None else _json(status, document)
+
+
+def document(told: object, headers: Mapping[str, str] = MappingProxyType({})) -> http.Response:
+    """An answer that is a document of ours."""
+    return _json(200, told, headers)
 
 
 def discovered(client_id: str) -> http.Response:

@@ -12,6 +12,10 @@ from codexpool.wire.headers import PLACEHOLDER, TURN_STATE
 
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([\w.]+)"')
 
+_GENERATE = b'"generate"'
+
+_MODEL = re.compile(rb'"model"\s*:\s*"([\w./:-]{1,64})"')
+
 ERROR: Final = "error"
 CREATE: Final = "response.create"
 FAILED: Final = "response.failed"
@@ -30,6 +34,17 @@ def kind(message: bytes) -> str:
     if (match := _TYPE.match(message)) is not None:
         return match[1].decode()
     return str(parsed(message).get("type") or "")
+
+
+def begins_turn(message: bytes) -> bool:
+    """Whether a client's message asks the model something. As it connects it sends one that asks nothing."""
+    return kind(message) == CREATE and (_GENERATE not in message or parsed(message).get("generate") is not False)
+
+
+def model_of(message: bytes) -> str:
+    """The model that a client's message asks, which it says near its beginning; empty where it does not."""
+    match = _MODEL.search(message, 0, 1024)
+    return match[1].decode() if match is not None else ""
 
 
 def parsed(message: bytes) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from codexpool.backend import ACCOUNTS_CHECK, HOST
+from codexpool.backend import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, USAGE
 
 
 class Policy(StrEnum):
-    """What happens to a request. Only the two ``SWAP…`` ones touch it."""
+    """What happens to a request. Only the two ``SWAP…`` ones touch it, and ``LENT`` that of a member."""
 
     SWAP = "swap"
     SWAP_IDS = "swap, ids rewritten"
+    LENT = "own, lent to members"
+    """The client's own credential; a member's client, which has none, gets what an identity is told."""
     OWN = "own"
     """The client's own credential, untouched: these act for a person."""
     NEVER = "never"
@@ -51,6 +53,8 @@ ROUTES = (
     Route("/backend-api/codex/alpha/", Policy.SWAP),
     Route("/backend-api/codex/realtime/", Policy.SWAP),
     Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
+    Route(CONFIG_BUNDLE, Policy.LENT, ("GET",)),
+    Route(USAGE, Policy.LENT, ("GET",)),
 )
 """The path policy. Whatever is not listed keeps the client's own credential.
 
@@ -59,6 +63,10 @@ how far such a request has come, so those are never repeated; a GET always can b
 
 BACKEND_ONLY = frozenset({HOST})
 """The hosts of the path policy as long as no identity names another one."""
+
+LONGEST = 1024
+"""Characters of a path, or a method, beyond which it equals no row. What is found out of a path is remembered, and
+clients may ask for any."""
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
 _DOTS = {".", ".."}
@@ -87,13 +95,22 @@ def row_of(method: str, path: str) -> str:
     return route.path if route is not None else ""
 
 
+def is_swapped_otherwise(path: str) -> bool:
+    """Whether a path is one of a swap row, whatever the method. ``path`` comes without its query."""
+    plain = normalised(path)
+    return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
+
+
 def _route(method: str, path: str) -> Route | None:
     plain = normalised(path)
     for route in ROUTES:
-        fits = plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
-        if fits and (not route.methods or method in route.methods):
+        if _fits(route, plain) and (not route.methods or method in route.methods):
             return route
     return None
+
+
+def _fits(route: Route, plain: str) -> bool:
+    return plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
 
 
 def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
@@ -104,10 +121,10 @@ def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: f
     """
     if host.lower() not in hosts or scheme != "https" or port != 443:
         return Policy.NEVER
-    return path_policy(method, target.partition("?")[0])
+    path = target.partition("?")[0]
+    return path_policy(method, path) if max(len(method), len(path)) <= LONGEST else Policy.OWN
 
 
-@lru_cache(maxsize=4096)
 def normalised(path: str) -> str:
     """The path as every server reads it: percent-decoded once, where that leaves nothing to argue about.
 
@@ -115,6 +132,11 @@ def normalised(path: str) -> str:
     on whatever is still encoded after one decoding. No client sends any of that to the backend, so such a path
     equals no row of the table (the empty string is returned) and never gets a pooled credential.
     """
+    return _normalised(path) if len(path) <= LONGEST else ""
+
+
+@lru_cache(maxsize=4096)
+def _normalised(path: str) -> str:
     plain = unquote(path, errors="replace")
     if path.count("/") != plain.count("/") or not _PLAIN.fullmatch(plain) or _DOTS & set(plain.split("/")):
         return ""

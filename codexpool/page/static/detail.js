@@ -183,8 +183,9 @@ function createSpent() {
   return known(made, own);
 }
 
-function showFacts({ session, policy, answer, url, request_bytes: bytes }) {
+function showFacts({ session, member, policy, answer, url, request_bytes: bytes }) {
   const items = [
+    ["Member", member],
     ["Session", session.key ?? "names none", session.from ? `from ${session.from}` : ""],
     ["Started by", session.parent],
     ["Model", session.model],

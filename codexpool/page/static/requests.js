@@ -52,6 +52,7 @@ function update(own, flow) {
   const { session, policy } = flow;
   const isSwapped = policy.name.startsWith("swap");
   put(own.more, listed([
+    flow.member && short(flow.member, 32),
     flow.host === "chatgpt.com" ? "" : short(flow.host, 60),
     session.key && short(session.key, 13),
     session.model && short(session.model, 32),

@@ -1,0 +1,276 @@
+"""The way back: what becomes of an answer, or of a connection that is lost before there is one.
+
+A good answer is streamed from its first byte. One that may have to be acted upon is held, and judged when it is
+whole: it is relayed, or the request is sent again, or it gets an answer of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+
+from codexpool import judging, tracing
+from codexpool.admission import Gate
+from codexpool.course import Course
+from codexpool.dressing import Dressing
+from codexpool.exchange import Exchange, comment, replace_response
+from codexpool.judging import Said, judge, learn
+from codexpool.keeper import Keeper
+from codexpool.pool.verdict import NOT_PORTABLE, Finding, is_held
+from codexpool.sockets import Sockets
+from codexpool.traces.history import History
+from codexpool.turns import Turns
+from codexpool.wire import answers, headers, routes
+from codexpool.wire.dress import label, take_off
+from codexpool.wire.events import Beginning
+from codexpool.wire.held import is_event_stream, scrub, show_own_id
+from codexpool.wire.lighter import has_encrypted
+from codexpool.wire.routes import Policy
+from codexpool.wire.tokens import Meter
+
+logger = logging.getLogger("codexpool")
+
+SMALL = 16_384
+"""Bytes up to which an answer of known length is not streamed."""
+
+
+class Answering:
+    """Requests under way, from the moment at which they leave; `codexpool.exchanges` is what they do before.
+
+    ``closed`` says why nobody is sent as anybody, ``resends`` is False on a mitmproxy that `codexpool.wire.resend`
+    does not fit.
+    """
+
+    def __init__(self, resends: bool, history: History) -> None:
+        self.history = history
+        self.course = Course(history)
+        self.closed = "the pool is not set up yet"
+        self.resends = resends
+        self._hosts = routes.BACKEND_ONLY
+        """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
+        self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self.dressing = Dressing()
+        self.gate = Gate(history)
+        self.turns = Turns()
+        self.sockets = Sockets(self.dressing, history, self.gate, self.turns)
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """Who knows the identities; None where there is nobody to send as."""
+        return self.course.keeper
+
+    @keeper.setter
+    def keeper(self, keeper: Keeper | None) -> None:
+        self.course.keeper = keeper
+
+    def policy(self, request: http.Request) -> Policy:
+        """The path policy for a request as it would leave."""
+        data = request.data
+        hosts = self._hosts
+        if self.keeper is not None and not self.keeper.hosts <= hosts:
+            hosts = self._hosts = hosts | self.keeper.hosts
+        if data.host.lower() not in hosts:
+            return Policy.NEVER
+        scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
+        return routes.policy(scheme, data.host, data.port, method, path, hosts)
+
+    # -- hooks, in the order of an answer's life
+
+    def headers_came(self, flow: http.HTTPFlow) -> None:
+        """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
+        self.undress(flow)
+        exchange = self._under_way.get(flow)
+        response = flow.response
+        if response is None:
+            return
+        if exchange is None:
+            self._stream_a_strangers(flow, response)
+            return
+        if not exchange.is_answered:
+            return
+        exchange.attempt.trace.answered(response.status_code, response.headers.fields, time.time())
+        values = headers.first_values(response.headers.fields)
+        if (turn_state := values.get(headers.TURN_STATE)) is not None:
+            self.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+        if not is_held(response.status_code):
+            assert self.keeper is not None
+            judging.saw(self.keeper, exchange.asked, exchange.attempt, values)
+            events = is_event_stream(response)
+            is_small = _is_small(values.get(b"content-length")) and not events
+            exchange.meter = Meter() if exchange.is_turn else None
+            response.stream = exchange.passed if exchange.policy is Policy.SWAP and not is_small else False
+            # What is compressed cannot be read piece by piece: it is passed on at once.
+            is_plain = values.get(b"content-encoding", b"identity") == b"identity"
+            looks = events and is_plain and bool(response.stream) and self.resends
+            exchange.beginning = Beginning() if looks else None
+            if exchange.beginning is None:
+                self.course.served(flow, exchange)
+
+    def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """A request that was under way before a reload is not known here; its answer is streamed all the same."""
+        if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
+            response.stream = True
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        """See `codexpool.wire.resend.Sender`: whether the beginning of a stream is looked at first."""
+        exchange = self._under_way.get(flow)
+        return exchange is not None and exchange.beginning is not None
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        """See `codexpool.wire.resend.Sender`: whether a stream answers, or has failed in a way that is the pool's."""
+        try:
+            exchange = self._under_way.get(flow)
+            if exchange is None or exchange.beginning is None:
+                return True
+            found = exchange.beginning.take(piece)
+            if found is False:
+                return False
+            exchange.beginning = None
+            said = judging.of_failure(found) if isinstance(found, dict) else None
+            if said is None:
+                self.course.served(flow, exchange)
+                return True
+            assert flow.response is not None
+            return answers.failed_stream(flow.response, said.status, said.error)
+        except Exception:
+            logger.exception("the beginning of a stream could not be read")
+            return True
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: the connection was lost, and nothing was passed on."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None:
+            exchange.is_lost = True
+
+    async def judge_loss(self, flow: http.HTTPFlow) -> None:
+        """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
+        self.undress(flow)
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return
+        if exchange.is_lost and exchange.is_answered and self.keeper is not None:
+            exchange.beginning = None
+            if exchange.attempt.trace.status is None:
+                exchange.attempt.trace.answered(0, (), time.time())
+            await self._judge(flow, exchange, judging.NOTHING)
+            if exchange.ours:
+                flow.response = None  # The flow has ended in its error; the next request gets this answer.
+        exchange.is_lost = False
+
+    async def judge(self, flow: http.HTTPFlow) -> None:
+        """An answer is whole: relay it, have the request sent again, or answer in its place."""
+        exchange = self._under_way.get(flow)
+        if exchange is None or flow.response is None:
+            return
+        if exchange.failure is not None:
+            replace_response(flow, exchange, exchange.failure)
+        elif exchange.is_answered:
+            await self._judge_answer(flow, exchange, flow.response)
+
+    async def _judge_answer(self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
+        if not is_held(response.status_code):
+            if exchange.beginning is not None:  # It was passed on before it had said anything.
+                exchange.beginning = None
+                self.course.served(flow, exchange)
+            if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
+                show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
+            return
+        scrub(response, exchange.attempt.bearer.token, exchange.attempt.name)
+        await self._judge(flow, exchange, judging.of_response(response))
+
+    async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
+        assert self.keeper is not None
+        attempt, method = exchange.attempt, flow.request.method
+        repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
+        lightens = self.resends and said.code == NOT_PORTABLE and not attempt.lighter and self._lightens(flow)
+        verdict, evidence = judge(
+            self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
+        )
+        attempt.outcome = attempt.trace.evidence = str(evidence)
+        attempt.trace.verdict = verdict
+        self.history.judged(attempt.name, verdict)
+        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence)
+        if verdict.finding is Finding.NOT_PORTABLE:
+            session = self.keeper.pool.sessions.get(exchange.session)
+            self.dressing.not_portable(exchange.asked, session, attempt)
+        tries = len(exchange.tries)
+        self.course.judged(exchange, verdict)
+        await self.course.follow(flow, exchange)
+        exchange.go_again = len(exchange.tries) > tries
+        if exchange.go_again and not self.resends:
+            replace_response(flow, exchange, answers.failed_closed("refused; try again, under another identity"))
+        comment(flow, exchange)
+
+    @staticmethod
+    def _lightens(flow: http.HTTPFlow) -> bool:
+        encoding = flow.request.headers.get("content-encoding", "")
+        return has_encrypted(flow.request.raw_content or b"", encoding)
+
+    def undress(self, flow: http.HTTPFlow) -> None:
+        """Without `codexpool.wire.resend`: an answer or an error has come, and the flow shows no secret any more."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None and exchange.worn is not None:
+            take_off(flow, exchange.worn)
+            exchange.worn = None
+
+    def undress_all(self) -> None:
+        """The end: what is still under way goes into dumps as it is then."""
+        for flow in list(self._under_way):
+            self.undress(flow)
+
+    def is_over(self, flow: http.HTTPFlow) -> bool:
+        """Whether the answer, or the error, that a flow has now is the one the client gets: then its trace ends."""
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return True
+        if not exchange.go_again:
+            tracing.over(self.history, flow, exchange)
+            if exchange.is_turn:
+                self.turns.ended(flow, exchange, self.keeper)
+        return not exchange.go_again
+
+    def again(self, flow: http.HTTPFlow) -> bool:
+        """See `codexpool.wire.resend.Sender`: whether the held answer is dropped and the request sent again."""
+        try:
+            return self._is_sent_again(flow)
+        except Exception as error:
+            self.fail(flow, error, "sending a request again")
+            self.is_over(flow)  # Its hooks are behind it.
+            return False
+
+    def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return False
+        if self.keeper is None and flow.response is not None and is_held(flow.response.status_code):
+            # The addon went away in the middle of this request, and nobody has judged the answer.
+            flow.response = answers.failed_closed(self.closed)
+        if not exchange.go_again:
+            return False
+        exchange.go_again = False
+        refused, now = exchange.tries[-2], exchange.attempt
+        logger.info("session %s: sent again, %s -> %s (%s)", exchange.named, refused.name, now.name, refused.outcome)
+        # Only now, with the hooks of the refused attempt behind it, may the flow say who is next.
+        label(flow, now.name)
+        return True
+
+    def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
+        """Something of ours broke in a hook: the client is told, and nothing leaves."""
+        logger.error("%s failed: %s", doing, error, exc_info=error)
+        exchange = self._under_way.get(flow)
+        refusal = answers.failed_closed(f"{doing} failed ({type(error).__name__})")
+        if exchange is not None and flow.response is not None and flow.response.raw_content is None:
+            exchange.failure = refusal  # Its head is here, its body would still be put into ours.
+        elif exchange is not None:
+            replace_response(flow, exchange, refusal)
+        elif flow.response is None and self.policy(flow.request).swaps:
+            flow.response = refusal
+            label(flow, "refused")
+
+
+def _is_small(content_length: bytes | None) -> bool:
+    """Whether an answer comes in one piece anyway: then a person may see its body in the flow."""
+    return content_length is not None and content_length.isdigit() and int(content_length) <= SMALL
