@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from codexpool.members.keys import hashed
 from codexpool.standin import StandIn, Token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,13 +34,24 @@ def pat(name: str, **more: Any) -> Token:
 CLIENT = Token("at-test-client-own-fedcba9876543210fedcba", "acc-client", "user-client", plan="plus", name="client")
 
 
-def pool_toml(folder: Path, *tokens: Token, head: str = "") -> Path:
+def pool_toml(folder: Path, *tokens: Token, head: str = "", tail: str = "") -> Path:
     """Write a pool.toml with these tokens, in this order."""
     path = folder / "pool.toml"
-    text = head + "".join(f'\n[[identity]]\nname = "{t.name}"\ntoken = "{t.token}"\n' for t in tokens)
+    text = head + "".join(f'\n[[identity]]\nname = "{t.name}"\ntoken = "{t.token}"\n' for t in tokens) + tail
     path.touch(mode=0o600)
     path.write_text(text)
     return path
+
+
+def key_of(name: str) -> str:
+    """A member key that looks like one."""
+    return f"at-pool-test-{name}-0123456789abcdefghijklmnopqrstu"
+
+
+def member(name: str, **more: Any) -> str:
+    """A member's table for pool.toml; values of ``more`` are TOML."""
+    said = "".join(f"{key} = {value}\n" for key, value in more.items())
+    return f'\n[[member]]\nname = "{name}"\nkey = "{hashed(key_of(name))}"\n{said}'
 
 
 class Proxy:
@@ -89,7 +101,7 @@ class Proxy:
             until(lambda: self._listening() or process.poll() is not None, 60, "the proxy to listen")
             assert process.poll() is None, self.log
 
-    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+    def stop(self, signal_number: int = signal.SIGINT) -> int:
         """End it, and return its exit code."""
         assert self._process is not None
         self._process.send_signal(signal_number)

@@ -152,7 +152,7 @@ async def test_an_error_of_ours_at_the_last_moment_is_answered_and_no_refusal_pa
     def broken(*_: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("codexpool.exchanges.label", broken)
+    monkeypatch.setattr("codexpool.answering.label", broken)
     assert not exchanges.again(request)
     assert request.response is not None
     assert request.response.status_code == 503

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
+from rich.console import Console
 
+from codexpool.cli.picture import Picture
 from codexpool.cli.status import status as command
 from codexpool.pool.identity import Status
 from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, identity, running, session, status
@@ -407,3 +410,20 @@ def test_seconds_are_optional(fake: FakeProxy, tmp_path: Path) -> None:
         piped.prints("in all")
 
         assert piped.end(signal.SIGINT) == 0
+
+
+def test_members_are_shown_with_what_they_do_or_why_not() -> None:
+    idle = {"turns_under_way": 0, "turns_at_once": None, "turns_today": 0, "turns_a_day": None, "key": "valid"}
+    members = [
+        {**idle, "name": "ann", "turns_under_way": 2, "turns_today": 14, "turns_a_day": 500},
+        {**idle, "name": "bob", "key": "revoked"},
+        {**idle, "name": "cid"},
+    ]
+    document = {**status(), "members": members}
+    document["proxy"] = {**document["proxy"], "access": "members"}
+
+    with Console(width=100, record=True, file=io.StringIO()) as console:
+        console.print(Picture(document, 100).whole())
+
+    shown = console.export_text()
+    assert "members: ann 2 under way, 14 of 500 turns today, bob revoked, cid" in shown

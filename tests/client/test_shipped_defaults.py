@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT
+from tests.running import ROOT, TROUBLE
 
 
 def _unshare() -> list[str] | None:
@@ -62,3 +62,32 @@ def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_p
     assert saw["used"]
     assert saw["trouble"] == saw["refusals"] == saw["secrets shown"] == []
     assert (saw["leaks"], saw["renewals"], saw["mode"]) == (0, 0, "0o600")
+
+
+@pytest.mark.real_client
+@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there the addon serves loopback only")
+def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is_revoked(tmp_path: Path) -> None:
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.teammate", str(tmp_path)]
+
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+    assert run.returncode == 0, run.stderr
+    saw = json.loads(run.stdout.splitlines()[-1])
+    told, found = saw["fingerprints"]
+    assert found.endswith(f"={told}")
+    # three variables; `codexpool env` and a doctor who finds nothing; the old key and the new one
+    assert [run["code"] for run in saw["answers"]] == [0, 0, 0, 0], saw["said"]
+    words = [run["out"].rsplit(",", 1)[-1].strip() for run in saw["answers"]]
+    assert words == ["one", "two", "three", "four"]
+    assert not any(sign in run["err"] for run in saw["answers"] for sign in ("ERROR", *TROUBLE))
+    assert [run["code"] for run in saw["revoked"]] == [1, 1]
+    assert "ERROR: codexpool: this member key of ann is revoked" in saw["revoked"][-1]["err"]
+    assert max(run["seconds"] for run in saw["revoked"]) < 5
+    assert saw["calls after"] == saw["leaks"] == 0
+    (usage,) = saw["usage"]
+    assert (usage["member"], usage["turns"], usage["unmetered"]) == ("ann", 4, 0)
+    assert usage["input_tokens"] > 0
+    assert usage["output_tokens"] > 0
+    assert saw["refusals"] == []
+    assert saw["keys shown"] == [1, 1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +114,7 @@ async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: 
             next(answer.iter_raw())
             threading.Thread(target=wait_for_an_answer, args=(world,), daemon=True).start()
             until(lambda: len(world.seen) == number + 2, 10, "the second request")
-            world.proxy.stop(signal.SIGTERM)
+            world.proxy.stop()
 
     pool = world.proxy.pool.read_text()
     assert pool.count(dead.token) == 1

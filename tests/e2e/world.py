@@ -86,7 +86,7 @@ class E2EProxy(Proxy):
             f"the pool to be ready:\n{self.log}",
         )
 
-    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+    def stop(self, signal_number: int = signal.SIGINT) -> int:
         """End it, if it has not ended by itself."""
         assert self._process is not None
         return self._process.returncode if self._process.poll() is not None else super().stop(signal_number)
@@ -253,7 +253,7 @@ def a_world(folder: Path, *tokens: Token, arguments: tuple[str, ...] = (), **mor
     with StandIn(tokens, clients=[CLIENT], folder=folder, **standin_options) as standin:
         for answer in plan:
             standin.plan(answer)
-        pool_toml(folder, *tokens)
+        pool_toml(folder, *tokens, head=more.pop("head", ""), tail=more.pop("tail", ""))
         more.setdefault("ready", alive)
         wait, started = more.pop("wait", True), more.pop("started", True)
         proxy = E2EProxy(standin, folder, *arguments, **more)

@@ -67,6 +67,7 @@ async def sent(observed: Observing, flow: http.HTTPFlow) -> http.Request:
     await observed.assign(flow)
     wire = observed.outbound(flow)
     assert not observed.outdated(flow)
+    assert not isinstance(wire, http.Response)
     return flow.request if wire is None else wire
 
 

@@ -336,6 +336,8 @@ def test_a_proxy_without_a_pool_says_why_and_shows_what_it_has_seen() -> None:
         "started_at": NOW - 60,
         "pool": None,
         "observe": False,
+        "access": "anyone",
+        "probe": 1,
         "closed": "pool.toml cannot be read",
     }
     assert found["totals"]["requests"] == 1

@@ -341,7 +341,8 @@ def test_endpoints_that_were_refused_are_not_remembered_without_bound(monkeypatc
     for n in range(10):
         pool.not_for_kind("a", f"/backend-api/codex/memories/{n}", NOW)
 
-    refused = [not pool.is_for(pool.identities["a"], f"/backend-api/codex/memories/{n}", NOW) for n in range(10)]
+    asked = [Asked(None, f"/backend-api/codex/memories/{n}") for n in range(10)]
+    refused = [not pool.is_for(pool.identities["a"], one, NOW) for one in asked]
     assert refused == [False] * 7 + [True] * 3
 
 

@@ -645,7 +645,7 @@ class World(RuleBasedStateMachine):
             assert self.pool.identities[identity.name] is identity
             assert identity.status is Status.READY
             assert identity.metadata is not None
-            assert self.pool.is_for(identity, request.path, self.now)
+            assert self.pool.is_for(identity, Asked(None, request.path), self.now)
             if request.session is not None and request.path == MODELS and not request.tries:
                 assert bound(self.pool, request.session) == identity.metadata.key
             request.fingerprint, request.sent_at = identity.fingerprint, self.now

@@ -13,6 +13,7 @@ from codexpool.standin.tokens import FORBIDDEN, SINGLE
 from tests.standin.clients import CLIENT, WORK, answer_in, ask, client_token, dressed, http, prompt, spare, work
 
 USAGE = "https://chatgpt.com/backend-api/wham/usage"
+SETTINGS = "https://chatgpt.com/backend-api/wham/settings/user"
 
 
 def test_a_request_that_fits_its_token_is_answered_under_its_name(standin: StandIn) -> None:
@@ -116,10 +117,20 @@ def test_a_dead_token_is_a_401_but_no_broken_rule(standin: StandIn) -> None:
 
 def test_paths_that_act_for_a_person_take_the_clients_own_token_only(standin: StandIn) -> None:
     with http(standin) as client:
-        own = client.get(USAGE, headers=dressed(client_token()))
-        pooled = client.get(USAGE, headers=dressed(work()))
+        own = client.get(SETTINGS, headers=dressed(client_token()))
+        pooled = client.get(SETTINGS, headers=dressed(work()))
     assert (own.status_code, pooled.status_code) == (200, 401)
     assert standin.leaks == [standin.seen[1]]
+
+
+def test_what_is_lent_to_members_takes_a_token_of_the_pool_with_all_that_belongs_to_it(standin: StandIn) -> None:
+    with http(standin) as client:
+        own, pooled = (client.get(USAGE, headers=dressed(token)) for token in (client_token(), work()))
+        mixed = client.get(USAGE, headers={**dressed(work()), "chatgpt-account-id": client_token().account_id})
+
+    assert (own.status_code, pooled.status_code) == (200, 200)
+    assert mixed.status_code == 403
+    assert standin.leaks == []
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ OWN = [
     ("POST", f"{CODEX}/analytics-events/events"),
     ("GET", f"{CODEX}/memories"),
     ("POST", ACCOUNTS_CHECK),
-    ("GET", "/backend-api/wham/usage"),
+    ("POST", "/backend-api/wham/usage"),
+    ("GET", "/backend-api/wham/usage/thread_usage/query"),
     ("GET", "/backend-api/wham/settings/user"),
     ("GET", "/backend-api/ps/plugins/installed"),
     ("GET", "/backend-api/accounts/check/v4-2023-04-27"),
@@ -179,7 +180,7 @@ def test_no_pooled_secret_leaves_without_tls_or_for_another_port(scheme: str, po
 @pytest.mark.parametrize("query", ["", "?", "?client_version=0.169.0", "?x=/../wham", "?a?b", "?x=%2e%2e#y"])
 def test_query_has_no_say(query: str) -> None:
     assert asks("chatgpt.com", target=f"{CODEX}/responses{query}") is Policy.SWAP
-    assert asks("chatgpt.com", target=f"/backend-api/wham/usage{query}") is Policy.OWN
+    assert asks("chatgpt.com", target=f"/backend-api/wham/tasks{query}") is Policy.OWN
 
 
 def test_query_cannot_name_a_path() -> None:
@@ -212,3 +213,12 @@ def test_host_of_an_origin(origin: str, host: str) -> None:
 def test_what_is_no_https_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="not an https origin"):
         host_of(origin)
+
+
+@pytest.mark.parametrize("path", ["/backend-api/wham/usage", "/backend-api/wham/config/bundle"])
+def test_what_is_lent_to_members_is_swapped_for_nobody_else(path: str) -> None:
+    policy = path_policy("GET", path)
+
+    assert policy is Policy.LENT
+    assert not policy.swaps
+    assert path_policy("POST", path) is Policy.OWN
