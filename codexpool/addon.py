@@ -260,6 +260,8 @@ class Codexpool:
             data.server.error = why
 
     def _refusal(self, client: Client, to_host: str, port: int) -> str:
+        if self.keeper is None and not self.exchanges.closed:
+            return ""  # There is no pool, or it is only observed: nobody is a stranger to it.
         try:
             hosts = self.keeper.hosts if self.keeper is not None else BACKEND_ONLY
             return Relay(self.exchanges.gate, host.is_own_connection).refusal(client, to_host, port, hosts)
