@@ -74,7 +74,7 @@ def told(client: Codex, *arguments: str) -> str:
         seconds = time.monotonic() - begun
         assert run.returncode == 1, run.stdout
         assert trouble(run) == [], run.stderr
-        lines = errors(run)
+        lines = [line for line in errors(run) if line.startswith("ERROR: ")]  # The others are notes of its log.
         assert len(lines) == 1, run.stderr
         if seconds < AT_ONCE:
             return lines[0].removeprefix("ERROR: ")
