@@ -60,6 +60,8 @@ class Entrance:
     policy: Policy = Policy.NEVER
 
 
+ELSEWHERE: Final = "a member key opens this pool only, and does not leave for another host"
+
 UNTOUCHED: Final = Entrance(Gets.UNTOUCHED)
 
 REFUSALS: Final = frozenset({Gets.REFUSED, Gets.WITHHELD, Gets.TOLD})
@@ -195,13 +197,14 @@ class Gate:
         what = gets(brings, asked, self.access)
         if standing is Standing.VALID:
             self.strangers.member_came(source_of(flow), member.name if member else "", time.monotonic())
-            return Entrance(what, member)
+            return Entrance(what, member, ELSEWHERE if what is Gets.WITHHELD else "")
         why = refusal(standing, member) if found else MISPLACED
         self.strangers.bad_key_came(source_of(flow), why, time.monotonic())
         return Entrance(what, member, why)
 
     def _keep(self, flow: http.HTTPFlow, entrance: Entrance) -> None:
-        if entrance.gets in REFUSALS:
+        is_members_own = entrance.why == ELSEWHERE  # A slip of who is welcome is not held against an address.
+        if entrance.gets in REFUSALS and not is_members_own:
             entrance.is_few = self.strangers.refused(source_of(flow), time.monotonic())
         self._answered[flow] = entrance
 
@@ -284,7 +287,10 @@ def asks(request: http.Request, policy: Policy) -> Asks:
     if policy is Policy.LENT:
         return Asks.LENT
     data = request.data
-    path = routes.normalised(data.path.decode("latin-1").partition("?")[0])
+    asked = data.path.decode("latin-1").partition("?")[0]
+    path = routes.normalised(asked)  # Empty for what no client sends, and for the root.
+    if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(backend.API_PATHS))):
+        return Asks.ELSEWHERE  # Pages for a browser.
     if policy is Policy.OWN:
         return Asks.TOOLS if data.method == b"POST" and path == backend.MCP else Asks.OWN
     if data.scheme != b"https" or data.port != 443:

@@ -16,6 +16,9 @@ API_RESPONSES: Final = "/v1/responses"
 CHATGPT: Final = f"https://{HOST}"
 """The origin of every workspace that routing discovery names no other one for."""
 
+API_PATHS: Final = "/backend-api/"
+"""How all paths begin that clients ask; the rest of the host are pages for a browser."""
+
 ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"
 """Routing discovery: which workspaces a credential has, and where they are served."""
 

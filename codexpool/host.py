@@ -87,8 +87,8 @@ NAMELESS: Final = frozenset({"transparent", "local", "wireguard"})
 """Modes in which a request has an address, and perhaps no host name."""
 
 
-NETWORKS: Final = frozenset({"wireguard", "tun"})
-"""Modes that others can reach whatever ``listen_host`` says."""
+NETWORKS: Final = frozenset({"tun"})
+"""Modes in which others may reach the proxy though it listens on no address."""
 
 
 def warn_of_modes() -> None:
@@ -153,8 +153,11 @@ def _listen_hosts() -> list[str]:
 
 def is_for_this_machine() -> bool:
     """Whether only this machine can reach the proxy."""
-    modes = {mode_specs.ProxyMode.parse(mode).type_name for mode in ctx.options.mode}
-    return not modes & NETWORKS and all(map(_is_loopback, _listen_hosts()))
+    return not _networks() and all(map(_is_loopback, _listen_hosts()))
+
+
+def _networks() -> frozenset[str]:
+    return NETWORKS & {mode_specs.ProxyMode.parse(mode).type_name for mode in ctx.options.mode}
 
 
 def has_passwords() -> bool:
@@ -165,10 +168,11 @@ def has_passwords() -> bool:
 def refuse_anyone() -> None:
     """Raise OptionsError where the pool would be for whoever is on the network."""
     if not is_for_this_machine():
-        where = ", ".join(dict.fromkeys(host or "all addresses" for host in _listen_hosts()))
+        addresses = dict.fromkeys(host or "all addresses" for host in _listen_hosts() if not _is_loopback(host))
+        where = ", ".join([*addresses, *(f"mode {mode}" for mode in _networks())])
         raise exceptions.OptionsError(
             f'pool.toml says access = "anyone", and the proxy listens on {where}: whoever can reach it would speak '
-            'as your identities. Say access = "members" (codexpool member add NAME), or take listen_host away'
+            'as your identities. Say access = "members" (codexpool member add NAME), or have it listen on 127.0.0.1'
         )
 
 

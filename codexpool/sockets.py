@@ -191,7 +191,11 @@ class Sockets:
             socket.places.append(Place())
             return
         may_wait = not any(place.ticket is not None for place in socket.places)  # They would end behind it only.
-        got = await self._turns.begin(keeper, socket.exchange.member, may_wait=may_wait)
+        try:
+            got = await self._turns.begin(keeper, socket.exchange.member, may_wait=may_wait)
+        except Exception:
+            socket.places.append(Place())  # It is passed on, and its answer is to find what it began with.
+            raise
         if isinstance(got, Denied):
             message.drop()
             logger.info("session %s: %s", _session(socket), got.message)

@@ -40,6 +40,7 @@ def bypasses(no_proxy: str, host: str) -> str:
 
 
 def _covers(entry: str, host: str) -> bool:
+    entry = entry.removesuffix(":443")  # With the port WebSockets go past the proxy (0.169.0), and HTTP does not.
     return entry == "*" or host == entry.removeprefix(".") or host.endswith(f".{entry.removeprefix('.')}")
 
 

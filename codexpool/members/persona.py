@@ -26,11 +26,15 @@ def face(pool: Pool, member: Member) -> Metadata | None:
     return first.metadata if first is not None else None
 
 
-def of_its_plan(pool: Pool, member: Member) -> frozenset[str]:
-    """The names of those whose workspace may speak for the pool: they have the plan that the client knows of."""
+def of_its_plan(pool: Pool, member: Member) -> frozenset[str] | None:
+    """The names of those whose workspace may speak for the pool: they have the plan that the client knows of.
+
+    As long as nobody's plan is known those of all that serve the member; None: of all there are.
+    """
     shown = face(pool, member)
-    plan = shown.plan if shown is not None else ""
-    return frozenset(i.name for i in _its(pool, member) if i.metadata is not None and i.metadata.plan == plan)
+    if shown is None:
+        return member.identities
+    return frozenset(i.name for i in _its(pool, member) if i.metadata is not None and i.metadata.plan == shown.plan)
 
 
 def whoami(member: Member, shown: Metadata | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def only(findings: Any) -> Finding:
         ("gpt.com", ""),
         ("*.chatgpt.com", ""),
         ("x.chatgpt.com", ""),
-        ("chatgpt.com:443", ""),
+        ("chatgpt.com:443", "chatgpt.com:443"),  # for WebSockets
         ("a.example chatgpt.com", ""),
         ("10.0.0.0/8,::1", ""),
     ],

@@ -124,9 +124,10 @@ def test_a_member_has_no_tools_and_its_client_has_nothing_to_complain_of(world: 
 )
 def test_a_member_key_leaves_for_no_other_host(world: World, url: str) -> None:
     with client_of(world, key_of("ann")) as client:
-        answer = client.post(url, json={})
+        answers = [client.post(url, json={}) for _ in range(2)]
 
-    assert answer.status_code == 403
+    assert {answer.status_code for answer in answers} == {403}
+    assert "does not leave for another host" in answers[0].json()["error"]["message"]
     assert nothing_arrived(world)
 
 
@@ -271,3 +272,14 @@ def test_smuggled_keys_and_requests_reach_nothing(world: World) -> None:
 
     assert set(statuses) <= {401, 429}  # The address has been refused often by now.
     assert nothing_arrived(world)
+
+
+def test_a_bad_key_from_an_address_does_not_keep_a_browser_there_from_the_backends_pages(world: World) -> None:
+    with client_of(world, "at-pool-guessed-0123456789abcdefghijklmnopqrstuvw") as client:
+        client.get(f"{BACKEND}/backend-api/codex/models")
+    with client_of(world, None) as client:
+        page, api = client.get(f"{BACKEND}/"), client.get(f"{BACKEND}/backend-api/wham/settings/user")
+
+    assert page.status_code == 404  # of the stand-in, which has no pages
+    assert api.status_code in (401, 429)
+    assert [(seen.path, seen.status) for seen in world.seen] == [("/", 404)]
