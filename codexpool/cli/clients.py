@@ -19,8 +19,18 @@ from codexpool.standin import RESPONSES
 TURN: Final = 30.0
 """Seconds a turn may take."""
 
-TROUBLE: Final = ("Reconnecting", "Falling back", "unexpected status", "stream disconnected", "401", "ERROR codex")
+TROUBLE: Final = (
+    "Reconnecting",
+    "Falling back",
+    "unexpected status",
+    "stream disconnected",
+    "status: 401",
+    "ERROR codex",
+)
 """What the Codex CLI prints where a person would notice something."""
+
+OF_ITS_CACHE: Final = "failed to load models cache"
+"""What it notes where one of its own tasks reads a file that another one is just writing; nobody notices that."""
 
 KEPT: Final = ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR")
 """What the Codex CLI gets to know of the user's environment: where programs are, and how to print."""
@@ -119,7 +129,7 @@ class Codex:
             if match is None:
                 raise StageError(f"the Codex CLI named no session. Try --client built-in. It said:\n{_end_of(err)}")
             self.session = match[1]
-        return Turn(out.strip(), [words for words in TROUBLE if words in out + err])
+        return Turn(out.strip(), signs_of_trouble(out + err))
 
     def _run(self, command: list[str]) -> tuple[str, str]:
         home = self._stage.folder / "home"
@@ -152,6 +162,12 @@ class Codex:
             "HTTPS_PROXY": self._stage.url,
             "CODEX_CA_CERTIFICATE": str(self._stage.ca_file),
         }
+
+
+def signs_of_trouble(text: str) -> list[str]:
+    """The lines in which the Codex CLI shows that something was amiss."""
+    lines = [line.strip() for line in text.splitlines() if OF_ITS_CACHE not in line]
+    return [line for line in lines if any(words in line for words in TROUBLE)]
 
 
 def _end_of(text: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from codexpool.cli import main, stage, story
+from codexpool.cli.clients import signs_of_trouble
 from codexpool.standin import StandIn
 from tests.cli.running import World
 from tests.running import ROOT, until
@@ -222,3 +223,13 @@ def test_demo_with_the_real_client_ends_well(tmp_path: Path) -> None:
     assert "attempt 2: WebSocket" in run.stdout
     assert "at-demo-" not in run.stdout + run.stderr
     assert world.left_behind() == []
+
+
+def test_what_a_client_notes_for_itself_is_no_sign_of_trouble() -> None:
+    noted = [
+        "2026-11-25T05:33:19Z ERROR codex_models_manager::manager: failed to load models cache: EOF while parsing",
+        "session id: 01a211cd-addd-7931-a486-1b1c55e0b401",
+    ]
+    shown = "ERROR: unexpected status 401 Unauthorized: token_revoked"
+
+    assert signs_of_trouble("\n".join([*noted, shown])) == [shown]
