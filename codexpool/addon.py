@@ -98,6 +98,7 @@ class Codexpool:
             reloaded,
         )
         self.exchanges: Exchanges | Observing = Exchanges(self.support.resends, self.lookout.history)
+        self.relay = Relay(self.exchanges.gate, host.is_own_connection)
         self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
@@ -145,6 +146,7 @@ class Codexpool:
         """Tell the gate who can come to it."""
         gate = self.exchanges.gate
         gate.on_loopback, gate.lets_all = host.is_for_this_machine(), host.has_passwords()
+        self.relay = Relay(gate, host.is_own_connection)
 
     def running(self) -> None:
         self._stop()
@@ -264,7 +266,7 @@ class Codexpool:
             return ""  # There is no pool, or it is only observed: nobody is a stranger to it.
         try:
             hosts = self.keeper.hosts if self.keeper is not None else BACKEND_ONLY
-            return Relay(self.exchanges.gate, host.is_own_connection).refusal(client, to_host, port, hosts)
+            return self.relay.refusal(client, to_host, port, hosts)
         except Exception as error:
             logger.exception("it could not be told whom a connection is for")
             return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"

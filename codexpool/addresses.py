@@ -1,17 +1,24 @@
-"""Where requests come from, as admission goes by it."""
+"""Whose an address is: this machine's, or one household's. Pure."""
 
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
 
-from mitmproxy import http
 
-from codexpool.tracing import address_of_client
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be meant by a host."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def source_of(flow: http.HTTPFlow) -> str:
-    """Where a request comes from, as refusals are counted: of IPv6 the network of one household."""
-    return household(address_of_client(flow))
+def is_from_here(address: str) -> bool:
+    """Whether a client's address is this machine's own, or none of a network: mitmproxy itself sends a flow again."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return True
 
 
 def household(text: str) -> str:
@@ -21,11 +28,3 @@ def household(text: str) -> str:
     except ValueError:
         return text
     return f"{IPv6Address(int(address) >> 64 << 64)}/64" if address.version == 6 else text
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own, or none of a network: mitmproxy itself sends a flow again."""
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return True

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 
 from codexpool import backend, tracing
-from codexpool.addresses import is_loopback, source_of
+from codexpool.addresses import household, is_from_here
 from codexpool.carried import carries_key, hide_key, key_of
 from codexpool.config import PoolConfig
 from codexpool.config.model import Access
@@ -179,7 +179,7 @@ class Gate:
 
     def _is_strange(self, address: str) -> bool:
         """Whether nothing is known of whoever comes from an address, not even that it is this machine."""
-        return not (self.on_loopback or self.lets_all or is_loopback(address) or self.works_from(address))
+        return not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address))
 
     def _brought(self, flow: http.HTTPFlow) -> tuple[Brings, str]:
         """What a request comes with that has no key, and what it would be told."""
@@ -302,6 +302,11 @@ def asks(request: http.Request, policy: Policy) -> Asks:
             return Asks.WHOAMI
         case _:
             return Asks.ELSEWHERE
+
+
+def source_of(flow: http.HTTPFlow) -> str:
+    """Where a request comes from, as refusals are counted: of IPv6 the network of one household."""
+    return household(tracing.address_of_client(flow))
 
 
 def _end_if_endless(flow: http.HTTPFlow) -> None:

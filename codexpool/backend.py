@@ -19,6 +19,9 @@ CHATGPT: Final = f"https://{HOST}"
 API_PATHS: Final = "/backend-api/"
 """How all paths begin that clients ask; the rest of the host are pages for a browser."""
 
+RESPONSES: Final = "/backend-api/codex/responses"
+"""The model, over HTTP and WebSocket."""
+
 ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"
 """Routing discovery: which workspaces a credential has, and where they are served."""
 

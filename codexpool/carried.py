@@ -9,12 +9,9 @@ from typing import Final
 
 from mitmproxy import http
 
-from codexpool.members.keys import PREFIX
 from codexpool.wire.dress import with_body
 from codexpool.wire.headers import AUTHORIZATION, PLACEHOLDER, Fields
-from codexpool.wire.keys import takes_long, without_keys
-
-MARK: Final = PREFIX.encode()
+from codexpool.wire.keys import MARK, takes_long, without_keys
 
 BASIC: Final = b"asic "
 """What a header has in it whose value is a user and a password: that of a URL with a key in it, for one."""

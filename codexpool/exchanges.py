@@ -13,7 +13,7 @@ import time
 
 from mitmproxy import http
 
-from codexpool import probing, tracing
+from codexpool import backend, probing, tracing
 from codexpool.answering import Answering
 from codexpool.carried import carries_key, hide_key, take_key_out
 from codexpool.exchange import (
@@ -37,9 +37,6 @@ from codexpool.wire.lighter import UnreadableError
 from codexpool.wire.routes import Policy
 
 logger = logging.getLogger("codexpool")
-
-SOCKET_PATH = "/backend-api/codex/responses"
-"""Where an open WebSocket carries requests for the model."""
 
 
 class Exchanges(Answering):
@@ -245,7 +242,7 @@ class Exchanges(Answering):
         if exchange is None:
             return
         self.history.socket_opened(exchange.trace)
-        if exchange.is_answered and exchange.asked.path == SOCKET_PATH:
+        if exchange.is_answered and exchange.asked.path == backend.RESPONSES:
             self.sockets.opened(flow, exchange)
 
     async def message_comes(self, flow: http.HTTPFlow) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,6 +11,7 @@ from mitmproxy import ctx, exceptions, http, optmanager
 from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
+from codexpool.addresses import is_loopback
 from codexpool.credentials.route import Route
 
 logger = logging.getLogger("codexpool")
@@ -52,7 +52,7 @@ async def _listen_anew(proxyserver: Any) -> None:
     """Have mitmproxy, which may have begun to listen before it loads a script, do so once more where we want it."""
     await proxyserver.setup_servers()  # does nothing but wait, if that is under way
     addresses = proxyserver.listen_addrs()
-    if all(_is_loopback(address[0]) for address in addresses):
+    if all(is_loopback(address[0]) for address in addresses):
         return
     if ctx.options.listen_port == 0:
         ctx.options.update(listen_port=addresses[0][1])
@@ -140,7 +140,7 @@ def _refuse_others(hosts: Iterable[str]) -> None:
             "(CVE-2025-23217). Use mitmdump or mitmproxy, or a newer mitmproxy: uv python install 3.13"
         )
     for host in hosts:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise exceptions.OptionsError(
                 f"codexpool serves only loopback clients on this version of mitmproxy, not {host or 'all addresses'} "
                 "(GHSA-847f-9342-265h). Take listen_host away, or use a newer mitmproxy: uv python install 3.13"
@@ -153,7 +153,7 @@ def _listen_hosts() -> list[str]:
 
 def is_for_this_machine() -> bool:
     """Whether only this machine can reach the proxy."""
-    return not _networks() and all(map(_is_loopback, _listen_hosts()))
+    return not _networks() and all(map(is_loopback, _listen_hosts()))
 
 
 def _networks() -> frozenset[str]:
@@ -168,19 +168,12 @@ def has_passwords() -> bool:
 def refuse_anyone() -> None:
     """Raise OptionsError where the pool would be for whoever is on the network."""
     if not is_for_this_machine():
-        addresses = dict.fromkeys(host or "all addresses" for host in _listen_hosts() if not _is_loopback(host))
+        addresses = dict.fromkeys(host or "all addresses" for host in _listen_hosts() if not is_loopback(host))
         where = ", ".join([*addresses, *(f"mode {mode}" for mode in _networks())])
         raise exceptions.OptionsError(
             f'pool.toml says access = "anyone", and the proxy listens on {where}: whoever can reach it would speak '
             'as your identities. Say access = "members" (codexpool member add NAME), or have it listen on 127.0.0.1'
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_own_connection(address: tuple[object, ...]) -> bool:

@@ -21,12 +21,11 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from codexpool import judging, probing, tracing
+from codexpool import backend, judging, probing, tracing
 from codexpool.admission import Gate
 from codexpool.carried import carries_key
 from codexpool.config import PoolConfig
 from codexpool.exchange import asked_of, prompt_cache_key
-from codexpool.exchanges import SOCKET_PATH
 from codexpool.observed.consulted import Consulted, consult
 from codexpool.observed.observation import Observation, Passing
 from codexpool.observed.sockets import ObservedSockets
@@ -206,7 +205,7 @@ class Observing:
         observation.passing = None
         with self._unharmed("noting an answer"):
             trace.bytes_in = trace.bytes_in or len(response.raw_content or b"")
-            is_socket = flow.websocket is not None and observation.asked.path == SOCKET_PATH
+            is_socket = flow.websocket is not None and observation.asked.path == backend.RESPONSES
             self.history.ended(trace, response.status_code, stays_open=is_socket)
             self._tell(flow, observation)
 
@@ -250,7 +249,7 @@ class Observing:
     def socket_opened(self, flow: http.HTTPFlow) -> None:
         """A WebSocket is open from now on."""
         observation = self._watched.get(flow)
-        if observation is not None and observation.has_left and observation.asked.path == SOCKET_PATH:
+        if observation is not None and observation.has_left and observation.asked.path == backend.RESPONSES:
             with self._unharmed("following a socket"):
                 self._sockets.opened(flow, observation)
 

@@ -13,20 +13,14 @@ from mitmproxy import http
 
 from codexpool.exchange import Exchange
 from codexpool.wire import answers
-from codexpool.wire.headers import Fields, first_values
-
-HEADER: Final = b"x-codexpool-probe"
-"""The header of a probe, which holds a number that its answer repeats."""
-
-VERSION: Final = 1
-"""Of the answer."""
+from codexpool.wire.headers import PROBE, PROBE_VERSION, Fields, first_values
 
 _NUMBER: Final = re.compile(rb"[\w-]{8,64}")
 
 
 def probe_of(values: Mapping[bytes, bytes]) -> str:
     """The number of a probe; empty where a request is none."""
-    number = values.get(HEADER, b"")
+    number = values.get(PROBE, b"")
     return number.decode() if _NUMBER.fullmatch(number) else ""
 
 
@@ -42,7 +36,7 @@ def answer(exchange: Exchange, wire: http.Request) -> http.Response:
         "added": sorted(_name(n) for n in leaves.keys() - came.keys()),
         "removed": sorted(_name(n) for n in came.keys() - leaves.keys()),
     }
-    return answers.document(document, {HEADER.decode(): exchange.probe})
+    return answers.document(document, {PROBE.decode(): exchange.probe})
 
 
 def observed(fields: Fields) -> http.Response | None:
@@ -54,11 +48,11 @@ def observed(fields: Fields) -> http.Response | None:
     said = _said(number, values.get(b"upgrade", b"").lower() == b"websocket")
     nothing: dict[str, Any] = {"replaced": [], "added": [], "removed": []}
     document = {**said, "identity": None, "member": None, "observing": True, **nothing}
-    return answers.document(document, {HEADER.decode(): number})
+    return answers.document(document, {PROBE.decode(): number})
 
 
 def _said(number: str, is_upgrade: bool) -> dict[str, Any]:
-    return {"probe": number, "version": VERSION, "transport": "websocket" if is_upgrade else "http"}
+    return {"probe": number, "version": PROBE_VERSION, "transport": "websocket" if is_upgrade else "http"}
 
 
 def _name(name: bytes) -> str:

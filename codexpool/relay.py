@@ -14,7 +14,7 @@ from typing import Final
 from mitmproxy import connection
 
 from codexpool import backend
-from codexpool.addresses import household, is_loopback
+from codexpool.addresses import household, is_from_here
 from codexpool.admission import Gate
 from codexpool.config.model import Access
 from codexpool.tracing import plain_address
@@ -41,6 +41,6 @@ class Relay:
         address = plain_address(peer[0])
         if gate.works_from(household(address)):
             return ""
-        if is_loopback(address) and not self._is_own_connection(peer):
+        if is_from_here(address) and not self._is_own_connection(peer):
             return ""
         return "codexpool: this proxy is for the members of its pool, and none has come from your address yet"

@@ -15,6 +15,8 @@ from codexpool.state import state_path
 from codexpool.traces.words import plain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -272,6 +274,15 @@ def successor(lost: RunningProxy) -> RunningProxy | None:
             lost.close()
             return asked
     return None
+
+
+def confdir_of(asked: RunningProxy) -> Path:
+    """mitmproxy's folder of a proxy on this machine, as far as can be known: by its note, or the usual one."""
+    from codexpool.authority import confdir
+
+    at = (asked.at.host, asked.at.port)
+    note = asked.announcement or next((one for one in _announced() if at in addresses(one)), None)
+    return (note.confdir if note is not None else None) or confdir()
 
 
 def _announced() -> list[Announcement]:

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 import click
 
 from codexpool import authority
-from codexpool.announce import Announcement, addresses, announced
 from codexpool.cli import asking
 from codexpool.cli.common import Failure, pool_path, sources
 from codexpool.config import PoolConfig, Resolved, resolve
@@ -27,6 +26,7 @@ from codexpool.files import UnusableError, read_private
 from codexpool.page import health
 from codexpool.state import state_path
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE
+from codexpool.wire.headers import PROBE_VERSION
 
 STATUS: Final = "/api/status"
 
@@ -132,7 +132,7 @@ class Examination:
         if self._config is not None:
             yield from files.of_pool(self._config.files)
         yield from files.of_logins(platformdirs.user_data_path("codexpool", appauthor=False) / "logins")
-        yield from files.of_confdir(_confdir(self._asked.proxy))
+        yield from files.of_confdir(asking.confdir_of(self._asked.proxy))
         yield from files.of_state(state_path(os.environ), bool(os.environ.get(STATE_VARIABLE)))
         yield files.Kept(self._client.home / logins.AUTH_JSON, "the client's login")
 
@@ -184,27 +184,13 @@ def _health(proxy: asking.RunningProxy) -> object:
 def _knows_probe(document: object) -> bool:
     match document:
         case {"probe": int(version)}:
-            return version == probe.VERSION
+            return version == PROBE_VERSION
         case _:
             return False
 
 
-def _announcement(proxy: asking.RunningProxy) -> Announcement | None:
-    """The note that this proxy has left on this machine."""
-    if proxy.announcement is not None:
-        return proxy.announcement
-    at = (proxy.at.host, proxy.at.port)
-    return next((one for one in announced(state_path(os.environ).parent) if at in addresses(one)), None)
-
-
-def _confdir(proxy: asking.RunningProxy) -> Path:
-    """mitmproxy's folder: that of the proxy, or the usual one."""
-    announcement = _announcement(proxy)
-    return (announcement.confdir if announcement is not None else None) or authority.confdir()
-
-
 def _ca_file(proxy: asking.RunningProxy) -> Path | None:
-    path = _confdir(proxy) / authority.CERTIFICATE
+    path = asking.confdir_of(proxy) / authority.CERTIFICATE
     return path if path.is_file() else None
 
 

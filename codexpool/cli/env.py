@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 import click
 
-from codexpool.authority import CERTIFICATE, AuthorityError, certificate, confdir
+from codexpool.addresses import is_loopback
+from codexpool.authority import CERTIFICATE, AuthorityError, certificate
 from codexpool.cli import shells
+from codexpool.cli.asking import Address, RunningProxy, confdir_of, proxy
 from codexpool.cli.common import Failure
-
-if TYPE_CHECKING:
-    from codexpool.cli.asking import Address, RunningProxy
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
 """What a client has to ask through the proxy: the backend, and whose its key is."""
@@ -55,8 +53,6 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
     vscode and --for desktop it prints lines for ~/.codex/.env, with --for ci lines for "$GITHUB_ENV". What is to be
     known besides goes to standard error. A key is never printed.
     """
-    from codexpool.cli.asking import proxy
-
     asked = proxy(proxy_url)
     asked.close()
     path = _trusted(ca, asked)
@@ -106,12 +102,12 @@ def leads_past(entry: str) -> bool:
 
 def _trusted(named: Path | None, asked: RunningProxy) -> Path:
     """The whole path of the certificate to trust. Raises Failure."""
-    if named is None and not _is_here(asked.at):
+    if named is None and not is_loopback(asked.at.host):
         raise Failure(
             f"{asked} is another machine, and its certificate authority is there. Get {CERTIFICATE} from whoever "
             "runs the proxy, compare the fingerprint that `codexpool setup` prints there, and say --ca PATH"
         )
-    path = named if named is not None else _folder(asked) / CERTIFICATE
+    path = named if named is not None else confdir_of(asked) / CERTIFICATE
     try:
         return certificate(path.expanduser()).path
     except AuthorityError as error:
@@ -121,26 +117,6 @@ def _trusted(named: Path | None, asked: RunningProxy) -> Path:
             f"{error}. Make one with: codexpool setup; or start the proxy once: codexpool run. If its confdir is "
             f"another one, say --ca PATH/{CERTIFICATE}"
         ) from None
-
-
-def _folder(asked: RunningProxy) -> Path:
-    """Where the authority of a proxy on this machine is, as far as can be known."""
-    from codexpool.announce import addresses, announced
-    from codexpool.state import state_path
-
-    found = asked.announcement
-    if found is None:
-        at = (asked.at.host, asked.at.port)
-        running = announced(state_path(os.environ).parent)
-        found = next((one for one in running if at in addresses(one)), None)
-    return found.confdir if found is not None and found.confdir is not None else confdir()
-
-
-def _is_here(at: Address) -> bool:
-    try:
-        return at.host == "localhost" or ipaddress.ip_address(at.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _url(at: Address) -> str:

@@ -15,21 +15,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from codexpool import __version__
+from codexpool.backend import RESPONSES
 from codexpool.credentials.pat import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.doctor.tunnel import Answer, NoTunnelError, Tunnel, UntrustedError
 from codexpool.members.keys import PREFIX as MEMBER_PREFIX
 from codexpool.traces.shown import shown_text
+from codexpool.wire.headers import PROBE
 
 ABOUT: Final = "probe"
 
-HEADER: Final = "x-codexpool-probe"
-
-VERSION: Final = 1
-"""Of the probe that is sent, and of its answer."""
-
-PATH: Final = "/backend-api/codex/responses"
+HEADER: Final = PROBE.decode()
 
 SUBPROTOCOL: Final = "responses_websockets=2026-02-06"
 """What Codex 0.169 says in ``openai-beta`` of an upgrade."""
@@ -83,9 +80,9 @@ def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Fi
 
 def _sent(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
     if probe.transport == "websocket":
-        return tunnel.ask(context, "GET", PATH, headers_of(probe), None)
+        return tunnel.ask(context, "GET", RESPONSES, headers_of(probe), None)
     body = json.dumps({"model": "codexpool-probe", "stream": True, "store": False, "input": []}).encode()
-    return tunnel.ask(context, "POST", PATH, headers_of(probe), body)
+    return tunnel.ask(context, "POST", RESPONSES, headers_of(probe), body)
 
 
 def headers_of(probe: Probe) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from codexpool.addresses import is_loopback
 from codexpool.backend import AUTHAPI, HOST
 from codexpool.credentials.pat import PREFIX
 from codexpool.doctor.bypass import NO, bypasses, proxy_variable
@@ -170,16 +170,8 @@ def _leads_to_the_backend(config: Mapping[str, object], provider: object) -> boo
 def _is_same(one: Place, other: Place) -> bool:
     if one[1] != other[1]:
         return False
-    return one[0].lower() == other[0].lower() or (_is_loopback(one[0]) and _is_loopback(other[0]))
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    hosts = one[0].lower(), other[0].lower()
+    return hosts[0] == hosts[1] or all(map(is_loopback, hosts))
 
 
 def _host(url: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from codexpool.pool.identity import Status
 from codexpool.pool.pool import Pool
-from codexpool.probing import VERSION
+from codexpool.wire.headers import PROBE_VERSION
 
 PATH: Final = "/healthz"
 READY_PATH: Final = "/healthz/ready"
@@ -46,6 +46,6 @@ def answer(path: str, reason: str) -> tuple[int, bytes]:
     ``probe`` in it tells `codexpool doctor` of another machine that this is a proxy with the addon.
     """
     is_down = path == READY_PATH and reason
-    document = {"status": "ok", "ready": not reason, "probe": VERSION, **({"reason": reason} if reason else {})}
+    document = {"status": "ok", "ready": not reason, "probe": PROBE_VERSION, **({"reason": reason} if reason else {})}
     status = HTTPStatus.SERVICE_UNAVAILABLE if is_down else HTTPStatus.OK
     return int(status), json.dumps(document).encode()

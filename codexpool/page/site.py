@@ -15,13 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import cache
 from importlib import resources
-from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mitmproxy import http
 
+from codexpool.addresses import is_loopback
 from codexpool.page import health
 from codexpool.page.pieces import joined
 from codexpool.traces.explained import explained
@@ -108,7 +108,9 @@ class Site:
 
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
         is_for_all = (asked_for := flow.request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
-        if not is_for_all and (not _is_loopback(flow) or self._is_own_connection(flow.client_conn.peername)):
+        if not is_for_all and (
+            not is_loopback(address_of_client(flow)) or self._is_own_connection(flow.client_conn.peername)
+        ):
             return _error(403, "this page is for the machine that the proxy runs on")
         if flow.request.method not in ("GET", "HEAD"):
             return _error(405, "only GET: nothing can be changed here")
@@ -224,10 +226,3 @@ def _json(document: dict[str, Any]) -> Answer:
 
 def _error(status: int, message: str) -> Answer:
     return Answer(status, json.dumps({"error": {"message": message}}).encode())
-
-
-def _is_loopback(flow: http.HTTPFlow) -> bool:
-    try:
-        return ip_address(address_of_client(flow)).is_loopback
-    except ValueError:
-        return False

@@ -20,10 +20,10 @@ from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
-from codexpool.probing import VERSION as PROBE_VERSION
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.verification import UNKNOWN
+from codexpool.wire.headers import PROBE_VERSION
 
 VERSION: Final = 1
 

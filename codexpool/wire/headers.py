@@ -14,6 +14,12 @@ FEDRAMP: Final = b"x-openai-fedramp"
 ROUTING_OVERRIDE: Final = b"x-openai-account-routing-override"
 TURN_STATE: Final = b"x-codex-turn-state"
 
+PROBE: Final = b"x-codexpool-probe"
+"""The header of a request that only asks what would be done with it, with a number that its answer repeats."""
+
+PROBE_VERSION: Final = 1
+"""Of what is asked so, and of what is answered."""
+
 
 class Action(Enum):
     """What happens to a header that the table names."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from codexpool.backend import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, USAGE
+from codexpool.backend import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, RESPONSES, USAGE
 
 
 class Policy(StrEnum):
@@ -45,8 +45,8 @@ MODELS = "/backend-api/codex/models"
 ROUTES = (
     # Codex has nothing stored (``store: false``) and calls the tools itself: of an answer that nobody reads nothing
     # remains. GET is the WebSocket upgrade, on which nothing has been asked yet.
-    Route("/backend-api/codex/responses", Policy.SWAP, ("POST", "GET"), repeatable=True),
-    Route("/backend-api/codex/responses/compact", Policy.SWAP, repeatable=True),
+    Route(RESPONSES, Policy.SWAP, ("POST", "GET"), repeatable=True),
+    Route(f"{RESPONSES}/compact", Policy.SWAP, repeatable=True),
     Route(MODELS, Policy.SWAP),
     Route("/backend-api/codex/memories/", Policy.SWAP),
     Route("/backend-api/codex/images/", Policy.SWAP),
