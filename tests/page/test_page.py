@@ -179,6 +179,7 @@ def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, site: St
         tab.run(f"document.querySelector({link!r}).focus()")
         tab.press("Enter")
         tab.wait("!document.getElementById('flow-content').hidden")
+        tab.wait("document.activeElement.id !== ''")  # What was shown before may be there still.
         assert tab.run("document.activeElement.id") == "flow-title"
         tab.press("Tab")
         assert tab.run("document.activeElement.id") == "flow-close"
