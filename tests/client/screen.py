@@ -61,6 +61,15 @@ class Screen:
         """Press a key, as tmux calls it."""
         self._tmux("send-keys", key)
 
+    def closes(self, key: str, pattern: str) -> None:
+        """Press a key until something is gone. (A panel that has only just opened may not take it yet.)"""
+        for _ in range(10):
+            self.press(key)
+            with suppress(TimeoutError):
+                until(lambda: not re.search(pattern, self.text), 2, f"{pattern!r} to go")
+                return
+        raise TimeoutError(f"{pattern!r} stays on the screen:\n{self.text}")
+
     def _tmux(self, *arguments: str) -> str:
         command = [str(tmux()), "-S", str(self._socket), *arguments]
         environ = {**self._client.environ, "TERM": "xterm-256color"}

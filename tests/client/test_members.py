@@ -168,7 +168,7 @@ def test_a_member_at_the_screen_sees_an_answer_and_no_warning_that_is_not_the_ma
         screen.press("F2")
         screen.shows("Warnings|bubblewrap" if warnings else "")
         shown = screen.text
-        screen.press("Escape")
+        screen.closes("Escape", r"esc dismiss")
         screen.types("/quit")
         screen.shows("ended with 0")
 
