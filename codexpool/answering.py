@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -21,15 +24,16 @@ from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
 from codexpool.pool.verdict import NOT_PORTABLE, Finding, is_held
 from codexpool.sockets import Sockets
+from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
 from codexpool.turns import Turns
-from codexpool.wire import answers, headers, routes
+from codexpool.wire import answers, frames, headers, limits, routes
 from codexpool.wire.dress import label, take_off
-from codexpool.wire.events import Beginning
+from codexpool.wire.events import Beginning, Reading
 from codexpool.wire.held import is_event_stream, scrub, show_own_id
+from codexpool.wire.inflate import is_known
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.routes import Policy
-from codexpool.wire.tokens import Meter
 
 logger = logging.getLogger("codexpool")
 
@@ -100,12 +104,12 @@ class Answering:
             judging.saw(self.keeper, exchange.asked, exchange.attempt, values)
             events = is_event_stream(response)
             is_small = _is_small(values.get(b"content-length")) and not events
-            exchange.meter = Meter() if exchange.is_turn else None
-            response.stream = exchange.passed if exchange.policy is Policy.SWAP and not is_small else False
-            # What is compressed cannot be read piece by piece: it is passed on at once.
-            is_plain = values.get(b"content-encoding", b"identity") == b"identity"
-            looks = events and is_plain and bool(response.stream) and self.resends
-            exchange.beginning = Beginning() if looks else None
+            encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+            exchange.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
+            is_passed = exchange.policy is Policy.SWAP and not is_small
+            response.stream = partial(self._passed, exchange) if is_passed else False
+            looks = events and is_passed and self.resends and is_known(encoding)
+            exchange.beginning = Beginning(encoding) if looks else None
             if exchange.beginning is None:
                 self.course.served(flow, exchange)
 
@@ -129,15 +133,45 @@ class Answering:
             if found is False:
                 return False
             exchange.beginning = None
-            said = judging.of_failure(found) if isinstance(found, dict) else None
+            said = judging.of_event(found) if isinstance(found, dict) else None
             if said is None:
                 self.course.served(flow, exchange)
                 return True
             assert flow.response is not None
-            return answers.failed_stream(flow.response, said.status, said.error)
+            return answers.failed_stream(flow.response, said.status, said.error, said.values)
         except Exception:
             logger.exception("the beginning of a stream could not be read")
             return True
+
+    def _passed(self, exchange: Exchange, piece: bytes) -> bytes:
+        """See a piece of an answer pass by; gives it back (see mitmproxy's ``response.stream``)."""
+        self._see(exchange, piece)
+        return piece
+
+    @harmless
+    def _see(self, exchange: Exchange, piece: bytes) -> None:
+        exchange.trace.passed(piece)
+        if exchange.reading is not None:
+            for event in exchange.reading.take(piece):
+                self._learn_late(exchange, event)
+
+    def _learn_late(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
+        """What an event says after the answer has begun. The client has that answer, and sees the failure; but it
+        asks again, and then it is known."""
+        keeper, attempt = self.keeper, exchange.attempt
+        if keeper is None or not exchange.is_answered:
+            return
+        if event.get("type") == frames.LIMITS:
+            judging.saw_gauges(keeper, attempt, limits.of_frame(event))
+            return
+        said = judging.of_event(event)
+        if said is None:
+            return
+        method = exchange.trace.method
+        verdict, evidence = judge(keeper, exchange.asked, attempt, method, said, repeatable=False, lightens=False)
+        attempt.trace.verdict, attempt.trace.evidence = verdict, str(evidence)
+        self.history.judged(attempt.name, verdict)
+        learn(keeper, exchange.asked, attempt, said, verdict, evidence)
 
     def lost(self, flow: http.HTTPFlow) -> None:
         """See `codexpool.wire.resend.Sender`: the connection was lost, and nothing was passed on."""

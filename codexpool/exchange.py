@@ -14,14 +14,12 @@ from codexpool.members.register import Member
 from codexpool.members.turnstile import Ticket
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
-from codexpool.traces.harmless import harmless
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import AttemptTrace, Trace
 from codexpool.wire import headers
 from codexpool.wire.dress import Worn
-from codexpool.wire.events import Beginning
+from codexpool.wire.events import Beginning, Reading
 from codexpool.wire.routes import MODELS, Policy
-from codexpool.wire.tokens import Meter
 
 SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
 """Where a request names its conversation; the first that is there counts."""
@@ -83,8 +81,8 @@ class Exchange:
     """Whose key it came with."""
     ticket: Ticket | None = None
     """Its place among the turns that are under way."""
-    meter: Meter | None = None
-    """What sees its answer pass by."""
+    reading: Reading | None = None
+    """What reads its answer as that passes by."""
     probe: str = ""
     """It only asks what would be done with it."""
     worn: Worn | None = None
@@ -94,17 +92,6 @@ class Exchange:
     def is_turn(self) -> bool:
         """Whether it is a request for the model. (On a WebSocket those are messages, which come later.)"""
         return self.asked.is_turn and not self.upgrade
-
-    def passed(self, piece: bytes) -> bytes:
-        """See a piece of the answer pass by; gives it back (see mitmproxy's ``response.stream``)."""
-        self._see(piece)
-        return piece
-
-    @harmless
-    def _see(self, piece: bytes) -> None:
-        self.trace.passed(piece)
-        if self.meter is not None:
-            self.meter.passed(piece)
 
     @property
     def is_answered(self) -> bool:

@@ -72,6 +72,15 @@ def of_failure(error: Mapping[str, Any]) -> Said | None:
     return Said(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
 
 
+def of_event(event: Mapping[str, Any]) -> Said | None:
+    """What a failure says that comes as an event of a stream: the same as in a frame, and None where a frame with it
+    would be the client's to see."""
+    if event.get("type") == frames.FAILED:
+        return of_failure(frames.failure_of(event))
+    said = of_frame(event)
+    return said if said.status >= 400 else None
+
+
 def _limit(error: Mapping[str, Any]) -> str:
     """The client goes by the type of a limit's error, whatever its code is."""
     kind = error.get("type")

@@ -38,6 +38,7 @@ from codexpool.traces.trace import Trace
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.events import Beginning
 from codexpool.wire.held import is_event_stream, scrub
+from codexpool.wire.inflate import is_known
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.routes import Policy
 
@@ -172,8 +173,9 @@ class Observing:
                 response.stream = True
         elif observation.has_left:
             if response.status_code >= 200 and not callable(response.stream):
-                events = is_event_stream(response) and "content-encoding" not in response.headers
-                observation.passing = Passing(observation.trace, Beginning() if events else None)
+                encoding = response.headers.get("content-encoding", "")
+                looks = is_event_stream(response) and is_known(encoding)
+                observation.passing = Passing(observation.trace, Beginning(encoding) if looks else None)
                 response.stream = observation.passing
             with self._unharmed("reading the head of an answer"):
                 observation.answered(response, time.time())

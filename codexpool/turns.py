@@ -21,8 +21,7 @@ from codexpool.members.turnstile import Bound, Full, Ticket, Turnstile
 from codexpool.pool.verdict import is_held
 from codexpool.traces.harmless import harmless
 from codexpool.wire import answers
-from codexpool.wire.held import decoded
-from codexpool.wire.tokens import Tokens, tokens_of
+from codexpool.wire.tokens import Tokens
 
 OWN_PATIENCE: Final = 10.0
 """Seconds that a turn waits for another one of its own member to end."""
@@ -76,12 +75,14 @@ class Turns:
         if exchange.ticket is not None:
             exchange.ticket.leave()
             exchange.ticket = None
-        response, meter, exchange.meter = flow.response, exchange.meter, None
-        if keeper is None or meter is None or response is None:
+        response, reading, exchange.reading = flow.response, exchange.reading, None
+        if keeper is None or reading is None or response is None:
             return
         if exchange.is_answered and not is_held(response.status_code):
-            tokens = meter.tokens if response.stream else tokens_of(decoded(response))
-            served(keeper, exchange, tokens)
+            if not response.stream and response.raw_content:
+                reading.take(response.raw_content)
+            if not reading.has_failed:
+                served(keeper, exchange, reading.tokens)
 
     async def begin(self, keeper: Keeper, member: Member | None, *, may_wait: bool = True) -> Ticket | Denied:
         """Begin a turn, as soon as it may; how long that takes is bounded. One that may not wait is one that would

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from mitmproxy import http
@@ -13,6 +16,7 @@ from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.traces.history import History
+from tests.wire.codings import CODINGS
 
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 
@@ -213,21 +217,79 @@ async def test_trailers_carry_nothing_of_the_client(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("encoding", "looked_at"), [("gzip", False), ("zstd", False), ("identity", True), ("", True)]
+    ("encoding", "looked_at"),
+    [("gzip", True), ("zstd", True), ("br", True), ("identity", True), ("", True), ("compress", False)],
 )
 async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, looked_at: bool) -> None:
     exchanges, _ = with_keeper("first")
     request = await assigned(exchanges)
-    exchanges.outbound(request)
-    headers = {"content-type": "text/event-stream", **({"content-encoding": encoding} if encoding else {})}
-    request.response = http.Response.make(200, b"", headers)
+
+    stream = streaming(exchanges, request, encoding)
+
+    assert stream(b"a piece") == b"a piece"
+    assert exchanges.holds(request) == looked_at
+
+
+def streaming(exchanges: Exchanges, request: http.HTTPFlow, encoding: str = "") -> Callable[[bytes], bytes]:
+    """The request leaves, and an answer begins that is a stream of events; what passes its pieces on."""
+    assert isinstance(exchanges.outbound(request), http.Request)
+    request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    if encoding:
+        request.response.headers["content-encoding"] = encoding
     del request.response.headers["content-length"]
-
     exchanges.headers_came(request)
+    stream = request.response.stream
+    assert callable(stream)
+    return cast(Callable[[bytes], bytes], stream)
 
-    assert callable(request.response.stream)
-    assert request.response.stream(b"a piece") == b"a piece"
-    assert exchanges.holds(request) == (encoding in ("identity", ""))
+
+LIMIT = {"type": "usage_limit_reached", "code": "usage_limit_reached", "message": "no more", "resets_in_seconds": 900}
+CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
+DELTA = {"type": "response.output_text.delta", "delta": "hello"}
+
+
+def events(*documents: dict[str, Any]) -> bytes:
+    return "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in documents).encode()
+
+
+@pytest.mark.parametrize("name", ["plain", "zstd", "gzip", "br", "deflate"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"type": "response.failed", "response": {"error": LIMIT}},
+        {"type": "error", "status": 429, "error": LIMIT},
+    ],
+    ids=["response.failed", "error"],
+)
+async def test_a_limit_late_in_a_stream_is_passed_on_and_the_next_request_has_another_identity(
+    failure: dict[str, Any], name: str
+) -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    encoding, encode = CODINGS[name]
+    stream = streaming(exchanges, request, encoding)
+    whole = encode(events(CREATED, DELTA, failure))
+    # when the answer has begun, and fails then
+    assert exchanges.begins(request, encode(events(CREATED, DELTA))) is True
+    passed = b"".join(stream(whole[at : at + 7]) for at in range(0, len(whole), 7)) + stream(b"")
+    await exchanges.judge(request)
+
+    assert passed == whole  # as it came
+    assert exchanges.is_over(request)
+    assert keeper.pool.identities["first"].status is Status.LIMITED
+    retry = await assigned(exchanges)
+    assert retry.request.headers["authorization"] == "Bearer <codexpool:second>"
+
+
+async def test_a_failure_late_in_a_stream_that_is_not_the_pools_changes_nobody() -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    stream = streaming(exchanges, request)
+    failure = {"type": "response.failed", "response": {"error": {"code": "context_length_exceeded"}}}
+
+    stream(events(CREATED, DELTA, failure))
+
+    assert keeper.pool.identities["first"].status is Status.READY
 
 
 async def test_a_stream_that_was_passed_on_before_it_said_anything_was_served_all_the_same() -> None:

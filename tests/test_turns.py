@@ -24,6 +24,7 @@ from codexpool.sockets import Sockets
 from codexpool.traces.history import History
 from tests.running import key_of
 from tests.test_admission import MEMBERS, coming, config
+from tests.wire.codings import CODINGS
 
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 USAGE = {"input_tokens": 7, "output_tokens": 3}
@@ -543,3 +544,32 @@ async def test_no_key_opens_two_members_and_each_has_its_own_places(room: Room) 
 
     assert other.response is None
     assert room.under_way == 2
+
+
+# -- what a stream says of its tokens
+
+
+@pytest.mark.parametrize("name", CODINGS)
+async def test_a_turn_is_metered_however_its_stream_is_compressed(room: Room, name: str) -> None:
+    encoding, encode = CODINGS[name]
+    request = await begun(room)
+    assert isinstance(room.exchanges.outbound(request), http.Request)
+    request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    request.response.headers["content-encoding"] = encoding
+    del request.response.headers["content-length"]
+    room.exchanges.headers_came(request)
+    assert callable(request.response.stream)
+    for byte in encode(SERVED):
+        request.response.stream(bytes([byte]))
+    await ended(room, request)
+
+    assert room.counted == (1, 1, 10)
+
+
+async def test_a_turn_that_has_failed_in_its_stream_is_not_counted_as_served(room: Room) -> None:
+    said: dict[str, object] = {"type": "response.failed", "response": {"error": {"code": "invalid_prompt"}}}
+    failed = f"event: response.failed\ndata: {json.dumps(said)}\n\n".encode()
+
+    await answered(room, await begun(room), body=failed)
+
+    assert room.counted == (1, 0, 0)

@@ -64,8 +64,8 @@ class Consulted:
     turn_states: TurnStates = field(default_factory=TurnStates)
     """Who would have issued which, had it been sent as they would have had it sent."""
 
-    def fields(self, identity: Identity, fields: headers.Fields) -> headers.Fields:
-        """A request's headers as they would be sent under an identity."""
+    def fields(self, identity: Identity, fields: headers.Fields, for_stream: bool) -> headers.Fields:
+        """A request's headers as they would be sent under an identity; ``for_stream`` says that it asks for one."""
         metadata, placeholder = identity.metadata, headers.PLACEHOLDER.format(identity.name)
         assert metadata is not None
         # What whoami has not told yet is there all the same, as soon as it has.
@@ -73,7 +73,7 @@ class Consulted:
         token = self.tokens.get(identity.name, placeholder)
         values = headers.identity_values(token, account_id, metadata.fedramp, metadata.routing_override)
         keep_turn_state = self.turn_states.fit(fields, metadata.key)
-        return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode())
+        return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
 
     def lines(self) -> list[str]:
         """How each identity stands, a line for each."""

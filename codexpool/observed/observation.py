@@ -23,6 +23,7 @@ from codexpool.pool.verdict import NOT_PORTABLE, Answer, Verdict, classify
 from codexpool.traces.trace import AttemptTrace, Trace
 from codexpool.wire.events import Beginning
 from codexpool.wire.headers import TURN_STATE, first_values
+from codexpool.wire.routes import asks_for_stream
 
 KEPT = 2**20
 """Bytes of an answer that the flow shows. A longer one has passed by, and part of it could not be read."""
@@ -67,7 +68,7 @@ class Passing:
             self._pieces = None
         if self._beginning is not None and (found := self._beginning.take(piece)) is not False:
             self._beginning = None
-            self.failure = judging.of_failure(found) if isinstance(found, dict) else None
+            self.failure = judging.of_event(found) if isinstance(found, dict) else None
 
 
 @dataclass(slots=True)
@@ -208,7 +209,8 @@ class Observation:
             self._candidates(identity) if because in LOOKED_AROUND or trace.attempts else None,
             lighter,
         )
-        attempt.fields = self.consulted.fields(identity, trace.fields)
+        for_stream = asks_for_stream(trace.method, trace.path.partition("?")[0])
+        attempt.fields = self.consulted.fields(identity, trace.fields, for_stream)
         self._identity = identity
         trace.attempts.append(attempt)
 

@@ -24,6 +24,7 @@ from codexpool.standin.answers import (
     prewarmed,
 )
 from codexpool.standin.authapi import AuthApi
+from codexpool.standin.coding import accepted, compressed
 from codexpool.standin.exchange import Reply, Request, error_body, nothing_here
 from codexpool.standin.faults import Answer
 from codexpool.standin.limits import Limits, hinted_model
@@ -74,6 +75,7 @@ class Backend:
         websockets: whether upgrades are served; otherwise they are answered 426.
         deltas, pace: pieces of a model's answer, and the seconds between two events.
         encrypted: see ``Encrypted``.
+        compress: the content-encoding of every stream of events; empty for one that the request accepts, if any.
         families: the limit id of each model (slug) that has a limit of its own.
     """
 
@@ -87,7 +89,9 @@ class Backend:
         pace: float,
         encrypted: Encrypted = "none",
         families: Mapping[str, str] = NO_FAMILIES,
+        compress: str = "",
     ) -> None:
+        self.compress = compress
         self.pool = {token.token: token for token in pool}
         self.clients = {token.token: token for token in clients}
         self._auth = AuthApi(self)
@@ -236,7 +240,11 @@ class Backend:
             *self.limits.headers(token, data["model"]),
         ]
         pace = self.style.changed_by(answer).pace
-        return Reply(200, headers, _server_sent(self.events(token, number, data, talk, answer), pace))
+        stream = _server_sent(self.events(token, number, data, talk, answer), pace)
+        if coding := self.compress or accepted(request.header("accept-encoding") or ""):
+            headers.append(("content-encoding", coding))
+            stream = compressed(stream, coding)
+        return Reply(200, headers, stream)
 
 
 def discovery(token: Token) -> dict[str, Any]:

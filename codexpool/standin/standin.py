@@ -42,6 +42,8 @@ class StandIn:
         deltas, pace: pieces of a model's answer, and the seconds between two events.
         encrypted: whether answers carry encrypted reasoning, and whether another account takes it back.
         families: the limit id of each model (slug) that has a limit of its own: ``{"spark": "codex_spark"}``.
+        compress: the content-encoding of every stream of events (``zstd``, ``gzip``, ``br``, ``deflate``), whatever
+            the request accepts; empty for one that it does accept, if any.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class StandIn:
         pace: float = 0.0,
         encrypted: Encrypted = "none",
         families: Mapping[str, str] = NO_FAMILIES,
+        compress: str = "",
     ) -> None:
         self.backend = Backend(
             tokens,
@@ -67,6 +70,7 @@ class StandIn:
             pace=pace,
             encrypted=encrypted,
             families=families,
+            compress=compress,
         )
         self.port = port
         self.proxy_port = proxy_port

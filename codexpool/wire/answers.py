@@ -79,9 +79,15 @@ def promo(message: str) -> str:
     return " ".join(message.encode("ascii", "replace").decode().split()).rstrip(".")
 
 
-def failed_stream(stream: http.Response, status: int, error: Mapping[str, Any]) -> http.Response:
-    """What a stream is taken for that has failed before it answered anything. What it said of limits stays said."""
-    kept = {name: value for name, value in stream.headers.items() if name.lower().startswith("x-")}
+def failed_stream(
+    stream: http.Response, status: int, error: Mapping[str, Any], values: Mapping[bytes, bytes]
+) -> http.Response:
+    """What a stream is taken for that has failed before it answered anything. What it said of limits stays said.
+
+    ``values`` are the headers that came with the failure.
+    """
+    came = {**stream.headers, **{name.decode("latin-1"): value.decode("latin-1") for name, value in values.items()}}
+    kept = {name: value for name, value in came.items() if name.lower().startswith(("x-", "retry-after"))}
     return _json(status, {"error": dict(error)}, kept)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mitmproxy import http
 
 from codexpool.wire import headers
-from codexpool.wire.routes import host_of
+from codexpool.wire.routes import asks_for_stream, host_of
 
 
 class Clothes(NamedTuple):
@@ -24,7 +24,8 @@ def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> h
     """A copy of the request as the identity sends it. Shallow: the body, which may be large, is shared."""
     values = headers.identity_values(clothes.token, clothes.account_id, clothes.fedramp, clothes.routing_override)
     host = host_of(clothes.origin)
-    fields = headers.swapped(request.headers.fields, values, keep_turn_state, host.encode())
+    for_stream = asks_for_stream(request.method, request.path.partition("?")[0])
+    fields = headers.swapped(request.headers.fields, values, keep_turn_state, host.encode(), for_stream)
     data = _shallow(request.data)
     data.host = host
     if data.authority:

@@ -12,6 +12,7 @@ AUTHORIZATION: Final = b"authorization"
 ACCOUNT: Final = b"chatgpt-account-id"
 FEDRAMP: Final = b"x-openai-fedramp"
 ROUTING_OVERRIDE: Final = b"x-openai-account-routing-override"
+ACCEPT_ENCODING: Final = b"accept-encoding"
 TURN_STATE: Final = b"x-codex-turn-state"
 
 PROBE: Final = b"x-codexpool-probe"
@@ -28,6 +29,7 @@ class Action(Enum):
     REMOVE = "removed"
     ORIGIN = "the host that the request really goes to"
     KEEP_IF_OURS = "kept while the identity is the one that issued it, else removed"
+    REMOVE_FOR_STREAM = "removed from a POST for a stream, which could not be read compressed; else kept"
 
 
 HEADERS: Final[Mapping[bytes, Action]] = {
@@ -41,6 +43,7 @@ HEADERS: Final[Mapping[bytes, Action]] = {
     b"x-oai-attestation": Action.REMOVE,
     b"x-openai-actor-authorization": Action.REMOVE,
     TURN_STATE: Action.KEEP_IF_OURS,
+    ACCEPT_ENCODING: Action.REMOVE_FOR_STREAM,
     b"host": Action.ORIGIN,  # The client's to forge, and what a content network goes by.
 }
 """The header policy; every header it does not name goes out as the client sent it."""
@@ -49,19 +52,22 @@ PLACEHOLDER: Final = "<codexpool:{}>"
 """What stands in a flow for a value that only the wire sees; names the identity."""
 
 
-def swapped(fields: Fields, values: Mapping[bytes, bytes], keep_turn_state: bool, host: bytes) -> Fields:
+def swapped(
+    fields: Fields, values: Mapping[bytes, bytes], keep_turn_state: bool, host: bytes, for_stream: bool
+) -> Fields:
     """The fields with the table applied.
 
-    ``values`` holds what to put for the headers that are set. A header keeps its place and the spelling of its
-    name; a second one of the same name is dropped; what was missing is added at the end, in lower case. (A Host
-    header is never added: over HTTP/2 there is none.)
+    ``values`` holds what to put for the headers that are set, ``for_stream`` says that a stream is asked for. A
+    header keeps its place and the spelling of its name; a second one of the same name is dropped; what was missing is
+    added at the end, in lower case. (A Host header is never added: over HTTP/2 there is none.)
     """
     out: list[tuple[bytes, bytes]] = []
     missing = dict(values)
+    kept = {Action.KEEP_IF_OURS: keep_turn_state, Action.REMOVE_FOR_STREAM: not for_stream}
     for field in fields:
         name = field[0].lower()
         action = HEADERS.get(name)
-        if action is None or (action is Action.KEEP_IF_OURS and keep_turn_state):
+        if action is None or kept.get(action, False):
             out.append(field)
         elif action is Action.SET and name in missing:
             out.append((field[0], missing.pop(name)))

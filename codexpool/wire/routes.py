@@ -95,6 +95,12 @@ def row_of(method: str, path: str) -> str:
     return route.path if route is not None else ""
 
 
+@lru_cache(maxsize=4096)
+def asks_for_stream(method: str, path: str) -> bool:
+    """Whether a request is answered with a stream of events. ``path`` comes without its query."""
+    return method == "POST" and normalised(path) == RESPONSES
+
+
 def is_swapped_otherwise(path: str) -> bool:
     """Whether a path is one of a swap row, whatever the method. ``path`` comes without its query."""
     plain = normalised(path)

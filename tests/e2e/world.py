@@ -28,7 +28,7 @@ BACKEND = "https://chatgpt.com"
 MODEL = BACKEND + RESPONSES
 USAGE = BACKEND + "/backend-api/wham/usage"
 FAILED_CLOSED = "codexpool_failed_closed"
-STANDIN_OPTIONS = ("pace", "deltas", "websockets", "encrypted", "families")
+STANDIN_OPTIONS = ("pace", "deltas", "websockets", "encrypted", "families", "compress")
 
 _CLEAN = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY")
 

@@ -110,7 +110,7 @@ async def test_neither_a_command_nor_a_keyring_is_asked_and_the_fields_say_so(
         "sso is taken to be ready (its command was not run)",
         "locked is taken to be ready (its token was not read from the keyring)",
     ]
-    sso, locked = (dict(consulted.fields(identity, HEADERS)) for identity in identities.values())
+    sso, locked = (dict(consulted.fields(identity, HEADERS, False)) for identity in identities.values())
     assert sso[b"AUTHORIZATION"] == b"Bearer <codexpool:sso>"
     assert b"ChatGPT-Account-Id" not in sso
     assert locked[b"ChatGPT-Account-Id"] == b"<codexpool:locked>"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from codexpool.wire import headers
 from codexpool.wire.headers import (
+    ACCEPT_ENCODING,
     ACCOUNT,
     AUTHORIZATION,
     FEDRAMP,
@@ -38,13 +39,13 @@ OTHERS = [
 
 def swapped(fields: Fields, values: Mapping[bytes, bytes], keep: bool) -> Fields:
     """`headers.swapped` for a request that goes to chatgpt.com."""
-    return headers.swapped(fields, values, keep, b"chatgpt.com")
+    return headers.swapped(fields, values, keep, b"chatgpt.com", True)
 
 
 def test_forged_host_header_does_not_lead_a_credential_elsewhere() -> None:
     fields = ((b"Host", b"elsewhere.example"), (b"accept", b"*/*"), (b"host", b"chatgpt.com"))
 
-    assert headers.swapped(fields, {}, False, b"gov.chatgpt.com") == (
+    assert headers.swapped(fields, {}, False, b"gov.chatgpt.com", True) == (
         (b"Host", b"gov.chatgpt.com"),
         (b"accept", b"*/*"),
     )
@@ -85,7 +86,7 @@ def test_request_leaves_with_exactly_the_headers_of_the_identity(
         sent = [value for sent_name, value in out if sent_name.lower() == name]
         if action is Action.SET:
             assert sent == ([values[name]] if name in values else [])
-        elif action is Action.REMOVE:
+        elif action in (Action.REMOVE, Action.REMOVE_FOR_STREAM):
             assert sent == []
     assert names(out).count(AUTHORIZATION) == names(out).count(ACCOUNT) == 1
 
@@ -115,6 +116,20 @@ def test_turn_state_is_kept_only_for_the_identity_that_issued_it(
 
     assert [field for field in kept if field[0].lower() == TURN_STATE] == turn_states
     assert TURN_STATE not in names(stripped)
+
+
+@given(all_fields, identities, st.booleans())
+def test_only_a_stream_is_asked_for_without_compression(
+    fields: Fields, values: Mapping[bytes, bytes], keep: bool
+) -> None:
+    asked = [field for field in fields if field[0].lower() == ACCEPT_ENCODING]
+
+    stream, other = (
+        headers.swapped(fields, values, keep, b"chatgpt.com", for_stream) for for_stream in (True, False)
+    )
+
+    assert [field for field in other if field[0].lower() == ACCEPT_ENCODING] == asked
+    assert tuple(field for field in other if field not in asked) == stream
 
 
 def test_a_bearer_without_an_account_leaves_without_the_clients() -> None:

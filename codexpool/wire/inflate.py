@@ -1,0 +1,202 @@
+"""Bodies and streams without their content-encoding, in pieces of bounded size. Pure.
+
+A few bytes can inflate to gigabytes. So nothing here inflates all that there is: each piece it gives is small, and
+who takes them stops where it has had enough. mitmproxy's ``content`` and ``text`` have no such bound, and are not for
+what comes from outside.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, Final
+
+import brotli  # type: ignore[import-untyped]
+import zstandard
+
+PIECE: Final = 1 << 20
+"""Bytes of a piece, about: no step gives more than a few times that."""
+
+WINDOW: Final = 8 * 2**20
+"""Bytes of history that a zstd stream may ask to be kept (RFC 9659: as a content-encoding none asks for more)."""
+
+FRAMES: Final = 1_000
+"""Frames or members that are read in one go: a megabyte has room for a hundred thousand empty ones."""
+
+_ZSTD_SLICE: Final = 64
+"""Bytes that zstd is given at once. It cannot be told how much to give back: a block of 4 bytes can be
+128 KiB."""
+
+_ZLIB_SLICE: Final = 16_384
+"""Bytes that zlib is given at once: it copies what follows the end of a member."""
+
+_BROTLI_SLICE: Final = 4
+"""The same for a Brotli before 1.2, whose blocks are 16 MiB at most. (mitmproxy 11 brings one.)"""
+
+
+class UnreadableError(ValueError):
+    """What cannot be looked into: damaged, cut short, longer than we read, or encoded in a way no client uses."""
+
+
+class TooLongError(UnreadableError):
+    """There is more of it than is read."""
+
+
+class Inflater:
+    """Undoes one content-encoding, piece by piece. Raises UnreadableError for one that it does not know."""
+
+    def __init__(self, encoding: str) -> None:
+        if not is_known(encoding):
+            raise UnreadableError(f"content-encoding {encoding[:32]}")
+        self._decoder: Any = _DECODERS[encoding.strip().lower()]()
+
+    def take(self, piece: bytes) -> Iterator[bytes]:
+        """What a piece says. Raises UnreadableError where it is damaged."""
+        try:
+            yield from self._decoder.take(piece)
+        except (zlib.error, zstandard.ZstdError, brotli.error) as error:
+            raise UnreadableError(str(error)) from error
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether what has come so far is whole."""
+        return bool(self._decoder.has_ended)
+
+
+def is_known(encoding: str) -> bool:
+    """Whether a content-encoding can be undone here."""
+    return encoding.strip().lower() in _DECODERS
+
+
+def pieces(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
+    """A whole body, inflated to ``most`` bytes. Raises UnreadableError, TooLongError beyond that."""
+    inflater, size = Inflater(encoding), 0
+    for piece in inflater.take(body) if body else ():
+        size += len(piece)
+        if size > most:
+            raise TooLongError(f"more than {most} bytes")
+        yield piece
+    if body and not inflater.has_ended:
+        raise UnreadableError("it is cut short")
+
+
+def inflated(body: bytes, encoding: str, most: int) -> bytes:
+    """The same in one piece."""
+    return b"".join(pieces(body, encoding, most))
+
+
+class _Plain:
+    has_ended = True
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        if data:
+            yield data
+
+
+class _Framed:
+    """Frames (zstd) or members (gzip), one after the other; ``start`` makes what reads the next one."""
+
+    def __init__(self, start: Callable[[], Any], slice_: int) -> None:
+        self._start, self._slice = start, slice_
+        self._frame: Any = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._frame is None
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        frames = count()
+        for at in range(0, len(data), self._slice):
+            rest = data[at : at + self._slice]
+            while rest:
+                if self._frame is None:
+                    if next(frames) == FRAMES:
+                        raise UnreadableError(f"more than {FRAMES} frames")
+                    self._frame = self._start()
+                yield from self._read(rest)
+                rest = b""
+                if self._frame.eof:
+                    rest, self._frame = self._frame.unused_data, None
+
+    def _read(self, data: bytes) -> Iterator[bytes]:
+        if inflated := self._frame.decompress(data):
+            yield inflated
+
+
+class _Zlib(_Framed):
+    """gzip and deflate: zlib can be told how much to give at once."""
+
+    def _read(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            inflated = self._frame.decompress(data, PIECE)
+            if inflated:
+                yield inflated
+            data = self._frame.unconsumed_tail
+            if not data and len(inflated) < PIECE:
+                return
+
+
+class _Deflate:
+    """Some servers leave out the header of zlib that belongs there (RFC 9110, 8.4.1.2)."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._zlib: _Zlib | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._zlib is not None and self._zlib.has_ended
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        if self._zlib is None:
+            self._head += data
+            if len(self._head) < 2:
+                return
+            has_header = self._head[0] & 15 == 8 and int.from_bytes(self._head[:2], "big") % 31 == 0
+            bits = zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+            self._zlib, data = _Zlib(lambda: zlib.decompressobj(bits), _ZLIB_SLICE), self._head
+        yield from self._zlib.take(data)
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        self._stream: Any = brotli.Decompressor()
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._stream.is_finished())
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        if not hasattr(self._stream, "can_accept_more_data"):
+            for at in range(0, len(data), _BROTLI_SLICE):
+                if inflated := self._stream.process(data[at : at + _BROTLI_SLICE]):
+                    yield inflated
+            return
+        inflated = self._stream.process(data, output_buffer_limit=PIECE)
+        while inflated:
+            yield inflated
+            if self._stream.can_accept_more_data():
+                return
+            inflated = self._stream.process(b"", output_buffer_limit=PIECE)
+
+
+def _zstd() -> _Framed:
+    reader = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+    return _Framed(reader.decompressobj, _ZSTD_SLICE)
+
+
+def _gzip() -> _Zlib:
+    return _Zlib(lambda: zlib.decompressobj(zlib.MAX_WBITS | 32), _ZLIB_SLICE)
+
+
+_DECODERS: Final[dict[str, Callable[[], Any]]] = {
+    "": _Plain,
+    "identity": _Plain,
+    "zstd": _zstd,
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _Deflate,
+    "br": _Brotli,
+}
+"""The content-encodings that Codex or a gateway in front of the backend may use."""
