@@ -13,11 +13,12 @@ from typing import Any
 from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from codexpool import host, jsonlogs, showing
+from codexpool import backend, host, jsonlogs, showing
 from codexpool.carried import hide_key
-from codexpool.config import Access, ConfigError, PoolConfig, Watcher, find, load, places
+from codexpool.config import Access, ConfigError, Intercept, PoolConfig, Watcher, find, load, places
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
 from codexpool.leaving import REASON, Leaving
@@ -29,6 +30,7 @@ from codexpool.redact import redact_logs
 from codexpool.relay import Relay
 from codexpool.state import State, open_state, state_path
 from codexpool.supported import resend, support
+from codexpool.tunnels import UndecidedError
 from codexpool.wire.routes import BACKEND_ONLY
 
 logger = logging.getLogger("codexpool")
@@ -68,11 +70,18 @@ OPTIONS = (
     (
         "codexpool_record_all_hosts",
         "false",
-        "With true the recording has requests to any host, and not only Codex's.",
+        "With true the proxy reads what goes to any host, not only to Codex's, and the recording has all of it.",
     ),
 )
 """Name, default and help of each option. All of them are texts: mitmproxy drops an addon silently whose number or
 switch it cannot read."""
+
+
+FOR_MEMBERS = frozenset({backend.AUTH_HOST, backend.API_HOST})
+"""Hosts that a member's client asks with its key."""
+
+HOSTS_AWAITED = 1.0
+"""Seconds that a tunnel waits, after the start, for the hosts that identities were served from in earlier runs."""
 
 
 class Codexpool:
@@ -132,6 +141,8 @@ class Codexpool:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
                 self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
+            if self.config is not None and not self.lookout.observes:
+                host.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if self.config.members else frozenset()))
             if self.config is not None and self.config.access is Access.ANYONE:
                 host.refuse_anyone()
             self.lookout.configure(updated)
@@ -251,6 +262,7 @@ class Codexpool:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         host.hide_password(flow)
+        self.exchanges.tunnels.asked(flow.server_conn, flow.request.host)
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
 
@@ -258,8 +270,25 @@ class Codexpool:
         address = data.server.address
         if address is None or address[:2] in host.upstreams():
             return  # What is to be asked of the proxy behind this one has been looked at as it came.
-        if why := self._refusal(data.client, *address[:2]):
+        asked = self.exchanges.tunnels.opens(data.server, address[0])
+        if why := self._refusal(data.client, asked, address[1]):
             data.server.error = why
+
+    async def next_layer(self, asked: NextLayer) -> None:
+        try:
+            if self.keeper is not None:
+                await self.keeper.hosts_known(HOSTS_AWAITED)
+            if self.config is not None:
+                host.read_too(self.exchanges.hosts)
+            self.exchanges.tunnels.pass_through(asked, self._reads_all())
+        except UndecidedError:
+            raise exceptions.AddonHalt from None  # or mitmproxy would decide now, and intercept
+
+    def _reads_all(self) -> bool:
+        """Whether tunnels to hosts that are none of the pool's business are read as well."""
+        _, config = self._seen()
+        is_said = config is not None and config.intercept is Intercept.ALL
+        return is_said or host.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
 
     def _refusal(self, client: Client, to_host: str, port: int) -> str:
         if self.keeper is None and not self.exchanges.closed:
@@ -273,6 +302,7 @@ class Codexpool:
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         host.hide_password(flow)
+        self.exchanges.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:
             hide_key(flow)  # It goes no further, but it may be recorded.
             return

@@ -26,6 +26,7 @@ from codexpool.pool.verdict import NOT_PORTABLE, Finding, is_held
 from codexpool.sockets import Sockets
 from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
+from codexpool.tunnels import Tunnels
 from codexpool.turns import Turns
 from codexpool.wire import answers, frames, headers, limits, routes
 from codexpool.wire.dress import label, take_off
@@ -58,6 +59,7 @@ class Answering:
         self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self.dressing = Dressing()
         self.gate = Gate(history)
+        self.tunnels = Tunnels(lambda: self.hosts)
         self.turns = Turns()
         self.sockets = Sockets(self.dressing, history, self.gate, self.turns)
 
@@ -70,12 +72,16 @@ class Answering:
     def keeper(self, keeper: Keeper | None) -> None:
         self.course.keeper = keeper
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that the path policy is for."""
+        if self.keeper is not None and not self.keeper.hosts <= self._hosts:
+            self._hosts |= self.keeper.hosts
+        return self._hosts
+
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
-        data = request.data
-        hosts = self._hosts
-        if self.keeper is not None and not self.keeper.hosts <= hosts:
-            hosts = self._hosts = hosts | self.keeper.hosts
+        data, hosts = request.data, self.hosts
         if data.host.lower() not in hosts:
             return Policy.NEVER
         scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))

@@ -211,6 +211,7 @@ class Exchanges(Answering):
             return answers.failed_closed(f"the request could not be dressed ({type(error).__name__})")
 
     def _unassigned(self, flow: http.HTTPFlow) -> http.Response | None:
+        self.tunnels.name(flow)  # Its hooks may have been skipped.
         nobody_configured = self.keeper is None and not self.closed
         if nobody_configured or not self.policy(flow.request).swaps:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from mitmproxy.proxy import mode_specs, server
 
 from codexpool.addresses import is_loopback
 from codexpool.credentials.route import Route
+from codexpool.wire.hosts import CODEX, PAGE, is_codex
 
 logger = logging.getLogger("codexpool")
 
@@ -131,6 +133,44 @@ def refuse_unfit(loopback_only: bool) -> None:
         )
     if loopback_only:
         _refuse_others(_listen_hosts())
+
+
+UNFIT_FOR_A_POOL: Final = (
+    ("websocket", False, "member keys, limits and turns on WebSockets would go unseen"),
+    ("validate_inbound_headers", False, "a header such as 'Authorization : …' would leave beside the identity's own"),
+    ("proxy_debug", True, "the log would hold the tokens of the pool, in forms that cannot be hidden"),
+)
+"""Options of mitmproxy, the value with which no pool can be served safely, and why."""
+
+
+def refuse_unfit_for_a_pool(hosts: Iterable[str]) -> None:
+    """Raise OptionsError for settings with which a pool's requests could not be sent safely; ``hosts`` have to be
+    read."""
+    for name, value, why in UNFIT_FOR_A_POOL:
+        if name in ctx.options and getattr(ctx.options, name) is value:
+            said = "true" if value else "false"
+            raise exceptions.OptionsError(f"codexpool cannot serve a pool with {name}={said}: {why}. Take it away")
+    for host in hosts:
+        for name, shown in (("ignore_hosts", f"{host}:443"), ("tcp_hosts", host)):
+            if any(re.search(pattern, shown, re.IGNORECASE) for pattern in getattr(ctx.options, name)):
+                raise exceptions.OptionsError(
+                    f"{name} has mitmproxy pass {host} through: nothing would be swapped there, and member keys "
+                    f"would leave. Take {host} out of {name}"
+                )
+
+
+def read_too(hosts: Iterable[str]) -> None:
+    """Where the user has named the hosts to intercept (`allow_hosts`), add ours: nothing could be swapped there."""
+    patterns: list[str] = list(ctx.options.allow_hosts)
+    if not patterns:
+        return
+    more = [CODEX_PATTERN, *(rf"^{re.escape(host)}:\d+$" for host in hosts if not is_codex(host))]
+    if missing := [pattern for pattern in more if pattern not in patterns]:
+        ctx.options.update(allow_hosts=[*patterns, *missing])
+
+
+CODEX_PATTERN: Final = rf"^(.+\.)?({'|'.join(map(re.escape, (*CODEX, PAGE)))}):\d+$"
+"""What mitmproxy matches the hosts of Codex's backend by, with their ports."""
 
 
 def _refuse_others(hosts: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ set-up are for threads, what asks the backend for tasks. `codexpool.pool` decide
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ class Keeper:
         self.config: PoolConfig | None = None
         self.hosts = frozenset({backend.HOST})
         """The hosts that identities are or were served from, and the one every client asks first."""
+        self._hosts_known = asyncio.Event()
+        """Set once ``hosts`` has those of earlier runs."""
         self.clock = Clock()
         """How far this machine's clock is from the backend's."""
         self._tasks = Tasks()
@@ -293,8 +296,17 @@ class Keeper:
 
     async def _know_hosts(self) -> None:
         """Clients go on asking the hosts that an earlier run has sent them to, before anybody is verified."""
-        known = await self._memory.known()
-        self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
+        try:
+            known = await self._memory.known()
+            self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
+        finally:
+            self._hosts_known.set()
+
+    async def hosts_known(self, seconds: float) -> None:
+        """Wait until ``hosts`` has those of earlier runs, a moment after the start; ``seconds`` at most."""
+        if not self._hosts_known.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hosts_known.wait(), seconds)
 
     def _tell_waiters(self) -> None:
         origins = {i.metadata.origin for i in self.pool.identities.values() if i.metadata is not None}

@@ -35,6 +35,7 @@ from codexpool.sockets import trim
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import Trace
+from codexpool.tunnels import Tunnels
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.events import Beginning
 from codexpool.wire.held import is_event_stream, scrub
@@ -60,6 +61,7 @@ class Observing:
         self.history = history
         self.closed = ""
         self.gate = Gate(history)
+        self.tunnels = Tunnels(lambda: self.hosts)
         self.consulted: Consulted | None = None
         self._since = time.time()
         self._veiling = Veiling()
@@ -81,10 +83,14 @@ class Observing:
             for line in self.consulted.lines():
                 logger.info("%s", line)
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that the path policy is for."""
+        return self.consulted.hosts if self.consulted is not None else routes.BACKEND_ONLY
+
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
-        data = request.data
-        hosts = self.consulted.hosts if self.consulted is not None else routes.BACKEND_ONLY
+        data, hosts = request.data, self.hosts
         if data.host.lower() not in hosts:
             return Policy.NEVER
         scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))

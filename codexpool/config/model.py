@@ -119,6 +119,13 @@ class Access(StrEnum):
     ANYONE = "anyone"
 
 
+class Intercept(StrEnum):
+    """Which hosts the proxy reads: Codex's, or every host that clients ask."""
+
+    CODEX = "codex"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class PreviousKey:
     """The key that a member had before (``sha256:<64 hex>``), and the unix second until which it is good, too."""
@@ -171,6 +178,7 @@ class PoolConfig:
     access: Access | None = None
     members: tuple[MemberSpec, ...] = ()
     turns_at_once: int | None = None
+    intercept: Intercept = Intercept.CODEX
 
     @property
     def files(self) -> tuple[Path, ...]:

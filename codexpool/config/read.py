@@ -13,13 +13,13 @@ from codexpool.config.checks import Checks, choice, kind
 from codexpool.config.identities import read_identities
 from codexpool.config.layout import KeyPath, Layout
 from codexpool.config.members import read_members
-from codexpool.config.model import Access, ConfigError, Notify, PoolConfig, Problem, shown
+from codexpool.config.model import Access, ConfigError, Intercept, Notify, PoolConfig, Problem, shown
 from codexpool.files import UnusableError, read_private
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 
 FILE_KEYS = ("pool", "identity", "member")
-POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once")
+POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept")
 NOTIFY_KEYS = ("command", "webhook")
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -60,6 +60,7 @@ def parse(text: str, path: Path) -> PoolConfig:
         _word(checks, ("pool", "access"), pool.get("access"), Access),
         tuple(read_members(checks, document.get("member", []))),
         checks.bound(("pool", "turns_at_once"), pool.get("turns_at_once")),
+        _word(checks, ("pool", "intercept"), pool.get("intercept"), Intercept) or Intercept.CODEX,
     )
     if checks.problems:
         raise ConfigError(sorted(checks.problems, key=lambda problem: problem.line or 0))

@@ -17,7 +17,7 @@ TOKEN_ENDPOINT = "/oauth/token"
 DEVICE = "/api/accounts/deviceauth"
 
 SWAPPED = re.compile(
-    r"/backend-api/(codex/responses(/compact)?|codex/models|codex/(memories|images|alpha|realtime)/.*|wham/accounts/check)"
+    r"/backend-api/(codex/(responses(/compact)?|models|(memories|images|realtime)/.*|alpha/search)|wham/accounts/check)"
 )
 """The paths a pooled identity is spent on; on every other one the client speaks for itself.
 

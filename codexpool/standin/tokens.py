@@ -76,6 +76,7 @@ FORBIDDEN = (
     "openai-project",
     "x-oai-attestation",
     "x-openai-actor-authorization",
+    "x-openai-agent-assertion",
 )
 """Headers that describe the client's own workspace or device and must not travel with a pooled token."""
 

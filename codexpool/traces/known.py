@@ -42,6 +42,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "openai-organization": Known("The organisation of the API platform; for API keys only."),
     "openai-project": Known("The project of the API platform; for API keys only."),
     "x-openai-actor-authorization": Known("A second credential: who acts in the user's name.", Value.CREDENTIAL),
+    "x-openai-agent-assertion": Known("A second credential: what the client signs for its agent.", Value.CREDENTIAL),
     "x-oai-attestation": Known("Vouches for the device and the app; only the desktop app has it.", Value.CREDENTIAL),
     "cookie": Known(
         "What the content network keeps in the client; no cookie of an account is sent.", Value.CREDENTIAL

@@ -42,6 +42,7 @@ HEADERS: Final[Mapping[bytes, Action]] = {
     b"openai-project": Action.REMOVE,
     b"x-oai-attestation": Action.REMOVE,
     b"x-openai-actor-authorization": Action.REMOVE,
+    b"x-openai-agent-assertion": Action.REMOVE,
     TURN_STATE: Action.KEEP_IF_OURS,
     ACCEPT_ENCODING: Action.REMOVE_FOR_STREAM,
     b"host": Action.ORIGIN,  # The client's to forge, and what a content network goes by.
@@ -114,7 +115,9 @@ def identity_values(
     return values
 
 
-CLIENT_SECRETS: Final = frozenset({b"x-oai-attestation", b"x-openai-actor-authorization"})
+CLIENT_SECRETS: Final = frozenset(
+    {b"x-oai-attestation", b"x-openai-actor-authorization", b"x-openai-agent-assertion"}
+)
 """Headers of the client that are stripped from the wire, and would be secrets in a flow."""
 
 

@@ -50,7 +50,7 @@ ROUTES = (
     Route(MODELS, Policy.SWAP),
     Route("/backend-api/codex/memories/", Policy.SWAP),
     Route("/backend-api/codex/images/", Policy.SWAP),
-    Route("/backend-api/codex/alpha/", Policy.SWAP),
+    Route("/backend-api/codex/alpha/search", Policy.SWAP),  # Beside it, notes and history are a person's own.
     Route("/backend-api/codex/realtime/", Policy.SWAP),
     Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
     Route(CONFIG_BUNDLE, Policy.LENT, ("GET",)),

@@ -19,7 +19,7 @@ from tests.running import CLIENT, pat, until
 ATTESTATION = "at-test-attestation-of-the-client-0123456789"
 
 LOUDEST = (
-    *("-v", "--set", "proxy_debug=true", "--set", "termlog_verbosity=debug", "--set", "flow_detail=4"),
+    *("-v", "--set", "termlog_verbosity=debug", "--set", "flow_detail=4"),
     *("--set", "console_eventlog_verbosity=debug"),
 )
 

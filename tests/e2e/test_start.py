@@ -73,6 +73,14 @@ REFUSALS = {
     "readable by others": Refusal(("pool.toml", "mode 0644", "chmod 600"), mode=0o644),
     "empty file": Refusal(("pool.toml", "no identity", "[[identity]]"), pool=""),
     "bodies streamed": Refusal(("stream_large_bodies", "Take the option away"), ("--set", "stream_large_bodies=1m")),
+    "no WebSockets": Refusal(("websocket=false", "member keys", "Take it away"), ("--set", "websocket=false")),
+    "headers unchecked": Refusal(
+        ("validate_inbound_headers=false", "Authorization", "Take it away"),
+        ("--set", "validate_inbound_headers=false"),
+    ),
+    "raw bytes logged": Refusal(("proxy_debug=true", "tokens", "Take it away"), ("--set", "proxy_debug=true")),
+    "backend ignored": Refusal(("ignore_hosts", "chatgpt.com"), ("--ignore-hosts", "^chatgpt")),
+    "backend as raw TCP": Refusal(("tcp_hosts", "chatgpt.com"), ("--tcp-hosts", "chatgpt")),
 }
 if OLD:
     REFUSALS |= {

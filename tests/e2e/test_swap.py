@@ -74,6 +74,7 @@ def test_every_header_of_the_policy_fits_the_identity_and_every_other_one_is_as_
             "OpenAI-Project": "project-of-the-client",
             "x-oai-attestation": "attests-the-clients-device",
             "x-openai-actor-authorization": "acts-for-the-client",
+            "x-openai-agent-assertion": "vouches-for-the-clients-agent",
             "x-codex-turn-state": "forged",
             "x-codex-installation-id": "installation",
         }

@@ -184,7 +184,7 @@ def test_government_and_residency_are_the_identitys_and_not_the_clients() -> Non
 # -- what a flow shows
 
 secrets = st.tuples(
-    spelled([AUTHORIZATION, b"x-oai-attestation", b"x-openai-actor-authorization"]),
+    spelled([AUTHORIZATION, b"x-oai-attestation", b"x-openai-actor-authorization", b"x-openai-agent-assertion"]),
     st.sampled_from([b"Bearer " + CLIENT_TOKEN, CLIENT_TOKEN, b"AgentAssertion " + CLIENT_TOKEN]),
 )
 accounts = st.tuples(spelled([ACCOUNT]), st.just(b"account-of-the-client"))

@@ -1,0 +1,69 @@
+"""Whose host it is, is the name of the CONNECT, or what TLS names where that is an address: over whatever way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import OLD
+from tests.e2e.test_attackers import _unshare
+from tests.running import ROOT
+
+pytestmark = pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+
+
+@pytest.fixture(scope="module")
+def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("addressed")
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.e2e.addressed", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr
+    saw: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return saw
+
+
+WAYS = [
+    "CONNECT to an address",
+    "CONNECT, its end a dot",
+    "SOCKS with an address",
+    "CONNECT to a pinned name",
+    "an address of somebody else",
+]
+
+
+@pytest.mark.parametrize("strategy", ["eager", "lazy"])
+@pytest.mark.parametrize("way", WAYS)
+def test_however_the_backend_is_named_its_requests_are_swapped(saw: dict[str, Any], strategy: str, way: str) -> None:
+    if (strategy, way) == ("eager", "CONNECT, its end a dot"):
+        pytest.skip("the hosts file, by which names are found here, knows no such name")
+    assert saw[f"{strategy}: {way}"] == ["200", ["work"]]
+
+
+@pytest.mark.parametrize("strategy", ["eager", "lazy"])
+def test_so_is_a_websocket(saw: dict[str, Any], strategy: str) -> None:
+    assert saw[f"{strategy}: a WebSocket"] == ["101", ["work"]]
+
+
+@pytest.mark.parametrize("strategy", ["eager", "lazy"])
+def test_what_is_a_persons_own_stays_so(saw: dict[str, Any], strategy: str) -> None:
+    _, asked_as = saw[f"{strategy}: a person's own"]
+
+    assert asked_as == ["client"]
+
+
+def test_whoever_listens_at_another_address_hears_no_credential(saw: dict[str, Any]) -> None:
+    assert saw["heard"] == [False, False]
+    assert saw["leaks"] == 0
+
+
+@pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only")
+@pytest.mark.parametrize("strategy", ["eager", "lazy"])
+def test_a_forged_name_in_tls_opens_no_address_to_a_stranger(saw: dict[str, Any], strategy: str) -> None:
+    stranger = saw[f"{strategy}: a stranger"]
+
+    assert stranger["CONNECT"] == "403"
+    assert stranger["called"] == 0
