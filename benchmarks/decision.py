@@ -216,9 +216,11 @@ def of_a_model(size: Size, selection: Selection, family: str) -> list[float]:
 
 
 def after_a_refusal(size: Size, selection: Selection) -> list[float]:
-    """A new session, once some other endpoint has refused a kind of credential."""
+    """A new session, once some other endpoint has turned an identity away."""
     scene = Scene(size, selection)
-    scene.pool.not_for_kind(scene.identities[0].name, OTHER_PATH, scene.at)
+    first = scene.identities[0]
+    evidence = Evidence(scene.at, "POST", OTHER_PATH, 401, "no_matching_rule", fingerprint=first.fingerprint)
+    scene.pool.not_for_endpoint(first.name, OTHER_PATH, evidence, scene.at)
     return timed(scene, lambda: _choice(scene, scene.new_session()), repeat=max(20, size.repeat // 10))
 
 

@@ -19,7 +19,7 @@ from codexpool import judging, tracing
 from codexpool.admission import Gate
 from codexpool.course import Course
 from codexpool.dressing import Dressing
-from codexpool.exchange import Exchange, comment, replace_response
+from codexpool.exchange import Exchange, comment, model_in_body, replace_response
 from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
 from codexpool.pool.verdict import NOT_PORTABLE, Finding, is_held
@@ -232,7 +232,7 @@ class Answering:
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict
         self.history.judged(attempt.name, verdict)
-        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence)
+        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model_in_body(flow.request))
         if verdict.finding is Finding.NOT_PORTABLE:
             session = self.keeper.pool.sessions.get(exchange.session)
             self.dressing.not_portable(exchange.asked, session, attempt)

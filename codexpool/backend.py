@@ -22,6 +22,9 @@ API_PATHS: Final = "/backend-api/"
 RESPONSES: Final = "/backend-api/codex/responses"
 """The model, over HTTP and WebSocket."""
 
+TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})
+"""The endpoints that a session depends on; all others are side endpoints."""
+
 ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"
 """Routing discovery: which workspaces a credential has, and where they are served."""
 

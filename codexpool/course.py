@@ -74,7 +74,8 @@ class Course:
         assert self.keeper is not None
         self._said = ""
         exchange.attempt.trace.verdict = tracing.GOOD
-        self.keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
+        asked = exchange.asked._replace(is_turn=False) if exchange.upgrade else exchange.asked
+        self.keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
         comment(flow, exchange)
 
     def is_outdated(self, exchange: Exchange) -> bool:

@@ -33,6 +33,9 @@ HELD_OVER = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
 """Conditions of an earlier run that hold until their time; whatever else there was is found out anew."""
 
 
+LOOKED_AT = 5.0
+"""Seconds for which whoami's word on a token that serves is good, whatever requests are told."""
+
 NOBODY = IdentityKey("", "")
 """Nobody in particular is expected."""
 
@@ -133,6 +136,14 @@ class Custody:
                 self._renew(identity, refused=False)
                 if self._credentials[identity.name].is_over(time.time()):
                     return  # Nobody would know whose it is.
+            self._verifying.add(identity)
+            self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
+
+    def look_again(self, identity: Identity) -> None:
+        """A request was refused, and its identity serves on: find out meanwhile whether the token is dead."""
+        if identity.kind.is_renewable:
+            self._renew(identity, refused=True)
+        elif identity not in self._verifying and time.time() - identity.vouched_at > LOOKED_AT:
             self._verifying.add(identity)
             self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
 

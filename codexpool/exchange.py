@@ -154,12 +154,21 @@ def said_of(session: str | None) -> str:
 
 def prompt_cache_key(request: http.Request) -> str | None:
     """The conversation of a client that sends none of the headers. Codex itself never comes to this."""
+    return _said_in_body(request, "prompt_cache_key") or None
+
+
+def model_in_body(request: http.Request) -> str:
+    """The model that a request asks, as its body says it; empty where that cannot be read."""
+    return _said_in_body(request, "model")
+
+
+def _said_in_body(request: http.Request, name: str) -> str:
     try:
         document = json.loads(request.content or b"")
     except (ValueError, RecursionError):
-        return None
-    key = document.get("prompt_cache_key") if isinstance(document, dict) else None
-    return key if isinstance(key, str) and key else None
+        return ""
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def replace_response(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:

@@ -20,6 +20,7 @@ from codexpool.exchange import (
     Exchange,
     address_of,
     asked_of,
+    model_in_body,
     of_whom,
     prompt_cache_key,
     replace_response,
@@ -92,7 +93,7 @@ class Exchanges(Answering):
         self.history.begins(trace)
         label_now = "waiting"
         try:
-            if exchange.session is not None:
+            if exchange.session is not None and not self._waits_for_model(exchange):
                 self.course.start(exchange)
                 if exchange.tries:
                     label_now = exchange.attempt.name
@@ -139,7 +140,7 @@ class Exchanges(Answering):
             return
         if not exchange.tries:
             if exchange.steps is None:
-                self._name_session(flow, exchange)
+                self._read_body(flow, exchange)
                 self.course.start(exchange)
             await self.course.follow(flow, exchange)
             if exchange.tries:
@@ -151,10 +152,17 @@ class Exchanges(Answering):
                 case http.Response() as refusal:
                     replace_response(flow, exchange, refusal)
 
-    def _name_session(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def _waits_for_model(self, exchange: Exchange) -> bool:
+        """Whether it matters which model a request asks, and only its body says so."""
+        assert self.keeper is not None
+        asked = exchange.asked
+        return not (asked.model or asked.is_side or exchange.upgrade) and self.keeper.pool.exclusions.knows_models
+
+    def _read_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """What the headers do not say, the body may."""
-        key = prompt_cache_key(flow.request)
-        if key is None:
+        if self._waits_for_model(exchange):
+            exchange.asked = exchange.asked._replace(model=model_in_body(flow.request))
+        if exchange.session is not None or (key := prompt_cache_key(flow.request)) is None:
             return
         exchange.trace.session, exchange.trace.source = key, "prompt_cache_key"
         exchange.asked = exchange.asked._replace(session=session_of(key, exchange.member))

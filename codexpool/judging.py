@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mitmproxy import http
 
 from codexpool.exchange import Attempt
 from codexpool.keeper import Keeper
+from codexpool.pool.causes import Cause
+from codexpool.pool.conditions import LONGEST_RETRY_AFTER, SHORTEST_REST
+from codexpool.pool.exclusions import ENDPOINT_HOLDS
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
-from codexpool.pool.usage import MAIN, Limit, Window
-from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify
+from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
+from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
 from codexpool.traces.shown import shown, shown_text
 from codexpool.wire import frames, limits
 from codexpool.wire.errors import code_and_message, details_of, error_of
@@ -65,10 +68,13 @@ def of_frame(frame: Mapping[str, Any]) -> Said:
 def of_failure(error: Mapping[str, Any]) -> Said | None:
     """What the failure of an answer that has begun with a 200 says, if that is for the pool to act upon.
 
-    Limits have the same codes there as in a 429; all other failures are the client's to see.
+    Limits have the same codes there as in a 429, and a model that the account does not have the same words as in a
+    400; all other failures are the client's to see.
     """
     code, message = code_and_message({"error": error})
     code = _limit(error) or code
+    if named_model(message) is not None:
+        return Said(400, {}, code, message, error)
     return Said(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
 
 
@@ -102,6 +108,8 @@ def judge(
         message=said.message,
         repeatable=repeatable,
         lightens=lightens,
+        side=asked.is_side,
+        own=keeper.pool.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time()),
     )
     evidence = Evidence(
         time.time(),
@@ -116,16 +124,44 @@ def judge(
     return classify(answer), evidence
 
 
-def learn(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict, evidence: Evidence) -> None:
-    """Have the pool know of it."""
+def learn(
+    keeper: Keeper,
+    asked: Asked,
+    attempt: Attempt,
+    said: Said,
+    verdict: Verdict,
+    evidence: Evidence,
+    model: Callable[[], str] | None = None,
+) -> None:
+    """Have the pool know of it.
+
+    ``model`` gives the model that the request's body asks. What is remembered for a model goes by that: the header
+    that names one is a hint, in which a client can write anything.
+    """
     pool, name, at = keeper.pool, attempt.name, evidence.at
+    cause = _cause(asked, said)
+    is_own = pool.causes.is_own(cause, attempt.bearer.fingerprint, at)
+    pool.causes.seen(cause, at)
     saw(keeper, asked, attempt, said.values)
     match verdict.finding:
         case Finding.REFUSED:
-            pool.refused(name, evidence, attempt.at, at)
-        case Finding.NOT_FOR_THIS_KIND:
-            if pool.not_for_kind(name, asked.path, at):
-                logger.warning("%s: %s; this kind of credential is not tried there again", name, evidence)
+            pool.refused(name, evidence, attempt.at, at, cause)
+        case Finding.NOT_FOR_THIS_CREDENTIAL:
+            if pool.not_for_endpoint(name, asked.path, evidence, at, cause=cause):
+                logger.warning("%s: %s; its token is not used there for a while", name, evidence)
+        case Finding.NOT_FOR_THIS_MODEL:
+            asks = model() if model is not None else asked.model
+            if asks and named_model(said.message) == asks and pool.not_for_model(name, asks, evidence, at):
+                logger.warning("%s: its account does not have the model %s: %s", name, shown_text(asks), evidence)
+        case Finding.NOT_ON_THIS_ENDPOINT:
+            until, is_limit = _ends(said, at), said.code in LIMIT_CODES
+            if pool.not_for_endpoint(name, asked.path, evidence, at, until=until, is_limit=is_limit, cause=cause):
+                logger.warning("%s: %s; it is not used there for a while", name, evidence)
+        case Finding.UNCLEAR:
+            logger.warning("%s: %s, without a known reason; another identity is tried once", name, evidence)
+            pool.doubted(name, evidence, at, cause)
+        case Finding.OWN if is_own:
+            logger.warning("%s: %s; others were refused for the same, so no identity is paused", name, evidence)
         case Finding.EDGE:
             pause = pool.edges.turned_away(attempt.metadata.origin, at)
             logger.warning(
@@ -133,20 +169,41 @@ def learn(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: V
                 *(name, evidence, attempt.metadata.origin, pause),
             )
         case Finding.WORKSPACE:
-            pool.workspace_closed(name, evidence, at)
+            pool.workspace_closed(name, evidence, at, cause)
+        case Finding.LIMITED | Finding.THROTTLED if is_own:
+            is_limit = verdict.finding is Finding.LIMITED
+            asks, until = model() if model is not None else asked.model, _ends(said, at)
+            ends = at + ENDPOINT_HOLDS if until is None else until
+            if asks and pool.limited_for_model(name, asks, evidence, at, ends, is_limit=is_limit):
+                logger.warning("%s: %s; others were refused for the same, so it counts for the model", name, evidence)
         case Finding.LIMITED:
             reset = limits.reset_of(said.error)
             limit = Limit(_family(keeper, asked, said.values), reset.resets_at, reset.resets_in)
-            until = pool.limited(name, attempt.metadata.key, limit, evidence, at)
+            until = pool.limited(name, attempt.metadata.key, limit, evidence, at, cause)
             keeper.saw_usage(attempt.metadata.key)
             if limit.family != MAIN:
                 logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
         case Finding.THROTTLED:
-            pool.throttled(name, evidence, at, limits.retry_after(said.values, said.message, at))
+            pool.throttled(name, evidence, at, limits.retry_after(said.values, said.message, at), cause)
         case Finding.UPSTREAM:
             pool.troubled(name, at)
         case _:
             pass
+
+
+def _cause(asked: Asked, said: Said) -> Cause:
+    return Cause.of(asked, said.code or str(said.status))
+
+
+def _ends(said: Said, at: float) -> float | None:
+    """When a refusal for too much ends, as far as it says so."""
+    reset = limits.reset_of(said.error)
+    if reset.resets_at is not None and reset.resets_at > at:
+        return min(reset.resets_at, at + LONGEST_LIMIT)
+    if reset.resets_in:
+        return min(at + reset.resets_in, at + LONGEST_LIMIT)
+    after = limits.retry_after(said.values, said.message, at) if said.status == 429 else None
+    return at + min(max(after, SHORTEST_REST), LONGEST_RETRY_AFTER) if after is not None else None
 
 
 def saw(keeper: Keeper, asked: Asked, attempt: Attempt, values: Mapping[bytes, bytes]) -> None:

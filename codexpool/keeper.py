@@ -70,6 +70,8 @@ class Keeper:
             self._memory,
             self._tasks.spawn(asyncio.to_thread(_api, route, environ, self.clock)),
         )
+        self.pool.on_doubt = self._custody.look_again
+        self.pool.on_exclusion = self._excluded
         self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
         self._notices = Notices(route, self._tasks, self._memory.claim)
         self._reminded: dict[str, float] = {}
@@ -223,6 +225,10 @@ class Keeper:
         self.ledger.take(news.spent)
         sharing.take(self.pool, news, self.config.path if self.config is not None else None)
         self._watch_breaker()
+        self._tell_waiters()
+
+    def _excluded(self, subject: str) -> None:
+        self._memory.excludes(subject, self.pool.exclusions.document(subject))
         self._tell_waiters()
 
     def _watch_breaker(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.breaker import Breaker
@@ -33,8 +34,8 @@ BOUND_KEPT = 10_000
 """Sessions of which it is remembered that they were written."""
 
 
-USAGE, FAMILIES, BREAKER, RESUMED = "usage", "families", "breaker", "resumed"
-"""The kinds of notes: by account and user, for all, by pool.toml, and by fingerprint."""
+USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
+"""The kinds of notes: by account and user, for all, by pool.toml, by token, and by what an exclusion is about."""
 
 
 class Memory:
@@ -96,6 +97,11 @@ class Memory:
         """Which family's limit counts for which model."""
         if (state := self._now()) is not None:
             state.put_note(FAMILIES, "", dict(families))
+
+    def excludes(self, subject: str, document: Mapping[str, Any]) -> None:
+        """What a token, a plan or an account is not for (see `codexpool.pool.exclusions`)."""
+        if (state := self._now()) is not None:
+            state.put_note(NOT_FOR, subject, dict(document))
 
     def breaker_is(self, pool_toml: Path, breaker: Breaker) -> None:
         """Whether the breaker of a pool is open, and why."""

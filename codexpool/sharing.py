@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codexpool.memory import BREAKER, FAMILIES, RESUMED, USAGE
+from codexpool.memory import BREAKER, FAMILIES, NOT_FOR, RESUMED, USAGE
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.needs import is_of_workspace
 from codexpool.pool.pool import Pool
@@ -33,6 +33,8 @@ def take(pool: Pool, news: Snapshot, pool_toml: Path | None) -> None:
             elif kind == FAMILIES:
                 for model, family in note.items():
                     pool.learn_family(str(model), str(family))
+            elif kind == NOT_FOR:
+                pool.exclusions.take(note, time.time())
             elif kind == RESUMED:
                 _resume(pool, name)
         except (TypeError, ValueError, AttributeError):

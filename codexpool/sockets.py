@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,11 +31,13 @@ from codexpool.exchange import Exchange
 from codexpool.judging import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
 from codexpool.keeper import Keeper
 from codexpool.members.turnstile import Ticket
+from codexpool.pool.causes import Cause
 from codexpool.pool.conditions import CONDEMNED
-from codexpool.pool.identity import Identity, Status
+from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
+from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import PATIENCE
-from codexpool.pool.verdict import NOT_PORTABLE, Next
+from codexpool.pool.verdict import NOT_PORTABLE, Finding, Next, Verdict
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import TurnTrace
@@ -54,6 +57,13 @@ MESSAGES_KEPT = 16
 
 ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
 """What an identity has become when its idle sockets are told to connect again."""
+
+
+ITS_OWN_DOING = frozenset({1000, 1001, 1012, 1013})
+"""Close codes with which a server ends sockets for reasons of its own: it is done, restarts or has no room."""
+
+TURNS_AWAY = frozenset({1008, 1011})
+"""Close codes that turn a client away, even before it has asked anything."""
 
 
 GRACE = 5.0
@@ -83,6 +93,10 @@ class Socket:
     asked: int = 0
     request: bytes | None = None
     has_left: bool = False
+    has_begun: bool = False
+    """Something has come of the answer to what is asked now..."""
+    has_answered: bool = False
+    """... or of any answer on this socket."""
     turn: TurnTrace | None = None
     """What is asked now, for the trace."""
     places: list[Place] = field(default_factory=list)
@@ -130,12 +144,23 @@ class Sockets:
         by = "the client" if flow.websocket.closed_by_client else "the backend"
         self._ended(socket, f"the socket was closed by {by}", failed=True)
         socket.leave_all()
-        if not socket.asked or socket.has_left or keeper is None:
-            return
-        if not flow.websocket.closed_by_client:
-            attempt, code = socket.exchange.attempt, flow.websocket.close_code
+        if keeper is not None and not socket.has_left and not flow.websocket.closed_by_client:
+            self._closed_by_backend(socket, flow.websocket.close_code, keeper)
+
+    @staticmethod
+    def _closed_by_backend(socket: Socket, code: int | None, keeper: Keeper) -> None:
+        """The backend has closed a socket. Before an answer that may be the identity's fault, and does not say so."""
+        exchange, attempt, at = socket.exchange, socket.exchange.attempt, time.time()
+        if (socket.asked and not socket.has_begun and code not in ITS_OWN_DOING) or (
+            code in TURNS_AWAY and not socket.has_answered
+        ):
+            why = f"its socket was closed with {code or 'no code'} before an answer"
+            evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
+            logger.warning("session %s: %s: %s", _session(socket), attempt.name, why)
+            keeper.pool.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
+        elif socket.asked:
             logger.info("session %s: %s closed its socket in mid-turn (%s)", _session(socket), attempt.name, code)
-            keeper.pool.troubled(attempt.name, time.time())
+            keeper.pool.troubled(attempt.name, at)
 
     def message(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
         """A message has come, from either side, and is about to be passed on."""
@@ -230,6 +255,7 @@ class Sockets:
             self._leave(flow, socket, "its identity does not serve" if may_go_on else "its member key opens nothing")
             return
         socket.asked += 1
+        socket.has_begun = False
         exchange.attempt.at = time.time()
         self._begun(socket, exchange.attempt.at)
         session = pool.sessions.get(exchange.session)
@@ -262,11 +288,15 @@ class Sockets:
                 self._ended(socket, kind.removeprefix("response."), failed=False)
                 if place.ticket is not None:
                     turns.served(keeper, exchange, tokens_of(message.content), place.model)
-                keeper.served(exchange.attempt.name, exchange.asked, exchange.attempt.at)
+                socket.has_answered = True
+                # What only warms the socket up is no turn: it says nothing of calls for a model.
+                asked = exchange.asked._replace(is_turn=place.ticket is not None)
+                keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
                 self._end_if_idle(flow, socket)
             case _ if kind not in frames.PRELUDE:
                 socket.asked = max(1, socket.asked)
                 socket.request = None
+                socket.has_begun = True
 
     def _failed(
         self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, kind: str, keeper: Keeper
@@ -304,11 +334,12 @@ class Sockets:
         if socket.turn is not None:
             socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
         self._history.judged(exchange.attempt.name, verdict)
-        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence)
+        model = partial(_model_asked, flow, socket)
+        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence, model)
         if verdict.next is Next.LIGHTER and request is not None:
             self._ask_lighter(flow, socket, message, request, keeper)
         elif verdict.next in MOVES:
-            self._move(flow, socket, message, said, keeper)
+            self._move(flow, socket, message, said, verdict, keeper)
             exchange.attempt.outcome = str(evidence)
 
     def _ask_lighter(
@@ -341,11 +372,29 @@ class Sockets:
         socket: Socket,
         message: websocket.WebSocketMessage,
         said: Said,
+        verdict: Verdict,
         keeper: Keeper,
     ) -> None:
-        """Have the turn go on under another identity, or say that there is none."""
+        """Have the turn go on under another identity, or say that there is none.
+
+        A client that is told to connect again must not come back to the same identity. Where nothing about that has
+        changed, its session is kept away from it; and a session that cannot be is not told so.
+        """
         pool, asked, now = keeper.pool, socket.exchange.asked, time.time()
-        if pool.can_serve(asked, now) or pool.may_serve_soon(asked, now, PATIENCE):
+        may_relay = verdict.next in (Next.ONCE, Next.ELSEWHERE)
+        if verdict.next is Next.ONCE and pool.away.has_moved(asked.session, now):
+            return  # This was the other one.
+        attempt = socket.exchange.attempt
+        is_well = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
+        lasts = MODEL_HOLDS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
+        if is_well and not pool.leaves(attempt.name, asked, now, lasts):
+            if said.status == 401:
+                message.content = frames.unservable(nobody(pool, asked, now).message)
+            return
+        can_serve = pool.can_serve(asked, now)
+        if not can_serve and may_relay:
+            return
+        if can_serve or pool.may_serve_soon(asked, now, PATIENCE):
             message.content = frames.connect_again()
             self._leave(flow, socket, f"{said.status} {shown_text(said.code)}")
             return
@@ -409,6 +458,17 @@ def _identity_of(socket: Socket, keeper: Keeper) -> Identity | None:
     return identity
 
 
+def _model_asked(flow: http.HTTPFlow, socket: Socket) -> str:
+    """The model that the request which is answered now asks; empty where that is not certain."""
+    if flow.websocket is None or socket.asked != 1:
+        return ""
+    for message in reversed(flow.websocket.messages):
+        if message.from_client and not message.dropped and frames.kind(message.content) == frames.CREATE:
+            model = frames.parsed(message.content).get("model")
+            return model if isinstance(model, str) else ""
+    return ""
+
+
 def _take_keys_out(message: websocket.WebSocketMessage, socket: Socket) -> None:
     clean = message_without_keys(message.content)
     if clean is not None:
@@ -423,7 +483,7 @@ def _told(denied: Denied) -> bytes:
     return frames.wait(denied.message, seconds_to(denied.returns_at, time.time()))
 
 
-MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER})
+MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER, Next.ELSEWHERE, Next.ONCE})
 """What becomes of a request that shall not go on where it is. (After a renewal the handshake has the new token.)"""
 
 

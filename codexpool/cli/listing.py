@@ -117,7 +117,8 @@ def table(rows: Sequence[Standing]) -> None:
         shown.add_row(*(Text(COLUMNS[title](row), styles.get(title, "")) for title in titles))
     out.print(shown)
     for row in rows:
-        for words, style in ((_why(row), STYLES[row.status]), (row.reminder, "yellow")):
+        yellow = [(words, "yellow") for words in (*row.not_for, row.reminder)]
+        for words, style in ((_why(row), STYLES[row.status]), *yellow):
             if words:
                 out.print(Text.assemble((row.spec.name, "bold"), ": ", (words, style)), soft_wrap=True)
 
@@ -137,4 +138,6 @@ def _short(at: float | None) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "-"
     return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)

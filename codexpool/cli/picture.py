@@ -198,6 +198,8 @@ class Picture:
             yield Text(identity["needs"], "bold red")
         for family, until in identity["limited"].items():
             yield Text(f"limited for {family} until {clock(until)} UTC", "yellow")
+        for words in identity.get("not_for", ()):
+            yield Text(words, "yellow")
         if identity["reminder"]:
             yield Text(identity["reminder"], "yellow")
 

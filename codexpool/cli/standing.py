@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from codexpool.cli.common import moment
 from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Resolved, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
+from codexpool.memory import NOT_FOR
+from codexpool.pool import exclusions
 from codexpool.pool.conditions import LEADS_TO_SERVING
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
@@ -31,6 +34,8 @@ class Standing:
     evidence: str
     fingerprint: str
     last_used: float | None
+    not_for: tuple[str, ...] = ()
+    """What it is not used for, although it is well."""
 
     @property
     def user_id(self) -> str:
@@ -59,6 +64,7 @@ class Standing:
             "since": moment(self.since),
             "until": moment(self.until),
             "evidence": self.evidence or None,
+            "not_for": list(self.not_for),
             "fingerprint": self.fingerprint or None,
             "last_used": moment(self.last_used),
         }
@@ -104,7 +110,18 @@ def standing(
         str(condition.evidence or ""),
         fingerprint,
         record.used_at if record is not None else None,
+        _not_for(fingerprint, metadata, known),
     )
+
+
+def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tuple[str, ...]:
+    now = time.time()
+    said: list[str] = []
+    for subject in exclusions.subjects(fingerprint, metadata):
+        with contextlib.suppress(TypeError, ValueError):  # A note that is none of ours.
+            entries = exclusions.entries_of(known.notes.get((NOT_FOR, subject), {}), now)
+            said += [entry.described(now) for entry in entries]
+    return tuple(said)
 
 
 def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, left_out: str, is_known: bool) -> Condition:

@@ -35,6 +35,9 @@ AT_ONCE: Final = 50
 WINDOWS_SHOWN: Final = 20
 """Windows of one identity that are shown: families of models are named by the backend, and could be many."""
 
+NOT_FOR_SHOWN: Final = 20
+"""Endpoints and models that an identity is not used for now, of those that are shown."""
+
 safe = lru_cache(maxsize=8192)(shown_text)
 """A text that may be seen. Names and reasons are the same from one look to the next, and to look costs some time."""
 
@@ -186,6 +189,7 @@ def _identity(
         "headroom": left(usage, now),
         "limits": [_limit(window, now) for window in windows(usage)],
         "limited": limited(usage, now),
+        "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
         "requests": requests,
         "refusals": refusals,
         "last_used_at": used_at,
@@ -214,6 +218,7 @@ def _left_out(view: View, spec: IdentitySpec, now: float) -> dict[str, Any]:
         "headroom": None,
         "limits": [],
         "limited": {},
+        "not_for": [],
         "requests": 0,
         "refusals": 0,
         "last_used_at": None,

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from codexpool.pool.breaker import Breaker
+from codexpool.pool.causes import Cause, Causes
 from codexpool.pool.identity import (
     RETURNING,
     Condition,
@@ -45,6 +46,9 @@ back.)"""
 
 RENEWAL_HOLDS = 300.0
 """Seconds for which a token that was just issued is not renewed because it is refused: it would not be the last."""
+
+DOUBTS = 3
+"""Refusals in a row that do not say whose fault they are, after which an identity rests."""
 
 LEADS_TO_SERVING = frozenset({Status.READY, Status.RESTING, Status.LIMITED})
 """Conditions that serve, or will when their time has come, without another word from anybody."""
@@ -76,6 +80,9 @@ class Conditions:
     def __init__(self, listener: Listener = lambda identity, before: None) -> None:
         self.identities: dict[str, Identity] = {}
         self.breaker = Breaker()
+        self.causes = Causes()
+        self.on_doubt: Callable[[Identity], None] = lambda identity: None
+        """Called with an identity whose token is to be looked at in the background while it goes on serving."""
         self._listener = listener
         self._by_key: dict[IdentityKey, Identity] = {}
         self._by_account: dict[str, list[Identity]] = {}
@@ -91,20 +98,26 @@ class Conditions:
 
     # -- of its token
 
-    def refused(self, name: str, evidence: Evidence, sent_at: float, at: float) -> None:
+    def refused(self, name: str, evidence: Evidence, sent_at: float, at: float, cause: Cause | None = None) -> None:
         """A 401 that may mean the token is dead: suspect until whoami has spoken, or another token is there.
 
-        One that was only just issued rests instead: yet another one would be refused like it.
+        One that was only just issued rests instead: yet another one would be refused like it. Where the refusal is
+        the request's own (see `codexpool.pool.causes`) the identity serves on, and its token is looked at meanwhile.
         """
         identity = self._current(name, evidence.fingerprint)
         if identity is None or identity.status is not Status.READY:
             return
         if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
             return
-        if identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS:
-            self._rest(identity, at, evidence)
+        is_new = identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
+        if self.causes.is_own(cause, identity.fingerprint, at):
+            if not is_new:
+                self.on_doubt(identity)
+        elif is_new:
+            self._rest(identity, at, evidence, cause=cause)
         else:
             self._become(identity, Condition(Status.SUSPECT, at, evidence=evidence))
+            self.causes.changed(cause, identity.fingerprint, at, at)
 
     def renewed(self, name: str, stale: str, fingerprint: str, at: float, issued: bool) -> None:
         """An identity has another token in place of the one with the fingerprint ``stale``.
@@ -114,6 +127,7 @@ class Conditions:
         identity = self._current(name, stale)
         if identity is None:
             return
+        self.causes.withdraw(stale)
         identity.fingerprint, identity.unsendable = fingerprint, False
         identity.issued_at = at if issued else 0.0
         self.breaker.tried()
@@ -173,7 +187,15 @@ class Conditions:
 
     # -- of its account
 
-    def limited(self, name: str, key: IdentityKey, limit: Limit, evidence: Evidence, at: float) -> float:
+    def limited(
+        self,
+        name: str,
+        key: IdentityKey,
+        limit: Limit,
+        evidence: Evidence,
+        at: float,
+        cause: Cause | None = None,
+    ) -> float:
         """A limit of an account is reached; until when it is taken to be. It is the account's, whatever its token."""
         usage = self.usage(key)
         until = usage.limit(limit, at)
@@ -183,21 +205,37 @@ class Conditions:
         if identity is not None and identity.metadata is not None and identity.metadata.key == key:
             if limit.family == MAIN and identity.status in LEADS_TO_SERVING:
                 self._become(identity, Condition(Status.LIMITED, at, until, evidence))
+                self.causes.changed(cause, identity.fingerprint, at, until)
             self.breaker.tried()
         return until
 
-    def throttled(self, name: str, evidence: Evidence, at: float, retry_after: float | None) -> None:
+    def throttled(
+        self, name: str, evidence: Evidence, at: float, retry_after: float | None, cause: Cause | None = None
+    ) -> None:
         """Too many requests for now: a rest of so many seconds, where the answer says it, else a growing pause."""
         identity = self._current(name, evidence.fingerprint)
         if identity is not None and identity.status is Status.READY:
-            self._rest(identity, at, evidence, retry_after)
+            self._rest(identity, at, evidence, retry_after, cause)
             self.breaker.tried()
 
-    def workspace_closed(self, name: str, evidence: Evidence, at: float) -> None:
+    def doubted(self, name: str, evidence: Evidence, at: float, cause: Cause | None = None) -> None:
+        """A refusal that may be its fault and does not say so: the third in a row has it rest."""
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None or identity.status is not Status.READY:
+            return
+        if self.causes.is_own(cause, identity.fingerprint, at):
+            return
+        identity.doubts += 1
+        if identity.doubts >= DOUBTS:
+            self._rest(identity, at, evidence, cause=cause)
+            self.breaker.tried()
+
+    def workspace_closed(self, name: str, evidence: Evidence, at: float, cause: Cause | None = None) -> None:
         """Its workspace does not serve it: paused, until a person says that this is mended."""
         identity = self._current(name, evidence.fingerprint)
         if identity is not None and identity.status in LEADS_TO_SERVING:
             self._become(identity, Condition(Status.PAUSED, at, evidence=evidence))
+            self.causes.changed(cause, identity.fingerprint, at, None)
             self.breaker.tried()
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
@@ -242,12 +280,20 @@ class Conditions:
             return Condition(Status.LIMITED, at, until, Evidence(at, note="its account has reached a limit"))
         return Condition(Status.READY, at)
 
-    def _rest(self, identity: Identity, at: float, evidence: Evidence | None, seconds: float | None = None) -> None:
+    def _rest(
+        self,
+        identity: Identity,
+        at: float,
+        evidence: Evidence | None,
+        seconds: float | None = None,
+        cause: Cause | None = None,
+    ) -> None:
         if seconds is None:
             seconds = min(SHORT_REST * 2 ** min(identity.rests, 10), LONGEST_REST)
             identity.rests += 1
         seconds = min(max(seconds, SHORTEST_REST), LONGEST_RETRY_AFTER)
         self._become(identity, Condition(Status.RESTING, at, at + seconds, evidence))
+        self.causes.changed(cause, identity.fingerprint, at, at + seconds)
 
     def _find_twins(self, at: float) -> None:
         """Settle who speaks for each account and user: the first of the file whose token is not dead.
@@ -286,6 +332,8 @@ class Conditions:
         before, identity.condition = identity.condition, condition
         self._has_changed(identity)
         if before.status is not condition.status:
+            if condition.status in REFUSED_FOR_GOOD:
+                self.causes.withdraw(identity.fingerprint)
             if before.status is Status.SUSPECT and condition.status in REFUSED_FOR_GOOD:
                 self._count_refusal(identity, condition.since)
             self._listener(identity, before)

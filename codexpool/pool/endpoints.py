@@ -1,16 +1,6 @@
-"""What is remembered of endpoints and hosts, and says nothing about an identity."""
+"""Hosts that the content network guards, and how slowly they are asked."""
 
 from __future__ import annotations
-
-from collections import OrderedDict
-
-from codexpool.pool.identity import Kind
-
-PATHS_KEPT = 1_000
-"""Refused (kind, path) pairs that are remembered at most."""
-
-REFUSAL_HOLDS = 900.0
-"""Seconds for which an endpoint that refused a kind of credential is not tried with it: a rule may change."""
 
 FIRST_PAUSE = 1.0
 """Seconds for which a host is left alone after a page of the content network; doubles up to..."""
@@ -20,33 +10,6 @@ LONGEST_PAUSE = 8.0
 
 FORGIVEN_AFTER = 60.0
 """Seconds after which such a page counts as the first one again."""
-
-
-class NotFor:
-    """Which kinds of credential which endpoint does not take."""
-
-    def __init__(self) -> None:
-        self._refused: OrderedDict[tuple[Kind, str], float] = OrderedDict()
-
-    def concerns(self, path: str, at: float) -> bool:
-        """Whether there is any kind that an endpoint does not take."""
-        return bool(self._refused) and not all(self.allows(kind, path, at) for kind in Kind)
-
-    def allows(self, kind: Kind, path: str, at: float) -> bool:
-        """Whether credentials of a kind may be tried on an endpoint: no answer has lately said the contrary."""
-        if not self._refused:
-            return True
-        refused_at = self._refused.get((kind, path))
-        return refused_at is None or not refused_at <= at < refused_at + REFUSAL_HOLDS
-
-    def learn(self, kind: Kind, path: str, at: float) -> bool:
-        """A refusal that spoke of the endpoint. True where this is news."""
-        if not self.allows(kind, path, at):
-            return False
-        self._refused[(kind, path)] = at
-        if len(self._refused) > PATHS_KEPT:
-            self._refused.popitem(last=False)
-        return True
 
 
 class Edges:

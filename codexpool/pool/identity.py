@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from codexpool.backend import CHATGPT
+from codexpool.backend import CHATGPT, TURN_PATHS
 from codexpool.pool.selection import Load
 
 
@@ -129,6 +129,11 @@ class Asked(NamedTuple):
     is_turn: bool = True
     only: frozenset[str] | None = None
 
+    @property
+    def is_side(self) -> bool:
+        """Whether it asks a side endpoint: what that says counts for nothing else."""
+        return self.path not in TURN_PATHS
+
     def is_served_by(self, name: str) -> bool:
         """Whether an identity may serve it, as far as the one who asks is concerned."""
         return self.only is None or name in self.only
@@ -163,7 +168,7 @@ class Identity:
     vouched_at: float = 0.0
     """When whoami was last asked about this token and found it healthy."""
     rests: int = 0
-    """Rests in a row; an answer that is good sets it back."""
+    """Rests in a row; a good answer of the model sets it back."""
     unsendable: bool = False
     """It has no token, or none but one that was refused."""
     issued_at: float = 0.0
@@ -178,6 +183,8 @@ class Identity:
     """Who has a higher one is drained first."""
     troubles: int = 0
     """Answers in a row that spoke of trouble of the backend's own."""
+    doubts: int = 0
+    """Refusals in a row that may be its fault and do not say so; a good answer of the model sets it back."""
     avoided_until: float = 0.0
     """Until when it is not given a new session if there is another identity: the backend has had trouble with it."""
     twin_of: str | None = None

@@ -23,8 +23,6 @@ NEED = {
 }
 """What a status asks of a person; ``READY`` asks nothing."""
 
-KIND = {Kind.PAT: "PATs", Kind.OAUTH: "OAuth tokens", Kind.COMMAND: "command tokens"}
-
 
 class Nobody(NamedTuple):
     """That nobody can serve a request: what each identity needs, in full and in short.
@@ -77,22 +75,26 @@ def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str
 
 def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> float | None:
     """When an identity serves this request again without anybody's doing."""
-    if not pool.is_for(identity, asked, at):
+    known = pool.exclusions.against(identity, asked, at)
+    if any(not e.passes for e in known) or pool.away.keeps(asked.session, identity.fingerprint, at):
         return None
     if identity.returns_at is not None:
         return identity.returns_at if is_a_matter_of_time(identity.condition) else None
     if identity.status is not Status.READY:
         return None
+    ends = [e.until for e in known]
     if (until := pool.limited_until(identity, asked, at)) is not None:
-        return until
+        ends.append(until)
+    if ends:
+        return max(ends)
     return pool.breaker.until if pool.breaker.opened_at is not None and pool.breaker.until > at else None
 
 
 def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
     condition = identity.condition
     if condition.status is Status.READY:
-        if not pool.is_for(identity, asked, at):
-            return f"{identity.name}: this endpoint is not for {KIND[identity.kind]}"
+        if known := pool.exclusions.against(identity, asked, at):
+            return f"{identity.name}: {'; '.join(e.described(at) for e in known)}"
         if (until := pool.limited_until(identity, asked, at)) is not None:
             return f"{identity.name}: limited for {pool.family_of(asked)} until {clock(until, at)} UTC"
         if pool.breaker.opened_at is not None:

@@ -6,12 +6,24 @@ here runs on one thread, so a method is atomic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 
+from codexpool.pool.causes import Cause
 from codexpool.pool.conditions import CONDEMNED, SHORT_REST, Conditions, Listener
-from codexpool.pool.endpoints import Edges, NotFor
-from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Identity, IdentityKey, Status
+from codexpool.pool.endpoints import Edges
+from codexpool.pool.exclusions import (
+    AWAY,
+    ENDPOINT_HOLDS,
+    MODEL_HOLDS,
+    Away,
+    Exclusion,
+    Exclusions,
+    owner_of,
+    plan_of,
+)
+from codexpool.pool.exclusions import Kind as About
+from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.ranking import Ranking
 from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Candidate, Selection, rank, select
@@ -37,7 +49,10 @@ class Pool(Conditions):
         """Which limit counts for a model, as answers have said it; `MAIN` for all others."""
         self.because = Because.NEW
         """Why `choose` gave what it gave last."""
-        self._not_for = NotFor()
+        self.exclusions = Exclusions()
+        self.away = Away()
+        self.on_exclusion: Callable[[str], None] = lambda subject: None
+        """Called with the subject about which the exclusions say something else now."""
         self._ranking = Ranking(self._ranked)
         self._returns: list[tuple[float, str]] = []
         self._picks = 0
@@ -97,13 +112,19 @@ class Pool(Conditions):
             self.because = self._because(asked, session, chosen)
         if chosen is None or not asked.is_turn:
             return chosen or own_expired
-        if not self.breaker.lets_pass(at):
+        if not self._may_move(asked, at):
             return own_expired
         self._picks += 1
         chosen.last_picked = self._picks
         chosen.load = chosen.load.with_session(at)
         self._ranking.change(chosen.name)
         return self._settled(asked, session, chosen, at)
+
+    def _may_move(self, asked: Asked, at: float) -> bool:
+        """Whether the breaker lets a request have another identity. One that everybody refuses finds nothing out."""
+        if self.breaker.opened_at is not None and self.causes.asks_so(asked, at):
+            return False
+        return self.breaker.lets_pass(at)
 
     def in_renewal(self, asked: Asked) -> Identity | None:
         """The identity a session belongs to, if that is about to have another token: the session waits for it."""
@@ -146,8 +167,12 @@ class Pool(Conditions):
         return min((then for then in times if then > at), default=None)
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
-        """Whether an identity may serve who asks, and its kind of credential may be tried on the endpoint."""
-        return asked.is_served_by(identity.name) and self._not_for.allows(identity.kind, asked.path, at)
+        """Whether an identity may serve who asks, and nothing is known that it is not for. (A limit is apart.)"""
+        return (
+            asked.is_served_by(identity.name)
+            and not any(not e.is_limit for e in self.exclusions.against(identity, asked, at))
+            and not self.away.keeps(asked.session, identity.fingerprint, at)
+        )
 
     def family_of(self, asked: Asked) -> str:
         """The limit that counts for a request."""
@@ -161,8 +186,10 @@ class Pool(Conditions):
         """Until when an identity's limit keeps it from serving this request; None where it does not."""
         if identity.status is Status.LIMITED:
             return identity.condition.until
-        usage = self._usage_of(identity)
-        return usage.limited_until(self.family_of(asked), at)
+        ends = [e.until for e in self.exclusions.against(identity, asked, at) if e.is_limit]
+        if (until := self._usage_of(identity).limited_until(self.family_of(asked), at)) is not None:
+            ends.append(until)
+        return max(ends, default=None)
 
     def _own(self, asked: Asked, session: Session | None, prefer: str | None) -> Iterator[tuple[Identity, Because]]:
         """Whom a request would rather be sent under than under anybody else, and why."""
@@ -232,9 +259,8 @@ class Pool(Conditions):
 
     def _is_able(self, identity: Identity, asked: Asked, at: float) -> bool:
         return (
-            asked.is_served_by(identity.name)
-            and self._is_ready(identity, at)
-            and self._not_for.allows(identity.kind, asked.path, at)
+            self._is_ready(identity, at)
+            and self.is_for(identity, asked, at)
             and self.limited_until(identity, asked, at) is None
         )
 
@@ -274,10 +300,76 @@ class Pool(Conditions):
 
     # -- what is learned of answers
 
-    def not_for_kind(self, name: str, path: str, at: float) -> bool:
-        """A 401 that speaks of the endpoint. True where this is news."""
+    def not_for_endpoint(
+        self,
+        name: str,
+        path: str,
+        evidence: Evidence,
+        at: float,
+        *,
+        until: float | None = None,
+        is_limit: bool = False,
+        cause: Cause | None = None,
+    ) -> bool:
+        """An endpoint turns an identity away; ``until`` says when that ends, as far as the answer does.
+
+        True where this is news. What is the request's own is not remembered, nor what an older token was told.
+        """
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None or self.causes.is_own(cause, identity.fingerprint, at):
+            return False
+        ends = at + ENDPOINT_HOLDS if until is None else until
+        self.causes.changed(cause, identity.fingerprint, at, ends)
+        entry = Exclusion(About.ENDPOINT, identity.fingerprint, path, at, ends, str(evidence), is_limit)
+        return self._exclude(entry._replace(passes=evidence.status == 429))
+
+    def not_for_model(self, name: str, model: str, evidence: Evidence, at: float) -> bool:
+        """An account does not have a model. True where this is news."""
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None:
+            return False
+        ends = at + MODEL_HOLDS
+        return self._exclude(Exclusion(About.MODEL, plan_of(identity), model, at, ends, str(evidence)))
+
+    def limited_for_model(
+        self, name: str, model: str, evidence: Evidence, at: float, until: float, *, is_limit: bool
+    ) -> bool:
+        """An account is limited, over a cause that is the request's own: that counts for its model alone."""
+        identity = self._current(name, evidence.fingerprint)
+        if identity is None:
+            return False
+        entry = Exclusion(About.LIMIT, owner_of(identity), model, at, until, str(evidence), is_limit, True)
+        return self._exclude(entry)
+
+    def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
+        """Have a session leave an identity though that is well; it does not come back for so many seconds.
+
+        False where it has nowhere to go, or cannot be recognised when it comes back: then it is to stay.
+        """
         identity = self.identities.get(name)
-        return identity is not None and self._not_for.learn(identity.kind, path, at)
+        others = any(i is not identity and self._is_able(i, asked, at) for i in self.identities.values())
+        if identity is None or asked.session is None or not others:
+            return False
+        self.away.leave(asked.session, identity.fingerprint, at, at + seconds)
+        return True
+
+    def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
+        """Whether an identity would serve a request now with the token of this fingerprint."""
+        identity = self._current(name, fingerprint)
+        return identity is not None and self._is_able(identity, asked, at)
+
+    def resumed(self, name: str, fingerprint: str, at: float) -> None:
+        if (identity := self._current(name, fingerprint)) is not None and identity.metadata is not None:
+            self.causes.withdraw(fingerprint)
+            for subject in self.exclusions.forget(identity):
+                self.on_exclusion(subject)
+        super().resumed(name, fingerprint, at)
+
+    def _exclude(self, new: Exclusion) -> bool:
+        is_news = self.exclusions.add(new)
+        if is_news:
+            self.on_exclusion(new.subject)
+        return is_news
 
     def troubled(self, name: str, at: float) -> None:
         """The backend has trouble of its own: after several in a row, new sessions avoid the identity for a while."""
@@ -294,11 +386,13 @@ class Pool(Conditions):
     def succeeded(self, name: str, sent_at: float, is_turn: bool) -> bool:
         """A good answer to a request that was sent then: it ends a row of rests. Whether it closes the breaker.
 
-        What is no turn (see `Asked`) says nothing of calls for a model.
+        What is no turn (see `Asked`) says nothing of calls for a model; nor does the handshake of a WebSocket.
         """
         identity = self.identities.get(name)
         if identity is not None:
-            identity.rests, identity.issued_at = 0, 0.0
+            identity.issued_at = 0.0
+            if is_turn:
+                identity.rests = identity.doubts = 0
             if identity.troubles:
                 identity.troubles, identity.avoided_until = 0, 0.0
                 self._ranking.change(name)

@@ -88,7 +88,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
 
     An identity is tried once per token. A second time it is tried only if whoami has vouched for the token since it
     was refused, or a rest is over that it was sent to, and nobody else is left. Apart from that a request goes out
-    once more without its encrypted reasoning, and once more after trouble of the backend's own.
+    once more without its encrypted reasoning, and once more after trouble of the backend's own. An answer that may be
+    the request's own (`Next.ONCE`, `Next.ELSEWHERE`) is relayed where nobody else is left to try.
 
     None in place of a verdict says that the attempt was not sent, because its identity has changed meanwhile: another
     one comes out, if there is any.
@@ -96,8 +97,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     patience = _Patience(timer)
     tries = _Tries()
     renewals: Counter[str] = Counter()
-    extra = {Next.LIGHTER, Next.AGAIN}
-    lighter = False
+    extra = {Next.LIGHTER, Next.AGAIN, Next.ONCE}
+    lighter = may_relay = False
     prefer: str | None = None
     while True:
         now = clock()
@@ -107,6 +108,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             yield from patience.spent_on(Renew(own, patience.left))
             continue
         identity = pool.choose(asked, now, tries.refused(pool), prefer)
+        if identity is None and may_relay:
+            return Relay()
         if identity is None:
             identity = pool.choose(asked, now, tries.spent(pool))
         if identity is None:
@@ -132,8 +135,11 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
                 yield from patience.spent_on(Pause(BEFORE_AGAIN))
             continue
         tries.add(sent, now, verdict)
-        if verdict.next is Next.RELAY:
+        may_relay = verdict.next in (Next.ONCE, Next.ELSEWHERE)
+        if verdict.next is Next.RELAY or (verdict.next is Next.ONCE and Next.ONCE not in extra):
             return Relay()
+        if verdict.next is Next.ONCE:
+            extra.remove(Next.ONCE)
         if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and patience.left > 0:
             renewals[identity.name] += 1
             yield from patience.spent_on(Renew(identity, patience.left))

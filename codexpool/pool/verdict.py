@@ -6,6 +6,7 @@ fits is the verdict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,10 @@ class Finding(StrEnum):
     OK = "ok"
     STALE = "stale"
     EDGE = "edge"
-    NOT_FOR_THIS_KIND = "not for this kind"
+    NOT_FOR_THIS_CREDENTIAL = "not for this credential"
+    NOT_FOR_THIS_MODEL = "not for this model"
+    NOT_ON_THIS_ENDPOINT = "not on this endpoint"
+    UNCLEAR = "unclear"
     WORKSPACE = "workspace"
     REFUSED = "refused"
     LIMITED = "limited"
@@ -38,6 +42,8 @@ class Next(StrEnum):
     SAME = "same identity, new bearer"
     RENEWED = "same identity once its credential is renewed, else the next one"
     OTHER = "next identity"
+    ELSEWHERE = "next identity, and relay if every one says so"
+    ONCE = "next identity once, then relay"
     LIGHTER = "same identity once, with the encrypted reasoning items left out"
     AGAIN = "same identity once, then relay"
 
@@ -49,7 +55,8 @@ class Answer:
     ``status`` is 0 where the connection was lost before the first byte. ``current`` says whether the attempt's bearer
     still is the identity's current one, ``kind`` what kind it is of, ``repeatable`` whether the request may be made
     twice: it was not sent, or cannot have begun to act (see `codexpool.wire.routes`), ``lightens`` whether it has
-    encrypted reasoning that can be left out.
+    encrypted reasoning that can be left out. ``side`` says that a side endpoint was asked, ``own`` that the refusal
+    is the request's own, because enough identities have changed over it (see `codexpool.pool.causes`).
     """
 
     status: int
@@ -61,6 +68,8 @@ class Answer:
     kind: Kind = Kind.PAT
     repeatable: bool = False
     lightens: bool = False
+    side: bool = False
+    own: bool = False
 
     @property
     def from_edge(self) -> bool:
@@ -69,8 +78,13 @@ class Answer:
 
     @property
     def speaks_of_endpoint(self) -> bool:
-        """A 401 whose error is about what this kind of credential may ask for, not about whether it is valid."""
+        """The error is about what this credential may ask for, not about whether it is valid."""
         return self.code in ENDPOINT_CODES or any(words in self.message for words in ENDPOINT_WORDS)
+
+    @property
+    def speaks_of_model(self) -> bool:
+        """The account does not have the model that is asked; another one may have it."""
+        return self.status == 400 and named_model(self.message) is not None
 
     @property
     def is_not_portable(self) -> bool:
@@ -81,6 +95,11 @@ class Answer:
     def speaks_of_workspace(self) -> bool:
         """The account is not served any more, whatever its token."""
         return self.status == 402 or (self.status == 403 and any(word in self.code for word in WORKSPACE_WORDS))
+
+    @property
+    def is_sides_own(self) -> bool:
+        """A side endpoint turns the identity away, whatever its token."""
+        return self.side and self.status in (402, 403, 429)
 
 
 NOT_PORTABLE = "invalid_encrypted_content"
@@ -96,7 +115,23 @@ OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})
 
 ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement", "missing_scopes"})
 ENDPOINT_WORDS = ("Missing scopes",)
-"""How the backend says "not with this kind of credential" (openai/codex #33664 for the scopes)."""
+"""How the backend says "not with this credential" (openai/codex #33664 for the scopes). Access rules belong to one
+workspace or one token."""
+
+ADDRESS_CODES = frozenset({"unsupported_country_region_territory"})
+"""403s that are about the address the request comes from: every identity would get them."""
+
+_MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")
+"""How the backend says that an account does not have a model (openai/codex #6603, #19654)."""
+
+
+def named_model(message: str) -> str | None:
+    """The model that an account does not have, as a refusal names it; None where it speaks of something else.
+
+    Only the beginning of a message is the backend's own words: what follows may repeat what the client has sent.
+    """
+    match = _MODEL_WORDS.match(message)
+    return match["model"] if match is not None else None
 
 
 class Row(NamedTuple):
@@ -113,8 +148,13 @@ TABLE = (
     Row("2", lambda a: a.status in (401, 403) and not a.current, Finding.STALE, Next.SAME),
     Row("3", lambda a: a.status in (403, 429, 503) and a.from_edge, Finding.EDGE, Next.RELAY),
     Row("3a", lambda a: a.status == 401 and a.from_edge, Finding.EDGE, Next.OTHER),
-    Row("4", lambda a: a.status == 401 and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    Row("3b", lambda a: a.status == 403 and a.code in ADDRESS_CODES, Finding.OWN, Next.RELAY),
+    Row("4", lambda a: a.status in (401, 403) and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
+    Row("4a", lambda a: a.speaks_of_model, Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
+    Row("5a", lambda a: a.own and (a.speaks_of_workspace or a.is_sides_own), Finding.OWN, Next.ELSEWHERE),
+    Row("5b", lambda a: a.is_sides_own, Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
     Row("5", lambda a: a.speaks_of_workspace, Finding.WORKSPACE, Next.OTHER),
+    Row("4b", lambda a: a.status == 403, Finding.UNCLEAR, Next.ONCE),
     Row("6", lambda a: a.status == 401 and a.kind is Kind.OAUTH, Finding.REFUSED, Next.RENEWED),
     Row("7", lambda a: a.status == 401 and a.kind is Kind.PAT, Finding.REFUSED, Next.OTHER),
     Row("8", lambda a: a.status == 401 and a.kind is Kind.COMMAND, Finding.REFUSED, Next.RENEWED),
@@ -129,6 +169,11 @@ TABLE = (
 """The verdicts. Row 9 (a 401 at the WebSocket handshake alone condemns nobody) holds by construction: no row
 condemns, only the word of whoami or of the token endpoint does. Rows with a letter are ours:
 
+- 5a: what enough identities were put out for is the request's own. It is still tried under the others, one of which
+  may serve it, changes none of them, and is relayed if all say so. (A 401 never is, and a limit leads to whoever has
+  none: rows 6 to 11 stay as they are, and `codexpool.judging.learn` changes less.)
+- 5b: what a side endpoint says counts for that endpoint, and never for the identity.
+- 3b: what is about the proxy's address is the same under every identity.
 - 3a: a 401 page of the content network must not reach the client, which would answer it by rotating a refresh token
   of its own; and row 3 holds for its 429 too, which is about the proxy's address, and about no account.
 - 13a: that the model is at capacity is the client's to see, and says nothing of an identity.

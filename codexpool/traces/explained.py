@@ -35,10 +35,18 @@ SAYS: Final = {
     "requests for that host leave later.",
     "3a": "a 401 from the content network is no word on any token, and a client that saw it would renew a login of "
     "its own; the request goes out under the next identity.",
-    "4": "this endpoint does not take this kind of credential, which may be good for all others; the request goes "
-    "out under the next identity.",
+    "3b": "this is about the address that the proxy asks from, the same under every identity; the client gets it.",
+    "4": "this endpoint does not take this token, which may be good for all others; that is remembered for the two, "
+    "and the request goes out under the next identity.",
+    "4a": "the account does not have the model that is asked; that is remembered for the two for an hour, and the "
+    "request goes out under the next identity.",
+    "4b": "a 403 that does not say why; another identity is tried once. The third in a row has the identity rest.",
     "5": "the workspace is not served any more, whatever the token; the identity is paused until a person says "
     "otherwise, and the request goes out under the next one.",
+    "5a": "several identities were turned away for the same, so it is about the request; the others are tried, and "
+    "the client gets it if all say so. No identity suffers.",
+    "5b": "an endpoint beside the model turns the identity away; that counts for this endpoint alone, and the "
+    "request goes out under the next identity.",
     "6": "the backend refuses the access token of a login; it is renewed, and the request goes out again with the "
     "new one, else under the next identity.",
     "7": "the backend refuses a PAT, which nobody but a person can renew; the request goes out under the next "

@@ -34,7 +34,10 @@ TURNED_DOWN = frozenset(
         Finding.LIMITED,
         Finding.THROTTLED,
         Finding.WORKSPACE,
-        Finding.NOT_FOR_THIS_KIND,
+        Finding.NOT_FOR_THIS_CREDENTIAL,
+        Finding.NOT_FOR_THIS_MODEL,
+        Finding.NOT_ON_THIS_ENDPOINT,
+        Finding.UNCLEAR,
         Finding.EDGE,
     }
 )

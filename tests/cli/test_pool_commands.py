@@ -209,7 +209,7 @@ def test_list_tells_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert {name: row["status"] for name, row in rows.items()} == {"work": "ready", "spare": "needs_replacement"}
     assert set(rows["work"]) == {
         *("name", "kind", "account_id", "user_id", "plan", "status"),
-        *("since", "until", "evidence", "fingerprint", "last_used"),
+        *("since", "until", "evidence", "not_for", "fingerprint", "last_used"),
     }
     assert "401 token_revoked" in rows["spare"]["evidence"]
     # it is flagged, as a proxy would do it, and a list knows it without asking

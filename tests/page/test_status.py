@@ -27,7 +27,7 @@ from tests.traces.planting import pieces_in, recognised
 IDENTITY_KEYS = {
     *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
     *("status", "since", "until", "evidence", "needs", "expires_at", "reminder"),
-    *("sessions", "headroom", "limits", "limited", "requests", "refusals", "last_used_at"),
+    *("sessions", "headroom", "limits", "limited", "not_for", "requests", "refusals", "last_used_at"),
 }
 """What the page and `codexpool status` read of each."""
 
@@ -92,6 +92,7 @@ def test_an_identity_is_there_with_who_it_is_how_it_stands_what_it_has_left_and_
             {"family": "codex_other", "minutes": 300, "used_percent": 90.0, "resets_at": None},
         ],
         "limited": {"codex_other": NOW + 60},
+        "not_for": [],
         "requests": 2,  # the first of the three is more than an hour ago
         "refusals": 0,
         "last_used_at": NOW - 3,

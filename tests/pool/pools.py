@@ -98,3 +98,10 @@ def bound(pool: Pool, session: str) -> IdentityKey | None:
 def restore(pool: Pool, sessions: Mapping[str, IdentityKey]) -> None:
     """Have the sessions of an earlier run."""
     pool.sessions.restore({session: (key, 0) for session, key in sessions.items()})
+
+
+def not_for_endpoint(pool: Pool, name: str, path: str, at: float = NOW, code: str = "no_matching_rule") -> bool:
+    """An endpoint refuses the token of an identity. Whether that was news."""
+    identity = pool.identities.get(name)
+    evidence = Evidence(at, "POST", path, 401, code, fingerprint=identity.fingerprint if identity else "")
+    return pool.not_for_endpoint(name, path, evidence, at)

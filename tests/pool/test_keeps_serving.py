@@ -26,6 +26,7 @@ from tests.pool.pools import (
     bound,
     condemn,
     metadata,
+    not_for_endpoint,
     ready_pool,
     refuse,
     statuses,
@@ -235,12 +236,12 @@ def limit_of(pool: Pool, name: str, until: float) -> None:
     pool.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW), NOW)
 
 
-def test_an_endpoint_that_is_not_for_its_kind_does_not_move_a_session() -> None:
+def test_an_endpoint_that_is_not_for_its_token_does_not_move_a_session() -> None:
     pool = ready_pool("a")
     pool.replace_identities([*pool.identities.values(), unverified("login", kind=Kind.OAUTH)], pool.selection, NOW)
     vouch(pool, "login", NOW - 1)
     assert chosen(pool, "s") == "a"
-    pool.not_for_kind("a", MODELS, NOW)
+    not_for_endpoint(pool, "a", MODELS)
 
     assert chosen(pool, "s", path=MODELS) == "login"
     assert [chosen(pool, "s", path=path) for path in (RESPONSES, MODELS)] == ["a", "login"]

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.identity import Asked, Condition, Evidence, Kind, Status, Word
-from codexpool.pool.needs import KIND, NEED, nobody
+from codexpool.pool.identity import Asked, Condition, Evidence, Status, Word
+from codexpool.pool.needs import NEED, nobody
 from tests.pool.pools import (
     NOW,
     RESPONSES,
     asked,
     condemn,
     metadata,
+    not_for_endpoint,
     pool_of,
     ready_pool,
     refuse,
@@ -49,9 +49,8 @@ def test_every_identity_is_named_with_what_it_needs_and_no_token(states: dict[st
     assert "\n" not in line
 
 
-def test_every_status_but_ready_and_every_kind_has_its_words() -> None:
+def test_every_status_but_ready_has_its_words() -> None:
     assert set(NEED) == set(Status) - {Status.READY}
-    assert set(KIND) == set(Kind)
 
 
 def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None:
@@ -72,14 +71,15 @@ def test_time_until_which_an_identity_rests_is_told() -> None:
     assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Kind.PAT, "PATs"), (Kind.OAUTH, "OAuth tokens")])
-def test_endpoint_that_is_not_for_a_kind_of_credential_is_told_so(kind: Kind, words: str) -> None:
-    pool = pool_of(unverified("work", kind=kind))
-    vouch(pool, "work", NOW)
+def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end() -> None:
+    pool = ready_pool("work")
 
-    pool.not_for_kind("work", RESPONSES, NOW)
+    not_for_endpoint(pool, "work", RESPONSES)
 
-    assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith(f"work: this endpoint is not for {words}")
+    assert nobody(pool, Asked(None, RESPONSES), NOW).message == (
+        "codexpool: no identity can serve. work: not used on codex/responses until 08:15 UTC "
+        "(401 no_matching_rule on codex/responses)"
+    )
 
 
 def test_conflict_is_told_from_a_refusal() -> None:

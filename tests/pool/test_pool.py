@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from codexpool.pool import endpoints as endpoints_module
+from codexpool.pool import exclusions
 from codexpool.pool import pool as pool_module
 from codexpool.pool import sessions as sessions_module
 from codexpool.pool.conditions import LONGEST_REST, SHORT_REST
@@ -17,6 +17,7 @@ from tests.pool.pools import (
     bound,
     condemn,
     metadata,
+    not_for_endpoint,
     pool_of,
     ready_pool,
     refuse,
@@ -268,7 +269,7 @@ def test_word_on_an_identity_that_left_changes_nothing() -> None:
     pool.succeeded("a", NOW, True)
 
     assert not changes
-    assert not pool.not_for_kind("a", RESPONSES, NOW)
+    assert not not_for_endpoint(pool, "a", RESPONSES)
 
 
 @pytest.mark.parametrize("status", [Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT])
@@ -318,7 +319,7 @@ def test_healthy_pat_survives_an_endpoint_scoped_401() -> None:
     vouch(pool, "pat", NOW)
     vouch(pool, "oauth", NOW)
 
-    news = [pool.not_for_kind("pat", RESPONSES, NOW), pool.not_for_kind("pat", RESPONSES, NOW)]
+    news = [not_for_endpoint(pool, "pat", RESPONSES), not_for_endpoint(pool, "pat", RESPONSES)]
 
     assert news == [True, False]
     assert statuses(pool) == {"pat": Status.READY, "oauth": Status.READY}
@@ -326,20 +327,20 @@ def test_healthy_pat_survives_an_endpoint_scoped_401() -> None:
     assert pool.choose(Asked(None, MODELS), NOW) is pool.identities["pat"]
 
 
-def test_endpoint_that_refused_a_kind_is_tried_again_after_a_while() -> None:
+def test_endpoint_that_refused_a_token_is_tried_again_after_a_while() -> None:
     pool = ready_pool("a")
-    pool.not_for_kind("a", RESPONSES, NOW)
+    not_for_endpoint(pool, "a", RESPONSES)
 
-    assert pool.choose(Asked(None, RESPONSES), NOW + endpoints_module.REFUSAL_HOLDS - 1) is None
-    assert pool.choose(Asked(None, RESPONSES), NOW + endpoints_module.REFUSAL_HOLDS) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_HOLDS - 1) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_HOLDS) is pool.identities["a"]
 
 
 def test_endpoints_that_were_refused_are_not_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints_module, "PATHS_KEPT", 3)
+    monkeypatch.setattr(exclusions, "KEPT", 3)
     pool = ready_pool("a")
 
     for n in range(10):
-        pool.not_for_kind("a", f"/backend-api/codex/memories/{n}", NOW)
+        not_for_endpoint(pool, "a", f"/backend-api/codex/memories/{n}")
 
     asked = [Asked(None, f"/backend-api/codex/memories/{n}") for n in range(10)]
     refused = [not pool.is_for(pool.identities["a"], one, NOW) for one in asked]

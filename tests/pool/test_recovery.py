@@ -36,6 +36,7 @@ from tests.pool.pools import (
     bound,
     condemn,
     metadata,
+    not_for_endpoint,
     pool_of,
     ready_pool,
     refusal,
@@ -178,7 +179,8 @@ def test_request_does_not_wait_for_those_that_only_a_person_can_mend() -> None:
 
 def test_request_does_not_wait_for_an_identity_that_could_not_serve_this_endpoint_anyway() -> None:
     pool = pool_of(unverified("a"), unverified("b"))
-    pool.not_for_kind("a", RESPONSES, NOW)
+    for name in "ab":
+        not_for_endpoint(pool, name, RESPONSES)
 
     assert Request(pool).outcome == NobodyServes()
     assert isinstance(Request(pool, path=MODELS).step, Wait)
@@ -277,16 +279,16 @@ def test_identity_that_is_removed_in_the_middle_of_a_request_is_left_behind() ->
     assert statuses(pool) == {"b": Status.READY}
 
 
-def test_endpoint_that_is_not_for_pats_moves_the_request_to_another_kind_and_nobody_is_blamed() -> None:
+def test_endpoint_that_is_not_for_a_token_moves_the_request_to_the_next_one_and_nobody_is_blamed() -> None:
     pool = pool_of(unverified("pat"), unverified("pat2"), unverified("oauth", kind=Kind.OAUTH))
     for name in list(pool.identities):
         vouch(pool, name, NOW)
     request = Request(pool)
 
-    pool.not_for_kind("pat", RESPONSES, NOW)
+    not_for_endpoint(pool, "pat", RESPONSES)
     request.answered(NOT_FOR_PATS)
 
-    assert request.identity.name == "oauth"
+    assert request.identity.name == "pat2"
     assert set(statuses(pool).values()) == {Status.READY}
 
 
@@ -615,8 +617,8 @@ class World(RuleBasedStateMachine):
                 self.pool.throttled(name, self._evidence(request, 429), self.now, None)
             case Finding.UPSTREAM:
                 self.pool.troubled(name, self.now)
-            case Finding.NOT_FOR_THIS_KIND if request.path != MODELS:
-                self.pool.not_for_kind(name, request.path, self.now)
+            case Finding.NOT_FOR_THIS_CREDENTIAL if request.path != MODELS:
+                not_for_endpoint(self.pool, name, request.path, self.now)
             case Finding.REFUSED:
                 before = self.pool.identities.get(name)
                 status = before.status if before is not None else None

@@ -20,6 +20,8 @@ from codexpool.pool.verdict import (
     is_held,
 )
 
+UNSUPPORTED = "The 'gpt-x' model is not supported when using Codex with a ChatGPT account."
+
 said = st.text() | st.sampled_from(
     [
         *ENDPOINT_CODES,
@@ -28,6 +30,8 @@ said = st.text() | st.sampled_from(
         "invalid_encrypted_content",
         "token_revoked",
         "Missing scopes: model.request",
+        UNSUPPORTED,
+        "deactivated_workspace",
         "",
     ]
 )
@@ -42,6 +46,8 @@ answers = st.builds(
     kind=st.sampled_from(Kind),
     repeatable=st.booleans(),
     lightens=st.booleans(),
+    side=st.booleans(),
+    own=st.booleans(),
 )
 
 # The design's table, row by row: what comes in, the row, what it is taken for, what becomes of the request.
@@ -59,18 +65,38 @@ ROWS = [
     (Answer(503, html=True), "3", Finding.EDGE, Next.RELAY),
     (Answer(401, html=True), "3a", Finding.EDGE, Next.OTHER),
     (Answer(401, mitigated=True, code="token_revoked"), "3a", Finding.EDGE, Next.OTHER),
-    (Answer(401, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
-    (Answer(401, code="rejected_by_access_enforcement"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
-    (Answer(401, message="Missing scopes: api.responses.write"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
+    (Answer(401, code="rejected_by_access_enforcement"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
+    (Answer(401, message="Missing scopes: api.responses.write"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(401), "7", Finding.REFUSED, Next.OTHER),
     (Answer(401, code="token_revoked"), "7", Finding.REFUSED, Next.OTHER),
     (Answer(401, code="a_code_nobody_knows"), "7", Finding.REFUSED, Next.OTHER),
     (Answer(401, kind=Kind.OAUTH), "6", Finding.REFUSED, Next.RENEWED),
     (Answer(401, kind=Kind.OAUTH, current=False), "2", Finding.STALE, Next.SAME),
-    (Answer(401, kind=Kind.OAUTH, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_KIND, Next.OTHER),
+    (Answer(401, kind=Kind.OAUTH, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(401, kind=Kind.COMMAND), "8", Finding.REFUSED, Next.RENEWED),
-    (Answer(403), "14", Finding.OWN, Next.RELAY),
-    (Answer(403, code="no_matching_rule"), "14", Finding.OWN, Next.RELAY),
+    (Answer(403, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
+    (Answer(400, message=UNSUPPORTED), "4a", Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
+    (Answer(400, message=UNSUPPORTED.replace("gpt-x", "")), "4a", Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
+    (Answer(400, message=f"Invalid value: {UNSUPPORTED}"), "14", Finding.OWN, Next.RELAY),
+    (Answer(404, message=UNSUPPORTED), "14", Finding.OWN, Next.RELAY),
+    (Answer(403), "4b", Finding.UNCLEAR, Next.ONCE),
+    (Answer(403, code="a_code_nobody_knows"), "4b", Finding.UNCLEAR, Next.ONCE),
+    (Answer(403, message="Codex is not enabled for this workspace"), "4b", Finding.UNCLEAR, Next.ONCE),
+    (Answer(403, code="unsupported_country_region_territory"), "3b", Finding.OWN, Next.RELAY),
+    (Answer(402, side=True), "5b", Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
+    (Answer(403, side=True), "5b", Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
+    (Answer(403, side=True, code="workspace_x"), "5b", Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
+    (Answer(429, side=True, code="usage_limit_reached"), "5b", Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
+    (Answer(429, side=True), "5b", Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
+    (Answer(401, side=True), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(429, side=True, own=True), "5a", Finding.OWN, Next.ELSEWHERE),
+    (Answer(402, own=True), "5a", Finding.OWN, Next.ELSEWHERE),
+    (Answer(403, own=True, code="deactivated_workspace"), "5a", Finding.OWN, Next.ELSEWHERE),
+    (Answer(403, own=True), "4b", Finding.UNCLEAR, Next.ONCE),
+    (Answer(401, own=True), "7", Finding.REFUSED, Next.OTHER),
+    (Answer(429, own=True, code="usage_limit_reached"), "10", Finding.LIMITED, Next.OTHER),
+    (Answer(429, own=True), "11", Finding.THROTTLED, Next.OTHER),
     (Answer(400), "14", Finding.OWN, Next.RELAY),
     (Answer(404, html=True), "14", Finding.OWN, Next.RELAY),
     (Answer(429, html=True), "3", Finding.EDGE, Next.RELAY),
@@ -119,7 +145,7 @@ def test_every_answer_gets_the_verdict_of_the_first_row_that_fits(answer: Answer
 
 @given(answers)
 def test_client_is_never_shown_a_401(answer: Answer) -> None:
-    assert classify(replace(answer, status=401)).next is not Next.RELAY
+    assert classify(replace(answer, status=401)).next not in (Next.RELAY, Next.ONCE, Next.ELSEWHERE)
 
 
 @given(answers, st.sampled_from([400, 401, 402, 403, 429, 500, 502, 503, 504]))

@@ -50,6 +50,8 @@ def test_the_words_of_a_row_say_what_becomes_of_the_request(row: Any) -> None:
         "next identity": r"out\s?(goes )?(out )?under the next (identity|one)",
         "same identity once, with the encrypted reasoning items left out": "once more without it",
         "same identity once, then relay": "once more under the same identity",
+        "next identity once, then relay": "another identity is tried once",
+        "next identity, and relay if every one says so": "the others are tried, and the client gets it",
     }
 
     assert re.search(words[row.next], SAYS[row.number])

@@ -48,7 +48,7 @@ function update(own, one, made) {
   const credential = listed([KINDS[one.kind] ?? one.kind, one.fingerprint], " ");
   sentence(own.who, ...facts(...[credential, ...whose].map((text) => text && short(text, 48))));
   sentence(own.when, ...standing(one));
-  const needs = listed([one.needs, one.reminder], ". ");
+  const needs = listed([one.needs, one.reminder, ...(one.not_for ?? [])], ". ");
   own.call.hidden = !needs;
   set(own.call, "data-tone", NEEDING.has(one.status) ? "bad" : "warn");
   put(own.needs, short(needs, 400));
