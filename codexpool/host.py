@@ -13,7 +13,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.addresses import is_loopback
-from codexpool.credentials.route import Route
+from codexpool.credentials.route import Route, proxy_url
 from codexpool.wire.hosts import CODEX, PAGE, is_codex
 
 logger = logging.getLogger("codexpool")
@@ -239,8 +239,7 @@ def own_route() -> Route:
     for mode in ctx.options.mode:
         spec = mode_specs.ProxyMode.parse(mode)
         if isinstance(spec, mode_specs.UpstreamMode):
-            credentials = f"{ctx.options.upstream_auth}@" if ctx.options.upstream_auth else ""
-            proxy = f"{spec.scheme}://{credentials}{spec.address[0]}:{spec.address[1]}"
+            proxy = proxy_url(spec.scheme, *spec.address[:2], ctx.options.upstream_auth or "")
     trusted = ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir
     return Route(proxy, trusted, ctx.options.ssl_insecure)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from codexpool import backend, sharing
 from codexpool.clock import Clock
 from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved, Watcher
+from codexpool.config.programs import environ_of_programs, secret_variables
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import TokenEndpoint
@@ -73,6 +74,7 @@ class Keeper:
         self.pool.on_doubt = self._custody.look_again
         self.pool.on_exclusion = self._excluded
         self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
+        self._environ = environ
         self._notices = Notices(route, self._tasks, self._memory.claim)
         self._reminded: dict[str, float] = {}
         self._changed = asyncio.Event()
@@ -281,7 +283,8 @@ class Keeper:
         logger.warning("%s %s: %s. %s", identity.name, _is(identity.status), evidence, what)
         if identity.status is Status.NEEDS_REPLACEMENT and not _is_flagged(spec, identity):
             self._flag(identity)
-        self._notices.give(identity, self.config.notify, path.parent)
+        environ = environ_of_programs(self._environ, secret_variables(self.config))
+        self._notices.give(identity, self.config.notify, path.parent, environ)
 
     def _flag(self, identity: Identity) -> None:
         condition = identity.condition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -38,11 +38,11 @@ class Notices:
         self._tasks = tasks
         self._claim = claim
 
-    def give(self, identity: Identity, notify: Notify, folder: Path) -> None:
-        """Tell whoever is to be told that this identity needs a person. Commands run in ``folder``."""
+    def give(self, identity: Identity, notify: Notify, folder: Path, environ: Mapping[str, str]) -> None:
+        """Tell the people named that this identity needs help. Commands run in ``folder`` with ``environ``."""
         text = json.dumps(notice(identity))
         for how, tell in (
-            ("command", lambda: _run(notify.command, folder, text)),
+            ("command", lambda: _run(notify.command, folder, environ, text)),
             ("webhook", lambda: self._post(notify.webhook, text)),
         ):
             if getattr(notify, how):
@@ -90,11 +90,12 @@ def notice(identity: Identity) -> dict[str, str]:
     }
 
 
-async def _run(argv: tuple[str, ...], folder: Path, text: str) -> None:
+async def _run(argv: tuple[str, ...], folder: Path, environ: Mapping[str, str], text: str) -> None:
     """Run a command with the notice on its standard input."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         cwd=folder,
+        env=environ,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

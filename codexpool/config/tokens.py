@@ -18,6 +18,7 @@ from codexpool.config.model import (
     PoolConfig,
     Problem,
 )
+from codexpool.config.programs import environ_of_programs, secret_variables
 from codexpool.credentials import Credential, auth_json
 from codexpool.credentials.command import Command
 from codexpool.credentials.oauth import OAuth
@@ -43,11 +44,15 @@ class Resolved(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Where credentials are fetched from, besides pool.toml and files."""
+    """Where credentials are fetched from, besides pool.toml and files.
+
+    Commands get ``environ`` without the ``secret`` variables, in which the tokens of other identities are.
+    """
 
     environ: Mapping[str, str]
     endpoint: TokenEndpoint
     keyring: Keyring = read_keyring
+    secret: frozenset[str] = frozenset()
 
 
 def resolve(config: PoolConfig, sources: Sources) -> Resolved:
@@ -60,6 +65,7 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
     credentials: dict[str, Credential] = {}
     owners: dict[Bearer, str] = {}
     problems: list[Problem] = []
+    sources = sources._replace(secret=secret_variables(config))
     for number, identity in enumerate(config.identities, 1):
         try:
             credential = credential_of(identity, sources)
@@ -101,7 +107,7 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
         case FromKeyring(service):
             return _pat(sources.keyring(service, identity.name), f"the token in the keyring ({service})")
         case FromCommand(line):
-            return Command(line)
+            return Command(line, environ_of_programs(sources.environ, sources.secret))
         case FromAuthJson(path):
             return _from_auth_json(path, sources.endpoint)
 

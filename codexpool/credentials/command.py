@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,12 +49,13 @@ class CommandLine:
 
 
 class Command:
-    """The last token that a command has printed."""
+    """The last token that a command has printed. It runs in ``environ``, or in the environment of this process."""
 
     kind = Kind.COMMAND
 
-    def __init__(self, line: CommandLine) -> None:
+    def __init__(self, line: CommandLine, environ: Mapping[str, str] | None = None) -> None:
         self.line = line
+        self._environ = environ
         self._token: Bearer | None = None
         self._run_at = 0.0
 
@@ -68,7 +70,7 @@ class Command:
 
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         """What the command prints now; None if that is the stale token once more. Raises NoTokenNowError."""
-        token = Bearer.of(await output(self.line))
+        token = Bearer.of(await output(self.line, self._environ))
         self._run_at = time.time()
         if token == stale and refused:
             return None
@@ -81,16 +83,20 @@ class Command:
 
     def after(self, before: Credential | None) -> Credential:
         """The one in use with its token, as long as the same command is run in the same way."""
-        return before if isinstance(before, Command) and before.line == self.line else self
+        if not isinstance(before, Command) or before.line != self.line:
+            return self
+        before._environ = self._environ
+        return before
 
 
-async def output(line: CommandLine) -> str:
-    """The token a command prints. Raises NoTokenNowError, which says what the command said."""
+async def output(line: CommandLine, environ: Mapping[str, str] | None = None) -> str:
+    """The token a command prints, run in ``environ``. Raises NoTokenNowError, which says what the command said."""
     name = line.argv[0]
     try:
         process = await asyncio.create_subprocess_exec(
             *line.argv,
             cwd=line.cwd,
+            env=environ,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

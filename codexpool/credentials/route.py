@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import certifi
+
+
+def proxy_url(scheme: str, host: str, port: int, auth: str) -> str:
+    """Return the URL of a proxy; ``auth`` is ``user:password`` as mitmproxy has it, with any character in it."""
+    user, colon, password = auth.partition(":")
+    credentials = f"{quote(user, safe='')}{colon}{quote(password, safe='')}@" if auth else ""
+    return f"{scheme}://{credentials}{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """The same way as the proxy's own connections take.
 
-    ``proxy`` is the URL of an upstream proxy, ``trusted`` a PEM file or a folder of them that is trusted besides
-    the usual authorities; ``insecure`` is mitmproxy's ``ssl_insecure``.
+    ``proxy`` is the URL of an upstream proxy (see `proxy_url`), ``trusted`` a PEM file or a folder of them that is
+    trusted besides the usual authorities; ``insecure`` is mitmproxy's ``ssl_insecure``.
     """
 
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # It may have a password in it.
     trusted: str | None = None
     insecure: bool = False
 

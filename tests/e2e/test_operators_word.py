@@ -167,11 +167,14 @@ def test_a_person_is_told_once_by_a_webhook_that_fails_at_first(make: Make) -> N
 
 
 def test_a_person_is_told_once_by_a_command(make: Make, tmp_path: Path) -> None:
-    program = write_private(tmp_path / "tell", f'#!/bin/sh\ncat >> "{tmp_path}/told"\necho >> "{tmp_path}/told"\n')
+    say = f'env > "{tmp_path}/environment"\ncat >> "{tmp_path}/told"\necho >> "{tmp_path}/told"\n'
+    program = write_private(tmp_path / "tell", f"#!/bin/sh\n{say}")
     program.chmod(0o700)
-    dead = pat("work")
-    world = make(dead, pat("spare"), started=False)
-    pool_toml(world.proxy.folder, dead, pat("spare"), head=f'[pool]\nnotify = {{ command = ["{program}"] }}\n')
+    dead, spare = pat("work"), pat("spare")
+    secrets = {"SPARE": spare.token, "CODEXPOOL_OTHER": "a-secret-of-ours"}
+    world = make(dead, spare, started=False, environ={**secrets, "TELL_WHOM": "kim"})
+    pool = pool_toml(world.proxy.folder, dead, spare, head=f'[pool]\nnotify = {{ command = ["{program}"] }}\n')
+    pool.write_text(pool.read_text().replace(f'"{spare.token}"', '{ env = "SPARE" }'))
     world.proxy.ready = 2
     world.proxy.start()
     try:
@@ -190,6 +193,9 @@ def test_a_person_is_told_once_by_a_command(make: Make, tmp_path: Path) -> None:
     assert (told["name"], told["status"]) == ("work", "needs_replacement")
     assert told["reason"] == "401 token_revoked on codex/responses, confirmed by whoami"
     assert "at-test" not in json.dumps(told)
+    environment = (tmp_path / "environment").read_text()
+    assert "TELL_WHOM=kim" in environment
+    assert not [name for name, value in secrets.items() if name in environment or value in environment]
 
 
 def test_a_command_that_fails_is_tried_again_and_what_it_said_is_logged_without_secrets(
