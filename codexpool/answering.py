@@ -99,6 +99,7 @@ class Answering:
         if exchange is None:
             self._stream_a_strangers(flow, response)
             return
+        exchange.head_seen = True
         if not exchange.is_answered:
             return
         exchange.attempt.trace.answered(response.status_code, response.headers.fields, time.time())
@@ -123,6 +124,15 @@ class Answering:
         """A request that was under way before a reload is not known here; its answer is streamed all the same."""
         if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
             response.stream = True
+
+    def head(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: all addons have seen the head of an answer; have we?"""
+        exchange = self._under_way.get(flow)
+        if exchange is not None and not exchange.head_seen:
+            try:
+                self.headers_came(flow)
+            except Exception as error:
+                self.fail(flow, error, "reading the answer")
 
     def holds(self, flow: http.HTTPFlow) -> bool:
         """See `codexpool.wire.resend.Sender`: whether the beginning of a stream is looked at first."""
@@ -179,6 +189,38 @@ class Answering:
         self.history.judged(attempt.name, verdict)
         learn(keeper, exchange.asked, attempt, said, verdict, evidence)
 
+    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+        """See `codexpool.wire.resend.Sender`: an answer that was to be judged is judged by its status alone."""
+        try:
+            exchange, response = self._under_way.get(flow), flow.response
+            if exchange is not None and exchange.failure is not None:
+                return exchange.failure
+            if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
+                return None
+            logger.info(
+                "session %s: the %d of %s is judged by its status alone: %s",
+                *(exchange.named, response.status_code, exchange.attempt.name, why),
+            )
+            return answers.cut(response, why)
+        except Exception:
+            logger.exception("an answer that was cut off could not be read")
+            return None
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: what a refusal repeats of a token is hidden before anybody sees it.
+
+        Not in our own hook: mitmproxy skips that where a hook of another addon raises, and writes its dump all the
+        same.
+        """
+        exchange, response = self._under_way.get(flow), flow.response
+        if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
+            return
+        try:
+            response.trailers = None
+            scrub(response, exchange.attempt.bearer.token, exchange.attempt.name)
+        except Exception as error:
+            self.fail(flow, error, "reading the answer")
+
     def lost(self, flow: http.HTTPFlow) -> None:
         """See `codexpool.wire.resend.Sender`: the connection was lost, and nothing was passed on."""
         exchange = self._under_way.get(flow)
@@ -191,6 +233,7 @@ class Answering:
         exchange = self._under_way.get(flow)
         if exchange is None:
             return
+        exchange.end_seen = True
         if exchange.is_lost and exchange.is_answered and self.keeper is not None:
             exchange.beginning = None
             if exchange.attempt.trace.status is None:
@@ -205,6 +248,9 @@ class Answering:
         exchange = self._under_way.get(flow)
         if exchange is None or flow.response is None:
             return
+        exchange.end_seen = True
+        if not self.resends:
+            self.whole(flow)
         if exchange.failure is not None:
             replace_response(flow, exchange, exchange.failure)
         elif exchange.is_answered:
@@ -218,7 +264,6 @@ class Answering:
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
             return
-        scrub(response, exchange.attempt.bearer.token, exchange.attempt.name)
         await self._judge(flow, exchange, judging.of_response(response))
 
     async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
@@ -288,14 +333,29 @@ class Answering:
         if self.keeper is None and flow.response is not None and is_held(flow.response.status_code):
             # The addon went away in the middle of this request, and nobody has judged the answer.
             flow.response = answers.failed_closed(self.closed)
+        if not exchange.end_seen:
+            self._unjudged(flow, exchange)
         if not exchange.go_again:
             return False
-        exchange.go_again = False
+        exchange.go_again = exchange.head_seen = exchange.end_seen = False
         refused, now = exchange.tries[-2], exchange.attempt
         logger.info("session %s: sent again, %s -> %s (%s)", exchange.named, refused.name, now.name, refused.outcome)
         # Only now, with the hooks of the refused attempt behind it, may the flow say who is next.
         label(flow, now.name)
         return True
+
+    def _unjudged(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """A hook of another addon has raised, and ours was skipped: nobody knows what the answer means."""
+        response = flow.response
+        acts = exchange.policy is Policy.SWAP_IDS or (response is not None and is_held(response.status_code))
+        if response is not None and flow.error is None and exchange.is_answered and acts:
+            logger.warning(
+                "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503",
+                *(exchange.named, response.status_code, exchange.attempt.name),
+            )
+            reason = "a hook of another addon raised, and the answer of the backend was not judged"
+            replace_response(flow, exchange, answers.failed_closed(reason))
+        self.is_over(flow)
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Something of ours broke in a hook: the client is told, and nothing leaves."""

@@ -77,6 +77,10 @@ class Exchange:
     """The first pieces of a stream, until it is passed on."""
     is_lost: bool = False
     """The connection was lost, and nothing was passed on."""
+    head_seen: bool = False
+    """We have seen the head of the last answer. (Where a hook of another addon raises, mitmproxy skips ours.)"""
+    end_seen: bool = False
+    """And its end, be it an answer or an error."""
     member: Member | None = None
     """Whose key it came with."""
     ticket: Ticket | None = None

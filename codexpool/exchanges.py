@@ -197,6 +197,8 @@ class Exchanges(Answering):
                 return self._unassigned(flow)
             if exchange.address != address_of(flow.request):
                 return answers.failed_closed("another addon has rewritten the address of a request of the pool")
+            if exchange.trace.whole_at is None:
+                return answers.failed_closed("a hook of another addon raised, and this request was not looked at")
             if self.keeper is None or not exchange.tries:
                 return answers.failed_closed(self.closed or "no identity was assigned; the proxy's log says why")
             if self.outdated(flow) and not self.course.begin_anew(flow, exchange):

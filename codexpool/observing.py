@@ -194,6 +194,17 @@ class Observing:
         """See `codexpool.wire.resend.Sender`: all is passed on."""
         return True
 
+    def head(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: where our hook was skipped the answer is passed on as it comes, too."""
+        if flow.response is not None and flow.response.status_code >= 200 and not flow.response.stream:
+            flow.response.stream = True
+
+    def cut(self, flow: http.HTTPFlow, why: str) -> None:
+        """See `codexpool.wire.resend.Sender`: nothing is held that could be cut."""
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.wire.resend.Sender`: nothing is held."""
+
     def lost(self, flow: http.HTTPFlow) -> None:
         """See `codexpool.wire.resend.Sender`: the connection was lost, and nothing was passed on."""
         if (observation := self._watched.get(flow)) is not None:

@@ -91,6 +91,20 @@ def failed_stream(
     return _json(status, {"error": dict(error)}, kept)
 
 
+def cut(answer: http.Response, why: str) -> http.Response:
+    """What an answer counts as whose body does not come to its end: its head, with a line of ours for a body."""
+    is_page = "html" in answer.headers.get("content-type", "")  # A page is told by that alone.
+    gone = OF_A_BODY if is_page else OF_A_BODY | {b"content-type"}
+    fields = [(name, value) for name, value in answer.headers.fields if name.lower() not in gone]
+    if not is_page:
+        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+    return http.Response.make(answer.status_code, f"codexpool: {why}", http.Headers(fields))
+
+
+OF_A_BODY = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"})
+"""Headers that speak of a body, and are wrong for another one."""
+
+
 def failed_closed(reason: str, at_once: bool = False) -> http.Response:
     """Something of ours went wrong: the request does not leave, and may be tried again.
 

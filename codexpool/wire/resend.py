@@ -6,6 +6,18 @@ sender is asked whether the request goes out again. If so the response is droppe
 of it. The same holds for a connection that is lost before anything was passed on (the ``error`` hook), and for a
 stream whose beginning says that it has failed: that is held, in place of being passed on, and becomes a response.
 
+What is held is bounded. An attempt that is answered goes through these states:
+
+- head: nothing has come yet. A head that is to be streamed leads to *beginning* or straight to *streamed*, any other
+  to *held*.
+- held: the body is read. It ends with the body; or at `MOST_HELD` bytes, after `LONGEST_READ`, or with a lost
+  connection, and then the sender says what the head alone amounts to (`Sender.cut`), or that the attempt is lost.
+- beginning: the first pieces of a stream are read, for `LONGEST_HOLD` at most; then all is passed on.
+- streamed: nothing can be taken back.
+
+A timer belongs to the hold that it was set for. Going over to another attempt ends the hold, and the timer with it:
+when it fires all the same it finds another one in its place, or none, and changes nothing.
+
 The two ideas behind it:
 
 - Towards the server every attempt has a stream id of its own. mitmproxy's server-side layers keep their state per
@@ -18,7 +30,8 @@ The two ideas behind it:
 Only claimed flows pay for this, and only once per request: body chunks and WebSocket messages of a first attempt
 take mitmproxy's own path.
 
-This file knows nothing of Codex or of pools. It is the only one that touches mitmproxy's internals.
+This file knows nothing of Codex or of pools. It and `codexpool.wire.connections`, which it installs, are the only
+ones that touch mitmproxy's internals.
 """
 
 from __future__ import annotations
@@ -49,6 +62,8 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.utils import ReceiveBuffer
 
+from codexpool.wire import connections
+
 CANCEL: Any
 CONNECT_FAILED: Any
 UNSENDABLE: Any
@@ -62,6 +77,12 @@ else:
 
 LONGEST_HOLD = 2.0
 """Seconds for which the beginning of a stream is held at most, counted from its head."""
+
+LONGEST_READ = 5.0
+"""Seconds for which the body of a held answer is waited for, counted from its head."""
+
+MOST_HELD = 1 << 20
+"""Bytes of a held answer's body that are read at most, as they come over the wire."""
 
 FROM_SERVER = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
 
@@ -77,6 +98,7 @@ _TOUCHED = {
         "handle_event",
         "handle_protocol_error",
         "make_server_connection",
+        "passthrough",
         "send_response",
         "start_response_stream",
         "state_consume_response_body",
@@ -85,8 +107,10 @@ _TOUCHED = {
     ),
     HttpLayer: ("event_to_child", "make_stream"),
     layer.Layer: ("handle_event",),
+    **connections.TOUCHED,
 }
-"""What this file overrides or calls: unchanged since 2020, and still promised to nobody."""
+"""What is overridden or called here and in `codexpool.wire.connections`: unchanged since 2020, and still promised to
+nobody."""
 
 Commands = Generator[Any, Any, None]
 
@@ -107,9 +131,21 @@ class Sender(Protocol):
         Must not raise, and must be cheap: this is asked for every attempt.
         """
 
+    def head(self, flow: http.HTTPFlow) -> None:
+        """Told when all addons have seen the head of a response, before it is held or streamed. Must not raise."""
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        """Told before the ``response`` hook, and so before any addon: a held response is whole. Must not raise."""
+
     def again(self, flow: http.HTTPFlow) -> bool:
-        """Asked about a held response, or a lost connection, after all addons have seen it: shall the request go out
-        again? Must not raise.
+        """Asked about a response, or a lost connection, after all addons have seen it: shall the request go out
+        again? For a response that was streamed the answer makes no difference. Must not raise.
+        """
+
+    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+        """Asked about a held response whose body does not come to its end: what is it to be taken for?
+
+        None: for a lost connection. ``why`` is the end of a sentence about it. Must not raise.
         """
 
     def lost(self, flow: http.HTTPFlow) -> None:
@@ -125,20 +161,46 @@ class Sender(Protocol):
         """
 
 
-class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
-    """mitmproxy's stream, with a sender between a claimed flow and the wire."""
+class _AnyStream(type):
+    """Has ``isinstance`` take every stream for one of the class that is installed now.
 
-    sender: Sender
+    mitmproxy tells a stream from a connection by its class as it injects a message, and looks that class up then. A
+    WebSocket outlives the class it began with: each reload of this module brings another.
+    """
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, HttpStream)
+
+
+class _Timer(commands.RequestWakeup):
+    """What ends a hold. mitmproxy gives it back when its time has come, whatever has happened in between."""
+
+    def __init__(self, delay: float, stream: ResendStream) -> None:
+        super().__init__(delay)
+        self.stream = stream
+
+
+class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
+    """mitmproxy's stream, with a sender between a claimed flow and the wire.
+
+    It keeps the sender that was installed when it began.
+    """
+
+    installed: Sender
+    """The sender of streams that begin now."""
     _paused_event_queue: deque[events.Event]
     _attempt_ids = count(-1, -1)
     """Stream ids of second and later attempts, below all of mitmproxy's own."""
 
     def __init__(self, context: Any, stream_id: int) -> None:
         super().__init__(context, stream_id)
+        self.sender = self.installed
         self.attempt_id = stream_id
         self.claimed = False
         self._beginning: list[events.Event] = []
         self._is_abandoned = False
+        self._timer: _Timer | None = None
+        """Of the hold that is under way."""
 
     # -- an attempt goes out
 
@@ -214,7 +276,7 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         response.timestamp_start = time.time()
         yield HttpResponseHeadersHook(self.flow)
         if not (yield from self.check_killed(True)):
-            yield from super().send_response()
+            yield from self.send_response()
 
     # -- a held response may be the reason for another one
 
@@ -224,12 +286,14 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         return self._send_response_or_request(already_streamed)
 
     def _send_response_or_request(self, already_streamed: bool) -> Commands:
+        if not already_streamed:
+            self.sender.whole(self.flow)
         sending: Commands = super().send_response(already_streamed)
         command = next(sending)
         while True:
             reply = yield command
             if isinstance(command, HttpResponseHook):
-                again = not already_streamed and self.sender.again(self.flow)
+                again = self.sender.again(self.flow) and not already_streamed
                 # The response is whole: what else has come for it is late. (After a 101 there is data to come.)
                 is_over = again or self._is_abandoned
                 self._drop_queued(FROM_SERVER if is_over else (ResponseProtocolError,))
@@ -264,6 +328,14 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         )
 
     def _handle_loss(self, event: Any) -> Commands:
+        is_cut = self.server_state == self.state_consume_response_body
+        response = self.sender.cut(self.flow, event.message) if is_cut else None
+        if response is None:
+            yield from self._lose(event)
+        else:
+            yield from self._take_for(response)
+
+    def _lose(self, event: Any) -> Commands:
         self.sender.lost(self.flow)
         handling: Commands = super().handle_protocol_error(event)
         for command in handling:
@@ -277,28 +349,85 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
                     yield from self._send_again()
                 return
 
+    # -- what is held is held within bounds
+
+    def state_wait_for_response_headers(self, event: Any) -> Commands:
+        for command in super().state_wait_for_response_headers(event):
+            yield command
+            if self.claimed and isinstance(command, HttpResponseHeadersHook):
+                self.sender.head(self.flow)
+        if self.claimed and not event.end_stream and self.server_state == self.state_consume_response_body:
+            yield from self._hold_for(LONGEST_READ)
+
+    def state_consume_response_body(self, event: Any) -> Commands:
+        is_data = self.claimed and isinstance(event, ResponseData)
+        if is_data and len(self.response_body_buf) + len(event.data) > MOST_HELD:
+            yield from self._cut(f"has more than {MOST_HELD >> 10} KiB")
+        else:
+            yield from super().state_consume_response_body(event)
+
+    def _hold_for(self, seconds: float) -> Commands:
+        self._timer = _Timer(seconds, self)
+        yield self._timer
+
+    def _handle_event(self, event: Any) -> Commands:
+        if isinstance(event, events.Wakeup):
+            return self._hold_ends(event.command)
+        handling: Commands = super()._handle_event(event)
+        return handling
+
+    def passthrough(self, event: Any) -> Commands:
+        timer = event.command if isinstance(event, events.Wakeup) else None
+        if isinstance(timer, _Timer) and timer.stream is self:
+            return self._hold_ends(timer)  # All others are for the layers within.
+        passing: Commands = super().passthrough(event)
+        return passing
+
+    def _hold_ends(self, timer: commands.RequestWakeup) -> Commands:
+        if timer is not self._timer or self.client_state == self.state_errored:
+            return  # It was set for an attempt that was abandoned, or the client has left.
+        self._timer = None
+        if self.server_state == self._state_hold_beginning:
+            yield from self._pass_on_beginning()
+        elif self.server_state == self.state_consume_response_body:
+            yield from self._cut(f"was not whole after {LONGEST_READ:.0f} s")
+
+    def _cut(self, why: str) -> Commands:
+        yield from self._cancel_attempt()
+        yield from self._handle_loss(ResponseProtocolError(self.stream_id, f"the answer {why}", UNSENDABLE))
+
+    def _cancel_attempt(self) -> Commands:
+        # The rest is of no interest: over HTTP/1 this closes the connection.
+        yield SendHttp(RequestProtocolError(self.attempt_id, "given up", CANCEL), self.flow.server_conn)
+
+    def _take_for(self, response: http.Response) -> Commands:
+        """Go on as if the attempt, which is over, had been answered with this."""
+        self._beginning = []
+        self.response_body_buf = ReceiveBuffer()
+        if self.attempt_id != self.stream_id:
+            yield DropStream(self.attempt_id)
+        self._begin_attempt()  # What still comes for the old one is ignored.
+        self._is_abandoned = True
+        self.flow.response = response
+        response.timestamp_start = time.time()
+        yield from self.send_response()
+
     # -- and so may the beginning of a stream
 
     def start_response_stream(self) -> Commands:
         if self.claimed and self.sender.holds(self.flow):
             self._beginning = []
             self.server_state = self._state_hold_beginning
-            self._handle_event = self._handle_event_or_wakeup
-            yield commands.RequestWakeup(LONGEST_HOLD)
+            yield from self._hold_for(LONGEST_HOLD)
         else:
             yield from super().start_response_stream()
-
-    def _handle_event_or_wakeup(self, event: Any) -> Commands:
-        if not isinstance(event, events.Wakeup):
-            yield from HttpStream._handle_event(self, event)
-        elif self.server_state == self._state_hold_beginning:
-            yield from self._pass_on_beginning()
 
     def _state_hold_beginning(self, event: Any) -> Commands:
         self._beginning.append(event)
         taken_for = self.sender.begins(self.flow, event.data) if isinstance(event, ResponseData) else True
         if isinstance(taken_for, http.Response):
-            yield from self._replace_stream(taken_for)
+            yield from self._cancel_attempt()
+            yield from self._take_for(taken_for)
         elif taken_for:
             yield from self._pass_on_beginning()
 
@@ -308,23 +437,12 @@ class ResendStream(HttpStream):  # type: ignore[misc, valid-type]
         for held in beginning:
             yield from self.server_state(held)
 
-    def _replace_stream(self, response: http.Response) -> Commands:
-        self._beginning = []
-        # The rest of the stream is of no interest: over HTTP/1 this closes the connection.
-        yield SendHttp(RequestProtocolError(self.attempt_id, "failed", CANCEL), self.flow.server_conn)
-        if self.attempt_id != self.stream_id:
-            yield DropStream(self.attempt_id)
-        self._begin_attempt()  # What still comes for the old one is ignored.
-        self._is_abandoned = True
-        self.flow.response = response
-        response.timestamp_start = time.time()
-        yield from self.send_response()
-
     def _begin_attempt(self) -> None:
         self.attempt_id = next(self._attempt_ids)
         http_layer = self.context.layers[self.context.layers.index(self) - 1]
         assert isinstance(http_layer, HttpLayer)
         http_layer.streams[self.attempt_id] = self
+        self._timer = None
         self.handle_event = self._handle_event_of_later_attempt
 
     def _send_again(self) -> Commands:
@@ -374,20 +492,22 @@ def missing_names() -> list[str]:
     missing = [
         f"{cls.__name__}.{name}" for cls, names in _TOUCHED.items() for name in names if not hasattr(cls, name)
     ]
-    if getattr(layers, "HttpStream", None) is None:
-        missing.append("layers.http.HttpStream")
-    return missing
+    looked_up = ("HttpStream", "Http1Client", "Http1Server")
+    return missing + [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]
 
 
 def install(sender: Sender) -> None:
     """Have every stream from now on ask ``sender``. Streams that are under way keep the sender they began with.
 
-    mitmproxy's HTTP layer looks its stream class up in its own module whenever it makes a stream, for live
-    connections and for client replay alike; putting ours there covers both.
+    mitmproxy's HTTP layer looks its classes up in its own module whenever it makes one, for live connections and for
+    client replay alike; putting ours there covers both.
     """
-    layers.HttpStream = type("ResendStream", (ResendStream,), {"sender": sender})  # type: ignore[misc, assignment]
+    ResendStream.installed = sender
+    layers.HttpStream = ResendStream  # type: ignore[misc]
+    connections.install()
 
 
 def uninstall() -> None:
-    """Give mitmproxy its own stream class back."""
+    """Give mitmproxy its own classes back."""
     layers.HttpStream = HttpStream  # type: ignore[misc]
+    connections.uninstall()

@@ -46,6 +46,8 @@ def proxy_options(**settings: Any) -> options.Options:
 
 
 FAILED = b"the stream has failed"
+CUT = b"cut"
+"""What is in the place of a body that does not come to its end."""
 
 
 class ScriptedSender(Sender):
@@ -56,6 +58,9 @@ class ScriptedSender(Sender):
         self.repeats = False
         """Whether what was lost is sent again."""
         self.lost_flows: set[str] = set()
+        self.judges: set[int] = set()
+        """Statuses that are enough to go by where a body does not come to its end."""
+        self.told: list[str] = []
         self.stale: set[int] = set()
         """Attempts that are outdated by the time their connection is there."""
         self.tries: dict[str, int] = {}
@@ -79,6 +84,18 @@ class ScriptedSender(Sender):
         response = flow.response
         refused = response is not None and (response.status_code == 401 or response.content == FAILED)
         return refused and self.tries[flow.id] < self.attempts
+
+    def head(self, flow: http.HTTPFlow) -> None:
+        self.told.append("head")
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        self.told.append("whole")
+
+    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+        assert flow.response is not None
+        self.told.append(why)
+        status = flow.response.status_code
+        return http.Response.make(status, CUT) if status in self.judges else None
 
     def lost(self, flow: http.HTTPFlow) -> None:
         self.lost_flows.add(flow.id)
@@ -131,6 +148,7 @@ class Got:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
+    trailers: dict[str, str] = field(default_factory=dict)
     complete: bool = False
     cut: bool = False
     """It ended before it was complete: a reset stream, a closed connection."""
@@ -216,9 +234,11 @@ class Proxy:
         self.held.remove(command)
         self._complete(command)
 
-    def wake(self) -> None:
-        """Let the time pass that the oldest of those waits for who wait for time to pass."""
-        self.give(events.Wakeup(self.wakeups.pop(0)))
+    def wake(self, after: float | None = None) -> None:
+        """Let the oldest wakeup come, of all or of those that were asked for with that delay in seconds."""
+        oldest = next(one for one in self.wakeups if after in (None, one.delay))
+        self.wakeups.remove(oldest)
+        self.give(events.Wakeup(oldest))
 
     # -- commands out
 
@@ -338,6 +358,13 @@ class H1Client(Client):
         self.got: Got | None = None
         self.tunnel: bytearray | None = None
         """What has come since the connection was upgraded."""
+        self._is_connected = False
+
+    def connect(self) -> None:
+        """Have the proxy make a tunnel to `HOST`, and ask through that from now on."""
+        self.send(f"CONNECT {HOST}:80 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n".encode())
+        assert bytes(self.wire).startswith(b"HTTP/1.1 200 ")
+        assert self._is_connected
 
     def ask(self, path: str, body: bytes = b"", fields: Fields = (), *, end: bool = True) -> Got:
         assert self.got is None or self.got.complete, "HTTP/1 has one request at a time"
@@ -349,8 +376,7 @@ class H1Client(Client):
             headers.append(("content-length", str(len(body))))
         else:
             headers.append(("transfer-encoding", "chunked"))
-        target = f"http://{HOST}{path}" if self.proxy.layer.mode is not HTTPMode.transparent else path
-        data = self._h11(h11.Request(method="POST", target=target, headers=headers))
+        data = self._h11(h11.Request(method="POST", target=self._target(path), headers=headers))
         if body:
             data += self._h11(h11.Data(data=body))
         if end:
@@ -364,16 +390,21 @@ class H1Client(Client):
             data += self._h11(h11.EndOfMessage(headers=list(trailers)))
         self.send(data)
 
-    def upgrade(self, path: str) -> Got:
+    def _target(self, path: str) -> str:
+        is_direct = self._is_connected or self.proxy.layer.mode is HTTPMode.transparent
+        return path if is_direct else f"http://{HOST}{path}"
+
+    def upgrade(self, path: str, fields: Fields = ()) -> Got:
         self.got = got = Got()
         headers = [
+            *fields,
             ("host", HOST),
             ("connection", "upgrade"),
             ("upgrade", "websocket"),
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
         ]
-        data = self._h11(h11.Request(method="GET", target=f"http://{HOST}{path}", headers=headers))
+        data = self._h11(h11.Request(method="GET", target=self._target(path), headers=headers))
         self.send(data + self._h11(h11.EndOfMessage()))
         return got
 
@@ -384,7 +415,9 @@ class H1Client(Client):
         if self.tunnel is not None:
             self.tunnel += data
             return
-        assert self.got is not None
+        if self.got is None:
+            self._is_connected = True
+            return
         assert not self.got.complete, f"after the end of a response: {data!r}"
         self.http.receive_data(data)
         while True:
@@ -401,6 +434,7 @@ class H1Client(Client):
                 self.got.data += event.data
             elif isinstance(event, h11.EndOfMessage):
                 self.got.complete = True
+                self.got.trailers = {n.decode(): v.decode() for n, v in event.headers}
                 assert not self.http.trailing_data[0], "after the end of a response"
             else:
                 return
@@ -470,6 +504,8 @@ class H2Client(Client):
             elif isinstance(event, h2.events.DataReceived):
                 self.got[event.stream_id].data += event.data or b""
                 self.http.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+            elif isinstance(event, h2.events.TrailersReceived):
+                self.got[event.stream_id].trailers = {str(n): str(v) for n, v in event.headers or ()}
             elif isinstance(event, h2.events.StreamEnded):
                 self.got[event.stream_id].complete = True
             elif isinstance(event, h2.events.StreamReset):
@@ -501,6 +537,14 @@ class Upstream(Peer):
     @abstractmethod
     def answer_more(self, seen: Seen, body: bytes, *, end: bool = True) -> None: ...
 
+    @abstractmethod
+    def interim(self, seen: Seen, status: int = 103) -> None:
+        """Answer for now: the answer itself is still to come."""
+
+    @abstractmethod
+    def end(self, seen: Seen, trailers: Fields) -> None:
+        """End an answer with trailers."""
+
     def closed(self) -> None: ...
 
 
@@ -530,6 +574,7 @@ class H1Upstream(Upstream):
             elif isinstance(event, h11.EndOfMessage):
                 assert self.seen is not None
                 self.seen.complete = True
+                self.seen.trailers = {name.decode(): value.decode() for name, value in event.headers}
                 following = bytes(self.http.trailing_data[0])
                 self.http = h11.Connection(h11.SERVER)
                 if not following:
@@ -549,6 +594,12 @@ class H1Upstream(Upstream):
 
     def answer_more(self, seen: Seen, body: bytes, *, end: bool = True) -> None:
         self.send((_chunk(body) if body else b"") + (b"0\r\n\r\n" if end else b""))
+
+    def interim(self, seen: Seen, status: int = 103) -> None:
+        self.send(f"HTTP/1.1 {status} For Now\r\nlink: </style.css>\r\n\r\n".encode())
+
+    def end(self, seen: Seen, trailers: Fields) -> None:
+        self.send(b"0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in trailers).encode() + b"\r\n")
 
 
 def _chunk(data: bytes) -> bytes:
@@ -597,6 +648,14 @@ class H2Upstream(Upstream):
 
     def answer_more(self, seen: Seen, body: bytes, *, end: bool = True) -> None:
         self.http.send_data(seen.stream, body, end_stream=end)
+        self._flush()
+
+    def interim(self, seen: Seen, status: int = 103) -> None:
+        self.http.send_headers(seen.stream, [(":status", str(status)), ("link", "</style.css>")])
+        self._flush()
+
+    def end(self, seen: Seen, trailers: Fields) -> None:
+        self.http.send_headers(seen.stream, list(trailers), end_stream=True)
         self._flush()
 
     def refuse_early(self, seen: Seen, body: bytes = b"") -> None:

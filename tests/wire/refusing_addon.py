@@ -43,6 +43,14 @@ class Refusing:
             return "again" in flow.request.query and self.tries[flow.id] < ATTEMPTS
         return flow.response is not None and flow.response.status_code == 401 and self.tries[flow.id] < ATTEMPTS
 
+    def head(self, flow: http.HTTPFlow) -> None: ...
+
+    def whole(self, flow: http.HTTPFlow) -> None: ...
+
+    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+        assert flow.response is not None
+        return http.Response.make(401, b"cut") if flow.response.status_code == 401 else None
+
     def lost(self, flow: http.HTTPFlow) -> None:
         self.lost_flows.add(flow.id)
 

@@ -16,7 +16,7 @@ from mitmproxy import http
 
 from codexpool.wire import resend
 
-from .playbook import FAILED, Got, H2Client, H2Upstream, Protocol, Proxy, ScriptedSender, Seen, proxy_options
+from .playbook import CUT, FAILED, Got, H2Client, H2Upstream, Protocol, Proxy, ScriptedSender, Seen, proxy_options
 
 ATTEMPTS = 3
 OPTIONS = proxy_options()
@@ -44,13 +44,21 @@ class Schedules(RuleBasedStateMachine):
         hosts=st.booleans(),
         reads=st.booleans(),
         repeats=st.booleans(),
+        judges=st.sampled_from([frozenset[int](), frozenset({401})]),
         hold=st.sets(st.sampled_from(["response", "open", "error"])),
     )
     def begin(
-        self, client: Protocol, upstream: Protocol, hosts: bool, reads: bool, repeats: bool, hold: set[str]
+        self,
+        client: Protocol,
+        upstream: Protocol,
+        hosts: bool,
+        reads: bool,
+        repeats: bool,
+        judges: frozenset[int],
+        hold: set[str],
     ) -> None:
         self.sender = ScriptedSender(ATTEMPTS)
-        self.sender.repeats = repeats
+        self.sender.repeats, self.sender.judges = repeats, set(judges)
         if hosts:
             self.sender.dress = _each_attempt_to_a_host_of_its_own
         resend.install(self.sender)
@@ -139,6 +147,25 @@ class Schedules(RuleBasedStateMachine):
             self.over.add(seen)
 
     @precondition(lambda self: self.open_requests)
+    @rule(index=st.integers(0, 9), size=st.sampled_from([1, resend.MOST_HELD + 1]))
+    def refuse_without_end(self, index: int, size: int) -> None:
+        seen = self.open_requests[index % len(self.open_requests)]
+        if seen not in self.answers:
+            self.answers[seen] = [bytes(size)]
+            seen.upstream.answer(seen, 401, end=False)
+            for start in range(0, size, 60_000):
+                if seen not in self.open_requests:
+                    break
+                seen.upstream.answer_more(seen, bytes(min(60_000, size - start)), end=False)
+
+    @precondition(lambda self: self.open_requests)
+    @rule(index=st.integers(0, 9), status=st.sampled_from([100, 103]))
+    def answer_for_now(self, index: int, status: int) -> None:
+        seen = self.open_requests[index % len(self.open_requests)]
+        if seen not in self.answers:
+            seen.upstream.interim(seen, status)
+
+    @precondition(lambda self: self.open_requests)
     @rule()
     def refuse_all(self) -> None:
         for seen in self.open_requests:
@@ -176,6 +203,8 @@ class Schedules(RuleBasedStateMachine):
             got = asked.got
             if got.status == 429:
                 assert FAILED.startswith(got.body)
+            if got.status == 401 and CUT.startswith(got.body):
+                continue  # Its body did not come to its end, and it was judged by its status.
             if got.status in (200, 401):
                 attempts = [seen for seen in self.answers if seen.path == asked.name]
                 sent = [b"".join(self.answers[seen]) for seen in attempts]
