@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,14 +14,15 @@ from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import Whoami
 from codexpool.memory import Memory
+from codexpool.pauses import Pauses, Waiting
 from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
-from codexpool.renewals import FIRST_PAUSE, LONGEST_PAUSE, Renewals
+from codexpool.renewals import Renewals
 from codexpool.state import Snapshot, record_name
 from codexpool.tasks import Tasks
-from codexpool.verification import Verification, expected
+from codexpool.verification import Verification, expected, of_its_login
 
 if TYPE_CHECKING:
     from codexpool.credentials.authapi import AuthApi
@@ -63,8 +63,10 @@ class Custody:
         """... and those of whom it is known."""
         self._owners: dict[str, IdentityKey] = {}
         """Whose each identity is, by name: its tokens may change, and this does not."""
+        self.waiting = Waiting()
+        """The requests that wait for an identity: what they wait for is asked about more often."""
         self._verification = Verification(api)
-        self._renewals = Renewals(pool, tasks, self._present, self._came)
+        self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._came)
 
     def kept(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> list[IdentitySpec]:
         """Those whose credential is still the one they had, where it cannot be read anew.
@@ -116,7 +118,8 @@ class Custody:
 
     async def renewal(self, identity: Identity, seconds: float) -> None:
         """Wait until the renewal of an identity's token that is under way has come to something, or to nothing."""
-        await self._renewals.attempted(identity, seconds)
+        with self.waiting.one_more():
+            await self._renewals.attempted(identity, seconds)
 
     def look_after(self, identity: Identity) -> None:
         """Have done what an identity needs before it serves, unless that is under way or it needs a person."""
@@ -182,13 +185,21 @@ class Custody:
         spec, credential = self._spec(identity), self._credentials.get(identity.name)
         if spec is None or credential is None:
             return
-        answer = self._of_its_owner(identity, spec, await self._verification.owner(renewal.bearer, credential, spec))
+        answer = of_its_login(await self._verification.owner(renewal.bearer, credential, spec), renewal, spec)
+        answer = self._of_its_owner(identity, spec, answer)
         if answer.word is Word.OTHER_ACCOUNT:
-            self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
+            self._is_not_its_own(identity, renewal, answer)
         elif answer.metadata is None:
             raise NoTokenNowError(f"it has another token, but {answer.evidence}")
         elif self._spec(identity) is not None:
             self._use(identity, renewal, answer)
+
+    def _is_not_its_own(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:
+        """Another token is there, and it is of somebody else."""
+        if renewal.was != NOBODY and self._config is not None and identity.name not in self._owners:
+            self._owners[identity.name] = renewal.was
+            self._memory.belongs(self._config.path, identity, renewal.was)
+        self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
 
     def _use(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:
         stale, fresh = identity.fingerprint, renewal.bearer
@@ -206,8 +217,9 @@ class Custody:
 
     async def _verify(self, identity: Identity) -> None:
         """Ask whose a token is until that is known."""
-        pause = FIRST_PAUSE
+        pauses, said = Pauses(self.waiting), ""
         while self._spec(identity) is not None and identity.status in (*IN_DOUBT, Status.READY):
+            pauses.begins()
             answer = await self._word(identity)
             if answer is None:
                 return None
@@ -219,10 +231,12 @@ class Custody:
             self._remember(identity, answer)
             if identity.status not in IN_DOUBT:
                 return None
-            if answer.word is Word.UNREACHABLE:
-                logger.warning("%s stays %s: %s", identity.name, identity.status, answer.evidence)
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            why = f"{identity.status}: {answer.evidence}"
+            if answer.word is not Word.HEALTHY and why != said:
+                logger.warning("%s stays %s", identity.name, why)
+                self._memory.became(identity.fingerprint, identity.condition)
+                said = why
+            await pauses.pause()
         return None
 
     def _verified(self, identity: Identity) -> None:
@@ -241,7 +255,7 @@ class Custody:
         if identity.status is Status.SUSPECT and identity.metadata is not None and answer.metadata is not None:
             return answer._replace(metadata=identity.metadata)  # Asked about the token only, and waited for.
         by_other_means = identity.kind is Kind.PAT or identity.issued_at > 0
-        return await self._verification.place(answer, bearer, by_other_means)
+        return await self._verification.place(answer, bearer, by_other_means, before=identity.metadata)
 
     def _of_its_owner(self, identity: Identity, spec: IdentitySpec, answer: Whoami) -> Whoami:
         """The word on a token, or that it is not whose this identity is.

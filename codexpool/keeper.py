@@ -107,8 +107,9 @@ class Keeper:
         returns_at = self.pool.next_return(now)
         soonest = returns_at - now if returns_at is not None else seconds
         try:
-            async with asyncio.timeout(max(0.01, min(seconds, soonest))):
-                await self._changed.wait()
+            with self._custody.waiting.one_more():
+                async with asyncio.timeout(max(0.01, min(seconds, soonest))):
+                    await self._changed.wait()
         except TimeoutError:
             pass
 

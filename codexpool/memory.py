@@ -121,6 +121,11 @@ class Memory:
             record = Record(identity.fingerprint, identity.metadata.key, used_at or self._used.get(identity.name))
             state.put_record(record_name(pool_toml, identity.name), record)
 
+    def belongs(self, pool_toml: Path, identity: Identity, key: IdentityKey) -> None:
+        """Whose an identity of a pool.toml is, although it has a token of somebody else just now."""
+        if (state := self._now()) is not None:
+            state.put_record(record_name(pool_toml, identity.name), Record(identity.fingerprint, key, None))
+
     def left(self, pool_toml: Path, name: str) -> None:
         """An identity was taken out of a pool.toml: whose it was binds nobody who takes its name."""
         if (state := self._now()) is not None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 
-from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
+from codexpool.credentials import (
+    Credential,
+    NoTokenAnyMoreError,
+    NoTokenNowError,
+    Renewal,
+    UnusableTokenError,
+)
 from codexpool.credentials.secret import Bearer
-from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
+from codexpool.pauses import Pauses, Waiting
+from codexpool.pool.identity import Evidence, Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.tasks import Tasks
 
 logger = logging.getLogger("codexpool")
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two attempts that gave no token: doubled each time, and jittered."""
 
 Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
 """An identity's credential and token as they are now; None where it has left the pool."""
@@ -27,25 +30,33 @@ Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
 class _UnderWay:
     """One identity's renewal."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting) -> None:
         self.attempt = asyncio.Event()
         """Set when the present attempt has come to something, or to nothing."""
-        self.hurry = asyncio.Event()
-        """Set when the pause before the next attempt is to end."""
+        self.pauses = Pauses(waiting)
+        self.said = ""
+        """Why the last attempt gave no token."""
 
 
 class Renewals:
     """The renewals under way.
 
     ``present`` is looked at before each attempt. ``came`` is awaited with every new token, and has to find out whose
-    it is before it is used. It may raise NoTokenNowError where that cannot be found out yet.
+    it is before it is used. It may raise NoTokenNowError where that cannot be found out yet. ``waiting`` are the
+    requests that wait for an identity: they cut pauses short.
     """
 
     def __init__(
-        self, pool: Pool, tasks: Tasks, present: Present, came: Callable[[Identity, Renewal], Awaitable[None]]
+        self,
+        pool: Pool,
+        tasks: Tasks,
+        waiting: Waiting,
+        present: Present,
+        came: Callable[[Identity, Renewal], Awaitable[None]],
     ) -> None:
         self._pool = pool
         self._tasks = tasks
+        self._waiting = waiting
         self._present = present
         self._came = came
         self._under_way: dict[Identity, _UnderWay] = {}
@@ -56,14 +67,16 @@ class Renewals:
         ``refused`` says that the backend refused the one it has, and not only the clock.
         """
         if identity not in self._under_way:
-            under_way = self._under_way[identity] = _UnderWay()  # Not when the task runs: somebody may wait by then.
+            under_way = self._under_way[identity] = _UnderWay(
+                self._waiting
+            )  # Not when the task runs: somebody may wait by then.
             task = self._tasks.spawn(self._until_settled(identity, under_way, refused))
             task.add_done_callback(lambda _: self._ended(identity, under_way))
 
     def hurry(self, identity: Identity) -> None:
         """An identity's credential has changed: what is under way is to be tried again now."""
         if (under_way := self._under_way.get(identity)) is not None:
-            under_way.hurry.set()
+            under_way.pauses.hurry()
 
     async def attempted(self, identity: Identity, seconds: float) -> None:
         """Wait for the attempt that is under way, if there is one; ``seconds`` at most."""
@@ -78,23 +91,22 @@ class Renewals:
         under_way.attempt.set()
 
     async def _until_settled(self, identity: Identity, under_way: _UnderWay, refused: bool) -> None:
-        pause = FIRST_PAUSE
         while not identity.paused and (present := self._present(identity)) is not None:
-            wait = pause * random.uniform(0.8, 1.2)
-            if await self._is_settled(identity, *present, refused, wait):
+            wait = under_way.pauses.begins()
+            if await self._is_settled(identity, under_way, *present, refused, wait):
                 return
             under_way.attempt.set()
-            try:
-                async with asyncio.timeout(wait):
-                    await under_way.hurry.wait()
-                pause = FIRST_PAUSE
-            except TimeoutError:
-                pause = min(2 * pause, LONGEST_PAUSE)
-            under_way.hurry.clear()
+            await under_way.pauses.pause()
             under_way.attempt = asyncio.Event()
 
     async def _is_settled(
-        self, identity: Identity, credential: Credential, stale: Bearer | None, refused: bool, wait: float
+        self,
+        identity: Identity,
+        under_way: _UnderWay,
+        credential: Credential,
+        stale: Bearer | None,
+        refused: bool,
+        wait: float,
     ) -> bool:
         """One attempt. False where it is to be made again after so many seconds."""
         fingerprint = identity.fingerprint
@@ -103,12 +115,14 @@ class Renewals:
             if renewal is not None:
                 await self._came(identity, renewal)
         except NoTokenNowError as error:
-            self._none_now(identity, str(error), wait)
+            if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
+                evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
+                self._pool.unusable(identity.name, fingerprint, evidence)
+            self._none_now(identity, under_way, str(error), wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
-            condition = Condition(Status.NEEDS_LOGIN, evidence.at, evidence=evidence)
-            self._pool.condition_learned(identity.name, fingerprint, condition)
+            self._pool.refused_for_good(identity.name, fingerprint, Status.NEEDS_LOGIN, evidence, evidence.at)
             return True
         if renewal is None:
             note = "its token is refused, and there is no other one"
@@ -116,8 +130,10 @@ class Renewals:
             self._pool.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 
-    def _none_now(self, identity: Identity, reason: str, wait: float) -> None:
-        logger.warning("%s: %s; tried again in %.0f s", identity.name, reason, max(1.0, wait))
+    def _none_now(self, identity: Identity, under_way: _UnderWay, reason: str, wait: float) -> None:
+        if reason != under_way.said:  # Once for each reason, and not for each attempt.
+            logger.warning("%s: %s; tried again in %.0f s", identity.name, reason, max(1.0, wait))
+            under_way.said = reason
         if identity.kind is Kind.COMMAND:
             now = time.time()
             evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)

@@ -36,7 +36,7 @@ from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import nobody
-from codexpool.pool.recovery import PATIENCE
+from codexpool.pool.patience import PATIENCE
 from codexpool.pool.verdict import NOT_PORTABLE, Finding, Next, Verdict
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text

@@ -8,19 +8,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codexpool.config import IdentitySpec
-from codexpool.credentials import Credential
+from codexpool.credentials import Credential, Renewal
 from codexpool.credentials.claims import claims_of
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.pat import PREFIX
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
+from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import Evidence, IdentityKey, Metadata, Word
 from codexpool.wire.routing import NotListedError
 
 if TYPE_CHECKING:
     from codexpool.credentials.authapi import AuthApi
-
-DISCOVERY = "wham/accounts/check"
 
 
 class Verification:
@@ -43,22 +42,35 @@ class Verification:
             return answer
         return expected(answer, IdentityKey(spec.account_id or "", spec.user_id or ""))
 
-    async def place(self, answer: Whoami, bearer: Bearer, by_other_means: bool) -> Whoami:
+    async def place(
+        self, answer: Whoami, bearer: Bearer, by_other_means: bool, before: Metadata | None = None
+    ) -> Whoami:
         """The same word with where the workspace is served from, which the backend says.
 
         A 401 there is the word on a token that only its claims have vouched for so far (``by_other_means`` is
-        False); else it is the endpoint's.
+        False); else it is the endpoint's. ``before`` is what was last known of the identity: where discovery gives no
+        answer to go by, that stays in force.
         """
         if answer.metadata is None:
             return answer
+        metadata = answer.metadata
+        if before is not None and before.key == answer.metadata.key:
+            metadata = replace(metadata, origin=before.origin, routing_override=before.routing_override)
+            answer = answer._replace(metadata=metadata)
+        else:
+            before = None
         try:
-            metadata = await (await asyncio.shield(self._api)).routing(bearer, answer.metadata)
+            metadata = await (await asyncio.shield(self._api)).routing(bearer, metadata)
         except UndiscoveredError as error:
-            evidence = replace(answer.evidence, note=str(error))
-            return Whoami(Word.UNREACHABLE, evidence)
+            if before is not None:
+                return answer
+            return Whoami(Word.UNREACHABLE, replace(answer.evidence, note=str(error)))
         except NotListedError as error:
-            note = f"{error} {answer.metadata.account_id}: this login has lost its workspace"
-            return Whoami(Word.OTHER_ACCOUNT, replace(answer.evidence, note=note))
+            if before is not None:
+                return answer
+            note = f"{error} {metadata.account_id}: this login has lost its workspace"
+            evidence = replace(answer.evidence, method="GET", path=DISCOVERY, status=200, note=note)
+            return Whoami(Word.OTHER_ACCOUNT, evidence)
         except RefusedError:
             if by_other_means:
                 return answer
@@ -80,6 +92,20 @@ def expected(answer: Whoami, key: IdentityKey) -> Whoami:
         f"{what} {value}" for what, value in zip(("account", "user"), key, strict=True) if value
     )
     return Whoami(Word.OTHER_ACCOUNT, replace(answer.evidence, note=note))
+
+
+def of_its_login(answer: Whoami, renewal: Renewal, spec: IdentitySpec) -> Whoami:
+    """The answer, or the word that the token endpoint gave the tokens of somebody else than the login was of.
+
+    At the very first start nothing else says whose it has to be. What pool.toml says is binding, as ever.
+    """
+    if spec.account_id and spec.user_id:
+        return answer
+    answer = expected(answer, renewal.was)
+    if answer.word is not Word.OTHER_ACCOUNT or not renewal.kept:
+        return answer
+    evidence = answer.evidence
+    return answer._replace(evidence=replace(evidence, note=f"{evidence.note}; {renewal.kept}"))
 
 
 def _says(part: str) -> bool:

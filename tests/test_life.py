@@ -120,7 +120,7 @@ class Backend:
         tokens: dict[str, Any] = self.login(self.refresh_tokens.pop(refresh_token))["tokens"]
         return tokens
 
-    async def output(self, line: command.CommandLine) -> str:
+    async def output(self, line: command.CommandLine, *_: object) -> str:
         await asyncio.sleep(0.05)
         if self.is_silent:
             raise NoTokenNowError("the program fails")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,10 +30,17 @@ from codexpool.cli.standing import Standing, standings
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.whoami import Whoami
 from codexpool.pool.conditions import CONDEMNED
-from codexpool.pool.identity import Evidence, Kind, Status, Word
+from codexpool.pool.confirmation import DISCOVERY
+from codexpool.pool.identity import WHOAMI, Evidence, Kind, Status, Word
 
 AT_ONCE: Final = 8
 """Tokens that are asked about at the same time."""
+
+TOGETHER: Final = (
+    "Whoami refuses several tokens at once, so it may be whoami that is wrong: nothing is flagged. A proxy that runs "
+    "flags them if that holds for ten minutes, or if requests are refused as well"
+)
+"""What is said of them."""
 
 FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})
 """What the exit code tells of, besides tokens that nobody could be asked about."""
@@ -58,6 +65,7 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
     resolved = resolve(config, sources)
     before = {row.spec.name: row for row in standings(config, sources, known())}
     answers = asyncio.run(_all(config, resolved, [name for name in before if name in wanted]))
+    answers = _doubted_together(answers, before)
     complaints = _write_down(config, resolved, answers)
     rows = [_seen(before[name], answers.get(name)) for name in before if name in wanted]
     if as_json:
@@ -66,7 +74,7 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
         table(rows)
     for complaint in complaints:
         click.echo(f"codexpool: {complaint}", err=True)
-    unasked = [name for name, answer in answers.items() if answer.word is Word.UNREACHABLE]
+    unasked = [name for name in answers if _status(resolved.credentials[name].kind, answers[name]) is None]
     context.exit(1 if unasked or complaints or any(row.status in FAILED for row in rows) else 0)
 
 
@@ -86,6 +94,24 @@ async def _all(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> 
 
         await asyncio.gather(*(one(name) for name in names))
     return answers
+
+
+def _doubted_together(answers: dict[str, Whoami], before: Mapping[str, Standing]) -> dict[str, Whoami]:
+    """The answers, of which several new refusals by whoami at once are no word yet."""
+    refused = [
+        name
+        for name, answer in answers.items()
+        if answer.word is Word.REFUSED
+        and answer.evidence.path == WHOAMI
+        and before[name].status not in (Status.SUSPECT, Status.NEEDS_REPLACEMENT)
+    ]
+    if len(refused) < 2:
+        return answers
+    doubted = {
+        name: Whoami(Word.UNREACHABLE, replace(answers[name].evidence, note=f"{answers[name].evidence}. {TOGETHER}"))
+        for name in refused
+    }
+    return {**answers, **doubted}
 
 
 class _Progress:
@@ -114,7 +140,7 @@ def _seen(row: Standing, answer: Whoami | None) -> Standing:
     """How an identity stands after it was looked at."""
     if answer is None:
         return row  # There is no token to look at; why, is there already.
-    status = _status(row.kind, answer.word)
+    status = _status(row.kind, answer)
     if status is None:
         return replace(row, evidence=str(answer.evidence))
     row = replace(
@@ -128,9 +154,14 @@ def _seen(row: Standing, answer: Whoami | None) -> Standing:
     return replace(row, status=status, since=answer.evidence.at, until=None, evidence=evidence)
 
 
-def _status(kind: Kind, word: Word) -> Status | None:
-    """What an identity is after this word; None where that says nothing about it."""
-    match word:
+def _status(kind: Kind, answer: Whoami) -> Status | None:
+    """What an identity is after this word; None where that says nothing about it.
+
+    That routing discovery does not list an account is no word yet: a proxy sees whether it stays so.
+    """
+    if answer.evidence.path == DISCOVERY and answer.word is Word.OTHER_ACCOUNT:
+        return None
+    match answer.word:
         case Word.HEALTHY:
             return Status.READY
         case Word.OTHER_ACCOUNT:
@@ -147,7 +178,7 @@ def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoam
     with the_state() as state:
         for name, answer in answers.items():
             credential = resolved.credentials[name]
-            bearer, status = credential.bearer(), _status(credential.kind, answer.word)
+            bearer, status = credential.bearer(), _status(credential.kind, answer)
             if bearer is None or status is None:
                 continue
             remember(state, config.path, name, credential, answer, status)

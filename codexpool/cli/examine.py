@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 from codexpool.config import IdentitySpec
-from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError
-from codexpool.credentials.secret import Bearer
+from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.whoami import Whoami
 from codexpool.pool.identity import Evidence, Kind, Word
-from codexpool.verification import Verification
+from codexpool.verification import Verification, of_its_login
 
 
 async def examined(
@@ -22,13 +21,12 @@ async def examined(
     """
     try:
         bearer = credential.bearer()
-        if bearer is None or may_renew:
-            bearer = await _present(credential)
-        answer = await _asked(spec, credential, bearer, verification)
+        present = await _present(credential) if bearer is None or may_renew else Renewal(bearer, issued=False)
+        answer = await _asked(spec, credential, present, verification)
         if answer.word is Word.REFUSED and credential.kind.is_renewable and may_renew:
-            renewal = await credential.renewed(bearer, refused=True)
+            renewal = await credential.renewed(present.bearer, refused=True)
             if renewal is not None:
-                answer = await _asked(spec, credential, renewal.bearer, verification, is_new=True)
+                answer = await _asked(spec, credential, renewal, verification, is_new=True)
     except NoTokenNowError as error:
         return Whoami(Word.UNREACHABLE, Evidence(time.time(), note=str(error)))
     except NoTokenAnyMoreError as error:
@@ -36,18 +34,18 @@ async def examined(
     return answer
 
 
-async def _present(credential: Credential) -> Bearer:
+async def _present(credential: Credential) -> Renewal:
     bearer, due_at = credential.bearer(), credential.due_at()
     if bearer is not None and (due_at is None or due_at > time.time()):
-        return bearer
+        return Renewal(bearer, issued=False)
     renewal = await credential.renewed(bearer, refused=False)
     if renewal is None:
         raise NoTokenNowError("there is no token")
-    return renewal.bearer
+    return renewal
 
 
 async def _asked(
-    spec: IdentitySpec, credential: Credential, bearer: Bearer, verification: Verification, is_new: bool = False
+    spec: IdentitySpec, credential: Credential, token: Renewal, verification: Verification, is_new: bool = False
 ) -> Whoami:
-    answer = await verification.owner(bearer, credential, spec)
-    return await verification.place(answer, bearer, by_other_means=is_new or credential.kind is Kind.PAT)
+    answer = of_its_login(await verification.owner(token.bearer, credential, spec), token, spec)
+    return await verification.place(answer, token.bearer, by_other_means=is_new or credential.kind is Kind.PAT)

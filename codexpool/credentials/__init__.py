@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from codexpool.credentials.secret import Bearer
-from codexpool.pool.identity import Kind
+from codexpool.pool.identity import IdentityKey, Kind
 
 
 class NoTokenNowError(Exception):
     """There is no other token at the moment; trying again later may help. The text says why."""
+
+
+class UnusableTokenError(NoTokenNowError):
+    """A token was issued that cannot be used, with a refresh token that can: the next try spends that one."""
 
 
 class NoTokenAnyMoreError(Exception):
@@ -26,11 +30,15 @@ class NoTokenAnyMoreError(Exception):
 class Renewal(NamedTuple):
     """Another token. ``issued``: it was made just now, because the one before was refused.
 
-    One that was only found where somebody else had put it, or was made because its time had come, is none.
+    One that was only found where somebody else had put it, or was made because its time had come, is none. ``was`` is
+    whose login the token endpoint was asked with, where it gave the tokens of somebody else, and ``kept`` says where
+    the file is as it was before; both are empty for all other tokens.
     """
 
     bearer: Bearer
     issued: bool
+    was: IdentityKey = IdentityKey("", "")
+    kept: str = ""
 
 
 class Credential(Protocol):

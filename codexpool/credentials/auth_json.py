@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from codexpool.credentials.claims import claims_of, is_jwt
 from codexpool.credentials.pat import PREFIX
 from codexpool.credentials.secret import Bearer
 from codexpool.files import UnusableError
+from codexpool.pool.identity import IdentityKey
 
 LOG_IN = "log in anew: codexpool login NAME"
 
@@ -53,6 +54,11 @@ class Login:
     fedramp: bool
     expires_at: float | None
     document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def key(self) -> IdentityKey:
+        """Whose login it is."""
+        return IdentityKey(self.account_id, self.user_id)
 
     def expires_within(self, seconds: float, at: float) -> bool:
         """Whether its access token is worth nothing so many seconds from now."""
@@ -93,6 +99,18 @@ def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
     last_refresh = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
     tokens = {**login.document["tokens"], **given}
     return _login({**login.document, "tokens": tokens, "last_refresh": last_refresh})
+
+
+def with_refresh_token(login: Login, answer: Mapping[str, Any]) -> Login | None:
+    """The login as it was, but with the refresh token of an answer whose other tokens cannot be used.
+
+    None where the answer has no new one.
+    """
+    fresh = answer.get("refresh_token")
+    if not isinstance(fresh, str) or not fresh or fresh == login.refresh_token:
+        return None
+    document = {**login.document, "tokens": {**login.document["tokens"], "refresh_token": fresh}}
+    return replace(login, refresh_token=fresh, document=document)
 
 
 def text_of(document: Mapping[str, Any]) -> str:

@@ -17,10 +17,13 @@ import httpx
 from codexpool import __version__
 from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
 from codexpool.clock import Clock
+from codexpool.credentials import bounded
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
+from codexpool.pool.dead_tokens import says_dead
 from codexpool.pool.identity import Evidence, Metadata, Word
+from codexpool.pool.verdict import ENDPOINT_CODES
 from codexpool.redact import redacted
 from codexpool.wire.errors import error_of
 from codexpool.wire.headers import identity_values
@@ -31,13 +34,13 @@ for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # They would log every request of ours as if it mattered.
 
 TIMEOUT = 10.0
-"""Seconds for one of these requests, connecting included."""
+"""Seconds for one of these requests, from connecting to the last byte of the answer."""
+
+SHOWN = 200
+"""Characters that a message has of an answer at most."""
 
 NO_COOKIES = DefaultCookiePolicy(allowed_domains=[])
 """What is asked for one identity is nothing for the next one to be known by."""
-
-NOT_ABOUT_THE_TOKEN = frozenset({"unsupported_country_region_territory"})
-"""Refusals of whoami that speak of where the request came from: no word on the credential."""
 
 
 class AuthApi:
@@ -56,7 +59,7 @@ class AuthApi:
             # The environment's HTTPS_PROXY may well be this very proxy: mitmproxy ignores it, and so do we.
             trust_env=False,
             timeout=TIMEOUT,
-            headers={"user-agent": f"codexpool/{__version__}", "accept": "application/json"},
+            headers={"user-agent": f"codexpool/{__version__}", **bounded.PLAIN},
         )
         self._client.cookies.jar.set_policy(NO_COOKIES)
 
@@ -68,7 +71,8 @@ class AuthApi:
         """Ask whose token this is. Never raises: what gives no word is `Word.UNREACHABLE` with a note."""
         at = time.time()
         try:
-            response = await self._client.get(self._whoami_url, headers={"authorization": f"Bearer {bearer.token}"})
+            headers = {"authorization": f"Bearer {bearer.token}"}
+            response = await bounded.answer(self._client, "GET", self._whoami_url, TIMEOUT, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             note = f"whoami cannot be reached ({type(error).__name__})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
@@ -78,40 +82,50 @@ class AuthApi:
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         """The metadata with the origin and the routing override that routing discovery names.
 
-        Raises UndiscoveredError where there was no answer to go by, RefusedError on a 401, and
-        `codexpool.wire.routing.NotListedError` where the token knows other accounts only. Any other refusal is an
-        answer: the endpoint is not for this credential, and the workspace is served from the usual origin.
+        Raises UndiscoveredError where there was no answer to go by, and what `place_in` raises.
         """
         headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
+        url = CHATGPT + ACCOUNTS_CHECK
         try:
-            response = await self._client.get(CHATGPT + ACCOUNTS_CHECK, headers=list(headers.items()))
+            response = await bounded.answer(self._client, "GET", url, TIMEOUT, headers=list(headers.items()))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise UndiscoveredError(f"routing discovery cannot be reached ({type(error).__name__})") from error
-        if response.status_code >= 500 or response.status_code == 429 or _is_html(response):
-            raise UndiscoveredError(f"routing discovery answers {response.status_code}")
-        if response.status_code == 401:
-            raise RefusedError(
-                f"routing discovery answers 401 {redacted(error_of(response.headers, response.content)[0])}"
-            )
-        if response.status_code >= 400:
-            return metadata
-        try:
-            workspace = workspace_of(response.json(), metadata.account_id)
-            host_of(workspace.origin)
-        except NotListedError:
-            raise
-        except ValueError as error:
-            raise UndiscoveredError(str(error)) from error
-        return replace(
-            metadata,
-            account_id=workspace.account_id,
-            origin=workspace.origin,
-            routing_override=workspace.routing_override,
-        )
+        return place_in(response, metadata)
+
+
+def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
+    """What an answer of routing discovery says of a workspace.
+
+    Raises RefusedError where it says that the token is dead, `codexpool.wire.routing.NotListedError` where it lists
+    other accounts only, and UndiscoveredError for everything that is no answer to go by. A 404, or a 401 that speaks
+    of the endpoint, is an answer: discovery is not for this credential, and the place stays what it was.
+    """
+    status, document = response.status_code, _json(response)
+    code = redacted(error_of(response.headers, response.content)[0])
+    is_json, from_edge = isinstance(document, dict), _is_from_edge(response)
+    if says_dead(status, code, is_json, from_edge):
+        raise RefusedError(f"routing discovery answers {status} {code}")
+    if is_json and not from_edge and (status == 404 or (status == 401 and code in ENDPOINT_CODES)):
+        return metadata
+    if status != 200 or from_edge:
+        raise UndiscoveredError(f"routing discovery answers {status}" + (f" {code}" if code else ""))
+    try:
+        workspace = workspace_of(document, metadata.account_id)
+        host_of(workspace.origin)
+    except NotListedError:
+        raise
+    except ValueError as error:
+        raise UndiscoveredError(str(error)[:SHOWN]) from error
+    return replace(
+        metadata,
+        account_id=workspace.account_id,
+        origin=workspace.origin,
+        routing_override=workspace.routing_override,
+    )
 
 
 def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
-    """What an answer of whoami means. Only a refusal in JSON speaks of the token."""
+    """What an answer of whoami means. Only a 401 in JSON with a code of `DEAD_TOKEN_CODES` condemns the token."""
     # Some refusals repeat the token they refuse, and evidence is shown: in pool.toml, and to the client.
     code, _ = map(redacted, error_of(response.headers, response.content))
     evidence = Evidence(
@@ -124,7 +138,7 @@ def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
         bearer.fingerprint,
     )
     document = _json(response)
-    if response.status_code in (401, 403) and isinstance(document, dict) and code not in NOT_ABOUT_THE_TOKEN:
+    if says_dead(response.status_code, code, isinstance(document, dict), _is_from_edge(response)):
         return Whoami(Word.REFUSED, evidence)
     if response.status_code == 200 and isinstance(document, dict):
         try:
@@ -152,5 +166,6 @@ def _json(response: httpx.Response) -> Any:
         return None
 
 
-def _is_html(response: httpx.Response) -> bool:
-    return "html" in response.headers.get("content-type", "").lower()
+def _is_from_edge(response: httpx.Response) -> bool:
+    """Whether the content network in front of the backend has said this, and not the backend."""
+    return "cf-mitigated" in response.headers or "html" in response.headers.get("content-type", "").lower()

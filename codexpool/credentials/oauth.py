@@ -4,6 +4,13 @@ Two who use one refresh token burn it. So it is used under a lock that holds acr
 still has it: what somebody else has renewed meanwhile is taken over. The new tokens are on the disk before anybody
 is told. A process that is killed loses a login only if that happens between the server's answer and the renaming
 of a file that was prepared before the server was asked: some milliseconds, in a thread that waits for nothing else.
+
+| the answer gives | the file | the login |
+|---|---|---|
+| tokens of the same account and user | has them | serves with them |
+| an unusable access token, and a new refresh token | has the new refresh token | waits: the next try spends it |
+| an unusable access token, and no new refresh token | stays | waits for the next try |
+| tokens of another account or user | has them; the old one is kept beside it | the caller's: `Renewal.was` |
 """
 
 from __future__ import annotations
@@ -14,15 +21,22 @@ import random
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from codexpool import tasks
-from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal, auth_json
+from codexpool.credentials import (
+    Credential,
+    NoTokenAnyMoreError,
+    NoTokenNowError,
+    Renewal,
+    UnusableTokenError,
+    auth_json,
+)
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import REUSED, TIMEOUT, TokenEndpoint
-from codexpool.files import Replacement, UnusableError, locked, read_private
-from codexpool.pool.identity import Kind
+from codexpool.files import Replacement, UnusableError, keep_beside, locked, read_private
+from codexpool.pool.identity import IdentityKey, Kind
 
 logger = logging.getLogger("codexpool")
 
@@ -69,13 +83,15 @@ class OAuth:
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         """The token on the disk if that is another one, else one that the refresh token gives.
 
-        Raises NoTokenNowError; NoTokenAnyMoreError where the refresh token is worth nothing any more.
+        Raises NoTokenNowError; UnusableTokenError where the next try has another refresh token to spend;
+        NoTokenAnyMoreError where the refresh token is worth nothing any more.
         """
         # A thread of its own, which goes on if nobody waits any more: a renewal that has begun is to be written.
-        self.login, is_new = await asyncio.shield(tasks.in_thread(self._renew, stale, refused))
-        if is_new:
+        renewed = await asyncio.shield(tasks.in_thread(self._renew, stale, refused))
+        self.login = renewed.login
+        if renewed.is_new:
             self._renewed_at = time.time()
-        return Renewal(self.login.access, issued=is_new and refused)
+        return Renewal(self.login.access, renewed.is_new and refused, renewed.was, renewed.kept)
 
     def is_over(self, at: float) -> bool:
         """Whether the access token has expired; one that was just made has not, whatever our clock says."""
@@ -93,16 +109,16 @@ class OAuth:
     def _file_has(self, login: Login) -> None:
         self._in_file, self._in_file_at, self._unwritten = login.access.fingerprint, time.monotonic(), None
 
-    def _renew(self, stale: Bearer | None, refused: bool) -> tuple[Login, bool]:
+    def _renew(self, stale: Bearer | None, refused: bool) -> _Renewed:
         with ExitStack() as stack:
             try:
                 real = self.path.resolve(strict=True)
                 stack.enter_context(locked(real, LOCK_TIMEOUT))
             except (OSError, RuntimeError, NotImplementedError) as error:
                 raise NoTokenNowError(f"{self.path} cannot be locked: {_reason(error)}") from error
-            login = self._read()
+            login, text = self._read()
             if login.access != stale and not login.expires_within(EARLY, time.time()):
-                return login, False
+                return _Renewed(login)
             try:
                 new = stack.enter_context(Replacement(real))
             except OSError as error:
@@ -111,20 +127,22 @@ class OAuth:
             answer = self._answer(login, refused)
             theirs = self._read_again(login)
             if theirs is not None and theirs.refresh_token != login.refresh_token:
-                return theirs, False  # A person has logged in meanwhile, without a lock: that login counts.
-            return self._written(new, theirs or login, answer), True
+                return _Renewed(theirs)  # A person has logged in meanwhile, without a lock: that login counts.
+            return self._written(new, theirs or login, text, answer)
 
-    def _read(self) -> Login:
+    def _read(self) -> tuple[Login, str]:
+        """The login to be renewed, and the text of the file."""
         try:
-            login = auth_json.parse(read_private(self.path))
+            text = read_private(self.path)
+            login = auth_json.parse(text)
         except UnusableError as error:
             raise NoTokenNowError(f"{self.path} {error.what}; {error.remedy}") from None
         if isinstance(login, Bearer):
             raise NoTokenNowError(f"{self.path} holds a personal access token now")
         if self._unwritten is not None and self._in_file == login.access.fingerprint:
-            return self._unwritten
+            return self._unwritten, text
         self._file_has(login)
-        return login
+        return login, text
 
     def _read_again(self, login: Login) -> Login | None:
         """What the file has after the backend was asked; None where that is nothing to go by."""
@@ -145,20 +163,53 @@ class OAuth:
             text = f"{error}. {self.path} has two owners: a Codex client or another copy of it renews the same login"
             raise NoTokenAnyMoreError(error.code, text) from None
 
-    def _written(self, new: Replacement, login: Login, answer: dict[str, object]) -> Login:
+    def _written(self, new: Replacement, login: Login, text: str, answer: dict[str, object]) -> _Renewed:
         try:
             fresh = auth_json.renewed(login, answer, time.time())
         except UnusableError as error:
-            raise NoTokenAnyMoreError("", f"the renewed login {error.what}") from None
+            raise self._unusable(new, login, answer, error.what) from None
+        if fresh.access == login.access:
+            raise self._unusable(new, login, answer, "has no other access token")
+        is_the_same = fresh.key == login.key
+        kept = "" if is_the_same else self._kept(text)
+        self._put(new, fresh)
+        return _Renewed(fresh, True) if is_the_same else _Renewed(fresh, True, login.key, kept)
+
+    def _unusable(self, new: Replacement, login: Login, answer: dict[str, object], what: str) -> NoTokenNowError:
+        """Tokens have come that make no login. The refresh token among them is the only one there is by now."""
+        said = f"the renewed login {what}"
+        kept = auth_json.with_refresh_token(login, answer)
+        if kept is None:
+            return NoTokenNowError(said)
+        self._put(new, kept)
+        return UnusableTokenError(f"{said}; its new refresh token is kept for the next try")
+
+    def _put(self, new: Replacement, login: Login) -> None:
         try:
-            new.put(auth_json.text_of(fresh.document).encode())
+            new.put(auth_json.text_of(login.document).encode())
         except OSError as error:
             # It serves for as long as this process lives, and nobody must think that it will be there tomorrow.
             logger.error("%s could not be written (%s): log in anew before the proxy ends", self.path, _reason(error))
-            self._unwritten = fresh
+            self._unwritten = login
         else:
-            self._file_has(fresh)
-        return fresh
+            self._file_has(login)
+
+    def _kept(self, text: str) -> str:
+        """Keep what the file has had, and say where."""
+        try:
+            path = keep_beside(self.path.resolve(), text.encode())
+        except (OSError, RuntimeError) as error:
+            return f"the {self.path.name} as it was before could not be kept ({_reason(error)})"
+        return f"the {self.path.name} as it was before is kept in {path}"
+
+
+class _Renewed(NamedTuple):
+    """What came of a renewal. ``is_new``: it was made just now; ``was`` and ``kept`` as in `Renewal`."""
+
+    login: Login
+    is_new: bool = False
+    was: IdentityKey = IdentityKey("", "")
+    kept: str = ""
 
 
 def _reason(error: BaseException) -> str:

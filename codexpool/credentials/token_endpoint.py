@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import threading
-import time
 from collections.abc import Mapping
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final
 
 from codexpool import __version__
 from codexpool.backend import REFRESH_URL
-from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, bounded
 from codexpool.credentials.route import Route
 from codexpool.redact import redacted
 from codexpool.wire.errors import error_of
@@ -21,21 +21,30 @@ if TYPE_CHECKING:
 CLIENT_ID: Final = "app_EMoamEEZ73f0CkXaXp7hrann"
 """Codex's own; ``CODEX_APP_SERVER_LOGIN_CLIENT_ID`` overrides it there and here."""
 
-TIMEOUT: Final = 30.0
-"""Seconds for a renewal. Longer than for other requests: one that was sent has spent the refresh token."""
+TIMEOUT: Final = 25.0
+"""Seconds for a renewal, from connecting to the last byte. Longer than for other requests: one that was sent has
+spent the refresh token."""
 
 REUSED: Final = "refresh_token_reused"
-
-LONGEST: Final = 1 << 20
-"""Bytes of an answer that are read; a login has some thousand."""
 
 PERMANENT: Final[Mapping[str, str]] = {
     "refresh_token_expired": "its refresh token has expired",
     REUSED: "its refresh token was used already, by somebody else",
     "refresh_token_invalidated": "its refresh token was revoked",
     "invalid_grant": "its refresh token is not accepted",
+    "invalid_refresh_token": "its refresh token is not accepted",
+    "app_session_expired": "its session has expired",
+    "app_session_terminated": "its session was ended",
+    "token_expired": "its refresh token is not accepted",
 }
-"""The codes after which the same refresh token is never tried again, and what they mean."""
+"""The codes after which the same refresh token is never tried again, and what they mean.
+
+Sources: openai/codex pull requests 24830 and 27351 ("all six terminal AuthAPI refresh codes") and its manager.rs;
+``token_expired`` from decolua/9router pull request 1821, where the endpoint says so of a refresh token.
+"""
+
+REFUSALS: Final = frozenset({400, 401, 403})
+"""The statuses with which one of those codes counts."""
 
 
 class TokenEndpoint:
@@ -50,7 +59,7 @@ class TokenEndpoint:
         self._client_id = environ.get("CODEX_APP_SERVER_LOGIN_CLIENT_ID", "").strip() or CLIENT_ID
         self._route = route
         self._lock = threading.Lock()
-        self._client: httpx.Client | None = None
+        self._tls: ssl.SSLContext | None = None
 
     def renew(self, refresh_token: str, refused: bool) -> dict[str, Any]:
         """The new tokens. Raises NoTokenNowError, and NoTokenAnyMoreError where a person has to log in."""
@@ -62,59 +71,54 @@ class TokenEndpoint:
             "refresh_token": refresh_token,
             "refresh_reason": "unauthorized_recovery" if refused else "proactive_expiry",
         }
+        # A loop of its own, which bounds the whole of it: a blocking client bounds each read apart. Closing the loop
+        # does not wait for a name that is still being looked up, as asyncio.run would.
+        loop = asyncio.new_event_loop()
         try:
-            response = self._posted(asked)
+            response = loop.run_until_complete(self._posted(asked))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise NoTokenNowError(f"the token endpoint cannot be reached ({type(error).__name__})") from error
-        return _answer(response, refresh_token)
+        finally:
+            loop.close()
+        return tokens_of(response, refresh_token)
 
-    def _posted(self, asked: Mapping[str, str]) -> httpx.Response:
-        """The whole answer, in `TIMEOUT`: a slow one is not waited for piece by piece."""
+    async def _posted(self, asked: Mapping[str, str]) -> httpx.Response:
         import httpx
 
-        deadline = time.monotonic() + TIMEOUT
-        with self._open().stream("POST", self._url, json=asked) as response:
-            content = bytearray()
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > LONGEST or time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("too long an answer")
-            return httpx.Response(response.status_code, headers=_plain(response), content=bytes(content))
+        client = httpx.AsyncClient(
+            verify=self._trusted(),
+            proxy=self._route.proxy,
+            trust_env=False,  # HTTPS_PROXY may well be this very proxy.
+            timeout=TIMEOUT,
+            headers={"user-agent": f"codexpool/{__version__}", **bounded.PLAIN},
+        )
+        async with client:
+            return await bounded.answer(client, "POST", self._url, TIMEOUT, json=asked)
 
-    def _open(self) -> httpx.Client:
-        import httpx
-
+    def _trusted(self) -> ssl.SSLContext:
         with self._lock:
-            if self._client is None:
-                self._client = httpx.Client(
-                    verify=self._route.tls(),
-                    proxy=self._route.proxy,
-                    trust_env=False,  # HTTPS_PROXY may well be this very proxy.
-                    timeout=TIMEOUT,
-                    headers={"user-agent": f"codexpool/{__version__}", "accept": "application/json"},
-                )
-                self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            return self._client
+            if self._tls is None:
+                self._tls = self._route.tls()
+            return self._tls
 
 
-def _plain(response: httpx.Response) -> dict[str, str]:
-    """The headers of an answer whose body is decoded."""
-    coded = ("content-encoding", "content-length", "transfer-encoding")
-    return {name: value for name, value in response.headers.items() if name not in coded}
+def tokens_of(response: httpx.Response, refresh_token: str) -> dict[str, Any]:
+    """What an answer of the token endpoint gives: a new access token, or a new refresh token at least.
 
-
-def _answer(response: httpx.Response, refresh_token: str) -> dict[str, Any]:
+    Raises NoTokenAnyMoreError where it says, in JSON and with a code of `PERMANENT`, that the refresh token is worth
+    nothing, and NoTokenNowError for everything else: proxies and content networks refuse in JSON too.
+    """
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
-    if response.status_code == 200 and isinstance(document, dict) and isinstance(document.get("access_token"), str):
-        return document
+    if response.status_code == 200 and isinstance(document, dict):
+        if any(isinstance(document.get(key), str) and document[key] for key in ("access_token", "refresh_token")):
+            return document
+        raise NoTokenNowError("the token endpoint answers 200, and gives no token")
     code = redacted(error_of(response.headers, response.content)[0].replace(refresh_token, "…")).lower()
     said = f"the token endpoint answers {response.status_code}" + (f" {code}" if code else "")
-    if isinstance(document, dict):  # A page of the content network is no word on a token.
-        if meaning := PERMANENT.get(code) if response.status_code in (400, 401, 403) else None:
-            raise NoTokenAnyMoreError(code, f"{meaning} ({said})")
-        if response.status_code == 401:
-            raise NoTokenAnyMoreError(code, f"its refresh token is refused ({said})")
+    is_final = response.status_code in REFUSALS and code in PERMANENT and "cf-mitigated" not in response.headers
+    if is_final and isinstance(document, dict):
+        raise NoTokenAnyMoreError(code, f"{PERMANENT[code]} ({said})")
     raise NoTokenNowError(said)

@@ -7,11 +7,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 SPARE = 4096
 """Bytes reserved beyond the length of the old file."""
+
+KEPT_IN_A_SECOND = 10
+"""Files that are kept beside another one within a second at most."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -39,9 +43,7 @@ class Replacement:
         """Raises OSError where the file could not be written."""
         status = self._real.stat()
         self._new.unlink(missing_ok=True)
-        self._descriptor = os.open(
-            self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
-        )
+        self._descriptor = os.open(self._new, _CREATE, 0o600)
         try:
             give_owner(self._new, status)
             self._new.chmod(stat.S_IMODE(status.st_mode))
@@ -56,11 +58,7 @@ class Replacement:
 
         With ``instead_of`` only if the old file still has that content; whether it was done.
         """
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        os.ftruncate(self._descriptor, len(content))
-        os.fsync(self._descriptor)
+        _write(self._descriptor, content)
         self._close()  # Windows replaces no file that is open.
         if instead_of is not None and self._real.read_bytes() != instead_of:
             return False
@@ -78,6 +76,29 @@ class Replacement:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def keep_beside(real: Path, content: bytes) -> Path:
+    """Write what a file has held into a new file beside it, for its owner only, and return that one's path.
+
+    No file that is there is overwritten. Raises OSError.
+    """
+    stem = f"{real.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for number in range(KEPT_IN_A_SECOND):
+        path = real.with_name(f"{stem}-{number}" if number else stem)
+        try:
+            descriptor = os.open(path, _CREATE, 0o600)
+        except FileExistsError:
+            continue
+        try:
+            _write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            give_owner(path, real.stat())
+        sync_folder(real.parent)
+        return path
+    raise FileExistsError(errno.EEXIST, "too many files of that name", str(real.with_name(stem)))
 
 
 @contextlib.contextmanager
@@ -108,6 +129,14 @@ def give_owner(path: Path, status: os.stat_result) -> None:
     now = path.stat()
     if os.name == "posix" and (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
         os.chown(path, status.st_uid, status.st_gid)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.ftruncate(descriptor, len(content))
+    os.fsync(descriptor)
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from codexpool.pool.breaker import Breaker
 from codexpool.pool.causes import Cause, Causes
+from codexpool.pool.confirmation import Confirmation
 from codexpool.pool.identity import (
     RETURNING,
     Condition,
@@ -57,7 +58,7 @@ CONDEMNED = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONF
 """Conditions that only a person ends."""
 
 REFUSED_FOR_GOOD = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})
-"""Conditions that the breaker counts, where a refused request has led to them."""
+"""Conditions that the breaker counts, whatever the identity was before: `Conditions.refused_for_good`."""
 
 IN_DOUBT = frozenset({Status.UNVERIFIED, Status.SUSPECT})
 """Conditions that end when somebody has said whose token it is, or given another one."""
@@ -83,6 +84,7 @@ class Conditions:
         self.causes = Causes()
         self.on_doubt: Callable[[Identity], None] = lambda identity: None
         """Called with an identity whose token is to be looked at in the background while it goes on serving."""
+        self.confirmation = Confirmation()
         self._listener = listener
         self._by_key: dict[IdentityKey, Identity] = {}
         self._by_account: dict[str, list[Identity]] = {}
@@ -109,6 +111,7 @@ class Conditions:
             return
         if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
             return
+        self.confirmation.request_refused(evidence.fingerprint, at)
         is_new = identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
         if self.causes.is_own(cause, identity.fingerprint, at):
             if not is_new:
@@ -136,6 +139,12 @@ class Conditions:
         if identity.status in RENEWAL_MENDS:
             self._become(identity, self._awake(identity, at))
 
+    def unusable(self, name: str, fingerprint: str, evidence: Evidence) -> None:
+        """Its token is worth nothing, and what came in its place cannot be used: suspect until another one comes."""
+        identity = self._current(name, fingerprint)
+        if identity is not None and identity.status in (Status.UNVERIFIED, Status.READY):
+            self._become(identity, Condition(Status.SUSPECT, evidence.at, evidence=evidence))
+
     def unrenewed(self, name: str, fingerprint: str, evidence: Evidence, at: float, until: float | None) -> None:
         """There is no other token than one that was refused, or none at all; ``until`` says when that may change.
 
@@ -154,7 +163,8 @@ class Conditions:
         """Whoami's word on a token, asked because the identity was unverified or suspect, or to be sure.
 
         ``evidence`` is of whoami's own answer, its time the one at which whoami was asked. A refusal that made
-        the identity suspect is the better reason, and is kept. ``metadata`` comes with `Word.HEALTHY`.
+        the identity suspect is the better reason, and is kept. ``metadata`` comes with `Word.HEALTHY`. A word against
+        the token changes the status once it is final (see `codexpool.pool.confirmation`).
         """
         identity = self._current(name, evidence.fingerprint)
         if identity is None:
@@ -163,18 +173,31 @@ class Conditions:
         since = identity.condition.since
         if word is Word.HEALTHY and identity.status in JUDGED and since - ASKED_FOR < at < since:
             return  # Asked before the refusal: the token may have died in between.
+        if word is Word.HEALTHY:
+            self.confirmation.vouched(identity.fingerprint)
+            self._vouched(identity, metadata, at)
+            return
+        if word is Word.UNREACHABLE or not self.confirmation.is_final(evidence):
+            if identity.status is Status.UNVERIFIED:  # Why it still is. Asked again later.
+                identity.condition = replace(identity.condition, evidence=evidence)
+            return
         if identity.status is Status.SUSPECT:
             evidence = identity.condition.evidence or evidence
         evidence = replace(evidence, whoami=word.value)
-        match word:
-            case Word.HEALTHY:
-                self._vouched(identity, metadata, at)
-            case Word.REFUSED:
-                self._become(identity, Condition(Status.NEEDS_REPLACEMENT, at, evidence=evidence))
-            case Word.OTHER_ACCOUNT:
-                self._become(identity, Condition(Status.CONFLICT, at, evidence=evidence))
-            case Word.UNREACHABLE:
-                pass  # Says nothing about the token: what was known stays, and whoami is asked again later.
+        if word is Word.OTHER_ACCOUNT:
+            self._become(identity, Condition(Status.CONFLICT, at, evidence=evidence))
+        else:
+            self.refused_for_good(name, identity.fingerprint, Status.NEEDS_REPLACEMENT, evidence, at)
+
+    def refused_for_good(self, name: str, fingerprint: str, status: Status, evidence: Evidence, at: float) -> None:
+        """A token, or the refresh token behind it, is dead: ``status`` says what a person has to do.
+
+        The breaker counts that, whatever the identity was before.
+        """
+        identity = self._current(name, fingerprint)
+        if identity is not None:
+            is_news = identity.status not in REFUSED_FOR_GOOD
+            self._become(identity, Condition(status, at, evidence=evidence), counts=is_news)
 
     def recall(self, name: str, fingerprint: str, metadata: Metadata, at: float) -> None:
         """What an earlier run found out about the same token: enough to serve until whoami has confirmed it."""
@@ -323,18 +346,23 @@ class Conditions:
         identity = self.identities.get(name)
         return identity if identity is not None and identity.fingerprint == fingerprint else None
 
-    def _become(self, identity: Identity, condition: Condition) -> None:
-        """Every transition comes by here. Who is held back does not serve: it is paused instead."""
+    def _become(self, identity: Identity, condition: Condition, counts: bool = False) -> None:
+        """Every transition comes by here. Who is held back does not serve: it is paused instead.
+
+        ``counts``: it is a refusal for the breaker to know of.
+        """
         identity.is_held = bool(identity.held_back) and condition.status in LEADS_TO_SERVING
         if identity.is_held:
             evidence = Evidence(condition.since, note=identity.held_back)
             condition = Condition(Status.PAUSED, condition.since, evidence=evidence)
         before, identity.condition = identity.condition, condition
+        if condition.status is Status.READY:
+            identity.waited.over()
         self._has_changed(identity)
         if before.status is not condition.status:
             if condition.status in REFUSED_FOR_GOOD:
                 self.causes.withdraw(identity.fingerprint)
-            if before.status is Status.SUSPECT and condition.status in REFUSED_FOR_GOOD:
+            if counts or (before.status is Status.SUSPECT and condition.status in REFUSED_FOR_GOOD):
                 self._count_refusal(identity, condition.since)
             self._listener(identity, before)
             if condition.status in CONDEMNED and identity.metadata is not None:
@@ -351,7 +379,10 @@ class Conditions:
         """For whoever keeps the identities in an order."""
 
     def _count_refusal(self, identity: Identity, at: float) -> None:
-        left = sum(i.status not in CONDEMNED and i.status is not Status.PAUSED for i in self.identities.values())
+        left = sum(
+            i.status not in CONDEMNED and (i.status is not Status.PAUSED or i.twin_of == identity.name)
+            for i in self.identities.values()
+        )
         self.breaker.refused(identity.name, at, left)
 
     def _usage_of(self, identity: Identity) -> Usage:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from codexpool.backend import CHATGPT, TURN_PATHS
+from codexpool.pool.patience import Waited
 from codexpool.pool.selection import Load
 
 
@@ -187,6 +188,8 @@ class Identity:
     """Refusals in a row that may be its fault and do not say so; a good answer of the model sets it back."""
     avoided_until: float = 0.0
     """Until when it is not given a new session if there is another identity: the backend has had trouble with it."""
+    waited: Waited = field(default_factory=Waited)
+    """For how long requests have waited for it in vain."""
     twin_of: str | None = None
     """The identity that is listed earlier for the same account and user; only that one serves."""
 

@@ -146,14 +146,19 @@ class Pool(Conditions):
 
     def may_serve_soon(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> bool:
         """Whether waiting ``within`` seconds for somebody to become ready may be worth it."""
+        return bool(self.awaited(asked, at, within, without))
+
+    def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
+        """The identities that may become ready within so many seconds, for a request that is worth waiting for."""
         excluded = set(without)
         breaker_ends = self.breaker.until <= at + within if self.breaker.opened_at is not None else False
-        for identity in self.identities.values():
-            if identity.name in excluded or not self.is_for(identity, asked, at):
-                continue
-            if identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)):
-                return True
-        return False
+        return [
+            identity
+            for identity in self.identities.values()
+            if identity.name not in excluded
+            and self.is_for(identity, asked, at)
+            and (identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)))
+        ]
 
     def edge_pause(self, identity: Identity, at: float) -> float:
         """Seconds for which the host that an identity is served from is still to be left alone."""

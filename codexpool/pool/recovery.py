@@ -8,15 +8,14 @@ tested, here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Asked, Identity, Status
+from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import Finding, Next, Verdict
-
-PATIENCE = 10.0
-"""Seconds that a request waits in all for an identity to become ready, or to have another token, while one may."""
 
 MOST_TRIES = 2
 """Attempts of one request with one token."""
@@ -103,9 +102,9 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     while True:
         now = clock()
         own = pool.in_renewal(asked)
-        if own is not None and renewals[own.name] < MOST_RENEWALS and patience.left > 0:
+        if own is not None and renewals[own.name] < MOST_RENEWALS and (seconds := patience.for_one_of([own])) > 0:
             renewals[own.name] += 1
-            yield from patience.spent_on(Renew(own, patience.left))
+            yield from patience.spent_on(Renew(own, seconds), [own])
             continue
         identity = pool.choose(asked, now, tries.refused(pool), prefer)
         if identity is None and may_relay:
@@ -113,9 +112,10 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
         if identity is None:
             identity = pool.choose(asked, now, tries.spent(pool))
         if identity is None:
-            if patience.left <= 0 or not pool.may_serve_soon(asked, now, patience.left, tries.spent(pool)):
+            awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
+            if (seconds := patience.for_one_of(awaited)) <= 0:
                 return NobodyServes()
-            yield from patience.spent_on(Wait(patience.left))
+            yield from patience.spent_on(Wait(seconds), awaited)
             continue
         if (pause := min(pool.edge_pause(identity, now), patience.left)) > 0:
             yield from patience.spent_on(Pause(pause))
@@ -140,9 +140,10 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             return Relay()
         if verdict.next is Next.ONCE:
             extra.remove(Next.ONCE)
-        if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and patience.left > 0:
+        seconds = patience.for_one_of([identity])
+        if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and seconds > 0:
             renewals[identity.name] += 1
-            yield from patience.spent_on(Renew(identity, patience.left))
+            yield from patience.spent_on(Renew(identity, seconds), [identity])
 
 
 STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})
@@ -160,9 +161,23 @@ class _Patience:
         self._timer = timer
         self.left = PATIENCE
 
-    def spent_on(self, step: Step) -> Generator[Step, Verdict | None, None]:
-        """Wait, and take off what that took."""
+    def for_one_of(self, awaited: Sequence[Identity]) -> float:
+        """The seconds there are to wait for one of these identities; 0 where there is none.
+
+        Others have waited for those that are in doubt; when a rest ends is known.
+        """
+        now = self._timer()
+        shares = (i.waited.left(now) if i.status in IN_DOUBT else PATIENCE for i in awaited)
+        return min(self.left, max(shares, default=0.0))
+
+    def spent_on(
+        self, step: Wait | Pause | Renew, awaited: Sequence[Identity] = ()
+    ) -> Generator[Step, Verdict | None, None]:
+        """Wait, and take off what that took, here and for whoever waits for the same identities."""
         begun = self._timer()
+        for identity in awaited:
+            if identity.status in IN_DOUBT:
+                identity.waited.begins(begun, step.seconds)
         yield step
         left = self.left - max(0.0, self._timer() - begun)
         self.left = left if left > LEAST else 0.0

@@ -224,6 +224,24 @@ def test_list_tells_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert len(pool.standin.seen) == asked
 
 
+def test_several_tokens_that_whoami_refuses_at_once_are_not_flagged_by_a_check(pool: Pool) -> None:
+    # given one that is dead and flagged, and two that whoami refuses at the same time
+    for name in ("dead", "work", "spare"):
+        pool.add(pat(name))
+    pool.standin.kill(pat("dead").token)
+    pool.run("check", code=1)
+    for name in ("work", "spare"):
+        pool.standin.kill(pat(name).token)
+
+    result = pool.run("check", code=1)
+
+    assert "it may be whoami that is wrong" in result.output
+    flags = {entry["name"]: entry.get("needs_replacement") for entry in tomllib.loads(pool.text)["identity"]}
+    assert [name for name, flag in flags.items() if flag is not None] == ["dead"]
+    statuses = {name: row["status"] for name, row in pool.list().items()}
+    assert statuses == {"dead": "needs_replacement", "work": "ready", "spare": "ready"}
+
+
 def test_the_flag_of_a_token_that_is_good_goes_with_a_check(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.standin.kill(pat("work").token)

@@ -13,10 +13,13 @@ from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError
+from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
 from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
 from tests.running import pat
 
+CLOUDFLARE_JSON = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
+MITIGATED = {"cf-mitigated": "challenge"}
 WORK = Metadata("acc-work", "user-work", "business")
 
 
@@ -55,8 +58,16 @@ async def test_whoami_may_be_elsewhere_as_codex_lets_one_say(standin: StandIn) -
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        (Answer(status=401, body=error_body("token_revoked", "no")), Word.REFUSED),
-        (Answer(status=403, body=error_body("token_revoked", "no")), Word.REFUSED),
+        *((Answer(status=401, body=error_body(code, "no")), Word.REFUSED) for code in DEAD_TOKEN_CODES),
+        (Answer(status=401, body=error_body("TOKEN_REVOKED", "no")), Word.REFUSED),
+        (Answer(status=403, body=error_body("token_revoked", "no")), Word.UNREACHABLE),
+        (Answer(status=403, body=error_body("ip_not_authorized", "no")), Word.UNREACHABLE),
+        (Answer(status=403, body=CLOUDFLARE_JSON), Word.UNREACHABLE),
+        (Answer(status=401, body=CLOUDFLARE_JSON), Word.UNREACHABLE),
+        (Answer(status=401, headers=MITIGATED, body=error_body("token_revoked", "no")), Word.UNREACHABLE),
+        (Answer(status=401, body=error_body("proxy_authentication", "no")), Word.UNREACHABLE),
+        (Answer(status=401, body={"detail": "Unauthorized"}), Word.UNREACHABLE),
+        (Answer(status=401, body=["token_revoked"]), Word.UNREACHABLE),
         (Answer(status=403, body=error_body("unsupported_country_region_territory", "no")), Word.UNREACHABLE),
         (Answer(status=401, body=CLOUDFLARE_PAGE), Word.UNREACHABLE),
         (Answer(status=401, body=b""), Word.UNREACHABLE),

@@ -172,7 +172,8 @@ async def test_somewhere_else_may_be_asked_as_codex_lets_one_say(standin: StandI
         (400, "refresh_token_reused"),
         (401, "Refresh_Token_Invalidated"),
         (400, "invalid_grant"),
-        (401, "whatever"),
+        (400, "app_session_terminated"),
+        (401, "token_expired"),
     ],
 )
 async def test_a_permanent_failure_is_told_and_the_file_stays(
@@ -194,7 +195,11 @@ async def test_a_permanent_failure_is_told_and_the_file_stays(
         Answer(status=429, body=error_body("slow_down", "no")),
         Answer(status=400, body=error_body("invalid_request", "no")),
         Answer(status=401, body=CLOUDFLARE_PAGE),
+        Answer(status=401, body=error_body("whatever", "no")),
+        Answer(status=401, body={"detail": "Unauthorized"}),
+        Answer(status=401, headers={"cf-mitigated": "challenge"}, body=error_body("refresh_token_expired", "no")),
         Answer(status=200, body={"id_token": "x"}),
+        Answer(status=200, body={"access_token": "unsendable\u00e9 token"}),
         Answer(status=200, body=b"not json"),
         Answer(cut="head"),
         Answer(status=200, body={"access_token": "x"}, cut="body"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from codexpool.credentials.secret import fingerprint
 from codexpool.pool.identity import (
+    WHOAMI,
     Asked,
     Condition,
     Evidence,
@@ -72,8 +73,16 @@ def vouch(pool: Pool, name: str, at: float, who: str = "") -> None:
     pool.whoami_said(name, Word.HEALTHY, asked(identity, at), metadata(who or name))
 
 
+def whoami_refuses(pool: Pool, name: str, at: float) -> None:
+    """Whoami, asked then, says that a token is dead."""
+    evidence = Evidence(at, "GET", WHOAMI, 401, "token_revoked", fingerprint=pool.identities[name].fingerprint)
+    pool.whoami_said(name, Word.REFUSED, evidence)
+
+
 def condemn(pool: Pool, name: str, at: float) -> None:
-    pool.whoami_said(name, Word.REFUSED, asked(pool.identities[name], at))
+    """Whoami says that a token is dead which a client's request was refused with."""
+    pool.confirmation.request_refused(pool.identities[name].fingerprint, at)
+    whoami_refuses(pool, name, at)
 
 
 def refuse(pool: Pool, name: str, sent_at: float, at: float) -> None:

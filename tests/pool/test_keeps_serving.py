@@ -492,11 +492,23 @@ def test_a_new_token_for_one_it_was_opened_on_closes_the_breaker() -> None:
     assert chosen(pool, "s", NOW + 1) == "a"
 
 
-def test_tokens_that_were_dead_from_the_beginning_do_not_open_it() -> None:
-    pool = ready_pool("good")
-    pool.replace_identities([*pool.identities.values(), *map(unverified, ("x", "y", "z"))], pool.selection, NOW)
+@pytest.mark.parametrize("before", [Status.UNVERIFIED, Status.READY, Status.SUSPECT, Status.RESTING])
+def test_whatever_an_identity_was_before_its_refusal_for_good_counts(before: Status) -> None:
+    pool = ready_pool("good", "x", "y", "z")
     for name in ("x", "y", "z"):
+        pool.condition_learned(name, pool.identities[name].fingerprint, Condition(before, NOW))
         condemn(pool, name, NOW)
+
+    assert pool.breaker.names == ("x", "y", "z")
+    assert chosen(pool, "s", NOW + 1) is None
+    assert chosen(pool, "s", NOW + FIRST_PAUSE) == "good"
+
+
+def test_a_condition_that_somebody_else_has_found_out_does_not_count() -> None:
+    pool = ready_pool("good", "x", "y", "z")
+    for name in ("x", "y", "z"):
+        flagged = Condition(Status.NEEDS_REPLACEMENT, NOW)
+        pool.condition_learned(name, pool.identities[name].fingerprint, flagged)
 
     assert chosen(pool, "s") == "good"
 

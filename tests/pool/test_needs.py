@@ -84,6 +84,7 @@ def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end
 
 def test_conflict_is_told_from_a_refusal() -> None:
     pool = ready_pool("work")
+    refuse(pool, "work", NOW, NOW)
     pool.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
 
     assert "work: its token belongs to another account" in nobody(pool, Asked(None, RESPONSES), NOW).message

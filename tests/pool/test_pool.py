@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from codexpool.pool import exclusions
@@ -290,9 +292,11 @@ def test_unreachable_whoami_says_nothing_about_the_token(status: Status) -> None
     before = Condition(status, NOW, evidence=Evidence(NOW, note="why"))
     pool.condition_learned("a", identity.fingerprint, before)
 
-    pool.whoami_said("a", Word.UNREACHABLE, asked(identity, NOW + 1))
+    said = Evidence(NOW + 1, fingerprint=identity.fingerprint, note="whoami answers 403 ip_not_authorized")
+    pool.whoami_said("a", Word.UNREACHABLE, said)
 
-    assert identity.condition == before
+    # who was never verified is told why; what else there is has a better reason
+    assert identity.condition == (replace(before, evidence=said) if status is Status.UNVERIFIED else before)
 
 
 def test_token_of_another_account_is_a_conflict_and_not_served() -> None:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from codexpool.pool.conditions import CONDEMNED, LONGEST_REST, SHORT_REST
+from codexpool.pool.confirmation import HOLDS
 from codexpool.pool.identity import Asked, Evidence, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import (
     MOST_TRIES,
-    PATIENCE,
     NobodyServes,
     Outcome,
     Pause,
@@ -525,10 +526,10 @@ class World(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """Whoami is asked about whoever is in doubt, and everybody has had a rest."""
-        for _ in range(2):
+        for _ in range(int(HOLDS // 60) + 2):  # until whoami's word is final, whoever it is on
             for asking in list(self.askings):
                 self._hear(asking)
-            self._spend(1)
+            self._spend(60)
             for identity in self.pool.identities.values():
                 if identity.status in (Status.UNVERIFIED, Status.SUSPECT):
                     self._ask(identity.name)
@@ -576,8 +577,9 @@ class World(RuleBasedStateMachine):
         if asking.word is Word.REFUSED:
             present = self.pool.identities.get(asking.identity.name)
             if present is not None and present.fingerprint == asking.evidence.fingerprint:
-                assert present.status is Status.NEEDS_REPLACEMENT
-                self.condemned.add(present.fingerprint)
+                if present.status is Status.NEEDS_REPLACEMENT:
+                    self.condemned.add(present.fingerprint)
+                assert present.status is not Status.SUSPECT  # a request was refused as well: it is final
 
     def _own(self, session: str | None, path: str) -> Identity | None:
         """The identity a session is served by at present, if that can go on serving it."""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from codexpool.pool.conditions import LONGEST_REST, RENEWAL_HOLDS, SHORT_REST
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import expiry
+from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
-from codexpool.pool.recovery import MOST_RENEWALS, PATIENCE, NobodyServes, Relay, Renew, Try, Wait, attempts
+from codexpool.pool.recovery import MOST_RENEWALS, NobodyServes, Relay, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Verdict, classify
 from tests.pool.pools import NOW, RESPONSES, Changes, bound, metadata, pool_of, refuse, statuses, unverified, vouch
 
