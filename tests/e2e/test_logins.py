@@ -282,13 +282,31 @@ def test_a_login_into_another_account_than_pool_toml_says_is_a_conflict(tmp_path
         until(lambda: turn(world, f"{time.monotonic()}") == "spare", 10, "it to serve")
 
 
-def test_a_login_that_has_lost_its_workspace_is_a_conflict(tmp_path: Path) -> None:
-    other = discovery(owner("elsewhere"))
-    lost = Answer(path=DISCOVERY, after=0, times=1, status=200, body=other)
-    with a_login_world(tmp_path, (owner("spare"), DAY), plan=(lost,), ready=0) as world:
-        world.proxy.says(
-            "spare is in conflict: routing discovery does not list the account acc-spare: this login has"
-        )
+def with_origin(origin: str) -> dict[str, object]:
+    document = discovery(owner("spare"))
+    return {**document, "accounts": [{**document["accounts"][0], "workspace_backend_origin": origin}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (discovery(owner("elsewhere")), "routing discovery does not list the account acc-spare: this login has lost"),
+        (with_origin("http://chatgpt.com"), "not an https origin: 'http://chatgpt.com'"),
+    ],
+    ids=["other accounts", "no https"],
+)
+def test_a_discovery_that_cannot_be_right_condemns_nobody(
+    tmp_path: Path, answer: dict[str, object], said: str
+) -> None:
+    # given the only identity of a pool, of which discovery says this at first, again and again
+    wrong = Answer(path=DISCOVERY, times=3, status=200, body=answer)
+    with a_login_world(tmp_path, (owner("spare"), DAY), plan=(wrong,), ready=0) as world:
+        world.proxy.says(f"spare stays unverified: {said}")
+        world.proxy.says("spare is ready")
+        assert turn(world) == "spare"
+        assert "in conflict" not in world.proxy.log
+        # it is said once, however often it was asked
+        assert world.proxy.log.count("spare stays unverified") == 1
 
 
 def test_a_pat_never_causes_a_renewal(tmp_path: Path) -> None:
