@@ -60,6 +60,8 @@ class Entrance:
     policy: Policy = Policy.NEVER
 
 
+NO_SOCKET: Final = "a member key opens no WebSocket but the model's (codex/responses)"
+
 ELSEWHERE: Final = "a member key opens this pool only, and does not leave for another host"
 
 UNTOUCHED: Final = Entrance(Gets.UNTOUCHED)
@@ -197,7 +199,8 @@ class Gate:
         what = gets(brings, asked, self.access)
         if standing is Standing.VALID:
             self.strangers.member_came(source_of(flow), member.name if member else "", time.monotonic())
-            return Entrance(what, member, ELSEWHERE if what is Gets.WITHHELD else "")
+            why = ELSEWHERE if what is Gets.WITHHELD else NO_SOCKET if asked is Asks.SOCKET else ""
+            return Entrance(what, member, why)
         why = refusal(standing, member) if found else MISPLACED
         self.strangers.bad_key_came(source_of(flow), why, time.monotonic())
         return Entrance(what, member, why)
@@ -232,7 +235,7 @@ class Gate:
         """Answer a request that is refused, if it is."""
         entrance = self._answered.get(flow)
         if entrance is not None and entrance.gets is Gets.NOT_FOR_KEYS:
-            flow.response = answers.not_for_members()
+            flow.response = answers.not_for_members(entrance.why)
             flow.comment = "codexpool: not for member keys"
         elif entrance is not None:
             self._refuse(flow, entrance)
@@ -282,11 +285,13 @@ async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
 
 def asks(request: http.Request, policy: Policy) -> Asks:
     """What a request is for."""
+    data = request.data
     if policy.swaps:
-        return Asks.SWAP
+        path = routes.normalised(data.path.decode("latin-1").partition("?")[0])
+        is_socket = "websocket" in request.headers.get("upgrade", "").lower()
+        return Asks.SOCKET if is_socket and path != backend.RESPONSES else Asks.SWAP
     if policy is Policy.LENT:
         return Asks.LENT
-    data = request.data
     asked = data.path.decode("latin-1").partition("?")[0]
     path = routes.normalised(asked)  # Empty for what no client sends, and for the root.
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(backend.API_PATHS))):

@@ -257,6 +257,13 @@ class Answering:
             await self._judge_answer(flow, exchange, flow.response)
 
     async def _judge_answer(self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
+        if response.status_code == 101 and not (exchange.upgrade and flow.websocket is not None):
+            # What is said from then on would be no messages, and pass by unseen: keys, turns, limits.
+            flow.websocket = None
+            refusal = answers.failed_closed("the backend has switched to a protocol that is no WebSocket")
+            refusal.headers["connection"] = "close"
+            replace_response(flow, exchange, refusal)
+            return
         if not is_held(response.status_code):
             if exchange.beginning is not None:  # It was passed on before it had said anything.
                 exchange.beginning = None

@@ -13,7 +13,7 @@ import time
 
 from mitmproxy import http
 
-from codexpool import backend, probing, tracing
+from codexpool import probing, tracing
 from codexpool.answering import Answering
 from codexpool.carried import carries_key, hide_key, take_key_out
 from codexpool.exchange import (
@@ -253,7 +253,7 @@ class Exchanges(Answering):
         if exchange is None:
             return
         self.history.socket_opened(exchange.trace)
-        if exchange.is_answered and exchange.asked.path == backend.RESPONSES:
+        if exchange.is_answered:
             self.sockets.opened(flow, exchange)
 
     async def message_comes(self, flow: http.HTTPFlow) -> None:

@@ -26,6 +26,7 @@ from mitmproxy import ctx, http, websocket
 
 from codexpool import turns
 from codexpool.admission import Gate
+from codexpool.backend import RESPONSES
 from codexpool.dressing import Dressing
 from codexpool.exchange import Exchange
 from codexpool.judging import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
@@ -42,7 +43,7 @@ from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import TurnTrace
 from codexpool.turns import Denied, Turns
-from codexpool.wire import frames, limits
+from codexpool.wire import frames, limits, strict
 from codexpool.wire.answers import Told, limit_error, promo, seconds_to, told
 from codexpool.wire.headers import TURN_STATE
 from codexpool.wire.keys import message_without_keys
@@ -101,6 +102,11 @@ class Socket:
     """What is asked now, for the trace."""
     places: list[Place] = field(default_factory=list)
     """Of what is asked, in its order."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is the model's. Of others nobody knows what a message asks: they are always taken for idle."""
+        return self.exchange.asked.path == RESPONSES
 
     def leave_all(self) -> None:
         """Nothing is asked any more."""
@@ -176,6 +182,8 @@ class Sockets:
             message.drop()
             if message.from_client:  # It has not let go of the socket: then it is told so in another way.
                 self._hang_up(flow)
+        elif not socket.is_model:
+            return  # Nobody with a key has one, and without a key nothing of it counts.
         elif message.from_client:
             self._asked(flow, socket, message, keeper)
         else:
@@ -207,10 +215,18 @@ class Sockets:
     async def turn_begins(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
         """A message has come: if it begins a turn, that waits here for its place; if there is none, it is told so."""
         socket = self._sockets.get(flow)
-        if socket is None or flow.websocket is None or socket.has_left:
+        if socket is None or flow.websocket is None or socket.has_left or not socket.is_model:
             return
         message = flow.websocket.messages[-1]
-        if message.injected or not message.from_client or frames.kind(message.content) != frames.CREATE:
+        if message.injected or not message.from_client:
+            return
+        if socket.exchange.member is not None and (why := await _ambiguity(message)):
+            _take_keys_out(message, socket)
+            message.drop()
+            logger.warning("session %s: a message is refused: %s", _session(socket), why)
+            self._inject(flow, frames.unservable(f"codexpool: this message is refused: {why}"))
+            return
+        if frames.kind(message.content) != frames.CREATE:
             return
         if not frames.begins_turn(message.content):
             socket.places.append(Place())
@@ -231,13 +247,18 @@ class Sockets:
             got.leave()
 
     def stranger(self, flow: http.HTTPFlow) -> None:
-        """A message has come on a socket that was opened before a reload: nobody knows under whom it speaks."""
+        """A message has come on a socket that was opened before a reload.
+
+        Nobody knows any more whose socket it is, under whom it speaks, or what it may ask: nothing leaves on it.
+        """
         message = flow.websocket.messages[-1] if flow.websocket is not None else None
         if message is None or message.injected or not message.from_client:
             return
+        message.drop()
         if frames.kind(message.content) == frames.CREATE:
-            message.drop()
             self._inject(flow, frames.connect_again())
+        else:
+            self._hang_up(flow)
 
     # -- from the client
 
@@ -467,6 +488,15 @@ def _model_asked(flow: http.HTTPFlow, socket: Socket) -> str:
             model = frames.parsed(message.content).get("model")
             return model if isinstance(model, str) else ""
     return ""
+
+
+async def _ambiguity(message: websocket.WebSocketMessage) -> str:
+    """Why a member's message could be read in two ways; empty where it cannot."""
+    if not message.is_text:
+        return "it is binary"
+    if len(message.content) > strict.AT_ONCE:
+        return await asyncio.to_thread(strict.ambiguity, message.content)
+    return strict.ambiguity(message.content)
 
 
 def _take_keys_out(message: websocket.WebSocketMessage, socket: Socket) -> None:

@@ -23,7 +23,7 @@ from codexpool.pool.identity import Condition, Status
 from codexpool.sockets import Sockets
 from codexpool.traces.history import History
 from tests.running import key_of
-from tests.test_admission import MEMBERS, coming, config
+from tests.test_admission import KEY, MEMBERS, coming, config
 from tests.wire.codings import CODINGS
 
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
@@ -362,18 +362,20 @@ async def test_a_probe_is_no_turn_and_leaves_for_nowhere(room: Room) -> None:
 # -- on a socket
 
 
-async def socket(room: Room) -> http.HTTPFlow:
-    request = coming()
+async def socket(
+    room: Room, request: http.HTTPFlow | None = None, path: str = "/backend-api/codex/responses"
+) -> http.HTTPFlow:
+    request = request or coming()
     request.request.method = "GET"
-    request.request.path = "/backend-api/codex/responses"
+    request.request.path = path
     request.request.headers["upgrade"] = "websocket"
     room.exchanges.open(request)
     await room.exchanges.assign(request)
     assert isinstance(room.exchanges.outbound(request), http.Request)
     request.response = http.Response.make(101)
     room.exchanges.headers_came(request)
-    await ended(room, request)
     request.websocket = websocket.WebSocketData()
+    await ended(room, request)
     room.exchanges.socket_opened(request)
     return request
 
@@ -512,21 +514,7 @@ async def test_a_bound_that_pool_toml_has_had_since_holds_for_sockets_that_are_o
 
 
 async def test_a_socket_of_nobody_does_not_go_on_once_the_pool_is_for_members(room: Room) -> None:
-    gate = room.exchanges.gate
-    gate.on_loopback, room.keeper.config = True, None
-    gate.follow(None)
-    open_one = coming(None)
-    open_one.request.method = "GET"
-    open_one.request.path = "/backend-api/codex/responses"
-    open_one.request.headers["upgrade"] = "websocket"
-    room.exchanges.open(open_one)
-    await room.exchanges.assign(open_one)
-    room.exchanges.outbound(open_one)
-    open_one.response = http.Response.make(101)
-    room.exchanges.headers_came(open_one)
-    await ended(room, open_one)
-    open_one.websocket = websocket.WebSocketData()
-    room.exchanges.socket_opened(open_one)
+    open_one = await socket(room, keyless(room))
     assert await asks(room, open_one)
     await completes(room, open_one)
 
@@ -573,3 +561,161 @@ async def test_a_turn_that_has_failed_in_its_stream_is_not_counted_as_served(roo
     await answered(room, await begun(room), body=failed)
 
     assert room.counted == (1, 0, 0)
+
+
+# -- messages that two parsers could take for different things
+
+
+async def sends(room: Room, request: http.HTTPFlow, content: bytes, opcode: Opcode = Opcode.TEXT) -> bool:
+    """A client's message, as these very bytes; whether it is passed on."""
+    assert request.websocket is not None
+    message = websocket.WebSocketMessage(opcode, True, content)
+    request.websocket.messages.append(message)
+    await room.exchanges.message_comes(request)
+    room.exchanges.message_came(request)
+    return not message.dropped
+
+
+EVASIONS = {
+    "two types": b'{"type":"x","model":"m","type":"response.create"}',
+    "two types, one escaped": b'{"type":"x","typ\\u0065":"response.create"}',
+    "two words on whether it generates": b'{"type":"response.create","generate":true,"generate":false}',
+    "a number that Python does not read": b'{"a":%s,"type":"response.create"}' % (b"1" * 5000),
+    "more depth than Python reads": b'{"a":%s%s,"type":"response.create"}' % (b"[" * 100_000, b"]" * 100_000),
+    "no JSON": b'{"type":"x" /* "} */, "type":"response.create"}',
+}
+
+
+@pytest.mark.parametrize("message", EVASIONS.values(), ids=EVASIONS.keys())
+async def test_a_message_that_could_count_as_nothing_does_not_leave_and_its_client_is_told(
+    room: Room, message: bytes
+) -> None:
+    room.bound(turns_a_day=1)
+    open_one = await socket(room)
+
+    assert not await sends(room, open_one, message)
+
+    told = json.loads(room.told[-1])
+    assert told["type"] == "response.failed"
+    assert told["response"]["error"]["message"].startswith("codexpool: this message is refused: it ")
+    assert room.counted == (0, 0, 0)
+    assert await asks(room, open_one)  # the turn of the day is still there
+
+
+async def test_nor_does_a_binary_one(room: Room) -> None:
+    open_one = await socket(room)
+
+    assert not await sends(room, open_one, json.dumps(CREATE).encode(), Opcode.BINARY)
+    assert b"binary" in room.told[-1]
+
+
+async def test_a_key_in_such_a_message_is_not_shown_either(room: Room) -> None:
+    open_one = await socket(room)
+
+    assert not await sends(room, open_one, b'{"type":"x","type":"y","key":"%s"}' % KEY.encode())
+
+    assert open_one.websocket is not None
+    assert KEY.encode() not in open_one.websocket.messages[-1].content
+
+
+@pytest.mark.parametrize("message", [EVASIONS["two types"], b"no JSON at all"])
+async def test_clients_without_a_key_are_not_looked_at_that_closely(room: Room, message: bytes) -> None:
+    open_one = await socket(room, keyless(room))
+
+    assert await sends(room, open_one, message)
+
+
+# -- other sockets than the model's
+
+OTHER_SOCKETS = [f"/backend-api/codex/{path}" for path in ("realtime/x", "images/x", "memories/x", "alpha/search")]
+
+
+def keyless(room: Room) -> http.HTTPFlow:
+    """A client without a key, of a pool that is for anybody on this machine."""
+    room.exchanges.gate.on_loopback, room.keeper.config = True, None
+    room.exchanges.gate.follow(None)
+    return coming(None)
+
+
+@pytest.mark.parametrize("path", OTHER_SOCKETS)
+async def test_a_member_has_no_other_socket_and_is_told_why(room: Room, path: str) -> None:
+    request = coming()
+    request.request.method, request.request.path = "GET", path
+    request.request.headers["upgrade"] = "WebSocket"
+    room.exchanges.open(request)
+    await room.exchanges.assign(request)
+
+    assert request.response is not None
+    assert request.response.status_code == 403
+    assert "no WebSocket but the model's" in request.response.headers["x-openai-authorization-error"]
+    assert "no WebSocket but the model's" in (request.response.text or "")
+    assert isinstance(room.exchanges.outbound(request), http.Response)
+
+
+async def test_over_http_a_member_has_those_paths(room: Room) -> None:
+    request = coming()
+    request.request.path = "/backend-api/codex/realtime/calls"
+    room.exchanges.open(request)
+    await room.exchanges.assign(request)
+
+    assert isinstance(room.exchanges.outbound(request), http.Request)
+
+
+def is_for_members_now(room: Room) -> None:
+    room.bound()
+
+
+def is_paused(room: Room) -> None:
+    for name, identity in list(room.keeper.pool.identities.items()):
+        room.keeper.pool.condition_learned(name, identity.fingerprint, Condition(Status.PAUSED, 1))
+
+
+@pytest.mark.parametrize("when", [is_for_members_now, is_paused])
+@pytest.mark.parametrize("path", ["/backend-api/codex/realtime/x", "/backend-api/codex/responses"])
+async def test_a_socket_without_a_key_ends_when_it_could_not_be_opened_any_more(
+    room: Room, monkeypatch: pytest.MonkeyPatch, when: Callable[[Room], None], path: str
+) -> None:
+    ended_ones: list[http.HTTPFlow] = []
+    monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
+    open_one = await socket(room, keyless(room), path)
+
+    when(room)
+    room.exchanges.changed(room.keeper)
+
+    assert ended_ones == [open_one]
+    assert not await sends(room, open_one, b'{"type":"x"}')
+
+
+@pytest.mark.parametrize("how", ["not a WebSocket", "not asked for"])
+async def test_no_protocol_that_is_not_looked_into_begins_on_a_swapped_path(room: Room, how: str) -> None:
+    request = coming()
+    request.request.path = "/backend-api/codex/responses"
+    if how == "not a WebSocket":
+        request.request.method, request.request.headers["upgrade"] = "GET", "websocket"
+    room.exchanges.open(request)
+    await room.exchanges.assign(request)
+    assert isinstance(room.exchanges.outbound(request), http.Request)
+    request.response = http.Response.make(101)
+    room.exchanges.headers_came(request)
+    request.websocket = websocket.WebSocketData() if how == "not asked for" else None
+    await room.exchanges.judge(request)
+
+    assert request.response.status_code == 503
+    assert request.websocket is None
+    assert request.response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("content", [json.dumps(CREATE).encode(), EVASIONS["two types"], b'{"type":"x"}', b"x"])
+async def test_on_a_socket_of_before_a_reload_nothing_leaves(
+    room: Room, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    ended_ones: list[http.HTTPFlow] = []
+    monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
+    open_one = await socket(room)
+    # when another addon has taken the place of the one that has opened it
+    room.exchanges = Exchanges(resends=True, history=History())
+    room.exchanges.keeper = room.keeper
+
+    assert not await sends(room, open_one, content)
+
+    assert bool(ended_ones) is not bool(room.told)  # its client connects again, by a word or by the end

@@ -21,6 +21,7 @@ class Asks(Enum):
     """What a request is for."""
 
     SWAP = "what is sent under an identity"
+    SOCKET = "such a WebSocket, other than the model's: nobody looks into its messages"
     LENT = "what a workspace says of itself, where a member has no other one"
     WHOAMI = "whose its credential is"
     TOOLS = "the tools of a person"
@@ -47,7 +48,7 @@ class Gets(Enum):
     SWAPPED = "an identity of the pool, for the member"
     IDENTIFIED = "the answer of whoami, made up for the member"
     TOOLLESS = "no tools"
-    NOT_FOR_KEYS = "a 403: this is for a person with a login"
+    NOT_FOR_KEYS = "a 403: this is for a person with a login, or for nobody who has a key"
     WITHHELD = "a 403: a key does not leave for another host"
     REFUSED = "a 401"
     TOLD = "the reason, in the way in which a client shows it at once"
@@ -60,6 +61,7 @@ _UNTOUCHED: Final[Row] = MappingProxyType(dict.fromkeys(Asks, Gets.UNTOUCHED))
 _KEY: Final[Row] = MappingProxyType(
     {
         Asks.SWAP: Gets.SWAPPED,
+        Asks.SOCKET: Gets.NOT_FOR_KEYS,
         Asks.LENT: Gets.SWAPPED,
         Asks.WHOAMI: Gets.IDENTIFIED,
         Asks.TOOLS: Gets.TOOLLESS,
@@ -83,6 +85,7 @@ _LOST_KEY: Final[Row] = MappingProxyType(
     {
         **dict.fromkeys(Asks, Gets.REFUSED),
         Asks.SWAP: Gets.TOLD,
+        Asks.SOCKET: Gets.TOLD,
         Asks.API: Gets.TOLD,
         Asks.WHOAMI: Gets.UNTOUCHED,
         Asks.ELSEWHERE: Gets.UNTOUCHED,
@@ -103,9 +106,14 @@ TABLE: Final[Mapping[Access, Mapping[Brings, Row]]] = MappingProxyType(
             Brings.KEY: _KEY,
             Brings.BAD_KEY: _BAD_KEY,
             Brings.LOST_KEY: _LOST_KEY,
-            Brings.NOTHING: {**_UNTOUCHED, Asks.SWAP: Gets.REFUSED, Asks.API: Gets.TOLD},
-            Brings.LOGIN: {**_UNTOUCHED, Asks.SWAP: Gets.TOLD},
-            Brings.OTHER: {**_UNTOUCHED, Asks.SWAP: Gets.REFUSED},
+            Brings.NOTHING: {
+                **_UNTOUCHED,
+                Asks.SWAP: Gets.REFUSED,
+                Asks.SOCKET: Gets.REFUSED,
+                Asks.API: Gets.TOLD,
+            },
+            Brings.LOGIN: {**_UNTOUCHED, Asks.SWAP: Gets.TOLD, Asks.SOCKET: Gets.TOLD},
+            Brings.OTHER: {**_UNTOUCHED, Asks.SWAP: Gets.REFUSED, Asks.SOCKET: Gets.REFUSED},
         },
     }
 )

@@ -137,10 +137,11 @@ def withheld(why: str) -> http.Response:
     return _json(403, {"error": error})
 
 
-def not_for_members() -> http.Response:
-    """What acts for a person with a login, asked by the client of a member."""
-    message = "codexpool: this is for a person with a login of their own, and a member key is none"
-    return _json(403, {"error": {"type": "invalid_request_error", "code": "forbidden", "message": message}})
+def not_for_members(why: str) -> http.Response:
+    """What a member's client does not get. Of a refused WebSocket it shows the header, and never the body."""
+    message = f"codexpool: {why or 'this is for a person with a login of their own, and a member key is none'}"
+    error = {"type": "invalid_request_error", "code": "forbidden", "message": message}
+    return _json(403, {"error": error}, {"x-openai-authorization-error": message} if why else {})
 
 
 def too_many(pause: float) -> http.Response:

@@ -30,9 +30,15 @@ def test_only_a_good_key_is_sent_under_an_identity_and_only_where_the_pool_speak
         assert asks in (Asks.SWAP, Asks.LENT)
 
 
+@pytest.mark.parametrize("asks", [Asks.SWAP, Asks.SOCKET])
 @pytest.mark.parametrize("brings", [brings for brings in Brings if brings is not Brings.KEY])
-def test_a_pool_for_members_gives_nothing_to_anyone_else(brings: Brings) -> None:
-    assert gets(brings, Asks.SWAP, Access.MEMBERS) in (Gets.REFUSED, Gets.TOLD)
+def test_a_pool_for_members_gives_nothing_to_anyone_else(brings: Brings, asks: Asks) -> None:
+    assert gets(brings, asks, Access.MEMBERS) in (Gets.REFUSED, Gets.TOLD)
+
+
+@pytest.mark.parametrize("access", Access)
+def test_a_member_has_no_socket_but_the_models(access: Access) -> None:
+    assert gets(Brings.KEY, Asks.SOCKET, access) is Gets.NOT_FOR_KEYS
 
 
 OWN_CREDENTIAL = [Brings.NOTHING, Brings.LOGIN, Brings.OTHER]
@@ -44,7 +50,7 @@ def test_a_pool_for_anyone_is_as_if_there_were_no_members(brings: Brings, asks: 
     assert gets(brings, asks, Access.ANYONE) is Gets.UNTOUCHED
 
 
-@pytest.mark.parametrize("asks", [asks for asks in Asks if asks is not Asks.SWAP])
+@pytest.mark.parametrize("asks", [asks for asks in Asks if asks not in (Asks.SWAP, Asks.SOCKET)])
 @pytest.mark.parametrize("brings", [Brings.LOGIN, Brings.OTHER])
 def test_whoever_has_a_login_goes_on_speaking_for_himself_beside_a_pool_for_members(
     brings: Brings, asks: Asks
