@@ -229,7 +229,7 @@ class Custody:
                 return self._renew(identity, refused=True)
             self._pool.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
             self._remember(identity, answer)
-            if identity.status not in IN_DOUBT:
+            if identity.status not in IN_DOUBT and answer.word is not Word.UNREACHABLE:
                 return None
             why = f"{identity.status}: {answer.evidence}"
             if answer.word is not Word.HEALTHY and why != said:

@@ -161,7 +161,7 @@ def learn(
             logger.warning("%s: %s, without a known reason; another identity is tried once", name, evidence)
             pool.doubted(name, evidence, at, cause)
         case Finding.OWN if is_own:
-            logger.warning("%s: %s; others were refused for the same, so no identity is paused", name, evidence)
+            logger.warning("%s: %s; others were refused for the same, so it is the request's own", name, evidence)
         case Finding.EDGE:
             pause = pool.edges.turned_away(attempt.metadata.origin, at)
             logger.warning(

@@ -489,7 +489,7 @@ async def test_a_token_that_a_frame_repeats_is_not_shown(shared: World) -> None:
     world = shared
     for token in world.tokens:
         body = {"error": {"code": "forbidden", "message": f"bad token {token.token}"}}
-        frame = Answer(path=RESPONSES, token=token.token, transport="message", status=403, body=body)
+        frame = Answer(path=RESPONSES, token=token.token, transport="message", status=400, body=body)
         world.standin.plan(frame)
     async with world.socket("echoes") as socket:
         events = await turn_with(socket, {})
@@ -551,7 +551,7 @@ async def test_a_socket_that_the_backend_closes_is_closed_for_the_client(shared:
     async with world.socket("closing") as socket:
         with pytest.raises(ConnectionClosed):
             await turn_with(socket, {})
-    world.proxy.says("closed its socket in mid-turn")
+    world.proxy.says("its socket was closed with 1011 before an answer")
 
 
 # -- the breaker
