@@ -226,7 +226,8 @@ class Gate:
             flow.response = answers.document(await _whoami(keeper, entrance.member))
             flow.comment = f"codexpool: whoami of {entrance.member.name}"
         elif entrance.gets is Gets.TOOLLESS:
-            flow.response = answers.toolless(flow.request.content or b"")
+            encoding = flow.request.headers.get("content-encoding", "")
+            flow.response = answers.toolless(flow.request.raw_content or b"", encoding)
             flow.comment = "codexpool: no tools"
         else:
             self.answer_refusal(flow)

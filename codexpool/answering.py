@@ -17,6 +17,7 @@ from mitmproxy import http
 
 from codexpool import judging, tracing
 from codexpool.admission import Gate
+from codexpool.bodies import look
 from codexpool.course import Course
 from codexpool.dressing import Dressing
 from codexpool.exchange import Exchange, comment, model_in_body, replace_response
@@ -31,7 +32,8 @@ from codexpool.turns import Turns
 from codexpool.wire import answers, frames, headers, limits, routes
 from codexpool.wire.dress import label, take_off
 from codexpool.wire.events import Beginning, Reading
-from codexpool.wire.held import is_event_stream, scrub, show_own_id
+from codexpool.wire.headers import PLACEHOLDER
+from codexpool.wire.held import is_event_stream, read, scrub, show_own_id
 from codexpool.wire.inflate import is_known
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.routes import Policy
@@ -217,7 +219,8 @@ class Answering:
             return
         try:
             response.trailers = None
-            scrub(response, exchange.attempt.bearer.token, exchange.attempt.name)
+            shown = PLACEHOLDER.format(exchange.attempt.name).encode()
+            scrub(response, {exchange.attempt.bearer.token.encode(): shown})
         except Exception as error:
             self.fail(flow, error, "reading the answer")
 
@@ -271,20 +274,22 @@ class Answering:
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
             return
-        await self._judge(flow, exchange, judging.of_response(response))
+        await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 
     async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
         assert self.keeper is not None
         attempt, method = exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
-        lightens = self.resends and said.code == NOT_PORTABLE and not attempt.lighter and self._lightens(flow)
+        may_lighten = self.resends and said.code == NOT_PORTABLE and not attempt.lighter
+        lightens = may_lighten and await self._lightens(flow)
         verdict, evidence = judge(
             self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
         )
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict
         self.history.judged(attempt.name, verdict)
-        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model_in_body(flow.request))
+        model = await model_in_body(flow.request) if verdict.finding is Finding.NOT_FOR_THIS_MODEL else ""
+        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
         if verdict.finding is Finding.NOT_PORTABLE:
             session = self.keeper.pool.sessions.get(exchange.session)
             self.dressing.not_portable(exchange.asked, session, attempt)
@@ -292,14 +297,22 @@ class Answering:
         self.course.judged(exchange, verdict)
         await self.course.follow(flow, exchange)
         exchange.go_again = len(exchange.tries) > tries
+        if exchange.go_again:
+            await self.prepare(flow, exchange)
         if exchange.go_again and not self.resends:
             replace_response(flow, exchange, answers.failed_closed("refused; try again, under another identity"))
         comment(flow, exchange)
 
     @staticmethod
-    def _lightens(flow: http.HTTPFlow) -> bool:
+    async def _lightens(flow: http.HTTPFlow) -> bool:
         encoding = flow.request.headers.get("content-encoding", "")
-        return has_encrypted(flow.request.raw_content or b"", encoding)
+        return await look(has_encrypted, flow.request.raw_content or b"", encoding)
+
+    async def prepare(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Make the body ready that the next attempt leaves with."""
+        if exchange.tries and self.keeper is not None:
+            session = self.keeper.pool.sessions.get(exchange.session)
+            await self.dressing.prepare(flow.request, exchange.asked, session, exchange.attempt)
 
     def undress(self, flow: http.HTTPFlow) -> None:
         """Without `codexpool.wire.resend`: an answer or an error has come, and the flow shows no secret any more."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 from typing import Final
 
 from mitmproxy import http
 
+from codexpool.bodies import look
 from codexpool.wire.dress import with_body
 from codexpool.wire.headers import AUTHORIZATION, PLACEHOLDER, Fields
-from codexpool.wire.keys import MARK, takes_long, without_keys
+from codexpool.wire.keys import MARK, without_keys
 
 BASIC: Final = b"asic "
 """What a header has in it whose value is a user and a password: that of a URL with a key in it, for one."""
@@ -67,11 +67,7 @@ async def take_key_out(flow: http.HTTPFlow) -> bool:
     body, encoding = flow.request.raw_content, flow.request.headers.get("content-encoding", "")
     if not body:
         return False
-    if takes_long(body, encoding):
-        clean = await asyncio.to_thread(without_keys, body, encoding)
-    else:
-        clean = without_keys(body, encoding)
-    if clean is None:
+    if (clean := await look(without_keys, body, encoding)) is None:
         return False
     with_body(flow.request, clean)
     return True

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from mitmproxy import http
 
+from codexpool.bodies import AT_ONCE, look
 from codexpool.exchange import Attempt, said_of
 from codexpool.pool.identity import Asked
 from codexpool.pool.sessions import Session
@@ -14,7 +15,8 @@ from codexpool.portability import Portability
 from codexpool.turn_states import TurnStates
 from codexpool.wire import frames
 from codexpool.wire.dress import Clothes, dressed, with_body
-from codexpool.wire.lighter import UnreadableError, lighter
+from codexpool.wire.inflate import UnreadableError
+from codexpool.wire.lighter import LONGEST, Left, lighter
 
 logger = logging.getLogger("codexpool")
 
@@ -37,13 +39,28 @@ class Dressing:
             metadata.origin,
         )
         wire = dressed(request, clothes, self.turn_states.fit(request.headers.fields, metadata.key))
+        known = self._foreign(asked, session, attempt) if request.raw_content and not attempt.is_prepared else ()
+        if known is None or known:  # It was chosen at the last moment, and there is none left for a long body.
+            encoding = request.headers.get("content-encoding", "")
+            attempt.body = self._lighter(request.raw_content or b"", encoding, known, asked, attempt, AT_ONCE)
+        if attempt.body is not None:
+            with_body(wire, attempt.body)
+        return wire
+
+    async def prepare(self, request: http.Request, asked: Asked, session: Session | None, attempt: Attempt) -> None:
+        """Leave out of a body what the identity of an attempt cannot read, before the request leaves."""
         known = self._foreign(asked, session, attempt) if request.raw_content else ()
         if known is None or known:
-            encoding = request.headers.get("content-encoding", "")
-            body = self._lighter(request.raw_content or b"", encoding, known, asked, attempt)
-            if body is not None:
-                with_body(wire, body)
-        return wire
+
+            def left_out(body: bytes, encoding: str, most: int) -> Left | None:
+                return lighter(body, encoding, known, most)
+
+            try:
+                left = await look(left_out, request.raw_content or b"", request.headers.get("content-encoding", ""))
+                attempt.body = self._noted(left, asked, attempt)
+            except UnreadableError as error:
+                _say_unreadable(asked, error)
+        attempt.is_prepared = True
 
     def message(self, message: bytes, asked: Asked, session: Session | None, attempt: Attempt) -> bytes:
         """A message of a client as it goes to the backend."""
@@ -52,7 +69,7 @@ class Dressing:
             message = frames.without_turn_state(message)
         known = self._foreign(asked, session, attempt)
         if known is None or known:
-            message = self._lighter(message, "", known, asked, attempt) or message
+            message = self._lighter(message, "", known, asked, attempt, LONGEST) or message
         return message
 
     def not_portable(self, asked: Asked, session: Session | None, attempt: Attempt) -> None:
@@ -67,14 +84,16 @@ class Dressing:
         return self.portability.foreign(asked.session, before, attempt.metadata.account_id)
 
     def _lighter(
-        self, body: bytes, encoding: str, known: Collection[bytes] | None, asked: Asked, attempt: Attempt
+        self, body: bytes, encoding: str, known: Collection[bytes] | None, asked: Asked, attempt: Attempt, most: int
     ) -> bytes | None:
         try:
-            left = lighter(body, encoding, known)
+            return self._noted(lighter(body, encoding, known, most), asked, attempt)
         except UnreadableError as error:
-            session = said_of(asked.session)
-            logger.warning("session %s: its encrypted reasoning cannot be left out: %s", session, error)
+            _say_unreadable(asked, error)
             return None
+
+    def _noted(self, left: Left | None, asked: Asked, attempt: Attempt) -> bytes | None:
+        """What is left of a body, if anything was left out of it; that is remembered."""
         if left is None:
             return None
         without, digests = left
@@ -84,3 +103,8 @@ class Dressing:
             *(said_of(asked.session), len(digests), attempt.name),
         )
         return without
+
+
+def _say_unreadable(asked: Asked, error: UnreadableError) -> None:
+    session = said_of(asked.session)
+    logger.warning("session %s: its encrypted reasoning cannot be left out: %s", session, error)

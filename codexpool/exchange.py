@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from mitmproxy import http
 
 from codexpool import backend
+from codexpool.bodies import look
 from codexpool.credentials.secret import Bearer
 from codexpool.members.register import Member
 from codexpool.members.turnstile import Ticket
@@ -19,12 +22,23 @@ from codexpool.traces.trace import AttemptTrace, Trace
 from codexpool.wire import headers
 from codexpool.wire.dress import Worn
 from codexpool.wire.events import Beginning, Reading
+from codexpool.wire.inflate import UnreadableError, pieces
+from codexpool.wire.parsing import loads
 from codexpool.wire.routes import MODELS, Policy
 
 SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
 """Where a request names its conversation; the first that is there counts."""
 
 NO_TURN = frozenset({MODELS, backend.ACCOUNTS_CHECK, backend.CONFIG_BUNDLE, backend.USAGE})
+
+LONGEST_FOUND = 1_024
+"""Bytes of a text that is looked for in a body, with its name."""
+
+LONGEST_NAME = 200
+"""Characters of a name of a session or a model; of a longer one its digest counts. It is remembered."""
+
+_TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'
+"""Within a text of JSON the quotes would be escaped."""
 
 PARENT = b"x-codex-parent-thread-id"
 """Where a sub-agent's request names the session that has started it."""
@@ -47,6 +61,10 @@ class Attempt:
     trace: AttemptTrace
     lighter: bool = False
     """Without its encrypted reasoning."""
+    body: bytes | None = None
+    """What leaves in place of the client's body."""
+    is_prepared: bool = False
+    """It was looked whether anything is to be left out of the body."""
     outcome: str = ""
     is_sent: bool = False
     has_left: bool = False
@@ -127,13 +145,20 @@ def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | Non
     source = next((name for name in SESSION_HEADERS if values.get(name)), None)
     parent = values.get(PARENT)
     asked = Asked(
-        values[source].decode("latin-1") if source is not None else None,
+        bounded(values[source].decode("latin-1")) if source is not None else None,
         path,
-        parent.decode("latin-1") if parent else None,
-        headers.model_of(values),
+        bounded(parent.decode("latin-1")) if parent else None,
+        bounded(headers.model_of(values)),
         path not in NO_TURN,
     )
     return asked, source.decode() if source is not None else None
+
+
+def bounded(name: str) -> str:
+    """A name that a client has made up, as it may be remembered."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return "sha256:" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 def of_whom(asked: Asked, member: Member | None, only: frozenset[str] | None) -> Asked:
@@ -156,23 +181,36 @@ def said_of(session: str | None) -> str:
     return "-" if session is None else shown_text(session)
 
 
-def prompt_cache_key(request: http.Request) -> str | None:
+async def prompt_cache_key(request: http.Request) -> str | None:
     """The conversation of a client that sends none of the headers. Codex itself never comes to this."""
-    return _said_in_body(request, "prompt_cache_key") or None
+    return await _said_in_body(request, "prompt_cache_key") or None
 
 
-def model_in_body(request: http.Request) -> str:
+async def model_in_body(request: http.Request) -> str:
     """The model that a request asks, as its body says it; empty where that cannot be read."""
-    return _said_in_body(request, "model")
+    return await _said_in_body(request, "model")
 
 
-def _said_in_body(request: http.Request, name: str) -> str:
+async def _said_in_body(request: http.Request, name: str) -> str:
+    body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
     try:
-        document = json.loads(request.content or b"")
-    except (ValueError, RecursionError):
+        return bounded(await look(partial(_first_text, name), body, encoding))
+    except UnreadableError:
         return ""
-    value = document.get(name) if isinstance(document, dict) else None
-    return value if isinstance(value, str) else ""
+
+
+def _first_text(name: str, body: bytes, encoding: str, most: int) -> str:
+    """The first text of that name in a body. That may be long, and is not parsed for it."""
+    before = b""
+    for piece in pieces(body, encoding, most):
+        text = before + piece
+        if (match := re.search(_TEXT_OF % name.encode(), text)) is not None:
+            try:
+                return str(loads(match[1]))
+            except ValueError:
+                return ""
+        before = text[-LONGEST_FOUND:]
+    return ""
 
 
 def replace_response(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:

@@ -34,7 +34,7 @@ from codexpool.pool.identity import Asked
 from codexpool.sockets import trim
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.dress import label, put_on
-from codexpool.wire.lighter import UnreadableError
+from codexpool.wire.inflate import UnreadableError
 from codexpool.wire.routes import Policy
 
 logger = logging.getLogger("codexpool")
@@ -140,11 +140,12 @@ class Exchanges(Answering):
             return
         if not exchange.tries:
             if exchange.steps is None:
-                self._read_body(flow, exchange)
+                await self._read_body(flow, exchange)
                 self.course.start(exchange)
             await self.course.follow(flow, exchange)
             if exchange.tries:
                 label(flow, exchange.attempt.name)
+        await self.prepare(flow, exchange)
         if not self.resends and flow.response is None:
             match self.outbound(flow):
                 case http.Request() as wire:
@@ -158,11 +159,11 @@ class Exchanges(Answering):
         asked = exchange.asked
         return not (asked.model or asked.is_side or exchange.upgrade) and self.keeper.pool.exclusions.knows_models
 
-    def _read_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    async def _read_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """What the headers do not say, the body may."""
         if self._waits_for_model(exchange):
-            exchange.asked = exchange.asked._replace(model=model_in_body(flow.request))
-        if exchange.session is not None or (key := prompt_cache_key(flow.request)) is None:
+            exchange.asked = exchange.asked._replace(model=await model_in_body(flow.request))
+        if exchange.session is not None or (key := await prompt_cache_key(flow.request)) is None:
             return
         exchange.trace.session, exchange.trace.source = key, "prompt_cache_key"
         exchange.asked = exchange.asked._replace(session=session_of(key, exchange.member))

@@ -24,7 +24,7 @@ from codexpool.traces.shown import shown, shown_text
 from codexpool.wire import frames, limits
 from codexpool.wire.errors import code_and_message, details_of, error_of
 from codexpool.wire.headers import first_values
-from codexpool.wire.held import decoded, is_page
+from codexpool.wire.held import is_page
 from codexpool.wire.limits import Gauge
 
 logger = logging.getLogger("codexpool")
@@ -48,9 +48,8 @@ class Said(NamedTuple):
 NOTHING = Said(0, message="the connection was lost before the first byte")
 
 
-def of_response(response: http.Response) -> Said:
+def of_response(response: http.Response, body: bytes) -> Said:
     """What a response says that is held."""
-    body = decoded(response)
     code, message = error_of(response.headers, body)
     error = details_of(response.headers, body)
     values = first_values(response.headers.fields)

@@ -23,6 +23,7 @@ from mitmproxy import http
 
 from codexpool import backend, judging, probing, tracing
 from codexpool.admission import Gate
+from codexpool.bodies import AT_ONCE
 from codexpool.carried import carries_key
 from codexpool.config import PoolConfig
 from codexpool.exchange import asked_of, prompt_cache_key
@@ -39,7 +40,7 @@ from codexpool.tunnels import Tunnels
 from codexpool.wire import answers, headers, routes
 from codexpool.wire.events import Beginning
 from codexpool.wire.held import is_event_stream, scrub
-from codexpool.wire.inflate import is_known
+from codexpool.wire.inflate import UnreadableError, is_known
 from codexpool.wire.lighter import has_encrypted
 from codexpool.wire.routes import Policy
 
@@ -136,7 +137,7 @@ class Observing:
         with self._unharmed("deciding on a request"):
             now, trace = time.time(), observation.trace
             trace.whole_at, trace.request_bytes = now, len(flow.request.raw_content or b"")
-            if observation.asked.session is None and (session := prompt_cache_key(flow.request)) is not None:
+            if observation.asked.session is None and (session := await prompt_cache_key(flow.request)) is not None:
                 observation.asked = observation.asked._replace(session=session)
                 trace.session, trace.source = session, "prompt_cache_key"
             observation.decide(self.closed, now)
@@ -309,9 +310,9 @@ class Observing:
             said = passing.failure if passing is not None else None
             said = said or judging.Said(response.status_code)
         else:
-            for secret in self._veiling.secrets(flow):
-                scrub(seen, secret.decode("latin-1"), "client")
-            said = judging.of_response(seen)
+            shown = headers.PLACEHOLDER.format("client").encode()
+            text = scrub(seen, dict.fromkeys(self._veiling.secrets(flow), shown))
+            said = judging.of_response(seen, text)
         if passing is not None and passing.has_ended:  # It has been passed on: now it is only to be seen.
             response.headers.fields, response.raw_content = seen.headers.fields, seen.raw_content
         return said
@@ -326,7 +327,7 @@ class Observing:
         request = flow.request
         body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
         repeatable = routes.is_repeatable(request.method, request.path.partition("?")[0])
-        observation.judge(said, repeatable, lambda: self.resends and has_encrypted(body, encoding))
+        observation.judge(said, repeatable, lambda: self.resends and _has_encrypted(body, encoding))
 
     def _tell(self, flow: http.HTTPFlow, observation: Observation) -> None:
         """The one line for people."""
@@ -343,3 +344,11 @@ class Observing:
             yield
         except Exception as error:
             logger.error("%s failed, and has changed nothing: %s", doing, error, exc_info=error)
+
+
+def _has_encrypted(body: bytes, encoding: str) -> bool:
+    """Whether a short body has encrypted reasoning. A long one is not worth the time where nothing follows."""
+    try:
+        return has_encrypted(body, encoding, AT_ONCE)
+    except UnreadableError:
+        return False

@@ -34,7 +34,7 @@ class Portability:
         if session is None:
             return
         known = self._foreign.get((session, account)) or set()
-        if len(known) < DIGESTS_KEPT:
+        if len(known) + len(digests) <= DIGESTS_KEPT:
             known.update(digests)
         self._keep(session, account, known)
 

@@ -137,6 +137,7 @@ async def test_whatever_refusal_repeats_a_token_nobody_sees_it(status: int) -> N
 
     exchanges.headers_came(request)
     assert not request.response.stream
+    exchanges.whole(request)
     await exchanges.judge(request)
 
     assert token.encode() not in (request.response.content or b"")

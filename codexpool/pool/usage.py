@@ -20,6 +20,9 @@ UNKNOWN_LIMIT = 900.0
 
 SHORTEST_LIMIT = 1.0
 
+WINDOWS_KEPT = 64
+"""Windows of one account that are told apart: the backend knows two for each family of models."""
+
 URGENCY = 4.0
 """How much a window that is about to be reset may count for: what it has left is lost by then."""
 
@@ -78,7 +81,9 @@ class Usage:
 
     def see(self, window: Window) -> None:
         """Take over what an answer says of a window now."""
-        self.windows[(window.family, window.minutes)] = window
+        at = (window.family, window.minutes)
+        if at in self.windows or len(self.windows) < WINDOWS_KEPT:
+            self.windows[at] = window
 
     def limit(self, limit: Limit, at: float) -> float:
         """A limit was reached; until when. Said by the answer, else by the window that is used up, else a guess."""

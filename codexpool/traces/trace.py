@@ -28,6 +28,18 @@ TURNS_KEPT = 16
 
 WAITS_KEPT = 16
 
+HEADERS_KEPT = 16_384
+"""Bytes of the headers of a request, or of an answer, that its trace keeps."""
+
+FIELDS_KEPT = 200
+"""Headers that it keeps of them."""
+
+LONGEST_NAME = 256
+"""Bytes of a header's name that is kept, and of one that stands for a value that is not."""
+
+LONGEST_PATH = 2_048
+"""Characters of a path, with its query, that are kept."""
+
 LONGEST_MESSAGE = 4_000
 """Characters that are kept of what codexpool has said in the backend's place: it names every identity."""
 
@@ -40,6 +52,25 @@ MEANS = {
 """What a policy of `codexpool.wire.routes` means."""
 
 REQUEST_IDS = (b"x-request-id", b"x-oai-request-id")
+
+
+def bounded(fields: Fields) -> Fields:
+    """Headers as a trace keeps them: where that is too much, the longest values make room.
+
+    They go as a whole, for a part of a secret would not look like one.
+    """
+    size = sum([len(name) + len(value) for name, value in fields])
+    if size <= HEADERS_KEPT and len(fields) <= FIELDS_KEPT:
+        return fields
+    kept = [(n if len(n) <= LONGEST_NAME else b"(a name of %d bytes)" % len(n), v) for n, v in fields[:FIELDS_KEPT]]
+    size = sum([len(name) + len(value) for name, value in kept])
+    for index in sorted(range(len(kept)), key=lambda index: -len(kept[index][1])):
+        if size <= HEADERS_KEPT:
+            break
+        name, value = kept[index]
+        kept[index] = (name, b"(%d bytes, not kept)" % len(value))
+        size -= len(value) - len(kept[index][1])
+    return tuple(kept)
 
 
 @dataclass(slots=True)
@@ -68,11 +99,11 @@ class AttemptTrace:
 
     def sent(self, fields: Fields, at: float) -> None:
         """The request has left."""
-        self.fields, self.sent_at = fields, at
+        self.fields, self.sent_at = bounded(fields), at
 
     def answered(self, status: int, fields: Fields, at: float) -> None:
         """The head of an answer has come, or the connection was lost."""
-        self.status, self.answer_fields, self.answered_at = status, fields, at
+        self.status, self.answer_fields, self.answered_at = status, bounded(fields), at
 
     def __repr__(self) -> str:  # The one that a dataclass has would show its headers.
         return f"<attempt under {self.identity}>"
@@ -176,6 +207,12 @@ class Trace:
     ended_at: float | None = None
     is_open: bool = False
     """It is a WebSocket, and open."""
+
+    def __post_init__(self) -> None:
+        self.fields = bounded(self.fields)
+        if len(self.path) > LONGEST_PATH:
+            path = self.path.partition("?")[0]
+            self.path = path if len(path) <= LONGEST_PATH else f"/(a path of {len(path)} characters)"
 
     @property
     def attempt(self) -> AttemptTrace | None:

@@ -157,9 +157,9 @@ def denied(message: str, returns_at: float, is_limit: bool, now: float) -> http.
     return _json(429, {"error": error}, {"retry-after": str(seconds_to(returns_at, now))})
 
 
-def toolless(body: bytes) -> http.Response:
+def toolless(body: bytes, encoding: str) -> http.Response:
     """The answer to a message for the tools of a person, where there is none."""
-    status, document = toolless_answer(body)
+    status, document = toolless_answer(body, encoding)
     return http.Response.make(status) if document is None else _json(status, document)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from codexpool.wire.parsing import loads
 
 LONGEST = 500
 """Characters of a code or message that are looked at: it goes into a log, a flag and the state."""
@@ -59,8 +60,8 @@ def _text(value: Any) -> str:
 
 def _json(text: bytes) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return loads(text)
+    except ValueError:
         return None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from codexpool.wire.errors import unpacked
 from codexpool.wire.headers import PLACEHOLDER, TURN_STATE
+from codexpool.wire.parsing import loads
 
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([\w.]+)"')
 
@@ -50,8 +51,8 @@ def model_of(message: bytes) -> str:
 def parsed(message: bytes) -> dict[str, Any]:
     """The JSON object of a message; an empty one where it is none."""
     try:
-        document = json.loads(message)
-    except (ValueError, RecursionError):
+        document = loads(message)
+    except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -90,8 +90,8 @@ class _Plain:
     has_ended = True
 
     def take(self, data: bytes) -> Iterator[bytes]:
-        if data:
-            yield data
+        for at in range(0, len(data), PIECE):
+            yield data[at : at + PIECE]
 
 
 class _Framed:

@@ -14,51 +14,35 @@ import zstandard
 
 from codexpool.members.keys import PREFIX
 from codexpool.wire.frames import dumped, parsed
-from codexpool.wire.lighter import UnreadableError
+from codexpool.wire.inflate import UnreadableError, pieces
 
 MARK: Final = PREFIX.encode()
 
 SHOWN: Final = b"(member key, removed by codexpool)"
 """In place of a key."""
 
-PIECE: Final = 1 << 20
-"""Bytes of a body that are looked at in one piece."""
-
-LONGEST: Final = 64 * 2**20
-"""Bytes of a body that is read; no history is that long."""
-
-AT_ONCE: Final = 2 * PIECE
-"""Bytes of a body that is looked through at once; of a longer one, or one that does not say how long it is, a thread
-does so."""
-
 _KEY: Final = re.compile(re.escape(MARK) + rb"[\w-]{16,128}")
+_LONGEST_KEY: Final = len(MARK) + 128
 
 
-def without_keys(body: bytes, encoding: str) -> bytes | None:
+def without_keys(body: bytes, encoding: str, most: int) -> bytes | None:
     """The body without any key, encoded as before; None where there is none in it.
 
-    Raises UnreadableError for one that cannot be looked into.
+    Raises UnreadableError for one that cannot be looked into, TooLongError beyond ``most`` bytes.
     """
-    if encoding in ("", "identity"):
-        return _KEY.sub(SHOWN, body) if _KEY.search(body) else None
+    if encoding not in ("", "identity", "zstd"):
+        raise UnreadableError(f"content-encoding {encoding[:32]}")
+    size, has_any = 0, False
+    for text, has_key in _cleaned(pieces(body, encoding, most)):
+        size += len(text)
+        has_any |= has_key
+    if not has_any:
+        return None
+    clean = (text for text, _ in _cleaned(pieces(body, encoding, most)))
     if encoding != "zstd":
-        raise UnreadableError(f"content-encoding {encoding}")
-    try:
-        if not _is_in(_pieces(body)):
-            return None
-        return zstandard.ZstdCompressor().compress(_KEY.sub(SHOWN, b"".join(_pieces(body))))
-    except zstandard.ZstdError as error:
-        raise UnreadableError(str(error)) from error
-
-
-def takes_long(body: bytes, encoding: str) -> bool:
-    """Whether an event loop would be kept from its work meanwhile."""
-    if encoding != "zstd":
-        return len(body) > AT_ONCE
-    try:
-        return not 0 <= zstandard.frame_content_size(body) <= AT_ONCE
-    except zstandard.ZstdError:
-        return False
+        return b"".join(clean)
+    stream = zstandard.ZstdCompressor().compressobj(size=size)
+    return b"".join([*map(stream.compress, clean), stream.flush()])
 
 
 def message_without_keys(message: bytes) -> bytes | None:
@@ -70,22 +54,15 @@ def message_without_keys(message: bytes) -> bytes | None:
     return dumped(document) if document else clean
 
 
-def _is_in(pieces: Iterator[bytes]) -> bool:
-    """Whether there is a key in a body: one may begin in one piece and end in the next."""
-    before = b""
-    for piece in pieces:
-        text = before + piece
-        if MARK in text and _KEY.search(text):
-            return True
-        before = text[-256:]
-    return False
-
-
-def _pieces(body: bytes) -> Iterator[bytes]:
-    stream = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-    read = 0
-    while piece := stream.read(PIECE):
-        read += len(piece)
-        if read > LONGEST:
-            raise UnreadableError(f"more than {LONGEST} bytes")
-        yield piece
+def _cleaned(body: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The pieces of a body without any key, and whether there was one. It may begin in one and end in the next."""
+    pending = b""
+    for piece in body:
+        text = pending + piece
+        # What begins before this does not end in the next piece.
+        to = max(0, len(text) - _LONGEST_KEY)
+        whole = [match.span() for match in _KEY.finditer(text) if match.start() < to]
+        to = max(to, whole[-1][1]) if whole else to
+        pending = text[to:]
+        yield (_KEY.sub(SHOWN, text[:to]), True) if whole else (text[:to], False)
+    yield _KEY.sub(SHOWN, pending), _KEY.search(pending) is not None

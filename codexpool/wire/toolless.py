@@ -7,18 +7,23 @@ what it is. The protocol: Model Context Protocol, 2025-06-18, "Streamable HTTP".
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
+
+from codexpool.wire.inflate import inflated
+from codexpool.wire.parsing import loads
 
 VERSION: Final = "2025-06-18"
 """Of the protocol, where a client does not say which one it speaks."""
 
+LONGEST: Final = 1 << 20
+"""Bytes of a message, inflated, that is looked at."""
 
-def answer(body: bytes) -> tuple[int, dict[str, Any] | None]:
+
+def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]:
     """Status and document for a message of a client; no document where it wants none."""
     try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
+        call = loads(inflated(body, encoding, LONGEST))
+    except ValueError:
         return 400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no JSON"}}
     if not isinstance(call, dict) or call.get("id") is None:
         return 202, None

@@ -13,7 +13,18 @@ from mitmproxy.test import tflow
 
 from codexpool.pool.reasons import Because, Candidacy
 from codexpool.pool.verdict import Answer, classify
-from codexpool.traces.trace import TURNS_KEPT, WAITS_KEPT, AttemptTrace, Fields, Trace, TurnTrace
+from codexpool.traces.trace import (
+    FIELDS_KEPT,
+    HEADERS_KEPT,
+    LONGEST_NAME,
+    TURNS_KEPT,
+    WAITS_KEPT,
+    AttemptTrace,
+    Fields,
+    Trace,
+    TurnTrace,
+    bounded,
+)
 
 NOW = 1_800_000_000.0
 WORK, SPARE, OWN = (f"at-test-{name}-0123456789abcdef" for name in ("work", "spare", "own"))
@@ -190,3 +201,46 @@ def test_wherever_a_secret_is_planted_the_document_has_no_piece_of_it(secret: st
 
     pieces = {secret[at : at + 12] for at in range(3, len(secret) - 12)}
     assert [piece for piece in pieces if piece in text and piece not in before] == []
+
+
+# -- what is kept is bounded
+
+
+LONG_TOKEN = "at-test-long-" + "0123456789abcdef" * 40_000
+
+long_fields = st.lists(
+    st.tuples(
+        st.sampled_from([b"x-a", b"Authorization", b"cookie", b"x-" + b"n" * 4000]),
+        st.sampled_from([b"", b"short", LONG_TOKEN.encode(), b"y" * 5_000]),
+    ),
+    max_size=40,
+).map(tuple)
+
+
+@given(long_fields, st.integers(1, 60))
+def test_headers_are_kept_up_to_a_bound_and_the_longest_values_make_room_as_a_whole(some: Fields, times: int) -> None:
+    fields = some * times
+
+    kept = bounded(fields)
+
+    assert sum(len(name) + len(value) for name, value in kept) <= HEADERS_KEPT + FIELDS_KEPT * LONGEST_NAME
+    assert len(kept) <= FIELDS_KEPT
+    if sum(len(name) + len(value) for name, value in fields) <= HEADERS_KEPT and len(fields) <= FIELDS_KEPT:
+        assert kept is fields
+    assert b"0123456789abcdef" not in b"".join(value for _, value in kept)
+    for (_, was), (_, value) in zip(fields, kept, strict=False):
+        assert value in (was, b"(%d bytes, not kept)" % len(was))
+
+
+def test_a_trace_keeps_no_headers_or_paths_of_a_megabyte() -> None:
+    huge = ((b"x-huge", b"y" * (1 << 20)), (b"user-agent", b"me"))
+    trace = Trace("f", NOW, "", "POST", "https", "chatgpt.com", f"{PATH}?q={'z' * (1 << 20)}", "swap", PATH, huge)
+    attempt = AttemptTrace("work", "pat", "a" * 12, "acc-work", "https://chatgpt.com", Because.OWN)
+    attempt.sent(huge, NOW)
+    attempt.answered(200, huge, NOW)
+    trace.attempts.append(attempt)
+
+    assert len(json.dumps(trace.document())) < 10_000
+    assert trace.path == PATH
+    for fields in (trace.fields, attempt.fields, attempt.answer_fields):
+        assert fields == ((b"x-huge", b"(1048576 bytes, not kept)"), (b"user-agent", b"me"))

@@ -9,10 +9,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.wire.keys import PIECE, SHOWN, message_without_keys, without_keys
-from codexpool.wire.lighter import UnreadableError
+from codexpool.wire.inflate import PIECE, UnreadableError
+from codexpool.wire.keys import SHOWN, message_without_keys
+from codexpool.wire.keys import without_keys as without_keys_to
 
 KEY = "at-pool-test-ann-0123456789abcdefghijklmnopqrstu"
+
+
+def without_keys(body: bytes, encoding: str) -> bytes | None:
+    return without_keys_to(body, encoding, 64 << 20)
 
 
 def said(text: str) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.wire.lighter import UnreadableError, digest, has_encrypted, lighter
+from codexpool.wire.inflate import TooLongError, UnreadableError
+from codexpool.wire.lighter import LONGEST, digest, has_encrypted, lighter
 
 MESSAGE = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "grün"}]}
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "enc:a:1"}
@@ -84,3 +86,48 @@ def test_a_second_time_there_is_nothing_to_leave_out(some: list[Any]) -> None:
     if left is not None:
         assert lighter(left[0], "", None) is None
         assert [item for item in some if item not in (THOUGHT, OTHER)] == items(left[0])
+
+
+@given(
+    st.lists(st.sampled_from([MESSAGE, THOUGHT, OTHER, COMPACTED, CALL, "text, [", 3, None, ["x"]]), max_size=8),
+    st.sampled_from([None, (",", ":"), (" ,\n ", " : ")]),
+    st.booleans(),
+    st.sampled_from([None, {digest("enc:a:1")}]),
+)
+def test_what_is_left_is_what_was_sent_byte_for_byte_however_it_was_written(
+    some: list[Any], separators: tuple[str, str] | None, in_ascii: bool, known: set[bytes] | None
+) -> None:
+    def written(items: list[Any]) -> bytes:
+        document = {"tools": [THOUGHT, [{}]], "n": 1.50, "input": items, "metadata": {"input": [THOUGHT]}}
+        return json.dumps(document, separators=separators, ensure_ascii=in_ascii).encode()
+
+    foreign = [THOUGHT, OTHER] if known is None else [THOUGHT]
+    left = lighter(written(some), "", known)
+
+    kept = [item for item in some if item not in foreign]
+    assert (left is None) == (kept == some)
+    if left is not None:
+        assert json.loads(left[0]) == json.loads(written(kept))
+        if kept:  # (A list that is empty is not written as one that was emptied.)
+            assert left[0] == written(kept)
+
+
+def test_a_body_that_turns_into_too_much_is_left_alone_and_takes_no_memory() -> None:
+    for text in (b'{"input":[' + b"[]," * 300_000 + b"0]}", b'{"input":["' + b" " * (LONGEST + 1) + b'"]}'):
+        made = zstandard.ZstdCompressor().compress(text)
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnreadableError):
+                lighter(made, "zstd", None)
+            assert not has_encrypted(made, "zstd")
+            assert tracemalloc.get_traced_memory()[1] < 4 * LONGEST
+        finally:
+            tracemalloc.stop()
+
+
+def test_one_that_is_longer_than_may_be_read_now_says_so() -> None:
+    made = zstandard.ZstdCompressor().compress(body(MESSAGE, THOUGHT) + b" " * 2_000)
+    with pytest.raises(TooLongError):
+        lighter(made, "zstd", None, 1_000)
+    with pytest.raises(TooLongError):
+        has_encrypted(made, "zstd", 1_000)
