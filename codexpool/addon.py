@@ -28,7 +28,7 @@ from codexpool.page.members import members
 from codexpool.pool.pool import Pool
 from codexpool.redact import redact_logs
 from codexpool.relay import Relay
-from codexpool.state import State, open_state, state_path
+from codexpool.state import State, StateError, named_state, open_state, state_path
 from codexpool.supported import resend, support
 from codexpool.tunnels import UndecidedError
 from codexpool.wire.routes import BACKEND_ONLY
@@ -135,6 +135,7 @@ class Codexpool:
                 self._undo_logs()
                 self._undo_logs = jsonlogs.log_as(getattr(ctx.options, jsonlogs.OPTION), host.is_set_by_user)
             host.refuse_unfit(self.support.loopback_only)
+            named_state(os.environ)
             if "codexpool_observe" in updated:
                 self._observe(host.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
@@ -147,7 +148,7 @@ class Codexpool:
                 host.refuse_anyone()
             self.lookout.configure(updated)
             self._guard()
-        except (ConfigError, exceptions.OptionsError) as error:
+        except (ConfigError, StateError, exceptions.OptionsError) as error:
             self._refuse(str(error))
         else:
             if "codexpool_config" in updated and self.keeper is not None:

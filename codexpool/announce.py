@@ -8,9 +8,9 @@ to another process deceives nobody.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import json
-import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,6 @@ from codexpool import __version__
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-logger = logging.getLogger("codexpool")
 
 FOLDER: Final = "proxies"
 """Of the notes, beside the state database."""
@@ -62,8 +60,8 @@ def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> P
 
     ``confdir`` is mitmproxy's option of that name.
 
-    Reads and writes files: not for an event loop. Raises nothing. Where no note can be left the log says so, and
-    commands have to be told where the proxy is.
+    Reads and writes files: not for an event loop. Raises OSError where no note can be left now: then commands have to
+    be told where the proxy is.
     """
     folder = state_folder / FOLDER
     note = folder / f"{os.getpid()}.json"
@@ -71,13 +69,8 @@ def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> P
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _hold(note)
         _write(note, _document(listens, confdir))
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        logger.warning(
-            "%s: no note of where this proxy listens can be left there (%s); commands that ask it need --proxy URL",
-            folder,
-            reason,
-        )
+    except NotImplementedError:
+        raise OSError(errno.ENOLCK, "this file system has no locks") from None
     return note
 
 

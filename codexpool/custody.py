@@ -13,14 +13,14 @@ from codexpool.config import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import Whoami
-from codexpool.memory import Memory
+from codexpool.memory import PATIENCE, Memory
 from codexpool.pauses import Pauses, Waiting
 from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
 from codexpool.renewals import Renewals
-from codexpool.state import Snapshot, record_name
+from codexpool.state import Record, Snapshot, record_name
 from codexpool.tasks import Tasks
 from codexpool.verification import Verification, expected, of_its_login
 
@@ -272,17 +272,37 @@ class Custody:
     # -- beyond this process
 
     async def _recall(self, identity: Identity) -> None:
-        """Wait for what an earlier run has found out, and look after the identity then."""
+        """Wait for what an earlier run has found out, and look after the identity then.
+
+        A state that cannot be opened holds nobody up: the identity is looked after without it, and compared with it
+        once it is open.
+        """
+        is_late = not await self._memory.is_open_within(PATIENCE)
+        if is_late:
+            self._known_of.add(identity)
+            self.look_after(identity)
         known = await self._memory.known()
         if self._config is not None:
             record = known.records.get(record_name(self._config.path, identity.name))
-            if record is not None:
+            if record is not None and is_late and identity.kind.is_renewable:
+                self._was(identity, record)
+            elif record is not None:
                 self._owners.setdefault(identity.name, record.key)
         self._known_of.add(identity)
         if self._spec(identity) is not None:
             if identity.status is Status.UNVERIFIED:
                 self._serve_on(identity, known)
             self.look_after(identity)
+
+    def _was(self, identity: Identity, record: Record) -> None:
+        """An earlier run's word on whose an identity is has come late: the present token has to be of the same."""
+        spec = self._spec(identity)
+        if spec is None or self._owners.setdefault(identity.name, record.key) == record.key:
+            return
+        self._owners[identity.name] = record.key
+        if not (spec.account_id and spec.user_id) and self._config is not None:
+            self._memory.belongs(self._config.path, identity, record.key)
+            self.doubt(identity)
 
     def _serve_on(self, identity: Identity, known: Snapshot) -> None:
         """Have an identity serve on what an earlier run found out about the same token."""
@@ -322,4 +342,4 @@ def _holds(condition: Condition, now: float) -> bool:
     """Whether a condition of an earlier run is still to be waited for."""
     if condition.status is Status.NEEDS_LOGIN or is_of_workspace(condition):
         return True
-    return condition.status in HELD_OVER and (condition.until or 0) > now
+    return condition.status in HELD_OVER and condition.since <= now < (condition.until or 0)

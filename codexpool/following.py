@@ -44,11 +44,11 @@ class Following:
         while True:
             await asyncio.sleep(POLL)
             before = current()
-            if before is None or not await asyncio.to_thread(watcher.changed):
+            if before is None or not await tasks.in_thread(watcher.changed):
                 continue
             async with self._one_at_a_time:
                 try:
-                    config = await asyncio.to_thread(load, before.path)
+                    config = await tasks.in_thread(load, before.path)
                 except ConfigError as error:
                     for problem in error.problems:
                         logger.error("%s", problem)
@@ -57,7 +57,7 @@ class Following:
                     continue
                 if _without_flags(config) != _without_flags(before):
                     logger.info("%s has changed and is in force", config.path)
-                watcher.watch(config.files)
+                await tasks.in_thread(watcher.watch, config.files)
                 await self._take_over(config)
 
     async def keyring(self, current: Callable[[], PoolConfig | None]) -> None:
@@ -76,7 +76,7 @@ class Following:
 
     async def _take_over(self, config: PoolConfig) -> None:
         try:
-            self._follow(config, await asyncio.to_thread(resolve, config, self._sources))
+            self._follow(config, await tasks.in_thread(resolve, config, self._sources))
         except Exception:  # A bug of ours; what is followed has to be followed on.
             logger.exception("%s could not be taken over", config.path)
 

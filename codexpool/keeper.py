@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from codexpool import backend, sharing
+from codexpool import backend, sharing, tasks
 from codexpool.clock import Clock
 from codexpool.config import Flag, IdentitySpec, PoolConfig, Resolved, Watcher
 from codexpool.config.programs import environ_of_programs, secret_variables
@@ -24,8 +24,9 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.custody import Custody
 from codexpool.following import Following
 from codexpool.members.ledger import Ledger
-from codexpool.memory import Memory
+from codexpool.memory import PATIENCE, Memory
 from codexpool.notices import Notices
+from codexpool.pending_flags import PendingFlags
 from codexpool.pool.identity import RETURNING, Asked, Condition, Evidence, Identity, IdentityKey, Status, clock
 from codexpool.pool.needs import described, expiry, remedy
 from codexpool.pool.pool import Pool
@@ -69,12 +70,13 @@ class Keeper:
             self.pool,
             self._tasks,
             self._memory,
-            self._tasks.spawn(asyncio.to_thread(_api, route, environ, self.clock)),
+            self._tasks.spawn(tasks.in_thread(_api, route, environ, self.clock)),
         )
         self.pool.on_doubt = self._custody.look_again
         self.pool.on_exclusion = self._excluded
         self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
         self._environ = environ
+        self._flags = PendingFlags(self._tasks, self._is_flag_wanted)
         self._notices = Notices(route, self._tasks, self._memory.claim)
         self._reminded: dict[str, float] = {}
         self._changed = asyncio.Event()
@@ -172,6 +174,7 @@ class Keeper:
 
     def stop(self) -> None:
         """End all tasks, and write what is still to be written. For the end of the process or of the addon."""
+        self._flags.close()
         self._tasks.stop()
         self._memory.close()
 
@@ -190,26 +193,25 @@ class Keeper:
             else:
                 self._flag(identity)  # An editor saved what it had from before.
         elif not spec.flag.applies_to(bearer):
-            self._tasks.spawn(self._edit_flag(spec.name, None))
+            self._put_flag(spec.name, None)
         elif identity.status is not Status.NEEDS_REPLACEMENT:
             evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
             condition = Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence)
             self.pool.condition_learned(identity.name, identity.fingerprint, condition)
 
-    async def _edit_flag(self, name: str, flag: Flag | None) -> None:
-        """Write an identity's flag into pool.toml, or take it out."""
+    def _put_flag(self, name: str, flag: Flag | None) -> None:
+        """Have an identity's flag written into pool.toml, or taken out."""
         assert self.config is not None
-        path = self.config.path
+        self._flags.put(self.config.path, name, flag)
 
-        def edit() -> None:
-            from codexpool.config import editing  # Not at start-up: it is rarely needed, and takes its time.
-
-            try:
-                editing.unflag(path, name) if flag is None else editing.flag(path, name, flag)
-            except editing.EditError as error:
-                logger.error("%s", error)
-
-        await asyncio.to_thread(edit)
+    def _is_flag_wanted(self, name: str, flag: Flag | None) -> bool:
+        """Whether a flag that could not be written yet (None: not be taken out) is still to be."""
+        identity, spec = self.pool.identities.get(name), self._spec(name)
+        if identity is None or spec is None:
+            return False
+        if flag is None:
+            return spec.flag is not None and not _is_flagged(spec, identity)
+        return identity.status is Status.NEEDS_REPLACEMENT and flag.token == f"sha256:{identity.fingerprint}"
 
     async def _tend(self) -> None:
         """Have tokens renewed in time, and remind of those that a person has to replace."""
@@ -291,7 +293,7 @@ class Keeper:
         condition = identity.condition
         since = datetime.fromtimestamp(int(condition.since), UTC)
         flag = Flag(since, str(condition.evidence or ""), f"sha256:{identity.fingerprint}")
-        self._tasks.spawn(self._edit_flag(identity.name, flag))
+        self._put_flag(identity.name, flag)
 
     def _spec(self, name: str) -> IdentitySpec | None:
         return self.config.identity(name) if self.config is not None else None
@@ -307,10 +309,11 @@ class Keeper:
     async def _know_hosts(self) -> None:
         """Clients go on asking the hosts that an earlier run has sent them to, before anybody is verified."""
         try:
-            known = await self._memory.known()
-            self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
+            await self._memory.is_open_within(PATIENCE)
         finally:
-            self._hosts_known.set()
+            self._hosts_known.set()  # No connection waits for a state that cannot be opened.
+        known = await self._memory.known()
+        self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
 
     async def hosts_known(self, seconds: float) -> None:
         """Wait until ``hosts`` has those of earlier runs, a moment after the start; ``seconds`` at most."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx, exceptions, http, version
 
-from codexpool import __version__, announce, host
+from codexpool import __version__, announce, host, tasks
 from codexpool.config import PoolConfig
 from codexpool.keeper import Keeper
 from codexpool.page import health, metrics, status
@@ -71,6 +71,7 @@ class Lookout:
         self._recorder: Recorder | None = None
         self._tasks = Tasks()
         self._note: Path | None = None
+        self._announcing: asyncio.Task[None] | None = None
         self._runs = False
         self._started_at = time.time()
 
@@ -110,7 +111,7 @@ class Lookout:
         if not self._runs:
             self._runs = True
             self._say(Kind.START, f"codexpool {__version__} runs, on {', '.join(self.listens) or 'no address'}")
-            self._tasks.spawn(self._announce())
+            self._announcing = self._tasks.spawn(self._announce())
 
     def done(self) -> None:
         """The proxy ends, or loads the addon anew."""
@@ -122,6 +123,8 @@ class Lookout:
 
     def withdraw(self) -> None:
         """Commands are to find this proxy no more."""
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self._note is not None:
             announce.withdraw(self._note)
             self._note = None
@@ -134,11 +137,22 @@ class Lookout:
         return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses]
 
     async def _announce(self) -> None:
+        """Leave the note by which commands find this proxy: as soon as it can be written."""
         await asyncio.sleep(SETTLED)  # It may have begun to listen elsewhere a moment ago (see `host.set_defaults`).
-        note = await asyncio.to_thread(
-            announce.announce, state_path(os.environ).parent, self.listens, ctx.options.confdir
-        )
-        self._note = note
+        folder, is_failing = state_path(os.environ).parent, False
+        for pause in tasks.growing_pauses(*ANNOUNCE_PAUSES):
+            try:
+                arguments = folder, self.listens, ctx.options.confdir
+                self._note = await tasks.in_thread(announce.announce, *arguments)
+                break
+            except OSError as error:
+                if not is_failing:
+                    said = "%s: where this proxy listens cannot be noted there yet (%s); commands need --proxy URL"
+                    logger.warning(said, folder, error.strerror or error)
+                is_failing = True
+                await asyncio.sleep(pause)
+        if is_failing:
+            logger.info("%s: the note of where this proxy listens is written", folder)
 
     # -- a recording
 
@@ -239,6 +253,9 @@ class Lookout:
             self._clock_offset(),
         )
 
+
+ANNOUNCE_PAUSES = (1.0, 60.0)
+"""Seconds between two attempts to leave the note of a running proxy: at first, and at most."""
 
 SETTLED = 0.3
 """Seconds until the proxy is sure to listen where it stays."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from codexpool import __version__
+from codexpool import __version__, tasks
 from codexpool.config import Notify
 from codexpool.credentials.command import let_go
 from codexpool.credentials.route import Route
@@ -67,7 +67,7 @@ class Notices:
     async def _post(self, address: str, text: str) -> None:
         import httpx  # Not at start-up: it takes its time, and is rarely needed.
 
-        context = await asyncio.to_thread(self._route.tls)
+        context = await tasks.in_thread(self._route.tls)
         async with httpx.AsyncClient(
             verify=context, proxy=self._route.proxy, trust_env=False, timeout=TIMEOUT
         ) as client:

@@ -70,4 +70,5 @@ def _is_news(identity: Identity, condition: Condition) -> bool:
         return False
     if condition.status is Status.PAUSED:
         return is_of_workspace(condition)
-    return condition.until is not None and condition.until > time.time()
+    # One that began in time to come was noted while a clock was ahead: it says nothing of now.
+    return condition.until is not None and condition.since <= time.time() < condition.until

@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http, websocket
 
-from codexpool import turns
+from codexpool import tasks, turns
 from codexpool.admission import Gate
 from codexpool.backend import RESPONSES
 from codexpool.dressing import Dressing
@@ -495,7 +495,7 @@ async def _ambiguity(message: websocket.WebSocketMessage) -> str:
     if not message.is_text:
         return "it is binary"
     if len(message.content) > strict.AT_ONCE:
-        return await asyncio.to_thread(strict.ambiguity, message.content)
+        return await tasks.in_thread(strict.ambiguity, message.content)
     return strict.ambiguity(message.content)
 
 

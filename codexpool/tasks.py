@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 logger = logging.getLogger("codexpool")
@@ -42,11 +42,20 @@ class Tasks:
             task.cancel()
 
 
-async def in_thread(function: Callable[..., T], *arguments: Any, daemon: bool = False) -> T:
-    """What a function gives that may take long, in a thread of its own.
+def growing_pauses(first: float, longest: float) -> Iterator[float]:
+    """Yield the seconds to wait before each next try: ``first``, then twice as many each time, up to ``longest``."""
+    pause = first
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
 
-    mitmproxy looks host names up in the threads that `asyncio.to_thread` takes: nobody is to wait for one there. The
-    end of the process waits for the thread, unless it is a ``daemon``.
+
+async def in_thread(function: Callable[..., T], *arguments: Any, daemon: bool = False) -> T:
+    """Return what a function gives that may take long. It runs in a thread of its own.
+
+    `asyncio.to_thread` is not used anywhere in codexpool (ruff refuses it): mitmproxy resolves host names in the few
+    threads that it takes, so requests would wait behind whatever waits for a file or a lock there. The end of the
+    process waits for the thread, unless it is a ``daemon``.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -63,7 +72,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any, daemon: bool = 
         with contextlib.suppress(RuntimeError):  # The loop has ended, and nobody waits.
             loop.call_soon_threadsafe(settle, give, value)
 
-    threading.Thread(target=run, name=f"codexpool-{function.__name__}", daemon=daemon).start()
+    threading.Thread(target=run, name=f"codexpool-{getattr(function, '__name__', '')}", daemon=daemon).start()
     return await future
 
 

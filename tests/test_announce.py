@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import stat
 import subprocess
@@ -188,14 +187,20 @@ def test_without_locks_the_process_id_has_to_do(
     assert announced(tmp_path) == []
 
 
-def test_where_no_note_can_be_left_the_log_says_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_no_note_can_be_left_that_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "proxies").write_text("a file where the folder should be")
 
-    with caplog.at_level(logging.WARNING):
-        note = announce.announce(tmp_path, [])
+    with pytest.raises(OSError, match="proxies"):
+        announce.announce(tmp_path, [])
 
-    assert "--proxy URL" in caplog.text
-    announce.withdraw(note)
+
+def test_a_file_system_without_locks_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.raises(OSError, match="has no locks"):
+        announce.announce(tmp_path, [])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders have owners there")

@@ -8,8 +8,6 @@ import time
 
 import pytest
 
-from codexpool.memory import Memory
-from codexpool.state import State
 from codexpool.tasks import Tasks, in_thread
 
 
@@ -56,14 +54,3 @@ async def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:
 
     with pytest.raises(KeyError):
         await in_thread(broken)
-
-
-async def test_a_state_that_cannot_be_opened_for_whatever_reason_holds_nobody_up(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def broken() -> State:
-        raise NotImplementedError("no locks on this file system")
-
-    memory = Memory(broken, Tasks())
-    assert (await asyncio.wait_for(memory.known(), 5)).sessions == {}
-    assert "nothing outlives this process" in caplog.text

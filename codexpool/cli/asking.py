@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from codexpool.announce import Announcement, addresses, announced
-from codexpool.cli.common import Failure
-from codexpool.state import state_path
+from codexpool.cli.common import Failure, state_file
 from codexpool.traces.words import plain
 
 if TYPE_CHECKING:
@@ -286,7 +285,7 @@ def confdir_of(asked: RunningProxy) -> Path:
 
 
 def _announced() -> list[Announcement]:
-    return announced(state_path(os.environ).parent)
+    return announced(state_file().parent)
 
 
 def _answering(announcement: Announcement, silent: list[str]) -> RunningProxy | None:

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from codexpool.cli.common import (
+    Failure,
     config_option,
     console,
     json_option,
@@ -175,18 +176,22 @@ def _status(kind: Kind, answer: Whoami) -> Status | None:
 def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoami]) -> list[str]:
     """Have proxies know of it, and pool.toml; what could not be written."""
     complaints: list[str] = []
-    with the_state() as state:
-        for name, answer in answers.items():
-            credential = resolved.credentials[name]
-            bearer, status = credential.bearer(), _status(credential.kind, answer)
-            if bearer is None or status is None:
-                continue
-            remember(state, config.path, name, credential, answer, status)
-            if credential.kind is Kind.PAT:
-                try:
-                    _flag(config, name, status, f"sha256:{bearer.fingerprint}", answer.evidence)
-                except editing.EditError as error:
-                    complaints.append(str(error))
+    try:
+        with the_state() as state:
+            for name, answer in answers.items():
+                credential = resolved.credentials[name]
+                if (status := _status(credential.kind, answer)) is not None:
+                    remember(state, config.path, name, credential, answer, status)
+    except Failure as failure:
+        complaints.append(failure.message)
+    for name, answer in answers.items():
+        credential = resolved.credentials[name]
+        bearer, status = credential.bearer(), _status(credential.kind, answer)
+        if bearer is not None and status is not None and credential.kind is Kind.PAT:
+            try:
+                _flag(config, name, status, f"sha256:{bearer.fingerprint}", answer.evidence)
+            except editing.EditError as error:
+                complaints.append(str(error))
     return complaints
 
 

@@ -15,7 +15,7 @@ import click
 
 from codexpool import authority
 from codexpool.cli import asking
-from codexpool.cli.common import Failure, pool_path, sources
+from codexpool.cli.common import Failure, pool_path, sources, state_file
 from codexpool.config import PoolConfig, Resolved, resolve
 from codexpool.doctor import clocks, configuration, files, logins, probe, standing, trust, variables, versions
 from codexpool.doctor.bypass import proxy_variable
@@ -24,7 +24,6 @@ from codexpool.doctor.findings import Finding, note, wrong
 from codexpool.doctor.tunnel import Tunnel
 from codexpool.files import UnusableError, read_private
 from codexpool.page import health
-from codexpool.state import state_path
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE
 from codexpool.wire.headers import PROBE_VERSION
 
@@ -133,7 +132,7 @@ class Examination:
             yield from files.of_pool(self._config.files)
         yield from files.of_logins(platformdirs.user_data_path("codexpool", appauthor=False) / "logins")
         yield from files.of_confdir(asking.confdir_of(self._asked.proxy))
-        yield from files.of_state(state_path(os.environ), bool(os.environ.get(STATE_VARIABLE)))
+        yield from files.of_state(state_file(), bool(os.environ.get(STATE_VARIABLE)))
         yield files.Kept(self._client.home / logins.AUTH_JSON, "the client's login")
 
 

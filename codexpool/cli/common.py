@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from codexpool import tasks
 from codexpool.cli.run import entry
 from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
 from codexpool.config.model import shown
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redact import redacted
-from codexpool.state import Snapshot, State, StateError, open_state, state_path
+from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,7 +123,7 @@ async def verification() -> Verification:
     from codexpool.credentials.authapi import AuthApi
     from codexpool.verification import Verification
 
-    api = await asyncio.to_thread(AuthApi, route(), os.environ)
+    api = await tasks.in_thread(AuthApi, route(), os.environ)
 
     async def made() -> AuthApi:
         return api
@@ -131,22 +133,47 @@ async def verification() -> Verification:
 
 @contextmanager
 def the_state() -> Iterator[State]:
-    """What proxies have found out, open for as long as it is looked at. Raises Failure."""
+    """What proxies have found out, open for as long as it is looked at. Raises Failure.
+
+    It raises Failure at its end, too, where what was put into it could not be written.
+    """
     try:
-        state = open_state(state_path(os.environ))
+        state = open_state(state_file())
     except StateError as error:
         raise Failure(f"state: {error}") from None
     try:
         yield state
-    finally:
+    except BaseException:
         state.close()
+        raise
+    if not state.close():
+        raise Failure("state: not all of it could be written; try again")
+
+
+def state_file() -> Path:
+    """Return the file the state is in. Raises Failure where `CODEXPOOL_STATE` names none."""
+    try:
+        return state_path(os.environ)
+    except StateError as error:
+        raise Failure(str(error)) from None
 
 
 def known() -> Snapshot:
-    """What proxies have found out so far; nothing, where none has run yet. Raises Failure."""
-    if not state_path(os.environ).exists():
+    """What proxies have found out so far; nothing, where none has run yet. Raises Failure.
+
+    Nothing either where the state cannot be used now; that is said on standard error.
+    """
+    path = state_file()
+    if not path.exists():
         return Snapshot()
-    with the_state() as state:
+    try:
+        state = open_state(path)
+    except UnavailableError as error:
+        click.echo(f"codexpool: state: {error}. What proxies have found out is not known here", err=True)
+        return Snapshot()
+    except StateError as error:
+        raise Failure(f"state: {error}") from None
+    with contextlib.closing(state):
         return state.load()
 
 

@@ -196,5 +196,8 @@ def _written(path: Path, text: str) -> None:
 
 
 def _remember(config: PoolConfig, name: str, found: Examined) -> None:
-    with the_state() as state:
-        remember(state, config.path, name, found.credential, found.answer)
+    try:
+        with the_state() as state:
+            remember(state, config.path, name, found.credential, found.answer)
+    except Failure as failure:  # The token is replaced all the same; a proxy finds the rest out.
+        failure.show()

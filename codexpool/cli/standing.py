@@ -141,8 +141,9 @@ def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, left_out: 
 
 
 def _is_over(condition: Condition, now: float) -> bool:
-    """Whether a condition that ends by itself has ended."""
-    return condition.status in LEADS_TO_SERVING and condition.until is not None and condition.until <= now
+    """Whether a condition that ends by itself has ended, or was noted while a clock was ahead."""
+    is_now = condition.since <= now < (condition.until or 0)
+    return condition.status in LEADS_TO_SERVING and condition.until is not None and not is_now
 
 
 def _left_out(config: PoolConfig, resolved: Resolved) -> dict[str, str]:

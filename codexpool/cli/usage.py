@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -15,10 +14,10 @@ from typing import Any, Final
 
 import click
 
-from codexpool.cli.common import Failure, json_option, moment
+from codexpool.cli.common import Failure, json_option, moment, state_file
 from codexpool.cli.output import Output, quiet_end
 from codexpool.members.ledger import Spent
-from codexpool.state import COUNTED_BY, StateError, read_spent, state_path
+from codexpool.state import COUNTED_BY, StateError, read_spent
 from codexpool.traces.words import clock, plain
 
 VERSION: Final = 1
@@ -79,7 +78,7 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
     if as_csv and as_json:
         raise click.UsageError("--csv or --json, not both")
     by = list(dict.fromkeys(by))
-    rows = _used(state_path(os.environ), by, since)
+    rows = _used(state_file(), by, since)
     out = Output()
     with quiet_end():
         if as_json:

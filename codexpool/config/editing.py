@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from codexpool.config.flags import flagged, unflagged
 from codexpool.config.model import ConfigError, Flag, one_line
 from codexpool.config.read import parse
 from codexpool.config.tables import UneditableError
+from codexpool.credentials.secret import Bearer
 from codexpool.files import Replacement, locked
 
 LOCK_TIMEOUT = 5.0
@@ -72,11 +75,60 @@ def unflag(path: Path, name: str) -> None:
     _rewrite(path, lambda text: unflagged(text, name))
 
 
-def _rewrite(path: Path, change: Change) -> None:
+def put_flags(
+    path: Path, flags: Mapping[str, Flag | None], lock_timeout: float | None = None
+) -> Mapping[str, UneditableError]:
+    """Write the flags of several identities in one edit; None takes a flag out. Return what could not be placed.
+
+    A flag is skipped where the identity has left the file, or has another token in it by now. Waits ``lock_timeout``
+    seconds for other editors (by default `LOCK_TIMEOUT`): not to be called on an event loop. Raises EditError if the
+    file cannot be locked, read or written now.
+    """
+    refused: dict[str, UneditableError] = {}
+
+    def change(text: str) -> str:
+        refused.clear()
+        for name, flag in _relevant(text, flags).items():
+            try:
+                text = unflagged(text, name) if flag is None else flagged(text, name, flag)
+            except UneditableError as error:
+                refused[name] = error
+        return text
+
+    _rewrite(path, change, lock_timeout)
+    return refused
+
+
+def _relevant(text: str, flags: Mapping[str, Flag | None]) -> dict[str, Flag | None]:
+    """Those of the flags that the text is still to be changed for."""
+    try:
+        tables = tomllib.loads(text).get("identity", [])
+    except tomllib.TOMLDecodeError as error:
+        raise UneditableError(f"is not TOML ({error})") from None
+    by_name = {t.get("name"): t for t in tables if isinstance(t, dict)} if isinstance(tables, list) else {}
+    return {name: flag for name, flag in flags.items() if name in by_name and _is_relevant(by_name[name], flag)}
+
+
+def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
+    """Whether a table is to be changed: a flag goes with the token it is about, where the table has that itself."""
+    token = table.get("token")
+    if not isinstance(token, str):
+        return True
+    present = str(Bearer.of(token))
+    if flag is not None:
+        return flag.token == present
+    match table.get("needs_replacement"):
+        case {"token": about}:
+            return bool(about != present)
+        case _:
+            return True
+
+
+def _rewrite(path: Path, change: Change, lock_timeout: float | None = None) -> None:
     with ExitStack() as stack:
         with _told(path):
             real = path.resolve(strict=True)
-            stack.enter_context(locked(real, LOCK_TIMEOUT))
+            stack.enter_context(locked(real, LOCK_TIMEOUT if lock_timeout is None else lock_timeout))
         for _ in range(TRIES):
             with _told(path):
                 before = real.read_bytes()

@@ -23,6 +23,10 @@ class StateError(Exception):
         self.remedy = remedy
 
 
+class UnavailableError(StateError):
+    """A state that cannot be used now: its disk is full, read-only or gone, or another program has it locked."""
+
+
 class Record(NamedTuple):
     """What an identity of a pool.toml last was: its token's fingerprint, whose that is, when it last served."""
 
@@ -98,10 +102,16 @@ class State(Protocol):
         """This is what this process has counted for an account so far; what others have stays beside it."""
 
     def claim(self, case: str, at: float) -> bool:
-        """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while."""
+        """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while.
+
+        A claim that cannot be written now is the caller's: better seen to twice than never.
+        """
+
+    def put_claim(self, case: str, at: float) -> None:
+        """The case was seen to."""
 
     def changes(self) -> Snapshot:
         """What other processes wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""
 
-    def close(self) -> None:
-        """Write what is not written yet, within a few seconds, and let go of everything."""
+    def close(self) -> bool:
+        """Write what is not written yet, within a few seconds, and let go of everything. Whether all was written."""

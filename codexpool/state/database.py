@@ -120,7 +120,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         except sqlite3.DatabaseError as error:
             if not _is_corrupt(error):
                 raise
-            if path.suffix not in SUFFIXES:  # not what a state is called: rather a slip than a broken database
+            # Not ours, and not what a state is called: rather a slip than a broken database.
+            if not isinstance(error, _Corrupt) and path.suffix not in SUFFIXES:
                 raise StateError(f"{path} is no database ({error})", "correct CODEXPOOL_STATE") from None
             aside = _moved_aside(path)
             log.warning("state: %s is broken (%s); it is kept as %s, and a new one is begun", path, error, aside)
@@ -145,6 +146,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _Corrupt(verdict)
+        if what := _lacks(connection, version):
+            raise _Corrupt(f"it lacks {what}")
         if os.name == "posix" and path.stat().st_mode & 0o077:
             path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -171,8 +174,32 @@ def _refuse_the_foreign(connection: sqlite3.Connection, path: Path, version: int
         raise StateError(what, f"update this codexpool, {elsewhere}")
 
 
+def _lacks(connection: sqlite3.Connection, version: int) -> str:
+    """What a database of ours has to have in its version, and does not; empty where nothing is missing."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as whole:
+        whole.executescript("".join(STEPS[:version]))
+        wanted, present = _columns(whole), _columns(connection)
+    if present and not version:
+        return "its version"
+    for table, columns in wanted.items():
+        if table not in present:
+            return f"the table {table}"
+        if missing := columns - present[table]:
+            return f"{min(missing)} in the table {table}"
+    if version and connection.execute("SELECT count(*) FROM revision").fetchone() != (1,):
+        return "its revision"
+    return ""
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    """The columns of each table."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    of_each = "SELECT name FROM pragma_table_info(?)"
+    return {table: {name for (name,) in connection.execute(of_each, (table,))} for (table,) in tables}
+
+
 class _Corrupt(sqlite3.DatabaseError):
-    """What quick_check found."""
+    """What is wrong with a database of ours."""
 
 
 def _is_corrupt(error: sqlite3.DatabaseError) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -14,15 +15,17 @@ from pathlib import Path
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot, State, StateError
+from codexpool.state.base import MAX_SESSIONS, Note, Record, Snapshot, State, StateError, UnavailableError
 from codexpool.state.database import Database
-from codexpool.state.memory import MemoryState
 from codexpool.state.writer import Write, Writer
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "CODEXPOOL_STATE"
 """The environment variable that names another file."""
+
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
+"""A scheme has at least two letters: a single one is a drive of Windows."""
 
 SESSION_AGE = 30 * 24 * 3600.0
 """Seconds after which a session that was not served is forgotten, and that a condition was dropped."""
@@ -35,6 +38,12 @@ CLAIM_AGE = 365 * 24 * 3600.0
 
 USAGE_AGE = 400 * 24 * 3600.0
 """Seconds after which it is forgotten who has used what: a year, and the time to look back on it."""
+
+DAY_AT_ONCE = 24 * 3600.0
+"""Seconds by which the ages of all rows grow at most as a process prunes for the first time."""
+
+PRUNED = "pruned"
+"""The claim whose time is the one that ages were last reckoned at."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds ``close`` waits for the disk."""
@@ -66,37 +75,60 @@ PUT_SPENT = (
     " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
+NEWEST = """
+SELECT max(at) FROM (
+    SELECT max(at) AS at FROM sessions WHERE writer != :writer
+    UNION ALL SELECT max(at) FROM metadata WHERE writer != :writer
+    UNION ALL SELECT max(at) FROM conditions WHERE writer != :writer
+    UNION ALL SELECT max(at) FROM notes WHERE writer != :writer
+    UNION ALL SELECT max(last_at) FROM spent WHERE writer != :writer
+)
+"""
+
+# Every row gets the revision and the writer, which a claim has no columns for.
+PUT_CLAIM = 'INSERT OR IGNORE INTO claims ("case", at) SELECT ?, ? WHERE ? IS NOT NULL AND ? IS NOT NULL'
+
 GONE = ""
 """In place of a fingerprint: the identity was taken out. The row stays, so that a later word on it has its place."""
 
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
 
+def named_state(environ: Mapping[str, str]) -> Path | None:
+    """Return the file that ``CODEXPOOL_STATE`` names, if it is set.
+
+    Raises StateError for a URL, which would become a file of that name.
+    """
+    named = environ.get(VARIABLE)
+    if not named:
+        return None
+    if url := _URL.match(named):
+        # The scheme only: the rest may hold a password.
+        what = f"{VARIABLE} is a URL ({url[1]}:…), and only files are supported"
+        raise StateError(what, "name a file, as in ~/codexpool/state.sqlite3, or unset it to use the default")
+    return Path(named).expanduser().absolute()
+
+
 def state_path(environ: Mapping[str, str]) -> Path:
-    """The file the state is in: ``CODEXPOOL_STATE``, else one in the user's state folder."""
-    if named := environ.get(VARIABLE):
-        return Path(named).expanduser().absolute()
+    """Return the file the state is in: `named_state`, else one in the user's state folder. Raises StateError."""
+    if (named := named_state(environ)) is not None:
+        return named
     import platformdirs  # in the thread that opens the state, not at start-up
 
     return platformdirs.user_state_path("codexpool", appauthor=False) / "state.sqlite3"
 
 
 def open_state(path: Path) -> State:
-    """The state in the file at ``path``, or one in memory if the disk cannot be used; the log then says so.
+    """The state in the file at ``path``, which is made if it is not there.
 
-    Raises StateError if the file is there and must not be touched: a newer codexpool wrote it, or another program.
+    Raises UnavailableError where it cannot be used now, and another StateError if it must not be touched: a newer
+    codexpool wrote it, or another program.
     """
     try:
         return SqliteState(path)
     except (OSError, sqlite3.Error) as error:
-        log.warning(
-            "state: %s cannot be used (%s); sessions and pauses will not outlive this process. Let the proxy's user"
-            " write there, or name another file with %s",
-            path,
-            error,
-            VARIABLE,
-        )
-        return MemoryState()
+        remedy = f"let the user the proxy runs as write there, or name another file with {VARIABLE}"
+        raise UnavailableError(f"{path} cannot be used ({error})", remedy) from error
 
 
 class SqliteState:
@@ -112,6 +144,8 @@ class SqliteState:
         self._data_version = -1
         self._failing = False
         self._closed = False
+        self._pruned_at: float | None = None
+        """When this process has pruned last, by the monotonic clock."""
         self._writer = Writer(Database(path), self._prune)
 
     def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
@@ -146,14 +180,20 @@ class SqliteState:
     def put_spent(self, account: Account, spent: Spent) -> None:
         self._writer.put(("spent", "\0".join(account)), Write(PUT_SPENT, (*account, *spent)))
 
+    def put_claim(self, case: str, at: float) -> None:
+        self._writer.put(("claims", case), Write(PUT_CLAIM, (case, at)))
+
     def claim(self, case: str, at: float) -> bool:
+        if ("claims", case) in self._writer.unwritten():
+            return False
         with self._reading:
             try:
                 connection = self._database.connection()
                 done = connection.execute('INSERT OR IGNORE INTO claims ("case", at) VALUES (?, ?)', (case, at))
             except (sqlite3.Error, OSError, StateError) as error:
                 log.warning("state: %s cannot be written (%s)", self._database.path, error)
-                return True  # Better seen to twice than never.
+                self.put_claim(case, at)
+                return True
             return done.rowcount == 1
 
     def load(self) -> Snapshot:
@@ -187,12 +227,14 @@ class SqliteState:
         """Wait, at most so many seconds, until all that was put is on the disk; whether it is."""
         return self._writer.flush(timeout)
 
-    def close(self) -> None:
-        if not self._writer.close(CLOSE_TIMEOUT):
+    def close(self) -> bool:
+        is_written = self._writer.close(CLOSE_TIMEOUT)
+        if not is_written:
             log.warning("state: not all of it could be written to %s", self._database.path)
         with self._reading:
             self._closed = True
             self._database.close()
+        return is_written
 
     def _read(self, since: int | None, except_writer: str) -> Snapshot:
         """What was written after revision ``since`` (None: the last one seen) by others than ``except_writer``."""
@@ -221,7 +263,8 @@ class SqliteState:
         return snapshot
 
     def _prune(self, connection: sqlite3.Connection) -> None:
-        oldest = self._clock() - SESSION_AGE
+        now = self._reckoned_at(connection)
+        oldest = now - SESSION_AGE
         connection.execute("DELETE FROM sessions WHERE at < ?", (oldest,))
         connection.execute(
             "DELETE FROM sessions WHERE session IN (SELECT session FROM sessions ORDER BY at DESC LIMIT -1 OFFSET ?)",
@@ -229,20 +272,43 @@ class SqliteState:
         )
         connection.execute("DELETE FROM conditions WHERE status IS NULL AND at < ?", (oldest,))
         connection.execute("DELETE FROM notes WHERE at < ?", (oldest,))
-        connection.execute("DELETE FROM metadata WHERE at < ?", (self._clock() - METADATA_AGE,))
-        connection.execute("DELETE FROM claims WHERE at < ?", (self._clock() - CLAIM_AGE,))
-        connection.execute("DELETE FROM spent WHERE day < ?", (day_of(self._clock() - USAGE_AGE),))
+        connection.execute("DELETE FROM metadata WHERE at < ?", (now - METADATA_AGE,))
+        connection.execute("DELETE FROM claims WHERE at < ?", (now - CLAIM_AGE,))
+        connection.execute("DELETE FROM spent WHERE day < ?", (day_of(now - USAGE_AGE),))
+
+    def _reckoned_at(self, connection: sqlite3.Connection) -> float:
+        """Return the unix second that ages are reckoned at now, and remember it.
+
+        A clock that is years ahead must not age all rows at once. So this time follows the clock only as fast as time
+        passes in this process, and a day more as it begins; a file that nobody has pruned yet begins with its newest
+        row. After a long pause rows are then kept for some days longer, which harms nobody.
+        """
+        clock, passed = self._clock(), time.monotonic()
+        before = connection.execute('SELECT at FROM claims WHERE "case" = ?', (PRUNED,)).fetchone()
+        at = before[0] if before is not None else self._newest(connection)
+        at += DAY_AT_ONCE if self._pruned_at is None else passed - self._pruned_at
+        at, self._pruned_at = min(at, clock), passed
+        connection.execute('INSERT OR REPLACE INTO claims ("case", at) VALUES (?, ?)', (PRUNED, at))
+        return float(at)
+
+    def _newest(self, connection: sqlite3.Connection) -> float:
+        """When others have written last; now where nobody has."""
+        (at,) = connection.execute(NEWEST, {"writer": self._writer.name}).fetchone()
+        return self._clock() if at is None else float(at)
 
 
 def rows(connection: sqlite3.Connection, since: int, except_writer: str, now: float) -> Snapshot:
     """What was written after a revision by others than this writer, as of the unix second ``now``."""
     news = (since, except_writer)
     snapshot = Snapshot()
+    # As in `SqliteState._reckoned_at`, a clock that is ahead makes no session old.
+    reckoned = 'SELECT at FROM claims WHERE "case" = ? UNION ALL SELECT max(at) FROM sessions'
+    reckoned_at = connection.execute(reckoned, (PRUNED,)).fetchone()[0] or now
     for session, account_id, user_id, moves in connection.execute(
         "SELECT session, account_id, user_id, moves FROM"
         " (SELECT * FROM sessions WHERE revision > ? AND writer != ? AND at >= ? ORDER BY at DESC LIMIT ?)"
         " ORDER BY at",
-        (*news, now - SESSION_AGE, MAX_SESSIONS),
+        (*news, min(now, reckoned_at) - SESSION_AGE, MAX_SESSIONS),
     ):
         snapshot.sessions[session] = IdentityKey(account_id, user_id)
         if moves:

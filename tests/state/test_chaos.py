@@ -18,7 +18,7 @@ import pytest
 
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import MemoryState, SqliteState, State, open_state, read_spent
+from codexpool.state import SqliteState, State, UnavailableError, open_state, read_spent
 from codexpool.state import writer as writing
 
 WORK = IdentityKey("acct-work", "user-1")
@@ -274,10 +274,10 @@ def test_a_disk_that_goes_away_is_logged_once_for_reading_and_for_writing(
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="no permission keeps root out")
-def test_a_folder_that_cannot_be_written_means_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        assert isinstance(open_state(tmp_path / "s.sqlite3"), MemoryState)
+        with pytest.raises(UnavailableError, match="cannot be used"):
+            open_state(tmp_path / "s.sqlite3")
     finally:
         tmp_path.chmod(0o700)
-    assert "cannot be used" in caplog.text

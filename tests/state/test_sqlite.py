@@ -169,8 +169,8 @@ def test_a_word_of_ours_put_while_changes_are_read_overrules_them_too(
         assert mine.changes() == Snapshot()
 
 
-def test_sessions_not_served_for_30_days_are_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
+def test_sessions_not_served_for_30_days_are_forgotten(path: Path) -> None:
+    # given: what was written on one day, and a proxy that is started on each day after it
     with opened(path) as state:
         state.put_session("old", WORK, NOW - 29 * DAY)
         state.put_session("new", WORK, NOW)
@@ -178,16 +178,144 @@ def test_sessions_not_served_for_30_days_are_forgotten(path: Path, monkeypatch: 
         state.put_condition("f2", DEAD)
         assert state.flush(10)
         assert set(state.load().sessions) == {"old", "new"}
-    with opened(path, NOW + 2 * DAY) as state:
-        assert set(state.load().sessions) == {"new"}
-        state.put_metadata("f1", META, NOW)
-        assert state.flush(10)
-    with opened(path, NOW + 31 * DAY) as state:
-        state.put_metadata("f1", META, NOW)
-        assert state.flush(10)
+
+    def used_on(day: int) -> set[str]:
+        with opened(path, NOW + day * DAY) as state:
+            state.put_session("daily", WORK, NOW + day * DAY)
+            assert state.flush(10)
+            return set(state.load().sessions)
+
+    assert used_on(1) == {"old", "new", "daily"}
+    assert used_on(2) == {"new", "daily"}
+    for day in range(3, 33):
+        used_on(day)
     with raw(path) as connection:
-        assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
+        assert connection.execute("SELECT session FROM sessions").fetchall() == [("daily",)]
         assert connection.execute("SELECT fingerprint FROM conditions").fetchall() == [("f2",)]
+
+
+def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
+    # given: what is a week old, and who has used what for a year
+    with opened(path) as state:
+        for day in range(7):
+            state.put_session(f"s{day}", WORK, NOW - day * DAY)
+            state.put_metadata(f"f{day}", META, NOW - day * DAY)
+        for day in range(365):
+            state.put_spent(ACCOUNT._replace(day=day_of(NOW - day * DAY)), SPENT)
+        state.put_note("usage", "a", {"n": 1})
+        assert state.claim("case", NOW)
+        assert state.flush(10)
+        before = state.load()
+
+    # when: three starts, 500 days ahead, each with more than one pruning
+    for start in range(3):
+        with opened(path, NOW + 500 * DAY) as state:
+            assert set(state.load().sessions) >= before.sessions.keys()
+            for number in range(3):
+                state.put_session(f"ahead-{start}-{number}", WORK, NOW + 500 * DAY)
+                assert state.flush(10)
+
+    # then: nothing is missed with the clock as it should be
+    with opened(path, NOW + 60) as state:
+        state.put_session("after", WORK, NOW + 60)
+        assert state.flush(10)
+        after = state.load()
+        assert after.sessions.keys() >= before.sessions.keys()
+        assert after.metadata == before.metadata
+        assert after.notes == before.notes
+        assert not state.claim("case", NOW)
+    assert len(read_spent(path, ["day"], "2000-01-01")) == 365
+
+
+def test_a_state_of_before_that_was_never_pruned_is_not_emptied_by_a_clock_ahead(path: Path) -> None:
+    with opened(path) as state:
+        state.put_session("s1", WORK, NOW)
+    with raw(path) as connection:
+        connection.execute("DELETE FROM claims")
+    with opened(path, NOW + 500 * DAY) as state:
+        state.put_session("ahead", WORK, NOW + 500 * DAY)
+        assert state.flush(10)
+        assert set(state.load().sessions) == {"s1", "ahead"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP TABLE claims", "it lacks the table claims"),
+        ("DROP TABLE sessions", "it lacks the table sessions"),
+        ("ALTER TABLE spent DROP COLUMN cached", "it lacks cached in the table spent"),
+        ("DELETE FROM revision", "it lacks its revision"),
+        ("PRAGMA user_version = 2; DROP TABLE records", "it lacks the table records"),
+        ("PRAGMA user_version = 0", "it lacks its version"),
+    ],
+)
+@pytest.mark.parametrize("name", ["state.sqlite3", "by another name"])
+def test_a_state_of_ours_that_lacks_something_is_set_aside_and_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, said: str, name: str
+) -> None:
+    path = tmp_path / name
+    with opened(path) as state:
+        state.put_session("s1", WORK, NOW)
+    with raw(path) as connection:
+        connection.executescript(damage)
+
+    with contextlib.closing(open_state(path)) as made:
+        made.put_record("p#work", Record("f1", WORK))
+        made.put_session("s2", WORK, time.time())
+        assert made.claim("case", NOW)
+        assert isinstance(made, SqliteState)
+        assert made.flush(10)
+        assert made.load().sessions == {"s2": WORK}
+
+    (line,) = caplog.messages
+    assert said in line
+    (aside,) = tmp_path.glob("*.corrupt-*")
+    assert str(aside) in line
+
+
+def test_a_table_that_is_lost_while_a_proxy_runs_costs_one_line_and_what_comes_after_is_written(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
+    with opened(path) as state:
+        state.put_session("s1", WORK, NOW)
+        assert state.flush(10)
+        with raw(path) as connection:
+            connection.execute("DROP TABLE sessions")
+        state.put_session("s2", WORK, NOW)
+        assert state.flush(10)
+        assert state.load().sessions == {"s2": WORK}
+    assert sum("it lacks the table sessions" in line for line in caplog.messages) == 1
+
+
+def test_a_claim_that_cannot_be_written_now_is_made_once_and_written_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(writing, "RETRY", (0.05, 0.1))
+    with opened(path) as mine, opened(path) as other, raw(path) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        assert mine.claim("case", NOW)
+        assert not mine.claim("case", NOW)
+
+        lock.execute("ROLLBACK")
+
+        assert mine.flush(10)
+        assert not other.claim("case", NOW)
+
+
+def test_closing_says_whether_all_was_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("codexpool.state.sqlite.CLOSE_TIMEOUT", 0.5)
+    state = SqliteState(path)
+    state.put_session("s1", WORK, NOW)
+    assert state.close()
+    state = SqliteState(path)
+    with raw(path) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        state.put_session("s1", WORK, NOW)
+        assert not state.close()
 
 
 def test_a_put_returns_at_once_while_the_database_is_locked(

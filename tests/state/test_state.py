@@ -9,7 +9,17 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import MemoryState, Record, Snapshot, SqliteState, State, open_state, state_path
+from codexpool.state import (
+    MemoryState,
+    Record,
+    Snapshot,
+    SqliteState,
+    State,
+    StateError,
+    UnavailableError,
+    open_state,
+    state_path,
+)
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -175,14 +185,82 @@ def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch:
         assert tmp_path in default.parents
 
 
-def test_a_disk_that_cannot_be_used_means_memory_and_a_word_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:s3cret@db.example/codexpool",
+        "sqlite:////var/lib/state.sqlite3",
+        "file:///var/lib/state.sqlite3",
+        "file:/var/lib/state.sqlite3",
+        " redis://localhost/0",
+        "mongodb+srv://example/x",
+    ],
+)
+def test_a_url_is_refused_with_what_is_allowed_and_without_its_password(url: str) -> None:
+    with pytest.raises(
+        StateError, match=r"CODEXPOOL_STATE is a URL \(\S+:…\), and only files .*; name a file"
+    ) as caught:
+        state_path({"CODEXPOOL_STATE": url})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a:b.sqlite3", "C:/state.sqlite3", "state", "./http:/x"])
+def test_a_name_with_a_colon_is_no_url(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert state_path({"CODEXPOOL_STATE": name}) == tmp_path / name
+
+
+def test_a_disk_that_cannot_be_used_now_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for unusable in (tmp_path / "file" / "s.sqlite3", tmp_path):
-        caplog.clear()
-        state = open_state(unusable)
-        assert isinstance(state, MemoryState)
-        (said,) = caplog.messages
-        assert str(unusable) in said
-        assert "CODEXPOOL_STATE" in said
+        with pytest.raises(UnavailableError, match=r"cannot be used .*; let the user .* CODEXPOOL_STATE") as caught:
+            open_state(unusable)
+        assert str(unusable) in str(caught.value)
+
+
+def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_there(tmp_path: Path) -> None:
+    # given: rows that the file has from before
+    path = tmp_path / "s.sqlite3"
+    first = SqliteState(path, lambda: NOW)
+    first.put_record("p#gone", Record("f0", WORK))
+    first.put_condition("f0", LIMITED)
+    first.put_session("s1", SPARE, NOW - 10)
+    assert first.close()
+
+    # when: everything there is to put is put into memory first
+    memory = MemoryState()
+    assert memory.is_empty
+    memory.put_session("s1", WORK, NOW, 2)
+    memory.put_metadata("f1", META, NOW)
+    memory.put_condition("f1", LIMITED)
+    memory.put_condition("f1", DEAD)
+    memory.drop_condition("f0")
+    memory.put_record("p#work", Record("f1", WORK, NOW))
+    memory.drop_record("p#gone")
+    memory.put_note("breaker", "/p/pool.toml", {"opened_at": None})
+    memory.put_spent(ACCOUNT, Spent(3))
+    assert memory.claim("case", NOW)
+    state = SqliteState(path, lambda: NOW)
+    memory.write_to(state)
+
+    # then: the file has it, and what was dropped is gone
+    loaded = settled(state)
+    assert loaded.sessions == {"s1": WORK}
+    assert loaded.moves == {"s1": 2}
+    assert loaded.metadata == {"f1": META}
+    assert loaded.conditions == {"f1": DEAD}
+    assert loaded.records == {"p#work": Record("f1", WORK, NOW)}
+    assert loaded.notes == {("breaker", "/p/pool.toml"): {"opened_at": None}}
+    assert {account for account, _ in loaded.spent} == {ACCOUNT}
+    assert not state.claim("case", NOW)
+    state.close()
+
+
+def test_what_waits_in_memory_is_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codexpool.state.memory.MAX_PUT", 3)
+    memory, other = MemoryState(), MemoryState()
+    for number in range(10):
+        memory.put_metadata(f"f{number}", META, NOW)
+        memory.put_metadata("f0", META, NOW)
+    memory.write_to(other)
+    assert other.load().metadata.keys() == {"f0", "f8", "f9"}
