@@ -302,6 +302,8 @@ class Codexpool:
             return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         host.hide_password(flow)
         self.exchanges.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:
@@ -322,6 +324,8 @@ class Codexpool:
             self.exchanges.fail(flow, error, "reading the request")
 
     async def request(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         if self.lookout.site.has(flow):
             if flow.response is None:
                 await self.lookout.site.answer(flow)
@@ -334,6 +338,8 @@ class Codexpool:
             self.exchanges.fail(flow, error, "finding an identity")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
         try:
@@ -343,6 +349,8 @@ class Codexpool:
         self.leaving.answered(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
         try:
@@ -354,6 +362,8 @@ class Codexpool:
             self.lookout.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
         try:
@@ -364,13 +374,19 @@ class Codexpool:
             self.lookout.over(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         self.exchanges.socket_opened(flow)
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         self.lookout.message_came(flow)
         await self.exchanges.message_comes(flow)
         self.exchanges.message_came(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
+        if host.is_stored(flow):
+            return
         self.exchanges.socket_closed(flow)
         self.lookout.over(flow)

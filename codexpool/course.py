@@ -53,21 +53,35 @@ class Course:
 
     async def follow(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Wait, as often as the recovery says so, until there is an attempt or an end."""
-        assert self.keeper is not None
+        keeper = self.keeper
+        assert keeper is not None
         while not isinstance(exchange.step, Try | Relay | NobodyServes):
             step, begun = exchange.step, time.monotonic()
             match step:
                 case Wait(seconds):
-                    await self.keeper.change(seconds)
+                    await keeper.change(seconds)
                 case Pause(seconds):
                     await asyncio.sleep(seconds)
                 case Renew(identity, seconds):
-                    await self.keeper.renewal(identity, seconds)
+                    await keeper.renewal(identity, seconds)
             if step is not None:
                 tracing.waited(exchange.trace, step, time.monotonic() - begun)
+            if not self.goes_on(keeper, flow, exchange):
+                return
             self.judged(exchange, None)
         if isinstance(exchange.step, NobodyServes):
             self._nobody_serves(flow, exchange)
+
+    def goes_on(self, keeper: Keeper, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """Whether the pool is still the one that a request has begun to wait for; else the client is to ask again.
+
+        The proxy ends, or the addon or another pool.toml was loaded.
+        """
+        if self.keeper is keeper:
+            return True
+        reason = "the pool was loaded again while this request waited; try again"
+        replace_response(flow, exchange, answers.failed_closed(reason, at_once=True))
+        return False
 
     def served(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The last attempt has a good answer: its identity serves."""

@@ -133,12 +133,13 @@ class Exchanges(Answering):
             return
         trace = exchange.trace
         trace.whole_at, trace.request_bytes = time.time(), len(flow.request.raw_content or b"")
-        assert self.keeper is not None
+        keeper = self.keeper
+        assert keeper is not None
         if exchange.member is not None and not await self._has_no_key_within(flow, exchange):
             return
-        if exchange.is_turn and not await self.turns.begins(flow, exchange, self.keeper):
+        if exchange.is_turn and not await self.turns.begins(flow, exchange, keeper):
             return
-        if not exchange.tries:
+        if not exchange.tries and self.course.goes_on(keeper, flow, exchange):
             if exchange.steps is None:
                 await self._read_body(flow, exchange)
                 self.course.start(exchange)

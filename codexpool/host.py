@@ -62,6 +62,15 @@ async def _listen_anew(proxyserver: Any) -> None:
     await proxyserver.setup_servers()
 
 
+def is_stored(flow: http.HTTPFlow) -> bool:
+    """Whether a flow was read from a file: mitmproxy then runs the hooks for it, and nobody is connected.
+
+    (One that another addon has killed is not live either, but its client is there.)
+    """
+    connections = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
+    return not flow.live and flow.client_conn.id not in connections
+
+
 def hide_password(flow: http.HTTPFlow) -> None:
     """mitmproxy's `proxyauth` leaves user and password in every flow's metadata, which is written into dumps."""
     given = flow.metadata.get("proxyauth")

@@ -177,6 +177,7 @@ class Keeper:
         self._flags.close()
         self._tasks.stop()
         self._memory.close()
+        self._tell_waiters()
 
     def _apply_flag(self, spec: IdentitySpec, before: IdentitySpec | None) -> None:
         """What a person, or an earlier run, has said of a token in pool.toml."""

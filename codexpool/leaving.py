@@ -55,6 +55,8 @@ class Leaving:
     def done(self) -> None:
         """The proxy ends, or loads the addon anew: SIGTERM is mitmproxy's again. What was to end does end."""
         self._tasks.stop()
+        if ctx.master.should_exit.is_set():
+            logging.getLogger("asyncio").addFilter(_is_no_cancellation)
         if self.has_begun:
             ctx.master.shutdown()
         elif type(ctx.master).__name__ == "DumpMaster":
@@ -107,6 +109,11 @@ class Leaving:
         """Requests without their answer, sockets still open, and clients that have not been sent all."""
         requests = sum(flow.live and flow.websocket is None for flow in self._flows)
         return requests + self._open_sockets() + _unsent(proxyserver)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """As a process ends asyncio cancels what is connected, and some versions log each of those with a traceback."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _answer(signal_calls: Callable[[], object]) -> None:

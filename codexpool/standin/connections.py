@@ -100,17 +100,20 @@ class Http1:
         """
         if reply.cut == "head":
             raise CutError
-        if isinstance(reply.body, bytes):
+        for status in reply.interim:
+            self.writer.write(f"HTTP/1.1 {status} {_reason(status)}\r\n\r\n".encode())
+        if isinstance(reply.body, bytes) and not reply.trailers:
             body = reply.body[: len(reply.body) // 2] if reply.cut else reply.body
             self.writer.write(_head(reply, ("content-length", str(len(reply.body)))) + body)
         else:
             self.writer.write(_head(reply, ("transfer-encoding", "chunked")))
-            await self._stream(reply.body, cut=reply.cut == "body")
+            pieces = _whole(reply.body) if isinstance(reply.body, bytes) else reply.body
+            await self._stream(pieces, reply.trailers, cut=reply.cut == "body")
         await self.writer.drain()
         if reply.cut:
             raise CutError
 
-    async def _stream(self, pieces: AsyncIterator[bytes], *, cut: bool) -> None:
+    async def _stream(self, pieces: AsyncIterator[bytes], trailers: Headers, *, cut: bool) -> None:
         number = 0
         async for piece in pieces:
             self.writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
@@ -118,7 +121,7 @@ class Http1:
             number += 1
             if cut and number == PIECES_BEFORE_CUT:
                 return
-        self.writer.write(b"0\r\n\r\n")
+        self.writer.write(f"0\r\n{_fields(trailers)}\r\n".encode("latin-1"))
 
 
 class Socket:
@@ -205,9 +208,17 @@ def parse_head(head: bytes) -> Head:
 
 
 def _head(reply: Reply, length: tuple[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {reply.status} {_reason(reply.status)}"]
-    lines += [f"{name}: {value}" for name, value in (*reply.headers, length)]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    line = f"HTTP/1.1 {reply.status} {_reason(reply.status)}\r\n"
+    return (line + _fields([*reply.headers, length]) + "\r\n").encode("latin-1")
+
+
+def _fields(headers: Headers) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers)
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    if body:
+        yield body
 
 
 def _reason(status: int) -> str:

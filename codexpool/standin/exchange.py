@@ -107,6 +107,8 @@ class Reply:
     body: bytes | AsyncIterator[bytes] = b""
     delay: float = 0.0
     cut: Cut = ""
+    interim: tuple[int, ...] = ()
+    trailers: Headers = field(default_factory=list)
 
     @classmethod
     def of_json(cls, data: object, status: int = 200, headers: Headers | None = None) -> Reply:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -38,6 +39,9 @@ class Answer:
         body: a mapping or list is sent as JSON, a string as HTML, bytes as they are.
         delay: seconds before the answer begins.
         cut: drop the connection before the first byte (``head``) or in the middle of the body (``body``).
+        endless: with ``status``: the body is sent again and again without end, so many seconds apart.
+        interim: statuses (1xx) of the answers that are sent before this one.
+        trailers: fields that follow the body.
         deltas: how many pieces a generated answer comes in.
         pace: seconds between two of its events.
         fail: end a generated answer in a ``response.failed`` with this code.
@@ -62,6 +66,9 @@ class Answer:
     body: object = b""
     delay: float = 0.0
     cut: Cut = ""
+    endless: float | None = None
+    interim: tuple[int, ...] = ()
+    trailers: Mapping[str, str] = field(default_factory=dict)
     deltas: int | None = None
     pace: float | None = None
     fail: str = ""
@@ -99,7 +106,14 @@ class Answer:
         kind, body = _encoded(self.body)
         if body and not any(name == "content-type" for name, _ in headers):
             headers.append(("content-type", kind))
-        return Reply(self.status, headers, body, self.delay, self.cut)
+        sent = body if self.endless is None else _again_and_again(body, self.endless)
+        return Reply(self.status, headers, sent, self.delay, self.cut)
+
+
+async def _again_and_again(body: bytes, pause: float) -> AsyncIterator[bytes]:
+    while True:
+        yield body
+        await asyncio.sleep(pause)
 
 
 def _encoded(body: object) -> tuple[str, bytes]:

@@ -138,6 +138,8 @@ class Http2:
     async def _send(self, number: int, stream: Stream, reply: Reply) -> None:
         if reply.cut == "head":
             raise CutError
+        for status in reply.interim:
+            self._h2.send_headers(number, [(":status", str(status))])
         self._h2.send_headers(number, [(":status", str(reply.status)), *reply.headers])
         if isinstance(reply.body, bytes):
             body = reply.body[: len(reply.body) // 2] if reply.cut else reply.body
@@ -151,7 +153,10 @@ class Http2:
                     break
         if reply.cut:
             raise CutError
-        self._h2.end_stream(number)
+        if reply.trailers:
+            self._h2.send_headers(number, reply.trailers, end_stream=True)
+        else:
+            self._h2.end_stream(number)
         await self._flush()
 
     async def _send_data(self, number: int, stream: Stream, data: bytes) -> None:

@@ -228,7 +228,8 @@ class Service:
             self.trouble(f"{request.method} {request.path}: {error!r}")
             reply = Reply.of_json(error_body("internal", repr(error)), 500)
         if answer is not None:
-            reply.cut = answer.cut
+            reply.cut, reply.interim = answer.cut, answer.interim
+            reply.trailers = [(name.lower(), value) for name, value in answer.trailers.items()]
             await asyncio.sleep(answer.delay)
         request.seen.status = reply.status
         return reply

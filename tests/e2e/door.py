@@ -2,8 +2,9 @@
 
 Requests for ``http://door.test/…`` are answered here: ``state`` says how much there is of what, ``break/…`` lets a
 function of codexpool raise from now on, ``set/…`` sets an option of mitmproxy's, ``flow/…`` has the addon of
-``others.py`` do something to every flow that comes by, and ``mend`` undoes all of it. This script comes first: where
-a hook of a script raises, mitmproxy leaves out the scripts behind it.
+``others.py`` do something to every flow that comes by, ``raise/…`` has a hook of this script raise for Codex's flows,
+and ``mend`` undoes all of it. This script comes first: where a hook of a script raises, mitmproxy leaves out the
+scripts behind it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mitmproxy.proxy.layers import http as layers
 
 HOST = "door.test"
 
+CODEX_HOST = "chatgpt.com"
+
 SECRET = "at-test-quoted-by-an-exception-0123456789"
 """Exceptions quote what they choke on: what is raised here quotes a token."""
 
@@ -40,8 +43,26 @@ class BreakageError(Exception):
 class Door:
     def __init__(self) -> None:
         self.mends: list[Callable[[], None]] = []
+        self.raises = ""
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        self._raise_in("request", flow)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        self._raise_in("responseheaders", flow)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self._raise_in("response", flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self._raise_in("error", flow)
+
+    def _raise_in(self, hook: str, flow: http.HTTPFlow) -> None:
+        if self.raises == hook and flow.request.host == CODEX_HOST:
+            raise BreakageError("a script of somebody else")
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
+        self._raise_in("requestheaders", flow)
         if flow.request.host == HOST:
             words = [unquote(word) for word in flow.request.path.strip("/").split("/")]
             said = getattr(self, f"do_{words[0]}")(*words[1:])
@@ -63,7 +84,13 @@ class Door:
         self.mends.append(lambda: setattr(owner, last, good))
         return "broken"
 
+    def do_raise(self, hook: str) -> str:
+        """Let this hook of this script raise."""
+        self.raises = hook
+        return hook
+
     def do_mend(self) -> str:
+        self.raises = ""
         for mend in reversed(self.mends):
             mend()
         ctx.options.update(**{name: [] for name in SEQUENCES}, proxyauth=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -19,7 +20,7 @@ import pytest
 from mitmproxy import http
 from mitmproxy.io import FlowReader
 
-from codexpool.standin import RESPONSES, Answer
+from codexpool.standin import RESPONSES, WHOAMI, Answer
 from tests.e2e.conftest import OLD, Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, USAGE, World, copied_entry, served_by, socket_turn
 from tests.running import CLIENT, ROOT, pat, until
@@ -166,6 +167,50 @@ async def test_a_reload_keeps_sessions_breaks_no_stream_and_leaves_nothing_behin
     until(lambda: world.proxy.door("state")["keepers"] == 1, 10, "the keepers of before to be gone")
     assert world.proxy.door("state")["stream_classes"] == before["stream_classes"]
     world.nothing_amiss()
+    assert "Traceback" not in world.proxy.log
+
+
+async def test_in_regular_mode_an_open_socket_survives_reloads(make: Make, tmp_path: Path) -> None:
+    # given a proxy in regular mode (what it asks itself still goes by the other one), and an open socket
+    entry, port = copied_entry(tmp_path), free_port()
+    script = ROOT / "tests" / "e2e" / "straight.py"
+    arguments = ("-s", str(script), "--mode", f"regular@{port}")
+    world = make(pat("work"), pat("spare"), script=entry, arguments=arguments, started=False)
+    world.proxy._environ["STANDIN_PORT"] = str(world.standin.port)
+    with world.proxy:
+        world.proxy.says("spare is ready")
+        world.proxy.port = port
+        async with world.socket("idle") as idle, world.socket("busy") as busy:
+            served = served_by(await socket_turn(idle))
+            served_by(await socket_turn(busy))
+            reload(world, entry, 2)
+            reload(world, entry, 3)
+
+            # when its client asks something, then it is told at once to connect again
+            last = (await socket_turn(idle))[-1]
+            assert last["error"]["code"] == "websocket_connection_limit_reached"
+            last = (await socket_turn(busy))[-1]
+            assert last["error"]["code"] == "websocket_connection_limit_reached"
+        async with world.socket("idle") as again:
+            assert served_by(await socket_turn(again)) == served
+    assert {seen.name for seen in world.seen if seen.transport == "websocket"} <= {"work", "spare"}
+    assert "Traceback" not in world.proxy.log
+    assert "crashed" not in world.proxy.log
+
+
+async def test_a_request_that_waits_while_the_addon_is_loaded_again_may_ask_again(make: Make, tmp_path: Path) -> None:
+    entry = copied_entry(tmp_path)
+    slow = Answer(path=WHOAMI, delay=30, times=2)
+    world = make(pat("work"), pat("spare"), script=entry, plan=(slow,), ready=0)
+    async with world.proxy.async_client() as client:
+        waiting = asyncio.create_task(client.post(MODEL, json={"model": "m", "input": "hello"}))
+        await asyncio.sleep(1)
+        await asyncio.to_thread(reload, world, entry, 2)
+        answer = await asyncio.wait_for(waiting, 5)
+        again = await client.post(MODEL, json={"model": "m", "input": "hello"})
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "0")
+    served_by(again)
     assert "Traceback" not in world.proxy.log
 
 

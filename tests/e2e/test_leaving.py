@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,11 +11,13 @@ import socket
 from typing import Any
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
 
 from codexpool import announce
 from codexpool.page.health import LEAVES
-from codexpool.standin import RESPONSES, Answer
+from codexpool.standin import RESPONSES, WHOAMI, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, socket_turn
 from tests.running import pat, until
@@ -100,6 +103,40 @@ async def test_turns_under_way_lose_no_byte_and_a_successor_serves_their_session
             finally:
                 successor.stop()
     world.nothing_amiss()
+
+
+WAITS = {
+    "for whoami": (Answer(path=WHOAMI, delay=30, times=None), False),
+    "for an answer": (Answer(path=RESPONSES, delay=30, times=None), False),
+    "within an answer": (Answer(path=RESPONSES, deltas=100, pace=0.3, times=None), False),
+    "on a socket": (Answer(path=RESPONSES, transport="message", deltas=100, pace=0.3, times=None), True),
+}
+"""What a request may wait for while the proxy is told to end; and whether it came on a socket."""
+
+
+@pytest.mark.parametrize("what", WAITS)
+async def test_ctrl_c_ends_it_at_once_and_without_a_traceback(make: Make, what: str) -> None:
+    answer, on_a_socket = WAITS[what]
+    plan = (answer,) if answer.path == WHOAMI else ()
+    world = make(pat("work"), pat("spare"), plan=plan, ready=0 if plan else 2)
+    world.standin.plan(answer)
+
+    async def waits() -> None:
+        with contextlib.suppress(httpx.TransportError, WebSocketException):
+            if on_a_socket:
+                async with world.socket() as socket:
+                    await socket_turn(socket)
+            else:
+                async with world.proxy.async_client() as client:
+                    await post(client, "s")
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(1.5)
+    code = await asyncio.to_thread(world.proxy.stop, signal.SIGINT)
+    await waiting
+
+    assert code == 0
+    assert "Traceback" not in world.proxy.log
 
 
 async def test_a_second_sigterm_ends_it_at_once_whatever_hangs(make: Make) -> None:
