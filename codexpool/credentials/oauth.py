@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,6 +50,9 @@ JITTER: Final = 60.0
 FLOOR: Final = 60.0
 """Seconds between two renewals that no refusal asks for: tokens may be short-lived, and clocks be wrong."""
 
+WRITTEN_AGAIN: Final = (1.0, 60.0)
+"""Seconds between two attempts to write a renewed login that the disk did not take: at first, and at most."""
+
 LOCK_TIMEOUT: Final = TIMEOUT + 10.0
 """Seconds to wait for another process that renews the same login."""
 
@@ -67,6 +71,8 @@ class OAuth:
         self._in_file_at = time.monotonic()
         self._unwritten: Login | None = None
         """A renewed login that the disk did not take."""
+        self._writes_again = False
+        """Whether a thread tries to write that one."""
         self._renewed_at = 0.0
         self._early = EARLY + random.uniform(0, JITTER)
 
@@ -138,6 +144,7 @@ class OAuth:
         except UnusableError as error:
             raise NoTokenNowError(f"{self.path} {error.what}; {error.remedy}") from None
         if isinstance(login, Bearer):
+            self._unwritten = None
             raise NoTokenNowError(f"{self.path} holds a personal access token now")
         if self._unwritten is not None and self._in_file == login.access.fingerprint:
             return self._unwritten, text
@@ -189,10 +196,38 @@ class OAuth:
             new.put(auth_json.text_of(login.document).encode())
         except OSError as error:
             # It serves for as long as this process lives, and nobody must think that it will be there tomorrow.
-            logger.error("%s could not be written (%s): log in anew before the proxy ends", self.path, _reason(error))
+            said = "%s could not be written (%s). It is tried again; if the proxy ends before, log in again"
+            logger.error(said, self.path, _reason(error))
             self._unwritten = login
+            if not self._writes_again:
+                self._writes_again = True
+                threading.Thread(target=self._write_again, name="codexpool-login", daemon=True).start()
         else:
             self._file_has(login)
+
+    def _write_again(self) -> None:
+        """Write the renewed login that the disk did not take, as soon as it can be. For a thread of its own.
+
+        It ends when that is done, or no longer to be done: a newer login was written, or somebody has replaced or
+        removed the file.
+        """
+        pauses = tasks.growing_pauses(*WRITTEN_AGAIN)
+        while self._unwritten is not None:
+            time.sleep(next(pauses))
+            try:
+                real = self.path.resolve(strict=True)
+                with locked(real, LOCK_TIMEOUT):
+                    login, _ = self._read()
+                    if login is self._unwritten:
+                        with Replacement(real) as new:
+                            new.put(auth_json.text_of(login.document).encode())
+                        self._file_has(login)
+                        logger.info("%s is written now", self.path)
+            except FileNotFoundError:
+                break
+            except (OSError, RuntimeError, NotImplementedError, NoTokenNowError):
+                continue
+        self._writes_again = False
 
     def _kept(self, text: str) -> str:
         """Keep what the file has had, and say where."""

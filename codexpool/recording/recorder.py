@@ -47,6 +47,9 @@ ASK: Final = 1.0
 BREATH: Final = 0.001
 """Seconds that the thread leaves to the proxy after each flow."""
 
+LAST_TRIES: Final = 5.0
+"""Seconds for which a file that cannot be written is tried again at the end."""
+
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
 """The variable with the file in which `codexpool record` wants to be told how it ended."""
 
@@ -179,7 +182,10 @@ class Recorder:
             logger.info("%s: it is written; with %d requests that takes some seconds", self.path, self._count)
         self._over.set()
         self._thread.join()
-        said = self._write(0.0)
+        said, ends = self._write(0.0), time.monotonic() + LAST_TRIES
+        while said and self._has_news and time.monotonic() < ends:
+            time.sleep(LAST_TRIES / 10)
+            said = self._write(0.0)
         if not said:
             others = f"; {self._others} to other hosts were left out" if self._others else ""
             logger.info(
@@ -211,12 +217,14 @@ class Recorder:
             files.put(self.path, self._recording.content(unfinished, breath))
         except LeftInError as error:
             said = f"{self.path}: nothing is written, because {error}"
-        except RecordingError as error:
-            said = str(error)
+        except RecordingError as error:  # What the disk does not take now it may take the next time.
+            said, self._has_news = str(error), True
         except Exception as error:  # Its text may quote what it was about.
             said = f"{self.path}: nothing is written, because of an error of codexpool's own ({type(error).__name__})"
         if said and said != self._said:
             logger.error("%s", said)
+        elif self._said and not said:
+            logger.info("%s: it is written again", self.path)
         self._said = said
         return said
 
@@ -228,4 +236,7 @@ def _size(talk: _Talk) -> int:
 def _report(document: dict[str, object]) -> None:
     """Tell `codexpool record`, where it is what started this proxy."""
     if path := os.environ.get(REPORT):
-        Path(path).write_text(json.dumps(document), encoding="utf-8")
+        try:
+            Path(path).write_text(json.dumps(document), encoding="utf-8")
+        except OSError as error:
+            logger.error("%s: how the recording has ended cannot be written there (%s)", path, error.strerror)

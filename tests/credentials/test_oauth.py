@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials import oauth as oauth_module
 from codexpool.credentials.auth_json import Login, parse
 from codexpool.credentials.oauth import EARLY, JITTER, OAuth
 from codexpool.credentials.route import Route
@@ -24,7 +25,7 @@ from codexpool.standin import CLOUDFLARE_PAGE, Answer, StandIn, error_body
 from tests.config.conftest import needs_a_plain_user
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner
 from tests.e2e.logins import Login as File
-from tests.running import ROOT
+from tests.running import ROOT, until
 
 
 @pytest.fixture
@@ -255,13 +256,64 @@ async def test_a_login_that_the_disk_did_not_take_serves_and_is_what_the_next_re
         first = await oauth.renewed(oauth.bearer(), refused=True)
     assert first is not None
     assert file.document == file.first
-    assert "could not be written (Input/output error): log in anew before the proxy ends" in caplog.text
+    assert (
+        "could not be written (Input/output error). It is tried again; if the proxy ends before, log" in caplog.text
+    )
 
     second = await oauth.renewed(first.bearer, refused=True)
 
     assert second is not None
     assert read(file).access == second.bearer
     assert standin.refreshes == 2
+
+
+def refused_by_the_disk(self: Replacement, content: bytes, instead_of: bytes | None = None) -> bool:
+    raise OSError(5, "Input/output error")
+
+
+async def test_a_login_that_the_disk_did_not_take_is_written_as_soon_as_it_does(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(oauth_module, "WRITTEN_AGAIN", (0.05, 0.1))
+    oauth = credential(standin, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Replacement, "put", refused_by_the_disk)
+        renewal = await oauth.renewed(oauth.bearer(), refused=True)
+        await asyncio.sleep(0.5)
+        assert file.document == file.first
+    assert renewal is not None
+
+    await asyncio.to_thread(until, lambda: "is written now" in caplog.text, 10, "the login to be written")
+
+    assert read(file).access == renewal.bearer
+    assert standin.refreshes == 1
+    assert caplog.text.count("could not be written") == 1
+
+
+@pytest.mark.parametrize("how", ["another login", "a token", "removed"])
+async def test_a_login_that_the_disk_did_not_take_overwrites_nothing_that_a_person_has_put_there(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(oauth_module, "WRITTEN_AGAIN", (0.05, 0.1))
+    oauth = credential(standin, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Replacement, "put", refused_by_the_disk)
+        await oauth.renewed(oauth.bearer(), refused=True)
+        match how:
+            case "another login":
+                newer = login_of(standin, file.path.parent.parent / "newer", owner("spare"))
+                theirs = newer.path.read_text()
+                file.path.write_text(theirs)
+            case "a token":
+                theirs = json.dumps({"personal_access_token": "at-test-0123456789abcdef0123456789"})
+                file.path.write_text(theirs)
+            case _:
+                theirs = ""
+                file.path.unlink()
+    await asyncio.to_thread(until, lambda: not oauth._writes_again, 10, "the thread to end")
+
+    assert (file.path.read_text() if file.path.exists() else "") == theirs
 
 
 def test_a_file_read_before_a_renewal_does_not_undo_it(standin: StandIn, file: File) -> None:

@@ -260,15 +260,61 @@ def test_an_error_of_our_own_is_said_without_its_text(
 def test_a_disk_that_is_full_is_said(
     out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(path: Path, _content: bytes) -> None:
-        raise RecordingError(f"{path}: cannot be written (No space left on device)")
-
     monkeypatch.setattr(files, "put", full)
+    monkeypatch.setattr(recorder, "LAST_TRIES", 0.5)
     started = Recorder(out)
     started.add(with_token())
     started.finish()
 
-    assert "cannot be written (No space left on device)" in caplog.text
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+
+
+def test_what_a_disk_did_not_take_is_written_as_soon_as_it_does_although_nothing_new_has_come(
+    out: Path, soon: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    made = Recorder(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put", full)
+        made.add(with_token())
+        until(lambda: "No space left" in caplog.text, 10, "the first try")
+    until(out.exists, 10, "the file")
+    assert len(read(out)) == 1
+    until(lambda: "it is written again" in caplog.text, 10, "that to be said")
+    assert caplog.text.count("No space left") == 1
+    made.finish()
+
+
+def test_a_disk_that_is_full_at_the_end_is_tried_for_some_seconds(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, put = [], files.put
+
+    def full_at_first(path: Path, content: bytes) -> None:
+        tries.append(path)
+        if len(tries) < 4:
+            full(path, content)
+        put(path, content)
+
+    monkeypatch.setattr(files, "put", full_at_first)
+    monkeypatch.setattr(recorder, "LAST_TRIES", 2.0)
+    made = Recorder(out)
+    made.add(with_token())
+    made.finish()
+    assert len(read(out)) == 1
+
+
+def test_a_report_that_cannot_be_written_harms_nobody(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(recorder.REPORT, str(out.parent / "nowhere" / "report"))
+    made = Recorder(out)
+    made.add(with_token())
+    made.finish()
+    assert len(read(out)) == 1
+    assert "how the recording has ended cannot be written" in caplog.text
+
+
+def full(path: Path, content: bytes) -> None:
+    raise RecordingError(f"{path}: cannot be written (No space left on device)")
 
 
 def test_a_place_that_does_not_do_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
