@@ -191,7 +191,7 @@ def learn(
 
 
 def _cause(asked: Asked, said: Said) -> Cause:
-    return Cause.of(asked, said.code or str(said.status))
+    return Cause.of(asked, str(said.status))
 
 
 def _ends(said: Said, at: float) -> float | None:

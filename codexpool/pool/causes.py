@@ -10,8 +10,8 @@ that is confirmed by other means (whoami refuses the token, there is a new one) 
 doing.
 
 A cause is looked at along several lines, each of which is bounded by itself: what was asked (endpoint and model),
-what was said (endpoint and code) and who asked (session). A client that changes its model with each request, or meets
-another code each time, is still the same trouble.
+what was said (endpoint and status) and who asked (session). A client that changes its model with each request, or
+meets another status each time, is still the same trouble.
 
 What becomes of an own cause is said by the table in `codexpool.pool.verdict` and by `codexpool.judging.learn`.
 """
@@ -53,15 +53,14 @@ class Cause(NamedTuple):
 
     @classmethod
     def of(cls, asked: Asked, said: str) -> Cause:
-        """The cause of an answer to a request; ``said`` is its code, or its status."""
+        """The cause of an answer to a request; ``said`` is its status, or the code with which a socket was closed."""
         return cls(row_of(asked.path), asked.model, said, asked.session)
 
     def lines(self) -> Iterator[Line]:
         """What it has in common with other causes."""
         yield ("asked", self.row, self.model)
         yield ("said", self.row, self.said)
-        if self.session is not None:
-            yield ("session", self.session)
+        yield ("session", self.session or "")  # Those that name none are looked at as one.
 
 
 def row_of(path: str) -> str:
@@ -71,13 +70,15 @@ def row_of(path: str) -> str:
 
 @dataclass(slots=True)
 class _Counted:
-    """The identities that changed over one line: when, and until when that lasts."""
+    """The identities that changed over one line: when, and until when that lasts; and when it was last seen."""
 
     changed: dict[str, tuple[float, float]] = field(default_factory=dict)
-    own_until: float = 0.0
+    seen_at: float = 0.0
 
     def is_own(self, at: float) -> bool:
-        return at < self.own_until
+        if len(self.changed) < MOST:
+            return False
+        return at < max(self.seen_at + HOLDS, *(ends for _, ends in self.changed.values()))
 
 
 class Causes:
@@ -104,7 +105,7 @@ class Causes:
         """It has come up once more: if it is the request's own, it stays so for another hour."""
         for line in cause.lines():
             if (counted := self._lines.get(line)) is not None and counted.is_own(at):
-                counted.own_until = max(counted.own_until, at + HOLDS)
+                counted.seen_at = max(counted.seen_at, at)
 
     def changed(self, cause: Cause | None, fingerprint: str, at: float, until: float | None) -> None:
         """An identity has changed its status over it; ``until`` says when that ends by itself, None: never."""
@@ -116,18 +117,20 @@ class Causes:
             if not counted.is_own(at):
                 counted.changed = {f: c for f, c in counted.changed.items() if abs(at - c[0]) < WITHIN}
             counted.changed[fingerprint] = (at, at + LONGEST if until is None else until)
-            if len(counted.changed) >= MOST:
-                ends = max(ends for _, ends in counted.changed.values())
-                counted.own_until = max(counted.own_until, at + HOLDS, ends)
+            counted.seen_at = max(counted.seen_at, at)
         while len(self._lines) > KEPT:
             self._lines.popitem(last=False)
+
+    def ended(self, fingerprint: str, at: float) -> None:
+        """An identity serves again: what a cause has done to it does not last any longer."""
+        for counted in self._lines.values():
+            if (known := counted.changed.get(fingerprint)) is not None and known[1] > at:
+                counted.changed[fingerprint] = (known[0], at)
 
     def withdraw(self, fingerprint: str) -> None:
         """What has become of an identity was confirmed by other means: it was no request's doing."""
         for line, counted in list(self._lines.items()):
             if counted.changed.pop(fingerprint, None) is None:
                 continue
-            if len(counted.changed) < MOST:
-                counted.own_until = 0.0
             if not counted.changed:
                 del self._lines[line]

@@ -120,7 +120,7 @@ class Conditions:
             self._rest(identity, at, evidence, cause=cause)
         else:
             self._become(identity, Condition(Status.SUSPECT, at, evidence=evidence))
-            self.causes.changed(cause, identity.fingerprint, at, at)
+            self.causes.changed(cause, identity.fingerprint, at, None)
 
     def renewed(self, name: str, stale: str, fingerprint: str, at: float, issued: bool) -> None:
         """An identity has another token in place of the one with the fingerprint ``stale``.
@@ -358,6 +358,7 @@ class Conditions:
         before, identity.condition = identity.condition, condition
         if condition.status is Status.READY:
             identity.waited.over()
+            self.causes.ended(identity.fingerprint, condition.since)
         self._has_changed(identity)
         if before.status is not condition.status:
             if condition.status in REFUSED_FOR_GOOD:

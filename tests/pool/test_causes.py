@@ -1,0 +1,359 @@
+"""One identity's refusal is that identity's, and one request changes a bounded number of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
+from codexpool.pool.conditions import DOUBTS
+from codexpool.pool.exclusions import MODEL_HOLDS
+from codexpool.pool.identity import Asked, Status
+from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
+from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
+from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
+from tests.pool.saying import COMPACT, GOOD, IMAGES, Said, Scene
+
+EXOTIC = "gpt-exotic"
+DAY = 86_400.0
+
+
+def unsupported(model: str) -> str:
+    return f"The '{model}' model is not supported when using Codex with a ChatGPT account."
+
+
+QUOTED = "gpt-good' model is not supported when using Codex with a ChatGPT account."
+"""A model that makes a message look as if it was about another one."""
+
+
+# -- the table: what an answer may change, and for how many
+
+
+class Case(NamedTuple):
+    """What is said, where, and what may come of it for a pool of five if all say so."""
+
+    said: Said
+    path: str
+    out: int
+    """Identities whose status changes."""
+    endpoint: int
+    """Identities that are not used for the path any more, though they are ready."""
+    model: int
+    """The same for the model."""
+    outcome: type
+
+
+LIMIT = {"resets_in_seconds": 8 * DAY}
+TABLE = {
+    "endpoint": Case(Said(401, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
+    "endpoint, 403": Case(Said(403, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
+    "endpoint, side": Case(Said(401, code="no_matching_rule"), IMAGES, 0, 2, 0, NobodyServes),
+    "model": Case(Said(400, message=unsupported(EXOTIC)), RESPONSES, 0, 0, 5, NobodyServes),
+    "model, compact": Case(Said(400, message=unsupported(EXOTIC)), COMPACT, 0, 0, 5, NobodyServes),
+    "model, another one": Case(Said(400, message=unsupported("gpt-5")), RESPONSES, 0, 0, 0, NobodyServes),
+    "dead token": Case(Said(401, code="token_revoked"), RESPONSES, 2, 0, 0, NobodyServes),
+    "dead token, side": Case(Said(401, code="token_revoked"), IMAGES, 2, 0, 0, NobodyServes),
+    "unclear": Case(Said(403), RESPONSES, 0, 0, 0, Relay),
+    "402": Case(Said(402), RESPONSES, 2, 0, 0, Relay),
+    "402, side": Case(Said(402), IMAGES, 0, 2, 0, Relay),
+    "402, models": Case(Said(402), MODELS, 0, 2, 0, Relay),
+    "workspace": Case(Said(403, code="deactivated_workspace"), RESPONSES, 2, 0, 0, Relay),
+    "workspace, side": Case(Said(403, code="model_not_available_in_workspace"), IMAGES, 0, 2, 0, Relay),
+    "unclear, side": Case(Said(403), IMAGES, 0, 2, 0, Relay),
+    "limit": Case(Said(429, code="usage_limit_reached", error=LIMIT), RESPONSES, 2, 0, 3, NobodyServes),
+    "limit, side": Case(Said(429, code="usage_limit_reached", error=LIMIT), IMAGES, 0, 2, 0, Relay),
+    "throttled": Case(Said(429, {b"retry-after": b"3600"}), RESPONSES, 2, 0, 3, NobodyServes),
+    "throttled, side": Case(Said(429, {b"retry-after": b"3600"}), IMAGES, 0, 2, 0, Relay),
+    "address": Case(Said(403, code=min(ADDRESS_CODES)), RESPONSES, 0, 0, 0, Relay),
+    "own": Case(Said(400, code="bad"), RESPONSES, 0, 0, 0, Relay),
+    "own, 404": Case(Said(404), IMAGES, 0, 0, 0, Relay),
+}
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_what_an_answer_changes_and_for_how_many(name: str) -> None:
+    case = TABLE[name]
+    scene = Scene(ready_pool(*"abcde"))
+
+    outcome, tried = scene.request(Asked("s", case.path, model=EXOTIC), case.said)
+
+    assert isinstance(outcome, case.outcome)
+    pool, at = scene.pool, scene.now
+    out = [i for i in pool.identities.values() if i.status is not Status.READY]
+    assert len(out) == case.out
+    ready = [i for i in pool.identities.values() if i.status is Status.READY]
+    known = [pool.exclusions.against(i, Asked(None, case.path, model=EXOTIC), at) for i in ready]
+    assert sum(any(e.kind == "endpoint" for e in entries) for entries in known) == case.endpoint
+    assert sum(any(e.kind != "endpoint" for e in entries) for entries in known) == case.model
+    # another model, and another endpoint, have whoever is left
+    for other in (Asked(None, RESPONSES, model="m"), Asked(None, MODELS), Asked(None, IMAGES)):
+        assert pool.can_serve(other, at)
+    assert len(set(tried)) == (5 if case.outcome is NobodyServes or case.out or case.endpoint else len(tried))
+
+
+def test_who_is_left_serves_what_all_others_refuse() -> None:
+    for name, case in TABLE.items():
+        if name.startswith(("own", "address")) or name == "unclear":
+            continue  # The request's own, the proxy's, and what is tried elsewhere once.
+        scene = Scene(ready_pool(*"abcdef"))
+
+        outcome, tried = scene.request(Asked("s", case.path, model=EXOTIC), case.said, {"f": GOOD})
+
+        assert (outcome, tried[-1]) == (Relay(), "f"), name
+
+
+# -- an endpoint, a model
+
+
+def test_one_tokens_endpoint_says_nothing_of_the_next_token() -> None:
+    pool = ready_pool("one", "two")
+    not_for_endpoint(pool, "one", RESPONSES)
+
+    assert pool.choose(Asked("s", RESPONSES), NOW) is pool.identities["two"]
+    assert pool.choose(Asked("t", MODELS), NOW) is pool.identities["one"]
+
+
+def test_a_model_counts_for_the_account_for_an_hour_and_for_no_other_model() -> None:
+    scene = Scene(ready_pool("free", "paid"))
+    wants, other = Asked(None, RESPONSES, model=EXOTIC), Asked(None, RESPONSES, model="m")
+
+    assert scene.request(wants, Said(400, message=unsupported(EXOTIC)), {"paid": GOOD})[1] == ["free", "paid"]
+    assert scene.request(wants, GOOD)[1] == ["paid"]
+    assert scene.request(other, GOOD)[1] == ["free"]
+    scene.now += MODEL_HOLDS
+    assert scene.request(wants, GOOD)[1] == ["free"]
+
+
+@pytest.mark.parametrize(
+    ("hint", "body", "message"),
+    [
+        ("gpt-good", EXOTIC, unsupported(EXOTIC)),  # a hint that is not what is asked
+        ("gpt-good", QUOTED, unsupported(QUOTED)),
+        ("gpt-good", EXOTIC, unsupported("gpt-good")),
+        ("", "", unsupported("")),
+    ],
+    ids=["hint", "quote", "another", "none"],
+)
+def test_no_client_can_take_a_model_from_the_others(hint: str, body: str, message: str) -> None:
+    scene = Scene(ready_pool("a"))
+    scene.judged(scene.pool.identities["a"], Asked("x", RESPONSES, model=hint), Said(400, message=message), body)
+
+    for model in ("gpt-good", ""):
+        assert scene.pool.can_serve(Asked(None, RESPONSES, model=model), NOW)
+
+
+def test_a_session_that_is_told_to_leave_does_not_come_back() -> None:
+    pool = ready_pool("free", "paid")
+    blind = Asked("s", RESPONSES)
+    assert pool.choose(blind, NOW) is pool.identities["free"]
+
+    assert pool.leaves("free", blind, NOW)
+
+    assert pool.choose(blind, NOW + 1) is pool.identities["paid"]
+    assert not pool.leaves("paid", blind, NOW + 1)  # There is nobody else.
+    assert not pool.leaves("free", Asked(None, RESPONSES), NOW)  # It could not be recognised.
+    assert pool.choose(Asked("t", RESPONSES), NOW) is pool.identities["free"]
+
+
+# -- doubts
+
+
+def test_the_third_unclear_403_in_a_row_rests_an_identity_and_longer_each_time() -> None:
+    scene = Scene(ready_pool("one", "two"))
+    asked, rests = Asked("s", RESPONSES, model="m"), []
+    for number in range(DOUBTS + 2):
+        tried = scene.request(asked, Said(403), {"two": GOOD})[1]
+        assert tried == ["one", "two"]
+        one = scene.pool.identities["one"]
+        if number >= DOUBTS - 1:
+            assert one.status is Status.RESTING
+            assert one.condition.until is not None
+            rests.append(one.condition.until - scene.now)
+            scene.now += rests[-1]
+            assert scene.pool.can_serve(asked, scene.now)
+        else:
+            assert one.status is Status.READY
+        scene.pool.sessions.bind("s", one.metadata.key)  # type: ignore[union-attr]
+
+    assert rests == sorted(set(rests))
+
+
+def test_an_answer_in_between_ends_the_row_of_doubts_but_a_list_of_models_does_not() -> None:
+    scene = Scene(ready_pool("one"))
+    one, asked = scene.pool.identities["one"], Asked("s", RESPONSES)
+    for _ in range(DOUBTS - 1):
+        scene.judged(one, asked, Said(403))
+    scene.pool.succeeded("one", NOW, False)
+    scene.judged(one, asked, Said(403))
+    assert statuses(scene.pool) == {"one": Status.RESTING}
+
+    scene.now += 10
+    assert scene.pool.can_serve(asked, scene.now)
+    scene.pool.succeeded("one", scene.now, True)
+    scene.judged(one, asked, Said(403))
+    assert statuses(scene.pool) == {"one": Status.READY}
+
+
+# -- causes
+
+A_CAUSE = Cause("row", "m", "402", "s")
+fingerprints = st.sampled_from("abcdefgh")
+
+
+@given(st.lists(st.tuples(fingerprints, st.floats(0, WITHIN / 10)), max_size=20))
+def test_over_one_cause_two_change_at_most(events: list[tuple[str, float]]) -> None:
+    causes, at, changed = Causes(), NOW, set()
+    for fingerprint, later in events:
+        at += later
+        if not causes.is_own(A_CAUSE, fingerprint, at):
+            causes.changed(A_CAUSE, fingerprint, at, at + 1)
+            changed.add(fingerprint)
+    at_once = {f for f, _ in events[:2]}
+    assert len(changed) <= MOST or len(at_once) < MOST or sum(later for _, later in events) >= WITHIN
+
+
+def test_a_cause_is_own_for_an_hour_after_it_was_seen_and_as_long_as_it_lasts() -> None:
+    causes = Causes()
+    for fingerprint in "ab":
+        causes.changed(A_CAUSE, fingerprint, NOW, NOW + 10)
+    assert causes.is_own(A_CAUSE, "c", NOW + HOLDS - 1)
+    causes.seen(A_CAUSE, NOW + HOLDS - 1)
+    assert causes.is_own(A_CAUSE, "c", NOW + 2 * HOLDS - 2)
+    assert not causes.is_own(A_CAUSE, "c", NOW + 2 * HOLDS)
+
+    for fingerprint in "ab":
+        causes.changed(A_CAUSE, fingerprint, NOW, None)
+    assert causes.is_own(A_CAUSE, "c", NOW + DAY)
+    causes.ended("a", NOW + DAY)
+    causes.ended("b", NOW + DAY)
+    assert not causes.is_own(A_CAUSE, "c", NOW + DAY + 1)
+
+
+def test_what_is_confirmed_is_no_requests_doing() -> None:
+    scene = Scene(ready_pool(*"abcd"))
+    asked = Asked("s", RESPONSES, model="m")
+    scene.request(asked, Said(401, code="token_revoked"))
+    assert statuses(scene.pool) == {
+        **dict.fromkeys("ab", Status.SUSPECT),
+        **dict.fromkeys("cd", Status.READY),
+    }
+    assert scene.doubted == ["c", "d"]
+
+    for name in "ab":
+        condemn(scene.pool, name, scene.now)
+    scene.request(asked, Said(401, code="token_revoked"))
+
+    assert {scene.pool.identities[name].status for name in "cd"} == {Status.SUSPECT}
+
+
+@given(st.sampled_from(["model", "said", "session"]))
+def test_a_client_that_changes_one_thing_at_a_time_is_the_same_trouble(changing: str) -> None:
+    scene = Scene(ready_pool(*"abcdef"))
+    for number in range(6):
+        asked = Asked("s", RESPONSES, model="m")
+        said = Said(402, code="one")
+        if changing == "model":
+            asked = asked._replace(model=f"m{number}")
+        elif changing == "said":
+            said = said._replace(status=402 + number % 2, code=f"workspace_{number}")
+        else:
+            asked = asked._replace(session=f"s{number}")
+        scene.request(asked, said)
+    assert sum(status is not Status.READY for status in statuses(scene.pool).values()) == MOST
+
+
+def test_causes_are_not_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    from codexpool.pool import causes as module
+
+    monkeypatch.setattr(module, "KEPT", 10)
+    causes = Causes()
+    for number in range(100):
+        causes.changed(Cause("row", f"m{number}", f"c{number}", f"s{number}"), "a", NOW, NOW + 1)
+    assert len(causes._lines) == 10
+
+
+# -- one client that is always refused, and all the others
+
+codes = st.sampled_from(
+    [*ENDPOINT_CODES, *LIMIT_CODES, "deactivated_workspace", "workspace_x", "token_revoked", "x", "", "slow_down"]
+)
+saids = st.builds(
+    Said,
+    status=st.sampled_from([0, 400, 401, 402, 403, 404, 409, 429, 500, 502, 503]),
+    values=st.sampled_from([{}, {b"retry-after": b"3600"}, {b"retry-after": b"1"}]),
+    code=codes,
+    message=st.sampled_from(["", "Missing scopes: x", unsupported(EXOTIC), unsupported("m")]),
+    error=st.sampled_from([{}, LIMIT, {"resets_in_seconds": 60}]),
+    html=st.booleans(),
+)
+
+
+class Others(RuleBasedStateMachine):
+    """A client whose requests are always refused, by whoever is asked; nobody else is to notice.
+
+    It may ask any endpoint and any model but that of the others, over HTTP and on sockets, with or without a session.
+    """
+
+    @initialize(count=st.integers(3, 6), session=st.sampled_from(["stuck", None]))
+    def begin(self, count: int, session: str | None) -> None:
+        self.session = session
+        self.scene = Scene(ready_pool(*"abcdef"[:count]))
+
+    @rule(
+        path=st.sampled_from([RESPONSES, COMPACT, IMAGES, MODELS, "/backend-api/codex/images/x"]),
+        model=st.sampled_from([EXOTIC, "gpt-other", ""]),
+        said=saids,
+        times=st.integers(1, 4),
+    )
+    def is_refused(self, path: str, model: str, said: Said, times: int) -> None:
+        for _ in range(times):
+            self.scene.request(Asked(self.session, path, model=model), said)
+
+    @rule(said=saids)
+    def is_refused_on_a_socket(self, said: Said) -> None:
+        scene, asked = self.scene, Asked(self.session, RESPONSES)
+        for _ in range(5):
+            identity = scene.pool.choose(asked, scene.now)
+            if identity is None:
+                return
+            scene.judged(identity, asked, said, EXOTIC)
+            if scene.pool.is_able(identity.name, identity.fingerprint, asked, scene.now):
+                if not scene.pool.leaves(identity.name, asked, scene.now):
+                    return
+                # a client that connects again gets somebody else
+                assert scene.pool.choose(asked, scene.now) is not identity
+
+    @rule(seconds=st.sampled_from([0.1, 5, 61, 1000, HOLDS + 1]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.scene.now += seconds
+
+    @rule()
+    def whoami_is_heard(self) -> None:
+        self.scene.heal()
+
+    @rule(
+        session=st.sampled_from(["one", "two", None]),
+        path=st.sampled_from([RESPONSES, COMPACT, MODELS, IMAGES]),
+        model=st.sampled_from(["m", "gpt-5"]),
+    )
+    def others_are_served(self, session: str | None, path: str, model: str) -> None:
+        scene, asked = self.scene, Asked(session, path, model=model)
+        assert scene.pool.can_serve(asked, scene.now), statuses(scene.pool)
+        step = next(attempts(scene.pool, asked, lambda: scene.now, lambda: scene.now))
+        assert isinstance(step, Try | Pause), step  # (A pause is the content network's.)
+        if isinstance(step, Try):
+            scene.pool.succeeded(step.identity.name, scene.now, True)
+            vouched = scene.pool.identities[step.identity.name].status
+            assert vouched is Status.READY
+
+    def teardown(self) -> None:
+        if hasattr(self, "scene"):
+            self.others_are_served(None, RESPONSES, "m")
+
+
+TestOthers = Others.TestCase
+TestOthers.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
