@@ -1,6 +1,7 @@
 """Identities of all kinds through whatever may happen to them: nobody healthy is condemned, and the dead are found.
 
-The real keeper, pool, recovery and credentials, on files; the backend and the clock are made up.
+The real keeper, pool, recovery, credentials and the reading of every answer, on files; the backend, what stands
+between it and us, and the clock are made up. CODEXPOOL_LIVES says how many lives are lived through.
 """
 
 from __future__ import annotations
@@ -8,34 +9,44 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpx
 from hypothesis import Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from codexpool import judging
 from codexpool import keeper as keeper_module
 from codexpool.config import Watcher, load
-from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, command, token_endpoint
+from codexpool.credentials import NoTokenNowError, command, token_endpoint
+from codexpool.credentials.authapi import place_in, whoami_of
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer, fingerprint
-from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
+from codexpool.credentials.token_endpoint import tokens_of
+from codexpool.credentials.whoami import UndiscoveredError, Whoami
+from codexpool.exchange import Attempt
+from codexpool.judging import Said
 from codexpool.keeper import Keeper
 from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
-from codexpool.pool.verdict import Answer, Finding, classify
+from codexpool.pool.verdict import Finding
+from codexpool.standin import CLOUDFLARE_PAGE, error_body
+from codexpool.standin.endpoints import discovery
 from codexpool.standin.logins import access_token, auth_json
 from codexpool.standin.tokens import Token
 from codexpool.state import MemoryState
+from codexpool.wire.errors import error_of
 from tests.timetravel import time_travel
 
 BEGIN = 1_800_000_000.0
@@ -43,6 +54,13 @@ PATH = "/backend-api/codex/responses"
 NAMES = {"pat": Kind.PAT, "file": Kind.PAT, "login": Kind.OAUTH, "other": Kind.OAUTH, "sso": Kind.COMMAND}
 NAME = st.sampled_from(sorted(NAMES))
 LOGIN = st.sampled_from(["login", "other"])
+
+
+LIVES = int(os.environ.get("CODEXPOOL_LIVES", "40"))
+"""How many lives: CI has time for some, and 10 000 take a quarter of an hour."""
+
+WELL_WITHIN = 35.0
+"""Seconds within which all is well again once everybody speaks for themselves: 30, and those of the asking."""
 
 
 @dataclass
@@ -58,20 +76,86 @@ class Known:
         return self.alive and time.time() < self.expires_at
 
 
+def _elsewhere(**more: str) -> dict[str, Any]:
+    document = discovery(Token("", "acc-elsewhere", "user-elsewhere"))
+    entry = {**document["accounts"][0], **more}
+    return {**document, "accounts": [entry]}
+
+
+PAGE = {"content-type": "text/html"}
+MITIGATED = {"cf-mitigated": "challenge"}
+CLOUDFLARE = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
+
+BETWEEN: dict[str, tuple[int, dict[str, str], Any]] = {
+    "1020": (403, {}, CLOUDFLARE),
+    "challenge": (403, MITIGATED, CLOUDFLARE),
+    "401 challenge": (401, MITIGATED, error_body("unauthorized", "no")),
+    "page": (403, PAGE, CLOUDFLARE_PAGE),
+    "401 page": (401, PAGE, CLOUDFLARE_PAGE),
+    "200 page": (200, PAGE, CLOUDFLARE_PAGE),
+    "proxy": (401, {}, error_body("proxy_unauthorized", "sign in to the proxy")),
+    "unauthorized": (401, {}, {"detail": "Unauthorized"}),
+    "no body": (401, {}, b""),
+    "address": (403, {}, error_body("ip_not_authorized", "not from here")),
+    "country": (403, {}, error_body("unsupported_country_region_territory", "not from here")),
+    "bad request": (400, {}, error_body("invalid_request", "no")),
+    "busy": (503, {}, error_body("server_error", "later")),
+    "empty": (200, {}, {}),
+    "a list": (200, {}, [1, 2]),
+    "garbage": (200, {}, b"\x00\xff{"),
+    "unsendable token": (200, {}, {"access_token": "to ken\u00e9\n"}),
+    "other accounts": (200, {}, _elsewhere()),
+    "no https": (200, {}, _elsewhere(workspace_backend_origin="http://chatgpt.com")),
+}
+"""What stands on the way answers in the backend's place: whatever it says, it has none of the backend's own codes."""
+
+HANGS = "hangs"
+"""It answers nothing: what is asked is given up."""
+
+
+class Between:
+    """What stands between us and the backend: it passes everything on, until it answers by itself."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, str] = {}
+        self._whose = ""
+
+    def answers(self, who: str, how: str, whose: str) -> None:
+        """From now on it answers in the place of ``who``, for one identity only where ``whose`` names it."""
+        self._answers[who], self._whose = how, whose
+
+    def lets_pass(self) -> None:
+        """From now on everybody speaks for themselves."""
+        self._answers.clear()
+
+    def instead_of(self, who: str, name: str) -> httpx.Response | None:
+        """Its answer to what is asked for an identity; None where it passes it on. Raises OSError where it hangs."""
+        how = self._answers.get(who)
+        if how is None or self._whose not in ("", name):
+            return None
+        if how == HANGS:
+            raise TimeoutError
+        status, headers, body = BETWEEN[how]
+        if isinstance(body, bytes | str):
+            return httpx.Response(status, headers=headers, content=body)
+        return httpx.Response(status, headers=headers, json=body)
+
+
+REVOKED = httpx.Response(401, json=error_body("token_revoked", "Your authentication token has been revoked."))
+
+
 class Backend:
     """Whoami, routing discovery, the token endpoint, the commands, and who may speak to the model."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, Known] = {}
         self.refresh_tokens: dict[str, str] = {}
-        self.used: set[str] = set()
+        self.used: dict[str, str] = {}
         self.printed: dict[str, str] = {}
+        self.between = Between()
         self.is_silent = False
         self.renewals = 0
         self.numbers = count()
-
-    def metadata(self, name: str) -> Metadata:
-        return Metadata(f"acc-{name}", f"user-{name}", "business")
 
     def pat(self, name: str) -> str:
         token = f"at-test-{name}-{next(self.numbers)}-0123456789"
@@ -89,36 +173,77 @@ class Backend:
     def says_ok(self, token: str) -> bool:
         return token in self.tokens and self.tokens[token].is_good
 
-    # -- in place of the modules that ask
+    def name_of(self, token: str) -> str:
+        return self.tokens[token].name if token in self.tokens else ""
+
+    # -- in place of what asks over the network
 
     async def whoami(self, bearer: Bearer) -> Whoami:
-        evidence = Evidence(time.time(), "GET", "whoami", fingerprint=bearer.fingerprint)
+        at = time.time()
         await asyncio.sleep(0.1)
-        if self.is_silent:
-            return Whoami(Word.UNREACHABLE, replace(evidence, note="whoami is silent"))
-        if not self.says_ok(bearer.token):
-            return Whoami(Word.REFUSED, replace(evidence, status=401, code="token_revoked"))
-        return Whoami(Word.HEALTHY, replace(evidence, status=200), self.metadata(self.tokens[bearer.token].name))
+        name = self.name_of(bearer.token)
+        try:
+            answer = self.between.instead_of("whoami", name)
+        except TimeoutError:
+            await asyncio.sleep(10)
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami hangs"))
+        if answer is None and self.is_silent:
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami is silent"))
+        if answer is None and self.says_ok(bearer.token):
+            answer = httpx.Response(
+                200,
+                json={
+                    "chatgpt_account_id": f"acc-{name}",
+                    "chatgpt_user_id": f"user-{name}",
+                    "chatgpt_plan_type": "business",
+                    "chatgpt_account_is_fedramp": False,
+                },
+            )
+        return whoami_of(answer or REVOKED, bearer, at)
 
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         await asyncio.sleep(0.1)
-        if self.is_silent:
+        try:
+            answer = self.between.instead_of("discovery", self.name_of(bearer.token))
+        except TimeoutError:
+            await asyncio.sleep(10)
+            raise UndiscoveredError("routing discovery hangs") from None
+        if answer is None and self.is_silent:
             raise UndiscoveredError("routing discovery is silent")
-        if not self.says_ok(bearer.token):
-            raise RefusedError("routing discovery answers 401")
-        return metadata
+        if answer is None and self.says_ok(bearer.token):
+            answer = httpx.Response(200, json=discovery(Token("", metadata.account_id, metadata.user_id)))
+        return place_in(answer or REVOKED, metadata)
 
     def renew(self, refresh_token: str, refused: bool) -> dict[str, Any]:
         self.renewals += 1
-        if self.is_silent:
+        name = self.refresh_tokens.get(refresh_token) or self.used.get(refresh_token, "")
+        try:
+            answer = self.between.instead_of("token endpoint", name)
+        except TimeoutError:
+            raise NoTokenNowError("the token endpoint hangs") from None
+        if answer is None and self.is_silent:
             raise NoTokenNowError("the token endpoint is silent")
+        if answer is None:
+            answer = self._renewal(refresh_token)
+        return tokens_of(answer, refresh_token)
+
+    def _renewal(self, refresh_token: str) -> httpx.Response:
         if refresh_token in self.used:
-            raise NoTokenAnyMoreError("refresh_token_reused", "used already")
+            return httpx.Response(401, json=error_body("refresh_token_reused", "used already"))
         if refresh_token not in self.refresh_tokens:
-            raise NoTokenAnyMoreError("refresh_token_invalidated", "revoked")
-        self.used.add(refresh_token)
-        tokens: dict[str, Any] = self.login(self.refresh_tokens.pop(refresh_token))["tokens"]
-        return tokens
+            return httpx.Response(401, json=error_body("refresh_token_invalidated", "revoked"))
+        self.used[refresh_token] = name = self.refresh_tokens.pop(refresh_token)
+        return httpx.Response(200, json=self.login(name)["tokens"])
+
+    def model(self, token: str) -> Said:
+        """What a request for the model gets."""
+        answer = self.between.instead_of("model", self.name_of(token))
+        if answer is None:
+            answer = httpx.Response(200) if self.says_ok(token) else REVOKED
+        code, message = error_of(answer.headers, answer.content)
+        values = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
+        html = "html" in answer.headers.get("content-type", "")
+        return Said(answer.status_code, values, code, message, {}, html)
 
     async def output(self, line: command.CommandLine, *_: object) -> str:
         await asyncio.sleep(0.05)
@@ -253,7 +378,7 @@ class Life(RuleBasedStateMachine):
     @rule(name=LOGIN)
     def a_refresh_token_is_used_by_somebody_else(self, name: str) -> None:
         mine = json.loads((self.folder / f"{name}.json").read_text())["tokens"]["refresh_token"]
-        self.backend.used.add(mine)
+        self.backend.used[mine] = name
         self.dead.add(name)
 
     @rule(name=LOGIN)
@@ -261,7 +386,7 @@ class Life(RuleBasedStateMachine):
         if name not in self.dead:
             document = json.loads((self.folder / f"{name}.json").read_text())
             self.backend.refresh_tokens.pop(document["tokens"]["refresh_token"], None)
-            self.backend.used.add(document["tokens"]["refresh_token"])
+            self.backend.used[document["tokens"]["refresh_token"]] = name
             self.private(f"{name}.json", json.dumps(self.backend.login(name)))
 
     @rule(name=NAME)
@@ -281,6 +406,33 @@ class Life(RuleBasedStateMachine):
         self.turns(3)
         self.do(asyncio.sleep(seconds))
         self.backend.is_silent = False
+
+    @rule(
+        who=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model"]), min_size=1),
+        how=st.sampled_from([*BETWEEN, HANGS]),
+        whose=st.sampled_from(["", "", *sorted(NAMES)]),
+        starts=st.booleans(),
+        seconds=st.sampled_from([0.0, 5.0, 100.0, 400.0]),
+    )
+    def something_on_the_way_answers(self, who: set[str], how: str, whose: str, starts: bool, seconds: float) -> None:
+        """In their place, for all identities or one, while requests are made; perhaps at a start, too."""
+        for one in who:
+            self.backend.between.answers(one, how, whose)
+        if starts:
+            self.restart()
+        self.turns(3)
+        self.do(asyncio.sleep(seconds))
+        self.turns(3)
+        self.backend.between.lets_pass()
+        self.do(asyncio.sleep(WELL_WITHIN))
+        self.nobody_is_still_in_doubt()
+
+    def nobody_is_still_in_doubt(self) -> None:
+        assert self.keeper is not None
+        for name, identity in self.keeper.pool.identities.items():
+            if name not in self.dead and not self.is_about_to_be_noticed(name):
+                note(f"{name}: {identity.status} {identity.condition.evidence}")
+                assert identity.status not in (Status.UNVERIFIED, Status.SUSPECT), name
 
     @rule(number=st.integers(1, 6), spurious=st.booleans())
     def requests_are_made(self, number: int, spurious: bool) -> None:
@@ -305,7 +457,8 @@ class Life(RuleBasedStateMachine):
         """One request, as `codexpool.exchanges` makes it, of a new session; a spurious one is refused at first."""
         assert self.keeper is not None
         keeper = self.keeper
-        steps = attempts(keeper.pool, Asked(session or f"s-{next(self.sessions)}", PATH), time.time, time.time)
+        asked = Asked(session or f"s-{next(self.sessions)}", PATH)
+        steps = attempts(keeper.pool, asked, time.time, time.time)
         verdict = None
         while True:
             try:
@@ -321,23 +474,21 @@ class Life(RuleBasedStateMachine):
                 case Renew(identity, seconds):
                     await keeper.renewal(identity, seconds)
                 case Try(identity):
-                    bearer, sent_at = keeper.bearer(identity.name), time.time()
                     assert identity.status is Status.READY
+                    assert identity.metadata is not None
+                    bearer = keeper.bearer(identity.name)
+                    attempt = Attempt(identity.name, bearer, identity.metadata, time.time(), mock.Mock())
                     await asyncio.sleep(0.2)
-                    good = self.backend.says_ok(bearer.token) and not spurious
+                    said = judging.NOTHING
+                    with suppress(TimeoutError):
+                        said = Said(401) if spurious else self.backend.model(bearer.token)
                     spurious = False
-                    current = keeper.pool.identities.get(identity.name)
-                    answer = Answer(
-                        200 if good else 401,
-                        current=current is None or current.fingerprint == bearer.fingerprint,
-                        kind=identity.kind,
+                    verdict, evidence = judging.judge(
+                        keeper, asked, attempt, "POST", said, repeatable=False, lightens=False
                     )
-                    verdict = classify(answer)
+                    judging.learn(keeper, asked, attempt, said, verdict, evidence)
                     if verdict.finding is Finding.OK:
-                        keeper.served(identity.name, Asked(None, PATH), sent_at)
-                    elif verdict.finding is Finding.REFUSED:
-                        evidence = Evidence(time.time(), "POST", PATH, 401, fingerprint=bearer.fingerprint)
-                        keeper.pool.refused(identity.name, evidence, sent_at, time.time())
+                        keeper.served(identity.name, asked, attempt.at)
 
     # -- what must hold
 
@@ -397,7 +548,7 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=40,
+    max_examples=LIVES,
     stateful_step_count=25,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # A day is read faster than it is made shorter.

@@ -111,7 +111,7 @@ class Conditions:
             return
         if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
             return
-        self.confirmation.request_refused(evidence.fingerprint, at)
+        self.confirmation.request_refused(evidence.fingerprint)
         is_new = identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
         if self.causes.is_own(cause, identity.fingerprint, at):
             if not is_new:

@@ -33,6 +33,10 @@ HOLDS: Final = 600.0
 """Seconds for which a word has to hold that may well be the answer's fault, and not the token's."""
 
 
+KEPT: Final = 1_000
+"""Tokens of which it is remembered that a client's request was refused."""
+
+
 @dataclass(slots=True)
 class _Against:
     """What is said against one token: since when, when last, and by whom."""
@@ -49,15 +53,17 @@ class Confirmation:
 
     def __init__(self) -> None:
         self._against: dict[str, _Against] = {}
-        self._refused: dict[str, float] = {}
-        """When a client's request was last refused with a token."""
+        self._refused: dict[str, None] = {}
+        """The tokens that a client's request was refused with, the latest one last."""
         self._borne_out_at = 0.0
         """When whoami last said of a token what a client's request had met with."""
 
-    def request_refused(self, fingerprint: str, at: float) -> None:
+    def request_refused(self, fingerprint: str) -> None:
         """A client's request was refused with this token: whoami's word on it is asked for."""
-        self._refused = {f: then for f, then in self._refused.items() if abs(at - then) < HOLDS}
-        self._refused[fingerprint] = at
+        self._refused.pop(fingerprint, None)
+        self._refused[fingerprint] = None
+        if len(self._refused) > KEPT:
+            del self._refused[next(iter(self._refused))]
 
     def vouched(self, fingerprint: str) -> None:
         """The token is good."""

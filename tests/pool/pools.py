@@ -81,7 +81,7 @@ def whoami_refuses(pool: Pool, name: str, at: float) -> None:
 
 def condemn(pool: Pool, name: str, at: float) -> None:
     """Whoami says that a token is dead which a client's request was refused with."""
-    pool.confirmation.request_refused(pool.identities[name].fingerprint, at)
+    pool.confirmation.request_refused(pool.identities[name].fingerprint)
     whoami_refuses(pool, name, at)
 
 
