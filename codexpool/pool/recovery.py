@@ -179,7 +179,8 @@ class _Patience:
             if identity.status in IN_DOUBT:
                 identity.waited.begins(begun, step.seconds)
         yield step
-        left = self.left - max(0.0, self._timer() - begun)
+        granted = min(self.left, step.seconds) if awaited else self.left  # What others have waited is gone for good.
+        left = granted - max(0.0, self._timer() - begun)
         self.left = left if left > LEAST else 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 
 from hypothesis import settings
@@ -10,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from codexpool.pool.conditions import CONDEMNED, LONGEST_REST, SHORT_REST
 from codexpool.pool.confirmation import HOLDS
-from codexpool.pool.identity import Asked, Evidence, Identity, IdentityKey, Kind, Status, Word
-from codexpool.pool.patience import PATIENCE
+from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.patience import FORGOTTEN_AFTER, LEAST_PATIENCE, PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import (
     MOST_TRIES,
@@ -206,6 +207,41 @@ def test_all_waiting_of_a_request_stays_within_its_patience() -> None:
         request.waited(3)
 
     assert request.outcome == NobodyServes()
+
+
+def test_what_one_request_has_waited_in_vain_the_next_one_does_not_wait_again() -> None:
+    # given a client that asks one thing after the other, while nobody can be verified
+    pool, at = pool_of(unverified("a")), [NOW]
+
+    def waits() -> float:
+        steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: at[0])
+        begun = at[0]
+        with contextlib.suppress(StopIteration):
+            step: object = next(steps)
+            while isinstance(step, Wait):
+                at[0] += step.seconds
+                step = steps.send(None)
+        return at[0] - begun
+
+    waited = [waits() for _ in range(4)]
+
+    assert waited == [PATIENCE, *[LEAST_PATIENCE] * 3]
+    # whoever comes some time later is another client
+    at[0] += FORGOTTEN_AFTER + 0.1
+    assert waits() == PATIENCE
+    # and once it was ready, it is worth waiting for again
+    vouch(pool, "a", NOW + 1)
+    pool.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.SUSPECT, NOW + 2))
+    assert waits() == PATIENCE
+
+
+def test_a_client_that_gives_up_has_waited_all_the_same() -> None:
+    pool, at = pool_of(unverified("a")), [NOW]
+    first = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: at[0])
+    assert next(first) == Wait(PATIENCE)
+    at[0] += PATIENCE - 2
+
+    assert next(attempts(pool, Asked("t", RESPONSES), lambda: NOW, lambda: at[0])) == Wait(2.0)
 
 
 def test_rest_that_is_longer_than_the_patience_is_not_waited_for() -> None:
