@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PATIENCE = 6.5
+PATIENCE = 5.5
 """Seconds that a request waits in all for an identity to become ready, or to have another token, while one may. With
-two more requests of `LEAST_PATIENCE` after it, and the client's own time, its person is told within 8 s."""
+what the client asks before and after it, each `LEAST_PATIENCE`, its person is told within 8 s. (Codex gives its first
+requests 5 s each, and asks once more.)"""
 
 LEAST_PATIENCE = 0.5
 """Seconds that a request waits at least: enough for whoami to be asked because somebody waits, and to answer."""
