@@ -67,10 +67,11 @@ class Notices:
     async def _post(self, address: str, text: str) -> None:
         import httpx  # Not at start-up: it takes its time, and is rarely needed.
 
+        from codexpool.credentials import names
+
         context = await tasks.in_thread(self._route.tls)
-        async with httpx.AsyncClient(
-            verify=context, proxy=self._route.proxy, trust_env=False, timeout=TIMEOUT
-        ) as client:
+        way = names.transport(context, self._route.proxy)
+        async with httpx.AsyncClient(transport=way, trust_env=False, timeout=TIMEOUT) as client:
             headers = {"content-type": "application/json", "user-agent": f"codexpool/{__version__}"}
             response = await client.post(address, content=text, headers=headers)
         if response.status_code >= 400:

@@ -17,7 +17,7 @@ import httpx
 from codexpool import __version__
 from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
 from codexpool.clock import Clock
-from codexpool.credentials import bounded
+from codexpool.credentials import bounded, names
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
@@ -54,8 +54,7 @@ class AuthApi:
         base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
         self._whoami_url = base.rstrip("/") + WHOAMI
         self._client = httpx.AsyncClient(
-            verify=route.tls(),
-            proxy=route.proxy,
+            transport=names.transport(route.tls(), route.proxy),
             # The environment's HTTPS_PROXY may well be this very proxy: mitmproxy ignores it, and so do we.
             trust_env=False,
             timeout=TIMEOUT,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,3 +136,43 @@ async def test_a_refusal_of_the_endpoint_is_told_from_one_of_the_token(
     standin.plan(Answer(path=DISCOVERY, status=401, body=error_body("token_revoked", "no")))
     with pytest.raises(RefusedError):
         await api(standin).routing(bearer(pat("work")), WORK)
+
+
+async def test_a_resolver_that_does_not_answer_for_whoami_keeps_no_thread_that_requests_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given: many identities, and a name that is not resolved
+    answers, resolve = threading.Event(), socket.getaddrinfo
+    waiting: list[str] = []
+
+    def slow(host: str, *arguments: object, **more: object) -> object:
+        if host == "whoami.invalid":
+            waiting.append(host)
+            answers.wait(20)
+            raise socket.gaierror(-2, "Name or service not known")
+        return resolve(host, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    asked = AuthApi(Route(), {"CODEX_AUTHAPI_BASE_URL": "https://whoami.invalid"})
+    asking = [asyncio.create_task(asked.whoami(Bearer.of(f"at-test-{n}"))) for n in range(40)]
+    while len(waiting) < 40:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+    # when: a connection of a client needs a name
+    found = await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("localhost", 443), 5)
+
+    answers.set()
+    assert found
+    words = await asyncio.gather(*asking)
+    assert {(word, evidence.note) for word, evidence, _ in words} == {
+        (Word.UNREACHABLE, "whoami cannot be reached (ConnectError)")
+    }
+
+
+async def test_each_address_of_a_name_is_tried(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(host: str, port: int, *_: object, **__: object) -> object:
+        return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    route = Route(f"http://proxy.invalid:{standin.proxy_port}", str(standin.ca_file))
+    assert (await AuthApi(route, {}).whoami(bearer(pat("work")))).word is Word.HEALTHY
