@@ -275,6 +275,10 @@ class Codexpool:
         if why := self._refusal(data.client, asked, address[1]):
             data.server.error = why
 
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        if resend is not None:
+            resend.connections.hear(ctx.master.addons.get("proxyserver"), data)
+
     async def next_layer(self, asked: NextLayer) -> None:
         try:
             if self.keeper is not None:

@@ -40,6 +40,7 @@ class Answer:
         delay: seconds before the answer begins.
         cut: drop the connection before the first byte (``head``) or in the middle of the body (``body``).
         endless: with ``status``: the body is sent again and again without end, so many seconds apart.
+        early: with ``status``, over HTTP/1: answer before the body is read, and close the connection with it unread.
         interim: statuses (1xx) of the answers that are sent before this one.
         trailers: fields that follow the body.
         deltas: how many pieces a generated answer comes in.
@@ -67,6 +68,7 @@ class Answer:
     delay: float = 0.0
     cut: Cut = ""
     endless: float | None = None
+    early: bool = False
     interim: tuple[int, ...] = ()
     trailers: Mapping[str, str] = field(default_factory=dict)
     deltas: int | None = None
@@ -153,10 +155,14 @@ class Plan:
             return self._chance.choice(CUTS)
         return None
 
-    def _due(self, request: Request) -> Answer | None:
+    def take_early(self, request: Request) -> Answer | None:
+        """The deviation for this request that does not wait for its body."""
+        return self._due(request, early=True) if self._answers else None
+
+    def _due(self, request: Request, *, early: bool = False) -> Answer | None:
         with self._lock:
             for answer, count in self._answers:
-                if not answer.fits(request):
+                if answer.early is not early or not answer.fits(request):
                     continue
                 count[0] += 1
                 turn = count[0] - answer.after

@@ -151,6 +151,8 @@ class Service:
                 request.transport = seen.transport = "websocket"
             link.answering = asyncio.current_task()
             try:
+                if (early := self.plan.take_early(request)) is not None:
+                    return await self._refuse_early(http, request, early)
                 reply = await self.answer(request, await http.body(request.headers))
                 if reply.status == 101 and upgrade and not reply.cut:
                     socket = Socket(http, head.target, head.headers)
@@ -174,6 +176,13 @@ class Service:
             if (request.header("connection") or "").lower() == "close":
                 return None
         return None
+
+    async def _refuse_early(self, http: Http1, request: Request, answer: Answer) -> None:
+        self.note_leak(request)
+        request.seen.status = answer.status
+        http.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await http.send(answer.reply())
+        request.seen.complete = True
 
     async def _converse(self, socket: Socket, upgrade: Request, writer: asyncio.StreamWriter) -> None:
         self._sockets.add(socket)

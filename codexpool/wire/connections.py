@@ -4,13 +4,20 @@ Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raise
 the client hangs. Here an interim answer is dropped, as mitmproxy does over HTTP/2, and trailers are passed on to a
 peer that can take them. A head that does not end, and a WebSocket message that is too long, end their connection.
 
+A server that refuses a request before it has read its body, and closes, answers the rest of it with a reset. asyncio
+gives up a connection over which it cannot write, and with it what has come and was not read yet: the refusal. `hear`
+has mitmproxy read that all the same.
+
 Like `codexpool.wire.resend`, which installs it, this file knows nothing of Codex. Its classes serve every connection:
 they differ from mitmproxy's only where those would hang, or fill the memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import sys
 import zlib
 from collections.abc import Generator, Iterable
 from logging import DEBUG
@@ -19,7 +26,8 @@ from typing import Any, Final
 import h11
 from h11._readers import ChunkedReader
 from mitmproxy import http
-from mitmproxy.proxy import commands, events
+from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.proxy import commands, events, server
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers import websocket
 from mitmproxy.proxy.layers.http import _http1
@@ -30,6 +38,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseEndOfMessage,
     ResponseTrailers,
 )
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 
@@ -38,6 +47,9 @@ MOST_OF_A_HEAD: Final = 256 << 10
 
 MOST_INTERIM: Final = 100
 """Interim answers that may come before the final one."""
+
+MOST_OF_THE_REST: Final = 2 << 20
+"""Bytes that are read of what a server has said before it closed."""
 
 MOST_OF_A_MESSAGE: Final = 32 << 20
 """Bytes that a WebSocket message may have once it is inflated, with `FRAME` more for each of its frames."""
@@ -62,6 +74,8 @@ _Websocket: Any = next(cls for cls in websocket.WebsocketConnection.__mro__ if c
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Client: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
     _http1.Http1Server: ("read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
+    server.ConnectionIO: ("reader", "writer"),
+    server.ConnectionHandler: ("handle_connection",),
     _Websocket: ("send2",),
     PerMessageDeflate: ("frame_inbound_payload_data",),
 }
@@ -173,6 +187,53 @@ class Http1Server(_Trailing, _http1.Http1Server):
     ReceiveTrailers = RequestTrailers
 
 
+# -- what a server has said before it closed
+
+
+class _Reader:
+    """Reads a connection to its end, and after an error what had come before it.
+
+    ``again`` is a duplicate of its socket. asyncio closes its own as soon as it cannot write.
+    """
+
+    def __init__(self, reader: Any, again: socket.socket, server: Server) -> None:
+        self._reader = reader
+        self._again = again
+        self._server = server
+
+    async def read(self, size: int) -> bytes:
+        data: bytes = b""
+        try:
+            data = await self._reader.read(size)
+        except OSError:
+            if not (data := self._rest()):
+                raise
+            self._server.state &= ~ConnectionState.CAN_WRITE  # Nobody is to send another request over it.
+            return data
+        finally:
+            if not data:
+                self._again.close()
+        return data
+
+    def _rest(self) -> bytes:
+        rest = bytes(getattr(self._reader, "_buffer", b""))  # asyncio keeps it, and does not give it away any more.
+        with contextlib.suppress(OSError):
+            while (more := self._again.recv(MOST_OF_A_HEAD)) and len(rest) < MOST_OF_THE_REST:
+                rest += more
+        self._again.close()
+        return rest
+
+
+def hear(proxyserver: Any, data: ServerConnectionHookData) -> None:
+    """Have a connection that was made read to what its server has said last. For the ``server_connected`` hook."""
+    handler = proxyserver.connections.get(data.client.id)
+    io = handler.transports.get(data.server) if handler is not None else None
+    if io is None or data.server.transport_protocol != "tcp" or sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # There may be no file descriptor left: then it goes on as it is.
+        io.reader = _Reader(io.reader, io.writer.get_extra_info("socket").dup(), data.server)
+
+
 # -- WebSocket
 
 
@@ -267,7 +328,7 @@ def uninstall() -> None:
     _put(_http1.Http1Client, _http1.Http1Server, _Websocket)
 
 
-def _put(client: type, server: type, socket: type) -> None:
+def _put(to_server: type, to_client: type, of_socket: type) -> None:
     in_http, in_websocket = vars(layers), vars(websocket)
-    in_http["Http1Client"], in_http["Http1Server"] = client, server
-    in_websocket["WebsocketConnection"] = socket
+    in_http["Http1Client"], in_http["Http1Server"] = to_server, to_client
+    in_websocket["WebsocketConnection"] = of_socket

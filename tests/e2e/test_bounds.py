@@ -65,6 +65,16 @@ async def test_however_a_401_to_an_upgrade_comes_another_identity_serves(world: 
     assert len({seen.name for seen in world.seen}) == 2
 
 
+def test_a_401_that_comes_before_five_megabytes_were_read_costs_the_client_nothing(world: World) -> None:
+    world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED, early=True))
+    with world.proxy.client() as client:
+        answer = world.turn(client, "early", text="x" * (5 * MIB))
+
+    served_by(answer)
+    assert [seen.status for seen in world.seen if seen.path == RESPONSES] == [401, 200]
+    world.nothing_amiss()
+
+
 @pytest.mark.parametrize("status", [403, 429, 500, 400])
 def test_the_last_answer_that_does_not_end_is_relayed_with_a_line_of_ours(world: World, status: int) -> None:
     world.standin.plan(Answer(path=RESPONSES, status=status, body=bytes(60_000), endless=0.0, times=None))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
-from mitmproxy import http
+from mitmproxy import ctx, http
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from codexpool.wire import resend
+from codexpool.wire import connections, resend
 
 ATTEMPTS = 5
 
@@ -25,6 +26,9 @@ class Refusing:
 
     def done(self) -> None:
         resend.uninstall()
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        connections.hear(ctx.master.addons.get("proxyserver"), data)
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | None:
         if not flow.request.path.startswith("/claimed"):

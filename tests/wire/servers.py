@@ -147,6 +147,14 @@ class Connection(ABC):
     def cut(self) -> None:
         self.writer.transport.abort()
 
+    def refuse_rudely(self, request: Request) -> None:
+        """Refuse, and close with the request unread: what the proxy still sends is answered with a reset."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        self.begin(request, 401, {"connection": "close"})
+        self.write(request, b"refused %d" % request.attempt)
+        self.end(request)
+        self.writer.close()
+
 
 class H1Connection(Connection):
     """HTTP/1.1. The next request is read when the last is both read and answered."""
@@ -285,6 +293,9 @@ class Upstream:
 
     async def _refuse(self, request: Request, how: str) -> None:
         line = request.line
+        if how == "rude":
+            line.refuse_rudely(request)
+            return
         if how != "early":
             await asyncio.wait_for(request.whole.wait(), PATIENCE)
         if how == "cut":

@@ -145,6 +145,15 @@ async def test_refusals_of_every_kind_are_followed_by_the_answer(route: Route, h
     assert route.upstream.attempts(path) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("route", ["h1-h1", "h2-h1", "http2=false"], indirect=True)
+async def test_a_refusal_is_heard_though_the_server_closes_with_the_body_unread(route: Route) -> None:
+    body = random.Random(5).randbytes(5 << 20)
+    for _ in range(5):
+        path, response = await route.ask(body, how="rude", refusals=3)
+        assert (response.status_code, response.text) == (200, f"{path} {len(body)} {digest(body)}")
+        assert route.upstream.attempts(path) == [1, 2, 3, 4]
+
+
 async def test_the_fifth_refusal_is_relayed_and_the_connection_serves_on(route: Route) -> None:
     path, response = await route.ask(refusals=9)
     assert (response.status_code, response.content) == (401, b"refused 5")
