@@ -91,3 +91,23 @@ def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is
     assert usage["output_tokens"] > 0
     assert saw["refusals"] == []
     assert saw["keys shown"] == [1, 1]
+
+
+@pytest.mark.real_client
+@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("git")), reason="needs curl and git")
+def test_what_an_agent_starts_works_as_without_the_proxy_and_codex_is_served_beside_it(tmp_path: Path) -> None:
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.passerby", str(tmp_path)]
+
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+    assert run.returncode == 0, run.stderr
+    saw = json.loads(run.stdout.splitlines()[-1])
+    ran = saw["saw"]
+    assert {name: one["code"] for name, one in ran.items()} == dict.fromkeys(ran, 0), ran
+    assert ran["curl"]["out"] == ran["curl, SOCKS"]["out"] == "from elsewhere|1.1"
+    assert ran["curl, HTTP/2"]["out"] == "from elsewhere|2"
+    assert ran["git"]["out"] == "first\n"
+    assert "answer from work," in ran["codex"]["out"]
+    assert saw["trouble"] == saw["refusals"] == []
+    assert saw["leaks"] == 0

@@ -30,7 +30,7 @@ class Reachable(Proxy):
     def __init__(self, standin: StandIn, folder: Path, *arguments: str) -> None:
         super().__init__(standin, folder, "--listen-host", "0.0.0.0", *arguments)
         at = self._command.index("--mode")
-        self._command[at : at + 2] = ["--mode", f"regular@{_free()}", "--mode", f"socks5@{_free()}"]
+        self._command[at : at + 2] = ["--mode", f"regular@{free()}", "--mode", f"socks5@{free()}"]
         at = self._command.index("-p")
         del self._command[at : at + 2]
         self.socks = 0
@@ -52,7 +52,7 @@ class Reachable(Proxy):
         return bool(self.port and self.socks)
 
 
-def _free() -> int:
+def free() -> int:
     """A port that nobody listens on."""
     with socket.create_server((HERE, 0)) as server:
         port: int = server.getsockname()[1]

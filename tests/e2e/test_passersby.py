@@ -1,0 +1,70 @@
+"""Hosts that are none of the pool's business are passed through unread, whatever they speak and however asked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import OLD
+from tests.e2e.test_attackers import _unshare
+from tests.running import ROOT
+
+pytestmark = pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+
+OWN, OURS = "its own", "the proxy's"
+
+
+@pytest.fixture(scope="module")
+def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("passersby")
+    command = [*(_unshare() or []), sys.executable, "-m", "tests.e2e.passersby", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    saw: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return saw
+
+
+@pytest.mark.parametrize("way", ["CONNECT", "CONNECT to an address", "SOCKS"])
+def test_a_strangers_own_certificate_and_protocol_reach_the_client(saw: dict[str, Any], way: str) -> None:
+    said = saw["default"]
+
+    assert said[way] == f"{OWN}, http/1.1"
+    assert said[f"{way}, HTTP/2"] == said[f"{way}, in pieces"] == f"{OWN}, h2"
+    assert said[f"{way}, not TLS"] == "ok"
+
+
+def test_nothing_of_it_is_recorded_and_codex_is_read_beside_it(saw: dict[str, Any]) -> None:
+    assert saw["in the dump"] is False
+    assert saw["codex beside it"] == f"{OURS}, http/1.1"
+    assert saw["log"] == []
+
+
+def test_pool_toml_can_have_all_hosts_read_and_is_followed_while_the_proxy_runs(saw: dict[str, Any]) -> None:
+    assert saw["all"] == [OURS, OURS]
+    assert saw["reloaded"] == [OURS, OWN]
+
+
+@pytest.mark.parametrize(
+    ("how", "whose"),
+    [
+        ("recording", OURS),  # codexpool_record_all_hosts
+        ("allowed", OURS),  # mitmproxy's allow_hosts names the stranger only
+        ("ignored", OWN),  # mitmproxy's ignore_hosts, with intercept = "all"
+        ("no pool", OWN),
+        ("observed", OWN),
+        ("observed, all", OURS),
+        ("lazy", OWN),  # connection_strategy
+        ("upstream", OWN),  # behind another proxy
+    ],
+)
+def test_whatever_becomes_of_strangers_codexs_hosts_are_read(saw: dict[str, Any], how: str, whose: str) -> None:
+    assert saw[how] == [whose, OURS]
+
+
+@pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only")
+def test_a_pool_for_members_passes_members_through_and_no_stranger(saw: dict[str, Any]) -> None:
+    assert saw["members"] == {"a stranger": "403", "a turn": 200, "a member": "200", "its own": True}
