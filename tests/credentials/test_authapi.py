@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from codexpool.backend import CHATGPT
 from codexpool.credentials import authapi
-from codexpool.credentials.authapi import AuthApi
+from codexpool.credentials.authapi import AuthApi, place_in
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError
 from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
 from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
+from codexpool.standin.authapi import whoami as whoami_document
+from codexpool.standin.endpoints import discovery
+from codexpool.wire.routing import NotListedError
 from tests.running import pat
 
 CLOUDFLARE_JSON = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
@@ -84,14 +91,51 @@ async def test_whoami_may_be_elsewhere_as_codex_lets_one_say(standin: StandIn) -
 async def test_only_a_refusal_in_json_speaks_of_the_token(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch, answer: Answer, word: Word
 ) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr(authapi, "TIMEOUT", 1.0)
     standin.plan(replace(answer, path=WHOAMI))
     said = await api(standin).whoami(bearer(pat("work")))
     assert said.word is word
     assert said.metadata is None
     assert "at-test" not in str(said)
+
+
+BOUNDLESS = {
+    "drips": Answer(status=200, body=b" ", endless=0.1),
+    "drips a refusal": Answer(status=401, body=b"{", endless=0.1),
+    "without end": Answer(status=200, body=b" " * 60_000, endless=0.0),
+    "a bomb": Answer(status=200, headers={"content-encoding": "gzip"}, body=gzip.compress(b" " * 100_000_000)),
+    "no encoding of ours": Answer(status=200, headers={"content-encoding": "br"}, body=b"xx"),
+}
+
+
+@pytest.mark.parametrize("how", BOUNDLESS)
+async def test_an_answer_without_an_end_is_given_up_within_its_time(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(authapi, "TIMEOUT", 1.0)
+    client = api(standin)
+    for path in (WHOAMI, DISCOVERY):
+        standin.plan(replace(BOUNDLESS[how], path=path))
+
+    async with asyncio.timeout(20):
+        said = await client.whoami(bearer(pat("work")))
+        with pytest.raises(UndiscoveredError, match="cannot be reached"):
+            await client.routing(bearer(pat("work")), WORK)
+
+    assert said.word is Word.UNREACHABLE
+    assert str(said.evidence).startswith("whoami cannot be reached")
+    # and it is asked again as if nothing had been
+    assert (await client.whoami(bearer(pat("work")))).word is Word.HEALTHY
+    assert await client.routing(bearer(pat("work")), WORK) == WORK
+
+
+async def test_an_answer_that_is_compressed_is_read(standin: StandIn) -> None:
+    body = gzip.compress(json.dumps(whoami_document(pat("work"))).encode())
+    standin.plan(Answer(path=WHOAMI, status=200, headers={"content-encoding": "gzip"}, body=body))
+
+    said = await api(standin).whoami(bearer(pat("work")))
+
+    assert (said.word, said.metadata) == (Word.HEALTHY, WORK)
 
 
 async def test_what_is_asked_for_one_identity_leaves_no_cookie_for_the_next(standin: StandIn) -> None:
@@ -128,14 +172,53 @@ async def test_without_an_answer_nothing_is_assumed(standin: StandIn, status: in
         await api(standin).routing(bearer(pat("work")), WORK)
 
 
-async def test_a_refusal_of_the_endpoint_is_told_from_one_of_the_token(
-    standin: StandIn,
+KNOWN = replace(WORK, origin="https://gov.chatgpt.com", routing_override="us_cr")
+"""A workspace whose place was found before."""
+
+
+def entry(**more: str) -> dict[str, object]:
+    document = discovery(pat("work"))
+    return {**document, "accounts": [{**document["accounts"][0], **more}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (404, {}, error_body("not_found", "no")),
+        (401, {}, error_body("no_matching_rule", "not with this credential")),
+    ],
+)
+def test_an_endpoint_that_is_not_for_a_credential_leaves_the_place_as_it_was(
+    status: int, headers: dict[str, str], body: object
 ) -> None:
-    standin.plan(Answer(path=DISCOVERY, status=404, body=error_body("not_found", "no")))
-    assert await api(standin).routing(bearer(pat("work")), WORK) == WORK
-    standin.plan(Answer(path=DISCOVERY, status=401, body=error_body("token_revoked", "no")))
-    with pytest.raises(RefusedError):
-        await api(standin).routing(bearer(pat("work")), WORK)
+    assert place_in(httpx.Response(status, headers=headers, json=body), KNOWN) == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "error"),
+    [
+        (401, {}, error_body("token_revoked", "no"), RefusedError),
+        (401, {}, error_body("proxy_unauthorized", "no"), UndiscoveredError),
+        (401, {}, {"detail": "Unauthorized"}, UndiscoveredError),
+        (401, MITIGATED, error_body("token_revoked", "no"), UndiscoveredError),
+        (403, {}, CLOUDFLARE_JSON, UndiscoveredError),
+        (403, {}, error_body("token_revoked", "no"), UndiscoveredError),
+        (400, {}, error_body("bad_request", "no"), UndiscoveredError),
+        (200, {}, {}, UndiscoveredError),
+        (200, {}, [], UndiscoveredError),
+        (200, MITIGATED, entry(), UndiscoveredError),
+        (200, {}, entry(workspace_backend_origin="http://chatgpt.com"), UndiscoveredError),
+        (200, {}, entry(workspace_backend_origin="https://chatgpt.com:8443"), UndiscoveredError),
+        (200, {}, entry(workspace_backend_origin="https://x/" + 10_000 * "y"), UndiscoveredError),
+        (200, {}, entry(id="acc-elsewhere"), NotListedError),
+    ],
+)
+def test_of_discovery_too_only_the_backends_own_word_is_one(
+    status: int, headers: dict[str, str], body: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error) as raised:
+        place_in(httpx.Response(status, headers=headers, json=body), KNOWN)
+    assert len(str(raised.value)) < 300
 
 
 async def test_a_resolver_that_does_not_answer_for_whoami_keeps_no_thread_that_requests_need(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, UnusableTokenError, token_endpoint
 from codexpool.credentials import oauth as oauth_module
 from codexpool.credentials.auth_json import Login, parse
 from codexpool.credentials.oauth import EARLY, JITTER, OAuth
@@ -209,13 +212,123 @@ async def test_a_permanent_failure_is_told_and_the_file_stays(
 async def test_anything_else_is_worth_another_try_and_the_file_stays(
     standin: StandIn, file: File, answer: Answer
 ) -> None:
-    from dataclasses import replace
-
     standin.plan(replace(answer, path=TOKEN_ENDPOINT))
     oauth = credential(standin, file)
     with pytest.raises(NoTokenNowError):
         await oauth.renewed(oauth.bearer(), refused=True)
     assert file.document == file.first
+
+
+def claims(**said: object) -> str:
+    """A JWT that says this, and nothing of an account if that is not among it."""
+    head, payload = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({"alg": "none"}, said)
+    )
+    return f"{head}.{payload}.x"
+
+
+UNUSABLE = {
+    "unsendable": {"access_token": "not\u00e9 sendable\n"},
+    "opaque, and the id_token says nothing": {"access_token": "opaque-token", "id_token": claims(sub="nobody")},
+    "none at all": {},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+async def test_a_refresh_token_beside_an_unusable_access_token_is_kept_and_spent_next(
+    standin: StandIn, file: File, kind: str
+) -> None:
+    # given an answer of the backend whose access token is of no use, and whose refresh token is good
+    fresh = standin.login(owner("spare"))["tokens"]["refresh_token"]
+    standin.plan(Answer(path=TOKEN_ENDPOINT, status=200, body={**UNUSABLE[kind], "refresh_token": fresh}))
+    oauth = credential(standin, file)
+    stale = oauth.bearer()
+
+    with pytest.raises(UnusableTokenError, match="its new refresh token is kept for the next try"):
+        await oauth.renewed(stale, refused=True)
+
+    assert file.document == {**file.first, "tokens": {**file.first["tokens"], "refresh_token": fresh}}
+    assert file.is_whole()
+    assert oauth.bearer() == stale
+    # when it is tried again, that one is spent
+    renewal = await oauth.renewed(stale, refused=True)
+    assert renewal is not None
+    assert renewal.bearer == read(file).access != stale
+    assert [json.loads(seen.body or b"")["refresh_token"] for seen in standin.requests(TOKEN_ENDPOINT)] == [
+        file.first["tokens"]["refresh_token"],
+        fresh,
+    ]
+
+
+async def test_the_same_where_the_disk_does_not_take_it(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = standin.login(owner("spare"))["tokens"]["refresh_token"]
+    standin.plan(Answer(path=TOKEN_ENDPOINT, status=200, body={"access_token": "\x00", "refresh_token": fresh}))
+    oauth = credential(standin, file)
+
+    def broken(self: Replacement, content: bytes, instead_of: bytes | None = None) -> bool:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replacement, "put", broken)
+        with pytest.raises(UnusableTokenError):
+            await oauth.renewed(oauth.bearer(), refused=True)
+
+    renewal = await oauth.renewed(oauth.bearer(), refused=True)
+
+    assert renewal is not None
+    assert read(file).access == renewal.bearer
+
+
+async def test_the_file_as_it_was_is_kept_beside_the_tokens_of_another_account(standin: StandIn, file: File) -> None:
+    text = file.path.read_text()
+    standin.backend.refresh_tokens.hand_over(file.first["tokens"]["refresh_token"], owner("stranger"))
+    oauth = credential(standin, file)
+
+    renewal = await oauth.renewed(oauth.bearer(), refused=True)
+
+    assert renewal is not None
+    assert renewal.was == ("acc-spare", "user-spare")
+    [kept] = file.path.parent.glob("auth.json.before-*")
+    assert str(kept) in renewal.kept
+    assert kept.read_text() == text
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert read(file).key == ("acc-stranger", "user-stranger")
+
+
+async def test_tokens_of_the_same_account_leave_nothing_beside_the_file(standin: StandIn, file: File) -> None:
+    oauth = credential(standin, file)
+    renewal = await oauth.renewed(oauth.bearer(), refused=True)
+    assert renewal is not None
+    assert (renewal.was, renewal.kept) == (("", ""), "")
+    assert list(file.path.parent.glob("auth.json.before-*")) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(status=200, body=b" ", endless=0.1),
+        Answer(status=401, body=b" " * 60_000, endless=0.0),
+        Answer(delay=60.0),
+    ],
+    ids=["drips", "without end", "silent"],
+)
+async def test_an_answer_without_an_end_is_given_up_and_asked_for_again(
+    standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(token_endpoint, "TIMEOUT", 1.0)
+    standin.plan(replace(answer, path=TOKEN_ENDPOINT))
+    oauth = credential(standin, file)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(NoTokenNowError, match="cannot be reached"):
+            await oauth.renewed(oauth.bearer(), refused=True)
+
+    assert file.document == file.first
+    standin.unplan()
+    if not answer.delay:  # The backend has not spent the refresh token.
+        assert await oauth.renewed(oauth.bearer(), refused=True) is not None
 
 
 @needs_a_plain_user

@@ -104,7 +104,10 @@ def a_login_world(
         pool_toml(folder, *others, head=more.pop("head", "") + "".join(entries))
         for answer in plan:
             standin.plan(answer)
-        proxy = E2EProxy(standin, folder, ready=len(owners) + len(others) if ready is None else ready, **more)
-        proxy.start()
-        stack.callback(proxy.stop)
+        started = more.pop("started", True)
+        ready = (len(owners) + len(others) if started else 0) if ready is None else ready
+        proxy = E2EProxy(standin, folder, ready=ready, **more)
+        stack.callback(proxy.end)
+        if started:
+            proxy.start()
         yield LoginWorld(standin, proxy, others, logins)

@@ -91,6 +91,11 @@ class E2EProxy(Proxy):
         assert self._process is not None
         return self._process.returncode if self._process.poll() is not None else super().stop(signal_number)
 
+    def end(self) -> None:
+        """End it, if it was ever started."""
+        if self._process is not None:
+            self.stop()
+
     def ends(self, seconds: float = 60) -> int:
         """Wait until it has ended by itself; its exit code."""
         assert self._process is not None
