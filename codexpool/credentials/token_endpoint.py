@@ -71,23 +71,20 @@ class TokenEndpoint:
             "refresh_token": refresh_token,
             "refresh_reason": "unauthorized_recovery" if refused else "proactive_expiry",
         }
-        # A loop of its own, which bounds the whole of it: a blocking client bounds each read apart. Closing the loop
-        # does not wait for a name that is still being looked up, as asyncio.run would.
-        loop = asyncio.new_event_loop()
         try:
-            response = loop.run_until_complete(self._posted(asked))
+            # A loop of its own, which bounds the whole of it: a blocking client bounds each read apart.
+            response = asyncio.run(self._posted(asked))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise NoTokenNowError(f"the token endpoint cannot be reached ({type(error).__name__})") from error
-        finally:
-            loop.close()
         return tokens_of(response, refresh_token)
 
     async def _posted(self, asked: Mapping[str, str]) -> httpx.Response:
         import httpx
 
+        from codexpool.credentials import names
+
         client = httpx.AsyncClient(
-            verify=self._trusted(),
-            proxy=self._route.proxy,
+            transport=names.transport(self._trusted(), self._route.proxy),
             trust_env=False,  # HTTPS_PROXY may well be this very proxy.
             timeout=TIMEOUT,
             headers={"user-agent": f"codexpool/{__version__}", **bounded.PLAIN},
