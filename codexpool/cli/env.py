@@ -13,9 +13,10 @@ from urllib.parse import quote
 import click
 
 from codexpool.addresses import is_loopback
-from codexpool.authority import CERTIFICATE, AuthorityError, certificate
+from codexpool.authority import CERTIFICATE, AuthorityError, Certificate, certificate
 from codexpool.cli import shells
 from codexpool.cli.asking import Address, RunningProxy, confdir_of, proxy
+from codexpool.cli.bundle import with_the_systems
 from codexpool.cli.common import Failure
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
@@ -55,10 +56,10 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
     """
     asked = proxy(proxy_url)
     asked.close()
-    path = _trusted(ca, asked)
+    found = _trusted(ca, asked)
     changes: dict[str, str | None] = {
         "HTTPS_PROXY": _url(asked.at),
-        "SSL_CERT_FILE" if kind in ("vscode", "desktop") else "CODEX_CA_CERTIFICATE": str(path),
+        **_trust(found, kind, os.environ),
         **without_detours(os.environ),
     }
     spoken = shell or shells.shell_of(os.environ)
@@ -100,8 +101,18 @@ def leads_past(entry: str) -> bool:
     return bool(name) and any(host == name or host.endswith(f".{name}") for host in HOSTS)
 
 
-def _trusted(named: Path | None, asked: RunningProxy) -> Path:
-    """The whole path of the certificate to trust. Raises Failure."""
+def _trust(found: Certificate, kind: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variable by which a client trusts the proxy. In `.env` the one of Codex itself is not read."""
+    if kind not in ("vscode", "desktop"):
+        return {"CODEX_CA_CERTIFICATE": str(found.path)}
+    try:
+        return {"SSL_CERT_FILE": str(with_the_systems(found, environ))}
+    except OSError as error:
+        raise Failure(f"the certificates cannot be put into one file: {error}") from None
+
+
+def _trusted(named: Path | None, asked: RunningProxy) -> Certificate:
+    """The certificate to trust, with its whole path. Raises Failure."""
     if named is None and not is_loopback(asked.at.host):
         raise Failure(
             f"{asked} is another machine, and its certificate authority is there. Get {CERTIFICATE} from whoever "
@@ -109,7 +120,7 @@ def _trusted(named: Path | None, asked: RunningProxy) -> Path:
         )
     path = named if named is not None else confdir_of(asked) / CERTIFICATE
     try:
-        return certificate(path.expanduser()).path
+        return certificate(path.expanduser())
     except AuthorityError as error:
         if named is not None:
             raise Failure(f"--ca: {error}") from None

@@ -309,13 +309,29 @@ def test_what_reads_a_file_gets_its_lines_and_a_person_where_they_go(
 ) -> None:
     said = run("--for", kind, NO_PROXY="*")
 
-    assert said.stdout.splitlines() == [
-        "HTTPS_PROXY=http://127.0.0.1:8080",
-        f"SSL_CERT_FILE={authority_at_home}",
-        "NO_PROXY=",
-    ]
+    proxy, trust, no_proxy = said.stdout.splitlines()
+    assert (proxy, no_proxy) == ("HTTPS_PROXY=http://127.0.0.1:8080", "NO_PROXY=")
+    variable, _, path = trust.partition("=")
+    assert variable == "SSL_CERT_FILE"
+    trusted = Path(path).read_bytes()
+    assert trusted.startswith(authority_at_home.read_bytes())
+    # what a client starts reads the variable, too, and gets the servers' own certificates
+    assert trusted.count(b"BEGIN CERTIFICATE") > 50
     assert "~/.codex/.env" in said.stderr
     assert "not tried by us" in said.stderr
+
+
+def test_a_file_of_authorities_that_is_named_already_stays_trusted(
+    run: Run, authority_at_home: Path, tmp_path: Path
+) -> None:
+    corp = tmp_path / "corp.pem"
+    corp.write_text("-----BEGIN CERTIFICATE-----\ncorp\n-----END CERTIFICATE-----\n")
+
+    first = run("--for", "vscode", SSL_CERT_FILE=str(corp)).stdout.splitlines()[1].partition("=")[2]
+    again = run("--for", "vscode", SSL_CERT_FILE=first).stdout.splitlines()[1].partition("=")[2]
+
+    assert again == first
+    assert Path(first).read_bytes() == authority_at_home.read_bytes() + corp.read_bytes()
 
 
 @pytest.mark.parametrize(
