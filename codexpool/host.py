@@ -107,8 +107,8 @@ def warn_of_modes() -> None:
     nameless = NAMELESS & {mode_specs.ProxyMode.parse(mode).type_name for mode in ctx.options.mode}
     if nameless:
         logger.warning(
-            "mode %s: a request may have an address only, which is not known for the backend's, and then passes "
-            "untouched. Mode regular is what codexpool was made for",
+            "mode %s: connections have an address only. One is taken for the backend's by the name in TLS, and "
+            "without such a name it passes untouched. Mode regular is what codexpool was made for",
             ", ".join(sorted(nameless)),
         )
 

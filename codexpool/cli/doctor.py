@@ -16,6 +16,7 @@ from codexpool.cli.output import Output, quiet_end
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.doctor import environment, versions
 from codexpool.doctor.findings import Finding, Level, count, document
+from codexpool.wire.hosts import OTHERS
 from codexpool.wire.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def _print_routes(out: Output, as_json: bool) -> None:
     """The table of paths, in the words of `codexpool.wire.routes`."""
     if as_json:
         rows = [{**route._asdict(), "policy": route.policy.value} for route in ROUTES]
-        out.line(json.dumps({"version": 1, "routes": rows}, indent=2))
+        others = [{"hosts": hosts, "policy": policy} for hosts, policy in OTHERS]
+        out.line(json.dumps({"version": 1, "routes": rows, "hosts": others}, indent=2))
         return
     from rich.table import Table
 
@@ -160,4 +162,6 @@ def _print_routes(out: Output, as_json: bool) -> None:
     for route in ROUTES:
         methods = " ".join(route.methods) or "any"
         table.add_row(route.path, methods, route.policy.value, "yes" if route.repeatable else "GET only")
+    for hosts, policy in (("all other paths", "own"), *OTHERS):
+        table.add_row(hosts, "any", policy, "")
     out.show(table)

@@ -12,6 +12,12 @@ CODEX: Final = ("chatgpt.com", "openai.com")
 PAGE: Final = "codex.pool"
 """The host that the proxy answers itself."""
 
+OTHERS: Final = (
+    ("other hosts of openai.com and chatgpt.com", "never"),
+    ("every other host", "passed through"),
+)
+"""What becomes of hosts that the table of paths is not for, as `codexpool doctor --routes` says it."""
+
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 

@@ -186,6 +186,8 @@ def test_routes_prints_the_table_and_looks_at_nothing(machine: Machine) -> None:
 
     assert [row["path"] for row in rows] == [route.path for route in ROUTES]
     assert all(route.path in text and route.policy.value in text for route in ROUTES)
+    assert "every other host" in text
+    assert "passed through" in text
     assert machine.fake.connects == 0
 
 

@@ -66,6 +66,13 @@ turns_a_day = 500
     assert config.member("bob") is None
 
 
+@pytest.mark.parametrize(
+    ("said", "reads"), [("", "codex"), ('intercept = "codex"', "codex"), ('intercept = "all"', "all")]
+)
+def test_which_hosts_are_read_is_codexs_unless_it_says_all(said: str, reads: str) -> None:
+    assert parse(f"[pool]\n{said}\n{IDENTITY}", Path("pool.toml")).intercept == reads
+
+
 def test_who_says_nothing_has_no_members_no_bounds_and_leaves_access_to_the_listeners() -> None:
     config = with_members("")
     assert (config.access, config.members, config.turns_at_once) == (None, (), None)
@@ -89,6 +96,8 @@ def test_a_member_may_have_the_name_of_an_identity() -> None:
     [
         ("[pool]\naccess = 'member'", '2: pool.access: is "member"; did you mean "members"?'),
         ("[pool]\naccess = true", "2: pool.access: is a boolean; accepted here: members, anyone"),
+        ("[pool]\nintercept = 'al'", '2: pool.intercept: is "al"; did you mean "all"?'),
+        ("[pool]\nintercept = true", "2: pool.intercept: is a boolean; accepted here: codex, all"),
         ("[pool]\nturns_at_once = 0", "2: pool.turns_at_once: is 0; write a whole number, 1 or more"),
         ("[member]\nname = 'a'", "1: member: is one table; write [[member]], with two brackets"),
         ("member = 3", "1: member: is an integer; write a [[member]] table for each member"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from codexpool.standin import Answer
@@ -26,6 +27,7 @@ MEMBERS = (
     + member("dan", identities='["spare"]')
     + member("eve", turns_a_day=1)
     + member("fay", turns_at_once=1)
+    + member("gil", turns_a_day=1)
 )
 
 
@@ -55,6 +57,11 @@ def client_of(world: World, key: str | None) -> httpx.Client:
     if key is not None:
         client.headers["authorization"] = f"Bearer {key}"
     return client
+
+
+def nothing_asked(world: World) -> bool:
+    """Whether nothing has been asked on a socket."""
+    return not [seen for seen in world.seen if seen.transport == "message"]
 
 
 def nothing_arrived(world: World) -> bool:
@@ -151,6 +158,36 @@ async def test_a_member_over_a_websocket_is_served_and_its_turn_is_counted(world
     world.nothing_amiss()
 
 
+async def test_a_message_that_could_be_read_in_two_ways_does_not_leave_and_the_client_shows_why(
+    world: World,
+) -> None:
+    async with world.socket("gil-socket", authorization=f"Bearer {key_of('gil')}") as socket:
+        await socket.send('{"type": "x", "model": "m", "input": "hello", "type": "response.create"}')
+        told = json.loads(await socket.recv())
+        assert nothing_asked(world)
+        events = await socket_turn(socket)  # the one turn of the day is still there
+
+    assert told["type"] == "response.failed"
+    assert 'the key "type" twice' in told["response"]["error"]["message"]
+    assert served_by(events) in ("work", "spare")
+
+
+async def test_a_member_has_no_other_websocket_than_the_models_and_is_told_so(world: World) -> None:
+    url = MODEL.replace("https", "wss").replace("codex/responses", "codex/realtime/x")
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(
+            url,
+            proxy=world.proxy.url,
+            ssl=world.proxy.trust,
+            additional_headers={"authorization": f"Bearer {key_of('ann')}"},
+        ):
+            pass
+
+    assert refused.value.response.status_code == 403
+    assert "no WebSocket but the model's" in refused.value.response.headers["x-openai-authorization-error"]
+    assert nothing_arrived(world)
+
+
 def test_no_member_can_name_the_session_of_another_one(world: World) -> None:
     with client_of(world, key_of("ann")) as ann, client_of(world, key_of("dan")) as dan:
         whose = {served_by(world.turn(ann, f"shared-{number}")) for number in range(4)}
@@ -226,7 +263,7 @@ def test_the_status_of_the_members_is_shown_and_no_key(world: World) -> None:
         status = client.get("http://codex.pool/api/status").json()
 
     assert status["proxy"]["access"] == "members"
-    assert [one["name"] for one in status["members"]] == ["ann", "bob", "cid", "dan", "eve", "fay"]
+    assert [one["name"] for one in status["members"]] == ["ann", "bob", "cid", "dan", "eve", "fay", "gil"]
     assert [one["key"] for one in status["members"][:3]] == ["valid", "revoked", "expired"]
     assert "sha256:" not in json.dumps(status["members"])
 
