@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn, Token
+from codexpool.standin import RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
 from tests.running import CLIENT, Codex, Proxy, pool_toml
 
 
@@ -51,12 +51,15 @@ def make(tmp_path: Path) -> Iterator[Make]:
             transport: str = "websocket",
             login: Callable[[Path], str] | None = None,
             wait: bool = True,
+            plan: tuple[Answer, ...] = (),
             arguments: tuple[str, ...] = (),
             **more: object,
         ) -> World:
             standin = stack.enter_context(
                 StandIn(tokens, clients=[CLIENT], folder=tmp_path, websockets=transport == "websocket", **more)  # type: ignore[arg-type]
             )
+            for answer in plan:
+                standin.plan(answer)
             pool_toml(tmp_path, *tokens)
             proxy = stack.enter_context(Proxy(standin, tmp_path, *arguments))
             client = Codex(proxy, tmp_path, {} if login else None)
