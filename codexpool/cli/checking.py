@@ -56,7 +56,8 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
     """Ask the backend, now, whether the tokens are good, and whose they are.
 
     Without NAMEs all are looked at. A command is run, and a login that has ended is renewed. What is found out is
-    written down: a dead personal access token is flagged in pool.toml, and the flag of one that is good goes.
+    written down: a dead personal access token is flagged in pool.toml, and the flag of one that is good goes. Where
+    whoami refuses several at once that were good before, none is flagged: whoami may be wrong.
 
     The exit code is 1 if any identity needs a person, or could not be looked at.
     """
