@@ -53,6 +53,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             wait: bool = True,
             plan: tuple[Answer, ...] = (),
             arguments: tuple[str, ...] = (),
+            head: str = "",
             **more: object,
         ) -> World:
             standin = stack.enter_context(
@@ -60,7 +61,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             )
             for answer in plan:
                 standin.plan(answer)
-            pool_toml(tmp_path, *tokens)
+            pool_toml(tmp_path, *tokens, head=head)
             proxy = stack.enter_context(Proxy(standin, tmp_path, *arguments))
             client = Codex(proxy, tmp_path, {} if login else None)
             if login:
