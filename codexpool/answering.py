@@ -23,7 +23,7 @@ from codexpool.dressing import Dressing
 from codexpool.exchange import Exchange, comment, model_in_body, replace_response
 from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
-from codexpool.pool.verdict import NOT_PORTABLE, Finding, is_held
+from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held
 from codexpool.sockets import Sockets
 from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
@@ -288,7 +288,9 @@ class Answering:
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict
         self.history.judged(attempt.name, verdict)
-        model = await model_in_body(flow.request) if verdict.finding is Finding.NOT_FOR_THIS_MODEL else ""
+        model = exchange.asked.model  # A handshake has no body.
+        if not exchange.upgrade and judging.counts_for_a_model(self.keeper, exchange.asked, attempt, said, verdict):
+            model = await model_in_body(flow.request)
         learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
         if verdict.finding is Finding.NOT_PORTABLE:
             session = self.keeper.pool.sessions.get(exchange.session)
@@ -297,6 +299,9 @@ class Answering:
         self.course.judged(exchange, verdict)
         await self.course.follow(flow, exchange)
         exchange.go_again = len(exchange.tries) > tries
+        if exchange.upgrade and verdict.next in MAY_BE_ITS_OWN and not (exchange.go_again or exchange.ours):
+            # Of a refused handshake a client sees the status only, and repeats it seven times: over HTTP it sees all.
+            replace_response(flow, exchange, answers.over_http(str(evidence)))
         if exchange.go_again:
             await self.prepare(flow, exchange)
         if exchange.go_again and not self.resends:

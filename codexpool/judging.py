@@ -123,6 +123,13 @@ def judge(
     return classify(answer), evidence
 
 
+def counts_for_a_model(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict) -> bool:
+    """Whether `learn` is to remember an answer for the model that was asked, and has to know which that was."""
+    if verdict.finding in (Finding.LIMITED, Finding.THROTTLED):
+        return keeper.pool.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time())
+    return verdict.finding is Finding.NOT_FOR_THIS_MODEL
+
+
 def learn(
     keeper: Keeper,
     asked: Asked,

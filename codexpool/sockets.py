@@ -38,7 +38,7 @@ from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.patience import PATIENCE
-from codexpool.pool.verdict import NOT_PORTABLE, Finding, Next, Verdict
+from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, Next, Verdict
 from codexpool.traces.history import History
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import TurnTrace
@@ -402,7 +402,7 @@ class Sockets:
         changed, its session is kept away from it; and a session that cannot be is not told so.
         """
         pool, asked, now = keeper.pool, socket.exchange.asked, time.time()
-        may_relay = verdict.next in (Next.ONCE, Next.ELSEWHERE)
+        may_relay = verdict.next in MAY_BE_ITS_OWN
         if verdict.next is Next.ONCE and pool.away.has_moved(asked.session, now):
             return  # This was the other one.
         attempt = socket.exchange.attempt
@@ -513,7 +513,7 @@ def _told(denied: Denied) -> bytes:
     return frames.wait(denied.message, seconds_to(denied.returns_at, time.time()))
 
 
-MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER, Next.ELSEWHERE, Next.ONCE})
+MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER}) | MAY_BE_ITS_OWN
 """What becomes of a request that shall not go on where it is. (After a renewal the handshake has the new token.)"""
 
 

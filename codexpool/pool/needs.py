@@ -65,7 +65,7 @@ def _stopped(pool: Pool, identities: Sequence[Identity], at: float) -> str:
 
 def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str:
     """How many are limited, and what the others need: for the little room that a client has for it."""
-    others = [f"{i.name} ({NEED.get(i.status, 'not tried')})" for i in identities if i not in limited]
+    others = [f"{i.name} ({NEED.get(i.status, 'not used for this')})" for i in identities if i not in limited]
     number = len(identities)
     if others:
         return f"codexpool: {len(limited)} of {number} identities are at their limit; {', '.join(others)}"

@@ -15,7 +15,7 @@ from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Asked, Identity, Status
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
-from codexpool.pool.verdict import Finding, Next, Verdict
+from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 
 MOST_TRIES = 2
 """Attempts of one request with one token."""
@@ -135,7 +135,7 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
                 yield from patience.spent_on(Pause(BEFORE_AGAIN))
             continue
         tries.add(sent, now, verdict)
-        may_relay = verdict.next in (Next.ONCE, Next.ELSEWHERE)
+        may_relay = verdict.next in MAY_BE_ITS_OWN
         if verdict.next is Next.RELAY or (verdict.next is Next.ONCE and Next.ONCE not in extra):
             return Relay()
         if verdict.next is Next.ONCE:

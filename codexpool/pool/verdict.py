@@ -48,6 +48,10 @@ class Next(StrEnum):
     AGAIN = "same identity once, then relay"
 
 
+MAY_BE_ITS_OWN = frozenset({Next.ONCE, Next.ELSEWHERE})
+"""What becomes of a request that others are tried for, and whose answer is relayed where nobody is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What classifying needs to know of an answer, and of the attempt that it is for.

@@ -58,7 +58,7 @@ def unservable(
     docs/when-nobody-can-serve.md.)
     """
     if upgrade:
-        return _json(426, {"error": {"code": "codexpool_unservable", "message": message}})
+        return over_http(message)
     told_so = told(returns_at, is_limit, now)
     if returns_at is None or told_so is Told.FINAL:
         return http.Response.make(400, message, {"content-type": "text/plain; charset=utf-8"})
@@ -66,6 +66,11 @@ def unservable(
         error = {"type": "rate_limit_exceeded", "code": "codexpool_unservable", "message": message}
         return _json(429, {"error": error}, {"retry-after": str(seconds_to(returns_at, now))})
     return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(summary)})
+
+
+def over_http(message: str) -> http.Response:
+    """The answer to a WebSocket upgrade upon which a client asks the same over HTTP, without a word."""
+    return _json(426, {"error": {"code": "codexpool_unservable", "message": message}})
 
 
 def limit_error(message: str, resets_at: float) -> dict[str, Any]:

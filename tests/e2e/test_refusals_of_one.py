@@ -215,6 +215,21 @@ def test_an_unclear_403_everywhere_is_relayed_after_one_try_elsewhere(make: Make
     assert [seen.name for seen in world.seen if seen.path == RESPONSES] == ["one", "two"]
 
 
+@pytest.mark.parametrize("status", [402, 403])
+def test_a_handshake_that_everybody_refuses_sends_the_client_to_http_where_it_sees_why(
+    make: Make, status: int
+) -> None:
+    world = make(*(pat(name) for name in "abcd"))
+    world.standin.plan(Answer(path=RESPONSES, status=status, times=None, body=UNCLEAR[0]))
+    upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
+    with world.proxy.client() as client:
+        refused = client.get(MODEL, headers={"thread-id": "s", "sec-websocket-version": "13", **upgrade})
+        told = world.turn(client, "s")
+
+    assert refused.status_code == 426
+    assert (told.status_code, told.json()) == (status, UNCLEAR[0])
+
+
 async def test_an_unclear_403_in_a_frame_is_tried_elsewhere_once(make: Make) -> None:
     world = make(pat("one"), pat("two"), pat("three"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], transport="message", status=403, body=UNCLEAR[0]))
