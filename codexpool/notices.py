@@ -73,9 +73,10 @@ class Notices:
         way = names.transport(context, self._route.proxy)
         async with httpx.AsyncClient(transport=way, trust_env=False, timeout=TIMEOUT) as client:
             headers = {"content-type": "application/json", "user-agent": f"codexpool/{__version__}"}
-            response = await client.post(address, content=text, headers=headers)
-        if response.status_code >= 400:
-            raise RuntimeError(f"the webhook answers {response.status_code}")
+            async with client.stream("POST", address, content=text, headers=headers) as response:
+                status = response.status_code  # What it says besides is not read.
+        if status >= 400:
+            raise RuntimeError(f"the webhook answers {status}")
 
 
 def notice(identity: Identity) -> dict[str, str]:

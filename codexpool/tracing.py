@@ -20,6 +20,7 @@ from codexpool.traces.history import History
 from codexpool.traces.trace import METADATA, AttemptTrace, Trace
 from codexpool.wire import routes
 from codexpool.wire.headers import first_values
+from codexpool.wire.held import read
 from codexpool.wire.routes import Policy
 
 logger = logging.getLogger("codexpool")
@@ -102,7 +103,7 @@ def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
     """A flow has the answer that the client gets, or has ended in an error."""
     trace, response = exchange.trace, flow.response
     if exchange.ours:
-        trace.says(trace.message or ((response.get_text(strict=False) or "") if response is not None else ""))
+        trace.says(trace.message or (read(response).text.decode(errors="replace") if response is not None else ""))
     elif not trace.answered_by and response is not None:
         trace.answered_by = "backend" if exchange.is_answered else "another addon"
     if flow.error is not None:

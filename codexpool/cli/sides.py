@@ -15,10 +15,14 @@ from codexpool.cli.common import Failure
 from codexpool.traces.difference import Side
 from codexpool.traces.trace import METADATA
 from codexpool.traces.words import plain
+from codexpool.wire.inflate import UnreadableError, inflated
 from codexpool.wire.routes import BACKEND_ONLY, policy
 
 if TYPE_CHECKING:
     from mitmproxy.http import HTTPFlow, Message
+
+LONGEST: Final = 64 * 2**20
+"""Bytes of a body, inflated, that is compared."""
 
 FLOW: Final = re.compile(r"last|[0-9a-f][0-9a-f-]{3,35}")
 """A flow of the running proxy."""
@@ -249,7 +253,11 @@ def _body(flow: HTTPFlow) -> bytes | None:
     if flow.websocket is not None:
         sent = [message.content for message in flow.websocket.messages if message.from_client]
         return sent[-1] if sent else None
-    return flow.request.get_content(strict=False)
+    body = flow.request.raw_content
+    try:
+        return body and inflated(body, flow.request.headers.get("content-encoding", ""), LONGEST)
+    except UnreadableError:
+        return body
 
 
 def _fields(message: Message) -> list[tuple[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+from codexpool.wire.inflate import UnreadableError, inflated
 
 if TYPE_CHECKING:
     import httpx
@@ -14,7 +15,7 @@ LONGEST: Final = 1 << 20
 """Bytes of an answer, as it comes and inflated. What is asked for has some thousand."""
 
 PLAIN: Final[Mapping[str, str]] = {"accept": "application/json", "accept-encoding": "gzip"}
-"""What these answers are to be: gzip is the one encoding that is inflated here."""
+"""What these answers are to be."""
 
 _CODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 """Headers that say how a body came, and that do not fit once it is read."""
@@ -45,17 +46,7 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
 def _inflated(body: bytes, encoding: str) -> bytes:
     import httpx
 
-    match encoding.strip().lower():
-        case "" | "identity":
-            return body
-        case "gzip" | "x-gzip":
-            inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            try:
-                content = inflating.decompress(body, LONGEST)
-            except zlib.error as error:
-                raise httpx.DecodingError(f"an answer that is no gzip: {error}") from None
-            if not inflating.eof:
-                raise httpx.DecodingError(f"an answer that is cut off, or inflates to more than {LONGEST} bytes")
-            return content
-        case _:
-            raise httpx.DecodingError(f"an answer encoded as {encoding[:40]!r}, which nobody has asked for")
+    try:
+        return inflated(body, encoding, LONGEST)
+    except UnreadableError as error:
+        raise httpx.DecodingError(f"an answer that cannot be inflated: {error}") from None

@@ -10,9 +10,11 @@ from mitmproxy.net import encoding
 
 from codexpool.recording.fields import Fields
 from codexpool.recording.kinds import Kind
+from codexpool.recording.layers import LONGEST
 from codexpool.recording.standins import StandIns
 from codexpool.recording.taking import NOTE, taken
 from codexpool.traces.trace import METADATA
+from codexpool.wire.inflate import UnreadableError, inflated
 
 TRIES: Final = 5
 """How often a trace is read that changes meanwhile."""
@@ -103,8 +105,8 @@ class Cleaner:
             return Body(raw)
         coding = message.headers.get("content-encoding", "identity").strip().lower() or "identity"
         try:
-            content: bytes = encoding.decode(raw, coding)  # type: ignore[assignment]
-        except (ValueError, TypeError):
+            content = inflated(raw, coding, LONGEST)
+        except UnreadableError:
             return Body(None, f"its content-encoding ({self.fields.prose.plain(coding)[:32]}) could not be undone")
         if content.startswith(_COMPRESSED):
             return Body(None, "it is compressed, and its headers do not say so")
@@ -120,7 +122,7 @@ class Cleaner:
         made = self.fields.query(text) if is_form else self.fields.text(text)
         if made == text:
             return Body(raw)
-        return Body(encoding.encode(made.encode("utf-8", "surrogatepass"), coding))
+        return Body(encoding.encode(made.encode("utf-8", "surrogatepass"), coding.removeprefix("x-")))
 
     def _is_clean(self, content: bytes) -> bool:
         text = content.decode("latin-1")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-import zstandard
-from mitmproxy.net import encoding
+from codexpool.wire.inflate import UnreadableError, inflated
 
 _DEPTH: Final = 3
 """How many encodings within one another are undone."""
+
+LONGEST: Final = 64 * 2**20
+"""Bytes that a body is inflated to; one that is longer cannot be looked through."""
 
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
 _ESCAPED: Final = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
@@ -37,8 +37,8 @@ class Leaf:
         data = self.raw
         if self.coding and data:
             try:
-                data = encoding.decode(data, self.coding)  # type: ignore[assignment]
-            except (ValueError, TypeError):
+                data = inflated(data, self.coding, LONGEST)
+            except UnreadableError:
                 self.is_closed = True
         yield from _layers(data, 0)
 
@@ -77,12 +77,12 @@ def _undone(data: bytes) -> Iterator[bytes]:
 def _decompressed(data: bytes) -> Iterator[bytes]:
     try:
         if data.startswith(b"\x1f\x8b"):
-            yield gzip.decompress(data)
+            yield inflated(data, "gzip", LONGEST)
         elif data.startswith(b"\x28\xb5\x2f\xfd"):
-            yield zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            yield inflated(data, "zstd", LONGEST)
         elif data[:1] == b"\x78":
-            yield zlib.decompress(data)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+            yield inflated(data, "deflate", LONGEST)
+    except UnreadableError:
         return
 
 

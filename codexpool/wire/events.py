@@ -11,12 +11,15 @@ import re
 from typing import Any, Final
 
 from codexpool.wire import frames
-from codexpool.wire.inflate import Inflater, UnreadableError
+from codexpool.wire.inflate import Inflater, TooLongError, UnreadableError
 from codexpool.wire.tokens import Meter, Tokens
 
 MOST: Final = 1 << 20
 """Bytes of a beginning that are looked at; whatever is longer is an answer. (The first events may repeat what was
 asked.) Also the bytes of an event that is read later on."""
+
+MOST_AT_ONCE: Final = 8 * 2**20
+"""Bytes that one piece of a stream is inflated to. No text is packed as tightly as one that has more."""
 
 FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})
 """Events that say that there is no answer, or no more of it."""
@@ -113,9 +116,13 @@ class Reading:
         if self._inflater is None:
             return self._read(piece)
         found: list[dict[str, Any]] = []
+        size = 0
         try:
             for text in self._inflater.take(piece):
                 found += self._read(text)
+                size += len(text)
+                if size > MOST_AT_ONCE:
+                    raise TooLongError(f"a piece of more than {MOST_AT_ONCE} bytes")
         except UnreadableError:
             self._is_readable = False
         return found

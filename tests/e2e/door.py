@@ -9,6 +9,7 @@ scripts behind it.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import importlib
@@ -44,6 +45,8 @@ class Door:
     def __init__(self) -> None:
         self.mends: list[Callable[[], None]] = []
         self.raises = ""
+        self.longest = 0.0
+        self.ticker: asyncio.Task[None] | None = None
 
     def request(self, flow: http.HTTPFlow) -> None:
         self._raise_in("request", flow)
@@ -138,6 +141,25 @@ class Door:
         if others is not None:
             others.deed = deed
         return deed
+
+    def do_ticks(self) -> float:
+        """The longest that the loop has stood since this was asked before, in seconds of its own processor time."""
+        longest, self.longest = self.longest, 0.0
+        if self.ticker is None:
+            self.ticker = asyncio.get_running_loop().create_task(self._tick())
+        return longest
+
+    async def _tick(self) -> None:
+        while True:
+            begun = time.thread_time()
+            await asyncio.sleep(0.005)
+            self.longest = max(self.longest, time.thread_time() - begun)
+
+    def do_peak(self) -> int:
+        """The most memory that the process had since this was asked before, in bytes."""
+        status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def do_state(self) -> dict[str, Any]:
         gc.collect()
