@@ -16,7 +16,6 @@ from codexpool.exchange import Attempt
 from codexpool.keeper import Keeper
 from codexpool.pool.causes import Cause
 from codexpool.pool.conditions import LONGEST_RETRY_AFTER, SHORTEST_REST
-from codexpool.pool.exclusions import ENDPOINT_HOLDS
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
@@ -179,8 +178,7 @@ def learn(
         case Finding.LIMITED | Finding.THROTTLED if is_own:
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(said, at)
-            ends = at + ENDPOINT_HOLDS if until is None else until
-            if asks and pool.limited_for_model(name, asks, evidence, at, ends, is_limit=is_limit):
+            if asks and pool.limited_for_model(name, asks, evidence, at, until, is_limit=is_limit):
                 logger.warning("%s: %s; others were refused for the same, so it counts for the model", name, evidence)
         case Finding.LIMITED:
             reset = limits.reset_of(said.error)

@@ -1,8 +1,8 @@
 """How much one request may change: at most two identities over the same cause.
 
 A refusal may be the identity's fault or the request's. The first that is refused cannot tell; when two were, over the
-same cause and within a minute, the third would be one too many: such a request would put out one identity after the
-other, for everybody else. So from then on the cause is *the request's own*.
+same cause and within a minute (or are still out), the third would be one too many: such a request would put out one
+identity after the other, for everybody else. So from then on the cause is *the request's own*.
 
 The states of a cause: unknown → counted (one identity has changed its status over it within a minute) → own (two
 have; kept for an hour after it was last seen, and at least as long as what it has done to them) → unknown. A change
@@ -29,7 +29,7 @@ MOST: Final = 2
 """Identities that may change their status over the same cause."""
 
 WITHIN: Final = 60.0
-"""Seconds within which they have to do so to be counted together."""
+"""Seconds for which a change counts, or for as long as it lasts."""
 
 HOLDS: Final = 3600.0
 """Seconds for which a cause stays the request's own after it was last seen."""
@@ -114,8 +114,8 @@ class Causes:
         for line in cause.lines():
             counted = self._lines.setdefault(line, _Counted())
             self._lines.move_to_end(line)
-            if not counted.is_own(at):
-                counted.changed = {f: c for f, c in counted.changed.items() if abs(at - c[0]) < WITHIN}
+            if not counted.is_own(at):  # What is long over counts no more.
+                counted.changed = {f: c for f, c in counted.changed.items() if at - c[0] < WITHIN or at < c[1]}
             counted.changed[fingerprint] = (at, at + LONGEST if until is None else until)
             counted.seen_at = max(counted.seen_at, at)
         while len(self._lines) > KEPT:

@@ -312,11 +312,17 @@ class Conditions:
         cause: Cause | None = None,
     ) -> None:
         if seconds is None:
-            seconds = min(SHORT_REST * 2 ** min(identity.rests, 10), LONGEST_REST)
-            identity.rests += 1
+            seconds = self._longer(identity)
         seconds = min(max(seconds, SHORTEST_REST), LONGEST_RETRY_AFTER)
         self._become(identity, Condition(Status.RESTING, at, at + seconds, evidence))
         self.causes.changed(cause, identity.fingerprint, at, at + seconds)
+
+    @staticmethod
+    def _longer(identity: Identity) -> float:
+        """The seconds of a rest that nobody has set a time for: longer each time in a row."""
+        seconds: float = min(SHORT_REST * 2 ** min(identity.rests, 10), LONGEST_REST)
+        identity.rests += 1
+        return seconds
 
     def _find_twins(self, at: float) -> None:
         """Settle who speaks for each account and user: the first of the file whose token is not dead.

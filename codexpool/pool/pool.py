@@ -28,7 +28,7 @@ from codexpool.pool.ranking import Ranking
 from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
-from codexpool.pool.usage import MAIN
+from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
 FAMILIES_KEPT = 1_000
 """Models of which it is remembered which limit counts for them."""
@@ -337,12 +337,17 @@ class Pool(Conditions):
         return self._exclude(Exclusion(About.MODEL, plan_of(identity), model, at, ends, str(evidence)))
 
     def limited_for_model(
-        self, name: str, model: str, evidence: Evidence, at: float, until: float, *, is_limit: bool
+        self, name: str, model: str, evidence: Evidence, at: float, until: float | None, *, is_limit: bool
     ) -> bool:
-        """An account is limited, over a cause that is the request's own: that counts for its model alone."""
+        """An account is limited, over a cause that is the request's own: that counts for its model alone.
+
+        Without an end it is a limit of unknown length, or too many requests for now.
+        """
         identity = self._current(name, evidence.fingerprint)
         if identity is None:
             return False
+        if until is None:
+            until = at + (UNKNOWN_LIMIT if is_limit else self._longer(identity))
         entry = Exclusion(About.LIMIT, owner_of(identity), model, at, until, str(evidence), is_limit, True)
         return self._exclude(entry)
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from codexpool.judging import of_failure
 from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
-from codexpool.pool.conditions import DOUBTS
+from codexpool.pool.conditions import DOUBTS, LONGEST_REST
 from codexpool.pool.exclusions import MODEL_HOLDS
 from codexpool.pool.identity import Asked, Status
+from codexpool.pool.needs import nobody
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
@@ -357,3 +359,30 @@ class Others(RuleBasedStateMachine):
 
 TestOthers = Others.TestCase
 TestOthers.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays_short() -> None:
+    limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
+    limited.request(asked, Said(429, code="usage_limit_reached", error={"resets_in_seconds": 600}))
+    why = nobody(limited.pool, asked, limited.now)
+    assert (why.is_limit, why.returns_at) == (True, limited.now + 600)
+    assert "d: limited for the model gpt-exotic until" in why.message
+
+    throttled = Scene(ready_pool(*"abcd"))
+    outcome, _ = throttled.request(asked, Said(429))
+    until = nobody(throttled.pool, asked, throttled.now).returns_at
+    assert isinstance(outcome, NobodyServes)
+    assert until is None or until - throttled.now <= LONGEST_REST
+
+
+def test_a_failure_in_a_stream_says_what_a_refusal_says() -> None:
+    words = unsupported(EXOTIC)
+    for error, status in (
+        ({"code": "usage_limit_reached"}, 429),
+        ({"code": "rate_limit_exceeded"}, 429),
+        ({"type": "invalid_request_error", "message": words}, 400),
+    ):
+        said = of_failure(error)
+        assert said is not None
+        assert said.status == status
+    assert of_failure({"code": "context_length_exceeded", "message": "too long"}) is None
