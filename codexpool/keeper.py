@@ -28,7 +28,7 @@ from codexpool.memory import PATIENCE, Memory
 from codexpool.notices import Notices
 from codexpool.pending_flags import PendingFlags
 from codexpool.pool.identity import RETURNING, Asked, Condition, Evidence, Identity, IdentityKey, Status, clock
-from codexpool.pool.needs import described, expiry, remedy
+from codexpool.pool.needs import described, expiry, reasons_of, remedy
 from codexpool.pool.pool import Pool
 from codexpool.state import Snapshot, State
 from codexpool.tasks import Tasks
@@ -243,9 +243,10 @@ class Keeper:
         if self._breaker == breaker.until or (self._breaker is None and breaker.opened_at is None):
             return
         if breaker.opened_at is not None:
+            why = reasons_of(self.pool, breaker.names)
             text = (
                 f"the breaker is open until {clock(breaker.until)} UTC, sessions are not moved: refused for good "
-                f"within a minute: {', '.join(breaker.names)}. Then one request finds out. To end it now: "
+                f"within a minute: {', '.join(breaker.names)}{why}. Then one request finds out. To end it now: "
                 "codexpool breaker --close"
             )
         else:

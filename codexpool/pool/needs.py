@@ -125,6 +125,13 @@ def is_of_workspace(condition: Condition) -> bool:
     return condition.status is Status.PAUSED and evidence is not None and evidence.status != 0
 
 
+def reasons_of(pool: Pool, names: Sequence[str]) -> str:
+    """Why these identities do not serve, each reason once: `` (401 token_revoked on codex/responses)``."""
+    known = [pool.identities[name].condition.evidence for name in names if name in pool.identities]
+    reasons = dict.fromkeys(str(evidence) for evidence in known if evidence is not None)
+    return f" ({'; '.join(reasons)})" if reasons else ""
+
+
 REMINDED_FROM = 14 * 86_400.0
 """Seconds before the expected end of a token from which on its operator is reminded."""
 

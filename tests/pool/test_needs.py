@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.identity import Asked, Condition, Evidence, Status, Word
-from codexpool.pool.needs import NEED, nobody
+from codexpool.pool.needs import NEED, nobody, reasons_of
 from tests.pool.pools import (
     NOW,
     RESPONSES,
@@ -95,3 +95,13 @@ def test_pool_without_identities_says_where_to_look() -> None:
 
     assert "pool.toml" in line
     assert "log" in line
+
+
+def test_each_reason_for_which_identities_were_refused_is_said_once() -> None:
+    pool = ready_pool("a", "b", "c")
+    for name in "ab":
+        refuse(pool, name, NOW, NOW)
+        condemn(pool, name, NOW + 1)
+
+    assert reasons_of(pool, ["a", "b", "gone"]) == " (401 token_revoked on codex/responses, confirmed by whoami)"
+    assert reasons_of(pool, ["c"]) == ""
