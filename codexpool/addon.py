@@ -275,6 +275,10 @@ class Codexpool:
         if why := self._refusal(data.client, asked, address[1]):
             data.server.error = why
 
+    def client_connected(self, client: Client) -> None:
+        if resend is not None:
+            resend.connections.close_well(ctx.master.addons.get("proxyserver"), client)
+
     def server_connected(self, data: ServerConnectionHookData) -> None:
         if resend is not None:
             resend.connections.hear(ctx.master.addons.get("proxyserver"), data)

@@ -6,7 +6,7 @@ peer that can take them. A head that does not end, and a WebSocket message that 
 
 A server that refuses a request before it has read its body, and closes, answers the rest of it with a reset. asyncio
 gives up a connection over which it cannot write, and with it what has come and was not read yet: the refusal. `hear`
-has mitmproxy read that all the same.
+has mitmproxy read that all the same. `close_well` has it close a connection that it gives up at the wrong moment.
 
 Like `codexpool.wire.resend`, which installs it, this file knows nothing of Codex. Its classes serve every connection:
 they differ from mitmproxy's only where those would hang, or fill the memory.
@@ -14,6 +14,7 @@ they differ from mitmproxy's only where those would hang, or fill the memory.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -21,12 +22,12 @@ import sys
 import zlib
 from collections.abc import Generator, Iterable
 from logging import DEBUG
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import h11
 from h11._readers import ChunkedReader
 from mitmproxy import http
-from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import commands, events, server
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers import websocket
@@ -232,6 +233,37 @@ def hear(proxyserver: Any, data: ServerConnectionHookData) -> None:
         return
     with contextlib.suppress(OSError):  # There may be no file descriptor left: then it goes on as it is.
         io.reader = _Reader(io.reader, io.writer.get_extra_info("socket").dup(), data.server)
+
+
+# -- how a connection ends
+
+
+class _PatientLock(asyncio.Lock):
+    """Is waited for to the end by a task that is cancelled meanwhile: the cancellation comes when it waits next.
+
+    mitmproxy hands over each event under a lock, and ends a connection by cancelling its task. One that was waiting
+    for the lock just then would never be closed, and its peer would hang.
+    """
+
+    async def acquire(self) -> Literal[True]:
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                await super().acquire()
+            except asyncio.CancelledError as error:
+                cancelled = error
+            else:
+                break
+        if cancelled is not None and (task := asyncio.current_task()) is not None:
+            task.cancel(*cancelled.args)
+        return True
+
+
+def close_well(proxyserver: Any, client: Client) -> None:
+    """Have all connections of a client end as they should. For the ``client_connected`` hook."""
+    handler = proxyserver.connections.get(client.id)
+    if hasattr(handler, "_server_event_lock"):
+        handler._server_event_lock = _PatientLock()
 
 
 # -- WebSocket

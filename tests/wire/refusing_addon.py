@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from mitmproxy import ctx, http
+from mitmproxy.connection import Client
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from codexpool.wire import connections, resend
@@ -26,6 +27,9 @@ class Refusing:
 
     def done(self) -> None:
         resend.uninstall()
+
+    def client_connected(self, client: Client) -> None:
+        connections.close_well(ctx.master.addons.get("proxyserver"), client)
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
         connections.hear(ctx.master.addons.get("proxyserver"), data)

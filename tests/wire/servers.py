@@ -390,6 +390,20 @@ class Mitmdump:
         return self.log_file.read_text(errors="replace")
 
     @property
+    def memory(self) -> int:
+        """Bytes of memory that it has now."""
+        return self._status("VmRSS")
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes of memory that it had at most."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) << 10  # type: ignore[index]
+
+    @property
     def reverse_url(self) -> str:
         return f"http://{self._listening('reverse')}"
 

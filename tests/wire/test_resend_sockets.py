@@ -21,6 +21,7 @@ from websockets.http11 import Request as Handshake
 from websockets.http11 import Response as HandshakeAnswer
 
 from .servers import PATIENCE, ZSTD, Mitmdump, Upstream, make_ca, server_tls
+from .test_resend_bounds import bomb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -288,6 +289,42 @@ async def test_websocket_handshake_is_sent_again_and_messages_are_relayed(
                 assert await asyncio.wait_for(line.recv(), PATIENCE) == message
         assert line.protocol.state is websockets.State.CLOSED
     assert handshakes == [f"Bearer at-test-{number}" for number in (1, 2, 3)]
+    assert_calm(proxy)
+
+
+@pytest.mark.parametrize("from_client", [True, False], ids=["from the client", "from the server"])
+async def test_a_websocket_message_that_inflates_without_end_costs_no_memory(
+    from_client: bool, mitmdump: Callable[[str], Mitmdump], certificates: tuple[Path, Path]
+) -> None:
+    explosive, codes = bomb(400 << 20, from_client=from_client), []
+
+    async def serves(line: ServerConnection) -> None:
+        with contextlib.suppress(websockets.ConnectionClosedError):
+            async for message in line:
+                await line.send(message)
+                if not from_client:
+                    line.transport.write(explosive)
+        codes.append(line.close_code)
+
+    async def explodes(url: str) -> int:
+        async with connect(url, ssl=proxy.trust(), proxy=proxy.url, open_timeout=PATIENCE, close_timeout=1) as line:
+            await line.send("hello")
+            assert await asyncio.wait_for(line.recv(), PATIENCE) == "hello"
+            before = proxy.memory
+            if from_client:
+                line.transport.write(explosive)
+            with pytest.raises(websockets.ConnectionClosedError):
+                await asyncio.wait_for(line.recv(), PATIENCE)
+        assert line.close_code == 1009
+        return before
+
+    proxy = mitmdump("http1")
+    tls = server_tls(certificates[1], "http/1.1")
+    async with serve(serves, "127.0.0.1", 0, ssl=tls, close_timeout=1) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        before, *_ = [await explodes(f"wss://localhost:{port}/claimed") for _ in range(3)]
+        await until(lambda: codes == [1009] * 3)
+    assert proxy.most_memory - before < 64 << 20
     assert_calm(proxy)
 
 

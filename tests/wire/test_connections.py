@@ -1,0 +1,50 @@
+"""What `codexpool.wire.connections` does about how mitmproxy ends its connections."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from codexpool.wire.connections import _PatientLock
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_gets_the_lock_and_is_cancelled_then() -> None:
+    lock, did = _PatientLock(), []
+
+    async def hands_over_an_event() -> None:
+        async with lock:
+            did.append("the event")
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError as error:
+            did.append(str(error))
+            raise
+
+    await lock.acquire()
+    waiting = asyncio.create_task(hands_over_an_event())
+    for _ in range(2):
+        await asyncio.sleep(0)
+        waiting.cancel("closed by command")
+    await asyncio.sleep(0)
+    assert did == []
+    lock.release()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    assert did == ["the event", "closed by command"]
+    assert not lock.locked()
+
+
+async def test_a_lock_that_nobody_is_cancelled_over_is_a_lock() -> None:
+    lock, order = _PatientLock(), []
+
+    async def one(number: int) -> None:
+        async with lock:
+            order.append(number)
+            await asyncio.sleep(0)
+            order.append(number)
+
+    await asyncio.gather(*(one(number) for number in range(3)))
+
+    assert order == [0, 0, 1, 1, 2, 2]
