@@ -18,6 +18,7 @@ from codexpool.addresses import household, is_from_here
 from codexpool.admission import Gate
 from codexpool.config.model import Access
 from codexpool.tracing import plain_address
+from codexpool.wire.hosts import plain
 
 FOR_CLIENTS: Final = frozenset({backend.AUTH_HOST, backend.API_HOST, "ab.chatgpt.com"})
 """Hosts that a Codex client asks besides those of the backend (codex-protocol sections 1 and 4)."""
@@ -35,7 +36,7 @@ class Relay:
         gate, peer = self._gate, client.peername
         if gate.access is Access.ANYONE or gate.lets_all or peer is None:
             return ""
-        name = host.lower().rstrip(".")
+        name = plain(host)
         if port == 443 and (name in FOR_CLIENTS or name in backends):
             return ""
         address = plain_address(peer[0])

@@ -13,12 +13,10 @@ from typing import Any, Final
 from mitmproxy import connection, http, websocket
 
 from codexpool.traces.trace import METADATA
+from codexpool.wire.hosts import is_codex
 
 NOTE: Final = "codexpool_recording"
 """Under which key a recorded flow says how large its bodies were, and what was left out."""
-
-HOSTS: Final = ("chatgpt.com", "openai.com")
-"""Whose requests are recorded, those of their subdomains included; all others only if asked for."""
 
 OVERHEAD: Final = 14_000
 """Bytes that a taken flow and its trace have in memory besides their texts (measured: 18 kB in all are usual)."""
@@ -29,8 +27,7 @@ _TIMES: Final = ("timestamp_end", "timestamp_tls_setup")
 
 def is_wanted(flow: http.HTTPFlow) -> bool:
     """Whether a request is one of a Codex client to its backend."""
-    host = flow.request.host.lower().rstrip(".")
-    return any(host == wanted or host.endswith("." + wanted) for wanted in HOSTS)
+    return is_codex(flow.request.host)
 
 
 def taken(
