@@ -24,6 +24,7 @@ class DumpMaster:
 
     def __init__(self) -> None:
         self.did: list[str] = []
+        self.should_exit = asyncio.Event()
         self.ended = asyncio.Event()
         self.connections: dict[str, Any] = {}
         self.addons = {"proxyserver": SimpleNamespace(servers=self, connections=self.connections)}

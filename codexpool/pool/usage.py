@@ -21,7 +21,7 @@ UNKNOWN_LIMIT = 900.0
 SHORTEST_LIMIT = 1.0
 
 WINDOWS_KEPT = 64
-"""Windows of one account that are told apart: the backend knows two for each family of models."""
+"""Windows of one account that are told apart, besides the main ones: the backend knows two for each family."""
 
 URGENCY = 4.0
 """How much a window that is about to be reset may count for: what it has left is lost by then."""
@@ -82,7 +82,7 @@ class Usage:
     def see(self, window: Window) -> None:
         """Take over what an answer says of a window now."""
         at = (window.family, window.minutes)
-        if at in self.windows or len(self.windows) < WINDOWS_KEPT:
+        if at in self.windows or len(self.windows) < WINDOWS_KEPT or window.family == MAIN:
             self.windows[at] = window
 
     def limit(self, limit: Limit, at: float) -> float:

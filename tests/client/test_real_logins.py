@@ -130,12 +130,12 @@ def test_a_pat_never_causes_a_renewal(make: Make) -> None:
     for token in (work, third):
         world.standin.kill(token.token)
     pool_toml(world.folder, work, third)
-    world.proxy.says("work needs_replacement")
+    world.proxy.says("work stays unverified: 401 token_revoked on whoami")
 
     run = world.client().exec("say hi")
 
     assert run.returncode == 1
-    assert "work: replace its PAT" in run.stderr
+    assert "work: not verified yet" in run.stderr
     assert world.renewals == 0
 
 

@@ -313,7 +313,7 @@ def test_over_a_reload_nothing_is_changed_either(make: Make, tmp_path: Path) -> 
     with world.proxy.client() as client:
         world.standin.plan(Answer(path=RESPONSES, pace=0.6))
         with client.stream("POST", MODEL, json={"model": "m", "input": "x"}) as answer:
-            pieces = answer.iter_raw()
+            pieces = answer.iter_bytes()
             text = next(pieces)
             reload(good, 2)
             text += b"".join(pieces)

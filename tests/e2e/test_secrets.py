@@ -103,8 +103,7 @@ async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: 
         )
         world.standin.plan(Answer(path=RESPONSES, token=dead.token, status=401, body={"detail": dead.token}))
         assert tell(world.turn(client, "one")) == 200
-        world.proxy.says(f"{dead.name} needs_replacement")
-        until(lambda: "needs_replacement" in world.proxy.pool.read_text(), 5, "the flag")
+        world.proxy.says(f"{dead.name} stays suspect: whoami answers 401")
 
         # The end comes while an answer streams, and while another request waits for its own.
         world.standin.plan(Answer(path=RESPONSES, pace=0.5))
@@ -140,18 +139,18 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     assert sorted(traces(tmp_path, [token])) == [("a", "work"), ("b", "work")]
 
 
-def test_a_dead_token_that_whoami_repeats_at_the_first_asking_is_written_nowhere(make: Make, tmp_path: Path) -> None:
+def test_a_token_that_whoami_repeats_at_the_first_asking_is_written_nowhere(make: Make, tmp_path: Path) -> None:
     token = pat("work")
     echo = {"error": {"code": token.token, "message": f"no such token: {token.token}"}}
     plan = (Answer(path=WHOAMI, status=401, body=echo, headers={"x-request-id": token.token}),)
     world = make(token, folder=tmp_path, plan=plan, ready=0)
-    world.proxy.says("work needs_replacement")
-    until(lambda: "needs_replacement" in world.proxy.pool.read_text(), 5, "the flag")
+    world.proxy.says("work stays unverified: whoami answers 401")
     with world.proxy.client() as client:
         answer = world.turn(client)
     world.proxy.stop()
 
-    assert answer.status_code == 400
+    assert answer.status_code == 200  # Such a word condemns nobody: the next one, of the real whoami, counts.
     assert token.token not in answer.text
     assert world.proxy.pool.read_text().count(token.token) == 1
+    assert "needs_replacement" not in world.proxy.pool.read_text()
     assert traces(tmp_path, [token]) == []

@@ -182,7 +182,7 @@ def test_what_is_planted_comes_out_nowhere(make: Make, tmp_path: Path) -> None:
     world.proxy.stop()
     assert number == 3
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [line["event"] for line in lines if line["flow"]] == ["request"] * 3
+    assert [line["event"] for line in lines if line["event"] == "request"] == ["request"] * 3
     for flow in flow_io.FlowReader((tmp_path / "flows").open("rb")).stream():
         texts.append(repr(flow.metadata))
     for text in [*texts, journal.read_text(), world.proxy.log]:
