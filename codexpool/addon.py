@@ -81,7 +81,7 @@ FOR_MEMBERS = frozenset({backend.AUTH_HOST, backend.API_HOST})
 """Hosts that a member's client asks with its key."""
 
 HOSTS_AWAITED = 1.0
-"""Seconds that a tunnel waits, after the start, for the hosts that identities were served from in earlier runs."""
+"""Seconds that a tunnel to another host waits, after the start, for the hosts identities were served from before."""
 
 
 class Codexpool:
@@ -285,7 +285,7 @@ class Codexpool:
 
     async def next_layer(self, asked: NextLayer) -> None:
         try:
-            if self.keeper is not None:
+            if self.keeper is not None and not self.exchanges.tunnels.is_known(asked.context):
                 await self.keeper.hosts_known(HOSTS_AWAITED)
             if self.config is not None:
                 host.read_too(self.exchanges.hosts)

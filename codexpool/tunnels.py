@@ -67,6 +67,13 @@ class Tunnels:
         if name != host and is_read(name, self._hosts()):
             request.data.host = name  # and not `request.host`, which would edit the client's headers as well
 
+    def is_known(self, context: Context) -> bool:
+        """Return whether a connection is for a host that is read in any case, or for none yet."""
+        server = context.server
+        return server.address is None or is_read(
+            self._name(server, context.client, server.address[0], None), self._hosts()
+        )
+
     def pass_through(self, asked: layer.NextLayer, reads_all: bool) -> None:
         """Have a tunnel passed through unread, of which mitmproxy asks what is in it, if its host is not one we read.
 
