@@ -20,6 +20,7 @@ from tests.soak.constants import (
     PATS,
     SEARCH,
 )
+from tests.soak.field import Field
 from tests.soak.world import World
 
 
@@ -52,16 +53,20 @@ class Chaos:
             (1, self.expire_login),
             (2, self.distract_whoami),
         ]
+        self.field = Field(self)
+        self.deeds += self.field.deeds
 
     async def run(self, seconds: float) -> None:
         """Break things for so long."""
         self.standin.cut_share = 0.02
         ends = time.monotonic() + seconds
         unplanned = time.monotonic()
+        self.field.plan_always()
         while time.monotonic() < ends:
             await asyncio.sleep(self.dice.uniform(0.1, 0.4))
             if time.monotonic() > unplanned + 20:  # What nobody has run into is not to heap up.
                 self.standin.unplan()
+                self.field.plan_always()
                 unplanned = time.monotonic()
             deed = self.dice.choices([deed for _, deed in self.deeds], [weight for weight, _ in self.deeds])[0]
             if deed():
@@ -71,6 +76,7 @@ class Chaos:
         """Everything is as it should be again, but for two tokens that are dead, and nobody replaces."""
         self.standin.unplan()
         self.standin.cut_share = 0.0
+        self.standin.backend.compress = ""
         self._select("round-robin")  # Everybody's turn comes.
         while self._persons:
             await asyncio.wait(self._persons)
@@ -80,7 +86,7 @@ class Chaos:
 
     # -- whom
 
-    def _target(self, *, pats: bool = False) -> str | None:
+    def target(self, *, pats: bool = False) -> str | None:
         """Somebody who serves, if another one may be taken out. The last login always serves."""
         now = time.time()
         self.out = {name: until for name, until in self.out.items() if until > now}
@@ -90,7 +96,7 @@ class Chaos:
             return None
         return self.dice.choice(free)
 
-    def _out(self, name: str, seconds: float) -> None:
+    def takes_out(self, name: str, seconds: float) -> None:
         self.out[name] = time.time() + seconds
 
     def _plan(self, name: str, transport: Any, **answer: Any) -> None:
@@ -103,33 +109,33 @@ class Chaos:
     # -- what the backend does
 
     def kill(self) -> bool:
-        name = self._target(pats=True)
+        name = self.target(pats=True)
         if name is None or len(self.dead) >= 3:
             return False
         self._kill(name)
-        self._have(self._replace_token(name, self.dice.uniform(0.0, 6.0), waits=self.dice.random() < 0.7))
+        self.have(self._replace_token(name, self.dice.uniform(0.0, 6.0), waits=self.dice.random() < 0.7))
         return True
 
     def _kill(self, name: str) -> None:
-        self._out(name, 3600)
+        self.takes_out(name, 3600)
         self.dead.add(name)
         self.standin.kill(self.world.bearer(name))
 
     def limit(self) -> bool:
-        name = self._target()
+        name = self.target()
         if name is None:
             return False
         seconds = self.dice.uniform(2, 7)
-        self._out(name, seconds + 2)
+        self.takes_out(name, seconds + 2)
         self.standin.limit(self.world.bearer(name), time.time() + seconds)
         return True
 
     def contradict(self) -> bool:
         """A 401 that whoami knows nothing of."""
-        name = self._target()
+        name = self.target()
         if name is None:
             return False
-        self._out(name, 5)
+        self.takes_out(name, 5)
         body = error_body("token_revoked", "Your authentication token has been revoked.")
         self._plan(name, self._transport(), status=401, body=body, times=self.dice.randint(1, 3))
         return True
@@ -144,11 +150,11 @@ class Chaos:
         return True
 
     def throttle(self) -> bool:
-        name = self._target()
+        name = self.target()
         if name is None:
             return False
         wait = self.dice.choice([None, 1, 2])
-        self._out(name, 5)
+        self.takes_out(name, 5)
         headers = {} if wait is None else {"retry-after": str(wait)}
         body = error_body("rate_limit_exceeded", "Rate limit reached.", "rate_limit_exceeded")
         self._plan(name, self._transport(), status=429, body=body, headers=headers)
@@ -157,11 +163,11 @@ class Chaos:
     def fail(self) -> bool:
         """An answer that has begun ends in a failure."""
         code = self.dice.choice(["server_error", "rate_limit_exceeded"])
-        name = self._target() if code == "rate_limit_exceeded" else ""
+        name = self.target() if code == "rate_limit_exceeded" else ""
         if name is None:
             return False
         if name:
-            self._out(name, 5)
+            self.takes_out(name, 5)
         message = self.dice.choice(["Something went wrong.", "Please try again in 0.3s."])
         transport = self.dice.choice(["http/1.1", "message"])
         self._plan(name, transport, fail=code, fail_message=message, fail_after=self.dice.randint(0, 2))
@@ -169,7 +175,7 @@ class Chaos:
 
     def not_for_kind(self) -> bool:
         """An endpoint does not take a PAT."""
-        name = self._target(pats=True)
+        name = self.target(pats=True)
         if name is None:
             return False
         path = SEARCH.removeprefix(BACKEND)
@@ -196,7 +202,7 @@ class Chaos:
         name = self.world.names[-LOGINS]
         if name in self.out:
             return False
-        self._out(name, 5)
+        self.takes_out(name, 5)
         self.standin.kill(self.world.bearer(name))
         return True
 
@@ -209,7 +215,7 @@ class Chaos:
 
     # -- what a person does
 
-    def _have(self, doing: Any) -> None:
+    def have(self, doing: Any) -> None:
         task = asyncio.ensure_future(doing)
         self._persons.add(task)
         task.add_done_callback(self._persons.discard)
@@ -229,7 +235,7 @@ class Chaos:
             self.world.findings.counts["edits done again"] += 1
             await asyncio.sleep(0.2)
         self.dead.discard(name)
-        self._out(name, 3)
+        self.takes_out(name, 3)
         self.world.findings.counts["tokens replaced"] += 1
 
     def comment(self) -> bool:
@@ -261,15 +267,15 @@ class Chaos:
         self.edit(lambda text: re.sub(r'selection = "[\w-]+"', f'selection = "{selection}"', text))
 
     def pause(self) -> bool:
-        name = self._target()
+        name = self.target()
         if name is None or self.paused:
             return False
-        self._have(self._pause(name, self.dice.uniform(2, 6)))
+        self.have(self._pause(name, self.dice.uniform(2, 6)))
         return True
 
     async def _pause(self, name: str, seconds: float) -> None:
         line = f'name = "{name}"\n'
-        self._out(name, seconds + 3)
+        self.takes_out(name, seconds + 3)
         self.paused.add(name)
         self.edit(lambda text: text.replace(line, line + "paused = true\n"))
         await asyncio.sleep(seconds)

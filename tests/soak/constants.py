@@ -36,7 +36,10 @@ HELLO = re.compile(r"answer from (\S+), request (\d+), ([\w.-]+)")
 TOLD_OFF = {"codexpool_failed_closed", "codexpool_unservable"}
 """Codes of the addon's own answers: they are counted apart."""
 
-BROKEN = re.compile(r"Traceback|Error in|chokes|[Uu]nhandled|could not be|needs_login|in conflict| failed: ")
+BROKEN = re.compile(
+    r"is paused: (?!paused in pool\.toml)|Traceback|Error in|chokes|[Uu]nhandled|could not be|needs_login|in conflict"
+    r"| failed: "
+)
 """What the log of a proxy that works has no line with..."""
 
 MITMPROXYS = re.compile(r"Error in WebSocket connection to ")

@@ -37,6 +37,7 @@ from tests.soak.constants import (
     SETTLES,
     WATCHER,
 )
+from tests.soak.field import Refused
 from tests.soak.findings import Findings
 from tests.soak.world import World
 
@@ -107,6 +108,7 @@ async def soak(world: World, seconds: float, seed: int) -> None:
     watching = asyncio.ensure_future(_watch(world, chaos, begun))
     clients = [Client(world, number, seed, sockets=bool(number % 2)) for number in range(CLIENTS)]
     running = [asyncio.ensure_future(client.run()) for client in clients]
+    running.append(asyncio.ensure_future(Refused(world).run()))
     try:
         await chaos.run(max(5.0, seconds - QUIET))
         await chaos.end()
