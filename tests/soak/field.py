@@ -251,7 +251,9 @@ class Refused:
                 path = IMAGES if number % 3 else COMPACT
                 headers = {"thread-id": f"refused-{number // 10}"}
                 try:
-                    answer = await client.post(BACKEND + path, json={"model": "gpt-test"}, headers=headers)
+                    answer = await client.post(
+                        BACKEND + path, json={"model": "gpt-test", "input": "x"}, headers=headers
+                    )
                 except httpx.TimeoutException as error:
                     self.world.findings.add(f"refused-{number}: nothing came for {SILENCE:.0f} s ({error!r})")
                 except httpx.TransportError:

@@ -160,8 +160,16 @@ async def _settle(world: World, chaos: Chaos) -> None:
     while (wrong := amiss()) and time.time() < begun + SETTLES:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     world.findings.counts["seconds to settle"] = round(time.time() - begun)
+    stands = await asyncio.to_thread(_standing, world) if wrong else {}
     for text in wrong:
-        world.findings.add(f"{SETTLES:.0f} s after the chaos {text}")
+        world.findings.add(f"{SETTLES:.0f} s after the chaos {text}; by its own word {stands.get(text.split()[0])}")
+
+
+def _standing(world: World) -> dict[str, object]:
+    """What the proxy itself says of each identity."""
+    with httpx.Client(proxy=world.proxy.url, trust_env=False, timeout=30) as client:
+        identities = client.get("http://codex.pool/api/status").json()["identities"]
+    return {identity["name"]: identity for identity in identities}
 
 
 def _nothing_left(world: World, before: Rest) -> None:
