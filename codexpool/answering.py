@@ -23,7 +23,7 @@ from codexpool.dressing import Dressing
 from codexpool.exchange import Exchange, comment, model_in_body, replace_response
 from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
-from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held
+from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
 from codexpool.sockets import Sockets
 from codexpool.traces.harmless import harmless
 from codexpool.traces.history import History
@@ -191,13 +191,18 @@ class Answering:
         self.history.judged(attempt.name, verdict)
         learn(keeper, exchange.asked, attempt, said, verdict, evidence)
 
-    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
-        """See `codexpool.wire.resend.Sender`: an answer that was to be judged is judged by its status alone."""
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+        """See `codexpool.wire.resend.Sender`: an answer that was to be judged is judged by its status alone.
+
+        Where its status says nothing without a body, a lost connection is what it is: the request goes out again.
+        """
         try:
             exchange, response = self._under_way.get(flow), flow.response
             if exchange is not None and exchange.failure is not None:
                 return exchange.failure
             if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
+                return None
+            if is_lost and not says_enough(response.status_code):
                 return None
             logger.info(
                 "session %s: the %d of %s is judged by its status alone: %s",

@@ -200,7 +200,7 @@ class Observing:
         if flow.response is not None and flow.response.status_code >= 200 and not flow.response.stream:
             flow.response.stream = True
 
-    def cut(self, flow: http.HTTPFlow, why: str) -> None:
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> None:
         """See `codexpool.wire.resend.Sender`: nothing is held that could be cut."""
 
     def whole(self, flow: http.HTTPFlow) -> None:

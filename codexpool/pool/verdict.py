@@ -198,6 +198,15 @@ def classify(answer: Answer) -> Verdict:
     return Verdict(row.number, row.finding, row.next)
 
 
+def says_enough(status: int) -> bool:
+    """Whether an answer can be judged by its status alone, should its connection be lost before its body has come.
+
+    A 400 cannot: whether it is the request's own fault, the model's or the identity's is in its body, and a client
+    takes it for final.
+    """
+    return status in (401, 402, 403, 429)
+
+
 def is_held(status: int) -> bool:
     """Whether an answer is kept until its verdict is known; all others are streamed from their first byte.
 

@@ -142,10 +142,11 @@ class Sender(Protocol):
         again? For a response that was streamed the answer makes no difference. Must not raise.
         """
 
-    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Asked about a held response whose body does not come to its end: what is it to be taken for?
 
-        None: for a lost connection. ``why`` is the end of a sentence about it. Must not raise.
+        None: for a lost connection. ``why`` is the end of a sentence about it; ``is_lost``: its connection was lost,
+        and it has not only become too long, or taken too long. Must not raise.
         """
 
     def lost(self, flow: http.HTTPFlow) -> None:
@@ -327,9 +328,9 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             )
         )
 
-    def _handle_loss(self, event: Any) -> Commands:
+    def _handle_loss(self, event: Any, is_lost: bool = True) -> Commands:
         is_cut = self.server_state == self.state_consume_response_body
-        response = self.sender.cut(self.flow, event.message) if is_cut else None
+        response = self.sender.cut(self.flow, event.message, is_lost) if is_cut else None
         if response is None:
             yield from self._lose(event)
         else:
@@ -394,7 +395,8 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def _cut(self, why: str) -> Commands:
         yield from self._cancel_attempt()
-        yield from self._handle_loss(ResponseProtocolError(self.stream_id, f"the answer {why}", UNSENDABLE))
+        given_up = ResponseProtocolError(self.stream_id, f"the answer {why}", UNSENDABLE)
+        yield from self._handle_loss(given_up, is_lost=False)
 
     def _cancel_attempt(self) -> Commands:
         # The rest is of no interest: over HTTP/1 this closes the connection.

@@ -65,6 +65,19 @@ async def test_however_a_401_to_an_upgrade_comes_another_identity_serves(world: 
     assert len({seen.name for seen in world.seen}) == 2
 
 
+@pytest.mark.parametrize("status", [400, 404, 500, 503])
+def test_a_refusal_that_is_cut_off_before_it_says_why_is_a_lost_connection(world: World, status: int) -> None:
+    body = {"error": {"code": "invalid_encrypted_content", "message": "It cannot be read. " * 9}}
+    world.standin.plan(Answer(path=RESPONSES, status=status, body=body, cut="body"))
+
+    with world.proxy.client() as client:
+        answer = world.turn(client, f"cut {status}")
+
+    served_by(answer)
+    assert [seen.status for seen in world.seen if seen.path == RESPONSES] == [status, 200]
+    world.nothing_amiss()
+
+
 def test_a_401_that_comes_before_five_megabytes_were_read_costs_the_client_nothing(world: World) -> None:
     world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED, early=True))
     with world.proxy.client() as client:

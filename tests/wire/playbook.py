@@ -91,7 +91,7 @@ class ScriptedSender(Sender):
     def whole(self, flow: http.HTTPFlow) -> None:
         self.told.append("whole")
 
-    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         assert flow.response is not None
         self.told.append(why)
         status = flow.response.status_code

@@ -55,7 +55,7 @@ class Refusing:
 
     def whole(self, flow: http.HTTPFlow) -> None: ...
 
-    def cut(self, flow: http.HTTPFlow, why: str) -> http.Response | None:
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         assert flow.response is not None
         return http.Response.make(401, b"cut") if flow.response.status_code == 401 else None
 
