@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 IMAGES = "/backend-api/codex/images/generations"
 COMPACT = f"{RESPONSES}/compact"
 
+PLANNED = 22.0
+"""Seconds after which nothing is left of what the stand-in was to do."""
+
 NOT_OURS: list[dict[str, Any]] = [
     {"status": 403, "body": {"cloudflare_error": True, "error_code": 1020}},
     {"status": 403, "body": {"cloudflare_error": True}, "headers": {"cf-mitigated": "challenge"}},
@@ -91,10 +94,10 @@ class Field:
         if name is None or self._unfit >= 4:
             return False
         self._unfit += 1
-        self.chaos.takes_out(name, 30)
+        self.chaos.takes_out(name, PLANNED + 10)
         body = error_body("no_matching_rule", "This token may not be used here.")
         self._plan(name, self._transport(), status=401, body=body, times=2)
-        self.chaos.have(self._resume(name, 8.0))
+        self.chaos.have(self._resume(name))
         return True
 
     def refuse_model(self) -> bool:
@@ -103,10 +106,10 @@ class Field:
         if name is None or self._unfit >= 4:
             return False
         self._unfit += 1
-        self.chaos.takes_out(name, 30)
+        self.chaos.takes_out(name, PLANNED + 10)
         said = "The 'gpt-test' model is not supported when using Codex with a ChatGPT account."
         self._plan(name, self._transport(), status=400, body={"detail": said}, times=2)
-        self.chaos.have(self._resume(name, 8.0))
+        self.chaos.have(self._resume(name))
         return True
 
     def forbid_without_a_code(self) -> bool:
@@ -124,10 +127,10 @@ class Field:
         if name is None or self._resumed >= 4:
             return False
         self._resumed += 1
-        self.chaos.takes_out(name, 30)
+        self.chaos.takes_out(name, PLANNED + 10)
         transport = self.dice.choice(["http/1.1", "message"])
         self._plan(name, transport, fail="usage_limit_reached", fail_message="Used up.", fail_after=2)
-        self.chaos.have(self._resume(name, 8.0))
+        self.chaos.have(self._resume(name))
         return True
 
     def close_sockets_of_one(self) -> bool:
@@ -206,9 +209,9 @@ class Field:
         threading.Thread(target=hold, name="soak-lock", daemon=True).start()
         return True
 
-    async def _resume(self, name: str, seconds: float) -> None:
+    async def _resume(self, name: str) -> None:
         """A person finds that nothing is the matter with an identity."""
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(PLANNED)
         environ = {**os.environ, "CODEXPOOL_STATE": str(self.world.proxy.state), "PYTHONPATH": str(ROOT)}
         command = (sys.executable, "-c", "from codexpool.cli import main; main()", "resume", name)
         for _ in range(5):
