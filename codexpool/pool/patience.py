@@ -15,8 +15,8 @@ PATIENCE = 5.5
 what the client asks before and after it, each `LEAST_PATIENCE`, its person is told within 8 s. (Codex gives its first
 requests 5 s each, and asks once more.)"""
 
-LEAST_PATIENCE = 0.5
-"""Seconds that a request waits at least: enough for whoami to be asked because somebody waits, and to answer."""
+LEAST_PATIENCE = 0.25
+"""Seconds that a request waits at least: whoami is asked because somebody waits, and may answer at once."""
 
 FORGOTTEN_AFTER = 10.0
 """Seconds after which waiting in vain is forgotten: whoever comes then is another client, or another try."""
