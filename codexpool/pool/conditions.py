@@ -174,10 +174,10 @@ class Conditions:
         if word is Word.HEALTHY and identity.status in JUDGED and since - ASKED_FOR < at < since:
             return  # Asked before the refusal: the token may have died in between.
         if word is Word.HEALTHY:
-            self.confirmation.vouched(identity.fingerprint)
+            self.confirmation.vouched(name, identity.fingerprint)
             self._vouched(identity, metadata, at)
             return
-        if word is Word.UNREACHABLE or not self.confirmation.is_final(evidence):
+        if word is Word.UNREACHABLE or not self.confirmation.is_final(name, evidence):
             if identity.status is Status.UNVERIFIED:  # Why it still is. Asked again later.
                 identity.condition = replace(identity.condition, evidence=evidence)
             return

@@ -39,8 +39,9 @@ KEPT: Final = 1_000
 
 @dataclass(slots=True)
 class _Against:
-    """What is said against one token: since when, when last, and by whom."""
+    """What is said against an identity's token: since when, when last, and by whom."""
 
+    fingerprint: str
     since: float
     last: float
     path: str
@@ -49,10 +50,11 @@ class _Against:
 
 
 class Confirmation:
-    """The words against tokens that are not final yet, by fingerprint. Times are unix seconds."""
+    """The words against tokens that are not final yet. Times are unix seconds."""
 
     def __init__(self) -> None:
         self._against: dict[str, _Against] = {}
+        """By the name of the identity: an older token of it is no company."""
         self._refused: dict[str, None] = {}
         """The tokens that a client's request was refused with, the latest one last."""
         self._borne_out_at = 0.0
@@ -65,13 +67,13 @@ class Confirmation:
         if len(self._refused) > KEPT:
             del self._refused[next(iter(self._refused))]
 
-    def vouched(self, fingerprint: str) -> None:
-        """The token is good."""
-        self._against.pop(fingerprint, None)
+    def vouched(self, name: str, fingerprint: str) -> None:
+        """An identity's token is good."""
+        self._against.pop(name, None)
         self._refused.pop(fingerprint, None)
 
-    def is_final(self, evidence: Evidence) -> bool:
-        """Whether a word against the token of this evidence, said at its time, is final now."""
+    def is_final(self, name: str, evidence: Evidence) -> bool:
+        """Whether a word against an identity's token, said at the time of this evidence, is final now."""
         fingerprint, at = evidence.fingerprint, evidence.at
         if evidence.path not in (WHOAMI, DISCOVERY):
             return True  # Nobody on the way has said it.
@@ -79,23 +81,23 @@ class Confirmation:
             self._borne_out_at = at
             return True
         self._forget(at)
-        word = self._against.get(fingerprint)
-        if word is None or at < word.since or word.path != evidence.path:
-            self._against[fingerprint] = _Against(at, at, evidence.path)
+        word = self._against.get(name)
+        if word is None or at < word.since or (word.fingerprint, word.path) != (fingerprint, evidence.path):
+            self._against[name] = _Against(fingerprint, at, at, evidence.path)
             return False
         word.last = at
-        word.in_company = word.in_company or self._has_company(fingerprint, at)
+        word.in_company = word.in_company or self._has_company(name, at)
         is_borne_out = abs(at - self._borne_out_at) < TOGETHER
         if evidence.path == DISCOVERY or (word.in_company and not is_borne_out):
             return at - word.since >= HOLDS
         return at - word.since >= CONFIRMED_AFTER
 
-    def _has_company(self, fingerprint: str, at: float) -> bool:
+    def _has_company(self, name: str, at: float) -> bool:
         """Whether whoami says so of several identities at once."""
-        since = self._against[fingerprint].since
-        others = (word for f, word in self._against.items() if f != fingerprint and word.path == WHOAMI)
+        since = self._against[name].since
+        others = (word for other, word in self._against.items() if other != name and word.path == WHOAMI)
         return any(abs(other.since - since) < TOGETHER or at - other.last < TOGETHER for other in others)
 
     def _forget(self, at: float) -> None:
         """Words that were not said again for so long that their identities must have gone."""
-        self._against = {f: word for f, word in self._against.items() if abs(at - word.last) < 2 * TOGETHER}
+        self._against = {n: word for n, word in self._against.items() if abs(at - word.last) < 2 * TOGETHER}

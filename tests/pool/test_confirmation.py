@@ -67,6 +67,16 @@ def test_several_refused_at_once_have_one_cause_until_it_has_held() -> None:
     assert {name: times[0] for name, times in seen.items()} == dict.fromkeys("abc", HOLDS)
 
 
+def test_an_older_token_of_the_same_identity_is_no_company() -> None:
+    pool = pool_of(unverified("a"))
+    says(pool, "a", NOW)
+    pool.replace_identities([unverified("a", "at-test-a-newer")], pool.selection, NOW + 1)
+
+    first = says(pool, "a", NOW + 2)
+
+    assert (first, says(pool, "a", NOW + 2 + CONFIRMED_AFTER)) == (Status.UNVERIFIED, Status.NEEDS_REPLACEMENT)
+
+
 def test_one_of_them_whose_request_was_refused_bears_out_the_others() -> None:
     pool = ready_pool("a", "b", "c")
     for at in (NOW, NOW + 15):
