@@ -23,7 +23,8 @@ from codexpool.cli.common import (
 from codexpool.cli.standing import standings
 from codexpool.config import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
-from codexpool.memory import RESUMED, USAGE
+from codexpool.memory import NOT_FOR, RESUMED, USAGE
+from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import RETURNING, Status
 from codexpool.state import record_name
 
@@ -45,10 +46,10 @@ def pause(name: str, named: Path | None) -> None:
 @name_argument
 @config_option
 def resume(name: str, named: Path | None) -> None:
-    """Have an identity serve again that is paused, or that is thought to be limited.
+    """Have an identity serve again that is paused, or that is thought to be limited or not for something.
 
     A proxy thinks so until the backend's own time has come. Say it otherwise when you know better: the workspace was
-    paid for, or a limit was reset.
+    paid for, a limit was reset, or the account has the model by now.
     """
     config = pool_config(named)
     spec = spec_of(config, name)
@@ -60,7 +61,7 @@ def resume(name: str, named: Path | None) -> None:
     row = next(row for row in standings(config, sources(), found) if row.spec.name == name)
     key = json.dumps(row.metadata.key) if row.metadata is not None else ""
     note = found.notes.get((USAGE, key), {})
-    is_held_up = row.status in (*RETURNING, Status.PAUSED) or note.get("limited")
+    is_held_up = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for
     if not is_held_up or not row.fingerprint:
         click.echo(f"{name} is not paused, and not limited: it is {row.status}")
         return
@@ -69,6 +70,9 @@ def resume(name: str, named: Path | None) -> None:
         state.put_note(RESUMED, row.fingerprint, {"at": int(time.time())})
         if note:
             state.put_note(USAGE, key, {**note, "limited": {}})
+        for subject in subjects(row.fingerprint, row.metadata):
+            if (NOT_FOR, subject) in found.notes:
+                state.put_note(NOT_FOR, subject, {})
     click.echo(f"{name} is tried again, from now on")
 
 

@@ -14,8 +14,9 @@ import keyring
 import pytest
 
 from codexpool.cli.common import the_state
-from codexpool.memory import BREAKER, USAGE
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Status
+from codexpool.memory import BREAKER, NOT_FOR, RESUMED, USAGE
+from codexpool.pool.exclusions import Exclusion, Kind, subjects
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
@@ -455,6 +456,26 @@ def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
     assert pool.list()["work"]["status"] == "ready"
     with the_state() as state:
         assert state.load().notes[(USAGE, json.dumps(key))]["limited"] == {}
+    assert "it is ready" in pool.run("resume", "work").output
+
+
+def test_resume_ends_what_an_identity_is_not_for_as_well(pool: Pool) -> None:
+    # given: an identity that is ready, and not for one model, and one endpoint
+    pool.add(pat("work"))
+    now, fingerprint = time.time(), pool.list()["work"]["fingerprint"]
+    of_token, of_plan, _ = subjects(fingerprint, Metadata("acc-work", "user-work", "business"))
+    with the_state() as state:
+        for kind, subject, what in ((Kind.ENDPOINT, of_token, RESPONSES), (Kind.MODEL, of_plan, "gpt-x")):
+            entry = Exclusion(kind, subject, what, now, now + 600, "because")
+            state.put_note(NOT_FOR, subject, {"entries": [list(entry)]})
+    row = pool.list()["work"]
+    assert (row["status"], len(row["not_for"])) == ("ready", 2)
+
+    assert "tried again" in pool.run("resume", "work").output
+
+    assert pool.list()["work"]["not_for"] == []
+    with the_state() as state:
+        assert (RESUMED, fingerprint) in state.load().notes  # for proxies that run
     assert "it is ready" in pool.run("resume", "work").output
 
 
