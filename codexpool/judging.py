@@ -82,7 +82,7 @@ def of_event(event: Mapping[str, Any]) -> Said | None:
     if event.get("type") == frames.FAILED:
         return of_failure(frames.failure_of(event))
     said = of_frame(event)
-    return said if said.status >= 400 else None
+    return said if 400 <= said.status < 600 else None
 
 
 def _limit(error: Mapping[str, Any]) -> str:

@@ -63,6 +63,9 @@ ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
 ITS_OWN_DOING = frozenset({1000, 1001, 1012, 1013})
 """Close codes with which a server ends sockets for reasons of its own: it is done, restarts or has no room."""
 
+OF_THE_MESSAGE = frozenset({1003, 1007, 1009})
+"""Close codes about what the client has sent: it is too long, or nothing that the server takes (RFC 6455, 7.4.1)."""
+
 TURNS_AWAY = frozenset({1008, 1011})
 """Close codes that turn a client away, even before it has asked anything."""
 
@@ -157,7 +160,9 @@ class Sockets:
     def _closed_by_backend(socket: Socket, code: int | None, keeper: Keeper) -> None:
         """The backend has closed a socket. Before an answer that may be the identity's fault, and does not say so."""
         exchange, attempt, at = socket.exchange, socket.exchange.attempt, time.time()
-        if (socket.asked and not socket.has_begun and code not in ITS_OWN_DOING) or (
+        if code in OF_THE_MESSAGE:
+            logger.info("session %s: %s closed its socket with %d", _session(socket), attempt.name, code)
+        elif (socket.asked and not socket.has_begun and code not in ITS_OWN_DOING) or (
             code in TURNS_AWAY and not socket.has_answered
         ):
             why = f"its socket was closed with {code or 'no code'} before an answer"

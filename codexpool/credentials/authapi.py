@@ -111,6 +111,8 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     try:
         workspace = workspace_of(document, metadata.account_id)
         host_of(workspace.origin)
+        if not all(map(_is_sendable, (workspace.account_id, workspace.routing_override or ""))):
+            raise ValueError("routing discovery names what cannot be sent in a header")
     except NotListedError:
         raise
     except ValueError as error:
@@ -155,13 +157,19 @@ def _metadata_of(document: dict[str, Any]) -> Metadata:
     if not all(isinstance(text, str) and text for text in texts) or not isinstance(fedramp, bool):
         raise ValueError("whoami's answer lacks the account, the user, the plan or the FedRAMP flag")
     account_id, user_id, plan = (str(text) for text in texts)
+    if not (_is_sendable(account_id) and user_id.isprintable() and plan.isprintable()):
+        raise ValueError("whoami names an account, a user or a plan that is no text of one line")
     return Metadata(account_id, user_id, plan, fedramp)
+
+
+def _is_sendable(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -68,17 +68,29 @@ def row_of(path: str) -> str:
     return "/".join(path.split("/")[:4])
 
 
+class _Change(NamedTuple):
+    """When an identity has changed, until when that lasts, and whether it ends by itself, as a limit does."""
+
+    at: float
+    ends: float
+    passes: bool
+
+
 @dataclass(slots=True)
 class _Counted:
-    """The identities that changed over one line: when, and until when that lasts; and when it was last seen."""
+    """The identities that changed over one line, and when it was last seen."""
 
-    changed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    changed: dict[str, _Change] = field(default_factory=dict)
     seen_at: float = 0.0
 
     def is_own(self, at: float) -> bool:
         if len(self.changed) < MOST:
             return False
-        return at < max(self.seen_at + HOLDS, *(ends for _, ends in self.changed.values()))
+        return at < max(self.seen_at + HOLDS, *(change.ends for change in self.changed.values()))
+
+    def is_of_time(self) -> bool:
+        """Whether it only takes waiting, with all of them."""
+        return all(change.passes for change in self.changed.values())
 
 
 class Causes:
@@ -95,11 +107,15 @@ class Causes:
         return any(counted.is_own(at) and fingerprint not in counted.changed for counted in found)
 
     def asks_so(self, asked: Asked, at: float) -> bool:
-        """Whether a request that is still to be sent is like one that everybody refuses."""
+        """Whether a request that is still to be sent is like one that everybody refuses.
+
+        Not if they were refused for limits: two that have used theirs up are an ordinary day, and all ask so then.
+        """
         if not self._lines:
             return False
         lines = [line for line in Cause.of(asked, "").lines() if line[0] != "said"]
-        return any((counted := self._lines.get(line)) is not None and counted.is_own(at) for line in lines)
+        found = [self._lines[line] for line in lines if line in self._lines]
+        return any(counted.is_own(at) and not counted.is_of_time() for counted in found)
 
     def seen(self, cause: Cause, at: float) -> None:
         """It has come up once more: if it is the request's own, it stays so for another hour."""
@@ -115,8 +131,9 @@ class Causes:
             counted = self._lines.setdefault(line, _Counted())
             self._lines.move_to_end(line)
             if not counted.is_own(at):  # What is long over counts no more.
-                counted.changed = {f: c for f, c in counted.changed.items() if at - c[0] < WITHIN or at < c[1]}
-            counted.changed[fingerprint] = (at, at + LONGEST if until is None else until)
+                counted.changed = {f: c for f, c in counted.changed.items() if at - c.at < WITHIN or at < c.ends}
+            ends = at + LONGEST if until is None else until
+            counted.changed[fingerprint] = _Change(at, ends, until is not None)
             counted.seen_at = max(counted.seen_at, at)
         while len(self._lines) > KEPT:
             self._lines.popitem(last=False)
@@ -124,8 +141,8 @@ class Causes:
     def ended(self, fingerprint: str, at: float) -> None:
         """An identity serves again: what a cause has done to it does not last any longer."""
         for counted in self._lines.values():
-            if (known := counted.changed.get(fingerprint)) is not None and known[1] > at:
-                counted.changed[fingerprint] = (known[0], at)
+            if (known := counted.changed.get(fingerprint)) is not None and known.ends > at:
+                counted.changed[fingerprint] = known._replace(ends=at)
 
     def withdraw(self, fingerprint: str) -> None:
         """What has become of an identity was confirmed by other means: it was no request's doing."""

@@ -48,6 +48,10 @@ back.)"""
 RENEWAL_HOLDS = 300.0
 """Seconds for which a token that was just issued is not renewed because it is refused: it would not be the last."""
 
+RENEWED_AGAIN = 15.0
+"""Seconds after which a token that was just issued is renewed because it is refused, though it was good for others: a
+client whose requests are always refused must not have each login renewed each time."""
+
 DOUBTS = 3
 """Refusals in a row that do not say whose fault they are, after which an identity rests."""
 
@@ -112,7 +116,10 @@ class Conditions:
         if sent_at < identity.vouched_at <= at:  # A time to come says nothing: the clock was set back.
             return
         self.confirmation.request_refused(evidence.fingerprint)
-        is_new = identity.kind.is_renewable and identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
+        is_new = identity.kind.is_renewable and (
+            identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
+            or identity.renewed_at <= at < identity.renewed_at + RENEWED_AGAIN
+        )
         if self.causes.is_own(cause, identity.fingerprint, at):
             if not is_new:
                 self.on_doubt(identity)
@@ -133,6 +140,7 @@ class Conditions:
         self.causes.withdraw(stale)
         identity.fingerprint, identity.unsendable = fingerprint, False
         identity.issued_at = at if issued else 0.0
+        identity.renewed_at = at if issued else identity.renewed_at
         self.breaker.tried()
         if identity.status is Status.NEEDS_LOGIN:
             self._person_has_brought_another(identity)

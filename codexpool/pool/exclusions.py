@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
+from codexpool.traces.shown import shown_text
 
 KEPT: Final = 1_000
 """Entries of one kind that are kept at most; beyond that the oldest is forgotten."""
@@ -76,8 +77,11 @@ class Exclusion(NamedTuple):
         return self.since <= at < self.until
 
     def described(self, at: float) -> str:
-        """What it says, for a person: ``not for the model gpt-x until 15:02 UTC (400 on codex/responses)``."""
-        what = self.what.removeprefix("/backend-api/")
+        """What it says, for a person: ``not for the model gpt-x until 15:02 UTC (400 on codex/responses)``.
+
+        A client can write anything in the place of a model's name, or in a path.
+        """
+        what = shown_text(self.what).removeprefix("/backend-api/")
         words = {
             Kind.ENDPOINT: f"{'limited' if self.is_limit else 'not used'} on {what}",
             Kind.MODEL: f"not used for the model {what}",

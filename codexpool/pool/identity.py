@@ -174,6 +174,8 @@ class Identity:
     """It has no token, or none but one that was refused."""
     issued_at: float = 0.0
     """When its token was made, if that was done for us and no answer has been good since; else 0."""
+    renewed_at: float = 0.0
+    """When its token was made for us, whatever answers there were since."""
     is_held: bool = False
     """It is paused because it is `held_back`, and not for a reason of its own."""
     load: Load = field(default_factory=Load)

@@ -33,6 +33,9 @@ from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 FAMILIES_KEPT = 1_000
 """Models of which it is remembered which limit counts for them."""
 
+OTHERS_FIRST = 5.0
+"""Seconds for which a half-open breaker waits for a request that is not like one that everybody refuses."""
+
 TROUBLES = 3
 """Answers in a row that speak of the backend's own trouble, after which new sessions avoid an identity."""
 
@@ -121,8 +124,13 @@ class Pool(Conditions):
         return self._settled(asked, session, chosen, at)
 
     def _may_move(self, asked: Asked, at: float) -> bool:
-        """Whether the breaker lets a request have another identity. One that everybody refuses finds nothing out."""
-        if self.breaker.opened_at is not None and self.causes.asks_so(asked, at):
+        """Whether the breaker lets a request have another identity.
+
+        One that everybody refuses finds nothing out, so it comes after the others. But should all ask so, one of them
+        has to: else nobody would ever be served again.
+        """
+        is_their_time = self.breaker.opened_at is not None and at < self.breaker.until + OTHERS_FIRST
+        if is_their_time and self.causes.asks_so(asked, at):
             return False
         return self.breaker.lets_pass(at)
 
@@ -348,6 +356,7 @@ class Pool(Conditions):
             return False
         if until is None:
             until = at + (UNKNOWN_LIMIT if is_limit else self._longer(identity))
+        self.breaker.tried()
         entry = Exclusion(About.LIMIT, owner_of(identity), model, at, until, str(evidence), is_limit, True)
         return self._exclude(entry)
 

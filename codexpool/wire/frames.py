@@ -66,13 +66,14 @@ def status_of(frame: Mapping[str, Any]) -> int:
 
 
 def headers_of(frame: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The headers that come with a frame, by lower-case name."""
+    """The headers that come with a frame, by lower-case name. None has a line break in it, which would make two."""
     headers = frame.get("headers")
     if not isinstance(headers, dict):
         return {}
     return {
         str(name).lower().encode("latin-1", "replace"): str(value).encode("latin-1", "replace")
         for name, value in headers.items()
+        if str(name).isprintable() and str(value).isprintable()
     }
 
 

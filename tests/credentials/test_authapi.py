@@ -16,7 +16,7 @@ import pytest
 
 from codexpool.backend import CHATGPT
 from codexpool.credentials import authapi
-from codexpool.credentials.authapi import AuthApi, place_in
+from codexpool.credentials.authapi import AuthApi, place_in, whoami_of
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError
@@ -259,3 +259,26 @@ async def test_each_address_of_a_name_is_tried(standin: StandIn, monkeypatch: py
     monkeypatch.setattr(socket, "getaddrinfo", several)
     route = Route(f"http://proxy.invalid:{standin.proxy_port}", str(standin.ca_file))
     assert (await AuthApi(route, {}).whoami(bearer(pat("work")))).word is Word.HEALTHY
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_an_answer_that_is_nested_too_deep_is_none(status: int) -> None:
+    deep = httpx.Response(status, content=b"[" * 200_000)
+
+    assert whoami_of(deep, bearer(pat("work")), 1.0).word is Word.UNREACHABLE
+    with pytest.raises(UndiscoveredError):
+        place_in(deep, WORK)
+
+
+@pytest.mark.parametrize("account", ["acc-\ud800", "acc-work\r\nx-more: 1", "acc-\u00e9"])
+def test_what_cannot_be_sent_in_a_header_is_nobodys_account(account: str) -> None:
+    document = {**whoami_document(pat("work")), "chatgpt_account_id": account}
+    answer = whoami_of(httpx.Response(200, content=json.dumps(document)), bearer(pat("work")), 1.0)
+
+    assert (answer.word, answer.metadata) == (Word.UNREACHABLE, None)
+
+
+def test_a_routing_override_that_cannot_be_sent_is_no_answer() -> None:
+    document = discovery(pat("work", routing_override="us\r\nauthorization: Bearer x"))
+    with pytest.raises(UndiscoveredError, match="cannot be sent"):
+        place_in(httpx.Response(200, content=json.dumps(document)), WORK)

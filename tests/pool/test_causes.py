@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from codexpool.judging import of_failure
+from codexpool.judging import of_event, of_failure
+from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
 from codexpool.pool.conditions import DOUBTS, LONGEST_REST
 from codexpool.pool.exclusions import MODEL_HOLDS
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.needs import nobody
+from codexpool.pool.patience import PATIENCE
+from codexpool.pool.pool import OTHERS_FIRST
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
@@ -106,6 +109,64 @@ def test_who_is_left_serves_what_all_others_refuse() -> None:
         outcome, tried = scene.request(Asked("s", case.path, model=EXOTIC), case.said, {"f": GOOD})
 
         assert (outcome, tried[-1]) == (Relay(), "f"), name
+
+
+# -- what a pool does that is drained, and has dead tokens
+
+
+@pytest.mark.parametrize("said", [Said(429, code="usage_limit_reached", error=LIMIT), Said(402)])
+def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said: Said) -> None:
+    scene = Scene(ready_pool(*"abcdef"))
+    pool = scene.pool
+    for name in "ab":
+        scene.judged(pool.identities[name], Asked(name, RESPONSES, model="m"), said)
+    for name in "cde":
+        condemn(pool, name, scene.now)
+    assert pool.breaker.opened_at is not None
+
+    begun, served = scene.now, False
+    while not served and scene.now < begun + 30:
+        outcome, tried = scene.request(Asked("new", RESPONSES, model="m"), GOOD)
+        served = isinstance(outcome, Relay) and tried == ["f"]
+
+    # what a client waits for by itself is enough where the two are drained, which is an ordinary day
+    assert served
+    assert scene.now - begun <= (PATIENCE if said.status == 429 else FIRST_PAUSE + OTHERS_FIRST + PATIENCE)
+    assert pool.breaker.opened_at is None
+
+
+def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:
+    scene = Scene(ready_pool(*"abcdef"))
+    pool = scene.pool
+    limited = Said(429, code="usage_limit_reached", error=LIMIT)
+    for name in "ab":
+        scene.judged(pool.identities[name], Asked("odd", RESPONSES, model=EXOTIC), limited)
+    for name in "cde":
+        condemn(pool, name, scene.now)
+    scene.now += FIRST_PAUSE
+
+    # it finds out first, and says nothing about the breaker: the next request may
+    scene.request(Asked("odd", RESPONSES, model=EXOTIC), limited)
+
+    assert scene.request(Asked("s", RESPONSES, model="m"), GOOD) == (Relay(), ["f"])
+
+
+@pytest.mark.parametrize("said", [Said(400), Said(429, code="usage_limit_reached", error=LIMIT)])
+def test_what_a_client_has_put_in_the_place_of_a_model_is_never_shown_as_it_is(said: Said) -> None:
+    secret = "at-secret-0123456789abcdef0123456789abcdef"
+    model = f"x\x1b[2J {secret} \ud800"
+    scene = Scene(ready_pool("a", "b", "c"))
+    wants = Asked("s", RESPONSES, model=model)
+
+    scene.request(wants, said._replace(message=unsupported(model)))
+
+    shown = nobody(scene.pool, wants, scene.now).message
+    shown += "".join(
+        e.described(scene.now) for i in scene.pool.identities.values() for e in scene.pool.exclusions.of(i, scene.now)
+    )
+    assert "for the model x" in shown
+    assert secret not in shown
+    assert shown.isprintable()
 
 
 # -- an endpoint, a model
@@ -386,3 +447,14 @@ def test_a_failure_in_a_stream_says_what_a_refusal_says() -> None:
         assert said is not None
         assert said.status == status
     assert of_failure({"code": "context_length_exceeded", "message": "too long"}) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "counts"), [(400, True), (599, True), (399, False), (600, False), (10**400, False)]
+)
+def test_an_event_of_a_stream_is_taken_for_an_answer_only_with_a_status_that_there_is(
+    status: int, counts: bool
+) -> None:
+    said = of_event({"type": "error", "status": status, "error": {"code": "x"}})
+
+    assert (said is not None) is counts

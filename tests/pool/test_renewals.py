@@ -6,14 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.conditions import LONGEST_REST, RENEWAL_HOLDS, SHORT_REST
+from codexpool.pool.causes import Cause
+from codexpool.pool.conditions import LONGEST_REST, RENEWAL_HOLDS, RENEWED_AGAIN, SHORT_REST
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import MOST_RENEWALS, NobodyServes, Relay, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Answer, Verdict, classify
-from tests.pool.pools import NOW, RESPONSES, Changes, bound, metadata, pool_of, refuse, statuses, unverified, vouch
+from tests.pool.pools import (
+    NOW,
+    RESPONSES,
+    Changes,
+    bound,
+    metadata,
+    pool_of,
+    refusal,
+    refuse,
+    statuses,
+    unverified,
+    vouch,
+)
 
 GOOD = classify(Answer(200))
 DAY = 86_400.0
@@ -55,6 +68,30 @@ def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind)
     with pytest.raises(StopIteration) as end:
         steps.send(GOOD)
     assert end.value.value == Relay()
+
+
+@RENEWABLE
+def test_a_client_that_is_always_refused_has_no_login_renewed_each_time(kind: Kind) -> None:
+    pool = pool_of(*(unverified(name, kind=kind) for name in "abcd"))
+    for name in pool.identities:
+        vouch(pool, name, NOW - 1)
+    wanted: list[str] = []
+    pool.on_doubt = lambda identity: wanted.append(identity.name)
+    cause = Cause.of(Asked("odd", RESPONSES), "401")
+
+    for second in range(60):
+        at = NOW + second
+        for identity in pool.identities.values():
+            pool.can_serve(Asked(None, RESPONSES), at)  # Rests that are over end.
+            before = len(wanted)
+            pool.refused(identity.name, refusal(identity, at), at, at, cause)
+            if identity.status is Status.SUSPECT:
+                wanted.append(identity.name)
+            if len(wanted) > before:
+                pool.renewed(identity.name, identity.fingerprint, f"{identity.name} {second}", at, True)
+            pool.succeeded(identity.name, at, True)  # Another client is served.
+
+    assert {name: wanted.count(name) <= 60 / RENEWED_AGAIN for name in "abcd"} == dict.fromkeys("abcd", True)
 
 
 @RENEWABLE

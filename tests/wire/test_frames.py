@@ -140,3 +140,9 @@ def test_what_goes_on_without_an_event_is_passed_on() -> None:
 
 def test_an_answer_of_the_stand_in_is_an_answer() -> None:
     assert Beginning().take(sent(*generation("resp_1", "m", "text", 2))) is True
+
+
+def test_a_header_of_a_frame_that_would_become_two_is_left_out() -> None:
+    headers = {"Retry-After": "1\r\nx-more: 2", "x-a\r\nx-b": "c", "x-nul": "\0", "x-good": 3}
+
+    assert frames.headers_of({"headers": headers}) == {b"x-good": b"3"}
