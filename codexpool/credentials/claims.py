@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 AUTH = "https://api.openai.com/auth"
 """The claim with the account, the user and the plan."""
 
+LATEST = 1e11
+"""No unix second that anybody means is beyond this."""
+
 
 class Claims(NamedTuple):
     """Whose token it is; empty where it does not say. ``expires_at`` is in unix seconds, None if it has no end."""
@@ -29,13 +32,12 @@ def claims_of(token: str) -> Claims:
     document = payload_of(token)
     auth = document.get(AUTH)
     auth = auth if isinstance(auth, dict) else {}
-    expires_at = document.get("exp")
     return Claims(
         _text(auth.get("chatgpt_account_id")),
         _text(auth.get("chatgpt_user_id")) or _text(auth.get("user_id")),
         _text(auth.get("chatgpt_plan_type")),
         auth.get("chatgpt_account_is_fedramp") is True,
-        float(expires_at) if isinstance(expires_at, int | float) and not isinstance(expires_at, bool) else None,
+        _time(document.get("exp")),
     )
 
 
@@ -64,4 +66,12 @@ def payload_of(token: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """A text that can be sent in a header."""
+    return value if isinstance(value, str) and value.isprintable() else ""
+
+
+def _time(value: object) -> float | None:
+    """A time that there is: JSON has numbers that no float holds, and NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LATEST else None

@@ -21,6 +21,9 @@ asked.) Also the bytes of an event that is read later on."""
 MOST_AT_ONCE: Final = 8 * 2**20
 """Bytes that one piece of a stream is inflated to. No text is packed as tightly as one that has more."""
 
+EVENTS_AT_ONCE: Final = 10_000
+"""Events in one piece of a compressed stream, about: a few kilobytes have room for a million."""
+
 FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})
 """Events that say that there is no answer, or no more of it."""
 
@@ -81,6 +84,8 @@ class Beginning:
         try:
             for text in self._inflater.take(piece):
                 self._taken += len(text)
+                if _ends_in(text) > EVENTS_AT_ONCE:
+                    return True
                 for event in self._events.take(text):
                     if (found := _found(event)) is not False:
                         return found
@@ -116,13 +121,14 @@ class Reading:
         if self._inflater is None:
             return self._read(piece)
         found: list[dict[str, Any]] = []
-        size = 0
+        size = events = 0
         try:
             for text in self._inflater.take(piece):
-                found += self._read(text)
                 size += len(text)
-                if size > MOST_AT_ONCE:
-                    raise TooLongError(f"a piece of more than {MOST_AT_ONCE} bytes")
+                events += _ends_in(text)
+                if size > MOST_AT_ONCE or events > EVENTS_AT_ONCE:
+                    raise TooLongError(f"a piece of {size} bytes and {events} events")
+                found += self._read(text)
         except UnreadableError:
             self._is_readable = False
         return found
@@ -160,6 +166,11 @@ def _found(event: bytes) -> dict[str, Any] | bool:
 
 def _data(event: bytes) -> bytes:
     return b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+
+
+def _ends_in(text: bytes) -> int:
+    """The events that end in a text, or nearly all of them."""
+    return text.count(b"\n\n") + text.count(b"\n\r\n")
 
 
 def _is_marked(text: bytes) -> bool:

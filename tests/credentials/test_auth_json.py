@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import time
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.credentials.auth_json import MODES, Login, parse, renewed, text_of
-from codexpool.credentials.claims import claims_of
+from codexpool.credentials.claims import AUTH, claims_of
 from codexpool.credentials.secret import Bearer
 from codexpool.files import UnusableError
 from codexpool.standin.logins import access_token, auth_json, make_jwt
@@ -148,3 +149,13 @@ def test_a_renewal_for_another_workspace_says_so() -> None:
 def test_what_is_no_jwt_has_no_claims(token: str) -> None:
     with pytest.raises(ValueError, match=r"not three parts|its second part"):
         claims_of(token)
+
+
+@pytest.mark.parametrize("exp", [10**400, float("inf"), float("nan"), 1e12, True])
+def test_a_time_that_there_is_not_is_no_end_of_a_token(exp: float) -> None:
+    said = json.dumps({"exp": exp, AUTH: {"chatgpt_account_id": "acc\r\nx: y", "user_id": "user-\ud800"}})
+
+    claims = claims_of(f"a.{base64.urlsafe_b64encode(said.encode()).decode()}.c")
+
+    assert claims.expires_at is None
+    assert (claims.account_id, claims.user_id) == ("", "")  # Neither can be sent.

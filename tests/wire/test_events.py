@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import time
 from typing import Any
 
 import pytest
@@ -128,3 +130,16 @@ def test_no_stream_is_too_strange(some: list[bytes]) -> None:
     for piece in some:
         assert all(frames.kind(json.dumps(event).encode()) in TELLING for event in read.take(piece))
         beginning.take(piece)
+
+
+@pytest.mark.parametrize("event", [b"\n\n", b'data:"error"\n\n', b'data: {"type":"response.created"}\n\n'])
+def test_a_few_kilobytes_that_are_very_many_events_keep_nobody_waiting(event: bytes) -> None:
+    bomb = gzip.compress(event * (7 * 2**20 // len(event)))
+    begun = time.process_time()
+
+    reading = Reading("gzip", is_metered=True, has_events=True)
+    assert reading.take(bomb) == []
+    assert Beginning("gzip").take(bomb) is True
+
+    assert time.process_time() - begun < 0.25
+    assert reading.tokens is None
