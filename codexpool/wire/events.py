@@ -146,13 +146,15 @@ class Reading:
         # Nearly every piece is some whole events, none of which is of interest: this is on the path of each.
         if self._events.is_between and text.endswith(b"\n\n") and not _is_marked(text):
             return []
-        found = []
+        found: dict[str, bytes] = {}
         for event in self._events.take(text):
             data = _data(event) if _is_marked(event) else b""
             if data and (kind := frames.kind(data)) in TELLING:
-                self.has_failed |= kind in FAILURES
-                found.append(frames.parsed(data))
-        return found
+                found[kind] = data  # Of several gauges the last one counts.
+                if kind in FAILURES:
+                    self.has_failed, self._events = True, None  # Nothing comes after that.
+                    break
+        return [frames.parsed(data) for data in found.values()]
 
 
 def _found(event: bytes) -> dict[str, Any] | bool:

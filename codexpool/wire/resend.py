@@ -178,7 +178,17 @@ class _Timer(commands.RequestWakeup):
 
     def __init__(self, delay: float, stream: ResendStream) -> None:
         super().__init__(delay)
-        self.stream = stream
+        self.stream: ResendStream | None = stream
+
+
+class _Nobody:
+    """Takes what comes of a timer whose hold is over."""
+
+    def handle_event(self, event: events.Event) -> Commands:
+        yield from ()
+
+
+_NOBODY = _Nobody()
 
 
 class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
@@ -375,7 +385,22 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         if isinstance(event, events.Wakeup):
             return self._hold_ends(event.command)
         handling: Commands = super()._handle_event(event)
-        return handling
+        return handling if self._timer is None else self._while_it_holds(handling)
+
+    def _while_it_holds(self, handling: Commands) -> Commands:
+        yield from handling
+        if self.server_state not in (self._state_hold_beginning, self.state_consume_response_body):
+            self._forget_timer()
+
+    def _forget_timer(self) -> None:
+        """No hold is under way any more. mitmproxy keeps the timer until its time has come, but not the stream: its
+        request may be large."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stream = None
+            sources = self._http_layer.command_sources
+            if timer in sources:
+                sources[timer] = cast(layer.Layer, _NOBODY)
 
     def passthrough(self, event: Any) -> Commands:
         timer = event.command if isinstance(event, events.Wakeup) else None
@@ -439,12 +464,16 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         for held in beginning:
             yield from self.server_state(held)
 
-    def _begin_attempt(self) -> None:
-        self.attempt_id = next(self._attempt_ids)
+    @property
+    def _http_layer(self) -> HttpLayer:
         http_layer = self.context.layers[self.context.layers.index(self) - 1]
         assert isinstance(http_layer, HttpLayer)
-        http_layer.streams[self.attempt_id] = self
-        self._timer = None
+        return http_layer
+
+    def _begin_attempt(self) -> None:
+        self.attempt_id = next(self._attempt_ids)
+        self._http_layer.streams[self.attempt_id] = self
+        self._forget_timer()
         self.handle_event = self._handle_event_of_later_attempt
 
     def _send_again(self) -> Commands:

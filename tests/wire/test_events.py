@@ -51,8 +51,11 @@ def test_all_that_the_pool_learns_from_is_found_wherever_it_is_cut_and_however_i
 
     found = [event for piece in cut(encode(sent(*events, end=end)), data) for event in read.take(piece)]
 
-    assert found == [event for event in events if event["type"] in TELLING]
-    assert read.has_failed == any(event in (FAILED, ERROR) for event in events)
+    failures = [at for at, event in enumerate(events) if event in (FAILED, ERROR)]
+    until_then = events[: failures[0] + 1] if failures else events
+    assert [event for event in found if event != LIMITS] == [events[at] for at in failures[:1]]
+    assert (LIMITS in found) == (LIMITS in until_then)
+    assert read.has_failed == bool(failures)
     if events and events[-1] is COMPLETED:
         assert read.tokens == Tokens(7, 0, 5, 0)
 
@@ -114,6 +117,13 @@ def test_what_cannot_be_inflated_is_passed_on_unread(encoding: str) -> None:
     assert read.take(sent(FAILED)) == []
     assert read.tokens is None
     assert not read.has_failed
+
+
+def test_a_stream_of_nothing_but_gauges_and_failures_is_soon_read() -> None:
+    read = reading()
+
+    assert read.take(sent(*[LIMITS] * 5_000, FAILED, *[FAILED] * 5_000)) == [LIMITS, FAILED]
+    assert read.take(sent(FAILED)) == []
 
 
 def test_what_a_model_writes_is_no_failure() -> None:
