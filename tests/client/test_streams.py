@@ -1,0 +1,70 @@
+"""What a stream says late, or compressed, as a person with the real client sees it."""
+
+from __future__ import annotations
+
+import pytest
+
+from codexpool.standin import RESPONSES, Answer
+from tests.client.conftest import Make
+from tests.running import answered, pat, trouble
+
+pytestmark = pytest.mark.real_client
+
+
+def test_a_limit_in_the_middle_of_an_answer_costs_one_retry_and_another_identity_answers(
+    make: Make, transport: str
+) -> None:
+    world = make(pat("work"), pat("spare"), transport=transport)
+    kind = "message" if transport == "websocket" else "http/1.1"
+    world.standin.plan(
+        Answer(
+            path=RESPONSES,
+            transport=kind,  # type: ignore[arg-type]
+            method="" if transport == "websocket" else "POST",
+            fail="usage_limit_reached",
+            fail_message="You've hit your usage limit.",
+            fail_after=1,
+        )
+    )
+
+    run = world.client.exec("say hi echo:banana")
+    again = world.client.exec("resume", "--last", "and now echo:apple")
+
+    # the client asks again by itself where it takes the failure for one that may pass, and else tells the person;
+    # whoever asks next is served by another identity
+    calls = [seen for seen in world.standin.requests(RESPONSES) if seen.transport == kind and seen.status == 200]
+    failed, served = calls[0].name, [seen.name for seen in calls[1:]]
+    assert served
+    assert set(served) == {"work", "spare"} - {failed}
+    assert run.returncode == 0, run.stderr
+    assert "banana" in run.stdout
+    assert answered(again, "apple") == served[-1]
+    world.nothing_amiss()
+
+
+@pytest.mark.parametrize("coding", ["zstd", "gzip", "br", "deflate"])
+def test_a_backend_that_compresses_streams_is_as_one_that_does_not(make: Make, coding: str) -> None:
+    world = make(pat("work"), pat("spare"), transport="http", compress=coding)
+    # given a client that understands what it is sent, and a limit in the first events
+    world.standin.plan(Answer(path=RESPONSES, method="POST", fail="usage_limit_reached", fail_message="no more"))
+
+    run = world.client.exec("say hi echo:banana")
+
+    posts = [seen for seen in world.standin.requests(RESPONSES) if seen.method == "POST"]
+    assert len({seen.name for seen in posts}) == 2
+    assert all(seen.header("accept-encoding") is None for seen in posts)
+    world.proxy.says(f"{posts[0].name} is limited until")
+    if coding in ("zstd", "gzip"):
+        assert answered(run, "banana") == posts[-1].name
+    else:
+        assert trouble(run)  # The client cannot read what it has not asked for; what counts is that the pool could.
+    world.nothing_amiss()
+
+
+def test_a_backend_that_compresses_where_it_may_sends_a_stream_that_can_be_read(make: Make) -> None:
+    world = make(pat("work"), transport="http")
+
+    run = world.client.exec("say hi echo:banana")
+
+    assert answered(run, "banana") == "work"
+    world.nothing_amiss()
