@@ -55,6 +55,7 @@ class Custody:
         self._bearers: dict[str, Bearer] = {}
         """The tokens that may be sent: those whose owner is known, or about to be."""
         self._verifying: set[Identity] = set()
+        self._looked_at_later: set[Identity] = set()
         self._distrusted: set[str] = set()
         """Fingerprints of tokens that do not serve on what an earlier run knew."""
         self._recalled: WeakSet[Identity] = WeakSet()
@@ -146,7 +147,18 @@ class Custody:
         """A request was refused, and its identity serves on: find out meanwhile whether the token is dead."""
         if identity.kind.is_renewable:
             self._renew(identity, refused=True)
-        elif identity not in self._verifying and time.time() - identity.vouched_at > LOOKED_AT:
+        elif identity not in self._verifying and identity not in self._looked_at_later:
+            self._looked_at_later.add(identity)
+            self._tasks.spawn(self._look(identity)).add_done_callback(
+                lambda _: self._looked_at_later.discard(identity)
+            )
+
+    async def _look(self, identity: Identity) -> None:
+        """Ask about a token that serves, as soon as whoami's last word on it is no longer good."""
+        vouched_at = identity.vouched_at
+        await asyncio.sleep(min(vouched_at + LOOKED_AT - time.time(), LOOKED_AT))
+        is_answered = identity.vouched_at != vouched_at or identity.status is not Status.READY
+        if not is_answered and identity not in self._verifying:
             self._verifying.add(identity)
             self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
 

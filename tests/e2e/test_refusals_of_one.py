@@ -333,3 +333,28 @@ def test_a_turn_that_all_but_one_refuse_is_served_by_that_one(make: Make) -> Non
         world.standin.plan(always(token, status=402, body={"detail": {"code": "deactivated_workspace"}}))
     with world.proxy.client() as client:
         assert [served_by(world.turn(client, session)) for session in "stu"] == ["f"] * 3
+
+
+def test_tokens_that_die_right_after_whoamis_word_on_them_are_found_dead_all_the_same(make: Make) -> None:
+    # given tokens that whoami has just spoken of, of which all but two die
+    tokens = tuple(pat(f"t{number}") for number in range(8))
+    world = make(*tokens)
+    for token in tokens[:6]:
+        world.standin.kill(token.token)
+
+    # when requests come at once, so that the deaths look like the fault of one request
+    async def at_once() -> list[httpx.Response]:
+        async with world.proxy.async_client() as client:
+            body = {"model": "m", "input": "hello"}
+            turns = (client.post(MODEL, json=body, headers={"thread-id": f"s{n}"}) for n in range(6))
+            return await asyncio.gather(*turns)
+
+    for answer in asyncio.run(at_once()):
+        served_by(answer)
+
+    # then whoami is asked about each token that was refused, and new sessions need not find out one by one
+    refused = {seen.name for seen in world.seen if seen.status == 401}
+    assert len(refused) > 2
+    until(
+        lambda: {s.name for s in world.whoamis() if s.status == 401} >= refused, 15, "whoami's word on each of them"
+    )
