@@ -54,7 +54,9 @@ def test_a_backend_that_compresses_streams_is_as_one_that_does_not(make: Make, c
     assert len({seen.name for seen in posts}) == 2
     assert all(seen.header("accept-encoding") is None for seen in posts)
     world.proxy.says(f"{posts[0].name} is limited until")
-    if coding in ("zstd", "gzip"):
+    # 0.171.0 says of its other requests that it understands "zstd,gzip", and 0.169.0 inflates no stream
+    is_new = any("zstd" in (seen.header("accept-encoding") or "") for seen in world.standin.seen)
+    if is_new and coding in ("zstd", "gzip"):
         assert answered(run, "banana") == posts[-1].name
     else:
         assert trouble(run)  # The client cannot read what it has not asked for; what counts is that the pool could.
