@@ -95,6 +95,8 @@ def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
         if isinstance(answer.get(key), str) and answer[key]
     }
     if "id_token" in given and not is_jwt(given["id_token"]):
+        if not is_jwt(given.get("access_token", "")):
+            raise UnusableError("has no token that says whose it is", LOG_IN)
         del given["id_token"]  # The refresh token is spent: what can be used of the answer is used.
     last_refresh = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
     tokens = {**login.document["tokens"], **given}

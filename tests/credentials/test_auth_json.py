@@ -134,9 +134,15 @@ def test_a_renewal_keeps_every_field_it_does_not_know(outer: dict[str, Any], inn
 
 
 def test_an_answer_that_is_half_usable_is_half_used() -> None:
-    fresh = renewed(login(bundle()), {"access_token": "opaque", "refresh_token": "rt_test-2", "id_token": "x"}, 0)
-    assert (fresh.access, fresh.refresh_token) == (Bearer.of("opaque"), "rt_test-2")
+    access = access_token(OWNER)
+    fresh = renewed(login(bundle()), {"access_token": access, "refresh_token": "rt_test-2", "id_token": "x"}, 0)
+    assert (fresh.access, fresh.refresh_token) == (Bearer.of(access), "rt_test-2")
     assert fresh.account_id == "acc-one"
+
+
+def test_an_answer_of_which_nothing_says_whose_it_is_cannot_be_used() -> None:
+    with pytest.raises(UnusableError, match="says whose it is"):
+        renewed(login(bundle()), {"access_token": "opaque", "refresh_token": "rt_test-2", "id_token": "x"}, 0)
 
 
 def test_a_renewal_for_another_workspace_says_so() -> None:

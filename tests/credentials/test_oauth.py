@@ -230,6 +230,7 @@ def claims(**said: object) -> str:
 UNUSABLE = {
     "unsendable": {"access_token": "not\u00e9 sendable\n"},
     "opaque, and the id_token says nothing": {"access_token": "opaque-token", "id_token": claims(sub="nobody")},
+    "opaque, and the id_token is none": {"access_token": "opaque-token", "id_token": "opaque"},
     "none at all": {},
 }
 
