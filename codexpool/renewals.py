@@ -36,6 +36,8 @@ class _UnderWay:
         self.pauses = Pauses(waiting)
         self.said = ""
         """Why the last attempt gave no token."""
+        self.is_wanted_again = False
+        """The token was refused once more meanwhile, perhaps too late for this renewal to be the answer to that."""
 
 
 class Renewals:
@@ -66,7 +68,9 @@ class Renewals:
 
         ``refused`` says that the backend refused the one it has, and not only the clock.
         """
-        if identity not in self._under_way:
+        if (before := self._under_way.get(identity)) is not None:
+            before.is_wanted_again = before.is_wanted_again or refused
+        else:
             under_way = self._under_way[identity] = _UnderWay(
                 self._waiting
             )  # Not when the task runs: somebody may wait by then.
@@ -89,6 +93,8 @@ class Renewals:
         if self._under_way.get(identity) is under_way:
             del self._under_way[identity]
         under_way.attempt.set()
+        if under_way.is_wanted_again and identity.is_in_renewal and self._present(identity) is not None:
+            self.begin(identity, refused=True)
 
     async def _until_settled(self, identity: Identity, under_way: _UnderWay, refused: bool) -> None:
         while not identity.paused and (present := self._present(identity)) is not None:

@@ -38,6 +38,7 @@ from codexpool.exchange import Attempt
 from codexpool.judging import Said
 from codexpool.keeper import Keeper
 from codexpool.pool.conditions import CONDEMNED
+from codexpool.pool.confirmation import HOLDS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
 from codexpool.pool.verdict import Finding
@@ -499,7 +500,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def when_all_is_quiet_nobody_healthy_is_condemned_and_the_dead_are_found(self) -> None:
         assert self.keeper is not None
-        self.do(asyncio.sleep(150))
+        self.do(asyncio.sleep(HOLDS + 60))  # two that whoami refuses at once are found dead when that has held
         for _ in range(3):
             self.turns(len(NAMES))
             self.do(self.each_is_tried())
