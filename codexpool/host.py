@@ -67,8 +67,9 @@ def is_stored(flow: http.HTTPFlow) -> bool:
 
     (One that another addon has killed is not live either, but its client is there.)
     """
-    connections = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
-    return not flow.live and flow.client_conn.id not in connections
+    if flow.live:
+        return False  # Nearly every flow, and each message of a WebSocket, gets no further.
+    return flow.client_conn.id not in getattr(ctx.master.addons.get("proxyserver"), "connections", {})
 
 
 def hide_password(flow: http.HTTPFlow) -> None:
