@@ -20,7 +20,7 @@ from codexpool.admission import Gate
 from codexpool.bodies import look
 from codexpool.course import Course
 from codexpool.dressing import Dressing
-from codexpool.exchange import Exchange, comment, model_in_body, replace_response
+from codexpool.exchange import Exchange, comment, model_in_body, policy_of, replace_response
 from codexpool.judging import Said, judge, learn
 from codexpool.keeper import Keeper
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
@@ -83,11 +83,7 @@ class Answering:
 
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
-        data, hosts = request.data, self.hosts
-        if data.host.lower() not in hosts:
-            return Policy.NEVER
-        scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
-        return routes.policy(scheme, data.host, data.port, method, path, hosts)
+        return policy_of(request, self.hosts)
 
     # -- hooks, in the order of an answer's life
 

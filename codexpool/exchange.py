@@ -19,7 +19,7 @@ from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
 from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import AttemptTrace, Trace
-from codexpool.wire import headers
+from codexpool.wire import headers, routes
 from codexpool.wire.dress import Worn
 from codexpool.wire.events import Beginning, Reading
 from codexpool.wire.inflate import UnreadableError, pieces
@@ -132,6 +132,15 @@ class Exchange:
     def named(self) -> str:
         """The session as a log may name it: a client can put anything there."""
         return said_of(self.asked.session)
+
+
+def policy_of(request: http.Request, hosts: frozenset[str]) -> Policy:
+    """Return the path policy for a request as it would leave; ``hosts`` are those that the policy is for."""
+    data = request.data
+    if data.host.lower() not in hosts:
+        return Policy.NEVER
+    scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
+    return routes.policy(scheme, data.host, data.port, method, path, hosts)
 
 
 def address_of(request: http.Request) -> Address:

@@ -26,7 +26,7 @@ from codexpool.admission import Gate
 from codexpool.bodies import AT_ONCE
 from codexpool.carried import carries_key
 from codexpool.config import PoolConfig
-from codexpool.exchange import asked_of, prompt_cache_key
+from codexpool.exchange import asked_of, policy_of, prompt_cache_key
 from codexpool.observed.consulted import Consulted, consult
 from codexpool.observed.observation import Observation, Passing
 from codexpool.observed.sockets import ObservedSockets
@@ -91,11 +91,7 @@ class Observing:
 
     def policy(self, request: http.Request) -> Policy:
         """The path policy for a request as it would leave."""
-        data, hosts = request.data, self.hosts
-        if data.host.lower() not in hosts:
-            return Policy.NEVER
-        scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
-        return routes.policy(scheme, data.host, data.port, method, path, hosts)
+        return policy_of(request, self.hosts)
 
     # -- hooks, in the order of a request's life
 
