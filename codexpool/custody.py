@@ -140,8 +140,7 @@ class Custody:
                 self._renew(identity, refused=False)
                 if self._credentials[identity.name].is_over(time.time()):
                     return  # Nobody would know whose it is.
-            self._verifying.add(identity)
-            self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
+            self._begin_to_verify(identity)
 
     def look_again(self, identity: Identity) -> None:
         """A request was refused, and its identity serves on: find out meanwhile whether the token is dead."""
@@ -159,8 +158,7 @@ class Custody:
         await asyncio.sleep(min(vouched_at + LOOKED_AT - time.time(), LOOKED_AT))
         is_answered = identity.vouched_at != vouched_at or identity.status is not Status.READY
         if not is_answered and identity not in self._verifying:
-            self._verifying.add(identity)
-            self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
+            self._begin_to_verify(identity)
 
     def tend(self, now: float) -> None:
         """Have the tokens renewed whose time has come."""
@@ -226,6 +224,10 @@ class Custody:
         self.look_after(identity)
 
     # -- whose a token is
+
+    def _begin_to_verify(self, identity: Identity) -> None:
+        self._verifying.add(identity)
+        self._tasks.spawn(self._verify(identity)).add_done_callback(lambda _: self._verified(identity))
 
     async def _verify(self, identity: Identity) -> None:
         """Ask whose a token is until that is known."""

@@ -90,24 +90,20 @@ class Exclusion(NamedTuple):
         return f"{words} until {clock(self.until, at)} UTC ({self.why})"
 
 
-def plan_of(identity: Identity) -> str:
-    """The subject of what holds for an account as long as it has its plan."""
-    return subjects(identity.fingerprint, identity.metadata)[1]
+class Subjects(NamedTuple):
+    """What an identity goes by here: its token, its account and plan, its account and user."""
+
+    token: str
+    plan: str
+    owner: str
 
 
-def owner_of(identity: Identity) -> str:
-    """The subject of what holds for an account and user."""
-    return subjects(identity.fingerprint, identity.metadata)[2]
-
-
-def subjects(fingerprint: str, metadata: Metadata | None) -> tuple[str, str, str]:
-    """What an identity goes by here: its token, its account and plan, its account and user.
-
-    One of which nobody knows the account goes by its token alone.
-    """
+def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
+    """Return what an identity goes by; one of which nobody knows the account goes by its token alone."""
     if metadata is None or not metadata.account_id:
-        return fingerprint, fingerprint, fingerprint
-    return fingerprint, f"{metadata.account_id}/{metadata.plan}", f"{metadata.account_id} {metadata.user_id}"
+        return Subjects(fingerprint, fingerprint, fingerprint)
+    account = metadata.account_id
+    return Subjects(fingerprint, f"{account}/{metadata.plan}", f"{account} {metadata.user_id}")
 
 
 class Exclusions:
@@ -115,7 +111,6 @@ class Exclusions:
 
     def __init__(self) -> None:
         self._kept: dict[Kind, OrderedDict[tuple[str, str], Exclusion]] = {kind: OrderedDict() for kind in Kind}
-        self._is_empty = True
 
     @property
     def knows_models(self) -> bool:
@@ -124,7 +119,6 @@ class Exclusions:
 
     def add(self, new: Exclusion) -> bool:
         """Remember it. True where nothing like it was known."""
-        self._is_empty = False
         kept, key = self._kept[new.kind], (new.subject, new.what)
         known = kept.pop(key, None)
         kept[key] = new._replace(until=min(new.until, new.since + LONGEST_LIMIT))
@@ -134,12 +128,13 @@ class Exclusions:
 
     def against(self, identity: Identity, asked: Asked, at: float) -> Sequence[Exclusion]:
         """What keeps an identity from serving a request."""
-        if self._is_empty:
+        if not any(self._kept.values()):
             return ()
-        found = [self._kept[Kind.ENDPOINT].get((identity.fingerprint, asked.path))]
+        mine = subjects(identity.fingerprint, identity.metadata)
+        found = [self._kept[Kind.ENDPOINT].get((mine.token, asked.path))]
         if not asked.is_side:
-            found.append(self._kept[Kind.MODEL].get((plan_of(identity), asked.model)))
-            found.append(self._kept[Kind.LIMIT].get((owner_of(identity), asked.model)))
+            found.append(self._kept[Kind.MODEL].get((mine.plan, asked.model)))
+            found.append(self._kept[Kind.LIMIT].get((mine.owner, asked.model)))
         return [entry for entry in found if entry is not None and entry.holds(at)]
 
     def of(self, identity: Identity, at: float) -> list[Exclusion]:

@@ -19,8 +19,7 @@ from codexpool.pool.exclusions import (
     Away,
     Exclusion,
     Exclusions,
-    owner_of,
-    plan_of,
+    subjects,
 )
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Evidence, Identity, IdentityKey, Status
@@ -342,7 +341,8 @@ class Pool(Conditions):
         if identity is None:
             return False
         ends = at + MODEL_HOLDS
-        return self._exclude(Exclusion(About.MODEL, plan_of(identity), model, at, ends, str(evidence)))
+        plan = subjects(identity.fingerprint, identity.metadata).plan
+        return self._exclude(Exclusion(About.MODEL, plan, model, at, ends, str(evidence)))
 
     def limited_for_model(
         self, name: str, model: str, evidence: Evidence, at: float, until: float | None, *, is_limit: bool
@@ -357,8 +357,8 @@ class Pool(Conditions):
         if until is None:
             until = at + (UNKNOWN_LIMIT if is_limit else self._longer(identity))
         self.breaker.tried()
-        entry = Exclusion(About.LIMIT, owner_of(identity), model, at, until, str(evidence), is_limit, True)
-        return self._exclude(entry)
+        owner = subjects(identity.fingerprint, identity.metadata).owner
+        return self._exclude(Exclusion(About.LIMIT, owner, model, at, until, str(evidence), is_limit, True))
 
     def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
         """Have a session leave an identity though that is well; it does not come back for so many seconds.
