@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from codexpool import __version__, tasks
+from codexpool import tasks
 from codexpool.config import Notify
 from codexpool.credentials.command import let_go
 from codexpool.credentials.route import Route
@@ -65,16 +65,15 @@ class Notices:
         return None
 
     async def _post(self, address: str, text: str) -> None:
-        import httpx  # Not at start-up: it takes its time, and is rarely needed.
-
-        from codexpool.credentials import names
+        from codexpool.credentials import own_client  # Not at start-up: it takes its time, and is rarely needed.
 
         context = await tasks.in_thread(self._route.tls)
-        way = names.transport(context, self._route.proxy)
-        async with httpx.AsyncClient(transport=way, trust_env=False, timeout=TIMEOUT) as client:
-            headers = {"content-type": "application/json", "user-agent": f"codexpool/{__version__}"}
-            async with client.stream("POST", address, content=text, headers=headers) as response:
-                status = response.status_code  # What it says besides is not read.
+        headers = {"content-type": "application/json"}
+        async with (
+            own_client.client(context, self._route.proxy, TIMEOUT, headers) as client,
+            client.stream("POST", address, content=text) as response,
+        ):
+            status = response.status_code  # What it says besides is not read.
         if status >= 400:
             raise RuntimeError(f"the webhook answers {status}")
 

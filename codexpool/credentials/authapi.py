@@ -9,15 +9,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
-from codexpool import __version__
 from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
 from codexpool.clock import Clock
-from codexpool.credentials import bounded, names
+from codexpool.credentials import bounded, own_client
 from codexpool.credentials.route import Route
 from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
@@ -39,9 +37,6 @@ TIMEOUT = 10.0
 SHOWN = 200
 """Characters that a message has of an answer at most."""
 
-NO_COOKIES = DefaultCookiePolicy(allowed_domains=[])
-"""What is asked for one identity is nothing for the next one to be known by."""
-
 
 class AuthApi:
     """whoami and routing discovery over one HTTP client.
@@ -53,14 +48,7 @@ class AuthApi:
         self._clock = clock or Clock()
         base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
         self._whoami_url = base.rstrip("/") + WHOAMI
-        self._client = httpx.AsyncClient(
-            transport=names.transport(route.tls(), route.proxy),
-            # The environment's HTTPS_PROXY may well be this very proxy: mitmproxy ignores it, and so do we.
-            trust_env=False,
-            timeout=TIMEOUT,
-            headers={"user-agent": f"codexpool/{__version__}", **bounded.PLAIN},
-        )
-        self._client.cookies.jar.set_policy(NO_COOKIES)
+        self._client = own_client.client(route.tls(), route.proxy, TIMEOUT, bounded.PLAIN)
 
     async def close(self) -> None:
         """Close the connections."""

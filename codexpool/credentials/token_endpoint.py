@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from codexpool import __version__
 from codexpool.backend import REFRESH_URL
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, bounded
 from codexpool.credentials.route import Route
@@ -79,17 +78,9 @@ class TokenEndpoint:
         return tokens_of(response, refresh_token)
 
     async def _posted(self, asked: Mapping[str, str]) -> httpx.Response:
-        import httpx
+        from codexpool.credentials import own_client
 
-        from codexpool.credentials import names
-
-        client = httpx.AsyncClient(
-            transport=names.transport(self._trusted(), self._route.proxy),
-            trust_env=False,  # HTTPS_PROXY may well be this very proxy.
-            timeout=TIMEOUT,
-            headers={"user-agent": f"codexpool/{__version__}", **bounded.PLAIN},
-        )
-        async with client:
+        async with own_client.client(self._trusted(), self._route.proxy, TIMEOUT, bounded.PLAIN) as client:
             return await bounded.answer(client, "POST", self._url, TIMEOUT, json=asked)
 
     def _trusted(self) -> ssl.SSLContext:

@@ -1,4 +1,4 @@
-"""Host names of our own requests, resolved in threads of our own.
+"""The HTTP client for requests of our own, whose host names are resolved in threads of our own.
 
 asyncio resolves names in the few threads of the loop's default executor, and so does mitmproxy for each connection to
 a server. A resolver that does not answer for whoami's host must not be what a client's request waits behind.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
 
-from codexpool import tasks
+from codexpool import __version__, tasks
 
 
 class Names(httpcore.AnyIOBackend):
@@ -41,11 +42,23 @@ class Names(httpcore.AnyIOBackend):
         return await super().connect_tcp(found[-1], port, timeout, local_address, socket_options)
 
 
-def transport(tls: ssl.SSLContext, proxy: str | None) -> httpx.AsyncHTTPTransport:
-    """Return what an `httpx.AsyncClient` is to send its requests through."""
-    made = httpx.AsyncHTTPTransport(verify=tls, proxy=proxy, trust_env=False)
-    pool: Any = made._pool
+def client(tls: ssl.SSLContext, proxy: str | None, seconds: float, headers: Mapping[str, str]) -> httpx.AsyncClient:
+    """Return a client that heeds no proxy of the environment and keeps no cookies.
+
+    ``proxy`` is the URL of a proxy, ``seconds`` bounds each step of a request, ``headers`` are sent with all of them.
+    """
+    transport = httpx.AsyncHTTPTransport(verify=tls, proxy=proxy, trust_env=False)
+    pool: Any = transport._pool
     pool._network_backend = Names()  # httpx has no parameter for that of httpcore
+    made = httpx.AsyncClient(
+        transport=transport,
+        # The environment's HTTPS_PROXY may well be this very proxy: mitmproxy ignores it, and so do we.
+        trust_env=False,
+        timeout=seconds,
+        headers={"user-agent": f"codexpool/{__version__}", **headers},
+    )
+    # What is asked for one identity is nothing for the next one to be known by.
+    made.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return made
 
 
