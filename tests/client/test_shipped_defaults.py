@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, TROUBLE
-
-
-def _unshare() -> list[str] | None:
-    command = ["unshare", "-n", "-m"]
-    if (
-        shutil.which("unshare")
-        and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
-    ):
-        return command
-    return None
+from tests.namespaced import needs_namespace, seen_within
+from tests.running import TROUBLE
 
 
 @pytest.mark.real_client
-@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@needs_namespace
 @pytest.mark.parametrize("transport", ["websocket", "http"])
 def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults(
     tmp_path: Path, transport: str
 ) -> None:
-    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.namespace", str(tmp_path), transport]
+    saw = seen_within("tests.client.namespace", str(tmp_path), transport, seconds=120)
 
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-    assert run.returncode == 0, run.stderr
-    saw = json.loads(run.stdout.splitlines()[-1])
     assert saw["exit codes"] == [0, 0]
     assert [answer.rsplit(",", 1)[-1].strip() for answer in saw["answers"]] == ["one", "two"]
     assert saw["trouble"] == saw["refusals"] == []
@@ -43,14 +28,10 @@ def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults
 
 
 @pytest.mark.real_client
-@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@needs_namespace
 def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_path: Path) -> None:
-    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.newcomer", str(tmp_path)]
+    saw = seen_within("tests.client.newcomer", str(tmp_path), seconds=240)
 
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-
-    assert run.returncode == 0, run.stderr
-    saw = json.loads(run.stdout.splitlines()[-1])
     # add, login, check (one is dead by then), replace, pause, resume, config check, check, remove
     assert saw["codes"] == [0, 0, 1, 0, 0, 0, 0, 0, 0], saw["said"]
     assert saw["statuses"] == {"work": "ready", "spare": "ready"}
@@ -65,15 +46,11 @@ def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_p
 
 
 @pytest.mark.real_client
-@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@needs_namespace
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there the addon serves loopback only")
 def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is_revoked(tmp_path: Path) -> None:
-    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.teammate", str(tmp_path)]
+    saw = seen_within("tests.client.teammate", str(tmp_path), seconds=240)
 
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-
-    assert run.returncode == 0, run.stderr
-    saw = json.loads(run.stdout.splitlines()[-1])
     told, found = saw["fingerprints"]
     assert found.endswith(f"={told}")
     # three variables; `codexpool env` and a doctor who finds nothing; the old key and the new one
@@ -94,15 +71,11 @@ def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is
 
 
 @pytest.mark.real_client
-@pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+@needs_namespace
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("git")), reason="needs curl and git")
 def test_what_an_agent_starts_works_as_without_the_proxy_and_codex_is_served_beside_it(tmp_path: Path) -> None:
-    command = [*(_unshare() or []), sys.executable, "-m", "tests.client.passerby", str(tmp_path)]
+    saw = seen_within("tests.client.passerby", str(tmp_path), seconds=240)
 
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-
-    assert run.returncode == 0, run.stderr
-    saw = json.loads(run.stdout.splitlines()[-1])
     ran = saw["saw"]
     assert {name: one["code"] for name, one in ran.items()} == dict.fromkeys(ran, 0), ran
     assert ran["curl"]["out"] == ran["curl, SOCKS"]["out"] == "from elsewhere|1.1"

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import OLD
-from tests.e2e.test_attackers import _unshare
-from tests.running import ROOT
+from tests.namespaced import needs_addresses, seen_within
 
-pytestmark = pytest.mark.skipif(_unshare() is None, reason="needs the right to make a network namespace")
+pytestmark = needs_addresses
 
 
 @pytest.fixture(scope="module")
 def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("addressed")
-    command = [*(_unshare() or []), sys.executable, "-m", "tests.e2e.addressed", str(folder)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert run.returncode == 0, run.stderr
-    saw: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return saw
+    return seen_within("tests.e2e.addressed", str(tmp_path_factory.mktemp("addressed")), seconds=240)
 
 
 WAYS = [
