@@ -204,14 +204,17 @@ class _Reader:
         self._reader = reader
         self._again = again
         self._server = server
+        self._has_failed = False
 
     async def read(self, size: int) -> bytes:
         data: bytes = b""
         try:
             data = await self._reader.read(size)
         except OSError:
-            if not (data := self._rest()):
+            # The reader raises at each read from now on. Return what it still has once, or mitmproxy reads for ever.
+            if self._has_failed or not (data := self._rest()):
                 raise
+            self._has_failed = True
             self._server.state &= ~ConnectionState.CAN_WRITE  # Nobody is to send another request over it.
             return data
         finally:

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
+from mitmproxy.connection import ConnectionState, Server
 
-from codexpool.wire.connections import _PatientLock
+from codexpool.wire.connections import _PatientLock, _Reader
+
+
+@pytest.mark.parametrize(
+    ("read", "unread"), [(b"", b""), (b"", b"from it"), (b"refused ", b""), (b"refused ", b"from it")]
+)
+async def test_what_came_before_an_error_is_read_once(read: bytes, unread: bytes) -> None:
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    stream, server = asyncio.StreamReader(), Server(address=("upstream.test", 443))
+    server.state = ConnectionState.OPEN
+    reader = _Reader(stream, ours.dup(), server)
+    # asyncio has received some of the answer, the rest is in the socket, and then writing fails
+    stream.feed_data(read)
+    theirs.sendall(unread)
+    theirs.close()
+    stream.set_exception(ConnectionResetError())
+
+    if read or unread:
+        assert await reader.read(65535) == read + unread
+    with pytest.raises(ConnectionResetError):
+        await reader.read(65535)
+    ours.close()
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_gets_the_lock_and_is_cancelled_then() -> None:
