@@ -17,7 +17,7 @@ from codexpool.keeper import Keeper
 from codexpool.pool.causes import Cause
 from codexpool.pool.conditions import LONGEST_RETRY_AFTER, SHORTEST_REST
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
-from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
+from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
 from codexpool.traces.shown import shown, shown_text
 from codexpool.wire import frames, limits
@@ -201,11 +201,8 @@ def _cause(asked: Asked, said: Said) -> Cause:
 
 def _ends(said: Said, at: float) -> float | None:
     """When a refusal for too much ends, as far as it says so."""
-    reset = limits.reset_of(said.error)
-    if reset.resets_at is not None and reset.resets_at > at:
-        return min(reset.resets_at, at + LONGEST_LIMIT)
-    if reset.resets_in:
-        return min(at + reset.resets_in, at + LONGEST_LIMIT)
+    if (ends := Limit(MAIN, *limits.reset_of(said.error)).ends(at)) is not None:
+        return ends
     after = limits.retry_after(said.values, said.message, at) if said.status == 429 else None
     return at + min(max(after, SHORTEST_REST), LONGEST_RETRY_AFTER) if after is not None else None
 

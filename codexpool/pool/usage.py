@@ -20,6 +20,12 @@ UNKNOWN_LIMIT = 900.0
 
 SHORTEST_LIMIT = 1.0
 
+ENDED_LIMIT = 5.0
+"""Seconds that a limit is taken to last which has ended by the answer's own word: it ended while the answer came."""
+
+JUST_ENDED = 60.0
+"""Seconds since the end of a limit within which that end is believed, and not taken for a clock that is wrong."""
+
 WINDOWS_KEPT = 64
 """Windows of one account that are told apart, besides the main ones: the backend knows two for each family."""
 
@@ -71,6 +77,19 @@ class Limit(NamedTuple):
     resets_at: float | None = None
     resets_in: float | None = None
 
+    def ends(self, at: float) -> float | None:
+        """Return when the limit ends by the answer's word, in unix seconds; None if the answer does not say."""
+        resets_at, resets_in = self.resets_at, self.resets_in
+        if resets_at is not None and resets_at > at:
+            until = resets_at
+        elif resets_in is not None:
+            until = at + (resets_in if resets_in > 0 else ENDED_LIMIT)
+        elif resets_at is not None and resets_at > at - JUST_ENDED:
+            until = at + ENDED_LIMIT
+        else:
+            return None
+        return min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
+
 
 class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for."""
@@ -87,14 +106,11 @@ class Usage:
 
     def limit(self, limit: Limit, at: float) -> float:
         """A limit was reached; until when. Said by the answer, else by the window that is used up, else a guess."""
-        if limit.resets_at is not None and limit.resets_at > at:
-            until = limit.resets_at
-        elif limit.resets_in is not None and limit.resets_in > 0:
-            until = at + limit.resets_in
-        else:  # A guess does not shorten what was said before.
+        until = limit.ends(at)
+        if until is None:  # A guess does not shorten what was said before.
             guess = self._used_up_until(limit.family, at) or at + UNKNOWN_LIMIT
             until = max(guess, self.limited_until(limit.family, at) or at)
-        until = min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
+            until = min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
         self.limited[limit.family] = until
         return until
 

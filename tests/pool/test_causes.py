@@ -19,6 +19,7 @@ from codexpool.pool.needs import nobody
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import OTHERS_FIRST
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
+from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
 from tests.pool.saying import COMPACT, GOOD, IMAGES, Said, Scene
@@ -434,6 +435,15 @@ def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays
     until = nobody(throttled.pool, asked, throttled.now).returns_at
     assert isinstance(outcome, NobodyServes)
     assert until is None or until - throttled.now <= LONGEST_REST
+
+
+def test_a_limit_of_the_requests_own_that_ends_meanwhile_is_over_soon() -> None:
+    limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
+    ended = {"resets_at": limited.now - 0.1, "resets_in_seconds": 0}
+    limited.request(asked, Said(429, code="usage_limit_reached", error=ended))
+
+    assert (why := nobody(limited.pool, asked, limited.now)).is_limit
+    assert why.returns_at == limited.now + ENDED_LIMIT
 
 
 def test_a_failure_in_a_stream_says_what_a_refusal_says() -> None:

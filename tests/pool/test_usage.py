@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.usage import (
+    ENDED_LIMIT,
     LONGEST_LIMIT,
     MAIN,
     SHORTEST_LIMIT,
@@ -93,6 +94,23 @@ def test_a_limit_lasts_until_the_answer_says() -> None:
     assert Usage().limit(Limit(resets_in=70.0), NOW) == NOW + 70
     # a time that is past by our clock says less than the seconds to it
     assert Usage().limit(Limit(resets_at=NOW - 500, resets_in=70.0), NOW) == NOW + 70
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        Limit(resets_at=NOW, resets_in=0),
+        Limit(resets_at=NOW - 2),
+        Limit(resets_in=0),
+        Limit(resets_at=NOW - 500, resets_in=0),
+    ],
+)
+def test_a_limit_that_ends_while_its_answer_comes_is_over_soon(limit: Limit) -> None:
+    assert Usage().limit(limit, NOW) == NOW + ENDED_LIMIT
+
+
+def test_an_end_that_is_long_past_is_a_wrong_clock() -> None:
+    assert Usage().limit(Limit(resets_at=NOW - 500), NOW) == NOW + UNKNOWN_LIMIT
 
 
 def test_without_a_time_only_the_window_that_is_used_up_counts() -> None:
