@@ -21,7 +21,7 @@ from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
 from codexpool.traces.shown import shown, shown_text
 from codexpool.wire import frames, limits
-from codexpool.wire.errors import code_and_message, details_of, error_of
+from codexpool.wire.errors import code_and_message, details_in, details_of, error_in, error_of
 from codexpool.wire.headers import first_values
 from codexpool.wire.held import is_page
 from codexpool.wire.limits import Gauge
@@ -56,11 +56,13 @@ def of_response(response: http.Response, body: bytes) -> Said:
 
 
 def of_frame(frame: Mapping[str, Any]) -> Said:
-    """What an error frame says."""
-    error = frame.get("error")
-    error = error if isinstance(error, dict) else {}
-    code, message = code_and_message({"error": error})
-    return Said(frames.status_of(frame), frames.headers_of(frame), _limit(error) or code, message, error)
+    """What an error frame says: the same as an answer over HTTP with this status, these headers and this body."""
+    values = frames.headers_of(frame)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in values.items()}
+    body = {name: value for name, value in frame.items() if name != "type"}
+    code, message = error_in(headers, body)
+    error = details_in(headers, body)
+    return Said(frames.status_of(frame), values, _limit(error) or code, message, error)
 
 
 def of_failure(error: Mapping[str, Any]) -> Said | None:

@@ -20,7 +20,12 @@ def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     ``{"error": {"code", "type", "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; or the code alone in
     ``x-openai-authorization-error``. Empty strings where nothing is said.
     """
-    for document in (_json(unpacked(headers.get("x-error-json", ""))), _json(body)):
+    return error_in(headers, _json(body))
+
+
+def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
+    """Code and message of a refusal whose body is parsed already. See `error_of`."""
+    for document in (_json(unpacked(headers.get("x-error-json", ""))), body):
         code, message = code_and_message(document)
         if code or message:
             return code, message
@@ -29,7 +34,12 @@ def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
 
 def details_of(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
     """The error object of a refusal, with all that it says; an empty one where there is none."""
-    for document in (_json(body), _json(unpacked(headers.get("x-error-json", "")))):
+    return details_in(headers, _json(body))
+
+
+def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
+    """The error object of a refusal whose body is parsed already. See `details_of`."""
+    for document in (body, _json(unpacked(headers.get("x-error-json", "")))):
         for name in ("error", "detail") if isinstance(document, dict) else ():
             if isinstance(error := document.get(name), dict):
                 return error

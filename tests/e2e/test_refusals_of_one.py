@@ -144,12 +144,14 @@ def test_a_model_that_one_account_does_not_have_is_served_by_another_for_everybo
     world.nothing_amiss()
 
 
+@pytest.mark.parametrize("has_error", [True, False], ids=["error", "detail"])
 async def test_a_model_that_is_refused_in_a_frame_goes_on_elsewhere_and_the_client_does_not_come_back(
-    make: Make,
+    make: Make, has_error: bool
 ) -> None:
     world = make(pat("free"), pat("paid"), head=DRAIN_FIRST)
     free = world.tokens[0]
-    world.standin.plan(always(free, transport="message", status=400, body=in_a_frame(unsupported("m"))))
+    body = in_a_frame(unsupported("m")) if has_error else unsupported("m")
+    world.standin.plan(always(free, transport="message", status=400, body=body))
 
     # given a client whose handshake does not say which model it will ask
     assert await reconnecting(world, "s", turns=3) == ["paid"] * 3

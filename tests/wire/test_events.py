@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mitmproxy import http
 
 from codexpool import judging
 from codexpool.wire import frames
 from codexpool.wire.events import MOST, TELLING, Beginning, Events, Reading
 from codexpool.wire.tokens import Tokens
 from tests.wire.codings import CODINGS, COMPRESSED, bomb
+from tests.wire.test_errors import SHAPES
 
 CREATED = {"type": "response.created", "response": {"id": "resp_1", "error": None}}
 DELTA = {"type": "response.output_text.delta", "delta": 'he said "response.failed", "error"\n\n'}
@@ -85,6 +87,18 @@ def test_a_frame_and_an_event_are_judged_by_one_rule(error: dict[str, Any]) -> N
     # what is the client's to see is so in an event as well
     assert judging.of_event({"type": "response.failed", "response": {"error": {"code": "invalid_prompt"}}}) is None
     assert judging.of_event({"type": "error", "error": {"code": "token_revoked"}}) is None
+
+
+@pytest.mark.parametrize("document", [shape for shape, _ in SHAPES if isinstance(shape, dict)])
+@pytest.mark.parametrize("headers", [{}, {"x-error-json": "eyJjb2RlIjogInBhY2tlZCJ9"}], ids=["plain", "x-error-json"])
+def test_a_frame_says_what_an_answer_with_its_body_says(document: dict[str, Any], headers: dict[str, str]) -> None:
+    answer = http.Response.make(401, json.dumps(document), headers)
+    assert answer.raw_content is not None
+
+    said = judging.of_frame({"type": "error", "status": 401, **document, "headers": headers})
+
+    expected = judging.of_response(answer, answer.raw_content)
+    assert said == expected._replace(values={name.encode(): value.encode() for name, value in headers.items()})
 
 
 def test_an_event_that_is_too_long_is_left_out_and_the_next_one_is_read() -> None:
