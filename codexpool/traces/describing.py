@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from codexpool.clock import LATEST
 from codexpool.credentials.claims import AUTH, payload_of
 from codexpool.credentials.secret import fingerprint
 from codexpool.traces.finding import found, plain
@@ -33,6 +32,9 @@ _KEY: Final = secrets.token_bytes(32)
 
 PROFILE: Final = "https://api.openai.com/profile"
 """The claim with the e-mail address."""
+
+LATEST: Final = 1e11
+"""No unix second that anybody means is beyond this."""
 
 LONGEST_CLAIM: Final = 90
 """Characters of a claim that are shown."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from codexpool.clock import LATEST
+from codexpool.traces.describing import LATEST
 from codexpool.traces.difference import Comparison, Part, plain_difference
 from codexpool.traces.shown import shown_text, when
 

@@ -13,7 +13,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from codexpool.backend import MAIN_LIMIT
-from codexpool.clock import LATEST
 
 ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
 """What the live backend calls the limit whose windows are the plain ``x-codex-…``."""
@@ -21,6 +20,9 @@ ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
 USED: bytes = b"-used-percent"
 
 ACTIVE: bytes = b"x-codex-active-limit"
+
+LATEST = 1e11
+"""No unix second that anybody means is beyond this."""
 
 _TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
 

@@ -68,7 +68,7 @@ OURS = [
     ("codexpool.answering", "label"),
     ("codexpool.course", "attempts"),
     ("codexpool.judging", "classify"),
-    ("codexpool.judging", "error_in"),
+    ("codexpool.judging", "error_of"),
     ("codexpool.keeper", "Keeper.bearer"),
     ("codexpool.keeper", "Keeper.served"),
     ("codexpool.custody", "Custody.look_after"),
