@@ -15,9 +15,9 @@ from codexpool.credentials.secret import Bearer
 from codexpool.exchanges import Exchanges
 from codexpool.keeper import Keeper
 from codexpool.members.ledger import Ledger
+from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Selection
 from codexpool.traces.history import History
 

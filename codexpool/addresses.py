@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 
 def is_loopback(host: str) -> bool:
@@ -28,3 +30,18 @@ def household(text: str) -> str:
     except ValueError:
         return text
     return f"{IPv6Address(int(address) >> 64 << 64)}/64" if address.version == 6 else text
+
+
+def address_of(peername: tuple[Any, ...] | None) -> str:
+    """Return the address of a connection's other end, as a socket names it; empty where there is none."""
+    return plain_address(peername[0]) if peername else ""
+
+
+@lru_cache(maxsize=256)
+def plain_address(text: str) -> str:
+    """An address without its zone, and as IPv4 if it is one."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 
 from codexpool import backend, tracing
-from codexpool.addresses import household, is_from_here
+from codexpool.addresses import address_of, household, is_from_here
 from codexpool.carried import carries_key, hide_key, key_of
 from codexpool.config import PoolConfig
 from codexpool.config.model import Access
@@ -312,7 +312,7 @@ def asks(request: http.Request, policy: Policy) -> Asks:
 
 def source_of(flow: http.HTTPFlow) -> str:
     """Where a request comes from, as refusals are counted: of IPv6 the network of one household."""
-    return household(tracing.address_of_client(flow))
+    return household(address_of(flow.client_conn.peername))
 
 
 def _end_if_endless(flow: http.HTTPFlow) -> None:

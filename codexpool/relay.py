@@ -14,10 +14,9 @@ from typing import Final
 from mitmproxy import connection
 
 from codexpool import backend
-from codexpool.addresses import household, is_from_here
+from codexpool.addresses import household, is_from_here, plain_address
 from codexpool.admission import Gate
 from codexpool.config.model import Access
-from codexpool.tracing import plain_address
 from codexpool.wire.hosts import plain
 
 FOR_CLIENTS: Final = frozenset({backend.AUTH_HOST, backend.API_HOST, "ab.chatgpt.com"})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import lru_cache
-from ipaddress import ip_address
 
 from mitmproxy import http
 
+from codexpool.addresses import address_of
 from codexpool.exchange import Exchange, asked_of
 from codexpool.pool.identity import Asked, Identity
 from codexpool.pool.pool import Pool
@@ -38,7 +37,7 @@ def begun(
     trace = Trace(
         flow.id,
         time.time(),
-        address_of_client(flow),
+        address_of(flow.client_conn.peername),
         method,
         data.scheme.decode("latin-1"),
         data.host,
@@ -134,22 +133,6 @@ def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: s
     history.ended(trace, status)
 
 
-def address_of_client(flow: http.HTTPFlow) -> str:
-    """Where a request came from, without the port; empty where nobody says so."""
-    peer = flow.client_conn.peername
-    return plain_address(peer[0]) if peer else ""
-
-
-@lru_cache(maxsize=256)
-def plain_address(text: str) -> str:
-    """An address without its zone, and as IPv4 if it is one."""
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return text
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
 def untouched(flow: http.HTTPFlow) -> Trace:
     """The trace of a request that codexpool has nothing to do with."""
     request = flow.request
@@ -161,7 +144,7 @@ def untouched(flow: http.HTTPFlow) -> Trace:
     trace = Trace(
         flow.id,
         request.timestamp_start,
-        address_of_client(flow),
+        address_of(flow.client_conn.peername),
         method,
         data.scheme.decode("latin-1"),
         data.host,

@@ -25,7 +25,7 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.common import sources as usual_sources
 from codexpool.cli.examine import examined
-from codexpool.cli.listing import table
+from codexpool.cli.identity_table import table
 from codexpool.cli.remembering import remember
 from codexpool.cli.standing import Standing, standings
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from codexpool import tasks
-from codexpool.cli.run import entry
+from codexpool.cli.entry import entry
 from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
 from codexpool.config.model import shown
 from codexpool.credentials.route import Route

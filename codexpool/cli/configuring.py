@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from codexpool.cli.common import Failure, config_option, json_option, pool_path, sources
-from codexpool.cli.run import entry
+from codexpool.cli.entry import entry
 from codexpool.config import ConfigError, Problem, load, places, resolve
 from codexpool.redact import redacted
 

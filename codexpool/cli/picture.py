@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.listing import STYLES
+from codexpool.cli.identity_table import STYLES
 from codexpool.pool.identity import Status
 from codexpool.traces.words import clock, plain_document, size, span
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from codexpool.cli.compare import Headers
+from codexpool.cli.entry import entry, tool
 from codexpool.cli.processes import Children, Signals
-from codexpool.cli.run import entry, tool
 from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn, Token
 
 WITNESS: Final = Path(__file__).with_name("witness.py")

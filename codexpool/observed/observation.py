@@ -15,9 +15,10 @@ from mitmproxy import http
 from codexpool import judging
 from codexpool.judging import Said
 from codexpool.observed.consulted import Consulted, is_known
+from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Evidence, Identity
 from codexpool.pool.needs import NAMES, nobody
-from codexpool.pool.reasons import LOOKED_AROUND, Because, Candidacy, candidacies
+from codexpool.pool.reasons import LOOKED_AROUND, Candidacy, candidacies
 from codexpool.pool.recovery import NobodyServes, Outcome, Pause, Relay, Renew, Step, Steps, Try, Wait, attempts
 from codexpool.pool.verdict import NOT_PORTABLE, Answer, Verdict, classify
 from codexpool.traces.trace import AttemptTrace, Trace

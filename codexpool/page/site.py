@@ -21,13 +21,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mitmproxy import http
 
-from codexpool.addresses import is_loopback
+from codexpool.addresses import address_of, is_loopback
 from codexpool.page import health
 from codexpool.page.pieces import joined
 from codexpool.traces.explained import explained
 from codexpool.traces.history import History
 from codexpool.traces.table import rows
-from codexpool.tracing import address_of_client
 
 logger = logging.getLogger("codexpool")
 
@@ -109,7 +108,7 @@ class Site:
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
         is_for_all = (asked_for := flow.request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
         if not is_for_all and (
-            not is_loopback(address_of_client(flow)) or self._is_own_connection(flow.client_conn.peername)
+            not is_loopback(address_of(peer := flow.client_conn.peername)) or self._is_own_connection(peer)
         ):
             return _error(403, "this page is for the machine that the proxy runs on")
         if flow.request.method not in ("GET", "HEAD"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Identity, Status, clock
 
 if TYPE_CHECKING:
@@ -13,19 +13,6 @@ if TYPE_CHECKING:
 
 CANDIDATES_KEPT = 20
 """Candidates of a decision that are written down; in a larger pool the first of the file."""
-
-
-class Because(StrEnum):
-    """Why a request is sent under an identity."""
-
-    OWN = "the session is with it"
-    PARENT = "the session that started this one is with it"
-    PREFERRED = "the request stays with it"
-    ASIDE = "it serves this endpoint or model for the session"
-    NEW = "a new session"
-    MOVED = "the session moves to it"
-    NO_SESSION = "the request names no session"
-    EXPIRED = "nobody else could, though its token is expected to have expired"
 
 
 LOOKED_AROUND = frozenset({Because.ASIDE, Because.NEW, Because.MOVED, Because.NO_SESSION, Because.EXPIRED})

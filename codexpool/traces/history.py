@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from codexpool.pool.reasons import Because
+from codexpool.pool.because import Because
 from codexpool.pool.verdict import Finding, Verdict
 from codexpool.traces.counts import Hour, Tallies
 from codexpool.traces.events import Event, Kind

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from codexpool.pool.reasons import Because, Candidacy
+from codexpool.pool.because import Because
+from codexpool.pool.reasons import Candidacy
 from codexpool.pool.verdict import Verdict
 from codexpool.traces.shown import shown, shown_text
 

@@ -12,9 +12,9 @@ from unittest import mock
 
 from codexpool.config import IdentitySpec, Inline, PoolConfig
 from codexpool.page.status import ProxyFacts, View
+from codexpool.pool.because import Because
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.reasons import Because
 from codexpool.pool.selection import Selection
 from codexpool.pool.verdict import Answer, classify
 from codexpool.traces.history import History

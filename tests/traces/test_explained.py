@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.reasons import Because
+from codexpool.pool.because import Because
 from codexpool.pool.verdict import TABLE
 from codexpool.traces.explained import SAYS, Role, explained
 from tests.traces.documents import attempt, document
