@@ -9,17 +9,17 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from benchmarks import load
-from codexpool import tracing
 from codexpool.config import PoolConfig
-from codexpool.credentials.secret import Bearer
-from codexpool.exchanges import Exchanges
-from codexpool.keeper import Keeper
 from codexpool.members.ledger import Ledger
 from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
+from codexpool.proxy import tracer
+from codexpool.proxy.requests import Exchanges
+from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
+from codexpool.upkeep.keeper import Keeper
 
 REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
 
@@ -136,14 +136,14 @@ async def measure_looking(requests: int) -> tuple[float, float]:
         identity, fields, tries = keeper.pool.identities["first"], one.request.headers.fields, exchange.tries
         keeper.pool.because, exchange.tries = Because.OWN, []  # as for nearly all: nobody else was looked at
         begun = time.process_time()
-        made = tracing.begun(one, exchange.policy, exchange.asked, "thread-id", False)
+        made = tracer.begun(one, exchange.policy, exchange.asked, "thread-id", False)
         exchange.trace = made
         history.begins(made)
-        attempt = tracing.attempted(keeper.pool, exchange, identity, identity.fingerprint, False)
+        attempt = tracer.attempted(keeper.pool, exchange, identity, identity.fingerprint, False)
         history.assigned(made)
         attempt.sent(fields, time.time())
         attempt.answered(200, fields, time.time())
-        tracing.over(history, one, exchange)
+        tracer.over(history, one, exchange)
         trace += time.process_time() - begun
         exchange.tries = tries
         (last,) = history.events(history.last - 1, 1)

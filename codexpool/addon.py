@@ -16,22 +16,23 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from codexpool import backend, host, jsonlogs, showing
-from codexpool.carried import hide_key
 from codexpool.config import Access, ConfigError, Intercept, PoolConfig, Watcher, find, load, places
-from codexpool.exchanges import Exchanges
-from codexpool.keeper import Keeper
-from codexpool.leaving import REASON, Leaving
-from codexpool.lookout import Lookout
-from codexpool.observing import Observing
-from codexpool.page.members import members
 from codexpool.pool.pool import Pool
-from codexpool.redact import redact_logs
-from codexpool.relay import Relay
+from codexpool.protocol import endpoints
+from codexpool.protocol.routes import BACKEND_ONLY
+from codexpool.proxy.find_keys import hide_key
+from codexpool.proxy.mitm import content_view, json_log, options
+from codexpool.proxy.mitm.shutdown import REASON, Leaving
+from codexpool.proxy.mitm.versions import resend, support
+from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.relay_policy import Relay
+from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.telemetry import Lookout
+from codexpool.proxy.tunnels import UndecidedError
+from codexpool.redaction.logs import redact_logs
 from codexpool.state import State, StateError, named_state, open_state, state_path
-from codexpool.supported import resend, support
-from codexpool.tunnels import UndecidedError
-from codexpool.wire.routes import BACKEND_ONLY
+from codexpool.upkeep.keeper import Keeper
+from codexpool.web.members import members
 
 logger = logging.getLogger("codexpool")
 
@@ -59,7 +60,7 @@ OPTIONS = (
         "A file to which each request, and each change of an identity, is appended as a line of JSON "
         "(docs/events.md). It may be renamed at any time. It holds no secret and no body.",
     ),
-    (jsonlogs.OPTION, jsonlogs.DEFAULT, jsonlogs.HELP),
+    (json_log.OPTION, json_log.DEFAULT, json_log.HELP),
     (
         "codexpool_record",
         "",
@@ -77,7 +78,7 @@ OPTIONS = (
 switch it cannot read."""
 
 
-FOR_MEMBERS = frozenset({backend.AUTH_HOST, backend.API_HOST})
+FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})
 """Hosts that a member's client asks with its key."""
 
 HOSTS_AWAITED = 1.0
@@ -107,7 +108,7 @@ class Codexpool:
             reloaded,
         )
         self.exchanges: Exchanges | Observing = Exchanges(self.support.resends, self.lookout.history)
-        self.relay = Relay(self.exchanges.gate, host.is_own_connection)
+        self.relay = Relay(self.exchanges.gate, options.is_own_connection)
         self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
@@ -116,36 +117,36 @@ class Codexpool:
 
     def load(self, loader: Loader) -> None:
         for name, default, help_text in OPTIONS:
-            if host.given_twice(name):
+            if options.given_twice(name):
                 sys.exit(f"codexpool: {name} is given twice; say --set {name}=… once")
             loader.add_option(name, str, default, help_text)
-        showing.add_view()
+        content_view.add_view()
         self._undo_redaction = redact_logs()
-        self._undo_logs = jsonlogs.log_as("", host.is_set_by_user)
-        host.set_defaults()
+        self._undo_logs = json_log.log_as("", options.is_set_by_user)
+        options.set_defaults()
         if self.support.resends and resend is not None:
             resend.install(self.exchanges)
-        host.warn_of_modes()
+        options.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
 
     def configure(self, updated: set[str]) -> None:
         try:
-            if jsonlogs.OPTION in updated:
+            if json_log.OPTION in updated:
                 self._undo_logs()
-                self._undo_logs = jsonlogs.log_as(getattr(ctx.options, jsonlogs.OPTION), host.is_set_by_user)
-            host.refuse_unfit(self.support.loopback_only)
+                self._undo_logs = json_log.log_as(getattr(ctx.options, json_log.OPTION), options.is_set_by_user)
+            options.refuse_unfit(self.support.loopback_only)
             named_state(os.environ)
             if "codexpool_observe" in updated:
-                self._observe(host.is_on("codexpool_observe"))
+                self._observe(options.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
                 self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
             if self.config is not None and not self.lookout.observes:
-                host.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if self.config.members else frozenset()))
+                options.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if self.config.members else frozenset()))
             if self.config is not None and self.config.access is Access.ANYONE:
-                host.refuse_anyone()
+                options.refuse_anyone()
             self.lookout.configure(updated)
             self._guard()
         except (ConfigError, StateError, exceptions.OptionsError) as error:
@@ -157,8 +158,8 @@ class Codexpool:
     def _guard(self) -> None:
         """Tell the gate who can come to it."""
         gate = self.exchanges.gate
-        gate.on_loopback, gate.lets_all = host.is_for_this_machine(), host.has_passwords()
-        self.relay = Relay(gate, host.is_own_connection)
+        gate.on_loopback, gate.lets_all = options.is_for_this_machine(), options.has_passwords()
+        self.relay = Relay(gate, options.is_own_connection)
 
     def running(self) -> None:
         self._stop()
@@ -169,7 +170,7 @@ class Codexpool:
             self.exchanges.start(self.config, os.environ, state_path(os.environ))
         elif self.refused:
             self.exchanges.closed = self.refused
-        elif self.config is None and host.had_a_pool():
+        elif self.config is None and options.had_a_pool():
             self.exchanges.closed = "there was a pool, and no pool.toml is found any more; the proxy's log says where"
             logger.error("no pool.toml is found any more: %s", ", ".join(places(self.entry)))
         elif self.config is None:
@@ -180,8 +181,8 @@ class Codexpool:
                 ", ".join(places(self.entry)),
             )
         else:
-            host.note_pool()
-            self.keeper = Keeper(_open_state, os.environ, host.own_route())
+            options.note_pool()
+            self.keeper = Keeper(_open_state, os.environ, options.own_route())
             self.keeper.on_change = partial(self.exchanges.changed, self.keeper)
             self.lookout.attend(self.keeper)
             self.keeper.start(self.config, self.watcher)
@@ -257,19 +258,19 @@ class Codexpool:
     @command.command("codexpool.headers")  # type: ignore[untyped-decorator]
     def headers(self, flows: Sequence[flow.Flow]) -> types.Data:
         """What the client sent, what went upstream, and what was done to each header on the way."""
-        return showing.headers_of(flows)
+        return content_view.headers_of(flows)
 
     # -- hooks
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        host.hide_password(flow)
+        options.hide_password(flow)
         self.exchanges.tunnels.asked(flow.server_conn, flow.request.host)
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
-        if address is None or address[:2] in host.upstreams():
+        if address is None or address[:2] in options.upstreams():
             return  # What is to be asked of the proxy behind this one has been looked at as it came.
         asked = self.exchanges.tunnels.opens(data.server, address[0])
         if why := self._refusal(data.client, asked, address[1]):
@@ -288,7 +289,7 @@ class Codexpool:
             if self.keeper is not None and not self.exchanges.tunnels.is_known(asked.context):
                 await self.keeper.hosts_known(HOSTS_AWAITED)
             if self.config is not None:
-                host.read_too(self.exchanges.hosts)
+                options.read_too(self.exchanges.hosts)
             self.exchanges.tunnels.pass_through(asked, self._reads_all())
         except UndecidedError:
             raise exceptions.AddonHalt from None  # or mitmproxy would decide now, and intercept
@@ -297,7 +298,7 @@ class Codexpool:
         """Whether tunnels to hosts that are none of the pool's business are read as well."""
         _, config = self._seen()
         is_said = config is not None and config.intercept is Intercept.ALL
-        return is_said or host.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
+        return is_said or options.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
 
     def _refusal(self, client: Client, to_host: str, port: int) -> str:
         if self.keeper is None and not self.exchanges.closed:
@@ -310,9 +311,9 @@ class Codexpool:
             return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
-        host.hide_password(flow)
+        options.hide_password(flow)
         self.exchanges.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:
             hide_key(flow)  # It goes no further, but it may be recorded.
@@ -332,7 +333,7 @@ class Codexpool:
             self.exchanges.fail(flow, error, "reading the request")
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         if self.lookout.site.has(flow):
             if flow.response is None:
@@ -346,7 +347,7 @@ class Codexpool:
             self.exchanges.fail(flow, error, "finding an identity")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
@@ -357,7 +358,7 @@ class Codexpool:
         self.leaving.answered(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
@@ -370,7 +371,7 @@ class Codexpool:
             self.lookout.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         if self.lookout.site.has(flow):
             raise exceptions.AddonHalt
@@ -382,19 +383,19 @@ class Codexpool:
             self.lookout.over(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         self.exchanges.socket_opened(flow)
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         self.lookout.message_came(flow)
         await self.exchanges.message_comes(flow)
         self.exchanges.message_came(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if host.is_stored(flow):
+        if options.is_stored(flow):
             return
         self.exchanges.socket_closed(flow)
         self.lookout.over(flow)

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
-from codexpool.members.keys import hashed
 from codexpool.standin import StandIn, Token
+from codexpool.tokens.member_key import hashed
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from codexpool import tasks
+from codexpool.common import tasks
 
 
 class _Selector(selectors.SelectSelector):

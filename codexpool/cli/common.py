@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from codexpool import tasks
 from codexpool.cli.entry import entry
+from codexpool.common import tasks
 from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
 from codexpool.config.model import shown
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.redact import redacted
+from codexpool.redaction.logs import redacted
 from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from codexpool.verification import Verification
+    from codexpool.upkeep.verification import Verification
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,7 +121,7 @@ def route() -> Route:
 async def verification() -> Verification:
     """Somebody to ask whose a token is."""
     from codexpool.credentials.authapi import AuthApi
-    from codexpool.verification import Verification
+    from codexpool.upkeep.verification import Verification
 
     api = await tasks.in_thread(AuthApi, route(), os.environ)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from codexpool.traces.difference import Side
+from codexpool.views.request_diff import Side
 
 HIDDEN: Final = frozenset({":method", ":path", ":scheme", ":authority"})
 """Of HTTP/2: the rest of the entry says the same."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from codexpool.cli.common import console
-from codexpool.cli.standing import Standing
+from codexpool.cli.identity_rows import Standing
 from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Status
 

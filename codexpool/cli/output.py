@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from codexpool.cli.common import console
 from codexpool.cli.processes import InterruptedBySignal, Signals
-from codexpool.traces.explained import Role
+from codexpool.views.story import Role
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

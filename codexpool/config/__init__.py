@@ -21,7 +21,7 @@ from codexpool.config.model import (
     Source,
 )
 from codexpool.config.read import load, parse
-from codexpool.config.tokens import Resolved, Sources, resolve
+from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.config.watch import Watcher
 from codexpool.pool.selection import Selection
 

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.config.flags import flagged, unflagged
 from codexpool.config.model import ConfigError, Flag, one_line
 from codexpool.config.read import parse
 from codexpool.config.tables import UneditableError
-from codexpool.credentials.secret import Bearer
-from codexpool.files import Replacement, locked
+from codexpool.tokens.bearer import Bearer
 
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that edits the same file."""

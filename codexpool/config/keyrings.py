@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from codexpool.files import UnusableError
-from codexpool.redact import redacted
+from codexpool.common.private_files import UnusableError
+from codexpool.redaction.logs import redacted
 
 
 class PendingError(Exception):

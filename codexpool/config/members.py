@@ -10,7 +10,7 @@ from codexpool.config.checks import Checks, kind
 from codexpool.config.layout import KeyPath
 from codexpool.config.model import MemberSpec, PreviousKey
 from codexpool.config.named import Table, read_expires, read_name, read_tables
-from codexpool.members.keys import HASHED, PREFIX
+from codexpool.tokens.member_key import HASHED, PREFIX
 
 MEMBER_KEYS: Final = (
     "name",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from codexpool.credentials.command import CommandLine
-from codexpool.credentials.secret import Bearer, fingerprint
 from codexpool.pool.breaker import MOST
 from codexpool.pool.identity import Kind
 from codexpool.pool.selection import Selection
+from codexpool.tokens.bearer import Bearer, fingerprint
 
 LONGEST_SHOWN = 64
 """Characters of a value that a message repeats; a longer one is more likely a secret than a slip."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config.checks import Checks, choice, kind
 from codexpool.config.identities import read_identities
 from codexpool.config.layout import KeyPath, Layout
 from codexpool.config.members import read_members
 from codexpool.config.model import Access, ConfigError, Intercept, Notify, PoolConfig, Problem, shown
-from codexpool.files import UnusableError, read_private
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import IdentityKey, Kind
+from codexpool.tokens.bearer import Bearer
 
 
 class NoTokenNowError(Exception):
@@ -44,7 +44,7 @@ class Renewal(NamedTuple):
 class Credential(Protocol):
     """One kind of credential, as the rest of the project sees it.
 
-    Both methods are safe under concurrency. ``renewed`` is asked for by one task at a time (`codexpool.renewals`
+    Both methods are safe under concurrency. ``renewed`` is asked for by one task at a time (`codexpool.upkeep.renewals`
     sees to it, the others wait for it), but perhaps by other processes too.
     """
 

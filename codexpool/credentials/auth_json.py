@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from codexpool.credentials.claims import claims_of, is_jwt
+from codexpool.common.private_files import UnusableError
 from codexpool.credentials.pat import PREFIX
-from codexpool.credentials.secret import Bearer
-from codexpool.files import UnusableError
 from codexpool.pool.identity import IdentityKey
+from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.jwt import claims_of, is_jwt
 
 LOG_IN = "log in anew: codexpool login NAME"
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import httpx
 
-from codexpool.backend import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
-from codexpool.clock import Clock
+from codexpool.common.clock_skew import Clock
 from codexpool.credentials import bounded, own_client
 from codexpool.credentials.route import Route
-from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
 from codexpool.pool.dead_tokens import says_dead
 from codexpool.pool.identity import Evidence, Metadata, Word
 from codexpool.pool.verdict import ENDPOINT_CODES
-from codexpool.redact import redacted
-from codexpool.wire.errors import error_of
-from codexpool.wire.headers import identity_values
-from codexpool.wire.routes import host_of
-from codexpool.wire.routing import NotListedError, workspace_of
+from codexpool.protocol.discovery import NotListedError, workspace_of
+from codexpool.protocol.endpoints import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
+from codexpool.protocol.errors import error_of
+from codexpool.protocol.headers import identity_values
+from codexpool.protocol.routes import host_of
+from codexpool.redaction.logs import redacted
+from codexpool.tokens.bearer import Bearer
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # They would log every request of ours as if it mattered.
@@ -83,7 +83,7 @@ class AuthApi:
 def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     """What an answer of routing discovery says of a workspace.
 
-    Raises RefusedError where it says that the token is dead, `codexpool.wire.routing.NotListedError` where it lists
+    Raises RefusedError where it says that the token is dead, `codexpool.protocol.discovery.NotListedError` where it lists
     other accounts only, and UndiscoveredError for everything that is no answer to go by. A 404, or a 401 that speaks
     of the endpoint, is an answer: discovery is not for this credential, and the place stays what it was.
     """

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from codexpool.wire.inflate import UnreadableError, inflated
+from codexpool.protocol.inflate import UnreadableError, inflated
 
 if TYPE_CHECKING:
     import httpx

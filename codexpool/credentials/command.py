@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
-from codexpool.credentials.secret import Bearer
-from codexpool.members.keys import PREFIX
 from codexpool.pool.identity import Kind
+from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.member_key import PREFIX
 
 TIMEOUT_MS: Final = 5_000
 REFRESH_INTERVAL_MS: Final = 300_000
@@ -169,7 +169,7 @@ def let_go(process: asyncio.subprocess.Process) -> None:
 
 
 def _quoted(said: bytearray) -> str:
-    from codexpool.traces.shown import shown_text  # It looks at logins itself.
+    from codexpool.redaction.shown import shown_text  # It looks at logins itself.
 
     text = shown_text(" ".join(said.decode(errors="replace").split()), full=True)
     shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"

@@ -24,7 +24,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from codexpool import tasks
+from codexpool.common import tasks
+from codexpool.common.atomic_replace import Replacement, keep_beside, locked
+from codexpool.common.private_files import UnusableError, read_private
 from codexpool.credentials import (
     Credential,
     NoTokenAnyMoreError,
@@ -34,10 +36,9 @@ from codexpool.credentials import (
     auth_json,
 )
 from codexpool.credentials.auth_json import Login
-from codexpool.credentials.secret import Bearer
 from codexpool.credentials.token_endpoint import REUSED, TIMEOUT, TokenEndpoint
-from codexpool.files import Replacement, UnusableError, keep_beside, locked, read_private
 from codexpool.pool.identity import IdentityKey, Kind
+from codexpool.tokens.bearer import Bearer
 
 logger = logging.getLogger("codexpool")
 

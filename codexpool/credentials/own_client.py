@@ -15,7 +15,8 @@ from typing import Any
 import httpcore
 import httpx
 
-from codexpool import __version__, tasks
+from codexpool import __version__
+from codexpool.common import tasks
 
 
 class Names(httpcore.AnyIOBackend):

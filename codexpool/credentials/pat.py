@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codexpool.credentials import Credential, Renewal
-from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Kind
+from codexpool.tokens.bearer import Bearer
 
 PREFIX = "at-"
 """How Codex tells a PAT from every other token (personal_access_token.rs)."""

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from codexpool.backend import REFRESH_URL
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, bounded
 from codexpool.credentials.route import Route
-from codexpool.redact import redacted
-from codexpool.wire.errors import error_of
+from codexpool.protocol.endpoints import REFRESH_URL
+from codexpool.protocol.errors import error_of
+from codexpool.redaction.logs import redacted
 
 if TYPE_CHECKING:
     import httpx

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from codexpool.doctor.findings import Finding, ok, wrong
-from codexpool.traces.words import span
+from codexpool.views.formatting import span
 
 ABOUT: Final = "clock"
 

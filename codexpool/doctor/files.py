@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from codexpool import authority
+from codexpool.common.private_files import OPEN_TO_OTHERS
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.files.private import OPEN_TO_OTHERS
+from codexpool.local import ca_files
 
 ABOUT: Final = "files"
 
@@ -41,7 +41,7 @@ def of_logins(folder: Path) -> list[Kept]:
 
 def of_confdir(folder: Path) -> list[Kept]:
     """mitmproxy's folder, and the key with which everything is signed that clients are made to believe."""
-    keys = (Kept(folder / name, "the key of the authority") for name in authority.SECRETS)
+    keys = (Kept(folder / name, "the key of the authority") for name in ca_files.SECRETS)
     return [Kept(folder, "mitmproxy's folder"), *keys]
 
 

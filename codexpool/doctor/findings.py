@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from codexpool.credentials.pat import PREFIX
-from codexpool.credentials.secret import fingerprint
-from codexpool.members.keys import PREFIX as MEMBER_PREFIX
-from codexpool.redact import redacted
-from codexpool.traces.words import plain
+from codexpool.redaction.logs import redacted
+from codexpool.tokens.bearer import fingerprint
+from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
+from codexpool.views.formatting import plain
 
 VERSION: Final = 1
 """Of the JSON document."""

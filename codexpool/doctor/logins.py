@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from codexpool.common.private_files import UnusableError
 from codexpool.config import FromAuthJson, PoolConfig
-from codexpool.config.tokens import other_owner
+from codexpool.config.sources import other_owner
 from codexpool.credentials import Credential, auth_json
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.oauth import OAuth
-from codexpool.credentials.secret import Bearer
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.files import UnusableError
+from codexpool.tokens.bearer import Bearer
 
 ABOUT: Final = "logins"
 

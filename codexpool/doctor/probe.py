@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from codexpool import __version__
-from codexpool.backend import RESPONSES
 from codexpool.credentials.pat import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.doctor.tunnel import Answer, NoTunnelError, Tunnel, UntrustedError
-from codexpool.members.keys import PREFIX as MEMBER_PREFIX
-from codexpool.traces.shown import shown_text
-from codexpool.wire.headers import PROBE
+from codexpool.protocol.endpoints import RESPONSES
+from codexpool.protocol.headers import PROBE
+from codexpool.redaction.shown import shown_text
+from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "probe"
 

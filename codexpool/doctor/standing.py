@@ -1,4 +1,4 @@
-"""How the running proxy stands, by its own word: the status document (`codexpool.page.status`). Pure."""
+"""How the running proxy stands, by its own word: the status document (`codexpool.web.status`). Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codexpool import __version__
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import RETURNING, Status
-from codexpool.traces.words import clock
+from codexpool.views.formatting import clock
 
 PROXY: Final = "proxy"
 IDENTITIES: Final = "identities"

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 
 import certifi
 
-from codexpool.authority import CERTIFICATE
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.doctor.tunnel import NoTunnelError, Tunnel, UntrustedError
+from codexpool.local.ca_files import CERTIFICATE
 
 ABOUT: Final = "trust"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from codexpool.backend import HOST
+from codexpool.protocol.endpoints import HOST
 
 SECONDS: Final = 15.0
 """For each step of a connection: an identity may have to be found first."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from codexpool.addresses import is_loopback
-from codexpool.backend import AUTHAPI, HOST
+from codexpool.common.addresses import is_loopback
 from codexpool.credentials.pat import PREFIX
 from codexpool.doctor.bypass import NO, bypasses, proxy_variable
 from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, token_in_words, wrong
-from codexpool.traces.shown import shown_text
+from codexpool.protocol.endpoints import AUTHAPI, HOST
+from codexpool.redaction.shown import shown_text
 
 ABOUT: Final = "client"
 

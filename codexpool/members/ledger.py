@@ -11,7 +11,7 @@ from datetime import date
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from codexpool.wire.tokens import Tokens
+from codexpool.protocol.token_usage import Tokens
 
 DAY: Final = 86_400
 

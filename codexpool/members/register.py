@@ -13,8 +13,8 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from codexpool.config.model import MemberSpec
-from codexpool.members.keys import hashed
 from codexpool.pool.identity import clock
+from codexpool.tokens.member_key import hashed
 
 NAMESPACE: Final = uuid.UUID("5c0d6e1f-7a52-4e6b-9d0a-2f6d3b8c41e7")
 """Of the account ids that are made up for members: a name has the same one in every proxy, and after a restart."""

@@ -13,7 +13,7 @@ A cause is looked at along several lines, each of which is bounded by itself: wh
 what was said (endpoint and status) and who asked (session). A client that changes its model with each request, or
 meets another status each time, is still the same trouble.
 
-What becomes of an own cause is said by the table in `codexpool.pool.verdict` and by `codexpool.judging.learn`.
+What becomes of an own cause is said by the table in `codexpool.pool.verdict` and by `codexpool.proxy.judge.learn`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
-from codexpool.traces.shown import shown_text
+from codexpool.redaction.shown import shown_text
 
 KEPT: Final = 1_000
 """Entries of one kind that are kept at most; beyond that the oldest is forgotten."""

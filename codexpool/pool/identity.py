@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from codexpool.backend import CHATGPT, TURN_PATHS
 from codexpool.pool.patience import Waited
 from codexpool.pool.selection import Load
+from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS
 
 
 class Status(StrEnum):

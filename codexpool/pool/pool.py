@@ -12,7 +12,6 @@ from heapq import heappop, heappush
 from codexpool.pool.because import Because
 from codexpool.pool.causes import Cause
 from codexpool.pool.conditions import CONDEMNED, SHORT_REST, Conditions, Listener
-from codexpool.pool.endpoints import Edges
 from codexpool.pool.exclusions import (
     AWAY,
     ENDPOINT_HOLDS,
@@ -25,6 +24,7 @@ from codexpool.pool.exclusions import (
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.ranking import Ranking
+from codexpool.pool.refused_endpoints import Edges
 from codexpool.pool.selection import Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT

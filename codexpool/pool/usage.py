@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from codexpool.backend import MAIN_LIMIT
+from codexpool.protocol.endpoints import MAIN_LIMIT
 
 MAIN = MAIN_LIMIT
 

@@ -58,7 +58,7 @@ class Answer:
 
     ``status`` is 0 where the connection was lost before the first byte. ``current`` says whether the attempt's bearer
     still is the identity's current one, ``kind`` what kind it is of, ``repeatable`` whether the request may be made
-    twice: it was not sent, or cannot have begun to act (see `codexpool.wire.routes`), ``lightens`` whether it has
+    twice: it was not sent, or cannot have begun to act (see `codexpool.protocol.routes`), ``lightens`` whether it has
     encrypted reasoning that can be left out. ``side`` says that a side endpoint was asked, ``own`` that the refusal
     is the request's own, because enough identities have changed over it (see `codexpool.pool.causes`).
     """
@@ -175,7 +175,7 @@ condemns, only the word of whoami or of the token endpoint does. Rows with a let
 
 - 5a: what enough identities were put out for is the request's own. It is still tried under the others, one of which
   may serve it, changes none of them, and is relayed if all say so. (A 401 never is, and a limit leads to whoever has
-  none: rows 6 to 11 stay as they are, and `codexpool.judging.learn` changes less.)
+  none: rows 6 to 11 stay as they are, and `codexpool.proxy.judge.learn` changes less.)
 - 5b: what a side endpoint says counts for that endpoint, and never for the identity.
 - 3b: what is about the proxy's address is the same under every identity.
 - 3a: a 401 page of the content network must not reach the client, which would answer it by rotating a refresh token

@@ -20,7 +20,7 @@ from mitmproxy.io import tnetstring
 from codexpool.recording.layers import Leaf, forms, from_base64, is_printable
 from codexpool.recording.shapes import BEGIN, END, SIGNATURE, STANDIN, is_standin, is_vocabulary
 from codexpool.recording.words import any_of
-from codexpool.redact import redacted
+from codexpool.redaction.logs import redacted
 
 SHORTEST: Final = 5
 """Characters from which on a secret is looked for: a shorter one is a part of many words."""

@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 from mitmproxy import connection, flow, http, websocket
 from mitmproxy.net import encoding
 
+from codexpool.protocol.inflate import UnreadableError, inflated
 from codexpool.recording.fields import Fields
 from codexpool.recording.kinds import Kind
 from codexpool.recording.layers import LONGEST
 from codexpool.recording.standins import StandIns
 from codexpool.recording.taking import NOTE, taken
 from codexpool.traces.trace import METADATA
-from codexpool.wire.inflate import UnreadableError, inflated
 
 TRIES: Final = 5
 """How often a trace is read that changes meanwhile."""

@@ -13,7 +13,7 @@ from codexpool.recording.kinds import Kind, folded, kind_of, names_people
 from codexpool.recording.pieces import gathered
 from codexpool.recording.prose import BY_NAME, Prose
 from codexpool.recording.standins import StandIns
-from codexpool.traces.finding import DESCRIBED, SCHEMES
+from codexpool.redaction.find import DESCRIBED, SCHEMES
 
 KEPT_HEADERS: Final = frozenset({"sec-websocket-key", "sec-websocket-accept", "sec-websocket-version", "host"})
 """Headers that are made up for one handshake, or say where a request goes."""

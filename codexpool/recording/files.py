@@ -17,7 +17,7 @@ from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.net import encoding
 
-from codexpool.files.replacing import sync_folder
+from codexpool.common.atomic_replace import sync_folder
 from codexpool.recording.taking import NOTE
 from codexpool.traces.trace import METADATA
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from codexpool.traces.telling import hides
+from codexpool.redaction.telling_names import hides
 
 
 class Kind(StrEnum):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from codexpool.wire.inflate import UnreadableError, inflated
+from codexpool.protocol.inflate import UnreadableError, inflated
 
 _DEPTH: Final = 3
 """How many encodings within one another are undone."""

@@ -1,4 +1,4 @@
-"""What is looked for in any text, besides what `codexpool.traces.finding` knows. Pure."""
+"""What is looked for in any text, besides what `codexpool.redaction.find` knows. Pure."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from codexpool.wire import frames
+from codexpool.protocol import frames
 
 PATIENCE: Final = 30.0
 """Seconds until an answer is there, at most."""

@@ -1,6 +1,6 @@
 """Puts stand-ins into any text, whatever it is: what is known from elsewhere, and what looks like something private.
 
-What a credential or an e-mail address looks like is known to `codexpool.traces.finding`, which also keeps them off
+What a credential or an e-mail address looks like is known to `codexpool.redaction.find`, which also keeps them off
 tables and pages. What is added here are ids, home folders and the placeholders of the pool, which may be seen there.
 """
 
@@ -16,7 +16,7 @@ from codexpool.recording.base64s import decoded, encoded_like, json_text
 from codexpool.recording.kinds import Kind, folded, kind_of
 from codexpool.recording.standins import StandIns
 from codexpool.recording.words import any_of
-from codexpool.traces.finding import Found, found
+from codexpool.redaction.find import Found, found
 
 NOBODY: Final = frozenset({"waiting", "refused", "removed"})
 """What a placeholder says where no identity is meant."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from codexpool.protocol import frames, headers
+from codexpool.protocol.errors import code_and_message
+from codexpool.protocol.routes import path_policy
 from codexpool.recording.player import Answered, Headers, Player, PlayError, Socket, kinds_of
 from codexpool.recording.script import DROPPED, Part, fitted
 from codexpool.standin import Seen, StandIn
-from codexpool.wire import frames, headers
-from codexpool.wire.errors import code_and_message
-from codexpool.wire.routes import path_policy
 
 POOLED: Final = frozenset(name.decode() for name in headers.HEADERS)
 """Headers that are the pool's to set and to remove."""

@@ -10,12 +10,12 @@ from typing import Final
 from mitmproxy import http
 from mitmproxy.net import encoding
 
-from codexpool.backend import HOST
+from codexpool.protocol import frames
+from codexpool.protocol.endpoints import HOST
 from codexpool.recording.player import Headers, Sent
 from codexpool.recording.taking import NOTE
 from codexpool.standin import COMPACT, HOSTS, RESPONSES
 from codexpool.standin.paths import AUTH_HOST, MCP
-from codexpool.wire import frames
 
 DROPPED: Final = frozenset(
     {"transfer-encoding", "content-length", "connection", "keep-alive", "proxy-connection", "te", "expect", "trailer"}

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from mitmproxy import connection, http, websocket
 
+from codexpool.protocol.hosts import is_codex
 from codexpool.traces.trace import METADATA
-from codexpool.wire.hosts import is_codex
 
 NOTE: Final = "codexpool_recording"
 """Under which key a recorded flow says how large its bodies were, and what was left out."""

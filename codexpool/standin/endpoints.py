@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from codexpool.backend import NO_CONSTRAINT
+from codexpool.protocol.endpoints import NO_CONSTRAINT
 from codexpool.standin.answers import (
     Event,
     MalformedError,

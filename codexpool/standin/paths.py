@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from codexpool.backend import AUTHAPI
-from codexpool.backend import WHOAMI as WHOAMI_PATH
+from codexpool.protocol.endpoints import AUTHAPI
+from codexpool.protocol.endpoints import WHOAMI as WHOAMI_PATH
 
 AUTH_HOST = "auth.openai.com"
 RESPONSES = "/backend-api/codex/responses"

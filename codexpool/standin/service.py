@@ -12,7 +12,6 @@ from typing import Any
 import h2.exceptions
 import wsproto.utilities
 
-from codexpool.credentials.secret import fingerprint
 from codexpool.standin.connections import FramingError, Head, Http1, Socket
 from codexpool.standin.dialogue import Dialogue
 from codexpool.standin.endpoints import Backend
@@ -21,6 +20,7 @@ from codexpool.standin.faults import Answer, Plan
 from codexpool.standin.http2 import Http2
 from codexpool.standin.listeners import ConnectProxy, Link, Tls
 from codexpool.standin.tokens import MEMBER_KEY, Refusal, misplaced
+from codexpool.tokens.bearer import fingerprint
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024

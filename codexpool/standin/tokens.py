@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from codexpool.backend import ACCOUNTS_CHECK, CHATGPT, CONFIG_BUNDLE, HOST, NO_CONSTRAINT, USAGE
+from codexpool.protocol.endpoints import ACCOUNTS_CHECK, CHATGPT, CONFIG_BUNDLE, HOST, NO_CONSTRAINT, USAGE
 from codexpool.standin.exchange import Headers, Reply, Request, error_body
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from codexpool.traces.shown import shown_text
+from codexpool.redaction.shown import shown_text
 from codexpool.traces.trace import Seen, TurnTrace
 
 VERSION = 1

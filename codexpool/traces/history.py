@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from codexpool.common.never_raises import harmless
 from codexpool.pool.because import Because
 from codexpool.pool.verdict import Finding, Verdict
+from codexpool.redaction.shown import shown_text
 from codexpool.traces.counts import Hour, Tallies
 from codexpool.traces.events import Event, Kind
-from codexpool.traces.harmless import harmless
-from codexpool.traces.shown import shown_text
 from codexpool.traces.trace import Trace, TurnTrace
 
 TRACES_KEPT = 500

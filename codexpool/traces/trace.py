@@ -1,7 +1,7 @@
 """The trace of one request: what the client sent, what went upstream under whom and why, what came back, and when.
 
 A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the only
-way out of it, and there every value goes through `codexpool.traces.shown`. Made on the path of a request, it is a few
+way out of it, and there every value goes through `codexpool.redaction.shown`. Made on the path of a request, it is a few
 assignments; nothing is looked at before somebody asks.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from codexpool.pool.because import Because
 from codexpool.pool.reasons import Candidacy
 from codexpool.pool.verdict import Verdict
-from codexpool.traces.shown import shown, shown_text
+from codexpool.redaction.shown import shown, shown_text
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -50,7 +50,7 @@ MEANS = {
     "own": "passed on with the client's own credential: it acts for a person",
     "never": "not a host of the backend: passed on, untouched",
 }
-"""What a policy of `codexpool.wire.routes` means."""
+"""What a policy of `codexpool.protocol.routes` means."""
 
 REQUEST_IDS = (b"x-request-id", b"x-oai-request-id")
 

@@ -11,10 +11,10 @@ from typing import Any
 import click
 import pytest
 
-from codexpool.announce import Announcement
-from codexpool.cli import asking
-from codexpool.cli.asking import Address, Refused, RunningProxy, Unanswered, address, proxy, successor
+from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure
+from codexpool.cli.running_proxy import Address, Refused, RunningProxy, Unanswered, address, proxy, successor
+from codexpool.local.running_proxies import Announcement
 from tests.cli.fakeproxy import FakeProxy, running
 
 HTML = "<html><h1>502 Bad Gateway</h1></html>"
@@ -44,7 +44,7 @@ def announcement(port: int, started_at: float = 1.0) -> Announcement:
 def announces(monkeypatch: pytest.MonkeyPatch, *found: Announcement) -> None:
     """These proxies have announced themselves."""
     newest_first = sorted(found, key=lambda one: one.started_at, reverse=True)
-    monkeypatch.setattr(asking, "announced", lambda folder: newest_first)
+    monkeypatch.setattr(running_proxy, "announced", lambda folder: newest_first)
 
 
 # -- which proxy
@@ -105,7 +105,7 @@ def test_without_any_it_is_mitmproxys_usual_port(monkeypatch: pytest.MonkeyPatch
 def test_one_that_has_announced_itself_and_is_silent_is_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = free_port()
     announces(monkeypatch, announcement(silent))
-    monkeypatch.setattr(asking, "DEFAULT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(running_proxy, "DEFAULT", f"http://127.0.0.1:{free_port()}")
 
     with pytest.raises(Unanswered, match=f"127.0.0.1:{silent}, and does not answer there"):
         proxy(None).get("/api/status")
@@ -311,7 +311,7 @@ def test_the_state_is_where_announcements_are_looked_for(tmp_path: Path, monkeyp
         looked_at.append(folder)
         return []
 
-    monkeypatch.setattr(asking, "announced", announced)
+    monkeypatch.setattr(running_proxy, "announced", announced)
 
     proxy(None)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.cli.compare import Row, compared
-from codexpool.traces.table import Sign
+from codexpool.cli.demo.compare import Row, compared
+from codexpool.views.header_table import Sign
 
 names = st.sampled_from(["Authorization", "authorization", "ChatGPT-Account-ID", "user-agent", "x-a", "X-A", "x-b"])
 headers = st.lists(st.tuples(names, st.sampled_from(["", "1", "2"])), max_size=8)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool.cli import main, stage, story
-from codexpool.cli.clients import signs_of_trouble
+from codexpool.cli import main
+from codexpool.cli.demo import stage, story
+from codexpool.cli.demo.clients import signs_of_trouble
 from codexpool.standin import StandIn
 from tests.cli.running import World
 from tests.running import ROOT, until

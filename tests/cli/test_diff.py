@@ -21,8 +21,8 @@ from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from codexpool.cli import har
-from codexpool.cli.diffing import diff
-from codexpool.cli.sides import named
+from codexpool.cli.commands.diff import diff
+from codexpool.cli.diff_sources import named
 from tests.cli.fakeproxy import running
 from tests.running import pat, pool_toml
 from tests.traces.documents import FLOW, document

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool.cli.doctor import doctor
-from codexpool.wire.routes import ROUTES
+from codexpool.cli.commands.doctor import doctor
+from codexpool.protocol.routes import ROUTES
 from tests.cli import terminals
 from tests.cli.fakeproxy import identity, status
 from tests.doctor.fakes import KEY, FakeProxy, running

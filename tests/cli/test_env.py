@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from codexpool import announce
-from codexpool.authority import CERTIFICATE, KEY
-from codexpool.cli import asking, shells
-from codexpool.cli.env import env, leads_past, without_detours
+from codexpool.cli import running_proxy, shells
+from codexpool.cli.commands.env import env, leads_past, without_detours
+from codexpool.local import running_proxies
+from codexpool.local.ca_files import CERTIFICATE, KEY
 from codexpool.standin.certificates import Authority
 
 MEMBER = "at-pool-0123456789abcdef0123456789abcdef"
@@ -45,7 +45,7 @@ def ca(tmp_path: Path, ca_text: bytes) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`codexpool env` of somebody with an empty home, in bash, where no proxy runs."""
-    for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy", "CODEX_API_KEY", "CODEX_HOME", asking.VARIABLE):
+    for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy", "CODEX_API_KEY", "CODEX_HOME", running_proxy.VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SHELL", "/bin/bash")
@@ -267,9 +267,9 @@ def announced(tmp_path: Path, ca_text: bytes) -> Iterator[Path]:
     confdir = tmp_path / "its own"
     confdir.mkdir()
     (confdir / CERTIFICATE).write_bytes(ca_text)
-    note = announce.announce(tmp_path, ["127.0.0.1:9"], str(confdir))
+    note = running_proxies.announce(tmp_path, ["127.0.0.1:9"], str(confdir))
     yield confdir
-    announce.withdraw(note)
+    running_proxies.withdraw(note)
 
 
 def test_the_authority_is_that_of_the_proxy_that_runs_there(run: Run, announced: Path) -> None:

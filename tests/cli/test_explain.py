@@ -14,8 +14,8 @@ from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
 from rich.cells import cell_len
 
-from codexpool.cli.explaining import explain as command
-from codexpool.traces.explained import explained
+from codexpool.cli.commands.explain import explain as command
+from codexpool.views.story import explained
 from tests.cli.fakeproxy import FakeProxy, running
 from tests.cli.terminals import Piped, Terminal, plain
 from tests.traces.documents import FLOW, document

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool.cli import giving
-from codexpool.cli.members import member
+from codexpool.cli import show_once
+from codexpool.cli.commands.member import member
 from codexpool.config import load
-from codexpool.members.keys import PREFIX, hashed
+from codexpool.tokens.member_key import PREFIX, hashed
 
 BEFORE = '# mine\n\n[[identity]]  # odd\nname="team-a"\ntoken = { env = "A" }\n\n# the end\n'
 
@@ -174,7 +174,7 @@ def test_without_a_pool_it_says_how_to_make_one(members: Members, monkeypatch: p
 
 
 def test_a_key_that_nobody_could_read_is_not_kept(members: Members) -> None:
-    program = "from codexpool.cli.members import member; member(prog_name='codexpool member')"
+    program = "from codexpool.cli.commands.member import member; member(prog_name='codexpool member')"
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -196,7 +196,7 @@ def test_a_key_that_is_lost_and_cannot_be_taken_back_is_told(
         members.path.write_text(members.text + "# by somebody else\n")
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(giving, "_print", lost)
+    monkeypatch.setattr(show_once, "_print", lost)
 
     said = members.run("add", "ann", code=1).stderr
 

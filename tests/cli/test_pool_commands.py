@@ -14,10 +14,10 @@ import keyring
 import pytest
 
 from codexpool.cli.common import the_state
-from codexpool.memory import BREAKER, NOT_FOR, RESUMED, USAGE
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
+from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat

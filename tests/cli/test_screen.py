@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from codexpool.cli.compare import Row
-from codexpool.cli.screen import WIDE, Screen
-from codexpool.traces.table import Sign
+from codexpool.cli.demo.compare import Row
+from codexpool.cli.demo.screen import WIDE, Screen
+from codexpool.views.header_table import Sign
 
 TOKEN = "at-test-screen-0123456789abcdef"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool import authority
-from codexpool.authority import CERTIFICATE, KEY, certificate
-from codexpool.cli.setup import setup
+from codexpool.cli.commands.setup import setup
+from codexpool.local import ca_files
+from codexpool.local.ca_files import CERTIFICATE, KEY, certificate
 
 Run = Callable[..., Result]
 
@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`codexpool setup` of somebody with an empty home."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(authority, "SETTLING", 0)
+    monkeypatch.setattr(ca_files, "SETTLING", 0)
 
     def run(*arguments: str, code: int = 0) -> Result:
         result = CliRunner().invoke(setup, list(arguments))

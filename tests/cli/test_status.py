@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 from rich.console import Console
 
-from codexpool.cli.picture import Picture
-from codexpool.cli.status import status as command
+from codexpool.cli.commands.status import status as command
+from codexpool.cli.status_view import Picture
 from codexpool.pool.identity import Status
 from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, identity, running, session, status
 from tests.cli.terminals import Piped, Terminal, after_one_line, plain

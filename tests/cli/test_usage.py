@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool.cli.usage import usage
+from codexpool.cli.commands.usage import usage
 from codexpool.members.ledger import Ledger
+from codexpool.protocol.token_usage import Tokens
 from codexpool.state import SqliteState
-from codexpool.wire.tokens import Tokens
 
 TOKENS = Tokens(12_345, 10_000, 678, 300)
 DAY = 86_400.0

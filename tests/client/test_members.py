@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.protocol.member_keys import SHOWN
 from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn
 from codexpool.standin.paths import LENT, SWAPPED
-from codexpool.wire.keys import SHOWN
 from tests.client.conftest import World
 from tests.client.screen import Screen, tmux
 from tests.running import Codex, Proxy, answered, codex, key_of, member, pat, pool_toml, trouble

@@ -15,12 +15,12 @@ import pytest
 from mitmproxy import http
 from mitmproxy import io as flow_io
 
-from codexpool import showing
-from codexpool.credentials.secret import fingerprint
+from codexpool.proxy.mitm import content_view
+from codexpool.tokens.bearer import fingerprint
 from tests.client.conftest import Make, World
-from tests.page.browser import Browser, axe, chromium
-from tests.page.test_page import OVERFLOWING, violations
 from tests.running import CLIENT, answered, pat, until
+from tests.web.browser import Browser, axe, chromium
+from tests.web.test_page import OVERFLOWING, violations
 
 pytestmark = pytest.mark.real_client
 
@@ -129,7 +129,7 @@ def test_a_pat_that_dies_is_the_same_story_everywhere(
     with (tmp_path / "flows").open("rb") as file:
         saved = [one for one in flow_io.FlowReader(file).stream() if one.id == flow["flow"]["id"]]
     assert isinstance(saved[-1], http.HTTPFlow)
-    view = showing.HeadersView().prettify(b"", type("Metadata", (), {"flow": saved[-1]}))
+    view = content_view.HeadersView().prettify(b"", type("Metadata", (), {"flow": saved[-1]}))
     assert all(print_ in view for print_ in prints)
     assert "row 7" in view
     for text in (explained, view, json.dumps(flow)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from codexpool.config import Access, ConfigError, MemberSpec, PoolConfig, PreviousKey, parse
-from codexpool.members.keys import hashed, new_key
+from codexpool.tokens.member_key import hashed, new_key
 from tests.config.texts import Written, pool_texts
 
 POOL = Path("pool.toml")

@@ -9,7 +9,7 @@ import pytest
 from codexpool.config import parse, resolve
 from codexpool.config.programs import environ_of_programs, secret_variables
 from codexpool.credentials.command import Command
-from tests.config.test_tokens import GOOD, OTHER, sources
+from tests.config.test_sources import GOOD, OTHER, sources
 
 SEEN = {
     "PATH": "/bin",

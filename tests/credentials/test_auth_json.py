@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codexpool.common.private_files import UnusableError
 from codexpool.credentials.auth_json import MODES, Login, parse, renewed, text_of
-from codexpool.credentials.claims import AUTH, claims_of
-from codexpool.credentials.secret import Bearer
-from codexpool.files import UnusableError
 from codexpool.standin.logins import access_token, auth_json, make_jwt
 from codexpool.standin.tokens import Token
+from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.jwt import AUTH, claims_of
 
 PAT = "at-test-0123456789abcdef"
 OWNER = Token("", "acc-one", "user-one", plan="team", fedramp=True)

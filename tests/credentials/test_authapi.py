@@ -14,18 +14,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from codexpool.backend import CHATGPT
 from codexpool.credentials import authapi
 from codexpool.credentials.authapi import AuthApi, place_in, whoami_of
 from codexpool.credentials.route import Route
-from codexpool.credentials.secret import Bearer
 from codexpool.credentials.whoami import RefusedError, UndiscoveredError
 from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
+from codexpool.protocol.discovery import NotListedError
+from codexpool.protocol.endpoints import CHATGPT
 from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
 from codexpool.standin.authapi import whoami as whoami_document
 from codexpool.standin.endpoints import discovery
-from codexpool.wire.routing import NotListedError
+from codexpool.tokens.bearer import Bearer
 from tests.running import pat
 
 CLOUDFLARE_JSON = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}

@@ -10,7 +10,7 @@ import pytest
 
 from codexpool.credentials import NoTokenNowError, Renewal
 from codexpool.credentials.command import Command, CommandLine, output
-from codexpool.credentials.secret import Bearer
+from codexpool.tokens.bearer import Bearer
 
 TOKEN = "corp-token-0123456789.abcdef"
 

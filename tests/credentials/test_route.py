@@ -18,11 +18,11 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
-from codexpool import host
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.route import Route, proxy_url
-from codexpool.credentials.secret import Bearer
 from codexpool.pool.identity import Word
+from codexpool.proxy.mitm import options
+from codexpool.tokens.bearer import Bearer
 
 PASSWORDS = ["plain", "a/b", "a#b", "a?b", "a@b", "a:b", "%2F", "a b", "\u00fc", "[::1]", "p@ss/w#rd?x:9@host", "\\"]
 
@@ -75,7 +75,7 @@ async def test_whoami_goes_through_a_proxy_with_any_password_and_no_part_of_it_i
     secret = f"{password}-hunter2"
     with taddons.context(Proxyserver(), UpstreamAuth()) as context:
         context.options.update(mode=[f"upstream:http://127.0.0.1:{port}"], upstream_auth=f"kim:{secret}")
-        route = host.own_route()
+        route = options.own_route()
 
     api = AuthApi(route, {})
     answer = await api.whoami(Bearer.of("at-test-0123456789abcdef"))

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from codexpool.authority import KEY
-from codexpool.clock import Clock, offset
+from codexpool.common.clock_skew import Clock, offset
 from codexpool.config import resolve
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.pat import Pat
 from codexpool.credentials.route import Route
-from codexpool.credentials.secret import Bearer
 from codexpool.doctor import clocks, configuration, files, logins, versions
 from codexpool.doctor.files import Kept, judged
 from codexpool.doctor.findings import Level
-from tests.config.test_tokens import sources
+from codexpool.local.ca_files import KEY
+from codexpool.tokens.bearer import Bearer
+from tests.config.test_sources import sources
 from tests.doctor.fakes import client, running
 
 NOW = 1_764_000_000.0

@@ -13,8 +13,8 @@ from websockets.exceptions import WebSocketException
 from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import BACKEND, MODEL, World, served_by
+from tests.protocol.codings import COMPRESSED, MB, bomb
 from tests.running import key_of, member, pat
-from tests.wire.codings import COMPRESSED, MB, bomb
 
 MEMORY = 64 * MB
 STANDS = 0.25

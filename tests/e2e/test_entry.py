@@ -216,7 +216,7 @@ async def test_a_request_that_waits_while_the_addon_is_loaded_again_may_ask_agai
 
 def test_after_a_reload_that_fails_swap_paths_are_refused_and_own_paths_pass(make: Make, tmp_path: Path) -> None:
     entry = copied_entry(tmp_path)
-    good, package = entry.read_text(), tmp_path / "codexpool" / "exchanges.py"
+    good, package = entry.read_text(), tmp_path / "codexpool" / "proxy/requests.py"
     source = package.read_text()
     dump = tmp_path / "flows"
     world = make(pat("work"), script=entry, arguments=("-w", str(dump)))

@@ -15,9 +15,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
-from codexpool import announce
-from codexpool.page.health import LEAVES
+from codexpool.local import running_proxies
 from codexpool.standin import RESPONSES, WHOAMI, Answer
+from codexpool.web.health import LEAVES
 from tests.e2e.conftest import Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, socket_turn
 from tests.running import pat, until
@@ -82,7 +82,7 @@ async def test_turns_under_way_lose_no_byte_and_a_successor_serves_their_session
             assert refused.json()["error"]["code"] == FAILED_CLOSED
             assert (await probe.get("/healthz/ready")).json()["reason"] == LEAVES
             # and another proxy can listen in its place
-            assert announce.announced(world.proxy.state.parent) == []
+            assert running_proxies.announced(world.proxy.state.parent) == []
             await asyncio.to_thread(successor.start)
             try:
                 # and sockets are closed: the idle one at once, the busy one when it has its answer

@@ -259,19 +259,28 @@ async def test_a_refusal_on_a_socket_reaches_the_client(world: World) -> None:
 
 
 OURS = [
-    *(("codexpool.observing", f"Observing.{name}") for name in ("open", "assign", "policy", "headers_came", "judge")),
-    *(("codexpool.observing", f"Observing.{name}") for name in ("_watch", "_said", "_judged", "_tell")),
-    *(("codexpool.observed.veiling", name) for name in ("veils", "veiled", "unveiled", "with_headers", "described")),
-    *(("codexpool.observed.observation", name) for name in ("attempts", "classify", "AttemptTrace", "candidacies")),
-    ("codexpool.observed.observation", "Passing._look"),
-    ("codexpool.observed.sockets", "ObservedSockets.message"),
-    ("codexpool.observed.sockets", "ObservedSockets.opened"),
+    *(
+        ("codexpool.proxy.observe.handler", f"Observing.{name}")
+        for name in ("open", "assign", "policy", "headers_came", "judge")
+    ),
+    *(("codexpool.proxy.observe.handler", f"Observing.{name}") for name in ("_watch", "_said", "_judged", "_tell")),
+    *(
+        ("codexpool.proxy.observe.covered_flows", name)
+        for name in ("veils", "veiled", "unveiled", "with_headers", "described")
+    ),
+    *(
+        ("codexpool.proxy.observe.observation", name)
+        for name in ("attempts", "classify", "AttemptTrace", "candidacies")
+    ),
+    ("codexpool.proxy.observe.observation", "Passing._look"),
+    ("codexpool.proxy.observe.sockets", "ObservedSockets.message"),
+    ("codexpool.proxy.observe.sockets", "ObservedSockets.opened"),
     ("codexpool.traces.history", "History.begins"),
     ("codexpool.traces.history", "History.ended"),
-    ("codexpool.tracing", "begun"),
+    ("codexpool.proxy.tracer", "begun"),
     ("codexpool.pool.pool", "Pool.choose"),
-    ("codexpool.wire.headers", "swapped"),
-    ("codexpool.wire.routes", "policy"),
+    ("codexpool.protocol.headers", "swapped"),
+    ("codexpool.protocol.routes", "policy"),
 ]
 """What may break; each is broken while a good request, a refused one, a discovery and a socket go by."""
 
@@ -305,11 +314,11 @@ def test_over_a_reload_nothing_is_changed_either(make: Make, tmp_path: Path) -> 
     at_home(world.standin)
 
     def reload(package: str, started: int) -> None:
-        (tmp_path / "codexpool" / "exchanges.py").write_text(package)
+        (tmp_path / "codexpool" / "proxy/requests.py").write_text(package)
         os.utime(entry)
         until(lambda: world.proxy.log.count(f"Loading script {entry}") == started, 10, "the reload")
 
-    good = (tmp_path / "codexpool" / "exchanges.py").read_text()
+    good = (tmp_path / "codexpool" / "proxy/requests.py").read_text()
     with world.proxy.client() as client:
         world.standin.plan(Answer(path=RESPONSES, pace=0.6))
         with client.stream("POST", MODEL, json={"model": "m", "input": "x"}) as answer:
@@ -429,7 +438,7 @@ async def test_nothing_that_is_written_down_of_swapped_requests_holds_a_secret(m
         gzipped = {"content-encoding": "gzip"}
         world.standin.plan(Answer(path=RESPONSES, status=400, headers=gzipped, body=squeezed))
         assert CLIENT.token in world.turn(client, "squeezed").text
-        with world.proxy.broken("codexpool.observed.veiling", "with_headers"):
+        with world.proxy.broken("codexpool.proxy.observe.covered_flows", "with_headers"):
             world.turn(client, "broken")
         world.proxy.door("flow", "stream")
         world.turn(client, "streamed")

@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 from mitmproxy import http
 
-from codexpool.cli import main, stage
+from codexpool.cli import main
+from codexpool.cli.demo import stage
 from codexpool.recording import files
 from codexpool.standin import RESPONSES, Answer, StandIn
 from tests.cli.running import COMMAND

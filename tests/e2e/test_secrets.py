@@ -83,12 +83,12 @@ async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: 
             world.standin.plan(Answer(path=RESPONSES, token=token.token, status=400, headers=gzipped, body=squeezed))
         tell(world.turn(client, "squeezed"))
         tell(client.get(BACKEND + DISCOVERY))
-        with world.proxy.broken("codexpool.dressing", "Dressing.request"):
+        with world.proxy.broken("codexpool.proxy.outgoing", "Dressing.request"):
             assert tell(world.turn(client, "broken")) == 503
-        with world.proxy.broken("codexpool.exchanges", "Exchanges.judge"):
+        with world.proxy.broken("codexpool.proxy.requests", "Exchanges.judge"):
             world.standin.plan(Answer(path=RESPONSES, status=400, body={"echo": [t.token for t in world.tokens]}))
             assert tell(world.turn(client, "broken-judge")) == 503
-        with world.proxy.broken("codexpool.exchanges", "Exchanges.open"):
+        with world.proxy.broken("codexpool.proxy.requests", "Exchanges.open"):
             assert tell(world.turn(client, "broken-open")) == 503
         world.anew()
         async with world.socket("socket") as socket:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool import memory
+from codexpool.common.tasks import Tasks
 from codexpool.config import Watcher, load
 from codexpool.credentials.route import Route
-from codexpool.keeper import Keeper
 from codexpool.members.ledger import (
     DAYS_KEPT,
     LONGEST_MODEL,
@@ -25,9 +24,10 @@ from codexpool.members.ledger import (
     Spent,
     day_of,
 )
+from codexpool.protocol.token_usage import Tokens
 from codexpool.state import SqliteState
-from codexpool.tasks import Tasks
-from codexpool.wire.tokens import Tokens
+from codexpool.upkeep import persistence
+from codexpool.upkeep.keeper import Keeper
 
 POOL = "/p/pool.toml"
 MIDNIGHT = 1_795_564_800.0
@@ -224,7 +224,7 @@ POOL_TOML = '[[identity]]\nname = "work"\ntoken = { env = "CODEXPOOL_NOT_SET" }\
 
 @pytest.fixture
 def pool_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "POLL", 0.01)
+    monkeypatch.setattr(persistence, "POLL", 0.01)
     path = tmp_path / "pool.toml"
     path.write_text(POOL_TOML)
     path.chmod(0o600)
@@ -267,7 +267,7 @@ async def test_a_bound_for_a_day_cannot_be_evaded_by_another_proxy_nor_by_a_rest
 async def test_what_is_spent_before_the_state_is_open_is_written_as_soon_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     tasks = Tasks()
-    kept = memory.Memory(lambda: SqliteState(path, lambda: NOW), tasks)
+    kept = persistence.Memory(lambda: SqliteState(path, lambda: NOW), tasks)
     tasks.spawn(kept.share(lambda news: None))
     account = Account(POOL, "2026-11-25", "ann", "work", "m")
 

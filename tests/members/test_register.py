@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.config.model import MemberSpec, PreviousKey
-from codexpool.members.keys import HASHED, PREFIX, hashed, new_key
 from codexpool.members.register import Register, Standing
+from codexpool.tokens.member_key import HASHED, PREFIX, hashed, new_key
 
 NOW = 1_000_000.0
 KEY, OLD = (f"at-pool-test-{name}-0123456789abcdefghijklmnopq" for name in ("new", "old"))

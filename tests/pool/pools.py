@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from codexpool.credentials.secret import fingerprint
 from codexpool.pool.identity import (
     WHOAMI,
     Asked,
@@ -19,6 +18,7 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
+from codexpool.tokens.bearer import fingerprint
 
 NOW = 1_800_000_000.0
 RESPONSES = "/backend-api/codex/responses"

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
-from codexpool import judging
-from codexpool.credentials.secret import Bearer, fingerprint
-from codexpool.exchange import Attempt
-from codexpool.judging import Said
 from codexpool.pool.identity import Asked, Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import NobodyServes, Outcome, Relay, Try, attempts
 from codexpool.pool.verdict import Verdict
+from codexpool.proxy import judge
+from codexpool.proxy.exchange import Attempt
+from codexpool.proxy.judge import Said
+from codexpool.tokens.bearer import Bearer, fingerprint
 from tests.pool.pools import NOW, vouch
 
 COMPACT = "/backend-api/codex/responses/compact"
@@ -33,7 +33,7 @@ class Scene:
         self.pool.on_doubt = lambda identity: self.doubted.append(identity.name)
 
     def judged(self, identity: Identity, asked: Asked, said: Said, body_model: str | None = None) -> Verdict:
-        """What `codexpool.judging` makes of an answer, and has the pool learn, at the time of the scene."""
+        """What `codexpool.proxy.judge` makes of an answer, and has the pool learn, at the time of the scene."""
         assert identity.metadata is not None
         keeper: Any = SimpleNamespace(
             pool=self.pool, saw_usage=lambda key: None, learn_family=lambda model, family: None
@@ -42,9 +42,9 @@ class Scene:
         bearer = Bearer(token, fingerprint(token))
         attempt = Attempt(identity.name, bearer, identity.metadata, self.now, cast(Any, None))
         model = asked.model if body_model is None else body_model
-        with patch.object(judging, "time", SimpleNamespace(time=lambda: self.now)):
-            verdict, evidence = judging.judge(keeper, asked, attempt, "POST", said, repeatable=True, lightens=False)
-            judging.learn(keeper, asked, attempt, said, verdict, evidence, lambda: model)
+        with patch.object(judge, "time", SimpleNamespace(time=lambda: self.now)):
+            verdict, evidence = judge.judge(keeper, asked, attempt, "POST", said, repeatable=True, lightens=False)
+            judge.learn(keeper, asked, attempt, said, verdict, evidence, lambda: model)
         return verdict
 
     def request(self, asked: Asked, said: Said, but: dict[str, Said] | None = None) -> tuple[Outcome, list[str]]:

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from codexpool.judging import of_event, of_failure
 from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
 from codexpool.pool.conditions import DOUBTS, LONGEST_REST
@@ -21,6 +20,7 @@ from codexpool.pool.pool import OTHERS_FIRST
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
 from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
+from codexpool.proxy.judge import of_event, of_failure
 from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
 from tests.pool.saying import COMPACT, GOOD, IMAGES, Said, Scene
 

@@ -19,7 +19,7 @@ from codexpool.recording.check import Check, Finding, seen_secrets
 from codexpool.recording.cleaning import Cleaner
 from codexpool.recording.recording import LeftInError, Recording
 from codexpool.recording.taking import taken
-from codexpool.redact import redacted
+from codexpool.redaction.logs import redacted
 from tests.recording.flows import a_flow, a_socket, readable, recorded
 from tests.recording.secrets import ANYWHERE, anything, bearers, emails, pats, uuids
 

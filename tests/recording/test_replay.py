@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from mitmproxy import http
 
+from codexpool.protocol.frames import CREATE
 from codexpool.recording.player import Player, PlayError, Sent
 from codexpool.recording.replay import Played, Replay
 from codexpool.recording.script import Part, parts
 from codexpool.recording.taking import taken
 from codexpool.standin import RESPONSES, Answer, StandIn, Token
-from codexpool.wire.frames import CREATE
 from tests.recording.flows import a_flow, a_socket
 
 CLIENT = Token("at-test-client-0123456789abcdef", "acc-client", "user-client", name="client")

@@ -1,0 +1,144 @@
+"""`codexpool diff`: what differs between two requests, or between two identities."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codexpool.cli import diff_sources
+from codexpool.cli.common import Failure, config_option, console, json_option
+from codexpool.cli.running_proxy import proxy_option
+from codexpool.redaction.shown import shown_text
+from codexpool.views.formatting import plain
+from codexpool.views.header_table import STYLES, Sign
+from codexpool.views.identity_diff import compare_identities
+from codexpool.views.request_diff import Comparison, Difference, Side, compare
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--identities", is_flag=True, help="A and B are names of identities, not requests.")
+@click.option("--no-answers", is_flag=True, help="Compare what was sent only, and not what came back.")
+@click.option("--full", is_flag=True, help="Show long values in full.")
+@json_option
+@proxy_option
+@config_option
+def diff(
+    a: str,
+    b: str,
+    identities: bool,
+    no_answers: bool,
+    full: bool,
+    as_json: bool,
+    proxy_url: str | None,
+    named: Path | None,
+) -> None:
+    """Show what differs between two requests, or two identities.
+
+    A and B are each a file of flows (mitmproxy's -w) or a HAR file, or a flow of the running proxy: its id, or the
+    word last. FILE#2 is the second request of a file, FILE#-1 the last one, FILE#0d5f the one whose id begins so;
+    FILE alone is the last one that the pool would serve.
+
+    Signs: - only A has it, + only B has it, ~ both have it, and it differs. No secret is shown. The exit code is 0 if
+    nothing differs, 1 if something does, 2 in case of trouble.
+    """
+    if identities:
+        if full or no_answers:
+            raise click.UsageError("--full and --no-answers are for requests, not for identities")
+        titles, comparison = [plain(a), plain(b)], _identities(a, b, proxy_url, named)
+    else:
+        one, other = _side(a, proxy_url), _side(b, proxy_url)
+        titles = [f"{side.label}: {shown_text(side.method)} {shown_text(side.url)}" for side in (one, other)]
+        comparison = compare(one, other, answers=not no_answers, full=full)
+    if as_json:
+        differences = [difference.document() for difference in comparison.differences]
+        told = {"a": titles[0], "b": titles[1], "differences": differences, "notes": comparison.notes}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        out = console()
+        for line in _lines(titles, comparison):
+            out.print(line, soft_wrap=True)
+    raise SystemExit(1 if comparison.differences else 0)
+
+
+def _side(text: str, proxy_url: str | None) -> Side:
+    where = diff_sources.named(text)
+    return diff_sources.of_proxy(text, proxy_url) if where is None else diff_sources.of_file(where)
+
+
+def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Comparison:
+    """As a running proxy knows them; where none runs, and none was named, as files do. Raises sides.Trouble."""
+    at = time.time()
+    try:
+        known = _of_proxy(proxy_url) if named is None else None
+        known = _of_files(named) if known is None else known
+    except Failure as failure:
+        raise diff_sources.Trouble(failure.message) from None
+    for name in (a, b):
+        if name not in known:
+            raise click.UsageError(f"there is no identity {plain(name)}; there is: {', '.join(map(plain, known))}")
+    return compare_identities(known[a], known[b], at)
+
+
+def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
+    """The identities by name, as a proxy tells; None where there is no proxy to ask. Raises Failure."""
+    from codexpool.cli import running_proxy
+
+    try:
+        identities = running_proxy.proxy(proxy_url).get("/api/status")["identities"]
+    except running_proxy.Unanswered:
+        if proxy_url is not None:
+            raise
+        return None
+    return {identity["name"]: identity for identity in identities}
+
+
+def _of_files(named: Path | None) -> dict[str, Mapping[str, Any]]:
+    """The identities by name, as far as pool.toml and the state tell. Raises Failure."""
+    from codexpool.cli.common import known, pool_config, sources
+    from codexpool.cli.identity_rows import standings
+
+    rows = standings(pool_config(named), sources(), known())
+    return {row.spec.name: row.document() for row in rows}
+
+
+def _lines(titles: list[str], comparison: Comparison) -> Iterator[Text]:
+    from rich.text import Text
+
+    yield Text(f"- A  {titles[0]}", "bold")
+    yield Text(f"+ B  {titles[1]}", "bold")
+    part = None
+    for difference in comparison.differences:
+        if difference.part is not part:
+            part = difference.part
+            yield Text(f"\n{part}", "bold")
+        yield from _of_one(difference)
+    if not comparison.differences:
+        yield Text("nothing differs")
+    if comparison.notes:
+        yield Text()
+    yield from (Text(f"({plain(note)})", "dim") for note in comparison.notes)
+
+
+def _of_one(difference: Difference) -> Iterator[Text]:
+    from rich.text import Text
+
+    style = STYLES[difference.sign].value
+    sign, name = difference.sign.value, plain(difference.name)
+    if difference.sign is Sign.REPLACED:
+        yield Text(f"{sign} {name}", style)
+        yield Text(f"    A  {difference.a}", style)
+        yield Text(f"    B  {difference.b}", style)
+    else:
+        yield Text(f"{sign} {name}: {difference.a if difference.b is None else difference.b}", style)
+    if difference.means:
+        yield Text(f"      {difference.means}", "dim")

@@ -1,0 +1,1 @@
+"""Small things that every other package may use, and that use none of them."""

@@ -1,0 +1,1 @@
+"""The proxies and certificate authorities of this machine, as files."""

@@ -1,0 +1,50 @@
+"""An MCP server that has no tools, in place of one that would have a person's. Pure.
+
+Codex asks the backend for the tools of whoever is logged in. To any refusal it answers with errors that a person
+sees (found by experiment with 0.169.0: 400, 401, 403, 404, 405 and 500 alike), and takes a server without tools for
+what it is. The protocol: Model Context Protocol, 2025-06-18, "Streamable HTTP".
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from codexpool.protocol.bounded_json import loads
+from codexpool.protocol.inflate import inflated
+
+VERSION: Final = "2025-06-18"
+"""Of the protocol, where a client does not say which one it speaks."""
+
+LONGEST: Final = 1 << 20
+"""Bytes of a message, inflated, that is looked at."""
+
+
+def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]:
+    """Status and document for a message of a client; no document where it wants none."""
+    try:
+        call = loads(inflated(body, encoding, LONGEST))
+    except ValueError:
+        return 400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no JSON"}}
+    if not isinstance(call, dict) or call.get("id") is None:
+        return 202, None
+    return 200, {"jsonrpc": "2.0", "id": call["id"], **_said(call)}
+
+
+def _said(call: dict[str, Any]) -> dict[str, Any]:
+    parameters = call.get("params")
+    match call.get("method"):
+        case "initialize":
+            wanted = parameters.get("protocolVersion") if isinstance(parameters, dict) else None
+            version = wanted if isinstance(wanted, str) else VERSION
+            server = {"name": "codexpool", "version": "1"}
+            return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server}}
+        case "ping":
+            return {"result": {}}
+        case "tools/list":
+            return {"result": {"tools": []}}
+        case "resources/list":
+            return {"result": {"resources": []}}
+        case "resources/templates/list":
+            return {"result": {"resourceTemplates": []}}
+        case _:
+            return {"error": {"code": -32601, "message": "there is nothing here: a member key has no tools"}}

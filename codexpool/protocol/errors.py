@@ -1,0 +1,83 @@
+"""Code and message of a refusal, in whichever shape the backend said it. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from codexpool.protocol.bounded_json import loads
+
+LONGEST = 500
+"""Characters of a code or message that are looked at: it goes into a log, a flag and the state."""
+
+
+def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    """Code and message of a refusal, in whichever of the backend's shapes it came.
+
+    As base64 in ``x-error-json``, which is the most specific where it is there, else in the body:
+    ``{"error": {"code", "type", "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; or the code alone in
+    ``x-openai-authorization-error``. Empty strings where nothing is said.
+    """
+    return error_in(headers, _json(body))
+
+
+def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
+    """Code and message of a refusal whose body is parsed already. See `error_of`."""
+    for document in (_json(unpacked(headers.get("x-error-json", ""))), body):
+        code, message = code_and_message(document)
+        if code or message:
+            return code, message
+    return _text(headers.get("x-openai-authorization-error", "")), ""
+
+
+def details_of(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
+    """The error object of a refusal, with all that it says; an empty one where there is none."""
+    return details_in(headers, _json(body))
+
+
+def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
+    """The error object of a refusal whose body is parsed already. See `details_of`."""
+    for document in (body, _json(unpacked(headers.get("x-error-json", "")))):
+        for name in ("error", "detail") if isinstance(document, dict) else ():
+            if isinstance(error := document.get(name), dict):
+                return error
+    return {}
+
+
+def code_and_message(document: Any) -> tuple[str, str]:
+    """Code and message of a refusal that is parsed already, in whichever of those shapes."""
+    if not isinstance(document, dict):
+        return "", ""
+    for inner in (document.get("error"), document.get("detail"), document):
+        if isinstance(inner, dict):
+            code, message = _text(inner.get("code")) or _text(inner.get("type")), _text(inner.get("message"))
+        else:
+            text = _text(inner)
+            code, message = ("", text) if " " in text else (text, "")
+        if code or message:
+            return code, message
+    return "", ""
+
+
+def _text(value: Any) -> str:
+    """A code or message in one printable line; empty where the value is no text and no number."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return "".join(character for character in str(value)[:LONGEST] if character.isprintable())
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return loads(text)
+    except ValueError:
+        return None
+
+
+def unpacked(text: str | bytes) -> bytes:
+    """What a base64 text holds; nothing where it is none."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

@@ -1,0 +1,134 @@
+"""What answers say of limits: in headers, in frames, in the bodies of refusals. Pure.
+
+The source of the names is rate_limits.rs of openai/codex (codex-protocol section 7). Windows are told apart by their
+length in minutes: which of them is called "primary" is up to the backend.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from codexpool.protocol.endpoints import MAIN_LIMIT
+
+ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
+"""What the live backend calls the limit whose windows are the plain ``x-codex-…``."""
+
+USED: bytes = b"-used-percent"
+
+ACTIVE: bytes = b"x-codex-active-limit"
+
+LATEST = 1e11
+"""No unix second that anybody means is beyond this."""
+
+_TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
+
+
+class Gauge(NamedTuple):
+    """One window of one limit: ``family`` is the limit's id, ``minutes`` the length of the window."""
+
+    family: str
+    minutes: int
+    used_percent: float
+    resets_at: float | None
+
+
+def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
+    """The windows that an answer's headers speak of; ``values`` by lower-case name, ``at`` unix seconds.
+
+    With a family's windows the plain ones repeat its numbers, and say nothing of the main limit.
+    """
+    family_only = active(values)
+    gauges = []
+    for name, value in values.items():
+        if not name.endswith(USED) or not name.startswith(b"x-"):
+            continue
+        window = name[: -len(USED)]
+        minutes, used = _number(values.get(window + b"-window-minutes")), _number(value)
+        resets_at = _number(values.get(window + b"-reset-at"))
+        if resets_at is None and (after := _number(values.get(window + b"-reset-after-seconds"))) is not None:
+            resets_at = at + after
+        name_of = window[2:].removesuffix(b"-primary").removesuffix(b"-secondary")
+        family = limit_id(name_of.decode("latin-1"))
+        if used is not None and family_only in (None, family):
+            gauges.append(Gauge(family, int(minutes or 0), used, resets_at))
+    return gauges
+
+
+def of_frame(frame: Mapping[str, Any]) -> list[Gauge]:
+    """The windows of a ``codex.rate_limits`` frame."""
+    named = frame.get("metered_limit_name") or frame.get("limit_name")
+    family = limit_id(named) if isinstance(named, str) else MAIN_LIMIT
+    limits = frame.get("rate_limits")
+    gauges = []
+    for window in limits.values() if isinstance(limits, dict) else ():
+        if not isinstance(window, dict) or (used := _number(window.get("used_percent"))) is None:
+            continue
+        minutes, resets_at = _number(window.get("window_minutes")), _number(window.get("reset_at"))
+        gauges.append(Gauge(family, int(minutes or 0), used, resets_at))
+    return gauges
+
+
+def active(values: Mapping[bytes, bytes]) -> str | None:
+    """The family of models whose limit counted for the request, where an answer says so.
+
+    Only if it has that family's windows as well: the header names a limit in every answer, and most are the main one.
+    """
+    named = limit_id(values.get(ACTIVE, b"").decode("latin-1"))
+    if named == MAIN_LIMIT:
+        return None
+    prefix = b"x-" + named.replace("_", "-").encode("latin-1", "replace")
+    return named if any(name.startswith(prefix) for name in values) else None
+
+
+def limit_id(name: str) -> str:
+    """A limit's id, however it is written (``codex-spark``, ``codex_spark``)."""
+    made = name.strip().lower().replace("-", "_")[:100]
+    return MAIN_LIMIT if made in ALSO_MAIN or not made else made
+
+
+class Reset(NamedTuple):
+    """What a refusal says of the end of a limit: unix seconds, and seconds from now."""
+
+    resets_at: float | None = None
+    resets_in: float | None = None
+
+
+def reset_of(error: Mapping[str, Any]) -> Reset:
+    """When the limit ends that an error object speaks of."""
+    return Reset(_number(error.get("resets_at")), _number(error.get("resets_in_seconds")))
+
+
+def retry_after(values: Mapping[bytes, bytes], message: str, at: float) -> float | None:
+    """The seconds after which to try again: ``retry-after-ms``, ``Retry-After`` (RFC 9110 10.2.3), or the words of
+    the message ("try again in 1.2s"), which is all that an event of a stream has."""
+    if (milliseconds := _number(values.get(b"retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    if (text := values.get(b"retry-after")) is not None:
+        seconds = _number(text)
+        return seconds if seconds is not None else _until(text.decode("latin-1"), at)
+    if (match := _TRY_AGAIN.search(message)) is not None:
+        unit = match[2].lower()
+        return float(match[1]) * (0.001 if unit == "ms" else 60 if unit.startswith("m") else 1)
+    return None
+
+
+def _until(date: str, at: float) -> float | None:
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - at)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    """A number that can be meant, not negative; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | bytes | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and 0 <= number <= LATEST else None

@@ -1,0 +1,161 @@
+"""Which requests are sent under an identity of the pool: a table of paths, and the hosts it holds for."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from codexpool.protocol.endpoints import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, RESPONSES, USAGE
+
+
+class Policy(StrEnum):
+    """What happens to a request. Only the two ``SWAP…`` ones touch it, and ``LENT`` that of a member."""
+
+    SWAP = "swap"
+    SWAP_IDS = "swap, ids rewritten"
+    LENT = "own, lent to members"
+    """The client's own credential; a member's client, which has none, gets what an identity is told."""
+    OWN = "own"
+    """The client's own credential, untouched: these act for a person."""
+    NEVER = "never"
+    """Not a host of the backend: no pooled secret leaves for it."""
+
+    @property
+    def swaps(self) -> bool:
+        return self in (Policy.SWAP, Policy.SWAP_IDS)
+
+
+class Route(NamedTuple):
+    """One row. A path that ends in ``/`` stands for everything below it; no methods means any.
+
+    ``repeatable`` says that a request which may have reached the backend can be made once more: it does not act.
+    """
+
+    path: str
+    policy: Policy
+    methods: tuple[str, ...] = ()
+    repeatable: bool = False
+
+
+MODELS = "/backend-api/codex/models"
+
+ROUTES = (
+    # Codex has nothing stored (``store: false``) and calls the tools itself: of an answer that nobody reads nothing
+    # remains. GET is the WebSocket upgrade, on which nothing has been asked yet.
+    Route(RESPONSES, Policy.SWAP, ("POST", "GET"), repeatable=True),
+    Route(f"{RESPONSES}/compact", Policy.SWAP, repeatable=True),
+    Route(MODELS, Policy.SWAP),
+    Route("/backend-api/codex/memories/", Policy.SWAP),
+    Route("/backend-api/codex/images/", Policy.SWAP),
+    Route("/backend-api/codex/alpha/search", Policy.SWAP),  # Beside it, notes and history are a person's own.
+    Route("/backend-api/codex/realtime/", Policy.SWAP),
+    Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
+    Route(CONFIG_BUNDLE, Policy.LENT, ("GET",)),
+    Route(USAGE, Policy.LENT, ("GET",)),
+)
+"""The path policy. Whatever is not listed keeps the client's own credential.
+
+Of what can be made once more: notes are written, images are paid for, a call is begun. Nobody can tell from outside
+how far such a request has come, so those are never repeated; a GET always can be (RFC 9110, 9.2.1)."""
+
+BACKEND_ONLY = frozenset({HOST})
+"""The hosts of the path policy as long as no identity names another one."""
+
+LONGEST = 1024
+"""Characters of a path, or a method, beyond which it equals no row. What is found out of a path is remembered, and
+clients may ask for any."""
+
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
+_DOTS = {".", ".."}
+_ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?")
+
+
+@lru_cache(maxsize=4096)
+def path_policy(method: str, path: str) -> Policy:
+    """The policy for a request on a host of the backend. ``path`` comes without its query."""
+    route = _route(method, path)
+    return route.policy if route is not None else Policy.OWN
+
+
+@lru_cache(maxsize=4096)
+def is_repeatable(method: str, path: str) -> bool:
+    """Whether a request of a swap path may be made once more though it may have reached the backend."""
+    route = _route(method, path)
+    return route is not None and (method == "GET" or route.repeatable)
+
+
+@lru_cache(maxsize=4096)
+def row_of(method: str, path: str) -> str:
+    """The row of the table that a request goes by, as its path; empty where none does. ``path`` comes without its
+    query."""
+    route = _route(method, path)
+    return route.path if route is not None else ""
+
+
+@lru_cache(maxsize=4096)
+def asks_for_stream(method: str, path: str) -> bool:
+    """Whether a request is answered with a stream of events. ``path`` comes without its query."""
+    return method == "POST" and normalised(path) == RESPONSES
+
+
+def is_swapped_otherwise(path: str) -> bool:
+    """Whether a path is one of a swap row, whatever the method. ``path`` comes without its query."""
+    plain = normalised(path)
+    return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
+
+
+def _route(method: str, path: str) -> Route | None:
+    plain = normalised(path)
+    for route in ROUTES:
+        if _fits(route, plain) and (not route.methods or method in route.methods):
+            return route
+    return None
+
+
+def _fits(route: Route, plain: str) -> bool:
+    return plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
+
+
+def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
+    """The policy for a request that would leave for ``host``.
+
+    The host is where the connection goes, never what a ``Host`` header says. ``target`` is the request's path
+    with its query; ``hosts`` are the hosts the backend and the pool's identities are served from.
+    """
+    if host.lower() not in hosts or scheme != "https" or port != 443:
+        return Policy.NEVER
+    path = target.partition("?")[0]
+    return path_policy(method, path) if max(len(method), len(path)) <= LONGEST else Policy.OWN
+
+
+def normalised(path: str) -> str:
+    """The path as every server reads it: percent-decoded once, where that leaves nothing to argue about.
+
+    Servers differ on dot segments, empty segments, ``;`` parameters, backslashes, a ``#`` in a request's target, and
+    on whatever is still encoded after one decoding. No client sends any of that to the backend, so such a path
+    equals no row of the table (the empty string is returned) and never gets a pooled credential.
+    """
+    return _normalised(path) if len(path) <= LONGEST else ""
+
+
+@lru_cache(maxsize=4096)
+def _normalised(path: str) -> str:
+    plain = unquote(path, errors="replace")
+    if path.count("/") != plain.count("/") or not _PLAIN.fullmatch(plain) or _DOTS & set(plain.split("/")):
+        return ""
+    return plain
+
+
+@lru_cache(maxsize=256)
+def host_of(origin: str) -> str:
+    """The host of an origin such as ``https://gov.chatgpt.com``.
+
+    Raises ValueError for anything but ``https://host``: a workspace is served over TLS, on the usual port.
+    """
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        raise ValueError(f"not an https origin: {origin!r}")
+    return match["host"].lower()

@@ -1,0 +1,1 @@
+"""One request's way through mitmproxy: all request code that knows mitmproxy."""

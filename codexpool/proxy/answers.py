@@ -1,0 +1,403 @@
+"""The way back: what becomes of an answer, or of a connection that is lost before there is one.
+
+A good answer is streamed from its first byte. One that may have to be acted upon is held, and judged when it is
+whole: it is relayed, or the request is sent again, or it gets an answer of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+
+from codexpool.common.never_raises import harmless
+from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
+from codexpool.protocol import frames, headers, rate_limits, routes
+from codexpool.protocol.encrypted_reasoning import has_encrypted
+from codexpool.protocol.headers import PLACEHOLDER
+from codexpool.protocol.inflate import is_known
+from codexpool.protocol.routes import Policy
+from codexpool.protocol.stream_events import Beginning, Reading
+from codexpool.proxy import judge as judging
+from codexpool.proxy import replies, tracer
+from codexpool.proxy.attempts import Course
+from codexpool.proxy.bodies import look
+from codexpool.proxy.dressed_copy import label, take_off
+from codexpool.proxy.exchange import Exchange, comment, model_in_body, policy_of, replace_response
+from codexpool.proxy.gate import Gate
+from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
+from codexpool.proxy.judge import Said, judge, learn
+from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.sockets import Sockets
+from codexpool.proxy.tunnels import Tunnels
+from codexpool.proxy.turns import Turns
+from codexpool.traces.history import History
+from codexpool.upkeep.keeper import Keeper
+
+logger = logging.getLogger("codexpool")
+
+SMALL = 16_384
+"""Bytes up to which an answer of known length is not streamed."""
+
+
+class Answering:
+    """Requests under way, from the moment at which they leave; `codexpool.proxy.requests` is what they do before.
+
+    ``closed`` says why nobody is sent as anybody, ``resends`` is False on a mitmproxy that `codexpool.proxy.resend`
+    does not fit.
+    """
+
+    def __init__(self, resends: bool, history: History) -> None:
+        self.history = history
+        self.course = Course(history)
+        self.closed = "the pool is not set up yet"
+        self.resends = resends
+        self._hosts = routes.BACKEND_ONLY
+        """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
+        self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self.dressing = Dressing()
+        self.gate = Gate(history)
+        self.tunnels = Tunnels(lambda: self.hosts)
+        self.turns = Turns()
+        self.sockets = Sockets(self.dressing, history, self.gate, self.turns)
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """Who knows the identities; None where there is nobody to send as."""
+        return self.course.keeper
+
+    @keeper.setter
+    def keeper(self, keeper: Keeper | None) -> None:
+        self.course.keeper = keeper
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that the path policy is for."""
+        if self.keeper is not None and not self.keeper.hosts <= self._hosts:
+            self._hosts |= self.keeper.hosts
+        return self._hosts
+
+    def policy(self, request: http.Request) -> Policy:
+        """The path policy for a request as it would leave."""
+        return policy_of(request, self.hosts)
+
+    # -- hooks, in the order of an answer's life
+
+    def headers_came(self, flow: http.HTTPFlow) -> None:
+        """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
+        self.undress(flow)
+        exchange = self._under_way.get(flow)
+        response = flow.response
+        if response is None:
+            return
+        if exchange is None:
+            self._stream_a_strangers(flow, response)
+            return
+        exchange.head_seen = True
+        if not exchange.is_answered:
+            return
+        exchange.attempt.trace.answered(response.status_code, response.headers.fields, time.time())
+        values = headers.first_values(response.headers.fields)
+        if (turn_state := values.get(headers.TURN_STATE)) is not None:
+            self.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+        if not is_held(response.status_code):
+            assert self.keeper is not None
+            judging.saw(self.keeper, exchange.asked, exchange.attempt, values)
+            events = is_event_stream(response)
+            is_small = _is_small(values.get(b"content-length")) and not events
+            encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+            exchange.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
+            is_passed = exchange.policy is Policy.SWAP and not is_small
+            response.stream = partial(self._passed, exchange) if is_passed else False
+            looks = events and is_passed and self.resends and is_known(encoding)
+            exchange.beginning = Beginning(encoding) if looks else None
+            if exchange.beginning is None:
+                self.course.served(flow, exchange)
+
+    def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """A request that was under way before a reload is not known here; its answer is streamed all the same."""
+        if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
+            response.stream = True
+
+    def head(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.proxy.resend.Sender`: all addons have seen the head of an answer; have we?"""
+        exchange = self._under_way.get(flow)
+        if exchange is not None and not exchange.head_seen:
+            try:
+                self.headers_came(flow)
+            except Exception as error:
+                self.fail(flow, error, "reading the answer")
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        """See `codexpool.proxy.resend.Sender`: whether the beginning of a stream is looked at first."""
+        exchange = self._under_way.get(flow)
+        return exchange is not None and exchange.beginning is not None
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        """See `codexpool.proxy.resend.Sender`: whether a stream answers, or has failed in a way that is the pool's."""
+        try:
+            exchange = self._under_way.get(flow)
+            if exchange is None or exchange.beginning is None:
+                return True
+            found = exchange.beginning.take(piece)
+            if found is False:
+                return False
+            exchange.beginning = None
+            said = judging.of_event(found) if isinstance(found, dict) else None
+            if said is None:
+                self.course.served(flow, exchange)
+                return True
+            assert flow.response is not None
+            return replies.failed_stream(flow.response, said.status, said.error, said.values)
+        except Exception:
+            logger.exception("the beginning of a stream could not be read")
+            return True
+
+    def _passed(self, exchange: Exchange, piece: bytes) -> bytes:
+        """See a piece of an answer pass by; gives it back (see mitmproxy's ``response.stream``)."""
+        self._see(exchange, piece)
+        return piece
+
+    @harmless
+    def _see(self, exchange: Exchange, piece: bytes) -> None:
+        exchange.trace.passed(piece)
+        if exchange.reading is not None:
+            for event in exchange.reading.take(piece):
+                self._learn_late(exchange, event)
+
+    def _learn_late(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
+        """What an event says after the answer has begun. The client has that answer, and sees the failure; but it
+        asks again, and then it is known."""
+        keeper, attempt = self.keeper, exchange.attempt
+        if keeper is None or not exchange.is_answered:
+            return
+        if event.get("type") == frames.LIMITS:
+            judging.saw_gauges(keeper, attempt, rate_limits.of_frame(event))
+            return
+        said = judging.of_event(event)
+        if said is None:
+            return
+        method = exchange.trace.method
+        verdict, evidence = judge(keeper, exchange.asked, attempt, method, said, repeatable=False, lightens=False)
+        attempt.trace.verdict, attempt.trace.evidence = verdict, str(evidence)
+        self.history.judged(attempt.name, verdict)
+        learn(keeper, exchange.asked, attempt, said, verdict, evidence)
+
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+        """See `codexpool.proxy.resend.Sender`: an answer that was to be judged is judged by its status alone.
+
+        Where its status says nothing without a body, a lost connection is what it is: the request goes out again.
+        """
+        try:
+            exchange, response = self._under_way.get(flow), flow.response
+            if exchange is not None and exchange.failure is not None:
+                return exchange.failure
+            if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
+                return None
+            if is_lost and not says_enough(response.status_code):
+                return None
+            logger.info(
+                "session %s: the %d of %s is judged by its status alone: %s",
+                *(exchange.named, response.status_code, exchange.attempt.name, why),
+            )
+            return replies.cut(response, why)
+        except Exception:
+            logger.exception("an answer that was cut off could not be read")
+            return None
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.proxy.resend.Sender`: what a refusal repeats of a token is hidden before anybody sees it.
+
+        Not in our own hook: mitmproxy skips that where a hook of another addon raises, and writes its dump all the
+        same.
+        """
+        exchange, response = self._under_way.get(flow), flow.response
+        if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
+            return
+        try:
+            response.trailers = None
+            shown = PLACEHOLDER.format(exchange.attempt.name).encode()
+            scrub(response, {exchange.attempt.bearer.token.encode(): shown})
+        except Exception as error:
+            self.fail(flow, error, "reading the answer")
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        """See `codexpool.proxy.resend.Sender`: the connection was lost, and nothing was passed on."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None:
+            exchange.is_lost = True
+
+    async def judge_loss(self, flow: http.HTTPFlow) -> None:
+        """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
+        self.undress(flow)
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return
+        exchange.end_seen = True
+        if exchange.is_lost and exchange.is_answered and self.keeper is not None:
+            exchange.beginning = None
+            if exchange.attempt.trace.status is None:
+                exchange.attempt.trace.answered(0, (), time.time())
+            await self._judge(flow, exchange, judging.NOTHING)
+            if exchange.ours:
+                flow.response = None  # The flow has ended in its error; the next request gets this answer.
+        exchange.is_lost = False
+
+    async def judge(self, flow: http.HTTPFlow) -> None:
+        """An answer is whole: relay it, have the request sent again, or answer in its place."""
+        exchange = self._under_way.get(flow)
+        if exchange is None or flow.response is None:
+            return
+        exchange.end_seen = True
+        if not self.resends:
+            self.whole(flow)
+        if exchange.failure is not None:
+            replace_response(flow, exchange, exchange.failure)
+        elif exchange.is_answered:
+            await self._judge_answer(flow, exchange, flow.response)
+
+    async def _judge_answer(self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
+        if response.status_code == 101 and not (exchange.upgrade and flow.websocket is not None):
+            # What is said from then on would be no messages, and pass by unseen: keys, turns, limits.
+            flow.websocket = None
+            refusal = replies.failed_closed("the backend has switched to a protocol that is no WebSocket")
+            refusal.headers["connection"] = "close"
+            replace_response(flow, exchange, refusal)
+            return
+        if not is_held(response.status_code):
+            if exchange.beginning is not None:  # It was passed on before it had said anything.
+                exchange.beginning = None
+                self.course.served(flow, exchange)
+            if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
+                show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
+            return
+        await self._judge(flow, exchange, judging.of_response(response, read(response).text))
+
+    async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
+        assert self.keeper is not None
+        attempt, method = exchange.attempt, flow.request.method
+        repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
+        may_lighten = self.resends and said.code == NOT_PORTABLE and not attempt.lighter
+        lightens = may_lighten and await self._lightens(flow)
+        verdict, evidence = judge(
+            self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
+        )
+        attempt.outcome = attempt.trace.evidence = str(evidence)
+        attempt.trace.verdict = verdict
+        self.history.judged(attempt.name, verdict)
+        model = exchange.asked.model  # A handshake has no body.
+        if not exchange.upgrade and judging.counts_for_a_model(self.keeper, exchange.asked, attempt, said, verdict):
+            model = await model_in_body(flow.request)
+        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
+        if verdict.finding is Finding.NOT_PORTABLE:
+            session = self.keeper.pool.sessions.get(exchange.session)
+            self.dressing.not_portable(exchange.asked, session, attempt)
+        tries = len(exchange.tries)
+        self.course.judged(exchange, verdict)
+        await self.course.follow(flow, exchange)
+        exchange.go_again = len(exchange.tries) > tries
+        if exchange.upgrade and verdict.next in MAY_BE_ITS_OWN and not (exchange.go_again or exchange.ours):
+            # Of a refused handshake a client sees the status only, and repeats it seven times: over HTTP it sees all.
+            replace_response(flow, exchange, replies.over_http(str(evidence)))
+        if exchange.go_again:
+            await self.prepare(flow, exchange)
+        if exchange.go_again and not self.resends:
+            replace_response(flow, exchange, replies.failed_closed("refused; try again, under another identity"))
+        comment(flow, exchange)
+
+    @staticmethod
+    async def _lightens(flow: http.HTTPFlow) -> bool:
+        encoding = flow.request.headers.get("content-encoding", "")
+        return await look(has_encrypted, flow.request.raw_content or b"", encoding)
+
+    async def prepare(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Make the body ready that the next attempt leaves with."""
+        if exchange.tries and self.keeper is not None:
+            session = self.keeper.pool.sessions.get(exchange.session)
+            await self.dressing.prepare(flow.request, exchange.asked, session, exchange.attempt)
+
+    def undress(self, flow: http.HTTPFlow) -> None:
+        """Without `codexpool.proxy.resend`: an answer or an error has come, and the flow shows no secret any more."""
+        exchange = self._under_way.get(flow)
+        if exchange is not None and exchange.worn is not None:
+            take_off(flow, exchange.worn)
+            exchange.worn = None
+
+    def undress_all(self) -> None:
+        """The end: what is still under way goes into dumps as it is then."""
+        for flow in list(self._under_way):
+            self.undress(flow)
+
+    def is_over(self, flow: http.HTTPFlow) -> bool:
+        """Whether the answer, or the error, that a flow has now is the one the client gets: then its trace ends."""
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return True
+        if not exchange.go_again:
+            tracer.over(self.history, flow, exchange)
+            if exchange.is_turn:
+                self.turns.ended(flow, exchange, self.keeper)
+        return not exchange.go_again
+
+    def again(self, flow: http.HTTPFlow) -> bool:
+        """See `codexpool.proxy.resend.Sender`: whether the held answer is dropped and the request sent again."""
+        try:
+            return self._is_sent_again(flow)
+        except Exception as error:
+            self.fail(flow, error, "sending a request again")
+            self.is_over(flow)  # Its hooks are behind it.
+            return False
+
+    def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
+        exchange = self._under_way.get(flow)
+        if exchange is None:
+            return False
+        if self.keeper is None and flow.response is not None and is_held(flow.response.status_code):
+            # The addon went away in the middle of this request, and nobody has judged the answer.
+            flow.response = replies.failed_closed(self.closed)
+        if not exchange.end_seen:
+            self._unjudged(flow, exchange)
+        if not exchange.go_again:
+            return False
+        exchange.go_again = exchange.head_seen = exchange.end_seen = False
+        refused, now = exchange.tries[-2], exchange.attempt
+        logger.info("session %s: sent again, %s -> %s (%s)", exchange.named, refused.name, now.name, refused.outcome)
+        # Only now, with the hooks of the refused attempt behind it, may the flow say who is next.
+        label(flow, now.name)
+        return True
+
+    def _unjudged(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """A hook of another addon has raised, and ours was skipped: nobody knows what the answer means."""
+        response = flow.response
+        acts = exchange.policy is Policy.SWAP_IDS or (response is not None and is_held(response.status_code))
+        if response is not None and flow.error is None and exchange.is_answered and acts:
+            logger.warning(
+                "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503",
+                *(exchange.named, response.status_code, exchange.attempt.name),
+            )
+            reason = "a hook of another addon raised, and the answer of the backend was not judged"
+            replace_response(flow, exchange, replies.failed_closed(reason))
+        self.is_over(flow)
+
+    def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
+        """Something of ours broke in a hook: the client is told, and nothing leaves."""
+        logger.error("%s failed: %s", doing, error, exc_info=error)
+        exchange = self._under_way.get(flow)
+        refusal = replies.failed_closed(f"{doing} failed ({type(error).__name__})")
+        if exchange is not None and flow.response is not None and flow.response.raw_content is None:
+            exchange.failure = refusal  # Its head is here, its body would still be put into ours.
+        elif exchange is not None:
+            replace_response(flow, exchange, refusal)
+        elif flow.response is None and self.policy(flow.request).swaps:
+            flow.response = refusal
+            label(flow, "refused")
+
+
+def _is_small(content_length: bytes | None) -> bool:
+    """Whether an answer comes in one piece anyway: then a person may see its body in the flow."""
+    return content_length is not None and content_length.isdigit() and int(content_length) <= SMALL

@@ -1,0 +1,380 @@
+"""mitmproxy's connections with what they lack: trailers, interim answers, and bounds.
+
+Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raises an exception at trailers: either way
+the client hangs. Here an interim answer is dropped, as mitmproxy does over HTTP/2, and trailers are passed on to a
+peer that can take them. A head that does not end, and a WebSocket message that is too long, end their connection.
+
+A server that refuses a request before it has read its body, and closes, answers the rest of it with a reset. asyncio
+gives up a connection over which it cannot write, and with it what has come and was not read yet: the refusal. `hear`
+has mitmproxy read that all the same. `close_well` has it close a connection that it gives up at the wrong moment.
+
+Like `codexpool.proxy.resend`, which installs it, this file knows nothing of Codex. Its classes serve every connection:
+they differ from mitmproxy's only where those would hang, or fill the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import sys
+import zlib
+from collections.abc import Generator, Iterable
+from logging import DEBUG
+from typing import Any, Final, Literal
+
+import h11
+from h11._readers import ChunkedReader
+from mitmproxy import http
+from mitmproxy.connection import Client, ConnectionState, Server
+from mitmproxy.proxy import commands, events, server
+from mitmproxy.proxy.layers import http as layers
+from mitmproxy.proxy.layers import websocket
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    RequestEndOfMessage,
+    RequestTrailers,
+    ResponseEndOfMessage,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
+
+MOST_OF_A_HEAD: Final = 256 << 10
+"""Bytes that the head of an answer may have over HTTP/1, and what follows the chunks of a body."""
+
+MOST_INTERIM: Final = 100
+"""Interim answers that may come before the final one."""
+
+MOST_OF_THE_REST: Final = 2 << 20
+"""Bytes that are read of what a server has said before it closed."""
+
+MOST_OF_A_MESSAGE: Final = 32 << 20
+"""Bytes that a WebSocket message may have once it is inflated, with `FRAME` more for each of its frames."""
+
+FRAME: Final = 64
+"""Bytes of memory that a frame costs, however short it is."""
+
+DENSE_FROM: Final = 8 << 20
+"""Bytes from which on a message may not be denser than `MOST_DENSE`."""
+
+MOST_DENSE: Final = 100
+"""How many times its size a message may inflate to. (Deflate can do a thousand; text comes to ten.)"""
+
+PIECE: Final = 1 << 20
+"""Bytes that are inflated at once."""
+
+EFFORT: Final = 1
+"""How hard messages are deflated. zlib's default saves a fifth, and takes four times as long: everybody waits."""
+
+Commands = Generator[Any, Any, None]
+
+# After a reload of this module the name in mitmproxy's module is that of the class it installed before.
+_Websocket: Any = next(cls for cls in websocket.WebsocketConnection.__mro__ if cls.__module__ == websocket.__name__)
+
+TOUCHED: Final[dict[type, tuple[str, ...]]] = {
+    _http1.Http1Client: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
+    _http1.Http1Server: ("read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
+    server.ConnectionIO: ("reader", "writer"),
+    server.ConnectionHandler: ("handle_connection",),
+    _Websocket: ("send2",),
+    PerMessageDeflate: ("frame_inbound_payload_data", "frame_outbound"),
+}
+
+_INTERIM: Final = re.compile(rb"HTTP/\d\.\d 1\d\d(\s|$)")
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+# -- HTTP/1
+
+
+class _Chunks:
+    """A reader of chunks that puts the trailers aside, at which mitmproxy would raise."""
+
+    def __init__(self, reader: ChunkedReader) -> None:
+        self._reader = reader
+        self.trailers: list[tuple[bytes, bytes]] = []
+
+    def __call__(self, buffer: Any) -> Any:
+        event = self._reader(buffer)
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            self.trailers = list(event.headers)
+            return h11.EndOfMessage()
+        return event
+
+    def read_eof(self) -> Any:
+        return self._reader.read_eof()
+
+
+class _Trailing:
+    """One side of HTTP/1, with trailers. They are dropped on the way to a peer whose body is not chunked."""
+
+    body_reader: Any
+    ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
+    _to_send: http.Headers | None = None
+
+    def read_body(self: Any, event: events.Event) -> Commands:
+        if isinstance(self.body_reader, ChunkedReader):
+            self.body_reader = _Chunks(self.body_reader)
+        reader = self.body_reader
+        for command in super().read_body(event):  # type: ignore[misc]
+            is_end = isinstance(command, ReceiveHttp) and isinstance(command.event, self.ReceiveEndOfMessage)
+            if is_end and isinstance(reader, _Chunks) and reader.trailers:
+                trailers, reader.trailers = reader.trailers, []
+                yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, http.Headers(trailers)))
+            yield command
+        if self.state == self.read_body and len(self.buf) > MOST_OF_A_HEAD:
+            yield from _gives_up(self, "what frames its body does not end")
+
+    def send(self: Any, event: Any) -> Commands:
+        if isinstance(event, RequestTrailers | ResponseTrailers):
+            self._to_send = event.trailers
+            return
+        trailers = None
+        if isinstance(event, RequestEndOfMessage | ResponseEndOfMessage):
+            trailers, self._to_send = self._to_send, None
+        for command in super().send(event):  # type: ignore[misc]
+            if trailers and isinstance(command, commands.SendData) and command.data == _LAST_CHUNK:
+                yield commands.SendData(self.conn, b"0\r\n%b\r\n" % bytes(trailers))
+            else:
+                yield command
+
+
+def _gives_up(connection: Any, why: str) -> Commands:
+    connection.state = connection.done
+    yield commands.CloseConnection(connection.conn)
+    error = connection.ReceiveProtocolError
+    yield ReceiveHttp(error(connection.stream_id, f"HTTP/1 protocol error: {why}", code=error.code))
+
+
+class Http1Client(_Trailing, _http1.Http1Client):
+    """mitmproxy's side of a connection to a server."""
+
+    ReceiveTrailers = ResponseTrailers
+    _interim = 0
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        wrong = ""
+        if isinstance(event, events.DataReceived) and self.request is not None:
+            wrong = yield from self._drop_interim()
+        if wrong:
+            yield from _gives_up(self, wrong)
+        else:
+            yield from super().read_headers(event)
+
+    def _drop_interim(self) -> Generator[Any, Any, str]:
+        """Drop the interim answers that stand before the final one, or say what is wrong with them."""
+        assert self.request is not None
+        while lines := self.buf.maybe_extract_lines():
+            status = bytes(lines[0])
+            is_upgrade = b" 101" in status[:12] and "upgrade" in self.request.headers
+            if not _INTERIM.match(status) or is_upgrade:
+                rest = self.buf.maybe_extract_at_most(len(self.buf)) or b""
+                self.buf += b"\r\n".join([*map(bytes, lines), b"", bytes(rest)])
+                self._interim = 0
+                return ""
+            if b" 101" in status[:12]:
+                return "it switches protocols, which nobody has asked for"
+            self._interim += 1
+            if self._interim > MOST_INTERIM:
+                return "one interim answer follows another"
+            yield commands.Log(f"Swallowing HTTP/1 informational response: {status!r}", DEBUG)
+        return "the head of the answer does not end" if len(self.buf) > MOST_OF_A_HEAD else ""
+
+
+class Http1Server(_Trailing, _http1.Http1Server):
+    """mitmproxy's side of a connection to a client."""
+
+    ReceiveTrailers = RequestTrailers
+
+
+# -- what a server has said before it closed
+
+
+class _Reader:
+    """Reads a connection to its end, and after an error what had come before it.
+
+    ``again`` is a duplicate of its socket. asyncio closes its own as soon as it cannot write.
+    """
+
+    def __init__(self, reader: Any, again: socket.socket, server: Server) -> None:
+        self._reader = reader
+        self._again = again
+        self._server = server
+        self._has_failed = False
+
+    async def read(self, size: int) -> bytes:
+        data: bytes = b""
+        try:
+            data = await self._reader.read(size)
+        except OSError:
+            # The reader raises at each read from now on. Return what it still has once, or mitmproxy reads for ever.
+            if self._has_failed or not (data := self._rest()):
+                raise
+            self._has_failed = True
+            self._server.state &= ~ConnectionState.CAN_WRITE  # Nobody is to send another request over it.
+            return data
+        finally:
+            if not data:
+                self._again.close()
+        return data
+
+    def _rest(self) -> bytes:
+        rest = bytes(getattr(self._reader, "_buffer", b""))  # asyncio keeps it, and does not give it away any more.
+        with contextlib.suppress(OSError):
+            while (more := self._again.recv(MOST_OF_A_HEAD)) and len(rest) < MOST_OF_THE_REST:
+                rest += more
+        self._again.close()
+        return rest
+
+
+def hear(proxyserver: Any, data: ServerConnectionHookData) -> None:
+    """Have a connection that was made read to what its server has said last. For the ``server_connected`` hook."""
+    handler = proxyserver.connections.get(data.client.id)
+    io = handler.transports.get(data.server) if handler is not None else None
+    if io is None or data.server.transport_protocol != "tcp" or sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # There may be no file descriptor left: then it goes on as it is.
+        io.reader = _Reader(io.reader, io.writer.get_extra_info("socket").dup(), data.server)
+
+
+# -- how a connection ends
+
+
+class _PatientLock(asyncio.Lock):
+    """Is waited for to the end by a task that is cancelled meanwhile: the cancellation comes when it waits next.
+
+    mitmproxy hands over each event under a lock, and ends a connection by cancelling its task. One that was waiting
+    for the lock just then would never be closed, and its peer would hang.
+    """
+
+    async def acquire(self) -> Literal[True]:
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                await super().acquire()
+            except asyncio.CancelledError as error:
+                cancelled = error
+            else:
+                break
+        if cancelled is not None and (task := asyncio.current_task()) is not None:
+            task.cancel(*cancelled.args)
+        return True
+
+
+def close_well(proxyserver: Any, client: Client) -> None:
+    """Have all connections of a client end as they should. For the ``client_connected`` hook."""
+    handler = proxyserver.connections.get(client.id)
+    if hasattr(handler, "_server_event_lock"):
+        handler._server_event_lock = _PatientLock()
+
+
+# -- WebSocket
+
+
+class _Bound(Extension):
+    """Stands behind all other extensions, sees what they make of a frame, and counts."""
+
+    name = "codexpool-bound"
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes of the message so far."""
+        self.came = 0
+        """Bytes of it as they came, where it is deflated."""
+        self._is_control = False
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def grows(self, by: int) -> None:
+        """The message has so many bytes more. Raises ParseFailed where that is too much."""
+        self.size += by
+        too_dense = self.came and self.size > max(DENSE_FROM, MOST_DENSE * self.came)
+        if self.size > MOST_OF_A_MESSAGE or too_dense:
+            what = f"inflates to over {MOST_DENSE} times its size" if too_dense else "has over 32 MiB"
+            raise ParseFailed(f"{REASON} {what}", CloseReason.MESSAGE_TOO_BIG)
+
+    def frame_inbound_header(self, proto: Any, opcode: Opcode, rsv: RsvBits, payload_length: int) -> RsvBits:
+        self._is_control = opcode.iscontrol()
+        if not self._is_control:
+            self.grows(FRAME)
+        return RsvBits(False, False, False)
+
+    def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes:
+        if not self._is_control and not self.came:  # What is inflated has been counted.
+            self.grows(len(data))
+        return data
+
+    def frame_inbound_complete(self, proto: Any, fin: bool) -> None:
+        if fin and not self._is_control:
+            self.size = self.came = 0
+
+
+REASON: Final = "codexpool: a message"
+"""How the reason begins with which a socket is closed here."""
+
+
+class _Deflate(PerMessageDeflate):
+    """Inflates in pieces, and asks before each whether there may be more; deflates quickly."""
+
+    def __init__(self, negotiated: PerMessageDeflate, bound: _Bound) -> None:
+        self.__dict__.update(negotiated.__dict__)
+        self._bound = bound
+
+    def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes | CloseReason:
+        if not self._inbound_compressed or not self._inbound_is_compressible or self._decompressor is None:
+            return super().frame_inbound_payload_data(proto, data)
+        self._bound.came += len(data)
+        pieces, left = [], bytes(data)
+        try:
+            while True:
+                pieces.append(self._decompressor.decompress(left, PIECE))
+                left = self._decompressor.unconsumed_tail
+                self._bound.grows(len(pieces[-1]))
+                if not left and len(pieces[-1]) < PIECE:
+                    return b"".join(pieces)
+        except zlib.error:
+            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+
+    def frame_outbound(
+        self, proto: Any, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        if self._compressor is None and not opcode.iscontrol():
+            bits = self.client_max_window_bits if proto.client else self.server_max_window_bits
+            self._compressor = zlib.compressobj(EFFORT, zlib.DEFLATED, -bits)
+        return super().frame_outbound(proto, opcode, rsv, data, fin)
+
+
+class WebsocketConnection(_Websocket):  # type: ignore[misc]
+    """One side of a WebSocket, whose messages are bounded: a longer one closes it with 1009."""
+
+    def __init__(self, connection_type: Any, extensions: Iterable[Extension] = (), **more: Any) -> None:
+        bound = _Bound()
+        bounded = [_Deflate(one, bound) if isinstance(one, PerMessageDeflate) else one for one in extensions]
+        super().__init__(connection_type, [*bounded, bound], **more)
+
+
+# -- installing
+
+
+def install() -> None:
+    """Have every connection from now on be one of these."""
+    _put(Http1Client, Http1Server, WebsocketConnection)
+
+
+def uninstall() -> None:
+    """Give mitmproxy its own classes back."""
+    _put(_http1.Http1Client, _http1.Http1Server, _Websocket)
+
+
+def _put(to_server: type, to_client: type, of_socket: type) -> None:
+    in_http, in_websocket = vars(layers), vars(websocket)
+    in_http["Http1Client"], in_http["Http1Server"] = to_server, to_client
+    in_websocket["WebsocketConnection"] = of_socket

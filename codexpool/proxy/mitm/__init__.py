@@ -1,0 +1,1 @@
+"""The process around it: mitmproxy's options, versions, shutdown, logs, content view."""

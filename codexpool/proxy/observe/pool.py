@@ -1,0 +1,217 @@
+"""A pool that is consulted and never sent as: what pool.toml says, and what earlier runs have found out.
+
+Nobody is asked anything for it: no whoami, no token endpoint, no command, no keyring; and nothing is written. What a
+running pool would find out first (whose a token is, another token in place of one that has ended) is taken to go
+well, and is said of the identity in `Consulted.notes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codexpool.config import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig, Sources, resolve
+from codexpool.config.keyrings import PendingError
+from codexpool.credentials import Credential
+from codexpool.credentials.oauth import OAuth
+from codexpool.credentials.route import Route
+from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.credentials.whoami import Whoami
+from codexpool.pool.conditions import IN_DOUBT
+from codexpool.pool.identity import (
+    RETURNING,
+    Condition,
+    Evidence,
+    Identity,
+    IdentityKey,
+    Kind,
+    Metadata,
+    Status,
+    Word,
+    clock,
+)
+from codexpool.pool.needs import described, is_of_workspace
+from codexpool.pool.pool import Pool
+from codexpool.pool.turn_states import TurnStates
+from codexpool.protocol import endpoints, headers
+from codexpool.protocol.routes import host_of
+from codexpool.redaction import shown
+from codexpool.state import Record, Snapshot, read_state, record_name
+from codexpool.upkeep import sync
+from codexpool.upkeep.verification import UNKNOWN, expected
+
+logger = logging.getLogger("codexpool")
+
+NOT_KNOWN = "?"
+"""What the fingerprint of a token begins with that nobody has seen. The name of its identity comes behind it."""
+
+
+@dataclass(slots=True)
+class Consulted:
+    """The pool, and what is to be said of some of its identities: what a running pool would see to first.
+
+    It has no token: ``tokens`` has what is to be seen in the place of each.
+    """
+
+    pool: Pool = field(default_factory=Pool)
+    notes: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    hosts: frozenset[str] = frozenset({endpoints.HOST})
+    """The backend's, and those that identities are served from."""
+    turn_states: TurnStates = field(default_factory=TurnStates)
+    """Who would have issued which, had it been sent as they would have had it sent."""
+
+    def fields(self, identity: Identity, fields: headers.Fields, for_stream: bool) -> headers.Fields:
+        """A request's headers as they would be sent under an identity; ``for_stream`` says that it asks for one."""
+        metadata, placeholder = identity.metadata, headers.PLACEHOLDER.format(identity.name)
+        assert metadata is not None
+        # What whoami has not told yet is there all the same, as soon as it has.
+        account_id = metadata.account_id or ("" if identity.kind is Kind.COMMAND else placeholder)
+        token = self.tokens.get(identity.name, placeholder)
+        values = headers.identity_values(token, account_id, metadata.fedramp, metadata.routing_override)
+        keep_turn_state = self.turn_states.fit(fields, metadata.key)
+        return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
+
+    def lines(self) -> list[str]:
+        """How each identity stands, a line for each."""
+        return [self._line(identity) for identity in self.pool.identities.values()]
+
+    def _line(self, identity: Identity) -> str:
+        note = self.notes.get(identity.name, "")
+        words = f"{identity.name} {_standing(identity.condition, note)}"
+        if identity.metadata is not None and is_known(identity):
+            words += f": {described(identity)}"
+        return words
+
+
+def is_known(identity: Identity) -> bool:
+    """Whether it is known which token an identity has."""
+    return not identity.fingerprint.startswith(NOT_KNOWN)
+
+
+def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Consulted:
+    """The pool of a configuration, as it would serve now. Reads files; raises nothing that it could go on without."""
+    known = read_state(state) or Snapshot()
+    resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), _unread))
+    for problem in resolved.problems:
+        logger.warning("%s", problem)
+    specs = [s for s in config.identities if s.name in resolved.credentials or s.name in resolved.pending]
+    now, consulted = time.time(), Consulted()
+    pool = consulted.pool
+    pool.breaker.most = config.breaker
+    makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
+    pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
+    sync.take(pool, known, config.path)
+    for maker in makers:
+        maker.settle(consulted)
+    origins = {metadata.origin for metadata in known.metadata.values()}
+    consulted.hosts |= {host_of(origin) for origin in origins}
+    return consulted
+
+
+class _Maker:
+    """Makes one identity out of what there is of it."""
+
+    def __init__(
+        self, pool_toml: Path, spec: IdentitySpec, credential: Credential | None, known: Snapshot, now: float
+    ) -> None:
+        self.spec, self.credential, self.known, self.now = spec, credential, known, now
+        self.record: Record | None = known.records.get(record_name(pool_toml, spec.name))
+        self.fingerprint = self._fingerprint()
+
+    def identity(self) -> Identity:
+        """The identity, of which nothing is known yet."""
+        return Identity(
+            self.spec.name,
+            self.credential.kind if self.credential is not None else Kind.PAT,
+            self.fingerprint,
+            Condition(Status.UNVERIFIED, self.now),
+            expires_at=self.spec.expires_at,
+            paused=self.spec.paused,
+            priority=self.spec.priority,
+        )
+
+    def settle(self, consulted: Consulted) -> None:
+        """Have the pool know what earlier runs know of it, and take what nobody knows to go well."""
+        name, metadata = self.spec.name, self.known.metadata.get(self.fingerprint)
+        bearer = self.credential.bearer() if self.credential is not None else None
+        if bearer is not None:
+            consulted.tokens[name] = shown.described(bearer.token).encode("ascii", "replace").decode()
+        if (note := self._note(metadata)) and not self.spec.paused:
+            consulted.notes[name] = note
+        metadata = metadata or self._claimed()
+        consulted.pool.recall(name, self.fingerprint, metadata, self.now)
+        if (condition := self._condition(metadata)) is not None and not self.spec.paused:
+            consulted.pool.condition_learned(name, self.fingerprint, condition)
+
+    def _fingerprint(self) -> str:
+        bearer = self.credential.bearer() if self.credential is not None else None
+        if bearer is not None:
+            return bearer.fingerprint
+        # Of a keyring or a command: nobody looks, but an earlier run has written down what it had.
+        return self.record.fingerprint if self.record is not None else f"{NOT_KNOWN}{self.spec.name}"
+
+    def _note(self, metadata: Metadata | None) -> str:
+        """What a running pool would see to before it sends as this identity; empty for nothing."""
+        match self.spec.source:
+            case FromCommand():
+                return "its command was not run"
+            case FromKeyring():
+                return "its token was not read from the keyring"
+            case FromAuthJson() if self.credential is not None and self.credential.is_over(self.now):
+                return "its login has to be renewed"
+        if metadata is None:
+            return "not verified yet"
+        return ""
+
+    def _claimed(self) -> Metadata:
+        """Whose an identity is that no whoami has spoken of, as far as anything tells."""
+        spec = self.spec
+        if isinstance(self.credential, OAuth):
+            login = self.credential.login
+            return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+        if self.record is not None and self.record.fingerprint == self.fingerprint:
+            return Metadata(self.record.key.account_id, self.record.key.user_id, "")
+        return Metadata(spec.account_id or "", spec.user_id or f"{UNKNOWN}{spec.name}", "")
+
+    def _condition(self, metadata: Metadata) -> Condition | None:
+        """What keeps it from serving, as far as files tell."""
+        spec = self.spec
+        if spec.flag is not None and spec.flag.token == f"sha256:{self.fingerprint}":
+            since = spec.flag.since.timestamp()
+            return Condition(Status.NEEDS_REPLACEMENT, since, evidence=Evidence(since, note=spec.flag.reason))
+        declared = IdentityKey(spec.account_id or "", spec.user_id or "")
+        answer = expected(Whoami(Word.HEALTHY, Evidence(self.now), metadata), declared)
+        if answer.word is Word.OTHER_ACCOUNT:
+            return Condition(Status.CONFLICT, self.now, evidence=answer.evidence)
+        condition = self.known.conditions.get(self.fingerprint)
+        return condition if condition is not None and _holds(condition, self.now) else None
+
+
+def _holds(condition: Condition, now: float) -> bool:
+    """Whether what an earlier run has found out still keeps an identity from serving.
+
+    What was in doubt then would be asked about again. A pause is the operator's word, which pool.toml has, unless it
+    is because of the workspace.
+    """
+    if condition.status in RETURNING:
+        return condition.until is not None and condition.until > now
+    if condition.status is Status.PAUSED:
+        return is_of_workspace(condition)
+    return condition.status is not Status.READY and condition.status not in IN_DOUBT
+
+
+def _standing(condition: Condition, note: str) -> str:
+    """How an identity stands; a note says that it is only taken to be ready."""
+    if condition.status is Status.READY:
+        return f"is taken to be ready ({note})" if note else "is ready"
+    until = f" until {clock(condition.until, time.time())} UTC" if condition.until is not None else ""
+    return f"is {condition.status}{until}" + (f" ({condition.evidence})" if condition.evidence is not None else "")
+
+
+def _unread(service: str, name: str) -> str:
+    """A keyring may ask a person for a password: that is not for somebody who only looks on."""
+    raise PendingError

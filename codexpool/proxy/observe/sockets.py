@@ -1,0 +1,144 @@
+"""Open WebSockets in observe mode: the turns on them are followed, and every message goes its way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http, websocket
+
+from codexpool.protocol import frames
+from codexpool.protocol.encrypted_reasoning import has_encrypted
+from codexpool.protocol.headers import PLACEHOLDER, TURN_STATE
+from codexpool.proxy import judge
+from codexpool.proxy.observe.observation import Observation
+from codexpool.proxy.sockets import MOVES
+from codexpool.redaction.shown import shown_text
+from codexpool.traces.history import History
+from codexpool.traces.trace import TurnTrace
+
+logger = logging.getLogger("codexpool")
+
+KEPT = 2**22
+"""Bytes of the messages of a WebSocket that a flow shows, the last ones; mitmproxy would keep them all."""
+
+
+@dataclass(slots=True)
+class ObservedSocket:
+    """An open socket. ``request`` is the last one for the model, ``kept`` the bytes of the messages in the flow."""
+
+    observation: Observation
+    turn: TurnTrace | None = None
+    request: bytes = b""
+    kept: int = 0
+
+
+class ObservedSockets:
+    """All open WebSockets of observed requests."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._sockets: WeakKeyDictionary[http.HTTPFlow, ObservedSocket] = WeakKeyDictionary()
+
+    def opened(self, flow: http.HTTPFlow, observation: Observation) -> None:
+        """A handshake was answered with a 101."""
+        self._sockets[flow] = ObservedSocket(observation)
+        self._history.socket_opened(observation.trace)
+
+    def follows(self, flow: http.HTTPFlow) -> bool:
+        """Whether this is one of them."""
+        return flow in self._sockets
+
+    def message(self, flow: http.HTTPFlow) -> None:
+        """A message has come, from either side, and is about to be passed on."""
+        socket = self._sockets.get(flow)
+        if socket is None or flow.websocket is None:
+            return
+        message = flow.websocket.messages[-1]
+        try:
+            if not message.injected:
+                self._asked(socket, message) if message.from_client else self._answered(socket, message)
+        finally:
+            _trim(flow.websocket, socket)
+
+    def closed(self, flow: http.HTTPFlow, secrets: Iterable[bytes]) -> None:
+        """A socket is closed. What its messages repeat of the client's ``secrets`` is not shown any more."""
+        socket = self._sockets.pop(flow, None)
+        if socket is None or flow.websocket is None:
+            return
+        by = "the client" if flow.websocket.closed_by_client else "the backend"
+        self._ended(socket, f"the socket was closed by {by}", failed=True)
+        self._history.socket_closed(socket.observation.trace, f"by {by} ({flow.websocket.close_code})")
+        hidden = PLACEHOLDER.format("client").encode()
+        for message in flow.websocket.messages:
+            for secret in secrets:
+                if secret in message.content:
+                    message.content = message.content.replace(secret, hidden)
+
+    def _asked(self, socket: ObservedSocket, message: websocket.WebSocketMessage) -> None:
+        if frames.kind(message.content) != frames.CREATE:
+            return
+        socket.request = message.content if b'"encrypted_content"' in message.content else b""
+        if socket.turn is None:
+            socket.turn = socket.observation.trace.asked(time.time())
+
+    def _answered(self, socket: ObservedSocket, message: websocket.WebSocketMessage) -> None:
+        content, observation = message.content, socket.observation
+        observation.trace.bytes_in += len(content)
+        if socket.turn is not None:
+            socket.turn.bytes_in += len(content)
+        match kind := frames.kind(content):
+            case frames.METADATA:
+                values = frames.headers_of(frames.parsed(content))
+                if (turn_state := values.get(TURN_STATE)) is not None:
+                    observation.issued(turn_state)
+            case frames.ERROR | frames.FAILED:
+                self._failed(socket, content, kind)
+            case _ if kind in frames.ENDS:
+                self._ended(socket, kind.removeprefix("response."), failed=False)
+
+    def _failed(self, socket: ObservedSocket, content: bytes, kind: str) -> None:
+        frame = frames.parsed(content)
+        failed = kind == frames.FAILED
+        said = judge.of_failure(frames.failure_of(frame)) if failed else judge.of_frame(frame)
+        if said is None:
+            self._ended(socket, "failed", failed=True)
+        elif said.status:  # Else the client waits on.
+            outcome = f"failed: {said.status} {said.code}".rstrip()
+            if socket.observation.is_decided:
+                outcome += self._led_to(socket, said)
+            self._ended(socket, outcome, failed=True)
+
+    def _led_to(self, socket: ObservedSocket, said: judge.Said) -> str:
+        """What a refusal would have led to, had it been to the identity of the pool."""
+        verdict, evidence = socket.observation.verdict(
+            said, "MESSAGE", repeatable=False, lightens=lambda: has_encrypted(socket.request, "")
+        )
+        if socket.turn is not None:
+            socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
+        return ", would be told to connect again" if verdict.next in MOVES else ""
+
+    def _ended(self, socket: ObservedSocket, outcome: str, failed: bool) -> None:
+        if socket.turn is None:
+            return
+        turn, socket.turn = socket.turn, None
+        observation = socket.observation
+        self._history.turn_ended(observation.trace, turn, outcome, failed)
+        session = observation.asked.session or "-"
+        text = f"a turn on the socket of session {session}: {observation.would}; {outcome}"
+        logger.info("observed: %s", shown_text(text))
+
+
+def _trim(data: websocket.WebSocketData, socket: ObservedSocket) -> None:
+    """Forget the first messages of a connection that has many; in one go, so that this is not done for each."""
+    socket.kept += len(data.messages[-1].content)
+    if socket.kept <= KEPT:
+        return
+    first = 0
+    while socket.kept > KEPT // 2 and first < len(data.messages) - 1:
+        socket.kept -= len(data.messages[first].content)
+        first += 1
+    del data.messages[:first]

@@ -1,0 +1,59 @@
+"""A request that only asks what would be done with it: `codexpool doctor` sends it, and the proxy answers it itself.
+
+It goes the way of every other request, up to the moment at which it would leave.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mitmproxy import http
+
+from codexpool.protocol.headers import PROBE, PROBE_VERSION, Fields, first_values
+from codexpool.proxy import replies
+from codexpool.proxy.exchange import Exchange
+
+_NUMBER: Final = re.compile(rb"[\w-]{8,64}")
+
+
+def probe_of(values: Mapping[bytes, bytes]) -> str:
+    """The number of a probe; empty where a request is none."""
+    number = values.get(PROBE, b"")
+    return number.decode() if _NUMBER.fullmatch(number) else ""
+
+
+def answer(exchange: Exchange, wire: http.Request) -> http.Response:
+    """What was about to leave, in place of leaving."""
+    came, leaves = first_values(exchange.trace.fields), first_values(wire.headers.fields)
+    document = {
+        **_said(exchange.probe, exchange.upgrade),
+        "identity": exchange.attempt.name,
+        "member": exchange.member.name if exchange.member is not None else None,
+        "observing": False,
+        "replaced": sorted(_name(n) for n in came.keys() & leaves.keys() if came[n] != leaves[n]),
+        "added": sorted(_name(n) for n in leaves.keys() - came.keys()),
+        "removed": sorted(_name(n) for n in came.keys() - leaves.keys()),
+    }
+    return replies.document(document, {PROBE.decode(): exchange.probe})
+
+
+def observed(fields: Fields) -> http.Response | None:
+    """The answer of a proxy that only observes; None where a request is no probe."""
+    values = first_values(fields)
+    number = probe_of(values)
+    if not number:
+        return None
+    said = _said(number, values.get(b"upgrade", b"").lower() == b"websocket")
+    nothing: dict[str, Any] = {"replaced": [], "added": [], "removed": []}
+    document = {**said, "identity": None, "member": None, "observing": True, **nothing}
+    return replies.document(document, {PROBE.decode(): number})
+
+
+def _said(number: str, is_upgrade: bool) -> dict[str, Any]:
+    return {"probe": number, "version": PROBE_VERSION, "transport": "websocket" if is_upgrade else "http"}
+
+
+def _name(name: bytes) -> str:
+    return name.decode("latin-1")

@@ -1,0 +1,167 @@
+"""From a flow and its exchange to their trace: what `codexpool.traces` gets to know of a request, and when."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from mitmproxy import http
+
+from codexpool.common.addresses import address_of
+from codexpool.common.never_raises import harmless
+from codexpool.pool.identity import Asked, Identity
+from codexpool.pool.pool import Pool
+from codexpool.pool.reasons import LOOKED_AROUND, Candidacy, candidacies
+from codexpool.pool.recovery import Pause, Renew, Wait
+from codexpool.pool.verdict import Answer, classify
+from codexpool.protocol import routes
+from codexpool.protocol.headers import first_values
+from codexpool.protocol.routes import Policy
+from codexpool.proxy.exchange import Exchange, asked_of
+from codexpool.proxy.held_answers import read
+from codexpool.traces.history import History
+from codexpool.traces.trace import METADATA, AttemptTrace, Trace
+
+logger = logging.getLogger("codexpool")
+
+GOOD = classify(Answer(200))
+
+
+def begun(
+    flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool, member: str = ""
+) -> Trace:
+    """The trace of a request whose headers have come; the flow has it from now on."""
+    request = flow.request
+    data = request.data
+    method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
+    trace = Trace(
+        flow.id,
+        time.time(),
+        address_of(flow.client_conn.peername),
+        method,
+        data.scheme.decode("latin-1"),
+        data.host,
+        path,
+        policy,
+        routes.row_of(method, path.partition("?")[0]),
+        data.headers.fields,
+        is_upgrade,
+        session=asked.session,
+        source=source,
+        parent=asked.parent,
+        model=asked.model,
+        member=member,
+    )
+    flow.metadata[METADATA] = trace
+    return trace
+
+
+def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: str, lighter: bool) -> AttemptTrace:
+    """The trace of an attempt that is about to be made, under an identity that the pool has just chosen."""
+    assert identity.metadata is not None
+    because = pool.because
+    looked_around = because in LOOKED_AROUND or bool(exchange.tries)
+    candidates = _candidacies(pool, exchange, identity.name) if looked_around else None
+    trace = AttemptTrace(
+        identity.name,
+        identity.kind,
+        fingerprint,
+        identity.metadata.account_id,
+        identity.metadata.origin,
+        because,
+        candidates,
+        lighter,
+    )
+    exchange.trace.attempts.append(trace)
+    return trace
+
+
+def _candidacies(pool: Pool, exchange: Exchange, chosen: str) -> list[Candidacy] | None:
+    refused = {attempt.name for attempt in exchange.tries}
+    try:
+        return candidacies(pool, exchange.asked, refused, chosen, time.time())
+    except Exception:  # The request has its identity; that is only a word about the others.
+        logger.exception("what spoke for and against the candidates could not be said")
+        return None
+
+
+@harmless
+def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
+    """A request was kept waiting."""
+    match step:
+        case Wait():
+            trace.waited("an identity to become ready", seconds)
+        case Pause():
+            trace.waited("a pause before another attempt", seconds)
+        case Renew(identity):
+            trace.waited(f"another token of {identity.name}", seconds)
+
+
+@harmless
+def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    """A flow has the answer that the client gets, or has ended in an error."""
+    trace, response = exchange.trace, flow.response
+    if exchange.ours:
+        trace.says(trace.message or (read(response).text.decode(errors="replace") if response is not None else ""))
+    elif not trace.answered_by and response is not None:
+        trace.answered_by = "backend" if exchange.is_answered else "another addon"
+    if flow.error is not None:
+        _lost(history, flow, trace)
+    elif response is not None:
+        if not trace.bytes_in:
+            trace.bytes_in = len(response.raw_content or b"")
+        is_socket = response.status_code == 101 and flow.websocket is not None
+        history.ended(trace, response.status_code, stays_open=is_socket)
+
+
+def _lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
+    error = flow.error.msg if flow.error is not None else ""
+    if trace.status == 101:
+        history.socket_closed(trace, error)
+    else:
+        history.ended(trace, flow.response.status_code if flow.response is not None else None, error)
+
+
+@harmless
+def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: str, status: int = 503) -> None:
+    """A request was refused before there was anybody to send it as."""
+    values = first_values(flow.request.headers.fields)
+    asked, source = asked_of(values, routes.normalised(flow.request.path.partition("?")[0]))
+    trace = begun(flow, policy, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
+    history.begins(trace)
+    trace.says(reason)
+    history.ended(trace, status)
+
+
+def untouched(flow: http.HTTPFlow) -> Trace:
+    """The trace of a request that codexpool has nothing to do with."""
+    request = flow.request
+    data = request.data
+    method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
+    asked, source = asked_of(first_values(data.headers.fields), path.partition("?")[0])
+    policy = routes.policy(data.scheme.decode("latin-1"), data.host, data.port, method, path, routes.BACKEND_ONLY)
+    policy = Policy.OWN if policy is Policy.LENT else policy  # A member's would have a trace.
+    trace = Trace(
+        flow.id,
+        request.timestamp_start,
+        address_of(flow.client_conn.peername),
+        method,
+        data.scheme.decode("latin-1"),
+        data.host,
+        path,
+        policy,
+        routes.row_of(method, path.partition("?")[0]) if policy is not Policy.NEVER else "",
+        data.headers.fields,
+        flow.websocket is not None,
+        session=asked.session,
+        source=source,
+        parent=asked.parent,
+        model=asked.model,
+        request_bytes=len(request.raw_content or b""),
+    )
+    if flow.response is not None:
+        trace.status, trace.answered_by = flow.response.status_code, "backend"
+        trace.bytes_in = len(flow.response.raw_content or b"")
+        trace.ended_at = flow.response.timestamp_end
+    trace.error = flow.error.msg if flow.error is not None else None
+    return trace

@@ -1,0 +1,197 @@
+"""A secret in words that give nothing away, and what a JSON Web Token says of its bearer.
+
+Pure but for the addresses of people: what stands for one is the same within a process only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import math
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from codexpool.redaction.find import found, plain
+from codexpool.tokens.bearer import fingerprint
+from codexpool.tokens.jwt import AUTH, payload_of
+
+FINGERPRINTED: Final = 16
+"""Characters from which on a secret has a fingerprint: a shorter one could be guessed with its help."""
+
+_PIECE: Final = re.compile(r"[^\s\"'\[\]{}(),:;=&]+")
+"""What a secret that has parts is made of: each of them could be guessed by itself."""
+
+_KEY: Final = secrets.token_bytes(32)
+"""What nobody has who would find out whether a certain address is behind a stand-in."""
+
+PROFILE: Final = "https://api.openai.com/profile"
+"""The claim with the e-mail address."""
+
+LATEST: Final = 1e11
+"""No unix second that anybody means is beyond this."""
+
+LONGEST_CLAIM: Final = 90
+"""Characters of a claim that are shown."""
+
+_KINDS: Final = re.compile(
+    r"(?P<member>(?i:at-pool-))|(?P<pat>(?i:at-))|(?P<refresh>(?i:rt_))|(?P<api>sk-|sess-)"
+    r"|(?P<github>gh[pousr]_|github_pat_)|(?P<aws>AKIA|ASIA)|(?P<pem>-----BEGIN )"
+)
+_KIND_NAMES: Final = {
+    "member": "member key",
+    "pat": "PAT",
+    "refresh": "refresh token",
+    "api": "API key",
+    "github": "GitHub token",
+    "aws": "AWS key",
+    "pem": "private key",
+}
+
+_UNITS: Final = (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("d", 86400, math.inf))
+"""The units of times, their seconds, and how many of each are said."""
+
+_TIME: Final = re.compile("\ue000([^\ue001]*)\ue001")
+"""A time in a description; these two characters are escaped wherever they come from somebody else."""
+
+_UNCLAIMED: Final = re.compile(r"[^\w.@:/| -]")
+
+
+def described(secret: str, at: float | None = None) -> str:
+    """A secret in words that give nothing away: ``PAT 48 chars sha256:1a2b3c4d5e6f``.
+
+    What a JWT says of its bearer is told as well, with times relative to ``at`` (unix seconds); without it as dates.
+    """
+    return timed(template(secret), at)
+
+
+def template(secret: str, other: str = "secret") -> str:
+    """The description of a secret whose times are still to be put in words with `timed`.
+
+    ``other`` is what a secret of no known kind is called.
+    """
+    bare = plain(secret).strip().strip("\"'")
+    claims = _claims(bare)
+    kind = "JWT" if claims is not None else _kind(bare) or other
+    parts = [f"{kind} {len(bare)} char{'s' * (len(bare) != 1)}"]
+    if not _can_be_guessed(bare):
+        parts[0] += f" sha256:{digest(bare)}"
+    return ", ".join([*parts, *(claims or ())])
+
+
+def _can_be_guessed(secret: str) -> bool:
+    """Whether somebody who knows the fingerprint could find the secret, or the one in it, by trying."""
+    if secret.startswith("-----BEGIN "):
+        return False
+    pieces = _PIECE.findall(_pair(secret) or secret)
+    return not any(map(str.isalpha, secret)) or min(map(len, pieces), default=0) < FINGERPRINTED
+
+
+def _pair(secret: str) -> str:
+    """The user and password that a secret of the Basic scheme is made of."""
+    try:
+        pair = base64.b64decode(secret + "=" * (-len(secret) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    return pair if ":" in pair else ""
+
+
+def stand_in(address: str) -> str:
+    """What an e-mail address is shown as: the same for equal ones, as long as this process lives."""
+    person = plain(address).strip().lower().encode("utf-8", "backslashreplace")
+    return f"<email {hmac.new(_KEY, person, hashlib.sha256).hexdigest()[:12]}>"
+
+
+def digest(text: str) -> str:
+    """The fingerprint of any text, also of one that is no proper Unicode."""
+    return fingerprint(text.encode("utf-8", "backslashreplace").decode())
+
+
+def timed(text: str, at: float | None) -> str:
+    """The text with its times in words."""
+    if "\ue000" not in text:
+        return text
+    return _TIME.sub(lambda match: when(float(match[1]), at), text)
+
+
+def when(seconds: float, at: float | None) -> str:
+    """A time as it is said at another one (``in 4 min``, ``3 h ago``), in unix seconds; without ``at`` a date."""
+    if at is None:
+        return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    distance = abs(seconds - at)
+    unit, length = next((unit, length) for unit, length, most in _UNITS if distance / length < most)
+    count = int(distance / length + 0.5)
+    if count == 0:
+        return "now"
+    return f"in {count} {unit}" if seconds > at else f"{count} {unit} ago"
+
+
+def _kind(secret: str) -> str:
+    match = _KINDS.match(secret)
+    return _KIND_NAMES[match.lastgroup] if match is not None and match.lastgroup is not None else ""
+
+
+@lru_cache(maxsize=128)
+def _claims(token: str) -> tuple[str, ...] | None:
+    """What a JWT says, in a few words each; None for what is no JWT."""
+    if not token.startswith("eyJ"):
+        return None
+    try:
+        document = payload_of(token)
+    except ValueError:
+        return None
+    return tuple(f"{label} {text}" for label, text in _said(document) if text)
+
+
+def _said(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    auth, profile = _table(document.get(AUTH)), _table(document.get(PROFILE))
+    email = document.get("email") or profile.get("email")
+    yield "sub", _text(document.get("sub"))
+    if isinstance(email, str):
+        yield "email", stand_in(email)
+    yield "account", _text(auth.get("chatgpt_account_id"))
+    yield "user", _text(auth.get("chatgpt_user_id") or auth.get("user_id"))
+    yield "plan", _text(auth.get("chatgpt_plan_type"))
+    if auth.get("chatgpt_account_is_fedramp") is True:
+        yield "fedramp", "true"
+    yield "client", _text(document.get("client_id"))
+    yield "iss", _text(document.get("iss"))
+    yield "iat", _moment(document.get("iat"))
+    yield "nbf", _moment(document.get("nbf"))
+    yield "exp", _moment(document.get("exp"))
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    """A claim as it may be seen, with nothing in it that could pass for another part of the description."""
+    if not isinstance(value, str):
+        return ""
+    text = replaced(value, lambda piece: _UNCLAIMED.sub("?", piece))
+    return text if len(text) <= LONGEST_CLAIM else f"of {len(value)} chars"
+
+
+def _moment(value: object) -> str:
+    """A time that is to be put in words."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
+        return ""
+    return f"\ue000{float(value)}\ue001"
+
+
+def replaced(text: str, safe: Callable[[str], str]) -> str:
+    """The text with its secrets described, and what is between them as ``safe`` makes it."""
+    pieces: list[str] = []
+    at = 0
+    for secret in found(text):
+        pieces.append(safe(text[at : secret.begin]))
+        pieces.append(stand_in(secret.text) if secret.is_email else f"<{template(secret.text)}>")
+        at = secret.end
+    pieces.append(safe(text[at:]))
+    return "".join(pieces)

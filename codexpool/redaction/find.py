@@ -1,0 +1,123 @@
+"""Finds secrets in any text: by what they look like, by the name before them, behind percent-encoding and escapes.
+
+A text is looked at as it is, and decoded once, twice and more, because a secret may be written in any of these ways,
+and a part of it may be. What was found in any of them is taken out of the text as it is. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from codexpool.redaction.decode import DEPTH, decoded, plain
+from codexpool.redaction.named_values import DESCRIBED, PROSE, SCHEMES, named
+from codexpool.redaction.opaque import opaque
+
+__all__ = ["DESCRIBED", "SCHEMES", "Found", "found", "plain"]
+
+
+class Found(NamedTuple):
+    """A secret in a text: where it is, and what it is in plain characters; ``is_email``: the address of a person."""
+
+    begin: int
+    end: int
+    text: str
+    is_email: bool = False
+
+
+_TOKEN: Final = re.compile(
+    r"""
+    (?<! [A-Za-z0-9] ) (?:
+        (?i: at- | rt_ ) [\w.~+/=-]{8,}
+      | (?i: sk- | sess- ) [\w-]{8,}
+      | (?: gh[pousr]_ | github_pat_ | glpat- | npm_ | hf_ | xox[a-z]- ) [\w-]{8,}
+      | (?: AKIA | ASIA | AIza | ya29\. ) [\w.-]{12,}
+    )
+    | (?<! [A-Za-z] ) (?: at- | eyJ | rt_ ) [\w.~+/=-]{8,}
+    """,
+    re.VERBOSE,
+)
+
+_PEM: Final = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL
+)
+
+_USERINFO: Final = re.compile(r"(?<=//)[^/?#\s\"<>]+(?=@)")
+
+_SCHEME: Final = re.compile(
+    r"(?i)(?<![a-z])(?:(?:bearer|basic|agentassertion|negotiate|ntlm)[\s+]+([\w.~+/=-]{4,})"
+    r"|digest[\s+]+(username=[^\r\n]+))"
+)
+_SHORT: Final = re.compile(r"\d{4,}|[A-Za-z]+|[A-Za-z.]+,?")
+"""What is behind the name of a scheme in sentences: "bearer token", "Basic auth"."""
+
+_EMAIL: Final = re.compile(
+    r"[^\s@<>\",;:()\[\]=&?/\\]{1,64}+@(?:\w(?:[\w-]{0,62}\w)?\.){1,9}(?:xn--[\w-]{1,59}|[^\W\d_]{2,24})(?![\w-])"
+)
+
+
+def found(text: str) -> list[Found]:
+    """The secrets of a text, in order; none overlaps another."""
+    spans: list[Found] = []
+    view, places = text, None
+    for _ in range(DEPTH + 1):
+        for begin, end, is_email in _in_view(view):
+            if begin < end:
+                first, last = (begin, end) if places is None else (places[begin], places[end])
+                spans.append(Found(first, last, view[begin:end], is_email))
+        made = decoded(view, places)
+        if made is None:
+            break
+        view, places = made
+    return _merged(text, spans)
+
+
+def _in_view(text: str) -> Iterator[tuple[int, int, bool]]:
+    """Begin and end of what is a secret if the text is read as it stands, and whether it is an e-mail address."""
+    for match in _TOKEN.finditer(text):
+        yield match.start(), match.end() - len(match[0]) + len(match[0].rstrip(".")), False
+    for match in _SCHEME.finditer(text):
+        group = match.lastindex or 0
+        if not _is_word(match[group]):
+            yield *match.span(group), False
+    if "-----BEGIN" in text:
+        yield from ((*match.span(), False) for match in _PEM.finditer(text))
+    if "@" in text:
+        yield from _with_at(text)
+    yield from named(text)
+    yield from ((*span, False) for span in opaque(text))
+
+
+def _is_word(text: str) -> bool:
+    if len(text) < 8:
+        return _SHORT.fullmatch(text) is not None
+    return len(text) < 16 and PROSE.fullmatch(text) is not None
+
+
+def _with_at(text: str) -> Iterator[tuple[int, int, bool]]:
+    """The user and password of URLs, and e-mail addresses elsewhere."""
+    end = 0
+    users = [match.span() for match in _USERINFO.finditer(text)]
+    yield from ((*span, False) for span in users)
+    taken = iter(users)
+    begin, end = next(taken, (len(text), len(text)))
+    for match in _EMAIL.finditer(text):
+        while end < match.start():
+            begin, end = next(taken, (len(text), len(text)))
+        if match.end() <= begin:
+            yield *match.span(), True
+
+
+def _merged(text: str, spans: list[Found]) -> list[Found]:
+    """The spans without any overlap: what overlaps is one secret, whose text is read once it is known in full."""
+    merged: list[Found] = []
+    for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
+        last = merged[-1] if merged else None
+        if last is None or span.begin >= last.end:
+            merged.append(span)
+        elif span.end > last.end:
+            merged[-1] = Found(last.begin, span.end, "")
+        elif (span.begin, span.end) == (last.begin, last.end):
+            merged[-1] = last._replace(text=last.text and span.text, is_email=last.is_email and span.is_email)
+    return [one if one.text else one._replace(text=plain(text[one.begin : one.end])) for one in merged]

@@ -1,0 +1,99 @@
+"""A document of JSON without its secrets: a name tells of all that is below it, and of the value beside it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from codexpool.redaction.describe import template
+from codexpool.redaction.named_values import is_described
+from codexpool.redaction.telling_names import hides, telling
+
+DEEPEST: Final = 60
+"""Levels that are looked into; what is below is one value."""
+
+_NAMES: Final = frozenset({"name", "key", "header", "field", "parameter"})
+_VALUES: Final = frozenset({"value", "values", "val"})
+"""Members that hold a name and its value, as HAR files and others have headers."""
+
+
+class Place(NamedTuple):
+    """Where in a document a value is: the name it goes by, and how many levels down.
+
+    ``secret`` is the telling name that it is at or below, if there is one.
+    """
+
+    name: str = ""
+    secret: str = ""
+    depth: int = 0
+
+    def member(self, key: str, *objects: dict[str, Any]) -> Place:
+        """That of a member of the object here, which is one of the ``objects`` that are compared."""
+        name = _called(objects) if key.lower() in _VALUES else ""
+        below = next((one for one in (self.secret, key, name) if telling(one)), "")
+        return Place(name or key, below, self.depth + 1)
+
+    def item(self, index: int, *lists: list[Any]) -> Place:
+        """That of an item of the list here. It may be the value to the name before it."""
+        below = self.secret or next(filter(None, (self._before(index, one) for one in lists)), "")
+        return Place(self.name, below, self.depth + 1)
+
+    def _before(self, index: int, items: list[Any]) -> str:
+        before = items[index - 1] if 0 < index < len(items) else None
+        if not isinstance(before, str) or not telling(before):
+            return ""
+        is_paired = index % 2 and ((len(items) == 2 and self.name != "required") or "header" in self.name.lower())
+        return before if is_paired or before.startswith("--") else ""
+
+
+def _called(objects: tuple[dict[str, Any], ...]) -> str:
+    """The name that objects have as a member; if they have several, a telling one."""
+    names = [value for one in objects for key, value in one.items() if key.lower() in _NAMES]
+    texts = [name for name in names if isinstance(name, str)]
+    return next(filter(telling, texts), texts[0] if texts else "")
+
+
+TOP: Final = Place()
+
+
+def parsed(text: str) -> Any:
+    """The object or list that a text is in JSON; None if it is none, or one whose members are not told apart."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("two members of one name")
+    return made
+
+
+def safe(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
+    """A value of JSON without any secret. Times in it are still to be put in words (see `describing.timed`).
+
+    ``shown`` makes of a name and a text the text as it may be seen.
+    """
+    match value:
+        case dict() | list() if place.depth >= DEEPEST:
+            return "(more levels than are looked into)"
+        case dict():
+            return {shown("", key): safe(item, place.member(key, value), shown) for key, item in value.items()}
+        case list():
+            return [safe(item, place.item(index, value), shown) for index, item in enumerate(value)]
+        case str():
+            return template(value) if _is_secret(place, value) else shown(place.name, value)
+        case int() | float() if not isinstance(value, bool) and _is_secret(place, str(value)):
+            return template(str(value))
+        case _:
+            return value
+
+
+def _is_secret(place: Place, value: str) -> bool:
+    name = place.secret or place.name
+    return hides(name, value) and not is_described(name, value)

@@ -1,0 +1,98 @@
+"""No secret in a log, whatever is logged and by whom."""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from codexpool.tokens.bearer import fingerprint
+
+_HINTS = ("at-", "bearer", "eyj", "rt_")
+"""What every text with a secret has in it, in lower case. Nearly no line has any, and most are done with here."""
+
+_SECRET = re.compile(
+    r"""
+      (?P<scheme> (?i:bearer) (?: \s | %20 | \+ )+ ) (?P<credential> [\w.~+/=-]{16,} ) (?<! \. )
+    | (?: (?<! [A-Za-z] )                           # "format-…" and "start_…" are words,
+        | (?<= \\[abfnrtv] ) | (?<= \\x[0-9a-f]{2} ) # but the letter may be what is left of a line end
+        | (?<= \\u[0-9a-f]{4} ) | (?<= %[0-9A-Fa-f]{2} ) )
+      (?P<token> (?: at- | eyJ | rt_ ) [\w.~+/=-]{8,} ) (?<! \. )
+    """,
+    re.VERBOSE,
+)
+
+
+_WORDS = (
+    *("authorization", "cookie", "api-key", "api_key", "apikey", "secret", "passw", "credential", "token"),
+    *("sk-", "ghp_", "gho_", "github_pat", "basic ", "session"),
+)
+"""What is near a secret in what others log, as the raw bytes of a connection, in lower case."""
+
+
+_MARKS = re.compile(r"(<sha256:[0-9a-f]{12}>|\n)")
+
+
+def _of_others(text: str) -> str:
+    """What somebody else logs, without what looks like a secret or is called one."""
+    lower = text.lower()
+    if not any(word in lower for word in _WORDS):
+        return redacted(text)
+    from codexpool.redaction.shown import shown_text  # It takes longer than all that is logged as a rule.
+
+    pieces = _MARKS.split(redacted(text))  # What has its fingerprint already keeps it.
+    return "".join(piece if at % 2 else shown_text(piece, full=True) for at, piece in enumerate(pieces))
+
+
+def redacted(text: str) -> str:
+    """The text with everything that looks like a token replaced by its fingerprint."""
+    lower = text.lower()
+    if not any(hint in lower for hint in _HINTS):
+        return text
+    return _SECRET.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    return f"{match['scheme'] or ''}<sha256:{fingerprint(match['credential'] or match['token'])}>"
+
+
+def redact_logs() -> Callable[[], None]:
+    """Have every log record of this process redacted as it is made; returns what undoes it.
+
+    A filter would have to sit on every handler, those of mitmweb and of other addons included. With mitmproxy's
+    ``proxy_debug`` the raw bytes of every connection are logged, so this is no theory. Nor is it for tracebacks: the
+    exception for a header that cannot be sent quotes its value.
+    """
+    make = logging.getLogRecordFactory()
+
+    def make_redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        try:
+            text = record.getMessage()
+            trace = _traceback(record)
+            safe_one = redacted if record.name.split(".")[0] == "codexpool" else _of_others
+            safe, safe_trace = safe_one(text), safe_one(trace)
+        except Exception:
+            return record  # A broken record is its handler's to complain about.
+        if safe_trace != trace:
+            # Handlers make the text of an exception anew: there must be none left to make it of.
+            safe, record.exc_info = f"{safe}\n{safe_trace}", None
+        if safe != text:
+            record.msg, record.args = safe, ()
+        return record
+
+    logging.setLogRecordFactory(make_redacted)
+
+    def undo() -> None:
+        if logging.getLogRecordFactory() is make_redacted:
+            logging.setLogRecordFactory(make)
+
+    return undo
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    return "".join(traceback.format_exception(*record.exc_info)).rstrip()

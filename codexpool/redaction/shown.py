@@ -1,0 +1,224 @@
+"""Values as they may be seen: every secret in them as its kind, length and fingerprint, everything else as it is.
+
+This is where the promise is kept that no secret is shown: in tables, on the page, in events and comparisons. What is
+a secret is told by the name of a value (`telling`, `known`) and by what it looks like (`finding`). Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from codexpool.redaction.describe import described, digest, replaced, template, timed, when
+from codexpool.redaction.json_documents import TOP, parsed, safe
+from codexpool.redaction.known_headers import Value, known
+from codexpool.redaction.named_values import SCHEMES, is_described
+from codexpool.redaction.telling_names import hides, telling
+
+__all__ = ["described", "escaped", "shown", "shown_text", "telling", "when"]
+
+LONGEST: Final = 300
+"""Characters of a header's value that are shown."""
+
+LONGEST_JSON: Final = 1200
+"""The same for a value that is JSON: a client says much of a turn in one header."""
+
+LONGEST_TEXT: Final = 4000
+"""Characters of a text that are shown."""
+
+REMEMBERED: Final = 256
+"""Characters up to which a text is remembered with what it is shown as."""
+
+LONGEST_READ: Final = 8192
+"""Characters of a value that are looked at; what comes after them is left out."""
+
+_ATTRIBUTE: Final = re.compile(
+    r"(?i)path=/[a-z/_-]{0,64}|domain=\.?(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}|expires=[\w, :-]{10,40}|max-age=-?\d{1,12}"
+    r"|samesite=[a-z]{1,8}|priority=[a-z]{1,8}|secure|httponly|partitioned"
+)
+"""What a Set-Cookie header says that is no secret."""
+
+_ID: Final = re.compile(
+    r"(?:W/)?\"?(?:(?:req|resp|msg|call|chatcmpl|trace|span)[_-])?[0-9A-Fa-f-]{1,40}(?:-[A-Z]{3})?\"?|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+)
+"""What requests and answers are numbered with."""
+
+_FLAG: Final = re.compile(r"[A-Za-z]{1,12}|\d{1,10}")
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_OF_COMMIT: Final = ("hash", "sha", "commit", "revision")
+"""How the names end under which programs have commits."""
+
+_CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTALL)
+_WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
+
+_PROTOCOLS: Final = frozenset(
+    {
+        "realtime",
+        "openai-beta.realtime-v1",
+        "graphql-ws",
+        "graphql-transport-ws",
+        "mqtt",
+        "wamp",
+        "soap",
+        "chat",
+        "json",
+    }
+)
+"""What is spoken on sockets; among these there are clients that send a key, because they can send no header."""
+
+
+def shown(name: str, value: str, at: float, *, full: bool = False) -> str:
+    """A header's value as it may be seen; times in it are said relative to ``at`` (unix seconds).
+
+    It does for a field of a JSON object as well: its name says whether the value is a secret. A long value is
+    shortened, unless it is to be shown in ``full``.
+    """
+    lower = name.lower()
+    is_short = len(name) + len(value) <= LONGEST_READ
+    made = _shown(lower, value) if is_short else _shown.__wrapped__(lower, value, full)
+    longest = LONGEST_JSON if value.lstrip().startswith("{") else LONGEST
+    return timed(made, at) if full else _shortened(timed(made, at), longest)
+
+
+def shown_text(text: str, *, full: bool = False) -> str:
+    """A URL, an error's text, the key of a session, a body: with everything in it described that is a secret."""
+    if len(text) <= REMEMBERED and not full:
+        return _remembered(text)
+    made = timed(_text(text, full), None)
+    return made if full else _shortened(made, LONGEST_TEXT)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(text: str) -> str:
+    """Paths, sessions and reasons: the same ones come again and again, and to look at one takes its time."""
+    return _shortened(timed(_text(text, False), None), LONGEST_TEXT)
+
+
+def escaped(text: str) -> str:
+    """The text on one line, and without any character that a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@lru_cache(maxsize=512)
+def _shown(name: str, value: str, full: bool = False) -> str:
+    if not value or is_described(name, value):
+        return _text(value, full)
+    match name:
+        case "cookie":
+            return _crumbs(value, _crumb)
+        case "set-cookie":
+            return _crumbs(value, _attribute)
+        case "x-error-json":
+            return _of_error(value)
+        case "sec-websocket-protocol":
+            return ", ".join(item if item in _PROTOCOLS else _secret(item) for item in re.split(r"\s*,\s*", value))
+    if name.endswith("authorization"):
+        return _credentials(name, value)
+    explained = known(name)
+    match explained.value if explained is not None else None:
+        case Value.PLAIN:
+            return _text(value, full)
+        case Value.ID:
+            return value if _ID.fullmatch(value) is not None else _text(value, full)
+        case Value.OPAQUE:
+            return template(value, "opaque")
+        case Value.CREDENTIAL:
+            return _credentials(name, value)
+    if name.startswith("x-openai-internal-") and _FLAG.fullmatch(value) is None:
+        return template(value, "opaque")
+    if hides(name, value.strip()) or _has_scheme(value):
+        return _credentials(name, value)
+    return value if name.endswith(_OF_COMMIT) and _COMMIT.fullmatch(value) is not None else _text(value, full)
+
+
+def _has_scheme(value: str) -> bool:
+    """Whether a value is what an Authorization header has, whatever its name is."""
+    match = _CREDENTIALS.fullmatch(value)
+    return match is not None and match[1].lower() in SCHEMES and _WORDS.fullmatch(match[3]) is None
+
+
+def _credentials(name: str, value: str) -> str:
+    """A value that is a secret; a known scheme before it may be seen."""
+    match = _CREDENTIALS.fullmatch(value)
+    if match is None or match[1].lower() not in SCHEMES:
+        return _secret(value, name)
+    return f"{match[1]} {_secret(match[3], name)}"
+
+
+def _secret(value: str, name: str = "") -> str:
+    """The description of a secret, if that is not what the value is already."""
+    return _text(value) if is_described(name, value) else template(value)
+
+
+def _crumbs(value: str, other: Callable[[str], str]) -> str:
+    """Cookies; what is behind the first one is shown by ``other``."""
+    read = (
+        value[: value.rindex(";", 0, LONGEST_READ)]
+        if len(value) > LONGEST_READ and ";" in value[:LONGEST_READ]
+        else value
+    )
+    first, *rest = read.split(";")
+    made = "; ".join([_crumb(first.strip()), *(other(part.strip()) for part in rest)])
+    return made if read is value else f"{made}… ({len(value)} chars)"
+
+
+def _crumb(crumb: str) -> str:
+    """One of the cookies: its name, and what its value is."""
+    name, equals, value = crumb.partition("=")
+    if not equals:
+        return _secret(crumb) if crumb else ""
+    return f"{_text(name)}={_secret(value) if value else ''}"
+
+
+def _attribute(part: str) -> str:
+    return _text(part) if _ATTRIBUTE.fullmatch(part) is not None else _crumb(part)
+
+
+def _of_error(value: str) -> str:
+    """What the backend says of an error in a header: JSON, in base64."""
+    try:
+        inner = json.dumps(json.loads(base64.b64decode(value, validate=True)))
+    except (binascii.Error, ValueError, RecursionError):
+        return _text(value)
+    return f"base64 of {_text(inner)}"
+
+
+def _text(text: str, full: bool = False) -> str:
+    if full or len(text) <= LONGEST_READ:
+        document = parsed(text)
+        return replaced(text, escaped) if document is None else _document(text, document, full)
+    # The last word may be half a secret, and not look like one any more.
+    read = text[:LONGEST_READ].rstrip("".join(set(text[LONGEST_READ - 512 : LONGEST_READ]) - set(" ,;&\"'\n")))
+    return f"{replaced(read, escaped)}… ({len(text)} chars)"
+
+
+def _document(text: str, document: Any, full: bool) -> str:
+    """A text that is a document of JSON: as it is if there is no secret in it."""
+    made = safe(document, TOP, lambda name, value: _member(name, value, full))
+    if made == document:
+        return escaped(text)
+    separators = (", ", ": ") if '": ' in text or '", ' in text else (",", ":")
+    return json.dumps(made, ensure_ascii=False, separators=separators)
+
+
+def _member(name: str, value: str, full: bool) -> str:
+    """A text in a document. What JSON itself has an escape for is left to it."""
+    made = _shown(name.lower(), value, full) if name else _text(value, full)
+    return value if made == escaped(value) and value.translate(_BLANKS).isprintable() else made
+
+
+_BLANKS: Final = {ord(blank): " " for blank in "\t\r\n"}
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 40]}… ({len(text)} chars, sha256:{digest(text)})"

@@ -1,0 +1,1 @@
+"""The ways to look at a trace: header table, story, differences."""

@@ -1,0 +1,91 @@
+"""Times, sizes and numbers as a person reads them, and texts that no terminal acts upon. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any, Final, TypeGuard
+
+from codexpool.redaction.shown import escaped
+
+UNKNOWN: Final = "?"
+
+LONG_AGO: Final = "a time that no calendar has"
+
+
+def plain(value: object) -> str:
+    """A value as text of one line; what a terminal would act upon (escape sequences, line ends) is made visible."""
+    return escaped(value if isinstance(value, str) else str(value))
+
+
+def took(milliseconds: float | None) -> str:
+    """A duration: ``12.3 ms``, ``843 ms``, ``1.2 s``, ``2 min 5 s``, ``1 h 3 min``."""
+    if not _is_number(milliseconds):
+        return UNKNOWN
+    seconds = milliseconds / 1000
+    if milliseconds < 99.95:
+        return f"{milliseconds:.1f} ms"
+    if seconds < 0.9995:
+        return f"{milliseconds:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return span(seconds)
+
+
+def span(seconds: float | None) -> str:
+    """A duration to the second, the minute or the hour: ``5 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    if not _is_number(seconds):
+        return UNKNOWN
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def size(number: float | None) -> str:
+    """So many bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
+    if not _is_number(number):
+        return UNKNOWN
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 999.5 or unit == "GB":
+            return f"{number:.0f} {unit}" if unit == "B" or abs(number) >= 99.95 else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError("the last unit is for whatever is left")
+
+
+def clock(at: float | None, day: bool = False) -> str:
+    """A time of a day, in UTC: ``14:02:11``; with its ``day``, ``2026-11-25 14:02:11``."""
+    if not _is_number(at):
+        return UNKNOWN
+    try:
+        then = datetime.fromtimestamp(at, UTC)
+    except (OverflowError, OSError, ValueError):
+        return LONG_AGO
+    return then.strftime("%Y-%m-%d %H:%M:%S" if day else "%H:%M:%S")
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
+
+
+def plain_document(value: Any) -> Any:
+    """A document of JSON with every text in it made `plain`."""
+    match value:
+        case str():
+            return plain(value)
+        case list() | tuple():
+            return [plain_document(item) for item in value]
+        case dict():
+            return {plain(key): plain_document(item) for key, item in value.items()}
+        case _:
+            return value

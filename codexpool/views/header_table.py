@@ -1,0 +1,263 @@
+"""The header table of a request: what the client sent, what went upstream in each attempt, and what came back. Pure.
+
+All of it is read from the document of a trace, where no value holds a secret.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from codexpool.redaction.known_headers import known
+from codexpool.redaction.shown import escaped
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+Document = Mapping[str, Any]
+
+LEAST_WIDTH: Final = 40
+"""Columns that lines are never wrapped below."""
+
+SIDE_BY_SIDE: Final = 110
+"""Columns of a terminal from which on there is room for the values side by side."""
+
+LEAST_COLUMN: Final = 20
+"""Columns of a value side by side with others."""
+
+NOTHING: Final = "(nothing)"
+
+LEGEND: Final = "~ replaced   + added   - removed   = as the client sent it"
+
+
+class Sign(StrEnum):
+    """What became of a header on its way to the backend; the value is what it is shown with."""
+
+    REPLACED = "~"
+    ADDED = "+"
+    REMOVED = "-"
+    KEPT = "="
+
+
+class Row(NamedTuple):
+    """One header on its way to the backend; None where it was not there.
+
+    ``upstream`` has a value for each attempt that left (see `sent`), ``sign`` is about the last of them. ``means``
+    says what the header means to the backend, as far as that is known.
+    """
+
+    name: str
+    sign: Sign
+    client: str | None
+    upstream: tuple[str | None, ...]
+    means: str
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it was changed, if only in an attempt that was not the last."""
+        return self.sign is not Sign.KEPT or any(value != self.client for value in self.upstream)
+
+    def document(self) -> dict[str, Any]:
+        """As the API gives it."""
+        return {**self._asdict(), "sign": self.sign.value, "upstream": list(self.upstream)}
+
+
+class Style(Enum):
+    """How a line looks where there are colours; each has a sign or a place that says the same."""
+
+    HEADING = "bold"
+    REPLACED = "yellow"
+    ADDED = "green"
+    REMOVED = "red"
+    KEPT = ""
+    MEANING = "dim"
+
+
+STYLES: Final = {
+    Sign.REPLACED: Style.REPLACED,
+    Sign.ADDED: Style.ADDED,
+    Sign.REMOVED: Style.REMOVED,
+    Sign.KEPT: Style.KEPT,
+}
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    text: str
+    style: Style = Style.KEPT
+
+
+def sign_of(before: str | None, after: str | None) -> Sign:
+    """What became of a value; None stands for a header that was not there."""
+    if before == after:
+        return Sign.KEPT
+    if before is None:
+        return Sign.ADDED
+    return Sign.REMOVED if after is None else Sign.REPLACED
+
+
+def joined(headers: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The values by name in lower case; those of a repeated header in one, so that a second one cannot hide."""
+    values: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        values[key] = f"{values[key]}{'; ' if key == 'cookie' else ', '}{value}" if key in values else value
+    return values
+
+
+def sent(document: Document) -> list[Document]:
+    """The attempts that have left; of a request that was only observed those that would have."""
+    return [attempt for attempt in document["attempts"] if attempt["request_headers"]]
+
+
+def rows(document: Document) -> list[Row]:
+    """The headers, those first that were changed, each in the order in which it was first there.
+
+    Where no attempt has left nothing was changed.
+    """
+    client = joined(document["request_headers"])
+    upstream = [joined(attempt["request_headers"]) for attempt in sent(document)]
+    names = dict.fromkeys(name for headers in (client, *upstream) for name in headers)
+    made = [_row(name, client.get(name), tuple(headers.get(name) for headers in upstream)) for name in names]
+    return sorted(made, key=lambda row: not row.is_news)
+
+
+def _row(name: str, client: str | None, upstream: tuple[str | None, ...]) -> Row:
+    explained = known(name)
+    sign = sign_of(client, upstream[-1]) if upstream else Sign.KEPT
+    return Row(name, sign, client, upstream, explained.means if explained is not None else "")
+
+
+# -- in lines
+
+
+def lines(document: Document, width: int) -> list[str]:
+    """The table in lines of so many columns, for wherever there is nothing but text."""
+    return [line.text for line in styled(document, width)]
+
+
+def styled(document: Document, width: int) -> list[Line]:
+    """The same, and how each line looks where there are colours."""
+    return list(_lines(document, max(width, LEAST_WIDTH)))
+
+
+def _lines(document: Document, width: int) -> Iterator[Line]:
+    attempts, made = sent(document), rows(document)
+    yield from _wrapped(_heading(document, attempts), "  ", width, Style.HEADING)
+    if attempts:
+        yield from _wrapped(LEGEND, "", width, Style.MEANING)
+    for row in made:
+        yield from _of_row(row, attempts, width)
+    yield from _came_back(document, width)
+
+
+def _heading(document: Document, attempts: Sequence[Document]) -> str:
+    if document["observed"] and attempts:
+        return "Headers: what the client sent, and what would have gone upstream"
+    if attempts:
+        return "Headers: what the client sent, and what went upstream"
+    if document["policy"]["name"] in ("own", "never") or document["observed"]:
+        return "Headers: what the client sent, and nothing was changed"
+    return "Headers: what the client sent, and nothing went upstream"
+
+
+def label(attempt: Document) -> str:
+    """What the column of an attempt is called."""
+    return f"{attempt['number']} {attempt['identity']}"
+
+
+def _of_row(row: Row, attempts: Sequence[Document], width: int) -> Iterator[Line]:
+    style = STYLES[row.sign]
+    if not row.is_news:
+        yield from _wrapped(f"{row.sign.value} {row.name}: {row.client}", "    ", width, style)
+    else:
+        yield from _wrapped(f"{row.sign.value} {row.name}", "    ", width, style)
+        names = ["client", *map(label, attempts)]
+        column = max(map(len, names))
+        for name, value in zip(names, (row.client, *row.upstream), strict=True):
+            start = f"    {name:<{column}}  "
+            yield from _wrapped(start + (NOTHING if value is None else value), " " * len(start), width, style)
+    if row.means:
+        yield from _wrapped(f"      {row.means}", "      ", width, Style.MEANING)
+
+
+def _came_back(document: Document, width: int) -> Iterator[Line]:
+    """The heads of the answers, each on its own: they have little to do with one another."""
+    for attempt in document["attempts"]:
+        if attempt["status"] is None:
+            continue
+        came = "the connection was lost" if attempt["status"] == 0 else str(attempt["status"])
+        yield from _wrapped(f"What came back, attempt {label(attempt)}: {came}", "  ", width, Style.HEADING)
+        for name, value in joined(attempt["response_headers"]).items():
+            yield from _wrapped(f"  {name}: {value}", "    ", width, Style.KEPT)
+            if (explained := known(name)) is not None:
+                yield from _wrapped(f"      {explained.means}", "      ", width, Style.MEANING)
+
+
+def _wrapped(text: str, indent: str, width: int, style: Style) -> Iterator[Line]:
+    """A text in lines of that width, all but the first one with this indent; all of it is there."""
+    indent = indent[: width // 2]
+    for piece in textwrap.wrap(escaped(text), width, subsequent_indent=indent, break_on_hyphens=False):
+        yield Line(piece, style)
+
+
+# -- on a terminal
+
+
+class HeaderTable:
+    """The table for a terminal: side by side where there is room for that, in lines where there is not.
+
+    With ``changed_only`` the headers that were kept are counted only, and what came back is left out.
+    """
+
+    def __init__(self, document: Document, changed_only: bool = False) -> None:
+        self._document = document
+        self._changed_only = changed_only
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        width, attempts = max(options.max_width, LEAST_WIDTH), sent(self._document)
+        news: list[Row] = []
+        kept: list[Row] = []
+        for row in rows(self._document):
+            (news if row.is_news else kept).append(row)
+        told = list(_wrapped(_heading(self._document, attempts), "  ", width, Style.HEADING))
+        if news and width >= SIDE_BY_SIDE and (width - LEAST_WIDTH) // (len(attempts) + 1) >= LEAST_COLUMN:
+            yield from (Text(line.text, line.style.value) for line in told)
+            told.clear()
+            yield self._side_by_side(news, attempts)
+        else:
+            told += (line for row in news for line in _of_row(row, attempts, width))
+        if self._changed_only:
+            told.append(Line(f"{Sign.KEPT.value} {len(kept)} others, as the client sent them", Style.MEANING))
+        else:
+            told += (line for row in kept for line in _of_row(row, attempts, width))
+        told += _wrapped(LEGEND, "", width, Style.MEANING) if attempts else ()
+        told += () if self._changed_only else _came_back(self._document, width)
+        yield from (Text(line.text, line.style.value) for line in told)
+
+    def _side_by_side(self, shown: Sequence[Row], attempts: Sequence[Document]) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+        table.add_column("", no_wrap=True)
+        table.add_column("header", max_width=LEAST_WIDTH, overflow="fold")
+        table.add_column("the client sent", overflow="fold")
+        for attempt in attempts:
+            status = "" if attempt["status"] is None else f", {attempt['status'] or 'lost'}"
+            table.add_column(Text(escaped(f"{label(attempt)}{status}")), overflow="fold")
+        for row in shown:
+            style = STYLES[row.sign].value
+            name = Text(escaped(row.name), style)
+            if row.means:
+                name.append(f"\n{row.means}", Style.MEANING.value)
+            cells = [row.client, *(Sign.KEPT.value if value == row.client else value for value in row.upstream)]
+            table.add_row(row.sign.value, name, *(Text(escaped(cell or ""), style) for cell in cells), style=style)
+        return table

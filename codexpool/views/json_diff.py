@@ -1,0 +1,115 @@
+"""What differs between two JSON documents, member by member, in words that hold no secret. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from codexpool.redaction.describe import timed
+from codexpool.redaction.json_documents import DEEPEST, TOP, Place, parsed, safe
+from codexpool.redaction.shown import shown, shown_text
+from codexpool.views.header_table import Sign
+
+LONGEST_NAME: Final = 80
+"""Characters of a member's name that are shown."""
+
+
+class Member(NamedTuple):
+    """One member that differs: its path (``input[3].content``), and both values; None where it is not there."""
+
+    path: str
+    sign: Sign
+    a: str | None
+    b: str | None
+
+
+def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> Iterator[Member]:
+    """The members that differ, in the order of ``a``, and what only ``b`` has behind them.
+
+    Times are said relative to ``at`` (unix seconds).
+    """
+    if same(a, b):
+        return
+    inner_a, inner_b = _unfolded(a), _unfolded(b)
+    if place.depth < DEEPEST and isinstance(inner_a, dict) and isinstance(inner_b, dict):
+        for key in dict.fromkeys([*inner_a, *inner_b]):
+            yield from _of_one(inner_a, inner_b, key, at, place.member(key, inner_a, inner_b), _below(path, key))
+    elif place.depth < DEEPEST and isinstance(inner_a, list) and isinstance(inner_b, list):
+        yield from _of_lists(inner_a, inner_b, at, place, path)
+    else:
+        one, other = said(a, at, place), said(b, at, place)
+        yield Member(path, Sign.REPLACED, one, told_apart(one, other))
+
+
+def told_apart(a: str | None, b: str | None) -> str | None:
+    """What is said of the second of two values that are not the same: a short secret looks like any other."""
+    return f"{b} (another one)" if a is not None and a == b else b
+
+
+def _of_one(a: dict[str, Any], b: dict[str, Any], key: str, at: float, place: Place, path: str) -> Iterator[Member]:
+    if key not in b:
+        yield Member(path, Sign.REMOVED, said(a[key], at, place), None)
+    elif key not in a:
+        yield Member(path, Sign.ADDED, None, said(b[key], at, place))
+    else:
+        yield from members(a[key], b[key], at, place, path)
+
+
+def _of_lists(a: list[Any], b: list[Any], at: float, place: Place, path: str) -> Iterator[Member]:
+    """What is the same at the begin and at the end of both is no news, wherever it has come to be."""
+    begin, most = 0, min(len(a), len(b))
+    while begin < most and same(a[begin], b[begin]):
+        begin += 1
+    end = 0
+    while end < most - begin and same(a[len(a) - 1 - end], b[len(b) - 1 - end]):
+        end += 1
+    both = most - end
+    for index in range(begin, both):
+        yield from members(a[index], b[index], at, place.item(index, a, b), f"{path}[{index}]")
+    for index in range(both, len(a) - end):
+        yield Member(f"{path}[{index}]", Sign.REMOVED, said(a[index], at, place.item(index, a)), None)
+    for index in range(both, len(b) - end):
+        yield Member(f"{path}[{index}]", Sign.ADDED, None, said(b[index], at, place.item(index, b)))
+
+
+def in_another_order(a: Any, b: Any, depth: int = 0) -> bool:
+    """Whether the members that both have are in another order, anywhere in them."""
+    if depth >= DEEPEST:
+        return False
+    if isinstance(a, dict) and isinstance(b, dict):
+        both = [key for key in a if key in b]
+        if both != [key for key in b if key in a]:
+            return True
+        return any(in_another_order(a[key], b[key], depth + 1) for key in both)
+    if isinstance(a, list) and isinstance(b, list):
+        return any(in_another_order(one, other, depth + 1) for one, other in zip(a, b, strict=False))
+    return False
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values say the same; ``1`` and ``true`` do not."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def said(value: Any, at: float, place: Place) -> str:
+    """A value as JSON, without any secret."""
+    made = safe(
+        value, place, lambda name, text: shown(name, text, at, full=True) if name else shown_text(text, full=True)
+    )
+    return timed(json.dumps(made, ensure_ascii=False), at)
+
+
+def _below(path: str, key: str) -> str:
+    name = shown_text(key[:LONGEST_NAME])
+    return f"{path}.{name}" if path else name
+
+
+def _unfolded(value: Any) -> Any:
+    """The document in a text that is JSON itself: Codex has some of its metadata like that."""
+    inner = parsed(value) if isinstance(value, str) else None
+    return value if inner is None else inner

@@ -1,0 +1,261 @@
+"""What differs between two requests: only that, in order, and without any secret. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from codexpool.redaction.describe import digest
+from codexpool.redaction.known_headers import known
+from codexpool.redaction.shown import shown, shown_text
+from codexpool.views.header_table import Sign, joined, sign_of
+from codexpool.views.json_diff import Member, in_another_order, members, told_apart
+
+WIDTH: Final = 120
+"""Characters of a value that are shown, unless all of it is asked for."""
+
+BEFORE: Final = 30
+"""Characters before the first difference of two long values that are shown."""
+
+_CLAIMS: Final = re.compile(r"(sha256:[0-9a-f]{12})(?:, [a-z]+ (?:[^,;\"<>]|<[^,;\"<>]{1,60}>){1,99}+)+")
+"""What is said of a token behind its fingerprint: it changes with the time at which that is said."""
+
+_EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
+
+FORM: Final = "application/x-www-form-urlencoded"
+
+MOST_FIELDS: Final = 10_000
+"""Fields of a query or a form that are looked at."""
+
+NEITHER: Final = (None, None)
+
+
+class Part(StrEnum):
+    """What of the two a difference is about."""
+
+    REQUEST = "request"
+    HEADERS = "headers"
+    BODY = "body"
+    ANSWER = "answer"
+    ANSWER_HEADERS = "headers of the answer"
+    IDENTITY = "identity"
+
+
+class Difference(NamedTuple):
+    """One thing that differs. A value is None where there is none; ``means`` is what a header means."""
+
+    part: Part
+    name: str
+    sign: Sign
+    a: str | None
+    b: str | None
+    means: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**self._asdict(), "part": self.part.value, "sign": self.sign.value}
+
+
+class Comparison(NamedTuple):
+    """All that differs, and what is to be said besides."""
+
+    differences: list[Difference]
+    notes: list[str]
+
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two requests.
+
+    ``at`` is when it came (unix seconds). ``body`` is without its content coding, None if it is not known; so is
+    ``status`` without an answer. ``is_safe``: the values are of a trace's document, and hold no secret any more.
+    """
+
+    label: str
+    method: str
+    url: str
+    headers: Headers = field(repr=False)
+    at: float
+    body: bytes | None = field(default=None, repr=False)
+    status: int | None = None
+    answer_headers: Headers = field(default=(), repr=False)
+    is_safe: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Comparison:
+    """What differs between two requests and, with ``answers``, what came back. Long values are shortened."""
+    notes = [f"{side.label}: {note}" for side in (a, b) for note in side.notes]
+    found = [*_requests(a, b), *_headers(Part.HEADERS, a, b, a.headers, b.headers)]
+    notes += _order(a.headers, b.headers)
+    found += _bodies(a, b, notes)
+    if answers:
+        if a.status != b.status:
+            statuses = (None if side.status is None else str(side.status) for side in (a, b))
+            found.append(plain_difference(Part.ANSWER, "status", *statuses))
+        found += _headers(Part.ANSWER_HEADERS, a, b, a.answer_headers, b.answer_headers)
+    return Comparison(found if full else [_shortened(difference) for difference in found], list(dict.fromkeys(notes)))
+
+
+# -- parts of a request
+
+
+def _requests(a: Side, b: Side) -> Iterator[Difference]:
+    if a.method != b.method:
+        yield plain_difference(Part.REQUEST, "method", shown_text(a.method), shown_text(b.method))
+    one, other = _url(a), _url(b)
+    for name in dict.fromkeys([*one, *other]):
+        (raw_a, shown_a), (raw_b, shown_b) = one.get(name, NEITHER), other.get(name, NEITHER)
+        if (shown_a != shown_b) if a.is_safe or b.is_safe else (raw_a != raw_b):
+            yield plain_difference(Part.REQUEST, name, shown_a, told_apart(shown_a, shown_b))
+
+
+def _url(side: Side) -> dict[str, tuple[str | None, str | None]]:
+    """The parts of a URL by name, each as it is and as it may be seen."""
+    try:
+        url = urlsplit(side.url)
+        query = parse_qsl(url.query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        return {"url": (side.url, shown_text(side.url, full=True))}
+    origin = f"{url.scheme}://{url.netloc}"
+    parts = {"origin": (origin, shown_text(origin)), "path": (url.path, shown_text(url.path, full=True))}
+    for name, value in _repeated(query).items():
+        parts[f"query {shown_text(name)}"] = (value, shown(name, value, side.at, full=True))
+    return {**parts}
+
+
+def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iterator[Difference]:
+    raw_a, raw_b = joined(one), joined(other)
+    is_raw = not (a.is_safe or b.is_safe)
+    for name in dict.fromkeys([*raw_a, *raw_b]):
+        value_a, value_b = raw_a.get(name), raw_b.get(name)
+        shown_a = None if value_a is None else shown(name, value_a, a.at, full=True)
+        shown_b = None if value_b is None else shown(name, value_b, b.at, full=True)
+        if value_a == value_b or (not is_raw and _comparable(shown_a) == _comparable(shown_b)):
+            continue
+        explained = known(name)
+        means = explained.means if explained is not None else ""
+        inside = _inside(value_a, value_b, a.at)
+        if inside:
+            for member in inside:
+                yield Difference(part, f"{shown_text(name)}: {member.path}", *member[1:], means)
+                means = ""
+        else:
+            sign = sign_of(value_a, value_b)
+            yield Difference(part, shown_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
+
+
+def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
+    """What differs in the JSON of two headers, if that is what they are."""
+    documents = [_json(value.encode("utf-8", "replace")) for value in (a, b) if value is not None]
+    if len(documents) == 2 and all(isinstance(document, dict) for document in documents):
+        return list(members(documents[0], documents[1], at))
+    return []
+
+
+def _order(a: Headers, b: Headers) -> Iterator[str]:
+    """What is to be said of the names of headers, apart from what they are."""
+    names_a, names_b = [name for name, _ in a], [name for name, _ in b]
+    lower_a, lower_b = ({name.lower(): name for name in names} for names in (names_a, names_b))
+    both = [name for name in lower_a if name in lower_b]
+    if both != [name for name in lower_b if name in lower_a]:
+        yield "the headers that both have are in another order"
+    if any(lower_a[name] != lower_b[name] for name in both):
+        yield "some names of headers are written in another case"
+
+
+def _bodies(a: Side, b: Side, notes: list[str]) -> Iterator[Difference]:
+    if a.body is None or b.body is None:
+        notes += [f"{side.label}: its body is not known" for side in (a, b) if side.body is None and not side.notes]
+        return
+    if a.body == b.body:
+        return
+    one, other = _parsed(a, a.body), _parsed(b, b.body)
+    if one is None or other is None:
+        text_a, text_b = _text(a.body), _text(b.body)
+        yield plain_difference(Part.BODY, "text", text_a, told_apart(text_a, text_b))
+        return
+    try:
+        found = list(members(one, other, a.at))
+    except RecursionError:
+        found = [Member("", Sign.REPLACED, "(very many levels)", "(very many levels, and others)")]
+    yield from (Difference(Part.BODY, member.path or "all of it", *member[1:]) for member in found)
+    if in_another_order(one, other):
+        notes.append("the members of the bodies are in another order")
+    elif not found:
+        notes.append("the bodies say the same, and are not the same bytes")
+
+
+def _parsed(side: Side, body: bytes) -> Any:
+    """The document in a body: JSON, or the fields of a form; None where it is neither."""
+    kind = joined(side.headers).get("content-type", "")
+    if FORM in kind:
+        try:
+            return _repeated(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        except ValueError:
+            return None
+    return _json(body)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(body: bytes) -> str | None:
+    """A body that is no JSON; nothing of one that is no text but how long it is."""
+    if not body:
+        return None
+    try:
+        return shown_text(body.decode(), full=True)
+    except UnicodeDecodeError:
+        return f"{len(body)} bytes sha256:{digest(body.decode('latin-1'))}"
+
+
+def _repeated(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Fields by name, those of one name in one."""
+    values: dict[str, str] = {}
+    for name, value in fields:
+        values[name] = f"{values[name]}, {value}" if name in values else value
+    return values
+
+
+# -- values
+
+
+def plain_difference(part: Part, name: str, a: str | None, b: str | None) -> Difference:
+    """A difference whose sign is plain."""
+    return Difference(part, name, sign_of(a, b), a, b)
+
+
+def _comparable(value: str | None) -> str | None:
+    """What is left of a value that was described at another time, and in another process."""
+    return None if value is None else _EMAIL.sub("<email>", _CLAIMS.sub(r"\1", value))
+
+
+def _shortened(difference: Difference) -> Difference:
+    """The two values around where they begin to differ."""
+    a, b = difference.a, difference.b
+    begin = 0
+    if a is not None and b is not None and max(len(a), len(b)) > WIDTH:
+        alike = (one == other for one, other in zip(a, b, strict=False))
+        begin = next((i for i, is_alike in enumerate(alike) if not is_alike), min(len(a), len(b))) - BEFORE
+    return difference._replace(a=_window(a, begin), b=_window(b, begin))
+
+
+def _window(text: str | None, begin: int) -> str | None:
+    if text is None or len(text) <= WIDTH:
+        return text
+    begin = max(0, min(begin, len(text) - WIDTH))
+    cut = text[begin : begin + WIDTH]
+    return f"{'…' * (begin > 0)}{cut}{'…' * (begin + WIDTH < len(text))} ({len(text)} characters)"

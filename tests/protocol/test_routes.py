@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import posixpath
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from codexpool.protocol.endpoints import ACCOUNTS_CHECK
+from codexpool.protocol.routes import ROUTES, Policy, host_of, normalised, path_policy, policy
+
+HOSTS = frozenset({"chatgpt.com", "gov.chatgpt.com"})
+CODEX = "/backend-api/codex"
+
+SWAPPED = [
+    ("POST", f"{CODEX}/responses"),
+    ("GET", f"{CODEX}/responses"),
+    ("POST", f"{CODEX}/responses/compact"),
+    ("GET", f"{CODEX}/models"),
+    ("POST", f"{CODEX}/memories/trace_summarize"),
+    ("POST", f"{CODEX}/images/generations"),
+    ("GET", f"{CODEX}/alpha/search"),
+    ("POST", f"{CODEX}/realtime/calls"),
+    ("POST", f"{CODEX}/%72esponses"),
+]
+
+PERSONAL = ["", "notes", "notes/v2/list", "history", "history/v2/search", "search/", "search/x", "searches"]
+"""What is beside the search: the notes and the history of a person."""
+
+OWN = [
+    ("DELETE", f"{CODEX}/responses"),
+    ("GET", f"{CODEX}/responses/abc"),
+    ("POST", f"{CODEX}/responses/"),
+    ("POST", f"{CODEX}/responsesx"),
+    ("POST", f"{CODEX}"),
+    ("POST", "/codex/responses"),
+    ("POST", "/Backend-Api/Codex/Responses"),
+    ("POST", f"{CODEX}/analytics-events/events"),
+    ("GET", f"{CODEX}/memories"),
+    *((method, f"{CODEX}/alpha/{rest}") for method in ("GET", "POST") for rest in PERSONAL),
+    ("POST", ACCOUNTS_CHECK),
+    ("POST", "/backend-api/wham/usage"),
+    ("GET", "/backend-api/wham/usage/thread_usage/query"),
+    ("GET", "/backend-api/wham/settings/user"),
+    ("GET", "/backend-api/ps/plugins/installed"),
+    ("GET", "/backend-api/accounts/check/v4-2023-04-27"),
+    ("GET", "/"),
+    ("OPTIONS", "*"),
+    ("POST", ""),
+]
+
+AMBIGUOUS = [
+    f"/{CODEX}/responses",
+    f"{CODEX}//responses",
+    f"{CODEX}/memories//search",
+    f"{CODEX}/memories//../responses",
+    f"{CODEX}/memories/../responses",
+    f"{CODEX}/./responses",
+    f"{CODEX}/responses/.",
+    f"{CODEX}/responses/x/..",
+    f"{CODEX}/memories/..",
+    f"{CODEX}/memories/../../wham/tasks",
+    f"{CODEX}/memories/%2e%2e/%2E%2E/wham/tasks",
+    f"{CODEX}/memories/.%2e/.%2e/wham/tasks",
+    f"{CODEX}/memories/%252e%252e/%252e%252e/wham/tasks",
+    f"{CODEX}/%2572esponses",
+    f"{CODEX}/memories/..%2f..%2fwham/tasks",
+    f"{CODEX}/memories/..%5c..%5cwham/tasks",
+    f"{CODEX}/memories/..\\..\\wham\\tasks",
+    f"{CODEX}/memories/..;/..;/wham/tasks",
+    f"{CODEX}/memories/..%3b/..%3b/wham/tasks",
+    f"{CODEX}/memories/%c0%ae%c0%ae/%c0%ae%c0%ae/wham/tasks",
+    f"{CODEX}/responses;x=y",
+    f"{CODEX}/responses#/../../wham/tasks",
+    f"{CODEX}/responses%23",
+    f"{CODEX}/memories/x%3f/../../../wham/tasks",
+    f"{CODEX}/memories/x%00",
+    f"{CODEX}/memories/%",
+    f"{CODEX}/memories/x%0d%0ahost:y",
+    f"{CODEX}/memories/x y",
+    f"{CODEX}/memories/\u2025",
+    f"{CODEX}%2fresponses",
+    f"%2f{CODEX}/responses",
+    f"x{CODEX}/responses",
+    f"https://chatgpt.com{CODEX}/responses",
+    f"//chatgpt.com{CODEX}/responses",
+]
+
+
+@pytest.mark.parametrize(("method", "path"), SWAPPED)
+def test_what_the_table_lists_is_swapped(method: str, path: str) -> None:
+    assert path_policy(method, path) is Policy.SWAP
+
+
+def test_ids_are_rewritten_in_routing_discovery_only() -> None:
+    assert path_policy("GET", ACCOUNTS_CHECK) is Policy.SWAP_IDS
+    assert {route.path for route in ROUTES if route.policy is Policy.SWAP_IDS} == {ACCOUNTS_CHECK}
+
+
+@pytest.mark.parametrize(("method", "path"), OWN)
+def test_whatever_is_not_listed_keeps_the_clients_own_credential(method: str, path: str) -> None:
+    assert path_policy(method, path) is Policy.OWN
+
+
+@pytest.mark.parametrize("path", AMBIGUOUS)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_path_that_servers_may_read_differently_never_gets_a_pooled_credential(method: str, path: str) -> None:
+    assert normalised(path) == ""
+    assert path_policy(method, path) is Policy.OWN
+
+
+def readings(path: str) -> set[str]:
+    """What servers are known to make of a path: decoded or not, once or more, before or after dots are resolved."""
+    found = {path}
+    for _ in range(4):
+        found |= {unquote(one) for one in found}
+        found |= {one.replace("\\", "/") for one in found}
+        found |= {"/".join(segment.partition(";")[0] for segment in one.split("/")) for one in found}
+        found |= {one.partition("#")[0].partition("?")[0] for one in found}
+        found |= {posixpath.normpath(one) + ("/" if one.endswith("/") else "") for one in found}
+        while any("//" in one for one in found):
+            found = {one.replace("//", "/") for one in found}
+    return found
+
+
+pieces = st.sampled_from(
+    [
+        *("/", "//", ".", "..", "%2e", "%2E", "%252e", "%2f", "%2F", "%5c", "\\", ";", "%3b", "#", "%23", "%3f"),
+        *("%00", "%25", "%", "~", "x", "%78", "%c0%ae", "responses", "compact", "models", "alpha", "images", "wham"),
+        *("/../", "/./", "/..;/", "/backend-api", "/codex", "é", " ", "\t"),
+    ]
+)
+paths = st.tuples(
+    st.sampled_from(["", CODEX, f"{CODEX}/responses", *[route.path for route in ROUTES]]),
+    st.lists(pieces, max_size=8).map("".join),
+).map("".join)
+
+
+@given(st.sampled_from(["GET", "POST"]), paths)
+@example("POST", f"{CODEX}/memories//../x")
+@example("POST", f"{CODEX}/models/.")
+@example("POST", f"{CODEX}/memories/..;/x")
+def test_swapped_path_is_the_same_for_every_server(method: str, path: str) -> None:
+    if path_policy(method, path).swaps:
+        assert readings(path) - {path} <= {normalised(path)}
+
+
+@given(paths | st.text())
+def test_normalising_twice_changes_nothing(path: str) -> None:
+    assert normalised(normalised(path)) == normalised(path)
+
+
+# -- hosts
+
+
+def asks(host: str, scheme: str = "https", port: int = 443, target: str = f"{CODEX}/responses") -> Policy:
+    return policy(scheme, host, port, "POST", target, HOSTS)
+
+
+@pytest.mark.parametrize("host", ["chatgpt.com", "ChatGPT.com", "gov.chatgpt.com"])
+def test_hosts_of_the_pool_are_swapped(host: str) -> None:
+    assert asks(host) is Policy.SWAP
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "api.openai.com", "auth.openai.com", "ab.chatgpt.com", "localhost", "127.0.0.1"),
+        *("chatgpt.com.example.org", "xchatgpt.com", "chatgpt.com.", " chatgpt.com", "chatgpt.com:443"),
+        "\u0441hatgpt.com",  # its first letter is a Cyrillic one
+        *("chatgpt.com\n", "chatgpt.com\x00", "CHATGPT.COM.", "us.chatgpt.com"),
+    ],
+)
+def test_no_pooled_secret_leaves_for_another_host(host: str) -> None:
+    assert asks(host) is Policy.NEVER
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("http", 443), ("https", 8443), ("https", 80), ("", 443)])
+def test_no_pooled_secret_leaves_without_tls_or_for_another_port(scheme: str, port: int) -> None:
+    assert asks("chatgpt.com", scheme, port) is Policy.NEVER
+
+
+@pytest.mark.parametrize("query", ["", "?", "?client_version=0.169.0", "?x=/../wham", "?a?b", "?x=%2e%2e#y"])
+def test_query_has_no_say(query: str) -> None:
+    assert asks("chatgpt.com", target=f"{CODEX}/responses{query}") is Policy.SWAP
+    assert asks("chatgpt.com", target=f"/backend-api/wham/tasks{query}") is Policy.OWN
+
+
+def test_query_cannot_name_a_path() -> None:
+    assert asks("chatgpt.com", target=f"/?{CODEX}/responses") is Policy.OWN
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://chatgpt.com", "chatgpt.com"),
+        ("https://gov.chatgpt.com/", "gov.chatgpt.com"),
+        ("https://GOV.chatgpt.com:443", "gov.chatgpt.com"),
+    ],
+)
+def test_host_of_an_origin(origin: str, host: str) -> None:
+    assert host_of(origin) == host
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("", "chatgpt.com", "//chatgpt.com", "http://chatgpt.com", "https://", "https://:443", "wss://chatgpt.com"),
+        *("https://chatgpt.com:8443", "https://chatgpt.com:port", "https://chatgpt.com:99999999", "https://[::1"),
+        *("https://user@chatgpt.com", "https://chatgpt.com@example.org", "https://@chatgpt.com"),
+        *("https://chatgpt.com/path", "https://chatgpt.com?x", "https://chatgpt.com#x", "https://chatgpt.com/?x"),
+        *("https://chatgpt.com\\.example.org", "https://chat gpt.com", "https://chat\ngpt.com"),
+        *("https://chatgpt.com%00", "https://chatgpt.com\n", "https://chatgpt..com", "https://.chatgpt.com"),
+    ],
+)
+def test_what_is_no_https_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="not an https origin"):
+        host_of(origin)
+
+
+@pytest.mark.parametrize("path", ["/backend-api/wham/usage", "/backend-api/wham/config/bundle"])
+def test_what_is_lent_to_members_is_swapped_for_nobody_else(path: str) -> None:
+    policy = path_policy("GET", path)
+
+    assert policy is Policy.LENT
+    assert not policy.swaps
+    assert path_policy("POST", path) is Policy.OWN

@@ -1,0 +1,110 @@
+"""What mitmproxy itself shows of a flow: the content view and the command, live and saved."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mitmproxy import contentviews, http
+from mitmproxy import io as flow_io
+from mitmproxy.test import taddons, tflow
+
+from benchmarks.own import REFUSAL, StillKeeper, flow
+from codexpool.addon import Codexpool
+from codexpool.proxy.mitm import content_view
+from codexpool.proxy.requests import Exchanges
+from codexpool.traces.history import History
+
+
+async def sent_again() -> http.HTTPFlow:
+    """Refused under work, served under spare."""
+    exchanges = Exchanges(resends=True, history=History())
+    exchanges.keeper = StillKeeper("work", "spare")
+    one = flow(1)
+    exchanges.open(one)
+    await exchanges.assign(one)
+    for status, body in ((401, REFUSAL), (200, b"{}")):
+        exchanges.outbound(one)
+        one.response = http.Response.make(status, body, {"content-type": "application/json"})
+        exchanges.headers_came(one)
+        await exchanges.judge(one)
+        exchanges.is_over(one)
+        exchanges.again(one)
+    return one
+
+
+def saved(one: http.HTTPFlow) -> http.HTTPFlow:
+    """The flow as it comes back out of a file."""
+    file = io.BytesIO()
+    flow_io.FlowWriter(file).add(one)
+    file.seek(0)
+    read = next(iter(flow_io.FlowReader(file).stream()))
+    assert isinstance(read, http.HTTPFlow)
+    return read
+
+
+def viewed(one: http.HTTPFlow, name: str = content_view.VIEW.name) -> str:
+    """What this mitmproxy's own code makes of the view, for the request."""
+    views: Any = contentviews
+    if hasattr(views, "prettify_message"):
+        return str(views.prettify_message(one.request, one, name).text)
+    _, lines, _ = views.get_message_content_view(name, one.request, one)
+    return "\n".join("".join(str(text) for _, text in line) for line in lines)
+
+
+@pytest.fixture(autouse=True)
+def context() -> Iterator[taddons.context]:
+    with taddons.context() as context:
+        context.options.add_option("protobuf_definitions", str, "", "mitmproxy 12 asks for it")
+        content_view.add_view()
+        content_view.add_view()  # as after a reload
+        yield context
+
+
+@pytest.mark.parametrize("is_saved", [False, True], ids=["live", "saved"])
+async def test_the_view_tells_who_served_and_what_was_done_to_each_header(is_saved: bool) -> None:
+    one = await sent_again()
+
+    text = viewed(saved(one) if is_saved else one)
+
+    assert "spare served it, attempt 2: 200" in text
+    assert "row 7" in text
+    assert "~ authorization" in text
+    assert "1 work   Bearer PAT 29 chars sha256:" in text
+    assert "= user-agent: codex_exec/" in text
+    assert "0123456789abcdef" not in text
+
+
+async def test_the_view_never_comes_by_itself() -> None:
+    assert "served it" not in viewed(await sent_again(), "auto")
+
+
+async def test_the_command_gives_the_table_as_rows_of_cells(context: taddons.context) -> None:
+    one = await sent_again()
+    context.master.commands.collect_commands(Codexpool(None, reloaded=False))
+
+    rows = context.master.commands.call("codexpool.headers", [one])
+
+    assert len({len(row) for row in rows}) == 1
+    assert rows[0][:2] == ["~", "authorization"]
+    assert rows[0][3].startswith("Bearer PAT")
+    assert rows[0][4].startswith("Bearer PAT")
+    assert rows[0][3] != rows[0][4]
+
+
+def test_a_flow_that_was_not_touched_has_a_view_too() -> None:
+    other = tflow.tflow(resp=True)
+    other.request.headers["authorization"] = "Basic dXNlcjphdC10ZXN0LTAxMjM0NTY3ODlhYmNkZWY="
+    own = flow(2)
+    own.request.path = "/backend-api/wham/usage"
+
+    assert "not a host of the backend" in viewed(other)
+    assert "dXNlcjphdC10ZXN0" not in viewed(other)
+    assert "it acts for a person" in viewed(own)
+
+
+def test_what_is_no_http_flow_is_left_to_others() -> None:
+    with pytest.raises(ValueError, match="HTTP flows only"):
+        content_view.document_of(tflow.ttcpflow())

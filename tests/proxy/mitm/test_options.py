@@ -1,0 +1,74 @@
+"""mitmproxy's options: which are refused with a pool, and which hosts `allow_hosts` always has in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mitmproxy import exceptions
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.test import taddons
+
+from codexpool.protocol.routes import BACKEND_ONLY
+from codexpool.proxy.mitm import options as host
+
+UNFIT: list[dict[str, Any]] = [
+    {"websocket": False},
+    {"validate_inbound_headers": False},
+    {"proxy_debug": True},
+    {"ignore_hosts": ["chatgpt"]},
+    {"ignore_hosts": [r"^example\.com", r":443$"]},
+    {"tcp_hosts": [r"^CHATGPT\.com$"]},
+]
+FIT: list[dict[str, Any]] = [{}, {"ignore_hosts": [r"^example\.com:443$"]}, {"tcp_hosts": ["example"]}]
+
+
+@pytest.fixture
+def context() -> Iterator[taddons.context]:
+    with taddons.context(Proxyserver()) as context:
+        yield context
+
+
+@pytest.mark.parametrize("options", UNFIT, ids=str)
+def test_options_with_which_requests_would_leave_unseen_or_be_logged_are_refused(
+    context: taddons.context, options: dict[str, Any]
+) -> None:
+    context.options.update(**options)
+
+    with pytest.raises(exceptions.OptionsError, match=next(iter(options))):
+        host.refuse_unfit_for_a_pool(BACKEND_ONLY)
+
+
+@pytest.mark.parametrize("options", FIT, ids=str)
+def test_others_are_the_users_own_affair(context: taddons.context, options: dict[str, Any]) -> None:
+    context.options.update(**options)
+
+    host.refuse_unfit_for_a_pool(BACKEND_ONLY)
+
+
+def test_who_names_the_hosts_to_intercept_need_not_name_codexs(context: taddons.context) -> None:
+    context.options.update(allow_hosts=[r"^example\.com:"])
+
+    for _ in range(2):
+        host.read_too(frozenset({"chatgpt.com", "origin.test"}))
+
+    patterns = context.options.allow_hosts
+    assert len(patterns) == 3
+    for name in (
+        "example.com:443",
+        "chatgpt.com:443",
+        "gov.chatgpt.com:443",
+        "auth.openai.com:443",
+        "origin.test:443",
+    ):
+        assert any(re.search(pattern, name) for pattern in patterns), name
+    for name in ("xchatgpt.com:443", "chatgpt.com.evil.test:443", "origin.test.evil.test:443"):
+        assert not any(re.search(pattern, name) for pattern in patterns), name
+
+
+def test_who_names_none_is_not_spoken_for(context: taddons.context) -> None:
+    host.read_too(frozenset({"chatgpt.com"}))
+
+    assert context.options.allow_hosts == []

@@ -1,0 +1,309 @@
+"""What becomes of a flow, without a proxy around it: on the real pool, with a keeper that stands still."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from mitmproxy import http
+
+from benchmarks.own import StillKeeper, flow
+from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
+from codexpool.proxy.attempts import Course
+from codexpool.proxy.requests import Exchanges
+from codexpool.tokens.bearer import Bearer
+from codexpool.traces.history import History
+from tests.protocol.codings import CODINGS
+
+REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
+
+
+def with_keeper(*names: str) -> tuple[Exchanges, StillKeeper]:
+    exchanges, keeper = Exchanges(resends=True, history=History()), StillKeeper(*names)
+    exchanges.keeper = keeper
+    return exchanges, keeper
+
+
+async def assigned(exchanges: Exchanges, number: int = 1) -> http.HTTPFlow:
+    """A request that has an identity, and has not left yet."""
+    request = flow(number)
+    exchanges.open(request)
+    await exchanges.assign(request)
+    return request
+
+
+def answer(status: int, body: bytes = REVOKED) -> http.Response:
+    return http.Response.make(status, body, {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("session", [True, False], ids=["with a session", "without one"])
+async def test_placeholder_names_the_identity_of_every_request(session: bool) -> None:
+    exchanges, _ = with_keeper("first", "second")
+    request = flow(1)
+    if not session:
+        for name in ("session-id", "thread-id"):
+            del request.request.headers[name]
+
+    exchanges.open(request)
+    await exchanges.assign(request)
+
+    assert request.request.headers["authorization"] == "Bearer <codexpool:first>"
+    assert request.request.headers["chatgpt-account-id"] == "<codexpool:first>"
+
+
+async def test_a_new_token_of_somebody_else_never_leaves_under_the_old_account() -> None:
+    exchanges, keeper = with_keeper("first")
+    request = await assigned(exchanges)
+    # when: pool.toml gets another account's token under the same name, before the request leaves
+    other = Bearer.of("at-test-second-0123456789abcdef")
+    keeper._bearers["first"] = other
+    identity = Identity("first", Kind.PAT, other.fingerprint, Condition(Status.UNVERIFIED, 1))
+    keeper.pool.replace_identities([identity], keeper.pool.selection, 1)
+
+    wire = exchanges.outbound(request)
+
+    assert isinstance(wire, http.Response)
+    assert wire.status_code == 503
+
+
+@pytest.mark.parametrize("what", ["removed", "paused", "condemned"])
+async def test_nobody_is_sent_as_who_may_not_serve_any_more(what: str) -> None:
+    exchanges, keeper = with_keeper("first")
+    request = await assigned(exchanges)
+    identity = keeper.pool.identities["first"]
+    if what == "condemned":
+        keeper.pool.condition_learned("first", identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+    else:
+        new = dataclasses.replace(identity, paused=True)
+        keeper.pool.replace_identities([new] if what == "paused" else [], keeper.pool.selection, 1)
+
+    assert exchanges.outdated(request)
+    wire = exchanges.outbound(request)
+
+    assert isinstance(wire, http.Response)
+    assert wire.status_code == 503
+
+
+async def test_with_others_left_a_request_of_a_removed_identity_leaves_under_one_of_them() -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    keeper.pool.replace_identities([keeper.pool.identities["second"]], keeper.pool.selection, 1)
+
+    wire = exchanges.outbound(request)
+
+    assert isinstance(wire, http.Request)
+    assert wire.headers["chatgpt-account-id"] == "acc-second"
+    assert request.request.headers["authorization"] == "Bearer <codexpool:second>"
+
+
+async def test_a_host_that_an_identity_was_served_from_stays_closed_to_the_clients_own_credential() -> None:
+    exchanges, keeper = with_keeper("first")
+    keeper.hosts = frozenset({"chatgpt.com", "gov.chatgpt.com"})
+    request = flow(1)
+    request.request.host = "gov.chatgpt.com"
+    assert exchanges.policy(request.request).swaps
+    # when the addon goes away
+    exchanges.keeper, exchanges.closed = None, "not loaded"
+
+    refusal = exchanges.outbound(request)
+
+    assert isinstance(refusal, http.Response)
+    assert refusal.status_code == 503
+
+
+async def test_an_answer_that_another_addon_gave_says_nothing_of_an_identity() -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    request.response = answer(401)  # and nothing was sent
+
+    exchanges.headers_came(request)
+    await exchanges.judge(request)
+
+    assert not exchanges.again(request)
+    assert request.response.status_code == 401
+    assert keeper.pool.identities["first"].status is Status.READY
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
+async def test_whatever_refusal_repeats_a_token_nobody_sees_it(status: int) -> None:
+    exchanges, keeper = with_keeper("first")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    token = keeper.bearer("first").token
+    request.response = answer(status, f'{{"detail": "no {token} here"}}'.encode())
+
+    exchanges.headers_came(request)
+    assert not request.response.stream
+    exchanges.whole(request)
+    await exchanges.judge(request)
+
+    assert token.encode() not in (request.response.content or b"")
+    assert b"<codexpool:first>" in (request.response.content or b"")
+
+
+async def test_an_error_of_ours_at_the_last_moment_is_answered_and_no_refusal_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchanges, _ = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    request.response = answer(401)
+    exchanges.headers_came(request)
+    await exchanges.judge(request)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("codexpool.proxy.answers.label", broken)
+    assert not exchanges.again(request)
+    assert request.response is not None
+    assert request.response.status_code == 503
+    monkeypatch.setattr(Course, "is_outdated", broken)
+    assert exchanges.outdated(request)
+
+
+async def test_flow_list_and_log_say_who_served_after_how_many_attempts_and_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    exchanges, _ = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    request.response = answer(401)
+    exchanges.headers_came(request)
+    await exchanges.judge(request)
+    assert exchanges.again(request)
+    session = request.request.headers["thread-id"]
+    assert f"session {session}: sent again, first -> second (401 token_revoked on codex/responses)" in caplog.text
+    exchanges.outbound(request)
+    request.response = answer(200, b"{}")
+    exchanges.headers_came(request)
+
+    assert request.comment == "codexpool: second, attempt 2 (first: 401 token_revoked on codex/responses)"
+    assert request.marked == ":two:"
+
+
+async def test_a_pool_that_is_exhausted_is_said_once_until_that_changes(caplog: pytest.LogCaptureFixture) -> None:
+    exchanges, keeper = with_keeper("first")
+    fingerprint = keeper.pool.identities["first"].fingerprint
+    keeper.pool.condition_learned("first", fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+    for number in range(3):
+        request = await assigned(exchanges, number)
+        assert request.response is not None
+        assert request.response.status_code == 400
+        assert request.marked == ":x:"
+    assert caplog.text.count("no identity can serve. first: replace its PAT") == 1
+
+
+async def test_an_identity_without_an_account_sends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges, keeper = with_keeper("first")
+    keeper.pool.identities["first"].metadata = Metadata("", "command:first", "")
+    request = await assigned(exchanges)
+    wire = exchanges.outbound(request)
+    assert isinstance(wire, http.Request)
+    assert "chatgpt-account-id" not in wire.headers
+
+
+async def test_trailers_carry_nothing_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges, _ = with_keeper("first")
+    request = await assigned(exchanges)
+    request.request.trailers = http.Headers(((b"authorization", b"Bearer at-test-own-0123456789"), (b"x-sum", b"1")))
+    wire = exchanges.outbound(request)
+    assert isinstance(wire, http.Request)
+    assert wire.trailers is not None
+    assert wire.trailers.fields == ((b"x-sum", b"1"),)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "looked_at"),
+    [("gzip", True), ("zstd", True), ("br", True), ("identity", True), ("", True), ("compress", False)],
+)
+async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, looked_at: bool) -> None:
+    exchanges, _ = with_keeper("first")
+    request = await assigned(exchanges)
+
+    stream = streaming(exchanges, request, encoding)
+
+    assert stream(b"a piece") == b"a piece"
+    assert exchanges.holds(request) == looked_at
+
+
+def streaming(exchanges: Exchanges, request: http.HTTPFlow, encoding: str = "") -> Callable[[bytes], bytes]:
+    """The request leaves, and an answer begins that is a stream of events; what passes its pieces on."""
+    assert isinstance(exchanges.outbound(request), http.Request)
+    request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    if encoding:
+        request.response.headers["content-encoding"] = encoding
+    del request.response.headers["content-length"]
+    exchanges.headers_came(request)
+    stream = request.response.stream
+    assert callable(stream)
+    return cast(Callable[[bytes], bytes], stream)
+
+
+LIMIT = {"type": "usage_limit_reached", "code": "usage_limit_reached", "message": "no more", "resets_in_seconds": 900}
+CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
+DELTA = {"type": "response.output_text.delta", "delta": "hello"}
+
+
+def events(*documents: dict[str, Any]) -> bytes:
+    return "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in documents).encode()
+
+
+@pytest.mark.parametrize("name", ["plain", "zstd", "gzip", "br", "deflate"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"type": "response.failed", "response": {"error": LIMIT}},
+        {"type": "error", "status": 429, "error": LIMIT},
+    ],
+    ids=["response.failed", "error"],
+)
+async def test_a_limit_late_in_a_stream_is_passed_on_and_the_next_request_has_another_identity(
+    failure: dict[str, Any], name: str
+) -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    encoding, encode = CODINGS[name]
+    stream = streaming(exchanges, request, encoding)
+    whole = encode(events(CREATED, DELTA, failure))
+    # when the answer has begun, and fails then
+    assert exchanges.begins(request, encode(events(CREATED, DELTA))) is True
+    passed = b"".join(stream(whole[at : at + 7]) for at in range(0, len(whole), 7)) + stream(b"")
+    await exchanges.judge(request)
+
+    assert passed == whole  # as it came
+    assert exchanges.is_over(request)
+    assert keeper.pool.identities["first"].status is Status.LIMITED
+    retry = await assigned(exchanges)
+    assert retry.request.headers["authorization"] == "Bearer <codexpool:second>"
+
+
+async def test_a_failure_late_in_a_stream_that_is_not_the_pools_changes_nobody() -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    request = await assigned(exchanges)
+    stream = streaming(exchanges, request)
+    failure = {"type": "response.failed", "response": {"error": {"code": "context_length_exceeded"}}}
+
+    stream(events(CREATED, DELTA, failure))
+
+    assert keeper.pool.identities["first"].status is Status.READY
+
+
+async def test_a_stream_that_was_passed_on_before_it_said_anything_was_served_all_the_same() -> None:
+    exchanges, _ = with_keeper("first")
+    request = await assigned(exchanges)
+    exchanges.outbound(request)
+    request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    del request.response.headers["content-length"]
+    exchanges.headers_came(request)
+    comments = [request.comment]
+    # when the layer has held it for as long as it may, and the stream has ended
+    await exchanges.judge(request)
+    comments.append(request.comment)
+
+    assert comments == ["", "codexpool: first, attempt 1"]
+    assert not exchanges.holds(request)

@@ -1,0 +1,420 @@
+"""No secret is ever shown, and everything else is: both are promises."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.redaction.shown import LONGEST, described, shown, shown_text, when
+from codexpool.redaction.telling_names import telling
+from codexpool.tokens.bearer import fingerprint
+from tests.redaction import planting
+from tests.redaction.planting import jwt, pieces_in
+
+AT = 1764000000.0
+PAT = "at-test-work-0123456789abcdef0123456789"
+SESSION = "01a1fc00-1111-7222-8333-444455556666"
+
+readable = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "Zs")), max_size=20)
+
+
+def nothing_of(secret: str, text: str) -> bool:
+    """Whether nothing of a secret is in a text, however somebody decodes that."""
+    views = [text, unquote(text), unquote(unquote(text))]
+    views += [re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), view) for view in views]
+    views += [html.unescape(view) for view in views]
+    return not any(pieces_in(secret, view) for view in views)
+
+
+# -- secrets
+
+
+@given(planting.recognised | planting.keys, planting.codings, planting.bare_places, readable)
+def test_nothing_is_left_of_a_secret_in_any_text(
+    secret: str, coded: Callable[[str], str], place: str, around: str
+) -> None:
+    text = f"{around} {place.format(coded(secret))}"
+
+    assert nothing_of(secret, shown_text(text))
+
+
+@given(planting.passwords, planting.names, planting.named_places, st.booleans())
+def test_nothing_is_left_of_what_a_name_gives_away(secret: str, name: str, place: str, encoded: bool) -> None:
+    value = planting.percent_encoded(secret) if encoded else secret
+
+    assert nothing_of(secret, shown_text(place.format(value, name=name)))
+
+
+@given(
+    planting.recognised | planting.keys | planting.passwords,
+    st.sampled_from(
+        [
+            *(
+                "authorization",
+                "Proxy-Authorization",
+                "x-openai-actor-authorization",
+                "x-oai-attestation",
+                "x-api-key",
+            ),
+            *("x-auth-token", "X-Client-Secret", "x-openai-internal-something", "x-codex-turn-state", "password"),
+        ]
+    ),
+    st.sampled_from(
+        ["{}", '"{}"', "Bearer {}", "bearer  {}", "Basic {}", "AgentAssertion {}", "Strange {}", "{}, {}"]
+    ),
+)
+def test_nothing_is_left_of_the_value_of_a_telling_header(secret: str, name: str, form: str) -> None:
+    assert nothing_of(secret, shown(name, form.format(secret, secret), AT))
+
+
+@given(
+    planting.recognised | planting.keys,
+    st.sampled_from(["user-agent", "originator", "x-codex-turn-metadata", "x-foo", "referer", "accept", "baggage"]),
+    planting.codings,
+    planting.bare_places,
+)
+def test_nothing_is_left_of_a_secret_in_a_header_that_is_shown(
+    secret: str, name: str, coded: Callable[[str], str], place: str
+) -> None:
+    assert nothing_of(secret, shown(name, place.format(coded(secret)), AT))
+
+
+@given(
+    planting.recognised | planting.keys | planting.passwords,
+    st.sampled_from(["a={}", "a=1; b={}; c=2", "{}", "a={}; path=/; HttpOnly", "x=y; path={}", "a=1; domain={}"]),
+    st.sampled_from(["cookie", "Set-Cookie"]),
+    planting.codings,
+)
+def test_nothing_is_left_of_a_cookie(secret: str, form: str, name: str, coded: Callable[[str], str]) -> None:
+    assert nothing_of(secret, shown(name, form.format(coded(secret)), AT))
+
+
+@given(planting.emails, st.sampled_from([str, lambda text: text.replace("@", "%40")]), planting.bare_places)
+def test_no_address_of_a_person_is_left(email: str, coded: Callable[[str], str], place: str) -> None:
+    assert nothing_of(email, shown_text(place.format(coded(email))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Authorization: Digest username="sam", realm="x", response="hunter2hunter2"',
+        "cookie: a=hunter2hunter2; b=hunter2hunter2",
+        "proxy-authorization: Basic aHVudGVyMmh1bnRlcjI6",
+        "-----BEGIN RSA PRIVATE KEY-----\nhunter2hunter2\n-----END RSA PRIVATE KEY-----",
+        "https://sam:hunter2hunter2@chatgpt.com/",
+        "https://hunter2hunter2@chatgpt.com/",
+        '{"password": "hunter2\\"hunter2hunter2"}',
+        '{"password": "hunter2hunter2',
+        "/callback?code=hunter2hunter2&state=1",
+        "[(b'cookie', b'a=hunter2hunter2')]",
+        '["x-api-key", "hunter2hunter2"]',
+        "cookie: secret 4 chars; b=hunter2hunter2",
+        "authorization: Bearer hunter2hunter2",
+        "password=hunter2 12 chars",
+        '{"passcode": 123456789012}',
+    ],
+)
+def test_what_is_no_token_but_a_secret_all_the_same_is_not_shown(text: str) -> None:
+    safe = shown_text(text)
+
+    assert "hunter2" not in safe
+    assert "aHVudGVy" not in safe
+    assert "123456789012" not in safe
+
+
+@given(planting.recognised | planting.keys, planting.bare_places)
+def test_what_was_made_safe_once_stays_as_it_is(secret: str, place: str) -> None:
+    once = shown_text(place.format(secret))
+
+    assert shown_text(once) == once
+
+
+@given(
+    planting.recognised | planting.keys | planting.passwords, st.sampled_from(["authorization", "cookie", "x-key"])
+)
+def test_header_that_was_made_safe_once_stays_as_it_is(secret: str, name: str) -> None:
+    once = shown(name, f"Bearer {secret}" if name == "authorization" else f"a={secret}", AT)
+
+    assert shown(name, once, AT) == once
+
+
+# -- what is shown in their place
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("Authorization", f"Bearer {PAT}", f"Bearer PAT 39 chars sha256:{fingerprint(PAT)}"),
+        ("authorization", f'Bearer "{PAT}"', f"Bearer PAT 39 chars sha256:{fingerprint(PAT)}"),
+        ("authorization", "Basic dXNlcjpwYXNz", "Basic secret 12 chars"),
+        ("authorization", "Bearer <codexpool:work>", "Bearer <codexpool:work>"),
+        ("authorization", "", ""),
+        ("cookie", "__cf_bm=x; empty=", "__cf_bm=secret 1 char; empty="),
+        (
+            "set-cookie",
+            "__cf_bm=abc; path=/; expires=Wed, 25-Nov-26 01:02:03 GMT; HttpOnly; SameSite=None",
+            "__cf_bm=secret 3 chars; path=/; expires=Wed, 25-Nov-26 01:02:03 GMT; HttpOnly; SameSite=None",
+        ),
+        (
+            "x-codex-turn-state",
+            "turn-acc-work-0000001",
+            f"opaque 21 chars sha256:{fingerprint('turn-acc-work-0000001')}",
+        ),
+        (
+            "x-error-json",
+            "eyJlcnJvciI6eyJjb2RlIjoidG9rZW5fZXhwaXJlZCJ9fQ==",
+            'base64 of {"error": {"code": "token_expired"}}',
+        ),
+    ],
+)
+def test_secret_is_shown_as_kind_length_and_fingerprint(name: str, value: str, expected: str) -> None:
+    assert shown(name, value, AT) == expected
+
+
+@pytest.mark.parametrize(
+    ("secret", "kind"),
+    [
+        ("at-pool-0123456789abcdef", "member key"),
+        ("rt_0123456789abcdef", "refresh token"),
+        ("sk-proj-0123456789abcdef", "API key"),
+        ("ghp_0123456789abcdef", "GitHub token"),
+        ("AKIA0123456789ABCDEF", "AWS key"),
+        ("correct-horse-battery", "secret"),
+    ],
+)
+def test_each_kind_of_secret_has_its_name(secret: str, kind: str) -> None:
+    assert described(secret) == f"{kind} {len(secret)} chars sha256:{fingerprint(secret)}"
+
+
+def test_short_secret_has_no_fingerprint_that_it_could_be_guessed_by() -> None:
+    assert described("hunter2") == "secret 7 chars"
+
+
+def test_token_says_what_is_in_it_and_its_signature_is_dropped() -> None:
+    # Given
+    token = jwt(
+        {
+            "sub": "auth0|65f0c9d2",
+            "email": "sam@corp.example",
+            "iat": AT - 3 * 3600,
+            "exp": AT + 240,
+            "https://api.openai.com/auth": {"chatgpt_account_id": SESSION, "chatgpt_plan_type": "business"},
+        }
+    )
+    # When
+    safe = shown("authorization", f"Bearer {token}", AT)
+    # Then
+    assert safe.startswith(
+        f"Bearer JWT {len(token)} chars sha256:{fingerprint(token)}, sub auth0|65f0c9d2, email <email "
+    )
+    assert safe.endswith(f">, account {SESSION}, plan business, iat 3 h ago, exp in 4 min")
+    assert token.rpartition(".")[2] not in safe
+    assert "sam" not in safe
+
+
+def test_token_is_told_relative_to_the_time_it_is_looked_at_though_it_was_looked_at_before() -> None:
+    token = jwt({"exp": AT + 240})
+
+    assert shown("authorization", token, AT).endswith("exp in 4 min")
+    assert shown("authorization", token, AT + 480).endswith("exp 4 min ago")
+    assert shown_text(token).endswith("exp 2025-11-24 16:04 UTC>")
+
+
+def test_claim_that_is_a_secret_itself_is_not_shown() -> None:
+    claims = {"sub": f"{'many words ' * 6}{PAT}", "client_id": "0123456789abcdefABCDEF0123456789", "iss": f"x {PAT}"}
+
+    safe = described(jwt(claims), AT)
+
+    assert not pieces_in(PAT, safe)
+    assert not pieces_in(claims["client_id"], safe)
+    assert described(jwt({"sub": "word " * 40})).endswith(", sub of 200 chars")
+
+
+@pytest.mark.parametrize("exp", [float("nan"), float("inf"), -1, 10**400, True, "soon", None, [], 1e300])
+def test_token_with_an_end_that_cannot_be_meant_is_shown_without_one(exp: object) -> None:
+    assert "exp" not in described(jwt({"exp": exp}), AT)
+
+
+@given(planting.keys, planting.keys)
+def test_equal_secrets_look_equal_and_others_do_not(one: str, other: str) -> None:
+    same = shown("authorization", f"Bearer {one}", AT) == shown("authorization", f"Bearer {other}", AT)
+
+    assert same == (one == other)
+
+
+# -- what has to stay legible
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user-agent", "codex_exec/0.169.0 (Debian 12.0.0; x86_64) dumb (codex_exec; 0.169.0)"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0"),
+        ("session-id", SESSION),
+        ("x-codex-window-id", f"{SESSION}:0"),
+        ("x-request-id", "req_0123456789abcdef0123456789abcdef"),
+        ("cf-ray", "8f1c2d3e4f5a6b7c-FRA"),
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("etag", 'W/"0123456789abcdef0123456789abcdef"'),
+        ("x-codex-routing-hint", "model=gpt-5.1-codex-max;tier=priority"),
+        ("openai-beta", "responses_websockets=2026-02-06"),
+        ("content-type", "application/json; charset=utf-8"),
+        ("cache-control", "private, no-store, no-cache, must-revalidate, max-age=0"),
+        ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits; server_no_context_takeover"),
+        ("chatgpt-account-id", "acc-work"),
+        ("date", "Tue, 24 Nov 2026 16:00:00 GMT"),
+        ("x-codex-primary-reset-at", "1764000000"),
+        ("x-ratelimit-remaining-tokens", "149984"),
+        ("x-openai-authorization-error", "token_revoked"),
+        ("access-control-allow-credentials", "true"),
+        ("x-codex-beta-features", "remote_compaction_v2"),
+        (
+            "x-codex-turn-metadata",
+            json.dumps(
+                {
+                    "installation_id": SESSION,
+                    "session_id": SESSION,
+                    "turn_id": SESSION,
+                    "window_id": f"{SESSION}:0",
+                    "sandbox": "seccomp",
+                    "model": "gpt-5.1-codex-max",
+                    "request_kind": "turn",
+                    "turn_started_at_unix_ms": 1764000000123,
+                    "workspaces": {"/home/sam/src/some-project": {"has_changes": True}},
+                }
+            ),
+        ),
+    ],
+)
+def test_header_that_is_no_secret_is_shown_as_it_is(name: str, value: str) -> None:
+    assert shown(name, value, AT) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://chatgpt.com/backend-api/codex/models?client_version=0.169.0",
+        "/backend-api/ps/plugins/installed?limit=200&includeDownloadUrls=true",
+        "401 token_revoked on codex/responses, confirmed by whoami",
+        "work needs_replacement: 401. Put a new token at …/pool.toml:4, or: codexpool replace work",
+        'token = "sha256:1a2b3c4d5e6f"',
+        f"session {SESSION}: sent again, work -> spare",
+        '{"error": {"code": "token_expired", "type": "invalid_request_error", "resets_at": 1764000000}}',
+        '{"usage": {"input_tokens": 123, "output_tokens_details": {"reasoning_tokens": 0}}}',
+        f'{{"prompt_cache_key": "{SESSION}", "include": ["reasoning.encrypted_content"]}}',
+        "resp_0123456789abcdef0123456789abcdef0123456789abcdef",
+        "user-AbCdEfGh0123456789012345",
+        "2026-11-25T01:02:03.456789Z",
+        "Bearer authentication is required",
+        "grant_type=refresh_token&token_type=bearer&client_id=app_EMoamEEZ73f0CkXaXp7hrann",
+    ],
+)
+def test_text_without_a_secret_is_shown_as_it_is(text: str) -> None:
+    assert shown_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("access_token", "accessToken", "ACCESS-TOKEN", "x-api-key", "apikey", "API Key", "client_secret", "passwd"),
+        *("x-auth", "sig", "X-Amz-Signature", "cookie", "x-oai-attestation", "user_code", "PHPSESSID", "privateKey"),
+        *(
+            "Proxy-Authorization",
+            "oauth_verifier",
+            "session[token]",
+            "client-assertion",
+            "sshkey",
+            "csrfmiddlewaretoken",
+        ),
+    ],
+)
+def test_name_is_telling(name: str) -> None:
+    assert telling(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("session-id", "sessionId", "author", ":authority", "monkey", "keyboard", "prompt_cache_key", "token_type"),
+        *(
+            "x-openai-authorization-error",
+            "auth_mode",
+            "public-key",
+            "input_tokens_details",
+            "token_endpoint",
+            "passage",
+        ),
+        *("user", "compass", "design", "spinner", "status_code", "secret_version", "assigned", "turn_id", "", "-"),
+    ],
+)
+def test_name_is_not_telling(name: str) -> None:
+    assert not telling(name)
+
+
+@pytest.mark.parametrize("value", ["true", "null", "", "none", "Required"])
+def test_word_that_is_no_secret_is_shown_whatever_its_name(value: str) -> None:
+    assert shown("x-api-key", value, AT) == value
+
+
+# -- a terminal, and a line
+
+
+@given(st.text(max_size=60))
+def test_nothing_that_a_terminal_obeys_is_shown(text: str) -> None:
+    assert shown_text(text).isprintable()
+    assert shown("x-foo", text, AT).isprintable()
+    assert shown("cookie", text, AT).isprintable()
+    assert shown("authorization", text, AT).isprintable()
+
+
+@given(st.text(max_size=30_000))
+def test_long_value_is_shortened_and_says_so(text: str) -> None:
+    safe = shown("x-foo", text, AT)
+
+    assert len(safe) <= 4 * LONGEST
+    assert shown("x-foo", text, AT) == safe
+
+
+def test_long_values_that_differ_at_their_end_only_can_be_told_apart() -> None:
+    words = "many words " * 50
+
+    one, other = shown("x-foo", f"{words}one", AT), shown("x-foo", f"{words}two", AT)
+
+    assert one != other
+    assert len(one) <= LONGEST
+
+
+@given(planting.recognised | planting.keys, st.integers(0, 60))
+def test_nothing_is_left_of_a_secret_that_is_cut_in_two_by_the_end_of_what_is_read(secret: str, at: int) -> None:
+    text = f"{'word ' * 1638}{'w' * (at % 5)} {secret}"[: 8192 + 5 + at] + f" {secret}"
+
+    assert nothing_of(secret, shown_text(text))
+
+
+@pytest.mark.parametrize("header", ["x-foo", "authorization", "cookie", "password"])
+def test_value_that_is_no_proper_text_can_be_shown(header: str) -> None:
+    assert shown(header, "caf\xe9 \udce9\ud800 0123456789", AT).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "now"),
+        (45, "in 45 s"),
+        (240, "in 4 min"),
+        (-3 * 3600, "3 h ago"),
+        (9 * 86400, "in 9 d"),
+        (-5400, "2 h ago"),
+        (89.6, "in 90 s"),
+        (0.4, "now"),
+    ],
+)
+def test_time_is_told_as_a_person_would(seconds: float, expected: str) -> None:
+    assert when(AT + seconds, AT) == expected

@@ -1,0 +1,97 @@
+"""A keeper on files, with a backend that is made up: for tests of what it writes, and of what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from codexpool.config import Flag, Watcher, load
+from codexpool.credentials.route import Route
+from codexpool.credentials.whoami import Whoami
+from codexpool.pool.identity import Evidence, Metadata, Status, Word
+from codexpool.state import State
+from codexpool.tokens.bearer import Bearer, fingerprint
+from codexpool.upkeep import keeper as keeper_module
+from codexpool.upkeep.keeper import Keeper
+
+DEAD: set[str] = set()
+"""Fingerprints of tokens that the backend refuses."""
+
+
+class Backend:
+    """Says of each token whether it is good, and whose it is: `token_of` has the name in it."""
+
+    async def whoami(self, bearer: Bearer) -> Whoami:
+        name = bearer.token.split("-")[2]
+        if bearer.fingerprint in DEAD:
+            return Whoami(Word.REFUSED, _refusal("whoami", bearer.fingerprint))
+        evidence = Evidence(time.time(), "GET", "whoami", 200, fingerprint=bearer.fingerprint)
+        return Whoami(Word.HEALTHY, evidence, Metadata(f"acc-{name}", f"user-{name}", "business"))
+
+    async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
+        return metadata
+
+
+def token_of(name: str, version: int = 1) -> str:
+    return f"at-test-{name}-{version}-0123456789abcdef0123456789"
+
+
+def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
+    """A pool.toml with a PAT for each name, written as an editor does that knows of no lock."""
+    path, new = folder / "pool.toml", folder / "pool.editor"
+    new.touch(mode=0o600)
+    new.write_text("".join(f'[[identity]]\nname = "{n}"\ntoken = "{token_of(n, version)}"\n\n' for n in names))
+    new.replace(path)
+    return path
+
+
+@contextmanager
+def keeper_of(path: Path, open_state: Callable[[], State]) -> Iterator[Keeper]:
+    """A keeper that has begun, within an event loop."""
+    DEAD.clear()
+    with mock.patch.object(keeper_module, "_api", return_value=Backend()):
+        keeper = Keeper(open_state, os.environ, Route())
+        keeper.start(load(path), Watcher([path]))
+        try:
+            yield keeper
+        finally:
+            keeper.stop()
+
+
+def condemn(keeper: Keeper, name: str) -> None:
+    """A request has refused the identity's token, and whoami as well."""
+    now, present = time.time(), fingerprint(token_of(name))
+    DEAD.add(present)
+    keeper.pool.refused(name, _refusal("/backend-api/codex/responses", present), now, now)
+    keeper.pool.whoami_said(name, Word.REFUSED, _refusal("whoami", present))
+
+
+def _refusal(path: str, fingerprint: str) -> Evidence:
+    return Evidence(time.time(), "GET", path, 401, "token_revoked", fingerprint=fingerprint)
+
+
+def flags(path: Path) -> dict[str, Flag]:
+    """The flags that a pool.toml has."""
+    return {spec.name: spec.flag for spec in load(path).identities if spec.flag is not None}
+
+
+async def until(holds: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def until_ready(keeper: Keeper) -> None:
+    await until(lambda: {i.status for i in keeper.pool.identities.values()} == {Status.READY})
+
+
+def said(records: list[logging.LogRecord], text: str) -> list[str]:
+    """The lines of the log that have a text in them."""
+    return [record.getMessage() for record in records if text in record.getMessage()]

@@ -1,0 +1,556 @@
+"""Identities of all kinds through whatever may happen to them: nobody healthy is condemned, and the dead are found.
+
+The real keeper, pool, recovery, credentials and the reading of every answer, on files; the backend, what stands
+between it and us, and the clock are made up. CODEXPOOL_LIVES says how many lives are lived through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Coroutine
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpx
+from hypothesis import Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from codexpool.config import Watcher, load
+from codexpool.credentials import NoTokenNowError, command, token_endpoint
+from codexpool.credentials.authapi import place_in, whoami_of
+from codexpool.credentials.route import Route
+from codexpool.credentials.token_endpoint import tokens_of
+from codexpool.credentials.whoami import UndiscoveredError, Whoami
+from codexpool.pool.conditions import CONDEMNED
+from codexpool.pool.confirmation import HOLDS
+from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
+from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
+from codexpool.pool.verdict import Finding
+from codexpool.protocol.errors import error_of
+from codexpool.proxy import judge
+from codexpool.proxy.exchange import Attempt
+from codexpool.proxy.judge import Said
+from codexpool.standin import CLOUDFLARE_PAGE, error_body
+from codexpool.standin.endpoints import discovery
+from codexpool.standin.logins import access_token, auth_json
+from codexpool.standin.tokens import Token
+from codexpool.state import MemoryState
+from codexpool.tokens.bearer import Bearer, fingerprint
+from codexpool.upkeep import keeper as keeper_module
+from codexpool.upkeep.keeper import Keeper
+from tests.timetravel import time_travel
+
+BEGIN = 1_800_000_000.0
+PATH = "/backend-api/codex/responses"
+NAMES = {"pat": Kind.PAT, "file": Kind.PAT, "login": Kind.OAUTH, "other": Kind.OAUTH, "sso": Kind.COMMAND}
+NAME = st.sampled_from(sorted(NAMES))
+LOGIN = st.sampled_from(["login", "other"])
+
+
+LIVES = int(os.environ.get("CODEXPOOL_LIVES", "40"))
+"""How many lives: CI has time for some, and 10 000 take a quarter of an hour."""
+
+WELL_WITHIN = 35.0
+"""Seconds within which all is well again once everybody speaks for themselves: 30, and those of the asking."""
+
+
+@dataclass
+class Known:
+    """What the backend knows of a token."""
+
+    name: str
+    expires_at: float = float("inf")
+    alive: bool = True
+
+    @property
+    def is_good(self) -> bool:
+        return self.alive and time.time() < self.expires_at
+
+
+def _elsewhere(**more: str) -> dict[str, Any]:
+    document = discovery(Token("", "acc-elsewhere", "user-elsewhere"))
+    entry = {**document["accounts"][0], **more}
+    return {**document, "accounts": [entry]}
+
+
+PAGE = {"content-type": "text/html"}
+MITIGATED = {"cf-mitigated": "challenge"}
+CLOUDFLARE = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
+
+BETWEEN: dict[str, tuple[int, dict[str, str], Any]] = {
+    "1020": (403, {}, CLOUDFLARE),
+    "challenge": (403, MITIGATED, CLOUDFLARE),
+    "401 challenge": (401, MITIGATED, error_body("unauthorized", "no")),
+    "page": (403, PAGE, CLOUDFLARE_PAGE),
+    "401 page": (401, PAGE, CLOUDFLARE_PAGE),
+    "200 page": (200, PAGE, CLOUDFLARE_PAGE),
+    "proxy": (401, {}, error_body("proxy_unauthorized", "sign in to the proxy")),
+    "unauthorized": (401, {}, {"detail": "Unauthorized"}),
+    "no body": (401, {}, b""),
+    "address": (403, {}, error_body("ip_not_authorized", "not from here")),
+    "country": (403, {}, error_body("unsupported_country_region_territory", "not from here")),
+    "bad request": (400, {}, error_body("invalid_request", "no")),
+    "busy": (503, {}, error_body("server_error", "later")),
+    "empty": (200, {}, {}),
+    "a list": (200, {}, [1, 2]),
+    "garbage": (200, {}, b"\x00\xff{"),
+    "unsendable token": (200, {}, {"access_token": "to ken\u00e9\n"}),
+    "other accounts": (200, {}, _elsewhere()),
+    "no https": (200, {}, _elsewhere(workspace_backend_origin="http://chatgpt.com")),
+}
+"""What stands on the way answers in the backend's place: whatever it says, it has none of the backend's own codes."""
+
+HANGS = "hangs"
+"""It answers nothing: what is asked is given up."""
+
+
+class Between:
+    """What stands between us and the backend: it passes everything on, until it answers by itself."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, str] = {}
+        self._whose = ""
+
+    def answers(self, who: str, how: str, whose: str) -> None:
+        """From now on it answers in the place of ``who``, for one identity only where ``whose`` names it."""
+        self._answers[who], self._whose = how, whose
+
+    def lets_pass(self) -> None:
+        """From now on everybody speaks for themselves."""
+        self._answers.clear()
+
+    def instead_of(self, who: str, name: str) -> httpx.Response | None:
+        """Its answer to what is asked for an identity; None where it passes it on. Raises OSError where it hangs."""
+        how = self._answers.get(who)
+        if how is None or self._whose not in ("", name):
+            return None
+        if how == HANGS:
+            raise TimeoutError
+        status, headers, body = BETWEEN[how]
+        if isinstance(body, bytes | str):
+            return httpx.Response(status, headers=headers, content=body)
+        return httpx.Response(status, headers=headers, json=body)
+
+
+REVOKED = httpx.Response(401, json=error_body("token_revoked", "Your authentication token has been revoked."))
+
+
+class Backend:
+    """Whoami, routing discovery, the token endpoint, the commands, and who may speak to the model."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, Known] = {}
+        self.refresh_tokens: dict[str, str] = {}
+        self.used: dict[str, str] = {}
+        self.printed: dict[str, str] = {}
+        self.between = Between()
+        self.is_silent = False
+        self.renewals = 0
+        self.numbers = count()
+
+    def pat(self, name: str) -> str:
+        token = f"at-test-{name}-{next(self.numbers)}-0123456789"
+        self.tokens[token] = Known(name)
+        return token
+
+    def login(self, name: str, lifetime: float = 1800.0) -> dict[str, Any]:
+        owner = Token("", f"acc-{name}", f"user-{name}")
+        token = access_token(owner, lifetime=lifetime)
+        self.tokens[token] = Known(name, time.time() + lifetime)
+        refresh_token = f"rt_test-{next(self.numbers)}"
+        self.refresh_tokens[refresh_token] = name
+        return auth_json(replace(owner, token=token), refresh_token)
+
+    def says_ok(self, token: str) -> bool:
+        return token in self.tokens and self.tokens[token].is_good
+
+    def name_of(self, token: str) -> str:
+        return self.tokens[token].name if token in self.tokens else ""
+
+    # -- in place of what asks over the network
+
+    async def whoami(self, bearer: Bearer) -> Whoami:
+        at = time.time()
+        await asyncio.sleep(0.1)
+        name = self.name_of(bearer.token)
+        try:
+            answer = self.between.instead_of("whoami", name)
+        except TimeoutError:
+            await asyncio.sleep(10)
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami hangs"))
+        if answer is None and self.is_silent:
+            return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami is silent"))
+        if answer is None and self.says_ok(bearer.token):
+            answer = httpx.Response(
+                200,
+                json={
+                    "chatgpt_account_id": f"acc-{name}",
+                    "chatgpt_user_id": f"user-{name}",
+                    "chatgpt_plan_type": "business",
+                    "chatgpt_account_is_fedramp": False,
+                },
+            )
+        return whoami_of(answer or REVOKED, bearer, at)
+
+    async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
+        await asyncio.sleep(0.1)
+        try:
+            answer = self.between.instead_of("discovery", self.name_of(bearer.token))
+        except TimeoutError:
+            await asyncio.sleep(10)
+            raise UndiscoveredError("routing discovery hangs") from None
+        if answer is None and self.is_silent:
+            raise UndiscoveredError("routing discovery is silent")
+        if answer is None and self.says_ok(bearer.token):
+            answer = httpx.Response(200, json=discovery(Token("", metadata.account_id, metadata.user_id)))
+        return place_in(answer or REVOKED, metadata)
+
+    def renew(self, refresh_token: str, refused: bool) -> dict[str, Any]:
+        self.renewals += 1
+        name = self.refresh_tokens.get(refresh_token) or self.used.get(refresh_token, "")
+        try:
+            answer = self.between.instead_of("token endpoint", name)
+        except TimeoutError:
+            raise NoTokenNowError("the token endpoint hangs") from None
+        if answer is None and self.is_silent:
+            raise NoTokenNowError("the token endpoint is silent")
+        if answer is None:
+            answer = self._renewal(refresh_token)
+        return tokens_of(answer, refresh_token)
+
+    def _renewal(self, refresh_token: str) -> httpx.Response:
+        if refresh_token in self.used:
+            return httpx.Response(401, json=error_body("refresh_token_reused", "used already"))
+        if refresh_token not in self.refresh_tokens:
+            return httpx.Response(401, json=error_body("refresh_token_invalidated", "revoked"))
+        self.used[refresh_token] = name = self.refresh_tokens.pop(refresh_token)
+        return httpx.Response(200, json=self.login(name)["tokens"])
+
+    def model(self, token: str) -> Said:
+        """What a request for the model gets."""
+        answer = self.between.instead_of("model", self.name_of(token))
+        if answer is None:
+            answer = httpx.Response(200) if self.says_ok(token) else REVOKED
+        code, message = error_of(answer.headers, answer.content)
+        values = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
+        html = "html" in answer.headers.get("content-type", "")
+        return Said(answer.status_code, values, code, message, {}, html)
+
+    async def output(self, line: command.CommandLine, *_: object) -> str:
+        await asyncio.sleep(0.05)
+        if self.is_silent:
+            raise NoTokenNowError("the program fails")
+        return self.printed["sso"]
+
+
+class Endpoint:
+    """In place of the token endpoint."""
+
+    backend: Backend
+
+    def __init__(self, route: Route, environ: object) -> None:
+        pass
+
+    def renew(self, refresh_token: str, refused: bool) -> dict[str, Any]:
+        return self.backend.renew(refresh_token, refused)
+
+
+class Life(RuleBasedStateMachine):
+    """A pool, its files, and a day's work on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.loop = self.stack.enter_context(time_travel(BEGIN))
+        self.backend = Backend()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = type("BoundEndpoint", (Endpoint,), {"backend": self.backend})
+        for patch in (
+            mock.patch.object(keeper_module, "_api", mock.Mock(return_value=self.backend)),
+            mock.patch.object(keeper_module, "TokenEndpoint", endpoint),
+            mock.patch.object(token_endpoint, "TokenEndpoint", endpoint),
+            mock.patch.object(command, "output", self.backend.output),
+        ):
+            self.stack.enter_context(patch)
+        self.errors: list[str] = []
+        self.stack.enter_context(mock.patch.object(logging.getLogger("codexpool"), "error", self._error))
+        self.state = MemoryState()
+        self.keeper: Keeper | None = None
+        self.sessions = count()
+        self.dead: set[str] = set()
+        """Identities that nobody but a person can bring back."""
+
+    def _error(self, message: str, *arguments: object, **_: object) -> None:
+        self.errors.append(message % arguments)
+
+    def teardown(self) -> None:
+        if self.keeper is not None:
+            self.do(self.stopped())
+        self.stack.close()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    # -- files
+
+    def private(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+    def write_pool(self, **more: str) -> None:
+        entries = {
+            "pat": f'token = "{self.printed_pat}"',
+            "file": 'token = { file = "token" }',
+            "login": 'auth_json = "login.json"',
+            "other": 'auth_json = "other.json"',
+            "sso": 'token = { command = ["sso"] }\naccount_id = "acc-sso"\nuser_id = "user-sso"',
+        }
+        lines = [f'[[identity]]\nname = "{name}"\n{entry}\n{more.get(name, "")}\n' for name, entry in entries.items()]
+        self.private("pool.toml", "\n".join(lines))
+
+    def new_token(self, name: str) -> None:
+        """A person brings a credential of the same account and user."""
+        match name:
+            case "pat":
+                self.printed_pat = self.backend.pat(name)
+                self.write_pool()
+            case "file":
+                self.private("token", self.backend.pat(name))
+            case "sso":
+                token = f"corp-token-{next(self.backend.numbers)}-0123456789"
+                self.backend.tokens[token] = Known(name)
+                self.backend.printed[name] = token
+            case _:
+                self.private(f"{name}.json", json.dumps(self.backend.login(name)))
+        self.dead.discard(name)
+
+    # -- the keeper's life
+
+    @initialize()
+    def begin(self) -> None:
+        self.printed_pat = ""
+        for name in NAMES:
+            self.new_token(name)
+        self.do(self.started())
+
+    async def started(self) -> None:
+        watcher = Watcher([self.folder / "pool.toml"])
+        self.keeper = Keeper(lambda: self.state, {}, Route())
+        self.keeper.start(load(self.folder / "pool.toml"), watcher)
+        await asyncio.sleep(3)
+
+    async def stopped(self) -> None:
+        assert self.keeper is not None
+        self.keeper.stop()
+        await asyncio.sleep(0)
+
+    # -- what happens
+
+    @rule()
+    def restart(self) -> None:
+        self.do(self.stopped())
+        self.do(self.started())
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 120.0, 900.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.do(asyncio.sleep(seconds))
+
+    @rule(name=NAME)
+    def a_token_dies(self, name: str) -> None:
+        """All tokens of an identity; a login has a refresh token still, and a command prints another one."""
+        for known in self.backend.tokens.values():
+            known.alive &= known.name != name
+        if NAMES[name] is Kind.PAT:
+            self.dead.add(name)
+        elif name == "sso":
+            self.new_token(name)
+
+    @rule(name=LOGIN)
+    def a_refresh_token_is_used_by_somebody_else(self, name: str) -> None:
+        mine = json.loads((self.folder / f"{name}.json").read_text())["tokens"]["refresh_token"]
+        self.backend.used[mine] = name
+        self.dead.add(name)
+
+    @rule(name=LOGIN)
+    def somebody_else_renews_a_login_in_the_file(self, name: str) -> None:
+        if name not in self.dead:
+            document = json.loads((self.folder / f"{name}.json").read_text())
+            self.backend.refresh_tokens.pop(document["tokens"]["refresh_token"], None)
+            self.backend.used[document["tokens"]["refresh_token"]] = name
+            self.private(f"{name}.json", json.dumps(self.backend.login(name)))
+
+    @rule(name=NAME)
+    def a_person_brings_a_new_one(self, name: str) -> None:
+        self.new_token(name)
+
+    @rule(name=NAME, seconds=st.sampled_from([0.0, 5.0]))
+    def an_identity_is_paused_and_resumed(self, name: str, seconds: float) -> None:
+        text = (self.folder / "pool.toml").read_text()
+        self.private("pool.toml", text.replace(f'name = "{name}"\n', f'name = "{name}"\npaused = true\n'))
+        self.do(asyncio.sleep(seconds))
+        self.private("pool.toml", (self.folder / "pool.toml").read_text().replace("paused = true\n", ""))
+
+    @rule(seconds=st.sampled_from([1.0, 30.0]))
+    def nobody_can_be_asked_for_a_while(self, seconds: float) -> None:
+        self.backend.is_silent = True
+        self.turns(3)
+        self.do(asyncio.sleep(seconds))
+        self.backend.is_silent = False
+
+    @rule(
+        who=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model"]), min_size=1),
+        how=st.sampled_from([*BETWEEN, HANGS]),
+        whose=st.sampled_from(["", "", *sorted(NAMES)]),
+        starts=st.booleans(),
+        seconds=st.sampled_from([0.0, 5.0, 100.0, 400.0]),
+    )
+    def something_on_the_way_answers(self, who: set[str], how: str, whose: str, starts: bool, seconds: float) -> None:
+        """In their place, for all identities or one, while requests are made; perhaps at a start, too."""
+        for one in who:
+            self.backend.between.answers(one, how, whose)
+        if starts:
+            self.restart()
+        self.turns(3)
+        self.do(asyncio.sleep(seconds))
+        self.turns(3)
+        self.backend.between.lets_pass()
+        self.do(asyncio.sleep(WELL_WITHIN))
+        self.nobody_is_still_in_doubt()
+
+    def nobody_is_still_in_doubt(self) -> None:
+        assert self.keeper is not None
+        for name, identity in self.keeper.pool.identities.items():
+            if name not in self.dead and not self.is_about_to_be_noticed(name):
+                note(f"{name}: {identity.status} {identity.condition.evidence}")
+                assert identity.status not in (Status.UNVERIFIED, Status.SUSPECT), name
+
+    @rule(number=st.integers(1, 6), spurious=st.booleans())
+    def requests_are_made(self, number: int, spurious: bool) -> None:
+        self.turns(number, spurious)
+
+    def turns(self, number: int, spurious: bool = False) -> None:
+        async def several() -> None:
+            await asyncio.gather(*(self.request(spurious) for _ in range(number)))
+
+        self.do(several())
+
+    async def each_is_tried(self) -> None:
+        """A request of a session of each identity's own."""
+        assert self.keeper is not None
+        for identity in list(self.keeper.pool.identities.values()):
+            if identity.metadata is not None:
+                session = f"own-{next(self.sessions)}"
+                self.keeper.pool.sessions.bind(session, identity.metadata.key)
+                await self.request(session=session)
+
+    async def request(self, spurious: bool = False, session: str | None = None) -> None:
+        """One request, as `codexpool.proxy.requests` makes it, of a new session; a spurious one is refused at first."""
+        assert self.keeper is not None
+        keeper = self.keeper
+        asked = Asked(session or f"s-{next(self.sessions)}", PATH)
+        steps = attempts(keeper.pool, asked, time.time, time.time)
+        verdict = None
+        while True:
+            try:
+                step = steps.send(verdict)
+            except StopIteration:
+                return
+            verdict = None
+            match step:
+                case Wait(seconds):
+                    await keeper.change(seconds)
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
+                case Renew(identity, seconds):
+                    await keeper.renewal(identity, seconds)
+                case Try(identity):
+                    assert identity.status is Status.READY
+                    assert identity.metadata is not None
+                    bearer = keeper.bearer(identity.name)
+                    attempt = Attempt(identity.name, bearer, identity.metadata, time.time(), mock.Mock())
+                    await asyncio.sleep(0.2)
+                    said = judge.NOTHING
+                    with suppress(TimeoutError):
+                        said = Said(401) if spurious else self.backend.model(bearer.token)
+                    spurious = False
+                    verdict, evidence = judge.judge(
+                        keeper, asked, attempt, "POST", said, repeatable=False, lightens=False
+                    )
+                    judge.learn(keeper, asked, attempt, said, verdict, evidence)
+                    if verdict.finding is Finding.OK:
+                        keeper.served(identity.name, asked, attempt.at)
+
+    # -- what must hold
+
+    @invariant()
+    def nothing_broke(self) -> None:
+        assert self.errors == []
+
+    @rule()
+    def when_all_is_quiet_nobody_healthy_is_condemned_and_the_dead_are_found(self) -> None:
+        assert self.keeper is not None
+        self.do(asyncio.sleep(HOLDS + 60))  # two that whoami refuses at once are found dead when that has held
+        for _ in range(3):
+            self.turns(len(NAMES))
+            self.do(self.each_is_tried())
+            self.do(asyncio.sleep(150))
+        standing = dict(self.keeper.pool.identities)
+        note(str({name: (str(i.status), str(i.condition.evidence or "")) for name, i in standing.items()}))
+        assert set(standing) == set(NAMES)
+        for name, identity in standing.items():
+            if name not in self.dead:
+                assert identity.status in (Status.READY, Status.RESTING), name
+            elif NAMES[name] is Kind.PAT:
+                assert identity.status is Status.NEEDS_REPLACEMENT, name
+            elif not self.has_a_good_token(name):
+                assert identity.status is Status.NEEDS_LOGIN, name
+        flags = {spec.name for spec in load(self.folder / "pool.toml").identities if spec.flag is not None}
+        assert flags == {name for name in self.dead if NAMES[name] is Kind.PAT}
+
+    def has_a_good_token(self, name: str) -> bool:
+        """A login whose refresh token is lost serves until its access token ends."""
+        document = json.loads((self.folder / f"{name}.json").read_text())
+        return self.backend.says_ok(document["tokens"]["access_token"])
+
+    @invariant()
+    def nobody_who_serves_needs_a_person(self) -> None:
+        if self.keeper is not None:
+            for name, identity in self.keeper.pool.identities.items():
+                assert identity.status in set(Status), name
+                if name not in self.dead:
+                    assert identity.status not in CONDEMNED or self.is_about_to_be_noticed(name), name
+
+    def is_about_to_be_noticed(self, name: str) -> bool:
+        """A person has brought another token than the one that is condemned, and that was not seen yet."""
+        assert self.keeper is not None
+        present = {
+            "pat": lambda: self.printed_pat,
+            "file": lambda: (self.folder / "token").read_text(),
+            "sso": lambda: self.backend.printed["sso"],
+        }.get(name)
+        token = (
+            present()
+            if present is not None
+            else json.loads((self.folder / f"{name}.json").read_text())["tokens"]["access_token"]
+        )
+        return fingerprint(token) != self.keeper.pool.identities[name].fingerprint
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=LIVES,
+    stateful_step_count=25,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # A day is read faster than it is made shorter.
+)

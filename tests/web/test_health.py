@@ -1,0 +1,93 @@
+"""`/healthz`: what anybody may ask, and what is said of the proxy there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from codexpool.pool.pool import Pool
+from codexpool.traces.history import History
+from codexpool.web import health
+from codexpool.web.health import unready
+from codexpool.web.site import Site
+from tests.pool.pools import NOW, condemn, pool_of, ready_pool, unverified
+from tests.web.test_site import metrics, status
+
+ELSEWHERE = ("192.168.1.7", 40_000)
+
+
+async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GET") -> http.Response:
+    flow = tflow.tflow()
+    flow.request = http.Request.make(method, f"http://codex.pool{path}")
+    flow.client_conn.peername = peer
+    await Site(History(), status, metrics, unready=lambda: reason).answer(flow)
+    assert flow.response is not None
+    return flow.response
+
+
+@pytest.mark.parametrize(("path", "when_unready"), [("/healthz", 200), ("/healthz/ready", 503)])
+async def test_a_proxy_that_does_not_serve_lives_and_is_not_ready(path: str, when_unready: int) -> None:
+    ready, unready = await asked(path, ""), await asked(path, health.NOBODY)
+
+    assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
+    assert unready.status_code == when_unready
+    assert json.loads(unready.content or b"") == {"status": "ok", "ready": False, "probe": 1, "reason": health.NOBODY}
+
+
+@pytest.mark.parametrize("peer", [ELSEWHERE, ("127.0.0.1", 1), ("fe80::1%eth0", 1, 0, 3), None], ids=str)
+async def test_anybody_may_ask_whether_it_serves_and_nothing_else(peer: Any) -> None:
+    assert (await asked("/healthz", "", peer)).status_code == 200
+    assert (await asked("/healthz?verbose", "", peer)).status_code == 200
+    assert (await asked("/healthz", "", peer, "HEAD")).content == b""
+    assert (await asked("/healthz", "", peer, "POST")).status_code == 405
+    if peer == ELSEWHERE:
+        for path in (
+            "/healthz/",
+            "/healthz/ready/x",
+            "/healthz/../api/status",
+            "/%68ealthz",
+            "//healthz",
+            "/metrics",
+        ):
+            assert (await asked(path, "", peer)).status_code == 403
+
+
+async def test_what_is_not_wired_up_yet_is_not_ready() -> None:
+    flow = tflow.tflow()
+    flow.request = http.Request.make("GET", "http://codex.pool/healthz/ready")
+
+    await Site(History(), status, metrics).answer(flow)
+
+    assert flow.response is not None
+    assert flow.response.status_code == 503
+
+
+def condemned() -> Pool:
+    pool = ready_pool("alice@corp")
+    condemn(pool, "alice@corp", NOW)
+    return pool
+
+
+@pytest.mark.parametrize(
+    ("pool", "more", "reason"),
+    [
+        (lambda: ready_pool("alice@corp"), {}, ""),
+        (lambda: ready_pool("alice@corp"), {"leaves": True}, health.LEAVES),
+        (condemned, {}, health.NOBODY),
+        (lambda: pool_of(unverified("alice@corp")), {}, health.NOBODY),
+        (lambda: None, {}, health.NO_POOL),
+        (lambda: None, {"is_closed": True}, health.REFUSES),
+        (lambda: None, {"observes": True}, ""),
+        (lambda: None, {"observes": True, "leaves": True}, health.LEAVES),
+    ],
+    ids=["ready", "leaving", "condemned", "unverified", "no pool", "closed", "observing", "observing, leaving"],
+)
+def test_it_serves_if_an_identity_is_ready_and_the_proxy_goes_on(
+    pool: Callable[[], Pool | None], more: dict[str, bool], reason: str
+) -> None:
+    assert unready(pool(), **{"is_closed": False, "observes": False, "leaves": False, **more}) == reason

@@ -1,0 +1,435 @@
+"""The page, in a real browser: on a phone and a wide screen, by day and by night, by keyboard and screen reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.web.browser import Browser, Tab, axe, chromium
+from tests.web.documents import attempt, flow
+from tests.web.scenes import HOSTILE, SCENES
+from tests.web.standin_site import STATIC, StandInSite
+
+WIDTHS = (360, 1440)
+SCHEMES = ("light", "dark")
+
+LOOKED_AT = {"normal": [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")]}
+"""Where axe-core looks at a scene; at the others at each width, and in each scheme, once: it takes its time."""
+
+OVERFLOWING = """
+(() => {
+  const root = document.querySelector("dialog[open]") ?? document.body;
+  const isSeen = (one) => one.checkVisibility() && !one.closest(".unseen, .skip, .sprite, .rows thead, svg");
+  const words = (one) => `${one.tagName}.${one.className} ${one.textContent.slice(0, 40)}`;
+  const found = [...root.querySelectorAll("*")].filter(isSeen).filter((one) => {
+    const { left, right, width } = one.getBoundingClientRect();
+    const isBox = getComputedStyle(one).display !== "inline" && one.clientWidth;
+    const spills = isBox && one.scrollWidth > one.clientWidth + 1;
+    return width && (left < -0.5 || right > innerWidth + 0.5 || spills);
+  }).map(words);
+  const page = document.scrollingElement;
+  return page.scrollWidth > innerWidth ? [`the page is ${page.scrollWidth} wide`, ...found] : found;
+})()
+"""
+
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+
+INTERACTIVE = "a[href], button, summary, input, [tabindex='0']"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all. Without one, or without axe-core, there is no test; but CI has to have both."""
+    if not os.environ.get("CI") and (chromium() is None or axe() is None):
+        pytest.skip("needs Chromium (apt-get install chromium) and axe-core (npm; CODEXPOOL_AXE: its axe.min.js)")
+    started = Browser(tmp_path_factory.mktemp("browser"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def axe_core() -> str:
+    file = axe()
+    assert file is not None, "needs axe-core: npm install axe-core, and CODEXPOOL_AXE with the path of its axe.min.js"
+    return file.read_text()
+
+
+@pytest.fixture
+def site() -> Iterator[StandInSite]:
+    with StandInSite() as standin:
+        yield standin
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    opened = browser.tab()
+    yield opened
+    opened.close()
+
+
+def shown(tab: Tab, site: StandInSite, at: str = "/") -> Tab:
+    """The page, once all that the proxy knows is on it."""
+    tab.open(site.url + at)
+    events = min(200, len(site.scene.events))
+    rows = f"document.querySelectorAll('#events-list > li').length >= {events}"
+    tab.wait(f"!document.getElementById('content').hidden && {rows} && {_rows(len(site.scene.flows))}")
+    return tab
+
+
+def _rows(many: int) -> str:
+    return f"document.querySelectorAll('#requests-rows > tr').length === {many}"
+
+
+def violations(tab: Tab, axe_core: str) -> list[str]:
+    """What axe-core finds fault with. (Rows are alike: of long lists it looks at the first ones.)"""
+    if not tab.run("'axe' in window"):
+        tab.run(f"{axe_core}; 0")
+    lists = ("identities-list", "requests-rows", "events-list", "sessions-rows")
+    where = {"include": [["html"]], "exclude": [[f"#{one} > :nth-child(n + 13)"] for one in lists]}
+    options = {"resultTypes": ["violations"], "runOnly": RULES, "preload": False}
+    words = "(one) => `${one.id}: ${one.nodes.map((n) => `${n.html.slice(0, 200)} ${n.failureSummary}`)}`"
+    run = f"axe.run({json.dumps(where)}, {json.dumps(options)})"
+    found: list[str] = tab.run(f"{run}.then((one) => one.violations.map({words}))")
+    return found
+
+
+def hurry(tab: Tab) -> None:
+    """Have the page ask for the status now, as it does when the machine's network is back."""
+    tab.run("dispatchEvent(new Event('online'))")
+
+
+def text(tab: Tab, selector: str) -> str:
+    found: str = tab.run(f"document.querySelector({selector!r}).innerText")
+    return found
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_page_fits_reads_well_and_asks_nobody_else(name: str, tab: Tab, site: StandInSite, axe_core: str) -> None:
+    site.show(name)
+
+    shown(tab, site)
+
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            tab.look(width, scheme)
+            assert tab.run(OVERFLOWING) == [], (width, scheme)
+            if (width, scheme) in LOOKED_AT.get(name, [(360, "light"), (1440, "dark")]):
+                assert violations(tab, axe_core) == [], (width, scheme)
+    assert tab.console() == []
+    assert {url for url in tab.requested() if not url.startswith((site.url, "data:"))} == set()
+
+
+@pytest.mark.parametrize(("name", "number"), [("normal", 1), *(("hostile", n) for n in range(len(HOSTILE)))])
+def test_a_request_in_detail_fits_and_reads_well(
+    name: str, number: int, tab: Tab, site: StandInSite, axe_core: str
+) -> None:
+    site.show(name)
+    found = site.scene.flows[number]
+
+    shown(tab, site, f"/#flow/{found['id']}")
+    tab.wait("!document.getElementById('flow-content').hidden")
+    tab.run("document.querySelectorAll('#flow details').forEach((one) => (one.open = true))")
+
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            tab.look(width, scheme)
+            assert tab.run(OVERFLOWING) == [], (width, scheme)
+            if number == 1 and (width, scheme) in [(360, "light"), (1440, "dark")]:
+                assert violations(tab, axe_core) == [], (width, scheme)
+    assert tab.console() == []
+
+
+def test_a_value_of_somebody_elses_is_text_and_nothing_else(tab: Tab, site: StandInSite) -> None:
+    site.show("hostile")
+    hidden = r"/[\u0000\u001b\u200b\u202a-\u202e\u2066-\u2069]/.test(document.documentElement.outerHTML)"
+
+    for at in ("/", *(f"/#flow/{one['id']}" for one in site.scene.flows)):
+        shown(tab, site, at)
+        tab.wait("location.hash === '' || !document.getElementById('flow-content').hidden")
+
+        assert tab.run("window.pwned === undefined")
+        assert tab.run("[...document.querySelectorAll('script, img, iframe, object')].map((one) => one.src)") == [
+            f"{site.url}/page.js"
+        ]
+        assert not tab.run(hidden), "what turns text round or cannot be seen is to be shown as what it is"
+        tab.open("about:blank")
+
+
+def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    tab.run(f"window.all = [...document.querySelectorAll({INTERACTIVE!r})].filter((one) => one.checkVisibility()); 0")
+    many = tab.run("all.length")
+    outlined = (
+        "['', '::after'].some((part) => getComputedStyle(document.activeElement, part).outlineStyle !== 'none')"
+    )
+
+    reached = []
+    for _ in range(many):
+        tab.press("Tab")
+        reached.append(tab.run("all.indexOf(document.activeElement)"))
+        assert tab.run(outlined), tab.run("document.activeElement.outerHTML")
+
+    assert reached == list(range(many)), "everything, in the order in which it stands"
+    for link in ("#events-list a", "#requests-rows a"):
+        tab.run(f"document.querySelector({link!r}).focus()")
+        tab.press("Enter")
+        tab.wait("!document.getElementById('flow-content').hidden")
+        tab.wait("document.activeElement.id !== ''")  # What was shown before may be there still.
+        assert tab.run("document.activeElement.id") == "flow-title"
+        tab.press("Tab")
+        assert tab.run("document.activeElement.id") == "flow-close"
+        tab.press("Escape")
+        tab.wait("!document.getElementById('flow').open")
+        assert tab.run(f"document.activeElement === document.querySelector({link!r})")
+        tab.wait("location.hash === ''")  # A dialog tells that it was closed a moment after.
+    tab.press("ArrowDown")
+    assert tab.run("document.activeElement === document.querySelectorAll('#requests-rows a')[1]")
+
+
+def test_the_skip_links_lead_past_the_lists(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    for link in tab.run("[...document.querySelectorAll('.skip')].map((one) => one.getAttribute('href'))"):
+        tab.run(f"document.querySelector('.skip[href=\"{link}\"]').focus()")
+        assert tab.run("document.activeElement.getBoundingClientRect().width") > 20, (
+            "it is seen once it has the focus"
+        )
+        tab.press("Enter")
+        tab.wait(f"document.activeElement === document.querySelector({link!r})")
+
+
+def test_a_request_in_detail_says_what_the_proxy_says(tab: Tab, site: StandInSite) -> None:
+    found = site.scene.flows[1]
+
+    shown(tab, site, f"/#flow/{found['id']}")
+    tab.wait("!document.getElementById('flow-content').hidden")
+
+    assert text(tab, "#flow-route").split("\n") == [
+        "client",
+        "127.0.0.1",
+        "work",
+        "401 refused",
+        "spare",
+        "200",
+        "client",
+        "200",
+    ]
+    assert "row 7 says: the backend refuses a PAT" in text(tab, "#flow-explanation")
+    assert "evidence: 401 token_revoked on codex/responses" in text(tab, "#flow-attempts")
+    rows = [line.split() for line in text(tab, "#flow-headers").split("\n") if line.startswith(("~", "+", "-", "="))]
+    assert rows == [["~", "replaced"]] * 2 + [["+", "added"], ["-", "removed"]] + [["=", "kept"]] * 3
+    assert "PAT 48 chars sha256:40c025b2aff6" in text(tab, "#flow-headers")
+    tab.run("document.getElementById('flow-changed').click()")
+    assert tab.run("document.querySelectorAll('#flow-headers > tr').length") == 4
+    assert text(tab, "#flow-time").count("ms") == 4
+
+
+def test_a_request_that_is_not_kept_any_more_is_said_to_be(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site, "/#flow/%E0%A4%A")
+
+    tab.wait("document.getElementById('flow-words').innerText.includes('does not keep this request any more')")
+
+
+def test_what_happens_appears_by_itself_and_the_list_keeps_its_bound(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    site.say("POST /backend-api/codex/responses: 200, the-new-one", flow="x")
+    tab.wait("document.querySelector('#events-list > li').innerText.includes('the-new-one')")
+    for number in range(300):
+        site.say(f"event {number} of many")
+
+    tab.wait("document.querySelector('#events-list > li').innerText.includes('event 299 of many')")
+    assert tab.run("document.querySelectorAll('#events-list > li').length") == 200
+    site.scene.status["identities"][1]["status"] = "resting"
+    hurry(tab)
+    tab.wait("document.querySelector('#identities-list').innerText.includes('resting')")
+
+
+def test_rows_stay_where_they_are_while_somebody_reads_them(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    first = "document.querySelector('#events-list > li').innerText"
+    waits = "!document.getElementById('held').hidden && document.getElementById('held-show').innerText"
+
+    tab.run("document.querySelector('#events-list a').focus()")
+    site.say("while a row has the focus")
+    tab.wait(f"{waits} === 'Show 1 new event'")
+    assert "while a row" not in tab.run(first)
+    tab.run("document.activeElement.blur()")
+    tab.wait(f"{first}.includes('while a row has the focus')")
+
+    tab.run("document.getElementById('events-panel').scrollTop = 60")
+    site.say("while it is scrolled")
+    tab.wait(f"{waits} === 'Show 1 new event'")
+    assert tab.run("document.getElementById('events-panel').scrollTop") == 60
+    tab.run("document.getElementById('held-show').click()")
+    assert "while it is scrolled" in tab.run(first)
+    tab.run("document.activeElement.blur()")
+
+    tab.run("document.getElementById('pause').click()")
+    site.say("while it is paused")
+    tab.wait(f"{waits} === 'Show 1 new event'")
+    assert tab.run("document.getElementById('pause').getAttribute('aria-pressed')") == "true"
+    tab.run("document.getElementById('pause').click()")
+    tab.wait(f"{first}.includes('while it is paused')")
+
+
+def test_focus_selection_and_scroll_position_outlive_an_update(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    tab.run("document.querySelectorAll('#requests-rows a')[5].focus()")
+    tab.run(
+        "window.kept = document.activeElement; getSelection().selectAllChildren(document.querySelector('.who')); 0"
+    )
+    tab.run("document.getElementById('requests-panel').scrollTop = 90; scrollTo(0, 300)")
+    place = "kept.getBoundingClientRect().top - kept.closest('.scroller').getBoundingClientRect().top"
+    before, selected = tab.run(place), tab.run("String(getSelection())")
+
+    site.scene.flows.insert(0, flow(99, attempt(1, "latest")))
+    site.say("a request", flow=site.scene.flows[0]["id"])
+    tab.wait("document.querySelector('#events-list').innerText.includes('a request')")
+    hurry(tab)
+
+    tab.wait("document.querySelector('#requests-rows').innerText.includes('latest')")
+    assert tab.run("document.activeElement === kept")
+    assert tab.run(place) == pytest.approx(before, abs=1)
+    assert tab.run("String(getSelection())") == selected
+    assert tab.run("scrollY") == 300
+
+
+def test_a_screen_reader_is_told_little_of_many_events(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    tab.run("""
+      window.said = [];
+      const told = document.getElementById("said");
+      new MutationObserver(() => said.push(told.textContent)).observe(told, { childList: true });
+    """)
+
+    for number in range(40):
+        site.say(f"event {number}")
+        time.sleep(0.05)
+    tab.wait("document.querySelector('#events-list > li').innerText.includes('event 39')")
+
+    assert len(tab.run("said")) <= 1
+    assert tab.run("document.querySelectorAll('[aria-live]').length") == 1
+    assert not tab.run("Boolean(document.getElementById('events-list').closest('[aria-live]'))")
+
+
+def test_it_outlives_a_restart_of_the_proxy(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    site.stop()
+    hurry(tab)
+    tab.wait("document.getElementById('notices').innerText.includes('The proxy does not answer since')")
+    assert text(tab, "#link") == "no answer"
+    assert "Put a new token at" in text(tab, "#identities-list"), "what was known stays"
+    site.begin_anew()
+    site.start()
+
+    tab.wait("document.getElementById('link').innerText === 'live'")
+    assert "does not answer" not in text(tab, "#notices")
+    site.say("first of the new run")
+    tab.wait("document.querySelector('#events-list > li').innerText.includes('first of the new run')")
+    assert "The proxy was started anew." in text(tab, "#events-list > li:nth-child(2)")
+    assert tab.run("document.querySelectorAll('#requests-rows > tr').length") == 0
+
+
+def test_it_notices_a_restart_between_two_questions(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    site.begin_anew()
+    for number in range(40):
+        site.say(f"event {number} of the new run")
+    tab.wait("document.querySelector('#events-list').innerText.includes('event 39 of the new run')")
+    hurry(tab)
+
+    rows = "[...document.querySelectorAll('#events-list .words')].map((one) => one.innerText)"
+    tab.wait(f"{rows}[40].startsWith('The proxy was started anew.')")
+    assert tab.run(rows)[:40] == [f"event {number} of the new run" for number in reversed(range(40))]
+
+
+def test_it_says_why_the_proxy_does_not_serve_it(tab: Tab, site: StandInSite) -> None:
+    site.refusal = "this page is for the machine that the proxy runs on"
+
+    tab.open(site.url)
+
+    tab.wait(f"document.getElementById('notices').innerText.includes({site.refusal!r})")
+    assert tab.run("document.getElementById('content').hidden"), "no empty lists, of which nothing is known"
+
+
+def test_the_chart_is_there_in_words_and_as_a_table_too(tab: Tab, site: StandInSite) -> None:
+    minutes = site.scene.status["hour"]
+    total = {what: sum(one[what] for one in minutes) for what in ("requests", "refusals", "failures")}
+
+    shown(tab, site)
+    tab.run("document.querySelector('#hour-details summary').click()")
+    tab.wait("document.querySelector('#hour-rows > tr')")
+
+    assert tab.run("document.querySelector('#chart svg').getAttribute('aria-labelledby')") == "chart-words"
+    words = f"{total['requests']} requests, {total['refusals']} refusals, {total['failures']} failure"
+    assert words in text(tab, "#chart-words")
+    rows = "[...document.querySelectorAll('#hour-rows > tr')]"
+    told = tab.run(f"{rows}.map((row) => [...row.cells].slice(1).map((one) => +one.innerText))")
+    assert [sum(column) for column in zip(*told, strict=True)] == list(total.values())
+    bars = "[...document.querySelectorAll('#chart g > rect')].filter((bar) => +bar.getAttribute('height') > 0).length"
+    assert tab.run(bars) == sum(bool(one[what]) for one in minutes for what in total) + 1, "and a hatch"
+
+
+def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    meter = "document.querySelector('#identities-list [role=meter]')"
+    names = ("aria-label", "aria-valuenow", "aria-valuetext")
+    assert tab.run(f"{list(names)}.map((name) => {meter}.getAttribute(name))") == [
+        "5 h window",
+        "18",
+        "18 % used, 56 % of its time has passed",
+    ]
+    assert tab.run(f"{meter}.firstChild.getBoundingClientRect().width / {meter}.clientWidth") == pytest.approx(
+        0.18, abs=0.01
+    )
+    assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", text(tab, "#identities-list"))
+
+
+def test_without_scripts_it_says_where_else_the_same_is_told(tab: Tab, site: StandInSite) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+
+    tab.call("Page.navigate", url=site.url)
+
+    tab.wait("document.querySelector('noscript')?.innerText.includes('codexpool status')")
+    assert "/api/status" in text(tab, "main")
+    assert tab.run("document.getElementById('content').hidden")
+
+
+def test_the_policy_of_the_page_lets_nothing_else_run_or_be_asked(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    tab.run("window.refused = []; 0")
+    tab.run("addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective))")
+
+    with StandInSite() as other:
+        tab.run(
+            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.pwned = 1'}))"
+        )
+        tab.run(f"fetch('{other.url}/api/status').catch(() => 0)")
+        tab.run(f"document.body.append(Object.assign(new Image(), {{src: '{other.url}/x.png'}}))")
+        tab.wait("refused.length === 3")
+
+        assert other.asked == []
+    assert tab.run("window.pwned === undefined")
+    assert sorted(tab.run("refused")) == ["connect-src", "img-src", "script-src-elem"]
+
+
+def test_its_files_hold_nothing_that_a_strict_policy_forbids_or_that_makes_elements_of_texts() -> None:
+    texts = {file.name: file.read_text().replace("http://www.w3.org/2000/svg", "") for file in STATIC.iterdir()}
+
+    script = '<script type="module" src="/page.js"></script>'
+    assert texts["index.html"].count(script) == texts["index.html"].count("<script") == 1
+    assert re.findall(r"\son\w+=|\sstyle=|<style", texts["index.html"]) == []
+    for name, words in texts.items():
+        dangerous = r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|Function\(|setHTML"
+        elsewhere = r"https?://(?!chatgpt\.com\"|127\.0\.0\.1|<span)"
+        assert re.findall(f"{dangerous}|{elsewhere}", words) == [], name
+        assert len(words.splitlines()) < 300, name

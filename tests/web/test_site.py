@@ -1,0 +1,191 @@
+"""Who gets an answer from `http://codex.pool/`, and which requests are for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mitmproxy import http
+from mitmproxy.test import taddons, tflow
+from mitmproxy.test.tflow import tserver_conn
+
+from codexpool.proxy.mitm import options as host
+from codexpool.traces.events import Event, Kind
+from codexpool.traces.history import History
+from codexpool.web import site as sites
+from codexpool.web.site import Site
+
+LOCAL = ("127.0.0.1", 40_000)
+
+
+async def status(now: float) -> bytes:
+    return b'{"version": 1}'
+
+
+async def metrics(accept: str, now: float) -> tuple[bytes, str]:
+    return b"# nothing\n", "text/plain"
+
+
+async def broken(now: float) -> bytes:
+    raise RuntimeError("at-test-broken-0123456789abcdef")
+
+
+def site_of(history: History | None = None) -> Site:
+    return Site(history or History(), status, metrics)
+
+
+def request(path: str = "/api/status", host: str = "codex.pool", peer: Any = LOCAL, **more: Any) -> http.HTTPFlow:
+    flow = tflow.tflow()
+    flow.request = http.Request.make(more.pop("method", "GET"), f"http://{host}{path}", **more)
+    flow.client_conn.peername = peer
+    return flow
+
+
+async def answer(flow: http.HTTPFlow, site: Site | None = None) -> http.Response:
+    await (site or site_of()).answer(flow)
+    assert flow.response is not None
+    return flow.response
+
+
+@pytest.mark.parametrize(
+    ("peer", "may"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.8.8.8", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("192.168.1.7", 1), False),
+        (("::ffff:192.168.1.7", 1, 0, 0), False),
+        (("fe80::1%eth0", 1, 0, 3), False),
+        (("10.0.0.1", 1), False),
+        (("not an address", 1), False),
+        (None, False),
+    ],
+    ids=str,
+)
+async def test_only_this_machine_gets_an_answer(peer: Any, may: bool) -> None:
+    for path in ("/", "/page.js", "/api/status", "/api/flows", "/api/events", "/metrics", "/nothing"):
+        got = await answer(request(path, peer=peer))
+        assert (got.status_code == 403) is not may
+        if not may:
+            assert b"the machine that the proxy runs on" in (got.content or b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "takes"),
+    [
+        ("http://codex.pool/", True),
+        ("http://CODEX.POOL/api/status", True),
+        ("http://codex.pool./", True),
+        ("http://codex.pool:8080/", False),
+        ("https://codex.pool/", False),
+        ("http://codex.pool.example/", False),
+        ("http://chatgpt.com/", False),
+    ],
+)
+def test_it_takes_what_is_addressed_to_it(url: str, takes: bool) -> None:
+    flow = tflow.tflow()
+    flow.request = http.Request.make("GET", url)
+    site = site_of()
+
+    assert site.has(flow) is takes
+
+
+def test_a_forged_host_header_leads_nowhere() -> None:
+    flow = tflow.tflow()
+    flow.request = http.Request.make("GET", "https://chatgpt.com/backend-api/codex/models")
+    flow.request.headers["host"] = "codex.pool"
+
+    assert not site_of().has(flow)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "CONNECT"])
+async def test_nothing_can_be_changed(method: str) -> None:
+    assert (await answer(request(method=method))).status_code == 405
+
+
+@pytest.mark.parametrize("query", ["after=-1", "after=x", "limit=1e3", "wait=%D9%A3", "after=" + "9" * 40])
+async def test_a_number_that_is_none_is_said_to_be_none(query: str) -> None:
+    got = await answer(request(f"/api/events?{query}"))
+
+    assert got.status_code == 400
+    assert "whole number" in json.loads(got.content or b"")["error"]["message"]
+
+
+async def test_what_breaks_is_said_without_its_words() -> None:
+    got = await answer(request(), Site(History(), broken, metrics))
+
+    assert got.status_code == 500
+    assert b"at-test" not in (got.content or b"")
+
+
+async def test_a_list_of_flows_is_bounded_whatever_is_asked() -> None:
+    got = await answer(request("/api/flows?limit=999999"))
+
+    assert json.loads(got.content or b"") == {"flows": [], "total": 0}
+    assert sites.MOST_FLOWS <= 500
+
+
+async def test_more_who_wait_than_there_is_room_for_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "MOST_WAITERS", 2)
+    history = History()
+    site = site_of(history)
+    waiting = [asyncio.create_task(answer(request("/api/events?after=0&wait=20"), site)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(5):
+        at_once = await answer(request("/api/events?after=0&wait=20"), site)
+        history.happened(Event(Kind.START, 1.0))
+        told = [json.loads((await one).content or b"") for one in waiting]
+
+    assert json.loads(at_once.content or b"")["events"] == []
+    assert [len(one["events"]) for one in told] == [1, 1]
+
+
+async def test_who_leaves_while_waiting_makes_room_again() -> None:
+    site = site_of()
+    waiting = asyncio.create_task(answer(request("/api/events?after=0&wait=20"), site))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    assert site._waiters == 0
+
+
+@pytest.mark.parametrize("path", ["//[", "/%zz", "/api/flows/%00", "/?a=[", "/" + "x" * 100_000])
+async def test_no_path_breaks_it(path: str) -> None:
+    flow = request()
+    flow.request.path = path
+
+    assert (await answer(flow)).status_code in (400, 404, 200)
+
+
+async def test_who_comes_from_a_run_before_this_one_is_told_so_and_gets_all() -> None:
+    history = History()
+    for _ in range(3):
+        history.happened(Event(Kind.START, 1.0))
+    site = site_of(history)
+
+    same = json.loads((await answer(request(f"/api/events?after=2&run={site.run}"), site)).content or b"")
+    other = json.loads((await answer(request("/api/events?after=2&run=another"), site)).content or b"")
+
+    assert (len(same["events"]), same["lost"], same["run"]) == (1, False, site.run)
+    assert (len(other["events"]), other["lost"]) == (3, True)
+
+
+@pytest.mark.parametrize("port", [40_000, 40_001])
+async def test_the_proxys_own_connections_are_no_loopback_clients(port: int) -> None:
+    # given a connection of the proxy to itself, which somebody on another machine has asked it for
+    server = tserver_conn()
+    server.sockname = ("127.0.0.1", 40_000)
+    handler = SimpleNamespace(transports={server: object()})
+    with taddons.context(SimpleNamespace(name="proxyserver", connections={1: handler})):
+        site = Site(History(), status, metrics, host.is_own_connection)
+
+        got = await answer(request(peer=("127.0.0.1", port)), site)
+
+    assert (got.status_code == 403) is (port == 40_000)

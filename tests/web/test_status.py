@@ -1,0 +1,463 @@
+"""The status document: true, whole, made in pieces, and without a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.config import FromAuthJson, FromCommand
+from codexpool.credentials.command import CommandLine
+from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.pool import Pool
+from codexpool.pool.usage import MAIN, Limit, Usage, Window
+from codexpool.traces.history import History
+from codexpool.web.pieces import joined
+from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, document, pieces
+from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
+from tests.redaction.planting import pieces_in, recognised
+from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
+
+IDENTITY_KEYS = {
+    *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
+    *("status", "since", "until", "evidence", "needs", "expires_at", "reminder"),
+    *("sessions", "headroom", "limits", "limited", "not_for", "requests", "refusals", "last_used_at"),
+}
+"""What the page and `codexpool status` read of each."""
+
+
+def rows(pool: Pool, now: float = NOW, **more: Any) -> dict[str, dict[str, Any]]:
+    """The identities of a document, by name."""
+    return {row["name"]: row for row in document(view(pool, **more), now)["identities"]}
+
+
+def usage(pool: Pool, name: str) -> Usage:
+    return pool.usage(key(pool, name))
+
+
+def key(pool: Pool, name: str) -> IdentityKey:
+    metadata = pool.identities[name].metadata
+    assert metadata is not None
+    return metadata.key
+
+
+def limit(pool: Pool, name: str, until: float, at: float = NOW) -> None:
+    """Its main limit is reached."""
+    pool.limited(name, key(pool, name), Limit(MAIN, until), Evidence(at, "POST", "x", 429, "usage_limit_reached"), at)
+
+
+# -- an identity
+
+
+def test_an_identity_is_there_with_who_it_is_how_it_stands_what_it_has_left_and_what_it_did() -> None:
+    pool, history = ready_pool("work"), History()
+    known = usage(pool, "work")
+    known.see(Window(MAIN, 10_080, 40.0, NOW + 86_400, NOW))
+    known.see(Window(MAIN, 300, 18.0, NOW + 600, NOW))
+    known.see(Window("codex_other", 300, 90.0, None, NOW))
+    known.limit(Limit("codex_other", NOW + 60), NOW)
+    for session, at in (("one", NOW - 4000), ("one", NOW - 5), ("two", NOW - 3)):
+        served(history, request(session), ["work"], at=at)
+
+    row = rows(pool, history=history, config=config("work"))["work"]
+
+    assert row.keys() == IDENTITY_KEYS
+    assert row == {
+        "name": "work",
+        "kind": "pat",
+        "fingerprint": pool.identities["work"].fingerprint,
+        "account_id": "account-work",
+        "user_id": "user-work",
+        "plan": "business",
+        "fedramp": False,
+        "origin": "https://chatgpt.com",
+        "status": "ready",
+        "since": NOW - 1,
+        "until": None,
+        "evidence": "",
+        "needs": "",
+        "expires_at": None,
+        "reminder": "",
+        "sessions": 2,
+        "headroom": 0.6,
+        "limits": [
+            {"family": "codex", "minutes": 300, "used_percent": 18.0, "resets_at": NOW + 600},
+            {"family": "codex", "minutes": 10_080, "used_percent": 40.0, "resets_at": NOW + 86_400},
+            {"family": "codex_other", "minutes": 300, "used_percent": 90.0, "resets_at": None},
+        ],
+        "limited": {"codex_other": NOW + 60},
+        "not_for": [],
+        "requests": 2,  # the first of the three is more than an hour ago
+        "refusals": 0,
+        "last_used_at": NOW - 3,
+    }
+
+
+def test_one_of_whom_nothing_is_known_yet_says_so_with_every_key_there() -> None:
+    pool = Pool()
+    pool.replace_identities([unverified("work", kind=Kind.OAUTH)], pool.selection, NOW)
+    row = rows(pool)["work"]
+
+    assert row.keys() == IDENTITY_KEYS
+    assert (row["kind"], row["status"], row["since"]) == ("oauth", "unverified", NOW)
+    assert [row[name] for name in ("account_id", "user_id", "plan", "headroom", "last_used_at")] == [None] * 5
+    assert (row["limits"], row["limited"], row["fedramp"], row["origin"]) == ([], {}, False, "")
+
+
+def test_a_user_that_nobody_has_named_is_not_there() -> None:
+    pool = ready_pool("sso")
+    pool.identities["sso"].metadata = Metadata("", "command:sso", "")
+    row = rows(pool)["sso"]
+    assert (row["account_id"], row["user_id"], row["plan"]) == (None, None, None)
+
+
+def suspect(pool: Pool) -> None:
+    refuse(pool, "work", NOW, NOW)
+
+
+def dead(pool: Pool) -> None:
+    suspect(pool)
+    condemn(pool, "work", NOW)
+
+
+def becomes(to: Status, **evidence: Any) -> Callable[[Pool], None]:
+    def become(pool: Pool) -> None:
+        identity = pool.identities["work"]
+        condition = Condition(to, NOW, evidence=Evidence(NOW, **evidence))
+        pool.condition_learned("work", identity.fingerprint, condition)
+
+    return become
+
+
+def paused(pool: Pool) -> None:
+    new = replace(pool.identities["work"], paused=True)
+    pool.replace_identities([new], pool.selection, NOW)
+
+
+def twin(pool: Pool) -> None:
+    first = unverified("first")
+    pool.replace_identities([first, pool.identities["work"]], pool.selection, NOW)
+    vouch(pool, "first", NOW, who="work")
+
+
+def paused_twin(pool: Pool) -> None:
+    paused(pool)
+    twin(pool)
+
+
+@pytest.mark.parametrize(
+    ("happens", "status", "evidence", "needs"),
+    [
+        (suspect, "suspect", "401 token_revoked on codex/responses", ""),
+        (
+            dead,
+            "needs_replacement",
+            "401 token_revoked on codex/responses, confirmed by whoami",
+            f"Put a new token at {POOL_TOML}:10, or: codexpool replace work",
+        ),
+        (
+            becomes(Status.NEEDS_LOGIN, note="refresh_token_reused"),
+            "needs_login",
+            "refresh_token_reused",
+            "Log in anew: codexpool login work",
+        ),
+        (
+            becomes(Status.CONFLICT, note="another account"),
+            "conflict",
+            "another account",
+            f"Give it a token of the account it had, or remove it and add it anew: {POOL_TOML}:10",
+        ),
+        (lambda pool: limit(pool, "work", NOW + 60), "limited", "429 usage_limit_reached on x", ""),
+        (paused, "paused", "paused in pool.toml", "To have it serve again: codexpool resume work"),
+        (
+            twin,
+            "paused",
+            "its token is of the same account and user as that of first",
+            f"Give it a token of another user, or take it out: {POOL_TOML}:10",
+        ),
+        (
+            paused_twin,
+            "paused",
+            "paused in pool.toml",
+            "To have it serve again: codexpool resume work",
+        ),
+        (
+            becomes(Status.PAUSED, status=403, code="deactivated_workspace", path="x"),
+            "paused",
+            "403 deactivated_workspace on x",
+            "Once its workspace serves it again: codexpool resume work",
+        ),
+    ],
+    ids=["suspect", "dead", "login", "conflict", "limited", "paused", "twin", "paused twin", "workspace"],
+)
+def test_what_an_identity_needs_is_said_as_the_log_says_it(
+    happens: Callable[[Pool], None], status: str, evidence: str, needs: str
+) -> None:
+    pool = ready_pool("work")
+    happens(pool)
+    row = rows(pool, config=config("work"))["work"]
+    assert (row["status"], row["evidence"], row["needs"]) == (status, evidence, needs)
+
+
+def test_a_token_that_is_about_to_end_is_reminded_of() -> None:
+    pool = ready_pool("work")
+    pool.identities["work"].expires_at = NOW + 3 * 86_400
+    row = rows(pool)["work"]
+    assert row["expires_at"] == NOW + 3 * 86_400
+    assert row["reminder"].endswith("in 3 days")
+
+
+@pytest.mark.parametrize(
+    ("now", "status", "since", "until"),
+    [
+        (NOW + 59, "limited", NOW, NOW + 60),
+        (NOW + 60, "ready", NOW + 60, None),
+        (NOW + 3600, "ready", NOW + 60, None),
+    ],
+)
+def test_what_ends_by_itself_has_ended_though_nobody_has_asked_for_it_since(
+    now: float, status: str, since: float, until: float | None
+) -> None:
+    changes = Changes()
+    pool = ready_pool("work", changes=changes)
+    limit(pool, "work", NOW + 60)
+    changes.clear()
+    row = rows(pool, now)["work"]
+
+    assert (row["status"], row["since"], row["until"]) == (status, since, until)
+    assert changes == []  # and looking on has changed nothing
+    assert statuses(pool) == {"work": Status.LIMITED}
+
+
+@given(st.sampled_from([0, 5, 20]), st.sampled_from([0, 10, 30]), st.integers(-5, 40), st.booleans())
+def test_an_identity_stands_as_the_pool_finds_it_to_once_it_is_asked(
+    rests: int, is_limited: int, after: int, is_known: bool
+) -> None:
+    pool = ready_pool("work")
+    if rests:
+        evidence = Evidence(NOW, status=429, fingerprint=pool.identities["work"].fingerprint)
+        pool.throttled("work", evidence, NOW, rests)
+    if is_limited:
+        limit(pool, "work", NOW + is_limited)
+    if not is_known:
+        pool.identities["work"].metadata = None
+    row = rows(pool, NOW + after)["work"]
+    pool.can_serve(Asked(None, RESPONSES), NOW + after)
+    condition = pool.identities["work"].condition
+
+    assert (row["status"], row["until"]) == (condition.status, condition.until)
+    if row["status"] == "ready" and (until := is_limited or rests):  # what came last is what it was in
+        assert row["since"] == NOW + min(until, after)
+
+
+@pytest.mark.parametrize(
+    ("windows", "left"),
+    [
+        ([], None),
+        ([Window("codex_other", 300, 50.0, None, NOW)], None),
+        ([Window(MAIN, 300, 25.0, NOW + 10, NOW)], 0.75),
+        ([Window(MAIN, 300, 25.0, NOW + 10, NOW), Window(MAIN, 10_080, 120.0, NOW + 10, NOW)], 0.0),
+        ([Window(MAIN, 300, 100.0, NOW - 10, NOW - 20)], 1.0),
+    ],
+)
+def test_headroom_is_the_share_that_is_left_of_the_main_limits_fullest_window(
+    windows: list[Window], left: float | None
+) -> None:
+    pool = ready_pool("work")
+    for window in windows:
+        usage(pool, "work").see(window)
+    assert rows(pool)["work"]["headroom"] == left
+
+
+def test_who_is_limited_has_nothing_left_whatever_the_windows_say() -> None:
+    pool = ready_pool("work")
+    usage(pool, "work").see(Window(MAIN, 300, 20.0, NOW + 600, NOW))
+    limit(pool, "work", NOW + 60)
+    assert rows(pool)["work"]["headroom"] == 0.0
+
+
+def test_a_window_that_has_begun_anew_is_shown_as_free_and_no_window_ends_later_than_it_can() -> None:
+    pool = ready_pool("work")
+    usage(pool, "work").see(Window(MAIN, 300, 80.0, NOW - 1, NOW - 60))
+    usage(pool, "work").see(Window(MAIN, 10_080, 80.0, NOW + 10**9, NOW))
+    assert rows(pool)["work"]["limits"] == [
+        {"family": "codex", "minutes": 300, "used_percent": 0.0, "resets_at": None},
+        {"family": "codex", "minutes": 10_080, "used_percent": 80.0, "resets_at": NOW + 10_080 * 60},
+    ]
+
+
+def test_however_many_families_the_backend_names_only_some_are_shown_and_the_main_one_among_them() -> None:
+    pool = ready_pool("work")
+    for number in range(1000):
+        usage(pool, "work").see(Window(f"a{number}", 300, 1.0, None, NOW))
+        usage(pool, "work").limit(Limit(f"a{number}", NOW + 60), NOW)
+    usage(pool, "work").see(Window(MAIN, 300, 2.0, None, NOW))
+    row = rows(pool)["work"]
+    assert len(row["limits"]) == WINDOWS_SHOWN
+    assert row["limits"][0]["family"] == MAIN
+    assert len(row["limited"]) == WINDOWS_SHOWN
+
+
+def test_one_whose_token_cannot_be_had_is_shown_with_where_to_mend_it() -> None:
+    made = config("work", "missing", "login", "printed")
+    work, missing, login, printed = made.identities
+    login = replace(login, source=FromAuthJson(POOL_TOML))
+    printed = replace(printed, source=FromCommand(CommandLine(("x",), POOL_TOML)))
+    found = rows(ready_pool("work"), config=replace(made, identities=(work, missing, login, printed)))
+
+    assert list(found) == ["work", "missing", "login", "printed"]
+    assert found["missing"].keys() == IDENTITY_KEYS
+    assert (found["missing"]["status"], found["missing"]["evidence"]) == ("unverified", "its token cannot be had")
+    assert f"{POOL_TOML}:20" in found["missing"]["needs"]
+    assert [row["kind"] for row in found.values()] == ["pat", "pat", "oauth", "command"]
+
+
+# -- the proxy, its sessions and its counts
+
+
+def test_a_proxy_without_a_pool_says_why_and_shows_what_it_has_seen() -> None:
+    history = History()
+    served(history, request(), [])
+    found = document(view(None, history, closed="pool.toml cannot be read"), NOW)
+
+    assert found["identities"] == []
+    assert found["breaker"] == {"open": False, "until": None, "names": []}
+    assert found["proxy"] == {
+        "pid": 4711,
+        "version": "0.1.0",
+        "mitmproxy": "12.3.1",
+        "python": "3.12.1",
+        "listens": ["127.0.0.1:8080"],
+        "started_at": NOW - 60,
+        "pool": None,
+        "observe": False,
+        "access": "anyone",
+        "probe": 1,
+        "closed": "pool.toml cannot be read",
+    }
+    assert found["totals"]["requests"] == 1
+
+
+def test_a_proxy_with_a_pool_is_not_closed_whatever_was_said_before_it_had_one() -> None:
+    found = document(view(ready_pool("work"), closed="the pool is not set up yet"), NOW)
+    assert found["proxy"]["closed"] == ""
+
+
+def test_sessions_are_those_used_last_with_where_they_are_and_how_often_they_moved() -> None:
+    history = History()
+    for number in range(SESSIONS_SHOWN + 20):
+        served(history, request(f"s{number}"), ["work"], at=NOW + number)
+    served(history, request("s7", model="gpt-5"), ["work", "spare"], at=NOW + 1000)
+    found = document(view(ready_pool("work", "spare"), history), NOW + 1000)
+
+    assert found["sessions_total"] == SESSIONS_SHOWN + 20
+    assert len(found["sessions"]) == SESSIONS_SHOWN
+    assert found["sessions"][0] == {
+        "key": "s7",
+        "identity": "spare",
+        "moves": 1,
+        "last_at": NOW + 1000,
+        "requests": 2,
+        "client": "127.0.0.1",
+        "model": "gpt-5",
+    }
+    assert found["sessions"][1]["key"] == f"s{SESSIONS_SHOWN + 19}"
+    counts = {row["name"]: row["sessions"] for row in found["identities"]}
+    assert counts == {"work": SESSIONS_SHOWN + 19, "spare": 1}
+
+
+def test_the_last_hour_and_all_of_this_run_are_counted() -> None:
+    history = History()
+    served(history, request(), ["work"], at=NOW - 7200)
+    served(history, request(), ["work", "spare"], at=NOW - 90)
+    served(history, request(), ["spare"], status=500, at=NOW)
+    found = document(view(ready_pool("work", "spare"), history, events_lost=3), NOW)
+
+    hour = found["hour"]
+    assert len(hour) == 60
+    assert [minute["at"] for minute in hour] == [int(NOW // 60 - 59 + n) * 60 for n in range(60)]
+    assert {name: sum(m[name] for m in hour) for name in ("requests", "refusals", "failures")} == {
+        "requests": 2,
+        "refusals": 1,
+        "failures": 1,
+    }
+    expected = {"requests": 3, "refusals": 1, "failures": 1, "sent_again": 1, "events_lost": 3, "under_way": 0}
+    assert {name: found["totals"][name] for name in expected} == expected
+    assert found["events_last"] == history.last == 4  # three requests, and a move
+
+
+def test_an_open_breaker_says_until_when_and_on_whose_account() -> None:
+    pool = ready_pool("a", "b", "c", "d")
+    for name in ("a", "b", "c"):
+        refuse(pool, name, NOW, NOW)
+        condemn(pool, name, NOW)
+    found = document(view(pool), NOW)
+    assert found["breaker"] == {"open": True, "until": NOW + 5, "names": ["a", "b", "c"]}
+
+
+# -- in pieces
+
+
+@given(st.integers(0, 3 * AT_ONCE), st.booleans())
+def test_the_pieces_are_the_document_and_none_has_many_identities(count: int, has_pool: bool) -> None:
+    looked_at = view(many(count) if has_pool else None)
+    made = list(pieces(looked_at, NOW))
+
+    assert json.loads(b"".join(made)) == document(looked_at, NOW)
+    assert all(piece.count(b'"fingerprint"') <= AT_ONCE for piece in made)
+
+
+async def test_others_have_their_turn_between_the_pieces_whatever_becomes_of_the_pool_meanwhile() -> None:
+    pool, turns = many(6 * AT_ONCE), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            if turns == 3:
+                pool.replace_identities([], pool.selection, NOW)
+            await asyncio.sleep(0)
+
+    meanwhile = asyncio.create_task(others())
+    made = await joined(pieces(view(pool), NOW))
+    meanwhile.cancel()
+
+    assert turns >= 6
+    assert len(json.loads(made)["identities"]) == 6 * AT_ONCE
+
+
+# -- no secret
+
+
+@given(recognised, recognised)
+def test_no_secret_is_in_the_document_wherever_it_was_said(secret: str, other: str) -> None:
+    pool, history = ready_pool("work"), History()
+    identity = pool.identities["work"]
+    identity.metadata = Metadata(f"acc-{secret}", f"user {secret}", secret, origin=f"https://x.test/{secret}")
+    usage(pool, "work").see(Window(f"family {secret}", 300, 1.0, None, NOW))
+    usage(pool, "work").limit(Limit(f"family {other}", NOW + 60), NOW)
+    evidence = Evidence(NOW, "POST", f"/x?access_token={secret}", 401, f"token {other} is invalid")
+    pool.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
+    pool.breaker.opened_at, pool.breaker.names = NOW, (secret,)
+    served(history, request(f"session {secret}", path=f"/{other}", model=other), ["work"])
+    text = json.dumps(document(view(pool, history), NOW), ensure_ascii=False)
+    text += json.dumps(document(view(None, history, closed=f"broken at {secret}"), NOW), ensure_ascii=False)
+
+    assert pieces_in(secret, text) == []
+    assert pieces_in(other, text) == []
+
+
+def test_what_an_identity_is_called_and_who_it_is_can_be_read() -> None:
+    pool = Pool()
+    identity = Identity("team-2.eu_west", Kind.PAT, "0123456789ab", Condition(Status.READY, NOW))
+    account = "0199aaaa-bbbb-7ccc-8ddd-000000000001"
+    identity.metadata = Metadata(account, "user-Ab3dE5fG7hI9jK1lM3nO5pQ7", "enterprise")
+    pool.replace_identities([identity], pool.selection, NOW)
+    row = rows(pool)["team-2.eu_west"]
+    assert (row["account_id"], row["user_id"]) == (account, "user-Ab3dE5fG7hI9jK1lM3nO5pQ7")
