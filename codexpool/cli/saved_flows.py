@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pick(where: Selected) -> HTTPFlow:
-    """The flow that is meant (see `codexpool.cli.diff_sources`): without any word on it, the last that codexpool has seen.
+    """The flow that is meant (see `codexpool.cli.diff_sources`): without any word on it, the last one of codexpool's.
 
     A flow has one record for each of its attempts; the last one says most. Raises Failure.
     """

@@ -44,8 +44,8 @@ class Renewal(NamedTuple):
 class Credential(Protocol):
     """One kind of credential, as the rest of the project sees it.
 
-    Both methods are safe under concurrency. ``renewed`` is asked for by one task at a time (`codexpool.upkeep.renewals`
-    sees to it, the others wait for it), but perhaps by other processes too.
+    Both methods are safe under concurrency. ``renewed`` is asked for by one task at a time
+    (`codexpool.upkeep.renewals` sees to it, the others wait for it), but perhaps by other processes too.
     """
 
     @property

@@ -83,9 +83,10 @@ class AuthApi:
 def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     """What an answer of routing discovery says of a workspace.
 
-    Raises RefusedError where it says that the token is dead, `codexpool.protocol.discovery.NotListedError` where it lists
-    other accounts only, and UndiscoveredError for everything that is no answer to go by. A 404, or a 401 that speaks
-    of the endpoint, is an answer: discovery is not for this credential, and the place stays what it was.
+    Raises RefusedError where it says that the token is dead, `codexpool.protocol.discovery.NotListedError` where
+    it lists other accounts only, and UndiscoveredError for everything that is no answer to go by. A 404, or a 401
+    that speaks of the endpoint, is an answer: discovery is not for this credential, and the place stays what it
+    was.
     """
     status, document = response.status_code, _json(response)
     code = redacted(error_of(response.headers, response.content)[0])

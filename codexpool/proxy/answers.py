@@ -139,7 +139,7 @@ class Answering:
         return exchange is not None and exchange.beginning is not None
 
     def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        """See `codexpool.proxy.resend.Sender`: whether a stream answers, or has failed in a way that is the pool's."""
+        """See `codexpool.proxy.resend.Sender`: whether a stream answers, or has failed in a way that is ours."""
         try:
             exchange = self._under_way.get(flow)
             if exchange is None or exchange.beginning is None:

@@ -8,8 +8,8 @@ A server that refuses a request before it has read its body, and closes, answers
 gives up a connection over which it cannot write, and with it what has come and was not read yet: the refusal. `hear`
 has mitmproxy read that all the same. `close_well` has it close a connection that it gives up at the wrong moment.
 
-Like `codexpool.proxy.resend`, which installs it, this file knows nothing of Codex. Its classes serve every connection:
-they differ from mitmproxy's only where those would hang, or fill the memory.
+Like `codexpool.proxy.resend`, which installs it, this file knows nothing of Codex. Its classes serve every
+connection: they differ from mitmproxy's only where those would hang, or fill the memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The gate: whose a request is, as its key says, and what it gets for that (`codexpool.members.access` has a table).
 
-A key is looked for in everything a request begins with (`codexpool.proxy.find_keys`), whatever host it is for, and what
-carries one where it does not belong does not pass.
+A key is looked for in everything a request begins with (`codexpool.proxy.find_keys`), whatever host it is for, and
+what carries one where it does not belong does not pass.
 """
 
 from __future__ import annotations

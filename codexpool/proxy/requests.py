@@ -1,7 +1,7 @@
 """Between a flow of mitmproxy and the words of the pool.
 
 An exchange is one request of a client with all its attempts. The hooks of the addon come in here with a flow;
-`codexpool.pool.recovery` is asked what to do; `codexpool.wire` puts it into headers and answers. Nothing here, and
+`codexpool.pool.recovery` is asked what to do; `codexpool.proxy.outgoing` puts it into headers. Nothing here, and
 nothing that goes wrong here, lets a request of a swap path leave undressed: `outbound` has the last word, it asks
 the path policy itself, and it refuses what no identity was assigned to.
 """

@@ -1,9 +1,10 @@
 """WebSockets in mid-flight: a turn that its identity cannot go on with is gone on with under another one.
 
 The identity of a socket is fixed at its handshake, and a socket is never moved. What moves a session is that the
-client connects again: it has one frame for that, upon which it does so at once, with its whole history and without a
-word (see `codexpool.protocol.frames.connect_again`); the handshake then gets another identity. So nothing that was passed
-on is ever repeated by us, and what a client sends is passed on or dropped, never kept for another socket.
+client connects again: it has one frame for that, upon which it does so at once, with its whole history and without
+a word (see `codexpool.protocol.frames.connect_again`); the handshake then gets another identity. So nothing that
+was passed on is ever repeated by us, and what a client sends is passed on or dropped, never kept for another
+socket.
 
 The states of a socket, and what ends them:
 

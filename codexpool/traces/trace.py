@@ -1,8 +1,8 @@
 """The trace of one request: what the client sent, what went upstream under whom and why, what came back, and when.
 
-A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the only
-way out of it, and there every value goes through `codexpool.redaction.shown`. Made on the path of a request, it is a few
-assignments; nothing is looked at before somebody asks.
+A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the
+only way out of it, and there every value goes through `codexpool.redaction.shown`. Made on the path of a request,
+it is a few assignments; nothing is looked at before somebody asks.
 """
 
 from __future__ import annotations

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from codexpool.cli.main import COMMANDS
 from tests.running import ROOT, until
-
-COMMANDS = {"status": "status:status", "tail": "tailing:tail", "explain": "explaining:explain"}
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

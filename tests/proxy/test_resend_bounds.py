@@ -8,7 +8,6 @@ import zlib
 from types import ModuleType
 from typing import Any
 
-import codexpool.wire
 import pytest
 from mitmproxy import connection, http, websocket
 from mitmproxy.proxy.layer import NextLayer
@@ -20,6 +19,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode
 
+import codexpool.proxy
 from codexpool.proxy import connections, resend
 from tests.proxy.playbook import H1Client, H1Upstream, Protocol, Proxy, ScriptedSender, Seen, Streaming
 from tests.proxy.test_resend_protocol import (
@@ -311,8 +311,8 @@ class Tunnels(Streaming):
 def reloaded(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`codexpool.proxy.resend` as the entry file loads it when it is touched: anew, with all it stands on."""
     for name in ("connections", "resend"):
-        monkeypatch.delitem(importlib.sys.modules, f"codexpool.wire.{name}")  # type: ignore[attr-defined]
-        monkeypatch.delattr(codexpool.wire, name)
+        monkeypatch.delitem(importlib.sys.modules, f"codexpool.proxy.{name}")  # type: ignore[attr-defined]
+        monkeypatch.delattr(codexpool.proxy, name)
     return importlib.import_module("codexpool.proxy.resend")
 
 

@@ -455,7 +455,7 @@ class Life(RuleBasedStateMachine):
                 await self.request(session=session)
 
     async def request(self, spurious: bool = False, session: str | None = None) -> None:
-        """One request, as `codexpool.proxy.requests` makes it, of a new session; a spurious one is refused at first."""
+        """One request of a new session, as `codexpool.proxy.requests` makes it; a spurious one is refused first."""
         assert self.keeper is not None
         keeper = self.keeper
         asked = Asked(session or f"s-{next(self.sessions)}", PATH)

@@ -1,12 +1,13 @@
 """Observe mode: nothing is changed, and everything is said that would have been done.
 
-`Observing` stands where `codexpool.proxy.requests.Exchanges` does otherwise, with the same hooks. What leaves is what the
-client has sent, and what comes back is what the backend has answered, from its first byte on. Errors of ours are said
-and change nothing either: here an error that lets a request pass as it came is none, and one that stops it is.
+`Observing` stands where `codexpool.proxy.requests.Exchanges` does otherwise, with the same hooks. What leaves is
+what the client has sent, and what comes back is what the backend has answered, from its first byte on. Errors of
+ours are said and change nothing either: here an error that lets a request pass as it came is none, and one that
+stops it is.
 
 The one thing that is changed is what a flow shows: veils in place of the client's own secrets (see
-`codexpool.proxy.observe.veil`), which the copy that leaves does not have. If no copy can be made the flow itself has the
-secrets, until it has left.
+`codexpool.proxy.observe.veil`), which the copy that leaves does not have. If no copy can be made the flow itself
+has the secrets, until it has left.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Observing:
         return True
 
     def head(self, flow: http.HTTPFlow) -> None:
-        """See `codexpool.proxy.resend.Sender`: where our hook was skipped the answer is passed on as it comes, too."""
+        """See `codexpool.proxy.resend.Sender`: where our hook was skipped the answer is passed on as it comes."""
         if flow.response is not None and flow.response.status_code >= 200 and not flow.response.stream:
             flow.response.stream = True
 
