@@ -69,7 +69,7 @@ def imports(name: str, path: Path, known: Mapping[str, Path]) -> Iterator[str]:
             for alias in node.names:
                 if (inner := f"{node.module}.{alias.name}") in known:
                     yield inner
-                elif node.module in known:
+                elif node.module and node.module in known:
                     yield node.module
 
 

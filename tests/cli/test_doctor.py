@@ -197,9 +197,8 @@ def test_wrong_usage_is_2(machine: Machine, arguments: tuple[str, ...]) -> None:
 
 
 def test_ctrl_c_ends_it_without_a_word_and_without_the_client_that_it_was_asking(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(terminals.COMMANDS, "doctor", "doctor:doctor")
     (tmp_path / "codex").write_text(f"#!/bin/sh\necho $$ > {tmp_path / 'pid'}\nexec sleep 60\n")
     environ: dict[str, Any] = {name: value for name, value in machine.environ.items() if value is not None}
 
