@@ -190,7 +190,7 @@ async def test_a_proxy_that_drops_a_header_does_not_pass_a_replay(
         served_by(world.turn(client, "one", headers={"originator": "codex_exec"}))
     world.proxy.stop()
     broken = copied_entry(tmp_path)
-    table = tmp_path / "codexpool" / "wire" / "headers.py"
+    table = tmp_path / "codexpool" / "protocol" / "headers.py"
     text = table.read_text()
     assert text.count('    b"openai-project": Action.REMOVE,\n') == 1
     table.write_text(text.replace('    b"openai-project": Action.REMOVE,\n', '    b"originator": Action.REMOVE,\n'))

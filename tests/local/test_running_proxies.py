@@ -19,7 +19,7 @@ from tests.running import ROOT, until
 OTHER = """
 import sys, time
 from pathlib import Path
-from codexpool.announce import announce
+from codexpool.local.running_proxies import announce
 announce(Path(sys.argv[1]), ["127.0.0.1:9"])
 print("announced", flush=True)
 time.sleep(60)

@@ -18,7 +18,7 @@ from tests.running import ROOT
 from tests.web.documents import Document, event
 from tests.web.scenes import Scene, scene
 
-STATIC = ROOT / "codexpool" / "page" / "static"
+STATIC = ROOT / "codexpool" / "web" / "static"
 
 
 class StandInSite:
