@@ -1,9 +1,14 @@
-"""How far this machine's clock is from the backend's: the ends of tokens and of limits are reckoned by it."""
+"""Times that others say, and how far this machine's clock is from the backend's: the ends of tokens and of limits are
+reckoned by it."""
 
 from __future__ import annotations
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Final
+
+LATEST: Final = 1e11
+"""No unix second that anybody means is beyond this."""
 
 
 class Clock:

@@ -88,7 +88,11 @@ class Limit(NamedTuple):
             until = at + ENDED_LIMIT
         else:
             return None
-        return min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
+        return _bounded(until, at)
+
+
+def _bounded(until: float, at: float) -> float:
+    return min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
 
 
 class Usage:
@@ -109,8 +113,7 @@ class Usage:
         until = limit.ends(at)
         if until is None:  # A guess does not shorten what was said before.
             guess = self._used_up_until(limit.family, at) or at + UNKNOWN_LIMIT
-            until = max(guess, self.limited_until(limit.family, at) or at)
-            until = min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
+            until = _bounded(max(guess, self.limited_until(limit.family, at) or at), at)
         self.limited[limit.family] = until
         return until
 

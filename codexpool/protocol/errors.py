@@ -20,26 +20,21 @@ def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     ``{"error": {"code", "type", "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; or the code alone in
     ``x-openai-authorization-error``. Empty strings where nothing is said.
     """
-    return error_in(headers, _json(body))
+    return error_in(headers, document_of(body))
 
 
 def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
     """Code and message of a refusal whose body is parsed already. See `error_of`."""
-    for document in (_json(unpacked(headers.get("x-error-json", ""))), body):
+    for document in (document_of(unpacked(headers.get("x-error-json", ""))), body):
         code, message = code_and_message(document)
         if code or message:
             return code, message
     return _text(headers.get("x-openai-authorization-error", "")), ""
 
 
-def details_of(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
-    """The error object of a refusal, with all that it says; an empty one where there is none."""
-    return details_in(headers, _json(body))
-
-
 def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
-    """The error object of a refusal whose body is parsed already. See `details_of`."""
-    for document in (body, _json(unpacked(headers.get("x-error-json", "")))):
+    """The error object of a refusal whose body is parsed already; an empty one where there is none."""
+    for document in (body, document_of(unpacked(headers.get("x-error-json", "")))):
         for name in ("error", "detail") if isinstance(document, dict) else ():
             if isinstance(error := document.get(name), dict):
                 return error
@@ -68,7 +63,8 @@ def _text(value: Any) -> str:
     return "".join(character for character in str(value)[:LONGEST] if character.isprintable())
 
 
-def _json(text: bytes) -> Any:
+def document_of(text: bytes) -> Any:
+    """What a text of JSON holds; None where it is none."""
     try:
         return loads(text)
     except ValueError:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+from codexpool.common.clock_skew import LATEST
 from codexpool.protocol.endpoints import MAIN_LIMIT
 
 ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
@@ -20,9 +21,6 @@ ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
 USED: bytes = b"-used-percent"
 
 ACTIVE: bytes = b"x-codex-active-limit"
-
-LATEST = 1e11
-"""No unix second that anybody means is beyond this."""
 
 _TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
 

@@ -18,7 +18,7 @@ from codexpool.pool.identity import Asked, Evidence, Kind, clock
 from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
 from codexpool.protocol import frames, rate_limits
-from codexpool.protocol.errors import code_and_message, details_in, details_of, error_in, error_of
+from codexpool.protocol.errors import code_and_message, details_in, document_of, error_in
 from codexpool.protocol.headers import first_values
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.proxy.exchange import Attempt
@@ -49,10 +49,9 @@ NOTHING = Said(0, message="the connection was lost before the first byte")
 
 def of_response(response: http.Response, body: bytes) -> Said:
     """What a response says that is held."""
-    code, message = error_of(response.headers, body)
-    error = details_of(response.headers, body)
     values = first_values(response.headers.fields)
-    return Said(response.status_code, values, _limit(error) or code, message, error, is_page(response, body))
+    said = _said(response.status_code, values, response.headers, document_of(body))
+    return said._replace(html=is_page(response, body))
 
 
 def of_frame(frame: Mapping[str, Any]) -> Said:
@@ -60,9 +59,14 @@ def of_frame(frame: Mapping[str, Any]) -> Said:
     values = frames.headers_of(frame)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in values.items()}
     body = {name: value for name, value in frame.items() if name != "type"}
+    return _said(frames.status_of(frame), values, headers, body)
+
+
+def _said(status: int, values: Mapping[bytes, bytes], headers: Mapping[str, str], body: Any) -> Said:
+    """What a refusal says whose body is parsed already."""
     code, message = error_in(headers, body)
     error = details_in(headers, body)
-    return Said(frames.status_of(frame), values, _limit(error) or code, message, error)
+    return Said(status, values, _limit(error) or code, message, error)
 
 
 def of_failure(error: Mapping[str, Any]) -> Said | None:
@@ -83,8 +87,7 @@ def of_event(event: Mapping[str, Any]) -> Said | None:
     would be the client's to see."""
     if event.get("type") == frames.FAILED:
         return of_failure(frames.failure_of(event))
-    said = of_frame(event)
-    return said if 400 <= said.status < 600 else None
+    return of_frame(event) if 400 <= frames.status_of(event) < 600 else None
 
 
 def _limit(error: Mapping[str, Any]) -> str:
@@ -183,8 +186,7 @@ def learn(
             if asks and pool.limited_for_model(name, asks, evidence, at, until, is_limit=is_limit):
                 logger.warning("%s: %s; others were refused for the same, so it counts for the model", name, evidence)
         case Finding.LIMITED:
-            reset = rate_limits.reset_of(said.error)
-            limit = Limit(_family(keeper, asked, said.values), reset.resets_at, reset.resets_in)
+            limit = Limit(_family(keeper, asked, said.values), *rate_limits.reset_of(said.error))
             until = pool.limited(name, attempt.metadata.key, limit, evidence, at, cause)
             keeper.saw_usage(attempt.metadata.key)
             if limit.family != MAIN:

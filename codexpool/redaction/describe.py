@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
+from codexpool.common.clock_skew import LATEST
 from codexpool.redaction.find import found, plain
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.jwt import AUTH, payload_of
@@ -32,9 +33,6 @@ _KEY: Final = secrets.token_bytes(32)
 
 PROFILE: Final = "https://api.openai.com/profile"
 """The claim with the e-mail address."""
-
-LATEST: Final = 1e11
-"""No unix second that anybody means is beyond this."""
 
 LONGEST_CLAIM: Final = 90
 """Characters of a claim that are shown."""

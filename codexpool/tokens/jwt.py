@@ -10,11 +10,10 @@ import binascii
 import json
 from typing import Any, NamedTuple
 
+from codexpool.common.clock_skew import LATEST
+
 AUTH = "https://api.openai.com/auth"
 """The claim with the account, the user and the plan."""
-
-LATEST = 1e11
-"""No unix second that anybody means is beyond this."""
 
 
 class Claims(NamedTuple):

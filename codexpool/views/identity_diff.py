@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from codexpool.redaction.describe import LATEST
+from codexpool.common.clock_skew import LATEST
 from codexpool.redaction.shown import shown_text, when
 from codexpool.views.request_diff import Comparison, Part, plain_difference
 

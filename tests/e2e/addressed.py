@@ -18,6 +18,7 @@ from typing import Any
 
 from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
+from tests.e2e import tunnels
 from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable
 from tests.running import CLIENT, ROOT, member, pat, pool_toml
@@ -72,19 +73,10 @@ class Listener:
 
 def connect(proxy: Here, host: str, port: int = 443) -> socket.socket:
     plain = socket.create_connection((HERE, proxy.port), 10)
-    plain.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    if b" 200 " not in (said := _reply(plain, lambda said: said.endswith(b"\r\n\r\n"))):
+    if b" 200 " not in (said := tunnels.asked(plain, f"{host}:{port}")):
         plain.close()
         raise ConnectionRefusedError(said.split(b"\r\n")[0].decode())
     return plain
-
-
-def _reply(plain: socket.socket, ends: Callable[[bytes], bool]) -> bytes:
-    """Return the proxy's own reply, and no byte of the tunnel that may follow in the same segment."""
-    said = b""
-    while not ends(said) and (byte := plain.recv(1)):
-        said += byte
-    return said
 
 
 def socks(proxy: Here, host: str, port: int = 443) -> socket.socket:
@@ -96,7 +88,8 @@ def greeted(plain: socket.socket, host: str, port: int = 443) -> socket.socket:
     plain.sendall(b"\x05\x01\x00")
     plain.recv(2)
     plain.sendall(b"\x05\x01\x00\x01" + socket.inet_aton(host) + port.to_bytes(2, "big"))
-    if _reply(plain, lambda said: len(said) == 10)[1:2] != b"\x00":  # RFC 1928, section 6, with an IPv4 address
+    # RFC 1928, section 6: ten bytes, with an IPv4 address
+    if tunnels.reply(plain, lambda said: len(said) == 10)[1:2] != b"\x00":
         plain.close()
         raise ConnectionRefusedError("SOCKS")
     return plain

@@ -18,6 +18,7 @@ from typing import Any
 
 from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
+from tests.e2e import tunnels
 from tests.running import CLIENT, Proxy, key_of, member, pat, pool_toml, until
 
 HERE, FIRST, SECOND = "127.0.0.1", "10.9.8.7", "10.9.8.8"
@@ -108,8 +109,7 @@ class Machine:
     def model(self, key: str = "") -> int:
         """The status of a request for the model."""
         with self._connection(self._proxy.port) as plain:
-            plain.sendall(f"CONNECT chatgpt.com:443 HTTP/1.1\r\nHost: x\r\n{self._password}\r\n".encode())
-            if b" 200 " not in (said := plain.recv(4096)):
+            if b" 200 " not in (said := tunnels.asked(plain, "chatgpt.com:443", self._password)):
                 return _status(said)
             trust = ssl.create_default_context(cafile=str(self._proxy.ca_file))
             with trust.wrap_socket(plain, server_hostname="chatgpt.com") as tunnel:

@@ -19,6 +19,7 @@ from typing import Any
 
 from codexpool.standin import StandIn
 from tests.client.namespace import enter
+from tests.e2e import tunnels
 from tests.e2e.addressed import Here, connect, connects, socks
 from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable, free
@@ -230,8 +231,7 @@ def members(standin: StandIn, folder: Path) -> dict[str, Any]:
         status = machine.model(key_of("ann"))
         context = ssl.create_default_context(cafile=str(stranger.ca_file))
         with socket.create_connection((FIRST, proxy.port), 10, (FIRST, 0)) as plain:
-            plain.sendall(f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            after = plain.recv(4096).split(b" ")[1].decode()
+            after = tunnels.asked(plain, f"{NAME}:443").split(b" ")[1].decode()
             with context.wrap_socket(plain, server_hostname=NAME) as tunnel:
                 own = tunnel.getpeercert(binary_form=True) == stranger.certificate
     return {"a stranger": before, "a turn": status, "a member": after, "its own": own}

@@ -68,7 +68,7 @@ OURS = [
     ("codexpool.proxy.answers", "label"),
     ("codexpool.proxy.attempts", "attempts"),
     ("codexpool.proxy.judge", "classify"),
-    ("codexpool.proxy.judge", "error_of"),
+    ("codexpool.proxy.judge", "error_in"),
     ("codexpool.upkeep.keeper", "Keeper.bearer"),
     ("codexpool.upkeep.keeper", "Keeper.served"),
     ("codexpool.upkeep.vault", "Custody.look_after"),

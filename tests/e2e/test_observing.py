@@ -22,6 +22,7 @@ from mitmproxy.io import FlowReader
 from websockets.asyncio.client import connect
 
 from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, StandIn, Token
+from tests.e2e import tunnels
 from tests.e2e.conftest import Make
 from tests.e2e.logins import TOKEN_ENDPOINT, auth_entry, login_of, owner
 from tests.e2e.test_secrets import LOUDEST, traces
@@ -90,8 +91,7 @@ def raw(start: str, head: list[tuple[str, str]], body: bytes) -> bytes:
 def exchanged(port: int, trust: ssl.SSLContext, request: bytes, host: str = "chatgpt.com") -> bytes:
     """Send these bytes on a tunnel; all that comes back until the other side closes."""
     with socket.create_connection(("127.0.0.1", port), 15) as plain:
-        plain.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\n\r\n".encode())
-        assert b" 200 " in plain.recv(4096)
+        assert b" 200 " in tunnels.asked(plain, f"{host}:443")
         with trust.wrap_socket(plain, server_hostname=host) as tunnel:
             tunnel.sendall(request)
             came = b""

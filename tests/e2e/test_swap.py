@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from codexpool.standin import DISCOVERY, RESPONSES, Answer, Token
+from tests.e2e import tunnels
 from tests.e2e.world import (
     BACKEND,
     MODEL,
@@ -334,8 +335,7 @@ def test_a_client_that_offers_http2_is_given_http1_by_default(world: World) -> N
     trust = world.proxy.trust
     trust.set_alpn_protocols(["h2", "http/1.1"])
     with socket.create_connection(("127.0.0.1", world.proxy.port), 15) as plain:
-        plain.sendall(b"CONNECT chatgpt.com:443 HTTP/1.1\r\nhost: chatgpt.com:443\r\n\r\n")
-        assert b" 200 " in plain.recv(4096)
+        assert b" 200 " in tunnels.asked(plain, "chatgpt.com:443")
         with trust.wrap_socket(plain, server_hostname="chatgpt.com") as tunnel:
             assert tunnel.selected_alpn_protocol() == "http/1.1"
 

@@ -20,6 +20,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from codexpool.standin import HOSTS, RESPONSES, Answer, Seen, StandIn, Token
+from tests.e2e import tunnels
 from tests.running import CLIENT, ROOT, Proxy, pool_toml, until
 
 DOOR = Path(__file__).with_name("door.py")
@@ -229,8 +230,7 @@ def served_by(answer: httpx.Response | list[dict[str, Any]]) -> str:
 def raw_exchange(world: World, request: bytes, host: str = "chatgpt.com") -> tuple[int, bytes]:
     """Send these very bytes on a tunnel to ``host``; status and all that came back."""
     with socket.create_connection(("127.0.0.1", world.proxy.port), 15) as plain:
-        plain.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\n\r\n".encode())
-        assert b" 200 " in plain.recv(4096)
+        assert b" 200 " in tunnels.asked(plain, f"{host}:443")
         with world.proxy.trust.wrap_socket(plain, server_hostname=host) as tunnel:
             tunnel.sendall(request)
             parser = h11.Connection(h11.CLIENT)

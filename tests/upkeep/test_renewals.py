@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from codexpool.common.tasks import Tasks
-from codexpool.credentials import Credential, Renewal
+from codexpool.credentials import Renewal, command
+from codexpool.credentials.command import Command, CommandLine
 from codexpool.pool.identity import Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
@@ -16,33 +20,25 @@ from tests.pool.pools import NOW, pool_of, refuse, unverified, vouch
 TOKEN = Bearer.of("at-test-login")
 
 
-class Printing:
-    """A command that prints the same token each time."""
-
-    kind = Kind.COMMAND
+class Printing(Command):
+    """A command that notes what it is run for."""
 
     def __init__(self) -> None:
+        super().__init__(CommandLine(("print-token",), Path()))
         self.asked: list[bool] = []
-
-    def bearer(self) -> Bearer:
-        return TOKEN
 
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         self.asked.append(refused)
-        await asyncio.sleep(0)
-        return None if refused else Renewal(TOKEN, issued=False)
-
-    def due_at(self) -> float | None:
-        return None
-
-    def is_over(self, at: float) -> bool:
-        return False
-
-    def after(self, before: Credential | None) -> Credential:
-        return self
+        return await super().renewed(stale, refused)
 
 
-async def test_a_refusal_in_the_moment_a_renewal_ends_has_another_one_begin() -> None:
+async def the_same_token(*_: object) -> str:
+    await asyncio.sleep(0)
+    return TOKEN.token
+
+
+async def test_a_refusal_in_the_moment_a_renewal_ends_has_another_one_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "output", the_same_token)
     # given a login whose time has come, so that it is renewed without having been refused
     pool = pool_of(unverified("login", TOKEN.token, kind=Kind.COMMAND))
     vouch(pool, "login", NOW - 1)
