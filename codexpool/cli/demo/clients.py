@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import httpx
 
 from codexpool.cli.demo.stage import Stage, StageError
-from codexpool.standin import RESPONSES
+from codexpool.protocol.endpoints import RESPONSES
 
 TURN: Final = 30.0
 """Seconds a turn may take."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.demo.compare import Row
 from codexpool.redaction.logs import redacted
 from codexpool.tokens.bearer import fingerprint
-from codexpool.views.header_table import Sign
+from codexpool.views.header_table import Sign, joined, sign_of
 
 WIDTH: Final = 120
 """Columns where the output is no terminal and nobody says how wide a line may be."""
@@ -34,6 +33,19 @@ PLACES: Final = ("the client sent", "the proxy's flow shows", "the backend got")
 NOTHING: Final = "(nothing)"
 
 LEGEND: Final = "~ replaced   + added   - removed   = kept as the client sent it"
+
+
+Headers = Sequence[tuple[str, str]]
+
+
+class Row(NamedTuple):
+    """One header in three places; None where it is not there."""
+
+    sign: Sign
+    name: str
+    client: str | None
+    flow: str | None
+    upstream: str | None
 
 
 class Screen:
@@ -155,6 +167,18 @@ class Screen:
 
     def _line(self, text: str, style: str) -> None:
         self._output.print(Text(self.safe(text), style), soft_wrap=True)
+
+
+def compared(client: Headers, flow: Headers, upstream: Headers) -> list[Row]:
+    """One row for each header that the client or the backend saw, what was changed first.
+
+    Names are compared without case and shown in lower case; of a repeated one the values are joined, so that a
+    second one cannot hide.
+    """
+    sent, shown, received = joined(client), joined(flow), joined(upstream)
+    names = list(sent) + [name for name in received if name not in sent]
+    rows = [Row(sign_of(sent.get(n), received.get(n)), n, sent.get(n), shown.get(n), received.get(n)) for n in names]
+    return sorted(rows, key=lambda row: list(Sign).index(row.sign))
 
 
 def described(token: str) -> str:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from codexpool.cli.demo.compare import Headers
+from codexpool.cli.demo.backend import Seen, StandIn, Token
+from codexpool.cli.demo.screen import Headers
 from codexpool.cli.entry import entry, tool
 from codexpool.cli.processes import Children, Signals
-from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn, Token
+from codexpool.protocol.endpoints import RESPONSES, WHOAMI_PATH
 
 WITNESS: Final = Path(__file__).with_name("witness.py")
 """A script for mitmproxy; importing it here would import all of mitmproxy."""
@@ -63,7 +64,7 @@ class Stage:
     def __init__(self, signals: Signals) -> None:
         self.work = _token("work")
         self.spare = _token("spare", routing_override="us")  # its workspace is served in one region only
-        self.own = _token("client", plan="plus")
+        self.own = _token("client", own=True)
         self.port = 0
         self._signals = signals
         self._stack = ExitStack()
@@ -87,7 +88,7 @@ class Stage:
         with self._signals.held():
             temporary = tempfile.TemporaryDirectory(prefix="codexpool-demo-", ignore_cleanup_errors=True)
             self.folder = Path(self._stack.enter_context(temporary))
-            standin = StandIn([self.work, self.spare], clients=[self.own], folder=self.folder, deltas=5)
+            standin = StandIn([self.work, self.spare, self.own], self.folder)
             self.standin = self._stack.enter_context(standin)
             self.children = self._stack.enter_context(Children(self._signals))
         self._start_proxy()
@@ -121,16 +122,16 @@ class Stage:
     # -- what happened
 
     def attempts(self) -> list[Seen]:
-        """The requests for the model that reached the backend. Messages on an open WebSocket are none of these."""
-        return [seen for seen in self.standin.requests(RESPONSES) if seen.transport != "message"]
+        """Return the turns that reached the backend; over WebSocket, the handshakes."""
+        return self.standin.requests(RESPONSES)
 
     def refused(self) -> list[Seen]:
         """The requests that the backend refused because of their token."""
-        return [seen for seen in list(self.standin.seen) if seen.status == 401 and seen.path != WHOAMI]
+        return [seen for seen in list(self.standin.seen) if seen.status == 401 and seen.path != WHOAMI_PATH]
 
     def whoami(self, token: Token) -> list[Seen]:
         """The times somebody asked whose token this is, with the answers."""
-        return self.standin.requests(WHOAMI, token.name)
+        return self.standin.requests(WHOAMI_PATH, token.name)
 
     def notes(self) -> list[Noted]:
         """What the witness saw, in the order in which the client sent it."""
@@ -203,4 +204,4 @@ class Stage:
 
 def _token(name: str, **more: Any) -> Token:
     """A made-up personal access token, as long as one that looks real."""
-    return Token(f"at-demo-{secrets.token_urlsafe(27)}", f"acc-{name}", f"user-{name}", name=name, **more)
+    return Token(f"at-demo-{secrets.token_urlsafe(27)}", name, **more)

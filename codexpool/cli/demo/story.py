@@ -5,12 +5,11 @@ from __future__ import annotations
 import tomllib
 from typing import Any, Final
 
+from codexpool.cli.demo.backend import Seen, Token
 from codexpool.cli.demo.clients import Client, Turn
-from codexpool.cli.demo.compare import compared
-from codexpool.cli.demo.screen import Screen, described
+from codexpool.cli.demo.screen import Screen, compared, described
 from codexpool.cli.demo.stage import Stage, StageError
 from codexpool.protocol import endpoints
-from codexpool.standin import Seen, Token
 from codexpool.tokens.bearer import fingerprint
 
 SETTLED: Final = 5.0
@@ -181,4 +180,4 @@ def _answered(turn: Turn, token: Token, word: str) -> bool:
 
 
 def _kind(seen: Seen) -> str:
-    return "WebSocket" if seen.transport == "websocket" else seen.method
+    return "WebSocket" if seen.is_websocket else seen.method
