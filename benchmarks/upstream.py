@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin.certificates import Authority
-from codexpool.standin.connections import Http1, Socket
+from tests.standin.certificates import Authority
+from tests.standin.connections import Http1, Socket
 
 EVENT = b"data: " + b"x" * 192 + b"\n\n"
 DEAD = "dead"

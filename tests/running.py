@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
-from codexpool.standin import StandIn, Token
 from codexpool.tokens.member_key import hashed
+from tests.standin import StandIn, Token
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -30,7 +30,6 @@ LAYERS = (
     "views",
     "local",
     "upkeep",
-    "standin",
     "recording",
     "web",
     "proxy",
@@ -43,7 +42,6 @@ LAYERS = (
 ONLY_FROM = {
     "doctor": {"cli"},
     "recording": {"cli", "proxy"},
-    "standin": {"cli", "recording"},
     "proxy": {"addon", "cli"},
     "addon": set[str](),
 }

@@ -10,7 +10,7 @@ from codexpool.protocol.errors import code_and_message
 from codexpool.protocol.routes import path_policy
 from codexpool.recording.player import Answered, Headers, Player, PlayError, Socket, kinds_of
 from codexpool.recording.script import DROPPED, Part, fitted
-from codexpool.standin import Seen, StandIn
+from tests.standin import Seen, StandIn
 
 POOLED: Final = frozenset(name.decode() for name in headers.HEADERS)
 """Headers that are the pool's to set and to remove."""

@@ -14,8 +14,8 @@ from codexpool.protocol import frames
 from codexpool.protocol.endpoints import HOST
 from codexpool.recording.player import Headers, Sent
 from codexpool.recording.taking import NOTE
-from codexpool.standin import COMPACT, HOSTS, RESPONSES
-from codexpool.standin.paths import AUTH_HOST, MCP
+from tests.standin import COMPACT, HOSTS, RESPONSES
+from tests.standin.paths import AUTH_HOST, MCP
 
 DROPPED: Final = frozenset(
     {"transfer-encoding", "content-length", "connection", "keep-alive", "proxy-connection", "te", "expect", "trailer"}

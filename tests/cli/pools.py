@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from codexpool.cli import common
 from codexpool.cli.main import main
 from codexpool.credentials.route import Route
-from codexpool.standin import StandIn, Token
+from tests.standin import StandIn, Token
 
 
 class Pool:

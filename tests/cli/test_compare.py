@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.cli.demo.compare import Row, compared
+from codexpool.cli.demo.screen import Row, compared
 from codexpool.views.header_table import Sign
 
 names = st.sampled_from(["Authorization", "authorization", "ChatGPT-Account-ID", "user-agent", "x-a", "X-A", "x-b"])

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from codexpool.cli import main
 from codexpool.cli.demo import stage, story
 from codexpool.cli.demo.clients import signs_of_trouble
-from codexpool.standin import StandIn
 from tests.cli.running import World
 from tests.running import ROOT, until
+from tests.standin import StandIn
 
 STEPS = (
     "A pool of two personal access tokens",

@@ -17,7 +17,7 @@ from codexpool.cli import running_proxy, shells
 from codexpool.cli.commands.env import env, leads_past, without_detours
 from codexpool.local import running_proxies
 from codexpool.local.ca_files import CERTIFICATE, KEY
-from codexpool.standin.certificates import Authority
+from tests.standin.certificates import Authority
 
 MEMBER = "at-pool-0123456789abcdef0123456789abcdef"
 TEAM = "http://team:8080"

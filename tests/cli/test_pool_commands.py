@@ -16,11 +16,11 @@ import pytest
 from codexpool.cli.common import the_state
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
 from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat
+from tests.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
 
 DAY = 86_400.0
 

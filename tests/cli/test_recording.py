@@ -15,10 +15,10 @@ from mitmproxy import http
 from codexpool.cli import main
 from codexpool.recording import files
 from codexpool.recording.cleaning import Cleaner
-from codexpool.standin import RESPONSES
 from tests.cli.running import World
 from tests.recording.flows import a_flow, a_socket
 from tests.running import pat, pool_toml, until
+from tests.standin import RESPONSES
 
 TOKEN = "at-0123456789abcdefABCDEFghij"
 POOLED = pat("alice-private")

@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from codexpool.cli.demo.compare import Row
-from codexpool.cli.demo.screen import WIDE, Screen
+from codexpool.cli.demo.screen import WIDE, Row, Screen
 from codexpool.views.header_table import Sign
 
 TOKEN = "at-test-screen-0123456789abcdef"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
 from tests.running import CLIENT, Codex, Proxy, pool_toml
+from tests.standin import RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
 
 
 class World:

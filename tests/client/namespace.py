@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from codexpool.standin import HOSTS, RESPONSES, StandIn
 from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble
+from tests.standin import HOSTS, RESPONSES, StandIn
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
 from tests.e2e.logins import owner
 from tests.running import CLIENT, ROOT, codex, pat, trouble, until
+from tests.standin import RESPONSES, StandIn
 
 CODEXPOOL = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')")
 

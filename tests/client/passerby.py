@@ -13,12 +13,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from codexpool.standin import StandIn
 from tests.client.namespace import enter
 from tests.client.newcomer import CODEXPOOL, Newcomer, says
 from tests.client.teammate import Teammate
 from tests.e2e.strangers import ADDRESS, NAME, Stranger
 from tests.running import CLIENT, pat, trouble, until
+from tests.standin import StandIn
 
 OPTIONS = ("-p", "8080", "--mode", "regular@8080", "--mode", "socks5@8081")
 

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
 from tests.client.newcomer import CODEXPOOL, Newcomer
 from tests.running import ROOT, codex, pat, until
+from tests.standin import RESPONSES, StandIn
 
 SIOCSIFADDR = 0x8916
 ADDRESS = "10.9.8.7"

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from codexpool.standin import RESPONSES, Answer, Seen, Token
 from tests.client.conftest import Make, World
 from tests.running import answered, pat, trouble, until
+from tests.standin import RESPONSES, Answer, Seen, Token
 
 pytestmark = pytest.mark.real_client
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from codexpool.protocol.member_keys import SHOWN
-from codexpool.standin import RESPONSES, WHOAMI, Seen, StandIn
-from codexpool.standin.paths import LENT, SWAPPED
 from tests.client.conftest import World
 from tests.client.screen import Screen, tmux
 from tests.running import Codex, Proxy, answered, codex, key_of, member, pat, pool_toml, trouble
+from tests.standin import RESPONSES, WHOAMI, Seen, StandIn
+from tests.standin.paths import LENT, SWAPPED
 
 pytestmark = pytest.mark.real_client
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from codexpool.standin import DISCOVERY, WHOAMI, Answer, Token, error_body
 from tests.client.conftest import Make
 from tests.running import answered, pat, trouble
+from tests.standin import DISCOVERY, WHOAMI, Answer, Token, error_body
 
 pytestmark = pytest.mark.real_client
 

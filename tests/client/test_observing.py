@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import RESPONSES, StandIn
 from tests.running import CLIENT, Codex, Proxy, answered, pat, pool_toml
+from tests.standin import RESPONSES, StandIn
 
 pytestmark = pytest.mark.real_client
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, WHOAMI, Answer, Token
 from tests.client.conftest import Make
 from tests.client.logins import oauth_login
 from tests.running import CLIENT, answered, pat, trouble, until
+from tests.standin import CLOUDFLARE_PAGE, RESPONSES, WHOAMI, Answer, Token
 
 pytestmark = pytest.mark.real_client
 

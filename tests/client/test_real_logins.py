@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import RESPONSES, Answer, StandIn, Token
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, Login, auth_entry, login_of, owner, write_private
 from tests.running import CLIENT, Codex, Proxy, answered, pat, pool_toml
+from tests.standin import RESPONSES, Answer, StandIn, Token
 
 pytestmark = pytest.mark.real_client
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from codexpool.standin import RESPONSES, Answer
 from tests.client.conftest import Make, World
 from tests.running import answered, pat, trouble
+from tests.standin import RESPONSES, Answer
 
 pytestmark = pytest.mark.real_client
 

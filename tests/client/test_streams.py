@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from codexpool.standin import RESPONSES, Answer
 from tests.client.conftest import Make
 from tests.running import answered, pat, trouble
+from tests.standin import RESPONSES, Answer
 
 pytestmark = pytest.mark.real_client
 

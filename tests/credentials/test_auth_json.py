@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from codexpool.common.private_files import UnusableError
 from codexpool.credentials.auth_json import MODES, Login, parse, renewed, text_of
-from codexpool.standin.logins import access_token, auth_json, make_jwt
-from codexpool.standin.tokens import Token
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import AUTH, claims_of
+from tests.standin.logins import access_token, auth_json, make_jwt
+from tests.standin.tokens import Token
 
 PAT = "at-test-0123456789abcdef"
 OWNER = Token("", "acc-one", "user-one", plan="team", fedramp=True)

@@ -22,11 +22,11 @@ from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
 from codexpool.protocol.discovery import NotListedError
 from codexpool.protocol.endpoints import CHATGPT
-from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
-from codexpool.standin.authapi import whoami as whoami_document
-from codexpool.standin.endpoints import discovery
 from codexpool.tokens.bearer import Bearer
 from tests.running import pat
+from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, WHOAMI, Answer, StandIn, Token, error_body
+from tests.standin.authapi import whoami as whoami_document
+from tests.standin.endpoints import discovery
 
 CLOUDFLARE_JSON = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
 MITIGATED = {"cf-mitigated": "challenge"}

@@ -24,11 +24,11 @@ from codexpool.credentials.auth_json import Login, parse
 from codexpool.credentials.oauth import EARLY, JITTER, OAuth
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.standin import CLOUDFLARE_PAGE, Answer, StandIn, error_body
 from tests.config.conftest import needs_a_plain_user
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner
 from tests.e2e.logins import Login as File
 from tests.running import ROOT, until
+from tests.standin import CLOUDFLARE_PAGE, Answer, StandIn, error_body
 
 
 @pytest.fixture

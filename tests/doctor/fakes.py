@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from codexpool.doctor.environment import ClientEnvironment
-from codexpool.standin.certificates import Authority
 from tests.cli.fakeproxy import Answer
+from tests.standin.certificates import Authority
 
 KEY = "at-pool-TESTtestTESTtestTESTtestTESTtestTESTtest_-0"
 """A member key that no test may print."""

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
 from tests.e2e import tunnels
 from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable
 from tests.running import CLIENT, ROOT, member, pat, pool_toml
+from tests.standin import RESPONSES, StandIn
 
 OTHER = "10.9.8.9"
 """Where somebody else listens on port 443."""

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from mitmproxy import version
 
-from codexpool.standin import Token
 from tests.e2e.world import World, a_world
 from tests.running import pat
+from tests.standin import Token
 
 Make = Callable[..., World]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import StandIn, Token
 from tests.e2e.world import E2EProxy, World
 from tests.running import CLIENT, pool_toml
+from tests.standin import StandIn, Token
 
 DAY = 86_400.0
 TOKEN_ENDPOINT = "/oauth/token"

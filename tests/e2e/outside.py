@@ -16,10 +16,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import RESPONSES, StandIn
 from tests.client.namespace import enter
 from tests.e2e import tunnels
 from tests.running import CLIENT, Proxy, key_of, member, pat, pool_toml, until
+from tests.standin import RESPONSES, StandIn
 
 HERE, FIRST, SECOND = "127.0.0.1", "10.9.8.7", "10.9.8.8"
 MEMBERS = '[pool]\naccess = "members"\n'

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codexpool.standin import StandIn
 from tests.client.namespace import enter
 from tests.e2e import tunnels
 from tests.e2e.addressed import Here, connect, connects, socks
@@ -25,6 +24,7 @@ from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable, free
 from tests.e2e.strangers import ADDRESS, GREETING, NAME, Stranger
 from tests.running import CLIENT, Proxy, key_of, member, pat, pool_toml, until
+from tests.standin import StandIn
 
 Way = Callable[[Any, int], socket.socket]
 

@@ -15,7 +15,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-from codexpool.standin.certificates import Authority
+from tests.standin.certificates import Authority
 
 NAME = "elsewhere.test"
 ADDRESS = "127.0.0.2"

@@ -8,11 +8,11 @@ import pytest
 from mitmproxy import http
 from mitmproxy.io import FlowReader
 
-from codexpool.standin import DISCOVERY, RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.test_secrets import forms
 from tests.e2e.world import BACKEND, FAILED_CLOSED, World, served_by, socket_turn
 from tests.running import key_of, member, pat, until
+from tests.standin import DISCOVERY, RESPONSES, Answer
 
 GETS = {"requestheaders": 503, "request": 503, "responseheaders": 200, "response": 503, "error": 200}
 """What a client gets whose first identity is refused while such a script raises, by the hook that it raises in."""

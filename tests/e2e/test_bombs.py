@@ -10,11 +10,11 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import BACKEND, MODEL, World, served_by
 from tests.protocol.codings import COMPRESSED, MB, bomb
 from tests.running import key_of, member, pat
+from tests.standin import RESPONSES, Answer
 
 MEMORY = 64 * MB
 STANDS = 0.25

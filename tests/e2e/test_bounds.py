@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, a_world, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import RESPONSES, Answer
 
 REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}
 MIB = 1 << 20

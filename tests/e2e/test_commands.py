@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from codexpool.standin import RESPONSES, StandIn, Token
 from tests.e2e.logins import write_private
 from tests.e2e.world import E2EProxy, World, served_by
 from tests.running import CLIENT, pat, pool_toml, until
+from tests.standin import RESPONSES, StandIn, Token
 
 FIRST, SECOND = "corp-token-first-0123456789abcdef", "corp-token-second-0123456789abcdef"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, World, served_by
 from tests.running import pat, pool_toml, until
+from tests.standin import RESPONSES, Answer
 
 SOON = 2.0
 """Seconds within which a change is in force (a busy machine is given twice as many)."""

@@ -20,10 +20,10 @@ import pytest
 from mitmproxy import http
 from mitmproxy.io import FlowReader
 
-from codexpool.standin import RESPONSES, WHOAMI, Answer
 from tests.e2e.conftest import OLD, Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, USAGE, World, copied_entry, served_by, socket_turn
 from tests.running import CLIENT, ROOT, pat, until
+from tests.standin import RESPONSES, WHOAMI, Answer
 
 
 def test_it_works_from_another_folder_by_path(make: Make, tmp_path: Path) -> None:

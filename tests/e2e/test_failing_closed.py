@@ -9,10 +9,10 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from codexpool.standin import DISCOVERY, RESPONSES, Answer
 from tests.e2e.door import SECRET
 from tests.e2e.world import BACKEND, FAILED_CLOSED, USAGE, World, a_world, served_by, socket_turn
 from tests.running import CLIENT, pat
+from tests.standin import DISCOVERY, RESPONSES, Answer
 
 REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}
 

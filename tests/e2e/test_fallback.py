@@ -6,11 +6,11 @@ import signal
 import threading
 from pathlib import Path
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.test_secrets import everybody, recording, traces, wait_for_an_answer
 from tests.e2e.world import FAILED_CLOSED, copied_entry, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import RESPONSES, Answer
 
 
 async def test_without_resending_a_death_costs_one_retry_and_no_secret(make: Make, tmp_path: Path) -> None:

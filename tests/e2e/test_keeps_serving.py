@@ -21,10 +21,10 @@ import zstandard
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from codexpool.standin import CLOUDFLARE_PAGE, RESPONSES, Answer, Seen, Token
 from tests.e2e.conftest import Make
 from tests.e2e.world import BACKEND, MODEL, World, a_world, copied_entry, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import CLOUDFLARE_PAGE, RESPONSES, Answer, Seen, Token
 
 HOUR = 3600
 IMAGES = "/backend-api/codex/images/generations"

@@ -16,11 +16,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from codexpool.local import running_proxies
-from codexpool.standin import RESPONSES, WHOAMI, Answer
 from codexpool.web.health import LEAVES
 from tests.e2e.conftest import Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import RESPONSES, WHOAMI, Answer
 
 DONE = "response.output_item.done"
 TURN = {"model": "m", "input": "hello"}

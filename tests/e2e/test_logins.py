@@ -11,11 +11,11 @@ import pytest
 
 from codexpool.config import editing
 from codexpool.config.tables import with_key, without_key
-from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, Answer, error_body
-from codexpool.standin.endpoints import discovery
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, LoginWorld, a_login_world, auth_entry, login_of, owner
 from tests.e2e.world import MODEL, E2EProxy, World, served_by
 from tests.running import pat, pool_toml, until
+from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, Answer, error_body
+from tests.standin.endpoints import discovery
 
 EXPIRED = -60.0
 REFUSED = error_body("token_expired", "Your authentication token has expired.")

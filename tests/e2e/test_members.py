@@ -12,9 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from codexpool.standin import Answer
 from tests.e2e.world import BACKEND, MODEL, USAGE, World, a_world, raw_exchange, served_by, socket_turn
 from tests.running import key_of, member, pat, until
+from tests.standin import Answer
 
 WHOAMI = "https://auth.openai.com/api/accounts/v1/user-auth-credential/whoami"
 CHECK = f"{BACKEND}/backend-api/wham/accounts/check"

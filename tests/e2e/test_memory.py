@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, USAGE
 from tests.running import pat, until
+from tests.standin import RESPONSES, Answer
 
 MB = 1 << 20
 

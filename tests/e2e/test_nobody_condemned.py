@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, error_body
-from codexpool.standin.endpoints import discovery
 from tests.e2e.conftest import Make
 from tests.e2e.logins import DAY, TOKEN_ENDPOINT, a_login_world, owner
 from tests.e2e.world import World, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, error_body
+from tests.standin.endpoints import discovery
 
 CLOUDFLARE = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
 MITIGATED = {"cf-mitigated": "challenge"}

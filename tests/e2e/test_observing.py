@@ -21,13 +21,13 @@ from mitmproxy import http
 from mitmproxy.io import FlowReader
 from websockets.asyncio.client import connect
 
-from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, StandIn, Token
 from tests.e2e import tunnels
 from tests.e2e.conftest import Make
 from tests.e2e.logins import TOKEN_ENDPOINT, auth_entry, login_of, owner
 from tests.e2e.test_secrets import LOUDEST, traces
 from tests.e2e.world import MODEL, USAGE, E2EProxy, World, a_world, copied_entry, own_headers, served_by, socket_turn
 from tests.running import CLIENT, pat, pool_toml, until
+from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, StandIn, Token
 
 OBSERVE = ("--set", "codexpool_observe=true")
 REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from codexpool.config import editing
 from codexpool.config.tables import with_key, without_identity, without_key
-from codexpool.standin import Answer
 from codexpool.tokens.bearer import fingerprint
 from tests.e2e.conftest import Make
 from tests.e2e.logins import write_private
 from tests.e2e.world import World, served_by
 from tests.running import pat, pool_toml, until
+from tests.standin import Answer
 
 
 def serving(world: World, prefix: str, number: int = 6) -> set[str]:

@@ -19,12 +19,12 @@ from mitmproxy import http
 from codexpool.cli import main
 from codexpool.cli.demo import stage
 from codexpool.recording import files
-from codexpool.standin import RESPONSES, Answer, StandIn
 from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import USAGE, World, copied_entry, served_by, socket_turn
 from tests.recording.flows import is_in, readable
 from tests.running import CLIENT, ROOT, Codex, answered, pat, pool_toml, until
+from tests.standin import RESPONSES, Answer, StandIn
 
 COOKIE = "Zq7rTk2LmVb94XwPcN"
 EMAIL = "alice@corp.example"

@@ -13,10 +13,10 @@ from itertools import count
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from codexpool.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, Token
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, World, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, Token
 
 NO_MATCHING_RULE = {"error": {"code": "no_matching_rule", "message": "no rule for this endpoint", "type": "auth"}}
 REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}

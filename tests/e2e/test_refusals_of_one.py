@@ -15,10 +15,10 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from codexpool.standin import RESPONSES, Answer, Token
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, World, served_by, socket_turn
 from tests.running import pat, until
+from tests.standin import RESPONSES, Answer, Token
 
 DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
 NO_MATCHING_RULE = {"error": {"code": "no_matching_rule", "message": "no rule lets this token in"}}

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx
 
-from codexpool.standin import DISCOVERY, RESPONSES, WHOAMI, Answer, Token
 from tests.e2e.conftest import Make
 from tests.e2e.world import BACKEND, MODEL, World, served_by, socket_turn
 from tests.running import CLIENT, pat, until
+from tests.standin import DISCOVERY, RESPONSES, WHOAMI, Answer, Token
 
 ATTESTATION = "at-test-attestation-of-the-client-0123456789"
 

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from mitmproxy import io as flow_io
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.test_secrets import forms
 from tests.e2e.world import USAGE, World, served_by, socket_turn
 from tests.running import CLIENT, pat, until
+from tests.standin import RESPONSES, Answer
 
 SITE = "http://codex.pool"
 PLANTED = {

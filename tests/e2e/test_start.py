@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 
 from codexpool.pool.patience import PATIENCE
-from codexpool.standin import DISCOVERY, WHOAMI, Answer, StandIn, Token
 from tests.e2e.conftest import OLD, Make
 from tests.e2e.world import MODEL, E2EProxy, served_by
 from tests.running import CLIENT, pat, pool_toml
+from tests.standin import DISCOVERY, WHOAMI, Answer, StandIn, Token
 
 MISSPELT = """[[identity]]
 name = "work"

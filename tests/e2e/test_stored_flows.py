@@ -9,10 +9,10 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.io import FlowReader
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import USAGE, served_by, socket_turn
 from tests.running import pat
+from tests.standin import RESPONSES, Answer
 
 
 def states(path: Path) -> list[dict[str, Any]]:

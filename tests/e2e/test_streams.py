@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 import httpx
 import pytest
 
-from codexpool.standin import RESPONSES, Answer
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, served_by
 from tests.running import pat
+from tests.standin import RESPONSES, Answer
 
 CODINGS = pytest.mark.parametrize("coding", ["", "zstd", "gzip", "br", "deflate"])
 """Of the backend, which compresses though nobody has asked for that."""

@@ -15,7 +15,6 @@ import httpx
 import pytest
 import zstandard
 
-from codexpool.standin import DISCOVERY, RESPONSES, Answer, Token
 from tests.e2e import tunnels
 from tests.e2e.world import (
     BACKEND,
@@ -28,6 +27,7 @@ from tests.e2e.world import (
     socket_turn,
 )
 from tests.running import CLIENT, pat
+from tests.standin import DISCOVERY, RESPONSES, Answer, Token
 
 GOV = "https://gov.chatgpt.com"
 

@@ -19,9 +19,9 @@ import h11
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from codexpool.standin import HOSTS, RESPONSES, Answer, Seen, StandIn, Token
 from tests.e2e import tunnels
 from tests.running import CLIENT, ROOT, Proxy, pool_toml, until
+from tests.standin import HOSTS, RESPONSES, Answer, Seen, StandIn, Token
 
 DOOR = Path(__file__).with_name("door.py")
 OTHERS = Path(__file__).with_name("others.py")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codexpool.protocol import frames
 from codexpool.protocol.stream_events import MOST, Beginning
-from codexpool.standin.answers import generation
+from tests.standin.answers import generation
 
 CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
 PROGRESS = {"type": "response.in_progress", "response": {"id": "resp_1"}}

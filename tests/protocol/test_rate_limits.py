@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codexpool.protocol import rate_limits
 from codexpool.protocol.rate_limits import Gauge
-from codexpool.standin.limits import usage_limit_body
+from tests.standin.limits import usage_limit_body
 
 NOW = 1_800_000_000.0
 HEADERS = {

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from codexpool.standin.logins import make_jwt
 from tests.recording.flows import a_flow, a_socket
+from tests.standin.logins import make_jwt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SIGNS = LETTERS + "0123456789"

@@ -14,8 +14,8 @@ from codexpool.recording.player import Player, PlayError, Sent
 from codexpool.recording.replay import Played, Replay
 from codexpool.recording.script import Part, parts
 from codexpool.recording.taking import taken
-from codexpool.standin import RESPONSES, Answer, StandIn, Token
 from tests.recording.flows import a_flow, a_socket
+from tests.standin import RESPONSES, Answer, StandIn, Token
 
 CLIENT = Token("at-test-client-0123456789abcdef", "acc-client", "user-client", name="client")
 AUTH = [("authorization", "Bearer standin-credential-1"), ("chatgpt-account-id", "acc-standin-1")]

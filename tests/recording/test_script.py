@@ -10,9 +10,9 @@ from mitmproxy import http
 
 from codexpool.recording.script import HELLO, TURN, Part, fitted, parts
 from codexpool.recording.taking import taken
-from codexpool.standin import RESPONSES
-from codexpool.standin.paths import MCP
 from tests.recording.flows import a_flow, a_socket
+from tests.standin import RESPONSES
+from tests.standin.paths import MCP
 
 TOKEN, ACCOUNT = "at-of-the-replay", "acc-of-the-replay"
 

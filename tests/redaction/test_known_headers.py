@@ -15,9 +15,9 @@ from codexpool.protocol.headers import CLIENT_SECRETS, HEADERS
 from codexpool.protocol.rate_limits import ACTIVE
 from codexpool.redaction.known_headers import KNOWN, Value, known
 from codexpool.redaction.telling_names import telling
-from codexpool.standin import StandIn
-from codexpool.standin.tokens import FORBIDDEN, SINGLE
+from tests.standin import StandIn
 from tests.standin.clients import ask, client_token, http, say, spare, websocket, work
+from tests.standin.tokens import FORBIDDEN, SINGLE
 
 CODEX = os.environ.get("CODEXPOOL_CODEX") or shutil.which("codex")
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from codexpool.standin import RESPONSES, WHOAMI, Answer, error_body
 from tests.e2e.world import BACKEND
 from tests.soak.constants import (
     LOGINS,
@@ -22,6 +21,7 @@ from tests.soak.constants import (
 )
 from tests.soak.field import Field
 from tests.soak.world import World
+from tests.standin import RESPONSES, WHOAMI, Answer, error_body
 
 
 class Chaos:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import httpx
 
-from codexpool.standin import RESPONSES, WHOAMI, Answer, error_body
 from tests.e2e.world import BACKEND, own_headers
 from tests.running import ROOT
 from tests.soak.constants import SILENCE
 from tests.soak.world import World
+from tests.standin import RESPONSES, WHOAMI, Answer, error_body
 
 if TYPE_CHECKING:
     from tests.soak.chaos import Chaos

@@ -20,8 +20,6 @@ from pathlib import Path
 
 import httpx
 
-from codexpool.standin import RESPONSES, StandIn
-from codexpool.standin.limits import SHORT
 from tests.e2e.logins import DAY, auth_entry, login_of, owner
 from tests.e2e.world import E2EProxy
 from tests.running import CLIENT, pat, pool_toml
@@ -40,6 +38,8 @@ from tests.soak.constants import (
 from tests.soak.field import Refused
 from tests.soak.findings import Findings
 from tests.soak.world import World
+from tests.standin import RESPONSES, StandIn
+from tests.standin.limits import SHORT
 
 
 @contextlib.contextmanager

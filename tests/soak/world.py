@@ -8,7 +8,6 @@ import ssl
 import time
 from collections.abc import Mapping
 
-from codexpool.standin import StandIn, Token
 from tests.e2e.logins import Login
 from tests.e2e.world import E2EProxy
 from tests.soak.constants import (
@@ -17,6 +16,7 @@ from tests.soak.constants import (
     Event,
 )
 from tests.soak.findings import Findings
+from tests.standin import StandIn, Token
 
 
 class NoAnswerError(Exception):

@@ -10,7 +10,7 @@ import httpx
 import zstandard
 from websockets.sync.client import ClientConnection, connect
 
-from codexpool.standin import RESPONSES, StandIn, Token
+from tests.standin import RESPONSES, StandIn, Token
 
 WORK = "at-test-work-5d0f9c8b7a6e4d3c2b1a0f9e8d7c6b5a"
 SPARE = "at-test-spare-1a2b3c4d5e6f708192a3b4c5d6e7f809"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import StandIn
+from tests.standin import StandIn
 from tests.standin.clients import client_token, spare, work
 
 

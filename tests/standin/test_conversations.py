@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codexpool.standin import StandIn
+from tests.standin import StandIn
 from tests.standin.clients import answer_in, ask, events_in, http, post, prompt, say, spare, text_in, websocket, work
 
 EXEC = {"type": "additional_tools", "tools": [{"type": "namespace", "tools": [{"type": "custom", "name": "exec"}]}]}

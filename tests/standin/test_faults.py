@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from codexpool.standin import MODELS, RESPONSES, Answer, StandIn
+from tests.standin import MODELS, RESPONSES, Answer, StandIn
 from tests.standin.clients import answer_in, ask, dressed, events_in, http, prompt, say, text_in, websocket, work
 
 

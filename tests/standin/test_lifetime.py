@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from codexpool.standin import MODELS, RESPONSES, Answer, StandIn
+from tests.standin import MODELS, RESPONSES, Answer, StandIn
 from tests.standin.clients import WORK, ask, client_token, dressed, http, prompt, websocket, work
 
 
@@ -97,7 +97,7 @@ def test_a_port_that_is_taken_is_said_at_start(tmp_path: Path) -> None:
 def start_process(tmp_path: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps({"tokens": [asdict(work())], "clients": [asdict(client_token())]}))
-    command = [sys.executable, "-m", "codexpool.standin", "--tokens", str(file)]
+    command = [sys.executable, "-m", "tests.standin", "--tokens", str(file)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, json.loads(process.stdout.readline())

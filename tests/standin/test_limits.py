@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from codexpool.standin import COMPACT, DISCOVERY, MODELS, StandIn
+from tests.standin import COMPACT, DISCOVERY, MODELS, StandIn
 from tests.standin.clients import WORK, ask, dressed, http, post, prompt, say, spare, text_in, websocket, work
 
 SPARK = {"x-codex-routing-hint": "model=gpt-spark;tier=fast"}

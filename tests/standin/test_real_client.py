@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.standin import RESPONSES, StandIn, Token
+from tests.standin import RESPONSES, StandIn, Token
 
 CODEX = os.environ.get("CODEXPOOL_CODEX") or shutil.which("codex")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from codexpool.standin import COMPACT, DISCOVERY, MODELS, RESPONSES, WHOAMI, StandIn, Token
-from codexpool.standin.tokens import FORBIDDEN, SINGLE
+from tests.standin import COMPACT, DISCOVERY, MODELS, RESPONSES, WHOAMI, StandIn, Token
 from tests.standin.clients import CLIENT, WORK, answer_in, ask, client_token, dressed, http, prompt, spare, work
+from tests.standin.tokens import FORBIDDEN, SINGLE
 
 USAGE = "https://chatgpt.com/backend-api/wham/usage"
 SETTINGS = "https://chatgpt.com/backend-api/wham/settings/user"

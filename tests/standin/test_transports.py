@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from codexpool.standin import (
+from tests.standin import (
     CLOUDFLARE_PAGE,
     MODELS,
     RESPONSES,
@@ -23,7 +23,6 @@ from codexpool.standin import (
     error_body,
     usage_limit_body,
 )
-from codexpool.standin.logins import CLIENT_ID
 from tests.standin.clients import (
     WORK,
     answer_in,
@@ -39,6 +38,7 @@ from tests.standin.clients import (
     websocket,
     work,
 )
+from tests.standin.logins import CLIENT_ID
 
 BOTH = pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
 

@@ -40,14 +40,14 @@ from codexpool.protocol.errors import error_of
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.judge import Said
-from codexpool.standin import CLOUDFLARE_PAGE, error_body
-from codexpool.standin.endpoints import discovery
-from codexpool.standin.logins import access_token, auth_json
-from codexpool.standin.tokens import Token
 from codexpool.state import MemoryState
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper
+from tests.standin import CLOUDFLARE_PAGE, error_body
+from tests.standin.endpoints import discovery
+from tests.standin.logins import access_token, auth_json
+from tests.standin.tokens import Token
 from tests.timetravel import time_travel
 
 BEGIN = 1_800_000_000.0

@@ -17,12 +17,12 @@ import pytest
 from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Status
-from codexpool.standin.logins import access_token, auth_json
-from codexpool.standin.tokens import Token
 from codexpool.state import Record, SqliteState, State, open_state, read_state, record_name
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence, vault
 from codexpool.upkeep.persistence import Memory
+from tests.standin.logins import access_token, auth_json
+from tests.standin.tokens import Token
 from tests.upkeep.keepers import condemn, keeper_of, said, token_of, until, until_ready, write_pool
 
 ACCOUNT = Account("/p/pool.toml", "2026-11-25", "ann", "work", "m")

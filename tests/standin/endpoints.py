@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from codexpool.protocol.endpoints import NO_CONSTRAINT
-from codexpool.standin.answers import (
+from tests.standin.answers import (
     Event,
     MalformedError,
     answer_text,
@@ -23,13 +23,13 @@ from codexpool.standin.answers import (
     parse_generation,
     prewarmed,
 )
-from codexpool.standin.authapi import AuthApi
-from codexpool.standin.coding import accepted, compressed
-from codexpool.standin.exchange import Reply, Request, error_body, nothing_here
-from codexpool.standin.faults import Answer
-from codexpool.standin.limits import Limits, hinted_model
-from codexpool.standin.paths import AUTH_HOST, COMPACT, LENT, MCP, PLAIN, RESPONSES, SWAPPED, WHOAMI
-from codexpool.standin.tokens import (
+from tests.standin.authapi import AuthApi
+from tests.standin.coding import accepted, compressed
+from tests.standin.exchange import Reply, Request, error_body, nothing_here
+from tests.standin.faults import Answer
+from tests.standin.limits import Limits, hinted_model
+from tests.standin.paths import AUTH_HOST, COMPACT, LENT, MCP, PLAIN, RESPONSES, SWAPPED, WHOAMI
+from tests.standin.tokens import (
     DISCOVERY,
     MODELS,
     UNROUTED,
@@ -42,7 +42,7 @@ from codexpool.standin.tokens import (
     refused,
     turn_state,
 )
-from codexpool.standin.tools import Conversation
+from tests.standin.tools import Conversation
 
 Encrypted = Literal["none", "portable", "bound"]
 """Whether answers carry encrypted reasoning, and whether another account takes it back (``bound``: 400)."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from codexpool.standin.answers import MalformedError
-from codexpool.standin.exchange import Reply, Request, error_body, nothing_here
-from codexpool.standin.logins import (
+from tests.standin.answers import MalformedError
+from tests.standin.exchange import Reply, Request, error_body, nothing_here
+from tests.standin.logins import (
     ACCESS_LIFETIME,
     CLIENT_ID,
     REFRESH_REASONS,
@@ -18,8 +18,8 @@ from codexpool.standin.logins import (
     RefreshTokens,
     access_token,
 )
-from codexpool.standin.paths import DEVICE, TOKEN_ENDPOINT, WHOAMI
-from codexpool.standin.tokens import Token, refused
+from tests.standin.paths import DEVICE, TOKEN_ENDPOINT, WHOAMI
+from tests.standin.tokens import Token, refused
 
 
 class Register(Protocol):

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from codexpool.standin.certificates import Authority
-from codexpool.standin.endpoints import NO_FAMILIES, Backend, Encrypted
-from codexpool.standin.exchange import Seen, Transport
-from codexpool.standin.faults import LEAVING, Answer
-from codexpool.standin.limits import MAIN, SHORT
-from codexpool.standin.listeners import Tls
-from codexpool.standin.logins import ACCESS_LIFETIME, access_token, auth_json
-from codexpool.standin.service import Service
-from codexpool.standin.tokens import Token
+from tests.standin.certificates import Authority
+from tests.standin.endpoints import NO_FAMILIES, Backend, Encrypted
+from tests.standin.exchange import Seen, Transport
+from tests.standin.faults import LEAVING, Answer
+from tests.standin.limits import MAIN, SHORT
+from tests.standin.listeners import Tls
+from tests.standin.logins import ACCESS_LIFETIME, access_token, auth_json
+from tests.standin.service import Service
+from tests.standin.tokens import Token
 
 HOSTS = ("chatgpt.com", "gov.chatgpt.com", "auth.openai.com", "ab.chatgpt.com", "api.openai.com")
 """The hosts it always plays, besides the origins of its tokens; a tunnel to any other one is refused."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from codexpool.protocol.endpoints import ACCOUNTS_CHECK, CHATGPT, CONFIG_BUNDLE, HOST, NO_CONSTRAINT, USAGE
-from codexpool.standin.exchange import Headers, Reply, Request, error_body
+from tests.standin.exchange import Headers, Reply, Request, error_body
 
 
 @dataclass

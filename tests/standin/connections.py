@@ -16,7 +16,7 @@ from wsproto.events import Request as Upgrade
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from codexpool.standin.exchange import CutError, Headers, Reply
+from tests.standin.exchange import CutError, Headers, Reply
 
 PIECES_BEFORE_CUT = 3
 """How much of a streamed body goes out before it is cut: the text has begun by then."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from codexpool.standin.exchange import Cut, Headers, Reply, Request, Transport
-from codexpool.standin.paths import COMPACT, RESPONSES
+from tests.standin.exchange import Cut, Headers, Reply, Request, Transport
+from tests.standin.paths import COMPACT, RESPONSES
 
 CLOUDFLARE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>cloudflare</body></html>"
 """A body for ``Answer``: what the edge says when it takes a client for a bot. No JSON."""

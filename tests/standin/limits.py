@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from codexpool.standin.exchange import Headers, Reply, Request, error_body
-from codexpool.standin.tokens import Token
+from tests.standin.exchange import Headers, Reply, Request, error_body
+from tests.standin.tokens import Token
 
 MAIN = ""
 """The limit that counts for every model call, as against that of one family of models."""

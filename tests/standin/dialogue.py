@@ -7,13 +7,13 @@ import json
 from collections.abc import Coroutine
 from typing import Any, NoReturn, Protocol
 
-from codexpool.standin.answers import Event, MalformedError, parse_generation
-from codexpool.standin.connections import Socket
-from codexpool.standin.endpoints import Backend
-from codexpool.standin.exchange import CutError, Headers, Reply, Request, Transport, error_body
-from codexpool.standin.faults import Answer, Plan
-from codexpool.standin.tokens import Token, refused, turn_state
-from codexpool.standin.tools import Conversation
+from tests.standin.answers import Event, MalformedError, parse_generation
+from tests.standin.connections import Socket
+from tests.standin.endpoints import Backend
+from tests.standin.exchange import CutError, Headers, Reply, Request, Transport, error_body
+from tests.standin.faults import Answer, Plan
+from tests.standin.tokens import Token, refused, turn_state
+from tests.standin.tools import Conversation
 
 
 class Desk(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from codexpool.standin.tokens import Token
+from tests.standin.tokens import Token
 
 ACCESS_LIFETIME = 10 * 86400.0
 """Seconds an access token is valid for."""

@@ -14,8 +14,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from codexpool.standin.connections import PIECES_BEFORE_CUT
-from codexpool.standin.exchange import CutError, Headers, Reply, Request
+from tests.standin.connections import PIECES_BEFORE_CUT
+from tests.standin.exchange import CutError, Headers, Reply, Request
 
 MOST_STREAMS = 256
 WINDOW = 1 << 20

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from codexpool.standin.connections import FramingError, Head, parse_head
+from tests.standin.connections import FramingError, Head, parse_head
 
 LONGEST_HEAD = 1 << 20
 HANDSHAKE_SECONDS = 20.0

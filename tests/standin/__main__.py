@@ -1,6 +1,6 @@
 """The stand-in as a process of its own, so that a benchmark does not share an interpreter with it.
 
-``python -m codexpool.standin --tokens FILE.json`` prints one line of JSON (``port``, ``proxy_port``, ``ca_file``,
+``python -m tests.standin --tokens FILE.json`` prints one line of JSON (``port``, ``proxy_port``, ``ca_file``,
 ``pid``) and runs until its standard input ends or it is sent SIGTERM. Each line it reads is a command, answered by
 one line: ``{"kill": TOKEN}``, ``{"revive": TOKEN}`` or ``{"summary": true}``.
 """
@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
-from codexpool.standin.standin import StandIn
-from codexpool.standin.tokens import Token
+from tests.standin.standin import StandIn
+from tests.standin.tokens import Token
 
 
 @click.command(help="A strict stand-in for the Codex backend, on loopback, until standard input ends.")

@@ -12,15 +12,15 @@ from typing import Any
 import h2.exceptions
 import wsproto.utilities
 
-from codexpool.standin.connections import FramingError, Head, Http1, Socket
-from codexpool.standin.dialogue import Dialogue
-from codexpool.standin.endpoints import Backend
-from codexpool.standin.exchange import CutError, Headers, Reply, Request, Seen, Transport, error_body
-from codexpool.standin.faults import Answer, Plan
-from codexpool.standin.http2 import Http2
-from codexpool.standin.listeners import ConnectProxy, Link, Tls
-from codexpool.standin.tokens import MEMBER_KEY, Refusal, misplaced
 from codexpool.tokens.bearer import fingerprint
+from tests.standin.connections import FramingError, Head, Http1, Socket
+from tests.standin.dialogue import Dialogue
+from tests.standin.endpoints import Backend
+from tests.standin.exchange import CutError, Headers, Reply, Request, Seen, Transport, error_body
+from tests.standin.faults import Answer, Plan
+from tests.standin.http2 import Http2
+from tests.standin.listeners import ConnectProxy, Link, Tls
+from tests.standin.tokens import MEMBER_KEY, Refusal, misplaced
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024

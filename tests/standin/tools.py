@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from codexpool.standin.answers import Event, MalformedError, prompt_in
+from tests.standin.answers import Event, MalformedError, prompt_in
 
 _TOOLS = re.compile(r"\btools:(\d+)")
 _VARIABLE = re.compile(r"\bprintenv:(\w+)")
