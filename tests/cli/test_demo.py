@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from click.testing import CliRunner, Result
 
 from codexpool.cli import main
 from codexpool.cli.demo import stage, story
+from codexpool.cli.demo.backend import RefusedError, Seen, StandIn, Token
 from codexpool.cli.demo.clients import signs_of_trouble
+from codexpool.protocol.endpoints import RESPONSES
 from tests.cli.running import World
 from tests.running import ROOT, until
-from tests.standin import StandIn
 
 STEPS = (
     "A pool of two personal access tokens",
@@ -160,8 +163,8 @@ def test_demo_fails_where_the_client_sees_the_refusal(
     quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_all(standin: StandIn, _: str) -> None:
-        for token in standin.backend.pool.values():
-            token.alive = False
+        for token in standin.tokens.values():
+            token.alive = token.own
 
     monkeypatch.setattr(StandIn, "kill", kill_all)
 
@@ -234,3 +237,48 @@ def test_what_a_client_notes_for_itself_is_no_sign_of_trouble() -> None:
     shown = "ERROR: unexpected status 401 Unauthorized: token_revoked"
 
     assert signs_of_trouble("\n".join([*noted, shown])) == [shown]
+
+
+GOOD = {"chatgpt-account-id": "acc-work", "x-openai-account-routing-override": "us"}
+POOLED = Token("at-demo-pooled", "work", routing_override="us")
+OWN = Token("at-demo-own", "client", own=True)
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "code"),
+    [
+        (POOLED, GOOD | {"chatgpt-account-id": "acc-client"}, "account_mismatch"),
+        (POOLED, {"chatgpt-account-id": "acc-work"}, "routing_mismatch"),
+        (POOLED, GOOD | {"openai-organization": "org"}, "unexpected_header"),
+        (POOLED, GOOD | {"x-note": "<codexpool:work>"}, "placeholder"),
+        (OWN, GOOD | {"chatgpt-account-id": "acc-client"}, "invalid_token"),
+    ],
+)
+def test_the_backend_refuses_a_misfit(tmp_path: Path, token: Token, headers: dict[str, str], code: str) -> None:
+    """The demo's checks mean something only if its stand-in notices a header that does not fit the token."""
+    seen = Seen("POST", "chatgpt.com", RESPONSES, list(headers.items()), token.name, "", is_websocket=False)
+
+    with StandIn([POOLED, OWN], tmp_path) as standin:
+        assert standin.receive(replace(seen, headers=list(GOOD.items())), POOLED.token, b"") is POOLED
+        with pytest.raises(RefusedError) as refused:
+            standin.receive(seen, token.token, b"")
+
+    assert refused.value.body["error"]["code"] == code
+    assert len(standin.refusals) == 1
+    assert standin.leaks == []
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "body"),
+    [
+        (RESPONSES, [("x-note", POOLED.token)], b""),
+        (RESPONSES, [], POOLED.token.encode()),
+        ("/backend-api/wham/usage", [], b""),
+    ],
+)
+def test_the_backend_notices_a_leak(tmp_path: Path, path: str, more: list[tuple[str, str]], body: bytes) -> None:
+    headers = [("authorization", f"Bearer {POOLED.token}"), *GOOD.items(), *more]
+    with StandIn([POOLED], tmp_path) as standin, contextlib.suppress(RefusedError):
+        standin.receive(Seen("POST", "chatgpt.com", path, headers, "work", "", False), POOLED.token, body)
+
+    assert len(standin.leaks) == 1
