@@ -28,7 +28,7 @@ STEPS = (
     "Second turn",
     "asks whoami",
     "flagged in pool.toml",
-    "What nobody got to see",
+    "Nothing leaked",
 )
 
 
@@ -48,7 +48,7 @@ def test_demo_goes_through_every_step_and_ends_well(built_in: Shown) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert [heading for heading in STEPS if heading not in run.stdout] == []
     assert "NOT  " not in run.stdout
-    assert run.stdout.rstrip().splitlines()[-1].startswith("Everything held")
+    assert run.stdout.rstrip().splitlines()[-1].startswith("All 12 checks passed")
 
 
 def test_demo_marks_what_became_of_each_header(built_in: Shown) -> None:
@@ -154,7 +154,7 @@ def test_demo_fails_where_the_token_lives_on(
     result = quick()
 
     assert result.exit_code == 1
-    assert "checks did not hold" in result.stderr
+    assert "checks failed" in result.stderr
     assert "exactly one request was refused (0)" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -200,7 +200,7 @@ def test_a_codex_that_is_named_has_to_be_there(tmp_path: Path) -> None:
     run = world.run("demo")
 
     assert run.returncode == 2
-    assert "nowhere is no program" in run.stderr
+    assert "nowhere is not a program" in run.stderr
 
 
 def test_a_codex_that_fails_is_not_the_end_of_it(tmp_path: Path) -> None:

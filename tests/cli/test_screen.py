@@ -70,7 +70,7 @@ def test_one_check_that_does_not_hold_makes_the_exit_code_1() -> None:
     shown.check(False, "the second")
 
     assert shown.verdict(1.0) == 1
-    assert "1 of 2 checks did not hold: the second" in text.getvalue()
+    assert "1 of 2 checks failed: the second" in text.getvalue()
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])

@@ -1,4 +1,4 @@
-"""Who talks to the proxy in the demo: the real Codex CLI, or a small client that does the same by hand."""
+"""The clients of the demo: the real Codex CLI, and a small built-in one."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ TROUBLE: Final = (
     "status: 401",
     "ERROR codex",
 )
-"""What the Codex CLI prints where a person would notice something."""
+"""What the Codex CLI prints when a user would notice a problem."""
 
 OF_ITS_CACHE: Final = "failed to load models cache"
-"""What it notes where one of its own tasks reads a file that another one is just writing; nobody notices that."""
+"""Logged by the Codex CLI when one of its tasks reads its cache while another writes it; users do not see it."""
 
 KEPT: Final = ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR")
-"""What the Codex CLI gets to know of the user's environment: where programs are, and how to print."""
+"""The variables of the user that the Codex CLI gets."""
 
 
 class Turn(NamedTuple):
-    """What a client shows after a turn: the answer, and signs of trouble."""
+    """The answer a client shows after a turn, and the lines that show a problem."""
 
     answer: str
     trouble: list[str]
 
 
 class Client(Protocol):
-    """One session with the backend, through the proxy."""
+    """One session with the backend through the proxy."""
 
     name: str
     session: str
-    """The conversation's id; known after the first turn."""
+    """The session's id; empty before the first turn."""
 
     def turn(self, prompt: str) -> Turn:
-        """Say something in the session. Raises StageError where no answer came."""
+        """Send a prompt in the session. Raises StageError if no answer comes."""
 
 
 class BuiltIn:
-    """POST, and the answer as a stream of events: the Codex protocol in its HTTP form, and nothing more.
+    """Speaks the HTTP form of the protocol: a POST, answered by a stream of events.
 
-    It sends a few headers that describe its own workspace, to show that they do not travel with another's token.
+    It sends headers that describe its own workspace, to show that codexpool removes them.
     """
 
     name = "built in (HTTP POST and server-sent events)"
@@ -112,7 +112,7 @@ def _deltas(response: httpx.Response) -> list[str]:
 
 
 class Codex:
-    """The real Codex CLI in a home of its own; the second turn resumes the session of the first."""
+    """The real Codex CLI, with a home folder of its own. The second turn resumes the session of the first."""
 
     def __init__(self, stage: Stage, program: Path) -> None:
         self.name = f"the Codex CLI ({program})"
@@ -127,7 +127,9 @@ class Codex:
         if not self.session:
             match = re.search(r"session id: (\S+)", err)
             if match is None:
-                raise StageError(f"the Codex CLI named no session. Try --client built-in. It said:\n{_end_of(err)}")
+                raise StageError(
+                    f"the Codex CLI printed no session id. Try --client built-in. Its output:\n{_end_of(err)}"
+                )
             self.session = match[1]
         return Turn(out.strip(), signs_of_trouble(out + err))
 
@@ -141,16 +143,16 @@ class Codex:
                     command, environ=self._environ(home), folder=home, out=out, err=err
                 )
             except OSError as error:
-                raise StageError(f"{command[0]} cannot be started ({error}). Try --client built-in") from error
+                raise StageError(f"cannot start {command[0]} ({error}). Try --client built-in") from error
             try:
                 child.wait(TURN)
             except subprocess.TimeoutExpired:
-                raise StageError(f"the Codex CLI had no answer after {TURN:.0f} s. Try --client built-in") from None
+                raise StageError(f"the Codex CLI gave no answer within {TURN:.0f} s. Try --client built-in") from None
             finally:
                 self._stage.children.end(child)
         said = err_file.read_text(errors="replace")
         if child.returncode != 0:
-            raise StageError(f"the Codex CLI ended with {child.returncode}. Try --client built-in. {_end_of(said)}")
+            raise StageError(f"the Codex CLI exited with {child.returncode}. Try --client built-in. {_end_of(said)}")
         return out_file.read_text(errors="replace"), said
 
     def _environ(self, home: Path) -> dict[str, str]:
@@ -165,7 +167,7 @@ class Codex:
 
 
 def signs_of_trouble(text: str) -> list[str]:
-    """The lines in which the Codex CLI shows that something was amiss."""
+    """Return the lines in which the Codex CLI reports a problem."""
     lines = [line.strip() for line in text.splitlines() if OF_ITS_CACHE not in line]
     return [line for line in lines if any(words in line for words in TROUBLE)]
 

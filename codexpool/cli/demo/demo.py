@@ -1,4 +1,4 @@
-"""`codexpool demo`: a session survives the death of its token, on this machine alone."""
+"""`codexpool demo`: show, on this machine alone, that a session survives the death of its token."""
 
 from __future__ import annotations
 
@@ -20,30 +20,28 @@ CLIENTS = ("codex", "built-in")
     "--client",
     "wanted",
     type=click.Choice(CLIENTS),
-    help="Who talks to the proxy. By default the Codex CLI, if `codex` is on the PATH or CODEXPOOL_CODEX names it.",
+    help="The client to use. The default is the Codex CLI, if it is on the PATH or named by CODEXPOOL_CODEX.",
 )
 def demo(wanted: str | None) -> None:
     """Show what happens when a token dies, step by step.
 
-    Two made-up tokens, a stand-in for the backend, a real mitmdump with the addon, and a client: all on loopback, in
-    a temporary folder. Nothing of yours is read or changed, and no service is asked. Every step is checked against
-    what the stand-in received; the exit code is 0 if all of it held, else 1.
+    The demo runs a real mitmdump with the addon, two made-up tokens, a stand-in for the backend and a client. All of
+    it stays on loopback and in a temporary folder: your files are not touched, and no service is contacted. Each step
+    is checked against what the stand-in received. The exit code is 0 if every check passed, else 1.
     """
     codex = None if wanted == "built-in" else _codex()
     if wanted == "codex" and codex is None:
-        raise click.UsageError(
-            "there is no `codex` on the PATH; let CODEXPOOL_CODEX name it, or take the built-in one"
-        )
+        raise click.UsageError("no `codex` on the PATH; set CODEXPOOL_CODEX to it, or use --client built-in")
     try:
         with Signals() as signals:
             sys.exit(_play(signals, codex))
     except InterruptedBySignal as interrupted:
-        click.echo("\nStopped. Nothing is left behind.", err=True)
+        click.echo("\nStopped. Nothing was left behind.", err=True)
         sys.exit(128 + interrupted.number)
 
 
 def _play(signals: Signals, codex: Path | None) -> int:
-    # Only the demo needs a certificate authority, an HTTP client and tables: `codexpool run` starts without them.
+    # Imported here because `codexpool run` starts without them.
     from codexpool.cli.demo.clients import BuiltIn, Codex
     from codexpool.cli.demo.screen import Screen
     from codexpool.cli.demo.stage import Stage, StageError
@@ -64,9 +62,9 @@ def _play(signals: Signals, codex: Path | None) -> int:
 
 
 def _codex() -> Path | None:
-    """The real client, if there is one. Raises click.UsageError if CODEXPOOL_CODEX names none."""
+    """Return the Codex CLI, or None. Raises click.UsageError if CODEXPOOL_CODEX does not name a program."""
     named = os.environ.get("CODEXPOOL_CODEX")
     found = shutil.which(named or "codex")
     if named and found is None:
-        raise click.UsageError(f"CODEXPOOL_CODEX: {named} is no program; correct it, or unset it")
+        raise click.UsageError(f"CODEXPOOL_CODEX: {named} is not a program; fix the path, or unset the variable")
     return Path(found).absolute() if found else None

@@ -1,4 +1,4 @@
-"""What the demo prints: steps, tables and checks; colours on a terminal only, and no token anywhere."""
+"""What the demo prints: steps, tables and checks. Colours only on a terminal; never a token."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from codexpool.tokens.bearer import fingerprint
 from codexpool.views.header_table import Sign, joined, sign_of
 
 WIDTH: Final = 120
-"""Columns where the output is no terminal and nobody says how wide a line may be."""
+"""Columns of output that is not a terminal, unless COLUMNS is set."""
 
 WIDE: Final = 110
-"""Columns from which on there is room for a table."""
+"""Columns a table needs."""
 
 LONGEST: Final = 28
-"""Characters of a kept value that are shown: some are long, and none is news."""
+"""Characters shown of an unchanged value."""
 
 STYLES: Final = {Sign.REPLACED: "yellow", Sign.ADDED: "green", Sign.REMOVED: "red", Sign.KEPT: "dim"}
 
 PLACES: Final = ("the client sent", "the proxy's flow shows", "the backend got")
-"""Where a header is looked at."""
-
 NOTHING: Final = "(nothing)"
 
 LEGEND: Final = "~ replaced   + added   - removed   = kept as the client sent it"
@@ -39,7 +37,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 class Row(NamedTuple):
-    """One header in three places; None where it is not there."""
+    """A header in three places; None where it is missing."""
 
     sign: Sign
     name: str
@@ -49,11 +47,7 @@ class Row(NamedTuple):
 
 
 class Screen:
-    """The terminal, or the file or pipe in its place.
-
-    ``output`` and ``errors`` are for what was shown and for what went wrong. All text goes through here, where
-    every token that is `hide`-den is put in words.
-    """
+    """The output of the demo. All text goes through here, where tokens passed to `hide` are described instead."""
 
     def __init__(self, output: Console | None = None, errors: Console | None = None) -> None:
         self._output = output or _console(stderr=False)
@@ -64,11 +58,11 @@ class Screen:
         self._broken: list[str] = []
 
     def hide(self, tokens: Sequence[str]) -> None:
-        """From now on show these as kind, length and fingerprint."""
+        """From now on, show these as kind, length and fingerprint."""
         self._hidden.update({token: described(token) for token in tokens})
 
     def safe(self, text: str) -> str:
-        """The text without any token."""
+        """Return the text without any token."""
         for token, shown in self._hidden.items():
             text = text.replace(token, shown)
         return redacted(text)
@@ -79,17 +73,17 @@ class Screen:
         self._line(text, "bold")
 
     def step(self, text: str) -> None:
-        """The heading of the next step."""
+        """Print the heading of the next step."""
         self._steps += 1
         self._output.print()
         self._line(f"{self._steps}. {text}", "bold cyan")
 
     def say(self, text: str, style: str = "") -> None:
-        """A line of a step."""
+        """Print a line of a step."""
         self._line(f"   {text}", style)
 
     def check(self, holds: object, text: str) -> None:
-        """Say whether something held that the demo promises."""
+        """Print and count the result of a check."""
         self._checks += 1
         if holds:
             self._line(f"   ok   {text}", "green")
@@ -98,10 +92,7 @@ class Screen:
             self._line(f"   NOT  {text}", "bold red")
 
     def headers(self, rows: Sequence[Row], every: bool) -> None:
-        """The way of each header from the client over the proxy's flow to the backend.
-
-        Without ``every`` those that were kept are counted only.
-        """
+        """Print each header as client, flow and backend saw it; without ``every``, only count unchanged ones."""
         kept = [row for row in rows if row.sign is Sign.KEPT]
         shown = rows if every else [row for row in rows if row not in kept]
         if self._output.width >= WIDE:
@@ -113,23 +104,23 @@ class Screen:
         self.say(LEGEND, "dim")
 
     def diff(self, before: str, after: str, name: str) -> None:
-        """What was changed in a file."""
+        """Print what changed in a file."""
         lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="", n=2)
         styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in lines:
             self.say(line, styles.get(line[0], ""))
 
     def fail(self, text: str) -> None:
-        """The demo cannot go on."""
+        """Print why the demo failed."""
         self._errors.print(Text(self.safe(f"codexpool demo: {text}"), "red"), soft_wrap=True)
 
     def verdict(self, seconds: float) -> int:
-        """The last line, and the exit code."""
+        """Print the last line and return the exit code."""
         self._output.print()
         if self._broken:
-            self.fail(f"{len(self._broken)} of {self._checks} checks did not hold: {'; '.join(self._broken)}")
+            self.fail(f"{len(self._broken)} of {self._checks} checks failed: {'; '.join(self._broken)}")
             return 1
-        self._line(f"Everything held: {self._checks} checks in {seconds:.1f} s.", "bold green")
+        self._line(f"All {self._checks} checks passed in {seconds:.1f} s.", "bold green")
         return 0
 
     def _table(self, rows: Sequence[Row]) -> Table:
@@ -144,7 +135,7 @@ class Screen:
         return table
 
     def _list(self, rows: Sequence[Row]) -> None:
-        """The same where a table has no room."""
+        """Print the rows as a list: the terminal is too narrow for a table."""
         for row in rows:
             values = self._values(row)
             if row.sign is Sign.KEPT:
@@ -155,7 +146,7 @@ class Screen:
                 self._line(f"        {place}: {value or NOTHING}", STYLES[row.sign])
 
     def _values(self, row: Row) -> tuple[str, str, str]:
-        """What the client, the flow and the backend had of a header, fit to be shown."""
+        """Return a header as client, flow and backend had it, without tokens."""
         if row.sign is Sign.KEPT:
             return self._short(row.client or ""), "=", "="
         client, flow, upstream = ("" if value is None else self.safe(value) for value in row[2:])
@@ -170,10 +161,9 @@ class Screen:
 
 
 def compared(client: Headers, flow: Headers, upstream: Headers) -> list[Row]:
-    """One row for each header that the client or the backend saw, what was changed first.
+    """Return a row for each header of the client or the backend, changed ones first.
 
-    Names are compared without case and shown in lower case; of a repeated one the values are joined, so that a
-    second one cannot hide.
+    Names are compared without case. The values of a repeated header are joined, so that none is hidden.
     """
     sent, shown, received = joined(client), joined(flow), joined(upstream)
     names = list(sent) + [name for name in received if name not in sent]
@@ -182,7 +172,7 @@ def compared(client: Headers, flow: Headers, upstream: Headers) -> list[Row]:
 
 
 def described(token: str) -> str:
-    """A token in words that give nothing away: its kind, length and fingerprint."""
+    """Describe a token by kind, length and fingerprint."""
     kind = {"at-": "PAT", "eyJ": "JWT"}.get(token[:3], "token")
     return f"{kind}, {len(token)} characters, sha256:{fingerprint(token)}"
 

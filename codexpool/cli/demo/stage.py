@@ -1,4 +1,4 @@
-"""The demo's stage: the stand-in, the pool and the proxy, in a folder that goes away with them."""
+"""The demo's backend, pool and proxy, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from codexpool.cli.processes import Children, Signals
 from codexpool.protocol.endpoints import RESPONSES, WHOAMI_PATH
 
 WITNESS: Final = Path(__file__).with_name("witness.py")
-"""A script for mitmproxy; importing it here would import all of mitmproxy."""
+"""A mitmproxy script. It is not imported here: that would import all of mitmproxy."""
 
 START: Final = 20.0
-"""Seconds the proxy gets to listen and to know its pool."""
+"""Seconds the proxy may take to listen and verify its pool."""
 
 NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
-"""Variables of the user that would lead the proxy to files or services outside the stage."""
+"""Variables of the user that would point the proxy to files or services outside the demo."""
 
 POOL: Final = """\
 # The identities of this demo.
 
 [pool]
-selection = "round-robin"     # so that what belongs to no session goes to the other one
+selection = "round-robin"     # requests without a session go to the other one
 
 [[identity]]
 name  = "work"                # the first one
 token = "{work}"
 
 [[identity]]
-name  = "spare"               # the one that steps in
+name  = "spare"               # the one that takes over
 token = "{spare}"
 """
 
 
 class StageError(Exception):
-    """The demo cannot go on; the text says why, and what mends it."""
+    """The demo cannot continue; the message says why and what to do."""
 
 
 @dataclass
 class Noted:
-    """One request of the client: its headers, and those of the flow with each answer that came."""
+    """A request of the client: its headers, and those of the flow at each response."""
 
     client: Headers
     flow: list[Headers] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Noted:
 
 
 class Stage:
-    """Everything but the client. Entering starts it, leaving puts all of it away."""
+    """Everything but the client. `start` starts it; leaving the context removes all of it."""
 
     def __init__(self, signals: Signals) -> None:
         self.work = _token("work")
@@ -71,7 +71,7 @@ class Stage:
 
     @property
     def tokens(self) -> list[str]:
-        """All secrets of the stage."""
+        """Every secret of the demo."""
         return [token.token for token in (self.work, self.spare, self.own)]
 
     def __enter__(self) -> Stage:
@@ -81,9 +81,9 @@ class Stage:
         self._stack.close()
 
     def start(self) -> None:
-        """Set everything up. Raises StageError where the proxy does not start.
+        """Start the backend and the proxy. Raises StageError if the proxy does not start.
 
-        It is no part of entering, since what is half set up when a signal comes has to be put away as well.
+        Not done on entering: what is half started when a signal arrives must be removed, too.
         """
         with self._signals.held():
             temporary = tempfile.TemporaryDirectory(prefix="codexpool-demo-", ignore_cleanup_errors=True)
@@ -101,12 +101,12 @@ class Stage:
 
     @property
     def dump(self) -> Path:
-        """The flows as mitmproxy writes them."""
+        """The flows mitmproxy saves (`-w`)."""
         return self.folder / "flows"
 
     @property
     def ca_file(self) -> Path:
-        """The certificate authority a client of the proxy has to trust."""
+        """The certificate authority clients of the proxy must trust."""
         return self.folder / "mitmproxy" / "mitmproxy-ca-cert.pem"
 
     @property
@@ -115,7 +115,7 @@ class Stage:
 
     @property
     def log(self) -> list[str]:
-        """What the addon has said so far, without the lines of mitmproxy on each flow."""
+        """The addon's log lines so far, without mitmproxy's lines for each flow."""
         lines = (self.folder / "proxy.log").read_text(errors="replace").splitlines()
         return [line for line in lines if re.match(r"\[[\d:.]+\] (?:\S+ is |\S+ needs_|session |codexpool)", line)]
 
@@ -126,15 +126,15 @@ class Stage:
         return self.standin.requests(RESPONSES)
 
     def refused(self) -> list[Seen]:
-        """The requests that the backend refused because of their token."""
+        """Return the requests refused because of their token."""
         return [seen for seen in list(self.standin.seen) if seen.status == 401 and seen.path != WHOAMI_PATH]
 
     def whoami(self, token: Token) -> list[Seen]:
-        """The times somebody asked whose token this is, with the answers."""
+        """Return the whoami requests for a token."""
         return self.standin.requests(WHOAMI_PATH, token.name)
 
     def notes(self) -> list[Noted]:
-        """What the witness saw, in the order in which the client sent it."""
+        """Return what the witness noted, in the order of the requests."""
         notes: dict[str, Noted] = {}
         for line in (self.folder / "notes").read_text(encoding="utf-8").splitlines():
             note = json.loads(line)
@@ -147,7 +147,7 @@ class Stage:
         return list(notes.values())
 
     def until(self, holds: Callable[[], object], seconds: float) -> bool:
-        """Wait until something holds; False if it does not in that time."""
+        """Wait until ``holds`` returns true; return False if it does not within ``seconds``."""
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
@@ -180,28 +180,28 @@ class Stage:
             try:
                 proxy = self.children.start(command, environ=self._environ(), folder=self.folder, out=log, err=log)
             except OSError as error:
-                raise StageError(f"{command[0]} cannot be started ({error}); install codexpool again") from error
+                raise StageError(f"cannot start {command[0]} ({error}); reinstall codexpool") from error
         if not self.until(lambda: proxy.poll() is not None or self._is_ready(), START):
-            raise StageError(f"the proxy was not ready after {START:.0f} s. It said:\n{self._all_it_said()}")
+            raise StageError(f"the proxy was not ready after {START:.0f} s. Its output:\n{self._output()}")
         if not self._is_ready():
-            raise StageError(f"the proxy ended with exit code {proxy.returncode}. It said:\n{self._all_it_said()}")
+            raise StageError(f"the proxy exited with {proxy.returncode}. Its output:\n{self._output()}")
 
     def _environ(self) -> Mapping[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
         return {**kept, "CODEXPOOL_STATE": str(self.folder / "state.sqlite3"), "PYTHONUNBUFFERED": "1"}
 
     def _is_ready(self) -> bool:
-        said = self._all_it_said()
+        said = self._output()
         ports = re.findall(r"listening at (?:127\.0\.0\.1|localhost):(\d+)", said)
         if not ports or "work is ready" not in said or "spare is ready" not in said:
             return False
         self.port = int(ports[-1])
         return self.ca_file.exists()
 
-    def _all_it_said(self) -> str:
+    def _output(self) -> str:
         return (self.folder / "proxy.log").read_text(errors="replace")
 
 
 def _token(name: str, **more: Any) -> Token:
-    """A made-up personal access token, as long as one that looks real."""
+    """Make up a personal access token of a realistic length."""
     return Token(f"at-demo-{secrets.token_urlsafe(27)}", name, **more)

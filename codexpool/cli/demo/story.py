@@ -1,4 +1,4 @@
-"""The demo's steps, each checked against what the stand-in received."""
+"""The steps of the demo, each checked against what the backend received."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Story:
         self._screen = screen
 
     def tell(self) -> None:
-        """All of it. Raises StageError where a step went so wrong that the next has nothing to show."""
+        """Run all steps. Raises StageError if a step leaves the next one nothing to show."""
         self._opening()
         serving = self._first_turn()
         next_one = self._stage.spare if serving is self._stage.work else self._stage.work
@@ -39,9 +39,7 @@ class Story:
     def _opening(self) -> None:
         stage, screen = self._stage, self._screen
         screen.title("codexpool demo: a session outlives its token")
-        screen.say(
-            "Nothing of this leaves your machine: the backend is a stand-in on 127.0.0.1, the tokens are made up."
-        )
+        screen.say("Nothing leaves your machine: the backend is a stand-in on 127.0.0.1, and the tokens are made up.")
         screen.step("A pool of two personal access tokens, and a client with a login of its own")
         for token in (stage.work, stage.spare):
             screen.say(f"{token.name:<7} {described(token.token)}, account {token.account_id}")
@@ -57,20 +55,18 @@ class Story:
         attempts = stage.attempts()
         serving = next((t for t in (stage.work, stage.spare) if attempts and t.name == attempts[0].name), None)
         if serving is None:
-            raise StageError("no request of the model reached the backend under an identity of the pool")
+            raise StageError("no turn reached the backend under an identity of the pool")
         self._show_headers(0, attempts[0], every=True)
         self._show_answer(turn)
         screen.check(
             _served(attempts, [serving]), f"the backend got one request, with {serving.name}'s token and account"
         )
-        screen.check(
-            _answered(turn, serving, "first"), f"the client got {serving.name}'s answer, and noticed nothing"
-        )
+        screen.check(_answered(turn, serving, "first"), f"the client got {serving.name}'s answer and noticed nothing")
         return serving
 
     def _death(self, serving: Token) -> None:
         self._screen.step(f"{serving.name}'s token dies: from now on the backend refuses it")
-        self._screen.say("Nobody tells the proxy. It serves this session, and the session goes on.")
+        self._screen.say("The proxy is not told. It serves this session, and the session continues.")
         self._stage.standin.kill(serving.token)
 
     def _second_turn(self, serving: Token, next_one: Token) -> None:
@@ -93,24 +89,24 @@ class Story:
         refused = stage.refused()
         screen.check(len(refused) == 1, f"exactly one request was refused ({len(refused)})")
         screen.check(
-            len(stage.notes()) == noted + 1, "for the proxy's flow list, and for the client, it was one request"
+            len(stage.notes()) == noted + 1, "in the proxy's flow list, and for the client, it was one request"
         )
         screen.check(
-            _answered(turn, next_one, "second"), f"the client got {next_one.name}'s answer, and noticed nothing"
+            _answered(turn, next_one, "second"), f"the client got {next_one.name}'s answer and noticed nothing"
         )
 
     def _confirmation(self, serving: Token) -> None:
         stage, screen = self._stage, self._screen
-        screen.step("One refusal is no proof: the proxy asks whoami about this token")
+        screen.step("One refusal is no proof: the proxy asks whoami about the token")
         stage.until(lambda: any(seen.status == 401 for seen in stage.whoami(serving)), SETTLED)
         refusals = [seen for seen in stage.whoami(serving) if seen.status == 401]
         for seen in refusals:
             screen.say(f"{seen.method} https://{seen.host}{seen.path}, sha256:{seen.fingerprint} -> {seen.status}")
-        screen.check(len(refusals) == 1, f"whoami was asked once, and confirmed it ({len(refusals)})")
+        screen.check(len(refusals) == 1, f"whoami was asked once and confirmed it ({len(refusals)})")
 
     def _flag(self, serving: Token, before: str) -> None:
         stage, screen = self._stage, self._screen
-        screen.step("The dead token is flagged in pool.toml, for the person who can replace it")
+        screen.step("The dead token is flagged in pool.toml, so that you can replace it")
         stage.until(lambda: stage.pool.read_text(encoding="utf-8") != before, SETTLED)
         after = stage.pool.read_text(encoding="utf-8")
         screen.diff(before, after, "pool.toml")
@@ -119,17 +115,15 @@ class Story:
         flagged = (
             set(flags) == {serving.name} and flags[serving.name]["token"] == f"sha256:{fingerprint(serving.token)}"
         )
-        screen.check(flagged, f"{serving.name} is flagged, with the fingerprint of this very token, and nobody else")
+        screen.check(flagged, f"only {serving.name} is flagged, with the fingerprint of this token")
         added = [line for line in after.splitlines() if line not in before.splitlines()]
         rest = "".join(line for line in after.splitlines(keepends=True) if not line.startswith("needs_replacement"))
-        screen.check(
-            len(added) == 1 and rest == before, "one line was added, and nothing else of the file was touched"
-        )
+        screen.check(len(added) == 1 and rest == before, "one line was added, and nothing else in the file changed")
 
     def _nothing_leaked(self) -> None:
         stage, screen = self._stage, self._screen
-        screen.step("What nobody got to see")
-        screen.check(not stage.standin.refusals, "the backend found no header that does not fit its token")
+        screen.step("Nothing leaked")
+        screen.check(not stage.standin.refusals, "every header the backend received fits its token")
         screen.check(not stage.standin.leaks, "no token of the pool was sent where it does not belong")
         kept = [stage.dump, *stage.folder.glob("state.sqlite3*"), stage.folder / "proxy.log"]
         pooled = [token.token.encode() for token in (stage.work, stage.spare)]
@@ -144,7 +138,7 @@ class Story:
 
     def _show_headers(self, index: int, seen: Seen, *, every: bool) -> None:
         noted = self._stage.notes()[index]
-        self._screen.say(f"{_kind(seen)} {endpoints.CHATGPT}{seen.path}, as the three of them saw it:")
+        self._screen.say(f"{_kind(seen)} {endpoints.CHATGPT}{seen.path}, as each of the three saw it:")
         self._screen.headers(compared(noted.client, noted.flow[-1], seen.headers), every)
         self._screen.say(f"comment in the flow list: {noted.comment}", "dim")
 
@@ -154,14 +148,14 @@ class Story:
             self._screen.say(f"the client noticed: {sign}", "red")
 
     def _log(self, words: str) -> None:
-        """The lines of the proxy's log that have these words."""
+        """Show the proxy's log lines that contain ``words``."""
         for line in self._stage.log:
             if words in line:
                 self._screen.say(line.replace(str(self._stage.pool), "pool.toml"), "dim")
 
 
 def _served(attempts: list[Seen], tokens: list[Token]) -> bool:
-    """Whether these attempts were made under these identities, all but the last one refused."""
+    """Tell whether the attempts were made under these identities, and all but the last refused."""
     identities = [(seen.name, seen.header("chatgpt-account-id")) for seen in attempts]
     refused = [seen.status == 401 for seen in attempts]
     return identities == [(token.name, token.account_id) for token in tokens] and refused == [
@@ -170,7 +164,7 @@ def _served(attempts: list[Seen], tokens: list[Token]) -> bool:
 
 
 def _identities(text: str) -> list[dict[str, Any]]:
-    # Not read with the package's own reader: a check should not trust what it checks.
+    # Not the package's own reader: a check should not trust what it checks.
     identities: list[dict[str, Any]] = tomllib.loads(text)["identity"]
     return identities
 

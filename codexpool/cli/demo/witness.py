@@ -1,7 +1,4 @@
-"""A script for mitmproxy, loaded before codexpool: notes what the client sent, and what the flow then shows.
-
-Only for the demo. What is on the wire it cannot see, and need not: that the stand-in knows.
-"""
+"""The demo's mitmproxy script, loaded before codexpool: notes the headers of the client and of the flow."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ MODEL_PATH = "/backend-api/codex/responses"
 
 
 class Witness:
-    """Writes one JSON line for each request of the model as it comes, and one for each of its answers."""
+    """Writes a JSON line for each turn and for each of its responses."""
 
     def load(self, loader: Loader) -> None:
-        loader.add_option("codexpool_demo_notes", str, "", "Where the demo's witness writes.")
+        loader.add_option("codexpool_demo_notes", str, "", "File the demo's witness writes to.")
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self._note(flow)
