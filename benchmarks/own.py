@@ -88,7 +88,7 @@ def flow(number: int) -> http.HTTPFlow:
 async def measure(requests: int) -> tuple[float, float]:
     """Seconds of processor time for a request that is served at once, and for the second attempt of one."""
     keeper = StillKeeper("first", "second")
-    exchanges = Exchanges(resends=True, history=History())
+    exchanges = Exchanges(history=History())
     exchanges.keeper = keeper
     flows = [flow(number) for number in range(requests)]
     good = [http.Response.make(200, b"{}", {"content-type": "application/json"}) for _ in flows]
@@ -126,7 +126,7 @@ async def _served(exchanges: Exchanges, one: http.HTTPFlow, answer: http.Respons
 async def measure_looking(requests: int) -> tuple[float, float]:
     """Seconds of processor time for the trace of a request, and for its event in a file, which a thread writes."""
     keeper, history = StillKeeper("first", "second"), History()
-    exchanges = Exchanges(resends=True, history=history)
+    exchanges = Exchanges(history=history)
     exchanges.keeper = keeper
     trace = event = 0.0
     for number in range(requests):

@@ -20,15 +20,16 @@ from codexpool.config import Access, ConfigError, Intercept, PoolConfig, Watcher
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import BACKEND_ONLY
+from codexpool.proxy import content_view
 from codexpool.proxy.find_keys import hide_key
-from codexpool.proxy.mitm import content_view, json_log, options
+from codexpool.proxy.mitm import json_log, options
 from codexpool.proxy.mitm.shutdown import REASON, Leaving
-from codexpool.proxy.mitm.versions import resend, support
 from codexpool.proxy.observe.handler import Observing
 from codexpool.proxy.relay_policy import Relay
 from codexpool.proxy.requests import Exchanges
 from codexpool.proxy.telemetry import Lookout
 from codexpool.proxy.tunnels import UndecidedError
+from codexpool.proxy.versions import connections, resend, support
 from codexpool.redaction.logs import redact_logs
 from codexpool.state import State, StateError, named_state, open_state, state_path
 from codexpool.upkeep.keeper import Keeper
@@ -107,7 +108,7 @@ class Codexpool:
             lambda: self.leaving.has_begun,
             reloaded,
         )
-        self.exchanges: Exchanges | Observing = Exchanges(self.support.resends, self.lookout.history)
+        self.exchanges: Exchanges | Observing = Exchanges(self.lookout.history)
         self.relay = Relay(self.exchanges.gate, options.is_own_connection)
         self.is_running = False
         self.config: PoolConfig | None = None
@@ -116,6 +117,8 @@ class Codexpool:
         self.keeper: Keeper | None = None
 
     def load(self, loader: Loader) -> None:
+        if self.support.refusal:
+            sys.exit(f"codexpool: {self.support.refusal}")
         for name, default, help_text in OPTIONS:
             if options.given_twice(name):
                 sys.exit(f"codexpool: {name} is given twice; say --set {name}=… once")
@@ -124,8 +127,7 @@ class Codexpool:
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("", options.is_set_by_user)
         options.set_defaults()
-        if self.support.resends and resend is not None:
-            resend.install(self.exchanges)
+        resend.install(self.exchanges)
         options.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
@@ -202,9 +204,8 @@ class Codexpool:
         if self.is_running:
             raise exceptions.OptionsError("codexpool_observe is for the start: restart the proxy to change it")
         made = Observing if observes else Exchanges
-        self.exchanges, self.lookout.observes = made(self.support.resends, self.lookout.history), observes
-        if self.support.resends and resend is not None:
-            resend.install(self.exchanges)
+        self.exchanges, self.lookout.observes = made(self.lookout.history), observes
+        resend.install(self.exchanges)
 
     def _seen(self) -> tuple[Pool | None, PoolConfig | None]:
         """The pool there is now, kept or only consulted, and what it was made after."""
@@ -242,7 +243,6 @@ class Codexpool:
         # A reload that fails leaves mitmproxy without this addon, but with its streams: they go on refusing what
         # must not leave undressed, until a next `load` installs others.
         self.exchanges.closed = "codexpool is not loaded any more; restart the proxy"
-        self.exchanges.undress_all()
         self._stop()
         self.lookout.done()
         self._undo_logs()
@@ -277,12 +277,10 @@ class Codexpool:
             data.server.error = why
 
     def client_connected(self, client: Client) -> None:
-        if resend is not None:
-            resend.connections.close_well(ctx.master.addons.get("proxyserver"), client)
+        connections.close_well(ctx.master.addons.get("proxyserver"), client)
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
-        if resend is not None:
-            resend.connections.hear(ctx.master.addons.get("proxyserver"), data)
+        connections.hear(ctx.master.addons.get("proxyserver"), data)
 
     async def next_layer(self, asked: NextLayer) -> None:
         try:

@@ -27,7 +27,7 @@ from codexpool.proxy import judge as judging
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.attempts import Course
 from codexpool.proxy.bodies import look
-from codexpool.proxy.dressed_copy import label, take_off
+from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import Exchange, comment, model_in_body, policy_of, replace_response
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
@@ -48,15 +48,13 @@ SMALL = 16_384
 class Answering:
     """Requests under way, from the moment at which they leave; `codexpool.proxy.requests` is what they do before.
 
-    ``closed`` says why nobody is sent as anybody, ``resends`` is False on a mitmproxy that `codexpool.proxy.resend`
-    does not fit.
+    ``closed`` says why nobody is sent as anybody.
     """
 
-    def __init__(self, resends: bool, history: History) -> None:
+    def __init__(self, history: History) -> None:
         self.history = history
         self.course = Course(history)
         self.closed = "the pool is not set up yet"
-        self.resends = resends
         self._hosts = routes.BACKEND_ONLY
         """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
         self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
@@ -90,7 +88,6 @@ class Answering:
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
         """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
-        self.undress(flow)
         exchange = self._under_way.get(flow)
         response = flow.response
         if response is None:
@@ -114,7 +111,7 @@ class Answering:
             exchange.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
             is_passed = exchange.policy is Policy.SWAP and not is_small
             response.stream = partial(self._passed, exchange) if is_passed else False
-            looks = events and is_passed and self.resends and is_known(encoding)
+            looks = events and is_passed and is_known(encoding)
             exchange.beginning = Beginning(encoding) if looks else None
             if exchange.beginning is None:
                 self.course.served(flow, exchange)
@@ -234,7 +231,6 @@ class Answering:
 
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
         """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
-        self.undress(flow)
         exchange = self._under_way.get(flow)
         if exchange is None:
             return
@@ -254,8 +250,6 @@ class Answering:
         if exchange is None or flow.response is None:
             return
         exchange.end_seen = True
-        if not self.resends:
-            self.whole(flow)
         if exchange.failure is not None:
             replace_response(flow, exchange, exchange.failure)
         elif exchange.is_answered:
@@ -282,7 +276,7 @@ class Answering:
         assert self.keeper is not None
         attempt, method = exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
-        may_lighten = self.resends and said.code == NOT_PORTABLE and not attempt.lighter
+        may_lighten = said.code == NOT_PORTABLE and not attempt.lighter
         lightens = may_lighten and await self._lightens(flow)
         verdict, evidence = judge(
             self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
@@ -306,8 +300,6 @@ class Answering:
             replace_response(flow, exchange, replies.over_http(str(evidence)))
         if exchange.go_again:
             await self.prepare(flow, exchange)
-        if exchange.go_again and not self.resends:
-            replace_response(flow, exchange, replies.failed_closed("refused; try again, under another identity"))
         comment(flow, exchange)
 
     @staticmethod
@@ -320,18 +312,6 @@ class Answering:
         if exchange.tries and self.keeper is not None:
             session = self.keeper.pool.sessions.get(exchange.session)
             await self.dressing.prepare(flow.request, exchange.asked, session, exchange.attempt)
-
-    def undress(self, flow: http.HTTPFlow) -> None:
-        """Without `codexpool.proxy.resend`: an answer or an error has come, and the flow shows no secret any more."""
-        exchange = self._under_way.get(flow)
-        if exchange is not None and exchange.worn is not None:
-            take_off(flow, exchange.worn)
-            exchange.worn = None
-
-    def undress_all(self) -> None:
-        """The end: what is still under way goes into dumps as it is then."""
-        for flow in list(self._under_way):
-            self.undress(flow)
 
     def is_over(self, flow: http.HTTPFlow) -> bool:
         """Whether the answer, or the error, that a flow has now is the one the client gets: then its trace ends."""

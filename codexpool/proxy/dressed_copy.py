@@ -1,4 +1,4 @@
-"""The copy of a request that the wire sees, and, where there is no layer to send a copy, the flow in its clothes."""
+"""The copy of a request that goes upstream, with the identity's headers. The flow itself never holds its token."""
 
 from __future__ import annotations
 
@@ -68,32 +68,3 @@ def _shallow(data: http.RequestData) -> http.RequestData:
 def label(flow: http.HTTPFlow, name: str) -> None:
     """Have the flow say, in place of any secret, which identity it is sent under."""
     flow.request.headers.fields = headers.labelled(flow.request.headers.fields, name)
-
-
-class Worn(NamedTuple):
-    """What a flow showed before it was dressed itself."""
-
-    fields: headers.Fields
-    host: str
-    host_header: str | None
-
-
-def put_on(flow: http.HTTPFlow, wire: http.Request) -> Worn:
-    """Dress the flow's own request. Only for a mitmproxy whose layers we cannot extend: for as long as the request
-    is in flight, the flow holds a secret."""
-    worn = Worn(flow.request.headers.fields, flow.request.host, flow.request.host_header)
-    flow.request.headers.fields = wire.headers.fields
-    _address(flow.request, wire.host, wire.host_header)
-    return worn
-
-
-def take_off(flow: http.HTTPFlow, worn: Worn) -> None:
-    """Give the flow back what it showed."""
-    flow.request.headers.fields = worn.fields
-    _address(flow.request, worn.host, worn.host_header)
-
-
-def _address(request: http.Request, host: str, host_header: str | None) -> None:
-    if request.host != host:
-        request.host = host
-        request.host_header = host_header

@@ -20,7 +20,6 @@ from codexpool.protocol.inflate import UnreadableError, pieces
 from codexpool.protocol.routes import MODELS, Policy
 from codexpool.protocol.stream_events import Beginning, Reading
 from codexpool.proxy.bodies import look
-from codexpool.proxy.dressed_copy import Worn
 from codexpool.redaction.shown import shown_text
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.trace import AttemptTrace, Trace
@@ -106,8 +105,6 @@ class Exchange:
     """What reads its answer as that passes by."""
     probe: str = ""
     """It only asks what would be done with it."""
-    worn: Worn | None = None
-    """What the flow showed before it was dressed itself; only without `codexpool.proxy.resend`."""
 
     @property
     def is_turn(self) -> bool:

@@ -23,7 +23,7 @@ from codexpool.protocol.routes import Policy
 from codexpool.proxy import probe as probing
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.answers import Answering
-from codexpool.proxy.dressed_copy import label, put_on
+from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import (
     Exchange,
     address_of,
@@ -45,9 +45,7 @@ class Exchanges(Answering):
     """All requests under way, and the sender (see `codexpool.proxy.resend`) of those on swap paths.
 
     Without a keeper there is nobody to send as. ``closed`` says why, and requests of swap paths are refused with
-    it; where it is empty no pool was configured, and nothing is touched. ``resends`` is False on a mitmproxy that
-    `codexpool.proxy.resend` does not fit: then flows are dressed themselves while they are in flight, and a refused
-    request is answered with a 503, upon which Codex tries again.
+    it; where it is empty no pool was configured, and nothing is touched.
     """
 
     def changed(self, keeper: Keeper) -> None:
@@ -148,12 +146,6 @@ class Exchanges(Answering):
             if exchange.tries:
                 label(flow, exchange.attempt.name)
         await self.prepare(flow, exchange)
-        if not self.resends and flow.response is None:
-            match self.outbound(flow):
-                case http.Request() as wire:
-                    exchange.worn = put_on(flow, wire)
-                case http.Response() as refusal:
-                    replace_response(flow, exchange, refusal)
 
     def _waits_for_model(self, exchange: Exchange) -> bool:
         """Whether it matters which model a request asks, and only its body says so."""

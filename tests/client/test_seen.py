@@ -15,7 +15,7 @@ import pytest
 from mitmproxy import http
 from mitmproxy import io as flow_io
 
-from codexpool.proxy.mitm import content_view
+from codexpool.proxy import content_view
 from codexpool.tokens.bearer import fingerprint
 from tests.client.conftest import Make, World
 from tests.running import CLIENT, answered, pat, until

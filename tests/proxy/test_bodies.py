@@ -200,7 +200,7 @@ async def test_a_short_body_is_looked_into_at_once_and_a_long_one_with_the_large
 async def test_a_refusal_that_is_a_bomb_is_judged_by_its_status_and_another_identity_serves(
     watched: Watched, name: str
 ) -> None:
-    exchanges, keeper = Exchanges(resends=True, history=History()), StillKeeper("first", "second")
+    exchanges, keeper = Exchanges(history=History()), StillKeeper("first", "second")
     exchanges.keeper = keeper
     request = flow(1)
     exchanges.open(request)

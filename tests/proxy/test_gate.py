@@ -43,10 +43,9 @@ def keeper() -> StillKeeper:
     return keeper
 
 
-@pytest.fixture(params=[True, False], ids=["sent again", "dressed itself"])
-def exchanges(keeper: StillKeeper, request: pytest.FixtureRequest) -> Exchanges:
-    """With and without `codexpool.proxy.resend`."""
-    exchanges = Exchanges(resends=request.param, history=History())
+@pytest.fixture
+def exchanges(keeper: StillKeeper) -> Exchanges:
+    exchanges = Exchanges(history=History())
     exchanges.keeper = keeper
     exchanges.gate.on_loopback = False
     return exchanges
@@ -124,11 +123,8 @@ async def test_a_key_where_it_does_not_belong_opens_nothing_is_not_shown_and_doe
 
 
 @pytest.mark.parametrize("host", ["chatgpt.com", "example.com"])
-@pytest.mark.parametrize("resends", [True, False])
-async def test_a_key_that_comes_behind_the_body_does_not_leave_either(
-    keeper: StillKeeper, host: str, resends: bool
-) -> None:
-    exchanges = Exchanges(resends=resends, history=History())
+async def test_a_key_after_the_body_does_not_leave(keeper: StillKeeper, host: str) -> None:
+    exchanges = Exchanges(history=History())
     exchanges.keeper = keeper
     request = coming(KEY if host == "chatgpt.com" else None, host=host)
     exchanges.open(request)
@@ -163,7 +159,7 @@ async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body
 
 
 async def test_who_observes_lets_no_key_pass() -> None:
-    observing = Observing(resends=True, history=History())
+    observing = Observing(history=History())
     for host in ("chatgpt.com", "example.com"):
         request = coming(host=host)
         observing.open(request)
@@ -176,7 +172,7 @@ async def test_who_observes_lets_no_key_pass() -> None:
 
 @pytest.mark.parametrize("when", ["before the pool is there", "after it has gone"])
 async def test_without_a_pool_a_key_is_refused_and_hidden(when: str) -> None:
-    exchanges = Exchanges(resends=True, history=History())
+    exchanges = Exchanges(history=History())
     exchanges.closed = "" if when.startswith("after") else exchanges.closed
 
     answer = await gone_through(exchanges, request := coming())

@@ -22,7 +22,7 @@ REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 
 
 def with_keeper(*names: str) -> tuple[Exchanges, StillKeeper]:
-    exchanges, keeper = Exchanges(resends=True, history=History()), StillKeeper(*names)
+    exchanges, keeper = Exchanges(history=History()), StillKeeper(*names)
     exchanges.keeper = keeper
     return exchanges, keeper
 

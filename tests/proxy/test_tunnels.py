@@ -121,7 +121,7 @@ def test_what_a_reverse_proxy_is_called_in_tls_is_not_what_is_behind_it(tunnels:
 
 @pytest.mark.parametrize("why", ["the addon is gone", "the hook was skipped"])
 def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why: str) -> None:
-    exchanges = Exchanges(resends=True, history=History())
+    exchanges = Exchanges(history=History())
     if why == "the addon is gone":
         exchanges.closed = why
     else:
@@ -136,7 +136,7 @@ def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why:
 
 
 def test_who_observes_goes_by_the_same_name() -> None:
-    observing = Observing(resends=True, history=History())
+    observing = Observing(history=History())
     flow = through(ADDRESS, "chatgpt.com")
 
     observing.tunnels.name(flow)

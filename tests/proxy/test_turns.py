@@ -82,7 +82,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(turns, "OWN_PATIENCE", 0.02)
     monkeypatch.setattr(turns, "PATIENCE", 0.02)
     keeper = Unforgiving("first", "second")
-    room = Room(Exchanges(resends=True, history=History()), keeper)
+    room = Room(Exchanges(history=History()), keeper)
     keeper.ledger = Ledger(room.spent.__setitem__)
     room.exchanges.keeper = keeper
     room.bound(turns_at_once=1)
@@ -225,16 +225,6 @@ async def broken_while_it_is_sent_again(room: Room) -> None:
     room.keeper.reset()
 
 
-async def without_sending_again(room: Room) -> None:
-    room.exchanges.resends = False
-    request = await begun(room)
-    request.response = http.Response.make(401, REVOKED, {"content-type": "application/json"})
-    room.exchanges.headers_came(request)
-    await ended(room, request)
-    room.exchanges.resends = True
-    room.keeper.reset()
-
-
 ENDS: list[Callable[[Room], Awaitable[None]]] = [
     served,
     served_after_a_refusal,
@@ -248,7 +238,6 @@ ENDS: list[Callable[[Room], Awaitable[None]]] = [
     refused_before_it_leaves,
     ended_without_a_keeper,
     broken_while_it_is_sent_again,
-    without_sending_again,
 ]
 
 
@@ -713,7 +702,7 @@ async def test_on_a_socket_of_before_a_reload_nothing_leaves(
     monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
     open_one = await socket(room)
     # when another addon has taken the place of the one that has opened it
-    room.exchanges = Exchanges(resends=True, history=History())
+    room.exchanges = Exchanges(history=History())
     room.exchanges.keeper = room.keeper
 
     assert not await sends(room, open_one, content)

@@ -50,7 +50,7 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
         with proxy(proxy_url) as asked:
             document = _asked(asked, flow)
     else:
-        from codexpool.proxy.mitm import content_view
+        from codexpool.proxy import content_view
 
         document = content_view.document_of(pick(where))
     with _understanding(document), quiet_end():

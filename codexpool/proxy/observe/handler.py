@@ -52,15 +52,13 @@ logger = logging.getLogger("codexpool")
 class Observing:
     """All requests under way, and the sender (see `codexpool.proxy.resend`) of those on swap paths.
 
-    ``closed`` says why the pool would refuse them, if it would. ``resends`` is False on a mitmproxy that
-    `codexpool.proxy.resend` does not fit: then flows show the client's credential.
+    ``closed`` says why the pool would refuse them, if it would.
     """
 
     keeper: None = None
     """Nobody keeps a pool that is only consulted."""
 
-    def __init__(self, resends: bool, history: History) -> None:
-        self.resends = resends
+    def __init__(self, history: History) -> None:
         self.history = history
         self.closed = ""
         self.gate = Gate(history)
@@ -75,8 +73,6 @@ class Observing:
         """Consult this pool from now on, as it is now. ``state`` is the file of what earlier runs have found out."""
         self.consulted = None
         logger.warning("observe mode: nothing is changed, it is only said what would be done")
-        if not self.resends:
-            logger.warning("observe mode: with this mitmproxy flows show the client's own credential")
         if config is None:
             logger.warning("observe mode: there is no pool.toml, so nobody is there to be sent as")
             return
@@ -111,8 +107,7 @@ class Observing:
             self._veiling.lift(flow)
         with self._unharmed("reading a request"):
             self._watch(flow, policy)
-        if self.resends:
-            self._veiling.cover(flow)
+        self._veiling.cover(flow)
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Nothing is turned away."""
@@ -142,7 +137,7 @@ class Observing:
             if trace.attempts:
                 self.history.assigned(trace)
             flow.comment = f"codexpool: observed, {observation.words}"
-            if observation.has_left or (not self.resends and flow.response is None):
+            if observation.has_left:
                 observation.left(now)
 
     def _answered_here(self, flow: http.HTTPFlow) -> bool:
@@ -168,7 +163,7 @@ class Observing:
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
         """An answer begins: it is passed on from its first byte, whatever it is."""
-        self.undress(flow)
+        self._veiling.cover_again(flow)
         observation, response = self._watched.get(flow), flow.response
         if response is None:
             return
@@ -229,7 +224,7 @@ class Observing:
 
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
         """A flow has ended in an error."""
-        self.undress(flow)
+        self._veiling.cover_again(flow)
         observation = self._watched.get(flow)
         if observation is None:
             return
@@ -249,13 +244,6 @@ class Observing:
     def again(self, flow: http.HTTPFlow) -> bool:
         """See `codexpool.proxy.resend.Sender`: nothing is sent again."""
         return False
-
-    def undress(self, flow: http.HTTPFlow) -> None:
-        """An answer or an error has come: a flow that had to show the client's secrets shows none any more."""
-        self._veiling.cover_again(flow)
-
-    def undress_all(self) -> None:
-        """The end, perhaps of this addon only: what has not left yet has still to leave as the client has sent it."""
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Something of ours broke in a hook: it is said, and the request goes its way unobserved."""
@@ -325,7 +313,7 @@ class Observing:
         request = flow.request
         body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
         repeatable = routes.is_repeatable(request.method, request.path.partition("?")[0])
-        observation.judge(said, repeatable, lambda: self.resends and _has_encrypted(body, encoding))
+        observation.judge(said, repeatable, lambda: _has_encrypted(body, encoding))
 
     def _tell(self, flow: http.HTTPFlow, observation: Observation) -> None:
         """The one line for people."""

@@ -53,9 +53,9 @@ def request(
     return flow
 
 
-def observing(tmp_path: Path, *names: str, head: str = "", resends: bool = True) -> Observing:
+def observing(tmp_path: Path, *names: str, head: str = "") -> Observing:
     """Observe mode with a pool of these identities; none has ever been verified, and no state is there."""
-    made = Observing(resends, History())
+    made = Observing(History())
     pool_toml(tmp_path, *map(pat, names), head=head)
     made.start(load(tmp_path / "pool.toml") if names or head else None, {}, tmp_path / "state.sqlite3")
     return made

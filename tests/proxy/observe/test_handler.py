@@ -104,7 +104,6 @@ async def test_a_flow_that_had_to_leave_itself_is_covered_as_soon_as_it_has(tmp_
     observed.open(flow)
     flow.request.stream = True
     observed.outbound(flow)
-    observed.undress_all()
     assert flow.request.headers.fields == HEADERS, "for the connection may not be there yet"
     if by == "an error":
         flow.error = Error("the connection was lost")
@@ -137,19 +136,6 @@ async def test_what_is_not_swapped_is_not_touched(tmp_path: Path, path: str, hos
     await observed.judge(flow)
     assert flow.response.stream is False
     assert (flow.comment, flow.metadata) == ("", {})
-
-
-async def test_on_a_mitmproxy_without_copies_flows_are_left_as_they_are_and_that_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    observed = observing(tmp_path, "work", resends=False)
-    flow = request()
-
-    assert await sent(observed, flow) is flow.request
-    assert flow.request.headers.fields == HEADERS
-    assert "flows show the client's own credential" in caplog.text
-    await answered(observed, flow, 401, REVOKED)
-    assert [attempt.identity for attempt in trace_of(flow).attempts] == ["work"]
 
 
 async def test_a_request_from_before_a_reload_is_not_covered_for_nobody_would_uncover_it(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from mitmproxy.test import taddons, tflow
 
 from benchmarks.own import REFUSAL, StillKeeper, flow
 from codexpool.addon import Codexpool
-from codexpool.proxy.mitm import content_view
+from codexpool.proxy import content_view
 from codexpool.proxy.requests import Exchanges
 from codexpool.traces.history import History
 
 
 async def sent_again() -> http.HTTPFlow:
     """Refused under work, served under spare."""
-    exchanges = Exchanges(resends=True, history=History())
+    exchanges = Exchanges(history=History())
     exchanges.keeper = StillKeeper("work", "spare")
     one = flow(1)
     exchanges.open(one)
