@@ -65,10 +65,9 @@ OPTIONS = (
     (
         "codexpool_record",
         "",
-        "A file for a recording that can be shared: a HAR file if its name ends in .har, else a flow file. Whatever "
-        "says whose it is has a stand-in there. It is whole when the proxy has ended.",
+        "A file for a recording to share: a HAR file if its name ends in .har, otherwise a flow file. It has no "
+        "bodies, and pseudonyms for private values. It is complete when the proxy has ended.",
     ),
-    ("codexpool_record_bodies", "false", "With true the recording has bodies and WebSocket messages, too."),
     (
         "codexpool_record_all_hosts",
         "false",

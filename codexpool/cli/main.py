@@ -24,7 +24,6 @@ COMMANDS = {
     "explain": "commands.explain:explain",
     "diff": "commands.diff:diff",
     "record": "commands.record:record",
-    "replay": "commands.replay:replay",
     "member": "commands.member:member",
     "usage": "commands.usage:usage",
     "setup": "commands.setup:setup",

@@ -40,7 +40,7 @@ logger = logging.getLogger("codexpool")
 if TYPE_CHECKING:
     from codexpool.recording.recorder import Recorder
 
-RECORDING = frozenset({"codexpool_record", "codexpool_record_bodies", "codexpool_record_all_hosts"})
+RECORDING = frozenset({"codexpool_record", "codexpool_record_all_hosts"})
 
 
 class Lookout:
@@ -172,19 +172,15 @@ class Lookout:
             self._recorder.message(flow)
 
     def _record(self, path: str) -> None:
-        with_bodies, all_hosts = (host.is_on(f"codexpool_record_{what}") for what in ("bodies", "all_hosts"))
         self._close_recording()
         if not path:
             return
-        if with_bodies and "store_streamed_bodies" in ctx.options:
-            ctx.options.update(store_streamed_bodies=True)
         from codexpool.recording.files import RecordingError
         from codexpool.recording.recorder import Recorder
 
         try:
-            self._recorder = Recorder(
-                Path(path), with_bodies=with_bodies, all_hosts=all_hosts, secrets=self._secrets, names=self._names
-            )
+            all_hosts = host.is_on("codexpool_record_all_hosts")
+            self._recorder = Recorder(Path(path), all_hosts=all_hosts, secrets=self._secrets, names=self._names)
         except RecordingError as error:
             self._refuse(f"codexpool_record: {error}")
 

@@ -1,8 +1,7 @@
-"""The last look at a recording before it is written: is anything left in it that is somebody's?
+"""The last look at a recording before it is written: is anything private left in it?
 
-It reads the very bytes that are to be written, as a reader would, and shares nothing with what has put the stand-ins
-there but the knowledge of what a stand-in looks like. What it looks for it has from three sources: the secrets of the
-pool, what it reads out of the flows as they were, and what was replaced. Besides, nothing may look like a credential.
+It reads the bytes of the file. What it looks for are the pool's secrets, what it reads from the original flows, and
+every value that was replaced. Apart from those, nothing may look like a credential or an email address.
 """
 
 from __future__ import annotations
@@ -17,24 +16,23 @@ from typing import Any, Final, NamedTuple
 from mitmproxy import http
 from mitmproxy.io import tnetstring
 
-from codexpool.recording.layers import Leaf, forms, from_base64, is_printable
-from codexpool.recording.shapes import BEGIN, END, SIGNATURE, STANDIN, is_standin, is_vocabulary
-from codexpool.recording.words import any_of
-from codexpool.redaction.logs import redacted
+from codexpool.recording.encodings import layers
+from codexpool.recording.pseudonyms import PSEUDONYM, UUID, any_of, is_pseudonym
+from codexpool.redaction import redact_tokens
 
 SHORTEST: Final = 5
-"""Characters from which on a secret is looked for: a shorter one is a part of many words."""
+"""Characters from which on a secret is searched for: a shorter one is part of many words."""
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_PSEUDONYM: Final = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))(?:{PSEUDONYM.pattern})(?![A-Za-z0-9])")
 _EMAIL: Final = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,9}[A-Za-z]{2,24}")
-_STANDIN: Final = re.compile(rf"{BEGIN}(?:eyJ[\w-]+\.[\w-]+\.{SIGNATURE.pattern}|{STANDIN.pattern}){END}")
-_EY: Final = re.compile(r"eyJ[\w-]{8,}={0,2}(?![\w.+/-])")
-
-_SEEN_IN: Final = frozenset({"authorization", "proxy-authorization", "cookie", "chatgpt-account-id", "x-api-key"})
+_JSON_IN_BASE64: Final = re.compile(r"eyJ[\w+/-]{8,}={0,2}(?![\w.+/-])")
+_HAR_BODIES: Final = (("content", "text"), ("postData", "text"))
+_HEADER: Final = re.compile(r"[A-Za-z][A-Za-z-]{0,40}")
+_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "chatgpt-account-id", "x-api-key"})
 
 
 class Finding(NamedTuple):
-    """Something that must not be written: in which flow (from 1; 0: between them), where in it, and what it is."""
+    """Something private: in which flow (from 1; 0: outside of flows), where in it, and what it is."""
 
     flow: int
     where: str
@@ -45,15 +43,15 @@ class Finding(NamedTuple):
         return f"{flow}{self.where}: {self.what}"
 
 
-def seen_secrets(flows: Iterable[http.HTTPFlow]) -> set[str]:
-    """The clients' own credentials, cookies and accounts, as they stand in the headers of these flows."""
+def secrets_in(flows: Iterable[http.HTTPFlow]) -> set[str]:
+    """Return the clients' own credentials, cookies and accounts, from the headers of the original flows."""
     secrets: set[str] = set()
     for flow in flows:
         for name, value in flow.request.headers.items(multi=True):
             lower = name.lower()
             if lower == "cookie":
                 secrets |= {crumb.partition("=")[2].strip(' "') for crumb in value.split(";")}
-            elif lower in _SEEN_IN:
+            elif lower in _CREDENTIALS:
                 secrets.add(value.rpartition(" ")[2] if "authorization" in lower else value)
         for value in flow.response.headers.get_all("set-cookie") if flow.response is not None else ():
             secrets.add(value.partition(";")[0].partition("=")[2].strip(' "'))
@@ -61,147 +59,99 @@ def seen_secrets(flows: Iterable[http.HTTPFlow]) -> set[str]:
 
 
 class Check:
-    """Looks for these secrets; what is a stand-in, or too short to be told from a word, is none."""
+    """Searches for these secrets, and for what looks like one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         wanted = {secret for secret in secrets if len(secret) >= SHORTEST and len(set(secret)) > 1}
-        wanted = {secret for secret in wanted if "<codexpool:" not in secret and not is_vocabulary(secret)}
-        wanted = {secret for secret in wanted if not (_STANDIN.fullmatch(secret) or is_standin(secret))}
-        self._uuids = {secret.lower() for secret in wanted if _UUID.fullmatch(secret)}
-        self._emails = {secret.lower() for secret in wanted if _EMAIL.fullmatch(secret)}
-        others = [secret for secret in wanted if secret.lower() not in self._uuids | self._emails]
-        written = {form.decode("latin-1") for secret in others for form in forms(secret)}
-        numbers = [form for form in written if form.isdigit()]
-        between = rf"(?<!\d){any_of(numbers)}(?!\d)" if numbers else r"(?!)"
-        self._others = re.compile(f"{any_of(written.difference(numbers))}|{between}".encode("latin-1"), re.DOTALL)
+        wanted = {one for one in wanted if "<codexpool:" not in one and not is_pseudonym(one)}
+        self._ids = {one.lower() for one in wanted if UUID.fullmatch(one) or _EMAIL.fullmatch(one)}
+        others = {one for one in wanted if one.lower() not in self._ids}
+        numbers = {one for one in others if one.isdigit()}
+        self._others = re.compile(rf"{any_of(others - numbers)}|(?<!\d){any_of(numbers)}(?!\d)")
 
     def findings(self, content: bytes) -> list[Finding]:
-        """What is found in the content of a file that is to be written."""
+        """Return what must not be in the content of a file."""
         found: list[Finding] = []
-        seen: set[tuple[bytes, str]] = set()  # Most texts of a file come again and again.
-        for number, path, leaf in _leaves(content):
-            if (len(leaf.raw) < SHORTEST and not leaf.coding) or (leaf.raw, leaf.coding) in seen:
+        clean: set[str] = set()  # Most texts of a file repeat.
+        for number, path, text in _texts(content):
+            if text in clean:
                 continue
-            if what := self._in_leaf(leaf):
+            if what := self._in_text(path, text):
                 found += [Finding(number, _place(path), one) for one in sorted(what)]
-            elif len(leaf.raw) < 4096:
-                seen.add((leaf.raw, leaf.coding))
-        if not found and self._others.search(content):
-            found.append(Finding(0, "the file", "a known secret"))
+            else:
+                clean.add(text)
         return list(dict.fromkeys(found))
 
-    def _in_leaf(self, leaf: Leaf) -> set[str]:
-        what: set[str] = set()
-        for depth, data in leaf.layers():
-            what |= self._known(data)
-            if depth == 0 or is_printable(data):
-                what |= _looks_like(data.decode("utf-8", "replace"))
-        if leaf.is_closed:
-            what.add("compressed in a way that cannot be undone, so that nobody can look into it")
+    def _in_text(self, path: tuple[str, ...], text: str) -> set[str]:
+        what = {"a body"} if path[-1:] == ("content",) or path[-2:] in _HAR_BODIES else set()
+        for layer in (text, *layers(text)):
+            if self._others.search(layer):
+                what.add("a known secret")
+            ids = (match[0].lower() for pattern in (UUID, _EMAIL) for match in pattern.finditer(layer))
+            if not self._ids.isdisjoint(ids):
+                what.add("a known id or email address")
+            masked = _JSON_IN_BASE64.sub(_without_json, _PSEUDONYM.sub("*", layer))
+            if redact_tokens(masked) != masked:
+                what.add("what looks like a credential")
+            if _EMAIL.search(masked):
+                what.add("what looks like an email address")
         return what
 
-    def _known(self, data: bytes) -> set[str]:
-        if self._others.search(data):
-            return {"a known secret"}
-        if self._uuids or self._emails:
-            text = data.decode("latin-1")
-            if any(match[0].lower() in self._uuids for match in _UUID.finditer(text)):
-                return {"a known id"}
-            if any(match[0].lower() in self._emails for match in _EMAIL.finditer(text)):
-                return {"a known e-mail address"}
-        return set()
 
-
-def _looks_like(text: str) -> set[str]:
-    """What in a text looks like a credential or an address, without being a stand-in."""
-    masked = _EY.sub(_unless_opaque, _STANDIN.sub("*", text))
-    what = set()
-    if redacted(masked) != masked:
-        what.add("what looks like a credential")
-    if _EMAIL.search(masked):
-        what.add("what looks like an e-mail address")
-    return what
-
-
-def _unless_opaque(match: re.Match[str]) -> str:
-    """JSON in base64 begins like a token, and is looked into as what it is."""
+def _without_json(match: re.Match[str]) -> str:
+    """Base64 of JSON begins like a JWT; what is in it is checked as a layer of its own."""
     try:
-        return "*" if isinstance(json.loads(from_base64(match[0].encode())), dict) else match[0]
+        return "*" if isinstance(json.loads(base64.b64decode(match[0] + "==")), dict) else match[0]
     except ValueError:
         return match[0]
 
 
-# -- the texts of a file, and where each of them is
-
-
-def _leaves(content: bytes) -> Iterator[tuple[int, tuple[str, ...], Leaf]]:
+def _texts(content: bytes) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """Yield each text of a file, with the number of its flow and the path to it."""
     if content[:1] == b"{":
         har = json.loads(content)
         entries = har["log"].pop("entries")
-        yield from ((0, path, leaf) for path, leaf in _walk(har, ()))
+        yield from ((0, path, text) for path, text in _walk(har, ()))
     else:
         entries, rest = [], io.BytesIO(content)
         while rest.tell() < len(content):
             entries.append(tnetstring.load(rest))
     for number, entry in enumerate(entries, 1):
-        for path, leaf in _walk(entry, ()):
-            yield number, path, leaf
+        yield from ((number, path, text) for path, text in _walk(entry, ()))
 
 
-def _walk(node: Any, path: tuple[str, ...], coding: str = "") -> Iterator[tuple[tuple[str, ...], Leaf]]:
+def _walk(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     match node:
         case dict():
-            coding = _coding_of(node)
             name = node.get("name")
             for key, value in node.items():
-                yield path, Leaf(str(key))
-                field = name if key == "value" and isinstance(name, str) else str(key)
-                yield from _walk(value, (*path, field), coding)
-            if node.get("encoding") == "base64" and isinstance(node.get("text"), str):
-                yield (*path, "text"), Leaf(base64.b64decode(node["text"]))
-        case [str(name) | bytes(name), str(value) | bytes(value)]:
-            shown = name.decode("latin-1") if isinstance(name, bytes) else name
-            yield (*path, ""), Leaf(name)
-            yield (*path, shown), Leaf(value)
+                yield (*path, ""), str(key)
+                yield from _walk(value, (*path, name if key == "value" and isinstance(name, str) else str(key)))
+        case [str() | bytes() as name, str() | bytes() as value]:
+            yield (*path, ""), _text(name)
+            yield (*path, _text(name)), _text(value)
         case list() | tuple():
             for item in node:
                 yield from _walk(item, path)
-        case str() | bytes():
-            yield path, Leaf(node, coding if path[-1:] == ("content",) else "")
+        case str() | bytes() if node:
+            yield path, _text(node)
         case int() if node > 99_999:
-            yield path, Leaf(str(node))
+            yield path, str(node)
 
 
-def _coding_of(node: dict[Any, Any]) -> str:
-    """The content-encoding of a message in a flow's state."""
-    for field in node.get("headers") or () if isinstance(node.get("content"), bytes) else ():
-        if field[0].lower() == b"content-encoding":
-            return str(field[1].decode("latin-1")).strip().lower()
-    return ""
-
-
-_TOP: Final = frozenset(
-    {"request", "response", "client_conn", "server_conn", "websocket", "metadata", "comment", "error", "_codexpool"}
-)
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _place(path: tuple[str, ...]) -> str:
-    """Where in a flow something is, in words; nothing of the flow itself is said but names of headers."""
-    top = next((part for part in path if part in _TOP or part.startswith("_webSocket")), "the flow")
-    rest = path[path.index(top) + 1 :] if top in path else ()
-    match rest:
-        case ("headers" | "trailers" | "cookies", *names) if names and _is_name(names[-1]):
-            return f"{top}, header {names[-1]}"
-        case ("headers" | "trailers" | "cookies" | "queryString", *_):
-            return f"{top}, {rest[0]}"
-        case (part, *_) if part in ("content", "postData"):
-            return f"{top}, body"
-        case (part, *_) if part in ("path", "url", "host", "authority", "messages", "msg"):
+    """Return where in a flow something is. Of the flow itself only names of headers are told."""
+    match path:
+        case (("request" | "response") as top, "headers" | "cookies", *_, name) if _HEADER.fullmatch(name):
+            return f"{top}, header {name}"
+        case (("request" | "response") as top, "path" | "url" | "host" | "content" | "postData" as part, *_):
             return f"{top}, {part}"
-    return {"metadata": "the trace", "_codexpool": "the trace", "client_conn": "the client's connection"}.get(
-        top, top
-    )
-
-
-def _is_name(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z][A-Za-z-]{0,40}", name) is not None and name not in ("name", "value")
+        case (top, *_) if top in ("request", "response", "error", "websocket", "comment"):
+            return top
+        case ("metadata" | "_codexpool", *_):
+            return "trace"
+    return "the flow"

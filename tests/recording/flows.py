@@ -14,7 +14,7 @@ from wsproto.frame_protocol import Opcode
 
 from codexpool.recording import files
 from codexpool.recording.recording import Recording
-from codexpool.recording.taking import taken
+from codexpool.recording.strip import strip
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -74,16 +74,16 @@ def _encoded(body: bytes | str, headers: http.Headers) -> bytes:
     return encoding.encode(raw, headers.get("content-encoding", "identity"))
 
 
-def recorded(*flows: http.HTTPFlow, bodies: bool = True, as_har: bool = False) -> bytes:
+def recorded(*flows: http.HTTPFlow, as_har: bool = False) -> bytes:
     """The content of a recording of these flows."""
     recording = Recording(as_har)
-    recording.flows += [taken(flow, bodies) for flow in flows]
+    recording.flows += [strip(flow) for flow in flows]
     return recording.content()
 
 
 def read(content: bytes) -> list[http.HTTPFlow]:
     """The flows of a recording."""
-    return [one for one in files.parsed(content, "it").flows if isinstance(one, http.HTTPFlow)]
+    return files.parse(content, "it").flows
 
 
 def readable(content: bytes) -> str:

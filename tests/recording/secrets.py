@@ -100,6 +100,20 @@ JSON = (("content-type", "application/json"),)
 SSE = (("content-type", "text/event-stream"),)
 FORM = (("content-type", "application/x-www-form-urlencoded"),)
 
+
+def a_socket_closed(reason: str) -> http.HTTPFlow:
+    made = a_socket([], [])
+    assert made.websocket is not None
+    made.websocket.close_reason = reason
+    return made
+
+
+def in_json(document: dict[str, Any]) -> http.HTTPFlow:
+    """A flow with JSON in a header and in its body."""
+    text = json.dumps(document)
+    return a_flow(headers=[*JSON, ("x-codex-turn-metadata", text)], body=text)
+
+
 ANYWHERE: dict[str, Place] = {
     "a header nobody knows": lambda value: a_flow(headers=[("x-somebodys-own", f"see {value}")]),
     "a header of the answer": lambda value: a_flow(answer_headers=[("x-odd", value)]),
@@ -129,6 +143,9 @@ ANYWHERE: dict[str, Place] = {
     "base64 in a header": lambda value: a_flow(
         status=401, answer_headers=[("x-error-json", base64.b64encode(json.dumps({"m": value}).encode()).decode())]
     ),
+    "a known header": lambda value: a_flow(headers=[("user-agent", f"x ({value})")]),
+    "the reason of a close": lambda value: a_socket_closed(f"because of {value}"),
+    "a fragment": lambda value: a_flow(f"/backend-api/x#{value}"),
     "a comment": lambda value: a_flow(comment=f"codexpool: work, attempt 2 (spare: 401 {value})"),
     "the trace": lambda value: a_flow(
         metadata={"codexpool": {"answer": {"message": f"said {value}"}, "attempts": [{"evidence": value}]}}
@@ -143,7 +160,7 @@ NAMED: dict[str, tuple[st.SearchStrategy[str], Place]] = {
     "cookie": (cookies, lambda value: a_flow(headers=[("cookie", f"theme=dark; __cf_bm={value}; a=1")])),
     "set-cookie": (cookies, lambda value: a_flow(answer_headers=[("set-cookie", f"sid={value}; Path=/; HttpOnly")])),
     "quoted cookie": (cookies, lambda value: a_flow(headers=[("cookie", f'sid="{value}"')])),
-    "password": (passwords, lambda value: a_flow(headers=JSON, body=json.dumps({"password": value}))),
+    "password": (passwords, lambda value: in_json({"password": value})),
     "basic": (
         passwords,
         lambda value: a_flow(
@@ -151,7 +168,7 @@ NAMED: dict[str, tuple[st.SearchStrategy[str], Place]] = {
         ),
     ),
     "account header": (accounts, lambda value: a_flow(headers=[("chatgpt-account-id", value)])),
-    "account field": (accounts, lambda value: a_flow(headers=JSON, body=json.dumps({"account_id": value}))),
+    "account field": (accounts, lambda value: in_json({"account_id": value})),
     "accounts": (
         accounts,
         lambda value: a_flow(
@@ -161,13 +178,13 @@ NAMED: dict[str, tuple[st.SearchStrategy[str], Place]] = {
             answer=json.dumps({"accounts": [{"id": value, "plan_type": "x"}], "account_ordering": [value]}),
         ),
     ),
-    "user field": (accounts, lambda value: a_flow(headers=JSON, body=json.dumps({"user": {"id": value}}))),
+    "user field": (accounts, lambda value: in_json({"user": {"id": value}})),
     "user parameter": (accounts, lambda value: a_flow(f"/backend-api/x?user_id={quote(value)}")),
     "installation": (uuids, lambda value: a_flow(headers=[("x-codex-installation-id", value)])),
     "session": (cookies, lambda value: a_flow(headers=[("thread-id", value)])),
-    "home": (homes, lambda value: a_flow(headers=JSON, body=json.dumps({"cwd": f"/home/{value}/work"}))),
-    "home of a Mac": (homes, lambda value: a_flow(answer=f"no such file: /Users/{value}/x.py\n")),
-    "home of Windows": (homes, lambda value: a_flow(headers=JSON, body=json.dumps({"x": f"C:\\Users\\{value}\\y"}))),
+    "home": (homes, lambda value: in_json({"cwd": f"/home/{value}/work"})),
+    "home of a Mac": (homes, lambda value: a_flow(status=None, error=f"no such file: /Users/{value}/x.py")),
+    "home of Windows": (homes, lambda value: in_json({"x": f"C:\\Users\\{value}\\y"})),
     "token parameter": (bearers, lambda value: a_flow(f"/backend-api/x?access_token={value}")),
     "form": (
         bearers,
@@ -193,6 +210,8 @@ REPEATED: tuple[Place, ...] = (
     lambda value: a_flow(headers=[("x-odd", f"a={quote(value, safe='')}")]),
     lambda value: a_flow(answer=base64.b64encode(f"ab {value} cd".encode()).decode()),
     lambda value: a_flow(status=None, error=f"lost: {value}!"),
+    lambda value: a_flow(headers=[("user-agent", f"x ({value}) y")]),
+    lambda value: a_flow(metadata={"codexpool": {"answer": {"message": f"said {value}"}}}),
     lambda value: a_socket([], [json.dumps({"type": "error", "message": value})]),
 )
 """Places where a value is repeated that was named elsewhere, before or after."""

@@ -38,15 +38,7 @@ def test_what_is_in_a_structure_with_a_telling_name_is_a_secret_whatever_it_is_c
 
 @pytest.mark.parametrize("number", ['{"password":48151623}', '{"pin":48151623}', '{"secret":48151623.5}'])
 def test_a_secret_may_be_a_number(number: str) -> None:
-    assert "48151623" not in readable(recorded(a_flow(body=number)))
-
-
-def test_numbers_that_only_sound_like_secrets_stay() -> None:
-    body = '{"usage":{"input_tokens":1234,"output_tokens":77},"max_tokens":4096}'
-
-    (flow,) = read(recorded(a_flow(body=body)))
-
-    assert json.loads(flow.request.content or b"") == json.loads(body)
+    assert "48151623" not in readable(recorded(a_flow(headers=[("x-of-mine", number)], body=number)))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mitmproxy import http, websocket
 from wsproto.frame_protocol import Opcode
 
 from codexpool.recording import files, recorder
-from codexpool.recording.cleaning import Cleaner
+from codexpool.recording.anonymize import Anonymizer
 from codexpool.recording.files import RecordingError
 from codexpool.recording.recorder import Recorder
 from tests.recording.flows import a_flow, a_socket
@@ -36,13 +36,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def started(out: Path) -> Iterator[Recorder]:
-    made = Recorder(out, with_bodies=True)
+    made = Recorder(out)
     yield made
     made.finish()
 
 
 def read(path: Path) -> list[http.HTTPFlow]:
-    return [flow for flow in files.read(path).flows if isinstance(flow, http.HTTPFlow)]
+    return files.read(path).flows
 
 
 def with_token(text: str = "") -> http.HTTPFlow:
@@ -57,8 +57,6 @@ def test_what_passed_is_there_at_the_end(out: Path, started: Recorder) -> None:
     made = read(out)
 
     assert [flow.request.path for flow in made] == ["/backend-api/codex/responses"] * 2
-    assert made[0].response is not None
-    assert made[0].response.text == "one"
     assert TOKEN.encode() not in out.read_bytes()
 
 
@@ -87,9 +85,9 @@ def test_what_becomes_of_a_flow_later_is_not_in_it(out: Path, started: Recorder)
 
 
 @pytest.mark.usefixtures("soon")
-def test_the_file_is_written_while_it_goes_on_and_later_knowledge_reaches_back(out: Path) -> None:
-    started = Recorder(out, with_bodies=True)
-    started.add(a_flow(answer="her cat is Zq7rTk2LmVb94XwPcN"))
+def test_a_value_learned_later_is_replaced_in_earlier_requests(out: Path) -> None:
+    started = Recorder(out)
+    started.add(a_flow(status=None, error="her cat is Zq7rTk2LmVb94XwPcN"))
     until(out.exists, 10, "the first write")
     started.add(a_flow(headers=[("cookie", "sid=Zq7rTk2LmVb94XwPcN")]))
     until(lambda: len(read(out)) == 2, 10, "the next write")
@@ -98,8 +96,8 @@ def test_the_file_is_written_while_it_goes_on_and_later_knowledge_reaches_back(o
     started.finish()
 
     assert b"Zq7rTk2LmVb94XwPcN" not in out.read_bytes()
-    assert made[0].response is not None
-    assert made[0].response.text == "her cat is " + made[1].request.headers["cookie"].removeprefix("sid=")
+    assert made[0].error is not None
+    assert made[0].error.msg == "her cat is " + made[1].request.headers["cookie"].removeprefix("sid=")
 
 
 @pytest.mark.usefixtures("soon")
@@ -115,12 +113,12 @@ def test_nothing_is_written_where_there_is_nothing_new(out: Path) -> None:
     started.finish()
 
 
-def test_messages_that_mitmproxy_forgets_are_there(out: Path, started: Recorder) -> None:
+def test_messages_that_mitmproxy_drops_are_counted(out: Path, started: Recorder) -> None:
     flow = a_socket([], [])
     assert flow.websocket is not None
     flow.websocket.timestamp_end = None
     for number in range(40):
-        message = websocket.WebSocketMessage(Opcode.TEXT, number % 2 == 0, f"message {number} {TOKEN}".encode())
+        message = websocket.WebSocketMessage(Opcode.TEXT, number % 2 == 0, f"message {TOKEN}".encode())
         flow.websocket.messages.append(message)
         started.message(flow)
         del flow.websocket.messages[:-16]
@@ -129,12 +127,11 @@ def test_messages_that_mitmproxy_forgets_are_there(out: Path, started: Recorder)
     started.add(flow)
     started.finish()
 
-    made = read(out)
-    assert len(made) == 1
-    assert made[0].websocket is not None
-    texts = [message.text for message in made[0].websocket.messages]
-    assert [text.split()[1] for text in texts] == [str(number) for number in range(40)]
-    assert len({text.split()[2] for text in texts}) == 1
+    (made,) = read(out)
+    assert made.websocket is not None
+    assert made.websocket.messages == []
+    note = made.metadata["codexpool_recording"]
+    assert (note["messages_sent"], note["messages_received"]) == (20, 20)
 
 
 def test_a_socket_that_is_still_open_at_the_end_is_there(out: Path) -> None:
@@ -178,7 +175,7 @@ def test_other_hosts_are_left_out_unless_they_are_wanted(out: Path, caplog: pyte
             started.add(a_flow("/", host=host))
         started.finish()
         assert [flow.request.host for flow in read(out)] == (expected or hosts)
-    assert "3 to other hosts were left out" in caplog.text
+    assert "left out 3 to other hosts" in caplog.text
 
 
 def test_memory_is_bounded_and_that_is_said_once(
@@ -196,7 +193,7 @@ def test_memory_is_bounded_and_that_is_said_once(
     assert "start the proxy again with another file" in warnings[0].getMessage()
 
 
-def test_bodies_that_are_not_wanted_are_not_even_kept(out: Path) -> None:
+def test_bodies_are_not_even_kept_in_memory(out: Path) -> None:
     started = Recorder(out)
     started.add(a_flow(body="x" * 1_000_000, answer="y" * 1_000_000))
 
@@ -211,7 +208,7 @@ def test_what_the_check_refuses_is_not_written_and_the_old_file_stays(
     out.write_bytes(b"before")
     report = tmp_path / "report"
     monkeypatch.setenv(recorder.REPORT, str(report))
-    monkeypatch.setattr(Cleaner, "_headers", lambda _self, headers: headers)
+    monkeypatch.setattr(Anonymizer, "_headers", lambda _self, headers: headers)
     started = Recorder(out)
     started.add(with_token())
     started.finish()
@@ -227,17 +224,17 @@ def test_what_the_check_refuses_is_not_written_and_the_old_file_stays(
 def test_tokens_that_the_pool_had_are_known_at_the_end(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "ASK", 0)
     secrets = ["Zq7rTk2LmVb94XwPcN"]
-    started = Recorder(out, with_bodies=True, secrets=lambda: secrets, names=lambda: ["work"])
+    started = Recorder(out, secrets=lambda: secrets, names=lambda: ["work"])
     for _ in range(2):
-        started.add(a_flow(answer="echo Zq7rTk2LmVb94XwPcN or Kj3xWq8NvTz56RyHdM, of work"))
+        started.add(a_flow(status=None, error="echo Zq7rTk2LmVb94XwPcN or Kj3xWq8NvTz56RyHdM, of work"))
         secrets[0] = "Kj3xWq8NvTz56RyHdM"
     secrets.clear()
     started.finish()
 
     for flow in read(out):
-        assert flow.response is not None
-        words = (flow.response.text or "").split()
-        assert {words[1], words[3].strip(",")} == {"standin-credential-1", "standin-credential-2"}
+        assert flow.error is not None
+        words = flow.error.msg.split()
+        assert {words[1], words[3].strip(",")} == {"pseudonym-1", "pseudonym-2"}
         assert words[-1] == "work"
 
 
@@ -247,13 +244,13 @@ def test_an_error_of_our_own_is_said_without_its_text(
     def broken(*_: object) -> None:
         raise ValueError(TOKEN)
 
-    monkeypatch.setattr(Cleaner, "flow", broken)
+    monkeypatch.setattr(Anonymizer, "flow", broken)
     started = Recorder(out)
     started.add(with_token())
     started.finish()
 
     assert not out.exists()
-    assert "because of an error of codexpool's own (ValueError)" in caplog.text
+    assert "because of a bug in codexpool (ValueError)" in caplog.text
     assert TOKEN not in caplog.text
 
 
@@ -280,7 +277,7 @@ def test_what_a_disk_did_not_take_is_written_as_soon_as_it_does_although_nothing
         until(lambda: "No space left" in caplog.text, 10, "the first try")
     until(out.exists, 10, "the file")
     assert len(read(out)) == 1
-    until(lambda: "it is written again" in caplog.text, 10, "that to be said")
+    until(lambda: "written again" in caplog.text, 10, "that to be said")
     assert caplog.text.count("No space left") == 1
     made.finish()
 
@@ -310,7 +307,7 @@ def test_a_report_that_cannot_be_written_harms_nobody(
     made.add(with_token())
     made.finish()
     assert len(read(out)) == 1
-    assert "how the recording has ended cannot be written" in caplog.text
+    assert "cannot write the outcome of the recording" in caplog.text
 
 
 def full(path: Path, content: bytes) -> None:

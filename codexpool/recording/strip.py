@@ -1,0 +1,97 @@
+"""Copies flows without bodies, addresses, certificates, metadata of other addons, and what was edited away."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final, TypeVar
+
+from mitmproxy import connection, http, websocket
+
+from codexpool.traces.trace import METADATA
+
+NOTE: Final = "codexpool_recording"
+"""The key in a recorded flow's metadata under which the sizes of what was left out are."""
+
+SIZES: Final = (
+    "request_bytes",
+    "response_bytes",
+    "messages_sent",
+    "bytes_sent",
+    "messages_received",
+    "bytes_received",
+)
+
+_OF_CONNECTION: Final = (
+    *("id", "tls", "tls_version", "alpn", "cipher", "transport_protocol"),
+    *("timestamp_start", "timestamp_end", "timestamp_tls_setup"),
+)
+_NOWHERE: Final = ("127.0.0.1", 0)
+
+_OVERHEAD: Final = 14_000
+"""Bytes that a stripped flow and its trace take besides their texts (measured: 18 kB in all are usual)."""
+
+M = TypeVar("M", http.Request, http.Response)
+
+
+def strip(flow: http.HTTPFlow, socket_sizes: dict[str, int] | None = None) -> http.HTTPFlow:
+    """Return a copy without bodies.
+
+    Args:
+        flow: a flow of mitmproxy, or one of an earlier recording: its sizes are kept.
+        socket_sizes: sizes of the messages, where mitmproxy has dropped some.
+    """
+    client, server = connection.Client(peername=_NOWHERE, sockname=_NOWHERE), connection.Server(address=None)
+    for made_one, one in ((client, flow.client_conn), (server, flow.server_conn)):
+        for name in _OF_CONNECTION:
+            setattr(made_one, name, getattr(one, name))
+    server.timestamp_tcp_setup = flow.server_conn.timestamp_tcp_setup
+    made = http.HTTPFlow(client, server)
+    made.id, made.timestamp_created = flow.id, flow.timestamp_created
+    made.request = _bare(flow.request)
+    made.response = _bare(flow.response) if flow.response is not None else None
+    made.error = copy.copy(flow.error)
+    made.comment, made.marked, made.is_replay = flow.comment, flow.marked, flow.is_replay
+    sizes: dict[str, Any] = {"request_bytes": _size(flow.request), "response_bytes": _size(flow.response)}
+    if (socket := flow.websocket) is not None:
+        sizes |= message_sizes(socket.messages) if socket_sizes is None else socket_sizes
+        made.websocket = websocket.WebSocketData(
+            [], socket.closed_by_client, socket.close_code, socket.close_reason, socket.timestamp_end
+        )
+    if isinstance(before := flow.metadata.get(NOTE), dict):
+        sizes = {name: before[name] for name in SIZES if isinstance(before.get(name), int | None) and name in before}
+    made.metadata = {NOTE: sizes}
+    if METADATA in flow.metadata:
+        made.metadata[METADATA] = flow.metadata[METADATA]
+    return made
+
+
+def message_sizes(messages: list[websocket.WebSocketMessage]) -> dict[str, int]:
+    """Return how many messages went either way, and their bytes."""
+    sent = [len(message.content) for message in messages if message.from_client]
+    received = [len(message.content) for message in messages if not message.from_client]
+    return dict(zip(SIZES[2:], (len(sent), sum(sent), len(received), sum(received)), strict=True))
+
+
+def weight(flow: http.HTTPFlow) -> int:
+    """Return about how many bytes a stripped flow takes in memory."""
+    messages = (flow.request, flow.response)
+    headers = [field for message in messages if message is not None for field in message.headers.fields]
+    return _OVERHEAD + len(flow.request.path) + sum(len(name) + len(value) for name, value in headers)
+
+
+def _bare(message: M) -> M:
+    made = type(message).__new__(type(message))
+    made.data = copy.copy(message.data)
+    made.data.headers = http.Headers(message.headers.fields)
+    made.data.content = made.data.trailers = None
+    return made
+
+
+def _size(message: http.Message | None) -> int | None:
+    """Return the bytes of a body: of one that was streamed, as its headers announced it."""
+    if message is None:
+        return None
+    length = message.headers.get("content-length", "")
+    if message.raw_content is None:
+        return int(length) if length.isdecimal() else None
+    return len(message.raw_content)
