@@ -30,7 +30,7 @@ from codexpool.proxy.requests import Exchanges
 from codexpool.proxy.telemetry import Lookout
 from codexpool.proxy.tunnels import UndecidedError
 from codexpool.proxy.versions import connections, resend, support
-from codexpool.redaction.logs import redact_logs
+from codexpool.redaction import redact_logs
 from codexpool.state import State, StateError, named_state, open_state, state_path
 from codexpool.upkeep.keeper import Keeper
 from codexpool.web.members import members

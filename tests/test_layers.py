@@ -132,3 +132,15 @@ def test_lazy_and_type_checking_imports_count(tmp_path: Path) -> None:
     (package / "a.py").write_text("def f():\n    from codexpool import b\n")
     (package / "b.py").write_text("if TYPE_CHECKING:\n    from codexpool.a import f\n")
     assert circle(graph(package))
+
+
+FACES = ("redaction",)
+"""Packages with one public face: others import from the package itself, never from a module in it."""
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_only_the_face_of_a_package_is_imported(package: str) -> None:
+    inner = {name for name in ARROWS if name.startswith(f"codexpool.{package}.")}
+    assert not [
+        f"{name} -> {one}" for name, found in ARROWS.items() if room(name) != package for one in found & inner
+    ]

@@ -20,7 +20,7 @@ from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, fin
 from codexpool.config.model import shown
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Failure(click.ClickException):
     """What was asked for could not be done: the text says why, and what mends it. Exit code 1."""
 
     def show(self, file: Any = None) -> None:
-        for line in redacted(self.message).splitlines():
+        for line in redact_tokens(self.message).splitlines():
             click.echo(f"codexpool: {line}", err=True)
 
 

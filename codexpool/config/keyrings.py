@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from codexpool.common.private_files import UnusableError
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 
 
 class PendingError(Exception):
@@ -44,7 +44,7 @@ def _library() -> Iterator[Any]:
     try:
         yield keyring
     except Exception as error:  # Behind the library are back ends of many makers, and what they come up with.
-        what = f"the keyring does not answer: {redacted(str(error)) or type(error).__name__}"
+        what = f"the keyring does not answer: {redact_tokens(str(error)) or type(error).__name__}"
         raise UnusableError(what, "unlock it, or keep the token elsewhere") from None
 
 

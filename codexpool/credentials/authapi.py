@@ -25,7 +25,7 @@ from codexpool.protocol.endpoints import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAM
 from codexpool.protocol.errors import error_of
 from codexpool.protocol.headers import identity_values
 from codexpool.protocol.routes import host_of
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 from codexpool.tokens.bearer import Bearer
 
 for _name in ("httpx", "httpcore"):
@@ -89,7 +89,7 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     was.
     """
     status, document = response.status_code, _json(response)
-    code = redacted(error_of(response.headers, response.content)[0])
+    code = redact_tokens(error_of(response.headers, response.content)[0])
     is_json, from_edge = isinstance(document, dict), _is_from_edge(response)
     if says_dead(status, code, is_json, from_edge):
         raise RefusedError(f"routing discovery answers {status} {code}")
@@ -117,14 +117,14 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
 def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
     """What an answer of whoami means. Only a 401 in JSON with a code of `DEAD_TOKEN_CODES` condemns the token."""
     # Some refusals repeat the token they refuse, and evidence is shown: in pool.toml, and to the client.
-    code, _ = map(redacted, error_of(response.headers, response.content))
+    code, _ = map(redact_tokens, error_of(response.headers, response.content))
     evidence = Evidence(
         at,
         "GET",
         "whoami",
         response.status_code,
         code,
-        redacted(response.headers.get("x-request-id", "")),
+        redact_tokens(response.headers.get("x-request-id", "")),
         bearer.fingerprint,
     )
     document = _json(response)

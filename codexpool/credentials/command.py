@@ -169,8 +169,8 @@ def let_go(process: asyncio.subprocess.Process) -> None:
 
 
 def _quoted(said: bytearray) -> str:
-    from codexpool.redaction.shown import shown_text  # It looks at logins itself.
+    from codexpool.redaction import redact_text  # It looks at logins itself.
 
-    text = shown_text(" ".join(said.decode(errors="replace").split()), full=True)
+    text = redact_text(" ".join(said.decode(errors="replace").split()), full=True)
     shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
     return f". It said: {''.join(c for c in shown if c.isprintable())}" if shown else ""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from codexpool.credentials.pat import PREFIX
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 from codexpool.views.formatting import plain
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
     def safe(self) -> Finding:
         """Without tokens, and without what a terminal would act upon."""
-        return self._replace(text=redacted(plain(self.text)), remedy=redacted(plain(self.remedy)))
+        return self._replace(text=redact_tokens(plain(self.text)), remedy=redact_tokens(plain(self.remedy)))
 
 
 def ok(about: str, text: str) -> Finding:

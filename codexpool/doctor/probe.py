@@ -21,7 +21,7 @@ from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.doctor.tunnel import Answer, NoTunnelError, Tunnel, UntrustedError
 from codexpool.protocol.endpoints import RESPONSES
 from codexpool.protocol.headers import PROBE
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "probe"
@@ -174,7 +174,7 @@ def _reason(answer: Answer, document: Mapping[str, Any]) -> str:
         case _:
             said = answer.body.decode(errors="replace")
     said = " ".join(said.split()).removeprefix("codexpool: ")
-    return f"{answer.status} {shown_text(said[:LONGEST])}".strip().removesuffix(".")
+    return f"{answer.status} {redact_text(said[:LONGEST])}".strip().removesuffix(".")
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

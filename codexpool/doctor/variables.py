@@ -12,7 +12,7 @@ from codexpool.doctor.bypass import NO, bypasses, proxy_variable
 from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, token_in_words, wrong
 from codexpool.protocol.endpoints import AUTHAPI, HOST
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 
 ABOUT: Final = "client"
 
@@ -67,7 +67,7 @@ def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
             what = "nothing is swapped" if host == HOST else "the proxy cannot answer for a member key"
             yield wrong(
                 ABOUT,
-                f'{client.where(name)} has "{shown_text(entry)}", which leads {host} past the proxy: {what}',
+                f'{client.where(name)} has "{redact_text(entry)}", which leads {host} past the proxy: {what}',
                 "take that entry out",
             )
     if value and not any(by_host.values()):
@@ -114,7 +114,7 @@ def of_the_rest(client: ClientEnvironment) -> Iterator[Finding]:
     if base and _host(base) != AUTH_HOST:
         yield wrong(
             ABOUT,
-            f"CODEX_AUTHAPI_BASE_URL leads whoami to {shown_text(_host(base)) or 'no host'}",
+            f"CODEX_AUTHAPI_BASE_URL leads whoami to {redact_text(_host(base)) or 'no host'}",
             f"unset it: whoami belongs to {AUTH_HOST}, where the proxy answers for member keys",
         )
     for name in sorted(client.ignored):
@@ -130,20 +130,20 @@ def of_config(client: ClientEnvironment) -> Iterator[Finding]:
     path = client.home / CONFIG
     if client.broken:
         yield wrong(
-            ABOUT, f"{path} is not TOML: {shown_text(client.broken)}", "correct it; the client does not start"
+            ABOUT, f"{path} is not TOML: {redact_text(client.broken)}", "correct it; the client does not start"
         )
         return
     for key in ("chatgpt_base_url", "openai_base_url"):
         base = client.config.get(key)
         if isinstance(base, str) and base.strip() and _host(base) != HOST:
             yield wrong(
-                ABOUT, f"{key} in {path} leads to {shown_text(_host(base)) or 'no host'}", f"take {key} out of it"
+                ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"take {key} out of it"
             )
     provider = client.config.get("model_provider", BUILT_IN)
     if provider != BUILT_IN and not _leads_to_the_backend(client.config, provider):
         yield wrong(
             ABOUT,
-            f'model_provider in {path} is "{shown_text(str(provider))}", which does not speak to {HOST}',
+            f'model_provider in {path} is "{redact_text(str(provider))}", which does not speak to {HOST}',
             f'take it out, or start the client with -c model_provider="{BUILT_IN}"',
         )
 
@@ -183,4 +183,4 @@ def _host(url: str) -> str:
 
 def _shown(place: Place) -> str:
     host = f"[{place[0]}]" if ":" in place[0] else place[0]
-    return shown_text(f"{host}:{place[1]}")
+    return redact_text(f"{host}:{place[1]}")

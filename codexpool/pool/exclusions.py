@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 
 KEPT: Final = 1_000
 """Entries of one kind that are kept at most; beyond that the oldest is forgotten."""
@@ -81,7 +81,7 @@ class Exclusion(NamedTuple):
 
         A client can write anything in the place of a model's name, or in a path.
         """
-        what = shown_text(self.what).removeprefix("/backend-api/")
+        what = redact_text(self.what).removeprefix("/backend-api/")
         words = {
             Kind.ENDPOINT: f"{'limited' if self.is_limit else 'not used'} on {what}",
             Kind.MODEL: f"not used for the model {what}",

@@ -20,7 +20,7 @@ from codexpool.protocol.inflate import UnreadableError, pieces
 from codexpool.protocol.routes import MODELS, Policy
 from codexpool.protocol.stream_events import Beginning, Reading
 from codexpool.proxy.bodies import look
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.trace import AttemptTrace, Trace
 
@@ -183,7 +183,7 @@ def session_of(key: str, member: Member | None) -> str:
 
 def said_of(session: str | None) -> str:
     """The name of a session as it may be seen."""
-    return "-" if session is None else shown_text(session)
+    return "-" if session is None else redact_text(session)
 
 
 async def prompt_cache_key(request: http.Request) -> str | None:

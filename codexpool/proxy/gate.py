@@ -26,7 +26,7 @@ from codexpool.protocol import endpoints, routes
 from codexpool.protocol.routes import Policy
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.find_keys import carries_key, hide_key, key_of
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
 
@@ -253,7 +253,7 @@ class Gate:
         flow.comment = f"codexpool: refused ({entrance.why})"
         if not entrance.is_few:
             return
-        what = shown_text(f"{flow.request.method} {flow.request.host}")
+        what = redact_text(f"{flow.request.method} {flow.request.host}")
         logger.warning("%s: %s is refused: %s", address, what, entrance.why)
         if entrance.policy.swaps:
             status = flow.response.status_code

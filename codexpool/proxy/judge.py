@@ -23,7 +23,7 @@ from codexpool.protocol.headers import first_values
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.held_answers import is_page
-from codexpool.redaction.shown import shown, shown_text
+from codexpool.redaction import redact_header, redact_text
 from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
@@ -117,10 +117,10 @@ def judge(
     evidence = Evidence(
         time.time(),
         method,
-        shown_text(asked.path),
+        redact_text(asked.path),
         said.status,
-        shown_text(said.code),
-        shown("x-request-id", said.request_id, time.time()),
+        redact_text(said.code),
+        redact_header("x-request-id", said.request_id, time.time()),
         attempt.bearer.fingerprint,
         note="" if said.status else said.message,
     )
@@ -162,7 +162,7 @@ def learn(
         case Finding.NOT_FOR_THIS_MODEL:
             asks = model() if model is not None else asked.model
             if asks and named_model(said.message) == asks and pool.not_for_model(name, asks, evidence, at):
-                logger.warning("%s: its account does not have the model %s: %s", name, shown_text(asks), evidence)
+                logger.warning("%s: its account does not have the model %s: %s", name, redact_text(asks), evidence)
         case Finding.NOT_ON_THIS_ENDPOINT:
             until, is_limit = _ends(said, at), said.code in LIMIT_CODES
             if pool.not_for_endpoint(name, asked.path, evidence, at, until=until, is_limit=is_limit, cause=cause):

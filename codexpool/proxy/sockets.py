@@ -48,7 +48,7 @@ from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.replies import Told, limit_error, promo, seconds_to, told
 from codexpool.proxy.resend import hang_up
 from codexpool.proxy.turns import Denied, Turns
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
 from codexpool.upkeep.keeper import Keeper
@@ -424,7 +424,7 @@ class Sockets:
             return
         if can_serve or pool.may_serve_soon(asked, now, PATIENCE):
             message.content = frames.connect_again()
-            self._leave(flow, socket, f"{said.status} {shown_text(said.code)}")
+            self._leave(flow, socket, f"{said.status} {redact_text(said.code)}")
             return
         why = nobody(pool, asked, now)
         logger.warning("session %s: %s", _session(socket), why.message)

@@ -26,14 +26,14 @@ _ESCAPED: Final = {
 }
 
 
-def plain(text: str) -> str:
+def decode(text: str) -> str:
     """A text without any of its encodings."""
     for _ in range(DEPTH):
         text = _ESCAPE.sub(_character, text)
     return text
 
 
-def decoded(view: str, places: list[int] | None) -> tuple[str, list[int]] | None:
+def decode_once(view: str, places: list[int] | None) -> tuple[str, list[int]] | None:
     """The view with one layer of encoding less, and where each of its characters begins in the text.
 
     None if there is no such layer. ``places`` is where those of the view begin; None if it is the text itself.

@@ -18,7 +18,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from codexpool.common.clock_skew import LATEST
-from codexpool.redaction.find import found, plain
+from codexpool.redaction.decode import decode
+from codexpool.redaction.find import find_secrets
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.jwt import AUTH, payload_of
 
@@ -60,12 +61,12 @@ _TIME: Final = re.compile("\ue000([^\ue001]*)\ue001")
 _UNCLAIMED: Final = re.compile(r"[^\w.@:/| -]")
 
 
-def described(secret: str, at: float | None = None) -> str:
+def describe_secret(secret: str, at: float | None = None) -> str:
     """A secret in words that give nothing away: ``PAT 48 chars sha256:1a2b3c4d5e6f``.
 
     What a JWT says of its bearer is told as well, with times relative to ``at`` (unix seconds); without it as dates.
     """
-    return timed(template(secret), at)
+    return fill_in_times(template(secret), at)
 
 
 def template(secret: str, other: str = "secret") -> str:
@@ -73,12 +74,12 @@ def template(secret: str, other: str = "secret") -> str:
 
     ``other`` is what a secret of no known kind is called.
     """
-    bare = plain(secret).strip().strip("\"'")
+    bare = decode(secret).strip().strip("\"'")
     claims = _claims(bare)
     kind = "JWT" if claims is not None else _kind(bare) or other
     parts = [f"{kind} {len(bare)} char{'s' * (len(bare) != 1)}"]
     if not _can_be_guessed(bare):
-        parts[0] += f" sha256:{digest(bare)}"
+        parts[0] += f" sha256:{fingerprint_of(bare)}"
     return ", ".join([*parts, *(claims or ())])
 
 
@@ -99,25 +100,25 @@ def _pair(secret: str) -> str:
     return pair if ":" in pair else ""
 
 
-def stand_in(address: str) -> str:
+def redact_email(address: str) -> str:
     """What an e-mail address is shown as: the same for equal ones, as long as this process lives."""
-    person = plain(address).strip().lower().encode("utf-8", "backslashreplace")
+    person = decode(address).strip().lower().encode("utf-8", "backslashreplace")
     return f"<email {hmac.new(_KEY, person, hashlib.sha256).hexdigest()[:12]}>"
 
 
-def digest(text: str) -> str:
+def fingerprint_of(text: str) -> str:
     """The fingerprint of any text, also of one that is no proper Unicode."""
     return fingerprint(text.encode("utf-8", "backslashreplace").decode())
 
 
-def timed(text: str, at: float | None) -> str:
+def fill_in_times(text: str, at: float | None) -> str:
     """The text with its times in words."""
     if "\ue000" not in text:
         return text
-    return _TIME.sub(lambda match: when(float(match[1]), at), text)
+    return _TIME.sub(lambda match: relative_time(float(match[1]), at), text)
 
 
-def when(seconds: float, at: float | None) -> str:
+def relative_time(seconds: float, at: float | None) -> str:
     """A time as it is said at another one (``in 4 min``, ``3 h ago``), in unix seconds; without ``at`` a date."""
     if at is None:
         return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -151,7 +152,7 @@ def _said(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     email = document.get("email") or profile.get("email")
     yield "sub", _text(document.get("sub"))
     if isinstance(email, str):
-        yield "email", stand_in(email)
+        yield "email", redact_email(email)
     yield "account", _text(auth.get("chatgpt_account_id"))
     yield "user", _text(auth.get("chatgpt_user_id") or auth.get("user_id"))
     yield "plan", _text(auth.get("chatgpt_plan_type"))
@@ -172,7 +173,7 @@ def _text(value: object) -> str:
     """A claim as it may be seen, with nothing in it that could pass for another part of the description."""
     if not isinstance(value, str):
         return ""
-    text = replaced(value, lambda piece: _UNCLAIMED.sub("?", piece))
+    text = replace_secrets(value, lambda piece: _UNCLAIMED.sub("?", piece))
     return text if len(text) <= LONGEST_CLAIM else f"of {len(value)} chars"
 
 
@@ -183,13 +184,13 @@ def _moment(value: object) -> str:
     return f"\ue000{float(value)}\ue001"
 
 
-def replaced(text: str, safe: Callable[[str], str]) -> str:
+def replace_secrets(text: str, safe: Callable[[str], str]) -> str:
     """The text with its secrets described, and what is between them as ``safe`` makes it."""
     pieces: list[str] = []
     at = 0
-    for secret in found(text):
+    for secret in find_secrets(text):
         pieces.append(safe(text[at : secret.begin]))
-        pieces.append(stand_in(secret.text) if secret.is_email else f"<{template(secret.text)}>")
+        pieces.append(redact_email(secret.text) if secret.is_email else f"<{template(secret.text)}>")
         at = secret.end
     pieces.append(safe(text[at:]))
     return "".join(pieces)

@@ -10,11 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from codexpool.redaction.decode import DEPTH, decoded, plain
-from codexpool.redaction.named_values import DESCRIBED, PROSE, SCHEMES, named
-from codexpool.redaction.opaque import opaque
-
-__all__ = ["DESCRIBED", "SCHEMES", "Found", "found", "plain"]
+from codexpool.redaction.decode import DEPTH, decode, decode_once
+from codexpool.redaction.named_values import PROSE, find_named
+from codexpool.redaction.opaque import find_opaque
 
 
 class Found(NamedTuple):
@@ -57,7 +55,7 @@ _EMAIL: Final = re.compile(
 )
 
 
-def found(text: str) -> list[Found]:
+def find_secrets(text: str) -> list[Found]:
     """The secrets of a text, in order; none overlaps another."""
     spans: list[Found] = []
     view, places = text, None
@@ -66,7 +64,7 @@ def found(text: str) -> list[Found]:
             if begin < end:
                 first, last = (begin, end) if places is None else (places[begin], places[end])
                 spans.append(Found(first, last, view[begin:end], is_email))
-        made = decoded(view, places)
+        made = decode_once(view, places)
         if made is None:
             break
         view, places = made
@@ -85,8 +83,8 @@ def _in_view(text: str) -> Iterator[tuple[int, int, bool]]:
         yield from ((*match.span(), False) for match in _PEM.finditer(text))
     if "@" in text:
         yield from _with_at(text)
-    yield from named(text)
-    yield from ((*span, False) for span in opaque(text))
+    yield from find_named(text)
+    yield from ((*span, False) for span in find_opaque(text))
 
 
 def _is_word(text: str) -> bool:
@@ -120,4 +118,4 @@ def _merged(text: str, spans: list[Found]) -> list[Found]:
             merged[-1] = Found(last.begin, span.end, "")
         elif (span.begin, span.end) == (last.begin, last.end):
             merged[-1] = last._replace(text=last.text and span.text, is_email=last.is_email and span.is_email)
-    return [one if one.text else one._replace(text=plain(text[one.begin : one.end])) for one in merged]
+    return [one if one.text else one._replace(text=decode(text[one.begin : one.end])) for one in merged]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from codexpool.redaction.describe import template
-from codexpool.redaction.named_values import is_described
-from codexpool.redaction.telling_names import hides, telling
+from codexpool.redaction.named_values import is_redacted
+from codexpool.redaction.telling_names import is_secret, names_secret
 
 DEEPEST: Final = 60
 """Levels that are looked into; what is below is one value."""
@@ -31,7 +31,7 @@ class Place(NamedTuple):
     def member(self, key: str, *objects: dict[str, Any]) -> Place:
         """That of a member of the object here, which is one of the ``objects`` that are compared."""
         name = _called(objects) if key.lower() in _VALUES else ""
-        below = next((one for one in (self.secret, key, name) if telling(one)), "")
+        below = next((one for one in (self.secret, key, name) if names_secret(one)), "")
         return Place(name or key, below, self.depth + 1)
 
     def item(self, index: int, *lists: list[Any]) -> Place:
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
     def _before(self, index: int, items: list[Any]) -> str:
         before = items[index - 1] if 0 < index < len(items) else None
-        if not isinstance(before, str) or not telling(before):
+        if not isinstance(before, str) or not names_secret(before):
             return ""
         is_paired = index % 2 and ((len(items) == 2 and self.name != "required") or "header" in self.name.lower())
         return before if is_paired or before.startswith("--") else ""
@@ -51,13 +51,13 @@ def _called(objects: tuple[dict[str, Any], ...]) -> str:
     """The name that objects have as a member; if they have several, a telling one."""
     names = [value for one in objects for key, value in one.items() if key.lower() in _NAMES]
     texts = [name for name in names if isinstance(name, str)]
-    return next(filter(telling, texts), texts[0] if texts else "")
+    return next(filter(names_secret, texts), texts[0] if texts else "")
 
 
 TOP: Final = Place()
 
 
-def parsed(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """The object or list that a text is in JSON; None if it is none, or one whose members are not told apart."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
@@ -74,7 +74,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def safe(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
+def redact_json(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
     """A value of JSON without any secret. Times in it are still to be put in words (see `describing.timed`).
 
     ``shown`` makes of a name and a text the text as it may be seen.
@@ -83,9 +83,9 @@ def safe(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
         case dict() | list() if place.depth >= DEEPEST:
             return "(more levels than are looked into)"
         case dict():
-            return {shown("", key): safe(item, place.member(key, value), shown) for key, item in value.items()}
+            return {shown("", key): redact_json(item, place.member(key, value), shown) for key, item in value.items()}
         case list():
-            return [safe(item, place.item(index, value), shown) for index, item in enumerate(value)]
+            return [redact_json(item, place.item(index, value), shown) for index, item in enumerate(value)]
         case str():
             return template(value) if _is_secret(place, value) else shown(place.name, value)
         case int() | float() if not isinstance(value, bool) and _is_secret(place, str(value)):
@@ -96,4 +96,4 @@ def safe(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
 
 def _is_secret(place: Place, value: str) -> bool:
     name = place.secret or place.name
-    return hides(name, value) and not is_described(name, value)
+    return is_secret(name, value) and not is_redacted(name, value)

@@ -180,7 +180,7 @@ _OF_A_LIMIT: Final = {
 }
 
 
-def known(name: str) -> Known | None:
+def known_header(name: str) -> Known | None:
     """What a header means, whatever the case of its name; None for one that nothing is known of."""
     lower = name.lower()
     if (explained := KNOWN.get(lower)) is not None:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from codexpool.redaction.redact import redact_text
 from codexpool.tokens.bearer import fingerprint
 
 _HINTS = ("at-", "bearer", "eyj", "rt_")
@@ -39,14 +40,12 @@ def _of_others(text: str) -> str:
     """What somebody else logs, without what looks like a secret or is called one."""
     lower = text.lower()
     if not any(word in lower for word in _WORDS):
-        return redacted(text)
-    from codexpool.redaction.shown import shown_text  # It takes longer than all that is logged as a rule.
-
-    pieces = _MARKS.split(redacted(text))  # What has its fingerprint already keeps it.
-    return "".join(piece if at % 2 else shown_text(piece, full=True) for at, piece in enumerate(pieces))
+        return redact_tokens(text)
+    pieces = _MARKS.split(redact_tokens(text))  # What has its fingerprint already keeps it.
+    return "".join(piece if at % 2 else redact_text(piece, full=True) for at, piece in enumerate(pieces))
 
 
-def redacted(text: str) -> str:
+def redact_tokens(text: str) -> str:
     """The text with everything that looks like a token replaced by its fingerprint."""
     lower = text.lower()
     if not any(hint in lower for hint in _HINTS):
@@ -72,7 +71,7 @@ def redact_logs() -> Callable[[], None]:
         try:
             text = record.getMessage()
             trace = _traceback(record)
-            safe_one = redacted if record.name.split(".")[0] == "codexpool" else _of_others
+            safe_one = redact_tokens if record.name.split(".")[0] == "codexpool" else _of_others
             safe, safe_trace = safe_one(text), safe_one(trace)
         except Exception:
             return record  # A broken record is its handler's to complain about.

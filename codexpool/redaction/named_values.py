@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from codexpool.redaction.telling_names import hides, suspect, telling
+from codexpool.redaction.telling_names import is_secret, may_name_secret, names_secret
 
 Span = tuple[int, int, bool]
 """Where a secret begins and ends, and whether it is the e-mail address of a person."""
@@ -48,7 +48,7 @@ _PLACEHOLDER: Final = re.compile(r"<codexpool:[A-Za-z0-9._-]{1,64}>")
 _REMOVED: Final = "<codexpool:removed>"
 
 
-def is_described(name: str, value: str) -> bool:
+def is_redacted(name: str, value: str) -> bool:
     """Whether the value of that name is what has been put in the place of a secret.
 
     The name of an identity is, in the one header of a secret where the pool puts it: in others a client may have.
@@ -129,7 +129,7 @@ _OF_HEADER: Final = re.compile(rf"(?i)header value:?\s{{1,4}}b?(?P<value>{_QUOTE
 _MAIL: Final = re.compile(r"(?i)e?-?mail")
 
 
-def named(text: str) -> Iterator[Span]:
+def find_named(text: str) -> Iterator[Span]:
     """The secrets of a text that a name gives away; they may overlap."""
     yield from _pairs(text)
     for match in _LINE.finditer(text):
@@ -151,12 +151,12 @@ def _pairs(text: str) -> Iterator[Span]:
     while (name := _NAME.search(text, at)) is not None:
         at, key = name.end(), name["quoted"] or name["bare"]
         if text[at : at + 1] in ("[", "{"):
-            if telling(key):
+            if names_secret(key):
                 begin, at = at, _end_of_structure(text, at)
                 if any(character.isalnum() for character in text[begin:at]):
                     yield begin, at, False
-        elif suspect(key) or _MAIL.search(key):
-            value = _VALUE.match(text, at, len(text) if telling(key) else at + _LONGEST)
+        elif may_name_secret(key) or _MAIL.search(key):
+            value = _VALUE.match(text, at, len(text) if names_secret(key) else at + _LONGEST)
             if value is None:
                 continue
             end = value.end()
@@ -199,9 +199,9 @@ def _of_name(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
                 return
             end = following.end()
     value = text[begin:end]
-    if not is_described(key, value):
+    if not is_redacted(key, value):
         is_email = _MAIL.search(key) is not None and "@" in value
-        if is_email or hides(key, value):
+        if is_email or is_secret(key, value):
             yield begin, end, is_email
 
 
@@ -211,7 +211,7 @@ def _of_line(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
     if scheme is not None and scheme[1].lower() in SCHEMES:
         begin = scheme.end()
     end = begin + len(text[begin:end].rstrip("\"'])},;. \t"))
-    if not is_described(key, text[begin:end]):
+    if not is_redacted(key, text[begin:end]):
         yield begin, end, False
 
 
@@ -220,14 +220,14 @@ def _spoken(text: str, match: re.Match[str]) -> Iterator[Span]:
     begin, end = match.span("value")
     if text[begin] in "\"'":
         begin, end = _unquoted(text, begin, end)
-        is_secret = _WORDED.fullmatch(text, begin, end) is None
+        looks_secret = _WORDED.fullmatch(text, begin, end) is None
     else:
         end = begin + len(text[begin:end].rstrip(".:!?"))
         value = text[begin:end]
         is_number = value.isdigit() and len(value) < 6
         has_digit = any(character.isdigit() for character in value)
-        is_secret = (has_digit and not is_number) if match["is"] else _MIXED.fullmatch(value) is not None
-    if is_secret and not is_described("", text[begin:end]):
+        looks_secret = (has_digit and not is_number) if match["is"] else _MIXED.fullmatch(value) is not None
+    if looks_secret and not is_redacted("", text[begin:end]):
         yield begin, end, False
 
 

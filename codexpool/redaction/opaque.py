@@ -63,7 +63,7 @@ _WORD: Final = re.compile(
 _CONSONANTS: Final = re.compile(r"[b-df-hj-np-tv-xz]{6}")
 
 
-def opaque(text: str) -> Iterator[tuple[int, int]]:
+def find_opaque(text: str) -> Iterator[tuple[int, int]]:
     """Where in the text there is something of the kind: begin and end."""
     for run in _RUN.finditer(text):
         begin = run.start()

@@ -71,17 +71,17 @@ class _Sort(Enum):
     NONE = "its value has nothing to do with one"
 
 
-def telling(name: str) -> bool:
+def names_secret(name: str) -> bool:
     """Whether a name says that its value is a secret."""
     return _sort(name[-LONGEST:]) is _Sort.NAMED
 
 
-def suspect(name: str) -> bool:
+def may_name_secret(name: str) -> bool:
     """Whether there are values of that name that `hides` says are secrets."""
     return _sort(name[-LONGEST:]) is not _Sort.NONE
 
 
-def hides(name: str, value: str) -> bool:
+def is_secret(name: str, value: str) -> bool:
     """Whether the value of that name is a secret, so that not even a short one may be seen."""
     match _sort(name[-LONGEST:]):
         case _Sort.NAMED:

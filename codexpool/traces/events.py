@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.trace import Seen, TurnTrace
 
 VERSION = 1
@@ -89,10 +89,10 @@ class Event:
             "outcome": _safe(turn.outcome) if turn is not None else None,
             "bytes_out": served.bytes_out if served is not None else None,
             "bytes_in": turn.bytes_in if turn is not None else self._bytes_in(),
-            "refusals": [shown_text(text) for text in served.refusals] if served is not None else [],
+            "refusals": [redact_text(text) for text in served.refusals] if served is not None else [],
             "was": _safe(self.was),
             "becomes": _safe(self.becomes),
-            "text": shown_text(self._in_words()),
+            "text": redact_text(self._in_words()),
         }
 
     def _milliseconds(self) -> float | None:
@@ -132,4 +132,4 @@ def moment(at: float) -> str:
 
 
 def _safe(text: str | None) -> str | None:
-    return None if text is None else shown_text(text)
+    return None if text is None else redact_text(text)

@@ -17,7 +17,7 @@ from typing import Any
 from codexpool.common.never_raises import harmless
 from codexpool.pool.because import Because
 from codexpool.pool.verdict import Finding, Verdict
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.counts import Hour, Tallies
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.trace import Trace, TurnTrace
@@ -254,13 +254,13 @@ class History:
         """The sessions used last, and where they are."""
         return [
             {
-                "key": shown_text(key),
-                "identity": shown_text(seen.identity),
+                "key": redact_text(key),
+                "identity": redact_text(seen.identity),
                 "moves": seen.moves,
                 "last_at": seen.last_at,
                 "requests": seen.requests,
                 "client": seen.client,
-                "model": shown_text(seen.model),
+                "model": redact_text(seen.model),
             }
             for key, seen in islice(reversed(self._sessions.items()), limit)
         ]

@@ -1,7 +1,7 @@
 """The trace of one request: what the client sent, what went upstream under whom and why, what came back, and when.
 
 A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the
-only way out of it, and there every value goes through `codexpool.redaction.shown`. Made on the path of a request,
+only way out of it, and there every value goes through `codexpool.redaction`. Made on the path of a request,
 it is a few assignments; nothing is looked at before somebody asks.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from codexpool.pool.because import Because
 from codexpool.pool.reasons import Candidacy
 from codexpool.pool.verdict import Verdict
-from codexpool.redaction.shown import shown, shown_text
+from codexpool.redaction import redact_header, redact_text
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -260,27 +260,27 @@ class Trace:
 
     def document(self, with_headers: bool = True) -> dict[str, Any]:
         """The trace as JSON can hold it, without any secret; on demand without its headers, which take most of it."""
-        path = shown_text(self.path)
+        path = redact_text(self.path)
         return {
             "version": VERSION,
             "id": self.id,
             "number": self.number,
             "at": self.at,
             "client": self.client,
-            "member": shown_text(self.member) or None,
-            "method": shown_text(self.method),
-            "url": f"{self.scheme}://{shown_text(self.host)}{path}",
-            "host": shown_text(self.host),
+            "member": redact_text(self.member) or None,
+            "method": redact_text(self.method),
+            "url": f"{self.scheme}://{redact_text(self.host)}{path}",
+            "host": redact_text(self.host),
             "path": path,
             "transport": "websocket" if self.is_upgrade else "http",
             "observed": self.observed,
             "policy": {"name": self.policy, "row": self.row, "means": MEANS.get(self.policy, "")},
             "session": {
-                "key": None if self.session is None else shown_text(self.session),
+                "key": None if self.session is None else redact_text(self.session),
                 "from": self.source,
-                "parent": None if self.parent is None else shown_text(self.parent),
-                "model": shown_text(self.model),
-                "user_agent": shown("user-agent", _first(self.fields, b"user-agent"), self.at),
+                "parent": None if self.parent is None else redact_text(self.parent),
+                "model": redact_text(self.model),
+                "user_agent": redact_header("user-agent", _first(self.fields, b"user-agent"), self.at),
             },
             "request_headers": _described(self.fields, self.at) if with_headers else None,
             "request_bytes": self.request_bytes,
@@ -290,9 +290,9 @@ class Trace:
             "answer": {
                 "status": self.status,
                 "by": self.answered_by or None,
-                "message": shown_text(self.message),
+                "message": redact_text(self.message),
                 "bytes": self.bytes_in,
-                "error": None if self.error is None else shown_text(self.error),
+                "error": None if self.error is None else redact_text(self.error),
                 "first_byte_at": self.first_byte_at,
             },
             "ended_at": self.ended_at,
@@ -316,7 +316,7 @@ class Trace:
         for number, attempt in enumerate(self.attempts, 1):
             if attempt.sent_at is not None and attempt.answered_at is not None:
                 seconds = attempt.answered_at - attempt.sent_at
-                yield f"attempt {number} ({shown_text(attempt.identity)}), until its answer began", seconds
+                yield f"attempt {number} ({redact_text(attempt.identity)}), until its answer began", seconds
                 answered = max(answered, attempt.answered_at)
         if self.ended_at is not None:
             doing = "with the socket open" if self.is_upgrade and self.status == 101 else "passing the answer on"
@@ -327,22 +327,22 @@ def _attempt(number: int, attempt: AttemptTrace, at: float, with_headers: bool) 
     candidates = attempt.candidates
     return {
         "number": number,
-        "identity": shown_text(attempt.identity),
+        "identity": redact_text(attempt.identity),
         "kind": attempt.kind,
         "fingerprint": attempt.fingerprint,
-        "account_id": shown_text(attempt.account_id),
+        "account_id": redact_text(attempt.account_id),
         "because": str(attempt.because),
         "candidates": None if candidates is None else [_candidate(candidate) for candidate in candidates],
         "sent_at": attempt.sent_at,
-        "origin": shown_text(attempt.origin),
+        "origin": redact_text(attempt.origin),
         "lighter": attempt.lighter,
         "request_headers": _described(attempt.fields, at) if with_headers else None,
         "answered_at": attempt.answered_at,
         "status": attempt.status,
         "response_headers": _described(attempt.answer_fields, at) if with_headers else None,
-        "request_id": shown("x-request-id", attempt.request_id, at),
+        "request_id": redact_header("x-request-id", attempt.request_id, at),
         "verdict": _verdict(attempt.verdict),
-        "evidence": shown_text(attempt.evidence),
+        "evidence": redact_text(attempt.evidence),
         "milliseconds": attempt.milliseconds,
     }
 
@@ -352,9 +352,9 @@ def _turn(turn: TurnTrace) -> dict[str, Any]:
         "at": turn.at,
         "milliseconds": turn.milliseconds,
         "bytes": turn.bytes_in,
-        "outcome": shown_text(turn.outcome),
+        "outcome": redact_text(turn.outcome),
         "verdict": _verdict(turn.verdict),
-        "evidence": shown_text(turn.evidence),
+        "evidence": redact_text(turn.evidence),
     }
 
 
@@ -366,16 +366,16 @@ def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
 
 def _candidate(candidate: Candidacy) -> dict[str, Any]:
     return {
-        "name": shown_text(candidate.name),
+        "name": redact_text(candidate.name),
         "chosen": candidate.chosen,
-        "for": [shown_text(reason) for reason in candidate.speaks_for],
-        "against": [shown_text(reason) for reason in candidate.speaks_against],
+        "for": [redact_text(reason) for reason in candidate.speaks_for],
+        "against": [redact_text(reason) for reason in candidate.speaks_against],
     }
 
 
 def _described(fields: Fields, at: float) -> list[list[str]]:
     pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
-    return [[shown_text(name), shown(name, value, at)] for name, value in pairs]
+    return [[redact_text(name), redact_header(name, value, at)] for name, value in pairs]
 
 
 def _first(fields: Fields, wanted: bytes) -> str:

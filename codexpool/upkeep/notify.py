@@ -16,7 +16,7 @@ from codexpool.config import Notify
 from codexpool.credentials.command import let_go
 from codexpool.credentials.route import Route
 from codexpool.pool.identity import Identity
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 
 logger = logging.getLogger("codexpool")
 
@@ -56,7 +56,7 @@ class Notices:
             try:
                 return await tell()
             except Exception as error:  # whatever a command or a server comes up with
-                reason = redacted(str(error)) or type(error).__name__
+                reason = redact_tokens(str(error)) or type(error).__name__
                 if pause is None:
                     logger.error("%s: nobody could be told about %s: %s", how, name, reason)
                     return None
@@ -85,7 +85,7 @@ def notice(identity: Identity) -> dict[str, str]:
     return {
         "name": identity.name,
         "status": str(condition.status),
-        "reason": redacted(str(condition.evidence or "")),
+        "reason": redact_tokens(str(condition.evidence or "")),
         "since": since,
         "fingerprint": identity.fingerprint,
     }
@@ -113,5 +113,5 @@ async def _run(argv: tuple[str, ...], folder: Path, environ: Mapping[str, str], 
     finally:
         let_go(process)
     if process.returncode != 0:
-        last = redacted(said.decode(errors="replace")).strip()[-200:]
+        last = redact_tokens(said.decode(errors="replace")).strip()[-200:]
         raise RuntimeError(f"{argv[0]} ended with exit code {process.returncode}: {last}")

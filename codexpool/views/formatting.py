@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
 
-from codexpool.redaction.shown import escaped
+from codexpool.redaction import escape
 
 UNKNOWN: Final = "?"
 
@@ -15,7 +15,7 @@ LONG_AGO: Final = "a time that no calendar has"
 
 def plain(value: object) -> str:
     """A value as text of one line; what a terminal would act upon (escape sequences, line ends) is made visible."""
-    return escaped(value if isinstance(value, str) else str(value))
+    return escape(value if isinstance(value, str) else str(value))
 
 
 def took(milliseconds: float | None) -> str:

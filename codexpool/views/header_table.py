@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from codexpool.redaction.known_headers import known
-from codexpool.redaction.shown import escaped
+from codexpool.redaction import escape, known_header
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -127,7 +126,7 @@ def rows(document: Document) -> list[Row]:
 
 
 def _row(name: str, client: str | None, upstream: tuple[str | None, ...]) -> Row:
-    explained = known(name)
+    explained = known_header(name)
     sign = sign_of(client, upstream[-1]) if upstream else Sign.KEPT
     return Row(name, sign, client, upstream, explained.means if explained is not None else "")
 
@@ -194,14 +193,14 @@ def _came_back(document: Document, width: int) -> Iterator[Line]:
         yield from _wrapped(f"What came back, attempt {label(attempt)}: {came}", "  ", width, Style.HEADING)
         for name, value in joined(attempt["response_headers"]).items():
             yield from _wrapped(f"  {name}: {value}", "    ", width, Style.KEPT)
-            if (explained := known(name)) is not None:
+            if (explained := known_header(name)) is not None:
                 yield from _wrapped(f"      {explained.means}", "      ", width, Style.MEANING)
 
 
 def _wrapped(text: str, indent: str, width: int, style: Style) -> Iterator[Line]:
     """A text in lines of that width, all but the first one with this indent; all of it is there."""
     indent = indent[: width // 2]
-    for piece in textwrap.wrap(escaped(text), width, subsequent_indent=indent, break_on_hyphens=False):
+    for piece in textwrap.wrap(escape(text), width, subsequent_indent=indent, break_on_hyphens=False):
         yield Line(piece, style)
 
 
@@ -252,12 +251,12 @@ class HeaderTable:
         table.add_column("the client sent", overflow="fold")
         for attempt in attempts:
             status = "" if attempt["status"] is None else f", {attempt['status'] or 'lost'}"
-            table.add_column(Text(escaped(f"{label(attempt)}{status}")), overflow="fold")
+            table.add_column(Text(escape(f"{label(attempt)}{status}")), overflow="fold")
         for row in shown:
             style = STYLES[row.sign].value
-            name = Text(escaped(row.name), style)
+            name = Text(escape(row.name), style)
             if row.means:
                 name.append(f"\n{row.means}", Style.MEANING.value)
             cells = [row.client, *(Sign.KEPT.value if value == row.client else value for value in row.upstream)]
-            table.add_row(row.sign.value, name, *(Text(escaped(cell or ""), style) for cell in cells), style=style)
+            table.add_row(row.sign.value, name, *(Text(escape(cell or ""), style) for cell in cells), style=style)
         return table

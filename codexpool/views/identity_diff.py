@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from codexpool.common.clock_skew import LATEST
-from codexpool.redaction.shown import shown_text, when
+from codexpool.redaction import redact_text, relative_time
 from codexpool.views.request_diff import Comparison, Part, plain_difference
 
 NOTHING: Final = "-"
@@ -34,7 +34,7 @@ def _identity(identity: Mapping[str, Any], at: float) -> dict[str, str]:
             told.update({f"limited, {family}": _said("until", until, at) for family, until in (value or {}).items()})
         elif key != "name":
             told[key.replace("_", " ")] = _said(key, value, at)
-    return {shown_text(name): value for name, value in told.items()}
+    return {redact_text(name): value for name, value in told.items()}
 
 
 def _limit(limit: Mapping[str, Any], at: float) -> str:
@@ -50,10 +50,10 @@ def _said(key: str, value: Any, at: float) -> str:
         case bool():
             return "yes" if value else "no"
         case int() | float() if key in TIMES or key.endswith("_at"):
-            return when(value, at) if 0 <= value <= LATEST else NOTHING
+            return relative_time(value, at) if 0 <= value <= LATEST else NOTHING
         case float() if key == "headroom":
             return f"{value:.0%} left"
         case str():
-            return shown_text(value)
+            return redact_text(value)
         case _:
-            return shown_text(json.dumps(value, ensure_ascii=False))
+            return redact_text(json.dumps(value, ensure_ascii=False))

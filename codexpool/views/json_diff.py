@@ -6,9 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from codexpool.redaction.describe import timed
-from codexpool.redaction.json_documents import DEEPEST, TOP, Place, parsed, safe
-from codexpool.redaction.shown import shown, shown_text
+from codexpool.redaction import (
+    DEEPEST,
+    TOP,
+    Place,
+    fill_in_times,
+    parse_json,
+    redact_header,
+    redact_json,
+    redact_text,
+)
 from codexpool.views.header_table import Sign
 
 LONGEST_NAME: Final = 80
@@ -98,18 +105,20 @@ def same(a: Any, b: Any) -> bool:
 
 def said(value: Any, at: float, place: Place) -> str:
     """A value as JSON, without any secret."""
-    made = safe(
-        value, place, lambda name, text: shown(name, text, at, full=True) if name else shown_text(text, full=True)
+    made = redact_json(
+        value,
+        place,
+        lambda name, text: redact_header(name, text, at, full=True) if name else redact_text(text, full=True),
     )
-    return timed(json.dumps(made, ensure_ascii=False), at)
+    return fill_in_times(json.dumps(made, ensure_ascii=False), at)
 
 
 def _below(path: str, key: str) -> str:
-    name = shown_text(key[:LONGEST_NAME])
+    name = redact_text(key[:LONGEST_NAME])
     return f"{path}.{name}" if path else name
 
 
 def _unfolded(value: Any) -> Any:
     """The document in a text that is JSON itself: Codex has some of its metadata like that."""
-    inner = parsed(value) if isinstance(value, str) else None
+    inner = parse_json(value) if isinstance(value, str) else None
     return value if inner is None else inner

@@ -10,9 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from codexpool.redaction.describe import digest
-from codexpool.redaction.known_headers import known
-from codexpool.redaction.shown import shown, shown_text
+from codexpool.redaction import fingerprint_of, known_header, redact_header, redact_text
 from codexpool.views.header_table import Sign, joined, sign_of
 from codexpool.views.json_diff import Member, in_another_order, members, told_apart
 
@@ -110,7 +108,7 @@ def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Co
 
 def _requests(a: Side, b: Side) -> Iterator[Difference]:
     if a.method != b.method:
-        yield plain_difference(Part.REQUEST, "method", shown_text(a.method), shown_text(b.method))
+        yield plain_difference(Part.REQUEST, "method", redact_text(a.method), redact_text(b.method))
     one, other = _url(a), _url(b)
     for name in dict.fromkeys([*one, *other]):
         (raw_a, shown_a), (raw_b, shown_b) = one.get(name, NEITHER), other.get(name, NEITHER)
@@ -124,11 +122,11 @@ def _url(side: Side) -> dict[str, tuple[str | None, str | None]]:
         url = urlsplit(side.url)
         query = parse_qsl(url.query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
-        return {"url": (side.url, shown_text(side.url, full=True))}
+        return {"url": (side.url, redact_text(side.url, full=True))}
     origin = f"{url.scheme}://{url.netloc}"
-    parts = {"origin": (origin, shown_text(origin)), "path": (url.path, shown_text(url.path, full=True))}
+    parts = {"origin": (origin, redact_text(origin)), "path": (url.path, redact_text(url.path, full=True))}
     for name, value in _repeated(query).items():
-        parts[f"query {shown_text(name)}"] = (value, shown(name, value, side.at, full=True))
+        parts[f"query {redact_text(name)}"] = (value, redact_header(name, value, side.at, full=True))
     return {**parts}
 
 
@@ -137,20 +135,20 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
     is_raw = not (a.is_safe or b.is_safe)
     for name in dict.fromkeys([*raw_a, *raw_b]):
         value_a, value_b = raw_a.get(name), raw_b.get(name)
-        shown_a = None if value_a is None else shown(name, value_a, a.at, full=True)
-        shown_b = None if value_b is None else shown(name, value_b, b.at, full=True)
+        shown_a = None if value_a is None else redact_header(name, value_a, a.at, full=True)
+        shown_b = None if value_b is None else redact_header(name, value_b, b.at, full=True)
         if value_a == value_b or (not is_raw and _comparable(shown_a) == _comparable(shown_b)):
             continue
-        explained = known(name)
+        explained = known_header(name)
         means = explained.means if explained is not None else ""
         inside = _inside(value_a, value_b, a.at)
         if inside:
             for member in inside:
-                yield Difference(part, f"{shown_text(name)}: {member.path}", *member[1:], means)
+                yield Difference(part, f"{redact_text(name)}: {member.path}", *member[1:], means)
                 means = ""
         else:
             sign = sign_of(value_a, value_b)
-            yield Difference(part, shown_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
+            yield Difference(part, redact_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
 
 
 def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
@@ -217,9 +215,9 @@ def _text(body: bytes) -> str | None:
     if not body:
         return None
     try:
-        return shown_text(body.decode(), full=True)
+        return redact_text(body.decode(), full=True)
     except UnicodeDecodeError:
-        return f"{len(body)} bytes sha256:{digest(body.decode('latin-1'))}"
+        return f"{len(body)} bytes sha256:{fingerprint_of(body.decode('latin-1'))}"
 
 
 def _repeated(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from codexpool.config import MemberSpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import standing
 from codexpool.members.turnstile import Turnstile
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 
 
 def members(config: PoolConfig | None, turnstile: Turnstile, ledger: Ledger, now: float) -> list[dict[str, Any]]:
@@ -19,10 +19,10 @@ def members(config: PoolConfig | None, turnstile: Turnstile, ledger: Ledger, now
 
 def _member(spec: MemberSpec, turnstile: Turnstile, ledger: Ledger, now: float) -> dict[str, Any]:
     return {
-        "name": shown_text(spec.name),
+        "name": redact_text(spec.name),
         "key": standing(spec, spec.key, now).value,
         "expires_at": spec.expires_at,
-        "identities": [shown_text(pattern) for pattern in spec.identities],
+        "identities": [redact_text(pattern) for pattern in spec.identities],
         "turns_under_way": turnstile.under_way(spec.name),
         "turns_at_once": spec.turns_at_once,
         "turns_today": ledger.turns_today(spec.name, now),

@@ -21,7 +21,7 @@ from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
 from codexpool.protocol.headers import PROBE_VERSION
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.upkeep.verification import UNKNOWN
 
@@ -38,7 +38,7 @@ WINDOWS_SHOWN: Final = 20
 NOT_FOR_SHOWN: Final = 20
 """Endpoints and models that an identity is not used for now, of those that are shown."""
 
-safe = lru_cache(maxsize=8192)(shown_text)
+safe = lru_cache(maxsize=8192)(redact_text)
 """A text that may be seen. Names and reasons are the same from one look to the next, and to look costs some time."""
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from codexpool.protocol.headers import CLIENT_SECRETS, HEADERS
 from codexpool.protocol.rate_limits import ACTIVE
-from codexpool.redaction.known_headers import KNOWN, Value, known
-from codexpool.redaction.telling_names import telling
+from codexpool.redaction.known_headers import KNOWN, Value, known_header
+from codexpool.redaction.telling_names import names_secret
 from tests.standin import StandIn
 from tests.standin.clients import ask, client_token, http, say, spare, websocket, work
 from tests.standin.tokens import FORBIDDEN, SINGLE
@@ -26,7 +26,7 @@ LIBRARIES = {"host", "accept", "accept-encoding", "connection", "user-agent", "c
 
 
 def unexplained(names: set[str]) -> set[str]:
-    return {name for name in names if known(name) is None}
+    return {name for name in names if known_header(name) is None}
 
 
 def test_every_header_of_the_policy_is_explained() -> None:
@@ -38,13 +38,13 @@ def test_every_header_of_the_policy_is_explained() -> None:
 @pytest.mark.parametrize("window", ["primary", "secondary"])
 def test_every_header_of_a_limit_is_explained_and_says_which_one_it_is(limit: str, window: str) -> None:
     for what in ("used-percent", "window-minutes", "reset-at", "reset-after-seconds"):
-        explained = known(f"X-{limit}-{window}-{what}")
+        explained = known_header(f"X-{limit}-{window}-{what}")
         assert explained is not None
         assert explained.is_plain
         assert ("main limit" in explained.means) == (limit == "codex")
         assert limit == "codex" or limit in explained.means
-    assert known(ACTIVE.decode()) is not None
-    assert known(f"x-{limit}-limit-name") is not None
+    assert known_header(ACTIVE.decode()) is not None
+    assert known_header(f"x-{limit}-limit-name") is not None
 
 
 def test_everything_that_the_stand_in_answers_with_is_explained(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_explanations_are_one_short_sentence_each() -> None:
 
 def test_what_a_flow_hides_is_no_plain_value() -> None:
     for name in (*CLIENT_SECRETS, b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"):
-        explained = known(name.decode())
+        explained = known_header(name.decode())
         assert explained is not None
         assert explained.value is Value.CREDENTIAL
 
 
 def test_header_with_a_telling_name_is_plain_only_where_somebody_thought_of_it() -> None:
-    told = {name for name, explained in KNOWN.items() if telling(name) and explained.is_plain}
+    told = {name for name, explained in KNOWN.items() if names_secret(name) and explained.is_plain}
 
     assert told == {"www-authenticate", "proxy-authenticate", "access-control-allow-credentials"}

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.redaction import describe
-from codexpool.redaction.find import found
-from codexpool.redaction.shown import LONGEST_READ, shown, shown_text
+from codexpool.redaction.find import find_secrets
+from codexpool.redaction.redact import LONGEST_READ, redact_header, redact_text
 from codexpool.views.json_diff import members
 from codexpool.views.request_diff import Side, compare
 from tests.redaction import planting
@@ -48,8 +48,8 @@ STRUCTURES = [
 
 @pytest.mark.parametrize("text", STRUCTURES)
 def test_nothing_below_a_telling_name_is_shown(text: str) -> None:
-    assert "hunter2" not in shown_text(text)
-    assert "hunter2" not in shown("x-codex-turn-metadata", text, AT)
+    assert "hunter2" not in redact_text(text)
+    assert "hunter2" not in redact_header("x-codex-turn-metadata", text, AT)
 
 
 NAMED = [
@@ -67,14 +67,14 @@ NAMED = [
 
 @pytest.mark.parametrize("document", NAMED)
 def test_a_name_tells_of_the_value_beside_it_wherever_that_is(document: Any) -> None:
-    assert "hunter2" not in shown_text(json.dumps(document))
+    assert "hunter2" not in redact_text(json.dumps(document))
     for one, other in ((document, {}), ({}, document), ([document], [{"headers": []}])):
         assert "hunter2" not in str(list(members(one, other, AT)))
 
 
 @pytest.mark.parametrize("document", NAMED[:2])
 def test_a_name_tells_of_the_value_beside_it_in_an_event_of_a_stream(document: Any) -> None:
-    assert "hunter2" not in shown_text(f"data: {json.dumps(document)}")
+    assert "hunter2" not in redact_text(f"data: {json.dumps(document)}")
 
 
 def test_a_name_tells_of_a_value_that_only_one_of_two_has() -> None:
@@ -111,16 +111,16 @@ def test_no_structure_hides_what_its_name_gives_away(document: Any, name: str, p
     text = place.format(json.dumps({name: document}))
     text = text[: -len(text) // 4] if is_cut else text
 
-    safe = shown_text(text)
+    safe = redact_text(text)
 
     assert not any(pieces_in(secret, safe) for secret in texts_in(document) if len(secret) > 9)
 
 
 @given(documents, planting.names)
 def test_document_that_was_made_safe_once_stays_as_it_is(document: Any, name: str) -> None:
-    once = shown_text(json.dumps({"x": {name: document}}))
+    once = redact_text(json.dumps({"x": {name: document}}))
 
-    assert shown_text(once) == once
+    assert redact_text(once) == once
 
 
 # -- what a client may pass off as a description
@@ -140,9 +140,9 @@ def test_document_that_was_made_safe_once_stays_as_it_is(document: Any, name: st
     ],
 )
 def test_made_up_description_is_a_secret_like_any_other(name: str, value: str) -> None:
-    assert "hunter2" not in shown(name, value, AT)
-    assert "hunter2" not in shown_text(json.dumps({name: value}))
-    assert "hunter2" not in shown_text(f'{name}="{value}"')
+    assert "hunter2" not in redact_header(name, value, AT)
+    assert "hunter2" not in redact_text(json.dumps({name: value}))
+    assert "hunter2" not in redact_text(f'{name}="{value}"')
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_made_up_description_is_a_secret_like_any_other(name: str, value: str) -
     ],
 )
 def test_what_the_pool_puts_in_the_place_of_secrets_can_be_read(name: str, value: str) -> None:
-    assert shown(name, value, AT) == value
+    assert redact_header(name, value, AT) == value
 
 
 # -- names, words and forms
@@ -185,7 +185,7 @@ def test_what_the_pool_puts_in_the_place_of_secrets_can_be_read(name: str, value
     ],
 )
 def test_what_stands_before_a_secret_gives_it_away(text: str) -> None:
-    assert "hunter2" not in shown_text(text)
+    assert "hunter2" not in redact_text(text)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_what_stands_before_a_secret_gives_it_away(text: str) -> None:
     ],
 )
 def test_what_only_looks_like_an_id_is_not_shown(name: str, value: str) -> None:
-    safe = shown(name, value, AT)
+    safe = redact_header(name, value, AT)
 
     assert not any(part in safe for part in (HEX, ALNUM[:8], "SplxlOBe"))
 
@@ -225,18 +225,18 @@ def test_what_only_looks_like_an_id_is_not_shown(name: str, value: str) -> None:
     ],
 )
 def test_secret_that_can_be_guessed_has_no_fingerprint(name: str, value: str) -> None:
-    safe = shown(name, value, AT)
+    safe = redact_header(name, value, AT)
 
     assert "secret" in safe
     assert "sha256" not in safe
 
 
 def test_nobody_can_find_out_whose_address_is_behind_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [shown_text(f"see {address}") for address in ("sam@corp.example", "SAM@corp.example", "eve@corp.example")]
+    here = [redact_text(f"see {address}") for address in ("sam@corp.example", "SAM@corp.example", "eve@corp.example")]
     monkeypatch.setattr(describe, "_KEY", b"of another process")
 
     assert here[0] == here[1] != here[2]
-    assert describe.replaced("see sam@corp.example", str) != here[0]
+    assert describe.replace_secrets("see sam@corp.example", str) != here[0]
 
 
 @pytest.mark.parametrize(
@@ -258,12 +258,12 @@ def test_nobody_can_find_out_whose_address_is_behind_a_stand_in(monkeypatch: pyt
     ],
 )
 def test_text_about_secrets_stays_legible(text: str) -> None:
-    assert shown_text(text) == text
+    assert redact_text(text) == text
 
 
 def test_commit_stays_legible() -> None:
-    assert shown("latest_git_commit_hash", COMMIT, AT) == COMMIT
-    assert shown("password_hash", COMMIT, AT) != COMMIT
+    assert redact_header("latest_git_commit_hash", COMMIT, AT) == COMMIT
+    assert redact_header("password_hash", COMMIT, AT) != COMMIT
 
 
 # -- time
@@ -321,7 +321,7 @@ def _seconds(text: str) -> float:
 
     def once() -> float:
         begin = time.process_time()
-        found(text)
+        find_secrets(text)
         return time.process_time() - begin
 
     return min(once() for _ in range(3))
@@ -330,5 +330,5 @@ def _seconds(text: str) -> float:
 def test_cookies_are_read_no_further_than_other_values() -> None:
     many = f"a=b; {'x=y; ' * 200_000}"
 
-    assert shown("cookie", many, AT, full=True).endswith(f"… ({len(many)} chars)")
-    assert len(shown("cookie", many, AT, full=True)) < 20 * LONGEST_READ
+    assert redact_header("cookie", many, AT, full=True).endswith(f"… ({len(many)} chars)")
+    assert len(redact_header("cookie", many, AT, full=True)) < 20 * LONGEST_READ

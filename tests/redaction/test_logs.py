@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mitmproxy.log import MitmFormatter
 
-from codexpool.redaction.logs import redact_logs, redacted
+from codexpool.redaction.logs import redact_logs, redact_tokens
 from codexpool.tokens.bearer import Bearer, fingerprint
 
 TOKEN_SIGNS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
@@ -54,7 +54,7 @@ logger = logging.getLogger("somebody else")
 def test_no_token_survives_whatever_is_around_it(left: str, before: str, token: str, after: str, right: str) -> None:
     assume(token[3:] not in left + right)
 
-    shown = redacted(f"{left} {before}{token}{after}{right}")
+    shown = redact_tokens(f"{left} {before}{token}{after}{right}")
 
     assert token not in shown
     assert token[3:] not in shown
@@ -62,17 +62,17 @@ def test_no_token_survives_whatever_is_around_it(left: str, before: str, token: 
 
 @given(st.sampled_from(["Bearer ", "bearer ", "BEARER ", "Bearer\t", "Bearer%20"]), opaque, st.sampled_from(AFTER))
 def test_no_bearer_value_survives_though_it_looks_like_nothing_known(before: str, value: str, after: str) -> None:
-    assert value not in redacted(f"authorization: {before}{value}{after}")
+    assert value not in redact_tokens(f"authorization: {before}{value}{after}")
 
 
 @given(tokens, st.sampled_from(["{}", "token {}", "Bearer {}", "{}. And so on", '{{"token":"{}"}}']))
 def test_fingerprint_that_stands_for_a_token_is_its_own(token: str, around: str) -> None:
-    assert redacted(around.format(token)) == around.format(f"<sha256:{fingerprint(token)}>")
+    assert redact_tokens(around.format(token)) == around.format(f"<sha256:{fingerprint(token)}>")
 
 
 @given(tokens, tokens)
 def test_every_one_of_several_tokens_is_replaced(one: str, other: str) -> None:
-    shown = redacted(f"{one} {other}, {one}")
+    shown = redact_tokens(f"{one} {other}, {one}")
 
     assert one not in shown
     assert other not in shown
@@ -80,7 +80,7 @@ def test_every_one_of_several_tokens_is_replaced(one: str, other: str) -> None:
 
 @given(st.text() | tokens.map("Bearer {}".format))
 def test_redacting_twice_changes_nothing(text: str) -> None:
-    assert redacted(redacted(text)) == redacted(text)
+    assert redact_tokens(redact_tokens(text)) == redact_tokens(text)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_redacting_twice_changes_nothing(text: str) -> None:
     ],
 )
 def test_ordinary_text_is_left_as_it_is(text: str) -> None:
-    assert redacted(text) == text
+    assert redact_tokens(text) == text
 
 
 @given(st.text(st.characters(exclude_characters="-_yJ")))
 def test_text_without_any_sign_of_a_token_is_left_as_it_is(text: str) -> None:
     if "bearer" not in text.lower():
-        assert redacted(text) == text
+        assert redact_tokens(text) == text
 
 
 # -- log records

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.redaction.shown import LONGEST, described, shown, shown_text, when
-from codexpool.redaction.telling_names import telling
+from codexpool.redaction.describe import describe_secret, relative_time
+from codexpool.redaction.redact import LONGEST, redact_header, redact_text
+from codexpool.redaction.telling_names import names_secret
 from codexpool.tokens.bearer import fingerprint
 from tests.redaction import planting
 from tests.redaction.planting import jwt, pieces_in
@@ -42,14 +43,14 @@ def test_nothing_is_left_of_a_secret_in_any_text(
 ) -> None:
     text = f"{around} {place.format(coded(secret))}"
 
-    assert nothing_of(secret, shown_text(text))
+    assert nothing_of(secret, redact_text(text))
 
 
 @given(planting.passwords, planting.names, planting.named_places, st.booleans())
 def test_nothing_is_left_of_what_a_name_gives_away(secret: str, name: str, place: str, encoded: bool) -> None:
     value = planting.percent_encoded(secret) if encoded else secret
 
-    assert nothing_of(secret, shown_text(place.format(value, name=name)))
+    assert nothing_of(secret, redact_text(place.format(value, name=name)))
 
 
 @given(
@@ -71,7 +72,7 @@ def test_nothing_is_left_of_what_a_name_gives_away(secret: str, name: str, place
     ),
 )
 def test_nothing_is_left_of_the_value_of_a_telling_header(secret: str, name: str, form: str) -> None:
-    assert nothing_of(secret, shown(name, form.format(secret, secret), AT))
+    assert nothing_of(secret, redact_header(name, form.format(secret, secret), AT))
 
 
 @given(
@@ -83,7 +84,7 @@ def test_nothing_is_left_of_the_value_of_a_telling_header(secret: str, name: str
 def test_nothing_is_left_of_a_secret_in_a_header_that_is_shown(
     secret: str, name: str, coded: Callable[[str], str], place: str
 ) -> None:
-    assert nothing_of(secret, shown(name, place.format(coded(secret)), AT))
+    assert nothing_of(secret, redact_header(name, place.format(coded(secret)), AT))
 
 
 @given(
@@ -93,12 +94,12 @@ def test_nothing_is_left_of_a_secret_in_a_header_that_is_shown(
     planting.codings,
 )
 def test_nothing_is_left_of_a_cookie(secret: str, form: str, name: str, coded: Callable[[str], str]) -> None:
-    assert nothing_of(secret, shown(name, form.format(coded(secret)), AT))
+    assert nothing_of(secret, redact_header(name, form.format(coded(secret)), AT))
 
 
 @given(planting.emails, st.sampled_from([str, lambda text: text.replace("@", "%40")]), planting.bare_places)
 def test_no_address_of_a_person_is_left(email: str, coded: Callable[[str], str], place: str) -> None:
-    assert nothing_of(email, shown_text(place.format(coded(email))))
+    assert nothing_of(email, redact_text(place.format(coded(email))))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_no_address_of_a_person_is_left(email: str, coded: Callable[[str], str],
     ],
 )
 def test_what_is_no_token_but_a_secret_all_the_same_is_not_shown(text: str) -> None:
-    safe = shown_text(text)
+    safe = redact_text(text)
 
     assert "hunter2" not in safe
     assert "aHVudGVy" not in safe
@@ -131,18 +132,18 @@ def test_what_is_no_token_but_a_secret_all_the_same_is_not_shown(text: str) -> N
 
 @given(planting.recognised | planting.keys, planting.bare_places)
 def test_what_was_made_safe_once_stays_as_it_is(secret: str, place: str) -> None:
-    once = shown_text(place.format(secret))
+    once = redact_text(place.format(secret))
 
-    assert shown_text(once) == once
+    assert redact_text(once) == once
 
 
 @given(
     planting.recognised | planting.keys | planting.passwords, st.sampled_from(["authorization", "cookie", "x-key"])
 )
 def test_header_that_was_made_safe_once_stays_as_it_is(secret: str, name: str) -> None:
-    once = shown(name, f"Bearer {secret}" if name == "authorization" else f"a={secret}", AT)
+    once = redact_header(name, f"Bearer {secret}" if name == "authorization" else f"a={secret}", AT)
 
-    assert shown(name, once, AT) == once
+    assert redact_header(name, once, AT) == once
 
 
 # -- what is shown in their place
@@ -175,7 +176,7 @@ def test_header_that_was_made_safe_once_stays_as_it_is(secret: str, name: str) -
     ],
 )
 def test_secret_is_shown_as_kind_length_and_fingerprint(name: str, value: str, expected: str) -> None:
-    assert shown(name, value, AT) == expected
+    assert redact_header(name, value, AT) == expected
 
 
 @pytest.mark.parametrize(
@@ -190,11 +191,11 @@ def test_secret_is_shown_as_kind_length_and_fingerprint(name: str, value: str, e
     ],
 )
 def test_each_kind_of_secret_has_its_name(secret: str, kind: str) -> None:
-    assert described(secret) == f"{kind} {len(secret)} chars sha256:{fingerprint(secret)}"
+    assert describe_secret(secret) == f"{kind} {len(secret)} chars sha256:{fingerprint(secret)}"
 
 
 def test_short_secret_has_no_fingerprint_that_it_could_be_guessed_by() -> None:
-    assert described("hunter2") == "secret 7 chars"
+    assert describe_secret("hunter2") == "secret 7 chars"
 
 
 def test_token_says_what_is_in_it_and_its_signature_is_dropped() -> None:
@@ -209,7 +210,7 @@ def test_token_says_what_is_in_it_and_its_signature_is_dropped() -> None:
         }
     )
     # When
-    safe = shown("authorization", f"Bearer {token}", AT)
+    safe = redact_header("authorization", f"Bearer {token}", AT)
     # Then
     assert safe.startswith(
         f"Bearer JWT {len(token)} chars sha256:{fingerprint(token)}, sub auth0|65f0c9d2, email <email "
@@ -222,29 +223,31 @@ def test_token_says_what_is_in_it_and_its_signature_is_dropped() -> None:
 def test_token_is_told_relative_to_the_time_it_is_looked_at_though_it_was_looked_at_before() -> None:
     token = jwt({"exp": AT + 240})
 
-    assert shown("authorization", token, AT).endswith("exp in 4 min")
-    assert shown("authorization", token, AT + 480).endswith("exp 4 min ago")
-    assert shown_text(token).endswith("exp 2025-11-24 16:04 UTC>")
+    assert redact_header("authorization", token, AT).endswith("exp in 4 min")
+    assert redact_header("authorization", token, AT + 480).endswith("exp 4 min ago")
+    assert redact_text(token).endswith("exp 2025-11-24 16:04 UTC>")
 
 
 def test_claim_that_is_a_secret_itself_is_not_shown() -> None:
     claims = {"sub": f"{'many words ' * 6}{PAT}", "client_id": "0123456789abcdefABCDEF0123456789", "iss": f"x {PAT}"}
 
-    safe = described(jwt(claims), AT)
+    safe = describe_secret(jwt(claims), AT)
 
     assert not pieces_in(PAT, safe)
     assert not pieces_in(claims["client_id"], safe)
-    assert described(jwt({"sub": "word " * 40})).endswith(", sub of 200 chars")
+    assert describe_secret(jwt({"sub": "word " * 40})).endswith(", sub of 200 chars")
 
 
 @pytest.mark.parametrize("exp", [float("nan"), float("inf"), -1, 10**400, True, "soon", None, [], 1e300])
 def test_token_with_an_end_that_cannot_be_meant_is_shown_without_one(exp: object) -> None:
-    assert "exp" not in described(jwt({"exp": exp}), AT)
+    assert "exp" not in describe_secret(jwt({"exp": exp}), AT)
 
 
 @given(planting.keys, planting.keys)
 def test_equal_secrets_look_equal_and_others_do_not(one: str, other: str) -> None:
-    same = shown("authorization", f"Bearer {one}", AT) == shown("authorization", f"Bearer {other}", AT)
+    same = redact_header("authorization", f"Bearer {one}", AT) == redact_header(
+        "authorization", f"Bearer {other}", AT
+    )
 
     assert same == (one == other)
 
@@ -294,7 +297,7 @@ def test_equal_secrets_look_equal_and_others_do_not(one: str, other: str) -> Non
     ],
 )
 def test_header_that_is_no_secret_is_shown_as_it_is(name: str, value: str) -> None:
-    assert shown(name, value, AT) == value
+    assert redact_header(name, value, AT) == value
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_header_that_is_no_secret_is_shown_as_it_is(name: str, value: str) -> No
     ],
 )
 def test_text_without_a_secret_is_shown_as_it_is(text: str) -> None:
-    assert shown_text(text) == text
+    assert redact_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,7 @@ def test_text_without_a_secret_is_shown_as_it_is(text: str) -> None:
     ],
 )
 def test_name_is_telling(name: str) -> None:
-    assert telling(name)
+    assert names_secret(name)
 
 
 @pytest.mark.parametrize(
@@ -355,12 +358,12 @@ def test_name_is_telling(name: str) -> None:
     ],
 )
 def test_name_is_not_telling(name: str) -> None:
-    assert not telling(name)
+    assert not names_secret(name)
 
 
 @pytest.mark.parametrize("value", ["true", "null", "", "none", "Required"])
 def test_word_that_is_no_secret_is_shown_whatever_its_name(value: str) -> None:
-    assert shown("x-api-key", value, AT) == value
+    assert redact_header("x-api-key", value, AT) == value
 
 
 # -- a terminal, and a line
@@ -368,24 +371,24 @@ def test_word_that_is_no_secret_is_shown_whatever_its_name(value: str) -> None:
 
 @given(st.text(max_size=60))
 def test_nothing_that_a_terminal_obeys_is_shown(text: str) -> None:
-    assert shown_text(text).isprintable()
-    assert shown("x-foo", text, AT).isprintable()
-    assert shown("cookie", text, AT).isprintable()
-    assert shown("authorization", text, AT).isprintable()
+    assert redact_text(text).isprintable()
+    assert redact_header("x-foo", text, AT).isprintable()
+    assert redact_header("cookie", text, AT).isprintable()
+    assert redact_header("authorization", text, AT).isprintable()
 
 
 @given(st.text(max_size=30_000))
 def test_long_value_is_shortened_and_says_so(text: str) -> None:
-    safe = shown("x-foo", text, AT)
+    safe = redact_header("x-foo", text, AT)
 
     assert len(safe) <= 4 * LONGEST
-    assert shown("x-foo", text, AT) == safe
+    assert redact_header("x-foo", text, AT) == safe
 
 
 def test_long_values_that_differ_at_their_end_only_can_be_told_apart() -> None:
     words = "many words " * 50
 
-    one, other = shown("x-foo", f"{words}one", AT), shown("x-foo", f"{words}two", AT)
+    one, other = redact_header("x-foo", f"{words}one", AT), redact_header("x-foo", f"{words}two", AT)
 
     assert one != other
     assert len(one) <= LONGEST
@@ -395,12 +398,12 @@ def test_long_values_that_differ_at_their_end_only_can_be_told_apart() -> None:
 def test_nothing_is_left_of_a_secret_that_is_cut_in_two_by_the_end_of_what_is_read(secret: str, at: int) -> None:
     text = f"{'word ' * 1638}{'w' * (at % 5)} {secret}"[: 8192 + 5 + at] + f" {secret}"
 
-    assert nothing_of(secret, shown_text(text))
+    assert nothing_of(secret, redact_text(text))
 
 
 @pytest.mark.parametrize("header", ["x-foo", "authorization", "cookie", "password"])
 def test_value_that_is_no_proper_text_can_be_shown(header: str) -> None:
-    assert shown(header, "caf\xe9 \udce9\ud800 0123456789", AT).isprintable()
+    assert redact_header(header, "caf\xe9 \udce9\ud800 0123456789", AT).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -417,4 +420,4 @@ def test_value_that_is_no_proper_text_can_be_shown(header: str) -> None:
     ],
 )
 def test_time_is_told_as_a_person_would(seconds: float, expected: str) -> None:
-    assert when(AT + seconds, AT) == expected
+    assert relative_time(AT + seconds, AT) == expected

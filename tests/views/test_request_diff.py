@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.redaction.shown import shown
+from codexpool.redaction import redact_header
 from codexpool.views.header_table import Sign
 from codexpool.views.identity_diff import compare_identities
 from codexpool.views.json_diff import Member, members, same
@@ -133,7 +133,7 @@ def test_short_secrets_that_differ_are_told_to_differ_though_they_look_the_same(
 def test_token_of_two_turns_is_the_same_though_it_was_nearer_to_its_end_in_the_second() -> None:
     token = f"Bearer {jwt({'sub': 'me', 'exp': AT + 600})}"
     one, other = (
-        side(label, headers=[("authorization", shown("authorization", token, at))], at=at, is_safe=True)
+        side(label, headers=[("authorization", redact_header("authorization", token, at))], at=at, is_safe=True)
         for label, at in (("a", AT), ("b", AT + 300))
     )
 
@@ -142,7 +142,7 @@ def test_token_of_two_turns_is_the_same_though_it_was_nearer_to_its_end_in_the_s
 
 def test_what_a_proxy_remembers_can_be_compared_with_what_a_file_has() -> None:
     raw = side("file", headers=HEADERS)
-    safe = side("last", headers=[(n, shown(n, v, AT)) for n, v in HEADERS], is_safe=True, body=None)
+    safe = side("last", headers=[(n, redact_header(n, v, AT)) for n, v in HEADERS], is_safe=True, body=None)
 
     assert compare(raw, safe) == Comparison([], ["last: its body is not known"])
     other = side("file", headers=[*HEADERS[:2], ("authorization", "Bearer at-test-0123456789x")])

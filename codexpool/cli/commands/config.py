@@ -10,7 +10,7 @@ import click
 from codexpool.cli.common import Failure, config_option, json_option, pool_path, sources
 from codexpool.cli.entry import entry
 from codexpool.config import ConfigError, Problem, load, places, resolve
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 
 
 @click.group()
@@ -43,7 +43,7 @@ def check(context: click.Context, named: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({**document, "problems": [_document(problem) for problem in problems]}, indent=2))
     else:
         for problem in problems:
-            click.echo(redacted(str(problem)), err=True)
+            click.echo(redact_tokens(str(problem)), err=True)
         click.echo(f"{path}: {'holds' if not problems else 'does not hold as it is'}, {len(names)} identities")
     context.exit(1 if problems else 0)
 
@@ -53,6 +53,6 @@ def _document(problem: Problem) -> dict[str, object]:
         "file": str(problem.file),
         "line": problem.line,
         "key": problem.key or None,
-        "what": redacted(problem.what),
+        "what": redact_tokens(problem.what),
         "remedy": problem.remedy,
     }

@@ -13,7 +13,7 @@ import click
 from codexpool.cli import diff_sources
 from codexpool.cli.common import Failure, config_option, console, json_option
 from codexpool.cli.running_proxy import proxy_option
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.views.formatting import plain
 from codexpool.views.header_table import STYLES, Sign
 from codexpool.views.identity_diff import compare_identities
@@ -57,7 +57,7 @@ def diff(
         titles, comparison = [plain(a), plain(b)], _identities(a, b, proxy_url, named)
     else:
         one, other = _side(a, proxy_url), _side(b, proxy_url)
-        titles = [f"{side.label}: {shown_text(side.method)} {shown_text(side.url)}" for side in (one, other)]
+        titles = [f"{side.label}: {redact_text(side.method)} {redact_text(side.url)}" for side in (one, other)]
         comparison = compare(one, other, answers=not no_answers, full=full)
     if as_json:
         differences = [difference.document() for difference in comparison.differences]

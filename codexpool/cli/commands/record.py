@@ -54,9 +54,7 @@ def record(
     if source is None:
         sys.exit(_live(out, all_hosts, named, arguments))
     if arguments:
-        raise click.UsageError(
-            f"--from starts no proxy, so it takes no arguments: {' '.join(arguments)[:80]}"
-        )
+        raise click.UsageError(f"--from starts no proxy, so it takes no arguments: {' '.join(arguments)[:80]}")
     _convert(source, out, all_hosts, named)
 
 

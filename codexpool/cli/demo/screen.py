@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 from codexpool.tokens.bearer import fingerprint
 from codexpool.views.header_table import Sign, joined, sign_of
 
@@ -65,7 +65,7 @@ class Screen:
         """Return the text without any token."""
         for token, shown in self._hidden.items():
             text = text.replace(token, shown)
-        return redacted(text)
+        return redact_tokens(text)
 
     # -- parts
 

@@ -2,7 +2,7 @@
 
 mitmproxy prints its log with a handler of its own, on stdout. That handler stays, with its level, which is
 `termlog_verbosity`, and its manners; only what makes a line of a record is another here. Records are redacted as they
-are made (see `codexpool.redaction.logs`), so there is no secret left in them.
+are made (see `codexpool.redaction`), so there is no secret left in them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mitmproxy import ctx, exceptions
 from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.utils import human
 
-from codexpool.redaction.logs import redacted
+from codexpool.redaction import redact_tokens
 
 OPTION: Final = "codexpool_logs"
 DEFAULT: Final = ""
@@ -55,7 +55,7 @@ def _document(record: logging.LogRecord) -> dict[str, str]:
     if client:
         document["client"] = human.format_address(client)
     if record.exc_info and record.exc_info[1] is not None:
-        document["exception"] = redacted(logging.Formatter().formatException(record.exc_info))
+        document["exception"] = redact_tokens(logging.Formatter().formatException(record.exc_info))
     return document
 
 

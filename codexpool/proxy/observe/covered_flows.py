@@ -12,7 +12,7 @@ from mitmproxy import http
 from codexpool.protocol.headers import Fields
 from codexpool.proxy.dressed_copy import with_headers
 from codexpool.proxy.observe.veil import MARK, Veil, unveiled, veiled, veils
-from codexpool.redaction.shown import described
+from codexpool.redaction import describe_secret
 
 logger = logging.getLogger("codexpool")
 
@@ -36,7 +36,7 @@ class Veiling:
         """Have a flow show none of the client's secrets."""
         fields, now = flow.request.headers.fields, time.time()
         try:
-            made = veils(fields, lambda secret: described(secret, now))
+            made = veils(fields, lambda secret: describe_secret(secret, now))
         except Exception:
             logger.exception("the client's credential could not be described")
             made = veils(fields, lambda secret: "not described")

@@ -42,7 +42,7 @@ from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.traces.trace import Trace
 
@@ -319,9 +319,9 @@ class Observing:
         """The one line for people."""
         trace, session = observation.trace, observation.asked.session or "-"
         path = trace.path.partition("?")[0]
-        text = shown_text(f"{trace.method} {path} (session {session}): {observation.words}")
+        text = redact_text(f"{trace.method} {path} (session {session}): {observation.words}")
         logger.info("observed: %s", text)
-        flow.comment = f"codexpool: observed, {shown_text(observation.words)}"
+        flow.comment = f"codexpool: observed, {redact_text(observation.words)}"
 
     @contextmanager
     def _unharmed(self, doing: str) -> Iterator[None]:

@@ -38,7 +38,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
-from codexpool.redaction import shown
+from codexpool.redaction import describe_secret
 from codexpool.state import Record, Snapshot, read_state, record_name
 from codexpool.upkeep import sync
 from codexpool.upkeep.verification import UNKNOWN, expected
@@ -139,7 +139,7 @@ class _Maker:
         name, metadata = self.spec.name, self.known.metadata.get(self.fingerprint)
         bearer = self.credential.bearer() if self.credential is not None else None
         if bearer is not None:
-            consulted.tokens[name] = shown.described(bearer.token).encode("ascii", "replace").decode()
+            consulted.tokens[name] = describe_secret(bearer.token).encode("ascii", "replace").decode()
         if (note := self._note(metadata)) and not self.spec.paused:
             consulted.notes[name] = note
         metadata = metadata or self._claimed()

@@ -16,7 +16,7 @@ from codexpool.protocol.headers import PLACEHOLDER, TURN_STATE
 from codexpool.proxy import judge
 from codexpool.proxy.observe.observation import Observation
 from codexpool.proxy.sockets import MOVES
-from codexpool.redaction.shown import shown_text
+from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
 
@@ -129,7 +129,7 @@ class ObservedSockets:
         self._history.turn_ended(observation.trace, turn, outcome, failed)
         session = observation.asked.session or "-"
         text = f"a turn on the socket of session {session}: {observation.would}; {outcome}"
-        logger.info("observed: %s", shown_text(text))
+        logger.info("observed: %s", redact_text(text))
 
 
 def _trim(data: websocket.WebSocketData, socket: ObservedSocket) -> None:

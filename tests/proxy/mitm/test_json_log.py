@@ -16,7 +16,7 @@ from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.test import taddons
 
 from codexpool.proxy.mitm.json_log import JsonFormatter, log_as
-from codexpool.redaction.logs import redact_logs
+from codexpool.redaction import redact_logs
 
 SECRET = "at-test-logged-0123456789abcdef0123456789"
 

@@ -211,7 +211,7 @@ BREAKABLE = [
         "codexpool.proxy.observe.handler.asked_of",
         "codexpool.proxy.observe.handler.Observation",
     ),
-    *("codexpool.proxy.observe.covered_flows.described", "codexpool.proxy.observe.covered_flows.unveiled"),
+    *("codexpool.proxy.observe.covered_flows.describe_secret", "codexpool.proxy.observe.covered_flows.unveiled"),
     *("codexpool.proxy.observe.covered_flows.with_headers", "codexpool.proxy.observe.covered_flows.veiled"),
     *("codexpool.proxy.observe.covered_flows.veils", "codexpool.proxy.observe.handler.prompt_cache_key"),
     *("codexpool.proxy.observe.observation.attempts", "codexpool.proxy.observe.observation.candidacies"),
@@ -220,7 +220,7 @@ BREAKABLE = [
     *(
         "codexpool.proxy.observe.handler.History.ended",
         "codexpool.proxy.observe.handler.scrub",
-        "codexpool.proxy.observe.handler.shown_text",
+        "codexpool.proxy.observe.handler.redact_text",
     ),
     *("codexpool.proxy.observe.handler.is_event_stream", "codexpool.proxy.observe.handler.routes.policy"),
     *("codexpool.proxy.observe.handler.judging.of_response", "codexpool.proxy.observe.pool.Consulted.fields"),

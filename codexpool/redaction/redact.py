@@ -14,13 +14,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from codexpool.redaction.describe import described, digest, replaced, template, timed, when
-from codexpool.redaction.json_documents import TOP, parsed, safe
-from codexpool.redaction.known_headers import Value, known
-from codexpool.redaction.named_values import SCHEMES, is_described
-from codexpool.redaction.telling_names import hides, telling
-
-__all__ = ["described", "escaped", "shown", "shown_text", "telling", "when"]
+from codexpool.redaction.describe import (
+    fill_in_times,
+    fingerprint_of,
+    replace_secrets,
+    template,
+)
+from codexpool.redaction.json_documents import TOP, parse_json, redact_json
+from codexpool.redaction.known_headers import Value, known_header
+from codexpool.redaction.named_values import SCHEMES, is_redacted
+from codexpool.redaction.telling_names import is_secret
 
 LONGEST: Final = 300
 """Characters of a header's value that are shown."""
@@ -73,7 +76,7 @@ _PROTOCOLS: Final = frozenset(
 """What is spoken on sockets; among these there are clients that send a key, because they can send no header."""
 
 
-def shown(name: str, value: str, at: float, *, full: bool = False) -> str:
+def redact_header(name: str, value: str, at: float, *, full: bool = False) -> str:
     """A header's value as it may be seen; times in it are said relative to ``at`` (unix seconds).
 
     It does for a field of a JSON object as well: its name says whether the value is a secret. A long value is
@@ -83,24 +86,24 @@ def shown(name: str, value: str, at: float, *, full: bool = False) -> str:
     is_short = len(name) + len(value) <= LONGEST_READ
     made = _shown(lower, value) if is_short else _shown.__wrapped__(lower, value, full)
     longest = LONGEST_JSON if value.lstrip().startswith("{") else LONGEST
-    return timed(made, at) if full else _shortened(timed(made, at), longest)
+    return fill_in_times(made, at) if full else _shortened(fill_in_times(made, at), longest)
 
 
-def shown_text(text: str, *, full: bool = False) -> str:
+def redact_text(text: str, *, full: bool = False) -> str:
     """A URL, an error's text, the key of a session, a body: with everything in it described that is a secret."""
     if len(text) <= REMEMBERED and not full:
         return _remembered(text)
-    made = timed(_text(text, full), None)
+    made = fill_in_times(_text(text, full), None)
     return made if full else _shortened(made, LONGEST_TEXT)
 
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str) -> str:
     """Paths, sessions and reasons: the same ones come again and again, and to look at one takes its time."""
-    return _shortened(timed(_text(text, False), None), LONGEST_TEXT)
+    return _shortened(fill_in_times(_text(text, False), None), LONGEST_TEXT)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """The text on one line, and without any character that a terminal would obey."""
     if text.isprintable():
         return text
@@ -109,7 +112,7 @@ def escaped(text: str) -> str:
 
 @lru_cache(maxsize=512)
 def _shown(name: str, value: str, full: bool = False) -> str:
-    if not value or is_described(name, value):
+    if not value or is_redacted(name, value):
         return _text(value, full)
     match name:
         case "cookie":
@@ -122,7 +125,7 @@ def _shown(name: str, value: str, full: bool = False) -> str:
             return ", ".join(item if item in _PROTOCOLS else _secret(item) for item in re.split(r"\s*,\s*", value))
     if name.endswith("authorization"):
         return _credentials(name, value)
-    explained = known(name)
+    explained = known_header(name)
     match explained.value if explained is not None else None:
         case Value.PLAIN:
             return _text(value, full)
@@ -134,7 +137,7 @@ def _shown(name: str, value: str, full: bool = False) -> str:
             return _credentials(name, value)
     if name.startswith("x-openai-internal-") and _FLAG.fullmatch(value) is None:
         return template(value, "opaque")
-    if hides(name, value.strip()) or _has_scheme(value):
+    if is_secret(name, value.strip()) or _has_scheme(value):
         return _credentials(name, value)
     return value if name.endswith(_OF_COMMIT) and _COMMIT.fullmatch(value) is not None else _text(value, full)
 
@@ -155,7 +158,7 @@ def _credentials(name: str, value: str) -> str:
 
 def _secret(value: str, name: str = "") -> str:
     """The description of a secret, if that is not what the value is already."""
-    return _text(value) if is_described(name, value) else template(value)
+    return _text(value) if is_redacted(name, value) else template(value)
 
 
 def _crumbs(value: str, other: Callable[[str], str]) -> str:
@@ -193,18 +196,18 @@ def _of_error(value: str) -> str:
 
 def _text(text: str, full: bool = False) -> str:
     if full or len(text) <= LONGEST_READ:
-        document = parsed(text)
-        return replaced(text, escaped) if document is None else _document(text, document, full)
+        document = parse_json(text)
+        return replace_secrets(text, escape) if document is None else _document(text, document, full)
     # The last word may be half a secret, and not look like one any more.
     read = text[:LONGEST_READ].rstrip("".join(set(text[LONGEST_READ - 512 : LONGEST_READ]) - set(" ,;&\"'\n")))
-    return f"{replaced(read, escaped)}… ({len(text)} chars)"
+    return f"{replace_secrets(read, escape)}… ({len(text)} chars)"
 
 
 def _document(text: str, document: Any, full: bool) -> str:
     """A text that is a document of JSON: as it is if there is no secret in it."""
-    made = safe(document, TOP, lambda name, value: _member(name, value, full))
+    made = redact_json(document, TOP, lambda name, value: _member(name, value, full))
     if made == document:
-        return escaped(text)
+        return escape(text)
     separators = (", ", ": ") if '": ' in text or '", ' in text else (",", ":")
     return json.dumps(made, ensure_ascii=False, separators=separators)
 
@@ -212,7 +215,7 @@ def _document(text: str, document: Any, full: bool) -> str:
 def _member(name: str, value: str, full: bool) -> str:
     """A text in a document. What JSON itself has an escape for is left to it."""
     made = _shown(name.lower(), value, full) if name else _text(value, full)
-    return value if made == escaped(value) and value.translate(_BLANKS).isprintable() else made
+    return value if made == escape(value) and value.translate(_BLANKS).isprintable() else made
 
 
 _BLANKS: Final = {ord(blank): " " for blank in "\t\r\n"}
@@ -221,4 +224,4 @@ _BLANKS: Final = {ord(blank): " " for blank in "\t\r\n"}
 def _shortened(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
-    return f"{text[: longest - 40]}… ({len(text)} chars, sha256:{digest(text)})"
+    return f"{text[: longest - 40]}… ({len(text)} chars, sha256:{fingerprint_of(text)})"
