@@ -1,64 +1,94 @@
-"""Flows that were saved, with what codexpool has left in them: dumps of mitmproxy, and HAR files."""
+"""Requests in files, as `explain` and `diff` take them: FILE, FILE#N, or FILE#ID of a flow file or a HAR file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
 
 from codexpool.cli.common import Failure
-from codexpool.cli.diff_sources import Selected
+from codexpool.protocol.routes import BACKEND_ONLY, policy
 from codexpool.traces.trace import METADATA
 from codexpool.views.formatting import plain
 
 if TYPE_CHECKING:
     from mitmproxy.http import HTTPFlow
 
+IN_PROXY: Final = re.compile(r"last|[0-9a-f][0-9a-f-]{3,35}")
+"""A flow of the running proxy."""
 
-def pick(where: Selected) -> HTTPFlow:
-    """The flow that is meant (see `codexpool.cli.diff_sources`): without any word on it, the last one of codexpool's.
 
-    A flow has one record for each of its attempts; the last one says most. Raises Failure.
+class Selected(NamedTuple):
+    """A file, and which of its requests: a number, the beginning of an id, or nothing."""
+
+    path: Path
+    which: str
+
+
+def named(text: str) -> Selected | None:
+    """Return the file that an argument names; None if it names a flow of a proxy. Raises click.UsageError."""
+    if text and (path := Path(text).expanduser()).is_file():
+        return Selected(path, "")
+    name, sharp, which = text.rpartition("#")
+    if name and sharp and (path := Path(name).expanduser()).is_file():
+        if re.fullmatch(r"-?\d+|[0-9a-f-]+", which) is None or which.strip("-0") == "":
+            raise click.UsageError(
+                f"{plain(text)}: put the number of a request after the # (1 is the first, -1 the last), or the "
+                "beginning of its id"
+            )
+        return Selected(path, which)
+    if IN_PROXY.fullmatch(text) is None:
+        raise click.UsageError(
+            f"{plain(text)}: there is no such file, and it is not a flow of a proxy. Use FILE, FILE#N, the id of a "
+            "flow, or: last"
+        )
+    return None
+
+
+class Picked(NamedTuple):
+    """A request of a file. ``number`` counts from 1."""
+
+    flow: HTTPFlow
+    number: int
+
+
+def pick(where: Selected, *, only_whole: bool = False) -> Picked:
+    """Return the selected request; by default the last that codexpool has handled or would serve. Raises Failure.
+
+    A flow has one record for each of its attempts; an id means the last one, which says most. With ``only_whole`` a
+    file with a missing end is counted from its start only.
     """
-    flows, which = read(where.path), where.which
-    if not which:
-        return next((flow for flow in reversed(flows) if METADATA in flow.metadata), flows[-1])
-    if re.fullmatch(r"-?\d+", which):
-        return _numbered(flows, int(which), where)
-    found = [flow for flow in flows if flow.id.startswith(which)]
-    if len({flow.id for flow in found}) != 1:
-        number = len({flow.id for flow in found}) or "no"
-        raise Failure(f"{plain(where.path)}: {number} flows have an id that begins with {plain(which)}")
-    return found[-1]
+    from codexpool.recording import files
 
-
-def read(path: Path) -> list[HTTPFlow]:
-    """The HTTP flows of a file, in its order. Raises Failure.
-
-    A dump whose end is missing, because it is being written or its writer was killed, has what is there of it.
-    """
-    from mitmproxy.http import HTTPFlow
-    from mitmproxy.io import FlowReader
-
-    flows: list[HTTPFlow] = []
+    path, which = plain(where.path), where.which
     try:
-        with path.open("rb") as file:
-            for flow in FlowReader(file).stream():
-                if isinstance(flow, HTTPFlow):
-                    flows.append(flow)
-    except OSError as error:
-        raise Failure(f"{plain(path)} cannot be read: {error.strerror}") from None
-    except Exception:  # FlowReadException mostly, but a file can hold anything.
-        if not flows:
-            raise Failure(f"{plain(path)} is neither a dump of mitmproxy (-w) nor a HAR file") from None
+        flows, is_cut = files.read(where.path)
+    except files.RecordingError as error:
+        raise Failure(str(error)) from None
     if not flows:
-        raise Failure(f"{plain(path)} has no HTTP flow")
-    return flows
+        raise Failure(f"{path}: has no HTTP request")
+    if only_whole and is_cut and (not which or which.startswith("-")):
+        reason = f"flow {len(flows) + 1} cannot be read: the file is damaged, or still being written"
+        raise Failure(f"{path}: {reason}. Select a flow from the start: {path}#N")
+    if re.fullmatch(r"-?\d+", which):
+        number = int(which)
+        if abs(number) > len(flows):
+            raise Failure(f"{path}: has {len(flows)} requests; there is no #{which}")
+        index = number - 1 if number > 0 else len(flows) + number
+    elif which:
+        found = [index for index, flow in enumerate(flows) if flow.id.startswith(which)]
+        if (count := len({flows[index].id for index in found})) != 1:
+            raise Failure(f"{path}: {count or 'no'} flows have an id that begins with {which}")
+        index = found[-1]
+    else:
+        ours = [index for index, flow in enumerate(flows) if METADATA in flow.metadata or _is_swapped(flow)]
+        index = ours[-1] if ours else len(flows) - 1
+    return Picked(flows[index], index + 1)
 
 
-def _numbered(flows: Sequence[HTTPFlow], number: int, where: Selected) -> HTTPFlow:
-    """Counted from 1, and from the end with a minus before it."""
-    if abs(number) > len(flows):
-        raise Failure(f"{plain(where.path)} has {len(flows)} HTTP flows; there is no #{number}")
-    return flows[number - 1 if number > 0 else number]
+def _is_swapped(flow: HTTPFlow) -> bool:
+    """Return whether the pool would serve the request."""
+    request = flow.request
+    return policy(request.scheme, request.host, request.port, request.method, request.path, BACKEND_ONLY).swaps

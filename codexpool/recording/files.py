@@ -78,6 +78,8 @@ def _restore(one: http.HTTPFlow, entry: dict[str, Any]) -> None:
     for message, told in ((one.request, entry["request"]), (one.response, entry["response"])):
         if message is not None:
             message.headers = fix_headers(told["headers"])
+            if HAR_NOTE in entry:
+                message.raw_content = None
     if not entry["response"]["status"]:
         one.response, one.error = None, flow.Error(str(entry["response"].get("_error") or "no answer"))
     one.comment, one.id = str(entry.get("comment") or ""), str(entry.get(HAR_ID) or one.id)

@@ -1,4 +1,4 @@
-"""What differs between two requests: only that, in order, and without any secret. Pure."""
+"""Compares two requests: the differences, in order, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEFORE: Final = 30
 """Characters before the first difference of two long values that are shown."""
 
 _CLAIMS: Final = re.compile(r"(sha256:[0-9a-f]{12})(?:, [a-z]+ (?:[^,;\"<>]|<[^,;\"<>]{1,60}>){1,99}+)+")
-"""What is said of a token behind its fingerprint: it changes with the time at which that is said."""
+"""What a JWT says, after its fingerprint: relative times in it change from moment to moment."""
 
 _EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
 

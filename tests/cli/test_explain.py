@@ -89,7 +89,7 @@ def test_of_several_that_begin_so_each_is_named(fake: FakeProxy) -> None:
 
     said = of(fake, "abcd", code=1).stderr
 
-    assert "the ids of 2 flows begin with abcd" in said
+    assert "2 flows have an id that begins with abcd" in said
     assert "abcd-1" in said
     assert "abcd-2" in said
     assert "fedc" not in said
@@ -105,7 +105,7 @@ def test_where_there_is_no_such_flow_the_newest_are_named(fake: FakeProxy) -> No
 def test_before_any_request_that_is_said(fake: FakeProxy) -> None:
     fake.flows = []
 
-    assert "no request has come" in of(fake, "last", code=1).stderr
+    assert "has had no request yet" in of(fake, "last", code=1).stderr
 
 
 def test_without_a_proxy_the_exit_code_is_1() -> None:

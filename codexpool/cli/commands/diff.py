@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codexpool.cli import diff_sources
+from codexpool.cli import diff_sources, saved_flows
 from codexpool.cli.common import Failure, config_option, console, json_option
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.redaction import redact_text
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--identities", is_flag=True, help="A and B are names of identities, not requests.")
-@click.option("--no-answers", is_flag=True, help="Compare what was sent only, and not what came back.")
+@click.option("--identities", is_flag=True, help="Compare the identities A and B, not requests.")
+@click.option("--no-answers", is_flag=True, help="Compare the requests only, not their answers.")
 @click.option("--full", is_flag=True, help="Show long values in full.")
 @json_option
 @proxy_option
@@ -44,12 +44,12 @@ def diff(
 ) -> None:
     """Show what differs between two requests, or two identities.
 
-    A and B are each a file of flows (mitmproxy's -w) or a HAR file, or a flow of the running proxy: its id, or the
-    word last. FILE#2 is the second request of a file, FILE#-1 the last one, FILE#0d5f the one whose id begins so;
-    FILE alone is the last one that the pool would serve.
+    A and B are each a request in a flow file (mitmproxy's -w) or in a HAR file, or a flow of the running proxy: its
+    id, or last. FILE#2 is the second request of a file, FILE#-1 the last, FILE#0d5f the one with an id that begins
+    with 0d5f; FILE is the last one that codexpool has handled.
 
-    Signs: - only A has it, + only B has it, ~ both have it, and it differs. No secret is shown. The exit code is 0 if
-    nothing differs, 1 if something does, 2 in case of trouble.
+    Signs: - only in A, + only in B, ~ different. Secrets are not shown. The exit code is 0 if nothing differs, 1 if
+    something does, and 2 on errors.
     """
     if identities:
         if full or no_answers:
@@ -71,12 +71,12 @@ def diff(
 
 
 def _side(text: str, proxy_url: str | None) -> Side:
-    where = diff_sources.named(text)
-    return diff_sources.of_proxy(text, proxy_url) if where is None else diff_sources.of_file(where)
+    where = saved_flows.named(text)
+    return diff_sources.from_proxy(text, proxy_url) if where is None else diff_sources.from_file(where)
 
 
 def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Comparison:
-    """As a running proxy knows them; where none runs, and none was named, as files do. Raises sides.Trouble."""
+    """Compare two identities, as a running proxy knows them, or else as files do. Raises Trouble."""
     at = time.time()
     try:
         known = _of_proxy(proxy_url) if named is None else None
@@ -90,7 +90,7 @@ def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Co
 
 
 def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
-    """The identities by name, as a proxy tells; None where there is no proxy to ask. Raises Failure."""
+    """Return the identities by name; None if no proxy runs. Raises Failure."""
     from codexpool.cli import running_proxy
 
     try:
@@ -103,7 +103,7 @@ def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
 
 
 def _of_files(named: Path | None) -> dict[str, Mapping[str, Any]]:
-    """The identities by name, as far as pool.toml and the state tell. Raises Failure."""
+    """Return the identities by name, from pool.toml and the state. Raises Failure."""
     from codexpool.cli.common import known, pool_config, sources
     from codexpool.cli.identity_rows import standings
 
@@ -121,7 +121,7 @@ def _lines(titles: list[str], comparison: Comparison) -> Iterator[Text]:
         if difference.part is not part:
             part = difference.part
             yield Text(f"\n{part}", "bold")
-        yield from _of_one(difference)
+        yield from _difference_lines(difference)
     if not comparison.differences:
         yield Text("nothing differs")
     if comparison.notes:
@@ -129,7 +129,7 @@ def _lines(titles: list[str], comparison: Comparison) -> Iterator[Text]:
     yield from (Text(f"({plain(note)})", "dim") for note in comparison.notes)
 
 
-def _of_one(difference: Difference) -> Iterator[Text]:
+def _difference_lines(difference: Difference) -> Iterator[Text]:
     from rich.text import Text
 
     style = STYLES[difference.sign].value

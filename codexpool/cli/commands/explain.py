@@ -1,4 +1,4 @@
-"""`codexpool explain`: what became of a request, and why."""
+"""`codexpool explain`: what happened to a request, and why."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from urllib.parse import quote
 import click
 
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.diff_sources import named
 from codexpool.cli.output import STYLES, Output, quiet_end
 from codexpool.cli.running_proxy import Refused, RunningProxy, proxy, proxy_option
-from codexpool.cli.saved_flows import pick
+from codexpool.cli.saved_flows import named, pick
 from codexpool.views.formatting import clock, plain
 from codexpool.views.header_table import HeaderTable, rows
 from codexpool.views.story import Role, explained
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 VERSION: Final = 1
-"""Of the documents that are understood here."""
+"""The version of the documents that can be read."""
 
 SHOWN: Final = 5
-"""Flows that are named where it is not clear which one is meant."""
+"""Flows listed if it is not clear which one is meant."""
 
 
 @click.command()
@@ -37,12 +36,12 @@ SHOWN: Final = 5
 @json_option
 @proxy_option
 def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
-    """What became of a request, and why.
+    """Explain what happened to a request, and why.
 
-    FLOW is the id of a flow in a running proxy, or the beginning of it (`codexpool tail --json` says them); last is
-    the last one that has ended. FILE is a dump of mitmproxy (`codexpool run -w FILE`); FILE#2 is the second flow of
-    it, FILE#-1 the last one, FILE#0d5f the one whose id begins so; FILE alone is the last one that codexpool had to
-    do with.
+    FLOW is the id of a flow in a running proxy, or its beginning (see `codexpool tail --json`); last is the last one
+    that has ended. FILE is a dump of mitmproxy (`codexpool run -w FILE`) or a HAR file; FILE#2 is its second flow,
+    FILE#-1 the last, FILE#0d5f the one with an id that begins with 0d5f; FILE is the last one that codexpool has
+    handled.
     """
     out = Output()
     where = named(flow)
@@ -52,7 +51,7 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
     else:
         from codexpool.proxy import content_view
 
-        document = content_view.document_of(pick(where))
+        document = content_view.document_of(pick(where).flow)
     with _understanding(document), quiet_end():
         if as_json:
             out.line(json.dumps(_whole(document), indent=2))
@@ -63,17 +62,17 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
 
 @contextlib.contextmanager
 def _understanding(document: Document) -> Iterator[None]:
-    """Raises Failure for a document that is none of ours: a file may hold anything."""
+    """Raise Failure for a document that is not ours: a file may contain anything."""
     try:
         if document["version"] != VERSION:
-            raise Failure("another release of codexpool has written this; the one that did can explain it")
+            raise Failure("written by another release of codexpool; use that release to explain it")
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        raise Failure("this does not have the form in which codexpool writes what it did") from None
+        raise Failure("this is not a trace that codexpool has written") from None
 
 
 def _whole(document: dict[str, Any]) -> dict[str, Any]:
-    """What the proxy's API says of a flow."""
+    """Return what the proxy's API returns for a flow."""
     return {
         "flow": document,
         "table": [row.document() for row in rows(document)],
@@ -93,7 +92,7 @@ def _story(document: Document, columns: int | None) -> Iterator[Text]:
 
 
 def _asked(asked: RunningProxy, flow: str) -> dict[str, Any]:
-    """The document of a flow that a proxy remembers. Raises Failure."""
+    """Return the document of a flow that a proxy remembers. Raises Failure."""
     try:
         document = asked.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
     except Refused as refused:
@@ -106,15 +105,15 @@ def _asked(asked: RunningProxy, flow: str) -> dict[str, Any]:
 
 
 def _unknown(asked: RunningProxy, flow: str, flows: list[Document]) -> str:
-    """Why no flow is meant by this."""
+    """Return why an argument selects no flow."""
     if not flows:
-        return f"no request has come through the proxy at {asked} yet"
+        return f"the proxy at {asked} has had no request yet"
     alike = [one for one in flows if one["id"].startswith(flow)]
     if alike:
-        text = f"the ids of {len(alike)} flows begin with {plain(flow)}"
+        text = f"{len(alike)} flows have an id that begins with {plain(flow)}"
     else:
         text = f"the proxy at {asked} remembers no flow {plain(flow)} (it remembers the last {len(flows)})"
-    return "\n".join([f"{text}. There is:", *(f"  {_named(one)}" for one in (alike or flows)[:SHOWN])])
+    return "\n".join([f"{text}. There are:", *(f"  {_named(one)}" for one in (alike or flows)[:SHOWN])])
 
 
 def _named(flow: Document) -> str:
@@ -124,7 +123,7 @@ def _named(flow: Document) -> str:
 
 
 def wrapped(text: str, columns: int | None) -> list[str]:
-    """A line, on as many as it needs; those that follow are indented. Without ``columns`` it stays whole."""
+    """Wrap a line at ``columns``, with indented continuation lines; None leaves it whole."""
     if columns is None:
         return [text]
     indent = " " * (len(text) - len(text.lstrip(" ")) + 2)
