@@ -1,56 +1,60 @@
-# The recipes of a contributor. Everything runs through uv: `uv run just test`.
+# Recipes for contributors. Everything runs through uv: `uv run just test`.
 
 set positional-arguments
 
-# what there is
+# list the recipes
 default:
     @just --list --unsorted
 
-# mitmdump with the addon of this checkout; arguments are mitmproxy's own
+# run mitmdump with this checkout's addon; arguments are mitmproxy's own
 run *arguments:
     uv run mitmdump -s addon "$@"
 
-# what happens when a token dies, on a stand-in for the backend
+# show what happens when a token dies, against a stand-in for the backend
 demo *arguments:
     uv run codexpool demo "$@"
 
-# all tests that need nothing but this checkout; those with the real client run where it is found
+# the tests that tell a broken change: under four minutes on two cores
 test *arguments:
-    uv run pytest -n auto --dist worksteal "$@"
+    uv run pytest -n auto --dist worksteal -m "not slow" --hypothesis-profile=quick "$@"
 
-# the tests with the real Codex CLI only: put `codex` on the PATH, or its path into CODEXPOOL_CODEX
+# the rest: real Codex CLI, browser, simulations, a short soak; what is not installed is skipped
+test-slow *arguments:
+    uv run pytest -n auto --dist worksteal -m slow "$@"
+
+# the tests with the real Codex CLI only; CODEXPOOL_CODEX names it, else the PATH
 test-client *arguments:
     uv run pytest -m real_client -rs "$@"
 
-# fifty clients, twelve identities, and everything that can go wrong, for so many seconds
+# fifty clients, twelve identities and injected faults, for this many seconds
 soak seconds="600":
     CODEXPOOL_SOAK_SECONDS={{seconds}} uv run pytest -s tests/soak
 
-# style and format
+# check style and format
 lint:
     uv run ruff check .
     uv run ruff format --check .
 
-# strict types
+# check types (mypy, strict)
 types:
     uv run mypy
 
-# bare mitmdump against mitmdump with the addon, interleaved, as ratios
+# compare bare mitmdump with mitmdump and the addon, interleaved, as ratios
 bench *arguments:
     uv run python -m benchmarks "$@"
 
-# a simulated week of 50 identities and 2000 sessions, under each way to spread them
+# simulate a week of 50 identities and 2000 sessions under each selection strategy
 simulate *arguments:
     uv run python -m benchmarks.simulation "$@"
 
-# how long turns wait for a greedy member, first come first served and in turn
+# measure how long turns wait behind a greedy member: first come first served, and round robin
 fairness *arguments:
     uv run python -m benchmarks.fairness "$@"
 
-# what one decision costs with 1000 identities and 10000 sessions, in microseconds
+# measure one decision with 1000 identities and 10000 sessions, in microseconds
 decide *arguments:
     uv run python -m benchmarks.decision "$@"
 
-# wheel and sdist
+# build the wheel and the sdist
 build:
     uv build

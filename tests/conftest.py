@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and rules for all tests: isolation from this machine, and which tests are slow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mitmproxy.log import MitmLogHandler
 
 from tests.running import codex
 
-settings.register_profile("any machine", deadline=None)  # what is slow today says nothing about the code
-settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # .ci/run, which says so
+settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
+settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # `just test`, .ci/run
 settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the configuration, the state or the proxy settings of the person who runs it."""
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the configuration, state and proxy settings of this machine."""
     for name in (
         "CODEXPOOL_CONFIG",
         "CODEX_AUTHAPI_BASE_URL",
@@ -34,19 +34,37 @@ def _nothing_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(autouse=True)
-def _no_log_handler_left_behind() -> None:
-    """A master of mitmproxy, which some tests make, leaves a handler that belongs to a loop long closed."""
+def _no_stale_log_handler() -> None:
+    """Remove the log handlers that mitmproxy masters leave: their event loops are closed."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, MitmLogHandler):
             root.removeHandler(handler)
 
 
+SLOW = (
+    "client/",  # the real Codex CLI
+    "soak/",
+    "web/test_page.py",  # Chromium
+    "upkeep/test_life.py",  # days of a pool, simulated
+    "pool/test_simulation.py",
+    "state/test_chaos.py",
+    "e2e/test_bombs.py",
+    "e2e/test_memory.py",
+    "e2e/test_fairness.py",
+)
+"""Files and folders below tests/ that `just test` leaves to `just test-slow`, as it does every `real_client` test."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the real client its tests are skipped, except in CI, which has to have it."""
-    if codex() is not None or os.environ.get("CI"):
-        return
+    """Mark the slow tests, and skip those of the real client where it is missing; CI must have it."""
+    tests = Path(__file__).parent
     skip = pytest.mark.skip(reason="needs the real Codex CLI: npm install @openai/codex, or set CODEXPOOL_CODEX")
+    missing = codex() is None and not os.environ.get("CI")
     for item in items:
-        if "real_client" in item.keywords:
+        real_client = "real_client" in item.keywords
+        if real_client or item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if real_client and missing:
             item.add_marker(skip)
