@@ -80,7 +80,7 @@ _BAD_KEY: Final[Row] = MappingProxyType(
 )
 
 # After a whoami that was refused Codex goes on without a credential, at another API, and would say something after 14
-# seconds only (codex-protocol section 1a).
+# seconds only (docs/protocol.md, section 1a).
 _LOST_KEY: Final[Row] = MappingProxyType(
     {
         **dict.fromkeys(Asks, Gets.REFUSED),

@@ -1,6 +1,6 @@
 """Whom a member is to its own client: an account and a user of its own, on the plan of the pool. Pure.
 
-A client asks whoami whose its credential is, four times as it starts (codex-protocol section 1b), and goes by the
+A client asks whoami whose its credential is, four times as it starts (docs/protocol.md, section 1b), and goes by the
 plan it hears of: with a business-like one it insists upon the policy of its workspace (section 4b). So a member hears
 of the plan of an identity that serves it, and gets that policy from those of the same plan.
 """

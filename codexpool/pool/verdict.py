@@ -1,7 +1,7 @@
 """What an answer says about the request, about the credential and about the identity.
 
-`classify` is a total function over `TABLE`, whose rows carry the numbers of the design's table: the first row that
-fits is the verdict.
+`classify` is a total function over `TABLE`: the first row that fits is the verdict. The row numbers are those of
+docs/protocol.md, section 9.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "org
 """What is in the codes with which the backend turns a whole workspace away (``deactivated_workspace``, …)."""
 
 LIMIT_CODES = frozenset({"usage_limit_reached", "usage_not_included", "insufficient_quota"})
-"""How the backend says that an account has used up what it had, or has none of it (codex-protocol section 6c)."""
+"""How the backend says that an account has used up what it had, or has none of it (docs/protocol.md, section 6c)."""
 
 OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})
 """The model is at capacity, for everybody: the client shows that at once, and to wait is up to the person."""
@@ -139,7 +139,7 @@ def named_model(message: str) -> str | None:
 
 
 class Row(NamedTuple):
-    """One row: its number in the design's table, when it fits, and what follows."""
+    """One row: its number in docs/protocol.md, section 9, when it fits, and what follows."""
 
     number: str
     fits: Callable[[Answer], bool]

@@ -1,7 +1,7 @@
 """Routing discovery (``GET wham/accounts/check``) as the client has to see it.
 
 Before every model request a current client asks which workspaces its credential has, and stops unless it finds its
-own account id in exactly one entry (codex-protocol section 4a). The pooled identity's answer therefore gets the
+own account id in exactly one entry (docs/protocol.md, section 4a). The pooled identity's answer therefore gets the
 client's id; what the backend says about routing stays.
 """
 

@@ -1,8 +1,8 @@
 """A request without its encrypted reasoning: another account has issued that, and the backend does not take it. Pure.
 
-The reasoning is the model's own notes, which only the backend can read. Without them the conversation is whole: what
-was said, called and answered stays (codex-protocol section 3), byte for byte. The items of a conversation are parsed
-one at a time: all of them at once are many times as large as the body is.
+The reasoning is the model's own notes, which only the backend can read. Without them the conversation is complete:
+messages, calls and results stay (docs/protocol.md, section 3), byte for byte. The items are parsed one at a time: all
+of them at once take many times the memory of the body.
 """
 
 from __future__ import annotations

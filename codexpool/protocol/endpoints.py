@@ -29,7 +29,7 @@ ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"
 """Routing discovery: which workspaces a credential has, and where they are served."""
 
 CONFIG_BUNDLE: Final = "/backend-api/wham/config/bundle"
-"""The policy of a workspace, which its administrators write (codex-protocol section 4b)."""
+"""The policy of a workspace, which its administrators write (docs/protocol.md, section 4b)."""
 
 USAGE: Final = "/backend-api/wham/usage"
 """How much of its limits an account has used."""

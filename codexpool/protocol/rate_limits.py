@@ -1,7 +1,7 @@
 """What answers say of limits: in headers, in frames, in the bodies of refusals. Pure.
 
-The source of the names is rate_limits.rs of openai/codex (codex-protocol section 7). Windows are told apart by their
-length in minutes: which of them is called "primary" is up to the backend.
+The source of the names is rate_limits.rs of openai/codex (docs/protocol.md, section 7). Windows are told apart by
+their length in minutes: which of them is called "primary" is up to the backend.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from codexpool.protocol.hosts import plain
 from codexpool.proxy.gate import Gate
 
 FOR_CLIENTS: Final = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST, "ab.chatgpt.com"})
-"""Hosts that a Codex client asks besides those of the backend (codex-protocol sections 1 and 4)."""
+"""Hosts that a Codex client asks besides those of the backend (docs/protocol.md, sections 1 and 4)."""
 
 
 class Relay:

@@ -1,7 +1,7 @@
 """What the client gets from us in place of an answer of the backend.
 
 The client never sees a 401 of the pool: a client with an OAuth login would answer it by rotating a refresh token of
-its own (codex-protocol section 6b).
+its own (docs/protocol.md, section 6b).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What each header that the client and the backend exchange means to the backend, and whether its value may be seen.
 
-The source is what the real client was seen to send and to read (codex-protocol sections 3 and 7).
+The source is what the real client was seen to send and to read (docs/protocol.md, sections 3 and 7).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ answers = st.builds(
     own=st.booleans(),
 )
 
-# The design's table, row by row: what comes in, the row, what it is taken for, what becomes of the request.
+# docs/protocol.md, section 9, row by row: the answer, its row, the finding, what becomes of the request.
 ROWS = [
     (Answer(200), "1", Finding.OK, Next.RELAY),
     (Answer(101), "1", Finding.OK, Next.RELAY),
