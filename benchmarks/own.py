@@ -16,7 +16,8 @@ from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kin
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 from codexpool.proxy import tracer
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.flows import Serving
+from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -88,8 +89,8 @@ def flow(number: int) -> http.HTTPFlow:
 async def measure(requests: int) -> tuple[float, float]:
     """Seconds of processor time for a request that is served at once, and for the second attempt of one."""
     keeper = StillKeeper("first", "second")
-    exchanges = Exchanges(history=History())
-    exchanges.keeper = keeper
+    exchanges = SwapHandler(history=History())
+    exchanges.flows.mode = Serving(keeper)
     flows = [flow(number) for number in range(requests)]
     good = [http.Response.make(200, b"{}", {"content-type": "application/json"}) for _ in flows]
     first = second = 0.0
@@ -113,7 +114,7 @@ async def measure(requests: int) -> tuple[float, float]:
     return first / requests, second / requests
 
 
-async def _served(exchanges: Exchanges, one: http.HTTPFlow, answer: http.Response) -> None:
+async def _served(exchanges: SwapHandler, one: http.HTTPFlow, answer: http.Response) -> None:
     exchanges.open(one)
     await exchanges.assign(one)
     exchanges.outbound(one)
@@ -126,13 +127,13 @@ async def _served(exchanges: Exchanges, one: http.HTTPFlow, answer: http.Respons
 async def measure_looking(requests: int) -> tuple[float, float]:
     """Seconds of processor time for the trace of a request, and for its event in a file, which a thread writes."""
     keeper, history = StillKeeper("first", "second"), History()
-    exchanges = Exchanges(history=history)
-    exchanges.keeper = keeper
+    exchanges = SwapHandler(history=history)
+    exchanges.flows.mode = Serving(keeper)
     trace = event = 0.0
     for number in range(requests):
         one = flow(number)
         await _served(exchanges, one, http.Response.make(200, b"{}", {"content-type": "application/json"}))
-        exchange = exchanges._under_way[one]
+        exchange = exchanges.flows[one]
         identity, fields, tries = keeper.pool.identities["first"], one.request.headers.fields, exchange.tries
         keeper.pool.because, exchange.tries = Because.OWN, []  # as for nearly all: nobody else was looked at
         begun = time.process_time()

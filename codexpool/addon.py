@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
@@ -17,29 +15,24 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from codexpool.config import Access, ConfigError, Intercept, PoolConfig, Watcher, find, load, places
-from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import BACKEND_ONLY
 from codexpool.proxy import content_view
 from codexpool.proxy.find_keys import hide_key
+from codexpool.proxy.flows import Closed, Passthrough
+from codexpool.proxy.handler import Handler, Setup
 from codexpool.proxy.mitm import json_log, options
 from codexpool.proxy.mitm.shutdown import REASON, Leaving
 from codexpool.proxy.observe.handler import Observing
-from codexpool.proxy.relay_policy import Relay
-from codexpool.proxy.requests import Exchanges
-from codexpool.proxy.telemetry import Lookout
+from codexpool.proxy.serving import SwapHandler
+from codexpool.proxy.telemetry import Telemetry
 from codexpool.proxy.tunnels import UndecidedError
 from codexpool.proxy.versions import connections, resend, support
 from codexpool.redaction import redact_logs
-from codexpool.state import State, StateError, named_state, open_state, state_path
-from codexpool.upkeep.keeper import Keeper
-from codexpool.web.members import members
+from codexpool.state import StateError, named_state
+from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")
-
-
-def _open_state() -> State:
-    return open_state(state_path(os.environ))
 
 
 OPTIONS = (
@@ -86,34 +79,21 @@ HOSTS_AWAITED = 1.0
 
 
 class Codexpool:
-    """Sends each request for the Codex backend under an identity of the pool.
-
-    The hooks are a few lines each: a flow goes to `Exchanges`, and an error of ours on the way never becomes a
-    request that leaves as it came.
-    """
+    """Hands each flow to a handler (see `codexpool.proxy.handler`). An exception on the way is the handler's, too."""
 
     def __init__(self, entry: Path | None, reloaded: bool) -> None:
         self.name = "codexpool"
         self.reloaded = reloaded
         self.entry = entry
         self.support = support(version.VERSION)
-        self.leaving = Leaving(self._leave, lambda: self.exchanges.open_sockets)
-        self.lookout = Lookout(
-            self._seen,
-            lambda: self.exchanges.closed,
-            self._secrets,
-            self._members,
-            self._clock_offset,
-            lambda: self.leaving.has_begun,
-            reloaded,
-        )
-        self.exchanges: Exchanges | Observing = Exchanges(self.lookout.history)
-        self.relay = Relay(self.exchanges.gate, options.is_own_connection)
+        self.leaving = Leaving(self._leave, lambda: self.handler.open_sockets)
+        self.history = History()
+        self.handler: Handler = SwapHandler(self.history)
+        self.telemetry = Telemetry(self.handler, self.leaving, self.history, reloaded)
         self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
         self.refused = ""
-        self.keeper: Keeper | None = None
 
     def load(self, loader: Loader) -> None:
         if self.support.refusal:
@@ -126,7 +106,7 @@ class Codexpool:
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("", options.is_set_by_user)
         options.set_defaults()
-        resend.install(self.exchanges)
+        resend.install(self.handler)
         options.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
@@ -144,88 +124,63 @@ class Codexpool:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
                 self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
                 self.config = load(path) if path is not None else None
-            if self.config is not None and not self.lookout.observes:
+            if self.config is not None and not self.handler.observes:
                 options.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if self.config.members else frozenset()))
             if self.config is not None and self.config.access is Access.ANYONE:
                 options.refuse_anyone()
-            self.lookout.configure(updated)
+            self.telemetry.configure(updated)
             self._guard()
         except (ConfigError, StateError, exceptions.OptionsError) as error:
             self._refuse(str(error))
         else:
-            if "codexpool_config" in updated and self.keeper is not None:
+            if "codexpool_config" in updated and self.is_running and self.handler.pool is not None:
                 self.running()
 
     def _guard(self) -> None:
         """Tell the gate who can come to it."""
-        gate = self.exchanges.gate
+        gate = self.handler.gate
         gate.on_loopback, gate.lets_all = options.is_for_this_machine(), options.has_passwords()
-        self.relay = Relay(gate, options.is_own_connection)
 
     def running(self) -> None:
-        self._stop()
         self._guard()
         self.is_running = True
-        if isinstance(self.exchanges, Observing):
-            self.exchanges.closed = self.refused
-            self.exchanges.start(self.config, os.environ, state_path(os.environ))
-        elif self.refused:
-            self.exchanges.closed = self.refused
-        elif self.config is None and options.had_a_pool():
-            self.exchanges.closed = "there was a pool, and no pool.toml is found any more; the proxy's log says where"
-            logger.error("no pool.toml is found any more: %s", ", ".join(places(self.entry)))
-        elif self.config is None:
-            self.exchanges.closed = ""
-            logger.warning(
-                "no pool.toml was found, and nothing is swapped. Looked at: %s. Make one (codexpool add NAME, or "
-                "after config/pool.example.toml), and start again",
-                ", ".join(places(self.entry)),
-            )
-        else:
-            options.note_pool()
-            self.keeper = Keeper(_open_state, os.environ, options.own_route())
-            self.keeper.on_change = partial(self.exchanges.changed, self.keeper)
-            self.lookout.attend(self.keeper)
-            self.keeper.start(self.config, self.watcher)
-            self.exchanges.keeper = self.keeper
-        self.lookout.running()
+        self.handler.start(self._setup(), self.watcher)
+        self.telemetry.running()
         self.leaving.running()
 
+    def _setup(self) -> Setup:
+        """Return what the handler starts with, and log it if that is no pool."""
+        if self.refused:
+            return Closed(self.refused)
+        if self.config is not None:
+            return self.config
+        looked_at = ", ".join(places(self.entry))
+        if self.handler.observes:
+            return Passthrough()
+        if options.had_a_pool():
+            logger.error("no pool.toml is found any more: %s", looked_at)
+            return Closed("there was a pool, and no pool.toml is found any more; the proxy's log says where")
+        logger.warning(
+            "no pool.toml found, so nothing is swapped. Looked at: %s. Make one (codexpool add NAME, or copy "
+            "config/pool.example.toml) and start again",
+            looked_at,
+        )
+        return Passthrough()
+
     def _leave(self) -> None:
-        """The proxy ends: commands are to find its successor, and clients to connect to it."""
-        self.lookout.withdraw()
-        self.exchanges.end_sockets()
+        """The proxy is ending: commands must find its successor, and clients connect to it."""
+        self.telemetry.withdraw()
+        self.handler.end_sockets()
 
     def _observe(self, observes: bool) -> None:
-        """Observe, or serve: that is said once, at the start."""
-        if observes == self.lookout.observes:
+        """Choose the handler. That is possible at the start only."""
+        if observes == self.handler.observes:
             return
         if self.is_running:
             raise exceptions.OptionsError("codexpool_observe is for the start: restart the proxy to change it")
-        made = Observing if observes else Exchanges
-        self.exchanges, self.lookout.observes = made(self.lookout.history), observes
-        resend.install(self.exchanges)
-
-    def _seen(self) -> tuple[Pool | None, PoolConfig | None]:
-        """The pool there is now, kept or only consulted, and what it was made after."""
-        if isinstance(self.exchanges, Observing):
-            consulted = self.exchanges.consulted
-            return (consulted.pool, self.config) if consulted is not None else (None, None)
-        return (self.keeper.pool, self.keeper.config) if self.keeper is not None else (None, None)
-
-    def _members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
-        """Who may use the pool, and how its members stand."""
-        if isinstance(self.exchanges, Observing) or self.keeper is None:
-            return self.exchanges.gate.access, []
-        turnstile = self.exchanges.turns.turnstile
-        return self.exchanges.gate.access, members(self.keeper.config, turnstile, self.keeper.ledger, now)
-
-    def _clock_offset(self) -> float | None:
-        return self.keeper.clock.offset if self.keeper is not None else None
-
-    def _secrets(self) -> list[str]:
-        """The tokens of the pool, which nothing that is written may have in it."""
-        return self.keeper.tokens() if self.keeper is not None else []
+        self.handler = Observing(self.history) if observes else SwapHandler(self.history)
+        self.telemetry.view = self.handler
+        resend.install(self.handler)
 
     def _refuse(self, reason: str) -> None:
         """Do not start. While running: do not take a change over. After a reload: refuse what is to be swapped."""
@@ -241,18 +196,10 @@ class Codexpool:
         self.leaving.done()
         # A reload that fails leaves mitmproxy without this addon, but with its streams: they go on refusing what
         # must not leave undressed, until a next `load` installs others.
-        self.exchanges.closed = "codexpool is not loaded any more; restart the proxy"
-        self._stop()
-        self.lookout.done()
+        self.handler.stop("codexpool is not loaded any more; restart the proxy")
+        self.telemetry.done()
         self._undo_logs()
         self._undo_redaction()
-
-    def _stop(self) -> None:
-        if isinstance(self.exchanges, Exchanges):
-            self.exchanges.keeper = None
-        if self.keeper is not None:
-            self.keeper.stop()
-            self.keeper = None
 
     @command.command("codexpool.headers")  # type: ignore[untyped-decorator]
     def headers(self, flows: Sequence[flow.Flow]) -> types.Data:
@@ -263,7 +210,7 @@ class Codexpool:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         options.hide_password(flow)
-        self.exchanges.tunnels.asked(flow.server_conn, flow.request.host)
+        self.handler.tunnels.asked(flow.server_conn, flow.request.host)
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
 
@@ -271,7 +218,7 @@ class Codexpool:
         address = data.server.address
         if address is None or address[:2] in options.upstreams():
             return  # What is to be asked of the proxy behind this one has been looked at as it came.
-        asked = self.exchanges.tunnels.opens(data.server, address[0])
+        asked = self.handler.tunnels.opens(data.server, address[0])
         if why := self._refusal(data.client, asked, address[1]):
             data.server.error = why
 
@@ -283,26 +230,23 @@ class Codexpool:
 
     async def next_layer(self, asked: NextLayer) -> None:
         try:
-            if self.keeper is not None and not self.exchanges.tunnels.is_known(asked.context):
-                await self.keeper.hosts_known(HOSTS_AWAITED)
+            if not self.handler.tunnels.is_known(asked.context):
+                await self.handler.hosts_known(HOSTS_AWAITED)
             if self.config is not None:
-                options.read_too(self.exchanges.hosts)
-            self.exchanges.tunnels.pass_through(asked, self._reads_all())
+                options.read_too(self.handler.hosts)
+            self.handler.tunnels.pass_through(asked, self._reads_all())
         except UndecidedError:
             raise exceptions.AddonHalt from None  # or mitmproxy would decide now, and intercept
 
     def _reads_all(self) -> bool:
         """Whether tunnels to hosts that are none of the pool's business are read as well."""
-        _, config = self._seen()
+        config = self.handler.config
         is_said = config is not None and config.intercept is Intercept.ALL
         return is_said or options.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
 
     def _refusal(self, client: Client, to_host: str, port: int) -> str:
-        if self.keeper is None and not self.exchanges.closed:
-            return ""  # There is no pool, or it is only observed: nobody is a stranger to it.
         try:
-            hosts = self.keeper.hosts if self.keeper is not None else BACKEND_ONLY
-            return self.relay.refusal(client, to_host, port, hosts)
+            return self.handler.refusal(client, to_host, port)
         except Exception as error:
             logger.exception("it could not be told whom a connection is for")
             return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"
@@ -311,11 +255,11 @@ class Codexpool:
         if options.is_stored(flow):
             return
         options.hide_password(flow)
-        self.exchanges.tunnels.name(flow)
+        self.handler.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:
             hide_key(flow)  # It goes no further, but it may be recorded.
             return
-        if self.lookout.site.has(flow):
+        if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
         if why := self._refusal(flow.client_conn, flow.request.host, flow.request.port):
             hide_key(flow)
@@ -323,76 +267,76 @@ class Codexpool:
             return
         self.leaving.begins(flow)
         try:
-            if self.leaving.has_begun and self.exchanges.turns_away(flow, REASON):
+            if self.leaving.has_begun and self.handler.turns_away(flow, REASON):
                 return
-            self.exchanges.open(flow)
+            self.handler.open(flow)
         except Exception as error:
-            self.exchanges.fail(flow, error, "reading the request")
+            self.handler.fail(flow, error, "reading the request")
 
     async def request(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        if self.lookout.site.has(flow):
+        if self.telemetry.site.has(flow):
             if flow.response is None:
-                await self.lookout.site.answer(flow)
+                await self.telemetry.site.answer(flow)
             raise exceptions.AddonHalt
         if flow.response or flow.error or not flow.live:
             return
         try:
-            await self.exchanges.assign(flow)
+            await self.handler.assign(flow)
         except Exception as error:
-            self.exchanges.fail(flow, error, "finding an identity")
+            self.handler.fail(flow, error, "finding an identity")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        if self.lookout.site.has(flow):
+        if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
         try:
-            self.exchanges.headers_came(flow)
+            self.handler.headers_came(flow)
         except Exception as error:
-            self.exchanges.fail(flow, error, "reading the answer")
+            self.handler.fail(flow, error, "reading the answer")
         self.leaving.answered(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        if self.lookout.site.has(flow):
+        if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
         try:
-            await self.exchanges.judge(flow)
+            await self.handler.judge(flow)
         except Exception as error:
-            self.exchanges.fail(flow, error, "judging the answer")
+            self.handler.fail(flow, error, "judging the answer")
         self.leaving.answered(flow)
-        if self.exchanges.is_over(flow):
-            self.lookout.over(flow)
+        if self.handler.is_over(flow):
+            self.telemetry.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        if self.lookout.site.has(flow):
+        if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
         try:
-            await self.exchanges.judge_loss(flow)
+            await self.handler.judge_loss(flow)
         except Exception as error:
-            self.exchanges.fail(flow, error, "judging a lost connection")
-        if self.exchanges.is_over(flow):
-            self.lookout.over(flow)
+            self.handler.fail(flow, error, "judging a lost connection")
+        if self.handler.is_over(flow):
+            self.telemetry.over(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        self.exchanges.socket_opened(flow)
+        self.handler.socket_opened(flow)
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        self.lookout.message_came(flow)
-        await self.exchanges.message_comes(flow)
-        self.exchanges.message_came(flow)
+        self.telemetry.message_came(flow)
+        await self.handler.message_comes(flow)
+        self.handler.message_came(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        self.exchanges.socket_closed(flow)
-        self.lookout.over(flow)
+        self.handler.socket_closed(flow)
+        self.telemetry.over(flow)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
@@ -25,19 +24,16 @@ from codexpool.protocol.routes import Policy
 from codexpool.protocol.stream_events import Beginning, Reading
 from codexpool.proxy import judge as judging
 from codexpool.proxy import replies, tracer
-from codexpool.proxy.attempts import Course
+from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import label
-from codexpool.proxy.exchange import Exchange, comment, model_in_body, policy_of, replace_response
-from codexpool.proxy.gate import Gate
+from codexpool.proxy.exchange import Exchange, comment, model_in_body, replace_response
+from codexpool.proxy.flows import Flows
 from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
 from codexpool.proxy.judge import Said, judge, learn
 from codexpool.proxy.outgoing import Dressing
-from codexpool.proxy.sockets import Sockets
-from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.traces.history import History
-from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
 
@@ -45,50 +41,21 @@ SMALL = 16_384
 """Bytes up to which an answer of known length is not streamed."""
 
 
-class Answering:
-    """Requests under way, from the moment at which they leave; `codexpool.proxy.requests` is what they do before.
+class Answers:
+    """What happens to the requests under way from the moment they leave."""
 
-    ``closed`` says why nobody is sent as anybody.
-    """
-
-    def __init__(self, history: History) -> None:
-        self.history = history
-        self.course = Course(history)
-        self.closed = "the pool is not set up yet"
-        self._hosts = routes.BACKEND_ONLY
-        """Of the backend and of all identities there were: a client may go on asking a host that nobody is at now."""
-        self._under_way: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
-        self.dressing = Dressing()
-        self.gate = Gate(history)
-        self.tunnels = Tunnels(lambda: self.hosts)
-        self.turns = Turns()
-        self.sockets = Sockets(self.dressing, history, self.gate, self.turns)
-
-    @property
-    def keeper(self) -> Keeper | None:
-        """Who knows the identities; None where there is nobody to send as."""
-        return self.course.keeper
-
-    @keeper.setter
-    def keeper(self, keeper: Keeper | None) -> None:
-        self.course.keeper = keeper
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """The hosts that the path policy is for."""
-        if self.keeper is not None and not self.keeper.hosts <= self._hosts:
-            self._hosts |= self.keeper.hosts
-        return self._hosts
-
-    def policy(self, request: http.Request) -> Policy:
-        """The path policy for a request as it would leave."""
-        return policy_of(request, self.hosts)
+    def __init__(self, flows: Flows, attempts: Attempts, dressing: Dressing, turns: Turns, history: History) -> None:
+        self._flows = flows
+        self._attempts = attempts
+        self._dressing = dressing
+        self._turns = turns
+        self._history = history
 
     # -- hooks, in the order of an answer's life
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
         """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         response = flow.response
         if response is None:
             return
@@ -101,10 +68,9 @@ class Answering:
         exchange.attempt.trace.answered(response.status_code, response.headers.fields, time.time())
         values = headers.first_values(response.headers.fields)
         if (turn_state := values.get(headers.TURN_STATE)) is not None:
-            self.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+            self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
-            assert self.keeper is not None
-            judging.saw(self.keeper, exchange.asked, exchange.attempt, values)
+            judging.saw(self._flows.keeper, exchange.asked, exchange.attempt, values)
             events = is_event_stream(response)
             is_small = _is_small(values.get(b"content-length")) and not events
             encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()
@@ -114,16 +80,16 @@ class Answering:
             looks = events and is_passed and is_known(encoding)
             exchange.beginning = Beginning(encoding) if looks else None
             if exchange.beginning is None:
-                self.course.served(flow, exchange)
+                self._attempts.served(flow, exchange)
 
     def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """A request that was under way before a reload is not known here; its answer is streamed all the same."""
-        if not is_held(response.status_code) and self.policy(flow.request) is Policy.SWAP:
+        if not is_held(response.status_code) and self._flows.policy(flow.request) is Policy.SWAP:
             response.stream = True
 
     def head(self, flow: http.HTTPFlow) -> None:
         """See `codexpool.proxy.resend.Sender`: all addons have seen the head of an answer; have we?"""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is not None and not exchange.head_seen:
             try:
                 self.headers_came(flow)
@@ -132,13 +98,13 @@ class Answering:
 
     def holds(self, flow: http.HTTPFlow) -> bool:
         """See `codexpool.proxy.resend.Sender`: whether the beginning of a stream is looked at first."""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         return exchange is not None and exchange.beginning is not None
 
     def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         """See `codexpool.proxy.resend.Sender`: whether a stream answers, or has failed in a way that is ours."""
         try:
-            exchange = self._under_way.get(flow)
+            exchange = self._flows.get(flow)
             if exchange is None or exchange.beginning is None:
                 return True
             found = exchange.beginning.take(piece)
@@ -147,7 +113,7 @@ class Answering:
             exchange.beginning = None
             said = judging.of_event(found) if isinstance(found, dict) else None
             if said is None:
-                self.course.served(flow, exchange)
+                self._attempts.served(flow, exchange)
                 return True
             assert flow.response is not None
             return replies.failed_stream(flow.response, said.status, said.error, said.values)
@@ -170,7 +136,7 @@ class Answering:
     def _learn_late(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
         """What an event says after the answer has begun. The client has that answer, and sees the failure; but it
         asks again, and then it is known."""
-        keeper, attempt = self.keeper, exchange.attempt
+        keeper, attempt = self._flows.keeper_if_any, exchange.attempt
         if keeper is None or not exchange.is_answered:
             return
         if event.get("type") == frames.LIMITS:
@@ -182,7 +148,7 @@ class Answering:
         method = exchange.trace.method
         verdict, evidence = judge(keeper, exchange.asked, attempt, method, said, repeatable=False, lightens=False)
         attempt.trace.verdict, attempt.trace.evidence = verdict, str(evidence)
-        self.history.judged(attempt.name, verdict)
+        self._history.judged(attempt.name, verdict)
         learn(keeper, exchange.asked, attempt, said, verdict, evidence)
 
     def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
@@ -191,7 +157,7 @@ class Answering:
         Where its status says nothing without a body, a lost connection is what it is: the request goes out again.
         """
         try:
-            exchange, response = self._under_way.get(flow), flow.response
+            exchange, response = self._flows.get(flow), flow.response
             if exchange is not None and exchange.failure is not None:
                 return exchange.failure
             if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
@@ -213,7 +179,7 @@ class Answering:
         Not in our own hook: mitmproxy skips that where a hook of another addon raises, and writes its dump all the
         same.
         """
-        exchange, response = self._under_way.get(flow), flow.response
+        exchange, response = self._flows.get(flow), flow.response
         if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
             return
         try:
@@ -225,17 +191,17 @@ class Answering:
 
     def lost(self, flow: http.HTTPFlow) -> None:
         """See `codexpool.proxy.resend.Sender`: the connection was lost, and nothing was passed on."""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is not None:
             exchange.is_lost = True
 
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
         """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is None:
             return
         exchange.end_seen = True
-        if exchange.is_lost and exchange.is_answered and self.keeper is not None:
+        if exchange.is_lost and exchange.is_answered and self._flows.serves:
             exchange.beginning = None
             if exchange.attempt.trace.status is None:
                 exchange.attempt.trace.answered(0, (), time.time())
@@ -246,7 +212,7 @@ class Answering:
 
     async def judge(self, flow: http.HTTPFlow) -> None:
         """An answer is whole: relay it, have the request sent again, or answer in its place."""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is None or flow.response is None:
             return
         exchange.end_seen = True
@@ -266,40 +232,39 @@ class Answering:
         if not is_held(response.status_code):
             if exchange.beginning is not None:  # It was passed on before it had said anything.
                 exchange.beginning = None
-                self.course.served(flow, exchange)
+                self._attempts.served(flow, exchange)
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
             return
         await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 
     async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
-        assert self.keeper is not None
-        attempt, method = exchange.attempt, flow.request.method
+        keeper, attempt, method = self._flows.keeper, exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
         may_lighten = said.code == NOT_PORTABLE and not attempt.lighter
         lightens = may_lighten and await self._lightens(flow)
         verdict, evidence = judge(
-            self.keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
+            keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
         )
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict
-        self.history.judged(attempt.name, verdict)
+        self._history.judged(attempt.name, verdict)
         model = exchange.asked.model  # A handshake has no body.
-        if not exchange.upgrade and judging.counts_for_a_model(self.keeper, exchange.asked, attempt, said, verdict):
+        if not exchange.upgrade and judging.counts_for_a_model(keeper, exchange.asked, attempt, said, verdict):
             model = await model_in_body(flow.request)
-        learn(self.keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
+        learn(keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
         if verdict.finding is Finding.NOT_PORTABLE:
-            session = self.keeper.pool.sessions.get(exchange.session)
-            self.dressing.not_portable(exchange.asked, session, attempt)
+            session = keeper.pool.sessions.get(exchange.session)
+            self._dressing.not_portable(exchange.asked, session, attempt)
         tries = len(exchange.tries)
-        self.course.judged(exchange, verdict)
-        await self.course.follow(flow, exchange)
+        self._attempts.judged(exchange, verdict)
+        await self._attempts.follow(flow, exchange)
         exchange.go_again = len(exchange.tries) > tries
         if exchange.upgrade and verdict.next in MAY_BE_ITS_OWN and not (exchange.go_again or exchange.ours):
             # Of a refused handshake a client sees the status only, and repeats it seven times: over HTTP it sees all.
             replace_response(flow, exchange, replies.over_http(str(evidence)))
         if exchange.go_again:
-            await self.prepare(flow, exchange)
+            await self._attempts.prepare(flow, exchange)
         comment(flow, exchange)
 
     @staticmethod
@@ -307,21 +272,15 @@ class Answering:
         encoding = flow.request.headers.get("content-encoding", "")
         return await look(has_encrypted, flow.request.raw_content or b"", encoding)
 
-    async def prepare(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Make the body ready that the next attempt leaves with."""
-        if exchange.tries and self.keeper is not None:
-            session = self.keeper.pool.sessions.get(exchange.session)
-            await self.dressing.prepare(flow.request, exchange.asked, session, exchange.attempt)
-
     def is_over(self, flow: http.HTTPFlow) -> bool:
         """Whether the answer, or the error, that a flow has now is the one the client gets: then its trace ends."""
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is None:
             return True
         if not exchange.go_again:
-            tracer.over(self.history, flow, exchange)
+            tracer.over(self._history, flow, exchange)
             if exchange.is_turn:
-                self.turns.ended(flow, exchange, self.keeper)
+                self._turns.ended(flow, exchange, self._flows.keeper_if_any)
         return not exchange.go_again
 
     def again(self, flow: http.HTTPFlow) -> bool:
@@ -334,12 +293,12 @@ class Answering:
             return False
 
     def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         if exchange is None:
             return False
-        if self.keeper is None and flow.response is not None and is_held(flow.response.status_code):
+        if not self._flows.serves and flow.response is not None and is_held(flow.response.status_code):
             # The addon went away in the middle of this request, and nobody has judged the answer.
-            flow.response = replies.failed_closed(self.closed)
+            flow.response = replies.failed_closed(self._flows.closed)
         if not exchange.end_seen:
             self._unjudged(flow, exchange)
         if not exchange.go_again:
@@ -367,13 +326,13 @@ class Answering:
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Something of ours broke in a hook: the client is told, and nothing leaves."""
         logger.error("%s failed: %s", doing, error, exc_info=error)
-        exchange = self._under_way.get(flow)
+        exchange = self._flows.get(flow)
         refusal = replies.failed_closed(f"{doing} failed ({type(error).__name__})")
         if exchange is not None and flow.response is not None and flow.response.raw_content is None:
             exchange.failure = refusal  # Its head is here, its body would still be put into ours.
         elif exchange is not None:
             replace_response(flow, exchange, refusal)
-        elif flow.response is None and self.policy(flow.request).swaps:
+        elif flow.response is None and self._flows.policy(flow.request).swaps:
             flow.response = refusal
             label(flow, "refused")
 

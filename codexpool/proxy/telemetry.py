@@ -11,9 +11,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, exceptions, http, version
 
@@ -21,16 +20,14 @@ from codexpool import __version__
 from codexpool.common import tasks
 from codexpool.common.never_raises import harmless
 from codexpool.common.tasks import Tasks
-from codexpool.config import PoolConfig
 from codexpool.local import running_proxies
-from codexpool.pool.identity import Condition, Identity
-from codexpool.pool.pool import Pool
+from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host
+from codexpool.proxy.mitm.shutdown import Leaving
 from codexpool.state import state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
-from codexpool.upkeep.keeper import Keeper
 from codexpool.web import health, metrics, status
 from codexpool.web.pieces import joined
 from codexpool.web.site import Site
@@ -43,33 +40,18 @@ if TYPE_CHECKING:
 RECORDING = frozenset({"codexpool_record", "codexpool_record_all_hosts"})
 
 
-class Lookout:
-    """``pool`` gives the pool of now and its configuration, ``closed`` why requests are refused, if they are.
+class Telemetry:
+    """The page, the journal and the recording of a proxy.
 
-    ``members`` gives who may use it, and the members as they are at a moment; ``clock_offset`` how far this machine's
-    clock is from the backend's, in seconds; ``leaves`` whether the proxy was told to end.
+    They look at ``view``, which is the handler there is now; ``leaving`` knows whether the proxy is ending.
     """
 
-    def __init__(
-        self,
-        pool: Callable[[], tuple[Pool | None, PoolConfig | None]],
-        closed: Callable[[], str],
-        secrets: Callable[[], list[str]],
-        members: Callable[[float], tuple[str, list[dict[str, Any]]]],
-        clock_offset: Callable[[], float | None],
-        leaves: Callable[[], bool],
-        reloaded: bool,
-    ) -> None:
-        self.history = History()
-        self.site = Site(self.history, self._status, self._metrics, host.is_own_connection, self._unready)
-        self.observes = False
+    def __init__(self, view: View, leaving: Leaving, history: History, reloaded: bool) -> None:
+        self.view = view
+        self.history = history
+        self.site = Site(history, self._status, self._metrics, host.is_own_connection, self._unready)
+        self._leaving = leaving
         self._reloaded = reloaded
-        self._pool = pool
-        self._closed = closed
-        self._secrets = secrets
-        self._members = members
-        self._clock_offset = clock_offset
-        self._leaves = leaves
         self._journal: Journal | None = None
         self._recorder: Recorder | None = None
         self._tasks = Tasks()
@@ -103,11 +85,6 @@ class Lookout:
         if not self._reloaded:
             raise exceptions.OptionsError(reason)
         logger.error("%s. The proxy goes on without it", reason)
-
-    def attend(self, keeper: Keeper) -> None:
-        """Hear of what happens to identities from now on."""
-        keeper.on_status = self._status_changed
-        keeper.on_breaker = self._breaker_changed
 
     def running(self) -> None:
         """The proxy serves from now on, or goes on with another pool.toml."""
@@ -180,13 +157,16 @@ class Lookout:
 
         try:
             all_hosts = host.is_on("codexpool_record_all_hosts")
-            self._recorder = Recorder(Path(path), all_hosts=all_hosts, secrets=self._secrets, names=self._names)
+            self._recorder = Recorder(Path(path), all_hosts=all_hosts, secrets=self._tokens, names=self._names)
         except RecordingError as error:
             self._refuse(f"codexpool_record: {error}")
 
     def _names(self) -> list[str]:
-        pool, _ = self._pool()
+        pool = self.view.pool
         return list(pool.identities) if pool is not None else []
+
+    def _tokens(self) -> list[str]:
+        return self.view.tokens()
 
     def _close_recording(self) -> None:
         if self._recorder is not None:
@@ -198,18 +178,6 @@ class Lookout:
             self.history.listeners.remove(self._journal.write)
             self._journal.stop()
             self._journal = None
-
-    # -- what happens to identities
-
-    def _status_changed(self, identity: Identity, before: Condition) -> None:
-        condition = identity.condition
-        text = str(condition.evidence or "")
-        event = Event(Kind.IDENTITY, time.time(), identity=identity.name, text=text)
-        event.was, event.becomes = before.status, condition.status
-        self.history.happened(event)
-
-    def _breaker_changed(self, is_open: bool, text: str) -> None:
-        self.history.happened(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
 
     def _say(self, kind: Kind, text: str) -> None:
         self.history.happened(Event(kind, time.time(), text=text))
@@ -225,12 +193,12 @@ class Lookout:
     def _unready(self) -> str:
         if not self._runs:
             return health.STARTS
-        pool, _ = self._pool()
-        return health.unready(pool, is_closed=bool(self._closed()), observes=self.observes, leaves=self._leaves())
+        view, leaves = self.view, self._leaving.has_begun
+        return health.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
 
     def _view(self, now: float) -> status.View:
-        (pool, config), journal = self._pool(), self._journal
-        access, members = self._members(now)
+        view, journal = self.view, self._journal
+        access, members = view.members(now)
         proxy = status.ProxyFacts(
             os.getpid(),
             __version__,
@@ -238,18 +206,18 @@ class Lookout:
             ".".join(map(str, sys.version_info[:3])),
             tuple(self.listens),
             self._started_at,
-            self.observes,
+            view.observes,
         )
         return status.View(
             proxy,
             self.history,
-            pool,
-            config,
-            self._closed(),
+            view.pool,
+            view.config,
+            view.closed,
             journal.lost if journal is not None else 0,
             access,
             members,
-            self._clock_offset(),
+            view.clock_offset,
         )
 
 

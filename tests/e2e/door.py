@@ -109,17 +109,16 @@ class Door:
     def do_close(self, reason: str) -> str:
         """Nobody serves any more."""
         addon: Any = ctx.master.addons.get("codexpool")
-        addon._stop()
-        addon.exchanges.closed = reason
+        addon.handler.stop(reason)
         return "closed"
 
     def do_rested(self) -> list[str]:
         """Let every identity that rests be ready; the names of those that whoami has not spoken of yet."""
         addon: Any = ctx.master.addons.get("codexpool")
         identity: Any
-        if addon is None or addon.keeper is None:
+        if addon is None or addon.handler.pool is None:
             return []
-        pool = addon.keeper.pool
+        pool = addon.handler.pool
         identities = pool.identities.values()
         pool.breaker.close()
         pool.families.clear()
@@ -132,7 +131,9 @@ class Door:
             if identity.status in ("resting", "limited") or (identity.status == "paused" and not identity.paused):
                 pool.resumed(identity.name, identity.fingerprint, time.time())
             elif identity.status == "suspect":
-                addon.keeper._custody.look_after(identity)  # where asking was broken, nobody does it again
+                addon.handler.flows.keeper._custody.look_after(
+                    identity
+                )  # where asking was broken, nobody does it again
         return [identity.name for identity in identities if identity.status == "suspect"]
 
     def do_flow(self, deed: str) -> str:

@@ -17,8 +17,8 @@ from tests.standin import DISCOVERY, RESPONSES, Answer
 REVOKED = {"error": {"code": "token_revoked", "message": "revoked"}}
 
 OURS = [
-    ("codexpool.proxy.requests", "Exchanges.open"),
-    ("codexpool.proxy.requests", "Exchanges.policy"),
+    ("codexpool.proxy.requests", "Requests.open"),
+    ("codexpool.proxy.flows", "Flows.policy"),
     ("codexpool.proxy.tunnels", "Tunnels.name"),
     ("codexpool.proxy.tunnels", "Tunnels.pass_through"),
     ("codexpool.proxy.turns", "Turns.ended"),
@@ -27,19 +27,19 @@ OURS = [
     ("codexpool.proxy.turns", "Turns.begin"),
     ("codexpool.members.ledger", "Ledger.served"),
     ("codexpool.protocol.token_usage", "Meter.passed"),
-    ("codexpool.proxy.requests", "Exchanges.assign"),
-    ("codexpool.proxy.requests", "Exchanges.headers_came"),
-    ("codexpool.proxy.requests", "Exchanges.judge"),
-    ("codexpool.proxy.attempts", "Course.judged"),
-    ("codexpool.proxy.attempts", "Course.follow"),
-    ("codexpool.proxy.attempts", "Course._begin"),
-    ("codexpool.proxy.requests", "Exchanges._is_sent_again"),
-    ("codexpool.proxy.attempts", "Course.is_outdated"),
+    ("codexpool.proxy.requests", "Requests.assign"),
+    ("codexpool.proxy.answers", "Answers.headers_came"),
+    ("codexpool.proxy.answers", "Answers.judge"),
+    ("codexpool.proxy.attempts", "Attempts.judged"),
+    ("codexpool.proxy.attempts", "Attempts.follow"),
+    ("codexpool.proxy.attempts", "Attempts._begin"),
+    ("codexpool.proxy.answers", "Answers._is_sent_again"),
+    ("codexpool.proxy.attempts", "Attempts.is_outdated"),
     ("codexpool.pool.turn_states", "TurnStates.fit"),
     ("codexpool.pool.turn_states", "TurnStates.issued"),
     ("codexpool.proxy.outgoing", "Dressing.request"),
-    ("codexpool.proxy.attempts", "Course.served"),
-    ("codexpool.proxy.requests", "Exchanges._judge"),
+    ("codexpool.proxy.attempts", "Attempts.served"),
+    ("codexpool.proxy.answers", "Answers._judge"),
     ("codexpool.proxy.answers", "judge"),
     ("codexpool.proxy.answers", "learn"),
     ("codexpool.proxy.requests", "asked_of"),
@@ -123,7 +123,7 @@ async def test_whatever_breaks_the_client_gets_one_answer_and_nothing_leaves_und
     told = "".join(answer.text + str(answer.headers) for answer in answers)
     assert not [token.name for token in (*world.tokens, CLIENT) if token.token in told]
     assert SECRET not in told + world.proxy.log
-    assert own.status_code == 200 or name in ("Exchanges.policy", "policy", "carries_key", "Tunnels.name")
+    assert own.status_code == 200 or name in ("Flows.policy", "policy", "carries_key", "Tunnels.name")
     world.nothing_of_the_client_left()
     world.nothing_amiss()
 

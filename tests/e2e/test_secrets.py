@@ -85,10 +85,10 @@ async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: 
         tell(client.get(BACKEND + DISCOVERY))
         with world.proxy.broken("codexpool.proxy.outgoing", "Dressing.request"):
             assert tell(world.turn(client, "broken")) == 503
-        with world.proxy.broken("codexpool.proxy.requests", "Exchanges.judge"):
+        with world.proxy.broken("codexpool.proxy.answers", "Answers.judge"):
             world.standin.plan(Answer(path=RESPONSES, status=400, body={"echo": [t.token for t in world.tokens]}))
             assert tell(world.turn(client, "broken-judge")) == 503
-        with world.proxy.broken("codexpool.proxy.requests", "Exchanges.open"):
+        with world.proxy.broken("codexpool.proxy.requests", "Requests.open"):
             assert tell(world.turn(client, "broken-open")) == 503
         world.anew()
         async with world.socket("socket") as socket:

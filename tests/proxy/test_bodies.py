@@ -21,8 +21,9 @@ from codexpool.proxy import bodies, replies
 from codexpool.proxy.bodies import AT_ONCE, look
 from codexpool.proxy.exchange import LONGEST_NAME, asked_of, model_in_body, prompt_cache_key
 from codexpool.proxy.find_keys import take_key_out
+from codexpool.proxy.flows import Serving
 from codexpool.proxy.held_answers import UNREAD, read, scrub, show_own_id
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.serving import SwapHandler
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS, COMPRESSED, MB, bomb
 
@@ -200,8 +201,8 @@ async def test_a_short_body_is_looked_into_at_once_and_a_long_one_with_the_large
 async def test_a_refusal_that_is_a_bomb_is_judged_by_its_status_and_another_identity_serves(
     watched: Watched, name: str
 ) -> None:
-    exchanges, keeper = Exchanges(history=History()), StillKeeper("first", "second")
-    exchanges.keeper = keeper
+    exchanges, keeper = SwapHandler(history=History()), StillKeeper("first", "second")
+    exchanges.flows.mode = Serving(keeper)
     request = flow(1)
     exchanges.open(request)
     await exchanges.assign(request)

@@ -14,14 +14,15 @@ from mitmproxy.test import taddons, tflow
 from benchmarks.own import REFUSAL, StillKeeper, flow
 from codexpool.addon import Codexpool
 from codexpool.proxy import content_view
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.flows import Serving
+from codexpool.proxy.serving import SwapHandler
 from codexpool.traces.history import History
 
 
 async def sent_again() -> http.HTTPFlow:
     """Refused under work, served under spare."""
-    exchanges = Exchanges(history=History())
-    exchanges.keeper = StillKeeper("work", "spare")
+    exchanges = SwapHandler(history=History())
+    exchanges.flows.mode = Serving(StillKeeper("work", "spare"))
     one = flow(1)
     exchanges.open(one)
     await exchanges.assign(one)

@@ -19,9 +19,10 @@ from codexpool.pool.selection import Selection
 from codexpool.protocol import routes
 from codexpool.protocol.routes import Policy
 from codexpool.proxy.find_keys import carries_key, hide_key
+from codexpool.proxy.flows import Passthrough, Serving
 from codexpool.proxy.gate import LONGEST_HEAD, WORTH_READING
 from codexpool.proxy.observe.handler import Observing
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
 from tests.running import key_of
@@ -44,9 +45,9 @@ def keeper() -> StillKeeper:
 
 
 @pytest.fixture
-def exchanges(keeper: StillKeeper) -> Exchanges:
-    exchanges = Exchanges(history=History())
-    exchanges.keeper = keeper
+def exchanges(keeper: StillKeeper) -> SwapHandler:
+    exchanges = SwapHandler(history=History())
+    exchanges.flows.mode = Serving(keeper)
     exchanges.gate.on_loopback = False
     return exchanges
 
@@ -65,7 +66,7 @@ def coming(
     return request
 
 
-async def gone_through(exchanges: Exchanges, request: http.HTTPFlow) -> http.Request | http.Response | None:
+async def gone_through(exchanges: SwapHandler, request: http.HTTPFlow) -> http.Request | http.Response | None:
     """What leaves, or is answered, of a request that is whole."""
     exchanges.open(request)
     if request.error is not None:
@@ -109,7 +110,7 @@ PLACES: dict[str, Callable[[http.Request], None]] = {
 @pytest.mark.parametrize("host", ["chatgpt.com", "auth.openai.com", "example.com"])
 @pytest.mark.parametrize("where", PLACES)
 async def test_a_key_where_it_does_not_belong_opens_nothing_is_not_shown_and_does_not_leave(
-    exchanges: Exchanges, where: str, host: str
+    exchanges: SwapHandler, where: str, host: str
 ) -> None:
     request = coming(host=host)
     PLACES[where](request.request)
@@ -124,8 +125,8 @@ async def test_a_key_where_it_does_not_belong_opens_nothing_is_not_shown_and_doe
 
 @pytest.mark.parametrize("host", ["chatgpt.com", "example.com"])
 async def test_a_key_after_the_body_does_not_leave(keeper: StillKeeper, host: str) -> None:
-    exchanges = Exchanges(history=History())
-    exchanges.keeper = keeper
+    exchanges = SwapHandler(history=History())
+    exchanges.flows.mode = Serving(keeper)
     request = coming(KEY if host == "chatgpt.com" else None, host=host)
     exchanges.open(request)
     request.request.trailers = http.Headers(((b"x-sum", b"1"), (b"x-late", KEY.encode())))
@@ -138,7 +139,7 @@ async def test_a_key_after_the_body_does_not_leave(keeper: StillKeeper, host: st
     assert KEY.encode() not in shown(request)
 
 
-async def test_of_a_member_nothing_but_the_clothes_of_an_identity_leaves(exchanges: Exchanges) -> None:
+async def test_of_a_member_nothing_but_the_clothes_of_an_identity_leaves(exchanges: SwapHandler) -> None:
     wire = await gone_through(exchanges, request := coming())
 
     assert isinstance(wire, http.Request)
@@ -147,7 +148,7 @@ async def test_of_a_member_nothing_but_the_clothes_of_an_identity_leaves(exchang
 
 
 async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body_pass_by(
-    exchanges: Exchanges,
+    exchanges: SwapHandler,
 ) -> None:
     """Then mitmproxy asks for what leaves before the request is whole."""
     for path in ("/backend-api/wham/tasks", "/"):
@@ -159,7 +160,7 @@ async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body
 
 
 async def test_who_observes_lets_no_key_pass() -> None:
-    observing = Observing(history=History())
+    observing = Observing(History())
     for host in ("chatgpt.com", "example.com"):
         request = coming(host=host)
         observing.open(request)
@@ -172,8 +173,9 @@ async def test_who_observes_lets_no_key_pass() -> None:
 
 @pytest.mark.parametrize("when", ["before the pool is there", "after it has gone"])
 async def test_without_a_pool_a_key_is_refused_and_hidden(when: str) -> None:
-    exchanges = Exchanges(history=History())
-    exchanges.closed = "" if when.startswith("after") else exchanges.closed
+    exchanges = SwapHandler(history=History())
+    if when.startswith("after"):
+        exchanges.flows.mode = Passthrough()
 
     answer = await gone_through(exchanges, request := coming())
 
@@ -182,7 +184,7 @@ async def test_without_a_pool_a_key_is_refused_and_hidden(when: str) -> None:
     assert KEY.encode() not in shown(request)
 
 
-async def test_nothing_leaves_with_a_key_that_another_addon_has_put_there(exchanges: Exchanges) -> None:
+async def test_nothing_leaves_with_a_key_that_another_addon_has_put_there(exchanges: SwapHandler) -> None:
     exchanges.gate.on_loopback, request = True, coming(None, "example.com", ("127.0.0.1", 1))
     exchanges.open(request)
     request.request.headers["x-late"] = KEY
@@ -219,7 +221,7 @@ def test_whatever_stands_in_a_request_it_is_looked_through_in_no_time(value: str
 
 
 async def test_whoever_came_in_without_a_key_does_not_go_on_once_the_pool_is_for_members(
-    exchanges: Exchanges, keeper: StillKeeper
+    exchanges: SwapHandler, keeper: StillKeeper
 ) -> None:
     exchanges.gate.on_loopback, keeper.config = True, config(access=Access.ANYONE)
     request = coming(None, peer=("127.0.0.1", 1))
@@ -236,7 +238,7 @@ async def test_whoever_came_in_without_a_key_does_not_go_on_once_the_pool_is_for
 
 
 async def test_a_request_whose_key_is_taken_away_before_it_leaves_does_not_leave(
-    exchanges: Exchanges, keeper: StillKeeper
+    exchanges: SwapHandler, keeper: StillKeeper
 ) -> None:
     request = coming()
     exchanges.open(request)
@@ -249,7 +251,7 @@ async def test_a_request_whose_key_is_taken_away_before_it_leaves_does_not_leave
 
 @pytest.mark.parametrize("access", [None, Access.ANYONE, Access.MEMBERS])
 async def test_where_others_can_come_to_it_the_pool_is_for_members_whatever_the_file_says(
-    exchanges: Exchanges, keeper: StillKeeper, access: Access | None
+    exchanges: SwapHandler, keeper: StillKeeper, access: Access | None
 ) -> None:
     keeper.config = config(access=access)
 
@@ -259,14 +261,16 @@ async def test_where_others_can_come_to_it_the_pool_is_for_members_whatever_the_
     assert answer.status_code == 401
 
 
-async def test_what_one_member_calls_its_session_is_no_other_ones(exchanges: Exchanges, keeper: StillKeeper) -> None:
+async def test_what_one_member_calls_its_session_is_no_other_ones(
+    exchanges: SwapHandler, keeper: StillKeeper
+) -> None:
     sessions = set()
     for name in ("ann", "bob"):
         request = coming(key_of(name))
         request.request.headers["thread-id"] = "ann/of-all"
         request.request.headers["x-codex-parent-thread-id"] = "ann/parent"
         exchanges.open(request)
-        asked = exchanges._under_way[request].asked
+        asked = exchanges.flows[request].asked
         sessions |= {asked.session, asked.parent}
 
     assert sessions == {"ann/ann/of-all", "ann/ann/parent", "bob/ann/of-all", "bob/ann/parent"}
@@ -288,7 +292,7 @@ ENDLESS: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("host", ["chatgpt.com", "example.com"])
 @pytest.mark.parametrize("key", [None, "at-pool-guessed-0123456789abcdef"])
 async def test_a_strangers_request_is_not_read_for_longer_than_it_is_worth(
-    exchanges: Exchanges, what: str, host: str, key: str | None
+    exchanges: SwapHandler, what: str, host: str, key: str | None
 ) -> None:
     request = coming(key, host)
     del request.request.headers["content-length"]
@@ -300,7 +304,7 @@ async def test_a_strangers_request_is_not_read_for_longer_than_it_is_worth(
     assert not list(exchanges.history.traces())
 
 
-async def test_a_member_may_send_as_much_as_it_likes(exchanges: Exchanges) -> None:
+async def test_a_member_may_send_as_much_as_it_likes(exchanges: SwapHandler) -> None:
     await gone_through(exchanges, coming())
     request = coming(None, "example.com")  # its tools use the same proxy
     request.request.headers["content-length"] = LONG
@@ -311,7 +315,7 @@ async def test_a_member_may_send_as_much_as_it_likes(exchanges: Exchanges) -> No
 
 
 async def test_of_what_is_refused_little_is_kept_wherever_it_comes_from(
-    exchanges: Exchanges, caplog: pytest.LogCaptureFixture
+    exchanges: SwapHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     for number in range(600):
@@ -340,7 +344,7 @@ def test_of_a_path_that_is_longer_than_any_nothing_is_remembered() -> None:
 
 
 async def test_what_a_stranger_calls_its_method_does_not_draw_on_the_terminal(
-    exchanges: Exchanges, caplog: pytest.LogCaptureFixture
+    exchanges: SwapHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = coming("at-pool-guessed-0123456789abcdef", "example.com")
     request.request.data.method = b"\x1b[2JGET"
@@ -352,7 +356,7 @@ async def test_what_a_stranger_calls_its_method_does_not_draw_on_the_terminal(
 
 
 async def test_a_key_that_was_good_is_told_why_however_often_it_comes_and_a_guess_is_not(
-    exchanges: Exchanges, keeper: StillKeeper, caplog: pytest.LogCaptureFixture
+    exchanges: SwapHandler, keeper: StillKeeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper.config = config(replace(MEMBERS[0], revoked_at=1.0), MEMBERS[1])
 

@@ -12,8 +12,9 @@ from mitmproxy import http
 
 from benchmarks.own import StillKeeper, flow
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
-from codexpool.proxy.attempts import Course
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.attempts import Attempts
+from codexpool.proxy.flows import Closed, Serving
+from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
@@ -21,13 +22,13 @@ from tests.protocol.codings import CODINGS
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 
 
-def with_keeper(*names: str) -> tuple[Exchanges, StillKeeper]:
-    exchanges, keeper = Exchanges(history=History()), StillKeeper(*names)
-    exchanges.keeper = keeper
+def with_keeper(*names: str) -> tuple[SwapHandler, StillKeeper]:
+    exchanges, keeper = SwapHandler(history=History()), StillKeeper(*names)
+    exchanges.flows.mode = Serving(keeper)
     return exchanges, keeper
 
 
-async def assigned(exchanges: Exchanges, number: int = 1) -> http.HTTPFlow:
+async def assigned(exchanges: SwapHandler, number: int = 1) -> http.HTTPFlow:
     """A request that has an identity, and has not left yet."""
     request = flow(number)
     exchanges.open(request)
@@ -104,9 +105,9 @@ async def test_a_host_that_an_identity_was_served_from_stays_closed_to_the_clien
     keeper.hosts = frozenset({"chatgpt.com", "gov.chatgpt.com"})
     request = flow(1)
     request.request.host = "gov.chatgpt.com"
-    assert exchanges.policy(request.request).swaps
+    assert exchanges.flows.policy(request.request).swaps
     # when the addon goes away
-    exchanges.keeper, exchanges.closed = None, "not loaded"
+    exchanges.flows.mode = Closed("not loaded")
 
     refusal = exchanges.outbound(request)
 
@@ -161,7 +162,7 @@ async def test_an_error_of_ours_at_the_last_moment_is_answered_and_no_refusal_pa
     assert not exchanges.again(request)
     assert request.response is not None
     assert request.response.status_code == 503
-    monkeypatch.setattr(Course, "is_outdated", broken)
+    monkeypatch.setattr(Attempts, "is_outdated", broken)
     assert exchanges.outdated(request)
 
 
@@ -231,7 +232,7 @@ async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, 
     assert exchanges.holds(request) == looked_at
 
 
-def streaming(exchanges: Exchanges, request: http.HTTPFlow, encoding: str = "") -> Callable[[bytes], bytes]:
+def streaming(exchanges: SwapHandler, request: http.HTTPFlow, encoding: str = "") -> Callable[[bytes], bytes]:
     """The request leaves, and an answer begins that is a stream of events; what passes its pieces on."""
     assert isinstance(exchanges.outbound(request), http.Request)
     request.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})

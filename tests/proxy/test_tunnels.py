@@ -18,8 +18,9 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow
 
 from benchmarks.own import StillKeeper
+from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.observe.handler import Observing
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.tunnels import LONGEST_GREETING, Tunnels, UndecidedError
 from codexpool.traces.history import History
 from tests.proxy.test_gate import coming
@@ -121,11 +122,11 @@ def test_what_a_reverse_proxy_is_called_in_tls_is_not_what_is_behind_it(tunnels:
 
 @pytest.mark.parametrize("why", ["the addon is gone", "the hook was skipped"])
 def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why: str) -> None:
-    exchanges = Exchanges(history=History())
+    exchanges = SwapHandler(history=History())
     if why == "the addon is gone":
-        exchanges.closed = why
+        exchanges.flows.mode = Closed(why)
     else:
-        exchanges.keeper = StillKeeper("first")
+        exchanges.flows.mode = Serving(StillKeeper("first"))
 
     answer = exchanges.outbound(through(ADDRESS, "chatgpt.com"))
 
@@ -136,7 +137,7 @@ def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why:
 
 
 def test_who_observes_goes_by_the_same_name() -> None:
-    observing = Observing(history=History())
+    observing = Observing(History())
     flow = through(ADDRESS, "chatgpt.com")
 
     observing.tunnels.name(flow)

@@ -19,7 +19,8 @@ from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import Account, Ledger, Spent
 from codexpool.pool.identity import Condition, Status
 from codexpool.proxy import turns
-from codexpool.proxy.requests import Exchanges
+from codexpool.proxy.flows import Closed, Serving
+from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.sockets import Sockets
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
@@ -50,7 +51,7 @@ class Unforgiving(StillKeeper):
 class Room:
     """A pool for ann, who may have one turn at a time unless a test says otherwise, and what was counted."""
 
-    exchanges: Exchanges
+    exchanges: SwapHandler
     keeper: StillKeeper
     told: list[bytes] = field(default_factory=list)
     """Frames that a client was told something with."""
@@ -82,9 +83,9 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(turns, "OWN_PATIENCE", 0.02)
     monkeypatch.setattr(turns, "PATIENCE", 0.02)
     keeper = Unforgiving("first", "second")
-    room = Room(Exchanges(history=History()), keeper)
+    room = Room(SwapHandler(history=History()), keeper)
     keeper.ledger = Ledger(room.spent.__setitem__)
-    room.exchanges.keeper = keeper
+    room.exchanges.flows.mode = Serving(keeper)
     room.bound(turns_at_once=1)
 
     def inject(_: Sockets, flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
@@ -208,9 +209,9 @@ async def refused_before_it_leaves(room: Room) -> None:
 
 async def ended_without_a_keeper(room: Room) -> None:
     request = await begun(room)
-    room.exchanges.keeper = None
+    room.exchanges.flows.mode = Closed("being loaded")
     await lost(room, request, "Client disconnected.")
-    room.exchanges.keeper = room.keeper
+    room.exchanges.flows.mode = Serving(room.keeper)
 
 
 async def broken_while_it_is_sent_again(room: Room) -> None:
@@ -220,7 +221,7 @@ async def broken_while_it_is_sent_again(room: Room) -> None:
     room.exchanges.headers_came(request)
     await room.exchanges.judge(request)
     room.exchanges.is_over(request)
-    room.exchanges._under_way[request].tries.pop(0)  # a bug of ours: there is no attempt that was refused
+    room.exchanges.flows[request].tries.pop(0)  # a bug of ours: there is no attempt that was refused
     assert not room.exchanges.again(request)
     room.keeper.reset()
 
@@ -289,7 +290,7 @@ async def test_nothing_is_kept_of_turns_that_are_over(room: Room) -> None:
         await left_before_it_is_sent(room)
     gc.collect()
 
-    assert len(room.exchanges._under_way) <= 1
+    assert len(room.exchanges.flows) <= 1
     assert room.exchanges.turns.turnstile._under_way == {}
 
 
@@ -411,9 +412,9 @@ async def is_closed_by_the_backend(room: Room, request: http.HTTPFlow) -> None:
 
 
 async def is_closed_without_a_keeper(room: Room, request: http.HTTPFlow) -> None:
-    room.exchanges.keeper = None
+    room.exchanges.flows.mode = Closed("being loaded")
     closed(room, request)
-    room.exchanges.keeper = room.keeper
+    room.exchanges.flows.mode = Serving(room.keeper)
 
 
 async def has_its_identity_condemned(room: Room, request: http.HTTPFlow) -> None:
@@ -702,8 +703,8 @@ async def test_on_a_socket_of_before_a_reload_nothing_leaves(
     monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
     open_one = await socket(room)
     # when another addon has taken the place of the one that has opened it
-    room.exchanges = Exchanges(history=History())
-    room.exchanges.keeper = room.keeper
+    room.exchanges = SwapHandler(history=History())
+    room.exchanges.flows.mode = Serving(room.keeper)
 
     assert not await sends(room, open_one, content)
 

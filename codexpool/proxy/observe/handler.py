@@ -1,6 +1,6 @@
 """Observe mode: nothing is changed, and everything is said that would have been done.
 
-`Observing` stands where `codexpool.proxy.requests.Exchanges` does otherwise, with the same hooks. What leaves is
+`Observing` stands in the place of `codexpool.proxy.serving.SwapHandler`, with the same hooks. What leaves is
 what the client has sent, and what comes back is what the backend has answered, from its first byte on. Errors of
 ours are said and change nothing either: here an error that lets a request pass as it came is none, and one that
 stops it is.
@@ -13,36 +13,43 @@ has the secrets, until it has left.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
+from mitmproxy.connection import Client
 
-from codexpool.config import PoolConfig
+from codexpool.config import PoolConfig, Watcher
+from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import is_held
 from codexpool.protocol import endpoints, headers, routes
 from codexpool.protocol.encrypted_reasoning import has_encrypted
 from codexpool.protocol.inflate import UnreadableError, is_known
-from codexpool.protocol.routes import Policy
+from codexpool.protocol.routes import BACKEND_ONLY, Policy
 from codexpool.protocol.stream_events import Beginning
 from codexpool.proxy import judge as judging
 from codexpool.proxy import probe, replies, tracer
 from codexpool.proxy.bodies import AT_ONCE
 from codexpool.proxy.exchange import asked_of, policy_of, prompt_cache_key
 from codexpool.proxy.find_keys import carries_key
+from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
+from codexpool.proxy.handler import Setup
 from codexpool.proxy.held_answers import is_event_stream, scrub
+from codexpool.proxy.mitm import options
 from codexpool.proxy.observe.covered_flows import Veiling
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
+from codexpool.proxy.relay_policy import Relay
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.redaction import redact_text
+from codexpool.state import state_path
 from codexpool.traces.history import History
 from codexpool.traces.trace import Trace
 
@@ -55,32 +62,60 @@ class Observing:
     ``closed`` says why the pool would refuse them, if it would.
     """
 
-    keeper: None = None
-    """Nobody keeps a pool that is only consulted."""
+    observes = True
+    clock_offset: float | None = None
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, environ: Mapping[str, str] = os.environ) -> None:
         self.history = history
         self.closed = ""
         self.gate = Gate(history)
         self.tunnels = Tunnels(lambda: self.hosts)
         self.consulted: Consulted | None = None
+        self._config: PoolConfig | None = None
+        self._environ = environ
         self._since = time.time()
         self._veiling = Veiling()
         self._watched: WeakKeyDictionary[http.HTTPFlow, Observation] = WeakKeyDictionary()
         self._sockets = ObservedSockets(history)
+        self._relay = Relay(self.gate, options.is_own_connection)
 
-    def start(self, config: PoolConfig | None, environ: Mapping[str, str], state: Path) -> None:
-        """Consult this pool from now on, as it is now. ``state`` is the file of what earlier runs have found out."""
-        self.consulted = None
+    def start(self, setup: Setup, watcher: Watcher) -> None:
+        """Consult this pool from now on, as it is now."""
+        self.consulted, self.closed = None, setup.reason if isinstance(setup, Closed) else ""
+        config = setup if isinstance(setup, PoolConfig) else None
         logger.warning("observe mode: nothing is changed, it is only said what would be done")
         if config is None:
             logger.warning("observe mode: there is no pool.toml, so nobody is there to be sent as")
             return
         with self._unharmed("reading the pool"):
-            self.consulted = consult(config, environ, state)
+            self._config = config
+            self.consulted = consult(config, self._environ, state_path(self._environ))
             logger.info("observe mode: %s, as it is now:", config.path)
             for line in self.consulted.lines():
                 logger.info("%s", line)
+
+    def stop(self, reason: str = "") -> None:
+        self.closed = reason or self.closed
+
+    async def hosts_known(self, seconds: float) -> None:
+        """The hosts of a consulted pool are known from the start."""
+
+    def refusal(self, client: Client, to_host: str, port: int) -> str:
+        return self._relay.refusal(client, to_host, port, BACKEND_ONLY) if self.closed else ""
+
+    @property
+    def pool(self) -> Pool | None:
+        return self.consulted.pool if self.consulted is not None else None
+
+    @property
+    def config(self) -> PoolConfig | None:
+        return self._config if self.consulted is not None else None
+
+    def tokens(self) -> list[str]:
+        return []
+
+    def members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
+        return self.gate.access, []
 
     @property
     def hosts(self) -> frozenset[str]:

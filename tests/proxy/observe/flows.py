@@ -13,7 +13,8 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from codexpool.config import load
+from codexpool.config import Watcher, load
+from codexpool.proxy.flows import Passthrough
 from codexpool.proxy.observe.handler import Observing
 from codexpool.state import SqliteState
 from codexpool.traces.history import History
@@ -55,9 +56,9 @@ def request(
 
 def observing(tmp_path: Path, *names: str, head: str = "") -> Observing:
     """Observe mode with a pool of these identities; none has ever been verified, and no state is there."""
-    made = Observing(History())
+    made = Observing(History(), {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3")})
     pool_toml(tmp_path, *map(pat, names), head=head)
-    made.start(load(tmp_path / "pool.toml") if names or head else None, {}, tmp_path / "state.sqlite3")
+    made.start(load(tmp_path / "pool.toml") if names or head else Passthrough(), Watcher([]))
     return made
 
 

@@ -1,0 +1,97 @@
+"""The requests under way, and the pool that serves them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+
+from codexpool.protocol import routes
+from codexpool.protocol.routes import Policy
+from codexpool.proxy.exchange import Exchange, policy_of
+from codexpool.upkeep.keeper import Keeper
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Requests of swap paths are refused. ``reason`` is for the client."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passthrough:
+    """No pool is configured: nothing is changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Requests of swap paths are sent under the identities of a pool."""
+
+    keeper: Keeper
+
+
+Mode = Closed | Passthrough | Serving
+
+
+class NotServingError(Exception):
+    """There is no pool, or none any more."""
+
+
+class Flows:
+    """The exchange of each flow under way, and the mode the proxy is in."""
+
+    def __init__(self) -> None:
+        self.mode: Mode = Closed("the pool is not set up yet")
+        self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self._hosts = routes.BACKEND_ONLY
+
+    def __setitem__(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        self._exchanges[flow] = exchange
+
+    def __getitem__(self, flow: http.HTTPFlow) -> Exchange:
+        return self._exchanges[flow]
+
+    def get(self, flow: http.HTTPFlow) -> Exchange | None:
+        """Return the exchange of a flow, or None if the flow is not swapped."""
+        return self._exchanges.get(flow)
+
+    def __len__(self) -> int:
+        return len(self._exchanges)
+
+    @property
+    def keeper(self) -> Keeper:
+        """The keeper of the pool. Raises NotServingError if no pool serves."""
+        if isinstance(self.mode, Serving):
+            return self.mode.keeper
+        raise NotServingError(self.closed or "no pool is configured")
+
+    @property
+    def keeper_if_any(self) -> Keeper | None:
+        """The keeper of the pool, if one serves."""
+        return self.mode.keeper if isinstance(self.mode, Serving) else None
+
+    @property
+    def serves(self) -> bool:
+        """Whether requests are sent under the identities of a pool."""
+        return isinstance(self.mode, Serving)
+
+    @property
+    def closed(self) -> str:
+        """Why requests of swap paths are refused; empty if they are not."""
+        return self.mode.reason if isinstance(self.mode, Closed) else ""
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts the path policy is for.
+
+        Those of identities that have left the pool stay: a client may go on asking there.
+        """
+        if isinstance(self.mode, Serving) and not self.mode.keeper.hosts <= self._hosts:
+            self._hosts |= self.mode.keeper.hosts
+        return self._hosts
+
+    def policy(self, request: http.Request) -> Policy:
+        """Return the path policy for a request as it would leave."""
+        return policy_of(request, self.hosts)

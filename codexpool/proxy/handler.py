@@ -1,0 +1,113 @@
+"""What the addon needs of a handler: one swaps the identity of requests, one only observes them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from mitmproxy import http
+
+from codexpool.config import PoolConfig, Watcher
+from codexpool.pool.pool import Pool
+from codexpool.proxy.flows import Closed, Passthrough
+from codexpool.proxy.gate import Gate
+from codexpool.proxy.resend import Sender
+from codexpool.proxy.tunnels import Tunnels
+
+Setup = Closed | Passthrough | PoolConfig
+"""What a handler starts with: a pool, none, or the reason why requests are refused."""
+
+
+class View(Protocol):
+    """What the page, the journal and a recording may look at."""
+
+    @property
+    def observes(self) -> bool:
+        """Whether requests are only observed."""
+
+    @property
+    def closed(self) -> str:
+        """Why requests of swap paths are refused; empty if they are not."""
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool as it is now."""
+
+    @property
+    def config(self) -> PoolConfig | None:
+        """The configuration the pool was made from."""
+
+    @property
+    def clock_offset(self) -> float | None:
+        """How far this machine's clock is ahead of the backend's, in seconds; None if unknown."""
+
+    def tokens(self) -> list[str]:
+        """Return the tokens of the pool, which must not be written anywhere."""
+
+    def members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
+        """Return who may use the pool, and what each member has used at ``now`` (unix seconds)."""
+
+
+class Handler(Sender, View, Protocol):
+    """Handles flows. The methods are those of the addon's hooks, in the order of a request's life."""
+
+    gate: Gate
+    tunnels: Tunnels
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts whose requests may be swapped."""
+
+    def start(self, setup: Setup, watcher: Watcher) -> None:
+        """Begin, or begin again with another pool.toml. ``watcher`` knows the files to follow."""
+
+    def stop(self, reason: str = "") -> None:
+        """Stop. With a ``reason``, requests still under way that must not leave are refused with it."""
+
+    async def hosts_known(self, seconds: float) -> None:
+        """Wait until the hosts identities are served from are known, ``seconds`` at most."""
+
+    def refusal(self, client: Any, to_host: str, port: int) -> str:
+        """Return why a client may not use this proxy for an address; empty if it may."""
+
+    def open(self, flow: http.HTTPFlow) -> None:
+        """Handle the headers of a request."""
+
+    def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
+        """Answer a request that must not begin because the proxy is ending; tell whether it was one."""
+
+    async def assign(self, flow: http.HTTPFlow) -> None:
+        """Handle a whole request."""
+
+    def headers_came(self, flow: http.HTTPFlow) -> None:
+        """Handle the headers of a response."""
+
+    async def judge(self, flow: http.HTTPFlow) -> None:
+        """Handle a whole response."""
+
+    async def judge_loss(self, flow: http.HTTPFlow) -> None:
+        """Handle a flow that ended in an error."""
+
+    def is_over(self, flow: http.HTTPFlow) -> bool:
+        """Tell whether the response or error a flow has now is the one the client gets."""
+
+    def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
+        """Handle an exception of our own in a hook."""
+
+    def socket_opened(self, flow: http.HTTPFlow) -> None:
+        """Handle the start of a WebSocket."""
+
+    async def message_comes(self, flow: http.HTTPFlow) -> None:
+        """Have a WebSocket message wait, if it must."""
+
+    def message_came(self, flow: http.HTTPFlow) -> None:
+        """Handle a WebSocket message."""
+
+    def socket_closed(self, flow: http.HTTPFlow) -> None:
+        """Handle the end of a WebSocket."""
+
+    def end_sockets(self) -> None:
+        """Have open sockets connect again elsewhere: the proxy is ending."""
+
+    @property
+    def open_sockets(self) -> int:
+        """How many sockets were told so and are still open."""

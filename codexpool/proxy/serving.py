@@ -1,0 +1,245 @@
+"""The handler that sends requests under the identities of a pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from functools import partial
+from typing import Any
+
+from mitmproxy import http
+from mitmproxy.connection import Client
+
+from codexpool.config import PoolConfig, Watcher
+from codexpool.pool.identity import Condition, Identity
+from codexpool.pool.pool import Pool
+from codexpool.protocol.routes import BACKEND_ONLY
+from codexpool.proxy.answers import Answers
+from codexpool.proxy.attempts import Attempts
+from codexpool.proxy.flows import Closed, Flows, Passthrough, Serving
+from codexpool.proxy.gate import Gate
+from codexpool.proxy.handler import Setup
+from codexpool.proxy.mitm import options
+from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.relay_policy import Relay
+from codexpool.proxy.requests import Requests
+from codexpool.proxy.sockets import Sockets, trim
+from codexpool.proxy.tunnels import Tunnels
+from codexpool.proxy.turns import Turns
+from codexpool.state import State, open_state, state_path
+from codexpool.traces.events import Event, Kind
+from codexpool.traces.history import History
+from codexpool.upkeep.keeper import Keeper
+from codexpool.web.members import members
+
+logger = logging.getLogger("codexpool")
+
+
+def _open_state() -> State:
+    return open_state(state_path(os.environ))
+
+
+class SwapHandler:
+    """Puts the parts of a request's way together (see `codexpool.proxy.handler.Handler` for the methods).
+
+    `Requests` has the way out, `Answers` the way back, `Sockets` what is said on an open WebSocket. All of them share
+    `Flows`: the exchanges under way, and the pool that serves them.
+    """
+
+    observes = False
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.flows = Flows()
+        self.gate = Gate(history)
+        self.tunnels = Tunnels(lambda: self.flows.hosts)
+        self.turns = Turns()
+        dressing = Dressing()
+        attempts = Attempts(self.flows, dressing, history)
+        self.requests = Requests(self.flows, attempts, dressing, self.gate, self.tunnels, self.turns, history)
+        self.answers = Answers(self.flows, attempts, dressing, self.turns, history)
+        self.sockets = Sockets(dressing, history, self.gate, self.turns)
+        self._relay = Relay(self.gate, options.is_own_connection)
+
+    # -- its life
+
+    def start(self, setup: Setup, watcher: Watcher) -> None:
+        self.stop()
+        if isinstance(setup, Closed | Passthrough):
+            self.flows.mode = setup
+            return
+        options.note_pool()
+        keeper = Keeper(_open_state, os.environ, options.own_route())
+        keeper.on_change = partial(self.changed, keeper)
+        keeper.on_status = self._status_changed
+        keeper.on_breaker = self._breaker_changed
+        keeper.start(setup, watcher)
+        self.flows.mode = Serving(keeper)
+
+    def stop(self, reason: str = "") -> None:
+        keeper = self.flows.keeper_if_any
+        if keeper is not None or reason:
+            self.flows.mode = Closed(reason or "the pool is being loaded; try again")
+        if keeper is not None:
+            keeper.stop()
+
+    def changed(self, keeper: Keeper) -> None:
+        """Follow a change of the identities or the members."""
+        self.gate.follow(keeper.config)
+        self.turns.follow(keeper.config.turns_at_once if keeper.config is not None else None)
+        self.sockets.changed(keeper)
+
+    def _status_changed(self, identity: Identity, before: Condition) -> None:
+        condition = identity.condition
+        event = Event(Kind.IDENTITY, time.time(), identity=identity.name, text=str(condition.evidence or ""))
+        event.was, event.becomes = before.status, condition.status
+        self.history.happened(event)
+
+    def _breaker_changed(self, is_open: bool, text: str) -> None:
+        self.history.happened(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
+
+    # -- what may be looked at
+
+    @property
+    def closed(self) -> str:
+        return self.flows.closed
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        return self.flows.hosts
+
+    @property
+    def pool(self) -> Pool | None:
+        return self.flows.keeper.pool if self.flows.serves else None
+
+    @property
+    def config(self) -> PoolConfig | None:
+        return self.flows.keeper.config if self.flows.serves else None
+
+    @property
+    def clock_offset(self) -> float | None:
+        return self.flows.keeper.clock.offset if self.flows.serves else None
+
+    def tokens(self) -> list[str]:
+        return self.flows.keeper.tokens() if self.flows.serves else []
+
+    def members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
+        if not self.flows.serves:
+            return self.gate.access, []
+        keeper = self.flows.keeper
+        return self.gate.access, members(keeper.config, self.turns.turnstile, keeper.ledger, now)
+
+    # -- connections
+
+    async def hosts_known(self, seconds: float) -> None:
+        if isinstance(self.flows.mode, Serving):
+            await self.flows.mode.keeper.hosts_known(seconds)
+
+    def refusal(self, client: Client, to_host: str, port: int) -> str:
+        match self.flows.mode:
+            case Passthrough():
+                return ""
+            case Serving(keeper):
+                return self._relay.refusal(client, to_host, port, keeper.hosts)
+            case Closed():
+                return self._relay.refusal(client, to_host, port, BACKEND_ONLY)
+
+    # -- requests
+
+    def open(self, flow: http.HTTPFlow) -> None:
+        self.requests.open(flow)
+
+    def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
+        return self.requests.turns_away(flow, reason)
+
+    async def assign(self, flow: http.HTTPFlow) -> None:
+        await self.requests.assign(flow)
+
+    def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
+        return self.requests.outbound(flow)
+
+    def outdated(self, flow: http.HTTPFlow) -> bool:
+        return self.requests.outdated(flow)
+
+    # -- answers
+
+    def headers_came(self, flow: http.HTTPFlow) -> None:
+        self.answers.headers_came(flow)
+
+    def head(self, flow: http.HTTPFlow) -> None:
+        self.answers.head(flow)
+
+    def holds(self, flow: http.HTTPFlow) -> bool:
+        return self.answers.holds(flow)
+
+    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        return self.answers.begins(flow, piece)
+
+    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+        return self.answers.cut(flow, why, is_lost)
+
+    def whole(self, flow: http.HTTPFlow) -> None:
+        self.answers.whole(flow)
+
+    async def judge(self, flow: http.HTTPFlow) -> None:
+        await self.answers.judge(flow)
+
+    def lost(self, flow: http.HTTPFlow) -> None:
+        self.answers.lost(flow)
+
+    async def judge_loss(self, flow: http.HTTPFlow) -> None:
+        await self.answers.judge_loss(flow)
+
+    def is_over(self, flow: http.HTTPFlow) -> bool:
+        return self.answers.is_over(flow)
+
+    def again(self, flow: http.HTTPFlow) -> bool:
+        return self.answers.again(flow)
+
+    def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
+        self.answers.fail(flow, error, doing)
+
+    # -- open sockets
+
+    def socket_opened(self, flow: http.HTTPFlow) -> None:
+        exchange = self.flows.get(flow)
+        if exchange is None:
+            return
+        self.history.socket_opened(exchange.trace)
+        if exchange.is_answered:
+            self.sockets.opened(flow, exchange)
+
+    async def message_comes(self, flow: http.HTTPFlow) -> None:
+        try:
+            if self.flows.serves and self.flows.get(flow) is not None:
+                await self.sockets.turn_begins(flow, self.flows.keeper)
+        except Exception:
+            logger.exception("a message could not be made to wait for its turn")
+
+    def message_came(self, flow: http.HTTPFlow) -> None:
+        """Act on a WebSocket message, and have the flow keep only the last few of its connection."""
+        is_known, swaps = self.flows.get(flow) is not None, self.flows.policy(flow.request).swaps
+        try:
+            if self.flows.serves and is_known:
+                self.sockets.message(flow, self.flows.keeper)
+            elif self.flows.serves and swaps:
+                self.sockets.stranger(flow)
+        except Exception:  # It is passed on as it is: it holds no secret, and there is no way to answer it.
+            logger.exception("a message could not be read")
+        if is_known or swaps:
+            trim(flow)
+
+    def socket_closed(self, flow: http.HTTPFlow) -> None:
+        exchange, socket = self.flows.get(flow), flow.websocket
+        self.sockets.closed(flow, self.flows.keeper_if_any)
+        if exchange is not None and socket is not None:
+            by = "the client" if socket.closed_by_client else "the backend"
+            self.history.socket_closed(exchange.trace, f"by {by} ({socket.close_code})")
+
+    def end_sockets(self) -> None:
+        self.sockets.end()
+
+    @property
+    def open_sockets(self) -> int:
+        return len(self.sockets)
