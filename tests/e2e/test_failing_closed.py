@@ -66,7 +66,7 @@ OURS = [
     ("codexpool.proxy.answers", "show_own_id"),
     ("codexpool.proxy.requests", "label"),
     ("codexpool.proxy.answers", "label"),
-    ("codexpool.proxy.attempts", "attempts"),
+    ("codexpool.pool.recovery", "attempts"),
     ("codexpool.proxy.judge", "classify"),
     ("codexpool.proxy.judge", "error_in"),
     ("codexpool.upkeep.keeper", "Keeper.bearer"),

@@ -261,9 +261,7 @@ async def test_where_others_can_come_to_it_the_pool_is_for_members_whatever_the_
     assert answer.status_code == 401
 
 
-async def test_what_one_member_calls_its_session_is_no_other_ones(
-    exchanges: SwapHandler, keeper: StillKeeper
-) -> None:
+async def test_a_member_has_sessions_of_its_own(exchanges: SwapHandler, keeper: StillKeeper) -> None:
     sessions = set()
     for name in ("ann", "bob"):
         request = coming(key_of(name))
