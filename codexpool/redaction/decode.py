@@ -1,4 +1,4 @@
-"""A text without its encodings: percent signs, escapes, entities, and characters that nobody sees. Pure."""
+"""Undoes encodings of text: percent signs, escapes, entities, and invisible characters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 DEPTH: Final = 5
-"""How often a text is decoded."""
+"""Layers of encoding that are undone."""
 
 _ESCAPE: Final = re.compile(
     r"""%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[bfnrtv"'/\\]|&(?:amp|quot|apos|\#\d{1,6}|\#[xX][0-9A-Fa-f]{1,5});"""
@@ -27,16 +27,21 @@ _ESCAPED: Final = {
 
 
 def decode(text: str) -> str:
-    """A text without any of its encodings."""
+    """Return a text with all of its encodings undone."""
     for _ in range(DEPTH):
         text = _ESCAPE.sub(_character, text)
     return text
 
 
 def decode_once(view: str, places: list[int] | None) -> tuple[str, list[int]] | None:
-    """The view with one layer of encoding less, and where each of its characters begins in the text.
+    """Undo one layer of encoding; None if there is none.
 
-    None if there is no such layer. ``places`` is where those of the view begin; None if it is the text itself.
+    Args:
+        view: the text, or what an earlier call returned.
+        places: where each character of the view begins in the text; None if the view is the text.
+
+    Returns:
+        The decoded view, and where each of its characters begins in the text.
     """
     if "%" not in view and "\\" not in view and "&" not in view and view.isprintable():
         return None
@@ -56,7 +61,7 @@ def decode_once(view: str, places: list[int] | None) -> tuple[str, list[int]] | 
 
 
 def _character(match: re.Match[str]) -> str:
-    """What an escape stands for: one character, or nothing."""
+    """Return what an escape stands for: one character, or nothing."""
     escape = match[0]
     if match["unseen"]:
         return ""

@@ -1,6 +1,6 @@
-"""A secret in words that give nothing away, and what a JSON Web Token says of its bearer.
+"""Describes secrets without giving them away, and the claims of a JWT.
 
-Pure but for the addresses of people: what stands for one is the same within a process only.
+An email address has a stable description within one process only.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.jwt import AUTH, payload_of
 
 FINGERPRINTED: Final = 16
-"""Characters from which on a secret has a fingerprint: a shorter one could be guessed with its help."""
+"""Characters from which on a fingerprint is shown: it would help to guess a shorter secret."""
 
 _PIECE: Final = re.compile(r"[^\s\"'\[\]{}(),:;=&]+")
-"""What a secret that has parts is made of: each of them could be guessed by itself."""
+"""The parts of a secret: each of them could be guessed by itself."""
 
 _KEY: Final = secrets.token_bytes(32)
-"""What nobody has who would find out whether a certain address is behind a stand-in."""
+"""Random for each process: without it a guessed email address could be confirmed by its description."""
 
 PROFILE: Final = "https://api.openai.com/profile"
-"""The claim with the e-mail address."""
+"""The claim with the email address."""
 
 LONGEST_CLAIM: Final = 90
 """Characters of a claim that are shown."""
@@ -53,26 +53,26 @@ _KIND_NAMES: Final = {
 }
 
 _UNITS: Final = (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("d", 86400, math.inf))
-"""The units of times, their seconds, and how many of each are said."""
+"""Units of time, their seconds, and the number below which each is used."""
 
 _TIME: Final = re.compile("\ue000([^\ue001]*)\ue001")
-"""A time in a description; these two characters are escaped wherever they come from somebody else."""
+"""A time in a template; these two characters are escaped in all input."""
 
 _UNCLAIMED: Final = re.compile(r"[^\w.@:/| -]")
 
 
 def describe_secret(secret: str, at: float | None = None) -> str:
-    """A secret in words that give nothing away: ``PAT 48 chars sha256:1a2b3c4d5e6f``.
+    """Describe a secret without giving it away: ``PAT 48 chars sha256:1a2b3c4d5e6f``.
 
-    What a JWT says of its bearer is told as well, with times relative to ``at`` (unix seconds); without it as dates.
+    The claims of a JWT are added, with times relative to ``at`` (unix seconds), or as dates.
     """
     return fill_in_times(template(secret), at)
 
 
 def template(secret: str, other: str = "secret") -> str:
-    """The description of a secret whose times are still to be put in words with `timed`.
+    """Return the description of a secret, with its times left for `fill_in_times`.
 
-    ``other`` is what a secret of no known kind is called.
+    ``other`` names a secret of an unknown kind.
     """
     bare = decode(secret).strip().strip("\"'")
     claims = _claims(bare)
@@ -84,7 +84,7 @@ def template(secret: str, other: str = "secret") -> str:
 
 
 def _can_be_guessed(secret: str) -> bool:
-    """Whether somebody who knows the fingerprint could find the secret, or the one in it, by trying."""
+    """Return whether the secret, or a part of it, could be found from its fingerprint by trying."""
     if secret.startswith("-----BEGIN "):
         return False
     pieces = _PIECE.findall(_pair(secret) or secret)
@@ -92,7 +92,7 @@ def _can_be_guessed(secret: str) -> bool:
 
 
 def _pair(secret: str) -> str:
-    """The user and password that a secret of the Basic scheme is made of."""
+    """Return the user and password in a secret of the Basic scheme."""
     try:
         pair = base64.b64decode(secret + "=" * (-len(secret) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
@@ -101,25 +101,25 @@ def _pair(secret: str) -> str:
 
 
 def redact_email(address: str) -> str:
-    """What an e-mail address is shown as: the same for equal ones, as long as this process lives."""
+    """Return what an email address is shown as: the same for equal ones within this process."""
     person = decode(address).strip().lower().encode("utf-8", "backslashreplace")
     return f"<email {hmac.new(_KEY, person, hashlib.sha256).hexdigest()[:12]}>"
 
 
 def fingerprint_of(text: str) -> str:
-    """The fingerprint of any text, also of one that is no proper Unicode."""
+    """Return the fingerprint of any text, even if it is not valid Unicode."""
     return fingerprint(text.encode("utf-8", "backslashreplace").decode())
 
 
 def fill_in_times(text: str, at: float | None) -> str:
-    """The text with its times in words."""
+    """Return a template with its times in words, relative to ``at`` (unix seconds)."""
     if "\ue000" not in text:
         return text
     return _TIME.sub(lambda match: relative_time(float(match[1]), at), text)
 
 
 def relative_time(seconds: float, at: float | None) -> str:
-    """A time as it is said at another one (``in 4 min``, ``3 h ago``), in unix seconds; without ``at`` a date."""
+    """Format a time relative to ``at`` (``in 4 min``, ``3 h ago``), in unix seconds; as a date without ``at``."""
     if at is None:
         return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M UTC")
     distance = abs(seconds - at)
@@ -137,17 +137,17 @@ def _kind(secret: str) -> str:
 
 @lru_cache(maxsize=128)
 def _claims(token: str) -> tuple[str, ...] | None:
-    """What a JWT says, in a few words each; None for what is no JWT."""
+    """Return the claims of a JWT in a few words each; None for anything else."""
     if not token.startswith("eyJ"):
         return None
     try:
         document = payload_of(token)
     except ValueError:
         return None
-    return tuple(f"{label} {text}" for label, text in _said(document) if text)
+    return tuple(f"{label} {text}" for label, text in _claim_texts(document) if text)
 
 
-def _said(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _claim_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     auth, profile = _table(document.get(AUTH)), _table(document.get(PROFILE))
     email = document.get("email") or profile.get("email")
     yield "sub", _text(document.get("sub"))
@@ -170,7 +170,7 @@ def _table(value: object) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """A claim as it may be seen, with nothing in it that could pass for another part of the description."""
+    """Return a redacted claim, with nothing in it that could pass for another part of the description."""
     if not isinstance(value, str):
         return ""
     text = replace_secrets(value, lambda piece: _UNCLAIMED.sub("?", piece))
@@ -178,14 +178,14 @@ def _text(value: object) -> str:
 
 
 def _moment(value: object) -> str:
-    """A time that is to be put in words."""
+    """Return a time for `fill_in_times`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         return ""
     return f"\ue000{float(value)}\ue001"
 
 
 def replace_secrets(text: str, safe: Callable[[str], str]) -> str:
-    """The text with its secrets described, and what is between them as ``safe`` makes it."""
+    """Return the text with its secrets described, and ``safe`` applied to what is between them."""
     pieces: list[str] = []
     at = 0
     for secret in find_secrets(text):

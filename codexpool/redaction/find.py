@@ -1,7 +1,7 @@
-"""Finds secrets in any text: by what they look like, by the name before them, behind percent-encoding and escapes.
+"""Finds secrets in any text: by their looks, by the name before them, and through percent-encoding and escapes.
 
-A text is looked at as it is, and decoded once, twice and more, because a secret may be written in any of these ways,
-and a part of it may be. What was found in any of them is taken out of the text as it is. Pure.
+The text is searched as it is, then decoded once, twice and more: a secret, or a part of it, may be encoded. What is
+found in a decoded view is located in the original text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from codexpool.redaction.opaque import find_opaque
 
 
 class Found(NamedTuple):
-    """A secret in a text: where it is, and what it is in plain characters; ``is_email``: the address of a person."""
+    """A secret in a text: where it is, and its decoded text; ``is_email``: an email address."""
 
     begin: int
     end: int
@@ -48,7 +48,7 @@ _SCHEME: Final = re.compile(
     r"|digest[\s+]+(username=[^\r\n]+))"
 )
 _SHORT: Final = re.compile(r"\d{4,}|[A-Za-z]+|[A-Za-z.]+,?")
-"""What is behind the name of a scheme in sentences: "bearer token", "Basic auth"."""
+"""Words after the name of a scheme in sentences: "bearer token", "Basic auth"."""
 
 _EMAIL: Final = re.compile(
     r"[^\s@<>\",;:()\[\]=&?/\\]{1,64}+@(?:\w(?:[\w-]{0,62}\w)?\.){1,9}(?:xn--[\w-]{1,59}|[^\W\d_]{2,24})(?![\w-])"
@@ -56,7 +56,7 @@ _EMAIL: Final = re.compile(
 
 
 def find_secrets(text: str) -> list[Found]:
-    """The secrets of a text, in order; none overlaps another."""
+    """Return the secrets of a text, in order; none overlaps another."""
     spans: list[Found] = []
     view, places = text, None
     for _ in range(DEPTH + 1):
@@ -72,7 +72,7 @@ def find_secrets(text: str) -> list[Found]:
 
 
 def _in_view(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Begin and end of what is a secret if the text is read as it stands, and whether it is an e-mail address."""
+    """Yield begin and end of each secret in an undecoded text, and whether it is an email address."""
     for match in _TOKEN.finditer(text):
         yield match.start(), match.end() - len(match[0]) + len(match[0].rstrip(".")), False
     for match in _SCHEME.finditer(text):
@@ -94,7 +94,7 @@ def _is_word(text: str) -> bool:
 
 
 def _with_at(text: str) -> Iterator[tuple[int, int, bool]]:
-    """The user and password of URLs, and e-mail addresses elsewhere."""
+    """Yield the user and password of URLs, and email addresses elsewhere."""
     end = 0
     users = [match.span() for match in _USERINFO.finditer(text)]
     yield from ((*span, False) for span in users)
@@ -108,7 +108,7 @@ def _with_at(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _merged(text: str, spans: list[Found]) -> list[Found]:
-    """The spans without any overlap: what overlaps is one secret, whose text is read once it is known in full."""
+    """Merge overlapping spans into one secret each; read its text when its extent is known."""
     merged: list[Found] = []
     for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
         last = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""A document of JSON without its secrets: a name tells of all that is below it, and of the value beside it. Pure."""
+"""Redacts JSON documents: a telling name makes everything below it a secret, and the value beside it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,28 @@ from codexpool.redaction.named_values import is_redacted
 from codexpool.redaction.telling_names import is_secret, names_secret
 
 DEEPEST: Final = 60
-"""Levels that are looked into; what is below is one value."""
+"""Levels that are searched; what is below counts as one value."""
 
 _NAMES: Final = frozenset({"name", "key", "header", "field", "parameter"})
 _VALUES: Final = frozenset({"value", "values", "val"})
-"""Members that hold a name and its value, as HAR files and others have headers."""
+"""Members with a name and its value, as HAR files have headers."""
 
 
 class Place(NamedTuple):
-    """Where in a document a value is: the name it goes by, and how many levels down.
-
-    ``secret`` is the telling name that it is at or below, if there is one.
-    """
+    """Where in a document a value is: its name, and its depth. ``secret`` is the telling name at or above it."""
 
     name: str = ""
     secret: str = ""
     depth: int = 0
 
     def member(self, key: str, *objects: dict[str, Any]) -> Place:
-        """That of a member of the object here, which is one of the ``objects`` that are compared."""
+        """Return the place of a member of the object here, which may be several ``objects`` that are compared."""
         name = _called(objects) if key.lower() in _VALUES else ""
         below = next((one for one in (self.secret, key, name) if names_secret(one)), "")
         return Place(name or key, below, self.depth + 1)
 
     def item(self, index: int, *lists: list[Any]) -> Place:
-        """That of an item of the list here. It may be the value to the name before it."""
+        """Return the place of an item of the list here: it may be the value of the name before it."""
         below = self.secret or next(filter(None, (self._before(index, one) for one in lists)), "")
         return Place(self.name, below, self.depth + 1)
 
@@ -48,7 +45,7 @@ class Place(NamedTuple):
 
 
 def _called(objects: tuple[dict[str, Any], ...]) -> str:
-    """The name that objects have as a member; if they have several, a telling one."""
+    """Return the name that objects have as a member, preferably a telling one."""
     names = [value for one in objects for key, value in one.items() if key.lower() in _NAMES]
     texts = [name for name in names if isinstance(name, str)]
     return next(filter(names_secret, texts), texts[0] if texts else "")
@@ -58,7 +55,7 @@ TOP: Final = Place()
 
 
 def parse_json(text: str) -> Any:
-    """The object or list that a text is in JSON; None if it is none, or one whose members are not told apart."""
+    """Return the object or list that a text is; None for anything else, and for repeated members."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
@@ -75,9 +72,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def redact_json(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
-    """A value of JSON without any secret. Times in it are still to be put in words (see `describing.timed`).
+    """Return a JSON value without secrets, with its times left for `fill_in_times`.
 
-    ``shown`` makes of a name and a text the text as it may be seen.
+    ``shown`` redacts a text by its name.
     """
     match value:
         case dict() | list() if place.depth >= DEEPEST:

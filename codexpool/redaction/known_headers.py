@@ -1,6 +1,6 @@
-"""What each header that the client and the backend exchange means to the backend, and whether its value may be seen.
+"""What each header of client and backend means, and whether its value may be shown.
 
-The source is what the real client was seen to send and to read (docs/protocol.md, sections 3 and 7).
+The source is what the real client was observed to send and to read (docs/protocol.md, sections 3 and 7).
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Final, NamedTuple
 
 
 class Value(Enum):
-    """What the value of a header is to whoever looks at it."""
+    """How the value of a header is shown."""
 
-    PLAIN = "shown as it is, but for what looks like a secret in it"
-    ID = "a number of something, shown as it is if it has the form of one"
-    OPAQUE = "means something to its issuer only: shown as its length and fingerprint"
+    PLAIN = "shown, without what looks like a secret in it"
+    ID = "an id, shown if it looks like one"
+    OPAQUE = "meaningful to its issuer only: shown as its length and fingerprint"
     CREDENTIAL = "a secret"
 
 
 class Known(NamedTuple):
-    """A header: what it means to the backend, in a short sentence."""
+    """A header; ``means`` is a short sentence."""
 
     means: str
     value: Value = Value.PLAIN
 
     @property
     def is_plain(self) -> bool:
-        """Whether its value may be seen."""
+        """Return whether its value may be shown."""
         return self.value in (Value.PLAIN, Value.ID)
 
 
 KNOWN: Final[Mapping[str, Known]] = {
     # -- who asks
-    "authorization": Known("The credential: whose request this is.", Value.CREDENTIAL),
+    "authorization": Known("The credential of the request.", Value.CREDENTIAL),
     "chatgpt-account-id": Known("The workspace that is charged; it has to be one of the credential's."),
     "x-openai-fedramp": Known("The workspace is a FedRAMP one; it has to be sent for those, and for no other."),
-    "x-openai-account-routing-override": Known("The region that the workspace's data is to stay in."),
+    "x-openai-account-routing-override": Known("The region in which the workspace's data must stay."),
     "x-openai-internal-codex-residency": Known("The region that the policy of the client's own workspace demands."),
     "openai-organization": Known("The organisation of the API platform; for API keys only."),
     "openai-project": Known("The project of the API platform; for API keys only."),
-    "x-openai-actor-authorization": Known("A second credential: who acts in the user's name.", Value.CREDENTIAL),
+    "x-openai-actor-authorization": Known("A second credential, for acting on behalf of the user.", Value.CREDENTIAL),
     "x-openai-agent-assertion": Known("A second credential: what the client signs for its agent.", Value.CREDENTIAL),
     "x-oai-attestation": Known("Vouches for the device and the app; only the desktop app has it.", Value.CREDENTIAL),
     "cookie": Known(
@@ -61,18 +61,18 @@ KNOWN: Final[Mapping[str, Known]] = {
     "x-codex-installation-id": Known("The installation of the client, the same for all its sessions."),
     "x-codex-turn-metadata": Known("The installation, session, thread and turn, and what is asked for, as JSON."),
     "x-codex-turn-state": Known(
-        "Leads the requests of a turn to the same server; good for the account only that it was issued to.",
+        "Leads the requests of a turn to the same server; valid only for the account that it was issued to.",
         Value.OPAQUE,
     ),
     "x-openai-subagent": Known("Which kind of sub-agent asks (review, compact, …)."),
-    "x-codex-guardian": Known("The request is of the guardian that looks over commands."),
-    "x-openai-memgen-request": Known("The request makes memories, and is no turn of a person's."),
+    "x-codex-guardian": Known("The request comes from the guardian that reviews commands."),
+    "x-openai-memgen-request": Known("The request creates memories; it is not a turn of the user."),
     # -- which client, and what it can
     "originator": Known("Which program of Codex asks."),
     "user-agent": Known("Program, version, system and terminal."),
     "version": Known("The client's version; decides which models it is offered."),
-    "x-codex-beta-features": Known("Features of the client that are not out of their trial."),
-    "openai-beta": Known("Versions of interfaces that are not out of their trial, such as the one of the WebSocket."),
+    "x-codex-beta-features": Known("Experimental features of the client."),
+    "openai-beta": Known("Versions of experimental interfaces, such as the WebSocket."),
     "x-codex-routing-hint": Known("The model and tier that the body asks for; leaving it out is not neutral."),
     "x-openai-internal-codex-responses-lite": Known("The model is asked by the leaner form of the request."),
     "x-responsesapi-include-timing-metrics": Known("Asks for times in the events of the answer."),
@@ -81,7 +81,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "traceparent": Known("The trace that the request belongs to (W3C Trace Context).", Value.ID),
     "tracestate": Known("More of the trace, for its vendors (W3C Trace Context)."),
     "mcp-protocol-version": Known("The version of MCP that is spoken."),
-    "mcp-session-id": Known("The session with an MCP server; whoever has it can speak in it.", Value.CREDENTIAL),
+    "mcp-session-id": Known("The session with an MCP server; knowing it is enough to use it.", Value.CREDENTIAL),
     # -- how it is sent
     "host": Known("The host that is asked; where the workspace is served from."),
     ":authority": Known("The host that is asked, over HTTP/2."),
@@ -94,17 +94,17 @@ KNOWN: Final[Mapping[str, Known]] = {
     "transfer-encoding": Known("The body comes in pieces, and its length is not known before."),
     "te": Known("Whether trailers are understood."),
     "trailer": Known("The headers that come after the body."),
-    "connection": Known("What becomes of the connection; part of the WebSocket handshake."),
+    "connection": Known("Options of the connection; part of the WebSocket handshake."),
     "keep-alive": Known("How long the connection is kept."),
     "upgrade": Known("The protocol to go on with: websocket."),
-    "proxy-connection": Known("What becomes of the connection to a proxy; the backend has no use for it."),
+    "proxy-connection": Known("Options of the connection to a proxy; the backend ignores it."),
     "cache-control": Known("Whether an answer may be, or was, stored on the way."),
     "pragma": Known("The same as cache-control, of old."),
-    "expect": Known("The client waits for a word before it sends the body."),
+    "expect": Known("The client waits for permission to send the body."),
     "origin": Known("The page that asks; a browser's."),
     "referer": Known("The page that led here; a browser's."),
     "if-none-match": Known("Asks only for what is newer than this.", Value.ID),
-    "sec-websocket-key": Known("Proves that the answer is to this very handshake; no secret.", Value.OPAQUE),
+    "sec-websocket-key": Known("Proves that the answer belongs to this handshake; not a secret.", Value.OPAQUE),
     "sec-websocket-accept": Known("The answer to sec-websocket-key.", Value.OPAQUE),
     "sec-websocket-version": Known("The version of the WebSocket protocol."),
     "sec-websocket-extensions": Known("How the messages of the socket are compressed."),
@@ -113,8 +113,8 @@ KNOWN: Final[Mapping[str, Known]] = {
     "x-request-id": Known("The backend's name for the request; the one that its support asks for.", Value.ID),
     "x-oai-request-id": Known("The backend's name for the request.", Value.ID),
     "cf-ray": Known("The content network's name for the request, and where it was taken.", Value.ID),
-    "cf-mitigated": Known("The content network has answered itself: this is about the address, not the credential."),
-    "cf-cache-status": Known("Whether the content network has answered from its store."),
+    "cf-mitigated": Known("Answered by the content network: about the address, not the credential."),
+    "cf-cache-status": Known("Whether the content network answered from its cache."),
     "openai-model": Known("The model that has really answered."),
     "openai-version": Known("The version of the interface that has answered."),
     "openai-processing-ms": Known("The milliseconds that the backend took."),
@@ -124,31 +124,31 @@ KNOWN: Final[Mapping[str, Known]] = {
     ),
     "retry-after": Known("The seconds, or the time, after which to ask again."),
     "retry-after-ms": Known("The milliseconds after which to ask again."),
-    "x-should-retry": Known("Whether asking again is of any use."),
+    "x-should-retry": Known("Whether a retry may help."),
     "x-models-etag": Known("The version of the list of models; a new one makes the client fetch it.", Value.ID),
     "x-reasoning-included": Known("The tokens of earlier reasoning are counted already."),
-    "x-codex-active-limit": Known("Which limit has counted for the request."),
+    "x-codex-active-limit": Known("The limit that applied to the request."),
     "x-codex-plan-type": Known("The plan of the account."),
-    "x-codex-credits-has-credits": Known("Whether the account has credits for when a limit is used up."),
-    "x-codex-credits-unlimited": Known("Whether those credits have an end."),
+    "x-codex-credits-has-credits": Known("Whether the account has credits to use after a limit."),
+    "x-codex-credits-unlimited": Known("Whether those credits are unlimited."),
     "x-codex-credits-balance": Known("How many credits are left."),
     "x-codex-rate-limit-reached-type": Known("Whose limit is used up: the user's or the workspace's."),
-    "x-codex-promo-message": Known("A word of the backend's that the client shows."),
+    "x-codex-promo-message": Known("A message of the backend that the client shows."),
     "x-codex-safety-buffering-enabled": Known("The answer is held back until it has been checked."),
     "x-codex-safety-buffering-faster-model": Known("The model that would not be held back."),
-    "set-cookie": Known("What the content network has the client keep.", Value.CREDENTIAL),
+    "set-cookie": Known("Cookies that the content network sets.", Value.CREDENTIAL),
     "etag": Known("The version of what was asked for.", Value.ID),
     "www-authenticate": Known("What kind of credential is asked for."),
     "proxy-authenticate": Known("What kind of credential a proxy asks for."),
     "location": Known("Where to go instead; the client does not, where its workspace is routed."),
     "date": Known("When the answer was made."),
-    "server": Known("Who has answered: cloudflare is the content network in front of the backend."),
+    "server": Known("The server that answered: cloudflare is the content network in front of the backend."),
     "age": Known("The seconds that the answer has been in a store."),
     "vary": Known("What else decides about the answer."),
     "via": Known("The proxies on the way."),
     "allow": Known("The methods that are understood here."),
     "expires": Known("When the answer is out of date."),
-    "last-modified": Known("When what was asked for has changed last."),
+    "last-modified": Known("When the resource was last changed."),
     "alt-svc": Known("Where else the same is served, such as over HTTP/3."),
     "strict-transport-security": Known("From now on by TLS only."),
     "x-content-type-options": Known("A browser is not to guess the form of the body."),
@@ -163,7 +163,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "server-timing": Known("Where the time went, for browsers."),
     "x-codexpool-message": Known("From codexpool itself: what it says where no body can be seen."),
 }
-"""The headers by their names in lower case; `known` also explains those whose names are made of a limit's."""
+"""The headers by their names in lower case; `known_header` also explains the headers of each limit."""
 
 _LIMIT: Final = re.compile(
     r"x-(?P<limit>[a-z0-9-]+?)-(?:(?P<window>primary|secondary)-)?"
@@ -172,16 +172,16 @@ _LIMIT: Final = re.compile(
 )
 _OF_A_LIMIT: Final = {
     "used-percent": "How much of it the account has used, in percent.",
-    "window-minutes": "The minutes after which it begins anew.",
-    "reset-at": "When it begins anew, in unix seconds.",
-    "reset-after-seconds": "In how many seconds it begins anew.",
-    "limit-name": "What it is called.",
+    "window-minutes": "The length of its window, in minutes.",
+    "reset-at": "When it resets, in unix seconds.",
+    "reset-after-seconds": "The seconds until it resets.",
+    "limit-name": "Its name.",
     "over-secondary-limit-percent": "How much more of it would be used than the longer one allows.",
 }
 
 
 def known_header(name: str) -> Known | None:
-    """What a header means, whatever the case of its name; None for one that nothing is known of."""
+    """Return what a header means, ignoring case; None if it is unknown."""
     lower = name.lower()
     if (explained := KNOWN.get(lower)) is not None:
         return explained

@@ -1,4 +1,4 @@
-"""No secret in a log, whatever is logged and by whom."""
+"""Keeps secrets out of all logs, also out of those of other libraries."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _MARKS = re.compile(r"(<sha256:[0-9a-f]{12}>|\n)")
 
 
 def _of_others(text: str) -> str:
-    """What somebody else logs, without what looks like a secret or is called one."""
+    """Redact what another library logs: by looks, and by names."""
     lower = text.lower()
     if not any(word in lower for word in _WORDS):
         return redact_tokens(text)
-    pieces = _MARKS.split(redact_tokens(text))  # What has its fingerprint already keeps it.
+    pieces = _MARKS.split(redact_tokens(text))  # A fingerprint stays as it is.
     return "".join(piece if at % 2 else redact_text(piece, full=True) for at, piece in enumerate(pieces))
 
 
 def redact_tokens(text: str) -> str:
-    """The text with everything that looks like a token replaced by its fingerprint."""
+    """Return the text with everything that looks like a token replaced by its fingerprint."""
     lower = text.lower()
     if not any(hint in lower for hint in _HINTS):
         return text
@@ -58,11 +58,11 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def redact_logs() -> Callable[[], None]:
-    """Have every log record of this process redacted as it is made; returns what undoes it.
+    """Redact every log record of this process as it is made; return a function that undoes this.
 
-    A filter would have to sit on every handler, those of mitmweb and of other addons included. With mitmproxy's
-    ``proxy_debug`` the raw bytes of every connection are logged, so this is no theory. Nor is it for tracebacks: the
-    exception for a header that cannot be sent quotes its value.
+    A filter would be needed on every handler, also on those of mitmweb and other addons. The need is real:
+    mitmproxy's ``proxy_debug`` logs the raw bytes of every connection, and the exception for a header that cannot be
+    sent quotes its value.
     """
     make = logging.getLogRecordFactory()
 
@@ -74,9 +74,9 @@ def redact_logs() -> Callable[[], None]:
             safe_one = redact_tokens if record.name.split(".")[0] == "codexpool" else _of_others
             safe, safe_trace = safe_one(text), safe_one(trace)
         except Exception:
-            return record  # A broken record is its handler's to complain about.
+            return record  # Its handler reports a broken record.
         if safe_trace != trace:
-            # Handlers make the text of an exception anew: there must be none left to make it of.
+            # Handlers format the exception again: remove it.
             safe, record.exc_info = f"{safe}\n{safe_trace}", None
         if safe != text:
             record.msg, record.args = safe, ()

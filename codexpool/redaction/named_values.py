@@ -1,4 +1,4 @@
-"""Finds the secrets that a name before them gives away: in headers, JSON, commands and sentences. Pure."""
+"""Finds secrets by the name before them: in headers, JSON, commands and sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from codexpool.redaction.telling_names import is_secret, may_name_secret, names_secret
 
 Span = tuple[int, int, bool]
-"""Where a secret begins and ends, and whether it is the e-mail address of a person."""
+"""Where a secret begins and ends, and whether it is an email address."""
 
 SCHEMES: Final = frozenset(
     {
@@ -29,7 +29,7 @@ SCHEMES: Final = frozenset(
         *("oauth", "ssws", "privatetoken", "api-key"),
     }
 )
-"""The first words of an Authorization header that may be seen."""
+"""The schemes of an Authorization header, which may be shown."""
 
 _FINGERPRINT: Final = r"sha256:[0-9a-f]{12}"
 
@@ -42,16 +42,16 @@ DESCRIBED: Final = re.compile(
     r"|(?:PAT|JWT|member key|refresh token|(?:API|AWS|private) key|GitHub token|secret|opaque) \d{1,7} chars?"
     rf"(?: {_FINGERPRINT})?)>?|<?{_FINGERPRINT}>?|<email [0-9a-f]{{12}}>"
 )
-"""What has been put in the place of a secret already, and nothing behind it that a client could have put there."""
+"""A description that replaced a secret, with nothing after it that a client could have added."""
 
 _PLACEHOLDER: Final = re.compile(r"<codexpool:[A-Za-z0-9._-]{1,64}>")
 _REMOVED: Final = "<codexpool:removed>"
 
 
 def is_redacted(name: str, value: str) -> bool:
-    """Whether the value of that name is what has been put in the place of a secret.
+    """Return whether a value is already redacted.
 
-    The name of an identity is, in the one header of a secret where the pool puts it: in others a client may have.
+    A placeholder counts in ``authorization`` only, where the pool puts it: in other headers it may be the client's.
     """
     if DESCRIBED.fullmatch(value) is not None or value == _REMOVED:
         return True
@@ -68,14 +68,14 @@ _VALUE: Final = re.compile(rf"{_QUOTED}|<[^<>\r\n]{{1,256}}+>|(?:[^\s\"'&;<>{{}}
 _BRACKET: Final = re.compile(rf"{_QUOTED}|[\[\]{{}}]", re.DOTALL)
 
 _LONGEST: Final = 512
-"""Characters of a value that are looked at if its name does not say for sure that it is a secret."""
+"""Characters of a value that are searched if its name alone does not make it a secret."""
 
 _PASSWORD: Final = re.compile(r"(?i)passw|passphrase|passcode|pwd|pass\Z|pw\Z")
 _PHRASE: Final = re.compile(r"(?:[ \t]++(?![\w.@-]++\s*+[:=])[^\s\"'&;<>{}\[\]]++)++")
-"""More words of a password, up to the name of the next value."""
+"""Further words of a password, up to the name of the next value."""
 
 _SENTENCE: Final = re.compile(r"[A-Za-z][a-z]*+(?: [a-z]++){2}")
-"""What no token is: "Invalid token: the token has expired"."""
+"""Not a token: "Invalid token: the token has expired"."""
 
 _FIRST: Final = re.compile(r"([A-Za-z-]{3,16})(?:[\s+]+|\Z)")
 _NEXT: Final = re.compile(r"[^\s\"'&;<>{}\[\],)]++")
@@ -130,7 +130,7 @@ _MAIL: Final = re.compile(r"(?i)e?-?mail")
 
 
 def find_named(text: str) -> Iterator[Span]:
-    """The secrets of a text that a name gives away; they may overlap."""
+    """Yield the secrets of a text that follow a telling name; they may overlap."""
     yield from _pairs(text)
     for match in _LINE.finditer(text):
         yield from _of_line(match["key"], text, *match.span("value"))
@@ -146,7 +146,7 @@ def find_named(text: str) -> Iterator[Span]:
 
 
 def _pairs(text: str) -> Iterator[Span]:
-    """The values of ``key=value``, ``key: value`` and ``"key": "value"`` with a key that is telling."""
+    """Yield the values of ``key=value``, ``key: value`` and ``"key": "value"`` with a telling key."""
     at = 0
     while (name := _NAME.search(text, at)) is not None:
         at, key = name.end(), name["quoted"] or name["bare"]
@@ -171,7 +171,7 @@ def _pairs(text: str) -> Iterator[Span]:
 
 
 def _end_of_structure(text: str, begin: int) -> int:
-    """Where the object or list that begins there ends; the end of the text if nothing ends it."""
+    """Return where the object or list that begins there ends, or the end of the text."""
     depth = 0
     for match in _BRACKET.finditer(text, begin):
         if match[0] in ("[", "{"):
@@ -184,7 +184,7 @@ def _end_of_structure(text: str, begin: int) -> int:
 
 
 def _of_name(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
-    """The value of that key, if it is a secret: without its quotes and the scheme before it."""
+    """Yield the value of a key if it is a secret, without its quotes and a scheme."""
     if text[begin] in "\"'":
         begin, end = _unquoted(text, begin, end)
     else:
@@ -206,7 +206,7 @@ def _of_name(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
 
 
 def _of_line(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
-    """All that is left of the line of a header with a credential, but for the scheme."""
+    """Yield the rest of a header line with a credential, after the scheme."""
     scheme = _FIRST.match(text, begin, end)
     if scheme is not None and scheme[1].lower() in SCHEMES:
         begin = scheme.end()
@@ -216,7 +216,7 @@ def _of_line(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
 
 
 def _spoken(text: str, match: re.Match[str]) -> Iterator[Span]:
-    """What a sentence says that a password is. Words are none: "the password is wrong"."""
+    """Yield a password in a sentence. Words are not one: "the password is wrong"."""
     begin, end = match.span("value")
     if text[begin] in "\"'":
         begin, end = _unquoted(text, begin, end)
@@ -237,7 +237,7 @@ def _unquoted(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def _skipped(text: str, at: int) -> int:
-    """Behind the blanks that are there."""
+    """Return the position after blanks."""
     while at < len(text) and text[at] in " \t+":
         at += 1
     return at

@@ -1,4 +1,4 @@
-"""Tells long strings that mean nothing to a reader, as secrets are, from words, versions, dates and ids. Pure."""
+"""Finds long strings that look random, as secrets do, unlike words, versions, dates and ids."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from enum import Enum
 from typing import Final
 
 LEAST: Final = 20
-"""Characters from which on a string may be a secret though nothing else says so."""
+"""Characters from which on a string may be a secret by its looks alone."""
 
 _LEAST_CORE: Final = 12
-"""Characters of such a string that must not be seen, if they are no words."""
+"""Characters of such a string, apart from words, that make it a secret."""
 
 _LEAST_WHOLE: Final = 16
-"""The same, with the words around it that may be there by chance."""
+"""The same, with words around them that may be there by chance."""
 
 _BRIDGED: Final = 6
-"""A word shorter than this, in the middle of what is none, is there by chance."""
+"""A shorter word within random characters is there by chance."""
 
 
 class Kind(Enum):
-    """What a piece without any separator looks like."""
+    """What a segment without separators looks like."""
 
     PLAIN = "a word or a number"
-    WORD = "as good as a word, by itself"
+    WORD = "a word only by itself"
     NONE = "no word"
 
 
@@ -37,12 +37,12 @@ _ID: Final = re.compile(
         (?: resp | msg | rs | fc | ctc | ig | req ) _ [0-9a-f]{4,64}
       | (?: (?: resp | msg | rs | fc | ctc | ig | req | call | asst | thread | proj ) _
           | (?: user | org | acc | acct | chatcmpl ) - ) [A-Za-z0-9]{4,32}
-      | app_EMoamEEZ73f0CkXaXp7hrann                                           # the client that everybody has
+      | app_EMoamEEZ73f0CkXaXp7hrann                                           # the client id of Codex itself
       ) (?: [_-] \d{1,6} )? (?! [0-9A-Za-z_+/=-] )
     """,
     re.VERBOSE,
 )
-"""UUIDs, and what the backend numbers its things with."""
+"""UUIDs, and ids of the backend."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9]+")
 
@@ -58,13 +58,13 @@ _WORD: Final = re.compile(
     """,
     re.VERBOSE,
 )
-"""What is as good as a word by itself, and beside what is none may be a piece of that."""
+"""A word by itself; next to random characters it may be a part of them."""
 
 _CONSONANTS: Final = re.compile(r"[b-df-hj-np-tv-xz]{6}")
 
 
 def find_opaque(text: str) -> Iterator[tuple[int, int]]:
-    """Where in the text there is something of the kind: begin and end."""
+    """Yield begin and end of each such string."""
     for run in _RUN.finditer(text):
         begin = run.start()
         for identifier in _ID.finditer(text, begin, run.end()):
@@ -74,7 +74,6 @@ def find_opaque(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _stretches(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The stretches between words."""
     segments = [(match.start(), match.end(), _kind(match[0])) for match in _SEGMENT.finditer(text, begin, end)]
     for first, last in _groups(segments):
         core = [segment for segment in segments[first:last] if segment[2] is Kind.NONE]
@@ -88,7 +87,7 @@ def _stretches(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _groups(segments: list[tuple[int, int, Kind]]) -> Iterator[tuple[int, int]]:
-    """Begin and end of the segments in a row that are no plain words, over those that are too short to count."""
+    """Yield begin and end of each row of segments that are not plain words; short words do not end a row."""
     first, last, words = -1, -1, 0
     for index, (begin, end, kind) in enumerate(segments):
         if kind is not Kind.PLAIN:
@@ -104,10 +103,10 @@ def _kind(segment: str) -> Kind:
     plain = _PLAIN_WORD.fullmatch(segment) is not None
     if not plain and _WORD.fullmatch(segment) is None:
         return Kind.NONE
-    if len(segment) >= 8 and segment.isalpha() and not _can_be_said(segment.lower()):
+    if len(segment) >= 8 and segment.isalpha() and not _is_pronounceable(segment.lower()):
         return Kind.NONE
     return Kind.PLAIN if plain else Kind.WORD
 
 
-def _can_be_said(letters: str) -> bool:
+def _is_pronounceable(letters: str) -> bool:
     return _CONSONANTS.search(letters) is None and any(letter in "aeiouy" for letter in letters)

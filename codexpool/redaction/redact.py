@@ -1,8 +1,4 @@
-"""Values as they may be seen: every secret in them as its kind, length and fingerprint, everything else as it is.
-
-This is where the promise is kept that no secret is shown: in tables, on the page, in events and comparisons. What is
-a secret is told by the name of a value (`telling`, `known`) and by what it looks like (`finding`). Pure.
-"""
+"""Redacts values for display: in tables, on the page, in events and comparisons."""
 
 from __future__ import annotations
 
@@ -29,33 +25,33 @@ LONGEST: Final = 300
 """Characters of a header's value that are shown."""
 
 LONGEST_JSON: Final = 1200
-"""The same for a value that is JSON: a client says much of a turn in one header."""
+"""The same for JSON: a client puts much about a turn into one header."""
 
 LONGEST_TEXT: Final = 4000
 """Characters of a text that are shown."""
 
 REMEMBERED: Final = 256
-"""Characters up to which a text is remembered with what it is shown as."""
+"""Characters up to which a redacted text is cached."""
 
 LONGEST_READ: Final = 8192
-"""Characters of a value that are looked at; what comes after them is left out."""
+"""Characters of a value that are searched; the rest is left out."""
 
 _ATTRIBUTE: Final = re.compile(
     r"(?i)path=/[a-z/_-]{0,64}|domain=\.?(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}|expires=[\w, :-]{10,40}|max-age=-?\d{1,12}"
     r"|samesite=[a-z]{1,8}|priority=[a-z]{1,8}|secure|httponly|partitioned"
 )
-"""What a Set-Cookie header says that is no secret."""
+"""Attributes of a Set-Cookie header, which are not secret."""
 
 _ID: Final = re.compile(
     r"(?:W/)?\"?(?:(?:req|resp|msg|call|chatcmpl|trace|span)[_-])?[0-9A-Fa-f-]{1,40}(?:-[A-Z]{3})?\"?|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
 )
-"""What requests and answers are numbered with."""
+"""Ids of requests and answers."""
 
 _FLAG: Final = re.compile(r"[A-Za-z]{1,12}|\d{1,10}")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _OF_COMMIT: Final = ("hash", "sha", "commit", "revision")
-"""How the names end under which programs have commits."""
+"""Ends of names with a commit."""
 
 _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTALL)
 _WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
@@ -73,14 +69,13 @@ _PROTOCOLS: Final = frozenset(
         "json",
     }
 )
-"""What is spoken on sockets; among these there are clients that send a key, because they can send no header."""
+"""Subprotocols of WebSockets. Clients that cannot send headers put a key among them."""
 
 
 def redact_header(name: str, value: str, at: float, *, full: bool = False) -> str:
-    """A header's value as it may be seen; times in it are said relative to ``at`` (unix seconds).
+    """Redact the value of a header, or of a named JSON member; shorten a long one unless ``full``.
 
-    It does for a field of a JSON object as well: its name says whether the value is a secret. A long value is
-    shortened, unless it is to be shown in ``full``.
+    Times in a JWT are shown relative to ``at`` (unix seconds).
     """
     lower = name.lower()
     is_short = len(name) + len(value) <= LONGEST_READ
@@ -90,7 +85,7 @@ def redact_header(name: str, value: str, at: float, *, full: bool = False) -> st
 
 
 def redact_text(text: str, *, full: bool = False) -> str:
-    """A URL, an error's text, the key of a session, a body: with everything in it described that is a secret."""
+    """Redact a text: a URL, an error, a session key, a body; shorten a long one unless ``full``."""
     if len(text) <= REMEMBERED and not full:
         return _remembered(text)
     made = fill_in_times(_text(text, full), None)
@@ -99,12 +94,12 @@ def redact_text(text: str, *, full: bool = False) -> str:
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str) -> str:
-    """Paths, sessions and reasons: the same ones come again and again, and to look at one takes its time."""
+    """Cache: paths, session keys and reasons repeat, and searching one is slow."""
     return _shortened(fill_in_times(_text(text, False), None), LONGEST_TEXT)
 
 
 def escape(text: str) -> str:
-    """The text on one line, and without any character that a terminal would obey."""
+    """Return a text on one line, with control characters escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -143,13 +138,13 @@ def _shown(name: str, value: str, full: bool = False) -> str:
 
 
 def _has_scheme(value: str) -> bool:
-    """Whether a value is what an Authorization header has, whatever its name is."""
+    """Return whether a value looks like that of an Authorization header."""
     match = _CREDENTIALS.fullmatch(value)
     return match is not None and match[1].lower() in SCHEMES and _WORDS.fullmatch(match[3]) is None
 
 
 def _credentials(name: str, value: str) -> str:
-    """A value that is a secret; a known scheme before it may be seen."""
+    """Redact a secret; a known scheme before it stays."""
     match = _CREDENTIALS.fullmatch(value)
     if match is None or match[1].lower() not in SCHEMES:
         return _secret(value, name)
@@ -157,12 +152,12 @@ def _credentials(name: str, value: str) -> str:
 
 
 def _secret(value: str, name: str = "") -> str:
-    """The description of a secret, if that is not what the value is already."""
+    """Describe a secret, unless it is already redacted."""
     return _text(value) if is_redacted(name, value) else template(value)
 
 
 def _crumbs(value: str, other: Callable[[str], str]) -> str:
-    """Cookies; what is behind the first one is shown by ``other``."""
+    """Redact cookies; all after the first one with ``other``."""
     read = (
         value[: value.rindex(";", 0, LONGEST_READ)]
         if len(value) > LONGEST_READ and ";" in value[:LONGEST_READ]
@@ -174,7 +169,7 @@ def _crumbs(value: str, other: Callable[[str], str]) -> str:
 
 
 def _crumb(crumb: str) -> str:
-    """One of the cookies: its name, and what its value is."""
+    """Redact one cookie; its name stays."""
     name, equals, value = crumb.partition("=")
     if not equals:
         return _secret(crumb) if crumb else ""
@@ -186,7 +181,7 @@ def _attribute(part: str) -> str:
 
 
 def _of_error(value: str) -> str:
-    """What the backend says of an error in a header: JSON, in base64."""
+    """Redact the backend's error in a header: JSON in base64."""
     try:
         inner = json.dumps(json.loads(base64.b64decode(value, validate=True)))
     except (binascii.Error, ValueError, RecursionError):
@@ -204,7 +199,7 @@ def _text(text: str, full: bool = False) -> str:
 
 
 def _document(text: str, document: Any, full: bool) -> str:
-    """A text that is a document of JSON: as it is if there is no secret in it."""
+    """Redact a JSON document; without a secret it stays as it is."""
     made = redact_json(document, TOP, lambda name, value: _member(name, value, full))
     if made == document:
         return escape(text)
@@ -213,7 +208,7 @@ def _document(text: str, document: Any, full: bool) -> str:
 
 
 def _member(name: str, value: str, full: bool) -> str:
-    """A text in a document. What JSON itself has an escape for is left to it."""
+    """Redact a text in a document; JSON escapes control characters itself."""
     made = _shown(name.lower(), value, full) if name else _text(value, full)
     return value if made == escape(value) and value.translate(_BLANKS).isprintable() else made
 

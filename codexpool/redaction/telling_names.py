@@ -1,4 +1,4 @@
-"""Which names say that their value is a secret: of headers, query parameters, fields in JSON and forms. Pure."""
+"""Names that make their value a secret: of headers, query parameters, JSON members and form fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEMS: Final = (
     *("privatekey", "oauth", "csrf", "xsrf", "codeverifier", "usercode", "devicecode", "authcode", "accesscode"),
     *("pincode", "verificationcode", "2fa"),
 )
-"""What is telling wherever it stands in a name."""
+"""Telling anywhere in a name."""
 
 _WORDS: Final = frozenset(
     {
@@ -21,14 +21,14 @@ _WORDS: Final = frozenset(
         *("sid", "sessionid", "sessid", "jsessionid", "phpsessid", "pw", "psk", "mfa"),
     }
 )
-"""What is telling as a word of its own only: there are "authors" and "monkeys"."""
+"""Telling as a whole word only: there are "authors" and "monkeys"."""
 
 _NO_KEYS: Final = frozenset({"monkey", "turkey", "hotkey", "whiskey", "donkey", "hockey", "jockey"})
 
 _OPEN_KEYS: Final = frozenset(
     {"cache", "idempotency", "public", "sort", "foreign", "partition", "routing", "arrow", "shortcut"}
 )
-"""Whose keys open nothing."""
+"""Words before ``key`` that make it harmless."""
 
 _ABOUT: Final = frozenset(
     {
@@ -38,10 +38,10 @@ _ABOUT: Final = frozenset(
         *("enabled", "supported", "present", "label", "policy", "reason", "message", "window", "budget", "balance"),
     }
 )
-"""A name that ends in one of these is about a secret, and does not name it."""
+"""A name that ends with one of these tells something about a secret, not the secret."""
 
 _EITHER: Final = frozenset({"code", "session", "xsession"})
-"""Names of what may be a secret, and may be a word as well."""
+"""Names of values that are secrets or plain words."""
 
 _EITHER_AT_THE_END: Final = frozenset({"ticket", "license", "licence"})
 
@@ -53,15 +53,15 @@ _SAID: Final = re.compile(
     r"(?:[A-Z]?[a-z]+|(?:[A-Z][a-z]+|[a-z]{2,})(?:[A-Z][a-z]{2,})+|[A-Z]+)(?:[ _.-](?:[A-Z]?[a-z]+|[A-Z]+))*"
     r"|-?\d{1,5}|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
 )
-"""What a ``code`` is that says what went wrong, as against one that completes a login; and the id of a session."""
+"""A ``code`` that is an error, unlike one that completes a login; and the id of a session."""
 
 _NO_WORD: Final = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])(?![\d:.TZ+-]+\Z)[^\s/]{8,}")
-"""Letters and digits, and no path and no date: not what is said *about* a secret."""
+"""Letters and digits, but not a path or a date: a secret, not something about one."""
 
 _PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 LONGEST: Final = 512
-"""Characters of a name that are looked at: its last ones."""
+"""Characters of a name, its last ones, that are read."""
 
 
 class _Sort(Enum):
@@ -72,17 +72,17 @@ class _Sort(Enum):
 
 
 def names_secret(name: str) -> bool:
-    """Whether a name says that its value is a secret."""
+    """Return whether a name makes its value a secret."""
     return _sort(name[-LONGEST:]) is _Sort.NAMED
 
 
 def may_name_secret(name: str) -> bool:
-    """Whether there are values of that name that `hides` says are secrets."""
+    """Return whether `is_secret` can be true for that name."""
     return _sort(name[-LONGEST:]) is not _Sort.NONE
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether the value of that name is a secret, so that not even a short one may be seen."""
+    """Return whether a value is a secret by its name, however short it is."""
     match _sort(name[-LONGEST:]):
         case _Sort.NAMED:
             return _HARMLESS.fullmatch(value) is None and not ("tokens" in _words(name) and _AMOUNT.fullmatch(value))

@@ -1,4 +1,4 @@
-"""Times, sizes and numbers as a person reads them, and texts that no terminal acts upon. Pure."""
+"""Formats times, sizes and texts for people, and makes texts safe for a terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from codexpool.redaction import escape
 
 UNKNOWN: Final = "?"
 
-LONG_AGO: Final = "a time that no calendar has"
+LONG_AGO: Final = "a time outside the calendar"
 
 
 def plain(value: object) -> str:
-    """A value as text of one line; what a terminal would act upon (escape sequences, line ends) is made visible."""
+    """Return a value as one line of text, with control characters made visible."""
     return escape(value if isinstance(value, str) else str(value))
 
 
 def took(milliseconds: float | None) -> str:
-    """A duration: ``12.3 ms``, ``843 ms``, ``1.2 s``, ``2 min 5 s``, ``1 h 3 min``."""
+    """Format a duration: ``12.3 ms``, ``843 ms``, ``1.2 s``, ``2 min 5 s``, ``1 h 3 min``."""
     if not _is_number(milliseconds):
         return UNKNOWN
     seconds = milliseconds / 1000
@@ -33,7 +33,7 @@ def took(milliseconds: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A duration to the second, the minute or the hour: ``5 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    """Format a duration to the second, minute or hour: ``5 s``, ``2 min 5 s``, ``3 h 20 min``, ``2 d 4 h``."""
     if not _is_number(seconds):
         return UNKNOWN
     whole = max(0, round(seconds))
@@ -50,7 +50,7 @@ def span(seconds: float | None) -> str:
 
 
 def size(number: float | None) -> str:
-    """So many bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
+    """Format a number of bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
     if not _is_number(number):
         return UNKNOWN
     for unit in ("B", "kB", "MB", "GB"):
@@ -61,7 +61,7 @@ def size(number: float | None) -> str:
 
 
 def clock(at: float | None, day: bool = False) -> str:
-    """A time of a day, in UTC: ``14:02:11``; with its ``day``, ``2026-11-25 14:02:11``."""
+    """Format a time in UTC: ``14:02:11``; with ``day``, ``2026-11-25 14:02:11``."""
     if not _is_number(at):
         return UNKNOWN
     try:
@@ -79,7 +79,7 @@ def _is_number(value: float | None) -> TypeGuard[float]:
 
 
 def plain_document(value: Any) -> Any:
-    """A document of JSON with every text in it made `plain`."""
+    """Return a JSON document with every text in it made `plain`."""
     match value:
         case str():
             return plain(value)

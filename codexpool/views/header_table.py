@@ -1,6 +1,6 @@
-"""The header table of a request: what the client sent, what went upstream in each attempt, and what came back. Pure.
+"""The header table of a request: what the client sent, what went upstream in each attempt, and what came back.
 
-All of it is read from the document of a trace, where no value holds a secret.
+It is read from the document of a trace, which is already redacted.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 LEAST_WIDTH: Final = 40
-"""Columns that lines are never wrapped below."""
+"""The narrowest line, in columns."""
 
 SIDE_BY_SIDE: Final = 110
-"""Columns of a terminal from which on there is room for the values side by side."""
+"""Columns of a terminal from which on values are shown side by side."""
 
 LEAST_COLUMN: Final = 20
-"""Columns of a value side by side with others."""
+"""The narrowest column of values side by side."""
 
 NOTHING: Final = "(nothing)"
 
@@ -33,7 +33,7 @@ LEGEND: Final = "~ replaced   + added   - removed   = as the client sent it"
 
 
 class Sign(StrEnum):
-    """What became of a header on its way to the backend; the value is what it is shown with."""
+    """What happened to a header on its way to the backend; the value is the sign shown."""
 
     REPLACED = "~"
     ADDED = "+"
@@ -42,10 +42,10 @@ class Sign(StrEnum):
 
 
 class Row(NamedTuple):
-    """One header on its way to the backend; None where it was not there.
+    """One header on its way to the backend; a value is None if it was missing.
 
-    ``upstream`` has a value for each attempt that left (see `sent`), ``sign`` is about the last of them. ``means``
-    says what the header means to the backend, as far as that is known.
+    ``upstream`` has a value for each attempt that was sent, ``sign`` is about the last of them. ``means`` explains
+    the header; empty if it is unknown.
     """
 
     name: str
@@ -56,16 +56,16 @@ class Row(NamedTuple):
 
     @property
     def is_news(self) -> bool:
-        """Whether it was changed, if only in an attempt that was not the last."""
+        """Return whether it was changed in any attempt."""
         return self.sign is not Sign.KEPT or any(value != self.client for value in self.upstream)
 
     def document(self) -> dict[str, Any]:
-        """As the API gives it."""
+        """Return it as JSON."""
         return {**self._asdict(), "sign": self.sign.value, "upstream": list(self.upstream)}
 
 
 class Style(Enum):
-    """How a line looks where there are colours; each has a sign or a place that says the same."""
+    """The color of a line; a sign or its place tells the same without colors."""
 
     HEADING = "bold"
     REPLACED = "yellow"
@@ -91,7 +91,7 @@ class Line(NamedTuple):
 
 
 def sign_of(before: str | None, after: str | None) -> Sign:
-    """What became of a value; None stands for a header that was not there."""
+    """Return what happened to a value; None is a missing header."""
     if before == after:
         return Sign.KEPT
     if before is None:
@@ -100,7 +100,7 @@ def sign_of(before: str | None, after: str | None) -> Sign:
 
 
 def joined(headers: Iterable[Sequence[str]]) -> dict[str, str]:
-    """The values by name in lower case; those of a repeated header in one, so that a second one cannot hide."""
+    """Return the values by lower-case name; repeated headers are joined, so that a second one cannot hide."""
     values: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
@@ -109,15 +109,12 @@ def joined(headers: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def sent(document: Document) -> list[Document]:
-    """The attempts that have left; of a request that was only observed those that would have."""
+    """Return the attempts that were sent; of an observed request those that would have been."""
     return [attempt for attempt in document["attempts"] if attempt["request_headers"]]
 
 
 def rows(document: Document) -> list[Row]:
-    """The headers, those first that were changed, each in the order in which it was first there.
-
-    Where no attempt has left nothing was changed.
-    """
+    """Return the headers, changed ones first, otherwise in the order of their first appearance."""
     client = joined(document["request_headers"])
     upstream = [joined(attempt["request_headers"]) for attempt in sent(document)]
     names = dict.fromkeys(name for headers in (client, *upstream) for name in headers)
@@ -135,12 +132,12 @@ def _row(name: str, client: str | None, upstream: tuple[str | None, ...]) -> Row
 
 
 def lines(document: Document, width: int) -> list[str]:
-    """The table in lines of so many columns, for wherever there is nothing but text."""
+    """Return the table as plain lines, ``width`` columns wide."""
     return [line.text for line in styled(document, width)]
 
 
 def styled(document: Document, width: int) -> list[Line]:
-    """The same, and how each line looks where there are colours."""
+    """Return the table as lines with their colors."""
     return list(_lines(document, max(width, LEAST_WIDTH)))
 
 
@@ -150,7 +147,7 @@ def _lines(document: Document, width: int) -> Iterator[Line]:
     if attempts:
         yield from _wrapped(LEGEND, "", width, Style.MEANING)
     for row in made:
-        yield from _of_row(row, attempts, width)
+        yield from _row_lines(row, attempts, width)
     yield from _came_back(document, width)
 
 
@@ -165,11 +162,11 @@ def _heading(document: Document, attempts: Sequence[Document]) -> str:
 
 
 def label(attempt: Document) -> str:
-    """What the column of an attempt is called."""
+    """Return the title of an attempt's column."""
     return f"{attempt['number']} {attempt['identity']}"
 
 
-def _of_row(row: Row, attempts: Sequence[Document], width: int) -> Iterator[Line]:
+def _row_lines(row: Row, attempts: Sequence[Document], width: int) -> Iterator[Line]:
     style = STYLES[row.sign]
     if not row.is_news:
         yield from _wrapped(f"{row.sign.value} {row.name}: {row.client}", "    ", width, style)
@@ -185,7 +182,7 @@ def _of_row(row: Row, attempts: Sequence[Document], width: int) -> Iterator[Line
 
 
 def _came_back(document: Document, width: int) -> Iterator[Line]:
-    """The heads of the answers, each on its own: they have little to do with one another."""
+    """Yield the head of each attempt's answer."""
     for attempt in document["attempts"]:
         if attempt["status"] is None:
             continue
@@ -198,7 +195,7 @@ def _came_back(document: Document, width: int) -> Iterator[Line]:
 
 
 def _wrapped(text: str, indent: str, width: int, style: Style) -> Iterator[Line]:
-    """A text in lines of that width, all but the first one with this indent; all of it is there."""
+    """Wrap a text, with this indent on continuation lines."""
     indent = indent[: width // 2]
     for piece in textwrap.wrap(escape(text), width, subsequent_indent=indent, break_on_hyphens=False):
         yield Line(piece, style)
@@ -208,9 +205,9 @@ def _wrapped(text: str, indent: str, width: int, style: Style) -> Iterator[Line]
 
 
 class HeaderTable:
-    """The table for a terminal: side by side where there is room for that, in lines where there is not.
+    """The table for a terminal: side by side if there is room, otherwise in lines.
 
-    With ``changed_only`` the headers that were kept are counted only, and what came back is left out.
+    With ``changed_only`` unchanged headers are only counted, and answers are left out.
     """
 
     def __init__(self, document: Document, changed_only: bool = False) -> None:
@@ -231,11 +228,11 @@ class HeaderTable:
             told.clear()
             yield self._side_by_side(news, attempts)
         else:
-            told += (line for row in news for line in _of_row(row, attempts, width))
+            told += (line for row in news for line in _row_lines(row, attempts, width))
         if self._changed_only:
             told.append(Line(f"{Sign.KEPT.value} {len(kept)} others, as the client sent them", Style.MEANING))
         else:
-            told += (line for row in kept for line in _of_row(row, attempts, width))
+            told += (line for row in kept for line in _row_lines(row, attempts, width))
         told += _wrapped(LEGEND, "", width, Style.MEANING) if attempts else ()
         told += () if self._changed_only else _came_back(self._document, width)
         yield from (Text(line.text, line.style.value) for line in told)

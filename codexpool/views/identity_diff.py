@@ -1,4 +1,4 @@
-"""What differs between two identities, as the status document or `codexpool list --json` has them. Pure."""
+"""Compares two identities, as the status document or `codexpool list --json` has them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from codexpool.views.request_diff import Comparison, Part, plain_difference
 NOTHING: Final = "-"
 
 TIMES: Final = frozenset({"since", "until"})
-"""What is a time, besides all that ends in ``_at``."""
+"""Members with a time, besides those that end in ``_at``."""
 
 
 def compare_identities(a: Mapping[str, Any], b: Mapping[str, Any], at: float) -> Comparison:
-    """What differs between two identities, as the status document or `codexpool list --json` has them."""
+    """Return the differences; times are shown relative to ``at`` (unix seconds)."""
     one, other = _identity(a, at), _identity(b, at)
     names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
     return Comparison([plain_difference(Part.IDENTITY, name, one.get(name), other.get(name)) for name in names], [])
 
 
 def _identity(identity: Mapping[str, Any], at: float) -> dict[str, str]:
-    """What is known of an identity, by name and in words."""
     told: dict[str, str] = {}
     for key, value in identity.items():
         if key == "limits":
@@ -40,7 +39,7 @@ def _identity(identity: Mapping[str, Any], at: float) -> dict[str, str]:
 def _limit(limit: Mapping[str, Any], at: float) -> str:
     resets = limit.get("resets_at")
     used = f"{limit.get('used_percent')} % used"
-    return used if resets is None else f"{used}, begins anew {_said('resets_at', resets, at)}"
+    return used if resets is None else f"{used}, resets {_said('resets_at', resets, at)}"
 
 
 def _said(key: str, value: Any, at: float) -> str:

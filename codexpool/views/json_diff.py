@@ -1,4 +1,4 @@
-"""What differs between two JSON documents, member by member, in words that hold no secret. Pure."""
+"""Compares two JSON documents, member by member, without secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST_NAME: Final = 80
 
 
 class Member(NamedTuple):
-    """One member that differs: its path (``input[3].content``), and both values; None where it is not there."""
+    """A member that differs: its path (``input[3].content``), and both values; None if it is missing."""
 
     path: str
     sign: Sign
@@ -32,39 +32,41 @@ class Member(NamedTuple):
 
 
 def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> Iterator[Member]:
-    """The members that differ, in the order of ``a``, and what only ``b`` has behind them.
+    """Yield the members that differ: in the order of ``a``, then those that only ``b`` has.
 
-    Times are said relative to ``at`` (unix seconds).
+    Times are shown relative to ``at`` (unix seconds).
     """
     if same(a, b):
         return
     inner_a, inner_b = _unfolded(a), _unfolded(b)
     if place.depth < DEEPEST and isinstance(inner_a, dict) and isinstance(inner_b, dict):
         for key in dict.fromkeys([*inner_a, *inner_b]):
-            yield from _of_one(inner_a, inner_b, key, at, place.member(key, inner_a, inner_b), _below(path, key))
+            yield from _compare_key(inner_a, inner_b, key, at, place.member(key, inner_a, inner_b), _below(path, key))
     elif place.depth < DEEPEST and isinstance(inner_a, list) and isinstance(inner_b, list):
-        yield from _of_lists(inner_a, inner_b, at, place, path)
+        yield from _compare_lists(inner_a, inner_b, at, place, path)
     else:
-        one, other = said(a, at, place), said(b, at, place)
+        one, other = shown(a, at, place), shown(b, at, place)
         yield Member(path, Sign.REPLACED, one, told_apart(one, other))
 
 
 def told_apart(a: str | None, b: str | None) -> str | None:
-    """What is said of the second of two values that are not the same: a short secret looks like any other."""
+    """Return ``b`` as shown beside ``a``: redacted, two different secrets may look the same."""
     return f"{b} (another one)" if a is not None and a == b else b
 
 
-def _of_one(a: dict[str, Any], b: dict[str, Any], key: str, at: float, place: Place, path: str) -> Iterator[Member]:
+def _compare_key(
+    a: dict[str, Any], b: dict[str, Any], key: str, at: float, place: Place, path: str
+) -> Iterator[Member]:
     if key not in b:
-        yield Member(path, Sign.REMOVED, said(a[key], at, place), None)
+        yield Member(path, Sign.REMOVED, shown(a[key], at, place), None)
     elif key not in a:
-        yield Member(path, Sign.ADDED, None, said(b[key], at, place))
+        yield Member(path, Sign.ADDED, None, shown(b[key], at, place))
     else:
         yield from members(a[key], b[key], at, place, path)
 
 
-def _of_lists(a: list[Any], b: list[Any], at: float, place: Place, path: str) -> Iterator[Member]:
-    """What is the same at the begin and at the end of both is no news, wherever it has come to be."""
+def _compare_lists(a: list[Any], b: list[Any], at: float, place: Place, path: str) -> Iterator[Member]:
+    """Yield what differs between a common beginning and a common end."""
     begin, most = 0, min(len(a), len(b))
     while begin < most and same(a[begin], b[begin]):
         begin += 1
@@ -75,13 +77,13 @@ def _of_lists(a: list[Any], b: list[Any], at: float, place: Place, path: str) ->
     for index in range(begin, both):
         yield from members(a[index], b[index], at, place.item(index, a, b), f"{path}[{index}]")
     for index in range(both, len(a) - end):
-        yield Member(f"{path}[{index}]", Sign.REMOVED, said(a[index], at, place.item(index, a)), None)
+        yield Member(f"{path}[{index}]", Sign.REMOVED, shown(a[index], at, place.item(index, a)), None)
     for index in range(both, len(b) - end):
-        yield Member(f"{path}[{index}]", Sign.ADDED, None, said(b[index], at, place.item(index, b)))
+        yield Member(f"{path}[{index}]", Sign.ADDED, None, shown(b[index], at, place.item(index, b)))
 
 
 def in_another_order(a: Any, b: Any, depth: int = 0) -> bool:
-    """Whether the members that both have are in another order, anywhere in them."""
+    """Return whether common members are in another order, at any depth."""
     if depth >= DEEPEST:
         return False
     if isinstance(a, dict) and isinstance(b, dict):
@@ -95,7 +97,7 @@ def in_another_order(a: Any, b: Any, depth: int = 0) -> bool:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values say the same; ``1`` and ``true`` do not."""
+    """Return whether two values are equal; ``1`` and ``true`` are not."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -103,8 +105,8 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def said(value: Any, at: float, place: Place) -> str:
-    """A value as JSON, without any secret."""
+def shown(value: Any, at: float, place: Place) -> str:
+    """Return a value as JSON, without secrets."""
     made = redact_json(
         value,
         place,
@@ -119,6 +121,6 @@ def _below(path: str, key: str) -> str:
 
 
 def _unfolded(value: Any) -> Any:
-    """The document in a text that is JSON itself: Codex has some of its metadata like that."""
+    """Return the document in a text that is itself JSON, as some of Codex's metadata is."""
     inner = parse_json(value) if isinstance(value, str) else None
     return value if inner is None else inner

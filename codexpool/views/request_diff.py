@@ -15,7 +15,7 @@ from codexpool.views.header_table import Sign, joined, sign_of
 from codexpool.views.json_diff import Member, in_another_order, members, told_apart
 
 WIDTH: Final = 120
-"""Characters of a value that are shown, unless all of it is asked for."""
+"""Characters of a value that are shown, unless ``full``."""
 
 BEFORE: Final = 30
 """Characters before the first difference of two long values that are shown."""
@@ -28,13 +28,13 @@ _EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
 FORM: Final = "application/x-www-form-urlencoded"
 
 MOST_FIELDS: Final = 10_000
-"""Fields of a query or a form that are looked at."""
+"""Fields of a query or a form that are read."""
 
 NEITHER: Final = (None, None)
 
 
 class Part(StrEnum):
-    """What of the two a difference is about."""
+    """The part of a request that a difference is in."""
 
     REQUEST = "request"
     HEADERS = "headers"
@@ -45,7 +45,7 @@ class Part(StrEnum):
 
 
 class Difference(NamedTuple):
-    """One thing that differs. A value is None where there is none; ``means`` is what a header means."""
+    """One difference. A value is None if that side has none; ``means`` explains a header."""
 
     part: Part
     name: str
@@ -55,12 +55,12 @@ class Difference(NamedTuple):
     means: str = ""
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return it as JSON."""
         return {**self._asdict(), "part": self.part.value, "sign": self.sign.value}
 
 
 class Comparison(NamedTuple):
-    """All that differs, and what is to be said besides."""
+    """The differences, and notes about the comparison itself."""
 
     differences: list[Difference]
     notes: list[str]
@@ -73,8 +73,8 @@ Headers = Sequence[tuple[str, str]]
 class Side:
     """One of two requests.
 
-    ``at`` is when it came (unix seconds). ``body`` is without its content coding, None if it is not known; so is
-    ``status`` without an answer. ``is_safe``: the values are of a trace's document, and hold no secret any more.
+    ``at`` is when it was sent (unix seconds). ``body`` is decoded, None if unknown; ``status`` is None without an
+    answer. ``is_safe``: the values come from a trace's document, and are already redacted.
     """
 
     label: str
@@ -90,7 +90,7 @@ class Side:
 
 
 def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Comparison:
-    """What differs between two requests and, with ``answers``, what came back. Long values are shortened."""
+    """Compare two requests and, with ``answers``, their answers. Long values are shortened unless ``full``."""
     notes = [f"{side.label}: {note}" for side in (a, b) for note in side.notes]
     found = [*_requests(a, b), *_headers(Part.HEADERS, a, b, a.headers, b.headers)]
     notes += _order(a.headers, b.headers)
@@ -117,7 +117,7 @@ def _requests(a: Side, b: Side) -> Iterator[Difference]:
 
 
 def _url(side: Side) -> dict[str, tuple[str | None, str | None]]:
-    """The parts of a URL by name, each as it is and as it may be seen."""
+    """Return the parts of a URL by name, each raw and redacted."""
     try:
         url = urlsplit(side.url)
         query = parse_qsl(url.query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
@@ -152,7 +152,7 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
 
 
 def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
-    """What differs in the JSON of two headers, if that is what they are."""
+    """Return the differences in the JSON of two headers, if both are JSON."""
     documents = [_json(value.encode("utf-8", "replace")) for value in (a, b) if value is not None]
     if len(documents) == 2 and all(isinstance(document, dict) for document in documents):
         return list(members(documents[0], documents[1], at))
@@ -160,7 +160,7 @@ def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
 
 
 def _order(a: Headers, b: Headers) -> Iterator[str]:
-    """What is to be said of the names of headers, apart from what they are."""
+    """Yield notes on the order and the spelling of header names."""
     names_a, names_b = [name for name, _ in a], [name for name, _ in b]
     lower_a, lower_b = ({name.lower(): name for name in names} for names in (names_a, names_b))
     both = [name for name in lower_a if name in lower_b]
@@ -193,7 +193,7 @@ def _bodies(a: Side, b: Side, notes: list[str]) -> Iterator[Difference]:
 
 
 def _parsed(side: Side, body: bytes) -> Any:
-    """The document in a body: JSON, or the fields of a form; None where it is neither."""
+    """Return the document in a body: JSON, or the fields of a form; None if it is neither."""
     kind = joined(side.headers).get("content-type", "")
     if FORM in kind:
         try:
@@ -211,7 +211,7 @@ def _json(body: bytes) -> Any:
 
 
 def _text(body: bytes) -> str | None:
-    """A body that is no JSON; nothing of one that is no text but how long it is."""
+    """Return a redacted body; of one that is not text only its length and fingerprint."""
     if not body:
         return None
     try:
@@ -221,7 +221,7 @@ def _text(body: bytes) -> str | None:
 
 
 def _repeated(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Fields by name, those of one name in one."""
+    """Return fields by name; repeated ones are joined."""
     values: dict[str, str] = {}
     for name, value in fields:
         values[name] = f"{values[name]}, {value}" if name in values else value
@@ -232,17 +232,16 @@ def _repeated(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def plain_difference(part: Part, name: str, a: str | None, b: str | None) -> Difference:
-    """A difference whose sign is plain."""
     return Difference(part, name, sign_of(a, b), a, b)
 
 
 def _comparable(value: str | None) -> str | None:
-    """What is left of a value that was described at another time, and in another process."""
+    """Return a redacted value without what depends on the time and the process it was redacted in."""
     return None if value is None else _EMAIL.sub("<email>", _CLAIMS.sub(r"\1", value))
 
 
 def _shortened(difference: Difference) -> Difference:
-    """The two values around where they begin to differ."""
+    """Return both values around their first difference."""
     a, b = difference.a, difference.b
     begin = 0
     if a is not None and b is not None and max(len(a), len(b)) > WIDTH:
