@@ -49,11 +49,23 @@ SLOW = (
     "upkeep/test_life.py",  # days of a pool, simulated
     "pool/test_simulation.py",
     "state/test_chaos.py",
+    "e2e/test_attackers.py",
+    "e2e/test_beside_scripts.py",
     "e2e/test_bombs.py",
-    "e2e/test_memory.py",
+    "e2e/test_commands.py",
     "e2e/test_fairness.py",
+    "e2e/test_memory.py",
+    "e2e/test_nobody_condemned.py",
+    "e2e/test_operators_word.py",
+    "e2e/test_passersby.py",
+    "e2e/test_written_later.py",
 )
 """Files and folders below tests/ that `just test` leaves to `just test-slow`, as it does every `real_client` test."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two workers per core for `-n auto`: most tests wait for processes."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
