@@ -9,28 +9,27 @@ from dataclasses import dataclass, field
 MINUTES = 60
 
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, float("inf"))
-"""Seconds; the upper ends of the buckets that durations are counted in."""
+"""The upper ends of the buckets for durations, in seconds."""
 
 
 @dataclass(slots=True)
 class Buckets:
-    """How often something took how long, in seconds; ``counts`` go with `BOUNDS`."""
+    """A histogram of durations in seconds; ``counts`` go with `BOUNDS`."""
 
     counts: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
     sum: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """It took so long once more."""
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
 
 @dataclass(slots=True)
 class Tallies:
-    """Counts since the proxy was started. An identity is named by the operator: there are few.
+    """Counts since the proxy was started.
 
-    ``requests`` goes by identity and class of the answer's status (``2xx``, ``101``, ``lost``; identity ``""`` where
-    codexpool answered), ``refusals`` by identity and row of the table of verdicts, ``turns`` by identity and outcome.
+    ``requests`` are by identity and class of the answer's status (``2xx``, ``101``, ``lost``; identity ``""`` if
+    codexpool answered), ``refusals`` by identity and row of the verdict table, ``turns`` by identity and outcome.
     """
 
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -43,9 +42,9 @@ class Tallies:
     bytes_out: int = 0
     bytes_in: int = 0
     answers: Buckets = field(default_factory=Buckets)
-    """From a request's headers to those of its answer, all attempts and waits included."""
+    """From a request's headers to those of its answer, including all attempts and waits."""
     waits: Buckets = field(default_factory=Buckets)
-    """What requests were kept waiting for an identity, or before another attempt."""
+    """Waits for an identity, or before another attempt."""
 
 
 class Hour:
@@ -55,7 +54,6 @@ class Hour:
         self._minutes: deque[list[int]] = deque(maxlen=MINUTES)
 
     def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0) -> None:
-        """Something has happened at a unix second."""
         minute = int(at // 60)
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append([minute, 0, 0, 0])
@@ -65,7 +63,7 @@ class Hour:
         row[3] += failures
 
     def by_minute(self, now: float) -> list[dict[str, int]]:
-        """All sixty minutes, the oldest first; ``at`` is the unix second a minute begins at."""
+        """Return all sixty minutes, the oldest first; ``at`` is the unix second at which a minute begins."""
         last = int(now // 60)
         rows = {row[0]: row for row in self._minutes}
         empty = [0, 0, 0, 0]
@@ -76,7 +74,7 @@ class Hour:
         ]
 
     def sums(self, now: float) -> tuple[int, int]:
-        """Requests and refusals of the last hour."""
+        """Return the requests and refusals of the last hour."""
         since = int(now // 60) - MINUTES
         rows = [row for row in self._minutes if row[0] > since]
         return sum(row[1] for row in rows), sum(row[2] for row in rows)

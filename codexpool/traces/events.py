@@ -1,7 +1,6 @@
-"""What happened, one event each, in one schema: docs/events.md has it in full.
+"""Events, in the schema of docs/events.md.
 
-An event is made on the path of a request, so it only takes along what it is about; its document is made when somebody
-reads it.
+An event is created on the path of a request, so it only keeps references; its document is made when it is read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ VERSION = 1
 
 
 class Kind(StrEnum):
-    """What an event is about; ``event`` in its document."""
+    """The kind of an event; ``event`` in its document."""
 
     REQUEST = "request"
     """A request has its answer; a WebSocket its handshake."""
@@ -32,16 +31,16 @@ class Kind(StrEnum):
     MOVE = "move"
     """A session is served by another identity from now on."""
     BREAKER = "breaker"
-    """Sessions are not moved for a while, or are again."""
+    """The circuit breaker has opened or closed."""
     LOST = "lost"
-    """There was no room for events in the file that they go into."""
+    """Events were dropped: the file of events had no room."""
     START = "start"
     STOP = "stop"
 
 
 @dataclass(slots=True)
 class Event:
-    """``at`` is in unix seconds; ``number`` counts the events of this run of the proxy."""
+    """An event. ``at`` is in unix seconds; ``number`` counts the events since the proxy was started."""
 
     kind: Kind
     at: float
@@ -57,16 +56,13 @@ class Event:
 
     @property
     def json(self) -> bytes:
-        """The document as one line of ASCII, made once for all who read it.
-
-        Nothing in it that a terminal would obey, should somebody look at it there.
-        """
+        """Return the document as one line of ASCII, without control characters; made once for all readers."""
         if self._json is None:
             self._json = json.dumps(self.document(), separators=(",", ":"), allow_nan=False).encode()
         return self._json
 
     def document(self) -> dict[str, Any]:
-        """The event as JSON can hold it: always the same keys, and no secret."""
+        """Return the event as a JSON document: always the same keys, and no secret."""
         request, turn = self.request, self.turn
         served = request if self.kind is Kind.REQUEST else None
         return {
@@ -127,7 +123,7 @@ class Event:
 
 
 def moment(at: float) -> str:
-    """A time as events have it: UTC, to the millisecond."""
+    """Format a time as events have it: UTC, to the millisecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,7 +1,7 @@
-"""What is remembered of the requests of this run: the last of them, the events of late, and counts.
+"""The history of this run of the proxy: recent traces, recent events, and counts.
 
-Everything here is bounded (the sizes stand beside what they bound), belongs to the thread of the event loop, and does
-no I/O: what a request pays for it is some appending and counting.
+Everything is bounded, belongs to the event loop's thread, and does no I/O: a request pays for some appending and
+counting.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ TURNED_DOWN = frozenset(
         Finding.EDGE,
     }
 )
-"""The findings that count as a refusal: the identity, its token or the proxy's address was turned down."""
+"""The findings that count as a refusal of the identity, its token, or the proxy's address."""
 
 
 @dataclass(slots=True)
 class SessionSeen:
-    """What is remembered of a session."""
+    """A session, and its current identity."""
 
     identity: str
     last_at: float
@@ -59,7 +59,7 @@ class SessionSeen:
 class History:
     """The traces, events and counts of one run.
 
-    ``listeners`` are called with each event, on the path of a request: they only put it aside.
+    ``listeners`` are called with each event, on the path of a request: they must only queue it.
     """
 
     def __init__(self) -> None:
@@ -76,21 +76,21 @@ class History:
         self._used_at: dict[str, float] = {}
         self._news: asyncio.Event | None = None
 
-    # -- what happens
+    # -- recording
 
     @harmless
     def begins(self, trace: Trace) -> None:
-        """A request has come."""
+        """Record a new request."""
         self._numbers += 1
         trace.number = self._numbers
-        self._traces.pop(trace.id, None)  # A flow that is replayed comes once more.
+        self._traces.pop(trace.id, None)  # A replayed flow comes again.
         self._traces[trace.id] = trace
         if len(self._traces) > TRACES_KEPT:
             self._traces.popitem(last=False)
 
     @harmless
     def assigned(self, trace: Trace) -> None:
-        """A request has got an identity, for its first or for another attempt."""
+        """Record the identity of a request's newest attempt."""
         attempt = trace.attempts[-1]
         if trace.session is None:
             return
@@ -108,7 +108,7 @@ class History:
 
     @harmless
     def judged(self, identity: str, verdict: Verdict) -> None:
-        """An answer to what was sent under an identity has its verdict."""
+        """Count the verdict on an answer to an identity."""
         if verdict.finding not in TURNED_DOWN:
             return
         self.tallies.refusals[(identity, verdict.row)] += 1
@@ -118,9 +118,9 @@ class History:
 
     @harmless
     def ended(self, trace: Trace, status: int | None, error: str | None = None, *, stays_open: bool = False) -> None:
-        """A request has its answer in full, or will never have it; said once for each.
+        """Record the end of a request, with or without an answer; later calls for it are ignored.
 
-        ``stays_open``: it was answered with a WebSocket, which `socket_closed` is to end.
+        ``stays_open``: the answer is a WebSocket, which `socket_closed` will end.
         """
         if trace.ended_at is not None or trace.status is not None:
             return
@@ -131,7 +131,7 @@ class History:
             trace.ended_at = now
         if not trace.answered_by and status is not None:
             trace.answered_by = "backend"
-        # What was only observed was served by nobody of the pool, nor was what never left.
+        # The pool did not serve what it only observed, or never sent.
         is_ours = attempt is not None and attempt.sent_at is not None and not trace.observed
         name = attempt.identity if attempt is not None and is_ours and trace.answered_by in ("", "backend") else ""
         failed = error is not None or status is None or status >= 400
@@ -155,7 +155,7 @@ class History:
 
     @harmless
     def socket_opened(self, trace: Trace) -> None:
-        """The WebSocket of a request is open."""
+        """Record that a request's WebSocket has opened."""
         self.tallies.sockets_open += 1
         trace.is_open, trace.ended_at = True, None
         name = trace.attempts[-1].identity if trace.attempts else None
@@ -163,7 +163,7 @@ class History:
 
     @harmless
     def socket_closed(self, trace: Trace, why: str) -> None:
-        """The WebSocket of a request is closed."""
+        """Record that a request's WebSocket has closed."""
         if trace.ended_at is not None:
             return
         trace.ended_at = time.time()
@@ -175,7 +175,7 @@ class History:
 
     @harmless
     def turn_ended(self, trace: Trace, turn: TurnTrace, outcome: str, failed: bool) -> None:
-        """A request for the model on an open WebSocket has its answer."""
+        """Record the end of a turn on an open WebSocket."""
         now = time.time()
         turn.ended_at, turn.outcome = now, outcome
         self.tallies.failures += failed
@@ -190,7 +190,7 @@ class History:
         self.happened(Event(Kind.TURN, now, trace.seen(), turn, identity=name or None))
 
     def happened(self, event: Event) -> None:
-        """Take an event over, and have all who wait for one know."""
+        """Number and keep an event, and notify the listeners."""
         self.last += 1
         event.number = self.last
         self._events.append(event)
@@ -200,14 +200,14 @@ class History:
             self._news.set()
             self._news = None
 
-    # -- what is asked
+    # -- reading
 
     def traces(self) -> Iterator[Trace]:
-        """Those that are remembered, the newest first."""
+        """Return the traces, the newest first."""
         return reversed(self._traces.values())
 
     def trace(self, wanted: str) -> Trace | None:
-        """The trace of a flow, by its id or how that begins; ``last``: the newest that is over, else the newest."""
+        """Return a trace by its id or a unique beginning; ``last``: the newest that has ended, else the newest."""
         if wanted == "last":
             return next((t for t in self.traces() if t.ended_at is not None), next(self.traces(), None))
         if (exact := self._traces.get(wanted)) is not None:
@@ -216,12 +216,12 @@ class History:
         return found[0] if len(found) == 1 else None
 
     def events(self, after: int, limit: int) -> list[Event]:
-        """The first ``limit`` events that came after that number."""
+        """Return the first ``limit`` events after that number."""
         missing = max(0, len(self._events) - (self.last - after))
         return list(islice(self._events, missing, missing + limit))
 
     def has_lost(self, after: int) -> bool:
-        """Whether events that came after that number are forgotten, or it is none of this run's."""
+        """Return whether events after that number were dropped, or the number is not of this run."""
         return after > self.last or self.last - after > len(self._events)
 
     async def news(self, after: int, seconds: float) -> None:
@@ -237,21 +237,21 @@ class History:
             pass
 
     def hour(self, now: float) -> list[dict[str, int]]:
-        """Requests, refusals and failures of the last sixty minutes."""
+        """Return requests, refusals and failures of the last sixty minutes."""
         return self._hour.by_minute(now)
 
     def of_identity(self, name: str, now: float) -> tuple[int, int, float | None]:
-        """Requests and refusals of an identity in the last hour, and when it was last used in this run."""
+        """Return an identity's requests and refusals in the last hour, and when it was last used in this run."""
         hour = self._hours.get(name)
         return (*(hour.sums(now) if hour is not None else (0, 0)), self._used_at.get(name))
 
     @property
     def session_count(self) -> int:
-        """Sessions that are remembered."""
+        """Return how many sessions are kept."""
         return len(self._sessions)
 
     def sessions(self, limit: int) -> list[dict[str, Any]]:
-        """The sessions used last, and where they are."""
+        """Return the most recently used sessions."""
         return [
             {
                 "key": redact_text(key),
@@ -266,12 +266,12 @@ class History:
         ]
 
     def sessions_by_identity(self) -> Counter[str]:
-        """How many of the sessions that are remembered each identity serves."""
+        """Return how many of the kept sessions each identity serves."""
         return Counter(seen.identity for seen in self._sessions.values())
 
     @property
     def under_way(self) -> int:
-        """Requests without an answer, and open sockets, among those that are remembered."""
+        """Return how many kept requests have no answer yet, or an open WebSocket."""
         return sum(trace.ended_at is None for trace in self._traces.values())
 
     # -- parts

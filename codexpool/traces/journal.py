@@ -1,8 +1,8 @@
-"""Events as JSON lines in a file, written behind: nobody who has an event to tell waits for a disk.
+"""Events as JSON lines in a file, written in the background: no request waits for a disk.
 
-For each batch the file is opened, appended to and closed again: it may be renamed or removed at any time, and the
-next batch makes a new one. A batch is there as a whole or not at all; two proxies that share a file write one after
-the other. Only a kill in the middle of a write leaves a piece of a line, and whoever writes next ends it.
+The file is opened, appended to and closed for each batch: it may be renamed or removed at any time, and the next
+batch creates a new one. A batch is written as a whole or not at all, and proxies that share a file take turns. Only a kill
+during a write leaves part of a line, which the next writer ends.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ OPTION: Final = "codexpool_events"
 """The mitmproxy option that names the file."""
 
 KEPT: Final = 10_000
-"""Events that wait for the disk at most, some 600 bytes each. Those that come meanwhile are lost, and counted."""
+"""Events that may wait for the disk, some 600 bytes each. Further ones are dropped and counted."""
 
 NEW: Final = 2_000
-"""Events at most of which the line is not made yet: more of them come only where the disk hangs."""
+"""Events that may wait for their line: more come only if the disk hangs."""
 
 BATCH: Final = 1_000
 """Events in one write."""
 
 LINGER = 0.1
-"""Seconds that a first event waits for others to be written with it."""
+"""Seconds that an event waits for others, to be written in one batch."""
 
 RETRY = (1.0, 60.0)
-"""Seconds until a batch that could not be written is tried again: at first, and at most (it doubles in between)."""
+"""Seconds until a failed write is retried: at first, and at most (doubling in between)."""
 
 ENDS_WITHIN: Final = 2.0
 """Seconds that `Journal.stop` waits for the disk."""
 
 PATIENCE: Final = 1.0
-"""Seconds that a batch waits for another process to have written its own."""
+"""Seconds that a batch waits for another process to finish writing."""
 
 BEGINNING: Final = b'{"version":'
-"""What a file of events begins with: nothing is appended to any other file, a slip in the option ruins none."""
+"""How a file of events begins: no other file is appended to, so a typo in the option ruins none."""
 
-# What it is now, and not what a link leads to that somebody has put there since; a named pipe is not waited for.
+# Never follow a link that was put there since, and never wait for a named pipe.
 _OPEN: Final = (
     os.O_RDWR
     | os.O_CREAT
@@ -70,32 +70,32 @@ _OPEN: Final = (
 class Journal:
     """The file that events go into.
 
-    Every method belongs to the thread of the event loop, and none does I/O there; a thread of its own writes. A disk
-    that is full or gone costs one line in the log: events are kept up to a bound until it is there again.
+    Its methods belong to the event loop's thread and do no I/O; a thread writes. A disk that is full or gone costs
+    one line in the log: events are kept, up to a bound, until it is back.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = _real(path)
         self._new: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._lines: deque[bytes] = deque()
-        """What is to be written. This and what follows is the thread's own."""
+        """Lines to write. This and what follows belongs to the writing thread."""
         self._dropped = 0
-        """Events that have not come as far as the thread (the loop's own), ..."""
+        """Events dropped before they reached the thread (belongs to the event loop), ..."""
         self._no_room = 0
-        """... those that the thread had no room for, ..."""
+        """... dropped by the thread, ..."""
         self._told = 0
-        """... and how many of both the file tells of."""
+        """... and how many of both are recorded in the file."""
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="codexpool-events", daemon=True)
         self._thread.start()
 
     @property
     def lost(self) -> int:
-        """Events that there was no room for, so far."""
+        """Return how many events were dropped."""
         return self._dropped + self._no_room
 
     def write(self, event: Event) -> None:
-        """Have an event written. Returns at once, raises nothing; does nothing after `stop`."""
+        """Queue an event. Returns at once, raises nothing; does nothing after `stop`."""
         if self._is_stopped:
             return
         if self._new.qsize() >= NEW:
@@ -104,7 +104,7 @@ class Journal:
             self._new.put(event)
 
     def stop(self, timeout: float = ENDS_WITHIN) -> None:
-        """Write what there is, as far as that takes no longer than so many seconds, and end."""
+        """Write what is queued, for at most that many seconds, and end."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -116,9 +116,9 @@ class Journal:
 
     @staticmethod
     def check(path: Path) -> None:
-        """Raise ValueError, with what is wrong and what mends it, if events could not be written there.
+        """Raise ValueError, with what is wrong and how to fix it, if events could not be written there.
 
-        The file is there afterwards.
+        Creates the file.
         """
         real = _real(path)
         try:
@@ -155,7 +155,7 @@ class Journal:
                     retry_at = time.monotonic() + pause
 
     def _collect(self, retry_at: float) -> bool:
-        """Wait for an event, while something is to be tried again not beyond that time. False at the end."""
+        """Collect new events; wait no longer than ``retry_at`` if lines are left. Returns False at the end."""
         seconds = max(0.0, retry_at - time.monotonic()) if self._lines else None
         events: list[Event | None] = []
         with contextlib.suppress(queue.Empty):
@@ -171,24 +171,24 @@ class Journal:
         return True
 
     def _keep(self, event: Event) -> None:
-        """Make the line of an event, as soon as may be: from then on it holds no secret, and little memory."""
+        """Turn an event into its line early: a line has no secret, and takes little memory."""
         if len(self._lines) >= KEPT:
             self._no_room += 1
             return
         self._tell_of_losses()
         try:
             self._lines.append(event.json + b"\n")
-        except Exception as error:  # A bug of ours; the others are to be read all the same.
+        except Exception as error:  # Our bug; other events must still be written.
             logger.error("events: one cannot be written and is left out (%s)", error)
 
     def _tell_of_losses(self) -> None:
-        """A line stands in the place of those that were lost."""
+        """Add a line in place of events that were dropped."""
         if (lost := self.lost) > self._told:
             self._lines.append(_loss(lost - self._told))
             self._told = lost
 
     def _write_some(self) -> OSError | None:
-        """Write the next of the lines; what has kept it from that."""
+        """Write the next lines; return the error, if any."""
         some = list(islice(self._lines, BATCH))
         try:
             append(self.path, b"".join(some))
@@ -202,7 +202,7 @@ class Journal:
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Append whole lines to a file, which is made if it is not there. Raises OSError, and then none of them is."""
+    """Append whole lines to a file, or create it. On OSError nothing is appended."""
     descriptor = _opened(path)
     try:
         is_alone = _locked(descriptor)
@@ -224,18 +224,18 @@ def append(path: Path, lines: bytes) -> None:
 
 
 def _loss(count: int) -> bytes:
-    """The line that stands in the place of those that were lost. (It is none of the proxy's, and has no number.)"""
+    """Return the line in place of dropped events. It has no number."""
     text = f"{count} events were lost: they came while {KEPT} others could not be written"
     return Event(Kind.LOST, time.time(), text=text, number=None).json + b"\n"
 
 
 def _real(path: Path) -> Path:
-    """The file itself, if a link leads there now: later on none is followed."""
+    """Resolve links now: later none is followed."""
     return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 - "~nobody" is then no error
 
 
 def _opened(path: Path) -> int:
-    """A descriptor to read and to append. A file that is made is its owner's alone."""
+    """Open a file to read and append; a new file is accessible to its owner only."""
     descriptor = os.open(path, _OPEN, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -244,7 +244,7 @@ def _opened(path: Path) -> int:
 
 
 def _locked(descriptor: int) -> bool:
-    """Whether no other process of ours writes until the file is closed; some file systems have no locks."""
+    """Lock the file until it is closed; return False on a file system without locks."""
     if sys.platform == "win32":
         return False
     deadline = time.monotonic() + PATIENCE
@@ -264,12 +264,12 @@ def _locked(descriptor: int) -> bool:
 def _ends_with_a_line(descriptor: int, size: int) -> bool:
     if size == 0:
         return True
-    os.lseek(descriptor, size - 1, os.SEEK_SET)  # It is appended all the same.
+    os.lseek(descriptor, size - 1, os.SEEK_SET)  # Writes still append.
     return os.read(descriptor, 1) == b"\n"
 
 
 def _trouble(path: Path, error: OSError) -> str:
-    """What is wrong, and what mends it."""
+    """Return what is wrong, and how to fix it."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return f"there is no folder {path.parent}; make it, or name a file elsewhere"

@@ -1,8 +1,7 @@
-"""The trace of one request: what the client sent, what went upstream under whom and why, what came back, and when.
+"""The trace of one request: what the client sent, what went upstream for which identity and why, and the answers.
 
-A trace holds headers as they are, secrets and all, for as long as it is kept in memory. `Trace.document` is the
-only way out of it, and there every value goes through `codexpool.redaction`. Made on the path of a request,
-it is a few assignments; nothing is looked at before somebody asks.
+A trace keeps raw headers, secrets included, in memory. `Trace.document` is the only way out, and redacts every value.
+Recording costs a request a few assignments; nothing is redacted before it is read.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ Fields = tuple[tuple[bytes, bytes], ...]
 VERSION = 1
 
 METADATA = "codexpool"
-"""The key under which a flow's metadata has its trace: as the document it becomes when the flow is written down."""
+"""The key of the trace in a flow's metadata; the trace becomes its document when the flow is saved."""
 
 TURNS_KEPT = 16
-"""Requests on one WebSocket that its trace remembers."""
+"""Turns on one WebSocket that its trace keeps."""
 
 WAITS_KEPT = 16
 
 HEADERS_KEPT = 16_384
-"""Bytes of the headers of a request, or of an answer, that its trace keeps."""
+"""Bytes of headers that a trace keeps, per request or answer."""
 
 FIELDS_KEPT = 200
-"""Headers that it keeps of them."""
+"""Headers that a trace keeps, per request or answer."""
 
 LONGEST_NAME = 256
-"""Bytes of a header's name that is kept, and of one that stands for a value that is not."""
+"""Bytes of a header's name that are kept."""
 
 LONGEST_PATH = 2_048
-"""Characters of a path, with its query, that are kept."""
+"""Characters of a path with its query that are kept."""
 
 LONGEST_MESSAGE = 4_000
-"""Characters that are kept of what codexpool has said in the backend's place: it names every identity."""
+"""Characters kept of what codexpool answered in place of the backend: it names every identity."""
 
 MEANS = {
     "swap": "sent under an identity of the pool",
@@ -50,15 +49,15 @@ MEANS = {
     "own": "passed on with the client's own credential: it acts for a person",
     "never": "not a host of the backend: passed on, untouched",
 }
-"""What a policy of `codexpool.protocol.routes` means."""
+"""The policies of `codexpool.protocol.routes` in words."""
 
 REQUEST_IDS = (b"x-request-id", b"x-oai-request-id")
 
 
 def bounded(fields: Fields) -> Fields:
-    """Headers as a trace keeps them: where that is too much, the longest values make room.
+    """Return the headers to keep: if there are too many bytes, the longest values are dropped.
 
-    They go as a whole, for a part of a secret would not look like one.
+    They are dropped as a whole: a part of a secret would not be recognized as one.
     """
     size = sum([len(name) + len(value) for name, value in fields])
     if size <= HEADERS_KEPT and len(fields) <= FIELDS_KEPT:
@@ -76,7 +75,7 @@ def bounded(fields: Fields) -> Fields:
 
 @dataclass(slots=True)
 class AttemptTrace:
-    """One sending under one identity. Times are unix seconds; what has not happened is None.
+    """One attempt. Times are unix seconds, None if it has not happened.
 
     ``fields`` is what went upstream. ``status`` is 0 if the connection was lost before the first byte.
     """
@@ -88,7 +87,7 @@ class AttemptTrace:
     origin: str
     because: Because
     candidates: Sequence[Candidacy] | None = None
-    """None where nobody else was looked at."""
+    """None if no other identity was considered."""
     lighter: bool = False
     sent_at: float | None = None
     fields: Fields = ()
@@ -99,31 +98,31 @@ class AttemptTrace:
     evidence: str = ""
 
     def sent(self, fields: Fields, at: float) -> None:
-        """The request has left."""
+        """Record that the request was sent."""
         self.fields, self.sent_at = bounded(fields), at
 
     def answered(self, status: int, fields: Fields, at: float) -> None:
-        """The head of an answer has come, or the connection was lost."""
+        """Record the head of an answer, or a lost connection."""
         self.status, self.answer_fields, self.answered_at = status, bounded(fields), at
 
-    def __repr__(self) -> str:  # The one that a dataclass has would show its headers.
+    def __repr__(self) -> str:  # A dataclass's own would show headers.
         return f"<attempt under {self.identity}>"
 
     @property
     def milliseconds(self) -> float | None:
-        """From its sending to the head of the answer."""
+        """Return the time from sending to the head of the answer."""
         return _milliseconds(self.sent_at, self.answered_at)
 
     @property
     def request_id(self) -> str:
-        """The backend's own name for the request."""
+        """Return the backend's id of the request."""
         named = (value for name, value in self.answer_fields if name.lower() in REQUEST_IDS)
         return next(named, b"").decode("latin-1")
 
 
 @dataclass(slots=True)
 class TurnTrace:
-    """One request for the model on an open WebSocket; ``bytes`` are those of the answer."""
+    """One turn on an open WebSocket; ``bytes_in`` are those of the answer."""
 
     at: float
     ended_at: float | None = None
@@ -134,19 +133,19 @@ class TurnTrace:
 
     @property
     def milliseconds(self) -> float | None:
-        """From the request to the end of its answer."""
+        """Return the time from the request to the end of its answer."""
         return _milliseconds(self.at, self.ended_at)
 
 
 class WaitTrace(NamedTuple):
-    """Time for which the request was kept waiting."""
+    """A wait of the request, in seconds."""
 
     what: str
     seconds: float
 
 
 class Seen(NamedTuple):
-    """A few words on a request, for events: those are remembered longer than its headers."""
+    """A summary of a request for events, which are kept longer than headers."""
 
     flow: str
     at: float
@@ -166,9 +165,9 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True, weakref_slot=True)
 class Trace:
-    """One request of a client. ``fields`` are its headers as they came; ``source`` says what named its session.
+    """One request of a client. ``fields`` are its raw headers; ``source`` is what named its session.
 
-    ``observed``: nothing was changed, and the attempts say what would have been done.
+    ``observed``: nothing was changed, and the attempts tell what would have been done.
     """
 
     id: str
@@ -188,26 +187,26 @@ class Trace:
     parent: str | None = None
     model: str = ""
     member: str = ""
-    """Whose key it came with; empty without one."""
+    """The name of the member; empty without a member key."""
     number: int = 0
     request_bytes: int = 0
     whole_at: float | None = None
-    """When the request was there in full."""
+    """When the request had arrived in full."""
     attempts: list[AttemptTrace] = field(default_factory=list)
     waits: list[WaitTrace] = field(default_factory=list)
     turns: list[TurnTrace] = field(default_factory=list)
     answered_by: str = ""
     """``backend`` or ``codexpool``, once there is an answer."""
     message: str = ""
-    """What codexpool has said in the backend's place."""
+    """What codexpool answered in place of the backend."""
     status: int | None = None
     error: str | None = None
     bytes_in: int = 0
-    """Of the answer, as far as they were passed on."""
+    """Bytes of the answer passed on so far."""
     first_byte_at: float | None = None
     ended_at: float | None = None
     is_open: bool = False
-    """It is a WebSocket, and open."""
+    """Whether it is an open WebSocket."""
 
     def __post_init__(self) -> None:
         self.fields = bounded(self.fields)
@@ -217,49 +216,49 @@ class Trace:
 
     @property
     def attempt(self) -> AttemptTrace | None:
-        """The last one."""
+        """Return the last attempt."""
         return self.attempts[-1] if self.attempts else None
 
     @property
     def refusals(self) -> list[str]:
-        """The attempts whose answer did not go to the client, in words."""
+        """Return the attempts whose answer did not go to the client, in words."""
         if self.observed:
             return []
         refused = self.attempts if self.answered_by == "codexpool" else self.attempts[:-1]
         return [f"{attempt.identity}: {attempt.evidence}" for attempt in refused if attempt.evidence]
 
     def seen(self) -> Seen:
-        """What an event says of the request."""
+        """Return the summary for events."""
         return Seen(
             *(self.id, self.at, self.client, self.session, self.model, self.member, self.method, self.host),
             *(self.path, len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
         )
 
     def says(self, message: str) -> None:
-        """codexpool answers in the backend's place."""
+        """Record what codexpool answers in place of the backend."""
         self.answered_by, self.message = "codexpool", message[:LONGEST_MESSAGE]
 
     def waited(self, what: str, seconds: float) -> None:
-        """The request was kept waiting."""
+        """Record a wait."""
         if len(self.waits) < WAITS_KEPT:
             self.waits.append(WaitTrace(what, seconds))
 
     def asked(self, at: float) -> TurnTrace:
-        """A request for the model has come on the open WebSocket."""
+        """Record a new turn on the open WebSocket."""
         turn = TurnTrace(at)
         self.turns.append(turn)
         del self.turns[:-TURNS_KEPT]
         return turn
 
     def passed(self, piece: bytes) -> bytes:
-        """Count a piece of the answer that is passed on; gives it back (see mitmproxy's ``response.stream``)."""
+        """Count a piece of the answer, and return it (for mitmproxy's ``response.stream``)."""
         if not self.bytes_in:
             self.first_byte_at = time.time()
         self.bytes_in += len(piece)
         return piece
 
     def document(self, with_headers: bool = True) -> dict[str, Any]:
-        """The trace as JSON can hold it, without any secret; on demand without its headers, which take most of it."""
+        """Return the trace as a JSON document, without secrets; optionally without headers, most of its size."""
         path = redact_text(self.path)
         return {
             "version": VERSION,
@@ -303,12 +302,12 @@ class Trace:
         return f"<trace of flow {self.id}>"
 
     def __deepcopy__(self, memo: object) -> dict[str, Any]:
-        # mitmproxy copies the metadata of a flow whenever it is written down or handed on: then, and only then, the
-        # trace in it becomes its document.
+        # mitmproxy copies a flow's metadata when it saves or exports the flow: then, and only then, the trace becomes
+        # its document.
         return self.document()
 
     def _times(self) -> Iterator[tuple[str, float]]:
-        """Where the time was spent, in seconds, as far as the request has come."""
+        """Yield where the time was spent so far, in seconds."""
         answered = whole_at = self.at if self.whole_at is None else self.whole_at
         yield "reading the request", whole_at - self.at
         if self.waits:

@@ -1,4 +1,4 @@
-"""What became of a request and why, as a story: the document of its trace in, lines out. Pure."""
+"""Explains what happened to a request and why: the document of its trace in, lines of text out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Document = Mapping[str, Any]
 
 
 class Role(StrEnum):
-    """What a line is for, to be coloured by."""
+    """The purpose of a line, which decides its color."""
 
     HEADING = "heading"
     FACT = "fact"
@@ -22,7 +22,7 @@ class Role(StrEnum):
 
 
 class Line(NamedTuple):
-    """One line. Those that begin with two blanks belong to the one before."""
+    """One line. A line that begins with two blanks belongs to the one before."""
 
     text: str
     role: Role = Role.FACT
@@ -68,18 +68,17 @@ SAYS: Final = {
 """What each row of the table of verdicts (`codexpool.pool.verdict`) means, by its number."""
 
 KINDS: Final = {"pat": "PAT", "oauth": "OAuth login", "command": "command token"}
-"""What a credential of a kind is called."""
+"""The names of the kinds of credentials."""
 
 SWITCHED: Final = 101
-"""The status with which a WebSocket begins."""
 
 LOST: Final = "the connection was lost before an answer began"
 
 
 def explained(document: Document) -> list[Line]:
-    """What became of a request: first the outcome, then what was asked, who was tried and why, and the time it took.
+    """Return the story of a request: its outcome, what was asked, which identities were tried and why, and the time.
 
-    ``document`` is what a trace gives out (``flow.metadata["codexpool"]``). No line holds a control character.
+    ``document`` is that of a trace (``flow.metadata["codexpool"]``). No line has a control character.
     """
     return [Line(plain(text), role) for text, role in _lines(document)]
 
@@ -103,7 +102,7 @@ def _lines(document: Document) -> Iterator[Line]:
 
 
 def _outcome(document: Document) -> Line:
-    """Who served, in one line."""
+    """Return in one line which identity served."""
     answer, attempts, is_over = document["answer"], document["attempts"], document["ended_at"] is not None
     status = answer["status"]
     if answer["error"]:
@@ -129,14 +128,14 @@ def _outcome(document: Document) -> Line:
 
 
 def _untouched(document: Document, status: int) -> str:
-    """What came of a request that went out as the client has sent it."""
+    """Return the outcome of a request that went out as the client sent it."""
     if document["policy"]["name"] == "never":
         return f"{document['host']} answered {status}; nothing was changed"
     return f"the backend answered {status} to the client's own credential"
 
 
 def _circumstances(document: Document) -> str:
-    """When it came, from where, and how much of it."""
+    """Return when the request came, from where, and its size."""
     answer, agent = document["answer"], document["session"]["user_agent"]
     words = [f"{clock(document['at'], day=True)} UTC"]
     words += [f"from {document['client']}"] if document["client"] else []
@@ -205,7 +204,7 @@ def _candidates(candidates: list[Document] | None) -> Iterator[Line]:
 
 
 def _sent(attempt: Document, observed: bool, is_over: bool) -> Iterator[Line]:
-    """The attempt itself: under whom, what came of it, and the row that judges it."""
+    """Yield the attempt itself: its identity, its outcome, and the verdict."""
     status, verdict = attempt["status"], attempt["verdict"]
     kind = KINDS.get(attempt["kind"], attempt["kind"])
     print_ = f" sha256:{attempt['fingerprint']}" if attempt["fingerprint"] else ""
@@ -243,7 +242,7 @@ def _turns(document: Document) -> Iterator[Line]:
 
 
 def _time(document: Document) -> Iterator[Line]:
-    """The parts, and their sum. (Parts of next to no time are left out.)"""
+    """Yield where the time went, and the sum."""
     ended, begun = document["ended_at"], document["at"]
     whole = "still under way" if ended is None else f"{took(max(0.0, ended - begun) * 1000)} in all"
     yield Line(f"time: {whole}")
