@@ -1,8 +1,8 @@
 """Events as JSON lines in a file, written in the background: no request waits for a disk.
 
 The file is opened, appended to and closed for each batch: it may be renamed or removed at any time, and the next
-batch creates a new one. A batch is written as a whole or not at all, and proxies that share a file take turns. Only a kill
-during a write leaves part of a line, which the next writer ends.
+batch creates a new one. A batch is written as a whole or not at all, and proxies that share a file take turns. Only a
+kill during a write leaves part of a line, which the next writer ends.
 """
 
 from __future__ import annotations
