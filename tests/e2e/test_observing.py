@@ -266,7 +266,7 @@ OURS = [
     *(("codexpool.proxy.observe.handler", f"Observing.{name}") for name in ("_watch", "_said", "_judged", "_tell")),
     *(
         ("codexpool.proxy.observe.covered_flows", name)
-        for name in ("veils", "veiled", "unveiled", "with_headers", "described")
+        for name in ("veils", "veiled", "unveiled", "with_headers", "describe_secret")
     ),
     *(
         ("codexpool.proxy.observe.observation", name)
