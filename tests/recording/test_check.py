@@ -133,7 +133,7 @@ def test_ids_and_addresses_are_known_in_either_case(uuid: str, email: str) -> No
 def test_it_refuses_what_it_should_and_nothing_else(as_har: bool, planted: list[tuple[str, object]]) -> None:
     flows = [place(value) for value, place in planted]  # type: ignore[operator]
 
-    # Were it wrong about what has stand-ins, this would raise.
+    # This raises if the check refuses pseudonyms.
     content = recorded(*flows, as_har=as_har)
 
     assert found(content, *[value for value, _ in planted]) == []
