@@ -71,7 +71,7 @@ class Scene:
     def use(self, identity: Identity) -> None:
         """An answer has told how much of its windows is used."""
         assert identity.metadata is not None
-        usage = self.pool.usage(identity.metadata.key)
+        usage = self.pool.states.usage(identity.metadata.key)
         for minutes in (300, 10_080):
             ends = self.at + self.chance.uniform(0.1, 1.0) * minutes * 60
             usage.see(Window(MAIN, minutes, self.chance.uniform(0, 95), ends, self.at))
@@ -81,12 +81,12 @@ class Scene:
         """Its limit is reached."""
         assert identity.metadata is not None
         limit = Limit(MAIN, self.at + self.chance.uniform(600, 18_000))
-        self.pool.limited(identity.name, identity.metadata.key, limit, Evidence(self.at, status=429), self.at)
+        self.pool.states.limited(identity.name, identity.metadata.key, limit, Evidence(self.at, status=429), self.at)
 
     def rest(self, identity: Identity) -> None:
         """It is asked too much, and is left alone for some seconds."""
         evidence = Evidence(self.at, status=429, fingerprint=identity.fingerprint)
-        self.pool.throttled(identity.name, evidence, self.at, self.chance.uniform(1, 60))
+        self.pool.states.throttled(identity.name, evidence, self.at, self.chance.uniform(1, 60))
 
     def key_of(self, asked: Asked) -> IdentityKey | None:
         """Whom a session belongs to."""
@@ -182,7 +182,7 @@ def moving(size: Size, selection: Selection, limited: float = 0.0) -> list[float
     reached = next(identity for identity in scene.identities if identity.status is Status.READY)
     ends = scene.at + 36_000
     evidence = Evidence(scene.at, status=429)
-    scene.pool.limited(reached.name, scene.key(reached), Limit(MAIN, ends), evidence, scene.at)
+    scene.pool.states.limited(reached.name, scene.key(reached), Limit(MAIN, ends), evidence, scene.at)
     numbers = iter(range(sys.maxsize))
 
     def prepare() -> Callable[[], object]:

@@ -38,7 +38,7 @@ class StillKeeper(Keeper):
 
     def reset(self) -> None:
         """Everybody is ready again."""
-        self.pool.identities = {}
+        self.pool.states.identities = {}
         self.pool.replace_identities(
             [
                 Identity(

@@ -306,7 +306,7 @@ class Simulation:
         if not used_up:
             account.spend(turn.work, at)
             account.done += turn.work * counts
-        usage = self.pool.usage(key)
+        usage = self.pool.states.usage(key)
         for window in account.windows:
             usage.see(window.window(at))
         if used_up:
@@ -315,7 +315,7 @@ class Simulation:
             for window in used_up:
                 window.refused = True
             limit = Limit(MAIN, max(window.ends for window in used_up))
-            self.pool.limited(name, key, limit, Evidence(at, "POST", PATH, 429, "usage_limit_reached"), at)
+            self.pool.states.limited(name, key, limit, Evidence(at, "POST", PATH, 429, "usage_limit_reached"), at)
         else:
             self.pool.succeeded(name, at, True)
             self._note_served(turn, name, counts)

@@ -13,9 +13,9 @@ from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Resolved, So
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
-from codexpool.pool.conditions import LEADS_TO_SERVING
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
+from codexpool.pool.states import SERVING_OR_SOON
 from codexpool.state import Snapshot, record_name
 from codexpool.upkeep.persistence import NOT_FOR
 from codexpool.upkeep.verification import UNKNOWN
@@ -143,7 +143,7 @@ def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, left_out: 
 def _is_over(condition: Condition, now: float) -> bool:
     """Whether a condition that ends by itself has ended, or was noted while a clock was ahead."""
     is_now = condition.since <= now < (condition.until or 0)
-    return condition.status in LEADS_TO_SERVING and condition.until is not None and not is_now
+    return condition.status in SERVING_OR_SOON and condition.until is not None and not is_now
 
 
 def _left_out(config: PoolConfig, resolved: Resolved) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Final
 
 from codexpool.cli.common import console
 from codexpool.cli.identity_rows import Standing
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Status
+from codexpool.pool.states import CONDEMNED
 
 STYLES: Final = {
     Status.READY: "green",

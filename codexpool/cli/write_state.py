@@ -6,9 +6,9 @@ from pathlib import Path
 
 from codexpool.credentials import Credential
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Condition, Kind, Status
 from codexpool.pool.needs import is_of_the_account
+from codexpool.pool.states import CONDEMNED
 from codexpool.state import Record, State, record_name
 
 

@@ -1,7 +1,7 @@
 """What an identity is not for, although it is well: one endpoint, one model, one session.
 
 Most refusals say something of one request's endpoint or model, and nothing of the identity. So they change no status
-(see `codexpool.pool.conditions`): they are remembered here, each for what it was about, with the reason and an end.
+(see `codexpool.pool.states`): they are remembered here, each for what it was about, with the reason and an end.
 
 | kind | subject | what | holds for |
 |---|---|---|---|

@@ -54,9 +54,9 @@ def nobody(pool: Pool, asked: Asked, at: float) -> Nobody:
 def _stopped(pool: Pool, identities: Sequence[Identity], at: float) -> str:
     if not any(i.status is Status.READY for i in identities):
         return ""  # There is nobody that would be tried.
-    match pool.breaker.state(at):
+    match pool.states.breaker.state(at):
         case Opening.OPEN:
-            return f" Sessions are not moved until {clock(pool.breaker.until, at)} UTC (codexpool breaker)."
+            return f" Sessions are not moved until {clock(pool.states.breaker.until, at)} UTC (codexpool breaker)."
         case Opening.HALF_OPEN:
             return " Sessions are not moved until one request has found out whether that is over (codexpool breaker)."
         case Opening.CLOSED:
@@ -87,7 +87,11 @@ def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> floa
         ends.append(until)
     if ends:
         return max(ends)
-    return pool.breaker.until if pool.breaker.opened_at is not None and pool.breaker.until > at else None
+    return (
+        pool.states.breaker.until
+        if pool.states.breaker.opened_at is not None and pool.states.breaker.until > at
+        else None
+    )
 
 
 def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
@@ -97,7 +101,7 @@ def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
             return f"{identity.name}: {'; '.join(e.described(at) for e in known)}"
         if (until := pool.limited_until(identity, asked, at)) is not None:
             return f"{identity.name}: limited for {pool.family_of(asked)} until {clock(until, at)} UTC"
-        if pool.breaker.opened_at is not None:
+        if pool.states.breaker.opened_at is not None:
             return f"{identity.name}: not tried"
         return f"{identity.name}: refused this request"
     need = NEED[condition.status]

@@ -1,6 +1,6 @@
 """The live pool: who is in it, and who serves which request.
 
-Plain data and plain methods, as in `codexpool.pool.conditions`, where the states of the identities are. Everything
+Plain data and plain methods, as in `codexpool.pool.states`, where the states of the identities are. Everything
 here runs on one thread, so a method is atomic.
 """
 
@@ -11,7 +11,6 @@ from heapq import heappop, heappush
 
 from codexpool.pool.because import Because
 from codexpool.pool.causes import Cause
-from codexpool.pool.conditions import CONDEMNED, SHORT_REST, Conditions, Listener
 from codexpool.pool.exclusions import (
     AWAY,
     ENDPOINT_HOLDS,
@@ -22,11 +21,12 @@ from codexpool.pool.exclusions import (
     subjects,
 )
 from codexpool.pool.exclusions import Kind as About
-from codexpool.pool.identity import LONGEST_AVOIDED, RETURNING, Asked, Evidence, Identity, IdentityKey, Status
+from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.ranking import Ranking
 from codexpool.pool.refused_endpoints import Edges
 from codexpool.pool.selection import Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
+from codexpool.pool.states import CONDEMNED, SHORT_REST, IdentityStates, Listener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
 FAMILIES_KEPT = 1_000
@@ -39,11 +39,12 @@ TROUBLES = 3
 """Answers in a row that speak of the backend's own trouble, after which new sessions avoid an identity."""
 
 
-class Pool(Conditions):
+class Pool:
     """The identities, the sessions they serve, and what is known of both."""
 
     def __init__(self, listener: Listener = lambda identity, before: None) -> None:
-        super().__init__(listener)
+        self.states = IdentityStates(listener)
+        self.states.on_rank = self._rank_changed
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
         self.edges = Edges()
@@ -67,20 +68,22 @@ class Pool(Conditions):
         An identity whose token is the same as before keeps its state; a new token is a new beginning for the
         credential, while the sessions stay (they belong to the account and user, not to the token).
         """
-        before = self.identities
+        before, taken = self.identities, {}
         known = {(old.name, old.kind, old.fingerprint): old for old in before.values()}
-        self.identities = {}
         for order, new in enumerate(identities):
             if (was := before.get(new.name)) is not None:  # The sessions stay, so their weight does.
                 new.load, new.last_picked = was.load, was.last_picked
-            identity = self.identities[new.name] = known.get((new.name, new.kind, new.fingerprint), new)
+            identity = taken[new.name] = known.get((new.name, new.kind, new.fingerprint), new)
             identity.expires_at, identity.paused = new.expires_at, new.paused
             identity.order, identity.priority = order, new.priority
         self.selection = selection
         self._ranking.forget()
-        self._find_twins(at)
-        for identity in self.identities.values():
-            self._hold_back_or_let_go(identity, at)
+        self.states.replace(taken, at)
+
+    @property
+    def identities(self) -> dict[str, Identity]:
+        """The identities by name, in the order of pool.toml."""
+        return self.states.identities
 
     # -- who serves
 
@@ -128,15 +131,15 @@ class Pool(Conditions):
         One that everybody refuses finds nothing out, so it comes after the others. But should all ask so, one of them
         has to: else nobody would ever be served again.
         """
-        is_their_time = self.breaker.opened_at is not None and at < self.breaker.until + OTHERS_FIRST
-        if is_their_time and self.causes.asks_so(asked, at):
+        is_their_time = self.states.breaker.opened_at is not None and at < self.states.breaker.until + OTHERS_FIRST
+        if is_their_time and self.states.causes.asks_so(asked, at):
             return False
-        return self.breaker.lets_pass(at)
+        return self.states.breaker.lets_pass(at)
 
     def in_renewal(self, asked: Asked) -> Identity | None:
         """The identity a session belongs to, if that is about to have another token: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
-        own = self._by_key.get(session.key) if session is not None else None
+        own = self.states.by_keys.get(session.key) if session is not None else None
         return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
 
     def serves_on(self, identity: Identity, asked: Asked, at: float) -> bool:
@@ -158,7 +161,9 @@ class Pool(Conditions):
     def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
         """The identities that may become ready within so many seconds, for a request that is worth waiting for."""
         excluded = set(without)
-        breaker_ends = self.breaker.until <= at + within if self.breaker.opened_at is not None else False
+        breaker_ends = (
+            self.states.breaker.until <= at + within if self.states.breaker.opened_at is not None else False
+        )
         return [
             identity
             for identity in self.identities.values()
@@ -174,8 +179,8 @@ class Pool(Conditions):
     def next_return(self, at: float) -> float | None:
         """The next second at which somebody serves again, or the breaker lets a request through."""
         times = [returns for i in self.identities.values() if (returns := i.returns_at) is not None]
-        if self.breaker.opened_at is not None:
-            times.append(self.breaker.until)
+        if self.states.breaker.opened_at is not None:
+            times.append(self.states.breaker.until)
         return min((then for then in times if then > at), default=None)
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
@@ -192,14 +197,14 @@ class Pool(Conditions):
 
     def left(self, identity: Identity, asked: Asked, at: float) -> float:
         """What an identity has left for a request, as `codexpool.pool.usage.Usage.headroom` weighs it."""
-        return self._usage_of(identity).headroom(self.family_of(asked), at)
+        return self.states.usage_of(identity).headroom(self.family_of(asked), at)
 
     def limited_until(self, identity: Identity, asked: Asked, at: float) -> float | None:
         """Until when an identity's limit keeps it from serving this request; None where it does not."""
         if identity.status is Status.LIMITED:
             return identity.condition.until
         ends = [e.until for e in self.exclusions.against(identity, asked, at) if e.is_limit]
-        if (until := self._usage_of(identity).limited_until(self.family_of(asked), at)) is not None:
+        if (until := self.states.usage_of(identity).limited_until(self.family_of(asked), at)) is not None:
             ends.append(until)
         return max(ends, default=None)
 
@@ -210,11 +215,13 @@ class Pool(Conditions):
         because = Because.OWN
         if session is None:
             session, because = self.sessions.get(asked.parent), Because.PARENT
-        if session is not None and (own := self._by_key.get(session.key)) is not None:
+        if session is not None and (own := self.states.by_keys.get(session.key)) is not None:
             yield own, because
         if asked.session is not None and self.sessions.has_asides:
             for what in (asked.path, self.family_of(asked)):
-                if (key := self.sessions.aside(asked.session, what)) is not None and (own := self._by_key.get(key)):
+                if (key := self.sessions.aside(asked.session, what)) is not None and (
+                    own := self.states.by_keys.get(key)
+                ):
                     yield own, Because.ASIDE
 
     @staticmethod
@@ -236,7 +243,7 @@ class Pool(Conditions):
         """Somebody of the session's workspace, within which its encrypted reasoning is good for sure."""
         candidates = [
             self._candidate(i, at, self.family_of(asked))
-            for i in self._by_account.get(session.key.account_id, ())
+            for i in self.states.by_account.get(session.key.account_id, ())
             if i.name not in excluded and not i.is_doubtful(at) and self._is_able(i, asked, at)
         ]
         candidates = [candidate for candidate in candidates if candidate.headroom > 0]
@@ -258,7 +265,7 @@ class Pool(Conditions):
         assert chosen.metadata is not None
         if asked.session is None or (session is not None and session.key == chosen.metadata.key):
             return chosen
-        own = self._by_key.get(session.key) if session is not None else None
+        own = self.states.by_keys.get(session.key) if session is not None else None
         if own is None or own.status is not Status.READY or own.has_expired(at) or not asked.is_served_by(own.name):
             self.sessions.bind(asked.session, chosen.metadata.key)
         elif not self.is_for(own, asked, at):
@@ -277,14 +284,13 @@ class Pool(Conditions):
         )
 
     def _is_ready(self, identity: Identity, at: float) -> bool:
-        if identity.status in RETURNING and identity.returns_at is not None:
-            clock_was_set_back = at < identity.condition.since
-            if identity.returns_at <= at or clock_was_set_back:
-                self._become(identity, self._awake(identity, at))
+        self.states.return_if_due(identity, at)
         if identity.status is Status.READY and identity.metadata is not None:
-            if self._usage_of(identity).limited_until(MAIN, at) is None:
+            if self.states.usage_of(identity).limited_until(MAIN, at) is None:
                 return True
-            self._become(identity, self._awake(identity, at))  # Another token of the same account has met it.
+            self.states.become(
+                identity, self.states.awake(identity, at)
+            )  # Another token of the same account has met it.
         return False
 
     def _ranked(self, name: str, at: float) -> Candidate | None:
@@ -295,10 +301,10 @@ class Pool(Conditions):
 
     def _candidate(self, identity: Identity, at: float, family: str) -> Candidate:
         i = identity
-        headroom = self._usage_of(i).headroom(family, at)
+        headroom = self.states.usage_of(i).headroom(family, at)
         return Candidate(i.name, i.load, i.last_picked, headroom, i.order, i.priority, i.is_doubtful(at))
 
-    def _has_changed(self, identity: Identity) -> None:
+    def _rank_changed(self, identity: Identity) -> None:
         self._ranking.change(identity.name)
         if (returns_at := identity.returns_at) is not None:
             self._rank_again(identity.name, returns_at)
@@ -327,17 +333,17 @@ class Pool(Conditions):
 
         True where this is news. What is the request's own is not remembered, nor what an older token was told.
         """
-        identity = self._current(name, evidence.fingerprint)
-        if identity is None or self.causes.is_own(cause, identity.fingerprint, at):
+        identity = self.states.current(name, evidence.fingerprint)
+        if identity is None or self.states.causes.is_own(cause, identity.fingerprint, at):
             return False
         ends = at + ENDPOINT_HOLDS if until is None else until
-        self.causes.changed(cause, identity.fingerprint, at, ends)
+        self.states.causes.changed(cause, identity.fingerprint, at, ends)
         entry = Exclusion(About.ENDPOINT, identity.fingerprint, path, at, ends, str(evidence), is_limit)
         return self._exclude(entry._replace(passes=evidence.status == 429))
 
     def not_for_model(self, name: str, model: str, evidence: Evidence, at: float) -> bool:
         """An account does not have a model. True where this is news."""
-        identity = self._current(name, evidence.fingerprint)
+        identity = self.states.current(name, evidence.fingerprint)
         if identity is None:
             return False
         ends = at + MODEL_HOLDS
@@ -351,12 +357,12 @@ class Pool(Conditions):
 
         Without an end it is a limit of unknown length, or too many requests for now.
         """
-        identity = self._current(name, evidence.fingerprint)
+        identity = self.states.current(name, evidence.fingerprint)
         if identity is None:
             return False
         if until is None:
-            until = at + (UNKNOWN_LIMIT if is_limit else self._longer(identity))
-        self.breaker.tried()
+            until = at + (UNKNOWN_LIMIT if is_limit else self.states.longer_rest(identity))
+        self.states.breaker.tried()
         owner = subjects(identity.fingerprint, identity.metadata).owner
         return self._exclude(Exclusion(About.LIMIT, owner, model, at, until, str(evidence), is_limit, True))
 
@@ -374,15 +380,16 @@ class Pool(Conditions):
 
     def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
         """Whether an identity would serve a request now with the token of this fingerprint."""
-        identity = self._current(name, fingerprint)
+        identity = self.states.current(name, fingerprint)
         return identity is not None and self._is_able(identity, asked, at)
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
-        if (identity := self._current(name, fingerprint)) is not None and identity.metadata is not None:
-            self.causes.withdraw(fingerprint)
+        """Follow a person's word that nothing is wrong with an identity: end its limits, rests and refusals."""
+        if (identity := self.states.current(name, fingerprint)) is not None and identity.metadata is not None:
+            self.states.causes.withdraw(fingerprint)
             for subject in self.exclusions.forget(identity):
                 self.on_exclusion(subject)
-        super().resumed(name, fingerprint, at)
+        self.states.resumed(name, fingerprint, at)
 
     def _exclude(self, new: Exclusion) -> bool:
         is_news = self.exclusions.add(new)
@@ -417,11 +424,11 @@ class Pool(Conditions):
                 self._ranking.change(name)
             if identity.metadata is not None:
                 self.edges.let_pass(identity.metadata.origin)
-        return is_turn and self.breaker.succeeded(sent_at)
+        return is_turn and self.states.breaker.succeeded(sent_at)
 
     def saw_usage(self, key: IdentityKey) -> None:
         """Something new is known of the limits of an account."""
-        if (identity := self._by_key.get(key)) is not None:
+        if (identity := self.states.by_keys.get(key)) is not None:
             self._ranking.change(identity.name)
 
     def learn_family(self, model: str, family: str) -> bool:

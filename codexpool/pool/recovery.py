@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Asked, Identity, Status
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import IN_DOUBT
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 
 MOST_TRIES = 2

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from mitmproxy import http
 
 from codexpool.pool.causes import Cause
-from codexpool.pool.conditions import LONGEST_RETRY_AFTER, SHORTEST_REST
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
+from codexpool.pool.states import LONGEST_RETRY_AFTER, SHORTEST_REST
 from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
 from codexpool.protocol import frames, rate_limits
@@ -112,7 +112,7 @@ def judge(
         repeatable=repeatable,
         lightens=lightens,
         side=asked.is_side,
-        own=keeper.pool.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time()),
+        own=keeper.pool.states.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time()),
     )
     evidence = Evidence(
         time.time(),
@@ -130,7 +130,7 @@ def judge(
 def counts_for_a_model(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict) -> bool:
     """Whether `learn` is to remember an answer for the model that was asked, and has to know which that was."""
     if verdict.finding in (Finding.LIMITED, Finding.THROTTLED):
-        return keeper.pool.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time())
+        return keeper.pool.states.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time())
     return verdict.finding is Finding.NOT_FOR_THIS_MODEL
 
 
@@ -150,12 +150,12 @@ def learn(
     """
     pool, name, at = keeper.pool, attempt.name, evidence.at
     cause = _cause(asked, said)
-    is_own = pool.causes.is_own(cause, attempt.bearer.fingerprint, at)
-    pool.causes.seen(cause, at)
+    is_own = pool.states.causes.is_own(cause, attempt.bearer.fingerprint, at)
+    pool.states.causes.seen(cause, at)
     saw(keeper, asked, attempt, said.values)
     match verdict.finding:
         case Finding.REFUSED:
-            pool.refused(name, evidence, attempt.at, at, cause)
+            pool.states.refused(name, evidence, attempt.at, at, cause)
         case Finding.NOT_FOR_THIS_CREDENTIAL:
             if pool.not_for_endpoint(name, asked.path, evidence, at, cause=cause):
                 logger.warning("%s: %s; its token is not used there for a while", name, evidence)
@@ -169,7 +169,7 @@ def learn(
                 logger.warning("%s: %s; it is not used there for a while", name, evidence)
         case Finding.UNCLEAR:
             logger.warning("%s: %s, without a known reason; another identity is tried once", name, evidence)
-            pool.doubted(name, evidence, at, cause)
+            pool.states.doubted(name, evidence, at, cause)
         case Finding.OWN if is_own:
             logger.warning("%s: %s; others were refused for the same, so it is the request's own", name, evidence)
         case Finding.EDGE:
@@ -179,7 +179,7 @@ def learn(
                 *(name, evidence, attempt.metadata.origin, pause),
             )
         case Finding.WORKSPACE:
-            pool.workspace_closed(name, evidence, at, cause)
+            pool.states.workspace_closed(name, evidence, at, cause)
         case Finding.LIMITED | Finding.THROTTLED if is_own:
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(said, at)
@@ -187,12 +187,12 @@ def learn(
                 logger.warning("%s: %s; others were refused for the same, so it counts for the model", name, evidence)
         case Finding.LIMITED:
             limit = Limit(_family(keeper, asked, said.values), *rate_limits.reset_of(said.error))
-            until = pool.limited(name, attempt.metadata.key, limit, evidence, at, cause)
+            until = pool.states.limited(name, attempt.metadata.key, limit, evidence, at, cause)
             keeper.saw_usage(attempt.metadata.key)
             if limit.family != MAIN:
                 logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
         case Finding.THROTTLED:
-            pool.throttled(name, evidence, at, rate_limits.retry_after(said.values, said.message, at), cause)
+            pool.states.throttled(name, evidence, at, rate_limits.retry_after(said.values, said.message, at), cause)
         case Finding.UPSTREAM:
             pool.troubled(name, at)
         case _:
@@ -222,7 +222,7 @@ def saw_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> Non
     """How much of its limits an account has used."""
     at, usage = time.time(), None
     for gauge in gauges:
-        usage = usage or keeper.pool.usage(attempt.metadata.key)
+        usage = usage or keeper.pool.states.usage(attempt.metadata.key)
         usage.see(Window(gauge.family, gauge.minutes, gauge.used_percent, gauge.resets_at, at))
     if usage is not None:
         keeper.saw_usage(attempt.metadata.key)

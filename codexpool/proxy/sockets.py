@@ -28,11 +28,11 @@ from mitmproxy import ctx, http, websocket
 from codexpool.common import tasks
 from codexpool.members.turnstile import Ticket
 from codexpool.pool.causes import Cause
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.patience import PATIENCE
+from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, Next, Verdict
 from codexpool.protocol import frames, rate_limits, strict
 from codexpool.protocol.encrypted_reasoning import has_encrypted
@@ -170,7 +170,7 @@ class Sockets:
             why = f"its socket was closed with {code or 'no code'} before an answer"
             evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
             logger.warning("session %s: %s: %s", _session(socket), attempt.name, why)
-            keeper.pool.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
+            keeper.pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
         elif socket.asked:
             logger.info("session %s: %s closed its socket in mid-turn (%s)", _session(socket), attempt.name, code)
             keeper.pool.troubled(attempt.name, at)

@@ -74,7 +74,7 @@ class Keeper:
             self._memory,
             self._tasks.spawn(tasks.in_thread(_api, route, environ, self.clock)),
         )
-        self.pool.on_doubt = self._custody.look_again
+        self.pool.states.on_doubt = self._custody.look_again
         self.pool.on_exclusion = self._excluded
         self._following = Following(environ, TokenEndpoint(route, environ), self.follow)
         self._environ = environ
@@ -141,7 +141,7 @@ class Keeper:
     def saw_usage(self, key: IdentityKey) -> None:
         """An answer has said how much of its limits an account has used."""
         self.pool.saw_usage(key)
-        self._memory.saw_usage(key, self.pool.usage(key))
+        self._memory.saw_usage(key, self.pool.states.usage(key))
 
     # -- pool.toml
 
@@ -166,7 +166,7 @@ class Keeper:
         before, self.config = self.config, config
         known = self._custody.take_over(config, resolved.credentials) | resolved.pending
         specs = [spec for spec in config.identities if spec.name in known]
-        self.pool.breaker.most = config.breaker
+        self.pool.states.breaker.most = config.breaker
         self.pool.replace_identities((self._custody.identity(spec, now) for spec in specs), config.selection, now)
         for spec in specs:
             self._apply_flag(spec, before.identity(spec.name) if before is not None else None)
@@ -200,7 +200,7 @@ class Keeper:
         elif identity.status is not Status.NEEDS_REPLACEMENT:
             evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
             condition = Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence)
-            self.pool.condition_learned(identity.name, identity.fingerprint, condition)
+            self.pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
     def _put_flag(self, name: str, flag: Flag | None) -> None:
         """Have an identity's flag written into pool.toml, or taken out."""
@@ -241,7 +241,7 @@ class Keeper:
 
     def _watch_breaker(self) -> None:
         """Say, here and to a person with `codexpool breaker`, when rotation stops and goes on."""
-        breaker = self.pool.breaker
+        breaker = self.pool.states.breaker
         if self._breaker == breaker.until or (self._breaker is None and breaker.opened_at is None):
             return
         if breaker.opened_at is not None:

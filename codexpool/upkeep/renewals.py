@@ -123,17 +123,17 @@ class Renewals:
         except NoTokenNowError as error:
             if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
                 evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
-                self._pool.unusable(identity.name, fingerprint, evidence)
+                self._pool.states.unusable(identity.name, fingerprint, evidence)
             self._none_now(identity, under_way, str(error), wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
-            self._pool.refused_for_good(identity.name, fingerprint, Status.NEEDS_LOGIN, evidence, evidence.at)
+            self._pool.states.refused_for_good(identity.name, fingerprint, Status.NEEDS_LOGIN, evidence, evidence.at)
             return True
         if renewal is None:
             note = "its token is refused, and there is no other one"
             evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint, note=note)
-            self._pool.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
+            self._pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 
     def _none_now(self, identity: Identity, under_way: _UnderWay, reason: str, wait: float) -> None:
@@ -143,4 +143,4 @@ class Renewals:
         if identity.kind is Kind.COMMAND:
             now = time.time()
             evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
-            self._pool.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
+            self._pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)

@@ -41,16 +41,16 @@ def take(pool: Pool, news: Snapshot, pool_toml: Path | None) -> None:
             logger.warning("state: a note (%s) that cannot be read is passed over", kind)
     for identity in pool.identities.values():
         if (condition := news.conditions.get(identity.fingerprint)) is not None and _is_news(identity, condition):
-            pool.condition_learned(identity.name, identity.fingerprint, condition)
+            pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
 
 def _take_breaker(pool: Pool, note: Mapping[str, Any]) -> None:
     """What another proxy or a person says of the breaker."""
     if note.get("opened_at") is None:
-        pool.breaker.close()
+        pool.states.breaker.close()
         return
-    if pool.breaker.opened_at is None and float(note["opened_at"]) <= time.time() < float(note["until"]):
-        pool.breaker.take(note)
+    if pool.states.breaker.opened_at is None and float(note["opened_at"]) <= time.time() < float(note["until"]):
+        pool.states.breaker.take(note)
 
 
 def _resume(pool: Pool, fingerprint: str) -> None:
@@ -61,7 +61,7 @@ def _resume(pool: Pool, fingerprint: str) -> None:
 
 
 def _take_usage(pool: Pool, key: IdentityKey, note: Mapping[str, Any]) -> None:
-    pool.usage(key).take(note, time.time())
+    pool.states.usage(key).take(note, time.time())
     pool.saw_usage(key)
 
 

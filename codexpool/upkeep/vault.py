@@ -13,10 +13,10 @@ from codexpool.common.tasks import Tasks
 from codexpool.config import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import IN_DOUBT
 from codexpool.state import Record, Snapshot, record_name
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.backoff import Pauses, Waiting
@@ -214,7 +214,7 @@ class Custody:
     def _use(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:
         stale, fresh = identity.fingerprint, renewal.bearer
         self._bearers[identity.name] = fresh
-        self._pool.renewed(identity.name, stale, fresh.fingerprint, answer.evidence.at, renewal.issued)
+        self._pool.states.renewed(identity.name, stale, fresh.fingerprint, answer.evidence.at, renewal.issued)
         self._memory.forget(stale)
         if identity.status in (Status.LIMITED, Status.PAUSED):  # That is the account's, whatever its token.
             self._memory.became(identity.fingerprint, identity.condition)
@@ -241,7 +241,7 @@ class Custody:
                 continue  # It has another token by now.
             if answer.word is Word.REFUSED and identity.kind.is_renewable:
                 return self._renew(identity, refused=True)
-            self._pool.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
+            self._pool.states.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
             self._remember(identity, answer)
             if identity.status not in IN_DOUBT and answer.word is not Word.UNREACHABLE:
                 return None
@@ -329,7 +329,7 @@ class Custody:
         if metadata is None:
             return
         if condition is None or condition.status in (Status.READY, *HELD_OVER) or is_of_workspace(condition):
-            self._pool.recall(identity.name, identity.fingerprint, metadata, time.time())
+            self._pool.states.recall(identity.name, identity.fingerprint, metadata, time.time())
         if condition is not None and _holds(condition, time.time()):
             self._learn(identity, condition)
 
@@ -343,7 +343,7 @@ class Custody:
         self._memory.met(self._config.path, identity)
 
     def _learn(self, identity: Identity, condition: Condition) -> None:
-        self._pool.condition_learned(identity.name, identity.fingerprint, condition)
+        self._pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
     def _spec(self, identity: Identity) -> IdentitySpec | None:
         """Its table in pool.toml; None where it has left the pool, or another one has its name."""

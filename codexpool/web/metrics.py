@@ -69,7 +69,7 @@ def _of_the_proxy(view: View) -> Iterator[Metric]:
     yield gauge("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
     yield gauge("codexpool_observing", "1 if nothing is changed, and it is only said what would be.", proxy.observe)
     yield gauge("codexpool_closed", "1 if nothing is served: the log says why.", bool(view.why_closed))
-    is_open = pool is not None and pool.breaker.opened_at is not None
+    is_open = pool is not None and pool.states.breaker.opened_at is not None
     text = "1 while sessions are not moved, because several identities were refused for good at once."
     yield gauge("codexpool_breaker_open", text, is_open)
 

@@ -15,10 +15,10 @@ from itertools import islice
 from typing import Any, Final
 
 from codexpool.config import Access, IdentitySpec, PoolConfig
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import CONDEMNED
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.redaction import redact_text
@@ -144,9 +144,13 @@ def _proxy(view: View) -> dict[str, Any]:
 
 
 def _breaker(pool: Pool | None) -> dict[str, Any]:
-    if pool is None or pool.breaker.opened_at is None:
+    if pool is None or pool.states.breaker.opened_at is None:
         return {"open": False, "until": None, "names": []}
-    return {"open": True, "until": pool.breaker.until, "names": [safe(name) for name in pool.breaker.names]}
+    return {
+        "open": True,
+        "until": pool.states.breaker.until,
+        "names": [safe(name) for name in pool.states.breaker.names],
+    }
 
 
 def _identities(view: View, now: float) -> Iterator[dict[str, Any]]:
@@ -239,7 +243,7 @@ def standing(pool: Pool, identity: Identity, now: float) -> Condition:
 
 def usage_of(pool: Pool, identity: Identity) -> Usage:
     """What is known of its limits."""
-    return pool.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
+    return pool.states.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
 
 
 def left(usage: Usage, now: float) -> float | None:

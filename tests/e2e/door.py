@@ -120,14 +120,14 @@ class Door:
             return []
         pool = addon.handler.pool
         identities = pool.identities.values()
-        pool.breaker.close()
+        pool.states.breaker.close()
         pool.families.clear()
         pool.edges.let_pass("https://chatgpt.com")
         for identity in identities:
             identity.rests = identity.troubles = 0
             identity.avoided_until = 0.0
             if identity.metadata is not None:
-                pool.usage(identity.metadata.key).limited.clear()
+                pool.states.usage(identity.metadata.key).limited.clear()
             if identity.status in ("resting", "limited") or (identity.status == "paused" and not identity.paused):
                 pool.resumed(identity.name, identity.fingerprint, time.time())
             elif identity.status == "suspect":

@@ -74,7 +74,7 @@ OURS = [
     ("codexpool.upkeep.vault", "Custody.look_after"),
     ("codexpool.upkeep.keeper", "Keeper._on_change"),
     ("codexpool.pool.pool", "Pool.choose"),
-    ("codexpool.pool.pool", "Pool.refused"),
+    ("codexpool.pool.pool", "IdentityStates.refused"),
     ("codexpool.pool.pool", "Pool.succeeded"),
     ("codexpool.protocol.headers", "swapped"),
     ("codexpool.protocol.headers", "labelled"),

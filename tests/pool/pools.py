@@ -70,23 +70,23 @@ def asked(identity: Identity, at: float) -> Evidence:
 
 def vouch(pool: Pool, name: str, at: float, who: str = "") -> None:
     identity = pool.identities[name]
-    pool.whoami_said(name, Word.HEALTHY, asked(identity, at), metadata(who or name))
+    pool.states.whoami_said(name, Word.HEALTHY, asked(identity, at), metadata(who or name))
 
 
 def whoami_refuses(pool: Pool, name: str, at: float) -> None:
     """Whoami, asked then, says that a token is dead."""
     evidence = Evidence(at, "GET", WHOAMI, 401, "token_revoked", fingerprint=pool.identities[name].fingerprint)
-    pool.whoami_said(name, Word.REFUSED, evidence)
+    pool.states.whoami_said(name, Word.REFUSED, evidence)
 
 
 def condemn(pool: Pool, name: str, at: float) -> None:
     """Whoami says that a token is dead which a client's request was refused with."""
-    pool.confirmation.request_refused(pool.identities[name].fingerprint)
+    pool.states.confirmation.request_refused(pool.identities[name].fingerprint)
     whoami_refuses(pool, name, at)
 
 
 def refuse(pool: Pool, name: str, sent_at: float, at: float) -> None:
-    pool.refused(name, refusal(pool.identities[name], at), sent_at, at)
+    pool.states.refused(name, refusal(pool.identities[name], at), sent_at, at)
 
 
 def statuses(pool: Pool) -> dict[str, Status]:

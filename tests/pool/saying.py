@@ -30,7 +30,7 @@ class Scene:
     doubted: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool.on_doubt = lambda identity: self.doubted.append(identity.name)
+        self.pool.states.on_doubt = lambda identity: self.doubted.append(identity.name)
 
     def judged(self, identity: Identity, asked: Asked, said: Said, body_model: str | None = None) -> Verdict:
         """What `codexpool.proxy.judge` makes of an answer, and has the pool learn, at the time of the scene."""

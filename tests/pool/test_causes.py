@@ -11,13 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
-from codexpool.pool.conditions import DOUBTS, LONGEST_REST
 from codexpool.pool.exclusions import MODEL_HOLDS
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import OTHERS_FIRST
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
+from codexpool.pool.states import DOUBTS, LONGEST_REST
 from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from codexpool.proxy.judge import of_event, of_failure
@@ -123,7 +123,7 @@ def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said
         scene.judged(pool.identities[name], Asked(name, RESPONSES, model="m"), said)
     for name in "cde":
         condemn(pool, name, scene.now)
-    assert pool.breaker.opened_at is not None
+    assert pool.states.breaker.opened_at is not None
 
     begun, served = scene.now, False
     while not served and scene.now < begun + 30:
@@ -133,7 +133,7 @@ def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said
     # what a client waits for by itself is enough where the two are drained, which is an ordinary day
     assert served
     assert scene.now - begun <= (PATIENCE if said.status == 429 else FIRST_PAUSE + OTHERS_FIRST + PATIENCE)
-    assert pool.breaker.opened_at is None
+    assert pool.states.breaker.opened_at is None
 
 
 def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:

@@ -16,7 +16,7 @@ from tests.pool.pools import NOW, metadata, pool_of, ready_pool, refuse, statuse
 def says(pool: Pool, name: str, at: float, word: Word = Word.REFUSED, path: str = WHOAMI) -> Status:
     """Somebody says this of an identity's token; what the identity is then."""
     evidence = Evidence(at, "GET", path, fingerprint=pool.identities[name].fingerprint)
-    pool.whoami_said(name, word, evidence)
+    pool.states.whoami_said(name, word, evidence)
     return pool.identities[name].status
 
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codexpool.pool.breaker import FIRST_PAUSE
-from codexpool.pool.conditions import LONGEST_RETRY_AFTER
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.pool import TROUBLES, Pool
 from codexpool.pool.ranking import LASTS
 from codexpool.pool.recovery import BEFORE_AGAIN, NobodyServes, Pause, Relay, Try, Wait, attempts
 from codexpool.pool.selection import Selection, select
+from codexpool.pool.states import LONGEST_RETRY_AFTER
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
 from codexpool.pool.verdict import Answer, Verdict, classify
 from tests.pool.pools import (
@@ -48,7 +48,7 @@ def evidence(identity: Identity, at: float, status: int = 429, code: str = "usag
 
 def limit(pool: Pool, name: str, until: float, at: float = NOW, family: str = MAIN) -> None:
     identity = pool.identities[name]
-    pool.limited(name, metadata(name).key, Limit(family, until), evidence(identity, at), at)
+    pool.states.limited(name, metadata(name).key, Limit(family, until), evidence(identity, at), at)
 
 
 def chosen(
@@ -130,7 +130,7 @@ def test_which_family_a_model_is_of_is_learned() -> None:
 def test_too_many_requests_are_a_rest_as_long_as_the_answer_says_within_bounds() -> None:
     for seconds, rest in ((7.0, 7.0), (1e9, LONGEST_RETRY_AFTER), (0.0, 0.1), (None, 2.0)):
         pool = ready_pool("a")
-        pool.throttled("a", evidence(pool.identities["a"], NOW), NOW, seconds)
+        pool.states.throttled("a", evidence(pool.identities["a"], NOW), NOW, seconds)
 
         assert pool.identities["a"].status is Status.RESTING
         assert pool.identities["a"].condition.until == pytest.approx(NOW + rest)
@@ -139,7 +139,7 @@ def test_too_many_requests_are_a_rest_as_long_as_the_answer_says_within_bounds()
 def test_a_closed_workspace_is_a_pause_that_a_person_ends() -> None:
     pool = ready_pool("a", "b")
 
-    pool.workspace_closed("a", evidence(pool.identities["a"], NOW, 402, "deactivated_workspace"), NOW)
+    pool.states.workspace_closed("a", evidence(pool.identities["a"], NOW, 402, "deactivated_workspace"), NOW)
 
     assert chosen(pool, "s", NOW + 1e6) == "b"
     assert "a: paused (402 deactivated_workspace" in nobody(pool, Asked("s", RESPONSES), NOW).message
@@ -227,13 +227,13 @@ def vouch_as(pool: Pool, name: str, account: str, user: str) -> None:
     pool.replace_identities([*pool.identities.values(), unverified(name)], pool.selection, NOW)
     identity = pool.identities[name]
     known = replace(metadata(name), account_id=account, user_id=user)
-    pool.recall(name, identity.fingerprint, known, NOW)
+    pool.states.recall(name, identity.fingerprint, known, NOW)
 
 
 def limit_of(pool: Pool, name: str, until: float) -> None:
     identity = pool.identities[name]
     assert identity.metadata is not None
-    pool.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW), NOW)
+    pool.states.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW), NOW)
 
 
 def test_an_endpoint_that_is_not_for_its_token_does_not_move_a_session() -> None:
@@ -254,7 +254,7 @@ def test_an_endpoint_that_is_not_for_its_token_does_not_move_a_session() -> None
 def test_new_sessions_go_where_most_is_left() -> None:
     pool = ready_pool("a", "b", selection=Selection.HEADROOM)
     for name, used in (("a", 80.0), ("b", 20.0)):
-        pool.usage(metadata(name).key).see(Window(MAIN, 300, used, NOW + 4 * HOUR, NOW))
+        pool.states.usage(metadata(name).key).see(Window(MAIN, 300, used, NOW + 4 * HOUR, NOW))
         pool.saw_usage(metadata(name).key)
 
     served = [chosen(pool, f"s{n}") for n in range(10)]
@@ -276,7 +276,7 @@ def test_the_ranking_chooses_whom_a_look_at_everybody_would(
     names = [f"i{n}" for n in range(len(used))]
     pool, at = ready_pool(*names, selection=selection), NOW
     for name, (percent, resets_in) in zip(names, used, strict=True):
-        pool.usage(metadata(name).key).see(Window(MAIN, 300, percent, NOW + resets_in, NOW))
+        pool.states.usage(metadata(name).key).see(Window(MAIN, 300, percent, NOW + resets_in, NOW))
         pool.saw_usage(metadata(name).key)
     for number, (step, index) in enumerate(steps):
         name = names[index % len(names)]
@@ -284,9 +284,9 @@ def test_the_ranking_chooses_whom_a_look_at_everybody_would(
             case "limit":
                 limit(pool, name, at + 40, at)
             case "rest":
-                pool.throttled(name, evidence(pool.identities[name], at), at, 25)
+                pool.states.throttled(name, evidence(pool.identities[name], at), at, 25)
             case "usage":
-                pool.usage(metadata(name).key).see(Window(MAIN, 300, index * 20.0, at + HOUR, at))
+                pool.states.usage(metadata(name).key).see(Window(MAIN, 300, index * 20.0, at + HOUR, at))
                 pool.saw_usage(metadata(name).key)
             case "wait":
                 at += LASTS + 1  # headroom and load change with time alone
@@ -360,13 +360,13 @@ def test_a_short_rest_of_the_only_identity_is_waited_for() -> None:
     pool, clock = ready_pool("a"), [NOW]
     steps = attempts(pool, Asked("s", RESPONSES), lambda: clock[0], lambda: clock[0])
     assert isinstance(next(steps), Try)
-    pool.throttled("a", evidence(pool.identities["a"], NOW), NOW, 3.0)
+    pool.states.throttled("a", evidence(pool.identities["a"], NOW), NOW, 3.0)
 
     assert isinstance(steps.send(THROTTLED), Wait)
     clock[0] += 3.0
     assert isinstance(steps.send(None), Try)
     # but not for ever
-    pool.throttled("a", evidence(pool.identities["a"], clock[0]), clock[0], 3.0)
+    pool.states.throttled("a", evidence(pool.identities["a"], clock[0]), clock[0], 3.0)
     with pytest.raises(StopIteration) as end:
         steps.send(THROTTLED)
     assert end.value.value == NobodyServes()
@@ -496,10 +496,10 @@ def test_a_new_token_for_one_it_was_opened_on_closes_the_breaker() -> None:
 def test_whatever_an_identity_was_before_its_refusal_for_good_counts(before: Status) -> None:
     pool = ready_pool("good", "x", "y", "z")
     for name in ("x", "y", "z"):
-        pool.condition_learned(name, pool.identities[name].fingerprint, Condition(before, NOW))
+        pool.states.condition_learned(name, pool.identities[name].fingerprint, Condition(before, NOW))
         condemn(pool, name, NOW)
 
-    assert pool.breaker.names == ("x", "y", "z")
+    assert pool.states.breaker.names == ("x", "y", "z")
     assert chosen(pool, "s", NOW + 1) is None
     assert chosen(pool, "s", NOW + FIRST_PAUSE) == "good"
 
@@ -508,7 +508,7 @@ def test_a_condition_that_somebody_else_has_found_out_does_not_count() -> None:
     pool = ready_pool("good", "x", "y", "z")
     for name in ("x", "y", "z"):
         flagged = Condition(Status.NEEDS_REPLACEMENT, NOW)
-        pool.condition_learned(name, pool.identities[name].fingerprint, flagged)
+        pool.states.condition_learned(name, pool.identities[name].fingerprint, flagged)
 
     assert chosen(pool, "s") == "good"
 
@@ -532,7 +532,7 @@ def test_condition_of_another_source_is_a_limit_as_any_other() -> None:
     pool = ready_pool("a")
     condition = Condition(Status.LIMITED, NOW, NOW + HOUR)
 
-    pool.condition_learned("a", pool.identities["a"].fingerprint, condition)
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, condition)
 
     assert chosen(pool, "s", NOW + 1) is None
     assert chosen(pool, "s", NOW + HOUR) == "a"

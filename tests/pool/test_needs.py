@@ -38,7 +38,7 @@ def test_every_identity_is_named_with_what_it_needs_and_no_token(states: dict[st
     pool = pool_of(*[unverified(name, tokens[name]) for name in states])
     for name, condition in states.items():
         vouch(pool, name, NOW)
-        pool.condition_learned(name, pool.identities[name].fingerprint, condition)
+        pool.states.condition_learned(name, pool.identities[name].fingerprint, condition)
 
     line = nobody(pool, Asked(None, RESPONSES), NOW).message
 
@@ -66,7 +66,9 @@ def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None
 
 def test_time_until_which_an_identity_rests_is_told() -> None:
     pool = ready_pool("work")
-    pool.condition_learned("work", pool.identities["work"].fingerprint, Condition(Status.LIMITED, NOW, NOW + 600))
+    pool.states.condition_learned(
+        "work", pool.identities["work"].fingerprint, Condition(Status.LIMITED, NOW, NOW + 600)
+    )
 
     assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
 
@@ -85,7 +87,7 @@ def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end
 def test_conflict_is_told_from_a_refusal() -> None:
     pool = ready_pool("work")
     refuse(pool, "work", NOW, NOW)
-    pool.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
+    pool.states.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
 
     assert "work: its token belongs to another account" in nobody(pool, Asked(None, RESPONSES), NOW).message
 

@@ -7,9 +7,9 @@ import pytest
 from codexpool.pool import exclusions
 from codexpool.pool import pool as pool_module
 from codexpool.pool import sessions as sessions_module
-from codexpool.pool.conditions import LONGEST_REST, SHORT_REST
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Kind, Status, Word
 from codexpool.pool.selection import Selection
+from codexpool.pool.states import LONGEST_REST, SHORT_REST
 from tests.pool.pools import (
     MODELS,
     NOW,
@@ -59,7 +59,7 @@ def test_only_ready_serves(status: Status) -> None:
     identity = pool.identities["a"]
     pool.choose(Asked("s", RESPONSES), NOW)
 
-    pool.condition_learned("a", identity.fingerprint, Condition(status, NOW))
+    pool.states.condition_learned("a", identity.fingerprint, Condition(status, NOW))
 
     assert pool.choose(Asked("s", RESPONSES), NOW) is None
     assert pool.choose(Asked(None, RESPONSES), NOW) is None
@@ -68,7 +68,7 @@ def test_only_ready_serves(status: Status) -> None:
 def test_identity_whose_account_is_unknown_does_not_serve() -> None:
     pool = pool_of(unverified("a"))
 
-    pool.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.READY, NOW))
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.READY, NOW))
 
     assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
@@ -76,7 +76,7 @@ def test_identity_whose_account_is_unknown_does_not_serve() -> None:
 def test_what_an_earlier_run_found_out_is_enough_to_serve() -> None:
     pool = pool_of(unverified("a"))
 
-    pool.recall("a", pool.identities["a"].fingerprint, metadata("a"), NOW)
+    pool.states.recall("a", pool.identities["a"].fingerprint, metadata("a"), NOW)
 
     assert pool.choose(Asked(None, RESPONSES), NOW) is pool.identities["a"]
 
@@ -84,7 +84,7 @@ def test_what_an_earlier_run_found_out_is_enough_to_serve() -> None:
 def test_what_an_earlier_run_found_out_about_another_token_is_not() -> None:
     pool = pool_of(unverified("a"))
 
-    pool.recall("a", unverified("a", "at-test-older").fingerprint, metadata("a"), NOW)
+    pool.states.recall("a", unverified("a", "at-test-older").fingerprint, metadata("a"), NOW)
 
     assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
@@ -94,8 +94,8 @@ def test_token_whose_flag_a_person_took_away_does_not_serve_before_whoami_has_sp
     identity = pool.identities["a"]
     condemn(pool, "a", NOW)
 
-    pool.condition_learned("a", identity.fingerprint, Condition(Status.UNVERIFIED, NOW))
-    pool.recall("a", identity.fingerprint, metadata("a"), NOW)
+    pool.states.condition_learned("a", identity.fingerprint, Condition(Status.UNVERIFIED, NOW))
+    pool.states.recall("a", identity.fingerprint, metadata("a"), NOW)
     before = pool.choose(Asked(None, RESPONSES), NOW)
     vouch(pool, "a", NOW + 1)
 
@@ -114,7 +114,7 @@ def test_excluded_identity_is_not_chosen_even_for_its_own_session() -> None:
 def test_resting_ends_when_its_time_has_come() -> None:
     pool = ready_pool("a")
     rest = Condition(Status.RESTING, NOW, NOW + 5)
-    pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, rest)
 
     assert pool.choose(Asked(None, RESPONSES), NOW + 4.9) is None
     assert pool.choose(Asked(None, RESPONSES), NOW + 5) is pool.identities["a"]
@@ -123,7 +123,7 @@ def test_resting_ends_when_its_time_has_come() -> None:
 def test_resting_does_not_last_as_long_as_the_clock_was_set_back() -> None:
     pool = ready_pool("a")
     rest = Condition(Status.RESTING, NOW, NOW + 5)
-    pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, rest)
 
     assert pool.choose(Asked(None, RESPONSES), NOW - 3600) is pool.identities["a"]
 
@@ -230,7 +230,7 @@ def test_refusals_that_come_in_after_whoami_vouched_change_nothing() -> None:
 def test_refusal_of_an_identity_that_does_not_serve_any_more_changes_nothing(status: Status) -> None:
     pool = ready_pool("a")
     identity = pool.identities["a"]
-    pool.condition_learned("a", identity.fingerprint, Condition(status, NOW))
+    pool.states.condition_learned("a", identity.fingerprint, Condition(status, NOW))
 
     refuse(pool, "a", NOW, NOW + 1)
 
@@ -252,9 +252,9 @@ def test_refusal_of_an_older_token_changes_nothing() -> None:
     vouch(pool, "a", NOW)
 
     evidence = Evidence(NOW + 1, "POST", RESPONSES, 401, fingerprint=old.fingerprint)
-    pool.refused("a", evidence, NOW + 1, NOW + 1)
+    pool.states.refused("a", evidence, NOW + 1, NOW + 1)
     for word in Word:
-        pool.whoami_said("a", word, asked(old, NOW + 2), metadata("somebody else"))
+        pool.states.whoami_said("a", word, asked(old, NOW + 2), metadata("somebody else"))
 
     assert pool.identities["a"].status is Status.READY
     assert pool.identities["a"].metadata == metadata("a")
@@ -266,8 +266,8 @@ def test_word_on_an_identity_that_left_changes_nothing() -> None:
     gone = pool.identities["a"]
     pool.replace_identities([], Selection.DRAIN_FIRST, NOW)
 
-    pool.refused("a", Evidence(NOW, fingerprint=gone.fingerprint), NOW, NOW)
-    pool.whoami_said("a", Word.REFUSED, asked(gone, NOW))
+    pool.states.refused("a", Evidence(NOW, fingerprint=gone.fingerprint), NOW, NOW)
+    pool.states.whoami_said("a", Word.REFUSED, asked(gone, NOW))
     pool.succeeded("a", NOW, True)
 
     assert not changes
@@ -278,7 +278,7 @@ def test_word_on_an_identity_that_left_changes_nothing() -> None:
 def test_whoami_asked_before_the_refusal_does_not_clear_it(status: Status) -> None:
     pool = ready_pool("a")
     evidence = Evidence(NOW, fingerprint=pool.identities["a"].fingerprint)
-    pool.condition_learned("a", evidence.fingerprint, Condition(status, NOW, evidence=evidence))
+    pool.states.condition_learned("a", evidence.fingerprint, Condition(status, NOW, evidence=evidence))
 
     vouch(pool, "a", NOW - 0.1)
 
@@ -290,10 +290,10 @@ def test_unreachable_whoami_says_nothing_about_the_token(status: Status) -> None
     pool = ready_pool("a")
     identity = pool.identities["a"]
     before = Condition(status, NOW, evidence=Evidence(NOW, note="why"))
-    pool.condition_learned("a", identity.fingerprint, before)
+    pool.states.condition_learned("a", identity.fingerprint, before)
 
     said = Evidence(NOW + 1, fingerprint=identity.fingerprint, note="whoami answers 403 ip_not_authorized")
-    pool.whoami_said("a", Word.UNREACHABLE, said)
+    pool.states.whoami_said("a", Word.UNREACHABLE, said)
 
     # who was never verified is told why; what else there is has a better reason
     assert identity.condition == (replace(before, evidence=said) if status is Status.UNVERIFIED else before)
@@ -303,7 +303,7 @@ def test_token_of_another_account_is_a_conflict_and_not_served() -> None:
     pool = ready_pool("a")
     refuse(pool, "a", NOW, NOW)
 
-    pool.whoami_said("a", Word.OTHER_ACCOUNT, asked(pool.identities["a"], NOW + 1))
+    pool.states.whoami_said("a", Word.OTHER_ACCOUNT, asked(pool.identities["a"], NOW + 1))
 
     assert pool.identities["a"].status is Status.CONFLICT
     assert pool.choose(Asked(None, RESPONSES), NOW + 1000) is None
@@ -311,7 +311,7 @@ def test_token_of_another_account_is_a_conflict_and_not_served() -> None:
 
 def test_whoami_does_not_end_what_a_person_has_paused() -> None:
     pool = ready_pool("a")
-    pool.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.PAUSED, NOW))
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.PAUSED, NOW))
 
     vouch(pool, "a", NOW + 1)
 
@@ -394,7 +394,7 @@ def test_listener_is_told_of_a_status_once() -> None:
 
     for until in (NOW + 10, NOW + 20):
         rest = Condition(Status.RESTING, NOW, until)
-        pool.condition_learned("a", pool.identities["a"].fingerprint, rest)
+        pool.states.condition_learned("a", pool.identities["a"].fingerprint, rest)
 
     assert changes == [("a", Status.RESTING)]
 
@@ -405,7 +405,7 @@ def test_listener_is_told_when_a_limit_comes_to_last_longer() -> None:
 
     for until in (NOW + 10, NOW + 20, NOW + 20):
         limit = Condition(Status.LIMITED, NOW, until)
-        pool.condition_learned("a", pool.identities["a"].fingerprint, limit)
+        pool.states.condition_learned("a", pool.identities["a"].fingerprint, limit)
 
     assert changes == [("a", Status.LIMITED)] * 2
 
@@ -436,7 +436,7 @@ def test_first_of_two_tokens_of_one_user_serves_whichever_is_verified_first(orde
     pool = twins(order)
 
     assert statuses(pool) == {"a": Status.READY, "b": Status.PAUSED}
-    assert pool.by_key(metadata("same").key) is pool.identities["a"]
+    assert pool.states.by_key(metadata("same").key) is pool.identities["a"]
     assert str(pool.identities["b"].condition.evidence) == "its token is of the same account and user as that of a"
 
 
@@ -506,7 +506,7 @@ def test_suspect_token_does_not_come_to_serve_beside_another_one_of_its_user() -
 
 def test_rest_of_an_earlier_run_does_not_let_a_second_token_of_one_user_serve() -> None:
     pool = twins()
-    pool.condition_learned("b", pool.identities["b"].fingerprint, Condition(Status.RESTING, NOW, NOW + 5))
+    pool.states.condition_learned("b", pool.identities["b"].fingerprint, Condition(Status.RESTING, NOW, NOW + 5))
 
     assert serving(pool, RESPONSES, NOW + 1000) == [pool.identities["a"]]
 

@@ -61,7 +61,7 @@ def test_what_only_one_family_is_the_reason_for_is_no_move() -> None:
     pool = pool_of(ready("first"), ready("second"))
     because(pool, asked())
     pool.learn_family("big", "big-family")
-    pool.usage(pool.identities["first"].metadata.key).limit(Limit("big-family", NOW + 600), NOW)  # type: ignore[union-attr]
+    pool.states.usage(pool.identities["first"].metadata.key).limit(Limit("big-family", NOW + 600), NOW)  # type: ignore[union-attr]
 
     assert because(pool, asked(model="big")) == ("second", Because.ASIDE)
     assert because(pool, asked(model="big")) == ("second", Because.ASIDE)

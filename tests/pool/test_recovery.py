@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.pool.conditions import CONDEMNED, LONGEST_REST, SHORT_REST
 from codexpool.pool.confirmation import HOLDS
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.patience import FORGOTTEN_AFTER, LEAST_PATIENCE, PATIENCE
@@ -27,6 +26,7 @@ from codexpool.pool.recovery import (
     attempts,
 )
 from codexpool.pool.selection import Selection
+from codexpool.pool.states import CONDEMNED, LONGEST_REST, SHORT_REST
 from codexpool.pool.usage import Limit
 from codexpool.pool.verdict import Answer, Finding, Verdict, classify
 from tests.pool.pools import (
@@ -69,7 +69,7 @@ class Request:
         """The answer of the present attempt has come; the pool learns what the addon would tell it."""
         identity = self.identity
         if verdict.finding is Finding.REFUSED:
-            self.pool.refused(identity.name, refusal(identity, self.at), self._sent_at, self.at)
+            self.pool.states.refused(identity.name, refusal(identity, self.at), self._sent_at, self.at)
         self.step = self._next(verdict)
         return self
 
@@ -231,7 +231,7 @@ def test_what_one_request_has_waited_in_vain_the_next_one_does_not_wait_again() 
     assert waits() == PATIENCE
     # and once it was ready, it is worth waiting for again
     vouch(pool, "a", NOW + 1)
-    pool.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.SUSPECT, NOW + 2))
+    pool.states.condition_learned("a", pool.identities["a"].fingerprint, Condition(Status.SUSPECT, NOW + 2))
     assert waits() == PATIENCE
 
 
@@ -609,7 +609,7 @@ class World(RuleBasedStateMachine):
     def _hear(self, asking: Asking) -> None:
         self.askings.remove(asking)
         found = metadata(asking.owner) if asking.word is Word.HEALTHY else None
-        self.pool.whoami_said(asking.identity.name, asking.word, asking.evidence, found)
+        self.pool.states.whoami_said(asking.identity.name, asking.word, asking.evidence, found)
         if asking.word is Word.REFUSED:
             present = self.pool.identities.get(asking.identity.name)
             if present is not None and present.fingerprint == asking.evidence.fingerprint:
@@ -650,9 +650,11 @@ class World(RuleBasedStateMachine):
                 self.pool.succeeded(name, request.sent_at, True)
             case Finding.LIMITED:
                 limit = Limit(resets_in=30.0)
-                self.pool.limited(name, metadata(OWNERS[name]).key, limit, self._evidence(request, 429), self.now)
+                self.pool.states.limited(
+                    name, metadata(OWNERS[name]).key, limit, self._evidence(request, 429), self.now
+                )
             case Finding.THROTTLED:
-                self.pool.throttled(name, self._evidence(request, 429), self.now, None)
+                self.pool.states.throttled(name, self._evidence(request, 429), self.now, None)
             case Finding.UPSTREAM:
                 self.pool.troubled(name, self.now)
             case Finding.NOT_FOR_THIS_CREDENTIAL if request.path != MODELS:
@@ -660,7 +662,7 @@ class World(RuleBasedStateMachine):
             case Finding.REFUSED:
                 before = self.pool.identities.get(name)
                 status = before.status if before is not None else None
-                self.pool.refused(name, self._evidence(request, 401), request.sent_at, self.now)
+                self.pool.states.refused(name, self._evidence(request, 401), request.sent_at, self.now)
                 if before is not None and request.sent_at < before.vouched_at <= self.now:
                     assert before.status is status
 

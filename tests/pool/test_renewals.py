@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.causes import Cause
-from codexpool.pool.conditions import LONGEST_REST, RENEWAL_HOLDS, RENEWED_AGAIN, SHORT_REST
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import MOST_RENEWALS, NobodyServes, Relay, Renew, Try, Wait, attempts
+from codexpool.pool.states import LONGEST_REST, RENEWAL_HOLDS, RENEWED_AGAIN, SHORT_REST
 from codexpool.pool.verdict import Answer, Verdict, classify
 from tests.pool.pools import (
     NOW,
@@ -44,7 +44,7 @@ def a_pool(kind: Kind, *pats: str, changes: Changes | None = None) -> Pool:
 
 
 def renew(pool: Pool, token: str, at: float = NOW, issued: bool = True) -> None:
-    pool.renewed("login", pool.identities["login"].fingerprint, token, at, issued)
+    pool.states.renewed("login", pool.identities["login"].fingerprint, token, at, issued)
 
 
 def refused(kind: Kind, current: bool = True) -> Verdict:
@@ -76,7 +76,7 @@ def test_a_client_that_is_always_refused_has_no_login_renewed_each_time(kind: Ki
     for name in pool.identities:
         vouch(pool, name, NOW - 1)
     wanted: list[str] = []
-    pool.on_doubt = lambda identity: wanted.append(identity.name)
+    pool.states.on_doubt = lambda identity: wanted.append(identity.name)
     cause = Cause.of(Asked("odd", RESPONSES), "401")
 
     for second in range(60):
@@ -84,11 +84,11 @@ def test_a_client_that_is_always_refused_has_no_login_renewed_each_time(kind: Ki
         for identity in pool.identities.values():
             pool.can_serve(Asked(None, RESPONSES), at)  # Rests that are over end.
             before = len(wanted)
-            pool.refused(identity.name, refusal(identity, at), at, at, cause)
+            pool.states.refused(identity.name, refusal(identity, at), at, at, cause)
             if identity.status is Status.SUSPECT:
                 wanted.append(identity.name)
             if len(wanted) > before:
-                pool.renewed(identity.name, identity.fingerprint, f"{identity.name} {second}", at, True)
+                pool.states.renewed(identity.name, identity.fingerprint, f"{identity.name} {second}", at, True)
             pool.succeeded(identity.name, at, True)  # Another client is served.
 
     assert {name: wanted.count(name) <= 60 / RENEWED_AGAIN for name in "abcd"} == dict.fromkeys("abcd", True)
@@ -101,7 +101,7 @@ def test_where_there_is_no_other_token_the_next_identity_is_next(kind: Kind) -> 
     next(steps)
     refuse(pool, "login", NOW, NOW)
     steps.send(refused(kind))
-    pool.unrenewed("login", pool.identities["login"].fingerprint, Evidence(NOW, note="no"), NOW, until=None)
+    pool.states.unrenewed("login", pool.identities["login"].fingerprint, Evidence(NOW, note="no"), NOW, until=None)
 
     step = steps.send(None)
 
@@ -202,10 +202,10 @@ def test_a_refusal_of_an_older_token_costs_the_newer_one_nothing(kind: Kind) -> 
     refuse(pool, "login", NOW, NOW)
     renew(pool, "new")
 
-    pool.refused("login", Evidence(NOW + 1, fingerprint=old), NOW - 1, NOW + 1)
-    pool.unrenewed("login", old, Evidence(NOW + 1), NOW + 1, until=None)
-    pool.renewed("login", old, "newer", NOW + 1, True)
-    pool.condition_learned("login", old, Condition(Status.NEEDS_LOGIN, NOW))
+    pool.states.refused("login", Evidence(NOW + 1, fingerprint=old), NOW - 1, NOW + 1)
+    pool.states.unrenewed("login", old, Evidence(NOW + 1), NOW + 1, until=None)
+    pool.states.renewed("login", old, "newer", NOW + 1, True)
+    pool.states.condition_learned("login", old, Condition(Status.NEEDS_LOGIN, NOW))
 
     assert statuses(pool) == {"login": Status.READY}
     assert pool.identities["login"].fingerprint == "new"
@@ -227,7 +227,9 @@ def test_a_stale_refusal_is_sent_again_under_the_same_identity_with_its_new_toke
 def test_a_token_that_was_refused_is_not_sent_again_while_the_command_gives_no_other() -> None:
     pool = a_pool(Kind.COMMAND)
     refuse(pool, "login", NOW, NOW)
-    pool.unrenewed("login", pool.identities["login"].fingerprint, Evidence(NOW, note="exit 1"), NOW, until=NOW + 5)
+    pool.states.unrenewed(
+        "login", pool.identities["login"].fingerprint, Evidence(NOW, note="exit 1"), NOW, until=NOW + 5
+    )
     assert not pool.can_serve(Asked(None, RESPONSES), NOW + 60)
     renew(pool, "new")
     assert pool.can_serve(Asked(None, RESPONSES), NOW + 60)
@@ -235,7 +237,7 @@ def test_a_token_that_was_refused_is_not_sent_again_while_the_command_gives_no_o
 
 def test_a_first_token_has_yet_to_say_whose_it_is() -> None:
     pool = pool_of(Identity("login", Kind.COMMAND, "", Condition(Status.UNVERIFIED, NOW), unsendable=True))
-    pool.unrenewed("login", "", Evidence(NOW, note="exit 1"), NOW, until=NOW + 5)
+    pool.states.unrenewed("login", "", Evidence(NOW, note="exit 1"), NOW, until=NOW + 5)
     assert statuses(pool) == {"login": Status.RESTING}
     assert not pool.can_serve(Asked(None, RESPONSES), NOW + 60)
     renew(pool, "first")
@@ -256,7 +258,7 @@ def test_rests_stay_bounded_whatever_happens(events: list[str]) -> None:
                 renew(pool, f"token-{number}", at, event == "issued")
             case "none":
                 fingerprint = pool.identities["login"].fingerprint
-                pool.unrenewed("login", fingerprint, Evidence(at), at, until=None)
+                pool.states.unrenewed("login", fingerprint, Evidence(at), at, until=None)
             case "wait":
                 at += 120
             case _:
@@ -282,11 +284,11 @@ def paused(pool: Pool, *names: str, at: float = NOW) -> None:
 def test_who_is_paused_serves_nobody_whatever_is_found_out(status: Status) -> None:
     pool = a_pool(Kind.PAT, "a")
     identity = pool.identities["login"]
-    pool.condition_learned("login", identity.fingerprint, Condition(status, NOW, NOW + 1))
+    pool.states.condition_learned("login", identity.fingerprint, Condition(status, NOW, NOW + 1))
 
     paused(pool, "login")
     vouch(pool, "login", NOW + 1)
-    pool.condition_learned("login", identity.fingerprint, Condition(Status.READY, NOW + 2))
+    pool.states.condition_learned("login", identity.fingerprint, Condition(Status.READY, NOW + 2))
 
     assert statuses(pool)["login"] is Status.PAUSED
     assert pool.identities["login"].condition.evidence == Evidence(NOW + 2, note="paused in pool.toml")
@@ -297,7 +299,7 @@ def test_who_is_paused_serves_nobody_whatever_is_found_out(status: Status) -> No
 def test_a_pause_does_not_hide_that_a_person_is_needed() -> None:
     pool = a_pool(Kind.PAT, "a")
     fingerprint = pool.identities["login"].fingerprint
-    pool.condition_learned("login", fingerprint, Condition(Status.NEEDS_REPLACEMENT, NOW))
+    pool.states.condition_learned("login", fingerprint, Condition(Status.NEEDS_REPLACEMENT, NOW))
     paused(pool, "login")
     assert statuses(pool)["login"] is Status.NEEDS_REPLACEMENT
     paused(pool)

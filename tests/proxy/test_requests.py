@@ -76,7 +76,7 @@ async def test_nobody_is_sent_as_who_may_not_serve_any_more(what: str) -> None:
     request = await assigned(exchanges)
     identity = keeper.pool.identities["first"]
     if what == "condemned":
-        keeper.pool.condition_learned("first", identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+        keeper.pool.states.condition_learned("first", identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
     else:
         new = dataclasses.replace(identity, paused=True)
         keeper.pool.replace_identities([new] if what == "paused" else [], keeper.pool.selection, 1)
@@ -190,7 +190,7 @@ async def test_flow_list_and_log_say_who_served_after_how_many_attempts_and_why(
 async def test_a_pool_that_is_exhausted_is_said_once_until_that_changes(caplog: pytest.LogCaptureFixture) -> None:
     exchanges, keeper = with_keeper("first")
     fingerprint = keeper.pool.identities["first"].fingerprint
-    keeper.pool.condition_learned("first", fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+    keeper.pool.states.condition_learned("first", fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
     for number in range(3):
         request = await assigned(exchanges, number)
         assert request.response is not None

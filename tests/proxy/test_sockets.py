@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from codexpool.pool.conditions import DOUBTS
 from codexpool.pool.identity import Asked, Status
+from codexpool.pool.states import DOUBTS
 from codexpool.proxy.sockets import Sockets
 from tests.pool.pools import RESPONSES, ready_pool
 

@@ -39,12 +39,12 @@ class Unforgiving(StillKeeper):
 
     def reset(self) -> None:
         super().reset()
-        self.pool.breaker.close()
+        self.pool.states.breaker.close()
 
     async def change(self, seconds: float) -> None:
         for name, identity in list(self.pool.identities.items()):
             if identity.status is not Status.READY:
-                self.pool.condition_learned(name, identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+                self.pool.states.condition_learned(name, identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
 
 
 @dataclass
@@ -419,7 +419,7 @@ async def is_closed_without_a_keeper(room: Room, request: http.HTTPFlow) -> None
 
 async def has_its_identity_condemned(room: Room, request: http.HTTPFlow) -> None:
     for name, identity in list(room.keeper.pool.identities.items()):
-        room.keeper.pool.condition_learned(name, identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
+        room.keeper.pool.states.condition_learned(name, identity.fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
     room.bound(turns_at_once=None)
     assert not await asks(room, request)
     room.keeper.reset()
@@ -657,7 +657,7 @@ def is_for_members_now(room: Room) -> None:
 
 def is_paused(room: Room) -> None:
     for name, identity in list(room.keeper.pool.identities.items()):
-        room.keeper.pool.condition_learned(name, identity.fingerprint, Condition(Status.PAUSED, 1))
+        room.keeper.pool.states.condition_learned(name, identity.fingerprint, Condition(Status.PAUSED, 1))
 
 
 @pytest.mark.parametrize("when", [is_for_members_now, is_paused])

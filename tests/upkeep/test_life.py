@@ -31,10 +31,10 @@ from codexpool.credentials.authapi import place_in, whoami_of
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import tokens_of
 from codexpool.credentials.whoami import UndiscoveredError, Whoami
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.confirmation import HOLDS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
+from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import Finding
 from codexpool.protocol.errors import error_of
 from codexpool.proxy import judge

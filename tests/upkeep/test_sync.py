@@ -57,7 +57,7 @@ def test_a_closed_workspace_is_taken_over_and_an_operators_pause_of_elsewhere_is
 def test_a_person_who_resumes_an_identity_is_heard() -> None:
     pool, now = ready_pool("a"), time.time()
     evidence = Evidence(now, status=429, fingerprint=fingerprint(pool, "a"))
-    pool.limited("a", metadata("a").key, Limit(MAIN, now + HOUR), evidence, now)
+    pool.states.limited("a", metadata("a").key, Limit(MAIN, now + HOUR), evidence, now)
     assert statuses(pool) == {"a": Status.LIMITED}
 
     # that another proxy has a newer token for it, and drops what it knew of this one, says nothing
@@ -66,7 +66,7 @@ def test_a_person_who_resumes_an_identity_is_heard() -> None:
     take(pool, Snapshot(notes={(RESUMED, fingerprint(pool, "a")): {"at": int(now)}}), POOL)
 
     assert statuses(pool) == {"a": Status.READY}
-    assert pool.usage(metadata("a").key).limited == {}
+    assert pool.states.usage(metadata("a").key).limited == {}
 
 
 def test_families_of_models_are_known_after_a_restart() -> None:
@@ -87,7 +87,7 @@ def test_usage_and_sessions_of_elsewhere_are_known_here() -> None:
 
     take(pool, news, POOL)
 
-    assert pool.usage(metadata("a").key).windows == usage.windows
+    assert pool.states.usage(metadata("a").key).windows == usage.windows
     session = pool.sessions.get("s")
     assert session is not None
     assert (bound(pool, "s"), session.moves) == (metadata("b").key, 2)
@@ -98,16 +98,16 @@ def test_the_breaker_of_this_pool_is_opened_and_closed_elsewhere() -> None:
     opened = {"opened_at": now, "until": now + 60, "names": ["x", "y"]}
 
     take(pool, Snapshot(notes={(BREAKER, "/other/pool.toml"): opened}), POOL)
-    assert pool.breaker.state(now) is Opening.CLOSED
+    assert pool.states.breaker.state(now) is Opening.CLOSED
     take(pool, Snapshot(notes={(BREAKER, str(POOL)): opened}), POOL)
-    states = [pool.breaker.state(now)]
+    states = [pool.states.breaker.state(now)]
     closed: dict[str, object] = {"opened_at": None, "until": 0.0, "names": []}
     take(pool, Snapshot(notes={(BREAKER, str(POOL)): closed}), POOL)
-    states.append(pool.breaker.state(now))
+    states.append(pool.states.breaker.state(now))
     assert states == [Opening.OPEN, Opening.CLOSED]
     # one from a time that is still to come is none
     take(pool, Snapshot(notes={(BREAKER, str(POOL)): {**opened, "opened_at": now + 1000, "until": now + 2000}}), POOL)
-    assert pool.breaker.opened_at is None
+    assert pool.states.breaker.opened_at is None
 
 
 STRANGE = [[], 3, {"windows": [[1]]}, {"windows": 3}, {"opened_at": 1, "until": "x"}, {"limited": []}]

@@ -70,8 +70,8 @@ def in_use() -> View:
     """A pool where something of everything has happened."""
     pool, history = ready_pool("work", "spare", "dead"), History()
     for window in (Window(MAIN, 300, 25.0, NOW + 600, NOW), Window("codex_other", 10_080, 50.0, None, NOW)):
-        pool.usage(key(pool, "work")).see(window)
-    pool.limited("spare", key(pool, "spare"), Limit(MAIN, NOW + 60), Evidence(NOW, status=429), NOW)
+        pool.states.usage(key(pool, "work")).see(window)
+    pool.states.limited("spare", key(pool, "spare"), Limit(MAIN, NOW + 60), Evidence(NOW, status=429), NOW)
     refuse(pool, "dead", NOW, NOW)
     condemn(pool, "dead", NOW)
     pool.identities["work"].expires_at = NOW + 86_400
@@ -376,9 +376,9 @@ def test_no_secret_is_in_the_metrics_wherever_it_was_said(secret: str, other: st
     pool, history = ready_pool("work"), History()
     identity = pool.identities["work"]
     identity.metadata = Metadata(secret, secret, f"plan {secret}")
-    pool.usage(identity.metadata.key).see(Window(f"family {other}", 300, 1.0, NOW + 60, NOW))
+    pool.states.usage(identity.metadata.key).see(Window(f"family {other}", 300, 1.0, NOW + 60, NOW))
     evidence = Evidence(NOW, "POST", f"/x?access_token={secret}", 401, f"token {other} is invalid")
-    pool.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
+    pool.states.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
     served(history, request(secret, path=f"/{other}", model=other), ["work"])
     body, _ = exposition(view(pool, history, closed=secret), "", NOW)
 

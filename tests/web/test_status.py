@@ -38,7 +38,7 @@ def rows(pool: Pool, now: float = NOW, **more: Any) -> dict[str, dict[str, Any]]
 
 
 def usage(pool: Pool, name: str) -> Usage:
-    return pool.usage(key(pool, name))
+    return pool.states.usage(key(pool, name))
 
 
 def key(pool: Pool, name: str) -> IdentityKey:
@@ -49,7 +49,9 @@ def key(pool: Pool, name: str) -> IdentityKey:
 
 def limit(pool: Pool, name: str, until: float, at: float = NOW) -> None:
     """Its main limit is reached."""
-    pool.limited(name, key(pool, name), Limit(MAIN, until), Evidence(at, "POST", "x", 429, "usage_limit_reached"), at)
+    pool.states.limited(
+        name, key(pool, name), Limit(MAIN, until), Evidence(at, "POST", "x", 429, "usage_limit_reached"), at
+    )
 
 
 # -- an identity
@@ -130,7 +132,7 @@ def becomes(to: Status, **evidence: Any) -> Callable[[Pool], None]:
     def become(pool: Pool) -> None:
         identity = pool.identities["work"]
         condition = Condition(to, NOW, evidence=Evidence(NOW, **evidence))
-        pool.condition_learned("work", identity.fingerprint, condition)
+        pool.states.condition_learned("work", identity.fingerprint, condition)
 
     return become
 
@@ -242,7 +244,7 @@ def test_an_identity_stands_as_the_pool_finds_it_to_once_it_is_asked(
     pool = ready_pool("work")
     if rests:
         evidence = Evidence(NOW, status=429, fingerprint=pool.identities["work"].fingerprint)
-        pool.throttled("work", evidence, NOW, rests)
+        pool.states.throttled("work", evidence, NOW, rests)
     if is_limited:
         limit(pool, "work", NOW + is_limited)
     if not is_known:
@@ -443,8 +445,8 @@ def test_no_secret_is_in_the_document_wherever_it_was_said(secret: str, other: s
     usage(pool, "work").see(Window(f"family {secret}", 300, 1.0, None, NOW))
     usage(pool, "work").limit(Limit(f"family {other}", NOW + 60), NOW)
     evidence = Evidence(NOW, "POST", f"/x?access_token={secret}", 401, f"token {other} is invalid")
-    pool.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
-    pool.breaker.opened_at, pool.breaker.names = NOW, (secret,)
+    pool.states.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
+    pool.states.breaker.opened_at, pool.states.breaker.names = NOW, (secret,)
     served(history, request(f"session {secret}", path=f"/{other}", model=other), ["work"])
     text = json.dumps(document(view(pool, history), NOW), ensure_ascii=False)
     text += json.dumps(document(view(None, history, closed=f"broken at {secret}"), NOW), ensure_ascii=False)

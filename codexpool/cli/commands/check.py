@@ -30,9 +30,9 @@ from codexpool.cli.identity_table import table
 from codexpool.cli.write_state import remember
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.conditions import CONDEMNED
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Evidence, Kind, Status, Word
+from codexpool.pool.states import CONDEMNED
 
 AT_ONCE: Final = 8
 """Tokens that are asked about at the same time."""

@@ -20,7 +20,6 @@ from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.conditions import IN_DOUBT
 from codexpool.pool.identity import (
     RETURNING,
     Condition,
@@ -35,6 +34,7 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import IN_DOUBT
 from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
@@ -101,7 +101,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Cons
     specs = [s for s in config.identities if s.name in resolved.credentials or s.name in resolved.pending]
     now, consulted = time.time(), Consulted()
     pool = consulted.pool
-    pool.breaker.most = config.breaker
+    pool.states.breaker.most = config.breaker
     makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
     sync.take(pool, known, config.path)
@@ -143,9 +143,9 @@ class _Maker:
         if (note := self._note(metadata)) and not self.spec.paused:
             consulted.notes[name] = note
         metadata = metadata or self._claimed()
-        consulted.pool.recall(name, self.fingerprint, metadata, self.now)
+        consulted.pool.states.recall(name, self.fingerprint, metadata, self.now)
         if (condition := self._condition(metadata)) is not None and not self.spec.paused:
-            consulted.pool.condition_learned(name, self.fingerprint, condition)
+            consulted.pool.states.condition_learned(name, self.fingerprint, condition)
 
     def _fingerprint(self) -> str:
         bearer = self.credential.bearer() if self.credential is not None else None

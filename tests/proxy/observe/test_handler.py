@@ -501,7 +501,7 @@ async def test_the_clients_answers_say_nothing_of_the_pool(tmp_path: Path) -> No
     assert {identity.status for identity in pool.identities.values()} == {Status.READY}
     assert all(identity.troubles == 0 for identity in pool.identities.values())
     assert all(pool.left(i, observed._watched[flow].asked, time.time()) == 1 for i in pool.identities.values())
-    assert pool.breaker.opened_at is None
+    assert pool.states.breaker.opened_at is None
     assert trace_of(flow).attempts[0].identity == "work"  # The session would have stayed where it is.
 
 
