@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import partial
 from typing import Any
 
 from mitmproxy import http
@@ -70,10 +69,7 @@ class SwapHandler:
             self.flows.mode = setup
             return
         options.note_pool()
-        keeper = Keeper(_open_state, os.environ, options.own_route())
-        keeper.on_change = partial(self.changed, keeper)
-        keeper.on_status = self._status_changed
-        keeper.on_breaker = self._breaker_changed
+        keeper = Keeper(_open_state, os.environ, options.own_route(), self)
         keeper.start(setup, watcher)
         self.flows.mode = Serving(keeper)
 
@@ -90,13 +86,13 @@ class SwapHandler:
         self.turns.follow(keeper.config.turns_at_once if keeper.config is not None else None)
         self.sockets.changed(keeper)
 
-    def _status_changed(self, identity: Identity, before: Condition) -> None:
+    def status_changed(self, identity: Identity, before: Condition) -> None:
         condition = identity.condition
         event = Event(Kind.IDENTITY, time.time(), identity=identity.name, text=str(condition.evidence or ""))
         event.was, event.becomes = before.status, condition.status
         self.history.happened(event)
 
-    def _breaker_changed(self, is_open: bool, text: str) -> None:
+    def breaker_changed(self, is_open: bool, text: str) -> None:
         self.history.happened(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
 
     # -- what may be looked at

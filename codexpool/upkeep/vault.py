@@ -40,7 +40,7 @@ NOBODY = IdentityKey("", "")
 """Nobody in particular is expected."""
 
 
-class Custody:
+class Vault:
     """What is done with tokens, each identity's apart from all others. `Pool` says what has to be done.
 
     ``api`` is a task: its HTTP client takes its time to be there.

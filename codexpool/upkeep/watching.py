@@ -21,7 +21,7 @@ KEYRING_POLL = 10.0
 """Seconds between two looks at a keyring, which may cost a person a password."""
 
 
-class Following:
+class Reloader:
     """Calls ``follow`` with a configuration and its credentials whenever either has changed."""
 
     def __init__(

@@ -131,7 +131,7 @@ class Door:
             if identity.status in ("resting", "limited") or (identity.status == "paused" and not identity.paused):
                 pool.resumed(identity.name, identity.fingerprint, time.time())
             elif identity.status == "suspect":
-                addon.handler.flows.keeper._custody.look_after(
+                addon.handler.flows.keeper._vault.look_after(
                     identity
                 )  # where asking was broken, nobody does it again
         return [identity.name for identity in identities if identity.status == "suspect"]

@@ -71,7 +71,7 @@ OURS = [
     ("codexpool.proxy.judge", "error_in"),
     ("codexpool.upkeep.keeper", "Keeper.bearer"),
     ("codexpool.upkeep.keeper", "Keeper.served"),
-    ("codexpool.upkeep.vault", "Custody.look_after"),
+    ("codexpool.upkeep.vault", "Vault.look_after"),
     ("codexpool.upkeep.keeper", "Keeper._on_change"),
     ("codexpool.pool.pool", "Pool.choose"),
     ("codexpool.pool.pool", "IdentityStates.refused"),

@@ -28,6 +28,7 @@ from codexpool.protocol.token_usage import Tokens
 from codexpool.state import SqliteState
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
+from tests.upkeep.keepers import Unheard
 
 POOL = "/p/pool.toml"
 MIDNIGHT = 1_795_564_800.0
@@ -232,7 +233,8 @@ def pool_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def started(pool_toml: Path) -> Keeper:
-    keeper = Keeper(lambda: SqliteState(pool_toml.with_name("state.sqlite3"), lambda: NOW), {}, Route())
+    path = pool_toml.with_name("state.sqlite3")
+    keeper = Keeper(lambda: SqliteState(path, lambda: NOW), {}, Route(), Unheard())
     keeper.start(load(pool_toml), Watcher([pool_toml]))
     return keeper
 

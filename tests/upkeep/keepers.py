@@ -14,7 +14,7 @@ from unittest import mock
 from codexpool.config import Flag, Watcher, load
 from codexpool.credentials.route import Route
 from codexpool.credentials.whoami import Whoami
-from codexpool.pool.identity import Evidence, Metadata, Status, Word
+from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word
 from codexpool.state import State
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
@@ -22,6 +22,16 @@ from codexpool.upkeep.keeper import Keeper
 
 DEAD: set[str] = set()
 """Fingerprints of tokens that the backend refuses."""
+
+
+class Unheard:
+    """A listener that ignores all changes."""
+
+    def changed(self, keeper: Keeper) -> None: ...
+
+    def status_changed(self, identity: Identity, before: Condition) -> None: ...
+
+    def breaker_changed(self, is_open: bool, text: str) -> None: ...
 
 
 class Backend:
@@ -56,7 +66,7 @@ def keeper_of(path: Path, open_state: Callable[[], State]) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
     with mock.patch.object(keeper_module, "_api", return_value=Backend()):
-        keeper = Keeper(open_state, os.environ, Route())
+        keeper = Keeper(open_state, os.environ, Route(), Unheard())
         keeper.start(load(path), Watcher([path]))
         try:
             yield keeper

@@ -49,6 +49,7 @@ from tests.standin.endpoints import discovery
 from tests.standin.logins import access_token, auth_json
 from tests.standin.tokens import Token
 from tests.timetravel import time_travel
+from tests.upkeep.keepers import Unheard
 
 BEGIN = 1_800_000_000.0
 PATH = "/backend-api/codex/responses"
@@ -346,7 +347,7 @@ class Life(RuleBasedStateMachine):
 
     async def started(self) -> None:
         watcher = Watcher([self.folder / "pool.toml"])
-        self.keeper = Keeper(lambda: self.state, {}, Route())
+        self.keeper = Keeper(lambda: self.state, {}, Route(), Unheard())
         self.keeper.start(load(self.folder / "pool.toml"), watcher)
         await asyncio.sleep(3)
 
