@@ -64,7 +64,7 @@ class Examination:
         yield "pool.toml", self._pool()
         yield "the proxy", self._proxy()
         yield "a request's way through the proxy", self._way()
-        yield "the client's version", versions.findings(self._program, self._client, self._token)
+        yield "the client's version", versions.findings(self._program, self._token)
         yield "files", files.findings(self._kept())
         if self._asked.document:
             yield "the clock", clocks.findings(self._asked.document, self._asked.before, self._asked.after)
