@@ -126,9 +126,9 @@ def test_the_breaker_and_who_is_drained_first_are_the_operators_word() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("[pool]\nbreaker = 0", "2: pool.states.breaker: is 0; write a whole number, 1 or more"),
-        ('[pool]\nbreaker = "3"', "2: pool.states.breaker: is a string; write a whole number, 1 or more"),
-        ("[pool]\nbreaker = true", "2: pool.states.breaker: is a boolean; write a whole number, 1 or more"),
+        ("[pool]\nbreaker = 0", "2: pool.breaker: is 0; write a whole number, 1 or more"),
+        ('[pool]\nbreaker = "3"', "2: pool.breaker: is a string; write a whole number, 1 or more"),
+        ("[pool]\nbreaker = true", "2: pool.breaker: is a boolean; write a whole number, 1 or more"),
     ],
 )
 def test_a_breaker_that_is_no_number_is_told_by_its_line(line: str, said: str) -> None:

@@ -147,7 +147,7 @@ def test_a_start_that_cannot_work_is_refused_in_one_line_that_says_what_mends_it
 
 def test_without_a_pool_nothing_is_swapped_and_it_is_said(make: Make) -> None:
     world = make(pat("work"), configured=False, ready=0)
-    world.proxy.says("no pool.toml was found, and nothing is swapped")
+    world.proxy.says("no pool.toml found, so nothing is swapped")
     assert "CODEXPOOL_CONFIG" in world.proxy.log
     with world.proxy.client() as client:
         world.turn(client)
