@@ -49,18 +49,20 @@ SLOW = (
     "upkeep/test_life.py",  # days of a pool, simulated
     "pool/test_simulation.py",
     "state/test_chaos.py",
+    "credentials/test_oauth.py::test_killed_at",
     "e2e/test_attackers.py",
     "e2e/test_beside_scripts.py",
     "e2e/test_bombs.py",
     "e2e/test_commands.py",
     "e2e/test_fairness.py",
+    "e2e/test_logins.py",
     "e2e/test_memory.py",
     "e2e/test_nobody_condemned.py",
     "e2e/test_operators_word.py",
     "e2e/test_passersby.py",
     "e2e/test_written_later.py",
 )
-"""Files and folders below tests/ that `just test` leaves to `just test-slow`, as it does every `real_client` test."""
+"""How the ids of tests begin, below tests/, that `just test-slow` runs. Every `real_client` test is slow, too."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -71,12 +73,11 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, and skip those of the real client where it is missing; CI must have it."""
-    tests = Path(__file__).parent
     skip = pytest.mark.skip(reason="needs the real Codex CLI: npm install @openai/codex, or set CODEXPOOL_CODEX")
     missing = codex() is None and not os.environ.get("CI")
     for item in items:
         real_client = "real_client" in item.keywords
-        if real_client or item.path.relative_to(tests).as_posix().startswith(SLOW):
+        if real_client or item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if real_client and missing:
             item.add_marker(skip)
