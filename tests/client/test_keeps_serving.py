@@ -252,7 +252,8 @@ def test_a_connection_that_is_lost_before_the_first_byte_goes_unseen(make: Make)
 # -- encrypted reasoning
 
 
-def test_encrypted_reasoning_of_another_account_is_left_out_once_and_remembered(make: Make, transport: str) -> None:
+def test_foreign_encrypted_reasoning_is_left_out_once(make: Make, transport: str) -> None:
+    """It is remembered after one round trip."""
     world = make(pat("work"), pat("spare"), transport=transport, encrypted="bound")
     first = first_turn(world)
     limit(world, first)

@@ -19,9 +19,8 @@ def is_asked(world: World) -> bool:
     return any(b"echo:banana" in (seen.body or b"") for seen in world.model_calls(200))
 
 
-def test_a_turn_outlives_the_end_of_its_proxy_and_the_next_one_is_served_by_the_successor(
-    make: Make, transport: str
-) -> None:
+def test_a_turn_outlives_the_end_of_its_proxy(make: Make, transport: str) -> None:
+    """The successor serves the next one."""
     # given a turn that takes its time
     world = make(pat("work"), pat("spare"), transport=transport, pace=0.3)
     log = world.proxy.log_file

@@ -127,9 +127,8 @@ def written_by(proxy: Proxy) -> bytes:
 # -- a member
 
 
-def test_a_member_with_a_key_and_nothing_else_is_answered_and_the_key_stays_with_the_proxy(
-    team: World, transport: str
-) -> None:
+def test_a_key_is_enough_and_stays_with_the_proxy(team: World, transport: str) -> None:
+    """A member with a key and no login gets an answer; the key does not leave."""
     assert list(team.client.home.iterdir()) == []
 
     status = login(team.client, "status")
@@ -157,9 +156,8 @@ def test_a_member_can_have_codex_keep_the_key(team: World, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(tmux() is None and not os.environ.get("CI"), reason="needs tmux")
-def test_a_member_at_the_screen_sees_an_answer_and_no_warning_that_is_not_the_machines(
-    team: World, tmp_path: Path
-) -> None:
+def test_a_members_screen_shows_an_answer_and_no_warning(team: World, tmp_path: Path) -> None:
+    """Warnings about the machine itself are allowed."""
     with Screen(team.client, tmp_path) as screen:
         screen.shows("GPT")
         screen.types("say hi echo:banana")
@@ -178,7 +176,8 @@ def test_a_member_at_the_screen_sees_an_answer_and_no_warning_that_is_not_the_ma
     nothing_amiss(team)
 
 
-def test_a_key_that_a_command_of_the_model_prints_does_not_reach_the_backend(team: World, transport: str) -> None:
+def test_a_key_in_a_commands_output_stays_here(team: World, transport: str) -> None:
+    """A key that a command of the model prints does not reach the backend."""
     key = key_of("ann")
 
     run = team.client.exec(
@@ -192,9 +191,7 @@ def test_a_key_that_a_command_of_the_model_prints_does_not_reach_the_backend(tea
     nothing_amiss(team)
 
 
-def test_a_member_at_its_bound_is_told_by_the_pool_and_when_it_ends(
-    team: World, tmp_path: Path, transport: str
-) -> None:
+def test_a_member_at_a_bound_is_told_when_it_ends(team: World, tmp_path: Path, transport: str) -> None:
     client = client_of(team.proxy, tmp_path / "eve", key_of("eve"))
     answered(client.exec("say hi echo:banana"), "banana")
 
@@ -208,9 +205,8 @@ def test_a_member_at_its_bound_is_told_by_the_pool_and_when_it_ends(
 # -- a key that opens nothing
 
 
-def test_a_key_that_opens_nothing_ends_the_client_at_once_with_one_line_and_nothing_leaves(
-    team: World, tmp_path: Path, transport: str
-) -> None:
+def test_a_bad_key_ends_the_client_with_one_line(team: World, tmp_path: Path, transport: str) -> None:
+    """It ends at once, and no request leaves."""
     wrong, revoked = (client_of(team.proxy, tmp_path / key[-8:], key) for key in (WRONG, key_of("bob")))
     before = len(team.standin.seen)
 
@@ -242,7 +238,7 @@ def test_codex_does_not_keep_a_key_that_opens_nothing(team: World, tmp_path: Pat
     assert requests(team.standin.seen[before:]) == []
 
 
-def test_a_key_that_is_revoked_between_two_prompts_ends_the_session_at_once(team: World, transport: str) -> None:
+def test_a_key_revoked_between_prompts_ends_the_session(team: World, transport: str) -> None:
     answered(team.client.exec("say hi echo:banana"), "banana")
     revoke(team, "ann")
     before = len(team.standin.seen)
@@ -254,7 +250,8 @@ def test_a_key_that_is_revoked_between_two_prompts_ends_the_session_at_once(team
 
 
 @pytest.mark.skipif(tmux() is None and not os.environ.get("CI"), reason="needs tmux")
-def test_a_key_that_is_revoked_while_a_screen_is_open_is_told_at_each_prompt(team: World, tmp_path: Path) -> None:
+def test_a_key_revoked_under_an_open_screen_is_told(team: World, tmp_path: Path) -> None:
+    """Each prompt is answered with it."""
     with Screen(team.client, tmp_path) as screen:
         screen.shows("GPT")
         screen.types("say hi echo:banana")

@@ -69,9 +69,8 @@ def test_a_whoami_that_is_not_itself_at_the_first_start_costs_no_pat(
     ],
     ids=["whoami is silent", "whoami drips", "discovery is silent"],
 )
-def test_what_is_out_of_order_at_the_first_start_is_told_in_time_and_over_by_itself(
-    make: Make, transport: str, answer: Answer
-) -> None:
+def test_trouble_at_the_first_start_is_told_and_passes(make: Make, transport: str, answer: Answer) -> None:
+    """It is told in time, and ends without a person."""
     work = pat("work")
     world = make(work, transport=transport, wait=False, plan=of(answer, work))
 

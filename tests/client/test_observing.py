@@ -14,9 +14,8 @@ pytestmark = pytest.mark.real_client
 
 
 @pytest.mark.parametrize("transport", ["websocket", "http"])
-def test_the_client_is_served_as_itself_and_the_log_says_whom_it_would_have_been_sent_as(
-    tmp_path: Path, transport: str
-) -> None:
+def test_observing_serves_the_client_as_itself(tmp_path: Path, transport: str) -> None:
+    """The log says which identity would have served."""
     pool = [pat("work"), pat("spare")]
     with StandIn(pool, folder=tmp_path, websockets=transport == "websocket") as standin:
         standin.add(CLIENT, pool=True, client=True)

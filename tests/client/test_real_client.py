@@ -63,9 +63,8 @@ def test_a_pat_refused_at_the_model_call_itself_goes_unseen(make: Make, transpor
 
 
 @pytest.mark.parametrize("login", ["pat", "oauth"])
-def test_with_all_identities_dead_the_client_is_told_at_once_what_each_needs(
-    make: Make, transport: str, login: str
-) -> None:
+def test_with_all_dead_the_client_is_told_what_each_needs(make: Make, transport: str, login: str) -> None:
+    """It is told at once."""
     own = (lambda home: oauth_login(home, "acc-own", 86400)) if login == "oauth" else None
     world = make(pat("work"), pat("spare"), transport=transport, login=own)
     for token in world.tokens:
@@ -178,7 +177,8 @@ def test_a_session_stays_with_its_identity_over_turns_and_a_restart(make: Make, 
     world.nothing_amiss()
 
 
-def test_a_flagged_pat_is_not_tried_after_a_restart_and_a_new_token_serves(make: Make) -> None:
+def test_a_flagged_pat_is_not_tried_after_a_restart(make: Make) -> None:
+    """A new token serves."""
     # given a dead PAT that was flagged
     world = make(pat("work", alive=False), wait=False)
     until(lambda: "needs_replacement" in world.pool, 30, "the flag")

@@ -139,7 +139,7 @@ def test_a_pat_never_causes_a_renewal(make: Make) -> None:
     assert world.renewals == 0
 
 
-def test_a_commands_token_that_is_refused_is_replaced_by_what_it_prints_next(make: Make, transport: str) -> None:
+def test_a_refused_command_token_is_replaced_by_the_next(make: Make, transport: str) -> None:
     world = make(10 * DAY, pat("work"), transport=transport)
     first, second = "corp-token-first-0123456789abcdef", "corp-token-second-0123456789abcdef"
     for token in (first, second):

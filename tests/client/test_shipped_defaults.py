@@ -20,9 +20,8 @@ def is_trouble(line: str) -> bool:
 @pytest.mark.real_client
 @needs_namespace
 @pytest.mark.parametrize("transport", ["websocket", "http"])
-def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults(
-    tmp_path: Path, transport: str
-) -> None:
+def test_a_pat_dies_unseen_with_the_shipped_defaults(tmp_path: Path, transport: str) -> None:
+    """It dies between two turns."""
     saw = seen_within("tests.client.namespace", str(tmp_path), transport, seconds=120)
 
     assert saw["exit codes"] == [0, 0]
@@ -34,7 +33,7 @@ def test_a_pat_that_dies_between_two_turns_goes_unseen_with_the_shipped_defaults
 
 @pytest.mark.real_client
 @needs_namespace
-def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_path: Path) -> None:
+def test_the_readme_leads_to_a_pool_of_a_pat_and_a_login(tmp_path: Path) -> None:
     saw = seen_within("tests.client.newcomer", str(tmp_path), seconds=240)
 
     # add, login, check (one is dead by then), replace, pause, resume, config check, check, remove
@@ -53,7 +52,8 @@ def test_a_newcomer_who_follows_the_readme_has_a_pool_of_a_pat_and_a_login(tmp_p
 @pytest.mark.real_client
 @needs_namespace
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there the addon serves loopback only")
-def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is_revoked(tmp_path: Path) -> None:
+def test_docs_teams_leads_to_a_first_answer(tmp_path: Path) -> None:
+    """Once the key is revoked there is no answer."""
     saw = seen_within("tests.client.teammate", str(tmp_path), seconds=240)
 
     told, found = saw["fingerprints"]
@@ -78,7 +78,8 @@ def test_a_teammate_who_follows_the_docs_gets_an_answer_and_none_once_her_key_is
 @pytest.mark.real_client
 @needs_namespace
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("git")), reason="needs curl and git")
-def test_what_an_agent_starts_works_as_without_the_proxy_and_codex_is_served_beside_it(tmp_path: Path) -> None:
+def test_what_an_agent_starts_works_as_without_the_proxy(tmp_path: Path) -> None:
+    """Codex is served beside it."""
     saw = seen_within("tests.client.passerby", str(tmp_path), seconds=240)
 
     ran = saw["saw"]

@@ -11,9 +11,8 @@ from tests.standin import RESPONSES, Answer
 pytestmark = pytest.mark.real_client
 
 
-def test_a_limit_in_the_middle_of_an_answer_costs_one_retry_and_another_identity_answers(
-    make: Make, transport: str
-) -> None:
+def test_a_limit_in_mid_answer_costs_one_retry(make: Make, transport: str) -> None:
+    """Another identity answers the retry."""
     world = make(pat("work"), pat("spare"), transport=transport)
     kind = "message" if transport == "websocket" else "http/1.1"
     world.standin.plan(
@@ -43,7 +42,7 @@ def test_a_limit_in_the_middle_of_an_answer_costs_one_retry_and_another_identity
 
 
 @pytest.mark.parametrize("coding", ["zstd", "gzip", "br", "deflate"])
-def test_a_backend_that_compresses_streams_is_as_one_that_does_not(make: Make, coding: str) -> None:
+def test_compressed_streams_are_served(make: Make, coding: str) -> None:
     world = make(pat("work"), pat("spare"), transport="http", compress=coding)
     # given a client that understands what it is sent, and a limit in the first events
     world.standin.plan(Answer(path=RESPONSES, method="POST", fail="usage_limit_reached", fail_message="no more"))
@@ -63,7 +62,8 @@ def test_a_backend_that_compresses_streams_is_as_one_that_does_not(make: Make, c
     world.nothing_amiss()
 
 
-def test_a_backend_that_compresses_where_it_may_sends_a_stream_that_can_be_read(make: Make) -> None:
+def test_no_stream_is_asked_for_compressed(make: Make) -> None:
+    """A backend that compresses where it may sends a stream that can be read."""
     world = make(pat("work"), transport="http")
 
     run = world.client.exec("say hi echo:banana")

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.soak.soak import a_soaked_world, seconds_wanted, seed_wanted, soak
 
 
-async def test_fifty_clients_get_every_answer_and_nothing_else_whatever_breaks(tmp_path: Path) -> None:
+async def test_fifty_clients_get_every_answer_despite_faults(tmp_path: Path) -> None:
+    """They get no other answer, either."""
     with a_soaked_world(tmp_path) as world:
         await soak(world, seconds_wanted(), seed_wanted())
         print(f"\n{world.findings.report()}")
