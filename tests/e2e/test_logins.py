@@ -236,7 +236,7 @@ def test_a_file_that_is_half_written_costs_no_healthy_login(tmp_path: Path) -> N
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
         whole = world.login.path.read_text()
         world.login.path.write_text(whole[:100])
-        world.proxy.says("the token it has had stays in use", 10)
+        world.proxy.says("its previous token stays in use", 10)
         assert turn(world) == "spare"
         world.login.path.write_text(whole)
         assert turn(world, "after") == "spare"
