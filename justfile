@@ -14,7 +14,7 @@ run *arguments:
 demo *arguments:
     uv run codexpool demo "$@"
 
-# the tests that tell a broken change: under four minutes on two cores
+# the tests that tell a broken change: about four minutes on two cores
 test *arguments:
     uv run pytest -n auto --dist worksteal -m "not slow" --hypothesis-profile=quick "$@"
 
