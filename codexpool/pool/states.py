@@ -368,12 +368,13 @@ class IdentityStates:
         if metadata is not None:
             identity.metadata = metadata
             self._find_twins(at)
-        if was.status is Status.SUSPECT:
-            self._rest(identity, at, was.evidence)
-            self.breaker.tried()
-        elif self.changes(identity, Event.VOUCHED):
-            self._person_has_brought_another(identity)
-            self.become(identity, self.awake(identity, at))
+        match TRANSITIONS[Event.VOUCHED].get(was.status):  # Its twins may have changed its status since.
+            case Status.RESTING:
+                self._rest(identity, at, was.evidence)
+                self.breaker.tried()
+            case known if known is Awake:
+                self._person_has_brought_another(identity)
+                self.become(identity, self.awake(identity, at))
 
     def awake(self, identity: Identity, at: float) -> Condition:
         """What an identity is that nothing is the matter with: ready, if it is known and its account not limited."""

@@ -90,3 +90,16 @@ def test_an_event_does_what_the_table_says(status: Status, event: Event) -> None
         case dead:
             assert dead is Dead
             assert pool.identities["a"].status is Status.NEEDS_REPLACEMENT
+
+
+def test_a_token_that_is_vouched_for_while_its_identity_is_paused_closes_the_breaker() -> None:
+    """The pause comes from pool.toml in the moment whoami answers; that a good token is there counts all the same."""
+    pool = ready_pool("a")
+    identity = pool.identities["a"]
+    identity.condition, identity.paused = Condition(Status.UNVERIFIED, NOW), True
+    pool.states.breaker.opened_at, pool.states.breaker.names = NOW, ("a",)
+
+    pool.states.whoami_said("a", Word.HEALTHY, evidence(pool, WHOAMI), metadata("a"))
+
+    assert identity.status is Status.PAUSED
+    assert pool.states.breaker.opened_at is None
