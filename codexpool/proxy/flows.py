@@ -88,8 +88,8 @@ class Flows:
 
         Those of identities that have left the pool stay: a client may go on asking there.
         """
-        if isinstance(self.mode, Serving) and not self.mode.keeper.hosts <= self._hosts:
-            self._hosts |= self.mode.keeper.hosts
+        if (keeper := self.keeper_if_any) is not None and not keeper.hosts <= self._hosts:
+            self._hosts |= keeper.hosts
         return self._hosts
 
     def policy(self, request: http.Request) -> Policy:

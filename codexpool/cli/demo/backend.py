@@ -28,17 +28,28 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Ping, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from codexpool.protocol.endpoints import ACCOUNTS_CHECK, AUTH_HOST, HOST, MCP, NO_CONSTRAINT, RESPONSES, WHOAMI_PATH
+from codexpool.protocol.endpoints import (
+    ACCOUNTS_CHECK,
+    API_HOST,
+    AUTH_HOST,
+    CONFIG_BUNDLE,
+    HOST,
+    MCP,
+    NO_CONSTRAINT,
+    RESPONSES,
+    USAGE,
+    WHOAMI_PATH,
+)
+from codexpool.protocol.routes import MODELS
 from codexpool.tokens.bearer import fingerprint
 
-MODELS: Final = "/backend-api/codex/models"
 METRICS: Final = "ab.chatgpt.com"
-HOSTS: Final = (HOST, AUTH_HOST, METRICS, "api.openai.com")
+HOSTS: Final = (HOST, AUTH_HOST, METRICS, API_HOST)
 
 EMPTY: Final[dict[str, object]] = {
-    "/backend-api/wham/config/bundle": {},
+    CONFIG_BUNDLE: {},
     "/backend-api/wham/settings/user": {},
-    "/backend-api/wham/usage": {"plan_type": "business", "rate_limit": None},
+    USAGE: {"plan_type": "business", "rate_limit": None},
     "/backend-api/ps/plugins/installed": {"plugins": []},
     "/backend-api/ps/plugins/suggested/codex": {"plugins": []},
     "/backend-api/codex/analytics-events/events": {},
