@@ -1,7 +1,7 @@
 """One greedy member among many: how long the turns of each wait. `python -m benchmarks.fairness`.
 
-The turnstile is the real one, and the clock goes ahead by itself. The n-th turn of a client takes as long on both
-sides, but whoever waits longer asks for fewer of them. "First come" is what the turnstile makes of members that it
+The queue is the real one, and the clock goes ahead by itself. The n-th turn of a client takes as long on both
+sides, but whoever waits longer asks for fewer of them. "First come" is what the queue makes of members that it
 does not know apart.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from codexpool.members.turnstile import Ticket, Turnstile
+from codexpool.members.turn_queue import Slot, TurnQueue
 from tests.timetravel import TimeTravelLoop
 
 HOUR: Final = 3600.0
@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def bound(self) -> float:
-        """The longest that the first turn of a member may wait in round robin (see `codexpool.members.turnstile`)."""
+        """The longest wait of a member's first turn in round robin (see `codexpool.members.turn_queue`)."""
         return math.ceil(self.members / self.places) * self.longest
 
     def at_its_worst(self) -> Setting:
@@ -71,7 +71,7 @@ class Simulation:
     def __init__(self, setting: Setting, side: str, loop: asyncio.AbstractEventLoop) -> None:
         self._setting = setting
         self._loop = loop
-        self._turnstile = Turnstile(setting.places)
+        self._queue = TurnQueue(setting.places)
         self.waits = Waits(side)
 
     async def run(self) -> None:
@@ -89,11 +89,11 @@ class Simulation:
             if thinks:
                 await asyncio.sleep(chance.expovariate(1 / thinks))
             came = loop.time()
-            ticket = await self._turnstile.wait(known_as, None, PATIENCE)
-            assert isinstance(ticket, Ticket)
+            slot = await self._queue.acquire(known_as, None, PATIENCE)
+            assert isinstance(slot, Slot)
             waits.append(loop.time() - came)
             await asyncio.sleep(min(setting.longest, setting.takes * chance.lognormvariate(0, setting.spread)))
-            ticket.leave()
+            slot.release()
 
 
 def simulated(setting: Setting, side: str) -> Waits:
@@ -152,16 +152,16 @@ def cost(call: Callable[[], object], repeat: int = 200_000) -> float:
 def costs() -> None:
     """What a turn pays that does not wait."""
 
-    def through(turnstile: Turnstile, at_once: int | None) -> Callable[[], None]:
+    def through(queue: TurnQueue, at_once: int | None) -> Callable[[], None]:
         def call() -> None:
-            if (ticket := turnstile.enter("ann", at_once)) is not None:
-                ticket.leave()
+            if (slot := queue.acquire_now("ann", at_once)) is not None:
+                slot.release()
 
         return call
 
-    print(f"enter and leave, without bounds: {cost(through(Turnstile(), None)):.0f} ns")
-    print(f"enter and leave, with both:      {cost(through(Turnstile(40), 3)):.0f} ns")
-    print(f"enter, where there is no place:  {cost(through(Turnstile(0), 3)):.0f} ns")
+    print(f"enter and leave, without bounds: {cost(through(TurnQueue(), None)):.0f} ns")
+    print(f"enter and leave, with both:      {cost(through(TurnQueue(40), 3)):.0f} ns")
+    print(f"enter, where there is no place:  {cost(through(TurnQueue(0), 3)):.0f} ns")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

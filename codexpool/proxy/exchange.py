@@ -11,7 +11,7 @@ from functools import partial
 from mitmproxy import http
 
 from codexpool.members.register import Member
-from codexpool.members.turnstile import Ticket
+from codexpool.members.turn_queue import Slot
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
 from codexpool.protocol import endpoints, headers, routes
@@ -99,7 +99,7 @@ class Exchange:
     """And its end, be it an answer or an error."""
     member: Member | None = None
     """Whose key it came with."""
-    ticket: Ticket | None = None
+    slot: Slot | None = None
     """Its place among the turns that are under way."""
     reading: Reading | None = None
     """What reads its answer as that passes by."""

@@ -124,7 +124,7 @@ class SwapHandler:
         if not self.flows.serves:
             return self.gate.access, []
         keeper = self.flows.keeper
-        return self.gate.access, members(keeper.config, self.turns.turnstile, keeper.ledger, now)
+        return self.gate.access, members(keeper.config, self.turns.queue, keeper.ledger, now)
 
     # -- connections
 

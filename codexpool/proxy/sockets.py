@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, http, websocket
 
 from codexpool.common import tasks
-from codexpool.members.turnstile import Ticket
+from codexpool.members.turn_queue import Slot
 from codexpool.pool.causes import Cause
 from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
@@ -79,12 +79,12 @@ GRACE = 5.0
 class Place(NamedTuple):
     """What one request holds while it is asked, if it is a turn; and the model that it asks."""
 
-    ticket: Ticket | None = None
+    slot: Slot | None = None
     model: str = ""
 
     def leave(self) -> None:
-        if self.ticket is not None:
-            self.ticket.leave()
+        if self.slot is not None:
+            self.slot.release()
 
 
 @dataclass(slots=True)
@@ -238,7 +238,7 @@ class Sockets:
         if not frames.begins_turn(message.content):
             socket.places.append(Place())
             return
-        may_wait = not any(place.ticket is not None for place in socket.places)  # They would end behind it only.
+        may_wait = not any(place.slot is not None for place in socket.places)  # They would end behind it only.
         try:
             got = await self._turns.begin(keeper, socket.exchange.member, may_wait=may_wait)
         except Exception:
@@ -251,7 +251,7 @@ class Sockets:
         elif flow in self._sockets and not socket.has_left:
             socket.places.append(Place(got, frames.model_of(message.content)))
         else:  # It was closed meanwhile.
-            got.leave()
+            got.release()
 
     def stranger(self, flow: http.HTTPFlow) -> None:
         """A message has come on a socket that was opened before a reload.
@@ -314,11 +314,11 @@ class Sockets:
             case _ if kind in frames.ENDS:
                 place = self._one_less(socket)
                 self._ended(socket, kind.removeprefix("response."), failed=False)
-                if place.ticket is not None:
+                if place.slot is not None:
                     turns.served(keeper, exchange, tokens_of(message.content), place.model)
                 socket.has_answered = True
                 # What only warms the socket up is no turn: it says nothing of calls for a model.
-                asked = exchange.asked._replace(is_turn=place.ticket is not None)
+                asked = exchange.asked._replace(is_turn=place.slot is not None)
                 keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
                 self._end_if_idle(flow, socket)
             case _ if kind not in frames.PRELUDE:

@@ -16,7 +16,7 @@ from codexpool.common.never_raises import harmless
 from codexpool.config import MemberSpec
 from codexpool.members.ledger import DAY, Ledger
 from codexpool.members.register import Member
-from codexpool.members.turnstile import Bound, Full, Ticket, Turnstile
+from codexpool.members.turn_queue import Bound, Full, Slot, TurnQueue
 from codexpool.pool.verdict import is_held
 from codexpool.protocol.token_usage import Tokens
 from codexpool.proxy import replies
@@ -46,15 +46,15 @@ class Denied(NamedTuple):
 
 
 class Turns:
-    """All turns under way. ``at_once`` of its turnstile is what pool.toml says of the pool."""
+    """All turns under way. ``at_once`` of its queue is what pool.toml says of the pool."""
 
     def __init__(self) -> None:
-        self.turnstile = Turnstile()
+        self.queue = TurnQueue()
 
     def follow(self, at_once: int | None) -> None:
         """Take over the bound of the pool."""
-        if self.turnstile.at_once != at_once:
-            self.turnstile.at_once = at_once
+        if self.queue.at_once != at_once:
+            self.queue.at_once = at_once
 
     async def begins(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Whether a turn over HTTP has got its place; else the client has its answer."""
@@ -62,8 +62,8 @@ class Turns:
         got = await self.begin(keeper, exchange.member)
         if (seconds := time.monotonic() - begun) > WORTH_SAYING:
             exchange.trace.waited("its turn", seconds)
-        if isinstance(got, Ticket):
-            exchange.ticket = got
+        if isinstance(got, Slot):
+            exchange.slot = got
             return True
         exchange.trace.says(got.message)
         replace_response(flow, exchange, replies.denied(got.message, got.returns_at, got.is_limit, time.time()))
@@ -72,9 +72,9 @@ class Turns:
     @harmless
     def ended(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper | None) -> None:
         """A turn over HTTP is over, however it has ended: the next one may have its place."""
-        if exchange.ticket is not None:
-            exchange.ticket.leave()
-            exchange.ticket = None
+        if exchange.slot is not None:
+            exchange.slot.release()
+            exchange.slot = None
         response, reading, exchange.reading = flow.response, exchange.reading, None
         if keeper is None or reading is None or response is None:
             return
@@ -84,7 +84,7 @@ class Turns:
             if not reading.has_failed:
                 served(keeper, exchange, reading.tokens)
 
-    async def begin(self, keeper: Keeper, member: Member | None, *, may_wait: bool = True) -> Ticket | Denied:
+    async def begin(self, keeper: Keeper, member: Member | None, *, may_wait: bool = True) -> Slot | Denied:
         """Begin a turn, as soon as it may; how long that takes is bounded. One that may not wait is one that would
         wait for itself."""
         name = member.name if member is not None else ""
@@ -92,13 +92,13 @@ class Turns:
         if (denied := _has_had_its_day(keeper.ledger, spec)) is not None:
             return denied
         at_once = spec.turns_at_once if spec is not None else None
-        got: Ticket | Full | None = self.turnstile.enter(name, at_once)
+        got: Slot | Full | None = self.queue.acquire_now(name, at_once)
         if got is None:
-            is_own = at_once is not None and self.turnstile.under_way(name) >= at_once
+            is_own = at_once is not None and self.queue.under_way(name) >= at_once
             seconds = (OWN_PATIENCE if is_own else PATIENCE) if may_wait else 0.0
-            got = await self.turnstile.wait(name, at_once, seconds)
-            if isinstance(got, Ticket) and (denied := _has_had_its_day(keeper.ledger, spec)) is not None:
-                got.leave()  # Others of its member have begun while it waited.
+            got = await self.queue.acquire(name, at_once, seconds)
+            if isinstance(got, Slot) and (denied := _has_had_its_day(keeper.ledger, spec)) is not None:
+                got.release()  # Others of its member have begun while it waited.
                 return denied
         if isinstance(got, Full):
             return _no_place(got, name)

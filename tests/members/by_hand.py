@@ -1,4 +1,4 @@
-"""A turnstile with its event loop in one's own hands: one callback at a time, and a clock that stands still.
+"""A queue with its event loop in one's own hands: one callback at a time, and a clock that stands still.
 
 So whatever can come between two callbacks can be made to, and nobody waits for real.
 """
@@ -12,7 +12,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, TypeVarTuple
 
-from codexpool.members.turnstile import Bound, Full, Ticket, Turnstile
+from codexpool.members.turn_queue import Bound, Full, Slot, TurnQueue
 
 LONG = 1e6
 """Seconds that nobody waits in a test."""
@@ -80,33 +80,33 @@ class Turn:
     """What somebody has asked for. ``bound`` is what it was refused for."""
 
     who: str
-    task: asyncio.Task[Ticket | Full] | None = None
+    task: asyncio.Task[Slot | Full] | None = None
     timer: asyncio.TimerHandle | None = None
-    ticket: Ticket | None = None
+    slot: Slot | None = None
     bound: Bound | None = None
     is_gone: bool = False
     passed_by: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_let_in(self) -> bool:
-        return self.ticket is not None
+        return self.slot is not None
 
     def leave(self) -> None:
-        assert self.ticket is not None
-        self.ticket.leave()
+        assert self.slot is not None
+        self.slot.release()
 
 
 class Pool:
-    """A turnstile, and the turns that are asked of it."""
+    """A queue, and the turns that are asked of it."""
 
     def __init__(self, at_once: int | None = None) -> None:
         self.loop = ByHand()
-        self.turnstile = Turnstile(at_once)
+        self.queue = TurnQueue(at_once)
 
     def ask(self, who: str, at_once: int | None = None, seconds: float = LONG) -> Turn:
         """Somebody comes, and is in line if there is no place: its task has begun, and no other task has run."""
         before = len(self.loop.timers)
-        task = asyncio.Task(self.turnstile.wait(who, at_once, seconds), loop=self.loop)
+        task = asyncio.Task(self.queue.acquire(who, at_once, seconds), loop=self.loop)
         turn = Turn(who, task)
         self.loop.run(self.loop.ready.pop())
         turn.timer = self.loop.timers[-1] if len(self.loop.timers) > before else None
@@ -124,8 +124,8 @@ class Pool:
         turn.task = None
         if not task.cancelled():
             got = task.result()
-            if isinstance(got, Ticket):
-                turn.ticket = got
+            if isinstance(got, Slot):
+                turn.slot = got
             else:
                 turn.bound = got.bound
         return True

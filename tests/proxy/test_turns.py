@@ -64,7 +64,7 @@ class Room:
 
     @property
     def under_way(self) -> int:
-        return self.exchanges.turns.turnstile._total
+        return self.exchanges.turns.queue._total
 
     @property
     def counted(self) -> tuple[int, int, int]:
@@ -291,7 +291,7 @@ async def test_nothing_is_kept_of_turns_that_are_over(room: Room) -> None:
     gc.collect()
 
     assert len(room.exchanges.flows) <= 1
-    assert room.exchanges.turns.turnstile._under_way == {}
+    assert room.exchanges.turns.queue._under_way == {}
 
 
 # -- what is counted

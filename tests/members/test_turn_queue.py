@@ -8,20 +8,20 @@ import math
 import pytest
 
 from benchmarks.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
-from codexpool.members.turnstile import Bound, Turnstile
+from codexpool.members.turn_queue import Bound, TurnQueue
 from tests.members.by_hand import LONG, Pool
 
 # -- who is let in
 
 
 def test_without_bounds_nobody_waits_and_nothing_is_kept_of_those_who_were_there() -> None:
-    turnstile = Turnstile()
-    tickets = [turnstile.enter(f"m{number}", None) for number in range(1000)]
-    for ticket in tickets:
-        assert ticket is not None
-        ticket.leave()
+    queue = TurnQueue()
+    slots = [queue.acquire_now(f"m{number}", None) for number in range(1000)]
+    for slot in slots:
+        assert slot is not None
+        slot.release()
 
-    assert vars(turnstile) == vars(Turnstile())
+    assert vars(queue) == vars(TurnQueue())
 
 
 def test_members_who_wait_are_served_in_turn_and_each_member_first_come_first_served() -> None:
@@ -41,7 +41,7 @@ def test_a_member_at_its_own_bound_waits_and_keeps_nobody_else_out() -> None:
     other = pool.ask("b")
 
     assert [first.is_let_in, second.is_let_in, other.is_let_in] == [True, False, True]
-    assert pool.turnstile.enter("b", None) is not None
+    assert pool.queue.acquire_now("b", None) is not None
     first.leave()
     pool.loop.settle()
     assert pool.heard(second)
@@ -64,7 +64,7 @@ def test_a_new_turn_overtakes_none_of_its_own_member() -> None:
     pool.ask("a", at_once=1)
     waits = pool.ask("a", at_once=1)
 
-    assert pool.turnstile.enter("a", 1) is None
+    assert pool.queue.acquire_now("a", 1) is None
     later = pool.ask("a", at_once=2)
     pool.loop.settle()
     assert (pool.heard(waits), waits.is_let_in, later.is_let_in) == (True, True, False)
@@ -74,11 +74,11 @@ def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_u
     pool = Pool(1)
     turns = pool.asks("a", "b", "c", "d")
 
-    pool.turnstile.at_once = 3
+    pool.queue.at_once = 3
     pool.loop.settle()
     assert [pool.heard(turn) for turn in turns] == [False, True, True, False]
 
-    pool.turnstile.at_once = 1
+    pool.queue.at_once = 1
     for turn in turns[:2]:
         turn.leave()
         pool.loop.settle()
@@ -91,7 +91,7 @@ def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_u
 def test_a_pool_without_a_bound_any_more_lets_everybody_in() -> None:
     pool = Pool(1)
     turns = pool.asks("a", "b", "b", "c")
-    pool.turnstile.at_once = None
+    pool.queue.at_once = None
     pool.loop.settle()
 
     assert [pool.heard(turn) for turn in turns] == [False, True, True, True]
@@ -108,7 +108,7 @@ def test_a_place_is_given_back_once_however_often_that_is_said() -> None:
     pool.loop.settle()
 
     assert [pool.heard(turn) for turn in turns[2:]] == [True, False]
-    assert pool.turnstile.under_way("a") == 1
+    assert pool.queue.under_way("a") == 1
 
 
 def test_whoever_goes_away_while_it_waits_costs_nobody_a_place() -> None:
@@ -129,24 +129,24 @@ def test_whoever_goes_away_just_as_it_is_let_in_gives_its_place_to_the_next() ->
     first, gone, other = pool.asks("a", "b", "c")
     assert gone.task is not None
     first.leave()
-    assert pool.turnstile.under_way("b") == 1
+    assert pool.queue.under_way("b") == 1
     gone.task.cancel()
     pool.loop.settle()
 
     assert gone.task.cancelled()
     assert pool.heard(other)
-    assert [pool.turnstile.under_way(who) for who in "abc"] == [0, 0, 1]
+    assert [pool.queue.under_way(who) for who in "abc"] == [0, 0, 1]
 
 
 def test_a_wait_that_is_closed_unfinished_leaves_nobody_in_line() -> None:
     pool = Pool(0)
     asyncio._set_running_loop(pool.loop)
-    waiting = pool.turnstile.wait("a", None, LONG)
+    waiting = pool.queue.acquire("a", None, LONG)
     waiting.send(None)
     waiting.close()
     asyncio._set_running_loop(None)
 
-    assert vars(pool.turnstile) == vars(Turnstile(0))
+    assert vars(pool.queue) == vars(TurnQueue(0))
     assert all(timer.cancelled() for timer in pool.loop.timers)
 
 
@@ -171,7 +171,7 @@ def test_a_time_that_is_over_just_as_the_turn_is_let_in_is_not_over() -> None:
 
     assert pool.heard(waits)
     assert waits.is_let_in
-    assert pool.turnstile.under_way("b") == 1
+    assert pool.queue.under_way("b") == 1
 
 
 # -- the bound of waiting

@@ -1,4 +1,4 @@
-"""Whatever turns, bounds, time and clients that leave do at once: the turnstile does as its model, and is fair."""
+"""Whatever turns, bounds, time and clients that leave do at once: the queue does as its model, and is fair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.members.turnstile import Bound, Turnstile
+from codexpool.members.turn_queue import Bound, TurnQueue
 from tests.members.by_hand import LONG, Pool, Turn
 
 
@@ -100,7 +100,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from(MEMBERS), own=BOUNDS)
     def tries(self, who: str, own: int | None) -> None:
-        turn = Turn(who, ticket=self.pool.turnstile.enter(who, own))
+        turn = Turn(who, slot=self.pool.queue.acquire_now(who, own))
         self.model.comes(turn, own)
         assert turn.is_let_in == (turn in self.model.inside)
         if turn.is_let_in:
@@ -133,7 +133,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(at_once=BOUNDS)
     def another_bound(self, at_once: int | None) -> None:
-        self.pool.turnstile.at_once = self.model.at_once = at_once
+        self.pool.queue.at_once = self.model.at_once = at_once
         self.model.let_in()
 
     @rule(seconds=st.sampled_from([1, 2]))
@@ -167,7 +167,7 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def as_many_are_in_as_should_be(self) -> None:
         for who in MEMBERS:
-            assert self.pool.turnstile.under_way(who) == self.model.under_way(who)
+            assert self.pool.queue.under_way(who) == self.model.under_way(who)
 
     @invariant()
     def no_place_is_idle_while_somebody_may_have_it(self) -> None:
@@ -185,7 +185,7 @@ class Anything(RuleBasedStateMachine):
         assert self.have_not_heard == []
         for turn in self.have_places:
             turn.leave()
-        assert vars(self.pool.turnstile) == vars(Turnstile(0))
+        assert vars(self.pool.queue) == vars(TurnQueue(0))
 
 
 TestAnything = Anything.TestCase

@@ -1,0 +1,195 @@
+"""The queue for a pool's slots: who may have a turn now, who waits, and who is next.
+
+Members with waiting turns stand in a ring. The first that may have a slot takes one, and goes to the end if more of
+its turns wait; within a member it is first come, first served. A member at its own bound keeps its position in the
+ring and is skipped until it is below the bound.
+
+Guarantees, as long as the bounds do not change. A turn is *eligible* if it is the first waiting turn of its member
+and the member is below its own bound:
+
+1. No slot is free while a turn is eligible: nothing overtakes it from outside.
+2. Of the turns admitted while a turn is eligible, at most one belongs to each other member: an admitted member goes
+   to the end of the ring, and nothing after an eligible turn is admitted before it.
+3. So with C slots, M waiting members and turns of at most T seconds, it waits at most ``ceil(M / C) * T`` seconds:
+   all slots are taken (1), each becomes free at least once every T, which admits C turns, and it is among the first M
+   (2). The k-th turn of a member without a bound of its own waits at most ``ceil(k * M / C) * T``.
+
+Whatever frees a slot or changes a bound admits turns at once and never awaits, so events have one order and the first
+one decides. Three races remain, because a waiting task runs later than the event that ended its wait:
+
+- the client leaves after its turn was admitted: the task releases the slot, and the next turn takes it.
+- the client has left and a slot becomes free: the turn is dropped, because its task would never use the slot.
+- the time runs out after the turn was admitted, or the reverse: the second finds the future done and does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Bound(StrEnum):
+    """What turns under way are counted against."""
+
+    MEMBER = "member"
+    POOL = "pool"
+
+
+class Full(NamedTuple):
+    """A bound is met: ``at_once`` turns are under way."""
+
+    bound: Bound
+    at_once: int
+
+
+class Slot:
+    """The right to one turn. Release it when the turn is over, however it ended."""
+
+    __slots__ = ("_member", "_queue")
+
+    def __init__(self, queue: TurnQueue, member: str) -> None:
+        self._queue: TurnQueue | None = queue
+        self._member = member
+
+    def release(self) -> None:
+        """Give the slot to the next turn. Releasing it again does nothing."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue._released(self._member)
+
+
+Waiting = asyncio.Future[Slot | Full]
+"""A waiting turn, and the outcome of the wait."""
+
+
+@dataclass(slots=True)
+class Line:
+    """The waiting turns of a member, and the member's own bound as last given."""
+
+    at_once: int | None
+    turns: OrderedDict[Waiting, None] = field(default_factory=OrderedDict)
+
+
+class TurnQueue:
+    """Use it from one event loop only. It remembers nothing about members without turns."""
+
+    def __init__(self, at_once: int | None = None) -> None:
+        self._at_once = at_once
+        self._total = 0
+        self._under_way: dict[str, int] = {}
+        self._ring: OrderedDict[str, Line] = OrderedDict()
+
+    @property
+    def at_once(self) -> int | None:
+        """Turns of the whole pool at once; None is no bound. Lowering it ends no turn that is under way."""
+        return self._at_once
+
+    @at_once.setter
+    def at_once(self, at_once: int | None) -> None:
+        self._at_once = at_once
+        self._admit()
+
+    def under_way(self, member: str) -> int:
+        """Return how many turns of a member are under way."""
+        return self._under_way.get(member, 0)
+
+    def acquire_now(self, member: str, at_once: int | None) -> Slot | None:
+        """Return a slot, or None if the member has to wait for one.
+
+        ``at_once`` is the member's own bound from now on, also for its waiting turns.
+        """
+        line = self._ring.get(member)
+        if line is not None and line.at_once != at_once:
+            line.at_once = at_once
+            self._admit()
+        # A slot that is still free is one that no waiting turn may have.
+        return self._slot(member) if self._bound_met(member, at_once) is None else None
+
+    async def acquire(self, member: str, at_once: int | None, seconds: float) -> Slot | Full:
+        """Return a slot, waiting at most ``seconds`` for it, or the bound that is still met then.
+
+        Cancelling leaves no slot taken. Do not wrap this in `asyncio.wait_for`, which loses the slot if it is
+        cancelled just as the slot is granted.
+        """
+        if (slot := self.acquire_now(member, at_once)) is not None:
+            return slot
+        loop = asyncio.get_running_loop()
+        turn: Waiting = loop.create_future()
+        self._ring.setdefault(member, Line(at_once)).turns[turn] = None
+        timer = loop.call_later(seconds, self._time_out, member, turn)
+        try:
+            return await turn
+        except BaseException:  # Cancelled, or closed with its loop.
+            self._abandon(member, turn)
+            raise
+        finally:
+            timer.cancel()
+
+    # -- what ends a wait or a turn
+
+    def _released(self, member: str) -> None:
+        self._total -= 1
+        if (left := self._under_way[member] - 1) > 0:
+            self._under_way[member] = left
+        else:
+            del self._under_way[member]
+        if self._ring:
+            self._admit()
+
+    def _time_out(self, member: str, turn: Waiting) -> None:
+        if turn.done():
+            return
+        full = self._bound_met(member, self._ring[member].at_once)
+        assert full is not None, "the turn could have been admitted"
+        self._drop(member, turn)
+        turn.set_result(full)
+
+    def _abandon(self, member: str, turn: Waiting) -> None:
+        if turn.done() and not turn.cancelled():
+            if isinstance(slot := turn.result(), Slot):
+                slot.release()
+        else:
+            self._drop(member, turn)
+
+    # -- who is next
+
+    def _bound_met(self, member: str, at_once: int | None) -> Full | None:
+        if at_once is not None and self._under_way.get(member, 0) >= at_once:
+            return Full(Bound.MEMBER, at_once)
+        if self._at_once is not None and self._total >= self._at_once:
+            return Full(Bound.POOL, self._at_once)
+        return None
+
+    def _admit(self) -> None:
+        """Give slots to all turns that may have one."""
+        while (member := self._next()) is not None:
+            turn = next(iter(self._ring[member].turns))
+            self._drop(member, turn)
+            if not turn.done():
+                if member in self._ring:
+                    self._ring.move_to_end(member)
+                turn.set_result(self._slot(member))
+
+    def _next(self) -> str | None:
+        """Return the first member of the ring that may have a slot."""
+        if self._at_once is not None and self._total >= self._at_once:
+            return None
+        return next(
+            (member for member, line in self._ring.items() if self._bound_met(member, line.at_once) is None), None
+        )
+
+    def _slot(self, member: str) -> Slot:
+        self._total += 1
+        self._under_way[member] = self._under_way.get(member, 0) + 1
+        return Slot(self, member)
+
+    def _drop(self, member: str, turn: Waiting) -> None:
+        """Remove a turn from its line if it is there, and the member from the ring with its last turn."""
+        line = self._ring.get(member)
+        if line is not None:
+            line.turns.pop(turn, None)
+            if not line.turns:
+                del self._ring[member]
