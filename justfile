@@ -45,11 +45,11 @@ bench *arguments:
 
 # simulate a week of 50 identities and 2000 sessions under each selection strategy
 simulate *arguments:
-    uv run python -m benchmarks.simulation "$@"
+    uv run python -m tests.pool.simulation "$@"
 
 # measure how long turns wait behind a greedy member: first come first served, and round robin
 fairness *arguments:
-    uv run python -m benchmarks.fairness "$@"
+    uv run python -m tests.members.fairness "$@"
 
 # measure one decision with 1000 identities and 10000 sessions, in microseconds
 decide *arguments:

@@ -11,15 +11,10 @@ import wsproto
 from wsproto.events import AcceptConnection, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
+from tests.proxy.still_keeper import headers_of
+
 SWAPPED = "/backend-api/codex/responses"
 OWN = "/backend-api/wham/usage"
-
-HEADERS = (
-    "host: chatgpt.com\r\nversion: 0.169.0\r\nx-codex-beta-features: remote_compaction_v2\r\n"
-    "session-id: {session}\r\nthread-id: {session}\r\nx-client-request-id: {session}\r\n"
-    "authorization: Bearer at-test-client-0123456789abcdef\r\nchatgpt-account-id: acc-client\r\n"
-    "originator: codex_exec\r\nuser-agent: codex_exec/0.169.0 (Debian 12.0.0; x86_64) dumb\r\n"
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ async def _upgraded(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, wsproto.WSConnection]:
     reader, writer = await connect(target)
     ws = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-    headers = [tuple(part.encode() for part in line.split(": ", 1)) for line in _headers(number).splitlines()]
+    headers = [tuple(part.encode() for part in line.split(": ", 1)) for line in headers_of(number).splitlines()]
     extra = [(name, value) for name, value in headers if name != b"host"]
     writer.write(
         ws.send(Request(host="chatgpt.com", target=SWAPPED, extra_headers=extra, extensions=[PerMessageDeflate()]))
@@ -120,8 +115,4 @@ async def _upgraded(
 
 def post(path: str, number: int) -> bytes:
     """A small POST as Codex sends it."""
-    return f"POST {path} HTTP/1.1\r\n{_headers(number)}content-length: 8\r\n\r\n12345678".encode()
-
-
-def _headers(number: int) -> str:
-    return HEADERS.format(session=f"0199aaaa-bbbb-7ccc-8ddd-{number:012d}")
+    return f"POST {path} HTTP/1.1\r\n{headers_of(number)}content-length: 8\r\n\r\n12345678".encode()

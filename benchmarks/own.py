@@ -6,84 +6,13 @@ import asyncio
 import time
 
 from mitmproxy import http
-from mitmproxy.test import tflow
 
-from benchmarks import load
-from codexpool.config import PoolConfig
-from codexpool.members.ledger import Ledger
 from codexpool.pool.because import Because
-from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
-from codexpool.pool.pool import Pool
-from codexpool.pool.selection import Selection
 from codexpool.proxy import tracer
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler
-from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
-from codexpool.upkeep.keeper import Keeper
-
-REFUSAL = b'{"error":{"code":"token_expired","message":"expired"}}'
-
-
-class StillKeeper(Keeper):
-    """A keeper without files and without whoami: its identities are what they are."""
-
-    def __init__(self, *names: str) -> None:
-        self._bearers = {name: Bearer.of(f"at-test-{name}-0123456789abcdef") for name in names}
-        self.hosts = frozenset({"chatgpt.com"})
-        self.config: PoolConfig | None = None
-        self.pool = Pool()
-        self.ledger = Ledger(lambda account, spent: None)
-        self.reset()
-
-    def reset(self) -> None:
-        """Everybody is ready again."""
-        self.pool.states.identities = {}
-        self.pool.replace_identities(
-            [
-                Identity(
-                    name,
-                    Kind.PAT,
-                    bearer.fingerprint,
-                    Condition(Status.READY, 0),
-                    metadata=Metadata(f"acc-{name}", f"user-{name}", "business"),
-                )
-                for name, bearer in self._bearers.items()
-            ],
-            Selection.DRAIN_FIRST,
-            0,
-        )
-
-    def bearer(self, name: str) -> Bearer:
-        return self._bearers[name]
-
-    def served(self, name: str, asked: Asked, sent_at: float) -> None:
-        """Nothing outlives a benchmark."""
-
-    def saw_usage(self, key: IdentityKey) -> None:
-        """Nothing outlives a benchmark."""
-        self.pool.saw_usage(key)
-
-
-def flow(number: int) -> http.HTTPFlow:
-    head, _, body = load.post(load.SWAPPED, number).partition(b"\r\n\r\n")
-    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n")[1:])]
-    flow = tflow.tflow()
-    flow.request = http.Request(
-        "chatgpt.com",
-        443,
-        b"POST",
-        b"https",
-        b"",
-        load.SWAPPED.encode(),
-        b"HTTP/1.1",
-        http.Headers(fields),
-        body,
-        None,
-        0,
-        0,
-    )
-    return flow
+from tests.proxy.still_keeper import REFUSAL, StillKeeper, flow
 
 
 async def measure(requests: int) -> tuple[float, float]:

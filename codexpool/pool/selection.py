@@ -11,7 +11,7 @@ HALF_LIFE = 900.0
 """Seconds after which a session that was begun counts half: by then answers have told what it uses.
 
 Longer, and the number of sessions outweighs what the backend says; shorter, and long sessions are overlooked (tried
-with benchmarks/simulation.py)."""
+with tests/pool/simulation.py)."""
 
 STEP = 1.1
 """Two identities whose headroom differs by less than about this factor are equals, and take turns: a small

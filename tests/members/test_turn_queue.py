@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from benchmarks.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
 from codexpool.members.turn_queue import Bound, TurnQueue
 from tests.members.by_hand import LONG, Pool
+from tests.members.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
 
 # -- who is let in
 

@@ -8,7 +8,8 @@ from functools import cache
 
 import pytest
 
-from benchmarks.simulation import (
+from codexpool.pool.selection import Selection
+from tests.pool.simulation import (
     BEGIN,
     FIVE_HOURS,
     STRATEGIES,
@@ -23,7 +24,6 @@ from benchmarks.simulation import (
     main,
     turns,
 )
-from codexpool.pool.selection import Selection
 
 SMALL = Setting(seed=3, identities=8, sessions=100, days=1.0, load=0.85, before=1.0)
 SPARE = replace(SMALL, load=0.2)

@@ -13,7 +13,6 @@ import pytest
 import zstandard
 from mitmproxy import http
 
-from benchmarks.own import StillKeeper, flow
 from codexpool.pool.identity import Status
 from codexpool.protocol.bounded_json import LONGEST, PARTS, loads
 from codexpool.protocol.inflate import TooLongError, UnreadableError
@@ -26,6 +25,7 @@ from codexpool.proxy.held_answers import UNREAD, read, scrub, show_own_id
 from codexpool.proxy.serving import SwapHandler
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS, COMPRESSED, MB, bomb
+from tests.proxy.still_keeper import StillKeeper, flow
 
 MOST = 48 * MB
 """Bytes of memory that Python's own allocator may take for any of these."""

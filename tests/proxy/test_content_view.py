@@ -11,12 +11,12 @@ from mitmproxy import contentviews, http
 from mitmproxy import io as flow_io
 from mitmproxy.test import taddons, tflow
 
-from benchmarks.own import REFUSAL, StillKeeper, flow
 from codexpool.addon import Codexpool
 from codexpool.proxy import content_view
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler
 from codexpool.traces.history import History
+from tests.proxy.still_keeper import REFUSAL, StillKeeper, flow
 
 
 async def sent_again() -> http.HTTPFlow:

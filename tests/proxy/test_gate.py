@@ -13,7 +13,6 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from benchmarks.own import StillKeeper, flow
 from codexpool.config.model import Access, MemberSpec, PoolConfig
 from codexpool.pool.selection import Selection
 from codexpool.protocol import routes
@@ -25,6 +24,7 @@ from codexpool.proxy.observe.handler import Observing
 from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
+from tests.proxy.still_keeper import StillKeeper, flow
 from tests.running import key_of
 
 KEY = key_of("ann")

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from mitmproxy.connection import Client
 
-from benchmarks.own import StillKeeper
 from codexpool.config.model import Access
 from codexpool.protocol.routes import BACKEND_ONLY, Policy
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.relay_policy import Relay
 from codexpool.traces.history import History
+from tests.proxy.still_keeper import StillKeeper
 from tests.proxy.test_gate import FAR, MEMBERS, coming, config
 from tests.running import key_of
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 from mitmproxy import http
 
-from benchmarks.own import StillKeeper, flow
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.flows import Closed, Serving
@@ -18,6 +17,7 @@ from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
+from tests.proxy.still_keeper import StillKeeper, flow
 
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 

@@ -17,12 +17,12 @@ from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow
 
-from benchmarks.own import StillKeeper
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.observe.handler import Observing
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.tunnels import LONGEST_GREETING, Tunnels, UndecidedError
 from codexpool.traces.history import History
+from tests.proxy.still_keeper import StillKeeper
 from tests.proxy.test_gate import coming
 
 ADDRESS = "104.18.32.47"

@@ -14,7 +14,6 @@ from mitmproxy import flow as flows
 from mitmproxy import http, websocket
 from wsproto.frame_protocol import Opcode
 
-from benchmarks.own import StillKeeper
 from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import Account, Ledger, Spent
 from codexpool.pool.identity import Condition, Status
@@ -24,6 +23,7 @@ from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.sockets import Sockets
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
+from tests.proxy.still_keeper import StillKeeper
 from tests.proxy.test_gate import KEY, MEMBERS, coming, config
 from tests.running import key_of
 

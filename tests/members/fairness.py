@@ -1,4 +1,4 @@
-"""One greedy member among many: how long the turns of each wait. `python -m benchmarks.fairness`.
+"""One greedy member among many: how long the turns of each wait. `python -m tests.members.fairness`.
 
 The queue is the real one, and the clock goes ahead by itself. The n-th turn of a client takes as long on both
 sides, but whoever waits longer asks for fewer of them. "First come" is what the queue makes of members that it
@@ -165,7 +165,7 @@ def costs() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.members.fairness", description=__doc__)
     default = Setting()
     parser.add_argument("--seed", type=int, default=default.seed, help="which day (%(default)s)")
     parser.add_argument("--members", type=int, default=default.members, help="%(default)s")

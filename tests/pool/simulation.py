@@ -1,4 +1,4 @@
-"""A week of a pool, simulated: what each way to spread sessions comes to. `python -m benchmarks.simulation`.
+"""A week of a pool, simulated: what each way to spread sessions comes to. `python -m tests.pool.simulation`.
 
 The pool, its decisions and its recovery are the real ones; the backend, its limits and its clients are made up. The
 same seed gives the same week, and every strategy is given the same turns.
@@ -395,7 +395,7 @@ def row(r: Result) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.pool.simulation", description=__doc__)
     default = Setting()
     parser.add_argument("--seed", type=int, default=default.seed, help="which week (%(default)s)")
     parser.add_argument("--identities", type=int, default=default.identities, help="%(default)s")
