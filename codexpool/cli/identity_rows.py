@@ -22,7 +22,7 @@ from codexpool.upkeep.verification import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class IdentityRow:
     """One identity. Times are unix seconds; what is not known is None or empty."""
 
     spec: IdentitySpec
@@ -70,22 +70,22 @@ class Standing:
         }
 
 
-def standings(config: PoolConfig, sources: Sources, known: Snapshot) -> list[Standing]:
+def identity_rows(config: PoolConfig, sources: Sources, known: Snapshot) -> list[IdentityRow]:
     """The identities of a configuration, in its order."""
     resolved = resolve(config, sources)
     left_out = _left_out(config, resolved)
     return [
-        standing(config, spec, resolved.credentials.get(spec.name), known, left_out) for spec in config.identities
+        identity_row(config, spec, resolved.credentials.get(spec.name), known, left_out) for spec in config.identities
     ]
 
 
-def standing(
+def identity_row(
     config: PoolConfig,
     spec: IdentitySpec,
     credential: Credential | None,
     known: Snapshot,
     left_out: Mapping[str, str],
-) -> Standing:
+) -> IdentityRow:
     """How one identity stands; ``left_out`` says why some have no credential."""
     bearer = credential.bearer() if credential is not None else None
     record = known.records.get(record_name(config.path, spec.name))
@@ -100,7 +100,7 @@ def standing(
         metadata = Metadata(record.key.account_id, record.key.user_id, "")
     is_known = fingerprint in known.metadata or (record is not None and record.fingerprint == fingerprint)
     condition = _condition(spec, fingerprint, known, left_out.get(spec.name, ""), is_known)
-    return Standing(
+    return IdentityRow(
         spec,
         credential.kind if credential is not None else spec.kind,
         metadata,

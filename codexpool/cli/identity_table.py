@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from codexpool.cli.common import console
-from codexpool.cli.identity_rows import Standing
+from codexpool.cli.identity_rows import IdentityRow
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 
@@ -24,7 +24,7 @@ STYLES: Final = {
 WIDE: Final = 150
 """Columns from which on there is room for everything in one row."""
 
-COLUMNS: Final[Mapping[str, Callable[[Standing], str]]] = {
+COLUMNS: Final[Mapping[str, Callable[[IdentityRow], str]]] = {
     "name": lambda row: row.spec.name,
     "kind": lambda row: str(row.kind),
     "account": lambda row: row.account_id,
@@ -40,7 +40,7 @@ LEFT_OUT: Final = ("account", "user", "fingerprint")
 """Where there is little room: `codexpool show` has them."""
 
 
-def table(rows: Sequence[Standing]) -> None:
+def table(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it what is to be said of some."""
     from rich import box
     from rich.table import Table
@@ -62,7 +62,7 @@ def table(rows: Sequence[Standing]) -> None:
                 out.print(Text.assemble((row.spec.name, "bold"), ": ", (words, style)), soft_wrap=True)
 
 
-def _why(row: Standing) -> str:
+def _why(row: IdentityRow) -> str:
     """Why an identity stands as it does, where that is not plain."""
     if not row.evidence:
         return ""

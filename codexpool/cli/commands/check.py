@@ -25,7 +25,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.common import sources as usual_sources
-from codexpool.cli.identity_rows import Standing, standings
+from codexpool.cli.identity_rows import IdentityRow, identity_rows
 from codexpool.cli.identity_table import table
 from codexpool.cli.write_state import remember
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
@@ -65,7 +65,7 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
     wanted = {spec_of(config, name).name for name in names} or {spec.name for spec in config.identities}
     sources = usual_sources()
     resolved = resolve(config, sources)
-    before = {row.spec.name: row for row in standings(config, sources, known())}
+    before = {row.spec.name: row for row in identity_rows(config, sources, known())}
     answers = asyncio.run(_all(config, resolved, [name for name in before if name in wanted]))
     answers = _doubted_together(answers, before)
     complaints = _write_down(config, resolved, answers)
@@ -98,7 +98,7 @@ async def _all(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> 
     return answers
 
 
-def _doubted_together(answers: dict[str, Whoami], before: Mapping[str, Standing]) -> dict[str, Whoami]:
+def _doubted_together(answers: dict[str, Whoami], before: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
     """The answers, of which several new refusals by whoami at once are no word yet."""
     refused = [
         name
@@ -138,7 +138,7 @@ class _Progress:
             self._progress.stop()
 
 
-def _seen(row: Standing, answer: Whoami | None) -> Standing:
+def _seen(row: IdentityRow, answer: Whoami | None) -> IdentityRow:
     """How an identity stands after it was looked at."""
     if answer is None:
         return row  # There is no token to look at; why, is there already.

@@ -105,9 +105,9 @@ def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
 def _of_files(named: Path | None) -> dict[str, Mapping[str, Any]]:
     """Return the identities by name, from pool.toml and the state. Raises Failure."""
     from codexpool.cli.common import known, pool_config, sources
-    from codexpool.cli.identity_rows import standings
+    from codexpool.cli.identity_rows import identity_rows
 
-    rows = standings(pool_config(named), sources(), known())
+    rows = identity_rows(pool_config(named), sources(), known())
     return {row.spec.name: row.document() for row in rows}
 
 

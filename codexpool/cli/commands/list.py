@@ -18,7 +18,7 @@ from codexpool.cli.common import (
     spec_of,
 )
 from codexpool.cli.common import sources as usual_sources
-from codexpool.cli.identity_rows import standings
+from codexpool.cli.identity_rows import identity_rows
 from codexpool.cli.identity_table import STYLES, table
 
 
@@ -31,7 +31,7 @@ def list_(named: Path | None, as_json: bool) -> None:
     This is what pool.toml says, and what proxies have found out so far; `codexpool check` asks the backend.
     """
     config = pool_config(named)
-    rows = standings(config, usual_sources(), known())
+    rows = identity_rows(config, usual_sources(), known())
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
         return
@@ -46,7 +46,7 @@ def show(name: str, named: Path | None, as_json: bool) -> None:
     """Show one identity with all that is known of it, and no secret."""
     config = pool_config(named)
     spec_of(config, name)
-    row = next(row for row in standings(config, usual_sources(), known()) if row.spec.name == name)
+    row = next(row for row in identity_rows(config, usual_sources(), known()) if row.spec.name == name)
     document = {
         **row.document(),
         "expires": moment(row.spec.expires_at),

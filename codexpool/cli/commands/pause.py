@@ -20,7 +20,7 @@ from codexpool.cli.common import (
     spec_of,
     the_state,
 )
-from codexpool.cli.identity_rows import standings
+from codexpool.cli.identity_rows import identity_rows
 from codexpool.config import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
 from codexpool.pool.exclusions import subjects
@@ -58,7 +58,7 @@ def resume(name: str, named: Path | None) -> None:
         click.echo(f"{name} serves again")
         return
     found = known()
-    row = next(row for row in standings(config, sources(), found) if row.spec.name == name)
+    row = next(row for row in identity_rows(config, sources(), found) if row.spec.name == name)
     key = json.dumps(row.metadata.key) if row.metadata is not None else ""
     note = found.notes.get((USAGE, key), {})
     is_held_up = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for
