@@ -6,7 +6,7 @@ import time
 
 from codexpool.config import IdentitySpec
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import Evidence, Kind, Word
 from codexpool.upkeep.verification import Verification, of_its_login
 

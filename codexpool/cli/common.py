@@ -18,7 +18,7 @@ from codexpool.cli.entry import entry
 from codexpool.common import tasks
 from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
 from codexpool.config.model import shown
-from codexpool.credentials.route import Route
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path

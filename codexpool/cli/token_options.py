@@ -18,8 +18,8 @@ from codexpool.config.identities import VARIABLE
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential
+from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.command import CommandLine
-from codexpool.credentials.whoami import Whoami
 from codexpool.pool.identity import Metadata, Word
 
 F = TypeVar("F", bound=Callable[..., Any])

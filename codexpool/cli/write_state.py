@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from codexpool.credentials import Credential
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import Condition, Kind, Status
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
 from codexpool.config import PoolConfig, Resolved, Watcher
-from codexpool.credentials.route import Route
+from codexpool.credentials.authapi import AuthApi
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
@@ -33,9 +34,6 @@ from codexpool.upkeep.notify import Notices
 from codexpool.upkeep.persistence import PATIENCE, Memory
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
-
-if TYPE_CHECKING:
-    from codexpool.credentials.authapi import AuthApi
 
 logger = logging.getLogger("codexpool")
 
@@ -242,7 +240,4 @@ class Keeper:
 
 
 def _api(route: Route, environ: Mapping[str, str], clock: Clock) -> AuthApi:
-    # Importing an HTTP client takes longer than the rest of the addon: it happens in this thread, not at start.
-    from codexpool.credentials.authapi import AuthApi
-
     return AuthApi(route, environ, clock)

@@ -13,8 +13,9 @@ from typing import Final
 from codexpool.common import tasks
 from codexpool.common.tasks import Tasks
 from codexpool.config import Notify
+from codexpool.credentials import http_client
 from codexpool.credentials.command import let_go
-from codexpool.credentials.route import Route
+from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Identity
 from codexpool.redaction import redact_tokens
 
@@ -65,15 +66,12 @@ class Notices:
         return None
 
     async def _post(self, address: str, text: str) -> None:
-        from codexpool.credentials import own_client  # Not at start-up: it takes its time, and is rarely needed.
-
-        context = await tasks.in_thread(self._route.tls)
         headers = {"content-type": "application/json"}
         async with (
-            own_client.client(context, self._route.proxy, TIMEOUT, headers) as client,
+            await tasks.in_thread(http_client.client, self._route, TIMEOUT, headers) as client,
             client.stream("POST", address, content=text) as response,
         ):
-            status = response.status_code  # What it says besides is not read.
+            status = response.status_code  # The body is not read.
         if status >= 400:
             raise RuntimeError(f"the webhook answers {status}")
 

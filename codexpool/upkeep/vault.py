@@ -6,13 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from codexpool.common.tasks import Tasks
 from codexpool.config import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import AuthApi, Whoami
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
@@ -23,9 +22,6 @@ from codexpool.upkeep.backoff import Pauses, Waiting
 from codexpool.upkeep.persistence import PATIENCE, Memory
 from codexpool.upkeep.renewals import Renewals
 from codexpool.upkeep.verification import Verification, expected, of_its_login
-
-if TYPE_CHECKING:
-    from codexpool.credentials.authapi import AuthApi
 
 logger = logging.getLogger("codexpool")
 

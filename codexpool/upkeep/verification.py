@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from codexpool.config import IdentitySpec
 from codexpool.credentials import Credential, Renewal
+from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, Whoami
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.pat import PREFIX
-from codexpool.credentials.whoami import RefusedError, UndiscoveredError, Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import Evidence, IdentityKey, Metadata, Word
 from codexpool.protocol.discovery import NotListedError
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of
-
-if TYPE_CHECKING:
-    from codexpool.credentials.authapi import AuthApi
 
 
 class Verification:

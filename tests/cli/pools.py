@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from codexpool.cli import common
 from codexpool.cli.main import main
-from codexpool.credentials.route import Route
+from codexpool.credentials.http_client import Route
 from tests.standin import StandIn, Token
 
 

@@ -12,8 +12,8 @@ import pytest
 from codexpool.common.private_files import UnusableError
 from codexpool.config import Access, PoolConfig, Problem, Resolved, Sources, load, parse, resolve
 from codexpool.config.keyrings import CachedKeyring
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat
-from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.member_key import new_key

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from codexpool.credentials.auth_json import Login, parse
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
-from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 
 

@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from codexpool.credentials import authapi
-from codexpool.credentials.authapi import AuthApi, place_in, whoami_of
-from codexpool.credentials.route import Route
-from codexpool.credentials.whoami import RefusedError, UndiscoveredError
+from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, place_in, whoami_of
+from codexpool.credentials.http_client import Route
 from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
 from codexpool.protocol.discovery import NotListedError

@@ -21,8 +21,8 @@ from codexpool.common.atomic_replace import Replacement
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, UnusableTokenError, token_endpoint
 from codexpool.credentials import oauth as oauth_module
 from codexpool.credentials.auth_json import Login, parse
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import EARLY, JITTER, OAuth
-from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from tests.config.conftest import needs_a_plain_user
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner

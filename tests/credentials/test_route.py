@@ -19,7 +19,7 @@ from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
 from codexpool.credentials.authapi import AuthApi
-from codexpool.credentials.route import Route, proxy_url
+from codexpool.credentials.http_client import Route, proxy_url
 from codexpool.pool.identity import Word
 from codexpool.proxy.mitm import options
 from codexpool.tokens.bearer import Bearer

@@ -13,8 +13,8 @@ import pytest
 from codexpool.common.clock_skew import Clock, offset
 from codexpool.config import resolve
 from codexpool.credentials.authapi import AuthApi
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat
-from codexpool.credentials.route import Route
 from codexpool.doctor import clocks, configuration, files, logins, versions
 from codexpool.doctor.files import Kept, judged
 from codexpool.doctor.findings import Level

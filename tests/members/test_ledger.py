@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from codexpool.common.tasks import Tasks
 from codexpool.config import Watcher, load
-from codexpool.credentials.route import Route
+from codexpool.credentials.http_client import Route
 from codexpool.members.ledger import (
     DAYS_KEPT,
     LONGEST_MODEL,

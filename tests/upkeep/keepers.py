@@ -12,8 +12,8 @@ from pathlib import Path
 from unittest import mock
 
 from codexpool.config import Flag, Watcher, load
-from codexpool.credentials.route import Route
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import Whoami
+from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word
 from codexpool.state import State
 from codexpool.tokens.bearer import Bearer, fingerprint

@@ -27,10 +27,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from codexpool.config import Watcher, load
 from codexpool.credentials import NoTokenNowError, command, token_endpoint
-from codexpool.credentials.authapi import place_in, whoami_of
-from codexpool.credentials.route import Route
+from codexpool.credentials.authapi import UndiscoveredError, Whoami, place_in, whoami_of
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import tokens_of
-from codexpool.credentials.whoami import UndiscoveredError, Whoami
 from codexpool.pool.confirmation import HOLDS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts

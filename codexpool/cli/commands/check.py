@@ -29,7 +29,7 @@ from codexpool.cli.identity_rows import IdentityRow, identity_rows
 from codexpool.cli.identity_table import table
 from codexpool.cli.write_state import remember
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Evidence, Kind, Status, Word
 from codexpool.pool.states import CONDEMNED

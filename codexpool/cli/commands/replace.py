@@ -43,7 +43,7 @@ from codexpool.config.keyrings import write_keyring
 from codexpool.config.named import Table
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import with_key, with_table, without_key
-from codexpool.credentials.whoami import Whoami
+from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import IdentityKey
 
 LOCK_TIMEOUT = 40.0

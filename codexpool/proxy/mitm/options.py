@@ -13,7 +13,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.common.addresses import is_loopback
-from codexpool.credentials.route import Route, proxy_url
+from codexpool.credentials.http_client import Route, proxy_url
 from codexpool.protocol.hosts import CODEX, PAGE, is_codex
 
 logger = logging.getLogger("codexpool")

@@ -16,10 +16,10 @@ from pathlib import Path
 from codexpool.config import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig, Sources, resolve
 from codexpool.config.keyrings import PendingError
 from codexpool.credentials import Credential
+from codexpool.credentials.authapi import Whoami
+from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
-from codexpool.credentials.route import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.credentials.whoami import Whoami
 from codexpool.pool.identity import (
     RETURNING,
     Condition,
