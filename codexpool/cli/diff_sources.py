@@ -40,7 +40,7 @@ def from_proxy(flow: str, url: str | None) -> Side:
     from codexpool.cli import running_proxy
 
     try:
-        document = running_proxy.proxy(url).get(f"/api/flows/{quote(flow, safe='')}")["flow"]
+        document = running_proxy.find_proxy(url).get(f"/api/flows/{quote(flow, safe='')}")["flow"]
         return from_document(document, flow, ("a running proxy keeps no bodies",))
     except Failure as failure:
         raise Trouble(failure.message) from None

@@ -1,4 +1,4 @@
-"""The areas that `codexpool doctor` looks at, one after the other, and where it gets from what it looks at."""
+"""What `codexpool doctor` looks at, area by area."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
@@ -27,47 +26,34 @@ from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE
 from codexpool.web import health
 
-STATUS: Final = "/api/status"
-
-START: Final = ". Start one with: "
-"""Where the remedy begins in what is said of a proxy that cannot be reached."""
-
 RESTART: Final = "install the same codexpool for both, and restart the proxy"
 
 
-class _Asked(NamedTuple):
-    """A proxy that was asked. ``document`` is its status, empty where it does not tell."""
-
-    proxy: running_proxy.RunningProxy
-    document: Mapping[str, Any] = MappingProxyType({})
-    before: float = 0.0
-    after: float = 0.0
-    findings: tuple[Finding, ...] = ()
-    """Why it does not tell."""
-    knows_probe: bool = False
-
-
 class Examination:
-    """All that is looked at, area by area in the order of a reader's way; each may take some seconds."""
+    """The areas in the order of a request's way; each may take some seconds."""
 
     def __init__(self, client: ClientEnvironment, program: Path | None, proxy_url: str | None) -> None:
         self._client = client
         self._program = program
-        self._asked = _Asked(_proxy(proxy_url, client))
+        self._proxy = _proxy_of(proxy_url, client)
+        self._status: Mapping[str, Any] = {}
+        """What the proxy answered; empty if it did not."""
+        self._asked_at = self._answered_at = 0.0
+        self._knows_probe = False
         self._config: PoolConfig | None = None
         self._resolved = Resolved({})
         self._auth_json = _private_text(client.home / logins.AUTH_JSON)
         self._token = probe.token_of(client, self._auth_json)
 
     def areas(self) -> Iterator[tuple[str, Iterator[Finding]]]:
-        """What is being looked at, in words, and what is found."""
+        """Yield each area's name and its findings."""
         yield "pool.toml", self._pool()
-        yield "the proxy", self._proxy()
+        yield "the proxy", self._running()
         yield "a request's way through the proxy", self._way()
         yield "the client's version", versions.findings(self._program, self._token)
         yield "files", files.findings(self._kept())
-        if self._asked.document:
-            yield "the clock", clocks.findings(self._asked.document, self._asked.before, self._asked.after)
+        if self._status:
+            yield "the clock", clocks.findings(self._status, self._asked_at, self._answered_at)
         if self._config is not None:
             yield "logins", logins.findings(self._config, self._resolved.credentials, self._client, self._auth_json)
 
@@ -86,38 +72,51 @@ class Examination:
             self._resolved = resolve(self._config, sources())
             yield from configuration.findings(self._config, self._resolved)
 
-    def _proxy(self) -> Iterator[Finding]:
-        self._asked = asked = _asked(self._asked.proxy)
-        yield from asked.findings
-        if asked.document:
-            path = self._config.path if self._config is not None else None
-            yield from standing.findings(asked.document, str(asked.proxy), path)
+    def _running(self) -> Iterator[Finding]:
+        """Ask the proxy for its status."""
+        self._asked_at = time.time()
+        try:
+            self._status = self._proxy.get(running_proxy.STATUS)
+        except running_proxy.Refused as refused:
+            if refused.status != 403:
+                yield wrong(standing.PROXY, refused.what, refused.remedy)
+                return
+            with contextlib.suppress(Failure):
+                self._knows_probe = _knows_probe(self._proxy.get(health.PATH))
+            text = f"answers at {self._proxy}, but shows its status only on its own machine"
+            yield note(standing.PROXY, text, "for the rest, run codexpool doctor there")
+            return
+        except running_proxy.ProxyFailure as failure:
+            yield wrong(standing.PROXY, failure.what, failure.remedy)
+            return
+        self._answered_at = time.time()
+        self._knows_probe = _knows_probe(self._status.get("proxy"))
+        path = self._config.path if self._config is not None else None
+        yield from standing.findings(self._status, str(self._proxy), path)
 
     def _way(self) -> Iterator[Finding]:
         """From the client's variables to the proxy, and through it."""
-        at = self._asked.proxy.at
-        answers = bool(self._asked.document) or self._asked.knows_probe
+        at = self._proxy.at
         seen = trust.Trusted([trust.unlooked()], None)
-        if answers:
+        if self._status or self._knows_probe:
             tunnel = Tunnel(at.host, at.port, at.user, at.password)
-            seen = trust.looked_at(self._client, tunnel, _ca_file(self._asked.proxy))
+            certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
+            seen = trust.looked_at(self._client, tunnel, certificate if certificate.is_file() else None)
             yield from self._probe(tunnel, seen)
         yield from variables.findings(self._client, (at.host, at.port), self._places())
         yield from seen.findings
 
     def _probe(self, tunnel: Tunnel, seen: trust.Trusted) -> Iterator[Finding]:
-        if not self._asked.knows_probe:
-            yield wrong(
-                probe.ABOUT, "this proxy is older than this command and knows no probe: none is sent", RESTART
-            )
+        if not self._knows_probe:
+            yield wrong(probe.ABOUT, "not sent: this proxy is older than this command", RESTART)
         elif seen.context is None:
-            yield note(probe.ABOUT, "none is sent: no connection is known to end at this proxy (see: trust)")
+            yield note(probe.ABOUT, "not sent: no connection is known to end at this proxy (see: trust)")
         else:
             yield from probe.findings(tunnel, seen.context, self._token)
 
     def _places(self) -> list[variables.Place]:
-        """Where the proxy listens, by its own word; on all addresses, it may be."""
-        listens = [str(text) for text in (self._asked.document.get("proxy") or {}).get("listens") or ()]
+        """Where the proxy listens, as its status says."""
+        listens = [str(text) for text in (self._status.get("proxy") or {}).get("listens") or ()]
         places = [place for text in listens if (place := variables.place_of(text)) is not None]
         wanted = variables.place_of(proxy_variable(self._client)[1])
         everywhere = [port for host, port in places if host in ("0.0.0.0", "::", "*")]
@@ -131,17 +130,14 @@ class Examination:
         if self._config is not None:
             yield from files.of_pool(self._config.files)
         yield from files.of_logins(platformdirs.user_data_path("codexpool", appauthor=False) / "logins")
-        yield from files.of_confdir(running_proxy.confdir_of(self._asked.proxy))
+        yield from files.of_confdir(running_proxy.confdir_of(self._proxy))
         yield from files.of_state(state_file(), bool(os.environ.get(STATE_VARIABLE)))
         yield files.Kept(self._client.home / logins.AUTH_JSON, "the client's login")
 
 
-# -- the proxy
-
-
-def _proxy(url: str | None, client: ClientEnvironment) -> running_proxy.RunningProxy:
-    """The proxy to ask; where none runs on this machine, the one that the client would take."""
-    found = running_proxy.proxy(url)
+def _proxy_of(url: str | None, client: ClientEnvironment) -> running_proxy.RunningProxy:
+    """Return the proxy to ask; if none runs on this machine, the one in the client's proxy variable."""
+    found = running_proxy.find_proxy(url)
     if url or os.environ.get(running_proxy.VARIABLE) or found.announcement is not None:
         return found
     name, value = proxy_variable(client)
@@ -150,36 +146,7 @@ def _proxy(url: str | None, client: ClientEnvironment) -> running_proxy.RunningP
     try:
         return running_proxy.RunningProxy(running_proxy.address(value, name))
     except click.UsageError:
-        return found  # The variable is spoken of where all variables are.
-
-
-def _asked(proxy: running_proxy.RunningProxy) -> _Asked:
-    """What the proxy says of itself. Asks it, and raises nothing for want of an answer."""
-    before = time.time()
-    try:
-        status = proxy.get(STATUS)
-    except running_proxy.Refused as refused:
-        if refused.status != 403:
-            return _Asked(
-                proxy, findings=(wrong(standing.PROXY, refused.message, f"{running_proxy.VARIABLE}, or --proxy"),)
-            )
-        text = f"answers at {proxy}, and does not tell this machine how it stands"
-        found = note(standing.PROXY, text, "for the rest of it run codexpool doctor where the proxy runs")
-        return _Asked(proxy, findings=(found,), knows_probe=_knows_probe(_health(proxy)))
-    except Failure as failure:
-        said, _, cure = failure.message.partition(START)
-        remedy = f"start one with: {cure or 'codexpool run'}"
-        return _Asked(proxy, findings=(wrong(standing.PROXY, said, remedy),))
-    finally:
-        proxy.close()
-    return _Asked(proxy, status, before, time.time(), knows_probe=_knows_probe(status.get("proxy")))
-
-
-def _health(proxy: running_proxy.RunningProxy) -> object:
-    try:
-        return proxy.get(health.PATH)  # what it also tells to other machines
-    except Failure:
-        return None
+        return found  # `variables` reports it.
 
 
 def _knows_probe(document: object) -> bool:
@@ -190,13 +157,8 @@ def _knows_probe(document: object) -> bool:
             return False
 
 
-def _ca_file(proxy: running_proxy.RunningProxy) -> Path | None:
-    path = running_proxy.confdir_of(proxy) / ca_files.CERTIFICATE
-    return path if path.is_file() else None
-
-
 def _is_this_machine(host: str) -> bool:
-    """Whether an address is one of this machine's: only those can be listened at."""
+    """Whether an address is this machine's: only those can be bound."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as made:

@@ -159,19 +159,12 @@ class FakeProxy:
         """The number of the last event that is forgotten."""
         self.credentials: tuple[str, str] | None = None
         self.asked: list[str] = []
-        self.connections = 0
-        self.hangs_up = False
-        """Whether it closes each connection after its answer, without a word."""
         self._news = threading.Condition()
         self._stopped = False
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                super().setup()
-                fake.connections += 1
 
             def do_GET(self) -> None:
                 fake.asked.append(self.path)
@@ -182,7 +175,7 @@ class FakeProxy:
                 self.send_header("content-length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
-                if fake._stopped or fake.hangs_up:
+                if fake._stopped:
                     self.close_connection = True
 
             def log_message(self, format: str, *args: object) -> None:

@@ -396,7 +396,7 @@ def test_proxy_that_does_not_run_is_trouble(tmp_path: Path) -> None:
     result = run("last", "last", "--proxy", "http://127.0.0.1:1")
 
     assert result.exit_code == 2
-    assert "no proxy can be reached" in result.output
+    assert "no proxy is running" in result.output
 
 
 def test_identities_are_compared_as_the_proxy_knows_them(proxy: str) -> None:

@@ -109,7 +109,7 @@ def test_before_any_request_that_is_said(fake: FakeProxy) -> None:
 
 
 def test_without_a_proxy_the_exit_code_is_1() -> None:
-    assert "no proxy can be reached" in run("last", "--proxy", "http://127.0.0.1:1", code=1).stderr
+    assert "no proxy is running" in run("last", "--proxy", "http://127.0.0.1:1", code=1).stderr
 
 
 @pytest.mark.parametrize("name", ["no/such.flow", "missing.flow", "missing.flow#2", ""])

@@ -268,7 +268,7 @@ def test_where_no_proxy_can_be_asked_the_exit_code_is_1_and_nothing_is_on_standa
 
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("codexpool: no proxy can be reached at 127.0.0.1:1")
+    assert result.stderr.startswith("codexpool: no proxy is running at 127.0.0.1:1")
 
 
 def test_help_says_what_there_is() -> None:

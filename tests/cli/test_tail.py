@@ -271,7 +271,7 @@ def test_without_a_proxy_the_exit_code_is_1() -> None:
     result = CliRunner().invoke(command, ["--proxy", "http://127.0.0.1:1"])
 
     assert result.exit_code == 1
-    assert result.stderr.startswith("codexpool: no proxy can be reached at 127.0.0.1:1")
+    assert result.stderr.startswith("codexpool: no proxy is running at 127.0.0.1:1")
 
 
 @pytest.mark.parametrize("arguments", [("-n", "-1"), ("-n", "x"), ("too", "much"), ("--json", "--headers")])

@@ -94,7 +94,7 @@ def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
     from codexpool.cli import running_proxy
 
     try:
-        identities = running_proxy.proxy(proxy_url).get("/api/status")["identities"]
+        identities = running_proxy.find_proxy(proxy_url).get("/api/status")["identities"]
     except running_proxy.Unanswered:
         if proxy_url is not None:
             raise

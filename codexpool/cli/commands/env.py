@@ -15,7 +15,7 @@ import click
 from codexpool.cli import shells
 from codexpool.cli.ca_bundle import with_the_systems
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import Address, RunningProxy, confdir_of, proxy
+from codexpool.cli.running_proxy import Address, RunningProxy, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
 
@@ -54,8 +54,7 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
     vscode and --for desktop it prints lines for ~/.codex/.env, with --for ci lines for "$GITHUB_ENV". What is to be
     known besides goes to standard error. A key is never printed.
     """
-    asked = proxy(proxy_url)
-    asked.close()
+    asked = find_proxy(proxy_url)
     found = _trusted(ca, asked)
     changes: dict[str, str | None] = {
         "HTTPS_PROXY": _url(asked.at),

@@ -13,7 +13,7 @@ import click
 
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import STYLES, Output, quiet_end
-from codexpool.cli.running_proxy import Refused, RunningProxy, proxy, proxy_option
+from codexpool.cli.running_proxy import Refused, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
 from codexpool.views.formatting import clock, plain
 from codexpool.views.header_table import HeaderTable, rows
@@ -46,8 +46,7 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
     out = Output()
     where = named(flow)
     if where is None:
-        with proxy(proxy_url) as asked:
-            document = _asked(asked, flow)
+        document = _asked(find_proxy(proxy_url), flow)
     else:
         from codexpool.proxy import content_view
 

@@ -12,7 +12,7 @@ import click
 
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end, until_ended
-from codexpool.cli.running_proxy import RunningProxy, proxy, proxy_option, successor
+from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option, successor
 from codexpool.views.formatting import clock, plain, span
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def status(every: float | None, as_json: bool, proxy_url: str | None) -> None:
     proxy; with --json it prints one document a line.
     """
     out = Output()
-    asked = proxy(proxy_url)
-    document = asked.get(PATH)
+    asked = find_proxy(proxy_url)
+    document = asked.get(STATUS)
     if every is not None:
         with until_ended():
             _watch(_Watched(asked, document), out, every, as_json)
@@ -53,9 +53,6 @@ def status(every: float | None, as_json: bool, proxy_url: str | None) -> None:
     else:
         with quiet_end():
             out.show(_picture(document, out))
-
-
-PATH: Final = "/api/status"
 
 
 class _Watched:
@@ -73,12 +70,12 @@ class _Watched:
         """Ask once more. Raises nothing for want of an answer."""
         try:
             try:
-                self.document = self.asked.get(PATH)
+                self.document = self.asked.get(STATUS)
             except Failure:
                 if (other := successor(self.asked)) is None:
                     raise
                 self.asked = other
-                self.document = other.get(PATH)
+                self.document = other.get(STATUS)
         except Failure as failure:
             if not self.trouble:
                 self.silent_since = time.time()

@@ -16,7 +16,7 @@ import click
 
 from codexpool.cli.common import Failure
 from codexpool.cli.output import Output, until_ended
-from codexpool.cli.running_proxy import Refused, RunningProxy, proxy, proxy_option, successor
+from codexpool.cli.running_proxy import STATUS, Refused, RunningProxy, find_proxy, proxy_option, successor
 from codexpool.views.formatting import clock, plain
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
     if headers and as_json:
         raise click.UsageError("--headers is for people; with --json, ask for http://codex.pool/api/flows/ID")
     out = Output()
-    feed = Feed(proxy(proxy_url), Wanted(session.rstrip("…"), identity))
+    feed = Feed(find_proxy(proxy_url), Wanted(session.rstrip("…"), identity))
     past = feed.past(number)
     with until_ended():
         from codexpool.cli.event_lines import EventLines
@@ -182,7 +182,7 @@ class Feed:
 
     def _begin(self) -> int:
         """Ask which run of the proxy this is; gives the number of its last event."""
-        status = self.asked.get("/api/status")
+        status = self.asked.get(STATUS)
         self._run = (status["proxy"]["pid"], status["proxy"]["started_at"])
         return int(status["events_last"])
 
