@@ -30,7 +30,7 @@ from codexpool.state import State, open_state, state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
-from codexpool.web.members import members
+from codexpool.web.status import member_rows
 
 logger = logging.getLogger("codexpool")
 
@@ -124,7 +124,7 @@ class SwapHandler:
         if not self.flows.serves:
             return self.gate.access, []
         keeper = self.flows.keeper
-        return self.gate.access, members(keeper.config, self.turns.queue, keeper.ledger, now)
+        return self.gate.access, member_rows(keeper.config, self.turns.queue, keeper.ledger, now)
 
     # -- connections
 

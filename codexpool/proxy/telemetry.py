@@ -28,8 +28,7 @@ from codexpool.state import state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
-from codexpool.web import health, metrics, status
-from codexpool.web.pieces import joined
+from codexpool.web import health, status
 from codexpool.web.site import Site
 
 logger = logging.getLogger("codexpool")
@@ -49,7 +48,7 @@ class Telemetry:
     def __init__(self, view: View, leaving: Leaving, history: History, reloaded: bool) -> None:
         self.view = view
         self.history = history
-        self.site = Site(history, self._status, self._metrics, host.is_own_connection, self._unready)
+        self.site = Site(self)
         self._leaving = leaving
         self._reloaded = reloaded
         self._journal: Journal | None = None
@@ -184,19 +183,16 @@ class Telemetry:
 
     # -- what the page asks
 
-    async def _status(self, now: float) -> bytes:
-        return await joined(status.pieces(self._view(now), now))
+    def is_own_connection(self, peer: tuple[object, ...]) -> bool:
+        return host.is_own_connection(peer)
 
-    async def _metrics(self, accept: str, now: float) -> tuple[bytes, str]:
-        return await metrics.scraped(self._view(now), accept, now)
-
-    def _unready(self) -> str:
+    def unready(self) -> str:
         if not self._runs:
             return health.STARTS
         view, leaves = self.view, self._leaving.has_begun
         return health.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
 
-    def _view(self, now: float) -> status.View:
+    def status_view(self, now: float) -> status.View:
         view, journal = self.view, self._journal
         access, members = view.members(now)
         proxy = status.ProxyFacts(

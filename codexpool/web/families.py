@@ -1,6 +1,6 @@
-"""Families of metrics as `prometheus_client` has them, and their text.
+"""Metric families of `prometheus_client`, and their text.
 
-That library is imported when somebody asks for metrics: it takes its time, and most never do.
+The library is slow to import, and most proxies are never scraped: it is imported with the first scrape.
 """
 
 from __future__ import annotations
@@ -19,55 +19,44 @@ if TYPE_CHECKING:
 LIBRARY: Final = "prometheus_client"
 
 AT_ONCE: Final = 100
-"""Samples in one piece of a family."""
+"""Samples in one piece of a family, so that encoding a piece takes a millisecond or two."""
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 END: Final = b"# EOF\n"
 
 Row = tuple[Sequence[str], Any]
-"""The values of the labels of a sample, and its own: a number, or nothing more for what only has labels."""
+"""The label values of a sample, and its number (or {} for an info metric)."""
 
 
-def gauge(name: str, text: str, value: float) -> Metric:
-    """A number that goes up and down."""
-    from prometheus_client.core import GaugeMetricFamily
-
-    return GaugeMetricFamily(name, text, float(value), unit=_unit(name))
+def gauge(name: str, text: str, value: float) -> Iterator[Metric]:
+    return gauges(name, text, (), [((), float(value))])
 
 
 def gauges(name: str, text: str, labels: Sequence[str], rows: Iterable[Row]) -> Iterator[Metric]:
-    """Several of them."""
     from prometheus_client.core import GaugeMetricFamily
 
-    unit = _unit(name)
-    return _in_pieces(lambda: GaugeMetricFamily(name, text, labels=labels, unit=unit), rows)
+    return _in_pieces(lambda: GaugeMetricFamily(name, text, labels=labels, unit=_unit(name)), rows)
 
 
-def counter(name: str, text: str, value: float) -> Metric:
-    """A number that only grows."""
-    from prometheus_client.core import CounterMetricFamily
-
-    return CounterMetricFamily(name, text, value, unit=_unit(name.removesuffix("_total")))
+def counter(name: str, text: str, value: float) -> Iterator[Metric]:
+    return counters(name, text, (), [((), value)])
 
 
 def counters(name: str, text: str, labels: Sequence[str], rows: Iterable[Row]) -> Iterator[Metric]:
-    """Several of them."""
     from prometheus_client.core import CounterMetricFamily
 
-    return _in_pieces(lambda: CounterMetricFamily(name, text, labels=labels), rows)
+    unit = _unit(name.removesuffix("_total"))
+    return _in_pieces(lambda: CounterMetricFamily(name, text, labels=labels, unit=unit), rows)
 
 
 def infos(name: str, text: str, labels: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[Metric]:
-    """What is only said with labels."""
     from prometheus_client.core import InfoMetricFamily
 
-    return _in_pieces(
-        lambda: InfoMetricFamily(name.removesuffix("_info"), text, labels=labels), ((row, {}) for row in rows)
-    )
+    base = name.removesuffix("_info")
+    return _in_pieces(lambda: InfoMetricFamily(base, text, labels=labels), ((row, {}) for row in rows))
 
 
 def histogram(name: str, text: str, buckets: Buckets) -> Metric:
-    """How often something took how long."""
     from prometheus_client.core import HistogramMetricFamily
     from prometheus_client.utils import floatToGoString
 
@@ -76,34 +65,33 @@ def histogram(name: str, text: str, buckets: Buckets) -> Metric:
 
 
 def exposed(families: Iterable[Metric], accept: str) -> tuple[Iterator[bytes], str]:
-    """The text of families in pieces, in the format that an ``Accept`` header asks for, and its content type.
+    """Return the text of the metrics in pieces, in the format an ``Accept`` header asks for, and its content type.
 
-    Those of the same name follow each other, and are one family.
+    Consecutive families of one name are pieces of one family.
     """
     from prometheus_client.exposition import choose_encoder
 
     try:
         encode, content_type = choose_encoder(accept)
-    except Exception:  # A header that only looks like one.
+    except Exception:  # The library raises on a malformed Accept header.
         encode, content_type = choose_encoder("")
-    is_open = content_type.startswith(OPEN_METRICS)
+    return _encoded(families, encode, content_type.startswith(OPEN_METRICS)), content_type
 
-    def pieces() -> Iterator[bytes]:
-        last = ""
-        for family in families:
-            text = encode(_Only(family))
-            if is_open:
-                text = text.removesuffix(END)
-            yield text if family.name != last else _without_head(text)
-            last = family.name
+
+def _encoded(families: Iterable[Metric], encode: Callable[[Any], bytes], is_open: bool) -> Iterator[bytes]:
+    last = ""
+    for family in families:
+        text = encode(_Only(family))
         if is_open:
-            yield END
-
-    return pieces(), content_type
+            text = text.removesuffix(END)
+        yield text if family.name != last else _without_head(text)
+        last = family.name
+    if is_open:
+        yield END
 
 
 class _Only:
-    """A collector of one family."""
+    """A collector of one family, which is what encoders take."""
 
     def __init__(self, family: Metric) -> None:
         self._family = family
@@ -113,24 +101,24 @@ class _Only:
 
 
 def _without_head(text: bytes) -> bytes:
-    """The samples alone, where those before them are of the same family."""
+    """Remove HELP and TYPE lines from a further piece of a family."""
     return b"\n".join(line for line in text.split(b"\n") if not line.startswith(b"#"))
 
 
 def _in_pieces(make: Callable[[], Family], rows: Iterable[Row]) -> Iterator[Metric]:
-    """A family as several of the same name, of which none has many samples."""
-    left_over = iter(rows)
-    some = list(islice(left_over, AT_ONCE))
+    """Split a family into several of the same name, with at most ``AT_ONCE`` samples each."""
+    remaining = iter(rows)
+    some = list(islice(remaining, AT_ONCE))
     while True:
         family = make()
         for labels, value in some:
             family.add_metric(labels, value)
         yield family
-        if not (some := list(islice(left_over, AT_ONCE))):
+        if not (some := list(islice(remaining, AT_ONCE))):
             return
 
 
 def _unit(name: str) -> str:
-    """The unit that a name ends with, as OpenMetrics says it apart."""
+    """Return the unit at the end of a name; OpenMetrics wants it separately."""
     last = name.rpartition("_")[2]
     return last if last in ("seconds", "bytes", "ratio") else ""

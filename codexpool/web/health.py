@@ -1,7 +1,6 @@
-"""`/healthz` and `/healthz/ready`: whether the process lives, and whether it serves.
+"""`/healthz` and `/healthz/ready`: whether the process runs, and whether it can serve.
 
-Whoever runs proxies asks this, and may be another machine; so nothing is in it that says whose proxy it is: no name,
-no path, and none of the log's words. The reasons are those of this file.
+Other machines may ask (a load balancer, Kubernetes), so an answer contains no name, no path and no text of the log.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from codexpool.protocol.headers import PROBE_VERSION
 PATH: Final = "/healthz"
 READY_PATH: Final = "/healthz/ready"
 
-STARTS: Final = "the proxy is about to start"
-LEAVES: Final = "the proxy ends, and lets turns finish"
+STARTS: Final = "the proxy is starting"
+LEAVES: Final = "the proxy is shutting down and finishing its turns"
 REFUSES: Final = "requests are refused; the proxy's log says why"
-NO_POOL: Final = "no pool is set up"
+NO_POOL: Final = "no pool is configured"
 NOBODY: Final = "no identity can serve now"
 
 
 def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool) -> str:
-    """Why a proxy does not serve; empty where it does. One that only observes passes on whatever comes.
+    """Return why a proxy cannot serve; empty if it can. A proxy that only observes relays everything.
 
-    ``is_closed``: without a pool, requests are refused, and not passed on as they came.
+    ``is_closed``: without a pool, requests are refused instead of relayed.
     """
     if leaves:
         return LEAVES
@@ -41,11 +40,10 @@ def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool)
 
 
 def answer(path: str, reason: str) -> tuple[int, bytes]:
-    """Status and JSON for one of the paths, where ``reason`` is what `unready` says.
+    """Return status and JSON for a path; ``reason`` is what `unready` returned.
 
-    ``probe`` in it tells `codexpool doctor` of another machine that this is a proxy with the addon.
+    ``probe`` tells `codexpool doctor` on another machine that this is a proxy with the addon.
     """
-    is_down = path == READY_PATH and reason
     document = {"status": "ok", "ready": not reason, "probe": PROBE_VERSION, **({"reason": reason} if reason else {})}
-    status = HTTPStatus.SERVICE_UNAVAILABLE if is_down else HTTPStatus.OK
+    status = HTTPStatus.SERVICE_UNAVAILABLE if path == READY_PATH and reason else HTTPStatus.OK
     return int(status), json.dumps(document).encode()

@@ -1,8 +1,7 @@
-"""``/metrics``: the counts of this run and how the identities stand, as Prometheus reads it.
+"""`/metrics`: the counts of this run and the state of each identity, for Prometheus.
 
-Nothing is kept for it: the numbers are those of `codexpool.traces.history` and of the pool, read when they are asked
-for. No label has a value that a client, a session or a path could make up: there is a sample for each identity and
-window at most, and of identities only those that pool.toml has.
+The numbers are read from `codexpool.traces.history` and from the pool at each scrape. No label has a value that a
+client, a session or a path could make up, so the number of samples is bounded by pool.toml.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.web import families
 from codexpool.web.families import Row, counter, counters, gauge, gauges, histogram, infos
-from codexpool.web.pieces import joined
-from codexpool.web.status import View, left, safe, standing, usage_of, windows
+from codexpool.web.status import View, condition_at, joined, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -31,17 +29,14 @@ BY_WINDOW = ("identity", "family", "window")
 
 
 async def scraped(view: View, accept: str, now: float) -> tuple[bytes, str]:
-    """What `exposition` gives, without keeping the event loop from its work."""
+    """Return all metrics in the format an ``Accept`` header asks for, and their content type.
+
+    ``now`` is a unix second. The event loop gets its turn between pieces.
+    """
     if families.LIBRARY not in sys.modules:
         await in_thread(import_module, families.LIBRARY)
     pieces, content_type = families.exposed(_families(view, now), accept)
     return await joined(pieces), content_type
-
-
-def exposition(view: View, accept: str, now: float) -> tuple[bytes, str]:
-    """All metrics as an ``Accept`` header asks for them, and their content type. ``now`` is a unix second."""
-    pieces, content_type = families.exposed(_families(view, now), accept)
-    return b"".join(pieces), content_type
 
 
 def _families(view: View, now: float) -> Iterator[Metric]:
@@ -56,7 +51,7 @@ def _families(view: View, now: float) -> Iterator[Metric]:
 
 @lru_cache(maxsize=1)
 def _process_collector() -> Collector:
-    """Processor time, memory and open files of the process, where it runs on Linux."""
+    """Return the collector of processor time, memory and open files; it finds them on Linux only."""
     from prometheus_client import ProcessCollector
 
     return ProcessCollector(registry=None)
@@ -65,13 +60,13 @@ def _process_collector() -> Collector:
 def _of_the_proxy(view: View) -> Iterator[Metric]:
     proxy, pool = view.proxy, view.pool
     labels, versions = ("version", "mitmproxy", "python"), (proxy.version, proxy.mitmproxy, proxy.python)
-    yield from infos("codexpool_build_info", "The versions of what runs.", labels, [versions])
-    yield gauge("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
-    yield gauge("codexpool_observing", "1 if nothing is changed, and it is only said what would be.", proxy.observe)
-    yield gauge("codexpool_closed", "1 if nothing is served: the log says why.", bool(view.why_closed))
+    yield from infos("codexpool_build_info", "Versions of codexpool, mitmproxy and Python.", labels, [versions])
+    yield from gauge("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
+    yield from gauge("codexpool_observing", "1 in observe mode, where no request is changed.", proxy.observe)
+    yield from gauge("codexpool_closed", "1 while all requests are refused: the log says why.", bool(view.why_closed))
     is_open = pool is not None and pool.states.breaker.opened_at is not None
-    text = "1 while sessions are not moved, because several identities were refused for good at once."
-    yield gauge("codexpool_breaker_open", text, is_open)
+    text = "1 while sessions are not moved because several identities died at once."
+    yield from gauge("codexpool_breaker_open", text, is_open)
 
 
 def _of_requests(view: View) -> Iterator[Metric]:
@@ -83,39 +78,40 @@ def _of_requests(view: View) -> Iterator[Metric]:
 
     yield from counters(
         "codexpool_requests_total",
-        "Requests and WebSocket handshakes, by the class of the answer's status (lost: there was none). "
-        "Without an identity: codexpool has answered.",
+        "Requests and WebSocket handshakes, by the class of the answer's status (lost: no answer). "
+        "Without an identity: codexpool answered itself.",
         ("identity", "status"),
         counted(tallies.requests.items()),
     )
     yield from counters(
         "codexpool_turns_total",
-        "Requests for the model on open WebSockets, by what became of them.",
+        "Turns on open WebSockets, by outcome.",
         ("identity", "outcome"),
         counted(tallies.turns.items()),
     )
     yield from counters(
         "codexpool_refusals_total",
-        "Answers that turned an identity or its token down, by the row of the table of verdicts.",
+        "Answers that refused an identity or its token, by row of the verdict table.",
         ("identity", "row"),
         counted(tallies.refusals.items()),
     )
-    yield counter("codexpool_failures_total", "Requests with a status of 400 or more, or none.", tallies.failures)
-    yield counter("codexpool_resends_total", "Attempts beyond the first one of their request.", tallies.sent_again)
-    yield counter("codexpool_session_moves_total", "Moves of a session to another identity.", tallies.moves)
-    yield counter("codexpool_request_bytes_total", "Bytes of the bodies of requests.", tallies.bytes_out)
-    yield counter("codexpool_response_bytes_total", "Bytes of answers that went to clients.", tallies.bytes_in)
-    text = "From a request's headers to those of its answer, with all attempts and waits."
+    text = "Requests that were answered with a status of 400 or more, or not at all."
+    yield from counter("codexpool_failures_total", text, tallies.failures)
+    yield from counter("codexpool_resends_total", "Second and further attempts of requests.", tallies.sent_again)
+    yield from counter("codexpool_session_moves_total", "Moves of a session to another identity.", tallies.moves)
+    yield from counter("codexpool_request_bytes_total", "Bytes of request bodies.", tallies.bytes_out)
+    yield from counter("codexpool_response_bytes_total", "Bytes of answers sent to clients.", tallies.bytes_in)
+    text = "Time from a request's headers to those of its answer, including all attempts and waits."
     yield histogram("codexpool_request_duration_seconds", text, tallies.answers)
-    text = "How long requests that had to wait for an identity, or for another attempt, were kept."
+    text = "Time that requests waited for an identity or for another attempt."
     yield histogram("codexpool_request_wait_seconds", text, tallies.waits)
-    text = "Requests whose answer is not whole, and open WebSockets, among those that are remembered."
-    yield gauge("codexpool_requests_under_way", text, history.under_way)
-    yield gauge("codexpool_sockets_open", "Open WebSockets.", tallies.sockets_open)
-    yield gauge("codexpool_sessions", "Sessions of this run that are remembered.", history.session_count)
-    yield counter("codexpool_events_total", "Events, as the page and the file of events have them.", history.last)
-    text = "Events that are not in the file of events, because it could not be written."
-    yield counter("codexpool_events_lost_total", text, view.events_lost)
+    text = "Remembered requests without a complete answer, and open WebSockets."
+    yield from gauge("codexpool_requests_under_way", text, history.under_way)
+    yield from gauge("codexpool_sockets_open", "Open WebSockets.", tallies.sockets_open)
+    yield from gauge("codexpool_sessions", "Remembered sessions of this run.", history.session_count)
+    yield from counter("codexpool_events_total", "Events on the page and in the events file.", history.last)
+    text = "Events missing from the events file because it could not be written."
+    yield from counter("codexpool_events_lost_total", text, view.events_lost)
 
 
 def _statuses(view: View, now: float) -> Iterator[Metric]:
@@ -124,10 +120,10 @@ def _statuses(view: View, now: float) -> Iterator[Metric]:
     def rows() -> Iterator[Row]:
         for name in _names(view):
             identity = pool.identities.get(name) if pool is not None else None
-            is_in = Status.UNVERIFIED if pool is None or identity is None else standing(pool, identity, now).status
+            is_in = condition_at(pool, identity, now).status if pool and identity else Status.UNVERIFIED
             yield from (((safe(name), status.value), status is is_in) for status in Status)
 
-    text = "How an identity stands: 1 for the status it has, 0 for all others."
+    text = "The status of an identity: 1 for the one it has, 0 for all others."
     yield from gauges("codexpool_identity_status", text, ("identity", "status"), rows())
 
 
@@ -138,20 +134,25 @@ def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
         return (((safe(identity.name),), value) for identity, value in values if value is not None)
 
     yield from infos(
-        "codexpool_identity_info", "What an identity is.", ("identity", "kind", "plan"), map(_who, identities)
+        "codexpool_identity_info",
+        "Kind and plan of an identity.",
+        ("identity", "kind", "plan"),
+        map(_facts, identities),
     )
-    text = "Unix time at which an identity that is limited, or rests, serves again."
-    ends = by_name((i, standing(pool, i, now).until) for i in identities)
+    text = "Unix time at which a limited or resting identity serves again."
+    ends = by_name((i, condition_at(pool, i, now).until) for i in identities)
     yield from gauges("codexpool_identity_returns_timestamp_seconds", text, BY_NAME, ends)
-    text = "Unix time from which a token is expected to be worth nothing, as pool.toml says it."
+    text = "Unix time at which a token expires, as set in pool.toml."
     expected = by_name((i, i.expires_at) for i in identities)
     yield from gauges("codexpool_identity_expiry_timestamp_seconds", text, BY_NAME, expected)
-    text = "The share that is left of the window of the main limit with the least, from 0 to 1."
-    shares = by_name((i, left(usage_of(pool, i), now)) for i in identities)
+    text = "What is left of the fullest window of the main limit, from 0 to 1."
+    shares = by_name((i, share_left(usage_of(pool, i), now)) for i in identities)
     yield from gauges("codexpool_identity_headroom_ratio", text, BY_NAME, shares)
     counts = view.history.sessions_by_identity()
     sessions = by_name((i, counts[i.name]) for i in identities)
-    yield from gauges("codexpool_identity_sessions", "Sessions of this run with an identity.", BY_NAME, sessions)
+    yield from gauges(
+        "codexpool_identity_sessions", "Sessions of this run that an identity serves.", BY_NAME, sessions
+    )
 
 
 def _of_limits(pool: Pool, now: float) -> Iterator[Metric]:
@@ -160,16 +161,16 @@ def _of_limits(pool: Pool, now: float) -> Iterator[Metric]:
             for window in windows(usage_of(pool, identity)):
                 yield (safe(identity.name), safe(window.family), length(window.minutes)), window
 
-    text = "How much of a window is used, from 0 to 1, as far as an answer has said so."
+    text = "The used part of a limit's window, from 0 to 1, as the last answer reported it."
     used = ((labels, 1.0 - window.left(now)) for labels, window in seen())
     yield from gauges("codexpool_limit_used_ratio", text, BY_WINDOW, used)
-    text = "Unix time at which a window begins anew."
+    text = "Unix time at which a limit's window resets."
     ends = ((labels, w.ends) for labels, w in seen() if w.resets_at is not None and not w.has_passed(now))
     yield from gauges("codexpool_limit_resets_timestamp_seconds", text, BY_WINDOW, ends)
 
 
 def length(minutes: int) -> str:
-    """The length of a window, as short as it can be said: ``5h``, ``7d``."""
+    """Return the length of a window in its largest unit: ``5h``, ``7d``."""
     for unit, size in (("d", 1440), ("h", 60)):
         if minutes and minutes % size == 0:
             return f"{minutes // size}{unit}"
@@ -177,13 +178,13 @@ def length(minutes: int) -> str:
 
 
 def _names(view: View) -> dict[str, None]:
-    """The identities that pool.toml has, in its order, those whose token cannot be had among them."""
+    """Return the identities of pool.toml in its order, including those without a readable token."""
     if view.pool is None:
         return {}
     names = dict.fromkeys(view.pool.identities)
     return names | dict.fromkeys(spec.name for spec in view.config.identities) if view.config is not None else names
 
 
-def _who(identity: Identity) -> tuple[str, str, str]:
+def _facts(identity: Identity) -> tuple[str, str, str]:
     plan = identity.metadata.plan if identity.metadata is not None else ""
     return safe(identity.name), identity.kind.value, safe(plan)

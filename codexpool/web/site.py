@@ -1,22 +1,20 @@
-"""`http://codex.pool/`, as the proxy itself answers it: the page, the same as JSON, and metrics.
+"""`http://codex.pool/`, answered by the proxy itself: the page, the same as JSON, and metrics.
 
-Only requests that come to the proxy for that name get here, and only from this machine; `/healthz` alone answers
-others too (see `codexpool.web.health`). They are no traffic: the flow list, dumps and other addons do not see them
-(`addon.py` ends their hooks here). Everything is GET, nothing can be changed, and no other site's script can read an
-answer: there is no CORS header.
+Only this machine gets an answer; `/healthz` alone answers others too (see `codexpool.web.health`). These requests are
+not traffic: `addon.py` ends their hooks, so the flow list, dumps and other addons do not see them. The site is
+read-only: every path is GET. There is no CORS header, so no other site's script can read an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mitmproxy import http
@@ -25,21 +23,21 @@ from codexpool.common.addresses import address_of, is_loopback
 from codexpool.traces.history import History
 from codexpool.views.header_table import rows
 from codexpool.views.story import explained
-from codexpool.web import health
-from codexpool.web.pieces import joined
+from codexpool.web import health, metrics, status
+from codexpool.web.status import as_json, joined
 
 logger = logging.getLogger("codexpool")
 
 HOST = "codex.pool"
 
 LONGEST_WAIT = 25.0
-"""Seconds for which an answer to ``/api/events`` is held back at most until there is an event."""
+"""Seconds an answer to ``/api/events`` waits at most for an event."""
 
 GATHERED = 0.25
-"""Seconds for which an event that was waited for waits for others, so that a busy proxy is not asked for each."""
+"""Seconds to gather further events after the first, so that a busy proxy is not asked for each."""
 
 MOST_WAITERS = 32
-"""Requests that wait for events at the same time; more are answered at once."""
+"""Requests that may wait for events at the same time; more are answered at once."""
 
 MOST_EVENTS = 500
 MOST_FLOWS = 500
@@ -69,29 +67,33 @@ class Answer(NamedTuple):
     content_type: str = "application/json; charset=utf-8"
 
 
-class Site:
-    """``status`` gives ``/api/status``, as JSON; ``metrics`` gives ``/metrics``, with its content type, for an
-    ``Accept`` header; ``unready`` says why the proxy does not serve, and nothing if it does."""
+class Proxy(Protocol):
+    """The proxy that the site shows."""
 
-    def __init__(
-        self,
-        history: History,
-        status: Callable[[float], Awaitable[bytes]],
-        metrics: Callable[[str, float], Awaitable[tuple[bytes, str]]],
-        is_own_connection: Callable[[tuple[object, ...]], bool] = lambda address: False,
-        unready: Callable[[], str] = lambda: health.STARTS,
-    ) -> None:
-        self._history = history
-        self._status = status
-        self._metrics = metrics
-        self._is_own_connection = is_own_connection
-        self._unready = unready
+    history: History
+
+    def status_view(self, now: float) -> status.View:
+        """Return what the status document and the metrics are made from."""
+
+    def unready(self) -> str:
+        """Return why the proxy cannot serve; empty if it can."""
+
+    def is_own_connection(self, peer: tuple[object, ...]) -> bool:
+        """Return whether a client's connection was opened by the proxy itself, for a client elsewhere."""
+
+
+class Site:
+    """Answers the requests for ``HOST``."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._history = proxy.history
         self.run = f"{time.time():.3f}"
-        """Numbers of events begin anew with each run of the addon."""
+        """Identifies this run of the addon: each run numbers its events from 1."""
         self._waiters = 0
 
     def has(self, flow: http.HTTPFlow) -> bool:
-        """Whether a request is for this site, and no other addon's."""
+        """Return whether a request is for this site."""
         request = flow.request
         return request.data.host.lower().rstrip(".") == HOST and request.data.scheme == b"http" and request.port == 80
 
@@ -100,70 +102,71 @@ class Site:
         try:
             answer = await self._answer(flow)
         except Exception:
-            logger.exception("a request for http://%s could not be answered", HOST)
-            answer = _error(500, "something of ours broke; the proxy's log says what")
+            logger.exception("cannot answer a request for http://%s", HOST)
+            answer = _error(500, "internal error of codexpool; see the proxy's log")
         body = b"" if flow.request.method == "HEAD" else answer.body
         flow.response = http.Response.make(answer.status, body, {"content-type": answer.content_type, **HEADERS})
 
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
-        is_for_all = (asked_for := flow.request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
-        if not is_for_all and (
-            not is_loopback(address_of(peer := flow.client_conn.peername)) or self._is_own_connection(peer)
-        ):
-            return _error(403, "this page is for the machine that the proxy runs on")
-        if flow.request.method not in ("GET", "HEAD"):
-            return _error(405, "only GET: nothing can be changed here")
+        request, peer = flow.request, flow.client_conn.peername
+        is_for_all = (path := request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
+        if not is_for_all and (not is_loopback(address_of(peer)) or self._proxy.is_own_connection(peer)):
+            return _error(403, "this page is only available on the machine that the proxy runs on")
+        if request.method not in ("GET", "HEAD"):
+            return _error(405, "this site is read-only: use GET")
         if is_for_all:
-            return Answer(*health.answer(asked_for, self._unready()))
-        now = time.time()
+            return Answer(*health.answer(path, self._proxy.unready()))
         try:
-            parts = urlsplit(flow.request.path)
-            asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            path = parts.path
-            if (page := _pages().get(path)) is not None:
-                return page
-            match path.split("/")[1:]:
-                case ["api", "status"]:
-                    return Answer(200, await self._status(now))
-                case ["api", "flows"]:
-                    return Answer(200, await self._flow_list(_number(asked, "limit", 50, MOST_FLOWS)))
-                case ["api", "flows", wanted] if wanted:
-                    return self._flow(unquote(wanted))
-                case ["api", "events"]:
-                    return await self._events(asked)
-                case ["metrics"]:
-                    return Answer(200, *await self._metrics(flow.request.headers.get("accept", ""), now))
-                case _:
-                    return _error(404, f"there is no such page; there is: {', '.join(PAGES)}")
+            return await self._document(request)
         except ValueError as error:
             return _error(400, str(error))
 
+    async def _document(self, request: http.Request) -> Answer:
+        """Answer a request from this machine. Raises ValueError if it is malformed."""
+        now = time.time()
+        parts = urlsplit(request.path)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        if (page := _pages().get(parts.path)) is not None:
+            return page
+        match parts.path.split("/")[1:]:
+            case ["api", "status"]:
+                return Answer(200, await joined(status.pieces(self._proxy.status_view(now), now)))
+            case ["api", "flows"]:
+                return Answer(200, await self._flow_list(_number(query, "limit", 50, MOST_FLOWS)))
+            case ["api", "flows", wanted] if wanted:
+                return self._flow(unquote(wanted))
+            case ["api", "events"]:
+                return await self._events(query)
+            case ["metrics"]:
+                accept = request.headers.get("accept", "")
+                return Answer(200, *await metrics.scraped(self._proxy.status_view(now), accept, now))
+            case _:
+                return _error(404, f"no such page; there are: {', '.join(PAGES)}")
+
     async def _flow_list(self, limit: int) -> bytes:
         traces = list(self._history.traces())
-        documents = (_bytes(trace.document(with_headers=False)) for trace in traces[:limit])
+        documents = (as_json(trace.document(with_headers=False)) for trace in traces[:limit])
         return await joined(_list("flows", documents, {"total": len(traces)}))
 
     def _flow(self, wanted: str) -> Answer:
         trace = self._history.trace(wanted)
         if trace is None:
-            what = "no request has come yet" if wanted == "last" else "there is no such flow among the last ones"
+            what = "no request yet" if wanted == "last" else "the proxy remembers no such flow"
             return _error(404, what)
         document = trace.document()
-        return _json(
-            {
-                "flow": document,
-                "table": [row.document() for row in rows(document)],
-                "explanation": [line.text for line in explained(document)],
-            }
-        )
+        table = [row.document() for row in rows(document)]
+        explanation = [line.text for line in explained(document)]
+        return Answer(200, as_json({"flow": document, "table": table, "explanation": explanation}))
 
-    async def _events(self, asked: dict[str, str]) -> Answer:
+    async def _events(self, query: dict[str, str]) -> Answer:
         history = self._history
-        after = _number(asked, "after", max(0, history.last - 50), 2**53)
-        limit = _number(asked, "limit", 200, MOST_EVENTS)
-        seconds = min(float(_number(asked, "wait", 0, 3600)), LONGEST_WAIT)
+        after = _number(query, "after", max(0, history.last - 50), 2**53)
+        limit = _number(query, "limit", 200, MOST_EVENTS)
+        seconds = min(float(_number(query, "wait", 0, 3600)), LONGEST_WAIT)
         lost = history.has_lost(after)
-        if after > history.last or asked.get("run", self.run) != self.run:  # Of a run before this one: all is new.
+        if (
+            after > history.last or query.get("run", self.run) != self.run
+        ):  # The client knows an earlier run: all events are new.
             lost, after = True, 0
         if seconds and self._waiters < MOST_WAITERS:
             self._waiters += 1
@@ -181,7 +184,7 @@ class Site:
 
 @cache
 def _pages() -> dict[str, Answer]:
-    """The files of the page, by path: read once, when somebody looks at it first."""
+    """Return the files of the page by path; read at the first request, then kept."""
     found = {}
     for file in resources.files("codexpool.web").joinpath("static").iterdir():
         if (content_type := TYPES.get(PurePath(file.name).suffix)) is not None:
@@ -196,32 +199,24 @@ PAGES = (
 )
 
 
-def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
-    text = asked.get(name)
+def _number(query: dict[str, str], name: str, default: int, most: int) -> int:
+    text = query.get(name)
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 16:
-        raise ValueError(f"{name} is to be a whole number, 0 or more")
+        raise ValueError(f"{name} must be a whole number, 0 or more")
     return min(int(text), most)
 
 
 def _list(name: str, items: Iterable[bytes], about: dict[str, Any]) -> Iterator[bytes]:
-    """A document with a list in it as JSON, a piece for each item."""
+    """Yield a JSON document with a list in it, a piece for each item."""
     yield f'{{"{name}": ['.encode()
-    between = b""
+    separator = b""
     for item in items:
-        yield between + item
-        between = b", "
-    yield b"], " + _bytes(about)[1:]
-
-
-def _bytes(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def _json(document: dict[str, Any]) -> Answer:
-    return Answer(200, _bytes(document))
+        yield separator + item
+        separator = b", "
+    yield b"], " + as_json(about)[1:]
 
 
 def _error(status: int, message: str) -> Answer:
-    return Answer(status, json.dumps({"error": {"message": message}}).encode())
+    return Answer(status, as_json({"error": {"message": message}}))

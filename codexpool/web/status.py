@@ -1,20 +1,24 @@
-"""The status document: what the page, `codexpool status` and `/api/status` show of a proxy that runs.
+"""The status document: what `/api/status`, the page and `codexpool status` show of a running proxy.
 
-Made anew for each who asks, from what is in memory: nothing is waited for. A thousand identities take their time, so
-it comes in pieces (see `codexpool.web.pieces`); of what grows with the traffic only the newest is looked at.
+It is built for each request from what is in memory. With a thousand identities that takes a while, so it is built in
+pieces (see `joined`); of what grows with traffic, only the newest is included.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from codexpool.config import Access, IdentitySpec, PoolConfig
+from codexpool.config import Access, IdentitySpec, MemberSpec, PoolConfig
+from codexpool.members.ledger import Ledger
+from codexpool.members.register import standing
+from codexpool.members.turn_queue import TurnQueue
 from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
@@ -33,18 +37,18 @@ AT_ONCE: Final = 50
 """Identities in one piece of the document."""
 
 WINDOWS_SHOWN: Final = 20
-"""Windows of one identity that are shown: families of models are named by the backend, and could be many."""
+"""Windows shown of one identity: the backend names the families of models, and could name many."""
 
 NOT_FOR_SHOWN: Final = 20
-"""Endpoints and models that an identity is not used for now, of those that are shown."""
+"""Endpoints and models shown of those an identity is not used for now."""
 
 safe = lru_cache(maxsize=8192)(redact_text)
-"""A text that may be seen. Names and reasons are the same from one look to the next, and to look costs some time."""
+"""Redact a text. Cached: the same names and reasons appear in each document, and redacting is slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyFacts:
-    """What does not change while a proxy runs. ``listens`` are addresses (``127.0.0.1:8080``)."""
+    """Facts that do not change while a proxy runs; ``listens`` has addresses (``127.0.0.1:8080``)."""
 
     pid: int
     version: str
@@ -57,9 +61,10 @@ class ProxyFacts:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is looked at. Where there is no pool ``closed`` says why; it is empty if none was configured.
+    """What the status document and the metrics are made from.
 
-    ``events_lost`` counts those for which the file of events had no room.
+    Without a pool, ``closed`` is the reason; empty if none is configured. ``events_lost`` counts the events that
+    could not be written to the events file.
     """
 
     proxy: ProxyFacts
@@ -75,27 +80,31 @@ class View:
 
     @property
     def why_closed(self) -> str:
-        """Why nothing is served; empty where something is, or nothing was meant to be."""
+        """Return why all requests are refused; empty if they are served or relayed."""
         return self.closed if self.pool is None else ""
 
 
-def document(view: View, now: float) -> dict[str, Any]:
-    """The status document; ``now`` is a unix second."""
-    return {**_without_identities(view, now), "identities": list(_identities(view, now))}
-
-
 def pieces(view: View, now: float) -> Iterator[bytes]:
-    """The status document as JSON, a few identities at a time."""
-    yield _json(_without_identities(view, now)).removesuffix(b"}") + b', "identities": ['
+    """Yield the status document as JSON, a few identities at a time; ``now`` is a unix second."""
+    yield as_json(_without_identities(view, now)).removesuffix(b"}") + b', "identities": ['
     identities = _identities(view, now)
-    between = b""
+    separator = b""
     while some := list(islice(identities, AT_ONCE)):
-        yield between + _json(some)[1:-1]
-        between = b", "
+        yield separator + as_json(some)[1:-1]
+        separator = b", "
     yield b"]}"
 
 
-def _json(value: object) -> bytes:
+async def joined(pieces: Iterable[bytes]) -> bytes:
+    """Join pieces, and let the event loop work after each: a client's request must not wait for a long answer."""
+    made: list[bytes] = []
+    for piece in pieces:
+        made.append(piece)
+        await asyncio.sleep(0)
+    return b"".join(made)
+
+
+def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
@@ -154,7 +163,7 @@ def _breaker(pool: Pool | None) -> dict[str, Any]:
 
 
 def _identities(view: View, now: float) -> Iterator[dict[str, Any]]:
-    """Those of the pool, and those of pool.toml that are not in it: in the order of the file."""
+    """Yield the identities of the pool, then those of pool.toml that have no readable token."""
     if view.pool is None:
         return
     sessions = view.history.sessions_by_identity()
@@ -163,13 +172,13 @@ def _identities(view: View, now: float) -> Iterator[dict[str, Any]]:
     for identity in view.pool.identities.values():
         yield _identity(view, view.pool, identity, specs.get(identity.name), sessions, now)
     for spec in left_out:
-        yield _left_out(view, spec, now)
+        yield _left_out(view, view.pool, spec, sessions, now)
 
 
 def _identity(
     view: View, pool: Pool, identity: Identity, spec: IdentitySpec | None, sessions: Counter[str], now: float
 ) -> dict[str, Any]:
-    condition, metadata = standing(pool, identity, now), identity.metadata
+    condition, metadata = condition_at(pool, identity, now), identity.metadata
     usage = usage_of(pool, identity)
     requests, refusals, used_at = view.history.of_identity(identity.name, now)
     user_id = metadata.user_id if metadata is not None else ""
@@ -190,7 +199,7 @@ def _identity(
         "expires_at": identity.expires_at,
         "reminder": expiry(identity.expires_at, now),
         "sessions": sessions[identity.name],
-        "headroom": left(usage, now),
+        "headroom": share_left(usage, now),
         "limits": [_limit(window, now) for window in windows(usage)],
         "limited": limited(usage, now),
         "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
@@ -200,37 +209,21 @@ def _identity(
     }
 
 
-def _left_out(view: View, spec: IdentitySpec, now: float) -> dict[str, Any]:
-    """One whose token cannot be had: the proxy goes on without it."""
+def _left_out(view: View, pool: Pool, spec: IdentitySpec, sessions: Counter[str], now: float) -> dict[str, Any]:
+    """Return the row of an identity that has no readable token: the pool serves without it."""
+    identity = Identity(spec.name, spec.kind, "", Condition(Status.UNVERIFIED, now), expires_at=spec.expires_at)
     return {
-        "name": safe(spec.name),
-        "kind": spec.kind.value,
-        "fingerprint": "",
+        **_identity(view, pool, identity, spec, sessions, now),
         "account_id": safe(spec.account_id) if spec.account_id else None,
         "user_id": safe(spec.user_id) if spec.user_id else None,
-        "plan": None,
-        "fedramp": False,
-        "origin": "",
-        "status": Status.UNVERIFIED.value,
         "since": None,
-        "until": None,
-        "evidence": "its token cannot be had",
-        "needs": safe(f"Mend it at {_place(view.config, spec)}; the proxy's log says what is wrong"),
-        "expires_at": spec.expires_at,
-        "reminder": expiry(spec.expires_at, now),
-        "sessions": 0,
-        "headroom": None,
-        "limits": [],
-        "limited": {},
-        "not_for": [],
-        "requests": 0,
-        "refusals": 0,
-        "last_used_at": None,
+        "evidence": "its token cannot be read",
+        "needs": safe(f"Fix it at {_place(view.config, spec)}; the proxy's log says what is wrong"),
     }
 
 
-def standing(pool: Pool, identity: Identity, now: float) -> Condition:
-    """How an identity stands. What ends by itself has ended at its time, though nobody has asked for it since."""
+def condition_at(pool: Pool, identity: Identity, now: float) -> Condition:
+    """Return an identity's condition at a time: a limit or rest ends on time, even if no request comes."""
     condition, returns_at = identity.condition, identity.returns_at
     if returns_at is None or condition.since <= now < returns_at:
         return condition
@@ -242,14 +235,13 @@ def standing(pool: Pool, identity: Identity, now: float) -> Condition:
 
 
 def usage_of(pool: Pool, identity: Identity) -> Usage:
-    """What is known of its limits."""
     return pool.states.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
 
 
-def left(usage: Usage, now: float) -> float | None:
-    """The share, from 0 to 1, that is left of the window of the main limit with the least; None if none is known.
+def share_left(usage: Usage, now: float) -> float | None:
+    """Return what is left of the fullest window of the main limit, from 0 to 1; None if no window is known.
 
-    (New sessions are given by another number, in which the time to its reset counts: `Usage.headroom`.)
+    New sessions are assigned by another number, which includes the time to the reset: `Usage.headroom`.
     """
     if MAIN in limited(usage, now):
         return 0.0
@@ -258,13 +250,13 @@ def left(usage: Usage, now: float) -> float | None:
 
 
 def windows(usage: Usage) -> list[Window]:
-    """The windows of an identity: the main limit's first, the short ones before the long ones."""
+    """Return the windows of an identity: the main limit's first, short ones before long ones."""
     ordered = sorted(usage.windows.values(), key=lambda w: (w.family != MAIN, w.family, w.minutes))
     return ordered[:WINDOWS_SHOWN]
 
 
 def limited(usage: Usage, now: float) -> dict[str, float]:
-    """Until when which families of models are limited."""
+    """Return the families of models that are limited, and until when each is."""
     ends = sorted(usage.limited.items())[:WINDOWS_SHOWN] if usage.limited else ()
     return {safe(family): until for family, until in ends if now < until <= now + LONGEST_LIMIT}
 
@@ -280,19 +272,37 @@ def _limit(window: Window, now: float) -> dict[str, Any]:
 
 
 def _needs(identity: Identity, condition: Condition, where: str) -> str:
-    """What a person has to do before it serves again; empty where that is nothing."""
+    """Return what an operator has to do before it serves again; empty if nothing."""
     if condition.status in CONDEMNED:
         return remedy(identity, where)
     if condition.status is not Status.PAUSED:
         return ""
     if identity.twin_of is not None and not identity.paused:
-        return f"Give it a token of another user, or take it out: {where}"
-    once = "Once its workspace serves it again: " if is_of_workspace(condition) else "To have it serve again: "
+        return f"Give it a token of another user, or remove it: {where}"
+    once = "Once its workspace is active again: " if is_of_workspace(condition) else "To let it serve again: "
     return f"{once}codexpool resume {identity.name}"
 
 
 def _place(config: PoolConfig | None, spec: IdentitySpec | None) -> str:
-    """Where the token of an identity stands."""
+    """Return the place in pool.toml where the token of an identity is set."""
     if config is None:
         return "pool.toml"
     return f"{config.path}:{spec.line}" if spec is not None else str(config.path)
+
+
+def member_rows(config: PoolConfig | None, queue: TurnQueue, ledger: Ledger, now: float) -> list[dict[str, Any]]:
+    """Return the members in the order of pool.toml, without their keys and the hashes of those."""
+    return [_member(spec, queue, ledger, now) for spec in (config.members if config is not None else ())]
+
+
+def _member(spec: MemberSpec, queue: TurnQueue, ledger: Ledger, now: float) -> dict[str, Any]:
+    return {
+        "name": redact_text(spec.name),
+        "key": standing(spec, spec.key, now).value,
+        "expires_at": spec.expires_at,
+        "identities": [redact_text(pattern) for pattern in spec.identities],
+        "turns_under_way": queue.under_way(spec.name),
+        "turns_at_once": spec.turns_at_once,
+        "turns_today": ledger.turns_today(spec.name, now),
+        "turns_a_day": spec.turns_a_day,
+    }

@@ -11,12 +11,11 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from codexpool.pool.pool import Pool
-from codexpool.traces.history import History
 from codexpool.web import health
 from codexpool.web.health import unready
 from codexpool.web.site import Site
 from tests.pool.pools import NOW, condemn, pool_of, ready_pool, unverified
-from tests.web.test_site import metrics, status
+from tests.web.test_site import Proxy
 
 ELSEWHERE = ("192.168.1.7", 40_000)
 
@@ -25,7 +24,7 @@ async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GE
     flow = tflow.tflow()
     flow.request = http.Request.make(method, f"http://codex.pool{path}")
     flow.client_conn.peername = peer
-    await Site(History(), status, metrics, unready=lambda: reason).answer(flow)
+    await Site(Proxy(reason=reason)).answer(flow)
     assert flow.response is not None
     return flow.response
 
@@ -55,16 +54,6 @@ async def test_anybody_may_ask_whether_it_serves_and_nothing_else(peer: Any) -> 
             "/metrics",
         ):
             assert (await asked(path, "", peer)).status_code == 403
-
-
-async def test_what_is_not_wired_up_yet_is_not_ready() -> None:
-    flow = tflow.tflow()
-    flow.request = http.Request.make("GET", "http://codex.pool/healthz/ready")
-
-    await Site(History(), status, metrics).answer(flow)
-
-    assert flow.response is not None
-    assert flow.response.status_code == 503
 
 
 def condemned() -> Pool:

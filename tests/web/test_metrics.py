@@ -24,7 +24,7 @@ from codexpool.traces.counts import BOUNDS
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.families import AT_ONCE
-from codexpool.web.metrics import exposition, length, scraped
+from codexpool.web.metrics import length, scraped
 from codexpool.web.status import View
 from tests.pool.pools import NOW, condemn, ready_pool, refuse, unverified
 from tests.redaction.planting import pieces_in, recognised
@@ -37,6 +37,11 @@ PROMETHEUS = (
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
 """What a Prometheus asks for."""
+
+
+def exposition(looked_at: View, accept: str = "", now: float = NOW) -> tuple[bytes, str]:
+    return asyncio.run(scraped(looked_at, accept, now))
+
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -326,15 +331,10 @@ async def test_a_scrape_gives_the_same_and_lets_others_have_their_turn() -> None
     meanwhile = asyncio.create_task(others())
     body, content_type = await scraped(looked_at, OPEN, NOW)
     meanwhile.cancel()
-    expected, expected_type = exposition(looked_at, OPEN, NOW)
 
     assert turns > len(Status)
-    assert content_type == expected_type
-    assert _without_process(body) == _without_process(expected)
-
-
-def _without_process(body: bytes) -> list[bytes]:
-    return [line for line in body.splitlines() if b"process_" not in line]
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.count(b"codexpool_identity_info{") == AT_ONCE
 
 
 def test_nobody_waits_for_the_library_who_never_asks_for_metrics() -> None:

@@ -17,24 +17,36 @@ from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.web import site as sites
 from codexpool.web.site import Site
+from codexpool.web.status import View
+from tests.web.views import view
 
 LOCAL = ("127.0.0.1", 40_000)
 
 
-async def status(now: float) -> bytes:
-    return b'{"version": 1}'
+class Proxy:
+    """A proxy without a pool."""
+
+    def __init__(self, history: History | None = None, reason: str = "") -> None:
+        self.history = history or History()
+        self.reason = reason
+
+    def status_view(self, now: float) -> View:
+        return view(None, self.history)
+
+    def unready(self) -> str:
+        return self.reason
+
+    def is_own_connection(self, peer: tuple[object, ...]) -> bool:
+        return False
 
 
-async def metrics(accept: str, now: float) -> tuple[bytes, str]:
-    return b"# nothing\n", "text/plain"
-
-
-async def broken(now: float) -> bytes:
-    raise RuntimeError("at-test-broken-0123456789abcdef")
+class Broken(Proxy):
+    def status_view(self, now: float) -> View:
+        raise RuntimeError("at-test-broken-0123456789abcdef")
 
 
 def site_of(history: History | None = None) -> Site:
-    return Site(history or History(), status, metrics)
+    return Site(Proxy(history))
 
 
 def request(path: str = "/api/status", host: str = "codex.pool", peer: Any = LOCAL, **more: Any) -> http.HTTPFlow:
@@ -116,7 +128,7 @@ async def test_a_number_that_is_none_is_said_to_be_none(query: str) -> None:
 
 
 async def test_what_breaks_is_said_without_its_words() -> None:
-    got = await answer(request(), Site(History(), broken, metrics))
+    got = await answer(request(), Site(Broken()))
 
     assert got.status_code == 500
     assert b"at-test" not in (got.content or b"")
@@ -178,14 +190,14 @@ async def test_who_comes_from_a_run_before_this_one_is_told_so_and_gets_all() ->
 
 
 @pytest.mark.parametrize("port", [40_000, 40_001])
-async def test_the_proxys_own_connections_are_no_loopback_clients(port: int) -> None:
+async def test_the_proxys_own_connections_are_no_loopback_clients(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a connection of the proxy to itself, which somebody on another machine has asked it for
     server = tserver_conn()
     server.sockname = ("127.0.0.1", 40_000)
     handler = SimpleNamespace(transports={server: object()})
     with taddons.context(SimpleNamespace(name="proxyserver", connections={1: handler})):
-        site = Site(History(), status, metrics, host.is_own_connection)
-
+        site = site_of()
+        monkeypatch.setattr(Proxy, "is_own_connection", lambda _, peer: host.is_own_connection(peer))
         got = await answer(request(peer=("127.0.0.1", port)), site)
 
     assert (got.status_code == 403) is (port == 40_000)

@@ -18,8 +18,7 @@ from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Identi
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.traces.history import History
-from codexpool.web.pieces import joined
-from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, document, pieces
+from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, View, joined, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
@@ -30,6 +29,11 @@ IDENTITY_KEYS = {
     *("sessions", "headroom", "limits", "limited", "not_for", "requests", "refusals", "last_used_at"),
 }
 """What the page and `codexpool status` read of each."""
+
+
+def document(looked_at: View, now: float) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(b"".join(pieces(looked_at, now)))
+    return found
 
 
 def rows(pool: Pool, now: float = NOW, **more: Any) -> dict[str, dict[str, Any]]:
@@ -176,24 +180,24 @@ def paused_twin(pool: Pool) -> None:
             f"Give it a token of the account it had, or remove it and add it anew: {POOL_TOML}:10",
         ),
         (lambda pool: limit(pool, "work", NOW + 60), "limited", "429 usage_limit_reached on x", ""),
-        (paused, "paused", "paused in pool.toml", "To have it serve again: codexpool resume work"),
+        (paused, "paused", "paused in pool.toml", "To let it serve again: codexpool resume work"),
         (
             twin,
             "paused",
             "its token is of the same account and user as that of first",
-            f"Give it a token of another user, or take it out: {POOL_TOML}:10",
+            f"Give it a token of another user, or remove it: {POOL_TOML}:10",
         ),
         (
             paused_twin,
             "paused",
             "paused in pool.toml",
-            "To have it serve again: codexpool resume work",
+            "To let it serve again: codexpool resume work",
         ),
         (
             becomes(Status.PAUSED, status=403, code="deactivated_workspace", path="x"),
             "paused",
             "403 deactivated_workspace on x",
-            "Once its workspace serves it again: codexpool resume work",
+            "Once its workspace is active again: codexpool resume work",
         ),
     ],
     ids=["suspect", "dead", "login", "conflict", "limited", "paused", "twin", "paused twin", "workspace"],
@@ -315,7 +319,7 @@ def test_one_whose_token_cannot_be_had_is_shown_with_where_to_mend_it() -> None:
 
     assert list(found) == ["work", "missing", "login", "printed"]
     assert found["missing"].keys() == IDENTITY_KEYS
-    assert (found["missing"]["status"], found["missing"]["evidence"]) == ("unverified", "its token cannot be had")
+    assert (found["missing"]["status"], found["missing"]["evidence"]) == ("unverified", "its token cannot be read")
     assert f"{POOL_TOML}:20" in found["missing"]["needs"]
     assert [row["kind"] for row in found.values()] == ["pat", "pat", "oauth", "command"]
 
@@ -411,7 +415,8 @@ def test_the_pieces_are_the_document_and_none_has_many_identities(count: int, ha
     looked_at = view(many(count) if has_pool else None)
     made = list(pieces(looked_at, NOW))
 
-    assert json.loads(b"".join(made)) == document(looked_at, NOW)
+    names = [f"i{number}" for number in range(count)] if has_pool else []
+    assert [row["name"] for row in json.loads(b"".join(made))["identities"]] == names
     assert all(piece.count(b'"fingerprint"') <= AT_ONCE for piece in made)
 
 
