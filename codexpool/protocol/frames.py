@@ -88,7 +88,7 @@ def connect_again() -> bytes:
     """The frame on which a client lets go of its socket and connects anew, with all of its history, without a word.
 
     It is what the backend says to a socket that is an hour old. One for each request to the model goes unseen; with
-    ``retry-after: 0`` the client is back within 20 ms (found by experiment: docs/when-nobody-can-serve.md).
+    ``retry-after: 0`` the client is back within 20 ms (found by experiment: docs/when-no-identity-can-serve.md).
     """
     error = {
         "type": "invalid_request_error",

@@ -55,7 +55,7 @@ def unservable(
     a matter of time alone; a client that is to wait a moment only does so by itself. Of a refused WebSocket upgrade
     the client sees the status only: 426 sends it to HTTP, where the same request gets an answer that it understands.
     A 400 in plain text is the one that it takes for final and shows as it is. (Found by experiment, see
-    docs/when-nobody-can-serve.md.)
+    docs/when-no-identity-can-serve.md.)
     """
     if upgrade:
         return over_http(message)

@@ -1,6 +1,6 @@
 """A crowd of clients in front of one proxy, a chaos that breaks whatever may break, and what must hold all the while.
 
-The clients behave as Codex does (docs/when-nobody-can-serve.md): they retry what it retries, as often as it does, and
+The clients behave as Codex does (docs/when-no-identity-can-serve.md): they retry what it retries, as often as it does, and
 they take everything the proxy tells them at its word. What each of them is answered is compared with the record that
 the stand-in has. Whatever is wrong is a line in `Findings.wrong`; the test wants none.
 """

@@ -151,7 +151,7 @@ def journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
 def test_the_documentation_has_every_key_and_an_example_of_every_kind() -> None:
     text = (ROOT / "docs" / "events.md").read_text()
     keys = list(event(1).document())
-    table = text.partition("## One line")[2].partition("## What happens")[0]
+    table = text.partition("## One line")[2].partition("## Kinds of events")[0]
     named = re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines() if row.startswith("|")))
     examples = [json.loads(one) for one in re.findall(r"^{.*}$", text, re.MULTILINE)]
 
@@ -159,7 +159,7 @@ def test_the_documentation_has_every_key_and_an_example_of_every_kind() -> None:
     assert {tuple(example) for example in examples} == {tuple(keys)}
     assert {example["event"] for example in examples} == set(Kind)
     assert all(line(example).decode().strip() in text for example in examples)
-    assert f"{KEPT} events are kept" in text
+    assert f"{KEPT} events in memory" in text
 
 
 # -- what is written
