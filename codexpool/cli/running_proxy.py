@@ -72,8 +72,8 @@ def proxy_option(command: F) -> F:
         "--proxy",
         "proxy_url",
         metavar="URL",
-        help=f"URL of the running proxy, such as {DEFAULT}. Default: ${VARIABLE} (the place for USER:PASSWORD@, which "
-        "other users could see on the command line), then the proxy started last.",
+        help=f"URL of the running proxy, such as {DEFAULT}. Default: ${VARIABLE} (which may contain USER:PASSWORD@, visible to "
+        "others on the command line), then the proxy started last.",
     )
     return option(command)
 

@@ -1,4 +1,4 @@
-"""How environment variables are set: in the words of each shell, and in files of NAME=value lines."""
+"""Setting environment variables in each shell, and in files of NAME=value lines."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pathlib import PurePath
 from typing import Final
 
 Changes = Mapping[str, str | None]
-"""New values of environment variables, None for one that is taken away."""
+"""New values of environment variables; None to unset."""
 
 
-class UnsayableError(ValueError):
-    """A value that has no form there: the text says which one, and why."""
+class LineBreakError(ValueError):
+    """A value with a line break, in a file of lines."""
 
 
 def bash(changes: Changes) -> Iterator[str]:
-    """For bash, zsh, and any other POSIX shell: ``eval "$(…)"``."""
+    """For bash, zsh and other POSIX shells."""
     for name, value in changes.items():
         yield f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}"
 
 
 def fish(changes: Changes) -> Iterator[str]:
-    """For fish: ``… | source``."""
     for name, value in changes.items():
         if value is None:
             yield f"set -e {name}"
@@ -34,41 +33,40 @@ def fish(changes: Changes) -> Iterator[str]:
 
 
 def powershell(changes: Changes) -> Iterator[str]:
-    """For PowerShell: ``… | Out-String | Invoke-Expression``."""
     for name, value in changes.items():
         if value is None:
             yield f"Remove-Item Env:{name}"
         else:
-            # It takes typographic quotes for quotes, too.
+            # PowerShell treats typographic quotes as quotes.
             quoted = re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", value)
             yield f"$env:{name} = '{quoted}'"
 
 
 def github(changes: Changes) -> Iterator[str]:
-    """For the file that ``$GITHUB_ENV`` names. Raises UnsayableError."""
+    """For the file named in ``$GITHUB_ENV``. Raises LineBreakError."""
     for name, value in changes.items():
         yield f"{name}={_one_line(name, value or '')}"
 
 
 def dotenv(changes: Changes) -> Iterator[str]:
-    """For ``~/.codex/.env``, which the client takes no further than a line that it cannot read.
+    """For ``~/.codex/.env``. Raises LineBreakError.
 
-    A value stands in quotes only where it must. Raises UnsayableError.
+    Quotes only where needed: the client ignores everything after the first line it cannot parse.
     """
-    for name, value in changes.items():
-        said = _one_line(name, value or "")
-        if re.fullmatch(r"[\w./:@%+,*\[\]-]*", said, re.ASCII):
-            yield f"{name}={said}"
-        elif "'" not in said:
-            yield f"{name}='{said}'"
+    for name, change in changes.items():
+        value = _one_line(name, change or "")
+        if re.fullmatch(r"[\w./:@%+,*\[\]-]*", value, re.ASCII):
+            yield f"{name}={value}"
+        elif "'" not in value:
+            yield f"{name}='{value}'"
         else:
-            escaped = re.sub(r"""([\\"$])""", r"\\\1", said)
+            escaped = re.sub(r"""([\\"$])""", r"\\\1", value)
             yield f'{name}="{escaped}"'
 
 
 def _one_line(name: str, value: str) -> str:
     if "\n" in value or "\r" in value:
-        raise UnsayableError(f"the value of {name} has a line break in it, which such a file cannot hold: {value!r}")
+        raise LineBreakError(f"the value of {name} contains a line break, which the file cannot hold: {value!r}")
     return value
 
 
@@ -78,7 +76,6 @@ SHELLS: Final[Mapping[str, Callable[[Changes], Iterator[str]]]] = {
     "fish": fish,
     "powershell": powershell,
 }
-"""How each shell is told."""
 
 HOW_TO_READ: Final = {
     "bash": 'eval "$(codexpool env)"',
@@ -86,19 +83,12 @@ HOW_TO_READ: Final = {
     "fish": "codexpool env | source",
     "powershell": "codexpool env | Out-String | Invoke-Expression",
 }
-"""How each shell takes over what is printed."""
+"""How to apply the output, by shell."""
 
 
 def shell_of(environ: Mapping[str, str]) -> str:
-    """Which of `SHELLS` somebody uses: what ``SHELL`` says, which every POSIX login sets.
-
-    A shell that is not known is taken for one that speaks like bash, as nearly all do.
-    """
+    """Return the user's shell: the one in ``SHELL``, or bash if it is unknown."""
     name = PurePath(environ.get("SHELL", "")).stem
-    if name in ("pwsh", "powershell") or (not name and os.name == "nt" and "PSModulePath" in map(_spelt, environ)):
+    if name == "pwsh" or (not name and os.name == "nt" and "PSMODULEPATH" in map(str.upper, environ)):
         return "powershell"
     return name if name in SHELLS else "bash"
-
-
-def _spelt(name: str) -> str:
-    return "PSModulePath" if name.upper() == "PSMODULEPATH" else name

@@ -1,4 +1,4 @@
-"""`codexpool env`: what it prints is what the shell then has, and nothing leads past the proxy any more."""
+"""`codexpool env`: what it prints is what the shell then has, and no variable bypasses the proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from codexpool.cli import running_proxy, shells
-from codexpool.cli.commands.env import env, leads_past, without_detours
+from codexpool.cli.commands.env import env, is_bypass, without_bypasses
 from codexpool.local import running_proxies
 from codexpool.local.ca_files import CERTIFICATE, KEY
 from tests.standin.certificates import Authority
@@ -209,7 +209,7 @@ def test_a_companys_proxy_is_not_lost_without_a_word(run: Run, authority_at_home
     assert run(HTTPS_PROXY="http://127.0.0.1:8080").stderr == ""
 
 
-# -- nothing leads past the proxy
+# -- nothing bypasses the proxy
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ def test_a_companys_proxy_is_not_lost_without_a_word(run: Run, authority_at_home
         " * ",
     ],
 )
-def test_an_entry_that_covers_the_backend_leads_past_the_proxy(entry: str) -> None:
-    assert leads_past(entry)
+def test_an_entry_that_covers_the_backend_is_bypass_the_proxy(entry: str) -> None:
+    assert is_bypass(entry)
 
 
 @pytest.mark.parametrize(
     "entry", ["", "localhost", "127.0.0.0/8", "::1", "notchatgpt.com", "api.openai.com", "gpt.com"]
 )
 def test_any_other_entry_stays(entry: str) -> None:
-    assert not leads_past(entry)
+    assert not is_bypass(entry)
 
 
 @pytest.mark.parametrize(
@@ -247,15 +247,15 @@ def test_any_other_entry_stays(entry: str) -> None:
         ({"NO_PROXY": "*", "no_proxy": "a, .openai.com ,b"}, {"NO_PROXY": None, "no_proxy": "a,b"}),
     ],
 )
-def test_only_what_leads_past_is_taken_away(environ: dict[str, str], expected: dict[str, str | None]) -> None:
-    assert without_detours(environ) == expected
+def test_only_what_is_bypass_is_taken_away(environ: dict[str, str], expected: dict[str, str | None]) -> None:
+    assert without_bypasses(environ) == expected
 
 
 def test_a_detour_is_taken_away_and_that_is_said(run: Run, authority_at_home: Path) -> None:
     said = run(NO_PROXY="localhost,.chatgpt.com", no_proxy="*")
 
     assert "export NO_PROXY=localhost\nunset no_proxy\n" in said.stdout
-    assert "NO_PROXY=localhost,.chatgpt.com leads past the proxy" in said.stderr
+    assert "NO_PROXY=localhost,.chatgpt.com bypasses the proxy" in said.stderr
 
 
 # -- which authority
@@ -318,7 +318,7 @@ def test_what_reads_a_file_gets_its_lines_and_a_person_where_they_go(
     # what a client starts reads the variable, too, and gets the servers' own certificates
     assert trusted.count(b"BEGIN CERTIFICATE") > 50
     assert "~/.codex/.env" in said.stderr
-    assert "not tried by us" in said.stderr
+    assert "tested with the Codex binary only" in said.stderr
 
 
 def test_a_file_of_authorities_that_is_named_already_stays_trusted(

@@ -1,8 +1,9 @@
-"""`codexpool env`: what a client needs in its environment, in the words of a shell."""
+"""`codexpool env`: the environment variables a client needs, as shell commands or lines of a file."""
 
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,85 +14,111 @@ from urllib.parse import quote
 import click
 
 from codexpool.cli import shells
-from codexpool.cli.ca_bundle import with_the_systems
 from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import Address, RunningProxy, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
-"""What a client has to ask through the proxy: the backend, and whose its key is."""
+"""What a client must reach through the proxy: the backend, and the host that answers for a member's key."""
 
 KEY: Final = "CODEX_ACCESS_TOKEN"
 """Where a client looks for a member's key."""
 
-FOR: Final = ("cli", "vscode", "desktop", "ci")
+CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/ssl/cert.pem",  # macOS, Alpine
+)
+"""Where systems keep the CA certificates they trust, in one file."""
+
+DOTENV: Final = "add these lines to ~/.codex/.env (or to .env in CODEX_HOME)"
+UNTRIED: Final = "tested with the Codex binary only, not with the {} itself"
+
+NOTES: Final[Mapping[str, tuple[str, ...]]] = {
+    "cli": (),
+    "vscode": (
+        f"{DOTENV}: codexpool env --for vscode >> ~/.codex/.env. In a remote window, do so on the remote machine. "
+        "Then reload the window",
+        UNTRIED.format("extension"),
+    ),
+    "desktop": (
+        f"{DOTENV}: codexpool env --for desktop >> ~/.codex/.env. Then restart the app",
+        UNTRIED.format("app"),
+    ),
+    "ci": (
+        'run this in a step of its own: codexpool env --for ci --proxy http://HOST:PORT --ca PATH >> "$GITHUB_ENV"',
+        f"pass the key, a secret of the repository, to the Codex step only: env: {KEY}: "
+        "${{ secrets.CODEXPOOL_KEY }}",
+    ),
+}
+"""What to do with the output, by kind of client."""
 
 
 @click.command()
+@click.option("--shell", type=click.Choice(list(shells.SHELLS)), help="The shell to print for. Default: from $SHELL.")
 @click.option(
-    "--shell",
-    type=click.Choice(list(shells.SHELLS)),
-    help="The shell that is to read it; else the one that SHELL names.",
+    "--for", "kind", type=click.Choice(list(NOTES)), default="cli", show_default=True, help="The kind of client."
 )
-@click.option("--for", "kind", type=click.Choice(FOR), default="cli", help="Which client; else the CLI in a shell.")
 @click.option(
     "--proxy",
     "proxy_url",
     metavar="URL",
-    help="Where the proxy is, such as http://team:8080; else the one that runs on this machine.",
+    help="The proxy, such as http://team:8080. Default: the one running on this machine.",
 )
 @click.option(
     "--ca",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help=f"The certificate to trust; else {CERTIFICATE} of the proxy that runs on this machine.",
+    help=f"The CA certificate to trust. Default: {CERTIFICATE} of the proxy on this machine.",
 )
 def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) -> None:
-    """Print what a client needs to find the proxy and to trust it: eval "$(codexpool env)" && codexpool doctor.
+    """Print the environment variables a client needs to use and trust the proxy.
 
-    fish: codexpool env | source. PowerShell: codexpool env | Out-String | Invoke-Expression. With --for
-    vscode and --for desktop it prints lines for ~/.codex/.env, with --for ci lines for "$GITHUB_ENV". What is to be
-    known besides goes to standard error. A key is never printed.
+    \b
+        bash, zsh    eval "$(codexpool env)" && codex
+        fish         codexpool env | source
+        PowerShell   codexpool env | Out-String | Invoke-Expression
+
+    --for vscode and --for desktop print lines for ~/.codex/.env, --for ci prints lines for "$GITHUB_ENV". Notes for
+    you go to standard error. A member key is never printed. `codexpool doctor` checks the result.
     """
-    asked = find_proxy(proxy_url)
-    found = _trusted(ca, asked)
-    changes: dict[str, str | None] = {
-        "HTTPS_PROXY": _url(asked.at),
-        **_trust(found, kind, os.environ),
-        **without_detours(os.environ),
-    }
-    spoken = shell or shells.shell_of(os.environ)
-    form = {"cli": shells.SHELLS[spoken], "ci": shells.github}.get(kind, shells.dotenv)
+    proxy = find_proxy(proxy_url)
+    trusted = _trusted(ca, proxy)
+    changes: dict[str, str | None] = {"HTTPS_PROXY": _url(proxy.at)}
+    if kind in ("vscode", "desktop"):  # There the client does not read CODEX_CA_CERTIFICATE.
+        changes["SSL_CERT_FILE"] = str(_bundle(trusted, os.environ))
+    else:
+        changes["CODEX_CA_CERTIFICATE"] = str(trusted.path)
+    changes |= without_bypasses(os.environ)
+    shell = shell or shells.shell_of(os.environ)
+    form = {"cli": shells.SHELLS[shell], "ci": shells.github}.get(kind, shells.dotenv)
     try:
         text = "".join(f"{line}\n" for line in form(changes))
-    except shells.UnsayableError as error:
+    except shells.LineBreakError as error:
         raise Failure(str(error)) from None
-    # A path is bytes, whatever the terminal calls text.
+    # A path is bytes, whatever the terminal's encoding is.
     click.echo(os.fsencode(text) if os.name == "posix" else text, nl=False)
-    for note in [*NOTES[kind], *_hints(kind, spoken, asked, os.environ)]:
+    for note in [*NOTES[kind], *_hints(kind, shell, proxy, os.environ)]:
         click.echo(f"codexpool: {note}", err=True)
 
 
-def without_detours(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables that lead past the proxy, each without what does; None where nothing is left of it.
-
-    The client looks at ``NO_PROXY``, and at ``no_proxy`` only where that is not set (0.169.0).
-    """
+def without_bypasses(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return ``NO_PROXY`` and ``no_proxy`` without entries that bypass the proxy, if they have any; None to unset."""
     changes: dict[str, str | None] = {}
     for name in ("NO_PROXY", "no_proxy"):
         entries = [entry.strip() for entry in environ.get(name, "").split(",")]
-        kept = [entry for entry in entries if not leads_past(entry)]
+        kept = [entry for entry in entries if not is_bypass(entry)]
         if kept != entries:
             changes[name] = ",".join(kept) or None
     return changes
 
 
-def leads_past(entry: str) -> bool:
-    """Whether an entry of NO_PROXY covers a host that has to be asked through the proxy.
+def is_bypass(entry: str) -> bool:
+    """Return whether an entry of NO_PROXY covers a host the client must reach through the proxy.
 
-    With a port it does so for WebSockets only, and ``*.`` before it does nothing for the client (both 0.169.0); but
-    nobody who writes that means the proxy to be used.
+    With a port it applies to WebSockets only, and the client ignores ``*.`` before it (both 0.169.0); but an entry
+    like that is not meant to allow the proxy.
     """
     name = entry.strip().lower()
     if name == "*":
@@ -100,91 +127,88 @@ def leads_past(entry: str) -> bool:
     return bool(name) and any(host == name or host.endswith(f".{name}") for host in HOSTS)
 
 
-def _trust(found: Certificate, kind: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variable by which a client trusts the proxy. In `.env` the one of Codex itself is not read."""
-    if kind not in ("vscode", "desktop"):
-        return {"CODEX_CA_CERTIFICATE": str(found.path)}
-    try:
-        return {"SSL_CERT_FILE": str(with_the_systems(found, environ))}
-    except OSError as error:
-        raise Failure(f"the certificates cannot be put into one file: {error}") from None
-
-
-def _trusted(named: Path | None, asked: RunningProxy) -> Certificate:
-    """The certificate to trust, with its whole path. Raises Failure."""
-    if named is None and not is_loopback(asked.at.host):
+def _trusted(named: Path | None, proxy: RunningProxy) -> Certificate:
+    if named is None and not is_loopback(proxy.at.host):
         raise Failure(
-            f"{asked} is another machine, and its certificate authority is there. Get {CERTIFICATE} from whoever "
-            "runs the proxy, compare the fingerprint that `codexpool setup` prints there, and say --ca PATH"
+            f"{proxy} is on another machine, and so is its CA certificate. Get {CERTIFICATE} from the operator, "
+            "compare its fingerprint with the one `codexpool setup` prints there, and use --ca PATH"
         )
-    path = named if named is not None else confdir_of(asked) / CERTIFICATE
+    path = named if named is not None else confdir_of(proxy) / CERTIFICATE
     try:
         return certificate(path.expanduser())
     except AuthorityError as error:
         if named is not None:
             raise Failure(f"--ca: {error}") from None
         raise Failure(
-            f"{error}. Make one with: codexpool setup; or start the proxy once: codexpool run. If its confdir is "
-            f"another one, say --ca PATH/{CERTIFICATE}"
+            f"{error}. Create one with: codexpool setup; or start the proxy once: codexpool run. If the proxy uses "
+            f"another confdir, use --ca PATH/{CERTIFICATE}"
         ) from None
 
 
+def _bundle(own: Certificate, environ: Mapping[str, str]) -> Path:
+    """Write a file with the proxy's certificate and all others that programs trust; return its path.
+
+    What a client starts (curl, git, Python) reads `SSL_CERT_FILE` too, and then trusts nothing else.
+    """
+    import platformdirs
+
+    folder = platformdirs.user_data_path("codexpool", appauthor=False)
+    path = folder / f"trusted-{own.fingerprint.replace(':', '')[:12].lower()}.pem"
+    named = environ.get("SSL_CERT_FILE", "")
+    if named == str(path) and path.is_file():
+        return path  # The shell has applied this output before.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_bytes(own.path.read_bytes().rstrip() + b"\n" + _other_certificates(named))
+        return new.replace(path)
+    except OSError as error:
+        raise Failure(f"cannot write the certificates to {path}: {error}") from None
+
+
+def _other_certificates(named: str) -> bytes:
+    """Return the certificates in the file ``named``, or else the system's."""
+    import certifi
+
+    for place in (named, ssl.get_default_verify_paths().openssl_cafile, *CA_FILES):
+        try:
+            if place and b"BEGIN CERTIFICATE" in (text := Path(place).read_bytes()):
+                return text
+        except OSError:
+            continue
+    return Path(certifi.where()).read_bytes()
+
+
 def _url(at: Address) -> str:
-    given = f"{quote(at.user, safe='')}:{quote(at.password, safe='')}@" if at.user or at.password else ""
-    return f"http://{given}{replace(at, user='', password='')}"
+    user = f"{quote(at.user, safe='')}:{quote(at.password, safe='')}@" if at.user or at.password else ""
+    return f"http://{user}{replace(at, user='', password='')}"
 
 
-NOTES: Final[Mapping[str, tuple[str, ...]]] = {
-    "cli": (),
-    "vscode": (
-        "these lines belong into ~/.codex/.env (or .env in CODEX_HOME), also on the remote side of a remote window: "
-        "codexpool env --for vscode >> ~/.codex/.env. Then reload the window",
-        "not tried by us with the extension itself, but with the Codex binary that it starts",
-    ),
-    "desktop": (
-        "these lines belong into ~/.codex/.env (or .env in CODEX_HOME): codexpool env --for desktop "
-        ">> ~/.codex/.env. Then start the app anew",
-        "not tried by us with the app itself, but with the Codex binary that it starts",
-    ),
-    "ci": (
-        'in a step of its own: codexpool env --for ci --proxy http://HOST:PORT --ca PATH >> "$GITHUB_ENV"',
-        f"the key is a secret of the repository, for that step alone: env: {KEY}: ${{{{ secrets.CODEXPOOL_KEY }}}}",
-    ),
-}
-"""What is to be known about each kind of client."""
-
-
-def _hints(kind: str, shell: str, asked: RunningProxy, environ: Mapping[str, str]) -> list[str]:
-    """What a person has to know, or to do."""
+def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str]) -> list[str]:
+    """Return what the user should know or do."""
     hints = []
     if kind == "cli" and sys.stdout.isatty():
-        hints.append(f"to have this shell take it over: {shells.HOW_TO_READ[shell]}")
-    for name, value in without_detours(environ).items():
-        hints.append(f"{name}={environ[name]} leads past the proxy; it becomes {value or 'nothing'}")
+        hints.append(f"to apply this to your shell: {shells.HOW_TO_READ[shell]}")
+    for name, value in without_bypasses(environ).items():
+        hints.append(f"{name}={environ[name]} bypasses the proxy; changed to {value or 'nothing'}")
     if environ.get("CODEX_API_KEY"):
+        hints.append("CODEX_API_KEY is set: `codex exec` then uses api.openai.com and not the pool. Unset it")
+    if environ.get("HTTPS_PROXY", _url(proxy.at)) not in ("", _url(proxy.at)):
         hints.append(
-            "CODEX_API_KEY is set: with it `codex exec` speaks to api.openai.com, which no pool serves. Take it away"
+            "HTTPS_PROXY was another proxy. To send requests on through it: codexpool run --mode upstream:URL"
         )
-    if environ.get("HTTPS_PROXY", _url(asked.at)) not in ("", _url(asked.at)):
-        hints.append("HTTPS_PROXY named another proxy. To go on through that one: codexpool run --mode upstream:URL")
-    if asked.at.password:
-        hints.append("HTTPS_PROXY holds the proxy's password: treat it as a secret")
-    if not _has_a_login(environ):
+    if proxy.at.password:
+        hints.append("HTTPS_PROXY contains the proxy's password: treat it as a secret")
+    home = Path(environ.get("CODEX_HOME") or Path.home() / ".codex")
+    if not environ.get(KEY) and not (home / "auth.json").exists():
         hints.append(_how_to_log_in(kind, shell))
     return hints
 
 
-def _has_a_login(environ: Mapping[str, str]) -> bool:
-    home = Path(environ.get("CODEX_HOME") or Path.home() / ".codex")
-    return bool(environ.get(KEY)) or (home / "auth.json").exists()
-
-
 def _how_to_log_in(kind: str, shell: str) -> str:
     if kind in ("vscode", "desktop"):
-        return (
-            f"a member also stores the key, once: codex login --with-access-token < FILE. {KEY} in .env is not read"
-        )
+        return f"members store their key once: codex login --with-access-token < FILE. {KEY} in .env is not read"
     if kind == "ci":
-        return "without a key the client has no login, and asks api.openai.com"
+        return "without a key the client has no login, and uses api.openai.com"
     (line,) = shells.SHELLS[shell]({KEY: "at-pool-…"})
-    return f"a member also adds the key: {line}"
+    return f"members add their key: {line}"
