@@ -72,8 +72,8 @@ def proxy_option(command: F) -> F:
         "--proxy",
         "proxy_url",
         metavar="URL",
-        help=f"URL of the running proxy, such as {DEFAULT}. Default: ${VARIABLE} (which may contain USER:PASSWORD@, visible to "
-        "others on the command line), then the proxy started last.",
+        help=f"URL of the running proxy, such as {DEFAULT}. Default: ${VARIABLE} (use that for USER:PASSWORD@, which "
+        "is visible to others on the command line), then the proxy started last.",
     )
     return option(command)
 
