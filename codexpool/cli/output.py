@@ -7,24 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from codexpool.cli.common import console
 from codexpool.cli.processes import InterruptedBySignal, Signals
-from codexpool.views.story import Role
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
-
-STYLES: Final = {
-    Role.HEADING: "bold",
-    Role.FACT: "",
-    Role.GOOD: "green",
-    Role.BAD: "red",
-    Role.DIM: "dim",
-}
-"""How the lines of an explanation look."""
 
 
 class Output:

@@ -9,7 +9,8 @@ from mitmproxy import contentviews, flow, http, types
 
 from codexpool.proxy import tracer
 from codexpool.traces.trace import METADATA, Trace
-from codexpool.views import header_table
+from codexpool.views.formatting import wrap
+from codexpool.views.header_table import header_lines, rows
 from codexpool.views.story import explained
 
 WIDTH = 110
@@ -67,7 +68,7 @@ def headers_of(flows: Sequence[flow.Flow]) -> types.Data:
     """The header tables of flows, as rows of cells."""
     cells = []
     for one in flows:
-        for row in header_table.rows(document_of(one)):
+        for row in rows(document_of(one)):
             cells.append([row.sign.value, row.name, row.client or "", *(value or "" for value in row.upstream)])
     width = max(map(len, cells), default=0)
     return cast(types.Data, [row + [""] * (width - len(row)) for row in cells])
@@ -77,4 +78,5 @@ def _told(one: flow.Flow | None) -> str:
     if one is None:
         return "there is no flow"
     document = document_of(one)
-    return "\n".join([*(line.text for line in explained(document)), "", *header_table.lines(document, WIDTH)])
+    table = [text for line in header_lines(document) for text in wrap(line, WIDTH)]
+    return "\n".join([*(line.text for line in explained(document)), "", *table])

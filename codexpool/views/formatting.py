@@ -1,16 +1,21 @@
-"""Formats times, sizes and texts for people, and makes texts safe for a terminal."""
+"""Formats times, sizes and lines for people, and makes texts safe for a terminal."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from datetime import UTC, datetime
-from typing import Any, Final, TypeGuard
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from codexpool.redaction import escape
 
 UNKNOWN: Final = "?"
 
 LONG_AGO: Final = "a time outside the calendar"
+
+LEAST_WIDTH: Final = 40
+"""The narrowest line that is wrapped, in columns."""
 
 
 def plain(value: object) -> str:
@@ -53,11 +58,11 @@ def size(number: float | None) -> str:
     """Format a number of bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
     if not _is_number(number):
         return UNKNOWN
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 999.5 or unit == "GB":
-            return f"{number:.0f} {unit}" if unit == "B" or abs(number) >= 99.95 else f"{number:.1f} {unit}"
+    units = ["GB", "MB", "kB", "B"]
+    while abs(number) >= 999.5 and len(units) > 1:
         number /= 1000
-    raise AssertionError("the last unit is for whatever is left")
+        units.pop()
+    return f"{number:.0f} {units[-1]}" if units[-1] == "B" or abs(number) >= 99.95 else f"{number:.1f} {units[-1]}"
 
 
 def clock(at: float | None, day: bool = False) -> str:
@@ -74,7 +79,7 @@ def clock(at: float | None, day: bool = False) -> str:
 def _is_number(value: float | None) -> TypeGuard[float]:
     try:
         return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
@@ -89,3 +94,31 @@ def plain_document(value: Any) -> Any:
             return {plain(key): plain_document(item) for key, item in value.items()}
         case _:
             return value
+
+
+class Role(Enum):
+    """The purpose of a line; the value is its style on a terminal."""
+
+    HEADING = "bold"
+    FACT = ""
+    GOOD = "green"
+    BAD = "red"
+    CHANGED = "yellow"
+    DIM = "dim"
+
+
+class Line(NamedTuple):
+    """A line of a report. When it is wrapped, what follows is indented by ``hang`` columns, or by two more."""
+
+    text: str
+    role: Role = Role.FACT
+    hang: int = 0
+
+
+def wrap(line: Line, columns: int | None) -> list[str]:
+    """Wrap a line at ``columns``, but not below 40; None leaves it whole."""
+    if columns is None:
+        return [line.text]
+    columns = max(columns, LEAST_WIDTH)
+    hang = line.hang or len(line.text) - len(line.text.lstrip(" ")) + 2
+    return textwrap.wrap(line.text, columns, subsequent_indent=" " * min(hang, columns // 2), break_on_hyphens=False)

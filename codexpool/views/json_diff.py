@@ -45,7 +45,7 @@ def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> It
     elif place.depth < DEEPEST and isinstance(inner_a, list) and isinstance(inner_b, list):
         yield from _compare_lists(inner_a, inner_b, at, place, path)
     else:
-        one, other = shown(a, at, place), shown(b, at, place)
+        one, other = _shown(a, at, place), _shown(b, at, place)
         yield Member(path, Sign.REPLACED, one, told_apart(one, other))
 
 
@@ -58,9 +58,9 @@ def _compare_key(
     a: dict[str, Any], b: dict[str, Any], key: str, at: float, place: Place, path: str
 ) -> Iterator[Member]:
     if key not in b:
-        yield Member(path, Sign.REMOVED, shown(a[key], at, place), None)
+        yield Member(path, Sign.REMOVED, _shown(a[key], at, place), None)
     elif key not in a:
-        yield Member(path, Sign.ADDED, None, shown(b[key], at, place))
+        yield Member(path, Sign.ADDED, None, _shown(b[key], at, place))
     else:
         yield from members(a[key], b[key], at, place, path)
 
@@ -71,29 +71,14 @@ def _compare_lists(a: list[Any], b: list[Any], at: float, place: Place, path: st
     while begin < most and same(a[begin], b[begin]):
         begin += 1
     end = 0
-    while end < most - begin and same(a[len(a) - 1 - end], b[len(b) - 1 - end]):
+    while end < most - begin and same(a[-1 - end], b[-1 - end]):
         end += 1
-    both = most - end
-    for index in range(begin, both):
+    for index in range(begin, most - end):
         yield from members(a[index], b[index], at, place.item(index, a, b), f"{path}[{index}]")
-    for index in range(both, len(a) - end):
-        yield Member(f"{path}[{index}]", Sign.REMOVED, shown(a[index], at, place.item(index, a)), None)
-    for index in range(both, len(b) - end):
-        yield Member(f"{path}[{index}]", Sign.ADDED, None, shown(b[index], at, place.item(index, b)))
-
-
-def in_another_order(a: Any, b: Any, depth: int = 0) -> bool:
-    """Return whether common members are in another order, at any depth."""
-    if depth >= DEEPEST:
-        return False
-    if isinstance(a, dict) and isinstance(b, dict):
-        both = [key for key in a if key in b]
-        if both != [key for key in b if key in a]:
-            return True
-        return any(in_another_order(a[key], b[key], depth + 1) for key in both)
-    if isinstance(a, list) and isinstance(b, list):
-        return any(in_another_order(one, other, depth + 1) for one, other in zip(a, b, strict=False))
-    return False
+    for index in range(most - end, len(a) - end):
+        yield Member(f"{path}[{index}]", Sign.REMOVED, _shown(a[index], at, place.item(index, a)), None)
+    for index in range(most - end, len(b) - end):
+        yield Member(f"{path}[{index}]", Sign.ADDED, None, _shown(b[index], at, place.item(index, b)))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -105,7 +90,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def shown(value: Any, at: float, place: Place) -> str:
+def _shown(value: Any, at: float, place: Place) -> str:
     """Return a value as JSON, without secrets."""
     made = redact_json(
         value,

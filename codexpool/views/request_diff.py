@@ -1,18 +1,19 @@
-"""Compares two requests: the differences, in order, without secrets."""
+"""Compares two requests, or two identities: the differences, in order, without secrets."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from codexpool.redaction import fingerprint_of, known_header, redact_header, redact_text
-from codexpool.views.header_table import Sign, joined, sign_of
-from codexpool.views.json_diff import Member, in_another_order, members, told_apart
+from codexpool.common.clock_skew import LATEST
+from codexpool.redaction import fingerprint_of, redact_header, redact_text, relative_time
+from codexpool.views.header_table import Sign, joined, meaning, sign_of
+from codexpool.views.json_diff import Member, members, told_apart
 
 WIDTH: Final = 120
 """Characters of a value that are shown, unless ``full``."""
@@ -21,16 +22,18 @@ BEFORE: Final = 30
 """Characters before the first difference of two long values that are shown."""
 
 _CLAIMS: Final = re.compile(r"(sha256:[0-9a-f]{12})(?:, [a-z]+ (?:[^,;\"<>]|<[^,;\"<>]{1,60}>){1,99}+)+")
-"""What a JWT says, after its fingerprint: relative times in it change from moment to moment."""
+"""The claims of a JWT, after its fingerprint: relative times in it change from moment to moment."""
 
 _EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
 
-FORM: Final = "application/x-www-form-urlencoded"
-
 MOST_FIELDS: Final = 10_000
-"""Fields of a query or a form that are read."""
+"""Fields of a query that are read."""
 
-NEITHER: Final = (None, None)
+NOTHING: Final = "-"
+"""What an identity does not have."""
+
+TIMES: Final = frozenset({"since", "until"})
+"""Members of an identity with a time, besides those that end in ``_at``."""
 
 
 class Part(StrEnum):
@@ -86,19 +89,21 @@ class Side:
     status: int | None = None
     answer_headers: Headers = field(default=(), repr=False)
     is_safe: bool = False
-    notes: tuple[str, ...] = ()
 
 
 def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Comparison:
     """Compare two requests and, with ``answers``, their answers. Long values are shortened unless ``full``."""
-    notes = [f"{side.label}: {note}" for side in (a, b) for note in side.notes]
     found = [*_requests(a, b), *_headers(Part.HEADERS, a, b, a.headers, b.headers)]
-    notes += _order(a.headers, b.headers)
-    found += _bodies(a, b, notes)
+    notes = [*_order(a.headers, b.headers)]
+    notes += [f"{side.label}: its body is not known" for side in (a, b) if side.body is None]
+    if a.body is not None and b.body is not None and a.body != b.body:
+        bodies = _bodies(a.body, b.body, a.at)
+        found += bodies
+        notes += [] if bodies else ["the bodies mean the same, but are not the same bytes"]
     if answers:
         if a.status != b.status:
             statuses = (None if side.status is None else str(side.status) for side in (a, b))
-            found.append(plain_difference(Part.ANSWER, "status", *statuses))
+            found.append(_difference(Part.ANSWER, "status", *statuses))
         found += _headers(Part.ANSWER_HEADERS, a, b, a.answer_headers, b.answer_headers)
     return Comparison(found if full else [_shortened(difference) for difference in found], list(dict.fromkeys(notes)))
 
@@ -108,15 +113,15 @@ def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Co
 
 def _requests(a: Side, b: Side) -> Iterator[Difference]:
     if a.method != b.method:
-        yield plain_difference(Part.REQUEST, "method", redact_text(a.method), redact_text(b.method))
+        yield _difference(Part.REQUEST, "method", redact_text(a.method), redact_text(b.method))
     one, other = _url(a), _url(b)
     for name in dict.fromkeys([*one, *other]):
-        (raw_a, shown_a), (raw_b, shown_b) = one.get(name, NEITHER), other.get(name, NEITHER)
+        (raw_a, shown_a), (raw_b, shown_b) = one.get(name, (None, None)), other.get(name, (None, None))
         if (shown_a != shown_b) if a.is_safe or b.is_safe else (raw_a != raw_b):
-            yield plain_difference(Part.REQUEST, name, shown_a, told_apart(shown_a, shown_b))
+            yield _difference(Part.REQUEST, name, shown_a, told_apart(shown_a, shown_b))
 
 
-def _url(side: Side) -> dict[str, tuple[str | None, str | None]]:
+def _url(side: Side) -> Mapping[str, tuple[str | None, str | None]]:
     """Return the parts of a URL by name, each raw and redacted."""
     try:
         url = urlsplit(side.url)
@@ -125,7 +130,10 @@ def _url(side: Side) -> dict[str, tuple[str | None, str | None]]:
         return {"url": (side.url, redact_text(side.url, full=True))}
     origin = f"{url.scheme}://{url.netloc}"
     parts = {"origin": (origin, redact_text(origin)), "path": (url.path, redact_text(url.path, full=True))}
-    for name, value in _repeated(query).items():
+    values: dict[str, str] = {}
+    for name, value in query:
+        values[name] = f"{values[name]}, {value}" if name in values else value
+    for name, value in values.items():
         parts[f"query {redact_text(name)}"] = (value, redact_header(name, value, side.at, full=True))
     return {**parts}
 
@@ -139,14 +147,12 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
         shown_b = None if value_b is None else redact_header(name, value_b, b.at, full=True)
         if value_a == value_b or (not is_raw and _comparable(shown_a) == _comparable(shown_b)):
             continue
-        explained = known_header(name)
-        means = explained.means if explained is not None else ""
+        means = meaning(name)
         inside = _inside(value_a, value_b, a.at)
-        if inside:
-            for member in inside:
-                yield Difference(part, f"{redact_text(name)}: {member.path}", *member[1:], means)
-                means = ""
-        else:
+        for member in inside:
+            yield Difference(part, f"{redact_text(name)}: {member.path}", *member[1:], means)
+            means = ""
+        if not inside:
             sign = sign_of(value_a, value_b)
             yield Difference(part, redact_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
 
@@ -161,8 +167,7 @@ def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
 
 def _order(a: Headers, b: Headers) -> Iterator[str]:
     """Yield notes on the order and the spelling of header names."""
-    names_a, names_b = [name for name, _ in a], [name for name, _ in b]
-    lower_a, lower_b = ({name.lower(): name for name in names} for names in (names_a, names_b))
+    lower_a, lower_b = ({name.lower(): name for name, _ in headers} for headers in (a, b))
     both = [name for name in lower_a if name in lower_b]
     if both != [name for name in lower_b if name in lower_a]:
         yield "the headers that both have are in another order"
@@ -170,37 +175,16 @@ def _order(a: Headers, b: Headers) -> Iterator[str]:
         yield "some names of headers are written in another case"
 
 
-def _bodies(a: Side, b: Side, notes: list[str]) -> Iterator[Difference]:
-    if a.body is None or b.body is None:
-        notes += [f"{side.label}: its body is not known" for side in (a, b) if side.body is None and not side.notes]
-        return
-    if a.body == b.body:
-        return
-    one, other = _parsed(a, a.body), _parsed(b, b.body)
+def _bodies(a: bytes, b: bytes, at: float) -> list[Difference]:
+    one, other = _json(a), _json(b)
     if one is None or other is None:
-        text_a, text_b = _text(a.body), _text(b.body)
-        yield plain_difference(Part.BODY, "text", text_a, told_apart(text_a, text_b))
-        return
+        text_a, text_b = _text(a), _text(b)
+        return [_difference(Part.BODY, "text", text_a, told_apart(text_a, text_b))]
     try:
-        found = list(members(one, other, a.at))
+        found = list(members(one, other, at))
     except RecursionError:
         found = [Member("", Sign.REPLACED, "(very many levels)", "(very many levels, and others)")]
-    yield from (Difference(Part.BODY, member.path or "all of it", *member[1:]) for member in found)
-    if in_another_order(one, other):
-        notes.append("the members of the bodies are in another order")
-    elif not found:
-        notes.append("the bodies say the same, and are not the same bytes")
-
-
-def _parsed(side: Side, body: bytes) -> Any:
-    """Return the document in a body: JSON, or the fields of a form; None if it is neither."""
-    kind = joined(side.headers).get("content-type", "")
-    if FORM in kind:
-        try:
-            return _repeated(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS))
-        except ValueError:
-            return None
-    return _json(body)
+    return [Difference(Part.BODY, member.path or "all of it", *member[1:]) for member in found]
 
 
 def _json(body: bytes) -> Any:
@@ -220,18 +204,54 @@ def _text(body: bytes) -> str | None:
         return f"{len(body)} bytes sha256:{fingerprint_of(body.decode('latin-1'))}"
 
 
-def _repeated(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return fields by name; repeated ones are joined."""
-    values: dict[str, str] = {}
-    for name, value in fields:
-        values[name] = f"{values[name]}, {value}" if name in values else value
-    return values
+# -- identities
+
+
+def compare_identities(a: Mapping[str, Any], b: Mapping[str, Any], at: float) -> Comparison:
+    """Compare two identities, as the status document or `codexpool list --json` has them.
+
+    Times are shown relative to ``at`` (unix seconds).
+    """
+    one, other = _identity(a, at), _identity(b, at)
+    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    return Comparison([_difference(Part.IDENTITY, name, one.get(name), other.get(name)) for name in names], [])
+
+
+def _identity(identity: Mapping[str, Any], at: float) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for key, value in identity.items():
+        if key == "limits":
+            for limit in value or ():
+                used, resets_at = f"{limit.get('used_percent')} % used", limit.get("resets_at")
+                resets = "" if resets_at is None else f", resets {_value('resets_at', resets_at, at)}"
+                facts[f"limit {limit.get('family')}, {limit.get('minutes')} min"] = used + resets
+        elif key == "limited":
+            facts |= {f"limited, {family}": _value("until", until, at) for family, until in (value or {}).items()}
+        elif key != "name":
+            facts[key.replace("_", " ")] = _value(key, value, at)
+    return {redact_text(name): value for name, value in facts.items()}
+
+
+def _value(key: str, value: Any, at: float) -> str:
+    match value:
+        case None | "":
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case int() | float() if key in TIMES or key.endswith("_at"):
+            return relative_time(value, at) if 0 <= value <= LATEST else NOTHING
+        case float() if key == "headroom":
+            return f"{value:.0%} left"
+        case str():
+            return redact_text(value)
+        case _:
+            return redact_text(json.dumps(value, ensure_ascii=False))
 
 
 # -- values
 
 
-def plain_difference(part: Part, name: str, a: str | None, b: str | None) -> Difference:
+def _difference(part: Part, name: str, a: str | None, b: str | None) -> Difference:
     return Difference(part, name, sign_of(a, b), a, b)
 
 

@@ -373,7 +373,7 @@ def test_flows_that_a_proxy_remembers_are_compared(proxy: str) -> None:
 
     assert result.exit_code == 1
     assert "~ method\n    A  POST\n    B  GET" in result.output
-    assert "(last: a running proxy keeps no bodies)" in result.output
+    assert "(last: its body is not known)" in result.output
 
 
 def test_flow_of_a_proxy_is_compared_with_a_file(proxy: str, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_flow_of_a_proxy_is_compared_with_a_file(proxy: str, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize(("which", "words"), [("0000", "no flow of that id"), ("dead", "cannot read what")])
+@pytest.mark.parametrize(("which", "words"), [("0000", "no flow of that id"), ("dead", "cannot read the proxy")])
 def test_flow_that_the_proxy_does_not_tell_of_is_trouble(proxy: str, which: str, words: str) -> None:
     result = run(which, "last", "--proxy", proxy)
 

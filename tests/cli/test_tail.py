@@ -224,7 +224,7 @@ def test_with_headers_each_request_has_its_table(fake: FakeProxy, folder: Path) 
     fake.happens(event(1), event(2, event="identity", flow=None, text="work: ready -> suspect"), event(3))
 
     with tail(folder, fake, "--headers") as piped:
-        piped.prints("forgotten already")
+        piped.prints("no longer kept")
 
         text = "".join(piped.lines)
         assert "sha256:c11e47d0a1b2" in text

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from codexpool.pool.because import Because
 from codexpool.pool.verdict import TABLE
-from codexpool.views.story import SAYS, Role, explained
+from codexpool.views.formatting import Role
+from codexpool.views.story import ROW_MEANS, explained
 from tests.traces.documents import attempt, document
 
 TABLE_ROWS = [row.number for row in TABLE]
@@ -38,7 +39,7 @@ def role_of(text: str, **changes: Any) -> Role:
 
 
 def test_each_row_of_the_table_of_verdicts_is_put_in_words() -> None:
-    assert set(SAYS) == set(TABLE_ROWS)
+    assert set(ROW_MEANS) == set(TABLE_ROWS)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.number)
@@ -54,7 +55,7 @@ def test_the_words_of_a_row_say_what_becomes_of_the_request(row: Any) -> None:
         "next identity, and relay if every one says so": "the others are tried, and the client gets it",
     }
 
-    assert re.search(words[row.next], SAYS[row.number])
+    assert re.search(words[row.next], ROW_MEANS[row.number])
 
 
 # -- what is told
@@ -71,7 +72,7 @@ def test_a_dead_token_and_the_one_that_served_instead() -> None:
         "attempt 1, work (PAT sha256:40c025b2aff6): 401 token_revoked on codex/responses, after 5.0 ms → row 7, "
         "refused: next identity" in lines
     )
-    assert f"  row 7 says: {SAYS['7']}" in lines
+    assert f"  row 7: {ROW_MEANS['7']}" in lines
     assert "spare was chosen because the session moves to it" in lines
     assert "  * spare: for it: ready, 82 % left" in lines
     assert "  - work: for it: ready; against it: refused this request already" in lines
@@ -86,7 +87,7 @@ def test_the_outcome_comes_before_everything_else() -> None:
 
 
 def test_who_was_not_even_a_candidate_is_not_made_up() -> None:
-    assert "nobody else was looked at" in told(attempts=[attempt(1, "work", 200)])
+    assert "no other identity was considered" in told(attempts=[attempt(1, "work", 200)])
 
 
 def test_where_the_session_was_read_is_told() -> None:
@@ -117,15 +118,15 @@ def test_nobody_served() -> None:
         "answer": answer(status=400, by="codexpool", message=told_instead),
     }
 
-    assert "nobody served it: codexpool has answered 400 in the backend's place" in told(**changes)
+    assert "no identity served it: codexpool answered 400 in the backend's place" in told(**changes)
     assert role_of(told_instead, **changes) is Role.BAD
 
 
 def test_nobody_was_there_to_be_tried() -> None:
     changes = {"attempts": [], "answer": answer(status=503, by="codexpool", message="closed")}
 
-    assert role_of("nobody served it", **changes) is Role.BAD
-    assert "Who was tried\nnobody\n" in told(**changes)
+    assert role_of("no identity served it", **changes) is Role.BAD
+    assert "Identities tried\nnone\n" in told(**changes)
 
 
 def test_a_request_that_keeps_its_own_credential() -> None:
@@ -135,7 +136,7 @@ def test_a_request_that_keeps_its_own_credential() -> None:
 
     assert "the backend answered 403 to the client's own credential" in text
     assert "policy: own (no row names it): passed on with the client's own credential" in text
-    assert "nobody: it keeps the credential that the client has sent" in text
+    assert "none: it keeps the credential that the client sent" in text
 
 
 def test_a_request_to_some_other_host() -> None:
@@ -145,7 +146,7 @@ def test_a_request_to_some_other_host() -> None:
 
 
 def test_an_answer_of_another_addon_is_not_the_backends() -> None:
-    assert "another addon has answered 204" in told(answer=answer(status=204, by="another addon"))
+    assert "another addon answered 204" in told(answer=answer(status=204, by="another addon"))
 
 
 def test_a_refusal_that_the_client_got_is_no_success() -> None:
@@ -168,7 +169,7 @@ def test_a_connection_that_was_lost() -> None:
 def test_a_request_that_was_kept_waiting() -> None:
     text = told(waits=[{"for": "a pause before another attempt", "milliseconds": 250.1}])
 
-    assert "it was kept waiting for 250 ms: a pause before another attempt" in text
+    assert "it waited for 250 ms: a pause before another attempt" in text
 
 
 def test_a_request_that_is_still_under_way() -> None:
@@ -204,7 +205,7 @@ def test_a_socket_and_what_was_asked_on_it() -> None:
         "ended_at": None,
     }
 
-    assert "work has opened the socket: 101, and it is open" in told(**changes)
+    assert "work opened the socket: 101, and it is open" in told(**changes)
     assert role_of("16:00:01 UTC: completed, after 1.2 s, 900 B", **changes) is Role.GOOD
     assert role_of("16:00:09 UTC: failed: 429 usage_limit_reached", **changes) is Role.BAD
     assert role_of("16:00:10 UTC: under way", **changes) is Role.FACT

@@ -219,7 +219,7 @@ def test_a_request_in_detail_says_what_the_proxy_says(tab: Tab, site: StandInSit
         "client",
         "200",
     ]
-    assert "row 7 says: the backend refuses a PAT" in text(tab, "#flow-explanation")
+    assert "row 7: the backend refuses a PAT" in text(tab, "#flow-explanation")
     assert "evidence: 401 token_revoked on codex/responses" in text(tab, "#flow-attempts")
     rows = [line.split() for line in text(tab, "#flow-headers").split("\n") if line.startswith(("~", "+", "-", "="))]
     assert rows == [["~", "replaced"]] * 2 + [["+", "added"], ["-", "removed"]] + [["=", "kept"]] * 3

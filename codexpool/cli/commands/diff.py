@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from codexpool.cli import diff_sources, saved_flows
 from codexpool.cli.common import Failure, config_option, console, json_option
+from codexpool.cli.diff_sources import side_of
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.redaction import redact_text
-from codexpool.views.formatting import plain
-from codexpool.views.header_table import STYLES, Sign
-from codexpool.views.identity_diff import compare_identities
-from codexpool.views.request_diff import Comparison, Difference, Side, compare
+from codexpool.views.formatting import Line, Role, plain
+from codexpool.views.header_table import ROLES, Sign
+from codexpool.views.request_diff import Comparison, Difference, compare, compare_identities
 
-if TYPE_CHECKING:
-    from rich.text import Text
+
+class _Trouble(Failure):
+    exit_code = 2
 
 
 @click.command()
@@ -51,38 +52,42 @@ def diff(
     Signs: - only in A, + only in B, ~ different. Secrets are not shown. The exit code is 0 if nothing differs, 1 if
     something does, and 2 on errors.
     """
-    if identities:
-        if full or no_answers:
-            raise click.UsageError("--full and --no-answers are for requests, not for identities")
-        titles, comparison = [plain(a), plain(b)], _identities(a, b, proxy_url, named)
-    else:
-        one, other = _side(a, proxy_url), _side(b, proxy_url)
-        titles = [f"{side.label}: {redact_text(side.method)} {redact_text(side.url)}" for side in (one, other)]
-        comparison = compare(one, other, answers=not no_answers, full=full)
+    with _exit_code_2():
+        if identities:
+            if full or no_answers:
+                raise click.UsageError("--full and --no-answers are for requests, not for identities")
+            titles, comparison = [plain(a), plain(b)], _identities(a, b, proxy_url, named)
+        else:
+            one, other = side_of(a, proxy_url), side_of(b, proxy_url)
+            titles = [f"{side.label}: {redact_text(side.method)} {redact_text(side.url)}" for side in (one, other)]
+            comparison = compare(one, other, answers=not no_answers, full=full)
     if as_json:
         differences = [difference.document() for difference in comparison.differences]
-        told = {"a": titles[0], "b": titles[1], "differences": differences, "notes": comparison.notes}
-        click.echo(json.dumps(told, indent=2))
+        document = {"a": titles[0], "b": titles[1], "differences": differences, "notes": comparison.notes}
+        click.echo(json.dumps(document, indent=2))
     else:
+        from rich.text import Text
+
         out = console()
         for line in _lines(titles, comparison):
-            out.print(line, soft_wrap=True)
+            out.print(Text(line.text, line.role.value), soft_wrap=True)
     raise SystemExit(1 if comparison.differences else 0)
 
 
-def _side(text: str, proxy_url: str | None) -> Side:
-    where = saved_flows.named(text)
-    return diff_sources.from_proxy(text, proxy_url) if where is None else diff_sources.from_file(where)
+@contextlib.contextmanager
+def _exit_code_2() -> Iterator[None]:
+    """Exit with 2 on failures, as diff(1) does."""
+    try:
+        yield
+    except Failure as failure:
+        raise _Trouble(failure.message) from None
 
 
 def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Comparison:
-    """Compare two identities, as a running proxy knows them, or else as files do. Raises Trouble."""
+    """Compare two identities, as a running proxy knows them, or else as files do. Raises Failure."""
     at = time.time()
-    try:
-        known = _of_proxy(proxy_url) if named is None else None
-        known = _of_files(named) if known is None else known
-    except Failure as failure:
-        raise diff_sources.Trouble(failure.message) from None
+    known = _of_proxy(proxy_url) if named is None else None
+    known = _of_files(named) if known is None else known
     for name in (a, b):
         if name not in known:
             raise click.UsageError(f"there is no identity {plain(name)}; there is: {', '.join(map(plain, known))}")
@@ -111,34 +116,29 @@ def _of_files(named: Path | None) -> dict[str, Mapping[str, Any]]:
     return {row.spec.name: row.document() for row in rows}
 
 
-def _lines(titles: list[str], comparison: Comparison) -> Iterator[Text]:
-    from rich.text import Text
-
-    yield Text(f"- A  {titles[0]}", "bold")
-    yield Text(f"+ B  {titles[1]}", "bold")
+def _lines(titles: list[str], comparison: Comparison) -> Iterator[Line]:
+    yield Line(f"- A  {titles[0]}", Role.HEADING)
+    yield Line(f"+ B  {titles[1]}", Role.HEADING)
     part = None
     for difference in comparison.differences:
         if difference.part is not part:
             part = difference.part
-            yield Text(f"\n{part}", "bold")
+            yield Line(f"\n{part}", Role.HEADING)
         yield from _difference_lines(difference)
     if not comparison.differences:
-        yield Text("nothing differs")
+        yield Line("nothing differs")
     if comparison.notes:
-        yield Text()
-    yield from (Text(f"({plain(note)})", "dim") for note in comparison.notes)
+        yield Line("")
+    yield from (Line(f"({plain(note)})", Role.DIM) for note in comparison.notes)
 
 
-def _difference_lines(difference: Difference) -> Iterator[Text]:
-    from rich.text import Text
-
-    style = STYLES[difference.sign].value
-    sign, name = difference.sign.value, plain(difference.name)
+def _difference_lines(difference: Difference) -> Iterator[Line]:
+    role, sign, name = ROLES[difference.sign], difference.sign.value, plain(difference.name)
     if difference.sign is Sign.REPLACED:
-        yield Text(f"{sign} {name}", style)
-        yield Text(f"    A  {difference.a}", style)
-        yield Text(f"    B  {difference.b}", style)
+        yield Line(f"{sign} {name}", role)
+        yield Line(f"    A  {difference.a}", role)
+        yield Line(f"    B  {difference.b}", role)
     else:
-        yield Text(f"{sign} {name}: {difference.a if difference.b is None else difference.b}", style)
+        yield Line(f"{sign} {name}: {difference.a if difference.b is None else difference.b}", role)
     if difference.means:
-        yield Text(f"      {difference.means}", "dim")
+        yield Line(f"      {difference.means}", Role.DIM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -12,12 +11,12 @@ from urllib.parse import quote
 import click
 
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.output import STYLES, Output, quiet_end
+from codexpool.cli.output import Output, quiet_end
 from codexpool.cli.running_proxy import Refused, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
-from codexpool.views.formatting import clock, plain
-from codexpool.views.header_table import HeaderTable, rows
-from codexpool.views.story import Role, explained
+from codexpool.views.formatting import Role, clock, plain, wrap
+from codexpool.views.header_table import header_lines, rows
+from codexpool.views.story import explained
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -46,22 +45,23 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
     out = Output()
     where = named(flow)
     if where is None:
-        document = _asked(find_proxy(proxy_url), flow)
+        document = _from_proxy(find_proxy(proxy_url), flow)
     else:
         from codexpool.proxy import content_view
 
         document = content_view.document_of(pick(where).flow)
-    with _understanding(document), quiet_end():
+    with _checked(document), quiet_end():
         if as_json:
-            out.line(json.dumps(_whole(document), indent=2))
+            table = [row.document() for row in rows(document)]
+            explanation = [line.text for line in explained(document)]
+            out.line(json.dumps({"flow": document, "table": table, "explanation": explanation}, indent=2))
         else:
-            out.lines(*_story(document, out.columns))
-            out.show(HeaderTable(document, changed_only=True))
+            out.lines(*_texts(document, out.columns))
 
 
 @contextlib.contextmanager
-def _understanding(document: Document) -> Iterator[None]:
-    """Raise Failure for a document that is not ours: a file may contain anything."""
+def _checked(document: Document) -> Iterator[None]:
+    """Raise Failure for a document that is not codexpool's: a file may contain anything."""
     try:
         if document["version"] != VERSION:
             raise Failure("written by another release of codexpool; use that release to explain it")
@@ -70,60 +70,40 @@ def _understanding(document: Document) -> Iterator[None]:
         raise Failure("this is not a trace that codexpool has written") from None
 
 
-def _whole(document: dict[str, Any]) -> dict[str, Any]:
-    """Return what the proxy's API returns for a flow."""
-    return {
-        "flow": document,
-        "table": [row.document() for row in rows(document)],
-        "explanation": [line.text for line in explained(document)],
-    }
-
-
-def _story(document: Document, columns: int | None) -> Iterator[Text]:
+def _texts(document: Document, columns: int | None) -> Iterator[Text]:
     from rich.text import Text
 
-    for number, line in enumerate(explained(document)):
+    for number, line in enumerate([*explained(document), *header_lines(document, changed_only=True)]):
         if line.role is Role.HEADING and number:
             yield Text()
-        for text in wrapped(line.text, columns):
-            yield Text(text, STYLES[line.role])
-    yield Text()
+        yield from (Text(text, line.role.value) for text in wrap(line, columns))
 
 
-def _asked(asked: RunningProxy, flow: str) -> dict[str, Any]:
+def _from_proxy(running: RunningProxy, flow: str) -> dict[str, Any]:
     """Return the document of a flow that a proxy remembers. Raises Failure."""
     try:
-        document = asked.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
+        document = running.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
     except Refused as refused:
         if refused.status != 404:
             raise
-        flows = asked.get("/api/flows?limit=500")["flows"]
-        raise Failure(_unknown(asked, flow, flows)) from None
+        raise Failure(_unknown(running, flow, running.get("/api/flows?limit=500")["flows"])) from None
     assert isinstance(document, dict)
     return document
 
 
-def _unknown(asked: RunningProxy, flow: str, flows: list[Document]) -> str:
+def _unknown(running: RunningProxy, flow: str, flows: list[Document]) -> str:
     """Return why an argument selects no flow."""
     if not flows:
-        return f"the proxy at {asked} has had no request yet"
+        return f"the proxy at {running} has had no request yet"
     alike = [one for one in flows if one["id"].startswith(flow)]
     if alike:
         text = f"{len(alike)} flows have an id that begins with {plain(flow)}"
     else:
-        text = f"the proxy at {asked} remembers no flow {plain(flow)} (it remembers the last {len(flows)})"
-    return "\n".join([f"{text}. There are:", *(f"  {_named(one)}" for one in (alike or flows)[:SHOWN])])
+        text = f"the proxy at {running} remembers no flow {plain(flow)} (it remembers the last {len(flows)})"
+    return "\n".join([f"{text}. There are:", *(f"  {_summary(one)}" for one in (alike or flows)[:SHOWN])])
 
 
-def _named(flow: Document) -> str:
+def _summary(flow: Document) -> str:
     status = flow["answer"]["status"]
-    said = "no answer" if status is None else status
-    return plain(f"{flow['id']}  {clock(flow['at'])} UTC  {flow['method']} {flow['path']}: {said}")
-
-
-def wrapped(text: str, columns: int | None) -> list[str]:
-    """Wrap a line at ``columns``, with indented continuation lines; None leaves it whole."""
-    if columns is None:
-        return [text]
-    indent = " " * (len(text) - len(text.lstrip(" ")) + 2)
-    return textwrap.wrap(text, columns, subsequent_indent=indent, break_on_hyphens=False)
+    answer = "no answer" if status is None else status
+    return plain(f"{flow['id']}  {clock(flow['at'])} UTC  {flow['method']} {flow['path']}: {answer}")

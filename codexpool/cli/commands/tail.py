@@ -17,10 +17,11 @@ import click
 from codexpool.cli.common import Failure
 from codexpool.cli.output import Output, until_ended
 from codexpool.cli.running_proxy import STATUS, Refused, RunningProxy, find_proxy, proxy_option, successor
-from codexpool.views.formatting import clock, plain
+from codexpool.views.formatting import clock, plain, wrap
+from codexpool.views.header_table import header_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.text import Text
 
 REMEMBERED: Final = 1_000
 """Events that a proxy remembers: this far back is looked for those that fit a filter."""
@@ -91,22 +92,22 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
                 continue
             out.lines(*lines.of(event))
             if headers and event["event"] == "request" and event["flow"]:
-                out.show(_headers(feed.asked, event["flow"]))
+                out.lines(*_headers(feed.asked, event["flow"], out.columns))
 
 
-def _headers(asked: RunningProxy, flow: str) -> RenderableType:
-    """The header table of a flow, if the proxy still remembers that."""
-    from rich.padding import Padding
+def _headers(asked: RunningProxy, flow: str, columns: int | None) -> Iterator[Text]:
+    """Yield the header table of a flow, if the proxy still remembers it."""
     from rich.text import Text
-
-    from codexpool.views.header_table import HeaderTable
 
     try:
         document = asked.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
     except Failure as failure:
         is_forgotten = isinstance(failure, Refused) and failure.status == 404
-        return Text(f"         headers: {'forgotten already' if is_forgotten else plain(failure.message)}", "dim")
-    return Padding(HeaderTable(document), (0, 0, 0, INDENT))
+        yield Text(f"{' ' * INDENT}headers: {'no longer kept' if is_forgotten else plain(failure.message)}", "dim")
+        return
+    for line in header_lines(document):
+        for text in wrap(line, None if columns is None else columns - INDENT):
+            yield Text(" " * INDENT + text, line.role.value)
 
 
 INDENT: Final = 9
