@@ -23,7 +23,7 @@ from codexpool.proxy.mitm import options
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.relay_policy import Relay
 from codexpool.proxy.requests import Requests
-from codexpool.proxy.sockets import Sockets, trim
+from codexpool.proxy.sockets import Services, Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.state import State, open_state, state_path
@@ -58,7 +58,7 @@ class SwapHandler:
         attempts = Attempts(self.flows, dressing, history)
         self.requests = Requests(self.flows, attempts, dressing, self.gate, self.tunnels, self.turns, history)
         self.answers = Answers(self.flows, attempts, dressing, self.turns, history)
-        self.sockets = Sockets(dressing, history, self.gate, self.turns)
+        self.sockets = Sockets(Services(self.flows, dressing, history, self.gate, self.turns))
         self._relay = Relay(self.gate, options.is_own_connection)
 
     # -- its life
@@ -84,7 +84,7 @@ class SwapHandler:
         """Follow a change of the identities or the members."""
         self.gate.follow(keeper.config)
         self.turns.follow(keeper.config.turns_at_once if keeper.config is not None else None)
-        self.sockets.changed(keeper)
+        self.sockets.pool_changed(keeper.pool)
 
     def status_changed(self, identity: Identity, before: Condition) -> None:
         condition = identity.condition
@@ -209,7 +209,7 @@ class SwapHandler:
     async def message_comes(self, flow: http.HTTPFlow) -> None:
         try:
             if self.flows.serves and self.flows.get(flow) is not None:
-                await self.sockets.turn_begins(flow, self.flows.keeper)
+                await self.sockets.await_slot(flow)
         except Exception:
             logger.exception("a message could not be made to wait for its turn")
 
@@ -218,9 +218,9 @@ class SwapHandler:
         is_known, swaps = self.flows.get(flow) is not None, self.flows.policy(flow.request).swaps
         try:
             if self.flows.serves and is_known:
-                self.sockets.message(flow, self.flows.keeper)
+                self.sockets.on_message(flow)
             elif self.flows.serves and swaps:
-                self.sockets.stranger(flow)
+                self.sockets.refuse_unknown(flow)
         except Exception:  # It is passed on as it is: it holds no secret, and there is no way to answer it.
             logger.exception("a message could not be read")
         if is_known or swaps:
@@ -228,7 +228,7 @@ class SwapHandler:
 
     def socket_closed(self, flow: http.HTTPFlow) -> None:
         exchange, socket = self.flows.get(flow), flow.websocket
-        self.sockets.closed(flow, self.flows.keeper_if_any)
+        self.sockets.closed(flow)
         if exchange is not None and socket is not None:
             by = "the client" if socket.closed_by_client else "the backend"
             self.history.socket_closed(exchange.trace, f"by {by} ({socket.close_code})")

@@ -1,16 +1,14 @@
-"""WebSockets in mid-flight: a turn that its identity cannot go on with is gone on with under another one.
+"""Open WebSockets: moves a session to another identity when its own can no longer serve it.
 
-The identity of a socket is fixed at its handshake, and a socket is never moved. What moves a session is that the
-client connects again: it has one frame for that, upon which it does so at once, with its whole history and without
-a word (see `codexpool.protocol.frames.connect_again`); the handshake then gets another identity. So nothing that
-was passed on is ever repeated by us, and what a client sends is passed on or dropped, never kept for another
-socket.
+A socket keeps the identity of its handshake. To move a session, the proxy tells the client to connect again (see
+`codexpool.protocol.frames.connect_again`). The client does so at once and silently, with its whole history, and the
+new handshake gets another identity. So the proxy never repeats a client's message: it relays or drops it.
 
-The states of a socket, and what ends them:
+A socket is in one of three states:
 
-- idle: nothing is asked. A ``response.create`` makes it busy, and so does whatever the backend says unasked.
-- busy: answers are on their way. The last event of the last of them, or an error, makes it idle.
-- left: the client was told to connect again, or the socket was closed. What still comes of either side is dropped.
+- idle: no request is under way. A ``response.create``, or an answer from the backend, makes it busy.
+- busy: answers are on their way. The last event of the last answer, or an error, makes it idle.
+- left: the client was told to connect again, or the socket was closed. Messages from both sides are dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -32,6 +29,7 @@ from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import nobody
 from codexpool.pool.patience import PATIENCE
+from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, Next, Verdict
 from codexpool.protocol import frames, rate_limits, strict
@@ -42,6 +40,7 @@ from codexpool.protocol.member_keys import message_without_keys
 from codexpool.protocol.token_usage import tokens_of
 from codexpool.proxy import turns
 from codexpool.proxy.exchange import Exchange
+from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.judge import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
 from codexpool.proxy.outgoing import Dressing
@@ -56,378 +55,295 @@ from codexpool.upkeep.keeper import Keeper
 logger = logging.getLogger("codexpool")
 
 MESSAGES_KEPT = 16
-"""Messages of a WebSocket that a flow shows; mitmproxy would keep them all until it is closed."""
+"""Messages of a WebSocket that a flow keeps; mitmproxy would keep all of them until the socket is closed."""
 
 ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
-"""What an identity has become when its idle sockets are told to connect again."""
+"""Statuses of an identity that end its idle sockets."""
 
+MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER}) | MAY_BE_ITS_OWN
+"""Verdicts that end the socket. (`Next.RENEWED` is among them because only a new handshake carries the new token.)"""
 
-ITS_OWN_DOING = frozenset({1000, 1001, 1012, 1013})
-"""Close codes with which a server ends sockets for reasons of its own: it is done, restarts or has no room."""
+SERVER_CLOSES = frozenset({1000, 1001, 1012, 1013})
+"""Close codes a server uses for reasons of its own: done, restarting, or out of room."""
 
-OF_THE_MESSAGE = frozenset({1003, 1007, 1009})
-"""Close codes about what the client has sent: it is too long, or nothing that the server takes (RFC 6455, 7.4.1)."""
+MESSAGE_REFUSED = frozenset({1003, 1007, 1009})
+"""Close codes about the client's message: too long, or of a kind the server does not take (RFC 6455, 7.4.1)."""
 
-TURNS_AWAY = frozenset({1008, 1011})
-"""Close codes that turn a client away, even before it has asked anything."""
-
+CLIENT_REFUSED = frozenset({1008, 1011})
+"""Close codes that refuse a client, even before it has sent a request."""
 
 GRACE = 5.0
-"""Seconds that a client has to let go of a socket, once it was told to connect again."""
+"""Seconds a client has to close its socket after it was told to connect again."""
 
 
-class Place(NamedTuple):
-    """What one request holds while it is asked, if it is a turn; and the model that it asks."""
+class Pending(NamedTuple):
+    """A ``response.create`` under way, the model it names, and its slot if it is a turn."""
 
     slot: Slot | None = None
     model: str = ""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         if self.slot is not None:
             self.slot.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all sockets share."""
+
+    flows: Flows
+    dressing: Dressing
+    history: History
+    gate: Gate
+    turns: Turns
+
+
 @dataclass(slots=True)
-class Socket:
-    """An open socket.
+class OpenSocket:
+    """One open socket, from its handshake to its end."""
 
-    ``asked`` counts the requests whose answers have not ended: with none it is idle. ``request`` is the last of them
-    if it has encrypted reasoning, until the answer begins. After ``has_left`` nothing is passed on any more.
-    """
-
+    flow: http.HTTPFlow
     exchange: Exchange
-    asked: int = 0
-    request: bytes | None = None
+    services: Services
+    pending: list[Pending] = field(default_factory=list)
+    """The client's requests under way, in order."""
+    unanswered: int = 0
+    """Requests passed on without the end of their answer; 0 is idle. An unsolicited answer counts as one."""
+    last_request: bytes | None = None
+    """The last request, if it has encrypted reasoning, until its answer begins."""
     has_left: bool = False
+    """The client was told to connect again, or the socket was closed."""
+    closes_when_idle: bool = False
     has_begun: bool = False
-    """Something has come of the answer to what is asked now..."""
+    """Part of the current answer has arrived."""
     has_answered: bool = False
-    """... or of any answer on this socket."""
+    """An answer has been completed on this socket."""
     turn: TurnTrace | None = None
-    """What is asked now, for the trace."""
-    places: list[Place] = field(default_factory=list)
-    """Of what is asked, in its order."""
 
     @property
-    def is_model(self) -> bool:
-        """Whether it is the model's. Of others nobody knows what a message asks: they are always taken for idle."""
+    def _keeper(self) -> Keeper:
+        return self.services.flows.keeper
+
+    @property
+    def _is_model(self) -> bool:
+        """Whether this is a socket for the model. The messages of others are unknown: they always count as idle."""
         return self.exchange.asked.path == RESPONSES
 
-    def leave_all(self) -> None:
-        """Nothing is asked any more."""
-        for place in self.places:
-            place.leave()
-        self.places.clear()
+    def _takes_requests(self) -> bool:
+        return self._is_model and not self.has_left
 
+    # -- hooks
 
-def trim(flow: http.HTTPFlow) -> None:
-    """Forget all but the last few messages of a connection."""
-    if flow.websocket is not None:
-        del flow.websocket.messages[:-MESSAGES_KEPT]
-
-
-class Sockets:
-    """All open WebSockets of swap paths."""
-
-    def __init__(self, dressing: Dressing, history: History, gate: Gate, turns: Turns) -> None:
-        self._dressing = dressing
-        self._gate = gate
-        self._turns = turns
-        self._history = history
-        self._sockets: WeakKeyDictionary[http.HTTPFlow, Socket] = WeakKeyDictionary()
-        self._ends = False
-        """Whether the proxy was told to end."""
-
-    def __len__(self) -> int:
-        """How many are open."""
-        return len(self._sockets)
-
-    def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """A handshake was served."""
-        self._sockets[flow] = socket = Socket(exchange)
-        self._end_if_idle(flow, socket)
-
-    def closed(self, flow: http.HTTPFlow, keeper: Keeper | None) -> None:
-        """A socket is closed. In the middle of an answer the client connects again by itself."""
-        socket = self._sockets.pop(flow, None)
-        if socket is None or flow.websocket is None:
+    async def await_slot(self, message: websocket.WebSocketMessage) -> None:
+        """Have a message that begins a turn wait for its slot; answer the client if there is none."""
+        if not self._takes_requests() or not message.from_client:
             return
-        by = "the client" if flow.websocket.closed_by_client else "the backend"
-        self._ended(socket, f"the socket was closed by {by}", failed=True)
-        socket.leave_all()
-        if keeper is not None and not socket.has_left and not flow.websocket.closed_by_client:
-            self._closed_by_backend(socket, flow.websocket.close_code, keeper)
-
-    @staticmethod
-    def _closed_by_backend(socket: Socket, code: int | None, keeper: Keeper) -> None:
-        """The backend has closed a socket. Before an answer that may be the identity's fault, and does not say so."""
-        exchange, attempt, at = socket.exchange, socket.exchange.attempt, time.time()
-        if code in OF_THE_MESSAGE:
-            logger.info("session %s: %s closed its socket with %d", _session(socket), attempt.name, code)
-        elif (socket.asked and not socket.has_begun and code not in ITS_OWN_DOING) or (
-            code in TURNS_AWAY and not socket.has_answered
-        ):
-            why = f"its socket was closed with {code or 'no code'} before an answer"
-            evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
-            logger.warning("session %s: %s: %s", _session(socket), attempt.name, why)
-            keeper.pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
-        elif socket.asked:
-            logger.info("session %s: %s closed its socket in mid-turn (%s)", _session(socket), attempt.name, code)
-            keeper.pool.troubled(attempt.name, at)
-
-    def message(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
-        """A message has come, from either side, and is about to be passed on."""
-        socket = self._sockets.get(flow)
-        if socket is None or flow.websocket is None:
-            return
-        message = flow.websocket.messages[-1]
-        if message.injected or message.dropped:
-            return
-        if message.from_client and socket.exchange.member is not None:
-            _take_keys_out(message, socket)
-        if socket.has_left:
+        if self.exchange.member is not None and (why := await _ambiguity(message)):
+            self._remove_keys(message)
             message.drop()
-            if message.from_client:  # It has not let go of the socket: then it is told so in another way.
-                self._hang_up(flow)
-        elif not socket.is_model:
-            return  # Nobody with a key has one, and without a key nothing of it counts.
-        elif message.from_client:
-            self._asked(flow, socket, message, keeper)
-        else:
-            self._answered(flow, socket, message, keeper)
-
-    def changed(self, keeper: Keeper) -> None:
-        """Something about the identities has changed: idle sockets of those that do not serve any more are closed.
-
-        An idle client notices that at once, and connects anew with its next request. A frame it would read only after
-        it has sent that request.
-        """
-        for flow, socket in list(self._sockets.items()):
-            identity = _identity_of(socket, keeper)
-            if socket.asked or socket.has_left:
-                continue
-            if identity is None or identity.status in ENDED:
-                self._leave(flow, socket, "its identity does not serve any more")
-                self._hang_up(flow)
-            elif not self._gate.may_go_on(socket.exchange.member):
-                self._leave(flow, socket, "its member key opens nothing any more")
-                self._hang_up(flow)
-
-    def end(self) -> None:
-        """The proxy ends: idle sockets are closed now, and busy ones as soon as they have their answer."""
-        self._ends = True
-        for flow, socket in list(self._sockets.items()):
-            self._end_if_idle(flow, socket)
-
-    async def turn_begins(self, flow: http.HTTPFlow, keeper: Keeper) -> None:
-        """A message has come: if it begins a turn, that waits here for its place; if there is none, it is told so."""
-        socket = self._sockets.get(flow)
-        if socket is None or flow.websocket is None or socket.has_left or not socket.is_model:
-            return
-        message = flow.websocket.messages[-1]
-        if message.injected or not message.from_client:
-            return
-        if socket.exchange.member is not None and (why := await _ambiguity(message)):
-            _take_keys_out(message, socket)
-            message.drop()
-            logger.warning("session %s: a message is refused: %s", _session(socket), why)
-            self._inject(flow, frames.unservable(f"codexpool: this message is refused: {why}"))
+            logger.warning("session %s: refused a message: %s", self.exchange.named, why)
+            _inject(self.flow, frames.unservable(f"codexpool: this message is refused: {why}"))
             return
         if frames.kind(message.content) != frames.CREATE:
             return
         if not frames.begins_turn(message.content):
-            socket.places.append(Place())
+            self.pending.append(Pending())
             return
-        may_wait = not any(place.slot is not None for place in socket.places)  # They would end behind it only.
+        # mitmproxy reads nothing from this socket meanwhile: waiting for a turn of its own would never end.
+        may_wait = not any(pending.slot is not None for pending in self.pending)
         try:
-            got = await self._turns.begin(keeper, socket.exchange.member, may_wait=may_wait)
+            got = await self.services.turns.begin(self._keeper, self.exchange.member, may_wait=may_wait)
         except Exception:
-            socket.places.append(Place())  # It is passed on, and its answer is to find what it began with.
+            self.pending.append(Pending())  # The message is passed on, and its answer ends the first of the pending.
             raise
         if isinstance(got, Denied):
             message.drop()
-            logger.info("session %s: %s", _session(socket), got.message)
-            self._inject(flow, _told(got))
-        elif flow in self._sockets and not socket.has_left:
-            socket.places.append(Place(got, frames.model_of(message.content)))
-        else:  # It was closed meanwhile.
+            logger.info("session %s: %s", self.exchange.named, got.message)
+            _inject(self.flow, _denial(got))
+        elif self._takes_requests():
+            self.pending.append(Pending(got, frames.model_of(message.content)))
+        else:  # It was closed while the turn waited.
             got.release()
 
-    def stranger(self, flow: http.HTTPFlow) -> None:
-        """A message has come on a socket that was opened before a reload.
-
-        Nobody knows any more whose socket it is, under whom it speaks, or what it may ask: nothing leaves on it.
-        """
-        message = flow.websocket.messages[-1] if flow.websocket is not None else None
-        if message is None or message.injected or not message.from_client:
-            return
-        message.drop()
-        if frames.kind(message.content) == frames.CREATE:
-            self._inject(flow, frames.connect_again())
-        else:
-            self._hang_up(flow)
-
-    # -- from the client
-
-    def _asked(
-        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, keeper: Keeper
-    ) -> None:
-        if frames.kind(message.content) != frames.CREATE:
-            return
-        exchange, pool = socket.exchange, keeper.pool
-        identity = _identity_of(socket, keeper)
-        may_go_on = self._gate.may_go_on(exchange.member)
-        if not may_go_on or identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
+    def on_client(self, message: websocket.WebSocketMessage) -> None:
+        """Pass on, change or drop a message of the client."""
+        if self.exchange.member is not None:
+            self._remove_keys(message)
+        if self.has_left:
             message.drop()
-            self._inject(flow, frames.connect_again())
-            self._leave(flow, socket, "its identity does not serve" if may_go_on else "its member key opens nothing")
+            _hang_up(self.flow)  # The client ignored the frame that told it to connect again.
+        elif self._is_model and frames.kind(message.content) == frames.CREATE:
+            self._ask(message)
+
+    def on_backend(self, message: websocket.WebSocketMessage) -> None:
+        """Pass on, change or drop a message of the backend, and learn from it."""
+        if self.has_left:
+            message.drop()
             return
-        socket.asked += 1
-        socket.has_begun = False
-        exchange.attempt.at = time.time()
-        self._begun(socket, exchange.attempt.at)
-        session = pool.sessions.get(exchange.session)
-        content = self._dressing.message(message.content, exchange.asked, session, exchange.attempt)
-        if content is not message.content:
-            message.content = content
-        socket.request = content if b'"encrypted_content"' in content else None
-
-    # -- from the backend
-
-    def _answered(
-        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, keeper: Keeper
-    ) -> None:
-        exchange = socket.exchange
+        if not self._is_model:
+            return
+        exchange, keeper = self.exchange, self._keeper
         exchange.trace.bytes_in += len(message.content)
-        if socket.turn is not None:
-            socket.turn.bytes_in += len(message.content)
+        if self.turn is not None:
+            self.turn.bytes_in += len(message.content)
         match kind := frames.kind(message.content):
             case frames.LIMITS:
                 saw_gauges(keeper, exchange.attempt, rate_limits.of_frame(frames.parsed(message.content)))
             case frames.METADATA:
                 values = frames.headers_of(frames.parsed(message.content))
                 if (turn_state := values.get(TURN_STATE)) is not None:
-                    self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+                    self.services.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
                 saw(keeper, exchange.asked, exchange.attempt, values)
             case frames.ERROR | frames.FAILED:
-                self._failed(flow, socket, message, kind, keeper)
+                self._fail(message, kind)
             case _ if kind in frames.ENDS:
-                place = self._one_less(socket)
-                self._ended(socket, kind.removeprefix("response."), failed=False)
-                if place.slot is not None:
-                    turns.served(keeper, exchange, tokens_of(message.content), place.model)
-                socket.has_answered = True
-                # What only warms the socket up is no turn: it says nothing of calls for a model.
-                asked = exchange.asked._replace(is_turn=place.slot is not None)
-                keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
-                self._end_if_idle(flow, socket)
+                self._complete(message, kind)
             case _ if kind not in frames.PRELUDE:
-                socket.asked = max(1, socket.asked)
-                socket.request = None
-                socket.has_begun = True
+                self.unanswered = max(1, self.unanswered)
+                self.last_request = None
+                self.has_begun = True
 
-    def _failed(
-        self, flow: http.HTTPFlow, socket: Socket, message: websocket.WebSocketMessage, kind: str, keeper: Keeper
-    ) -> None:
-        attempt = socket.exchange.attempt
+    def on_close(self) -> None:
+        """Release what the socket holds, and learn from the way it ended."""
+        closing = self.flow.websocket
+        by_client = closing is not None and closing.closed_by_client
+        self._end_turn(f"the socket was closed by {'the client' if by_client else 'the backend'}", failed=True)
+        self._release_slots()
+        if closing is not None and not by_client and not self.has_left and self.services.flows.serves:
+            self._closed_by_backend(closing.close_code)
+        self.has_left = True
+
+    def close_if_unserved(self, pool: Pool) -> None:
+        """Close an idle socket that may not go on: its identity does not serve any more, or its member key is gone.
+
+        A client notices that at once, and connects again for its next request. A frame it would read only after it
+        has sent that request.
+        """
+        if self.unanswered or self.has_left:
+            return
+        identity = self._identity(pool)
+        if identity is None or identity.status in ENDED:
+            self._close("its identity no longer serves")
+        elif not self.services.gate.may_go_on(self.exchange.member):
+            self._close("its member key is no longer valid")
+
+    def close_when_idle(self) -> None:
+        """Close the socket, because the proxy is ending, as soon as no request is under way."""
+        self.closes_when_idle = True
+        self._close_if_idle()
+
+    # -- from the client
+
+    def _ask(self, message: websocket.WebSocketMessage) -> None:
+        exchange, pool = self.exchange, self._keeper.pool
+        identity = self._identity(pool)
+        may_go_on = self.services.gate.may_go_on(exchange.member)
+        if not may_go_on or identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
+            message.drop()
+            _inject(self.flow, frames.connect_again())
+            self._leave("its identity no longer serves" if may_go_on else "its member key is no longer valid")
+            return
+        self.unanswered += 1
+        self.has_begun = False
+        exchange.attempt.at = time.time()
+        if self.turn is None:  # Of several requests at once the trace has the first.
+            self.turn = exchange.trace.asked(exchange.attempt.at)
+        session = pool.sessions.get(exchange.session)
+        content = self.services.dressing.message(message.content, exchange.asked, session, exchange.attempt)
+        if content is not message.content:
+            message.content = content
+        self.last_request = content if b'"encrypted_content"' in content else None
+
+    # -- from the backend
+
+    def _complete(self, message: websocket.WebSocketMessage, kind: str) -> None:
+        exchange, keeper = self.exchange, self._keeper
+        pending = self._end_first()
+        self._end_turn(kind.removeprefix("response."), failed=False)
+        if pending.slot is not None:
+            turns.served(keeper, exchange, tokens_of(message.content), pending.model)
+        self.has_answered = True
+        # A request that only warms the socket up is no turn: it says nothing about calls of a model.
+        asked = exchange.asked._replace(is_turn=pending.slot is not None)
+        keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
+        self._close_if_idle()
+
+    def _fail(self, message: websocket.WebSocketMessage, kind: str) -> None:
+        attempt = self.exchange.attempt
         if attempt.bearer.token.encode() in message.content or b"x-error-json" in message.content:
             message.content = frames.scrubbed(message.content, attempt.bearer.token, attempt.name)
         frame = frames.parsed(message.content)
         said = of_failure(frames.failure_of(frame)) if kind == frames.FAILED else of_frame(frame)
         if kind == frames.ERROR and (said is None or not said.status):
-            return  # The client waits on.
+            return  # The client goes on waiting.
         if said is not None and said.status >= 400:
-            self._judge(flow, socket, message, said, keeper)
+            self._judge(message, said)
         if not message.dropped:
-            self._one_less(socket)
-            self._ended(socket, f"failed: {said.status} {said.code}" if said is not None else kind, failed=True)
-            self._end_if_idle(flow, socket)
+            self._end_first()
+            self._end_turn(f"failed: {said.status} {said.code}" if said is not None else kind, failed=True)
+            self._close_if_idle()
 
-    def _judge(
-        self,
-        flow: http.HTTPFlow,
-        socket: Socket,
-        message: websocket.WebSocketMessage,
-        said: Said,
-        keeper: Keeper,
-    ) -> None:
-        exchange = socket.exchange
-        request, socket.request = socket.request, None
+    def _judge(self, message: websocket.WebSocketMessage, said: Said) -> None:
+        exchange, keeper = self.exchange, self._keeper
+        request, self.last_request = self.last_request, None
         if exchange.session is None:
-            request = None  # Nothing could be remembered, and the next request would be refused in the same way.
+            request = None  # Nothing could be remembered: the next request would be refused in the same way.
         lightens = said.code == NOT_PORTABLE and request is not None and has_encrypted(request, "")
         verdict, evidence = judge(
             keeper, exchange.asked, exchange.attempt, "MESSAGE", said, repeatable=False, lightens=lightens
         )
-        if socket.turn is not None:
-            socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
-        self._history.judged(exchange.attempt.name, verdict)
-        model = partial(_model_asked, flow, socket)
-        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence, model)
+        if self.turn is not None:
+            self.turn.verdict, self.turn.evidence = verdict, str(evidence)
+        self.services.history.judged(exchange.attempt.name, verdict)
+        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence, self._model_of_request)
         if verdict.next is Next.LIGHTER and request is not None:
-            self._ask_lighter(flow, socket, message, request, keeper)
+            self._retry_lighter(message, request)
         elif verdict.next in MOVES:
-            self._move(flow, socket, message, said, verdict, keeper)
+            self._move(message, said, verdict)
             exchange.attempt.outcome = str(evidence)
 
-    def _ask_lighter(
-        self,
-        flow: http.HTTPFlow,
-        socket: Socket,
-        message: websocket.WebSocketMessage,
-        request: bytes,
-        keeper: Keeper,
-    ) -> None:
-        """Have the same asked without what another account has encrypted, here and from now on.
+    def _retry_lighter(self, message: websocket.WebSocketMessage, request: bytes) -> None:
+        """Repeat a request without the reasoning that another account has encrypted, here and from now on.
 
-        If the request builds upon what this socket was told before, that may be lost with the refusal: then the
-        client connects again, and sends its whole history.
+        A request that builds on an earlier answer of this socket cannot be repeated, because the refusal may have
+        discarded that answer: then the client connects again, and sends its whole history.
         """
-        exchange = socket.exchange
-        session = keeper.pool.sessions.get(exchange.session)
-        self._dressing.not_portable(exchange.asked, session, exchange.attempt)
+        exchange, dressing = self.exchange, self.services.dressing
+        session = self._keeper.pool.sessions.get(exchange.session)
+        dressing.not_portable(exchange.asked, session, exchange.attempt)
         if frames.parsed(request).get("previous_response_id") is not None:
             message.content = frames.connect_again()
-            self._leave(flow, socket, "its encrypted reasoning is of another account")
+            self._leave("its encrypted reasoning is from another account")
             return
         message.drop()
-        content = self._dressing.message(request, exchange.asked, session, exchange.attempt)
-        self._inject(flow, content, to_client=False)
+        content = dressing.message(request, exchange.asked, session, exchange.attempt)
+        _inject(self.flow, content, to_client=False)
 
-    def _move(
-        self,
-        flow: http.HTTPFlow,
-        socket: Socket,
-        message: websocket.WebSocketMessage,
-        said: Said,
-        verdict: Verdict,
-        keeper: Keeper,
-    ) -> None:
-        """Have the turn go on under another identity, or say that there is none.
+    def _move(self, message: websocket.WebSocketMessage, said: Said, verdict: Verdict) -> None:
+        """Replace a refusal by the frame that moves the session to another identity, or says why that is impossible.
 
-        A client that is told to connect again must not come back to the same identity. Where nothing about that has
-        changed, its session is kept away from it; and a session that cannot be is not told so.
+        The client must not come back to the same identity. If that identity is still able to serve, its session is
+        kept away from it; if that is not possible, the client is not told to connect again.
         """
-        pool, asked, now = keeper.pool, socket.exchange.asked, time.time()
-        may_relay = verdict.next in MAY_BE_ITS_OWN
+        pool, asked, now = self._keeper.pool, self.exchange.asked, time.time()
         if verdict.next is Next.ONCE and pool.away.has_moved(asked.session, now):
-            return  # This was the other one.
-        attempt = socket.exchange.attempt
-        is_well = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
+            return  # This was the second identity.
+        attempt = self.exchange.attempt
+        is_able = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
         lasts = MODEL_HOLDS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
-        if is_well and not pool.leaves(attempt.name, asked, now, lasts):
+        if is_able and not pool.leaves(attempt.name, asked, now, lasts):
             if said.status == 401:
                 message.content = frames.unservable(nobody(pool, asked, now).message)
             return
         can_serve = pool.can_serve(asked, now)
-        if not can_serve and may_relay:
+        if not can_serve and verdict.next in MAY_BE_ITS_OWN:
             return
         if can_serve or pool.may_serve_soon(asked, now, PATIENCE):
             message.content = frames.connect_again()
-            self._leave(flow, socket, f"{said.status} {redact_text(said.code)}")
+            self._leave(f"{said.status} {redact_text(said.code)}")
             return
         why = nobody(pool, asked, now)
-        logger.warning("session %s: %s", _session(socket), why.message)
+        logger.warning("session %s: %s", self.exchange.named, why.message)
         told_so = told(why.returns_at, why.is_limit, now)
         if why.returns_at is None or told_so is Told.FINAL:
             message.content = frames.unservable(why.message)
@@ -436,69 +352,159 @@ class Sockets:
         else:
             message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))
 
+    def _closed_by_backend(self, code: int | None) -> None:
+        exchange, attempt, at = self.exchange, self.exchange.attempt, time.time()
+        pool, session = self._keeper.pool, exchange.named
+        if code in MESSAGE_REFUSED:
+            logger.info("session %s: %s closed its socket with %d", session, attempt.name, code)
+        elif (self.unanswered and not self.has_begun and code not in SERVER_CLOSES) or (
+            code in CLIENT_REFUSED and not self.has_answered
+        ):  # That may be the identity's fault, and no status says so.
+            why = f"its socket was closed with {code or 'no code'} before an answer"
+            evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
+            logger.warning("session %s: %s: %s", session, attempt.name, why)
+            pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
+        elif self.unanswered:
+            logger.info("session %s: %s closed its socket during an answer (%s)", session, attempt.name, code)
+            pool.troubled(attempt.name, at)
+
     # -- the socket itself
 
-    def _end_if_idle(self, flow: http.HTTPFlow, socket: Socket) -> None:
-        """If the proxy ends, close a socket that nothing is asked on. (A message of now is passed on before that.)"""
-        if self._ends and not socket.asked and not socket.has_left:
-            self._leave(flow, socket, "the proxy ends")
-            self._hang_up(flow)
+    def _identity(self, pool: Pool) -> Identity | None:
+        """Return the identity of this socket, or None if its name is now another one's in pool.toml."""
+        attempt = self.exchange.attempt
+        identity = pool.identities.get(attempt.name)
+        if identity is None or identity.metadata is None or identity.metadata.key != attempt.metadata.key:
+            return None
+        return identity
 
-    def _leave(self, flow: http.HTTPFlow, socket: Socket, why: str) -> None:
-        socket.has_left, socket.request = True, None
-        socket.leave_all()
-        self._ended(socket, f"told to connect again ({why})", failed=True)
-        name = socket.exchange.attempt.name
-        logger.info("session %s: told to connect again, away from %s (%s)", _session(socket), name, why)
-        asyncio.get_running_loop().call_later(GRACE, self._hang_up, flow)
-
-    def _one_less(self, socket: Socket) -> Place:
-        """The first of the requests has had its answer: the place that it had."""
-        socket.asked = max(0, socket.asked - 1)
-        place = socket.places.pop(0) if socket.places else Place()
-        place.leave()
-        return place
-
-    def _begun(self, socket: Socket, at: float) -> None:
-        """A request for the model, for the trace: of several at once the first counts."""
-        if socket.turn is None:
-            socket.turn = socket.exchange.trace.asked(at)
-
-    def _ended(self, socket: Socket, outcome: str, failed: bool) -> None:
-        if socket.turn is not None:
-            turn, socket.turn = socket.turn, None
-            self._history.turn_ended(socket.exchange.trace, turn, outcome, failed)
-
-    def _hang_up(self, flow: http.HTTPFlow) -> None:
-        if flow.live:
-            hang_up(ctx.master.addons.get("proxyserver"), flow)
-
-    def _inject(self, flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
-        ctx.master.commands.call("inject.websocket", flow, to_client, message)
-
-
-def _identity_of(socket: Socket, keeper: Keeper) -> Identity | None:
-    """The identity that a socket speaks as; None where pool.toml has somebody else under its name by now."""
-    attempt = socket.exchange.attempt
-    identity = keeper.pool.identities.get(attempt.name)
-    if identity is None or identity.metadata is None or identity.metadata.key != attempt.metadata.key:
-        return None
-    return identity
-
-
-def _model_asked(flow: http.HTTPFlow, socket: Socket) -> str:
-    """The model that the request which is answered now asks; empty where that is not certain."""
-    if flow.websocket is None or socket.asked != 1:
+    def _model_of_request(self) -> str:
+        """Return the model of the request that is being answered; empty if that is not certain."""
+        if self.flow.websocket is None or self.unanswered != 1:
+            return ""
+        for message in reversed(self.flow.websocket.messages):
+            if message.from_client and not message.dropped and frames.kind(message.content) == frames.CREATE:
+                model = frames.parsed(message.content).get("model")
+                return model if isinstance(model, str) else ""
         return ""
-    for message in reversed(flow.websocket.messages):
-        if message.from_client and not message.dropped and frames.kind(message.content) == frames.CREATE:
-            model = frames.parsed(message.content).get("model")
-            return model if isinstance(model, str) else ""
-    return ""
+
+    def _remove_keys(self, message: websocket.WebSocketMessage) -> None:
+        clean = message_without_keys(message.content)
+        if clean is not None:
+            message.content = clean
+            logger.warning("session %s: removed a member key from a message", self.exchange.named)
+
+    def _end_first(self) -> Pending:
+        self.unanswered = max(0, self.unanswered - 1)
+        pending = self.pending.pop(0) if self.pending else Pending()
+        pending.release()
+        return pending
+
+    def _release_slots(self) -> None:
+        for pending in self.pending:
+            pending.release()
+        self.pending.clear()
+
+    def _end_turn(self, outcome: str, failed: bool) -> None:
+        if self.turn is not None:
+            turn, self.turn = self.turn, None
+            self.services.history.turn_ended(self.exchange.trace, turn, outcome, failed)
+
+    def _leave(self, why: str) -> None:
+        self.has_left, self.last_request = True, None
+        self._release_slots()
+        self._end_turn(f"told to connect again ({why})", failed=True)
+        name = self.exchange.attempt.name
+        logger.info("session %s: told to connect again, away from %s (%s)", self.exchange.named, name, why)
+        asyncio.get_running_loop().call_later(GRACE, _hang_up, self.flow)
+
+    def _close(self, why: str) -> None:
+        self._leave(why)
+        _hang_up(self.flow)
+
+    def _close_if_idle(self) -> None:
+        if self.closes_when_idle and not self.unanswered and not self.has_left:
+            self._close("the proxy is ending")  # mitmproxy passes on the current message first.
+
+
+class Sockets:
+    """All open WebSockets of swap paths."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._open: WeakKeyDictionary[http.HTTPFlow, OpenSocket] = WeakKeyDictionary()
+        self._is_ending = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Register the socket of a handshake that was answered."""
+        self._open[flow] = socket = OpenSocket(flow, exchange, self._services)
+        if self._is_ending:
+            socket.close_when_idle()
+
+    def closed(self, flow: http.HTTPFlow) -> None:
+        """Forget a socket. In the middle of an answer the client connects again by itself."""
+        if (socket := self._open.pop(flow, None)) is not None:
+            socket.on_close()
+
+    async def await_slot(self, flow: http.HTTPFlow) -> None:
+        """Have the last message wait for its slot if it begins a turn."""
+        message, socket = _new_message(flow), self._open.get(flow)
+        if message is not None and socket is not None:
+            await socket.await_slot(message)
+
+    def on_message(self, flow: http.HTTPFlow) -> None:
+        """Act on the last message before it is passed on."""
+        message, socket = _new_message(flow), self._open.get(flow)
+        if message is None or socket is None:
+            return
+        if message.from_client:
+            socket.on_client(message)
+        else:
+            socket.on_backend(message)
+
+    def refuse_unknown(self, flow: http.HTTPFlow) -> None:
+        """Drop a client's message on a socket from before a reload, and have its client connect again.
+
+        The identity of such a socket, its member and what they may ask are unknown now.
+        """
+        message = _new_message(flow)
+        if message is None or not message.from_client:
+            return
+        message.drop()
+        if frames.kind(message.content) == frames.CREATE:
+            _inject(flow, frames.connect_again())
+        else:
+            _hang_up(flow)
+
+    def pool_changed(self, pool: Pool) -> None:
+        """Close the idle sockets that may not go on after a change of the identities or the members."""
+        for socket in list(self._open.values()):
+            socket.close_if_unserved(pool)
+
+    def end(self) -> None:
+        """Close idle sockets now, and busy ones as soon as they have their answer."""
+        self._is_ending = True
+        for socket in list(self._open.values()):
+            socket.close_when_idle()
+
+
+def trim(flow: http.HTTPFlow) -> None:
+    """Forget all but the last few messages of a connection."""
+    if flow.websocket is not None:
+        del flow.websocket.messages[:-MESSAGES_KEPT]
+
+
+def _new_message(flow: http.HTTPFlow) -> websocket.WebSocketMessage | None:
+    """Return the message that mitmproxy is about to pass on, unless an addon has injected or dropped it."""
+    message = flow.websocket.messages[-1] if flow.websocket is not None else None
+    return None if message is None or message.injected or message.dropped else message
 
 
 async def _ambiguity(message: websocket.WebSocketMessage) -> str:
-    """Why a member's message could be read in two ways; empty where it cannot."""
+    """Return why parsers could disagree on a member's message; empty if they cannot."""
     if not message.is_text:
         return "it is binary"
     if len(message.content) > strict.AT_ONCE:
@@ -506,23 +512,17 @@ async def _ambiguity(message: websocket.WebSocketMessage) -> str:
     return strict.ambiguity(message.content)
 
 
-def _take_keys_out(message: websocket.WebSocketMessage, socket: Socket) -> None:
-    clean = message_without_keys(message.content)
-    if clean is not None:
-        message.content = clean
-        logger.warning("session %s: a member key was in a message, and was taken out", _session(socket))
-
-
-def _told(denied: Denied) -> bytes:
-    """The frame upon which a client shows a bound, or waits a moment and asks again."""
+def _denial(denied: Denied) -> bytes:
+    """Return the frame that makes a client show a limit, or retry after a moment."""
     if denied.is_limit:
         return frames.limited(limit_error(denied.message, denied.returns_at), promo(denied.message))
     return frames.wait(denied.message, seconds_to(denied.returns_at, time.time()))
 
 
-MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER}) | MAY_BE_ITS_OWN
-"""What becomes of a request that shall not go on where it is. (After a renewal the handshake has the new token.)"""
+def _hang_up(flow: http.HTTPFlow) -> None:
+    if flow.live:
+        hang_up(ctx.master.addons.get("proxyserver"), flow)
 
 
-def _session(socket: Socket) -> str:
-    return socket.exchange.named
+def _inject(flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
+    ctx.master.commands.call("inject.websocket", flow, to_client, message)

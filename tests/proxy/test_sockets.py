@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.states import DOUBTS
-from codexpool.proxy.sockets import Sockets
+from codexpool.proxy.sockets import OpenSocket, Services
 from tests.pool.pools import RESPONSES, ready_pool
 
 
@@ -22,15 +22,17 @@ from tests.pool.pools import RESPONSES, ready_pool
         *((code, False) for code in (1000, 1001, 1012, 1013)),
     ],
 )
-def test_only_a_close_that_may_be_the_identitys_fault_counts_against_it(code: int | None, rests: bool) -> None:
+def test_a_close_counts_only_if_it_may_be_the_identitys_fault(code: int | None, rests: bool) -> None:
     pool = ready_pool("one", "two")
     one = pool.identities["one"]
     attempt = SimpleNamespace(name="one", bearer=SimpleNamespace(fingerprint=one.fingerprint))
-    exchange = SimpleNamespace(asked=Asked("s", RESPONSES), named="s", attempt=attempt)
-    socket: Any = SimpleNamespace(exchange=exchange, asked=1, has_begun=False, has_answered=False)
-    keeper: Any = SimpleNamespace(pool=pool)
+    exchange: Any = SimpleNamespace(asked=Asked("s", RESPONSES), named="s", attempt=attempt)
+    flow: Any = SimpleNamespace(websocket=SimpleNamespace(closed_by_client=False, close_code=code))
+    flows = SimpleNamespace(keeper=SimpleNamespace(pool=pool), serves=True)
+    nothing: Any = None
+    services = Services(flows, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
 
     for _ in range(DOUBTS):
-        Sockets._closed_by_backend(socket, code, keeper)
+        OpenSocket(flow, exchange, services, unanswered=1).on_close()
 
     assert one.status is (Status.RESTING if rests else Status.READY)

@@ -17,10 +17,9 @@ from wsproto.frame_protocol import Opcode
 from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import Account, Ledger, Spent
 from codexpool.pool.identity import Condition, Status
-from codexpool.proxy import turns
+from codexpool.proxy import sockets, turns
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.serving import SwapHandler
-from codexpool.proxy.sockets import Sockets
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
 from tests.proxy.still_keeper import StillKeeper
@@ -88,11 +87,11 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     room.exchanges.flows.mode = Serving(keeper)
     room.bound(turns_at_once=1)
 
-    def inject(_: Sockets, flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
+    def inject(flow: http.HTTPFlow, message: bytes, to_client: bool = True) -> None:
         room.told.append(message)
 
-    monkeypatch.setattr(Sockets, "_inject", inject)
-    monkeypatch.setattr(Sockets, "_hang_up", lambda *_: None)
+    monkeypatch.setattr(sockets, "_inject", inject)
+    monkeypatch.setattr(sockets, "_hang_up", lambda _: None)
     return room
 
 
@@ -666,7 +665,7 @@ async def test_a_socket_without_a_key_ends_when_it_could_not_be_opened_any_more(
     room: Room, monkeypatch: pytest.MonkeyPatch, when: Callable[[Room], None], path: str
 ) -> None:
     ended_ones: list[http.HTTPFlow] = []
-    monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
+    monkeypatch.setattr(sockets, "_hang_up", ended_ones.append)
     open_one = await socket(room, keyless(room), path)
 
     when(room)
@@ -700,7 +699,7 @@ async def test_on_a_socket_of_before_a_reload_nothing_leaves(
     room: Room, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     ended_ones: list[http.HTTPFlow] = []
-    monkeypatch.setattr(Sockets, "_hang_up", lambda _, flow: ended_ones.append(flow))
+    monkeypatch.setattr(sockets, "_hang_up", ended_ones.append)
     open_one = await socket(room)
     # when another addon has taken the place of the one that has opened it
     room.exchanges = SwapHandler(history=History())
