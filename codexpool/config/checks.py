@@ -7,28 +7,34 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from codexpool.config.layout import KeyPath, Layout
 from codexpool.config.model import Problem, looks_like_a_token, shown
+from codexpool.config.statements import KeyPath, first_lines
 
 
 class Checks:
     """The problems of one file, each with its line; a stand-in value takes the place of what does not fit."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        self.layout = layout
+        self._lines = first_lines(text)
         self.problems: list[Problem] = []
 
     def problem(self, at: KeyPath, what: str, remedy: str) -> None:
         """Note what is wrong with the value at ``at``; with the file as a whole where that is empty."""
-        line = self.layout.line(at) if at else None
+        line = self.line(at) if at else None
         self.problems.append(Problem(self.path, line, said(at), what, remedy))
+
+    def line(self, at: KeyPath) -> int:
+        """Return the line, from 1, that first mentions ``at``, or else its nearest parent."""
+        while at and at not in self._lines:
+            at = at[:-1]
+        return self._lines.get(at, 1)
 
     def known(self, at: KeyPath, table: Mapping[str, Any], keys: tuple[str, ...], remedy: str = "") -> None:
         """Refuse every key of a table but these."""
         for key in table:
             if key not in keys:
-                line = self.layout.line((*at, key))
+                line = self.line((*at, key))
                 hint = remedy or choice(key, keys)
                 self.problems.append(Problem(self.path, line, said(at), f"unknown key {shown(key)}", hint))
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from codexpool.config.checks import Checks, kind
-from codexpool.config.layout import KeyPath
 from codexpool.config.model import (
     Flag,
     FromAuthJson,
@@ -21,6 +20,7 @@ from codexpool.config.model import (
     Source,
 )
 from codexpool.config.named import Table, read_expires, read_name, read_tables
+from codexpool.config.statements import KeyPath
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 
 IDENTITY_KEYS = (
@@ -69,7 +69,7 @@ def _identity(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> Identity
     return IdentitySpec(
         name=read_name(checks, Table.IDENTITY, at, table),
         source=_source(checks, at, table),
-        line=checks.layout.line((*at, "auth_json" if "auth_json" in table else "token")),
+        line=checks.line((*at, "auth_json" if "auth_json" in table else "token")),
         flag=flag,
         expires_at=read_expires(checks, (*at, "expires"), table["expires"]) if "expires" in table else None,
         paused=_paused(checks, (*at, "paused"), table.get("paused", False)),

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from codexpool.config.checks import Checks, kind
-from codexpool.config.layout import KeyPath
 from codexpool.config.model import MemberSpec, PreviousKey
 from codexpool.config.named import Table, read_expires, read_name, read_tables
+from codexpool.config.statements import KeyPath
 from codexpool.tokens.member_key import HASHED, PREFIX
 
 MEMBER_KEYS: Final = (
@@ -44,7 +44,7 @@ def _member(checks: Checks, at: KeyPath, table: Mapping[str, Any]) -> MemberSpec
     return MemberSpec(
         name=read_name(checks, Table.MEMBER, at, table),
         key=_key(checks, at, table),
-        line=checks.layout.line((*at, "key")),
+        line=checks.line((*at, "key")),
         previous=_previous(checks, (*at, "previous"), table["previous"]) if "previous" in table else None,
         expires_at=read_expires(checks, (*at, "expires"), table["expires"]) if "expires" in table else None,
         revoked_at=_revoked(checks, (*at, "revoked"), table["revoked"]) if "revoked" in table else None,
@@ -114,4 +114,4 @@ def _refuse_keys_given_twice(checks: Checks, members: Mapping[int, MemberSpec]) 
                 what = f"is the key in line {lines[key]} too"
                 checks.problem(at, what, "give each member a key of its own: codexpool member add NAME")
             elif key:
-                lines[key] = checks.layout.line(at)
+                lines[key] = checks.line(at)

@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from codexpool.config.checks import Checks, kind
-from codexpool.config.layout import KeyPath
 from codexpool.config.model import looks_like_a_token, shown
+from codexpool.config.statements import KeyPath
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -91,7 +91,7 @@ def _refuse_names_given_twice(checks: Checks, of: Table, tables: Iterable[tuple[
         if name in lines:
             what = f"{shown(name)} is the name of the {of} in line {lines[name]} too"
             checks.problem(at, what, f"give each {of} a name of its own")
-        lines.setdefault(name, checks.layout.line(at))
+        lines.setdefault(name, checks.line(at))
 
 
 def _a(of: Table) -> str:

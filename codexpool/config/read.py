@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config.checks import Checks, choice, kind
 from codexpool.config.identities import read_identities
-from codexpool.config.layout import KeyPath, Layout
 from codexpool.config.members import read_members
 from codexpool.config.model import Access, ConfigError, Intercept, Notify, PoolConfig, Problem, shown
+from codexpool.config.statements import KeyPath
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
 
@@ -47,7 +47,7 @@ def parse(text: str, path: Path) -> PoolConfig:
     """
     text = text.removeprefix("\ufeff")
     document = _document(text, path)
-    checks = Checks(path, Layout(text))
+    checks = Checks(path, text)
     checks.known((), document, FILE_KEYS)
     pool = checks.table(("pool",), document.get("pool", {}), "[pool]")
     checks.known(("pool",), pool, POOL_KEYS)

@@ -1,23 +1,24 @@
-"""The ``[[identity]]`` and ``[[member]]`` tables of a pool.toml's text: one added or removed, or one of its keys.
+"""Edits the ``[[identity]]`` and ``[[member]]`` tables in the text of a pool.toml: add or remove one, or one key.
 
-This is done on the text and not through tomlkit's documents: tomlkit puts a new key of such a table behind the
-comments that follow it, and its removal does not give back the same bytes. What was done is checked by reading both
-texts: they may differ in what was asked for, and in nothing else.
+tomlkit edits single statements only: in a whole document it moves interleaved tables, puts a new key after the
+comments of the next table, and drops the comments of what it removes. Every result is compared with the old text as
+tomllib reads both: nothing may differ but what was asked for.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import tomlkit
+import tomlkit.items
 
-from codexpool.config.layout import Entry, Header, KeyPath, Layout
 from codexpool.config.model import shown
 from codexpool.config.named import Table
+from codexpool.config.statements import KeyPath, Statement, split
 
 Value = str | bool | Sequence[str] | Mapping[str, "Value"] | int
 """What a key can be set to. A raw TOML literal (a time) is a `Literal`."""
@@ -34,69 +35,74 @@ class UneditableError(ValueError):
 
 
 def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDENTITY) -> str:
-    """``text`` with ``key`` in the table of that name, in place of one that is there already.
+    """Return ``text`` with ``key`` set in the table of that name.
 
-    Raises UneditableError if the text is no TOML or has no such table.
+    Raises UneditableError if the text is not TOML or has no such table.
     """
     at = table_at(text, name, of)
-    layout = Layout(text)
-    if present := layout.entry((*at, key)):
-        result = text[: present.value] + toml(value) + text[present.end :]
+    expected = _read(text)
+    expected[of][at[1]][key] = tomllib.loads(f"value = {toml(value)}")["value"]
+    statements = split(text)
+    parts = [statement for statement in statements if statement.belongs_to((*at, key))]
+    if _is_inline(statements, at):
+        result = _edited_inline(statements, at, key, value)
+    elif len(parts) == 1 and (replaced := _replaced(parts[0], key, value)):
+        result = "".join(replaced if statement is parts[0] else statement.text for statement in statements)
     else:
-        result = _inserted(_without(text, (*at, key)), at, f"{key} = {toml(value)}")
-    _check(text, result, at, key, there=True)
-    return result
+        result = _inserted(split(_without(statements, (*at, key))), at, f"{key} = {toml(value)}")
+    return _checked(result, expected, key)
 
 
 def without_key(text: str, name: str, key: str, of: Table = Table.IDENTITY) -> str:
-    """``text`` without that key of the table of that name: the very text it was before the key was set.
+    """Return ``text`` without that key of the table of that name: the same text as before the key was set.
 
-    Raises UneditableError if the text is no TOML or has no such table.
+    Raises UneditableError if the text is not TOML or has no such table.
     """
     at = table_at(text, name, of)
-    result = _without(text, (*at, key))
-    _check(text, result, at, key, there=False)
-    return result
+    expected = _read(text)
+    if expected[of][at[1]].pop(key, None) is None:
+        return text
+    statements = split(text)
+    is_inline = _is_inline(statements, at)
+    result = _edited_inline(statements, at, key, None) if is_inline else _without(statements, (*at, key))
+    return _checked(result, expected, key)
 
 
 def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
-    """``text`` with one more table of an array at its end.
+    """Return ``text`` with one more table of an array at its end.
 
-    Raises UneditableError if the text is no TOML, or has these tables in an inline array.
+    Raises UneditableError if the text is not TOML, or has these tables in an inline array.
     """
-    before = _read(text)
+    expected = _read(text)
     newline = "\r\n" if "\r\n" in text and not re.search(r"(?<!\r)\n", text) else "\n"
     width = max(map(len, table))
     lines = [f"[[{of}]]", *(f"{key:{width}} = {toml(value)}" for key, value in table.items())]
+    added = newline.join(lines) + newline
     start = text if not text or text.endswith("\n") else text + newline
-    result = start + (newline if start.strip() else "") + newline.join(lines) + newline
+    result = start + (newline if start.strip() else "") + added
     try:
-        after = _read(result)
+        _read(result)
     except UneditableError:
         raise UneditableError(f"has its {of} tables in an inline array") from None
-    if after.get(of, [])[:-1] != before.get(of, []) or _others(before, of) != _others(after, of):
-        raise UneditableError(f"the {of} cannot be added without changing something else")
-    return result
+    expected[of] = [*expected.get(of, []), *_read(added)[of]]
+    return _checked(result, expected, f"the {of}")
 
 
 def without_identity(text: str, name: str) -> str:
-    """``text`` without the table of identity ``name``; all comments stay.
+    """Return ``text`` without the table of identity ``name``; all comments stay.
 
-    Raises UneditableError if the text is no TOML, has no such identity, or has it in an inline array.
+    Raises UneditableError if the text is not TOML, has no such identity, or has it in an inline array.
     """
-    of = Table.IDENTITY
-    at = table_at(text, name, of)
-    before = _read(text)
-    result = _without(text, at)
-    after = _read(result)
-    del before[of][at[1]]
-    if after.get(of, []) != before[of] or _others(before, of) != _others(after, of):
-        raise UneditableError("the identity cannot be removed without changing something else")
-    return result
+    at = table_at(text, name, Table.IDENTITY)
+    expected = _read(text)
+    del expected[at[0]][at[1]]
+    if not expected[at[0]]:
+        del expected[at[0]]
+    return _checked(_without(split(text), at), expected, "the identity")
 
 
 def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
-    """The way to the table of that name. Raises UneditableError if there is none."""
+    """Return the path of the table of that name. Raises UneditableError if there is none."""
     tables = _read(text).get(of)
     for index, table in enumerate(tables if isinstance(tables, list) else []):
         if isinstance(table, dict) and table.get("name") == name:
@@ -105,95 +111,78 @@ def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
 
 
 def time_literal(at: datetime) -> Literal:
-    """A time with its zone as pool.toml has it: UTC, to the second."""
+    """Return a time with its zone as pool.toml has it: UTC, to the second."""
     return Literal(f"{at.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z")
 
 
 def toml(value: Value) -> str:
-    """A value as pool.toml has it: tables and arrays on one line."""
-    match value:
-        case Literal():
-            return str(value)
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case str():
-            return tomlkit.string(value).as_string()
-        case Mapping():
-            return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
-        case _:
-            return "[" + ", ".join(map(toml, value)) + "]"
+    """Return a value as pool.toml has it: tables and arrays on one line."""
+    if isinstance(value, Literal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    return tomlkit.item(value).as_string()
 
 
-def _inserted(text: str, at: KeyPath, assignment: str) -> str:
-    layout = Layout(text)
-    name = layout.entry((*at, "name"))
-    if name is None:
-        raise UneditableError(f"the table of the {at[0]} was not found")
-    last = layout.neighbours(name)[-1]
-    if last.inline:
-        return f"{text[: last.end]}, {assignment}{text[last.end :]}"
-    start, end = _lines(text, last.start, last.end)
-    indent = text[start : last.start]
-    if text[start:end].endswith("\n"):
-        newline = "\r\n" if text[start:end].endswith("\r\n") else "\n"
-        return f"{text[:end]}{indent}{assignment}{newline}{text[end:]}"
-    newline = "\r\n" if "\r\n" in text else "\n"
-    return f"{text}{newline}{indent}{assignment}"
+def _is_inline(statements: Iterable[Statement], at: KeyPath) -> bool:
+    return not any(statement.table == at for statement in statements)
 
 
-def _without(text: str, path: KeyPath) -> str:
-    """``text`` without all that makes up ``path``: a value, dotted keys, a table of its own."""
-    while True:
-        layout = Layout(text)
-        parts = list(layout.under(path))
-        if not parts:
-            return text
-        # Entries first, and the header of the table itself last: it is what they are told from their neighbours by.
-        part = next((part for part in parts if isinstance(part, Entry)), parts[-1])
-        if isinstance(part, Entry) and part.inline:
-            text = _without_item(text, part, layout.neighbours(part))
-        else:
-            text = _without_line(text, part)
-        if part.path == path and isinstance(path[-1], int):
-            return text  # The next table of the array has its number now.
-
-
-def _without_item(text: str, item: Entry, items: list[Entry]) -> str:
-    index = items.index(item)
-    if index:
-        return text[: items[index - 1].end] + text[item.end :]
-    return text[: item.start] + text[items[1].start if len(items) > 1 else item.end :]
-
-
-def _without_line(text: str, part: Entry | Header) -> str:
-    start, end = _lines(text, part.start, part.end)
-    rest = text[part.end : end]
-    if rest.strip():  # the operator's comment stays
-        return text[: part.start] + rest.lstrip(" \t") + text[end:]
-    if not rest.endswith("\n"):  # the last line, and it has no end: the one before had none either
-        return text[:start].removesuffix("\n").removesuffix("\r")
-    return text[:start] + text[end:]
-
-
-def _lines(text: str, start: int, end: int) -> tuple[int, int]:
-    """From the start of the line of ``start`` to behind the line end of ``end``."""
-    newline = text.find("\n", end)
-    return text.rfind("\n", 0, start) + 1, len(text) if newline < 0 else newline + 1
-
-
-def _check(before: str, after: str, at: tuple[Table, int], key: str, *, there: bool) -> None:
-    """Refuse a text in which anything but one key of the table at ``at`` is other than it was."""
-    old, new = _read(before), _read(after)
+def _edited_inline(statements: Iterable[Statement], at: tuple[Table, int], key: str, value: Value | None) -> str:
+    """Set a key in an ``identity = [{ … }]``, or remove it if ``value`` is None."""
     of, index = at
-    old[of][index].pop(key, None)
-    if (new[of][index].pop(key, None) is not None) != there or old != new:
-        raise UneditableError(f"{key} cannot be changed without changing something else")
+    texts = []
+    for statement in statements:
+        if statement.table == () and of in statement.values:
+            document: Any = tomlkit.parse(statement.text)
+            if value is None:
+                del document[of][index][key]
+            else:
+                document[of][index][key] = tomlkit.value(toml(value))
+            texts.append(document.as_string())
+        else:
+            texts.append(statement.text)
+    return "".join(texts)
 
 
-def _others(document: dict[str, Any], of: Table) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key != of}
+def _replaced(entry: Statement, key: str, value: Value) -> str:
+    """Return a ``key = value`` with another value; empty for a header or a dotted key, which have to be removed."""
+    document: Any = tomlkit.parse(entry.text)
+    if key not in entry.values or isinstance(document[key], tomlkit.items.Table):
+        return ""
+    document[key] = tomlkit.value(toml(value))
+    return str(document.as_string())
+
+
+def _inserted(statements: list[Statement], at: KeyPath, assignment: str) -> str:
+    """Add a line after the last one of the table itself, before its sub-tables and the comments that follow it."""
+    last = max(index for index, statement in enumerate(statements) if statement.table == at)
+    texts = [statement.text for statement in statements]
+    ending = re.search(r"\r?\n$", texts[last])
+    newline = ending[0] if ending else "\r\n" if "\r\n" in "".join(texts) else "\n"
+    line = statements[last].indent + assignment
+    texts[last] += line + newline if ending else newline + line
+    return "".join(texts)
+
+
+def _without(statements: Iterable[Statement], path: KeyPath) -> str:
+    """Remove all that makes up ``path``, but not the comments beside it."""
+    text = ""
+    for statement in statements:
+        if not statement.belongs_to(path):
+            text += statement.text
+        elif comment := statement.comment:
+            text += statement.indent + comment
+        elif not statement.text.endswith("\n"):  # The last line has no line end: neither had the one before it.
+            text = text.removesuffix("\n").removesuffix("\r")
+    return text
+
+
+def _checked(result: str, expected: Mapping[str, Any], what: str) -> str:
+    """Return ``result`` if it means what is ``expected``. Raises UneditableError otherwise."""
+    if _read(result) != expected:
+        raise UneditableError(f"{what} cannot be edited without changing something else")
+    return result
 
 
 def _read(text: str) -> dict[str, Any]:

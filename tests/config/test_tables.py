@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexpool.config.layout import Layout
 from codexpool.config.named import Table
 from codexpool.config.tables import UneditableError, Value, with_key, with_table, without_identity, without_key
-from tests.config.texts import Written, pool_texts
+from tests.config.texts import Written, has_headers, is_same, pool_texts
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 VALUES: st.SearchStrategy[Value] = st.recursive(
@@ -19,11 +18,6 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
     lambda inner: st.lists(TEXTS, max_size=3) | st.dictionaries(st.text("abc_", min_size=1), inner, max_size=3),
     max_leaves=5,
 )
-
-
-def has_headers(text: str) -> bool:
-    """Whether the identities are ``[[identity]]`` tables, and not an inline array."""
-    return any(header.path[:1] == ("identity",) for header in Layout(text).headers)
 
 
 @given(pool_texts(members=1), VALUES, st.sampled_from(Table), st.data())
@@ -36,7 +30,7 @@ def test_a_key_set_and_taken_out_again_leaves_the_same_text(
     text = with_key(written.text, name, "revoked", value, of)
 
     assert tomllib.loads(text)[of][index]["revoked"] == value
-    assert without_key(text, name, "revoked", of) == written.text
+    assert is_same(without_key(text, name, "revoked", of), written.text)
 
 
 @settings(max_examples=40)

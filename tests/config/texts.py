@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from codexpool.config.named import Table
+from codexpool.config.statements import split
 
 NAMES = st.text("abcXYZ019-_.", min_size=1, max_size=12).filter(lambda name: not name.lower().startswith("at-"))
 COMMENT_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=30)
@@ -33,6 +34,16 @@ class Written:
     def of(self, table: Table) -> list[str]:
         """The names of one kind of table."""
         return self.names if table is Table.IDENTITY else self.members
+
+
+def has_headers(text: str) -> bool:
+    """Whether the identities are ``[[identity]]`` tables, and not an inline array."""
+    return any(statement.table == ("identity", 0) for statement in split(text))
+
+
+def is_same(text: str, before: str) -> bool:
+    """Whether no byte has changed; in an inline array of identities, spaces may."""
+    return text == before if has_headers(before) else "".join(text.split()) == "".join(before.split())
 
 
 @st.composite
