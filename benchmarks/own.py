@@ -68,7 +68,7 @@ async def measure_looking(requests: int) -> tuple[float, float]:
         begun = time.process_time()
         made = tracer.begun(one, exchange.policy, exchange.asked, "thread-id", False)
         exchange.trace = made
-        history.begins(made)
+        history.began(made)
         attempt = tracer.attempted(keeper.pool, exchange, identity, identity.fingerprint, False)
         history.assigned(made)
         attempt.sent(fields, time.time())

@@ -128,7 +128,7 @@ class Answers:
 
     @harmless
     def _see(self, exchange: Exchange, piece: bytes) -> None:
-        exchange.trace.passed(piece)
+        exchange.trace.count_bytes(piece)
         if exchange.reading is not None:
             for event in exchange.reading.take(piece):
                 self._learn_late(exchange, event)

@@ -138,6 +138,6 @@ class Attempts:
             answer = replies.discovered(exchange.client_account)
         else:
             answer = replies.unservable(why.message, why.summary, exchange.upgrade, why.returns_at, why.is_limit, now)
-        exchange.trace.says(why.message)
+        exchange.trace.replied(why.message)
         replace_response(flow, exchange, answer)
         comment(flow, exchange)

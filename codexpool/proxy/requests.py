@@ -100,7 +100,7 @@ class Requests:
             probe=probe,
         )
         self._flows[flow] = exchange
-        self._history.begins(trace)
+        self._history.began(trace)
         label_now = "waiting"
         try:
             if exchange.session is not None and not self._waits_for_model(exchange):

@@ -90,10 +90,10 @@ class SwapHandler:
         condition = identity.condition
         event = Event(Kind.IDENTITY, time.time(), identity=identity.name, text=str(condition.evidence or ""))
         event.was, event.becomes = before.status, condition.status
-        self.history.happened(event)
+        self.history.record(event)
 
     def breaker_changed(self, is_open: bool, text: str) -> None:
-        self.history.happened(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
+        self.history.record(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
 
     # -- what may be looked at
 

@@ -247,7 +247,7 @@ class OpenSocket:
         self.has_begun = False
         exchange.attempt.at = time.time()
         if self.turn is None:  # Of several requests at once the trace has the first.
-            self.turn = exchange.trace.asked(exchange.attempt.at)
+            self.turn = exchange.trace.begin_turn(exchange.attempt.at)
         session = pool.sessions.get(exchange.session)
         content = self.services.dressing.message(message.content, exchange.asked, session, exchange.attempt)
         if content is not message.content:

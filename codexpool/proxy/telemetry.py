@@ -179,7 +179,7 @@ class Telemetry:
             self._journal = None
 
     def _say(self, kind: Kind, text: str) -> None:
-        self.history.happened(Event(kind, time.time(), text=text))
+        self.history.record(Event(kind, time.time(), text=text))
 
     # -- what the page asks
 

@@ -102,7 +102,7 @@ def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
     """A flow has the answer that the client gets, or has ended in an error."""
     trace, response = exchange.trace, flow.response
     if exchange.ours:
-        trace.says(trace.message or (read(response).text.decode(errors="replace") if response is not None else ""))
+        trace.replied(trace.message or (read(response).text.decode(errors="replace") if response is not None else ""))
     elif not trace.answered_by and response is not None:
         trace.answered_by = "backend" if exchange.is_answered else "another addon"
     if flow.error is not None:
@@ -128,8 +128,8 @@ def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: s
     values = first_values(flow.request.headers.fields)
     asked, source = asked_of(values, routes.normalised(flow.request.path.partition("?")[0]))
     trace = begun(flow, policy, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
-    history.begins(trace)
-    trace.says(reason)
+    history.began(trace)
+    trace.replied(reason)
     history.ended(trace, status)
 
 

@@ -65,7 +65,7 @@ class Turns:
         if isinstance(got, Slot):
             exchange.slot = got
             return True
-        exchange.trace.says(got.message)
+        exchange.trace.replied(got.message)
         replace_response(flow, exchange, replies.denied(got.message, got.returns_at, got.is_limit, time.time()))
         return False
 

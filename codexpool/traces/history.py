@@ -79,7 +79,7 @@ class History:
     # -- recording
 
     @harmless
-    def begins(self, trace: Trace) -> None:
+    def began(self, trace: Trace) -> None:
         """Record a new request."""
         self._numbers += 1
         trace.number = self._numbers
@@ -102,7 +102,7 @@ class History:
         elif attempt.because is Because.MOVED:
             seen.moves += 1
             self.tallies.moves += 1
-            self.happened(Event(Kind.MOVE, time.time(), trace.seen(), was=seen.identity, becomes=attempt.identity))
+            self.record(Event(Kind.MOVE, time.time(), trace.seen(), was=seen.identity, becomes=attempt.identity))
         if attempt.because is not Because.ASIDE:
             seen.identity = attempt.identity
 
@@ -151,7 +151,7 @@ class History:
             self._used_at[name] = now
         if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
             self._used(trace, seen, now)
-        self.happened(Event(Kind.REQUEST, now, trace.seen(), identity=name or None, status=status))
+        self.record(Event(Kind.REQUEST, now, trace.seen(), identity=name or None, status=status))
 
     @harmless
     def socket_opened(self, trace: Trace) -> None:
@@ -159,7 +159,7 @@ class History:
         self.tallies.sockets_open += 1
         trace.is_open, trace.ended_at = True, None
         name = trace.attempts[-1].identity if trace.attempts else None
-        self.happened(Event(Kind.SOCKET, time.time(), trace.seen(), identity=name, becomes="open"))
+        self.record(Event(Kind.SOCKET, time.time(), trace.seen(), identity=name, becomes="open"))
 
     @harmless
     def socket_closed(self, trace: Trace, why: str) -> None:
@@ -171,7 +171,7 @@ class History:
         trace.is_open = False
         self.tallies.bytes_in += trace.bytes_in
         name = trace.attempts[-1].identity if trace.attempts else None
-        self.happened(Event(Kind.SOCKET, trace.ended_at, trace.seen(), identity=name, becomes="closed", text=why))
+        self.record(Event(Kind.SOCKET, trace.ended_at, trace.seen(), identity=name, becomes="closed", text=why))
 
     @harmless
     def turn_ended(self, trace: Trace, turn: TurnTrace, outcome: str, failed: bool) -> None:
@@ -187,9 +187,9 @@ class History:
             self._used_at[name] = now
         if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
             self._used(trace, seen, now)
-        self.happened(Event(Kind.TURN, now, trace.seen(), turn, identity=name or None))
+        self.record(Event(Kind.TURN, now, trace.seen(), turn, identity=name or None))
 
-    def happened(self, event: Event) -> None:
+    def record(self, event: Event) -> None:
         """Number and keep an event, and notify the listeners."""
         self.last += 1
         event.number = self.last

@@ -234,7 +234,7 @@ class Trace:
             *(self.path, len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
         )
 
-    def says(self, message: str) -> None:
+    def replied(self, message: str) -> None:
         """Record what codexpool answers in place of the backend."""
         self.answered_by, self.message = "codexpool", message[:LONGEST_MESSAGE]
 
@@ -243,14 +243,14 @@ class Trace:
         if len(self.waits) < WAITS_KEPT:
             self.waits.append(WaitTrace(what, seconds))
 
-    def asked(self, at: float) -> TurnTrace:
+    def begin_turn(self, at: float) -> TurnTrace:
         """Record a new turn on the open WebSocket."""
         turn = TurnTrace(at)
         self.turns.append(turn)
         del self.turns[:-TURNS_KEPT]
         return turn
 
-    def passed(self, piece: bytes) -> bytes:
+    def count_bytes(self, piece: bytes) -> bytes:
         """Count a piece of the answer, and return it (for mitmproxy's ``response.stream``)."""
         if not self.bytes_in:
             self.first_byte_at = time.time()

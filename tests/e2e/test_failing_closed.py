@@ -57,7 +57,7 @@ OURS = [
     ("codexpool.proxy.tracer", "attempted"),
     ("codexpool.proxy.tracer", "candidacies"),
     ("codexpool.proxy.tracer", "over"),
-    ("codexpool.traces.history", "History.begins"),
+    ("codexpool.traces.history", "History.began"),
     ("codexpool.traces.history", "History.assigned"),
     ("codexpool.traces.history", "History.judged"),
     ("codexpool.traces.history", "History.ended"),

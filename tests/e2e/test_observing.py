@@ -275,7 +275,7 @@ OURS = [
     ("codexpool.proxy.observe.observation", "Passing._look"),
     ("codexpool.proxy.observe.sockets", "ObservedSockets.message"),
     ("codexpool.proxy.observe.sockets", "ObservedSockets.opened"),
-    ("codexpool.traces.history", "History.begins"),
+    ("codexpool.traces.history", "History.began"),
     ("codexpool.traces.history", "History.ended"),
     ("codexpool.proxy.tracer", "begun"),
     ("codexpool.pool.pool", "Pool.choose"),

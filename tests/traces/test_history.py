@@ -49,7 +49,7 @@ def attempt(identity: str, because: Because = Because.OWN) -> AttemptTrace:
 
 def served(history: History, one: Trace, *identities: str, status: int = 200) -> Trace:
     """A request that was served by the last of these, and refused under those before."""
-    history.begins(one)
+    history.began(one)
     for position, name in enumerate(identities):
         one.attempts.append(attempt(name, Because.MOVED if position else Because.NEW))
         one.attempts[-1].sent((), NOW)
@@ -93,7 +93,7 @@ def test_a_socket_is_a_request_then_turns_then_closed() -> None:
     history = History()
     one = served(history, trace(), "work", status=101)
     history.socket_opened(one)
-    turn = one.asked(NOW)
+    turn = one.begin_turn(NOW)
     turn.bytes_in = 17
     history.turn_ended(one, turn, "completed", failed=False)
     assert history.tallies.sockets_open == 1
@@ -133,7 +133,7 @@ def test_whoever_reads_on_from_the_last_number_sees_each_event_that_is_kept_once
 ) -> None:
     history = History()
     for _ in range(count):
-        history.happened(Event(Kind.START, NOW))
+        history.record(Event(Kind.START, NOW))
 
     read = [event.number for event in history.events(min(after, history.last), limit)]
 
@@ -148,7 +148,7 @@ async def test_who_waits_for_news_has_them_at_once() -> None:
     waiting = [asyncio.create_task(history.news(0, 30)) for _ in range(3)]
     await asyncio.sleep(0)
 
-    history.happened(Event(Kind.START, NOW))
+    history.record(Event(Kind.START, NOW))
 
     async with asyncio.timeout(5):
         await asyncio.gather(*waiting)
@@ -164,7 +164,7 @@ def test_a_flow_is_found_by_its_id_by_how_that_begins_and_as_the_last() -> None:
     history = History()
     first, second = served(history, trace(1), "work"), served(history, trace(2), "work")
     under_way = trace(3)
-    history.begins(under_way)
+    history.began(under_way)
 
     assert history.trace("flow-1") is first
     assert history.trace("last") is second  # it is over; the newest is not
@@ -213,9 +213,9 @@ def test_every_event_has_the_same_keys_and_nothing_secret() -> None:
     one = trace(session="at-test-session-0123456789abcdef")
     one.path += "?token=at-test-query-0123456789abcdef"
     served(history, one, "work", "spare")
-    history.happened(Event(Kind.IDENTITY, NOW, identity="work", was="ready", becomes="suspect", text="401"))
-    history.happened(Event(Kind.BREAKER, NOW, becomes="open", text="Bearer at-test-text-0123456789abcdef"))
-    history.happened(Event(Kind.STOP, NOW, text="ends"))
+    history.record(Event(Kind.IDENTITY, NOW, identity="work", was="ready", becomes="suspect", text="401"))
+    history.record(Event(Kind.BREAKER, NOW, becomes="open", text="Bearer at-test-text-0123456789abcdef"))
+    history.record(Event(Kind.STOP, NOW, text="ends"))
 
     documents = [event.document() for event in history.events(0, 100)]
 
@@ -248,7 +248,7 @@ def test_a_flow_that_is_replayed_is_the_newest_again() -> None:
 def test_what_never_left_counts_for_nobody() -> None:
     history = History()
     one = trace()
-    history.begins(one)
+    history.began(one)
     one.attempts.append(attempt("work"))
     history.assigned(one)
 
@@ -278,7 +278,7 @@ def test_what_breaks_in_keeping_a_trace_costs_no_request_its_answer(
         raise RuntimeError("a bug of ours")
 
     monkeypatch.setattr(Hour, "add", broken)
-    monkeypatch.setattr(History, "happened", broken)
+    monkeypatch.setattr(History, "record", broken)
 
     served(history, trace(), "work", "spare")
     history.socket_opened(trace())

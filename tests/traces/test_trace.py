@@ -73,8 +73,8 @@ def sent_again() -> Trace:
     served.answered(200, ((b"content-type", b"text/event-stream"),), NOW + 0.4)
     served.verdict = classify(Answer(200))
     trace.attempts = [refused, served]
-    trace.passed(b"data: {}\n\n")
-    trace.passed(b"")
+    trace.count_bytes(b"data: {}\n\n")
+    trace.count_bytes(b"")
     trace.status, trace.answered_by, trace.ended_at = 200, "backend", NOW + 1.4
     return trace
 
@@ -141,7 +141,7 @@ def test_turns_and_waits_are_bounded() -> None:
     trace = sent_again()
     for number in range(100):
         trace.waited("more", 1.0)
-        trace.asked(NOW + number)
+        trace.begin_turn(NOW + number)
 
     assert len(trace.waits) == WAITS_KEPT
     assert [turn.at for turn in trace.turns] == [NOW + number for number in range(100 - TURNS_KEPT, 100)]

@@ -150,7 +150,7 @@ async def test_more_who_wait_than_there_is_room_for_are_answered_at_once(monkeyp
 
     async with asyncio.timeout(5):
         at_once = await answer(request("/api/events?after=0&wait=20"), site)
-        history.happened(Event(Kind.START, 1.0))
+        history.record(Event(Kind.START, 1.0))
         told = [json.loads((await one).content or b"") for one in waiting]
 
     assert json.loads(at_once.content or b"")["events"] == []
@@ -179,7 +179,7 @@ async def test_no_path_breaks_it(path: str) -> None:
 async def test_who_comes_from_a_run_before_this_one_is_told_so_and_gets_all() -> None:
     history = History()
     for _ in range(3):
-        history.happened(Event(Kind.START, 1.0))
+        history.record(Event(Kind.START, 1.0))
     site = site_of(history)
 
     same = json.loads((await answer(request(f"/api/events?after=2&run={site.run}"), site)).content or b"")

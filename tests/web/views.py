@@ -81,7 +81,7 @@ def served(history: History, one: Trace, identities: Iterable[str], status: int 
     """A request that was served by the last of these, and refused under those before."""
     names = list(identities)
     with clock(at):
-        history.begins(one)
+        history.began(one)
         for position, name in enumerate(names):
             because = Because.MOVED if position else Because.OWN
             attempt = AttemptTrace(name, "pat", "0123456789ab", f"acc-{name}", "https://chatgpt.com", because)

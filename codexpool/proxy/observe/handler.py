@@ -319,7 +319,7 @@ class Observing:
         upgrade = values.get(b"upgrade", b"").lower() == b"websocket"
         trace = tracer.begun(flow, policy, asked, source, upgrade)
         trace.observed = True
-        self.history.begins(trace)
+        self.history.began(trace)
         self._watched[flow] = Observation(trace, asked, self.consulted)
 
     def _said(self, flow: http.HTTPFlow, passing: Passing | None, response: http.Response) -> judging.Said:

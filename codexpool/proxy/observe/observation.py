@@ -61,7 +61,7 @@ class Passing:
         self.has_ended = not piece
         if not piece:
             return
-        self._trace.passed(piece)
+        self._trace.count_bytes(piece)
         self._kept += len(piece)
         if self._pieces is not None:
             self._pieces.append(piece)

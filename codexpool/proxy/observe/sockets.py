@@ -83,7 +83,7 @@ class ObservedSockets:
             return
         socket.request = message.content if b'"encrypted_content"' in message.content else b""
         if socket.turn is None:
-            socket.turn = socket.observation.trace.asked(time.time())
+            socket.turn = socket.observation.trace.begin_turn(time.time())
 
     def _answered(self, socket: ObservedSocket, message: websocket.WebSocketMessage) -> None:
         content, observation = message.content, socket.observation

@@ -216,7 +216,7 @@ BREAKABLE = [
     *("codexpool.proxy.observe.covered_flows.veils", "codexpool.proxy.observe.handler.prompt_cache_key"),
     *("codexpool.proxy.observe.observation.attempts", "codexpool.proxy.observe.observation.candidacies"),
     *("codexpool.proxy.observe.observation.classify", "codexpool.proxy.observe.observation.first_values"),
-    *("codexpool.proxy.observe.handler.History.begins", "codexpool.proxy.observe.handler.History.assigned"),
+    *("codexpool.proxy.observe.handler.History.began", "codexpool.proxy.observe.handler.History.assigned"),
     *(
         "codexpool.proxy.observe.handler.History.ended",
         "codexpool.proxy.observe.handler.scrub",
@@ -224,7 +224,7 @@ BREAKABLE = [
     ),
     *("codexpool.proxy.observe.handler.is_event_stream", "codexpool.proxy.observe.handler.routes.policy"),
     *("codexpool.proxy.observe.handler.judging.of_response", "codexpool.proxy.observe.pool.Consulted.fields"),
-    *("codexpool.pool.pool.Pool.choose", "codexpool.traces.trace.Trace.passed"),
+    *("codexpool.pool.pool.Pool.choose", "codexpool.traces.trace.Trace.count_bytes"),
 ]
 
 
