@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from codexpool import __version__
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.pool.identity import RETURNING, Status
-from codexpool.pool.states import CONDEMNED
+from codexpool.pool.identity import Status
+from codexpool.pool.states import CONDEMNED, RETURNING
 from codexpool.views.formatting import clock
 
 PROXY: Final = "proxy"

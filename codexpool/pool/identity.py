@@ -1,4 +1,4 @@
-"""Who the pool may speak as, and in which state each one is."""
+"""An identity the pool can send requests as: its data, its status, and the evidence for that."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from codexpool.pool.patience import Waited
 from codexpool.pool.selection import Load
 from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS
 
+LONGEST_AVOIDED = 60.0
+"""Seconds for which new sessions avoid an identity at most."""
+
+WHOAMI = "whoami"
+"""The path of evidence that whoami itself gave."""
+
+_WHOAMI_WORDS = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
+
 
 class Status(StrEnum):
-    """The states of an identity; only ``READY`` serves."""
+    """The statuses of an identity; only ``READY`` serves."""
 
     UNVERIFIED = "unverified"
     READY = "ready"
@@ -26,10 +34,6 @@ class Status(StrEnum):
     CONFLICT = "conflict"
 
 
-RETURNING = frozenset({Status.LIMITED, Status.RESTING})
-"""The states that end by themselves, when their time has come."""
-
-
 class Kind(StrEnum):
     """The kinds of credential."""
 
@@ -39,7 +43,7 @@ class Kind(StrEnum):
 
     @property
     def is_renewable(self) -> bool:
-        """Whether another token may be had without a person, once one was refused."""
+        """Whether a refused token can be renewed without a person."""
         return self is not Kind.PAT
 
 
@@ -61,7 +65,7 @@ class IdentityKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What whoami and routing discovery say about the bearer of one fingerprint.
+    """What whoami and routing discovery say about a token.
 
     ``origin`` is a scheme and host without a path; ``routing_override`` is None for NO_CONSTRAINT.
     """
@@ -80,10 +84,10 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a verdict was reached: what was asked, what came back, for which bearer.
+    """Why a verdict was reached: the request, the answer, the token.
 
-    ``at`` is in unix seconds. ``whoami`` is whoami's word where it was asked ("refused", "healthy", …). ``note``
-    says in words what no answer of the backend was the reason for.
+    ``at`` is in unix seconds. ``whoami`` is whoami's word if it was asked ("refused", "healthy", …). ``note`` is the
+    reason in words if no answer of the backend is.
     """
 
     at: float
@@ -101,26 +105,17 @@ class Evidence:
             return self.note
         words = [str(self.status), self.code] if self.code else [str(self.status)]
         text = f"{' '.join(words)} on {self.path.removeprefix('/backend-api/')}"
-        if self.path == WHOAMI or self.whoami not in _WHOAMI_SAID:
+        if self.path == WHOAMI or self.whoami not in _WHOAMI_WORDS:
             return text
-        return f"{text}, {_WHOAMI_SAID[self.whoami]}"
-
-
-LONGEST_AVOIDED = 60.0
-"""Seconds for which new sessions avoid an identity at most."""
-
-WHOAMI = "whoami"
-"""The path of evidence that whoami itself gave."""
-
-_WHOAMI_SAID = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
+        return f"{text}, {_WHOAMI_WORDS[self.whoami]}"
 
 
 class Asked(NamedTuple):
-    """What a request is about, as far as it decides who serves it.
+    """What of a request decides which identity serves it.
 
-    ``parent`` is the session of the agent that has started this one, ``model`` the model that is asked; empty where
-    the client does not say so. The list of models and routing discovery are no ``is_turn``: they use nothing up, and
-    an answer to them says nothing of calls for a model. ``only`` names the identities that may serve it; None: all.
+    ``parent`` is the session of the agent that started this one, ``model`` the model asked for; both empty if the
+    client does not say. ``is_turn`` is False for the list of models and routing discovery: they use nothing up, and
+    their answers say nothing about calls of a model. ``only`` names the identities that may serve it; None: all.
     """
 
     session: str | None
@@ -132,17 +127,17 @@ class Asked(NamedTuple):
 
     @property
     def is_side(self) -> bool:
-        """Whether it asks a side endpoint: what that says counts for nothing else."""
+        """Whether it asks a side endpoint: what that answers counts for nothing else."""
         return self.path not in TURN_PATHS
 
     def is_served_by(self, name: str) -> bool:
-        """Whether an identity may serve it, as far as the one who asks is concerned."""
+        """Whether the client may use an identity."""
         return self.only is None or name in self.only
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A status with its since, until and evidence. Times are unix seconds; ``until`` is None if open."""
+    """A status, its unix seconds and evidence. Only a limit and a rest have an ``until``."""
 
     status: Status
     since: float
@@ -152,11 +147,7 @@ class Condition:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Identity:
-    """One identity of the pool as it is now.
-
-    The operator's word is in ``expires_at`` (a unix second from which the token is expected to be worth nothing) and
-    ``paused``.
-    """
+    """One identity of the pool as it is now. Times are unix seconds."""
 
     name: str
     kind: Kind
@@ -164,34 +155,35 @@ class Identity:
     """Of its present token; empty while it has none."""
     condition: Condition
     expires_at: float | None = None
+    """When its operator expects the token to expire."""
     paused: bool = False
+    """In pool.toml."""
     metadata: Metadata | None = None
     vouched_at: float = 0.0
     """When whoami was last asked about this token and found it healthy."""
     rests: int = 0
-    """Rests in a row; a good answer of the model sets it back."""
+    """Rests in a row; a good answer of the model resets it."""
     unsendable: bool = False
-    """It has no token, or none but one that was refused."""
+    """It has no token, or only one that was refused."""
     issued_at: float = 0.0
-    """When its token was made, if that was done for us and no answer has been good since; else 0."""
+    """When its token was issued for us; 0 if it was not, or since a good answer."""
     renewed_at: float = 0.0
-    """When its token was made for us, whatever answers there were since."""
+    """When its token was issued for us, whatever answers came since."""
     is_held: bool = False
-    """It is paused because it is `held_back`, and not for a reason of its own."""
+    """Whether it is paused because it is `held_back`, and for no other reason."""
     load: Load = field(default_factory=Load)
     last_picked: int = 0
     order: int = 0
     """Its place in the file."""
     priority: int = 0
-    """Who has a higher one is drained first."""
+    """The highest is drained first."""
     troubles: int = 0
-    """Answers in a row that spoke of trouble of the backend's own."""
+    """Answers in a row that reported trouble of the backend's own."""
     doubts: int = 0
-    """Refusals in a row that may be its fault and do not say so; a good answer of the model sets it back."""
+    """Refusals in a row that may be its fault and do not say so; a good answer of the model resets it."""
     avoided_until: float = 0.0
-    """Until when it is not given a new session if there is another identity: the backend has had trouble with it."""
+    """Until then new sessions get another identity if there is one: the backend has had trouble with it."""
     waited: Waited = field(default_factory=Waited)
-    """For how long requests have waited for it in vain."""
     twin_of: str | None = None
     """The identity that is listed earlier for the same account and user; only that one serves."""
 
@@ -206,39 +198,38 @@ class Identity:
 
     @property
     def is_in_renewal(self) -> bool:
-        """Whether its token was refused and it is about to have another one."""
+        """Whether its token was refused and is being renewed."""
         return self.kind.is_renewable and self.status is Status.SUSPECT
 
     def may_serve_soon(self, at: float, within: float) -> bool:
         """Whether waiting ``within`` seconds could make it ready."""
         if self.status in (Status.UNVERIFIED, Status.SUSPECT):
             return True
-        until = self.condition.until if self.status in RETURNING else None
-        return until is not None and until <= at + within
+        return self.condition.until is not None and self.condition.until <= at + within
 
     @property
     def returns_at(self) -> float | None:
-        """When it serves again without another word from anybody; None where that is not only a matter of time."""
-        return self.condition.until if self.status in RETURNING and not self.unsendable else None
+        """When it serves again if that is only a matter of time."""
+        return None if self.unsendable else self.condition.until
 
     def is_doubtful(self, at: float) -> bool:
-        """Whether a new session is rather given to somebody else."""
+        """Whether new sessions should get another identity if there is one."""
         return self.has_expired(at) or at < self.avoided_until <= at + LONGEST_AVOIDED
 
     def has_expired(self, at: float) -> bool:
-        """Whether its operator expects its token to be worth nothing by now: then it is not tried first."""
+        """Whether its operator expects its token to have expired: then it is tried last."""
         return self.expires_at is not None and self.expires_at <= at
 
     @property
     def held_back(self) -> str:
-        """Why it does not serve even if its token is good; empty where it may."""
+        """Why it must not serve even with a good token; empty if it may."""
         if self.paused:
             return "paused in pool.toml"
         return f"its token is of the same account and user as that of {self.twin_of}" if self.twin_of else ""
 
 
 def clock(at: float, now: float | None = None) -> str:
-    """A time of the log and of answers to people: UTC, to the minute (``14:02``), with its day if that is another."""
+    """Format a time for people: UTC, to the minute (``14:02``), with its day unless that is the day of ``now``."""
     then = datetime.fromtimestamp(at, UTC)
     if now is not None and then.date() != datetime.fromtimestamp(now, UTC).date():
         return then.strftime("%Y-%m-%d %H:%M")

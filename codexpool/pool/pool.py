@@ -1,13 +1,11 @@
-"""The live pool: who is in it, and who serves which request.
+"""The pool: which identity serves which request, and what is learned from answers.
 
-Plain data and plain methods, as in `codexpool.pool.states`, where the states of the identities are. Everything
-here runs on one thread, so a method is atomic.
+Plain data and methods on one thread; the statuses of the identities are in `codexpool.pool.states`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Iterable, Iterator
 
 from codexpool.pool.because import Because
 from codexpool.pool.causes import Cause
@@ -26,7 +24,7 @@ from codexpool.pool.ranking import Ranking
 from codexpool.pool.refused_endpoints import Edges
 from codexpool.pool.selection import Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
-from codexpool.pool.states import CONDEMNED, SHORT_REST, IdentityStates, Listener
+from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
 FAMILIES_KEPT = 1_000
@@ -42,9 +40,10 @@ TROUBLES = 3
 class Pool:
     """The identities, the sessions they serve, and what is known of both."""
 
-    def __init__(self, listener: Listener = lambda identity, before: None) -> None:
-        self.states = IdentityStates(listener)
-        self.states.on_rank = self._rank_changed
+    def __init__(self, listener: PoolListener = NO_LISTENER) -> None:
+        self._listener = listener
+        self._ranking = Ranking(self._ranked)
+        self.states = IdentityStates(listener, self._ranking)
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
         self.edges = Edges()
@@ -54,10 +53,6 @@ class Pool:
         """Why `choose` gave what it gave last."""
         self.exclusions = Exclusions()
         self.away = Away()
-        self.on_exclusion: Callable[[str], None] = lambda subject: None
-        """Called with the subject about which the exclusions say something else now."""
-        self._ranking = Ranking(self._ranked)
-        self._returns: list[tuple[float, str]] = []
         self._picks = 0
 
     # -- who is in the pool
@@ -122,7 +117,7 @@ class Pool:
         self._picks += 1
         chosen.last_picked = self._picks
         chosen.load = chosen.load.with_session(at)
-        self._ranking.change(chosen.name)
+        self._ranking.change(chosen)
         return self._settled(asked, session, chosen, at)
 
     def _may_move(self, asked: Asked, at: float) -> bool:
@@ -253,8 +248,6 @@ class Pool:
         """Those who are ready, the one that a new session gets first."""
         family = self.family_of(asked)
         if family == MAIN:
-            while self._returns and self._returns[0][0] <= at:
-                self._ranking.change(heappop(self._returns)[1])
             return (self.identities[name] for name in self._ranking.names(self.selection, self.identities, at))
         ready = [self._candidate(i, at, family) for i in self.identities.values() if self._is_ready(i, at)]
         ready.sort(key=lambda candidate: rank(self.selection, candidate, at))
@@ -303,18 +296,6 @@ class Pool:
         i = identity
         headroom = self.states.usage_of(i).headroom(family, at)
         return Candidate(i.name, i.load, i.last_picked, headroom, i.order, i.priority, i.is_doubtful(at))
-
-    def _rank_changed(self, identity: Identity) -> None:
-        self._ranking.change(identity.name)
-        if (returns_at := identity.returns_at) is not None:
-            self._rank_again(identity.name, returns_at)
-
-    def _rank_again(self, name: str, at: float) -> None:
-        """Time alone makes an identity another one then."""
-        if len(self._returns) > 4 * len(self.identities):  # Most of them have come to be otherwise.
-            identities = self.identities.values()
-            self._returns = sorted((max(i.returns_at or 0, i.avoided_until), i.name) for i in identities)
-        heappush(self._returns, (at, name))
 
     # -- what is learned of answers
 
@@ -388,13 +369,13 @@ class Pool:
         if (identity := self.states.current(name, fingerprint)) is not None and identity.metadata is not None:
             self.states.causes.withdraw(fingerprint)
             for subject in self.exclusions.forget(identity):
-                self.on_exclusion(subject)
+                self._listener.exclusions_changed(subject)
         self.states.resumed(name, fingerprint, at)
 
     def _exclude(self, new: Exclusion) -> bool:
         is_news = self.exclusions.add(new)
         if is_news:
-            self.on_exclusion(new.subject)
+            self._listener.exclusions_changed(new.subject)
         return is_news
 
     def troubled(self, name: str, at: float) -> None:
@@ -406,8 +387,7 @@ class Pool:
         if identity.troubles >= TROUBLES:
             pause = min(SHORT_REST * 2 ** min(identity.troubles - TROUBLES, 10), LONGEST_AVOIDED)
             identity.avoided_until = at + pause
-            self._ranking.change(name)
-            self._rank_again(name, identity.avoided_until)
+            self._ranking.change(identity)
 
     def succeeded(self, name: str, sent_at: float, is_turn: bool) -> bool:
         """A good answer to a request that was sent then: it ends a row of rests. Whether it closes the breaker.
@@ -421,7 +401,7 @@ class Pool:
                 identity.rests = identity.doubts = 0
             if identity.troubles:
                 identity.troubles, identity.avoided_until = 0, 0.0
-                self._ranking.change(name)
+                self._ranking.change(identity)
             if identity.metadata is not None:
                 self.edges.let_pass(identity.metadata.origin)
         return is_turn and self.states.breaker.succeeded(sent_at)
@@ -429,7 +409,7 @@ class Pool:
     def saw_usage(self, key: IdentityKey) -> None:
         """Something new is known of the limits of an account."""
         if (identity := self.states.by_keys.get(key)) is not None:
-            self._ranking.change(identity.name)
+            self._ranking.change(identity)
 
     def learn_family(self, model: str, family: str) -> bool:
         """An answer has said which family's limit counts for a model. True where this is news."""

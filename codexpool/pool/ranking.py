@@ -1,41 +1,54 @@
-"""The candidates in the order in which they are selected, kept so that a decision need not look at them all."""
+"""The identities in the order in which new sessions get them, kept so that a decision reads few of them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 
+from codexpool.pool.identity import Identity
 from codexpool.pool.selection import Candidate, Selection, rank
 
 LASTS = 300.0
-"""Seconds after which the order is made anew: headroom and load change with time alone, and slowly. (Whoever is used,
-limited or rests is put in its place at once.)"""
+"""Seconds after which all are ranked again: headroom and load change slowly with time. (An identity that is used,
+limited or rests is ranked again at once.)"""
 
 Entry = tuple[bool, bool, float, int, int, str]
-"""A rank, and the name of whom it is."""
+"""A rank, and the name of the identity."""
 
 
 class Ranking:
-    """Who is next. ``candidate`` gives what an identity's name stands for now; None where it cannot serve."""
+    """The order. ``candidate`` gives an identity's candidate by name; None if it cannot serve."""
 
     def __init__(self, candidate: Callable[[str, float], Candidate | None]) -> None:
         self._candidate = candidate
         self._order: list[Entry] = []
         self._entries: dict[str, Entry] = {}
         self._changed: set[str] = set()
-        self._made_at = float("-inf")
+        self._times: dict[str, list[float]] = {}
+        """When time alone changes an identity's rank."""
+        self._soonest = inf
+        self._made_at = -inf
         self._selection: Selection | None = None
 
-    def change(self, name: str) -> None:
-        """Something about an identity is other than it was."""
-        self._changed.add(name)
+    def change(self, identity: Identity) -> None:
+        """Rank an identity again before the next decision, and when its rest or limit ends."""
+        self._changed.add(identity.name)
+        if times := [time for time in (identity.returns_at, identity.avoided_until) if time]:
+            self._times[identity.name] = times
+            self._soonest = min(self._soonest, *times)
 
     def forget(self) -> None:
-        """There are other identities."""
+        """Rank all again: there are other identities."""
         self._selection = None
 
     def names(self, selection: Selection, names: Iterable[str], at: float) -> Iterator[str]:
-        """Those out of ``names`` who can serve, the one that a new session gets first."""
+        """Those of ``names`` that can serve, the one for the next new session first."""
+        if self._soonest <= at:
+            self._changed.update(name for name, times in self._times.items() if min(times) <= at)
+            later = {name: [time for time in times if time > at] for name, times in self._times.items()}
+            self._times = {name: times for name, times in later.items() if times}
+            self._soonest = min(map(min, self._times.values()), default=inf)
         if selection is not self._selection or not self._made_at <= at < self._made_at + LASTS:
             self._make(selection, names, at)
         changed, self._changed = self._changed, set()

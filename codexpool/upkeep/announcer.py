@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from codexpool.config import PoolConfig
 from codexpool.config.programs import environ_of_programs, secret_variables
-from codexpool.pool.identity import RETURNING, Condition, Identity, Status, clock
+from codexpool.pool.identity import Condition, Identity, Status, clock
 from codexpool.pool.needs import described, expiry, reasons_of, remedy
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import RETURNING
 from codexpool.upkeep.notify import Notices
 
 logger = logging.getLogger("codexpool")

@@ -23,6 +23,7 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
 from codexpool.pool.pool import Pool
+from codexpool.pool.states import PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
 from codexpool.state import Snapshot, State
@@ -54,7 +55,7 @@ class Listener(Protocol):
         """Follow the breaker; ``text`` explains it to a person."""
 
 
-class Keeper:
+class Keeper(PoolListener):
     """Carries out what a pool decides. Every method belongs to the thread of the event loop.
 
     ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``; ``route``
@@ -64,7 +65,7 @@ class Keeper:
     def __init__(
         self, open_state: Callable[[], State], environ: Mapping[str, str], route: Route, listener: Listener
     ) -> None:
-        self.pool = Pool(self._on_change)
+        self.pool = Pool(self)
         self.config: PoolConfig | None = None
         self.hosts = frozenset({endpoints.HOST})
         """Every host an identity is or was served from, and the one every client asks first."""
@@ -79,8 +80,6 @@ class Keeper:
         """What each member has used."""
         api = self._tasks.spawn(tasks.in_thread(_api, route, environ, self.clock))
         self._vault = Vault(self.pool, self._tasks, self._memory, api)
-        self.pool.states.on_doubt = self._vault.look_again
-        self.pool.on_exclusion = self._excluded
         self._reloader = Reloader(environ, TokenEndpoint(route, environ), self.follow)
         self._flags = FlagWriter(self.pool, self._vault, self._tasks)
         self._announcer = Announcer(self.pool, Notices(route, self._tasks, self._memory.claim), environ)
@@ -206,7 +205,7 @@ class Keeper:
         self._watch_breaker()
         self._wake()
 
-    def _excluded(self, subject: str) -> None:
+    def exclusions_changed(self, subject: str) -> None:
         self._memory.excludes(subject, self.pool.exclusions.document(subject))
         self._wake()
 
@@ -217,7 +216,10 @@ class Keeper:
             if self.config is not None:
                 self._memory.breaker_is(self.config.path, self.pool.states.breaker)
 
-    def _on_change(self, identity: Identity, before: Condition) -> None:
+    def token_doubted(self, identity: Identity) -> None:
+        self._vault.look_again(identity)
+
+    def status_changed(self, identity: Identity, before: Condition) -> None:
         status = identity.status
         self._watch_breaker()
         if status is not before.status:

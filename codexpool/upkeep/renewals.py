@@ -16,7 +16,7 @@ from codexpool.credentials import (
     Renewal,
     UnusableTokenError,
 )
-from codexpool.pool.identity import Evidence, Identity, Kind, Status
+from codexpool.pool.identity import Evidence, Identity, Kind
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.backoff import Pauses, Waiting
@@ -128,7 +128,7 @@ class Renewals:
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
-            self._pool.states.refused_for_good(identity.name, fingerprint, Status.NEEDS_LOGIN, evidence, evidence.at)
+            self._pool.states.login_over(identity.name, fingerprint, evidence)
             return True
         if renewal is None:
             note = "its token is refused, and there is no other one"

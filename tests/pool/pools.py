@@ -18,6 +18,7 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
+from codexpool.pool.states import PoolListener
 from codexpool.tokens.bearer import fingerprint
 
 NOW = 1_800_000_000.0
@@ -34,11 +35,18 @@ def unverified(name: str, token: str = "", kind: Kind = Kind.PAT, at: float = NO
     return Identity(name, kind, fingerprint(token or f"at-test-{name}"), Condition(Status.UNVERIFIED, at))
 
 
-class Changes(list[tuple[str, Status]]):
-    """A listener that remembers who became what."""
+class Changes(list[tuple[str, Status]], PoolListener):
+    """A listener that remembers which identity became what, and whose token was doubted."""
 
-    def __call__(self, identity: Identity, before: Condition) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.doubted: list[str] = []
+
+    def status_changed(self, identity: Identity, before: Condition) -> None:
         self.append((identity.name, identity.status))
+
+    def token_doubted(self, identity: Identity) -> None:
+        self.doubted.append(identity.name)
 
 
 def pool_of(

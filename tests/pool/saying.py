@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -27,10 +27,6 @@ class Scene:
 
     pool: Pool
     now: float = NOW
-    doubted: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.pool.states.on_doubt = lambda identity: self.doubted.append(identity.name)
 
     def judged(self, identity: Identity, asked: Asked, said: Said, body_model: str | None = None) -> Verdict:
         """What `codexpool.proxy.judge` makes of an answer, and has the pool learn, at the time of the scene."""

@@ -21,7 +21,7 @@ from codexpool.pool.states import DOUBTS, LONGEST_REST
 from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from codexpool.proxy.judge import of_event, of_failure
-from tests.pool.pools import MODELS, NOW, RESPONSES, condemn, not_for_endpoint, ready_pool, statuses
+from tests.pool.pools import MODELS, NOW, RESPONSES, Changes, condemn, not_for_endpoint, ready_pool, statuses
 from tests.pool.saying import COMPACT, GOOD, IMAGES, Said, Scene
 
 EXOTIC = "gpt-exotic"
@@ -298,14 +298,15 @@ def test_a_cause_is_own_for_an_hour_after_it_was_seen_and_as_long_as_it_lasts() 
 
 
 def test_what_is_confirmed_is_no_requests_doing() -> None:
-    scene = Scene(ready_pool(*"abcd"))
+    changes = Changes()
+    scene = Scene(ready_pool(*"abcd", changes=changes))
     asked = Asked("s", RESPONSES, model="m")
     scene.request(asked, Said(401, code="token_revoked"))
     assert statuses(scene.pool) == {
         **dict.fromkeys("ab", Status.SUSPECT),
         **dict.fromkeys("cd", Status.READY),
     }
-    assert scene.doubted == ["c", "d"]
+    assert changes.doubted == ["c", "d"]
 
     for name in "ab":
         condemn(scene.pool, name, scene.now)

@@ -436,7 +436,7 @@ def test_first_of_two_tokens_of_one_user_serves_whichever_is_verified_first(orde
     pool = twins(order)
 
     assert statuses(pool) == {"a": Status.READY, "b": Status.PAUSED}
-    assert pool.states.by_key(metadata("same").key) is pool.identities["a"]
+    assert pool.states.by_keys[metadata("same").key] is pool.identities["a"]
     assert str(pool.identities["b"].condition.evidence) == "its token is of the same account and user as that of a"
 
 

@@ -72,11 +72,11 @@ def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind)
 
 @RENEWABLE
 def test_a_client_that_is_always_refused_has_no_login_renewed_each_time(kind: Kind) -> None:
-    pool = pool_of(*(unverified(name, kind=kind) for name in "abcd"))
+    changes = Changes()
+    pool = pool_of(*(unverified(name, kind=kind) for name in "abcd"), changes=changes)
     for name in pool.identities:
         vouch(pool, name, NOW - 1)
-    wanted: list[str] = []
-    pool.states.on_doubt = lambda identity: wanted.append(identity.name)
+    wanted = changes.doubted
     cause = Cause.of(Asked("odd", RESPONSES), "401")
 
     for second in range(60):

@@ -24,7 +24,8 @@ from codexpool.cli.identity_rows import identity_rows
 from codexpool.config import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
 from codexpool.pool.exclusions import subjects
-from codexpool.pool.identity import RETURNING, Status
+from codexpool.pool.identity import Status
+from codexpool.pool.states import RETURNING
 from codexpool.state import record_name
 from codexpool.upkeep.persistence import NOT_FOR, RESUMED, USAGE
 

@@ -21,7 +21,6 @@ from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.pool.identity import (
-    RETURNING,
     Condition,
     Evidence,
     Identity,
@@ -34,7 +33,7 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
-from codexpool.pool.states import IN_DOUBT
+from codexpool.pool.states import IN_DOUBT, RETURNING
 from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
