@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from math import inf
+from heapq import heappop, heappush
 
 from codexpool.pool.identity import Identity
 from codexpool.pool.selection import Candidate, Selection, rank
@@ -25,18 +25,20 @@ class Ranking:
         self._order: list[Entry] = []
         self._entries: dict[str, Entry] = {}
         self._changed: set[str] = set()
-        self._times: dict[str, list[float]] = {}
-        """When time alone changes an identity's rank."""
-        self._soonest = inf
-        self._made_at = -inf
+        self._times: list[tuple[float, str]] = []
+        """A heap: when time alone changes an identity's rank."""
+        self._known: dict[str, tuple[float | None, float]] = {}
+        self._made_at = float("-inf")
         self._selection: Selection | None = None
 
     def change(self, identity: Identity) -> None:
         """Rank an identity again before the next decision, and when its rest or limit ends."""
         self._changed.add(identity.name)
-        if times := [time for time in (identity.returns_at, identity.avoided_until) if time]:
-            self._times[identity.name] = times
-            self._soonest = min(self._soonest, *times)
+        times = (identity.returns_at, identity.avoided_until)
+        if self._known.get(identity.name) != times:
+            self._known[identity.name] = times
+            for time in filter(None, times):
+                heappush(self._times, (time, identity.name))
 
     def forget(self) -> None:
         """Rank all again: there are other identities."""
@@ -44,11 +46,8 @@ class Ranking:
 
     def names(self, selection: Selection, names: Iterable[str], at: float) -> Iterator[str]:
         """Those of ``names`` that can serve, the one for the next new session first."""
-        if self._soonest <= at:
-            self._changed.update(name for name, times in self._times.items() if min(times) <= at)
-            later = {name: [time for time in times if time > at] for name, times in self._times.items()}
-            self._times = {name: times for name, times in later.items() if times}
-            self._soonest = min(map(min, self._times.values()), default=inf)
+        while self._times and self._times[0][0] <= at:
+            self._changed.add(heappop(self._times)[1])
         if selection is not self._selection or not self._made_at <= at < self._made_at + LASTS:
             self._make(selection, names, at)
         changed, self._changed = self._changed, set()
