@@ -23,7 +23,7 @@ from codexpool.proxy.flows import Closed, Passthrough
 from codexpool.proxy.handler import Handler, Setup
 from codexpool.proxy.mitm import json_log, options
 from codexpool.proxy.mitm.shutdown import REASON, Leaving
-from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.telemetry import Telemetry
 from codexpool.proxy.tunnels import UndecidedError
@@ -178,7 +178,7 @@ class Codexpool:
             return
         if self.is_running:
             raise exceptions.OptionsError("codexpool_observe is for the start: restart the proxy to change it")
-        self.handler = Observing(self.history) if observes else SwapHandler(self.history)
+        self.handler = ObserveHandler(self.history) if observes else SwapHandler(self.history)
         self.telemetry.view = self.handler
         resend.install(self.handler)
 

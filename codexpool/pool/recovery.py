@@ -1,8 +1,7 @@
-"""What happens to one request, from its first attempt to the answer the client gets.
+"""Decide what happens to a request, from its first attempt to the answer the client gets.
 
-One generator per request: attempts and waits come out, verdicts go in, and its return value says what the client
-gets. It does no I/O and knows no time but what it is given, so the whole of "a 401 goes unseen" can be read, and
-tested, here.
+One generator per request: it yields attempts and waits, takes verdicts, and returns what the client gets. It does no
+I/O and reads no clock of its own, so "the client never sees a 401" can be read, and tested, in this one place.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ MOST_TRIES = 2
 """Attempts of one request with one token."""
 
 MOST_RENEWALS = 2
-"""Renewals of one identity that a request waits for: one may find a token on the disk, another one has it issued."""
+"""Renewals of one identity that a request waits for: the first may read one from disk, the second gets one issued."""
 
 BEFORE_AGAIN = 0.25
-"""Seconds before a request goes out again after trouble of the backend's own."""
+"""Seconds before a request is sent again after an error of the backend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Send the request under this identity, and come back with the verdict.
+    """Send the request under this identity, and return with the verdict.
 
-    ``lighter``: without its encrypted reasoning, which another account has issued.
+    ``lighter``: without its encrypted reasoning, which another account issued.
     """
 
     identity: Identity
@@ -40,24 +39,21 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nobody is ready yet: come back when the pool has changed, or after this many seconds."""
+    """No identity is ready yet: return when the pool has changed, or after this many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Come back after this many seconds, whatever happens meanwhile."""
+    """Return after this many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The token of this identity was refused, and another one is being got for it.
-
-    Come back when that has come to something or to nothing, or after this many seconds.
-    """
+    """This identity's token was refused and is being renewed: return when that ended, or after this many seconds."""
 
     identity: Identity
     seconds: float
@@ -70,7 +66,7 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class NobodyServes:
-    """The client gets one clear answer of ours."""
+    """The client gets an error from the proxy that says why no identity can serve."""
 
 
 Outcome = Relay | NobodyServes
@@ -79,19 +75,21 @@ Steps = Generator[Step, Verdict | None, Outcome]
 
 
 def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callable[[], float]) -> Steps:
-    """The attempts of one request. ``clock`` gives unix seconds, ``timer`` seconds that never jump.
+    """Yield the attempts and waits of one request.
 
-    The stages after a refused credential, in this order: the identity has another token by now, so that is sent; its
-    credential is renewed (the token on the disk if that is another one, else one from the token endpoint or the
-    command), and that is sent; the next identity. A PAT skips the middle. A limit leads to the next identity at once.
+    ``clock`` returns unix seconds, ``timer`` monotonic seconds.
 
-    An identity is tried once per token. A second time it is tried only if whoami has vouched for the token since it
-    was refused, or a rest is over that it was sent to, and nobody else is left. Apart from that a request goes out
-    once more without its encrypted reasoning, and once more after trouble of the backend's own. An answer that may be
-    the request's own (`Next.ONCE`, `Next.ELSEWHERE`) is relayed where nobody else is left to try.
+    After a refused credential: if the identity has another token by now, send that; else renew the credential (from
+    disk if the token there is another one, else from the token endpoint or the command) and send the new one; else
+    take the next identity. A PAT cannot be renewed. A limit goes to the next identity at once.
 
-    None in place of a verdict says that the attempt was not sent, because its identity has changed meanwhile: another
-    one comes out, if there is any.
+    An identity is tried once per token. It gets a second try only when no other identity is left, and whoami vouched
+    for the token since the refusal, or the rest it was sent to is over. Besides, a request is sent once more without
+    its encrypted reasoning, and once more after an error of the backend. An answer that may be the fault of the request
+    itself (`Next.ONCE`, `Next.ELSEWHERE`) is relayed if no other identity is left.
+
+    Send None instead of a verdict if the attempt was not sent because its identity changed meanwhile: the generator
+    yields another one, if there is one.
     """
     patience = _Patience(timer)
     tries = _Tries()
@@ -146,25 +144,34 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             yield from patience.spent_on(Renew(identity, seconds), [identity])
 
 
+def advance(steps: Steps, verdict: Verdict | None) -> Step | Outcome:
+    """Return what comes after a verdict: the next step, or the outcome."""
+    try:
+        return steps.send(verdict)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
 STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})
-"""What becomes of a request that shall stay with the identity it was sent under."""
+"""After these the request stays with its identity."""
 
 
 LEAST = 0.001
-"""Seconds that are worth waiting for: the rest of a float is none."""
+"""Shortest wait, in seconds: less is a rounding error."""
 
 
 class _Patience:
-    """The seconds that a request waits in all."""
+    """How long a request may still wait, over all its waits."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self._timer = timer
         self.left = PATIENCE
 
     def for_one_of(self, awaited: Sequence[Identity]) -> float:
-        """The seconds there are to wait for one of these identities; 0 where there is none.
+        """Return the seconds to wait for one of these identities; 0 for none.
 
-        Others have waited for those that are in doubt; when a rest ends is known.
+        An identity in doubt is waited for once, by all requests together; a rest has a known end.
         """
         now = self._timer()
         shares = (i.waited.left(now) if i.status in IN_DOUBT else PATIENCE for i in awaited)
@@ -173,19 +180,19 @@ class _Patience:
     def spent_on(
         self, step: Wait | Pause | Renew, awaited: Sequence[Identity] = ()
     ) -> Generator[Step, Verdict | None, None]:
-        """Wait, and take off what that took, here and for whoever waits for the same identities."""
+        """Wait, and deduct the time taken, here and for other requests that wait for the same identities."""
         begun = self._timer()
         for identity in awaited:
             if identity.status in IN_DOUBT:
                 identity.waited.begins(begun, step.seconds)
         yield step
-        granted = min(self.left, step.seconds) if awaited else self.left  # What others have waited is gone for good.
+        granted = min(self.left, step.seconds) if awaited else self.left  # Time others waited counts.
         left = granted - max(0.0, self._timer() - begun)
         self.left = left if left > LEAST else 0.0
 
 
 class _Tries:
-    """The tokens a request went out with, by fingerprint: when last, how often, and what came of it."""
+    """The tokens a request was sent with, by fingerprint: when last, how often, and the last finding."""
 
     def __init__(self) -> None:
         self._tries: dict[str, tuple[float, int, Finding]] = {}
@@ -195,13 +202,13 @@ class _Tries:
         self._tries[fingerprint] = (at, times + 1, verdict.finding)
 
     def refused(self, pool: Pool) -> set[str]:
-        """Who is not tried while there is anybody else."""
+        """Return the identities to avoid while another one is left."""
         if not self._tries:
             return set()
         return {i.name for i in pool.identities.values() if i.fingerprint in self._tries}
 
     def spent(self, pool: Pool) -> set[str]:
-        """Who is not tried at all any more: whoami has not vouched for the token since, and nobody will."""
+        """Return the identities not to try again: no whoami vouched for their token since it was refused."""
         if not self._tries:
             return set()
         return {i.name for i in pool.identities.values() if i.fingerprint in self._tries and self._is_spent(i)}
@@ -211,7 +218,7 @@ class _Tries:
         if times >= MOST_TRIES:
             return True
         if finding in (Finding.THROTTLED, Finding.LIMITED):
-            return False  # A matter of time only.
-        if finding is Finding.EDGE:  # That too, but it is the same for everybody: once more is enough.
+            return False  # It only takes time.
+        if finding is Finding.EDGE:  # The same for all identities: one more try is enough.
             return any(times > 1 for _, times, _ in self._tries.values())
         return identity.status in (Status.READY, Status.RESTING) and identity.vouched_at < last

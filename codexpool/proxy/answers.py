@@ -1,7 +1,7 @@
-"""The way back: what becomes of an answer, or of a connection that is lost before there is one.
+"""Answers of the backend, and connections lost before there is one.
 
-A good answer is streamed from its first byte. One that may have to be acted upon is held, and judged when it is
-whole: it is relayed, or the request is sent again, or it gets an answer of ours.
+A good answer is streamed from its first byte. An answer that may be a reason to act is held, and judged when it is
+whole: it is relayed, or the request is sent again, or the proxy answers itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from codexpool.proxy import replies, tracer
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import label
-from codexpool.proxy.exchange import Exchange, comment, model_in_body, replace_response
+from codexpool.proxy.exchange import Exchange, Incoming, comment, model_in_body, replace_response
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
 from codexpool.proxy.judge import Said, judge, learn
@@ -38,11 +38,11 @@ from codexpool.traces.history import History
 logger = logging.getLogger("codexpool")
 
 SMALL = 16_384
-"""Bytes up to which an answer of known length is not streamed."""
+"""Answers up to this many bytes, of known length, are not streamed."""
 
 
 class Answers:
-    """What happens to the requests under way from the moment they leave."""
+    """What happens to a request once it has left."""
 
     def __init__(self, flows: Flows, attempts: Attempts, dressing: Dressing, turns: Turns, history: History) -> None:
         self._flows = flows
@@ -54,15 +54,15 @@ class Answers:
     # -- hooks, in the order of an answer's life
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
-        """An answer begins: hold it if it may have to be acted upon, else let it stream from its first byte."""
+        """Hold an answer that may be a reason to act; stream any other from its first byte."""
         exchange = self._flows.get(flow)
         response = flow.response
         if response is None:
             return
         if exchange is None:
-            self._stream_a_strangers(flow, response)
+            self._stream_unknown(flow, response)
             return
-        exchange.head_seen = True
+        exchange.incoming.head_seen = True
         if not exchange.is_answered:
             return
         exchange.attempt.trace.answered(response.status_code, response.headers.fields, time.time())
@@ -70,47 +70,47 @@ class Answers:
         if (turn_state := values.get(headers.TURN_STATE)) is not None:
             self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
-            judging.saw(self._flows.keeper, exchange.asked, exchange.attempt, values)
+            judging.learn_limits(self._flows.keeper, exchange.asked, exchange.attempt, values)
             events = is_event_stream(response)
             is_small = _is_small(values.get(b"content-length")) and not events
             encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-            exchange.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
+            exchange.incoming.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
             is_passed = exchange.policy is Policy.SWAP and not is_small
             response.stream = partial(self._passed, exchange) if is_passed else False
             looks = events and is_passed and is_known(encoding)
-            exchange.beginning = Beginning(encoding) if looks else None
-            if exchange.beginning is None:
+            exchange.incoming.beginning = Beginning(encoding) if looks else None
+            if exchange.incoming.beginning is None:
                 self._attempts.served(flow, exchange)
 
-    def _stream_a_strangers(self, flow: http.HTTPFlow, response: http.Response) -> None:
-        """A request that was under way before a reload is not known here; its answer is streamed all the same."""
+    def _stream_unknown(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """Stream the answer to a request from before a reload, which has no exchange."""
         if not is_held(response.status_code) and self._flows.policy(flow.request) is Policy.SWAP:
             response.stream = True
 
     def head(self, flow: http.HTTPFlow) -> None:
-        """See `codexpool.proxy.resend.Sender`: all addons have seen the head of an answer; have we?"""
+        """Handle the head of an answer if our own hook was skipped (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
-        if exchange is not None and not exchange.head_seen:
+        if exchange is not None and not exchange.incoming.head_seen:
             try:
                 self.headers_came(flow)
             except Exception as error:
                 self.fail(flow, error, "reading the answer")
 
     def holds(self, flow: http.HTTPFlow) -> bool:
-        """See `codexpool.proxy.resend.Sender`: whether the beginning of a stream is looked at first."""
+        """Return whether to look at the beginning of a stream first (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
-        return exchange is not None and exchange.beginning is not None
+        return exchange is not None and exchange.incoming.beginning is not None
 
     def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        """See `codexpool.proxy.resend.Sender`: whether a stream answers, or has failed in a way that is ours."""
+        """Return whether a stream has begun to answer, or the failure to judge instead (see `resend.Sender`)."""
         try:
             exchange = self._flows.get(flow)
-            if exchange is None or exchange.beginning is None:
+            if exchange is None or exchange.incoming.beginning is None:
                 return True
-            found = exchange.beginning.take(piece)
+            found = exchange.incoming.beginning.take(piece)
             if found is False:
                 return False
-            exchange.beginning = None
+            exchange.incoming.beginning = None
             said = judging.of_event(found) if isinstance(found, dict) else None
             if said is None:
                 self._attempts.served(flow, exchange)
@@ -118,29 +118,28 @@ class Answers:
             assert flow.response is not None
             return replies.failed_stream(flow.response, said.status, said.error, said.values)
         except Exception:
-            logger.exception("the beginning of a stream could not be read")
+            logger.exception("reading the beginning of a stream failed")
             return True
 
     def _passed(self, exchange: Exchange, piece: bytes) -> bytes:
-        """See a piece of an answer pass by; gives it back (see mitmproxy's ``response.stream``)."""
+        """Read a piece of an answer, and pass it on (see mitmproxy's ``response.stream``)."""
         self._see(exchange, piece)
         return piece
 
     @harmless
     def _see(self, exchange: Exchange, piece: bytes) -> None:
         exchange.trace.count_bytes(piece)
-        if exchange.reading is not None:
-            for event in exchange.reading.take(piece):
+        if exchange.incoming.reading is not None:
+            for event in exchange.incoming.reading.take(piece):
                 self._learn_late(exchange, event)
 
     def _learn_late(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
-        """What an event says after the answer has begun. The client has that answer, and sees the failure; but it
-        asks again, and then it is known."""
+        """Learn from a failure within an answer the client already gets: its retry then goes to another identity."""
         keeper, attempt = self._flows.keeper_if_any, exchange.attempt
         if keeper is None or not exchange.is_answered:
             return
         if event.get("type") == frames.LIMITS:
-            judging.saw_gauges(keeper, attempt, rate_limits.of_frame(event))
+            judging.learn_gauges(keeper, attempt, rate_limits.of_frame(event))
             return
         said = judging.of_event(event)
         if said is None:
@@ -152,9 +151,10 @@ class Answers:
         learn(keeper, exchange.asked, attempt, said, verdict, evidence)
 
     def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
-        """See `codexpool.proxy.resend.Sender`: an answer that was to be judged is judged by its status alone.
+        """Return what to judge in place of a held answer that was cut off (see `resend.Sender`).
 
-        Where its status says nothing without a body, a lost connection is what it is: the request goes out again.
+        None if its status means nothing without a body: then it counts as a lost connection, and the request is sent
+        again.
         """
         try:
             exchange, response = self._flows.get(flow), flow.response
@@ -166,18 +166,20 @@ class Answers:
                 return None
             logger.info(
                 "session %s: the %d of %s is judged by its status alone: %s",
-                *(exchange.named, response.status_code, exchange.attempt.name, why),
+                exchange.named,
+                response.status_code,
+                exchange.attempt.name,
+                why,
             )
             return replies.cut(response, why)
         except Exception:
-            logger.exception("an answer that was cut off could not be read")
+            logger.exception("reading an answer that was cut off failed")
             return None
 
     def whole(self, flow: http.HTTPFlow) -> None:
-        """See `codexpool.proxy.resend.Sender`: what a refusal repeats of a token is hidden before anybody sees it.
+        """Remove the token from a refusal that repeats it, before any addon sees it (see `resend.Sender`).
 
-        Not in our own hook: mitmproxy skips that where a hook of another addon raises, and writes its dump all the
-        same.
+        Not in our own hook: mitmproxy skips that if a hook of another addon raises, and still writes its dump.
         """
         exchange, response = self._flows.get(flow), flow.response
         if exchange is None or response is None or not exchange.is_answered or not is_held(response.status_code):
@@ -190,32 +192,32 @@ class Answers:
             self.fail(flow, error, "reading the answer")
 
     def lost(self, flow: http.HTTPFlow) -> None:
-        """See `codexpool.proxy.resend.Sender`: the connection was lost, and nothing was passed on."""
+        """Note that the connection was lost before the client got anything (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
         if exchange is not None:
-            exchange.is_lost = True
+            exchange.incoming.is_lost = True
 
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
-        """A flow has ended in an error: if its connection was lost before the first byte, is it to be sent again?"""
+        """Judge a connection that was lost before the first byte of an answer: the request may be sent again."""
         exchange = self._flows.get(flow)
         if exchange is None:
             return
-        exchange.end_seen = True
-        if exchange.is_lost and exchange.is_answered and self._flows.serves:
-            exchange.beginning = None
+        exchange.incoming.end_seen = True
+        if exchange.incoming.is_lost and exchange.is_answered and self._flows.serves:
+            exchange.incoming.beginning = None
             if exchange.attempt.trace.status is None:
                 exchange.attempt.trace.answered(0, (), time.time())
-            await self._judge(flow, exchange, judging.NOTHING)
+            await self._judge(flow, exchange, judging.LOST)
             if exchange.ours:
-                flow.response = None  # The flow has ended in its error; the next request gets this answer.
-        exchange.is_lost = False
+                flow.response = None  # The flow ended in an error; the retry gets this answer.
+        exchange.incoming.is_lost = False
 
     async def judge(self, flow: http.HTTPFlow) -> None:
-        """An answer is whole: relay it, have the request sent again, or answer in its place."""
+        """Judge a whole answer: relay it, have the request sent again, or answer instead."""
         exchange = self._flows.get(flow)
         if exchange is None or flow.response is None:
             return
-        exchange.end_seen = True
+        exchange.incoming.end_seen = True
         if exchange.failure is not None:
             replace_response(flow, exchange, exchange.failure)
         elif exchange.is_answered:
@@ -223,15 +225,15 @@ class Answers:
 
     async def _judge_answer(self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
         if response.status_code == 101 and not (exchange.upgrade and flow.websocket is not None):
-            # What is said from then on would be no messages, and pass by unseen: keys, turns, limits.
+            # What follows would be no WebSocket messages: keys, turns and limits in it would go unseen.
             flow.websocket = None
-            refusal = replies.failed_closed("the backend has switched to a protocol that is no WebSocket")
+            refusal = replies.failed_closed("the backend switched to a protocol other than WebSocket")
             refusal.headers["connection"] = "close"
             replace_response(flow, exchange, refusal)
             return
         if not is_held(response.status_code):
-            if exchange.beginning is not None:  # It was passed on before it had said anything.
-                exchange.beginning = None
+            if exchange.incoming.beginning is not None:  # It was passed on before it named an outcome.
+                exchange.incoming.beginning = None
                 self._attempts.served(flow, exchange)
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
@@ -261,7 +263,7 @@ class Answers:
         await self._attempts.follow(flow, exchange)
         exchange.go_again = len(exchange.tries) > tries
         if exchange.upgrade and verdict.next in MAY_BE_ITS_OWN and not (exchange.go_again or exchange.ours):
-            # Of a refused handshake a client sees the status only, and repeats it seven times: over HTTP it sees all.
+            # Of a refused handshake a client sees only the status, and retries it seven times: send it to HTTP.
             replace_response(flow, exchange, replies.over_http(str(evidence)))
         if exchange.go_again:
             await self._attempts.prepare(flow, exchange)
@@ -273,7 +275,7 @@ class Answers:
         return await look(has_encrypted, flow.request.raw_content or b"", encoding)
 
     def is_over(self, flow: http.HTTPFlow) -> bool:
-        """Whether the answer, or the error, that a flow has now is the one the client gets: then its trace ends."""
+        """Return whether the client gets the answer or error a flow has now; if so, end its trace."""
         exchange = self._flows.get(flow)
         if exchange is None:
             return True
@@ -284,12 +286,12 @@ class Answers:
         return not exchange.go_again
 
     def again(self, flow: http.HTTPFlow) -> bool:
-        """See `codexpool.proxy.resend.Sender`: whether the held answer is dropped and the request sent again."""
+        """Return whether to drop the held answer and send the request again (see `resend.Sender`)."""
         try:
             return self._is_sent_again(flow)
         except Exception as error:
             self.fail(flow, error, "sending a request again")
-            self.is_over(flow)  # Its hooks are behind it.
+            self.is_over(flow)  # No other hook will.
             return False
 
     def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
@@ -297,39 +299,41 @@ class Answers:
         if exchange is None:
             return False
         if not self._flows.serves and flow.response is not None and is_held(flow.response.status_code):
-            # The addon went away in the middle of this request, and nobody has judged the answer.
+            # The addon was unloaded during this request, and the answer was not judged.
             flow.response = replies.failed_closed(self._flows.closed)
-        if not exchange.end_seen:
+        if not exchange.incoming.end_seen:
             self._unjudged(flow, exchange)
         if not exchange.go_again:
             return False
-        exchange.go_again = exchange.head_seen = exchange.end_seen = False
+        exchange.go_again, exchange.incoming = False, Incoming()
         refused, now = exchange.tries[-2], exchange.attempt
         logger.info("session %s: sent again, %s -> %s (%s)", exchange.named, refused.name, now.name, refused.outcome)
-        # Only now, with the hooks of the refused attempt behind it, may the flow say who is next.
+        # Only now, after all hooks saw the refused attempt, may the flow show the next identity.
         label(flow, now.name)
         return True
 
     def _unjudged(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """A hook of another addon has raised, and ours was skipped: nobody knows what the answer means."""
+        """Refuse an answer that was not judged because a hook of another addon raised, and ours was skipped."""
         response = flow.response
         acts = exchange.policy is Policy.SWAP_IDS or (response is not None and is_held(response.status_code))
         if response is not None and flow.error is None and exchange.is_answered and acts:
             logger.warning(
                 "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503",
-                *(exchange.named, response.status_code, exchange.attempt.name),
+                exchange.named,
+                response.status_code,
+                exchange.attempt.name,
             )
-            reason = "a hook of another addon raised, and the answer of the backend was not judged"
+            reason = "a hook of another addon raised, and the backend's answer was not judged"
             replace_response(flow, exchange, replies.failed_closed(reason))
         self.is_over(flow)
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
-        """Something of ours broke in a hook: the client is told, and nothing leaves."""
+        """Answer a request after an exception in one of our hooks: nothing leaves."""
         logger.error("%s failed: %s", doing, error, exc_info=error)
         exchange = self._flows.get(flow)
         refusal = replies.failed_closed(f"{doing} failed ({type(error).__name__})")
         if exchange is not None and flow.response is not None and flow.response.raw_content is None:
-            exchange.failure = refusal  # Its head is here, its body would still be put into ours.
+            exchange.failure = refusal  # Its head is here; its body would end up in our answer.
         elif exchange is not None:
             replace_response(flow, exchange, refusal)
         elif flow.response is None and self._flows.policy(flow.request).swaps:
@@ -338,5 +342,5 @@ class Answers:
 
 
 def _is_small(content_length: bytes | None) -> bool:
-    """Whether an answer comes in one piece anyway: then a person may see its body in the flow."""
+    """Return whether an answer is short enough to be held: then the flow shows its body."""
     return content_length is not None and content_length.isdigit() and int(content_length) <= SMALL

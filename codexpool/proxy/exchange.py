@@ -1,4 +1,4 @@
-"""One request of a client, with all its attempts."""
+"""One request of a client: what it asks, its attempts, and the answer."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.traces.trace import AttemptTrace, Trace
 
 SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
-"""Where a request names its conversation; the first that is there counts."""
+"""The headers that name a session; the first one present counts."""
 
 NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, endpoints.USAGE})
 
 LONGEST_FOUND = 1_024
-"""Bytes of a text that is looked for in a body, with its name."""
+"""Longest value, in bytes and with its name, to find in a body."""
 
 LONGEST_NAME = 200
-"""Characters of a name of a session or a model; of a longer one its digest counts. It is remembered."""
+"""Longest name of a session or model to keep, in characters; a longer one is replaced by its digest."""
 
 _TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'
-"""Within a text of JSON the quotes would be escaped."""
+"""Within a JSON string the quotes would be escaped."""
 
 PARENT = b"x-codex-parent-thread-id"
-"""Where a sub-agent's request names the session that has started it."""
+"""The header in which a sub-agent's request names the session that started it."""
 
 Address = tuple[bytes, str, int, bytes, bytes]
 """Scheme, host, port, method and path of a request."""
@@ -47,9 +47,9 @@ Address = tuple[bytes, str, int, bytes, bytes]
 
 @dataclass(slots=True)
 class Attempt:
-    """One sending under one identity.
+    """One sending of a request under one identity.
 
-    Bearer and metadata are those of the moment it was decided, ``at`` is the unix second at which it left.
+    ``bearer`` and ``metadata`` are those of the moment it was decided, ``at`` is the unix second it left.
     """
 
     name: str
@@ -58,15 +58,31 @@ class Attempt:
     at: float
     trace: AttemptTrace
     lighter: bool = False
-    """Without its encrypted reasoning."""
+    """Sent without its encrypted reasoning."""
     body: bytes | None = None
-    """What leaves in place of the client's body."""
+    """The body to send instead of the client's."""
     is_prepared: bool = False
-    """It was looked whether anything is to be left out of the body."""
+    """The body was checked for what this identity cannot read."""
     outcome: str = ""
     is_sent: bool = False
     has_left: bool = False
-    """The connection was there: from then on the backend may have it."""
+    """It had a connection: the backend may have received it."""
+
+
+@dataclass(slots=True)
+class Incoming:
+    """What has come back of the last attempt. Each attempt begins with a new one."""
+
+    head_seen: bool = False
+    """Our hook saw the head. (If a hook of another addon raises, mitmproxy skips ours.)"""
+    end_seen: bool = False
+    """Our hook saw the end: a whole answer, or an error."""
+    is_lost: bool = False
+    """The connection was lost before the client got anything."""
+    beginning: Beginning | None = None
+    """The first events of a stream, until it is passed on."""
+    reading: Reading | None = None
+    """Reads the answer as it is passed on."""
 
 
 @dataclass(slots=True)
@@ -75,45 +91,38 @@ class Exchange:
 
     policy: Policy
     address: Address
-    """What the policy was decided by: an addon that changes it afterwards is noticed."""
+    """What the policy was decided by; `codexpool.proxy.requests` notices if another addon changes it."""
     asked: Asked
     client_account: str
     upgrade: bool
     trace: Trace
+    member: Member | None = None
+    probe: str = ""
+    """The number of a request that only asks what would be sent (see `codexpool.proxy.probe`)."""
+    slot: Slot | None = None
+    """Its slot among the turns under way."""
+
     steps: Steps | None = None
     step: Step | Outcome | None = None
-    """The last word of ``steps``; None before the first."""
+    """What ``steps`` yielded last."""
     tries: list[Attempt] = field(default_factory=list)
     go_again: bool = False
+    """The answer is dropped, and the request sent again."""
+
+    incoming: Incoming = field(default_factory=Incoming)
     ours: bool = False
-    """The answer is one of ours, not the backend's."""
+    """The answer is the proxy's, not the backend's."""
     failure: http.Response | None = None
-    """What the client gets in place of an answer that has begun, once that is whole."""
-    beginning: Beginning | None = None
-    """The first pieces of a stream, until it is passed on."""
-    is_lost: bool = False
-    """The connection was lost, and nothing was passed on."""
-    head_seen: bool = False
-    """We have seen the head of the last answer. (Where a hook of another addon raises, mitmproxy skips ours.)"""
-    end_seen: bool = False
-    """And its end, be it an answer or an error."""
-    member: Member | None = None
-    """Whose key it came with."""
-    slot: Slot | None = None
-    """Its place among the turns that are under way."""
-    reading: Reading | None = None
-    """What reads its answer as that passes by."""
-    probe: str = ""
-    """It only asks what would be done with it."""
+    """Replaces an answer that has begun, once it is whole."""
 
     @property
     def is_turn(self) -> bool:
-        """Whether it is a request for the model. (On a WebSocket those are messages, which come later.)"""
+        """Whether this is a model request. (On a WebSocket those are messages.)"""
         return self.asked.is_turn and not self.upgrade
 
     @property
     def is_answered(self) -> bool:
-        """Whether an answer that comes is the backend's, to the last attempt: not ours, nor another addon's."""
+        """Whether an answer is the backend's to the last attempt, not the proxy's or another addon's."""
         return bool(self.tries) and not self.ours and self.attempt.is_sent
 
     @property
@@ -126,12 +135,12 @@ class Exchange:
 
     @property
     def named(self) -> str:
-        """The session as a log may name it: a client can put anything there."""
-        return said_of(self.asked.session)
+        """The session as a log may show it: a client can put anything there."""
+        return session_shown(self.asked.session)
 
 
 def policy_of(request: http.Request, hosts: frozenset[str]) -> Policy:
-    """Return the path policy for a request as it would leave; ``hosts`` are those that the policy is for."""
+    """Return the path policy of a request as it would leave; ``hosts`` are those it applies to."""
     data = request.data
     if data.host.lower() not in hosts:
         return Policy.NEVER
@@ -140,13 +149,13 @@ def policy_of(request: http.Request, hosts: frozenset[str]) -> Policy:
 
 
 def address_of(request: http.Request) -> Address:
-    """Where a request would leave for now."""
+    """Return the address a request would be sent to now."""
     data = request.data
     return (data.scheme, data.host, data.port, data.method, data.path)
 
 
 def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | None]:
-    """What a request is about, as its headers say it; and which of them named the session."""
+    """Return what a request asks, by its headers, and the name of the header that named the session."""
     source = next((name for name in SESSION_HEADERS if values.get(name)), None)
     parent = values.get(PARENT)
     asked = Asked(
@@ -160,14 +169,14 @@ def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | Non
 
 
 def bounded(name: str) -> str:
-    """A name that a client has made up, as it may be remembered."""
+    """Return a client's name for something, short enough to keep."""
     if len(name) <= LONGEST_NAME:
         return name
     return "sha256:" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 def of_whom(asked: Asked, member: Member | None, only: frozenset[str] | None) -> Asked:
-    """What a request is about that comes from a member, or from somebody without a key."""
+    """Return what a request asks, with its session marked as that of a member or of a client without a key."""
     if member is None and "/" not in (asked.session or "") and "/" not in (asked.parent or ""):
         return asked
     session, parent = (None if key is None else session_of(key, member) for key in (asked.session, asked.parent))
@@ -175,37 +184,37 @@ def of_whom(asked: Asked, member: Member | None, only: frozenset[str] | None) ->
 
 
 def session_of(key: str, member: Member | None) -> str:
-    """What a session goes by that a client calls so: nobody can name a session of a member but that one."""
+    """Return the name of a session in the pool: only a member's own requests can reach its sessions."""
     if member is not None:
         return f"{member.name}/{key}"
     return f"/{key}" if "/" in key else key
 
 
-def said_of(session: str | None) -> str:
-    """The name of a session as it may be seen."""
+def session_shown(session: str | None) -> str:
+    """Return the name of a session as a log may show it."""
     return "-" if session is None else redact_text(session)
 
 
 async def prompt_cache_key(request: http.Request) -> str | None:
-    """The conversation of a client that sends none of the headers. Codex itself never comes to this."""
-    return await _said_in_body(request, "prompt_cache_key") or None
+    """Return the session of a client that sends no session header. Codex always sends one."""
+    return await _value_in_body(request, "prompt_cache_key") or None
 
 
 async def model_in_body(request: http.Request) -> str:
-    """The model that a request asks, as its body says it; empty where that cannot be read."""
-    return await _said_in_body(request, "model")
+    """Return the model a request asks for, by its body; empty if that cannot be read."""
+    return await _value_in_body(request, "model")
 
 
-async def _said_in_body(request: http.Request, name: str) -> str:
+async def _value_in_body(request: http.Request, name: str) -> str:
     body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
     try:
-        return bounded(await look(partial(_first_text, name), body, encoding))
+        return bounded(await look(partial(_first_value, name), body, encoding))
     except UnreadableError:
         return ""
 
 
-def _first_text(name: str, body: bytes, encoding: str, most: int) -> str:
-    """The first text of that name in a body. That may be long, and is not parsed for it."""
+def _first_value(name: str, body: bytes, encoding: str, most: int) -> str:
+    """Return the first string of that name in a body, without parsing the body: it may be long."""
     before = b""
     for piece in pieces(body, encoding, most):
         text = before + piece
@@ -219,7 +228,7 @@ def _first_text(name: str, body: bytes, encoding: str, most: int) -> str:
 
 
 def replace_response(flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
-    """Have the client get an answer of ours."""
+    """Give the client an answer of the proxy."""
     exchange.ours = True
     exchange.go_again = False
     flow.response = response
@@ -229,7 +238,7 @@ MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}
 
 
 def comment(flow: http.HTTPFlow, exchange: Exchange) -> None:
-    """Say in the flow list which identity served, and after how many attempts."""
+    """Show in the flow list which identity served, and after how many attempts."""
     refusals = "; ".join(f"{a.name}: {a.outcome}" for a in exchange.tries if a.outcome)
     if exchange.ours:
         flow.marked = ":x:"

@@ -1,6 +1,7 @@
-"""What an answer of the backend means: from a response, a frame or an event to a verdict, and what the pool learns.
+"""Judge answers of the backend, and have the pool learn from them.
 
-Whichever way it comes, an answer is judged here, by the one table of `codexpool.pool.verdict`.
+A response, a WebSocket frame and an event of a stream all become a `Said`, and are judged by the one table of
+`codexpool.pool.verdict`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mitmproxy import http
 
 from codexpool.pool.causes import Cause
 from codexpool.pool.identity import Asked, Evidence, Kind, clock
+from codexpool.pool.pool import Pool
 from codexpool.pool.states import LONGEST_RETRY_AFTER, SHORTEST_REST
 from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.pool.verdict import LIMIT_CODES, Answer, Finding, Verdict, classify, named_model
@@ -29,8 +31,15 @@ from codexpool.upkeep.keeper import Keeper
 logger = logging.getLogger("codexpool")
 
 
+class HasPool(Protocol):
+    """The keeper of a pool, or the pool that observe mode consults."""
+
+    @property
+    def pool(self) -> Pool: ...
+
+
 class Said(NamedTuple):
-    """An answer, whichever way it came; ``values`` are its headers, by lower-case name."""
+    """What the backend said, over HTTP, in a frame or in an event; ``values`` are its headers, by lower-case name."""
 
     status: int
     values: Mapping[bytes, bytes] = {}
@@ -44,18 +53,18 @@ class Said(NamedTuple):
         return self.values.get(b"x-request-id", b"").decode("latin-1")
 
 
-NOTHING = Said(0, message="the connection was lost before the first byte")
+LOST = Said(0, message="the connection was lost before the first byte")
 
 
 def of_response(response: http.Response, body: bytes) -> Said:
-    """What a response says that is held."""
+    """Read a held response, with its decoded ``body``."""
     values = first_values(response.headers.fields)
     said = _said(response.status_code, values, response.headers, document_of(body))
     return said._replace(html=is_page(response, body))
 
 
 def of_frame(frame: Mapping[str, Any]) -> Said:
-    """What an error frame says: the same as an answer over HTTP with this status, these headers and this body."""
+    """Read an error frame as the HTTP answer with its status, headers and body."""
     values = frames.headers_of(frame)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in values.items()}
     body = {name: value for name, value in frame.items() if name != "type"}
@@ -63,17 +72,15 @@ def of_frame(frame: Mapping[str, Any]) -> Said:
 
 
 def _said(status: int, values: Mapping[bytes, bytes], headers: Mapping[str, str], body: Any) -> Said:
-    """What a refusal says whose body is parsed already."""
     code, message = error_in(headers, body)
     error = details_in(headers, body)
     return Said(status, values, _limit(error) or code, message, error)
 
 
 def of_failure(error: Mapping[str, Any]) -> Said | None:
-    """What the failure of an answer that has begun with a 200 says, if that is for the pool to act upon.
+    """Read the failure of an answer that began with a 200; None if the pool has nothing to do about it.
 
-    Limits have the same codes there as in a 429, and a model that the account does not have the same words as in a
-    400; all other failures are the client's to see.
+    Limits have the same codes as in a 429, and a model the account does not have the same words as in a 400.
     """
     code, message = code_and_message({"error": error})
     code = _limit(error) or code
@@ -83,23 +90,22 @@ def of_failure(error: Mapping[str, Any]) -> Said | None:
 
 
 def of_event(event: Mapping[str, Any]) -> Said | None:
-    """What a failure says that comes as an event of a stream: the same as in a frame, and None where a frame with it
-    would be the client's to see."""
+    """Read the failure in an event of a stream; None if the pool has nothing to do about it."""
     if event.get("type") == frames.FAILED:
         return of_failure(frames.failure_of(event))
     return of_frame(event) if 400 <= frames.status_of(event) < 600 else None
 
 
 def _limit(error: Mapping[str, Any]) -> str:
-    """The client goes by the type of a limit's error, whatever its code is."""
+    """Return the type of a limit's error: the client goes by that, not by its code."""
     kind = error.get("type")
     return kind if isinstance(kind, str) and kind in LIMIT_CODES else ""
 
 
 def judge(
-    keeper: Keeper, asked: Asked, attempt: Attempt, method: str, said: Said, *, repeatable: bool, lightens: bool
+    keeper: HasPool, asked: Asked, attempt: Attempt, method: str, said: Said, *, repeatable: bool, lightens: bool
 ) -> tuple[Verdict, Evidence]:
-    """The verdict on an answer to an attempt, and why."""
+    """Return the verdict on the answer to an attempt, and the evidence for it."""
     identity = keeper.pool.identities.get(attempt.name)
     answer = Answer(
         said.status,
@@ -128,7 +134,7 @@ def judge(
 
 
 def counts_for_a_model(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict) -> bool:
-    """Whether `learn` is to remember an answer for the model that was asked, and has to know which that was."""
+    """Return whether `learn` needs the model that was asked for."""
     if verdict.finding in (Finding.LIMITED, Finding.THROTTLED):
         return keeper.pool.states.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time())
     return verdict.finding is Finding.NOT_FOR_THIS_MODEL
@@ -143,22 +149,22 @@ def learn(
     evidence: Evidence,
     model: Callable[[], str] | None = None,
 ) -> None:
-    """Have the pool know of it.
+    """Have the pool learn from an answer.
 
-    ``model`` gives the model that the request's body asks. What is remembered for a model goes by that: the header
-    that names one is a hint, in which a client can write anything.
+    ``model`` returns the model named in the request's body. The header that names one is only a hint: a client can
+    put anything there.
     """
     pool, name, at = keeper.pool, attempt.name, evidence.at
     cause = _cause(asked, said)
     is_own = pool.states.causes.is_own(cause, attempt.bearer.fingerprint, at)
     pool.states.causes.seen(cause, at)
-    saw(keeper, asked, attempt, said.values)
+    learn_limits(keeper, asked, attempt, said.values)
     match verdict.finding:
         case Finding.REFUSED:
             pool.states.refused(name, evidence, attempt.at, at, cause)
         case Finding.NOT_FOR_THIS_CREDENTIAL:
             if pool.not_for_endpoint(name, asked.path, evidence, at, cause=cause):
-                logger.warning("%s: %s; its token is not used there for a while", name, evidence)
+                logger.warning("%s: %s; its token is not used for this path for a while", name, evidence)
         case Finding.NOT_FOR_THIS_MODEL:
             asks = model() if model is not None else asked.model
             if asks and named_model(said.message) == asks and pool.not_for_model(name, asks, evidence, at):
@@ -166,17 +172,24 @@ def learn(
         case Finding.NOT_ON_THIS_ENDPOINT:
             until, is_limit = _ends(said, at), said.code in LIMIT_CODES
             if pool.not_for_endpoint(name, asked.path, evidence, at, until=until, is_limit=is_limit, cause=cause):
-                logger.warning("%s: %s; it is not used there for a while", name, evidence)
+                logger.warning("%s: %s; it is not used for this path for a while", name, evidence)
         case Finding.UNCLEAR:
-            logger.warning("%s: %s, without a known reason; another identity is tried once", name, evidence)
+            logger.warning("%s: %s, for no known reason; trying one other identity", name, evidence)
             pool.states.doubted(name, evidence, at, cause)
         case Finding.OWN if is_own:
-            logger.warning("%s: %s; others were refused for the same, so it is the request's own", name, evidence)
+            logger.warning(
+                "%s: %s; other identities were refused for the same, so the request itself is the cause",
+                name,
+                evidence,
+            )
         case Finding.EDGE:
             pause = pool.edges.turned_away(attempt.metadata.origin, at)
             logger.warning(
-                "%s: a page of the content network, not of the backend (%s); %s is left alone for %.0f s",
-                *(name, evidence, attempt.metadata.origin, pause),
+                "%s: a page of the content delivery network, not the backend (%s); no requests to %s for %.0f s",
+                name,
+                evidence,
+                attempt.metadata.origin,
+                pause,
             )
         case Finding.WORKSPACE:
             pool.states.workspace_closed(name, evidence, at, cause)
@@ -184,7 +197,9 @@ def learn(
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(said, at)
             if asks and pool.limited_for_model(name, asks, evidence, at, until, is_limit=is_limit):
-                logger.warning("%s: %s; others were refused for the same, so it counts for the model", name, evidence)
+                logger.warning(
+                    "%s: %s; other identities were refused for the same, so it counts for the model", name, evidence
+                )
         case Finding.LIMITED:
             limit = Limit(_family(keeper, asked, said.values), *rate_limits.reset_of(said.error))
             until = pool.states.limited(name, attempt.metadata.key, limit, evidence, at, cause)
@@ -204,22 +219,22 @@ def _cause(asked: Asked, said: Said) -> Cause:
 
 
 def _ends(said: Said, at: float) -> float | None:
-    """When a refusal for too much ends, as far as it says so."""
+    """Return the unix second at which a limit ends; None if the refusal does not say."""
     if (ends := Limit(MAIN, *rate_limits.reset_of(said.error)).ends(at)) is not None:
         return ends
     after = rate_limits.retry_after(said.values, said.message, at) if said.status == 429 else None
     return at + min(max(after, SHORTEST_REST), LONGEST_RETRY_AFTER) if after is not None else None
 
 
-def saw(keeper: Keeper, asked: Asked, attempt: Attempt, values: Mapping[bytes, bytes]) -> None:
-    """The headers of an answer have come: what do they say of limits?"""
+def learn_limits(keeper: Keeper, asked: Asked, attempt: Attempt, values: Mapping[bytes, bytes]) -> None:
+    """Learn what the headers of an answer say about limits."""
     if (family := rate_limits.active(values)) is not None:
         keeper.learn_family(asked.model, family)
-    saw_gauges(keeper, attempt, rate_limits.of_headers(values, time.time()))
+    learn_gauges(keeper, attempt, rate_limits.of_headers(values, time.time()))
 
 
-def saw_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> None:
-    """How much of its limits an account has used."""
+def learn_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> None:
+    """Learn how much of its limits an account has used."""
     at, usage = time.time(), None
     for gauge in gauges:
         usage = usage or keeper.pool.states.usage(attempt.metadata.key)
@@ -229,5 +244,5 @@ def saw_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> Non
 
 
 def _family(keeper: Keeper, asked: Asked, values: Mapping[bytes, bytes]) -> str:
-    """The limit that a refusal speaks of. Where the client does not say which model it asks, it counts for all."""
+    """Return the limit a refusal is about; the main one if the client does not name a model."""
     return (rate_limits.active(values) or keeper.pool.family_of(asked)) if asked.model else MAIN

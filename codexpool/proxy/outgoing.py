@@ -16,7 +16,7 @@ from codexpool.protocol.encrypted_reasoning import LONGEST, Left, lighter
 from codexpool.protocol.inflate import UnreadableError
 from codexpool.proxy.bodies import AT_ONCE, look
 from codexpool.proxy.dressed_copy import Clothes, dressed, with_body
-from codexpool.proxy.exchange import Attempt, said_of
+from codexpool.proxy.exchange import Attempt, session_shown
 
 logger = logging.getLogger("codexpool")
 
@@ -100,11 +100,11 @@ class Dressing:
         self.portability.left_out(asked.session, attempt.metadata.account_id, digests)
         logger.info(
             "session %s: without %d encrypted items that %s cannot read",
-            *(said_of(asked.session), len(digests), attempt.name),
+            *(session_shown(asked.session), len(digests), attempt.name),
         )
         return without
 
 
 def _say_unreadable(asked: Asked, error: UnreadableError) -> None:
-    session = said_of(asked.session)
+    session = session_shown(asked.session)
     logger.warning("session %s: its encrypted reasoning cannot be left out: %s", session, error)

@@ -1,7 +1,7 @@
-"""The way out: from the headers of a request to the copy that goes upstream.
+"""Requests, from their headers to the copy that goes upstream.
 
-Nothing here, and nothing that goes wrong here, lets a request of a swap path leave with the client's credential:
-`Requests.outbound` has the last word, asks the path policy itself, and refuses what has no identity assigned.
+No request of a swap path leaves with the client's credential, whatever goes wrong here: `Requests.outbound` has the
+last word. It asks the path policy itself, and refuses a request that no identity was assigned to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mitmproxy import http
 from codexpool.members import persona
 from codexpool.members.access import Gets
 from codexpool.members.register import Member
-from codexpool.pool.identity import Asked
+from codexpool.pool.pool import Pool
 from codexpool.protocol import headers, routes
 from codexpool.protocol.inflate import UnreadableError
 from codexpool.protocol.routes import Policy
@@ -39,8 +39,42 @@ from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.traces.history import History
+from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
+
+
+def exchange_of(
+    flow: http.HTTPFlow, policy: Policy, member: Member | None = None, only: frozenset[str] | None = None
+) -> Exchange:
+    """Make the exchange of a request from its headers; ``only`` are the identities that may serve a member."""
+    request = flow.request
+    values = headers.first_values(request.headers.fields)
+    # Only a GET upgrades: a POST with that header is a model request, and counts as one.
+    upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
+    asked, source = asked_of(values, routes.normalised(request.path.partition("?")[0]))
+    trace = tracer.begun(flow, policy, asked, source, upgrade, member.name if member is not None else "")
+    account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
+    probe = probing.probe_of(values)
+    asked = of_whom(asked, member, only)
+    if probe:
+        asked = asked._replace(is_turn=False)
+    return Exchange(policy, address_of(request), asked, account, upgrade, trace, member, probe)
+
+
+def waits_for_model(exchange: Exchange, pool: Pool) -> bool:
+    """Return whether the choice of an identity depends on the model, and only the body names it."""
+    asked = exchange.asked
+    return not (asked.model or asked.is_side or exchange.upgrade) and pool.exclusions.knows_models
+
+
+async def read_body(flow: http.HTTPFlow, exchange: Exchange, pool: Pool | None) -> None:
+    """Read the model and the session from the body, if they are needed and the headers do not name them."""
+    if pool is not None and waits_for_model(exchange, pool):
+        exchange.asked = exchange.asked._replace(model=await model_in_body(flow.request))
+    if exchange.session is None and (key := await prompt_cache_key(flow.request)) is not None:
+        exchange.trace.session, exchange.trace.source = key, "prompt_cache_key"
+        exchange.asked = exchange.asked._replace(session=session_of(key, exchange.member))
 
 
 class Requests:
@@ -67,57 +101,41 @@ class Requests:
     # -- hooks, in the order of a request's life
 
     def open(self, flow: http.HTTPFlow) -> None:
-        """A request's headers have come: if it is to be swapped, take the client's credential out of the flow.
+        """Begin a request to swap: take the client's credential out of the flow, and choose an identity if possible.
 
-        The identity is chosen at once if somebody is ready and the session is known, so that the flow is labelled
-        once only; should the identity change until the request leaves, `outbound` notices.
+        The identity may still change until the request leaves: see `outbound`.
         """
         policy = self._flows.policy(flow.request)
-        entrance = self._gate.enter(flow, policy, self._flows.keeper_if_any, self._flows.closed)
+        keeper = self._flows.keeper_if_any
+        entrance = self._gate.enter(flow, policy, keeper, self._flows.closed)
         is_let_in = entrance.gets is Gets.SWAPPED or (entrance.gets is Gets.UNTOUCHED and policy.swaps)
-        if not is_let_in or not self._flows.serves:
+        if not is_let_in or keeper is None:
             return
-        member, request = entrance.member, flow.request
-        policy = Policy.SWAP if policy is Policy.LENT else policy
-        request.stream = False
-        values = headers.first_values(request.headers.fields)
-        # Only a GET upgrades: a POST that says so is a request for the model, and counts as one.
-        upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
-        asked, source = asked_of(values, routes.normalised(request.path.partition("?")[0]))
-        name = member.name if member is not None else ""
-        trace = tracer.begun(flow, policy, asked, source, upgrade, name)
-        asked = of_whom(asked, member, self._who_serves(member, asked) if member is not None else None)
-        probe = probing.probe_of(values)
-        asked = asked._replace(is_turn=False) if probe else asked
-        exchange = Exchange(
-            policy,
-            address_of(request),
-            asked,
-            member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1"),
-            upgrade,
-            trace,
-            member=member,
-            probe=probe,
-        )
+        flow.request.stream = False
+        member = entrance.member
+        only = self._serving(keeper, member, flow.request.path) if member is not None else None
+        exchange = exchange_of(flow, Policy.SWAP if policy is Policy.LENT else policy, member, only)
         self._flows[flow] = exchange
-        self._history.began(trace)
-        label_now = "waiting"
+        self._history.began(exchange.trace)
+        shown = "waiting"
         try:
-            if exchange.session is not None and not self._waits_for_model(exchange):
+            if exchange.session is not None and not waits_for_model(exchange, keeper.pool):
                 self._attempts.start(exchange)
                 if exchange.tries:
-                    label_now = exchange.attempt.name
+                    shown = exchange.attempt.name
         finally:
-            label(flow, label_now)
+            label(flow, shown)
 
-    def _who_serves(self, member: Member, asked: Asked) -> frozenset[str] | None:
-        lent = routes.path_policy("GET", asked.path) is Policy.LENT
-        return persona.of_its_plan(self._flows.keeper.pool, member) if lent else member.identities
+    @staticmethod
+    def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
+        """Return the identities that may serve a member's request; None for all."""
+        lent = routes.path_policy("GET", routes.normalised(path.partition("?")[0])) is Policy.LENT
+        return persona.of_its_plan(keeper.pool, member) if lent else member.identities
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
-        """Answer a request of a swap path that is not to be begun with any more; whether it is one."""
+        """Refuse a request of a swap path because the proxy is ending; return whether it was one."""
         policy = self._flows.policy(flow.request)
-        if not policy.swaps or not self._flows.serves:
+        if not policy.swaps or self._flows.keeper_if_any is None:
             return False
         tracer.turned_away(self._history, flow, policy, reason)
         hide_key(flow)
@@ -126,7 +144,7 @@ class Requests:
         return True
 
     async def assign(self, flow: http.HTTPFlow) -> None:
-        """The request is whole: find the identity it is first sent under, or answer it."""
+        """Assign the identity of the first attempt to a whole request, or answer it."""
         exchange = self._flows.get(flow)
         if exchange is None:
             await self._gate.answer(flow, self._flows.keeper_if_any)
@@ -134,46 +152,32 @@ class Requests:
         trace = exchange.trace
         trace.whole_at, trace.request_bytes = time.time(), len(flow.request.raw_content or b"")
         keeper = self._flows.keeper
-        if exchange.member is not None and not await self._has_no_key_within(flow, exchange):
+        if exchange.member is not None and not await self._take_key_out(flow, exchange):
             return
         if exchange.is_turn and not await self._turns.begins(flow, exchange, keeper):
             return
         if not exchange.tries and self._attempts.goes_on(keeper, flow, exchange):
             if exchange.steps is None:
-                await self._read_body(flow, exchange)
+                await read_body(flow, exchange, keeper.pool)
                 self._attempts.start(exchange)
             await self._attempts.follow(flow, exchange)
             if exchange.tries:
                 label(flow, exchange.attempt.name)
         await self._attempts.prepare(flow, exchange)
 
-    def _waits_for_model(self, exchange: Exchange) -> bool:
-        """Whether it matters which model a request asks, and only its body says so."""
-        asked, pool = exchange.asked, self._flows.keeper.pool
-        return not (asked.model or asked.is_side or exchange.upgrade) and pool.exclusions.knows_models
-
-    async def _read_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """What the headers do not say, the body may."""
-        if self._waits_for_model(exchange):
-            exchange.asked = exchange.asked._replace(model=await model_in_body(flow.request))
-        if exchange.session is not None or (key := await prompt_cache_key(flow.request)) is None:
-            return
-        exchange.trace.session, exchange.trace.source = key, "prompt_cache_key"
-        exchange.asked = exchange.asked._replace(session=session_of(key, exchange.member))
-
-    async def _has_no_key_within(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
-        """Whether the body of a member's request holds no key any more; else it has an answer of ours."""
+    async def _take_key_out(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """Remove member keys from a body; return False if it was answered because the body is not readable."""
         try:
             if await take_key_out(flow):
-                logger.warning("session %s: a member key was in a request, and was taken out", exchange.named)
+                logger.warning("session %s: removed a member key from the body of a request", exchange.named)
         except UnreadableError as error:
-            reason = f"the body cannot be looked into ({error}), and a member key may be in it"
+            reason = f"the body cannot be checked for a member key ({error})"
             replace_response(flow, exchange, replies.unreadable(reason))
             return False
         return True
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
-        """See `codexpool.proxy.resend.Sender`: the last look at a request before it is on the wire."""
+        """Return what leaves for a flow, or the answer to a request that must not leave (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
         wire = self._outbound(flow, exchange)
         if exchange is not None and isinstance(wire, http.Response):
@@ -182,29 +186,30 @@ class Requests:
 
     def _outbound(self, flow: http.HTTPFlow, exchange: Exchange | None) -> http.Request | http.Response | None:
         try:
-            if carries_key(flow.request):  # A member's own was taken out; nothing else is ever let in with one.
+            if carries_key(flow.request):  # A member's own key was removed; no other is let in.
                 hide_key(flow)
-                return replies.withheld("a member key does not leave this proxy")
-            if exchange is None and self._gate.answers(flow):  # Another addon has its body pass by.
-                return replies.withheld("this request has its answer from here")
+                return replies.withheld("a member key must not leave this proxy")
+            if exchange is None and self._gate.answers(flow):  # Another addon streams its body.
+                return replies.withheld("the proxy answers this request itself")
             if exchange is None:
                 return self._unassigned(flow)
             if exchange.address != address_of(flow.request):
-                return replies.failed_closed("another addon has rewritten the address of a request of the pool")
+                return replies.failed_closed("another addon changed the address of a request of the pool")
             if exchange.trace.whole_at is None:
-                return replies.failed_closed("a hook of another addon raised, and this request was not looked at")
-            if not self._flows.serves or not exchange.tries:
-                reason = self._flows.closed or "no identity was assigned; the proxy's log says why"
+                return replies.failed_closed("a hook of another addon raised, and this request was not read")
+            keeper = self._flows.keeper_if_any
+            if keeper is None or not exchange.tries:
+                reason = self._flows.closed or "no identity was assigned; see the proxy's log"
                 return replies.failed_closed(reason)
-            if self.outdated(flow) and not self._attempts.begin_anew(flow, exchange):
-                reason = "the identity of this request has ceased to serve meanwhile; try again"
+            if self.outdated(flow) and not self._attempts.choose_again(flow, exchange):
+                reason = "the identity of this request stopped serving meanwhile; try again"
                 return replies.failed_closed(reason, at_once=True)
             if not self._gate.may_go_on(exchange.member):
                 name = exchange.member.name if exchange.member is not None else ""
-                why = f"the key of {name} was taken away" if name else "the pool has become one for members"
-                return replies.refused(f"{why} meanwhile")
+                why = f"the key of {name} was revoked" if name else "the pool now serves members only"
+                return replies.refused(why)
             exchange.attempt.at = time.time()
-            session = self._flows.keeper.pool.sessions.get(exchange.session)
+            session = keeper.pool.sessions.get(exchange.session)
             wire = self._dressing.request(flow.request, exchange.asked, session, exchange.attempt)
             if exchange.probe:
                 return probing.answer(exchange, wire)
@@ -212,29 +217,29 @@ class Requests:
             exchange.attempt.trace.sent(wire.headers.fields, exchange.attempt.at)
             return wire
         except Exception as error:
-            logger.exception("a request could not be dressed")
-            return replies.failed_closed(f"the request could not be dressed ({type(error).__name__})")
+            logger.exception("preparing a request to leave failed")
+            return replies.failed_closed(f"preparing the request failed ({type(error).__name__})")
 
     def _unassigned(self, flow: http.HTTPFlow) -> http.Response | None:
-        self._tunnels.name(flow)  # Its hooks may have been skipped.
+        self._tunnels.name(flow)  # Our hooks may have been skipped.
         if isinstance(self._flows.mode, Passthrough) or not self._flows.policy(flow.request).swaps:
             return None
-        reason = self._flows.closed or "no identity was assigned; the proxy's log says why"
+        reason = self._flows.closed or "no identity was assigned; see the proxy's log"
         tracer.turned_away(self._history, flow, self._flows.policy(flow.request), reason)
-        label(flow, "refused")  # It may be recorded all the same, and the client's credential is a secret too.
+        label(flow, "refused")  # A dump may have it, and the client's credential is a secret too.
         return replies.failed_closed(reason)
 
     def outdated(self, flow: http.HTTPFlow) -> bool:
-        """See `codexpool.proxy.resend.Sender`: whether the identity of the attempt has ceased to serve meanwhile.
+        """Return whether the identity of the attempt stopped serving since it was chosen (see `resend.Sender`).
 
-        One that is about to have another token has not: the session is to stay with it, and a refusal costs nothing.
+        An identity whose token is being renewed still serves: its session stays with it, and a refusal costs nothing.
         """
         try:
             exchange = self._flows.get(flow)
             if exchange is None or not exchange.tries:
                 return False
-            exchange.attempt.has_left = True  # Unless it is, and then another attempt takes its place.
+            exchange.attempt.has_left = True  # If it is outdated, another attempt replaces it.
             return self._attempts.is_outdated(exchange)
         except Exception:
-            logger.exception("it could not be told whether a request is to leave as it is")
-            return True  # `outbound` is asked once more, and has the last word.
+            logger.exception("checking the identity of a request failed")
+            return True  # `outbound` is called again, and has the last word.

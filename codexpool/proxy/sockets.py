@@ -42,7 +42,7 @@ from codexpool.proxy import turns
 from codexpool.proxy.exchange import Exchange
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.judge import Said, judge, learn, of_failure, of_frame, saw, saw_gauges
+from codexpool.proxy.judge import Said, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.replies import Told, limit_error, promo, seconds_to, told
 from codexpool.proxy.resend import hang_up
@@ -188,12 +188,12 @@ class OpenSocket:
             self.turn.bytes_in += len(message.content)
         match kind := frames.kind(message.content):
             case frames.LIMITS:
-                saw_gauges(keeper, exchange.attempt, rate_limits.of_frame(frames.parsed(message.content)))
+                learn_gauges(keeper, exchange.attempt, rate_limits.of_frame(frames.parsed(message.content)))
             case frames.METADATA:
                 values = frames.headers_of(frames.parsed(message.content))
                 if (turn_state := values.get(TURN_STATE)) is not None:
                     self.services.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
-                saw(keeper, exchange.asked, exchange.attempt, values)
+                learn_limits(keeper, exchange.asked, exchange.attempt, values)
             case frames.ERROR | frames.FAILED:
                 self._fail(message, kind)
             case _ if kind in frames.ENDS:

@@ -106,7 +106,7 @@ def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
     elif not trace.answered_by and response is not None:
         trace.answered_by = "backend" if exchange.is_answered else "another addon"
     if flow.error is not None:
-        _lost(history, flow, trace)
+        lost(history, flow, trace)
     elif response is not None:
         if not trace.bytes_in:
             trace.bytes_in = len(response.raw_content or b"")
@@ -114,7 +114,8 @@ def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
         history.ended(trace, response.status_code, stays_open=is_socket)
 
 
-def _lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
+def lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
+    """End the trace of a flow that ended in an error."""
     error = flow.error.msg if flow.error is not None else ""
     if trace.status == 101:
         history.socket_closed(trace, error)

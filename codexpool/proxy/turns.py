@@ -75,7 +75,7 @@ class Turns:
         if exchange.slot is not None:
             exchange.slot.release()
             exchange.slot = None
-        response, reading, exchange.reading = flow.response, exchange.reading, None
+        response, reading, exchange.incoming.reading = flow.response, exchange.incoming.reading, None
         if keeper is None or reading is None or response is None:
             return
         if exchange.is_answered and not is_held(response.status_code):

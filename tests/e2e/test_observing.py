@@ -260,18 +260,18 @@ async def test_a_refusal_on_a_socket_reaches_the_client(world: World) -> None:
 
 OURS = [
     *(
-        ("codexpool.proxy.observe.handler", f"Observing.{name}")
+        ("codexpool.proxy.observe.handler", f"ObserveHandler.{name}")
         for name in ("open", "assign", "policy", "headers_came", "judge")
     ),
-    *(("codexpool.proxy.observe.handler", f"Observing.{name}") for name in ("_watch", "_said", "_judged", "_tell")),
+    *(("codexpool.proxy.observe.handler", f"ObserveHandler.{name}") for name in ("_said", "_judge", "_log")),
     *(
-        ("codexpool.proxy.observe.covered_flows", name)
-        for name in ("veils", "veiled", "unveiled", "with_headers", "describe_secret")
+        ("codexpool.proxy.observe.masks", name)
+        for name in ("masks_of", "masked", "unmasked", "with_headers", "describe_secret")
     ),
-    *(
-        ("codexpool.proxy.observe.observation", name)
-        for name in ("attempts", "classify", "AttemptTrace", "candidacies")
-    ),
+    ("codexpool.proxy.requests", "exchange_of"),
+    ("codexpool.pool.recovery", "attempts"),
+    ("codexpool.proxy.judge", "classify"),
+    *(("codexpool.proxy.tracer", name) for name in ("AttemptTrace", "candidacies")),
     ("codexpool.proxy.observe.observation", "Passing._look"),
     ("codexpool.proxy.observe.sockets", "ObservedSockets.message"),
     ("codexpool.proxy.observe.sockets", "ObservedSockets.opened"),
@@ -327,7 +327,7 @@ def test_over_a_reload_nothing_is_changed_either(make: Make, tmp_path: Path) -> 
             reload(good, 2)
             text += b"".join(pieces)
         assert b"response.completed" in text
-        until(lambda: world.proxy.log.count("observe mode: nothing is changed") == 2, 10, "the addon to be back")
+        until(lambda: world.proxy.log.count("observe mode: no request is changed") == 2, 10, "the addon to be back")
         assert served_by(world.turn(client, "after")) == CLIENT.name
         world.proxy.says("(session after): would be sent as work")
         # and without the addon the proxy goes on, for it has never changed anything
@@ -367,9 +367,9 @@ def test_nothing_is_asked_nothing_is_run_and_nothing_is_written(tmp_path: Path) 
         assert (pool.read_bytes(), pool.stat().st_mtime_ns, login.path.read_bytes()) == before
         assert not ran.exists()
         assert list(tmp_path.rglob("*.sqlite3*")) == []
-        for words in ("work is taken to be ready (not verified yet)", "(its login has to be renewed)"):
+        for words in ("work is assumed to be ready (not verified yet)", "(its login has to be renewed)"):
             assert words in proxy.log
-        assert "sso is taken to be ready (its command was not run)" in proxy.log
+        assert "sso is assumed to be ready (its command was not run)" in proxy.log
 
 
 def test_without_a_pool_toml_the_traffic_is_shown_all_the_same(make: Make, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_without_a_pool_toml_the_traffic_is_shown_all_the_same(make: Make, tmp_p
         assert served_by(world.turn(client)) == CLIENT.name
     world.proxy.stop()
 
-    assert "there is no pool.toml, so nobody is there to be sent as" in world.proxy.log
+    assert "there is no pool.toml, so no identity to send requests as" in world.proxy.log
     assert "(session s): there is no pool: would be passed on; answered 200" in world.proxy.log
     (flow,) = recorded(dump)
     assert flow.request.headers["authorization"].startswith("Bearer <client's own: PAT")
@@ -438,7 +438,7 @@ async def test_nothing_that_is_written_down_of_swapped_requests_holds_a_secret(m
         gzipped = {"content-encoding": "gzip"}
         world.standin.plan(Answer(path=RESPONSES, status=400, headers=gzipped, body=squeezed))
         assert CLIENT.token in world.turn(client, "squeezed").text
-        with world.proxy.broken("codexpool.proxy.observe.covered_flows", "with_headers"):
+        with world.proxy.broken("codexpool.proxy.observe.masks", "with_headers"):
             world.turn(client, "broken")
         world.proxy.door("flow", "stream")
         world.turn(client, "streamed")

@@ -20,7 +20,7 @@ from codexpool.protocol.routes import Policy
 from codexpool.proxy.find_keys import carries_key, hide_key
 from codexpool.proxy.flows import Passthrough, Serving
 from codexpool.proxy.gate import LONGEST_HEAD, WORTH_READING
-from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
@@ -160,7 +160,7 @@ async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body
 
 
 async def test_who_observes_lets_no_key_pass() -> None:
-    observing = Observing(History())
+    observing = ObserveHandler(History())
     for host in ("chatgpt.com", "example.com"):
         request = coming(host=host)
         observing.open(request)

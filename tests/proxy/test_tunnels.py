@@ -18,7 +18,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow
 
 from codexpool.proxy.flows import Closed, Serving
-from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.tunnels import LONGEST_GREETING, Tunnels, UndecidedError
 from codexpool.traces.history import History
@@ -137,7 +137,7 @@ def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why:
 
 
 def test_who_observes_goes_by_the_same_name() -> None:
-    observing = Observing(History())
+    observing = ObserveHandler(History())
     flow = through(ADDRESS, "chatgpt.com")
 
     observing.tunnels.name(flow)

@@ -1,8 +1,7 @@
-"""A pool that is consulted and never sent as: what pool.toml says, and what earlier runs have found out.
+"""The pool that observe mode consults: made from pool.toml and the state of earlier runs, and never served from.
 
-Nobody is asked anything for it: no whoami, no token endpoint, no command, no keyring; and nothing is written. What a
-running pool would find out first (whose a token is, another token in place of one that has ended) is taken to go
-well, and is said of the identity in `Consulted.notes`.
+Making it writes nothing, and calls no whoami, token endpoint, command or keyring. Where a serving pool would have to
+(to verify a token, or renew one), that is assumed to succeed, and `Consulted.notes` says so.
 """
 
 from __future__ import annotations
@@ -33,41 +32,53 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
+from codexpool.pool.reasons import Candidacy
 from codexpool.pool.states import IN_DOUBT, RETURNING
 from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
 from codexpool.state import Record, Snapshot, read_state, record_name
+from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep import sync
 from codexpool.upkeep.verification import UNKNOWN, expected
 
 logger = logging.getLogger("codexpool")
 
 NOT_KNOWN = "?"
-"""What the fingerprint of a token begins with that nobody has seen. The name of its identity comes behind it."""
+"""The fingerprint of an unknown token: this, and the name of its identity."""
 
 
 @dataclass(slots=True)
 class Consulted:
-    """The pool, and what is to be said of some of its identities: what a running pool would see to first.
+    """The pool, with a note for each identity a serving pool would have to check first.
 
-    It has no token: ``tokens`` has what is to be seen in the place of each.
+    It has no tokens, only their descriptions in ``tokens``.
     """
 
     pool: Pool = field(default_factory=Pool)
     notes: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     hosts: frozenset[str] = frozenset({endpoints.HOST})
-    """The backend's, and those that identities are served from."""
+    """The backend's host, and those of workspaces that identities are served from."""
     turn_states: TurnStates = field(default_factory=TurnStates)
-    """Who would have issued which, had it been sent as they would have had it sent."""
+    """The identity that would have got each turn state."""
 
-    def fields(self, identity: Identity, fields: headers.Fields, for_stream: bool) -> headers.Fields:
-        """A request's headers as they would be sent under an identity; ``for_stream`` says that it asks for one."""
-        metadata, placeholder = identity.metadata, headers.PLACEHOLDER.format(identity.name)
+    def bearer(self, name: str) -> Bearer:
+        """Return what stands for the token of an identity."""
+        return Bearer(headers.PLACEHOLDER.format(name), self.pool.identities[name].fingerprint)
+
+    def noted(self, candidacy: Candidacy) -> Candidacy:
+        """Return a candidacy with the note on its identity."""
+        note = self.notes.get(candidacy.name)
+        return candidacy._replace(speaks_for=(*candidacy.speaks_for, note)) if note else candidacy
+
+    def fields(self, name: str, fields: headers.Fields, for_stream: bool) -> headers.Fields:
+        """Return a request's headers as they would be sent under an identity."""
+        identity, placeholder = self.pool.identities[name], headers.PLACEHOLDER.format(name)
+        metadata = identity.metadata
         assert metadata is not None
-        # What whoami has not told yet is there all the same, as soon as it has.
+        # A serving pool would have the account id from whoami.
         account_id = metadata.account_id or ("" if identity.kind is Kind.COMMAND else placeholder)
         token = self.tokens.get(identity.name, placeholder)
         values = headers.identity_values(token, account_id, metadata.fedramp, metadata.routing_override)
@@ -75,24 +86,24 @@ class Consulted:
         return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
 
     def lines(self) -> list[str]:
-        """How each identity stands, a line for each."""
+        """Return a line about each identity."""
         return [self._line(identity) for identity in self.pool.identities.values()]
 
     def _line(self, identity: Identity) -> str:
         note = self.notes.get(identity.name, "")
-        words = f"{identity.name} {_standing(identity.condition, note)}"
+        words = f"{identity.name} {_described(identity.condition, note)}"
         if identity.metadata is not None and is_known(identity):
             words += f": {described(identity)}"
         return words
 
 
 def is_known(identity: Identity) -> bool:
-    """Whether it is known which token an identity has."""
+    """Return whether the token of an identity is known."""
     return not identity.fingerprint.startswith(NOT_KNOWN)
 
 
 def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Consulted:
-    """The pool of a configuration, as it would serve now. Reads files; raises nothing that it could go on without."""
+    """Make the pool of a configuration as it would serve now. A problem with an identity is logged."""
     known = read_state(state) or Snapshot()
     resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), _unread))
     for problem in resolved.problems:
@@ -112,7 +123,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Cons
 
 
 class _Maker:
-    """Makes one identity out of what there is of it."""
+    """Makes one identity from pool.toml and the state."""
 
     def __init__(
         self, pool_toml: Path, spec: IdentitySpec, credential: Credential | None, known: Snapshot, now: float
@@ -122,7 +133,7 @@ class _Maker:
         self.fingerprint = self._fingerprint()
 
     def identity(self) -> Identity:
-        """The identity, of which nothing is known yet."""
+        """Return the identity, unverified."""
         return Identity(
             self.spec.name,
             self.credential.kind if self.credential is not None else Kind.PAT,
@@ -134,7 +145,7 @@ class _Maker:
         )
 
     def settle(self, consulted: Consulted) -> None:
-        """Have the pool know what earlier runs know of it, and take what nobody knows to go well."""
+        """Tell the pool what earlier runs found out; assume that the rest succeeds."""
         name, metadata = self.spec.name, self.known.metadata.get(self.fingerprint)
         bearer = self.credential.bearer() if self.credential is not None else None
         if bearer is not None:
@@ -150,11 +161,11 @@ class _Maker:
         bearer = self.credential.bearer() if self.credential is not None else None
         if bearer is not None:
             return bearer.fingerprint
-        # Of a keyring or a command: nobody looks, but an earlier run has written down what it had.
+        # The token of a keyring or a command is not read, but an earlier run noted its fingerprint.
         return self.record.fingerprint if self.record is not None else f"{NOT_KNOWN}{self.spec.name}"
 
     def _note(self, metadata: Metadata | None) -> str:
-        """What a running pool would see to before it sends as this identity; empty for nothing."""
+        """Return what a serving pool would have to do first for this identity."""
         match self.spec.source:
             case FromCommand():
                 return "its command was not run"
@@ -167,7 +178,7 @@ class _Maker:
         return ""
 
     def _claimed(self) -> Metadata:
-        """Whose an identity is that no whoami has spoken of, as far as anything tells."""
+        """Return the metadata of an unverified identity, as far as its login, the state or pool.toml have it."""
         spec = self.spec
         if isinstance(self.credential, OAuth):
             login = self.credential.login
@@ -177,7 +188,7 @@ class _Maker:
         return Metadata(spec.account_id or "", spec.user_id or f"{UNKNOWN}{spec.name}", "")
 
     def _condition(self, metadata: Metadata) -> Condition | None:
-        """What keeps it from serving, as far as files tell."""
+        """Return what keeps the identity from serving, by pool.toml and the state."""
         spec = self.spec
         if spec.flag is not None and spec.flag.token == f"sha256:{self.fingerprint}":
             since = spec.flag.since.timestamp()
@@ -187,14 +198,13 @@ class _Maker:
         if answer.word is Word.OTHER_ACCOUNT:
             return Condition(Status.CONFLICT, self.now, evidence=answer.evidence)
         condition = self.known.conditions.get(self.fingerprint)
-        return condition if condition is not None and _holds(condition, self.now) else None
+        return condition if condition is not None and _still_applies(condition, self.now) else None
 
 
-def _holds(condition: Condition, now: float) -> bool:
-    """Whether what an earlier run has found out still keeps an identity from serving.
+def _still_applies(condition: Condition, now: float) -> bool:
+    """Return whether a condition of an earlier run still keeps an identity from serving.
 
-    What was in doubt then would be asked about again. A pause is the operator's word, which pool.toml has, unless it
-    is because of the workspace.
+    A doubt would be checked again. A pause is in pool.toml, unless it is because of the workspace.
     """
     if condition.status in RETURNING:
         return condition.until is not None and condition.until > now
@@ -203,14 +213,14 @@ def _holds(condition: Condition, now: float) -> bool:
     return condition.status is not Status.READY and condition.status not in IN_DOUBT
 
 
-def _standing(condition: Condition, note: str) -> str:
-    """How an identity stands; a note says that it is only taken to be ready."""
+def _described(condition: Condition, note: str) -> str:
+    """Describe a condition; ``note`` is why READY is only assumed."""
     if condition.status is Status.READY:
-        return f"is taken to be ready ({note})" if note else "is ready"
+        return f"is assumed to be ready ({note})" if note else "is ready"
     until = f" until {clock(condition.until, time.time())} UTC" if condition.until is not None else ""
     return f"is {condition.status}{until}" + (f" ({condition.evidence})" if condition.evidence is not None else "")
 
 
 def _unread(service: str, name: str) -> str:
-    """A keyring may ask a person for a password: that is not for somebody who only looks on."""
+    """Read no keyring: it may ask a person for a password."""
     raise PendingError

@@ -1,4 +1,4 @@
-"""Open WebSockets in observe mode: the turns on them are followed, and every message goes its way."""
+"""Open WebSockets in observe mode: their turns are followed, and every message is passed on as it is."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from codexpool.traces.trace import TurnTrace
 logger = logging.getLogger("codexpool")
 
 KEPT = 2**22
-"""Bytes of the messages of a WebSocket that a flow shows, the last ones; mitmproxy would keep them all."""
+"""Bytes of the last messages that a flow shows; mitmproxy would keep them all."""
 
 
 @dataclass(slots=True)
 class ObservedSocket:
-    """An open socket. ``request`` is the last one for the model, ``kept`` the bytes of the messages in the flow."""
+    """An open socket: the last request with encrypted reasoning, and the bytes of the messages kept in the flow."""
 
     observation: Observation
     turn: TurnTrace | None = None
@@ -37,23 +37,23 @@ class ObservedSocket:
 
 
 class ObservedSockets:
-    """All open WebSockets of observed requests."""
+    """The open WebSockets of observed requests."""
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._sockets: WeakKeyDictionary[http.HTTPFlow, ObservedSocket] = WeakKeyDictionary()
 
     def opened(self, flow: http.HTTPFlow, observation: Observation) -> None:
-        """A handshake was answered with a 101."""
+        """Follow a socket from its 101 on."""
         self._sockets[flow] = ObservedSocket(observation)
         self._history.socket_opened(observation.trace)
 
     def follows(self, flow: http.HTTPFlow) -> bool:
-        """Whether this is one of them."""
+        """Return whether this socket is followed."""
         return flow in self._sockets
 
     def message(self, flow: http.HTTPFlow) -> None:
-        """A message has come, from either side, and is about to be passed on."""
+        """Read a message from either side before it is passed on."""
         socket = self._sockets.get(flow)
         if socket is None or flow.websocket is None:
             return
@@ -65,7 +65,7 @@ class ObservedSockets:
             _trim(flow.websocket, socket)
 
     def closed(self, flow: http.HTTPFlow, secrets: Iterable[bytes]) -> None:
-        """A socket is closed. What its messages repeat of the client's ``secrets`` is not shown any more."""
+        """End a socket, and remove the client's ``secrets`` from the messages the flow shows."""
         socket = self._sockets.pop(flow, None)
         if socket is None or flow.websocket is None:
             return
@@ -106,16 +106,16 @@ class ObservedSockets:
         said = judge.of_failure(frames.failure_of(frame)) if failed else judge.of_frame(frame)
         if said is None:
             self._ended(socket, "failed", failed=True)
-        elif said.status:  # Else the client waits on.
+        elif said.status:  # Without one the client goes on waiting.
             outcome = f"failed: {said.status} {said.code}".rstrip()
-            if socket.observation.is_decided:
+            if socket.observation.exchange.tries:
                 outcome += self._led_to(socket, said)
             self._ended(socket, outcome, failed=True)
 
     def _led_to(self, socket: ObservedSocket, said: judge.Said) -> str:
-        """What a refusal would have led to, had it been to the identity of the pool."""
+        """Return what a refusal would have led to, had the identity of the pool got it."""
         verdict, evidence = socket.observation.verdict(
-            said, "MESSAGE", repeatable=False, lightens=lambda: has_encrypted(socket.request, "")
+            said, "MESSAGE", repeatable=False, lightens=has_encrypted(socket.request, "")
         )
         if socket.turn is not None:
             socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
@@ -127,13 +127,13 @@ class ObservedSockets:
         turn, socket.turn = socket.turn, None
         observation = socket.observation
         self._history.turn_ended(observation.trace, turn, outcome, failed)
-        session = observation.asked.session or "-"
+        session = observation.exchange.asked.session or "-"
         text = f"a turn on the socket of session {session}: {observation.would}; {outcome}"
         logger.info("observed: %s", redact_text(text))
 
 
 def _trim(data: websocket.WebSocketData, socket: ObservedSocket) -> None:
-    """Forget the first messages of a connection that has many; in one go, so that this is not done for each."""
+    """Forget the first half of the messages once there are too many: not one for each new one."""
     socket.kept += len(data.messages[-1].content)
     if socket.kept <= KEPT:
         return

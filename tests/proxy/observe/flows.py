@@ -15,7 +15,7 @@ from mitmproxy.test import tflow
 
 from codexpool.config import Watcher, load
 from codexpool.proxy.flows import Passthrough
-from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.state import SqliteState
 from codexpool.traces.history import History
 from codexpool.traces.trace import Trace
@@ -54,15 +54,15 @@ def request(
     return flow
 
 
-def observing(tmp_path: Path, *names: str, head: str = "") -> Observing:
+def observing(tmp_path: Path, *names: str, head: str = "") -> ObserveHandler:
     """Observe mode with a pool of these identities; none has ever been verified, and no state is there."""
-    made = Observing(History(), {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3")})
+    made = ObserveHandler(History(), {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3")})
     pool_toml(tmp_path, *map(pat, names), head=head)
     made.start(load(tmp_path / "pool.toml") if names or head else Passthrough(), Watcher([]))
     return made
 
 
-async def sent(observed: Observing, flow: http.HTTPFlow) -> http.Request:
+async def sent(observed: ObserveHandler, flow: http.HTTPFlow) -> http.Request:
     """What leaves."""
     observed.open(flow)
     await observed.assign(flow)
@@ -72,7 +72,9 @@ async def sent(observed: Observing, flow: http.HTTPFlow) -> http.Request:
     return flow.request if wire is None else wire
 
 
-async def answered(observed: Observing, flow: http.HTTPFlow, status: int, body: Any = b"{}", **headers: str) -> bytes:
+async def answered(
+    observed: ObserveHandler, flow: http.HTTPFlow, status: int, body: Any = b"{}", **headers: str
+) -> bytes:
     """The answer comes in two pieces; what the client gets of it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = {"content-type": "application/json"}

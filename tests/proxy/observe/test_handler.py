@@ -176,7 +176,7 @@ async def test_a_replay_whose_credential_is_not_known_any_more_is_said(
     wire = await sent(observing(tmp_path, "work"), flow)
 
     assert wire.headers["authorization"].startswith("Bearer <client's own: PAT")
-    assert "the credential behind it is not known any more" in caplog.text
+    assert "without its credential: it is no longer known" in caplog.text
 
 
 async def test_a_copy_of_a_flow_gets_no_secret_that_only_reads_like_its_own(tmp_path: Path) -> None:
@@ -208,14 +208,14 @@ async def test_nobody_gets_the_credential_of_another_client_for_its_placeholder(
 BREAKABLE = [
     *(
         "codexpool.proxy.observe.handler.tracer.begun",
-        "codexpool.proxy.observe.handler.asked_of",
+        "codexpool.proxy.requests.asked_of",
         "codexpool.proxy.observe.handler.Observation",
     ),
-    *("codexpool.proxy.observe.covered_flows.describe_secret", "codexpool.proxy.observe.covered_flows.unveiled"),
-    *("codexpool.proxy.observe.covered_flows.with_headers", "codexpool.proxy.observe.covered_flows.veiled"),
-    *("codexpool.proxy.observe.covered_flows.veils", "codexpool.proxy.observe.handler.prompt_cache_key"),
-    *("codexpool.proxy.observe.observation.attempts", "codexpool.proxy.observe.observation.candidacies"),
-    *("codexpool.proxy.observe.observation.classify", "codexpool.proxy.observe.observation.first_values"),
+    *("codexpool.proxy.observe.masks.describe_secret", "codexpool.proxy.observe.masks.unmasked"),
+    *("codexpool.proxy.observe.masks.with_headers", "codexpool.proxy.observe.masks.masked"),
+    *("codexpool.proxy.observe.masks.masks_of", "codexpool.proxy.requests.prompt_cache_key"),
+    *("codexpool.pool.recovery.attempts", "codexpool.proxy.tracer.candidacies"),
+    *("codexpool.proxy.judge.classify", "codexpool.proxy.observe.handler.first_values"),
     *("codexpool.proxy.observe.handler.History.began", "codexpool.proxy.observe.handler.History.assigned"),
     *(
         "codexpool.proxy.observe.handler.History.ended",
@@ -279,7 +279,7 @@ async def test_a_pool_that_cannot_be_read_leaves_the_requests_alone(
     observed = observing(tmp_path, "work")
 
     assert (await sent(observed, request())).headers.fields == HEADERS
-    assert "reading the pool failed, and has changed nothing" in caplog.text
+    assert "reading the pool failed; the request was not changed" in caplog.text
 
 
 # -- what is said
@@ -444,7 +444,7 @@ async def test_an_expired_login_would_be_renewed_and_a_refused_one_too(
     await answered(observed, flow, 401, REVOKED)
 
     print_ = fingerprint(token)
-    assert f"spare is taken to be ready (its login has to be renewed): OAuth login sha256:{print_}" in caplog.text
+    assert f"spare is assumed to be ready (its login has to be renewed): OAuth login sha256:{print_}" in caplog.text
     assert "row 6: would be sent again as spare, once that has another token" in caplog.text
     assert [attempt.identity for attempt in trace_of(flow).attempts] == ["spare", "spare"]
     assert (tmp_path / "auth.json").read_bytes() == before
@@ -500,7 +500,9 @@ async def test_the_clients_answers_say_nothing_of_the_pool(tmp_path: Path) -> No
 
     assert {identity.status for identity in pool.identities.values()} == {Status.READY}
     assert all(identity.troubles == 0 for identity in pool.identities.values())
-    assert all(pool.left(i, observed._watched[flow].asked, time.time()) == 1 for i in pool.identities.values())
+    assert all(
+        pool.left(i, observed._observed[flow].exchange.asked, time.time()) == 1 for i in pool.identities.values()
+    )
     assert pool.states.breaker.opened_at is None
     assert trace_of(flow).attempts[0].identity == "work"  # The session would have stayed where it is.
 
@@ -575,7 +577,7 @@ async def test_a_flow_shows_an_answer_up_to_a_size(tmp_path: Path, size: int, is
     assert flow.response is not None
     assert flow.response.raw_content == (b"x" * size if is_shown else None)
     assert trace_of(flow).bytes_in == size
-    assert observed._watched[flow].passing is None, "it is kept once, in the flow"
+    assert observed._observed[flow].passing is None, "it is kept once, in the flow"
 
 
 async def test_an_answer_that_another_addon_holds_has_still_to_leave_as_it_came(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_an_identity_stands_as_files_say_it_does_and_nobody_is_asked(
     (identity,) = consulted.pool.identities.values()
     assert identity.status is status
     assert consulted.notes.get("work", "") == note
-    assert ("is taken to be ready" in consulted.lines()[0]) == bool(note)
+    assert ("is assumed to be ready" in consulted.lines()[0]) == bool(note)
 
 
 def consulted_of(folder: Path, text: str, **environ: str) -> Consulted:
@@ -100,10 +100,10 @@ async def test_neither_a_command_nor_a_keyring_is_asked_and_the_fields_say_so(
     assert {name: i.status for name, i in identities.items()} == {"sso": Status.READY, "locked": Status.READY}
     assert [i.kind for i in identities.values()] == [Kind.COMMAND, Kind.PAT]
     assert consulted.lines() == [
-        "sso is taken to be ready (its command was not run)",
-        "locked is taken to be ready (its token was not read from the keyring)",
+        "sso is assumed to be ready (its command was not run)",
+        "locked is assumed to be ready (its token was not read from the keyring)",
     ]
-    sso, locked = (dict(consulted.fields(identity, HEADERS, False)) for identity in identities.values())
+    sso, locked = (dict(consulted.fields(name, HEADERS, False)) for name in identities)
     assert sso[b"AUTHORIZATION"] == b"Bearer <codexpool:sso>"
     assert b"ChatGPT-Account-Id" not in sso
     assert locked[b"ChatGPT-Account-Id"] == b"<codexpool:locked>"
@@ -120,7 +120,7 @@ def test_of_a_command_that_has_run_before_it_is_known_whose_its_token_was(tmp_pa
     assert identity.metadata is not None
     assert identity.metadata.key == key
     assert consulted.lines()[0].startswith(
-        "sso is taken to be ready (its command was not run): command token sha256:0"
+        "sso is assumed to be ready (its command was not run): command token sha256:0"
     )
 
 

@@ -12,18 +12,18 @@ from mitmproxy import http, websocket
 from wsproto.frame_protocol import Opcode
 
 from codexpool.proxy.observe import sockets
-from codexpool.proxy.observe.handler import Observing
+from codexpool.proxy.observe.handler import ObserveHandler
 from tests.proxy.observe.flows import LIMIT, RESPONSES, REVOKED, answered, observing, request, said, sent, trace_of
 from tests.running import CLIENT
 
 
-def opened(observed: Observing, flow: http.HTTPFlow) -> websocket.WebSocketData:
+def opened(observed: ObserveHandler, flow: http.HTTPFlow) -> websocket.WebSocketData:
     flow.websocket = websocket.WebSocketData()
     observed.socket_opened(flow)
     return flow.websocket
 
 
-def message(observed: Observing, flow: http.HTTPFlow, from_client: bool, content: bytes) -> None:
+def message(observed: ObserveHandler, flow: http.HTTPFlow, from_client: bool, content: bytes) -> None:
     """A message passes by, and is passed on."""
     assert flow.websocket is not None
     made = websocket.WebSocketMessage(Opcode.TEXT, from_client, content)
@@ -32,7 +32,7 @@ def message(observed: Observing, flow: http.HTTPFlow, from_client: bool, content
     assert (made.content, made.dropped) == (content, False)
 
 
-async def socket(observed: Observing) -> http.HTTPFlow:
+async def socket(observed: ObserveHandler) -> http.HTTPFlow:
     flow = request(RESPONSES, (b"upgrade", b"websocket"), method="GET", body=b"")
     await sent(observed, flow)
     await answered(observed, flow, 101, b"")

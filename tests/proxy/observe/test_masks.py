@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.protocol.headers import Fields
-from codexpool.proxy.observe.veil import MARK, unveiled, veiled, veils
+from codexpool.proxy.observe.masks import MARK, masked, masks_of, unmasked
 
 TOKEN = b"at-test-client-own-fedcba9876543210"
 
@@ -30,24 +30,24 @@ def describe(secret: str) -> str:
 
 @given(any_fields)
 def test_what_was_covered_comes_back_byte_for_byte(fields: Fields) -> None:
-    made = veils(fields, describe)
+    made = masks_of(fields, describe)
 
-    assert unveiled(veiled(fields, made), made) == fields
+    assert unmasked(masked(fields, made), made) == fields
 
 
 @given(any_fields, st.text(max_size=30))
 def test_whatever_is_said_of_a_secret_a_flow_can_show(fields: Fields, words: str) -> None:
-    made = veils(fields, lambda secret: words)
+    made = masks_of(fields, lambda secret: words)
 
-    assert unveiled(veiled(fields, made), made) == fields
-    assert all(veil.shown.isascii() and veil.shown.decode().isprintable() for veil in made)
+    assert unmasked(masked(fields, made), made) == fields
+    assert all(mask.shown.isascii() and mask.shown.decode().isprintable() for mask in made)
 
 
 @given(any_fields)
 def test_a_flow_shows_where_a_secret_is_and_nothing_of_it(fields: Fields) -> None:
-    made = veils(fields, describe)
+    made = masks_of(fields, describe)
 
-    for (name, value), (name_shown, value_shown) in zip(fields, veiled(fields, made), strict=True):
+    for (name, value), (name_shown, value_shown) in zip(fields, masked(fields, made), strict=True):
         assert name == name_shown
         if name.lower() in (b"user-agent", b"x-odd", b"cookie") or not value:
             assert value_shown == value
@@ -57,11 +57,11 @@ def test_a_flow_shows_where_a_secret_is_and_nothing_of_it(fields: Fields) -> Non
 
 
 def test_what_other_addons_have_done_stays_and_the_secret_is_wherever_the_veil_is() -> None:
-    made = veils(((b"authorization", b"Bearer " + TOKEN), (b"x-a", b"1")), lambda secret: "PAT 38 chars")
-    veil = b"<client's own: PAT 38 chars>"
-    fields = ((b"x-copied", b"it is " + veil), (b"authorization", b"bearer " + veil), (b"x-a", b"2"), (b"x-b", b""))
+    made = masks_of(((b"authorization", b"Bearer " + TOKEN), (b"x-a", b"1")), lambda secret: "PAT 38 chars")
+    mask = b"<client's own: PAT 38 chars>"
+    fields = ((b"x-copied", b"it is " + mask), (b"authorization", b"bearer " + mask), (b"x-a", b"2"), (b"x-b", b""))
 
-    assert unveiled(fields, made) == (
+    assert unmasked(fields, made) == (
         *((b"x-copied", b"it is " + TOKEN), (b"authorization", b"bearer " + TOKEN)),
         *((b"x-a", b"2"), (b"x-b", b"")),
     )
@@ -70,7 +70,7 @@ def test_what_other_addons_have_done_stays_and_the_secret_is_wherever_the_veil_i
 def test_secrets_that_read_alike_are_told_apart() -> None:
     fields = ((b"authorization", b"Bearer one"), (b"x-oai-attestation", b"two"), (b"Authorization", b"Bearer one"))
 
-    assert veiled(fields, veils(fields, describe)) == (
+    assert masked(fields, masks_of(fields, describe)) == (
         (b"authorization", b"Bearer <client's own: x>"),
         (b"x-oai-attestation", b"<client's own (2): x>"),
         (b"Authorization", b"Bearer <client's own: x>"),
@@ -78,6 +78,6 @@ def test_secrets_that_read_alike_are_told_apart() -> None:
 
 
 def test_a_veil_never_shows_its_secret_by_itself() -> None:
-    (made,) = veils(((b"authorization", b"Bearer " + TOKEN),), describe)
+    (made,) = masks_of(((b"authorization", b"Bearer " + TOKEN),), describe)
 
     assert TOKEN.decode() not in repr(made)
