@@ -85,8 +85,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
 
     An identity is tried once per token. It gets a second try only when no other identity is left, and whoami vouched
     for the token since the refusal, or the rest it was sent to is over. Besides, a request is sent once more without
-    its encrypted reasoning, and once more after an error of the backend. An answer that may be the fault of the request
-    itself (`Next.ONCE`, `Next.ELSEWHERE`) is relayed if no other identity is left.
+    its encrypted reasoning, and once more after an error of the backend. An answer that may be the request's
+    own fault (`Next.ONCE`, `Next.ELSEWHERE`) is relayed if no other identity is left.
 
     Send None instead of a verdict if the attempt was not sent because its identity changed meanwhile: the generator
     yields another one, if there is one.
