@@ -480,7 +480,7 @@ class Life(RuleBasedStateMachine):
                     bearer = keeper.bearer(identity.name)
                     attempt = Attempt(identity.name, bearer, identity.metadata, time.time(), mock.Mock())
                     await asyncio.sleep(0.2)
-                    said = judge.NOTHING
+                    said = judge.LOST
                     with suppress(TimeoutError):
                         said = Said(401) if spurious else self.backend.model(bearer.token)
                     spurious = False
