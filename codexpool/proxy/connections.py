@@ -1,15 +1,14 @@
-"""mitmproxy's connections with what they lack: trailers, interim answers, and bounds.
+"""What mitmproxy's connections lack: trailers, interim answers, and bounds.
 
-Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raises an exception at trailers: either way
-the client hangs. Here an interim answer is dropped, as mitmproxy does over HTTP/2, and trailers are passed on to a
-peer that can take them. A head that does not end, and a WebSocket message that is too long, end their connection.
+Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raises an exception on trailers: either way
+the client hangs. Here interim answers are dropped, as mitmproxy does over HTTP/2, and trailers are passed on to a
+peer that can take them. An endless head and a WebSocket message that is too long end their connection.
 
-A server that refuses a request before it has read its body, and closes, answers the rest of it with a reset. asyncio
-gives up a connection over which it cannot write, and with it what has come and was not read yet: the refusal. `hear`
-has mitmproxy read that all the same. `close_well` has it close a connection that it gives up at the wrong moment.
+A server that refuses a request before it has read the body, and closes, answers the rest of the body with a reset.
+When asyncio cannot write, it drops the connection and the refusal that was received but not read. `hear` makes
+mitmproxy read it first. `close_well` makes mitmproxy close a connection that it gives up at the wrong moment.
 
-Like `codexpool.proxy.resend`, which installs it, this file knows nothing of Codex. Its classes serve every
-connection: they differ from mitmproxy's only where those would hang, or fill the memory.
+`codexpool.proxy.resend` installs these classes, and they serve every connection.
 """
 
 from __future__ import annotations
@@ -44,35 +43,35 @@ from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 
 MOST_OF_A_HEAD: Final = 256 << 10
-"""Bytes that the head of an answer may have over HTTP/1, and what follows the chunks of a body."""
+"""Bytes in the head of an answer over HTTP/1, or in the framing of a body."""
 
 MOST_INTERIM: Final = 100
-"""Interim answers that may come before the final one."""
+"""Interim answers before the final one."""
 
 MOST_OF_THE_REST: Final = 2 << 20
-"""Bytes that are read of what a server has said before it closed."""
+"""Bytes read from a server that has closed."""
 
 MOST_OF_A_MESSAGE: Final = 32 << 20
-"""Bytes that a WebSocket message may have once it is inflated, with `FRAME` more for each of its frames."""
+"""Bytes in an inflated WebSocket message, counting `FRAME` more for each of its frames."""
 
 FRAME: Final = 64
-"""Bytes of memory that a frame costs, however short it is."""
+"""Bytes of memory a frame costs, however short it is."""
 
 DENSE_FROM: Final = 8 << 20
-"""Bytes from which on a message may not be denser than `MOST_DENSE`."""
+"""Bytes up to which a message may be denser than `MOST_DENSE`."""
 
 MOST_DENSE: Final = 100
-"""How many times its size a message may inflate to. (Deflate can do a thousand; text comes to ten.)"""
+"""How many times its size a message may inflate to. (Deflate reaches 1,000; text reaches 10.)"""
 
 PIECE: Final = 1 << 20
-"""Bytes that are inflated at once."""
+"""Bytes inflated in one step."""
 
 EFFORT: Final = 1
-"""How hard messages are deflated. zlib's default saves a fifth, and takes four times as long: everybody waits."""
+"""zlib's level for messages. The default saves a fifth and takes four times as long, while all connections wait."""
 
 Commands = Generator[Any, Any, None]
 
-# After a reload of this module the name in mitmproxy's module is that of the class it installed before.
+# After a reload of this module mitmproxy's name still refers to the class installed before.
 _Websocket: Any = next(cls for cls in websocket.WebsocketConnection.__mro__ if cls.__module__ == websocket.__name__)
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
@@ -92,7 +91,7 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class _Chunks:
-    """A reader of chunks that puts the trailers aside, at which mitmproxy would raise."""
+    """A reader of chunks that hides the trailers from mitmproxy, which would raise."""
 
     def __init__(self, reader: ChunkedReader) -> None:
         self._reader = reader
@@ -110,7 +109,7 @@ class _Chunks:
 
 
 class _Trailing:
-    """One side of HTTP/1, with trailers. They are dropped on the way to a peer whose body is not chunked."""
+    """One side of HTTP/1, with trailers. A peer whose body is not chunked does not get them."""
 
     body_reader: Any
     ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
@@ -127,7 +126,7 @@ class _Trailing:
                 yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, http.Headers(trailers)))
             yield command
         if self.state == self.read_body and len(self.buf) > MOST_OF_A_HEAD:
-            yield from _gives_up(self, "what frames its body does not end")
+            yield from _give_up(self, "the framing of its body does not end")
 
     def send(self: Any, event: Any) -> Commands:
         if isinstance(event, RequestTrailers | ResponseTrailers):
@@ -143,7 +142,7 @@ class _Trailing:
                 yield command
 
 
-def _gives_up(connection: Any, why: str) -> Commands:
+def _give_up(connection: Any, why: str) -> Commands:
     connection.state = connection.done
     yield commands.CloseConnection(connection.conn)
     error = connection.ReceiveProtocolError
@@ -151,58 +150,54 @@ def _gives_up(connection: Any, why: str) -> Commands:
 
 
 class Http1Client(_Trailing, _http1.Http1Client):
-    """mitmproxy's side of a connection to a server."""
-
     ReceiveTrailers = ResponseTrailers
     _interim = 0
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        wrong = ""
-        if isinstance(event, events.DataReceived) and self.request is not None:
-            wrong = yield from self._drop_interim()
-        if wrong:
-            yield from _gives_up(self, wrong)
+        if (
+            isinstance(event, events.DataReceived)
+            and self.request is not None
+            and (wrong := (yield from self._drop_interim(self.request)))
+        ):
+            yield from _give_up(self, wrong)
         else:
             yield from super().read_headers(event)
 
-    def _drop_interim(self) -> Generator[Any, Any, str]:
-        """Drop the interim answers that stand before the final one, or say what is wrong with them."""
-        assert self.request is not None
+    def _drop_interim(self, request: http.Request) -> Generator[Any, Any, str]:
+        """Drop interim answers before the final one, and return what is wrong with them, if anything."""
         while lines := self.buf.maybe_extract_lines():
             status = bytes(lines[0])
-            is_upgrade = b" 101" in status[:12] and "upgrade" in self.request.headers
+            is_upgrade = b" 101" in status[:12] and "upgrade" in request.headers
             if not _INTERIM.match(status) or is_upgrade:
                 rest = self.buf.maybe_extract_at_most(len(self.buf)) or b""
                 self.buf += b"\r\n".join([*map(bytes, lines), b"", bytes(rest)])
                 self._interim = 0
                 return ""
             if b" 101" in status[:12]:
-                return "it switches protocols, which nobody has asked for"
+                return "it switches protocols without a request to"
             self._interim += 1
             if self._interim > MOST_INTERIM:
-                return "one interim answer follows another"
+                return "it has too many interim answers"
             yield commands.Log(f"Swallowing HTTP/1 informational response: {status!r}", DEBUG)
         return "the head of the answer does not end" if len(self.buf) > MOST_OF_A_HEAD else ""
 
 
 class Http1Server(_Trailing, _http1.Http1Server):
-    """mitmproxy's side of a connection to a client."""
-
     ReceiveTrailers = RequestTrailers
 
 
-# -- what a server has said before it closed
+# -- the last answer of a server that has closed
 
 
 class _Reader:
-    """Reads a connection to its end, and after an error what had come before it.
+    """Reads a connection to its end and, after an error, what was received before it.
 
-    ``again`` is a duplicate of its socket. asyncio closes its own as soon as it cannot write.
+    asyncio closes its socket as soon as it cannot write; ``duplicate`` stays open.
     """
 
-    def __init__(self, reader: Any, again: socket.socket, server: Server) -> None:
+    def __init__(self, reader: Any, duplicate: socket.socket, server: Server) -> None:
         self._reader = reader
-        self._again = again
+        self._duplicate = duplicate
         self._server = server
         self._has_failed = False
 
@@ -211,33 +206,33 @@ class _Reader:
         try:
             data = await self._reader.read(size)
         except OSError:
-            # The reader raises at each read from now on. Return what it still has once, or mitmproxy reads for ever.
+            # The reader raises from now on. Return the rest only once, or mitmproxy would read for ever.
             if self._has_failed or not (data := self._rest()):
                 raise
             self._has_failed = True
-            self._server.state &= ~ConnectionState.CAN_WRITE  # Nobody is to send another request over it.
+            self._server.state &= ~ConnectionState.CAN_WRITE  # No other request may use it.
             return data
         finally:
             if not data:
-                self._again.close()
+                self._duplicate.close()
         return data
 
     def _rest(self) -> bytes:
-        rest = bytes(getattr(self._reader, "_buffer", b""))  # asyncio keeps it, and does not give it away any more.
+        rest = bytes(getattr(self._reader, "_buffer", b""))  # asyncio no longer hands it out.
         with contextlib.suppress(OSError):
-            while (more := self._again.recv(MOST_OF_A_HEAD)) and len(rest) < MOST_OF_THE_REST:
+            while (more := self._duplicate.recv(MOST_OF_A_HEAD)) and len(rest) < MOST_OF_THE_REST:
                 rest += more
-        self._again.close()
+        self._duplicate.close()
         return rest
 
 
 def hear(proxyserver: Any, data: ServerConnectionHookData) -> None:
-    """Have a connection that was made read to what its server has said last. For the ``server_connected`` hook."""
+    """Make a new connection read the last answer of its server. For the ``server_connected`` hook."""
     handler = proxyserver.connections.get(data.client.id)
     io = handler.transports.get(data.server) if handler is not None else None
     if io is None or data.server.transport_protocol != "tcp" or sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):  # There may be no file descriptor left: then it goes on as it is.
+    with contextlib.suppress(OSError):  # No file descriptor is left: the connection works without.
         io.reader = _Reader(io.reader, io.writer.get_extra_info("socket").dup(), data.server)
 
 
@@ -245,10 +240,10 @@ def hear(proxyserver: Any, data: ServerConnectionHookData) -> None:
 
 
 class _PatientLock(asyncio.Lock):
-    """Is waited for to the end by a task that is cancelled meanwhile: the cancellation comes when it waits next.
+    """A lock that a cancelled task acquires first; the cancellation is delivered at its next wait.
 
-    mitmproxy hands over each event under a lock, and ends a connection by cancelling its task. One that was waiting
-    for the lock just then would never be closed, and its peer would hang.
+    mitmproxy handles each event under a lock, and ends a connection by cancelling its task. A task waiting for the
+    lock just then would never close its connection, and the peer would hang.
     """
 
     async def acquire(self) -> Literal[True]:
@@ -266,7 +261,7 @@ class _PatientLock(asyncio.Lock):
 
 
 def close_well(proxyserver: Any, client: Client) -> None:
-    """Have all connections of a client end as they should. For the ``client_connected`` hook."""
+    """Make all connections of a client end properly. For the ``client_connected`` hook."""
     handler = proxyserver.connections.get(client.id)
     if hasattr(handler, "_server_event_lock"):
         handler._server_event_lock = _PatientLock()
@@ -276,15 +271,15 @@ def close_well(proxyserver: Any, client: Client) -> None:
 
 
 class _Bound(Extension):
-    """Stands behind all other extensions, sees what they make of a frame, and counts."""
+    """Counts the bytes of messages. The last extension: it sees what the others make of a frame."""
 
     name = "codexpool-bound"
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes of the message so far."""
-        self.came = 0
-        """Bytes of it as they came, where it is deflated."""
+        """Bytes of the message so far, inflated."""
+        self.deflated = 0
+        """Bytes of it as received, if it is deflated."""
         self._is_control = False
 
     def enabled(self) -> bool:
@@ -293,10 +288,10 @@ class _Bound(Extension):
     def offer(self) -> bool:
         return False
 
-    def grows(self, by: int) -> None:
-        """The message has so many bytes more. Raises ParseFailed where that is too much."""
+    def grow(self, by: int) -> None:
+        """Count bytes of the message. Raises ParseFailed if it is too long or too dense."""
         self.size += by
-        too_dense = self.came and self.size > max(DENSE_FROM, MOST_DENSE * self.came)
+        too_dense = self.deflated and self.size > max(DENSE_FROM, MOST_DENSE * self.deflated)
         if self.size > MOST_OF_A_MESSAGE or too_dense:
             what = f"inflates to over {MOST_DENSE} times its size" if too_dense else "has over 32 MiB"
             raise ParseFailed(f"{REASON} {what}", CloseReason.MESSAGE_TOO_BIG)
@@ -304,25 +299,25 @@ class _Bound(Extension):
     def frame_inbound_header(self, proto: Any, opcode: Opcode, rsv: RsvBits, payload_length: int) -> RsvBits:
         self._is_control = opcode.iscontrol()
         if not self._is_control:
-            self.grows(FRAME)
+            self.grow(FRAME)
         return RsvBits(False, False, False)
 
     def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes:
-        if not self._is_control and not self.came:  # What is inflated has been counted.
-            self.grows(len(data))
+        if not self._is_control and not self.deflated:  # `_Deflate` has counted those.
+            self.grow(len(data))
         return data
 
     def frame_inbound_complete(self, proto: Any, fin: bool) -> None:
         if fin and not self._is_control:
-            self.size = self.came = 0
+            self.size = self.deflated = 0
 
 
 REASON: Final = "codexpool: a message"
-"""How the reason begins with which a socket is closed here."""
+"""The beginning of the reason in the close frame."""
 
 
 class _Deflate(PerMessageDeflate):
-    """Inflates in pieces, and asks before each whether there may be more; deflates quickly."""
+    """Inflates in bounded pieces; deflates quickly."""
 
     def __init__(self, negotiated: PerMessageDeflate, bound: _Bound) -> None:
         self.__dict__.update(negotiated.__dict__)
@@ -331,13 +326,13 @@ class _Deflate(PerMessageDeflate):
     def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes | CloseReason:
         if not self._inbound_compressed or not self._inbound_is_compressible or self._decompressor is None:
             return super().frame_inbound_payload_data(proto, data)
-        self._bound.came += len(data)
+        self._bound.deflated += len(data)
         pieces, left = [], bytes(data)
         try:
             while True:
                 pieces.append(self._decompressor.decompress(left, PIECE))
                 left = self._decompressor.unconsumed_tail
-                self._bound.grows(len(pieces[-1]))
+                self._bound.grow(len(pieces[-1]))
                 if not left and len(pieces[-1]) < PIECE:
                     return b"".join(pieces)
         except zlib.error:
@@ -353,7 +348,7 @@ class _Deflate(PerMessageDeflate):
 
 
 class WebsocketConnection(_Websocket):  # type: ignore[misc]
-    """One side of a WebSocket, whose messages are bounded: a longer one closes it with 1009."""
+    """One side of a WebSocket. A message that is too long closes it with 1009."""
 
     def __init__(self, connection_type: Any, extensions: Iterable[Extension] = (), **more: Any) -> None:
         bound = _Bound()
@@ -365,7 +360,7 @@ class WebsocketConnection(_Websocket):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Have every connection from now on be one of these."""
+    """Make every new connection one of these."""
     _put(Http1Client, Http1Server, WebsocketConnection)
 
 

@@ -1,37 +1,31 @@
-"""A stream that dresses its request at the last moment, and can put it on the wire again.
+"""A mitmproxy stream that dresses its request at the last moment, and can send it again.
 
-mitmproxy answers a client exactly once per flow. `ResendStream` leaves that rule alone but moves the moment at
-which a *held* (not streamed) response is final: once every addon has seen it in the ``response`` hook, the
-sender is asked whether the request goes out again. If so the response is dropped, and the client never learns
-of it. The same holds for a connection that is lost before anything was passed on (the ``error`` hook), and for a
-stream whose beginning says that it has failed: that is held, in place of being passed on, and becomes a response.
+mitmproxy answers a client exactly once per flow. `ResendStream` keeps that rule, but decides later when a *held* (not
+streamed) response is final: after every addon has seen it in the ``response`` hook, it asks the sender whether to
+send the request again. If so, the response is dropped and the client never learns of it. The same goes for a
+connection lost before anything was passed on (the ``error`` hook), and for a stream whose beginning reports a
+failure.
 
-What is held is bounded. An attempt that is answered goes through these states:
+How much is held is bounded. The answer to an attempt has these states:
 
-- head: nothing has come yet. A head that is to be streamed leads to *beginning* or straight to *streamed*, any other
-  to *held*.
-- held: the body is read. It ends with the body; or at `MOST_HELD` bytes, after `LONGEST_READ`, or with a lost
-  connection, and then the sender says what the head alone amounts to (`Sender.cut`), or that the attempt is lost.
-- beginning: the first pieces of a stream are read, for `LONGEST_HOLD` at most; then all is passed on.
+- head: nothing has arrived. A head to be streamed leads to *beginning* or *streamed*, any other to *held*.
+- held: the body is read, until its end, `MOST_HELD` bytes, `LONGEST_READ` or a lost connection. Unless it is
+  complete, the sender decides what the head alone means (`Sender.cut`), or that the attempt is lost.
+- beginning: the first pieces of a stream are read, for at most `LONGEST_HOLD`; then all is passed on.
 - streamed: nothing can be taken back.
 
-A timer belongs to the hold that it was set for. Going over to another attempt ends the hold, and the timer with it:
-when it fires all the same it finds another one in its place, or none, and changes nothing.
+Two ideas make this work:
 
-The two ideas behind it:
+- Towards the server, each attempt has a stream id of its own. mitmproxy's server-side layers keep their state per
+  stream id, so a new id is a new exchange, on the same connection if it is still good. What still arrives for an
+  abandoned attempt has the old id and is dropped here. Towards the client the id never changes.
+- ``make_server_connection`` is where mitmproxy is about to send ``flow.request``. A flow the sender claims leaves
+  from there as a dressed copy. So ``flow.request``, which dumps and HAR files show, never has a pool's token, and a
+  request that was not dressed cannot leave by mistake.
 
-- Towards the server every attempt has a stream id of its own. mitmproxy's server-side layers keep their state per
-  stream id, so a fresh id is a fresh exchange, on the same connection if that is still good; whatever still
-  arrives for an abandoned attempt carries the old id and is dropped here. Towards the client the id never changes.
-- ``make_server_connection`` is where mitmproxy is about to send ``flow.request``. A flow that the sender claims
-  leaves from there as a dressed copy instead, so what ``flow.request`` shows (in the flow list, in dumps, in HAR
-  files) never was on the wire, and a request that nobody dressed cannot leave by mistake.
-
-Only claimed flows pay for this, and only once per request: body chunks and WebSocket messages of a first attempt
-take mitmproxy's own path.
-
-This file knows nothing of Codex or of pools. It and `codexpool.proxy.connections`, which it installs, are the only
-ones that touch mitmproxy's internals.
+Only claimed flows pay for this, once per request: body chunks and WebSocket messages of a first attempt take
+mitmproxy's own path. This file and `codexpool.proxy.connections` know nothing of Codex. They are the only ones that
+touch mitmproxy's internals.
 """
 
 from __future__ import annotations
@@ -76,17 +70,17 @@ else:
     UNSENDABLE = ErrorCode.GENERIC_SERVER_ERROR
 
 LONGEST_HOLD = 2.0
-"""Seconds for which the beginning of a stream is held at most, counted from its head."""
+"""Seconds from its head for which the beginning of a stream is held."""
 
 LONGEST_READ = 5.0
-"""Seconds for which the body of a held answer is waited for, counted from its head."""
+"""Seconds from its head in which the body of a held answer must be complete."""
 
 MOST_HELD = 1 << 20
-"""Bytes of a held answer's body that are read at most, as they come over the wire."""
+"""Bytes of the body of a held answer, as received."""
 
 FROM_SERVER = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
 
-# After a reload of this module the name in mitmproxy's module is that of the stream class it installed before.
+# After a reload of this module mitmproxy's name still refers to the stream class installed before.
 HttpStream: type[layers.HttpStream] = next(
     cls for cls in layers.HttpStream.__mro__ if cls.__module__ == layers.__name__
 )
@@ -109,64 +103,62 @@ _TOUCHED = {
     layer.Layer: ("handle_event",),
     **connections.TOUCHED,
 }
-"""What is overridden or called here and in `codexpool.proxy.connections`: unchanged since 2020, and still promised to
-nobody."""
+"""What this file and `codexpool.proxy.connections` override or call. None of it is mitmproxy's public API."""
 
 Commands = Generator[Any, Any, None]
 
 
 class Sender(Protocol):
-    """Who decides what a flow looks like on the wire, and whether it goes out again."""
+    """Decides what a flow looks like on the wire, and whether it is sent again. No method may raise."""
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
-        """The dressed copy of ``flow.request`` that leaves now.
+        """Return the dressed copy of ``flow.request`` to send now.
 
-        A response instead is the answer to a request that must not leave. None: the flow is no concern of the
-        sender's, and mitmproxy sends it as it is. Must not raise.
+        A response answers a request that must not leave. None: the flow is not the sender's, and is sent as it is.
         """
 
     def outdated(self, flow: http.HTTPFlow) -> bool:
-        """Asked when the connection is there: is what `outbound` gave for it no longer what shall leave?
+        """Return whether `outbound` has to be asked again, now that the connection is made.
 
-        Must not raise, and must be cheap: this is asked for every attempt.
+        This runs for every attempt: it must be cheap.
         """
 
     def head(self, flow: http.HTTPFlow) -> None:
-        """Told when all addons have seen the head of a response, before it is held or streamed. Must not raise."""
+        """Note that all addons have seen the head of a response, which is held or streamed next."""
 
     def whole(self, flow: http.HTTPFlow) -> None:
-        """Told before the ``response`` hook, and so before any addon: a held response is whole. Must not raise."""
+        """Note that a held response is complete, before any addon sees it in the ``response`` hook."""
 
     def again(self, flow: http.HTTPFlow) -> bool:
-        """Asked about a response, or a lost connection, after all addons have seen it: shall the request go out
-        again? For a response that was streamed the answer makes no difference. Must not raise.
+        """Return whether to send the request again, after all addons have seen its response or its error.
+
+        After a response that was streamed the result is ignored.
         """
 
     def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
-        """Asked about a held response whose body does not come to its end: what is it to be taken for?
+        """Return what an incomplete held response counts as; None: as a lost connection.
 
-        None: for a lost connection. ``why`` is the end of a sentence about it; ``is_lost``: its connection was lost,
-        and it has not only become too long, or taken too long. Must not raise.
+        ``why`` completes the sentence "the answer …". ``is_lost``: the connection was lost; otherwise the response is
+        too long or too slow.
         """
 
     def lost(self, flow: http.HTTPFlow) -> None:
-        """Told before the ``error`` hook: the connection was lost, and nothing was passed on. Must not raise."""
+        """Note that the connection was lost before anything was passed on, before the ``error`` hook."""
 
     def holds(self, flow: http.HTTPFlow) -> bool:
-        """Asked as a stream begins: is its beginning to be looked at before it is passed on? Must not raise."""
+        """Return whether to hold the beginning of a stream."""
 
     def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        """Given the pieces of such a beginning: True if all is passed on from now, False if more is to come first.
+        """Take the next piece of a held beginning. Return True to pass on everything, False to hold more.
 
-        A response is what the stream is taken for: it has failed, and is dropped. Must not raise.
+        A response replaces the stream, which has failed and is dropped.
         """
 
 
 class _AnyStream(type):
-    """Has ``isinstance`` take every stream for one of the class that is installed now.
+    """Makes ``isinstance`` accept streams of the class before a reload.
 
-    mitmproxy tells a stream from a connection by its class as it injects a message, and looks that class up then. A
-    WebSocket outlives the class it began with: each reload of this module brings another.
+    mitmproxy looks the class up when it injects a message, and a WebSocket may be older than that class.
     """
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -174,21 +166,21 @@ class _AnyStream(type):
 
 
 class _Timer(commands.RequestWakeup):
-    """What ends a hold. mitmproxy gives it back when its time has come, whatever has happened in between."""
+    """Ends one hold. mitmproxy fires it in any case; once the hold is over, it is no longer the stream's timer."""
 
     def __init__(self, delay: float, stream: ResendStream) -> None:
         super().__init__(delay)
         self.stream: ResendStream | None = stream
 
 
-class _Nobody:
-    """Takes what comes of a timer whose hold is over."""
+class _Nowhere:
+    """Receives the timers of holds that are over."""
 
     def handle_event(self, event: events.Event) -> Commands:
         yield from ()
 
 
-_NOBODY = _Nobody()
+_NOWHERE = _Nowhere()
 
 
 class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
@@ -198,7 +190,6 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
     """
 
     installed: Sender
-    """The sender of streams that begin now."""
     _paused_event_queue: deque[events.Event]
     _attempt_ids = count(-1, -1)
     """Stream ids of second and later attempts, below all of mitmproxy's own."""
@@ -211,7 +202,6 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         self._beginning: list[events.Event] = []
         self._is_abandoned = False
         self._timer: _Timer | None = None
-        """Of the hold that is under way."""
 
     # -- an attempt goes out
 
@@ -221,33 +211,28 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             connected: bool = yield from super().make_server_connection()
             return connected
         self.claimed = True
-        if outbound is None:
-            yield from self._disowned()
-        elif self.client_state != self.state_done:
+        if outbound is not None and self.client_state != self.state_done:
             # Another addon has set `flow.request.stream`: the body is passing by and could not be sent twice.
             reason = "codexpool: not sent, because something streams the request body (flow.request.stream is set)"
             yield from self._refuse(reason)
-        elif isinstance(outbound, http.Response):
-            yield from self._answer_in_place(outbound)
         else:
-            yield from self._put_on_the_wire(outbound)
+            yield from self._send(outbound)
         return False  # All there is to send is sent: mitmproxy's own sending must not follow.
 
-    def _put_on_the_wire_anew(self, granted: Any) -> Commands:
-        """While the connection was made, the sender has changed its mind. Once only: then it leaves as it is.
-
-        mitmproxy counts the connections it has granted, and reuses none between HTTP/2 and HTTP/1: one that is asked
-        for and not used is lost.
-        """
-        outbound = self.sender.outbound(self.flow)
+    def _send(self, outbound: http.Request | http.Response | None, granted: Any = None) -> Commands:
         if isinstance(outbound, http.Request):
             yield from self._put_on_the_wire(outbound, granted)
         elif outbound is not None:
             yield from self._answer_in_place(outbound)
         else:
-            yield from self._disowned()
+            yield from self._refuse("codexpool: not sent, because its sender has disowned it")
 
     def _put_on_the_wire(self, request: http.Request, granted: Any = None) -> Commands:
+        """Send a request. ``granted`` is a connection that was made for it before it was outdated.
+
+        mitmproxy counts the connections it has granted, and shares none between HTTP/2 and HTTP/1: one that is
+        requested and not used is lost.
+        """
         again = granted is not None
         if again and granted.connected and granted.address == (request.host, request.port):
             connection, err = granted, None
@@ -262,9 +247,9 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, err, CONNECT_FAILED))
             return
         if (yield from self.check_killed(True)):
-            return  # The client has left, or somebody has killed the flow, while the connection was made.
-        if self.sender.outdated(self.flow) and not again:
-            yield from self._put_on_the_wire_anew(connection)
+            return  # While the connection was made, the client has left or an addon has killed the flow.
+        if self.sender.outdated(self.flow) and not again:  # Once only: then it leaves as it is.
+            yield from self._send(self.sender.outbound(self.flow), connection)
             return
         self.context.server = self.flow.server_conn = connection
         self._is_abandoned = False
@@ -276,9 +261,6 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             yield SendHttp(RequestTrailers(self.attempt_id, trailers), connection)
         yield SendHttp(RequestEndOfMessage(self.attempt_id), connection)
 
-    def _disowned(self) -> Commands:
-        yield from self._refuse("codexpool: not sent, because its sender has disowned it")
-
     def _refuse(self, reason: str) -> Commands:
         yield from super().handle_protocol_error(ResponseProtocolError(self.stream_id, reason, UNSENDABLE))
 
@@ -289,7 +271,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         if not (yield from self.check_killed(True)):
             yield from self.send_response()
 
-    # -- a held response may be the reason for another one
+    # -- after a held response
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         if not self.claimed:
@@ -305,7 +287,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             reply = yield command
             if isinstance(command, HttpResponseHook):
                 again = self.sender.again(self.flow) and not already_streamed
-                # The response is whole: what else has come for it is late. (After a 101 there is data to come.)
+                # The response is complete: whatever else is queued for it is late. (After a 101, data follows.)
                 is_over = again or self._is_abandoned
                 self._drop_queued(FROM_SERVER if is_over else (ResponseProtocolError,))
                 if again:
@@ -319,7 +301,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             except StopIteration:
                 return
 
-    # -- a lost connection may be the reason, too
+    # -- after a lost connection
 
     def handle_protocol_error(self, event: Any) -> Commands:
         if isinstance(event, ResponseProtocolError) and self._has_passed_on_nothing():
@@ -360,7 +342,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
                     yield from self._send_again()
                 return
 
-    # -- what is held is held within bounds
+    # -- the bounds of a held response
 
     def state_wait_for_response_headers(self, event: Any) -> Commands:
         for command in super().state_wait_for_response_headers(event):
@@ -393,25 +375,24 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             self._forget_timer()
 
     def _forget_timer(self) -> None:
-        """No hold is under way any more. mitmproxy keeps the timer until its time has come, but not the stream: its
-        request may be large."""
+        """End the hold. mitmproxy keeps the timer until it fires, but must not keep the stream and its request."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stream = None
             sources = self._http_layer.command_sources
             if timer in sources:
-                sources[timer] = cast(layer.Layer, _NOBODY)
+                sources[timer] = cast(layer.Layer, _NOWHERE)
 
     def passthrough(self, event: Any) -> Commands:
         timer = event.command if isinstance(event, events.Wakeup) else None
         if isinstance(timer, _Timer) and timer.stream is self:
-            return self._hold_ends(timer)  # All others are for the layers within.
+            return self._hold_ends(timer)  # All others belong to inner layers.
         passing: Commands = super().passthrough(event)
         return passing
 
     def _hold_ends(self, timer: commands.RequestWakeup) -> Commands:
         if timer is not self._timer or self.client_state == self.state_errored:
-            return  # It was set for an attempt that was abandoned, or the client has left.
+            return  # Its attempt was abandoned, or the client has left.
         self._timer = None
         if self.server_state == self._state_hold_beginning:
             yield from self._pass_on_beginning()
@@ -424,22 +405,22 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         yield from self._handle_loss(given_up, is_lost=False)
 
     def _cancel_attempt(self) -> Commands:
-        # The rest is of no interest: over HTTP/1 this closes the connection.
+        # Over HTTP/1 this closes the connection.
         yield SendHttp(RequestProtocolError(self.attempt_id, "given up", CANCEL), self.flow.server_conn)
 
     def _take_for(self, response: http.Response) -> Commands:
-        """Go on as if the attempt, which is over, had been answered with this."""
+        """Go on as if the attempt had been answered with ``response``."""
         self._beginning = []
         self.response_body_buf = ReceiveBuffer()
         if self.attempt_id != self.stream_id:
             yield DropStream(self.attempt_id)
-        self._begin_attempt()  # What still comes for the old one is ignored.
+        self._begin_attempt()  # What still arrives for the old one is ignored.
         self._is_abandoned = True
         self.flow.response = response
         response.timestamp_start = time.time()
         yield from self.send_response()
 
-    # -- and so may the beginning of a stream
+    # -- the beginning of a stream
 
     def start_response_stream(self) -> Commands:
         if self.claimed and self.sender.holds(self.flow):
@@ -480,13 +461,13 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         self._begin_attempt()
         self.flow.response = None
         self.flow.error = None
-        self.response_body_buf = ReceiveBuffer()  # Half a refusal may be in it.
+        self.response_body_buf = ReceiveBuffer()  # Part of a refusal may be in it.
         self.server_state = self.state_wait_for_response_headers
         yield from self.make_server_connection()
 
     def _abandon_attempt(self) -> Commands:
         if self.flow.server_conn.alpn == b"h2" and not self._is_abandoned:
-            # A refusal may have overtaken the body: without a reset the rest of it would still be uploaded.
+            # The refusal may have arrived before the body was sent: without a reset the rest would still be uploaded.
             # (Over HTTP/1 the same event would close a connection that the next attempt can use.)
             yield SendHttp(RequestProtocolError(self.attempt_id, "refused early", CANCEL), self.flow.server_conn)
         if self.attempt_id != self.stream_id:
@@ -508,7 +489,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
 
 def hang_up(proxyserver: Any, flow: http.HTTPFlow) -> None:
-    """End the server's side of a WebSocket. mitmproxy then says good-bye to the client with a close frame.
+    """Close the server's side of a WebSocket. mitmproxy then closes the client's side with a close frame.
 
     ``proxyserver`` is mitmproxy's addon of that name. A connection with an open WebSocket has no other streams.
     """
@@ -519,7 +500,7 @@ def hang_up(proxyserver: Any, flow: http.HTTPFlow) -> None:
 
 
 def missing_names() -> list[str]:
-    """The names this file needs and the running mitmproxy does not have; empty on every supported version."""
+    """Return the names this file needs and the running mitmproxy lacks; empty on every supported version."""
     missing = [
         f"{cls.__name__}.{name}" for cls, names in _TOUCHED.items() for name in names if not hasattr(cls, name)
     ]
@@ -528,10 +509,9 @@ def missing_names() -> list[str]:
 
 
 def install(sender: Sender) -> None:
-    """Have every stream from now on ask ``sender``. Streams that are under way keep the sender they began with.
+    """Make every new stream ask ``sender``. Streams under way keep the sender they began with.
 
-    mitmproxy's HTTP layer looks its classes up in its own module whenever it makes one, for live connections and for
-    client replay alike; putting ours there covers both.
+    mitmproxy's HTTP layer looks its classes up in its own module, for live connections and for client replay.
     """
     ResendStream.installed = sender
     layers.HttpStream = ResendStream  # type: ignore[misc]
