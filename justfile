@@ -6,27 +6,27 @@ set positional-arguments
 default:
     @just --list --unsorted
 
-# run mitmdump with this checkout's addon; arguments are mitmproxy's own
+# run mitmdump with this checkout's addon, passing arguments on
 run *arguments:
     uv run mitmdump -s addon "$@"
 
-# show what happens when a token dies, against a stand-in for the backend
+# show what happens when a token dies, against a fake backend
 demo *arguments:
     uv run codexpool demo "$@"
 
-# the tests that tell a broken change: about four minutes on two cores
+# run the tests that show a broken change (about four minutes on two cores)
 test *arguments:
     uv run pytest -n auto --dist worksteal -m "not slow" --hypothesis-profile=quick "$@"
 
-# the rest: real Codex CLI, browser, simulations, a short soak; what is not installed is skipped
+# run the other tests: real Codex CLI, browser, simulations, a short soak; skips what is not installed
 test-slow *arguments:
     uv run pytest -n auto --dist worksteal -m slow "$@"
 
-# the tests with the real Codex CLI only; CODEXPOOL_CODEX names it, else the PATH
+# run the tests with the real Codex CLI (CODEXPOOL_CODEX, otherwise the one on the PATH)
 test-client *arguments:
     uv run pytest -m real_client -rs "$@"
 
-# fifty clients, twelve identities and injected faults, for this many seconds
+# run fifty clients against twelve identities with injected faults, for this many seconds
 soak seconds="600":
     CODEXPOOL_SOAK_SECONDS={{seconds}} uv run pytest -s tests/soak
 
@@ -47,7 +47,7 @@ bench *arguments:
 simulate *arguments:
     uv run python -m tests.pool.simulation "$@"
 
-# measure how long turns wait behind a greedy member: first come first served, and round robin
+# measure how long turns wait if one member is greedy: first come first served, and round robin
 fairness *arguments:
     uv run python -m tests.members.fairness "$@"
 

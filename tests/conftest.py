@@ -42,6 +42,8 @@ def _no_stale_log_handler() -> None:
             root.removeHandler(handler)
 
 
+TESTS = Path(__file__).parent
+
 SLOW = (
     "client/",  # the real Codex CLI
     "soak/",
@@ -62,7 +64,7 @@ SLOW = (
     "e2e/test_passersby.py",
     "e2e/test_written_later.py",
 )
-"""How the ids of tests begin, below tests/, that `just test-slow` runs. Every `real_client` test is slow, too."""
+"""The beginnings of the ids, below tests/, that `just test-slow` runs. Every `real_client` test is slow, too."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -70,9 +72,23 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip files that `-m slow` or `-m "not slow"` leaves out: importing all tests takes each worker ten seconds."""
+    if not collection_path.name.startswith("test_") or not collection_path.is_relative_to(TESTS):
+        return None
+    path = collection_path.relative_to(TESTS).as_posix()
+    slow = path.startswith(SLOW)
+    if config.option.markexpr == "not slow" and slow:
+        return True
+    if config.option.markexpr == "slow" and not slow:
+        has_some = any(start.startswith(path) for start in SLOW) or "real_client" in collection_path.read_text()
+        return None if has_some else True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, and skip those of the real client where it is missing; CI must have it."""
+    """Mark the slow tests. Skip those of the real client if it is missing, except in CI."""
     skip = pytest.mark.skip(reason="needs the real Codex CLI: npm install @openai/codex, or set CODEXPOOL_CODEX")
     missing = codex() is None and not os.environ.get("CI")
     for item in items:
