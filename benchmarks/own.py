@@ -7,7 +7,7 @@ import time
 
 from mitmproxy import http
 
-from codexpool.pool.because import Because
+from codexpool.pool.selection import Because
 from codexpool.proxy import tracer
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from codexpool.common.clock_skew import Clock
 from codexpool.credentials import http_client
 from codexpool.credentials.http_client import NoAnswerError, Route
-from codexpool.pool.dead_tokens import says_dead
 from codexpool.pool.identity import Evidence, Metadata, Word
-from codexpool.pool.verdict import ENDPOINT_CODES
+from codexpool.pool.verdict import ENDPOINT_CODES, says_dead
 from codexpool.protocol.discovery import NotListedError, workspace_of
 from codexpool.protocol.endpoints import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
 from codexpool.protocol.errors import error_of

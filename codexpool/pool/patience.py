@@ -1,48 +1,81 @@
-"""How long requests wait for an identity that may become ready, and that waiting in vain is not done over and over.
-
-A client asks one thing after the other: routing discovery, then a WebSocket, then the same over HTTP. Each would wait
-its full time for an identity that nobody can vouch for, and the person would see nothing for half a minute. So what
-one request has waited for an identity counts for the next one, until the identity is ready or nobody has waited for a
-while.
-"""
+"""How long requests wait: for an identity that may become ready, and for a host that the content network guards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PATIENCE = 5.5
-"""Seconds that a request waits in all for an identity to become ready, or to have another token, while one may. With
-what the client asks before and after it, each `LEAST_PATIENCE`, its person is told within 8 s. (Codex gives its first
-requests 5 s each, and asks once more.)"""
+"""Seconds that a request waits in all for an identity to become ready. With what the client asks before and after it,
+each `LEAST_PATIENCE`, its user is told within 8 s. (Codex gives its first requests 5 s each, and asks once more.)"""
 
 LEAST_PATIENCE = 0.25
-"""Seconds that a request waits at least: whoami is asked because somebody waits, and may answer at once."""
+"""Seconds that a request waits at least: whoami is asked because it waits, and may answer at once."""
 
 FORGOTTEN_AFTER = 10.0
-"""Seconds after which waiting in vain is forgotten: whoever comes then is another client, or another try."""
+"""Seconds after which a wait in vain is forgotten: a later request is another client, or another try."""
+
+FIRST_PAUSE = 1.0
+"""Seconds for which a host is left alone after a page of the content network; doubles up to..."""
+
+LONGEST_PAUSE = 8.0
+"""... this. A request waits for it as long as its `PATIENCE` lasts, and is sent then."""
+
+FORGIVEN_AFTER = 60.0
+"""Seconds after which such a page counts as the first one again."""
 
 
 @dataclass(slots=True)
 class Waited:
-    """Since when requests have waited for one identity in vain. Times are of a clock that never jumps."""
+    """How long requests have waited for one identity in vain. Times are of a clock that never jumps.
+
+    A client asks several things in a row (discovery, a WebSocket, the same over HTTP). What one request has waited
+    counts for the next; otherwise its user would see nothing for half a minute.
+    """
 
     since: float | None = None
     until: float = 0.0
-    """The end of the last wait, or when it is to end: a client may give up before."""
+    """When the last wait ended, or will end: a client may give up before."""
 
     def left(self, now: float) -> float:
-        """The seconds that a request has which begins to wait now."""
+        """The seconds that a request may wait from now on."""
         if self.since is None or not self.since <= now <= self.until + FORGOTTEN_AFTER:
             return PATIENCE
         return max(PATIENCE - (now - self.since), LEAST_PATIENCE)
 
     def begins(self, now: float, seconds: float) -> None:
-        """A request waits from now on, for so many seconds at most."""
+        """Count a wait of so many seconds at most."""
         if self.since is None or not self.since <= now <= self.until + FORGOTTEN_AFTER:
             self.since = now
             self.until = now + seconds
         self.until = max(self.until, now + seconds)
 
     def over(self) -> None:
-        """The identity is ready."""
+        """Forget it: the identity is ready."""
         self.since = None
+
+
+class Edges:
+    """Hosts whose content network has turned a request away: all requests for them are slowed down."""
+
+    def __init__(self) -> None:
+        self._paused: dict[str, tuple[float, float, float]] = {}
+        """By origin: since, until, and how long the pause was."""
+
+    def turned_away(self, origin: str, at: float) -> float:
+        """Pause an origin after a page of the content network. Return the seconds."""
+        _, until, pause = self._paused.get(origin, (at, at, 0.0))
+        if self.pause(origin, at) > 0:
+            return until - at
+        is_old = not until <= at < until + FORGIVEN_AFTER
+        pause = FIRST_PAUSE if is_old or not pause else min(2 * pause, LONGEST_PAUSE)
+        self._paused[origin] = (at, at + pause, pause)
+        return pause
+
+    def pause(self, origin: str, at: float) -> float:
+        """The seconds for which an origin is still left alone."""
+        since, until, _ = self._paused.get(origin, (at, at, 0.0))
+        return until - at if since <= at < until else 0.0
+
+    def let_pass(self, origin: str) -> None:
+        """Forget it: an origin has answered."""
+        self._paused.pop(origin, None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from codexpool.pool.because import Because
 from codexpool.pool.causes import Cause
 from codexpool.pool.exclusions import (
     AWAY,
@@ -20,9 +19,9 @@ from codexpool.pool.exclusions import (
 )
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
+from codexpool.pool.patience import Edges
 from codexpool.pool.ranking import Ranking
-from codexpool.pool.refused_endpoints import Edges
-from codexpool.pool.selection import Candidate, Selection, rank, select
+from codexpool.pool.selection import Because, Candidate, Selection, rank, select
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT

@@ -1,36 +1,69 @@
-"""Whose encrypted reasoning is of no use to whom: learned from refusals, so that each costs one round trip only."""
+"""What one identity issued and another cannot use: turn states, and encrypted reasoning."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection
 
+from codexpool.pool.identity import IdentityKey
+from codexpool.protocol.headers import TURN_STATE, Fields
+
+TURN_STATES_KEPT = 10_000
+"""Turn states that are remembered; one is of use for the length of a turn."""
+
 SESSIONS_KEPT = 1_000
-"""Sessions of which it is remembered what is foreign in their history."""
+"""Sessions whose foreign encrypted reasoning is remembered."""
 
 DIGESTS_KEPT = 10_000
 """Items of one session that are remembered; a history that is longer is refused once more."""
 
 
-class Portability:
-    """Pairs of accounts, and for each session that has moved the digests of what its account did not take.
+class TurnStates:
+    """Which identity issued a turn state, by digest: it must not be sent under another one."""
 
-    What an account has issued itself is kept: only what was in the history when that was refused is left out.
+    def __init__(self) -> None:
+        self._issuers: OrderedDict[bytes, IdentityKey] = OrderedDict()
+
+    def issued(self, value: bytes, key: IdentityKey) -> None:
+        """Remember that an identity's answer carried a turn state."""
+        self._issuers[_digest(value)] = key
+        if len(self._issuers) > TURN_STATES_KEPT:
+            self._issuers.popitem(last=False)
+
+    def is_of(self, value: bytes, key: IdentityKey) -> bool:
+        """Whether an identity issued a turn state."""
+        return self._issuers.get(_digest(value)) == key
+
+    def fit(self, fields: Fields, key: IdentityKey) -> bool:
+        """Whether an identity issued all the turn states among a request's headers."""
+        return all(self.is_of(value, key) for name, value in fields if name.lower() == TURN_STATE)
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()[:16]
+
+
+class Portability:
+    """Which encrypted reasoning which account refuses, learned from refusals so that each costs one round trip.
+
+    What an account has issued itself is kept: only what was in the history when it was refused is left out.
     """
 
     def __init__(self) -> None:
         self._pairs: set[tuple[str, str]] = set()
+        """The issuing account, and the one that refused."""
         self._foreign: OrderedDict[tuple[str, str], set[bytes] | None] = OrderedDict()
-        """By session and account; None for all that is in the next request."""
+        """Digests by session and account; None for all that the next request has."""
 
     def refused(self, session: str | None, before: Collection[str], account: str) -> None:
-        """An account did not take the encrypted reasoning of a session that was served by others ``before``."""
+        """Remember that an account refused the encrypted reasoning of a session that others had served ``before``."""
         self._pairs |= {(other, account) for other in before if other != account}
         if session is not None:
             self._keep(session, account, None)
 
     def left_out(self, session: str | None, account: str, digests: Collection[bytes]) -> None:
-        """This was left out of a request of a session."""
+        """Remember what was left out of a session's request."""
         if session is None:
             return
         known = self._foreign.get((session, account)) or set()
@@ -39,7 +72,7 @@ class Portability:
         self._keep(session, account, known)
 
     def foreign(self, session: str | None, before: Collection[str], account: str) -> Collection[bytes] | None:
-        """The digests of what is to be left out of a session's next request: empty for nothing, None for all."""
+        """The digests to leave out of a session's next request: empty for nothing, None for all."""
         if not self._foreign:
             return ()
         if session is not None and (session, account) in self._foreign:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Identity, Status, clock
+from codexpool.pool.selection import Because
 
 if TYPE_CHECKING:
     from codexpool.pool.pool import Pool

@@ -7,10 +7,10 @@ docs/protocol.md, section 9.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from codexpool.pool.identity import Kind
 
@@ -124,6 +124,21 @@ workspace or one token."""
 
 ADDRESS_CODES = frozenset({"unsupported_country_region_territory"})
 """403s that are about the address the request comes from: every identity would get them."""
+
+DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
+    "token_revoked": "openai/codex pull request 23563, issue 13118",
+    "token_invalidated": "openai/codex pull request 23563; router-for-me/CLIProxyAPI issue 3654",
+    "token_expired": "ztjhz/BetterChatGPT issue 419; Kohaku-Lab/KohakuTerrarium pull request 304",
+    "account_deactivated": "cnlimiter/codex-manager issue 118",
+}
+"""Codes of a 401 that say a token is dead, in lower case, and where they were seen. A 401 without one says nothing of
+the token: proxies, firewalls and content networks answer 401 and 403 in JSON too."""
+
+
+def says_dead(status: int, code: str, is_json: bool, from_edge: bool) -> bool:
+    """Whether an answer says that the token it was asked with is dead. ``from_edge``: see `Answer.from_edge`."""
+    return status == 401 and is_json and not from_edge and code.lower() in DEAD_TOKEN_CODES
+
 
 _MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")
 """How the backend says that an account does not have a model (openai/codex #6603, #19654)."""

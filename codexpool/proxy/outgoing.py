@@ -8,9 +8,8 @@ from collections.abc import Collection
 from mitmproxy import http
 
 from codexpool.pool.identity import Asked
-from codexpool.pool.portability import Portability
+from codexpool.pool.portability import Portability, TurnStates
 from codexpool.pool.sessions import Session
-from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import frames
 from codexpool.protocol.encrypted_reasoning import LONGEST, Left, lighter
 from codexpool.protocol.inflate import UnreadableError

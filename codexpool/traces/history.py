@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from codexpool.common.never_raises import harmless
-from codexpool.pool.because import Because
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Finding, Verdict
 from codexpool.redaction import redact_text
 from codexpool.traces.counts import Hour, Tallies

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from codexpool.pool.because import Because
 from codexpool.pool.reasons import Candidacy
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Verdict
 from codexpool.redaction import redact_header, redact_text
 

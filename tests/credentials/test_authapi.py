@@ -17,8 +17,8 @@ import pytest
 from codexpool.credentials import authapi
 from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, place_in, whoami_of
 from codexpool.credentials.http_client import Route
-from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES
 from codexpool.pool.identity import Metadata, Word
+from codexpool.pool.verdict import DEAD_TOKEN_CODES
 from codexpool.protocol.discovery import NotListedError
 from codexpool.protocol.endpoints import CHATGPT
 from codexpool.tokens.bearer import Bearer

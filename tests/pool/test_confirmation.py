@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.confirmation import CONFIRMED_AFTER, DISCOVERY, HOLDS, TOGETHER
-from codexpool.pool.dead_tokens import DEAD_TOKEN_CODES, says_dead
 from codexpool.pool.identity import WHOAMI, Evidence, Status, Word
 from codexpool.pool.pool import Pool
+from codexpool.pool.verdict import DEAD_TOKEN_CODES, says_dead
 from tests.pool.pools import NOW, metadata, pool_of, ready_pool, refuse, statuses, unverified, vouch, whoami_refuses
 
 

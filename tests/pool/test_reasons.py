@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from codexpool.pool.because import Because
 from codexpool.pool.identity import Asked, Condition, Identity, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import CANDIDATES_KEPT, candidacies
-from codexpool.pool.selection import Selection
+from codexpool.pool.selection import Because, Selection
 from codexpool.pool.usage import Limit
 
 RESPONSES = "/backend-api/codex/responses"

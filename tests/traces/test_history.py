@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.because import Because
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Answer, Finding, classify
 from codexpool.traces import history as histories
 from codexpool.traces.counts import MINUTES, Buckets, Hour

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mitmproxy import io as flow_io
 from mitmproxy.test import tflow
 
-from codexpool.pool.because import Because
 from codexpool.pool.reasons import Candidacy
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Answer, classify
 from codexpool.traces.trace import (
     FIELDS_KEPT,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.because import Because
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import TABLE
 from codexpool.views.formatting import Role
 from codexpool.views.story import ROW_MEANS, explained

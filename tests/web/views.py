@@ -11,10 +11,9 @@ from typing import Any
 from unittest import mock
 
 from codexpool.config import IdentitySpec, Inline, PoolConfig
-from codexpool.pool.because import Because
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.selection import Selection
+from codexpool.pool.selection import Because, Selection
 from codexpool.pool.verdict import Answer, classify
 from codexpool.traces.history import History
 from codexpool.traces.trace import AttemptTrace, Trace

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from codexpool.pool.because import Because
 from codexpool.pool.identity import Evidence, Kind
 from codexpool.pool.needs import NAMES, nobody
 from codexpool.pool.recovery import NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
+from codexpool.pool.selection import Because
 from codexpool.pool.verdict import NOT_PORTABLE, Verdict
 from codexpool.protocol.routes import asks_for_stream
 from codexpool.protocol.stream_events import Beginning

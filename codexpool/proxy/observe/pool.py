@@ -32,9 +32,9 @@ from codexpool.pool.identity import (
 )
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
+from codexpool.pool.portability import TurnStates
 from codexpool.pool.reasons import Candidacy
 from codexpool.pool.states import IN_DOUBT, RETURNING
-from codexpool.pool.turn_states import TurnStates
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
