@@ -1,6 +1,6 @@
 """Events, in the schema of docs/events.md.
 
-An event is created on the path of a request, so it only keeps references; its document is made when it is read.
+An event is created on the path of a request, so its document is only made when it is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from codexpool.redaction import redact_text
-from codexpool.traces.trace import Seen, TurnTrace
+from codexpool.traces.trace import TurnTrace
 
 VERSION = 1
 
@@ -40,11 +40,14 @@ class Kind(StrEnum):
 
 @dataclass(slots=True)
 class Event:
-    """An event. ``at`` is in unix seconds; ``number`` counts the events since the proxy was started."""
+    """An event. ``at`` is in unix seconds; ``number`` counts the events since the proxy was started.
+
+    ``request`` is a `Trace.summary`.
+    """
 
     kind: Kind
     at: float
-    request: Seen | None = None
+    request: dict[str, Any] | None = None
     turn: TurnTrace | None = None
     identity: str | None = None
     status: int | None = None
@@ -63,29 +66,29 @@ class Event:
 
     def document(self) -> dict[str, Any]:
         """Return the event as a JSON document: always the same keys, and no secret."""
-        request, turn = self.request, self.turn
-        served = request if self.kind is Kind.REQUEST else None
+        request, turn = self.request or {}, self.turn
+        served = request if self.kind is Kind.REQUEST else {}
         return {
             "version": VERSION,
             "number": self.number,
             "time": moment(self.at),
             "event": str(self.kind),
-            "flow": request.flow if request is not None else None,
-            "client": request.client if request is not None else None,
-            "member": _safe(request.member or None) if request is not None else None,
-            "session": _safe(request.session) if request is not None else None,
-            "model": _safe(request.model or None) if request is not None else None,
+            "flow": request.get("flow"),
+            "client": request.get("client"),
+            "member": _safe(request.get("member")),
+            "session": _safe(request.get("session")),
+            "model": _safe(request.get("model")),
             "identity": _safe(self.identity),
-            "method": _safe(request.method) if request is not None else None,
-            "host": _safe(request.host) if request is not None else None,
-            "path": _safe(request.path) if request is not None else None,
+            "method": _safe(request.get("method")),
+            "host": _safe(request.get("host")),
+            "path": _safe(request.get("path")),
             "status": self.status,
-            "attempts": served.attempts if served is not None else None,
+            "attempts": served.get("attempts"),
             "milliseconds": turn.milliseconds if turn is not None else self._milliseconds(),
             "outcome": _safe(turn.outcome) if turn is not None else None,
-            "bytes_out": served.bytes_out if served is not None else None,
+            "bytes_out": served.get("bytes_out"),
             "bytes_in": turn.bytes_in if turn is not None else self._bytes_in(),
-            "refusals": [redact_text(text) for text in served.refusals] if served is not None else [],
+            "refusals": [redact_text(text) for text in served.get("refusals", ())],
             "was": _safe(self.was),
             "becomes": _safe(self.becomes),
             "text": redact_text(self._in_words()),
@@ -94,30 +97,31 @@ class Event:
     def _milliseconds(self) -> float | None:
         if self.request is None or self.kind not in (Kind.REQUEST, Kind.SOCKET) or self.becomes == "open":
             return None
-        return round((self.at - self.request.at) * 1000, 1)
+        return round((self.at - self.request["at"]) * 1000, 1)
 
     def _bytes_in(self) -> int | None:
         if self.request is None or self.becomes == "open":
             return None
         counts = self.kind is Kind.SOCKET or (self.kind is Kind.REQUEST and self.status != 101)
-        return self.request.bytes_in if counts else None
+        return int(self.request["bytes_in"]) if counts else None
 
     def _in_words(self) -> str:
-        """One line for people."""
-        request, who = self.request, self.identity or "nobody"
+        """Return one line for people."""
+        request, identity = self.request, self.identity or "no identity"
+        details = f" ({self.text})" if self.text else ""
         match self.kind:
             case Kind.REQUEST if request is not None:
-                tries = f" after {request.attempts} attempts" if request.attempts > 1 else ""
-                said = request.error if self.status is None else str(self.status)
-                return f"{request.method} {request.path}: {said}, {who}{tries}"
+                tries = f" after {request['attempts']} attempts" if request["attempts"] > 1 else ""
+                answer = request["error"] if self.status is None else self.status
+                return f"{request['method']} {request['path']}: {answer}, {identity}{tries}"
             case Kind.TURN if self.turn is not None:
-                return f"turn on the socket of {who}: {self.turn.outcome}"
+                return f"turn on the socket of {identity}: {self.turn.outcome}"
             case Kind.SOCKET:
-                return f"socket of {who} {self.becomes}{f': {self.text}' if self.text else ''}"
+                return f"socket of {identity} {self.becomes}{f': {self.text}' if self.text else ''}"
             case Kind.IDENTITY:
-                return f"{who}: {self.was} -> {self.becomes}{f' ({self.text})' if self.text else ''}"
+                return f"{identity}: {self.was} -> {self.becomes}{details}"
             case Kind.MOVE if request is not None:
-                return f"session {request.session}: {self.was or 'somebody who has left'} -> {self.becomes}"
+                return f"session {request['session']}: {self.was or 'a removed identity'} -> {self.becomes}"
             case _:
                 return self.text
 

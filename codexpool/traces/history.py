@@ -27,20 +27,13 @@ EVENTS_KEPT = 1_000
 SESSIONS_KEPT = 1_000
 IDENTITIES_KEPT = 1_000
 
-TURNED_DOWN = frozenset(
-    {
-        Finding.REFUSED,
-        Finding.STALE,
-        Finding.LIMITED,
-        Finding.THROTTLED,
-        Finding.WORKSPACE,
-        Finding.NOT_FOR_THIS_CREDENTIAL,
-        Finding.NOT_FOR_THIS_MODEL,
-        Finding.NOT_ON_THIS_ENDPOINT,
-        Finding.UNCLEAR,
-        Finding.EDGE,
-    }
-)
+REFUSALS = frozenset(Finding) - {
+    Finding.OK,
+    Finding.NOT_PORTABLE,
+    Finding.OVERLOADED,
+    Finding.UPSTREAM,
+    Finding.OWN,
+}
 """The findings that count as a refusal of the identity, its token, or the proxy's address."""
 
 
@@ -83,7 +76,7 @@ class History:
         """Record a new request."""
         self._numbers += 1
         trace.number = self._numbers
-        self._traces.pop(trace.id, None)  # A replayed flow comes again.
+        self._traces.pop(trace.id, None)  # A replayed flow has the same id.
         self._traces[trace.id] = trace
         if len(self._traces) > TRACES_KEPT:
             self._traces.popitem(last=False)
@@ -102,19 +95,18 @@ class History:
         elif attempt.because is Because.MOVED:
             seen.moves += 1
             self.tallies.moves += 1
-            self.record(Event(Kind.MOVE, time.time(), trace.seen(), was=seen.identity, becomes=attempt.identity))
+            self.record(Event(Kind.MOVE, time.time(), trace.summary(), was=seen.identity, becomes=attempt.identity))
         if attempt.because is not Because.ASIDE:
             seen.identity = attempt.identity
 
     @harmless
     def judged(self, identity: str, verdict: Verdict) -> None:
         """Count the verdict on an answer to an identity."""
-        if verdict.finding not in TURNED_DOWN:
-            return
-        self.tallies.refusals[(identity, verdict.row)] += 1
-        now = time.time()
-        self._hour.add(now, refusals=1)
-        self._hour_of(identity).add(now, refusals=1)
+        if verdict.finding in REFUSALS:
+            self.tallies.refusals[(identity, verdict.row)] += 1
+            now = time.time()
+            self._hour.add(now, refusals=1)
+            self._hour_of(identity).add(now, refusals=1)
 
     @harmless
     def ended(self, trace: Trace, status: int | None, error: str | None = None, *, stays_open: bool = False) -> None:
@@ -136,7 +128,6 @@ class History:
         name = attempt.identity if attempt is not None and is_ours and trace.answered_by in ("", "backend") else ""
         failed = error is not None or status is None or status >= 400
         tallies.requests[(name, _class(None if error is not None else status))] += 1
-        tallies.failures += failed
         if not trace.observed:
             tallies.sent_again += max(0, sum(attempt.sent_at is not None for attempt in trace.attempts) - 1)
         tallies.bytes_out += trace.request_bytes
@@ -145,49 +136,36 @@ class History:
         tallies.answers.add(answered_at - trace.at)
         if trace.waits:
             tallies.waits.add(sum(wait.seconds for wait in trace.waits))
-        self._hour.add(now, requests=1, failures=int(failed))
-        if name:
-            self._hour_of(name).add(now, requests=1)
-            self._used_at[name] = now
-        if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
-            self._used(trace, seen, now)
-        self.record(Event(Kind.REQUEST, now, trace.seen(), identity=name or None, status=status))
+        self._count(trace, name, failed, now)
+        self.record(Event(Kind.REQUEST, now, trace.summary(), identity=name or None, status=status))
 
     @harmless
     def socket_opened(self, trace: Trace) -> None:
         """Record that a request's WebSocket has opened."""
         self.tallies.sockets_open += 1
         trace.is_open, trace.ended_at = True, None
-        name = trace.attempts[-1].identity if trace.attempts else None
-        self.record(Event(Kind.SOCKET, time.time(), trace.seen(), identity=name, becomes="open"))
+        self.record(Event(Kind.SOCKET, time.time(), trace.summary(), identity=_served_by(trace), becomes="open"))
 
     @harmless
     def socket_closed(self, trace: Trace, why: str) -> None:
         """Record that a request's WebSocket has closed."""
         if trace.ended_at is not None:
             return
-        trace.ended_at = time.time()
+        now = trace.ended_at = time.time()
         self.tallies.sockets_open -= trace.is_open
         trace.is_open = False
         self.tallies.bytes_in += trace.bytes_in
-        name = trace.attempts[-1].identity if trace.attempts else None
-        self.record(Event(Kind.SOCKET, trace.ended_at, trace.seen(), identity=name, becomes="closed", text=why))
+        self.record(Event(Kind.SOCKET, now, trace.summary(), identity=_served_by(trace), becomes="closed", text=why))
 
     @harmless
     def turn_ended(self, trace: Trace, turn: TurnTrace, outcome: str, failed: bool) -> None:
         """Record the end of a turn on an open WebSocket."""
-        now = time.time()
-        turn.ended_at, turn.outcome = now, outcome
-        self.tallies.failures += failed
-        name = trace.attempts[-1].identity if trace.attempts else ""
-        self.tallies.turns[(name, "failed" if failed else "completed")] += 1
-        self._hour.add(now, requests=1, failures=int(failed))
-        if name:
-            self._hour_of(name).add(now, requests=1)
-            self._used_at[name] = now
-        if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
-            self._used(trace, seen, now)
-        self.record(Event(Kind.TURN, now, trace.seen(), turn, identity=name or None))
+        now = turn.ended_at = time.time()
+        turn.outcome = outcome
+        name = _served_by(trace)
+        self.tallies.turns[(name or "", "failed" if failed else "completed")] += 1
+        self._count(trace, name or "", failed, now)
+        self.record(Event(Kind.TURN, now, trace.summary(), turn, identity=name))
 
     def record(self, event: Event) -> None:
         """Number and keep an event, and notify the listeners."""
@@ -199,6 +177,28 @@ class History:
         if self._news is not None:
             self._news.set()
             self._news = None
+
+    def _count(self, trace: Trace, identity: str, failed: bool, now: float) -> None:
+        """Count a request, or a turn on a WebSocket, that was served by an identity; "" is none."""
+        self.tallies.failures += failed
+        self._hour.add(now, requests=1, failures=int(failed))
+        if identity:
+            self._hour_of(identity).add(now, requests=1)
+            self._used_at[identity] = now
+        if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
+            seen.last_at, seen.client, seen.requests = now, trace.client, seen.requests + 1
+            seen.model = trace.model or seen.model
+            self._sessions.move_to_end(trace.session)
+
+    def _hour_of(self, identity: str) -> Hour:
+        hour = self._hours.get(identity)
+        if hour is None:
+            if len(self._hours) >= IDENTITIES_KEPT:
+                oldest = next(iter(self._hours))
+                del self._hours[oldest]
+                self._used_at.pop(oldest, None)
+            hour = self._hours[identity] = Hour()
+        return hour
 
     # -- reading
 
@@ -274,23 +274,9 @@ class History:
         """Return how many kept requests have no answer yet, or an open WebSocket."""
         return sum(trace.ended_at is None for trace in self._traces.values())
 
-    # -- parts
 
-    def _used(self, trace: Trace, seen: SessionSeen, now: float) -> None:
-        assert trace.session is not None
-        seen.last_at, seen.client, seen.requests = now, trace.client, seen.requests + 1
-        seen.model = trace.model or seen.model
-        self._sessions.move_to_end(trace.session)
-
-    def _hour_of(self, name: str) -> Hour:
-        hour = self._hours.get(name)
-        if hour is None:
-            if len(self._hours) >= IDENTITIES_KEPT:
-                oldest = next(iter(self._hours))
-                del self._hours[oldest]
-                self._used_at.pop(oldest, None)
-            hour = self._hours[name] = Hour()
-        return hour
+def _served_by(trace: Trace) -> str | None:
+    return trace.attempts[-1].identity if trace.attempts else None
 
 
 def _class(status: int | None) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import os
-import queue
 import stat
 import sys
 import threading
@@ -32,10 +31,7 @@ OPTION: Final = "codexpool_events"
 """The mitmproxy option that names the file."""
 
 KEPT: Final = 10_000
-"""Events that may wait for the disk, some 600 bytes each. Further ones are dropped and counted."""
-
-NEW: Final = 2_000
-"""Events that may wait for their line: more come only if the disk hangs."""
+"""Events that may wait for the disk, about 1 kB each. Further ones are dropped and counted."""
 
 BATCH: Final = 1_000
 """Events in one write."""
@@ -70,49 +66,43 @@ _OPEN: Final = (
 class Journal:
     """The file that events go into.
 
-    Its methods belong to the event loop's thread and do no I/O; a thread writes. A disk that is full or gone costs
+    `write` and `stop` are for the event loop's thread, and do no I/O; a thread writes. A full or missing disk costs
     one line in the log: events are kept, up to a bound, until it is back.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = _real(path)
-        self._new: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._lines: deque[bytes] = deque()
-        """Lines to write. This and what follows belongs to the writing thread."""
-        self._dropped = 0
-        """Events dropped before they reached the thread (belongs to the event loop), ..."""
-        self._no_room = 0
-        """... dropped by the thread, ..."""
-        self._told = 0
-        """... and how many of both are recorded in the file."""
-        self._is_stopped = False
+        self.lost = 0
+        """Events that were dropped."""
+        self._reported = 0
+        """How many of them are recorded in the file."""
+        self._waiting: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self._news, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="codexpool-events", daemon=True)
         self._thread.start()
 
-    @property
-    def lost(self) -> int:
-        """Return how many events were dropped."""
-        return self._dropped + self._no_room
-
     def write(self, event: Event) -> None:
         """Queue an event. Returns at once, raises nothing; does nothing after `stop`."""
-        if self._is_stopped:
+        if self._stopped.is_set():
             return
-        if self._new.qsize() >= NEW:
-            self._dropped += 1
-        else:
-            self._new.put(event)
+        with self._lock:
+            if len(self._waiting) >= KEPT:
+                self.lost += 1
+                return
+            self._report_losses()
+            self._waiting.append(event)
+        self._news.set()
 
     def stop(self, timeout: float = ENDS_WITHIN) -> None:
         """Write what is queued, for at most that many seconds, and end."""
-        if self._is_stopped:
+        if self._stopped.is_set():
             return
-        self._is_stopped = True
-        self._new.put(None)
+        self._stopped.set()
+        self._news.set()
         self._thread.join(timeout)
-        unwritten = len(self._lines) + max(0, self._new.qsize() - 1)
-        if unwritten:
-            logger.warning("events: %d could not be written to %s any more", unwritten, self.path)
+        if self._waiting:
+            logger.warning("events: the last %d could not be written to %s", len(self._waiting), self.path)
 
     @staticmethod
     def check(path: Path) -> None:
@@ -130,75 +120,54 @@ class Journal:
         finally:
             os.close(descriptor)
         if not BEGINNING.startswith(begins):  # A file that is empty, or was cut off right there, will do.
-            raise ValueError(f"{OPTION}: {real} has something else in it than events; name a new file")
+            raise ValueError(f"{OPTION}: {real} contains something other than events; name a new file")
+
+    def _report_losses(self) -> None:
+        """Queue a line in place of the events that were dropped; the lock is held."""
+        if (count := self.lost - self._reported) > 0:
+            text = f"{count} events were lost: they came while {KEPT} others could not be written"
+            self._waiting.append(Event(Kind.LOST, time.time(), text=text, number=None))
+            self._reported = self.lost
 
     # -- in the thread
 
     def _run(self) -> None:
-        pause = retry_at = 0.0
-        goes_on = True
-        while goes_on:
-            goes_on = self._collect(retry_at)
-            while self._lines and (not goes_on or time.monotonic() >= retry_at):
-                error = self._write_some()
-                if error is None and pause:
+        pause = 0.0
+        while True:
+            self._news.wait()
+            is_last = self._stopped.wait(pause or LINGER)
+            self._news.clear()
+            while batch := self._next():
+                try:
+                    append(self.path, b"".join(map(_line, batch)))
+                except OSError as error:
+                    if not pause:
+                        logger.warning("events: %s. New ones are kept in memory", _trouble(self.path, error))
+                    pause = min(max(RETRY[0], 2 * pause), RETRY[1])
+                    self._news.set()
+                    break
+                if pause:
                     logger.info("events: %s is written again", self.path)
                     pause = 0.0
-                elif error is not None:
-                    if not goes_on:
-                        return
-                    if not pause:
-                        logger.warning(
-                            "events: %s. What is new waits in memory meanwhile", _trouble(self.path, error)
-                        )
-                    pause = min(max(RETRY[0], 2 * pause), RETRY[1])
-                    retry_at = time.monotonic() + pause
+                with self._lock:
+                    for _ in batch:
+                        self._waiting.popleft()
+                    if not self._waiting:
+                        self._report_losses()
+            if is_last:
+                return
 
-    def _collect(self, retry_at: float) -> bool:
-        """Collect new events; wait no longer than ``retry_at`` if lines are left. Returns False at the end."""
-        seconds = max(0.0, retry_at - time.monotonic()) if self._lines else None
-        events: list[Event | None] = []
-        with contextlib.suppress(queue.Empty):
-            events.append(self._new.get(timeout=seconds))
-            if self._new.qsize() < BATCH:
-                time.sleep(LINGER)
-            while len(events) < BATCH:
-                events.append(self._new.get_nowait())
-        for event in events:
-            if event is None:
-                return False
-            self._keep(event)
-        return True
+    def _next(self) -> list[Event]:
+        with self._lock:
+            return list(islice(self._waiting, BATCH))
 
-    def _keep(self, event: Event) -> None:
-        """Turn an event into its line early: a line has no secret, and takes little memory."""
-        if len(self._lines) >= KEPT:
-            self._no_room += 1
-            return
-        self._tell_of_losses()
-        try:
-            self._lines.append(event.json + b"\n")
-        except Exception as error:  # Our bug; other events must still be written.
-            logger.error("events: one cannot be written and is left out (%s)", error)
 
-    def _tell_of_losses(self) -> None:
-        """Add a line in place of events that were dropped."""
-        if (lost := self.lost) > self._told:
-            self._lines.append(_loss(lost - self._told))
-            self._told = lost
-
-    def _write_some(self) -> OSError | None:
-        """Write the next lines; return the error, if any."""
-        some = list(islice(self._lines, BATCH))
-        try:
-            append(self.path, b"".join(some))
-        except OSError as error:
-            return error
-        for _ in some:
-            self._lines.popleft()
-        if not self._lines:
-            self._tell_of_losses()
-        return None
+def _line(event: Event) -> bytes:
+    try:
+        return event.json + b"\n"
+    except Exception as error:  # A bug of codexpool; other events must still be written.
+        logger.error("events: one cannot be written and is left out (%s)", error)
+        return b""
 
 
 def append(path: Path, lines: bytes) -> None:
@@ -207,8 +176,7 @@ def append(path: Path, lines: bytes) -> None:
     try:
         is_alone = _locked(descriptor)
         size = os.fstat(descriptor).st_size
-        begun = b"" if _ends_with_a_line(descriptor, size) else b"\n"
-        left = memoryview(begun + lines)
+        left = memoryview(lines if _ends_with_a_line(descriptor, size) else b"\n" + lines)
         written = 0
         try:
             while left:
@@ -223,12 +191,6 @@ def append(path: Path, lines: bytes) -> None:
         os.close(descriptor)
 
 
-def _loss(count: int) -> bytes:
-    """Return the line in place of dropped events. It has no number."""
-    text = f"{count} events were lost: they came while {KEPT} others could not be written"
-    return Event(Kind.LOST, time.time(), text=text, number=None).json + b"\n"
-
-
 def _real(path: Path) -> Path:
     """Resolve links now: later none is followed."""
     return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 - "~nobody" is then no error
@@ -239,7 +201,7 @@ def _opened(path: Path) -> int:
     descriptor = os.open(path, _OPEN, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file")
+        raise OSError(errno.EINVAL, "is not a regular file")
     return descriptor
 
 
@@ -272,11 +234,11 @@ def _trouble(path: Path, error: OSError) -> str:
     """Return what is wrong, and how to fix it."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return f"there is no folder {path.parent}; make it, or name a file elsewhere"
+            return f"there is no folder {path.parent}; create it, or name a file elsewhere"
         case IsADirectoryError():
-            return f"{path} is a folder; name a file in it, as in {path / 'events.jsonl'}"
+            return f"{path} is a folder; name a file in it, such as {path / 'events.jsonl'}"
         case OSError(errno=errno.EINVAL | errno.ENXIO | errno.ELOOP):
-            return f"{path} is no regular file; name another one"
+            return f"{path} is not a regular file; name another one"
         case PermissionError():
             return f"{path} cannot be written: {error.strerror}; let the proxy's user write there, or name another"
         case _:

@@ -144,25 +144,6 @@ class WaitTrace(NamedTuple):
     seconds: float
 
 
-class Seen(NamedTuple):
-    """A summary of a request for events, which are kept longer than headers."""
-
-    flow: str
-    at: float
-    client: str
-    session: str | None
-    model: str
-    member: str
-    method: str
-    host: str
-    path: str
-    attempts: int
-    bytes_out: int
-    bytes_in: int
-    error: str | None
-    refusals: list[str]
-
-
 @dataclass(slots=True, weakref_slot=True)
 class Trace:
     """One request of a client. ``fields`` are its raw headers; ``source`` is what named its session.
@@ -227,12 +208,24 @@ class Trace:
         refused = self.attempts if self.answered_by == "codexpool" else self.attempts[:-1]
         return [f"{attempt.identity}: {attempt.evidence}" for attempt in refused if attempt.evidence]
 
-    def seen(self) -> Seen:
-        """Return the summary for events."""
-        return Seen(
-            *(self.id, self.at, self.client, self.session, self.model, self.member, self.method, self.host),
-            *(self.path, len(self.attempts), self.request_bytes, self.bytes_in, self.error, self.refusals),
-        )
+    def summary(self) -> dict[str, Any]:
+        """Return what events tell of the request, not redacted: they are kept longer than headers."""
+        return {
+            "flow": self.id,
+            "at": self.at,
+            "client": self.client,
+            "member": self.member or None,
+            "session": self.session,
+            "model": self.model or None,
+            "method": self.method,
+            "host": self.host,
+            "path": self.path,
+            "attempts": len(self.attempts),
+            "bytes_out": self.request_bytes,
+            "bytes_in": self.bytes_in,
+            "error": self.error,
+            "refusals": self.refusals,
+        }
 
     def replied(self, message: str) -> None:
         """Record what codexpool answers in place of the backend."""
@@ -250,12 +243,11 @@ class Trace:
         del self.turns[:-TURNS_KEPT]
         return turn
 
-    def count_bytes(self, piece: bytes) -> bytes:
-        """Count a piece of the answer, and return it (for mitmproxy's ``response.stream``)."""
+    def count_bytes(self, piece: bytes) -> None:
+        """Count a piece of the answer."""
         if not self.bytes_in:
             self.first_byte_at = time.time()
         self.bytes_in += len(piece)
-        return piece
 
     def document(self, with_headers: bool = True) -> dict[str, Any]:
         """Return the trace as a JSON document, without secrets; optionally without headers, most of its size."""

@@ -84,7 +84,7 @@ def archive(path: Path, *entries: Any) -> Path:
 # -- what it says
 
 
-def test_flows_that_are_the_same_are_told_so_with_exit_code_0(tmp_path: Path) -> None:
+def test_equal_flows_exit_with_0(tmp_path: Path) -> None:
     file = dump(tmp_path / "flows", flow(), flow())
 
     result = run(f"{file}#1", f"{file}#2")
@@ -95,7 +95,7 @@ def test_flows_that_are_the_same_are_told_so_with_exit_code_0(tmp_path: Path) ->
     assert f"+ B  {file}#2: POST {URL}" in result.output
 
 
-def test_flows_that_differ_are_told_so_with_exit_code_1_and_without_a_secret(tmp_path: Path) -> None:
+def test_different_flows_exit_with_1_and_show_no_secret(tmp_path: Path) -> None:
     other = flow(headers={"version": "0.170.0", "authorization": f"Bearer {PAT}x"}, body=b'{"model": "gpt-5.1"}')
     file = dump(tmp_path / "flows", flow(), other)
 
@@ -153,7 +153,7 @@ def test_answers_can_be_left_out(tmp_path: Path) -> None:
     assert run(f"{file}#1", f"{file}#2", "--no-answers").exit_code == 0
 
 
-def test_what_the_client_really_sent_is_compared_where_the_addon_has_left_it(tmp_path: Path) -> None:
+def test_the_clients_own_headers_are_compared(tmp_path: Path) -> None:
     dressed = flow(headers={"authorization": "Bearer <codexpool:work>"}, document=document())
     file = dump(tmp_path / "flows", dressed, flow(headers={"authorization": "Bearer <codexpool:work>"}))
 
@@ -163,20 +163,20 @@ def test_what_the_client_really_sent_is_compared_where_the_addon_has_left_it(tmp
 
 
 @pytest.mark.parametrize("broken", [{"version": 1}, {**document(), "attempts": 3}, {**document(), "at": None}])
-def test_flow_is_compared_as_it_is_where_what_the_addon_left_is_not_understood(tmp_path: Path, broken: Any) -> None:
+def test_a_flow_with_an_unreadable_trace_is_compared_as_it_is(tmp_path: Path, broken: Any) -> None:
     file = dump(tmp_path / "flows", flow(document=broken), flow())
 
     assert run(f"{file}#1", f"{file}#2").exit_code == 0
 
 
-def test_secret_in_what_the_addon_seems_to_have_left_is_not_shown(tmp_path: Path) -> None:
+def test_a_secret_in_a_forged_trace_is_not_shown(tmp_path: Path) -> None:
     forged = document(request_headers=[["authorization", f"Bearer {PAT}"], ["x-a", f"see {PAT}"]])
     file = dump(tmp_path / "flows", flow(document=forged), flow(headers={"x-b": "1"}))
 
     assert PAT[10:22] not in run(f"{file}#1", f"{file}#2").output
 
 
-def test_of_a_websocket_the_last_message_of_the_client_is_compared(tmp_path: Path) -> None:
+def test_the_last_message_on_a_websocket_is_compared(tmp_path: Path) -> None:
     def socket(model: str) -> HTTPFlow:
         made = tflow.twebsocketflow()
         assert made.websocket is not None
@@ -194,7 +194,7 @@ def test_of_a_websocket_the_last_message_of_the_client_is_compared(tmp_path: Pat
 # -- which request is meant
 
 
-def test_request_is_the_last_one_that_the_pool_would_serve_if_nobody_says_which(tmp_path: Path) -> None:
+def test_the_default_is_the_last_request_for_the_pool(tmp_path: Path) -> None:
     file = dump(
         tmp_path / "flows",
         flow(headers={"version": "1"}),
@@ -205,13 +205,13 @@ def test_request_is_the_last_one_that_the_pool_would_serve_if_nobody_says_which(
     assert f"+ B  {file}#2: " in run(f"{file}#1", file).output
 
 
-def test_request_is_the_last_one_of_a_file_that_has_none_for_the_pool(tmp_path: Path) -> None:
+def test_the_default_without_one_is_the_last_request(tmp_path: Path) -> None:
     file = dump(tmp_path / "flows", flow("/a", "x.example"), flow("/b", "x.example"))
 
     assert f"{file}#2: POST https://x.example/b" in run(file, file).output
 
 
-def test_request_can_be_named_from_the_end_and_by_its_id(tmp_path: Path) -> None:
+def test_a_request_is_selected_from_the_end_or_by_its_id(tmp_path: Path) -> None:
     flows = [flow(), flow(), tflow.ttcpflow(), flow()]
     flows[1].id = "0d5f4d2c-7a0e-4d86-9b1c-6a3a53f7f0e1"
     file = dump(tmp_path / "flows", *flows)
@@ -341,7 +341,7 @@ def test_har_entry_without_an_answer_has_none(tmp_path: Path) -> None:
     assert "+ status: 200" in run(one, other).output
 
 
-def test_har_file_that_mitmproxy_has_written_is_compared_with_its_dump(tmp_path: Path) -> None:
+def test_a_har_file_of_mitmproxy_is_compared_with_its_dump(tmp_path: Path) -> None:
     from mitmproxy.addons.savehar import SaveHar
 
     made = flow(body=zlib.compress(b'{"model": "gpt-5"}'), headers={"content-encoding": "deflate"})
@@ -408,7 +408,7 @@ def test_identities_are_compared_as_the_proxy_knows_them(proxy: str) -> None:
 
 
 @pytest.mark.parametrize("says", ["--config", "no proxy"])
-def test_identities_are_compared_as_files_know_them_where_no_proxy_runs(tmp_path: Path, says: str) -> None:
+def test_identities_are_compared_from_files_without_a_proxy(tmp_path: Path, says: str) -> None:
     pool = pool_toml(tmp_path, pat("work"), pat("spare"))
     state = {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3"), "CODEXPOOL_PROXY": "http://127.0.0.1:1"}
 

@@ -62,7 +62,7 @@ def test_the_whole_story_is_told(fake: FakeProxy) -> None:
     assert all(line.text in text for line in explained(document()))
 
 
-def test_the_headers_that_were_changed_are_shown_and_the_others_counted(fake: FakeProxy) -> None:
+def test_changed_headers_are_shown_and_others_counted(fake: FakeProxy) -> None:
     text = of(fake, "last").stdout
 
     assert "chatgpt-account-id" in text
@@ -141,7 +141,7 @@ def test_a_number_says_which_one(tmp_path: Path) -> None:
     assert "https://second/" in run(f"{path}#-1").stdout
 
 
-def test_the_beginning_of_an_id_says_which_one_and_its_last_record_is_explained(tmp_path: Path) -> None:
+def test_an_id_selects_its_last_record(tmp_path: Path) -> None:
     path = tmp_path / "flows"
     with path.open("wb") as file:
         for flow_id, url in (
@@ -158,13 +158,13 @@ def test_the_beginning_of_an_id_says_which_one_and_its_last_record_is_explained(
     assert "2 flows have an id that begins with 0d-" in run(f"{path}#0d-", code=1).stderr
 
 
-def test_without_a_number_it_is_the_last_one_that_codexpool_has_seen(tmp_path: Path) -> None:
+def test_the_default_is_the_last_flow_of_codexpool(tmp_path: Path) -> None:
     path = saved(tmp_path / "flows", document(url="https://first/"), document(url="https://second/"), None)
 
     assert "https://second/" in run(str(path)).stdout
 
 
-def test_of_a_flow_that_codexpool_has_not_seen_is_said_what_there_is(tmp_path: Path) -> None:
+def test_a_flow_without_a_trace_is_explained_too(tmp_path: Path) -> None:
     text = run(str(saved(tmp_path / "flows", None))).stdout
 
     assert "GET http://address" in text

@@ -23,9 +23,7 @@ STRUCTURES = [
 
 @pytest.mark.parametrize("as_har", [False, True], ids=["flows", "har"])
 @pytest.mark.parametrize("text", STRUCTURES)
-def test_what_is_in_a_structure_with_a_telling_name_is_a_secret_whatever_it_is_called(
-    text: str, as_har: bool
-) -> None:
+def test_everything_below_a_telling_name_is_a_secret(text: str, as_har: bool) -> None:
     flows = [
         a_flow(body=text),
         a_flow(answer=text),

@@ -45,7 +45,7 @@ def test_what_looks_private_is_nowhere_in_the_file(place: str, as_har: bool, val
 @pytest.mark.parametrize("name", NAMED)
 @given(data=st.data())
 @settings(max_examples=15)
-def test_what_is_private_by_its_name_is_nowhere_in_the_file(name: str, as_har: bool, data: st.DataObject) -> None:
+def test_what_is_private_by_name_is_nowhere_in_the_file(name: str, as_har: bool, data: st.DataObject) -> None:
     values, place = NAMED[name]
     value = data.draw(values)
     again = data.draw(st.lists(st.sampled_from(REPEATED), min_size=1, max_size=3))

@@ -61,7 +61,7 @@ def served(history: History, one: Trace, *identities: str, status: int = 200) ->
     return one
 
 
-def test_a_request_that_was_sent_again_is_one_request_one_refusal_and_one_move() -> None:
+def test_a_resent_request_is_one_request_refusal_and_move() -> None:
     history = History()
 
     served(history, trace(), "work", "spare")
@@ -79,7 +79,7 @@ def test_a_request_that_was_sent_again_is_one_request_one_refusal_and_one_move()
     assert history.of_identity("spare", time.time())[:2] == (1, 0)
 
 
-def test_the_end_of_a_request_counts_once_however_often_it_is_told() -> None:
+def test_the_end_of_a_request_counts_once() -> None:
     history = History()
     one = served(history, trace(), "work")
 
@@ -128,9 +128,7 @@ def test_nothing_grows_beyond_its_bound() -> None:
 
 
 @given(st.integers(0, 3 * histories.EVENTS_KEPT), st.integers(0, 4 * histories.EVENTS_KEPT), st.integers(1, 500))
-def test_whoever_reads_on_from_the_last_number_sees_each_event_that_is_kept_once(
-    count: int, after: int, limit: int
-) -> None:
+def test_reading_on_returns_each_kept_event_once(count: int, after: int, limit: int) -> None:
     history = History()
     for _ in range(count):
         history.record(Event(Kind.START, NOW))
@@ -160,7 +158,7 @@ async def test_waiting_for_news_ends_by_itself() -> None:
         await History().news(0, 0.01)
 
 
-def test_a_flow_is_found_by_its_id_by_how_that_begins_and_as_the_last() -> None:
+def test_a_flow_is_found_by_its_id_a_prefix_or_last() -> None:
     history = History()
     first, second = served(history, trace(1), "work"), served(history, trace(2), "work")
     under_way = trace(3)
@@ -199,7 +197,7 @@ def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
     assert sum(buckets.counts) == len(durations)
 
 
-def test_a_word_about_an_endpoint_is_no_refusal_of_the_requests_own() -> None:
+def test_a_404_is_not_a_refusal_of_the_identity() -> None:
     history = History()
 
     history.judged("work", classify(Answer(404)))
@@ -224,7 +222,7 @@ def test_every_event_has_the_same_keys_and_nothing_secret() -> None:
     assert "0123456789abcdef" not in repr(documents)
 
 
-def test_a_handshake_that_fails_before_its_socket_opens_leaves_none_open() -> None:
+def test_a_failed_handshake_leaves_no_socket_open() -> None:
     history = History()
     one = served(history, trace(), "work", status=101)
 
@@ -245,7 +243,7 @@ def test_a_flow_that_is_replayed_is_the_newest_again() -> None:
     assert history.trace("last") is next(history.traces())
 
 
-def test_what_never_left_counts_for_nobody() -> None:
+def test_a_request_that_never_left_counts_for_no_identity() -> None:
     history = History()
     one = trace()
     history.began(one)
@@ -269,7 +267,7 @@ def test_events_outlive_the_headers_of_their_requests() -> None:
     assert history.events(0, 1)[0].document()["flow"] == "flow-0"
 
 
-def test_what_breaks_in_keeping_a_trace_costs_no_request_its_answer(
+def test_a_bug_in_tracing_costs_no_request_its_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     history = History()

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from codexpool.traces import journal as module
 from codexpool.traces.events import Event, Kind
-from codexpool.traces.journal import BATCH, KEPT, NEW, Journal, append
+from codexpool.traces.journal import BATCH, KEPT, Journal, append
 from codexpool.traces.trace import Trace
 from tests.running import ROOT, until
 
@@ -53,7 +53,7 @@ events = journal.Journal(path)
 print("begun", flush=True)
 for number in range(10**9):
     events.write(event(number))
-    while events._new.qsize() > journal.NEW // 2:
+    while len(events._waiting) > journal.KEPT // 2:
         time.sleep(0.001)
 """
 )
@@ -67,7 +67,7 @@ for number in range(5000):
     events.write(event(number))
     if number % 20 == 0:
         time.sleep(0.0005)
-    while events._new.qsize() > journal.NEW // 2:
+    while len(events._waiting) > journal.KEPT // 2:
         time.sleep(0.001)
 events.stop(30)
 assert events.lost == 0
@@ -89,7 +89,7 @@ assert events.lost > 0
 content = path.read_bytes()
 assert len(content) <= 20_000 and content.endswith(b"\\n"), content[-100:]
 limit(resource.RLIM_INFINITY)
-while events._lines:
+while events._waiting:
     time.sleep(0.01)
 events.write(event(501))
 events.stop(10)
@@ -148,7 +148,7 @@ def journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
 # -- what the documentation says
 
 
-def test_the_documentation_has_every_key_and_an_example_of_every_kind() -> None:
+def test_the_documentation_has_every_key_and_kind() -> None:
     text = (ROOT / "docs" / "events.md").read_text()
     keys = list(event(1).document())
     table = text.partition("## One line")[2].partition("## Kinds of events")[0]
@@ -165,11 +165,10 @@ def test_the_documentation_has_every_key_and_an_example_of_every_kind() -> None:
 # -- what is written
 
 
-def test_each_event_is_a_line_in_the_order_of_their_coming_and_stop_writes_the_last(journal: Journal) -> None:
+def test_events_are_lines_in_order_and_stop_writes_the_last(journal: Journal) -> None:
     events = [event(number, f"the event {number}") for number in range(2 * BATCH + 10)]
     for one in events:
         journal.write(one)
-        until(lambda: journal._new.qsize() < NEW, 5, "the thread to have caught up")
     journal.stop()
 
     assert lines(journal.path) == [one.document() for one in events]
@@ -183,7 +182,7 @@ def test_an_event_is_there_soon_without_any_other(journal: Journal) -> None:
 
 
 @given(st.text(max_size=50))
-def test_whatever_a_text_holds_a_line_is_ascii_without_control_characters_and_reads_as_it_was(text: str) -> None:
+def test_a_line_is_printable_ascii_that_reads_as_it_was(text: str) -> None:
     one = event(1, text)
 
     assert all(0x20 <= byte < 0x7F for byte in one.json)
@@ -191,7 +190,7 @@ def test_whatever_a_text_holds_a_line_is_ascii_without_control_characters_and_re
 
 
 @pytest.mark.parametrize("status", [float("nan"), object()], ids=["not a number", "an object"])
-def test_what_is_no_json_is_left_out_and_the_others_are_written(
+def test_an_event_that_is_no_json_is_left_out(
     journal: Journal, caplog: pytest.LogCaptureFixture, status: Any
 ) -> None:
     broken = event(2)
@@ -207,19 +206,19 @@ def test_what_is_no_json_is_left_out_and_the_others_are_written(
 def test_nothing_is_written_after_stop(journal: Journal) -> None:
     journal.write(event(1))
     journal.stop()
-    for number in range(NEW + 1):
+    for number in range(KEPT + 1):
         journal.write(event(number))
     journal.stop()
 
     assert numbers(journal.path) == [1]
-    assert (journal.lost, journal._new.qsize()) == (0, 0)
+    assert (journal.lost, len(journal._waiting)) == (0, 0)
 
 
 def test_writing_waits_for_no_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
     monkeypatch.setattr(module, "append", lambda *_: let_go.wait(10))
     begun = time.perf_counter()
-    for number in range(2 * NEW):
+    for number in range(2 * KEPT):
         journal.write(event(number))
     taken = time.perf_counter() - begun
     let_go.set()
@@ -227,14 +226,13 @@ def test_writing_waits_for_no_disk(journal: Journal, monkeypatch: pytest.MonkeyP
     assert taken < 1  # and not ten seconds
 
 
-def test_what_waits_for_the_disk_is_text_only_and_holds_no_trace(tmp_path: Path) -> None:
+def test_a_waiting_event_keeps_no_trace(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "missing" / "events")
     one = event(1)
     kept = weakref.ref(trace := a_trace())
-    one.request = trace.seen()
+    one.request = trace.summary()
     journal.write(one)
     del one, trace
-    until(lambda: journal._lines, 5, "the line")
     gc.collect()
 
     assert kept() is None
@@ -245,7 +243,7 @@ def test_what_waits_for_the_disk_is_text_only_and_holds_no_trace(tmp_path: Path)
 
 
 @posix
-def test_a_file_that_is_made_is_readable_by_its_owner_alone_whatever_the_umask(journal: Journal) -> None:
+def test_a_new_file_is_readable_by_its_owner_alone(journal: Journal) -> None:
     before = os.umask(0)
     try:
         journal.write(event(1))
@@ -256,14 +254,14 @@ def test_a_file_that_is_made_is_readable_by_its_owner_alone_whatever_the_umask(j
 
 
 @posix
-def test_the_mode_of_a_file_that_is_there_stays(path: Path) -> None:
+def test_the_mode_of_an_existing_file_stays(path: Path) -> None:
     path.touch()
     path.chmod(0o640)
     append(path, b"{}\n")
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_file_may_be_renamed_at_any_time_and_nothing_is_lost(journal: Journal, path: Path) -> None:
+def test_a_file_may_be_renamed_at_any_time(journal: Journal, path: Path) -> None:
     written = 0
     for turn in range(10):
         for _ in range(30):
@@ -279,7 +277,7 @@ def test_a_file_may_be_renamed_at_any_time_and_nothing_is_lost(journal: Journal,
     assert journal.lost == 0
 
 
-def test_a_file_that_is_cut_to_nothing_goes_on_from_its_beginning(journal: Journal, path: Path) -> None:
+def test_a_truncated_file_is_written_from_its_beginning(journal: Journal, path: Path) -> None:
     journal.write(event(1))
     until(lambda: path.exists() and path.read_bytes(), 5, "the event")
     os.truncate(path, 0)
@@ -289,7 +287,7 @@ def test_a_file_that_is_cut_to_nothing_goes_on_from_its_beginning(journal: Journ
 
 
 @pytest.mark.parametrize("piece", [b'{"version":1,"num', b"x"])
-def test_a_piece_of_a_line_that_a_kill_has_left_is_ended_first(path: Path, piece: bytes) -> None:
+def test_a_piece_of_a_line_is_ended_first(path: Path, piece: bytes) -> None:
     path.write_bytes(b'{"version":1}\n' + piece)
     append(path, b'{"number":2}\n')
     append(path, b'{"number":3}\n')
@@ -297,7 +295,7 @@ def test_a_piece_of_a_line_that_a_kill_has_left_is_ended_first(path: Path, piece
 
 
 @posix
-def test_a_link_is_followed_to_where_it_leads_at_the_start_and_to_nowhere_else(tmp_path: Path) -> None:
+def test_a_link_is_followed_at_the_start_only(tmp_path: Path) -> None:
     other, real, link = tmp_path / "other", tmp_path / "real", tmp_path / "link"
     other.write_bytes(b"somebody's\n")
     link.symlink_to(real)
@@ -334,7 +332,7 @@ def fails(error: int, after: int) -> Any:
 
 @pytest.mark.parametrize("after", [0, 1, 100, 5000])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_a_batch_that_could_not_be_written_leaves_nothing_behind(
+def test_a_failed_batch_leaves_nothing_in_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: int, after: int
 ) -> None:
     append(path, b'{"number":1}\n')
@@ -348,9 +346,7 @@ def test_a_batch_that_could_not_be_written_leaves_nothing_behind(
     assert numbers(path) == list(range(1, 1000))
 
 
-def test_where_not_even_that_can_be_undone_the_next_batch_begins_on_a_line_of_its_own(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_stays_in_part_is_followed_by_a_new_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", fails(errno.EIO, 5))
         patch.setattr(os, "ftruncate", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no")))
@@ -362,7 +358,7 @@ def test_where_not_even_that_can_be_undone_the_next_batch_begins_on_a_line_of_it
 
 @pytest.mark.parametrize("locks", [True, False], ids=["with locks", "without locks"])
 @pytest.mark.parametrize("another_writes", [True, False], ids=["another writes", "nobody writes"])
-def test_what_may_be_of_another_process_is_never_cut_off(
+def test_lines_of_another_process_are_never_cut_off(
     path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool, another_writes: bool
 ) -> None:
     failing = fails(errno.ENOSPC, 5)
@@ -385,7 +381,7 @@ def test_what_may_be_of_another_process_is_never_cut_off(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
-def test_a_full_disk_is_logged_once_and_a_line_tells_how_many_events_it_has_cost(path: Path) -> None:
+def test_a_full_disk_is_logged_once_and_losses_are_recorded(path: Path) -> None:
     process = run(FILLS_THE_DISK, path)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -402,9 +398,7 @@ def test_a_full_disk_is_logged_once_and_a_line_tells_how_many_events_it_has_cost
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["events follow", "none follows"])
-def test_a_loss_is_told_in_its_place_with_the_keys_of_every_event(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
-) -> None:
+def test_a_loss_is_recorded_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool) -> None:
     monkeypatch.setattr(module, "LINGER", 0.0)
     monkeypatch.setattr(module, "RETRY", (0.01, 0.02))
     monkeypatch.setattr(module, "KEPT", 100)
@@ -413,7 +407,7 @@ def test_a_loss_is_told_in_its_place_with_the_keys_of_every_event(
         journal.write(event(number))
     until(lambda: journal.lost == 3, 5, "the loss")
     journal.path.parent.mkdir()
-    until(lambda: journal.path.exists() and not journal._lines, 5, "the others")
+    until(lambda: journal.path.exists() and not journal._waiting, 5, "the others")
     if goes_on:
         journal.write(event(104))
     else:
@@ -427,7 +421,7 @@ def test_a_loss_is_told_in_its_place_with_the_keys_of_every_event(
     assert (loss["event"], loss["text"].split()[0]) == ("lost", "3")
 
 
-def test_what_comes_while_the_disk_hangs_is_counted_too(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_lost_while_the_disk_hangs_are_counted(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs, let_go = threading.Event(), threading.Event()
     really = append
 
@@ -437,16 +431,17 @@ def test_what_comes_while_the_disk_hangs_is_counted_too(journal: Journal, monkey
         really(path, content)
 
     monkeypatch.setattr(module, "append", hanging)
+    monkeypatch.setattr(module, "KEPT", 50)
     journal.write(event(0))
     assert hangs.wait(5)
-    for number in range(1, NEW + 6):
+    for number in range(1, 55):
         journal.write(event(number))
     assert journal.lost == 5
     let_go.set()
     journal.stop()
 
     found = lines(journal.path)
-    assert [line["number"] for line in found if line["event"] != "lost"] == list(range(NEW + 1))
+    assert [line["number"] for line in found if line["event"] != "lost"] == list(range(50))
     assert [line["text"].split()[0] for line in found if line["event"] == "lost"] == ["5"]
 
 
@@ -476,17 +471,17 @@ def test_a_folder_that_goes_away_is_waited_for(
     assert max(batches) == 2
     said = [record.getMessage() for record in caplog.records if record.name == "codexpool"]
     assert [line.split(":")[0] for line in said] == ["events", "events"]
-    assert f"there is no folder {tmp_path / 'folder'}; make it" in said[0]
+    assert f"there is no folder {tmp_path / 'folder'}; create it" in said[0]
     assert said[1].endswith("is written again")
 
 
-def test_the_end_waits_for_a_disk_that_hangs_no_longer_than_it_may(
+def test_stop_does_not_wait_long_for_a_disk_that_hangs(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     let_go = threading.Event()
     monkeypatch.setattr(module, "append", lambda *_: let_go.wait(20))
     journal.write(event(1))
-    until(lambda: journal._lines, 5, "the line")
+    until(lambda: journal._waiting, 5, "the line")
     journal.write(event(2))
     begun = time.monotonic()
     journal.stop(0.2)
@@ -494,26 +489,22 @@ def test_the_end_waits_for_a_disk_that_hangs_no_longer_than_it_may(
     let_go.set()
 
     assert 0.2 <= taken < 5
-    assert "2 could not be written" in caplog.text
+    assert "the last 2 could not be written" in caplog.text
 
 
-def test_the_end_tries_once_more_and_says_what_was_not_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stop_tries_once_more_and_logs_what_was_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(tmp_path / "missing" / "events")
     journal.write(event(1))
     begun = time.monotonic()
     journal.stop()
 
     assert time.monotonic() - begun < module.ENDS_WITHIN
-    assert f"1 could not be written to {journal.path}" in caplog.text
+    assert f"the last 1 could not be written to {journal.path}" in caplog.text
     assert not journal._thread.is_alive()
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["the disk hangs", "the disk is quick"])
-def test_a_burst_takes_a_bounded_amount_of_memory_and_every_event_is_accounted_for(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, hangs: bool
-) -> None:
+def test_a_burst_takes_bounded_memory(journal: Journal, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
     let_go = threading.Event()
     really = append
 
@@ -537,7 +528,7 @@ def test_a_burst_takes_a_bounded_amount_of_memory_and_every_event_is_accounted_f
 
     assert most < 2 * (KEPT + 2 * BATCH) * size
     written = [line["event"] for line in lines(journal.path)]
-    assert journal.lost > 0
+    assert journal.lost > 0 or not hangs
     assert written.count("start") + journal.lost == 100_000
 
 
@@ -546,7 +537,7 @@ def test_a_burst_takes_a_bounded_amount_of_memory_and_every_event_is_accounted_f
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
-def test_a_kill_cuts_one_line_at_most_and_the_next_process_goes_on_after_it(path: Path, delay: float) -> None:
+def test_a_kill_cuts_one_line_at_most(path: Path, delay: float) -> None:
     mark = b'{"number":-1,"event":"mark"}\n'
     for _ in range(2):
         process = run(WRITES_FOREVER, path)
@@ -569,7 +560,7 @@ def test_a_kill_cuts_one_line_at_most_and_the_next_process_goes_on_after_it(path
         assert line({"version": 1, "number": count, "event": "request", "text": text}).startswith(last)
 
 
-def test_lines_of_processes_that_share_a_file_never_mix_and_none_is_lost(path: Path) -> None:
+def test_lines_of_processes_that_share_a_file_never_mix(path: Path) -> None:
     processes = [run(WRITES_5000, path, name) for name in ("a", "b", "c")]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     for process in processes:
@@ -583,9 +574,7 @@ def test_lines_of_processes_that_share_a_file_never_mix_and_none_is_lost(path: P
 
 
 @posix
-def test_a_file_that_another_program_keeps_locked_is_trouble_that_passes(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_file_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     monkeypatch.setattr(module, "PATIENCE", 0.02)
@@ -606,15 +595,13 @@ def test_a_file_that_another_program_keeps_locked_is_trouble_that_passes(
     [
         ("missing/events", "there is no folder"),
         ("file/events", "there is no folder"),
-        ("folder", "is a folder; name a file in it, as in"),
-        ("pipe", "is no regular file"),
-        ("other.toml", "has something else in it than events; name a new file"),
-        ("loop", "is no regular file"),
+        ("folder", "is a folder; name a file in it, such as"),
+        ("pipe", "is not a regular file"),
+        ("other.toml", "contains something other than events; name a new file"),
+        ("loop", "is not a regular file"),
     ],
 )
-def test_a_file_that_cannot_be_for_events_is_refused_with_the_option_and_what_mends_it(
-    tmp_path: Path, name: str, words: str
-) -> None:
+def test_an_unfit_file_is_refused_with_the_option_and_a_fix(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

@@ -108,7 +108,7 @@ def test_the_time_adds_up_to_what_the_request_took() -> None:
     assert trace.document()["attempts"][0]["milliseconds"] == 10.0
 
 
-def test_a_trace_in_a_flow_becomes_its_document_when_the_flow_is_written_or_copied() -> None:
+def test_a_written_or_copied_flow_has_the_document() -> None:
     flow, trace = tflow.tflow(resp=True), sent_again()
     flow.metadata["codexpool"] = trace
 
@@ -170,7 +170,7 @@ PLACES = (
 
 
 @given(SECRETS, st.sampled_from(PLACES))
-def test_wherever_a_secret_is_planted_the_document_has_no_piece_of_it(secret: str, place: str) -> None:
+def test_no_planted_secret_is_in_the_document(secret: str, place: str) -> None:
     trace, before = sent_again(), json.dumps(sent_again().document())
     planted = secret.encode()
     match place:
@@ -219,7 +219,7 @@ long_fields = st.lists(
 
 
 @given(long_fields, st.integers(1, 60))
-def test_headers_are_kept_up_to_a_bound_and_the_longest_values_make_room_as_a_whole(some: Fields, times: int) -> None:
+def test_kept_headers_are_bounded_by_dropping_whole_values(some: Fields, times: int) -> None:
     fields = some * times
 
     kept = bounded(fields)

@@ -92,7 +92,7 @@ def test_answers_can_be_left_out() -> None:
     )
 
 
-def test_headers_in_another_order_or_case_are_noted_once_and_are_no_difference() -> None:
+def test_order_and_case_of_headers_are_notes_only() -> None:
     other = side("b", headers=[(name.title(), value) for name, value in reversed(HEADERS)])
 
     assert compare(side(), other) == Comparison(
@@ -121,7 +121,7 @@ def test_headers_say_what_they_mean() -> None:
     assert difference.means.startswith("The client's version")
 
 
-def test_short_secrets_that_differ_are_told_to_differ_though_they_look_the_same() -> None:
+def test_different_short_secrets_are_told_apart() -> None:
     (difference,) = compare(
         side(headers=[("x-key", "hunter2")]), side("b", headers=[("x-key", "hunter3")])
     ).differences
@@ -129,7 +129,7 @@ def test_short_secrets_that_differ_are_told_to_differ_though_they_look_the_same(
     assert difference[2:5] == (Sign.REPLACED, "secret 7 chars", "secret 7 chars (another one)")
 
 
-def test_token_of_two_turns_is_the_same_though_it_was_nearer_to_its_end_in_the_second() -> None:
+def test_a_token_closer_to_its_expiry_is_the_same() -> None:
     token = f"Bearer {jwt({'sub': 'me', 'exp': AT + 600})}"
     one, other = (
         side(label, headers=[("authorization", redact_header("authorization", token, at))], at=at, is_safe=True)
@@ -139,7 +139,7 @@ def test_token_of_two_turns_is_the_same_though_it_was_nearer_to_its_end_in_the_s
     assert compare(one, other).differences == []
 
 
-def test_what_a_proxy_remembers_can_be_compared_with_what_a_file_has() -> None:
+def test_a_remembered_flow_is_compared_with_a_saved_one() -> None:
     raw = side("file", headers=HEADERS)
     safe = side("last", headers=[(n, redact_header(n, v, AT)) for n, v in HEADERS], is_safe=True, body=None)
 
@@ -151,7 +151,7 @@ def test_what_a_proxy_remembers_can_be_compared_with_what_a_file_has() -> None:
 # -- bodies
 
 
-def test_second_turn_differs_in_what_has_come_to_it() -> None:
+def test_second_turn_differs_in_what_was_added() -> None:
     first = {**BODY, "prompt_cache_key": SESSION}
     more = [{"role": "assistant", "content": "hi"}, {"role": "user", "content": "again"}]
     second = {**first, "input": [*BODY["input"], *more]}  # type: ignore[misc]
@@ -194,7 +194,7 @@ def test_documents_differ_exactly_if_a_member_does(a: Any, b: Any) -> None:
 
 
 @given(documents, documents)
-def test_comparison_the_other_way_round_has_the_opposite_signs(a: Any, b: Any) -> None:
+def test_swapped_sides_have_the_opposite_signs(a: Any, b: Any) -> None:
     opposite = {Sign.ADDED: Sign.REMOVED, Sign.REMOVED: Sign.ADDED, Sign.REPLACED: Sign.REPLACED}
 
     def turned(member: Member) -> tuple[str, Sign, str | None, str | None]:
@@ -209,7 +209,7 @@ def test_members_in_another_order_are_noted() -> None:
     assert compare(one, other) == Comparison([], ["the bodies mean the same, but are not the same bytes"])
 
 
-def test_bodies_that_say_the_same_in_other_bytes_are_noted() -> None:
+def test_equal_bodies_in_other_bytes_are_noted() -> None:
     assert compare(side(body=b'{"a": 1}'), side("b", body=b'{"a":1}')) == Comparison(
         [], ["the bodies mean the same, but are not the same bytes"]
     )
@@ -242,7 +242,7 @@ def test_body_of_very_many_levels_is_no_trouble() -> None:
 # -- values
 
 
-def test_long_values_are_shortened_around_their_difference_and_shown_in_full_if_asked() -> None:
+def test_long_values_are_shortened_around_their_difference() -> None:
     long = [f"{'word ' * 200}{end}{' more' * 200}" for end in ("one", "two")]
     one, other = with_body("a", {"text": long[0]}), with_body("b", {"text": long[1]})
 

@@ -38,12 +38,12 @@ def role_of(text: str, **changes: Any) -> Role:
 # -- the table of verdicts in words
 
 
-def test_each_row_of_the_table_of_verdicts_is_put_in_words() -> None:
+def test_each_row_of_the_verdict_table_is_explained() -> None:
     assert set(ROW_MEANS) == set(TABLE_ROWS)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.number)
-def test_the_words_of_a_row_say_what_becomes_of_the_request(row: Any) -> None:
+def test_a_row_says_what_becomes_of_the_request(row: Any) -> None:
     words = {
         "relay": "the client gets it",
         "same identity, new bearer": "again with its present one",
@@ -86,7 +86,7 @@ def test_the_outcome_comes_before_everything_else() -> None:
     assert [line.role for line in lines[:2]] == [Role.HEADING, Role.GOOD]
 
 
-def test_who_was_not_even_a_candidate_is_not_made_up() -> None:
+def test_identities_that_were_not_considered_are_not_named() -> None:
     assert "no other identity was considered" in told(attempts=[attempt(1, "work", 200)])
 
 
@@ -223,7 +223,7 @@ def test_what_would_have_been_done_is_not_told_as_done() -> None:
     assert "served it" not in text
 
 
-def test_an_answer_that_was_only_observed_is_not_said_to_be_the_identitys() -> None:
+def test_an_observed_answer_is_not_the_identitys() -> None:
     text = told(observed=True, answer=answer(status=401, message="codexpool: no identity can serve."))
 
     assert (
@@ -233,7 +233,7 @@ def test_an_answer_that_was_only_observed_is_not_said_to_be_the_identitys() -> N
     assert "the client would have been told: codexpool: no identity can serve." in text
 
 
-def test_a_row_that_this_release_does_not_know_is_named_all_the_same() -> None:
+def test_an_unknown_row_is_named() -> None:
     later = attempt(1, "work", 418, verdict={"row": "99", "finding": "teapot", "next": "relay"})
 
     assert "→ row 99, teapot: relay" in told(attempts=[later])
