@@ -97,7 +97,7 @@ class Event:
     def _milliseconds(self) -> float | None:
         if self.request is None or self.kind not in (Kind.REQUEST, Kind.SOCKET) or self.becomes == "open":
             return None
-        return round((self.at - self.request["at"]) * 1000, 1)
+        return float(round((self.at - self.request["at"]) * 1000, 1))
 
     def _bytes_in(self) -> int | None:
         if self.request is None or self.becomes == "open":
