@@ -1,15 +1,17 @@
-"""How each identity stands, as far as files tell: pool.toml, and what proxies wrote into the state."""
+"""The identities as files know them: pool.toml, and the state that proxies wrote. For `list`, `show` and `check`."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from codexpool.cli.common import moment
-from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Resolved, Sources, resolve
+from codexpool.cli.common import console, moment
+from codexpool.cli.output import STATUS_STYLES
+from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
@@ -23,23 +25,27 @@ from codexpool.upkeep.verification import UNKNOWN
 
 @dataclass(frozen=True, slots=True)
 class IdentityRow:
-    """One identity. Times are unix seconds; what is not known is None or empty."""
+    """One identity. Times are unix seconds; what is unknown is None or empty."""
 
     spec: IdentitySpec
     kind: Kind
     metadata: Metadata | None
-    status: Status
-    since: float | None
-    until: float | None
-    evidence: str
+    condition: Condition
     fingerprint: str
     last_used: float | None
     not_for: tuple[str, ...] = ()
-    """What it is not used for, although it is well."""
+    """What it is not used for, although its token is good."""
+
+    @property
+    def status(self) -> Status:
+        return self.condition.status
+
+    @property
+    def evidence(self) -> str:
+        return str(self.condition.evidence or "")
 
     @property
     def user_id(self) -> str:
-        """The user, if anybody said who that is."""
         user_id = self.metadata.user_id if self.metadata is not None else self.spec.user_id or ""
         return "" if user_id.startswith(UNKNOWN) else user_id
 
@@ -48,21 +54,25 @@ class IdentityRow:
         return self.metadata.account_id if self.metadata is not None else self.spec.account_id or ""
 
     @property
+    def plan(self) -> str:
+        return self.metadata.plan if self.metadata is not None else ""
+
+    @property
     def reminder(self) -> str:
-        """What is to be said of the expected end of its token."""
+        """A warning that its token expires soon, if it does."""
         return expiry(self.spec.expires_at, time.time())
 
     def document(self) -> dict[str, Any]:
-        """As `codexpool list --json` prints it."""
+        """Return what `codexpool list --json` prints."""
         return {
             "name": self.spec.name,
             "kind": str(self.kind),
             "account_id": self.account_id or None,
             "user_id": self.user_id or None,
-            "plan": (self.metadata.plan if self.metadata is not None else "") or None,
+            "plan": self.plan or None,
             "status": str(self.status),
-            "since": moment(self.since),
-            "until": moment(self.until),
+            "since": moment(self.condition.since or None),
+            "until": moment(self.condition.until),
             "evidence": self.evidence or None,
             "not_for": list(self.not_for),
             "fingerprint": self.fingerprint or None,
@@ -71,86 +81,125 @@ class IdentityRow:
 
 
 def identity_rows(config: PoolConfig, sources: Sources, known: Snapshot) -> list[IdentityRow]:
-    """The identities of a configuration, in its order."""
+    """Return the identities of a configuration, in its order."""
     resolved = resolve(config, sources)
-    left_out = _left_out(config, resolved)
+    lines = {spec.line: spec.name for spec in config.identities if spec.name not in resolved.credentials}
+    problems = {
+        lines[problem.line]: f"{problem.what}; {problem.remedy}"
+        for problem in resolved.problems
+        if problem.line in lines
+    }
     return [
-        identity_row(config, spec, resolved.credentials.get(spec.name), known, left_out) for spec in config.identities
+        _row(config, spec, resolved.credentials.get(spec.name), known, problems.get(spec.name, ""))
+        for spec in config.identities
     ]
 
 
-def identity_row(
-    config: PoolConfig,
-    spec: IdentitySpec,
-    credential: Credential | None,
-    known: Snapshot,
-    left_out: Mapping[str, str],
+def _row(
+    config: PoolConfig, spec: IdentitySpec, credential: Credential | None, known: Snapshot, problem: str
 ) -> IdentityRow:
-    """How one identity stands; ``left_out`` says why some have no credential."""
     bearer = credential.bearer() if credential is not None else None
     record = known.records.get(record_name(config.path, spec.name))
     fingerprint = bearer.fingerprint if bearer is not None else ""
     if not fingerprint and record is not None and isinstance(spec.source, FromCommand):
         fingerprint = record.fingerprint
+    is_recorded = record is not None and record.fingerprint == fingerprint
     metadata = known.metadata.get(fingerprint)
     if metadata is None and isinstance(credential, OAuth):
         login = credential.login
         metadata = Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
-    if metadata is None and record is not None and record.fingerprint == fingerprint:
+    if metadata is None and record is not None and is_recorded:
         metadata = Metadata(record.key.account_id, record.key.user_id, "")
-    is_known = fingerprint in known.metadata or (record is not None and record.fingerprint == fingerprint)
-    condition = _condition(spec, fingerprint, known, left_out.get(spec.name, ""), is_known)
     return IdentityRow(
         spec,
         credential.kind if credential is not None else spec.kind,
         metadata,
-        condition.status,
-        condition.since or None,
-        condition.until,
-        str(condition.evidence or ""),
+        _condition(spec, fingerprint, known, problem, is_recorded),
         fingerprint,
         record.used_at if record is not None else None,
         _not_for(fingerprint, metadata, known),
     )
 
 
-def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tuple[str, ...]:
-    now = time.time()
-    said: list[str] = []
-    for subject in exclusions.subjects(fingerprint, metadata):
-        with contextlib.suppress(TypeError, ValueError):  # A note that is none of ours.
-            entries = exclusions.entries_of(known.notes.get((NOT_FOR, subject), {}), now)
-            said += [entry.described(now) for entry in entries]
-    return tuple(said)
-
-
-def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, left_out: str, is_known: bool) -> Condition:
+def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, problem: str, is_recorded: bool) -> Condition:
     if spec.paused:
         return Condition(Status.PAUSED, 0, evidence=Evidence(0, note="paused in pool.toml"))
-    if left_out:
-        return Condition(Status.UNVERIFIED, 0, evidence=Evidence(0, note=left_out))
+    if problem:
+        return Condition(Status.UNVERIFIED, 0, evidence=Evidence(0, note=problem))
     if spec.flag is not None and spec.flag.token == f"sha256:{fingerprint}":
         since = spec.flag.since.timestamp()
         return Condition(Status.NEEDS_REPLACEMENT, since, evidence=Evidence(since, note=spec.flag.reason))
     condition = known.conditions.get(fingerprint)
     if condition is None:
-        return Condition(Status.READY if is_known else Status.UNVERIFIED, 0)
-    if condition.until is not None and _is_over(condition, time.time()):
-        return Condition(Status.READY, condition.until)
-    return condition
+        is_verified = is_recorded or fingerprint in known.metadata
+        return Condition(Status.READY if is_verified else Status.UNVERIFIED, 0)
+    if condition.until is None or condition.status not in SERVING_OR_SOON:
+        return condition
+    is_now = condition.since <= time.time() < condition.until  # If not, it is over, or a wrong clock noted it.
+    return condition if is_now else Condition(Status.READY, condition.until)
 
 
-def _is_over(condition: Condition, now: float) -> bool:
-    """Whether a condition that ends by itself has ended, or was noted while a clock was ahead."""
-    is_now = condition.since <= now < (condition.until or 0)
-    return condition.status in SERVING_OR_SOON and condition.until is not None and not is_now
+def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tuple[str, ...]:
+    now = time.time()
+    found: list[str] = []
+    for subject in exclusions.subjects(fingerprint, metadata):
+        with contextlib.suppress(TypeError, ValueError):  # not written by codexpool
+            entries = exclusions.entries_of(known.notes.get((NOT_FOR, subject), {}), now)
+            found += [entry.described(now) for entry in entries]
+    return tuple(found)
 
 
-def _left_out(config: PoolConfig, resolved: Resolved) -> dict[str, str]:
-    """Why identities have no credential, by name."""
-    lines = {spec.line: spec.name for spec in config.identities if spec.name not in resolved.credentials}
-    return {
-        lines[problem.line]: f"{problem.what}; {problem.remedy}"
-        for problem in resolved.problems
-        if problem.line in lines
-    }
+WIDE: Final = 150
+"""Columns from which all of a row fits."""
+
+COLUMNS: Final[Mapping[str, Callable[[IdentityRow], str]]] = {
+    "name": lambda row: row.spec.name,
+    "kind": lambda row: str(row.kind),
+    "account": lambda row: row.account_id,
+    "user": lambda row: row.user_id,
+    "plan": lambda row: row.plan,
+    "status": lambda row: str(row.status),
+    "last used": lambda row: _minute(row.last_used),
+    "fingerprint": lambda row: row.fingerprint,
+}
+
+OPTIONAL: Final = ("account", "user", "fingerprint")
+"""Columns left out of a narrow table: `codexpool show` has them."""
+
+
+def print_rows(rows: Sequence[IdentityRow]) -> None:
+    """Print the identities as a table, and below it why some do not serve, or soon will not."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    titles = [title for title in COLUMNS if out.width >= WIDE or title not in OPTIONAL]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))
+    for row in rows:
+        styles = {"status": STATUS_STYLES[row.status]}
+        table.add_row(*(Text(COLUMNS[title](row), styles.get(title, "")) for title in titles))
+    out.print(table)
+    for row in rows:
+        notes = [
+            (_reason(row), STATUS_STYLES[row.status]),
+            *((text, "yellow") for text in (*row.not_for, row.reminder)),
+        ]
+        for text, style in notes:
+            if text:
+                out.print(Text.assemble((row.spec.name, "bold"), ": ", (text, style)), soft_wrap=True)
+
+
+def _reason(row: IdentityRow) -> str:
+    if not row.evidence:
+        return ""
+    if row.condition.until is not None:
+        return f"{row.status} until {_minute(row.condition.until)}: {row.evidence}"
+    since = f" since {_minute(row.condition.since)}" if row.condition.since else ""
+    return f"{row.status}{since}: {row.evidence}"
+
+
+def _minute(at: float | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

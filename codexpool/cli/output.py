@@ -1,4 +1,4 @@
-"""Standard output of commands that may run for long: at once, safe for a terminal, and quiet when its reader goes."""
+"""Standard output: unbuffered, safe for a terminal, and quiet when the reader is gone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,50 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from codexpool.cli.common import console
 from codexpool.cli.processes import InterruptedBySignal, Signals
+from codexpool.pool.identity import Status
+from codexpool.pool.states import CONDEMNED
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
 
+STATUS_STYLES: Final = {
+    Status.READY: "green",
+    Status.UNVERIFIED: "cyan",
+    Status.SUSPECT: "yellow",
+    Status.LIMITED: "yellow",
+    Status.RESTING: "yellow",
+    Status.PAUSED: "dim",
+    **dict.fromkeys(CONDEMNED, "bold red"),
+}
+
+
 class Output:
-    """Standard output. What is said through it is there at once, also in a file or a pipe."""
+    """Standard output. All it prints is written at once, also to a file or a pipe."""
 
     def __init__(self) -> None:
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
-            reconfigure(errors="replace")  # An arrow is no reason to fail where text is ASCII.
+            reconfigure(errors="replace")  # An ASCII terminal is no reason to fail over an arrow.
         self.console: Console = console()
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """The width in columns."""
         return self.console.width
 
     @property
     def columns(self) -> int | None:
-        """Columns that text is to be wrapped at; None where it goes into a file, and nobody says how wide that is."""
+        """The columns to wrap text at; None for a file or a pipe, unless COLUMNS is set."""
         return self.console.width if self.console.is_terminal or "COLUMNS" in os.environ else None
 
     @property
     def ascii_only(self) -> bool:
-        """Whether blocks and arrows would not be seen."""
+        """Whether blocks and arrows cannot be shown."""
         return self.console.options.ascii_only
 
     def show(self, *renderables: RenderableType) -> None:
@@ -46,19 +59,19 @@ class Output:
             for renderable in renderables:
                 self.console.print(renderable)
         text = captured.get()
-        if not self.console.is_terminal:  # Tables are filled up with blanks, which are of no use to a program.
+        if not self.console.is_terminal:  # Programs have no use for the blanks that fill up a table.
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
         self._write(text)
 
     def lines(self, *texts: Text) -> None:
-        """Print lines that are not cut into columns: a terminal wraps them, a file has them whole. As `show`."""
+        """Print lines whole, for the terminal to wrap. Raises BrokenPipeError."""
         with self.console.capture() as captured:
             for text in texts:
                 self.console.print(text, soft_wrap=True)
         self._write(captured.get())
 
     def line(self, text: str) -> None:
-        """Print a line as it is: JSON. Raises BrokenPipeError."""
+        """Print a line unchanged. Raises BrokenPipeError."""
         self._write(f"{text}\n")
 
     def _write(self, text: str) -> None:
@@ -68,10 +81,7 @@ class Output:
 
 @contextlib.contextmanager
 def until_ended() -> Iterator[None]:
-    """Whoever has started this ends it: with Ctrl-C, or by not reading any more. That is no failure: exit code 0.
-
-    Any other signal ends it as well, and with everything put away: the exit code is then 128 and its number.
-    """
+    """End with exit code 0 on Ctrl-C or when the reader of the output is gone; with 128 + N on another signal."""
     with Signals():
         try:
             with quiet_end():
@@ -82,13 +92,13 @@ def until_ended() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_end() -> Iterator[None]:
-    """A reader who has seen enough (``| head``) ends the command without a word."""
+    """End the command silently when the reader of the output (``| head``) is gone."""
     try:
         yield
     except BrokenPipeError:
-        # The interpreter would write what is left, once more in vain, and say so.
+        # Otherwise the interpreter tries to flush at exit, and prints an error.
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
         raise SystemExit(0) from None

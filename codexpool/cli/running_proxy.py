@@ -159,7 +159,7 @@ class RunningProxy:
 
     def _document(self, status: int, body: bytes) -> dict[str, Any]:
         if status == 407:
-            wants = "rejected this user and password" if self.at.user or self.at.password else "requires a password"
+            wants = "refused this user and password" if self.at.user or self.at.password else "requires a password"
             what = f"{self} {wants} (mitmproxy's proxyauth)"
             raise Refused(status, what, f"set {VARIABLE}=http://USER:PASSWORD@{self}")
         try:

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.identity_table import STYLES
+from codexpool.cli.output import STATUS_STYLES
 from codexpool.pool.identity import Status
 from codexpool.views.formatting import clock, plain_document, size, span
 
@@ -293,7 +293,7 @@ def _counted(number: int, what: str) -> str:
 def style_of(status: str) -> str:
     """How the status of an identity looks."""
     try:
-        return STYLES[Status(status)]
+        return STATUS_STYLES[Status(status)]
     except ValueError:
         return ""
 

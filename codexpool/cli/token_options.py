@@ -1,8 +1,8 @@
-"""The options of `add` and `replace` that say where a token is, and what becomes of them."""
+"""The options of `add` and `replace` that name the source of a token."""
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,129 +10,101 @@ from typing import Any, TypeVar
 
 import click
 
-from codexpool.cli.check_token import examined
-from codexpool.cli.common import Failure, secret_from_input, shortened, sources, verification
-from codexpool.common.private_files import UnusableError
-from codexpool.config import FromAuthJson, FromCommand, FromEnv, FromFile, FromKeyring, IdentitySpec, Inline, Source
+from codexpool.config import FromAuthJson, FromCommand, FromEnv, FromFile, FromKeyring, Inline, Source
 from codexpool.config.identities import VARIABLE
-from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value
-from codexpool.credentials import Credential
-from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.command import CommandLine
-from codexpool.pool.identity import Metadata, Word
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONS = (
-    click.option("--token-stdin", is_flag=True, help="Read the personal access token from standard input."),
-    click.option("--env", "variable", metavar="VAR", help="The environment variable that holds the token."),
-    click.option("--file", "file", metavar="PATH", type=click.Path(path_type=Path), help="The file with the token."),
-    click.option("--keyring", "service", metavar="SERVICE", help="The keyring's entry of this service and NAME."),
+    click.option("--token-stdin", is_flag=True, help="Read a personal access token from standard input."),
+    click.option("--env", "variable", metavar="VAR", help="Use the token in this environment variable."),
+    click.option("--file", metavar="PATH", type=click.Path(path_type=Path), help="Use the token in this file."),
+    click.option("--keyring", metavar="SERVICE", help="Use the keyring's entry for this service and NAME."),
     click.option(
         "--auth-json",
-        "auth_json",
         metavar="PATH",
         type=click.Path(path_type=Path),
-        help="The auth.json of a login that is the pool's own.",
+        help="Use the login in this auth.json. It must belong to the pool alone.",
     ),
-    click.option("--command", "is_command", is_flag=True, help="ARGV, behind --, prints the token."),
+    click.option("--command", "is_command", is_flag=True, help="Run ARGV, after --, to get the token."),
     click.argument("argv", metavar="[-- ARGV...]", nargs=-1, type=click.UNPROCESSED),
 )
 
 
-def offer_options(command: F) -> F:
-    """Where the token is: one of these, or a prompt."""
+def token_options(command: F) -> F:
+    """Add the options that name a token's source; without any, the command prompts."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A token somebody offers: its source, and the keys of pool.toml that say so."""
+class GivenToken:
+    """Where the token is, and the keys of pool.toml that record it."""
 
     source: Source
     keys: Mapping[str, Value]
-    is_typed: bool
-    """It was typed or piped in, and not only pointed at."""
 
 
-def offer(
+def given_token(
     name: str,
     folder: Path,
     *,
     token_stdin: bool,
     variable: str | None,
     file: Path | None,
-    service: str | None,
+    keyring: str | None,
     auth_json: Path | None,
     is_command: bool,
     argv: tuple[str, ...],
-) -> Offer:
-    """What the options say; asks for the token if they say nothing. Raises click.UsageError."""
-    said = {
+) -> GivenToken:
+    """Return the source the options name; without any, prompt for the token. Raises click.UsageError."""
+    options = {
         "--token-stdin": token_stdin,
         "--env": variable is not None,
         "--file": file is not None,
-        "--keyring": service is not None,
+        "--keyring": keyring is not None,
         "--auth-json": auth_json is not None,
         "--command": is_command,
     }
-    given = [option for option, is_given in said.items() if is_given]
+    given = [option for option, is_given in options.items() if is_given]
     if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)}: say one of them, the place where the token is")
+        raise click.UsageError(f"{' and '.join(given)} cannot be combined: a token has one source")
     if argv and not is_command:
-        raise click.UsageError("a token is never an argument: it would be seen by everybody. Say --token-stdin")
+        raise click.UsageError("a token cannot be an argument: other users could see it. Use --token-stdin")
     if variable is not None:
         if not VARIABLE.fullmatch(variable):
-            raise click.UsageError("--env: that is not the name of an environment variable")
-        return Offer(FromEnv(variable), {"token": {"env": variable}}, False)
+            raise click.UsageError("--env: not the name of an environment variable")
+        return GivenToken(FromEnv(variable), {"token": {"env": variable}})
     if file is not None:
-        return Offer(FromFile(file.expanduser().absolute()), {"token": {"file": shortened(file)}}, False)
-    if service is not None:
-        return Offer(FromKeyring(service), {"token": {"keyring": service}}, False)
+        return GivenToken(FromFile(file.expanduser().absolute()), {"token": {"file": _with_tilde(file)}})
+    if keyring is not None:
+        return GivenToken(FromKeyring(keyring), {"token": {"keyring": keyring}})
     if auth_json is not None:
-        return Offer(FromAuthJson(auth_json.expanduser().absolute()), {"auth_json": shortened(auth_json)}, False)
+        return GivenToken(FromAuthJson(auth_json.expanduser().absolute()), {"auth_json": _with_tilde(auth_json)})
     if is_command:
         if not argv:
-            raise click.UsageError("--command: say the program and its arguments behind --")
-        return Offer(FromCommand(CommandLine(argv, folder)), {"token": {"command": list(argv)}}, False)
-    token = secret_from_input(f"Personal access token of {name}", token_stdin)
-    return Offer(Inline(token), {"token": token}, True)
+            raise click.UsageError("--command: put the program and its arguments after --")
+        return GivenToken(FromCommand(CommandLine(argv, folder)), {"token": {"command": list(argv)}})
+    token = _read_token(f"Personal access token of {name}", token_stdin)
+    return GivenToken(Inline(token), {"token": token})
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """An offer that holds: the credential, and whose it is."""
-
-    credential: Credential
-    answer: Whoami
-    metadata: Metadata
-
-    @property
-    def owner(self) -> Mapping[str, Value]:
-        """The keys of pool.toml that say whose token it has to be from now on."""
-        pins = {"account_id": self.metadata.account_id, "user_id": self.metadata.user_id}
-        return {key: value for key, value in pins.items() if value and not value.startswith("command:")}
+def _read_token(prompt: str, from_stdin: bool) -> str:
+    if from_stdin:
+        lines = sys.stdin.read().strip().splitlines()
+        if len(lines) != 1:
+            what = "nothing" if not lines else f"{len(lines)} lines"
+            raise click.UsageError(f"--token-stdin: got {what} on standard input; write the token only")
+        return lines[0].strip()
+    if not sys.stdin.isatty():
+        raise click.UsageError("no token given. Use --token-stdin, or another source (see --help)")
+    return str(click.prompt(prompt, hide_input=True, err=True)).strip()
 
 
-def examine(spec: IdentitySpec, may_renew: bool = True) -> Examined:
-    """Ask whose token an identity would have. Raises Failure where it would not serve, or nobody says."""
-    try:
-        credential = credential_of(spec, sources())
-    except UnusableError as error:
-        raise Failure(f"{error.what}; {error.remedy}. Nothing was changed") from None
-
-    async def ask() -> Whoami:
-        return await examined(spec, credential, await verification(), may_renew)
-
-    answer = asyncio.run(ask())
-    if answer.metadata is None or answer.word is not Word.HEALTHY:
-        why = {
-            Word.REFUSED: "the backend does not take this token",
-            Word.UNREACHABLE: "it could not be found out whose token this is; try again",
-        }
-        reason = why.get(answer.word, "this token is not of the account that it should be of")
-        raise Failure(f"{reason}: {answer.evidence}. Nothing was changed")
-    return Examined(credential, answer, answer.metadata)
+def _with_tilde(path: Path) -> str:
+    """Return the absolute path, with ~ for the home folder."""
+    whole, home = path.expanduser().absolute(), Path.home()
+    return f"~/{whole.relative_to(home)}" if whole.is_relative_to(home) else str(whole)

@@ -201,7 +201,7 @@ def test_a_proxy_that_wants_a_password_says_where_to_put_it(fake: FakeProxy) -> 
 def test_a_wrong_password_is_said_to_be_wrong_and_not_repeated(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
 
-    with pytest.raises(Refused, match="rejected this user and password") as raised:
+    with pytest.raises(Refused, match="refused this user and password") as raised:
         find_proxy(f"http://me:wr-ong@127.0.0.1:{fake.port}").get("/api/status")
 
     assert "wr-ong" not in raised.value.message

@@ -13,7 +13,7 @@ from pathlib import Path
 import keyring
 import pytest
 
-from codexpool.cli.common import the_state
+from codexpool.cli.common import open_the_state
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
@@ -49,7 +49,7 @@ def script(folder: Path, *lines: str) -> Path:
 def test_add_makes_a_private_pool_toml_with_an_identity_that_whoami_knows(pool: Pool) -> None:
     result = pool.add(pat("work"))
 
-    assert "work is in" in result.output
+    assert "added work to" in result.output
     assert "account acc-work, user user-work, business" in result.output
     assert stat.S_IMODE(pool.path.stat().st_mode) == 0o600
     [entry] = tomllib.loads(pool.text)["identity"]
@@ -119,7 +119,7 @@ def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> 
 
     result = pool.run("add", "mine", "--auth-json", str(pool.folder / ".codex" / "auth.json"))
 
-    assert "two owners of one refresh token burn it" in result.stderr
+    assert "two programs that renew one login break it" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -150,21 +150,21 @@ def test_a_second_token_of_one_account_and_user_is_refused_with_what_to_do_inste
 
     result = pool.add(second, code=1)
 
-    assert "of the same account and user as work (acc-work, user-work)" in result.stderr
+    assert "the same account and user as work (acc-work, user-work)" in result.stderr
     assert "codexpool replace work" in result.stderr
     assert pool.text == before
 
 
 def test_a_dead_token_is_not_added(pool: Pool) -> None:
     result = pool.add(pat("work", alive=False), code=1)
-    assert "the backend does not take this token: 401 token_revoked" in result.stderr
+    assert "the backend refused this token: 401 token_revoked" in result.stderr
     assert not pool.path.exists()
 
 
 def test_nothing_is_added_while_nobody_can_be_asked(pool: Pool) -> None:
     pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
     result = pool.add(pat("work"), code=1)
-    assert "it could not be found out whose token this is; try again: whoami answers 503" in result.stderr
+    assert "could not verify the token; try again: whoami answers 503" in result.stderr
     assert not pool.path.exists()
 
 
@@ -180,14 +180,14 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(pool: Pool) -> 
     [
         (("add", "a b", "--token-stdin"), "x", "is no name"),
         (("add", "at-test-name", "--token-stdin"), "x", "looks like a token"),
-        (("add", "work", "at-test-on-the-command-line"), "", "a token is never an argument"),
-        (("add", "work", "--token-stdin", "--env", "X"), "", "--token-stdin and --env: say one of them"),
-        (("add", "work"), "", "where is the token?"),
-        (("add", "work", "--token-stdin"), "", "there is nothing on standard input"),
-        (("add", "work", "--token-stdin"), "a\nb", "there is 2 lines on standard input"),
-        (("add", "work", "--command"), "", "say the program and its arguments behind --"),
+        (("add", "work", "at-test-on-the-command-line"), "", "a token cannot be an argument"),
+        (("add", "work", "--token-stdin", "--env", "X"), "", "--token-stdin and --env cannot be combined"),
+        (("add", "work"), "", "no token given"),
+        (("add", "work", "--token-stdin"), "", "got nothing on standard input"),
+        (("add", "work", "--token-stdin"), "a\nb", "got 2 lines on standard input"),
+        (("add", "work", "--command"), "", "put the program and its arguments after --"),
         (("add", "work", "--env", "A B"), "", "not the name of an environment variable"),
-        (("list", "--config", "/no/such/pool.toml"), "", "there is no such file"),
+        (("list", "--config", "/no/such/pool.toml"), "", "no such file"),
     ],
 )
 def test_wrong_usage_is_told_with_exit_code_2(pool: Pool, arguments: tuple[str, ...], stdin: str, said: str) -> None:
@@ -236,7 +236,7 @@ def test_several_tokens_that_whoami_refuses_at_once_are_not_flagged_by_a_check(p
 
     result = pool.run("check", code=1)
 
-    assert "it may be whoami that is wrong" in result.output
+    assert "whoami may be wrong" in result.output
     flags = {entry["name"]: entry.get("needs_replacement") for entry in tomllib.loads(pool.text)["identity"]}
     assert [name for name, flag in flags.items() if flag is not None] == ["dead"]
     statuses = {name: row["status"] for name, row in pool.list().items()}
@@ -265,7 +265,7 @@ def test_check_asks_about_those_it_is_told_to(pool: Pool) -> None:
     pool.run("check", "work")
 
     assert {seen.name for seen in pool.standin.seen} == {"work"}
-    assert 'there is no identity "nobody"' in pool.run("check", "nobody", code=2).stderr
+    assert 'no identity "nobody"' in pool.run("check", "nobody", code=2).stderr
 
 
 def test_a_check_that_nobody_answers_condemns_nobody_and_fails(pool: Pool) -> None:
@@ -347,8 +347,8 @@ def test_replace_with_a_token_of_another_account_changes_nothing_byte_for_byte(p
 
     result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(pat("stranger").token), code=1)
 
-    assert "work is  account acc-work, user user-work" in result.stderr
-    assert "the new one  account acc-stranger, user user-stranger" in result.stderr
+    assert "work: account acc-work, user user-work" in result.stderr
+    assert "new token: account acc-stranger, user user-stranger" in result.stderr
     assert (pool.path.read_bytes(), pool.path.stat().st_mtime_ns) == (before, at)
     assert (pool.folder / "state.sqlite3").read_bytes() == state
 
@@ -390,7 +390,7 @@ def test_replace_says_where_a_token_has_to_be_replaced_that_it_cannot_write(
     monkeypatch.setenv("MY_TOKEN", pool.secret(work.token))
     pool.run("add", "work", "--env", "MY_TOKEN")
     result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token), code=1)
-    assert "from the environment variable MY_TOKEN: set it anew where the proxy is started" in result.stderr
+    assert "in the environment variable MY_TOKEN: set it where the proxy is started" in result.stderr
     # it may move to another place
     file = write_private(pool.folder / "token", new.token)
     pool.run("replace", "work", "--file", str(file))
@@ -405,7 +405,7 @@ def test_replace_of_a_token_that_nobody_knows_the_owner_of_is_refused(pool: Pool
     write_private(pool.path, f'[[identity]]\nname = "work"\ntoken = "{pool.secret(work.token)}"\n')
     before = pool.text
     result = pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token), code=1)
-    assert "it is not known whose token work had" in result.stderr
+    assert "the owner of work's old token is unknown" in result.stderr
     assert "--as-new" in result.stderr
     assert pool.text == before
 
@@ -429,17 +429,17 @@ def test_pause_and_resume_give_back_the_same_bytes(pool: Pool) -> None:
     before = pool.text
     pool.run("pause", "work")
     assert pool.list()["work"]["status"] == "paused"
-    assert "paused already" in pool.run("pause", "work").output
+    assert "already paused" in pool.run("pause", "work").output
     pool.run("resume", "work")
     assert pool.text == before
-    assert "is not paused" in pool.run("resume", "work").output
+    assert "neither paused nor limited" in pool.run("resume", "work").output
 
 
 def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
     pool.add(pat("work"))
     fingerprint = pool.list()["work"]["fingerprint"]
     key = IdentityKey("acc-work", "user-work")
-    with the_state() as state:
+    with open_the_state() as state:
         evidence = Evidence(time.time(), "POST", RESPONSES, 429, "usage_limit_reached")
         limit = Condition(Status.LIMITED, time.time(), time.time() + 3600, evidence)
         state.put_condition(fingerprint, limit)
@@ -451,12 +451,12 @@ def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
     assert json.loads(pool.run("check", "--json").stdout)[0]["status"] == "limited"
     assert pool.list()["work"]["status"] == "limited"
 
-    assert "tried again" in pool.run("resume", "work").output
+    assert "work is resumed" in pool.run("resume", "work").output
 
     assert pool.list()["work"]["status"] == "ready"
-    with the_state() as state:
+    with open_the_state() as state:
         assert state.load().notes[(USAGE, json.dumps(key))]["limited"] == {}
-    assert "it is ready" in pool.run("resume", "work").output
+    assert "its status is ready" in pool.run("resume", "work").output
 
 
 def test_resume_ends_what_an_identity_is_not_for_as_well(pool: Pool) -> None:
@@ -464,26 +464,26 @@ def test_resume_ends_what_an_identity_is_not_for_as_well(pool: Pool) -> None:
     pool.add(pat("work"))
     now, fingerprint = time.time(), pool.list()["work"]["fingerprint"]
     of_token, of_plan, _ = subjects(fingerprint, Metadata("acc-work", "user-work", "business"))
-    with the_state() as state:
+    with open_the_state() as state:
         for kind, subject, what in ((Kind.ENDPOINT, of_token, RESPONSES), (Kind.MODEL, of_plan, "gpt-x")):
             entry = Exclusion(kind, subject, what, now, now + 600, "because")
             state.put_note(NOT_FOR, subject, {"entries": [list(entry)]})
     row = pool.list()["work"]
     assert (row["status"], len(row["not_for"])) == ("ready", 2)
 
-    assert "tried again" in pool.run("resume", "work").output
+    assert "work is resumed" in pool.run("resume", "work").output
 
     assert pool.list()["work"]["not_for"] == []
-    with the_state() as state:
+    with open_the_state() as state:
         assert (RESUMED, fingerprint) in state.load().notes  # for proxies that run
-    assert "it is ready" in pool.run("resume", "work").output
+    assert "its status is ready" in pool.run("resume", "work").output
 
 
 def test_breaker_says_what_it_is_and_is_closed_by_a_person(pool: Pool) -> None:
     pool.add(pat("work"))
     assert "closed" in pool.run("breaker").output
     opened = {"opened_at": time.time(), "until": time.time() + 60, "names": ["work", "spare"]}
-    with the_state() as state:
+    with open_the_state() as state:
         state.put_note(BREAKER, str(pool.path), opened)
 
     shown = pool.run("breaker", code=1).output
@@ -511,7 +511,7 @@ def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
     assert pool.text.count("# about the next") == 2
     result = pool.run("remove", "spare", code=1)
     assert f"spare is the only identity. Add another one first, or delete {pool.path}" in result.stderr
-    assert 'there is no identity "work"' in pool.run("remove", "work", code=2).stderr
+    assert 'no identity "work"' in pool.run("remove", "work", code=2).stderr
 
 
 # -- config check
@@ -520,7 +520,7 @@ def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
 def test_config_check_says_which_file_it_is_and_what_is_wrong_with_it(pool: Pool) -> None:
     pool.run("config", "check", "--config", str(pool.folder / "none"), code=2)
     pool.add(pat("work"))
-    assert f"{pool.path}: holds, 1 identities" in pool.run("config", "check").output
+    assert f"{pool.path}: valid, 1 identities" in pool.run("config", "check").output
     pool.path.write_text(pool.text + 'tokn = "x"\n')
     result = pool.run("config", "check", "--json", code=1)
     document = json.loads(result.stdout)
@@ -579,7 +579,7 @@ def test_login_of_an_identity_that_is_there_is_made_anew_in_its_place(
 
     stranger = login_of(pool.standin, pool.folder / "stranger", owner("stranger"))
     fake_codex(pool, monkeypatch, f'cp "{stranger.path}" "$CODEX_HOME/auth.json"')
-    assert "the new token is of somebody else" in pool.run("login", "spare", code=1).stderr
+    assert "the new token belongs to another account or user" in pool.run("login", "spare", code=1).stderr
     assert json.loads(kept.read_text()) == again.first
 
 
@@ -629,7 +629,7 @@ def test_a_token_in_place_of_a_name_is_not_shown(pool: Pool) -> None:
 
 def test_a_login_that_fails_changes_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_codex(pool, monkeypatch, "exit 3")
-    assert "ended with exit code 3; nothing was changed" in pool.run("login", "spare", code=1).stderr
+    assert "failed with exit code 3. Nothing was changed" in pool.run("login", "spare", code=1).stderr
     assert not pool.path.exists()
     monkeypatch.setenv("PATH", str(pool.folder / "empty"))
     assert "npm install -g @openai/codex" in pool.run("login", "spare", code=1).stderr

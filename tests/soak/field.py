@@ -223,7 +223,7 @@ class Field:
                 stderr=asyncio.subprocess.STDOUT,
             )
             said, _ = await process.communicate()
-            if b"tried again" not in said and process.returncode == 0:
+            if b"is resumed" not in said and process.returncode == 0:
                 return  # Nobody has met what was planned.
             if process.returncode == 0:
                 self.world.findings.counts["resumed by a person"] += 1

@@ -1,4 +1,4 @@
-"""`codexpool add` and `codexpool login`: one more identity, whose token was looked at before it is written."""
+"""`codexpool add` and `codexpool login`: verify a token, and add an identity that has it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +16,18 @@ import click
 from codexpool.cli.commands.replace import replace_login
 from codexpool.cli.common import (
     Failure,
+    Unchanged,
     config_option,
     edit_pool,
     known,
     name_argument,
+    open_the_state,
     pool_config,
     pool_path,
     sources,
-    the_state,
 )
-from codexpool.cli.token_options import Examined, Offer, examine, offer, offer_options
-from codexpool.cli.token_owners import holder_of
-from codexpool.cli.write_state import remember
+from codexpool.cli.token_options import GivenToken, given_token, token_options
+from codexpool.cli.tokens import Verified, identity_of, remember, verify
 from codexpool.config import ConfigError, FromAuthJson, IdentitySpec, PoolConfig, load
 from codexpool.config.lookup import default_paths
 from codexpool.config.named import Table, name_problem
@@ -37,51 +36,48 @@ from codexpool.config.tables import Value, with_table
 from codexpool.pool.needs import NAMES
 from codexpool.tokens.bearer import fingerprint
 
-BEGINNING: Final = """\
-# The identities codexpool may speak as. Pool only those you are entitled to use.
-# Every setting is described in config/pool.example.toml of the project.
+HEADER: Final = """\
+# The identities codexpool may use. Add only those you are entitled to use.
+# All settings: config/pool.example.toml of the project.
 """
 
 
 @click.command()
 @name_argument
-@offer_options
+@token_options
 @config_option
-@click.option("--dry-run", is_flag=True, help="Look at the token and say what would be written, but write nothing.")
-def add(name: str, named: Path | None, dry_run: bool, **said: Any) -> None:
-    """Add an identity to pool.toml, once it is known whose token it is.
+@click.option("--dry-run", is_flag=True, help="Verify the token and show what would be written, but write nothing.")
+def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
+    """Verify a token, and add it to pool.toml as identity NAME.
 
-    The token comes from a prompt that does not show it, or from where one of the options says. It is never an
-    argument.
+    Prompts for a personal access token unless an option names another source. A token is never an argument.
 
     \b
-        codexpool add work                          asks for a personal access token
+        codexpool add work
         codexpool add work --file ~/work.token
         codexpool add spare --auth-json ~/.codex-spare/auth.json
         codexpool add sso --command -- corp-login codex
     """
-    path = _place(named)
-    _refuse_name(name, path)
-    _add(name, path, offer(name, path.parent, **said), dry_run)
+    path = _pool_toml(named)
+    _require_free_name(name, path)
+    _add(name, path, given_token(name, path.parent, **options), dry_run)
 
 
 @click.command()
 @name_argument
-@click.option("--device-auth", is_flag=True, help="Passed on: log in with a code, on another machine's browser.")
+@click.option("--device-auth", is_flag=True, help="Log in with a code, in a browser on another machine.")
 @config_option
 def login(name: str, device_auth: bool, named: Path | None) -> None:
-    """Log in to ChatGPT for the pool: runs `codex login` in a folder of its own, and adds the result.
+    """Log in to ChatGPT with `codex login`, and add the login to pool.toml as identity NAME.
 
-    The login of an identity that is in the pool already is made anew in its place.
+    If NAME already is a login, replace it. The client's own login is not touched.
     """
-    path = _place(named)
+    path = _pool_toml(named)
     spec = pool_config(path).identity(name) if path.exists() else None
     if spec is not None and not isinstance(spec.source, FromAuthJson):
-        raise Failure(
-            f"{name} has a token of another kind; replace it (codexpool replace {name}), or take another name"
-        )
+        raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
-        _refuse_name(name, path)
+        _require_free_name(name, path)
     import platformdirs
 
     logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
@@ -89,71 +85,69 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
     home = next(logins / free for free in names if not (logins / free).exists())
     with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
-        fresh = _logged_in(Path(folder), device_auth)
+        new = _codex_login(Path(folder), device_auth)
         if spec is not None:
-            replace_login(pool_config(path), spec, fresh)
+            replace_login(pool_config(path), spec, new)
             return
-        kept = _private(home) / "auth.json"
-        fresh.replace(kept)
+        auth_json = _private(home) / "auth.json"
+        new.replace(auth_json)
     try:
-        _add(name, path, Offer(FromAuthJson(kept), {"auth_json": str(kept)}, False), dry_run=False)
+        _add(name, path, GivenToken(FromAuthJson(auth_json), {"auth_json": str(auth_json)}), dry_run=False)
     except click.ClickException:
-        kept.unlink()
+        auth_json.unlink()
         home.rmdir()
         raise
 
 
-def _add(name: str, path: Path, offered: Offer, dry_run: bool) -> None:
-    found = examine(IdentitySpec(name, offered.source, 0), may_renew=not dry_run)
-    _refuse_owner(_loaded(path), found)
-    table: dict[str, Value] = {"name": name, **offered.keys, **found.owner}
+def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
+    verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
+    _require_new_owner(_loaded(path), verified)
+    table: dict[str, Value] = {"name": name, **given.keys, **verified.owner}
     if dry_run:
-        click.echo(f"{_described(found)}\nWould be written to {path}:\n")
-        for key, value in _without_secrets(table).items():
+        click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
+        if isinstance(token := table.get("token"), str):
+            table["token"] = f"(sha256:{fingerprint(token)})"
+        for key, value in table.items():
             click.echo(f"    {key} = {value!r}")
         return
     _write(path, table)
-    with contextlib.suppress(Failure), the_state() as state:  # A proxy finds it out anew.
-        remember(state, path, name, found.credential, found.answer)
-    click.echo(f"{name} is in {path}: {_described(found)}")
-    if isinstance(offered.source, FromAuthJson) and (owner := other_owner(offered.source.path, os.environ)):
+    with contextlib.suppress(Failure), open_the_state() as state:  # Without it, proxies verify the token themselves.
+        remember(state, path, name, verified.credential, verified.answer)
+    click.echo(f"added {name} to {path}: {_described(verified)}")
+    if isinstance(given.source, FromAuthJson) and (owner := other_owner(given.source.path, os.environ)):
         click.echo(
-            f"codexpool: {offered.source.path} is the login of {owner} too: two owners of one refresh token burn it. "
-            f"Give the pool a login of its own: codexpool remove {name}, then codexpool login {name}",
+            f"codexpool: {given.source.path} is also the login of {owner}: two programs that renew one "
+            f"login break it. Give the pool its own: codexpool remove {name}, then codexpool login {name}",
             err=True,
         )
 
 
-def _place(named: Path | None) -> Path:
-    """The pool.toml to add to: one that is there, or the one to be made."""
+def _pool_toml(named: Path | None) -> Path:
+    """Return the pool.toml to add to, which may not exist yet."""
+    if named is None and (variable := os.environ.get("CODEXPOOL_CONFIG")):
+        named = Path(variable)
     if named is not None:
         return named.expanduser().absolute()
-    if os.environ.get("CODEXPOOL_CONFIG"):
-        return Path(os.environ["CODEXPOOL_CONFIG"]).expanduser().absolute()
     return pool_path(None) or default_paths(None)[-1]
 
 
-def _refuse_name(name: str, path: Path) -> None:
+def _require_free_name(name: str, path: Path) -> None:
     if problem := name_problem(name):
         raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
     config = _loaded(path)
     if config is not None and (spec := config.identity(name)) is not None:
         raise Failure(
-            f"there is an identity {name} already ({path}:{spec.line}). "
-            f"Take another name, or: codexpool replace {name}"
+            f"identity {name} already exists ({path}:{spec.line}). Use another name, or: codexpool replace {name}"
         )
 
 
-def _refuse_owner(config: PoolConfig | None, found: Examined) -> None:
-    """Two tokens of one account and user share every limit: that is no second identity."""
-    if config is None:
-        return
-    key = found.metadata.key
-    if (holder := holder_of(config, key, sources(), known())) is not None:
-        raise Failure(
-            f"this token is of the same account and user as {holder.name} ({key.account_id}, {key.user_id}). Two "
-            f"tokens of one would share every limit. To put it in its place: codexpool replace {holder.name}. "
-            f"Nothing was changed"
+def _require_new_owner(config: PoolConfig | None, verified: Verified) -> None:
+    """Reject a second token of one account and user: both would share every limit."""
+    key = verified.metadata.key
+    if config is not None and (other := identity_of(config, key, sources(), known())) is not None:
+        raise Unchanged(
+            f"this token has the same account and user as {other.name} ({key.account_id}, {key.user_id}), and shares "
+            f"its limits. To replace that token: codexpool replace {other.name}"
         )
 
 
@@ -162,7 +156,7 @@ def _write(path: Path, table: Mapping[str, Value]) -> None:
     if is_new:
         _private(path.parent)
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-            file.write(BEGINNING)
+            file.write(HEADER)
     try:
         edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
     except Failure:
@@ -171,17 +165,12 @@ def _write(path: Path, table: Mapping[str, Value]) -> None:
         raise
 
 
-def _described(found: Examined) -> str:
-    bearer, metadata = found.credential.bearer(), found.metadata
-    words = [f"{NAMES[found.credential.kind]} {bearer or ''}".strip()]
-    words += [f"account {metadata.account_id}"] if metadata.account_id else []
-    words += [f"user {metadata.user_id}"] if found.owner.get("user_id") else []
-    return ", ".join([*words, *([metadata.plan] if metadata.plan else []), metadata.origin])
-
-
-def _without_secrets(table: Mapping[str, Value]) -> Mapping[str, Value]:
-    token = table.get("token")
-    return {**table, "token": f"(sha256:{fingerprint(token)})"} if isinstance(token, str) else table
+def _described(verified: Verified) -> str:
+    bearer, metadata = verified.credential.bearer(), verified.metadata
+    parts = [f"{NAMES[verified.credential.kind]} {bearer or ''}".strip()]
+    parts += [f"account {metadata.account_id}"] if metadata.account_id else []
+    parts += [f"user {metadata.user_id}"] if verified.owner.get("user_id") else []
+    return ", ".join([*parts, *([metadata.plan] if metadata.plan else []), metadata.origin])
 
 
 def _loaded(path: Path) -> PoolConfig | None:
@@ -196,18 +185,17 @@ def _private(folder: Path) -> Path:
     return folder
 
 
-def _logged_in(folder: Path, device_auth: bool) -> Path:
-    """Run the official login; the auth.json it wrote. Raises Failure."""
+def _codex_login(folder: Path, device_auth: bool) -> Path:
+    """Run `codex login` with this folder as CODEX_HOME; return the auth.json it wrote. Raises Failure."""
     program = shutil.which(os.environ.get("CODEXPOOL_CODEX") or "codex")
     if program is None:
         raise Failure(
-            "there is no `codex` on the PATH. Install it (npm install -g @openai/codex), or say CODEXPOOL_CODEX=PATH"
+            "no `codex` on the PATH. Install it (npm install -g @openai/codex), or set CODEXPOOL_CODEX=PATH"
         )
     command = [program, "login", *(["--device-auth"] if device_auth else [])]
-    environ = {name: value for name, value in os.environ.items() if name not in ("CODEX_ACCESS_TOKEN",)}
+    environ = {name: value for name, value in os.environ.items() if name != "CODEX_ACCESS_TOKEN"}
     code = subprocess.run(command, env={**environ, "CODEX_HOME": str(folder)}, check=False).returncode
-    fresh = folder / "auth.json"
-    if code != 0 or not fresh.exists():
-        sys.stderr.flush()
-        raise Failure(f"`codex login` ended with exit code {code}; nothing was changed")
-    return fresh
+    auth_json = folder / "auth.json"
+    if code != 0 or not auth_json.exists():
+        raise Unchanged(f"`codex login` failed with exit code {code}")
+    return auth_json

@@ -1,4 +1,4 @@
-"""`codexpool breaker`: whether proxies have stopped to move sessions, and an end to that."""
+"""`codexpool breaker`: show or close the circuit breaker."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import config_option, json_option, known, moment, pool_config, the_state
+from codexpool.cli.common import config_option, json_option, known, moment, open_the_state, pool_config
 from codexpool.pool.breaker import Breaker, Opening
 from codexpool.upkeep.persistence import BREAKER
 
 
 @click.command()
-@click.option("--close", is_flag=True, help="Have proxies move sessions again, now.")
+@click.option("--close", is_flag=True, help="Close it now: proxies move sessions again.")
 @json_option
 @config_option
 def breaker(close: bool, as_json: bool, named: Path | None) -> None:
-    """Whether proxies have stopped to move sessions to other identities.
+    """Show or close the circuit breaker.
 
-    They do so for a while when several identities are refused for good within a minute ([pool] breaker in pool.toml
-    says how many): something is wrong then that more tries would make worse. Sessions whose identity serves go on.
-    After a pause one request finds out whether it is over. Exit code 1 while it is open.
+    It opens when several identities are refused for good within a minute ([pool] breaker in pool.toml sets how many):
+    moving their sessions could get more identities refused. Sessions of identities that serve go on. After a pause
+    one request tests whether the trouble is over.
+
+    Exit code 1 while it is open.
     """
     config = pool_config(named)
-    now = Breaker()
+    breaker = Breaker()
     if close:
-        with the_state() as state:
-            state.put_note(BREAKER, str(config.path), now.document())
+        with open_the_state() as state:
+            state.put_note(BREAKER, str(config.path), breaker.document())
     else:
-        now.take(known().notes.get((BREAKER, str(config.path)), {}))
-    state_now = now.state(time.time())
+        breaker.take(known().notes.get((BREAKER, str(config.path)), {}))
+    opening = breaker.state(time.time())
     if as_json:
-        document = {"state": str(state_now), "since": moment(now.opened_at), "names": list(now.names)}
-        click.echo(json.dumps({**document, "until": moment(now.until) if now.opened_at is not None else None}))
-    elif state_now is Opening.CLOSED:
-        click.echo("the breaker is closed: sessions are moved as need be")
+        until = moment(breaker.until) if breaker.opened_at is not None else None
+        since = moment(breaker.opened_at)
+        click.echo(json.dumps({"state": str(opening), "since": since, "names": list(breaker.names), "until": until}))
+    elif opening is Opening.CLOSED:
+        click.echo("the breaker is closed: proxies move sessions as needed")
     else:
-        click.echo(
-            f"the breaker is {state_now}, since {moment(now.opened_at)}: refused for good: {', '.join(now.names)}"
-        )
-        until = f"until {moment(now.until)}" if state_now is Opening.OPEN else "until one request was served"
-        click.echo(f"sessions are not moved {until}. To end it now: codexpool breaker --close")
-    if state_now is Opening.OPEN:
+        until = f"until {moment(breaker.until)}" if opening is Opening.OPEN else "until one request succeeds"
+        names = ", ".join(breaker.names)
+        click.echo(f"the breaker is {opening} since {moment(breaker.opened_at)}: refused for good: {names}")
+        click.echo(f"sessions are not moved {until}. To close it now: codexpool breaker --close")
+    if opening is Opening.OPEN:
         raise SystemExit(1)

@@ -1,10 +1,10 @@
-"""`codexpool check`: every token looked at now, several at once."""
+"""`codexpool check`: verify the tokens of the pool now, several at once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,39 +12,39 @@ from typing import Final
 
 import click
 
-from codexpool.cli.check_token import examined
 from codexpool.cli.common import (
     Failure,
     config_option,
     console,
     json_option,
     known,
+    open_the_state,
     pool_config,
+    sources,
     spec_of,
-    the_state,
     verification,
 )
-from codexpool.cli.common import sources as usual_sources
-from codexpool.cli.identity_rows import IdentityRow, identity_rows
-from codexpool.cli.identity_table import table
-from codexpool.cli.write_state import remember
+from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
+from codexpool.cli.tokens import checked, remember
 from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
 from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
-from codexpool.pool.identity import WHOAMI, Evidence, Kind, Status, Word
+from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word
 from codexpool.pool.states import CONDEMNED
 
 AT_ONCE: Final = 8
-"""Tokens that are asked about at the same time."""
-
-TOGETHER: Final = (
-    "Whoami refuses several tokens at once, so it may be whoami that is wrong: nothing is flagged. A proxy that runs "
-    "flags them if that holds for ten minutes, or if requests are refused as well"
-)
-"""What is said of them."""
+"""Tokens verified at the same time."""
 
 FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})
-"""What the exit code tells of, besides tokens that nobody could be asked about."""
+"""Statuses that make the exit code 1."""
+
+REFUSED: Final[Mapping[Kind, Status]] = {Kind.PAT: Status.NEEDS_REPLACEMENT, Kind.OAUTH: Status.NEEDS_LOGIN}
+"""Statuses of a refused token; of other kinds it is only suspect: the next token may be good."""
+
+SEVERAL: Final = (
+    "whoami refuses several tokens at once, so whoami may be wrong: none is flagged. A running proxy flags them if "
+    "this lasts ten minutes, or if requests are refused too"
+)
 
 
 @click.command()
@@ -53,53 +53,54 @@ FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})
 @json_option
 @click.pass_context
 def check(context: click.Context, names: tuple[str, ...], named: Path | None, as_json: bool) -> None:
-    """Ask the backend, now, whether the tokens are good, and whose they are.
+    """Verify the tokens of all identities, or of NAMEs, with the backend.
 
-    Without NAMEs all are looked at. A command is run, and a login that has ended is renewed. What is found out is
-    written down: a dead personal access token is flagged in pool.toml, and the flag of one that is good goes. Where
-    whoami refuses several at once that were good before, none is flagged: whoami may be wrong.
+    Runs commands, and renews logins that have expired. Records the results: flags dead personal access tokens in
+    pool.toml, and removes the flag of good ones. If whoami refuses several tokens at once that were good before, it
+    flags none: whoami may be wrong.
 
-    The exit code is 1 if any identity needs a person, or could not be looked at.
+    Exit code 1 if an identity needs attention or could not be verified.
     """
     config = pool_config(named)
     wanted = {spec_of(config, name).name for name in names} or {spec.name for spec in config.identities}
-    sources = usual_sources()
-    resolved = resolve(config, sources)
-    before = {row.spec.name: row for row in identity_rows(config, sources, known())}
-    answers = asyncio.run(_all(config, resolved, [name for name in before if name in wanted]))
-    answers = _doubted_together(answers, before)
-    complaints = _write_down(config, resolved, answers)
-    rows = [_seen(before[name], answers.get(name)) for name in before if name in wanted]
+    resolved = resolve(config, sources())
+    before = {row.spec.name: row for row in identity_rows(config, sources(), known()) if row.spec.name in wanted}
+    answers = _without_mass_refusals(asyncio.run(_check(config, resolved, list(before))), before)
+    statuses = {name: _status(before[name].kind, answer) for name, answer in answers.items()}
+    errors = _record(config, resolved, answers, statuses)
+    rows = [_after(row, answers.get(name), statuses.get(name)) for name, row in before.items()]
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
     else:
-        table(rows)
-    for complaint in complaints:
-        click.echo(f"codexpool: {complaint}", err=True)
-    unasked = [name for name in answers if _status(resolved.credentials[name].kind, answers[name]) is None]
-    context.exit(1 if unasked or complaints or any(row.status in FAILED for row in rows) else 0)
+        print_rows(rows)
+    for error in errors:
+        click.echo(f"codexpool: {error}", err=True)
+    context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
 
 
-async def _all(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> dict[str, Whoami]:
-    """The word on each token that there is."""
-    ask = await verification()
+async def _check(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> dict[str, Whoami]:
+    from rich.progress import Progress
+
+    api = await verification()
     at_once = asyncio.Semaphore(AT_ONCE)
     answers: dict[str, Whoami] = {}
-    with _Progress(len(names)) as advance:
+    out = console(stderr=True)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
+        task = progress.add_task("verifying", total=len(names))
 
         async def one(name: str) -> None:
             spec, credential = config.identity(name), resolved.credentials.get(name)
             if spec is not None and credential is not None:
                 async with at_once:
-                    answers[name] = await examined(spec, credential, ask)
-            advance()
+                    answers[name] = await checked(spec, credential, api)
+            progress.advance(task)
 
         await asyncio.gather(*(one(name) for name in names))
     return answers
 
 
-def _doubted_together(answers: dict[str, Whoami], before: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
-    """The answers, of which several new refusals by whoami at once are no word yet."""
+def _without_mass_refusals(answers: dict[str, Whoami], before: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
+    """Take several new refusals by whoami at once as no answer."""
     refused = [
         name
         for name, answer in answers.items()
@@ -110,90 +111,62 @@ def _doubted_together(answers: dict[str, Whoami], before: Mapping[str, IdentityR
     if len(refused) < 2:
         return answers
     doubted = {
-        name: Whoami(Word.UNREACHABLE, replace(answers[name].evidence, note=f"{answers[name].evidence}. {TOGETHER}"))
+        name: Whoami(Word.UNREACHABLE, replace(answers[name].evidence, note=f"{answers[name].evidence}. {SEVERAL}"))
         for name in refused
     }
     return {**answers, **doubted}
 
 
-class _Progress:
-    """How many are done, on standard error, if that is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        from rich.progress import Progress
-
-        self._progress = Progress(console=console(stderr=True), transient=True)
-        self._total = total
-        self._shows = self._progress.console.is_terminal
-
-    def __enter__(self) -> Callable[[], None]:
-        if not self._shows:
-            return lambda: None
-        self._progress.start()
-        task = self._progress.add_task("asking", total=self._total)
-        return lambda: self._progress.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self._shows:
-            self._progress.stop()
-
-
-def _seen(row: IdentityRow, answer: Whoami | None) -> IdentityRow:
-    """How an identity stands after it was looked at."""
-    if answer is None:
-        return row  # There is no token to look at; why, is there already.
-    status = _status(row.kind, answer)
-    if status is None:
-        return replace(row, evidence=str(answer.evidence))
-    row = replace(
-        row,
-        metadata=answer.metadata or row.metadata,
-        fingerprint=answer.evidence.fingerprint or row.fingerprint,
-    )
-    if status is Status.READY and row.status in (Status.PAUSED, Status.LIMITED):
-        return row  # A good token changes nothing about that.
-    evidence = "" if status is Status.READY else str(answer.evidence)
-    return replace(row, status=status, since=answer.evidence.at, until=None, evidence=evidence)
-
-
 def _status(kind: Kind, answer: Whoami) -> Status | None:
-    """What an identity is after this word; None where that says nothing about it.
-
-    That routing discovery does not list an account is no word yet: a proxy sees whether it stays so.
-    """
-    if answer.evidence.path == DISCOVERY and answer.word is Word.OTHER_ACCOUNT:
-        return None
+    """Return an identity's status after an answer; None if the answer decides nothing."""
     match answer.word:
         case Word.HEALTHY:
             return Status.READY
+        case Word.OTHER_ACCOUNT if answer.evidence.path == DISCOVERY:
+            return None  # Discovery may list the account later; a proxy decides that.
         case Word.OTHER_ACCOUNT:
             return Status.CONFLICT
         case Word.REFUSED:
-            return {Kind.PAT: Status.NEEDS_REPLACEMENT, Kind.OAUTH: Status.NEEDS_LOGIN}.get(kind, Status.SUSPECT)
+            return REFUSED.get(kind, Status.SUSPECT)
         case Word.UNREACHABLE:
             return None
 
 
-def _write_down(config: PoolConfig, resolved: Resolved, answers: dict[str, Whoami]) -> list[str]:
-    """Have proxies know of it, and pool.toml; what could not be written."""
-    complaints: list[str] = []
+def _after(row: IdentityRow, answer: Whoami | None, status: Status | None) -> IdentityRow:
+    """Return the row with the answer in it."""
+    if answer is None:
+        return row  # It has no token; the row has the reason.
+    evidence = answer.evidence
+    if status is None:
+        return replace(row, condition=replace(row.condition, evidence=evidence))
+    row = replace(row, metadata=answer.metadata or row.metadata, fingerprint=evidence.fingerprint or row.fingerprint)
+    if status is Status.READY and row.status in (Status.PAUSED, Status.LIMITED):
+        return row  # A good token does not change that.
+    condition = Condition(status, evidence.at, evidence=None if status is Status.READY else evidence)
+    return replace(row, condition=condition)
+
+
+def _record(
+    config: PoolConfig, resolved: Resolved, answers: Mapping[str, Whoami], statuses: Mapping[str, Status | None]
+) -> list[str]:
+    """Write the answers to the state and to pool.toml; return the errors."""
+    errors: list[str] = []
+    decided = {name: status for name, status in statuses.items() if status is not None}
     try:
-        with the_state() as state:
-            for name, answer in answers.items():
-                credential = resolved.credentials[name]
-                if (status := _status(credential.kind, answer)) is not None:
-                    remember(state, config.path, name, credential, answer, status)
+        with open_the_state() as state:
+            for name, status in decided.items():
+                remember(state, config.path, name, resolved.credentials[name], answers[name], status)
     except Failure as failure:
-        complaints.append(failure.message)
-    for name, answer in answers.items():
+        errors.append(failure.message)
+    for name, status in decided.items():
         credential = resolved.credentials[name]
-        bearer, status = credential.bearer(), _status(credential.kind, answer)
-        if bearer is not None and status is not None and credential.kind is Kind.PAT:
+        bearer = credential.bearer()
+        if bearer is not None and credential.kind is Kind.PAT:
             try:
-                _flag(config, name, status, f"sha256:{bearer.fingerprint}", answer.evidence)
+                _flag(config, name, status, f"sha256:{bearer.fingerprint}", answers[name].evidence)
             except editing.EditError as error:
-                complaints.append(str(error))
-    return complaints
+                errors.append(str(error))
+    return errors
 
 
 def _flag(config: PoolConfig, name: str, status: Status, token: str, evidence: Evidence) -> None:

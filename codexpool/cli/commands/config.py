@@ -1,4 +1,4 @@
-"""`codexpool config check`: whether a pool.toml holds, and which one that is."""
+"""`codexpool config check`: validate pool.toml."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, config_option, json_option, pool_path, sources
-from codexpool.cli.entry import entry
-from codexpool.config import ConfigError, Problem, load, places, resolve
+from codexpool.cli.common import config_option, existing_pool_path, json_option, sources
+from codexpool.config import ConfigError, Problem, load, resolve
 from codexpool.redaction import redact_tokens
 
 
 @click.group()
 def config() -> None:
-    """Look at pool.toml."""
+    """Validate pool.toml."""
 
 
 @config.command("check")
@@ -23,14 +22,11 @@ def config() -> None:
 @json_option
 @click.pass_context
 def check(context: click.Context, named: Path | None, as_json: bool) -> None:
-    """Read pool.toml as a proxy would: where it was found, and whatever is wrong with it, by line.
+    """Validate pool.toml as a proxy would: print its path, and its problems by line.
 
-    Nobody is asked about a token: that is `codexpool check`. The exit code is 1 if anything is wrong.
+    Does not verify tokens: for that, use `codexpool check`. Exit code 1 if there are problems.
     """
-    path = pool_path(named)
-    if path is None:
-        looked_at = "\n  ".join(places(entry())[1:])
-        raise Failure(f"no pool.toml was found. Looked at:\n  {looked_at}")
+    path = existing_pool_path(named)
     names: list[str] = []
     try:
         config = load(path)
@@ -44,7 +40,7 @@ def check(context: click.Context, named: Path | None, as_json: bool) -> None:
     else:
         for problem in problems:
             click.echo(redact_tokens(str(problem)), err=True)
-        click.echo(f"{path}: {'holds' if not problems else 'does not hold as it is'}, {len(names)} identities")
+        click.echo(f"{path}: {'invalid' if problems else 'valid'}, {len(names)} identities")
     context.exit(1 if problems else 0)
 
 

@@ -1,4 +1,4 @@
-"""`codexpool list` and `codexpool show`: how the identities stand."""
+"""`codexpool list` and `codexpool show`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from codexpool.cli.common import (
     moment,
     name_argument,
     pool_config,
+    sources,
     spec_of,
 )
-from codexpool.cli.common import sources as usual_sources
-from codexpool.cli.identity_rows import identity_rows
-from codexpool.cli.identity_table import STYLES, table
+from codexpool.cli.identity_rows import identity_rows, print_rows
+from codexpool.cli.output import STATUS_STYLES
 
 
 @click.command("list")
 @config_option
 @json_option
 def list_(named: Path | None, as_json: bool) -> None:
-    """List the identities of the pool, and how they stand.
+    """List the identities of the pool and their status.
 
-    This is what pool.toml says, and what proxies have found out so far; `codexpool check` asks the backend.
+    Reads pool.toml and what proxies have found out; `codexpool check` asks the backend.
     """
-    config = pool_config(named)
-    rows = identity_rows(config, usual_sources(), known())
+    rows = identity_rows(pool_config(named), sources(), known())
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
-        return
-    table(rows)
+    else:
+        print_rows(rows)
 
 
 @click.command()
@@ -43,10 +42,10 @@ def list_(named: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def show(name: str, named: Path | None, as_json: bool) -> None:
-    """Show one identity with all that is known of it, and no secret."""
+    """Show all that is known about identity NAME, except secrets."""
     config = pool_config(named)
     spec_of(config, name)
-    row = next(row for row in identity_rows(config, usual_sources(), known()) if row.spec.name == name)
+    row = next(row for row in identity_rows(config, sources(), known()) if row.spec.name == name)
     document = {
         **row.document(),
         "expires": moment(row.spec.expires_at),
@@ -59,13 +58,13 @@ def show(name: str, named: Path | None, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    shown = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2))
     for key, value in document.items():
-        style = STYLES[row.status] if key == "status" else ""
-        shown.add_row(key.replace("_", " "), _text(value), style=style)
+        style = STATUS_STYLES[row.status] if key == "status" else ""
+        table.add_row(key.replace("_", " "), _text(value), style=style)
     if row.reminder:
-        shown.add_row("reminder", row.reminder, style="yellow")
-    console().print(shown)
+        table.add_row("reminder", row.reminder, style="yellow")
+    console().print(table)
 
 
 def _text(value: object) -> str:

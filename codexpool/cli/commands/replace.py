@@ -1,32 +1,31 @@
-"""`codexpool replace`: a new token in the place of an old one, if it is of the same account and user."""
+"""`codexpool replace`: replace an identity's token with another one of the same account and user."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import click
 
-from codexpool.cli.check_token import examined
 from codexpool.cli.common import (
     Failure,
+    Unchanged,
     config_option,
     edit_pool,
     known,
     name_argument,
+    open_the_state,
     pool_config,
     sources,
     spec_of,
-    the_state,
     verification,
 )
-from codexpool.cli.token_options import Examined, Offer, examine, offer, offer_options
-from codexpool.cli.token_owners import holder_of, owner_of
-from codexpool.cli.write_state import remember
+from codexpool.cli.token_options import GivenToken, given_token, token_options
+from codexpool.cli.tokens import Verified, checked, identity_of, owner_of, remember, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
 from codexpool.config import (
@@ -43,133 +42,130 @@ from codexpool.config.keyrings import write_keyring
 from codexpool.config.named import Table
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import with_key, with_table, without_key
-from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import IdentityKey
 
 LOCK_TIMEOUT = 40.0
-"""Seconds to wait for somebody who renews the same login, or writes the same file."""
+"""Seconds to wait for a process that renews the same login, or writes the same file."""
 
 SOURCES = ("token", "auth_json")
 """The keys of which an identity has one."""
 
-OF_THE_OLD = ("needs_replacement", "expires")
-"""Keys that speak of the token which is replaced."""
+OUTDATED = ("needs_replacement", "expires")
+"""Keys about the old token."""
 
 
 @click.command()
 @name_argument
-@offer_options
+@token_options
 @config_option
-@click.option("--as-new", is_flag=True, help="Keep NAME as it is, and add the token as another identity.")
-def replace(name: str, named: Path | None, as_new: bool, **said: Any) -> None:
-    """Put a new token in the place of NAME's, if it is of the same account and user.
+@click.option("--as-new", is_flag=True, help="Keep NAME, and add the token as another identity.")
+def replace(name: str, named: Path | None, as_new: bool, **options: Any) -> None:
+    """Replace NAME's token with another one of the same account and user.
 
-    The token comes from a prompt that does not show it, or from where one of the options says; it goes to where the
-    old one is. Sessions, history and everything else of the identity stay.
+    Prompts for the token unless an option names its source, and stores it where the old one is. NAME keeps its
+    sessions and its history.
     """
     config = pool_config(named)
     spec = spec_of(config, name)
-    goes_by = _free_name(config, name) if as_new else name
-    offered = offer(goes_by, config.path.parent, **said)
-    found = examine(changed(spec, name=goes_by, source=offered.source, account_id=None, user_id=None))
+    new_name = _free_name(config, name) if as_new else name
+    given = given_token(new_name, config.path.parent, **options)
+    verified = verify(changed(spec, name=new_name, source=given.source, account_id=None, user_id=None))
     if as_new:
-        _as_new(config, name, goes_by, offered, found)
+        _add(config, new_name, given, verified)
+        click.echo(f"added {new_name} to {config.path}; {name} is unchanged")
         return
-    _refuse_another(config, spec, found)
-    _put(config, spec, offered, found)
-    _remember(config, name, found)
-    click.echo(f"{name} has a new token: {found.credential.bearer()}, of the same account and user")
+    _require_same_owner(config, spec, verified)
+    _store(config, spec, given)
+    _remember(config, name, verified)
+    click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
 
 
-def replace_login(config: PoolConfig, spec: IdentitySpec, fresh: Path) -> None:
-    """Put a new auth.json in the place of an identity's, if it is of the same account and user. Raises Failure."""
+def replace_login(config: PoolConfig, spec: IdentitySpec, new: Path) -> None:
+    """Replace an identity's auth.json with a new one of the same account and user. Raises Failure."""
     assert isinstance(spec.source, FromAuthJson)
-    found = examine(changed(spec, source=FromAuthJson(fresh), account_id=None, user_id=None))
-    _refuse_another(config, spec, found)
-    _written(spec.source.path, fresh.read_text(encoding="utf-8"))
-    _edit(config, lambda text: _without(text, spec.name, OF_THE_OLD))
-    _remember(config, spec.name, found)
-    click.echo(f"{spec.name} is logged in anew: {found.credential.bearer()}, of the same account and user")
+    verified = verify(changed(spec, source=FromAuthJson(new), account_id=None, user_id=None))
+    _require_same_owner(config, spec, verified)
+    _write(spec.source.path, new.read_text(encoding="utf-8"))
+    _edit(config, lambda text: _without(text, spec.name, OUTDATED))
+    _remember(config, spec.name, verified)
+    click.echo(f"{spec.name} is logged in again: {verified.credential.bearer()}, of the same account and user")
 
 
 def _free_name(config: PoolConfig, name: str) -> str:
     return next(free for n in range(2, 1000) if config.identity(free := f"{name}-{n}") is None)
 
 
-def _as_new(config: PoolConfig, name: str, new: str, offered: Offer, found: Examined) -> None:
-    if (holder := holder_of(config, found.metadata.key, sources(), known())) is not None:
-        raise Failure(f"this token is of the same account and user as {holder.name}. Nothing was changed")
-    _edit(config, lambda text: with_table(text, {"name": new, **offered.keys, **found.owner}, Table.IDENTITY))
-    _remember(config, new, found)
-    click.echo(f"{new} is in {config.path}; {name} stays as it is")
+def _add(config: PoolConfig, name: str, given: GivenToken, verified: Verified) -> None:
+    if (other := identity_of(config, verified.metadata.key, sources(), known())) is not None:
+        raise Unchanged(f"this token has the same account and user as {other.name}")
+    _edit(config, lambda text: with_table(text, {"name": name, **given.keys, **verified.owner}, Table.IDENTITY))
+    _remember(config, name, verified)
 
 
-def _refuse_another(config: PoolConfig, spec: IdentitySpec, found: Examined) -> None:
-    old = owner_of(config, spec, sources(), known()) or _asked(spec)
-    new = found.metadata.key
+def _require_same_owner(config: PoolConfig, spec: IdentitySpec, verified: Verified) -> None:
+    old = owner_of(config, spec, sources(), known()) or _ask_owner(spec)
+    new = verified.metadata.key
+    as_new = f"To add it as another identity: codexpool replace {spec.name} --as-new"
     if old is None:
         raise Failure(
-            f"it is not known whose token {spec.name} had, so the new one cannot be compared. Nothing was changed. "
-            f"To add it as another identity: codexpool replace {spec.name} --as-new"
+            f"cannot compare: the owner of {spec.name}'s old token is unknown. Nothing was changed. {as_new}"
         )
     if old != new:
         raise Failure(
-            f"the new token is of somebody else. Nothing was changed\n"
-            f"  {spec.name} is  account {old.account_id}, user {old.user_id}\n"
-            f"  the new one  account {new.account_id}, user {new.user_id}\n"
-            f"To add it as another identity: codexpool replace {spec.name} --as-new"
+            f"the new token belongs to another account or user. Nothing was changed\n"
+            f"  {spec.name}: account {old.account_id}, user {old.user_id}\n"
+            f"  new token: account {new.account_id}, user {new.user_id}\n"
+            f"{as_new}"
         )
 
 
-def _asked(spec: IdentitySpec) -> IdentityKey | None:
-    """Whose the old token is, if it still says so."""
+def _ask_owner(spec: IdentitySpec) -> IdentityKey | None:
+    """Ask the backend for the owner of the old token, which may still be valid."""
     try:
         credential = credential_of(spec, sources())
     except UnusableError:
         return None
 
-    async def ask() -> Whoami:
-        return await examined(spec, credential, await verification())
+    async def ask() -> IdentityKey | None:
+        metadata = (await checked(spec, credential, await verification())).metadata
+        return metadata.key if metadata is not None else None
 
-    metadata = asyncio.run(ask()).metadata
-    return metadata.key if metadata is not None else None
+    return asyncio.run(ask())
 
 
-def _put(config: PoolConfig, spec: IdentitySpec, offered: Offer, found: Examined) -> None:
-    """Write the new token to where the old one is, or say in pool.toml where it is from now on."""
-
-    def elsewhere(text: str) -> str:
-        (key, value), *_ = offered.keys.items()
-        text = _without(text, spec.name, [other for other in SOURCES if other != key])
-        return _without(with_key(text, spec.name, key, value), spec.name, OF_THE_OLD)
-
-    if not offered.is_typed or isinstance(spec.source, Inline):
-        _edit(config, elsewhere)
+def _store(config: PoolConfig, spec: IdentitySpec, given: GivenToken) -> None:
+    """Write the new token to where the old one is, or its new source to pool.toml."""
+    if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
+        ((key, value),) = given.keys.items()
+        others = [other for other in SOURCES if other != key]
+        _edit(
+            config,
+            lambda text: _without(
+                with_key(_without(text, spec.name, others), spec.name, key, value), spec.name, OUTDATED
+            ),
+        )
         return
-    assert isinstance(offered.source, Inline)
     match spec.source:
         case FromFile(path):
-            _written(path, f"{offered.source.token}\n")
+            _write(path, f"{given.source.token}\n")
         case FromKeyring(service):
             try:
-                write_keyring(service, spec.name, offered.source.token)
+                write_keyring(service, spec.name, given.source.token)
             except UnusableError as error:
-                raise Failure(f"{error.what}; {error.remedy}. Nothing was changed") from None
+                raise Unchanged(f"{error.what}; {error.remedy}") from None
         case FromEnv(variable):
-            raise Failure(
-                f"{spec.name} has its token from the environment variable {variable}: set it anew where the proxy is "
-                f"started, and restart that. Or say another place: --file, --keyring. Nothing was changed"
+            raise Unchanged(
+                f"{spec.name}'s token is in the environment variable {variable}: set it where the proxy is started, "
+                "and restart the proxy. Or move the token: --file, --keyring"
             )
         case FromAuthJson(path):
-            raise Failure(
-                f"{spec.name} has a login in {path}. Log in anew: codexpool login {spec.name}. Nothing was changed"
-            )
+            raise Unchanged(f"{spec.name} is a login ({path}). Log in again: codexpool login {spec.name}")
         case FromCommand():
-            raise Failure(f"{spec.name} has its token from a command, which prints the new one. Nothing was changed")
-    _edit(config, lambda text: _without(text, spec.name, OF_THE_OLD))
+            raise Unchanged(f"{spec.name}'s token comes from a command: have that print the new one")
+    _edit(config, lambda text: _without(text, spec.name, OUTDATED))
 
 
-def _without(text: str, name: str, keys: tuple[str, ...] | list[str]) -> str:
+def _without(text: str, name: str, keys: Iterable[str]) -> str:
     for key in keys:
         text = without_key(text, name, key)
     return text
@@ -177,27 +173,27 @@ def _without(text: str, name: str, keys: tuple[str, ...] | list[str]) -> str:
 
 def _edit(config: PoolConfig, change: Callable[[str], str]) -> None:
     edit_pool(config.path, change)
-    # A proxy that looks for changes looks at this file first: a keyring tells nobody that it has changed.
+    # Proxies watch this file; a change in the keyring is invisible to them.
     os.utime(config.path)
 
 
-def _written(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     try:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
         real = path.resolve(strict=True)
         if os.name == "posix" and real.stat().st_mode & OPEN_TO_OTHERS:
-            raise Failure(f"{path} is open to other users: chmod 600 {path}. Nothing was changed")
+            raise Unchanged(f"other users can read {path}. Run: chmod 600 {path}")
         with locked(real, LOCK_TIMEOUT), Replacement(real) as new:
             new.put(text.encode())
     except OSError as error:
-        raise Failure(f"{path} cannot be written: {error.strerror or error}. Nothing was changed") from None
+        raise Unchanged(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _remember(config: PoolConfig, name: str, found: Examined) -> None:
+def _remember(config: PoolConfig, name: str, verified: Verified) -> None:
     try:
-        with the_state() as state:
-            remember(state, config.path, name, found.credential, found.answer)
-    except Failure as failure:  # The token is replaced all the same; a proxy finds the rest out.
-        failure.show()
+        with open_the_state() as state:
+            remember(state, config.path, name, verified.credential, verified.answer)
+    except Failure as failure:
+        failure.show()  # The token is replaced all the same, and proxies verify it themselves.

@@ -1,0 +1,140 @@
+"""What `add`, `replace`, `login` and `check` do with a token: verify it, find its owner, remember both."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from codexpool.cli.common import Failure, sources, verification
+from codexpool.common.private_files import UnusableError
+from codexpool.config import IdentitySpec, PoolConfig, Sources
+from codexpool.config.keyrings import PendingError
+from codexpool.config.sources import credential_of
+from codexpool.config.tables import Value
+from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
+from codexpool.credentials.authapi import Whoami
+from codexpool.credentials.oauth import OAuth
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status, Word
+from codexpool.pool.needs import is_of_the_account
+from codexpool.pool.states import CONDEMNED
+from codexpool.state import Record, Snapshot, State, record_name
+from codexpool.upkeep.verification import Verification, of_its_login
+
+REFUSALS = {
+    Word.REFUSED: "the backend refused this token",
+    Word.UNREACHABLE: "could not verify the token; try again",
+    Word.OTHER_ACCOUNT: "this token belongs to another account than expected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token the backend accepted, and its owner."""
+
+    credential: Credential
+    answer: Whoami
+    metadata: Metadata
+
+    @property
+    def owner(self) -> Mapping[str, Value]:
+        """The keys of pool.toml that pin the identity to this owner."""
+        pins = {"account_id": self.metadata.account_id, "user_id": self.metadata.user_id}
+        return {key: value for key, value in pins.items() if value and not value.startswith("command:")}
+
+
+def verify(spec: IdentitySpec, may_renew: bool = True) -> Verified:
+    """Verify the token an identity would have. Raises Failure if it would not serve."""
+    try:
+        credential = credential_of(spec, sources())
+    except UnusableError as error:
+        raise Failure(f"{error.what}; {error.remedy}. Nothing was changed") from None
+
+    async def ask() -> Whoami:
+        return await checked(spec, credential, await verification(), may_renew)
+
+    answer = asyncio.run(ask())
+    if answer.metadata is None or answer.word is not Word.HEALTHY:
+        raise Failure(f"{REFUSALS[answer.word]}: {answer.evidence}. Nothing was changed")
+    return Verified(credential, answer, answer.metadata)
+
+
+async def checked(
+    spec: IdentitySpec, credential: Credential, verification: Verification, may_renew: bool = True
+) -> Whoami:
+    """Ask the backend about an identity's token.
+
+    As a proxy would, runs a command, and renews a login that has expired, or once if it is refused: under the lock,
+    and written before use. Without ``may_renew`` it renews nothing.
+    """
+
+    async def ask(token: Renewal, is_new: bool = False) -> Whoami:
+        answer = of_its_login(await verification.owner(token.bearer, credential, spec), token, spec)
+        return await verification.place(answer, token.bearer, by_other_means=is_new or credential.kind is Kind.PAT)
+
+    try:
+        bearer = credential.bearer()
+        token = await _present(credential) if bearer is None or may_renew else Renewal(bearer, issued=False)
+        answer = await ask(token)
+        if answer.word is Word.REFUSED and credential.kind.is_renewable and may_renew:
+            renewal = await credential.renewed(token.bearer, refused=True)
+            return answer if renewal is None else await ask(renewal, is_new=True)
+        return answer
+    except NoTokenNowError as error:
+        return Whoami(Word.UNREACHABLE, Evidence(time.time(), note=str(error)))
+    except NoTokenAnyMoreError as error:
+        return Whoami(Word.REFUSED, Evidence(time.time(), code=error.code, note=str(error)))
+
+
+async def _present(credential: Credential) -> Renewal:
+    bearer, due_at = credential.bearer(), credential.due_at()
+    if bearer is not None and (due_at is None or due_at > time.time()):
+        return Renewal(bearer, issued=False)
+    renewal = await credential.renewed(bearer, refused=False)
+    if renewal is None:
+        raise NoTokenNowError("there is no token")
+    return renewal
+
+
+def owner_of(config: PoolConfig, spec: IdentitySpec, sources: Sources, known: Snapshot) -> IdentityKey | None:
+    """Return an identity's account and user from pool.toml, its login or the state; None if none of them knows."""
+    if spec.account_id and spec.user_id:
+        return IdentityKey(spec.account_id, spec.user_id)
+    try:
+        credential = credential_of(spec, sources)
+    except (UnusableError, PendingError):
+        credential = None
+    if isinstance(credential, OAuth):
+        return IdentityKey(credential.login.account_id, credential.login.user_id)
+    bearer = credential.bearer() if credential is not None else None
+    if bearer is not None and (metadata := known.metadata.get(bearer.fingerprint)) is not None:
+        return metadata.key
+    record = known.records.get(record_name(config.path, spec.name))
+    return record.key if record is not None else None
+
+
+def identity_of(config: PoolConfig, key: IdentityKey, sources: Sources, known: Snapshot) -> IdentitySpec | None:
+    """Return the identity that has this account and user; None if there is none."""
+    return next((spec for spec in config.identities if owner_of(config, spec, sources, known) == key), None)
+
+
+def remember(
+    state: State, pool_toml: Path, name: str, credential: Credential, answer: Whoami, status: Status = Status.READY
+) -> None:
+    """Write the backend's answer about an identity's token to the state, for proxies and later commands."""
+    bearer, metadata, at = credential.bearer(), answer.metadata, answer.evidence.at
+    if bearer is None:
+        return
+    if metadata is not None and status is Status.READY:
+        if credential.kind is not Kind.COMMAND:
+            state.put_metadata(bearer.fingerprint, metadata, at)
+        known = state.load()
+        record = known.records.get(record_name(pool_toml, name))
+        used_at = record.used_at if record is not None and record.key == metadata.key else None
+        state.put_record(record_name(pool_toml, name), Record(bearer.fingerprint, metadata.key, used_at))
+        if not is_of_the_account(known.conditions.get(bearer.fingerprint)):
+            state.put_condition(bearer.fingerprint, Condition(status, at))
+    elif status in CONDEMNED:
+        state.put_condition(bearer.fingerprint, Condition(status, at, evidence=answer.evidence))
