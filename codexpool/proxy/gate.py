@@ -1,7 +1,7 @@
-"""The gate: whose a request is, as its key says, and what it gets for that (`codexpool.members.access` has a table).
+"""The gate: which member a request belongs to, and what it gets (`codexpool.members.access` has the table).
 
-A key is looked for in everything a request begins with (`codexpool.proxy.find_keys`), whatever host it is for, and
-what carries one where it does not belong does not pass.
+Keys are looked for in the whole head of a request (`codexpool.proxy.find_keys`), whatever its host. A request with a
+key in the wrong place is refused.
 """
 
 from __future__ import annotations
@@ -33,41 +33,27 @@ from codexpool.upkeep.keeper import Keeper
 logger = logging.getLogger("codexpool")
 
 WORTH_READING: Final = 16 * 1024 * 1024
-"""Bytes of a body that is read to its end although its request is refused, or is a stranger's."""
+"""Bytes of a body that are read although the request is refused, or comes from an unknown address."""
 
 LONGEST_HEAD: Final = 64 * 1024
-"""Bytes of the headers of such a request: more than that is not kept for anybody to look at."""
-
-MISPLACED: Final = "a member key stands where it does not belong"
+"""Bytes of the head of such a request."""
 
 PATIENCE: Final = 5.0
-"""Seconds that whoami waits for the pool to know itself."""
+"""Seconds that whoami waits for the pool to learn the accounts of its identities."""
+
+MISPLACED: Final = "a member key is in a place where none belongs"
+
+ELSEWHERE: Final = "a member key is valid for this pool only, and is not sent to other hosts"
+
+NO_SOCKET: Final = "a member key opens no WebSocket but that of the model (codex/responses)"
 
 MISSING: Final = (
     "this pool is for its members, and the request has no member key. Set CODEX_ACCESS_TOKEN to yours (at-pool-…), "
-    "or ask whoever runs this proxy for one: codexpool member add NAME"
+    "or ask the operator of this proxy for one: codexpool member add NAME"
 )
 
-
-@dataclass(slots=True)
-class Entrance:
-    """What a request gets; ``why`` where it is refused. ``is_few``: its address has not been refused too often."""
-
-    gets: Gets
-    member: Member | None = None
-    why: str = ""
-    is_few: bool = True
-    policy: Policy = Policy.NEVER
-
-
-NO_SOCKET: Final = "a member key opens no WebSocket but the model's (codex/responses)"
-
-ELSEWHERE: Final = "a member key opens this pool only, and does not leave for another host"
-
-UNTOUCHED: Final = Entrance(Gets.UNTOUCHED)
-
 REFUSALS: Final = frozenset({Gets.REFUSED, Gets.WITHHELD, Gets.TOLD})
-"""What is counted against an address."""
+"""What counts against an address."""
 
 ACCOUNT: Final = "chatgpt-account-id"
 
@@ -75,9 +61,28 @@ _LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")
 """The access token of a login: a JWT."""
 
 
+@dataclass(slots=True)
+class Entrance:
+    """What a request gets, and why it is refused, if it is."""
+
+    gets: Gets
+    member: Member | None = None
+    why: str = ""
+    is_few: bool = True
+    """Its address has had few refusals lately."""
+    policy: Policy = Policy.NEVER
+
+
+UNTOUCHED: Final = Entrance(Gets.UNTOUCHED)
+
+
 class Gate:
-    """Who comes in. ``on_loopback`` says that only this machine can reach the proxy, ``lets_all`` that mitmproxy's
-    `proxyauth` has seen to who can."""
+    """Decides what requests get.
+
+    Attributes:
+        on_loopback: only this machine can reach the proxy.
+        lets_all: mitmproxy's `proxyauth` has authenticated all clients.
+    """
 
     def __init__(self, history: History) -> None:
         self.on_loopback = True
@@ -86,105 +91,91 @@ class Gate:
         self._register = Register()
         self._config: PoolConfig | None = None
         self._history = history
-        self._said = ""
+        self._warning = ""
         self._answered: WeakKeyDictionary[http.HTTPFlow, Entrance] = WeakKeyDictionary()
 
     @property
     def access(self) -> Access:
-        """Who may use the pool. On an address that others can reach that is never anyone."""
-        if not self.on_loopback or self._config is None:
-            return Access.ANYONE if self.on_loopback else Access.MEMBERS
-        return self._config.access or Access.ANYONE
+        """Who may use the pool. A proxy that others can reach never serves anyone."""
+        if not self.on_loopback:
+            return Access.MEMBERS
+        return (self._config.access if self._config is not None else None) or Access.ANYONE
 
     def follow(self, config: PoolConfig | None) -> None:
-        """Take over the members of a configuration."""
-        if config is not self._config:
-            self._config = config
-            names = [identity.name for identity in config.identities] if config is not None else []
-            self._register = Register(config.members if config is not None else (), names)
-            if config is not None:
-                self._say(config)
-
-    def _say(self, config: PoolConfig) -> None:
-        """Have the log say whom the pool is for, as often as that changes."""
-        said = ""
-        if config.access is Access.ANYONE and not self.on_loopback:
-            said = 'access = "anyone" is not followed: others than this machine can reach the proxy'
-        elif self.access is Access.MEMBERS and not config.members:
-            said = "this pool is for its members, and there is none yet: codexpool member add NAME"
-        if said and said != self._said:
-            logger.warning("%s", said)
-        self._said = said
+        """Use the members of a configuration, and log once if it cannot be served as it is."""
+        if config is self._config:
+            return
+        self._config = config
+        names = [identity.name for identity in config.identities] if config is not None else []
+        self._register = Register(config.members if config is not None else (), names)
+        warning = ""
+        if config is not None and config.access is Access.ANYONE and not self.on_loopback:
+            warning = 'ignored access = "anyone": other machines can reach the proxy'
+        elif config is not None and self.access is Access.MEMBERS and not config.members:
+            warning = "this pool is for its members and has none. Add one: codexpool member add NAME"
+        if warning and warning != self._warning:
+            logger.warning("%s", warning)
+        self._warning = warning
 
     def may_go_on(self, member: Member | None) -> bool:
-        """Whether what was let in may go on: a key that it came with has not been taken away, and what came without
-        one still does not need any."""
+        """Return whether a request that was let in may still go on: its key is valid, or none is needed."""
         if member is None:
             return self.access is Access.ANYONE
         return self._register.still_holds(member, time.time())
 
     def works_from(self, address: str) -> bool:
-        """Whether somebody works from an address who is a member still."""
-        now = time.time()
+        """Return whether a member has used this address lately and still has a valid key."""
         spec = self._register.specs.get(self.strangers.member_at(address, time.monotonic()))
-        return spec is not None and standing(spec, spec.key, now) is Standing.VALID
+        return spec is not None and standing(spec, spec.key, time.time()) is Standing.VALID
 
     def answers(self, flow: http.HTTPFlow) -> bool:
-        """Whether a request has its answer from here, and must not leave."""
+        """Return whether the gate answers a request, which must not leave."""
         return flow in self._answered
 
-    # -- a request
+    # -- the head of a request
 
     def enter(self, flow: http.HTTPFlow, policy: Policy, keeper: Keeper | None, closed: str) -> Entrance:
-        """What a request gets whose headers have come. Where that is an answer of ours, `answer` gives it later."""
-        request = flow.request
-        found = key_of(request)
-        if found is None:
-            return self._without_key(flow, policy, keeper)
-        hide_key(flow)
-        if keeper is None:
-            entrance = Entrance(Gets.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
-        else:
+        """Decide what a request gets, once its headers are there. `answer` answers it later if that is up to us."""
+        found = key_of(flow.request)
+        if found is not None:
+            hide_key(flow)
+        if keeper is not None:
             self.follow(keeper.config)
-            entrance = self._with_key(flow, found, asks(request, policy))
-        entrance.policy = policy
-        if entrance.gets is not Gets.SWAPPED:
-            self._keep(flow, entrance)
-            _end_if_endless(flow)
+            entrance = self._without_key(flow, policy) if found is None else self._with_key(flow, found, policy)
+        elif found is None:
+            entrance = UNTOUCHED
+        else:
+            entrance = Entrance(Gets.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
+        if entrance is not UNTOUCHED:
+            entrance.policy = policy
+            if entrance.gets is not Gets.SWAPPED:
+                self._keep(flow, entrance)
+                _end_if_endless(flow)
         return entrance
 
     def refuse(self, flow: http.HTTPFlow, why: str) -> None:
-        """Have a request refused that carries a key, where there are no members."""
+        """Refuse a request that carries a key, where there are no members."""
         hide_key(flow)
         self._keep(flow, Entrance(Gets.WITHHELD, why=why))
         _end_if_endless(flow)
 
-    def _without_key(self, flow: http.HTTPFlow, policy: Policy, keeper: Keeper | None) -> Entrance:
-        if keeper is None:
-            return UNTOUCHED
-        self.follow(keeper.config)
+    def _without_key(self, flow: http.HTTPFlow, policy: Policy) -> Entrance:
         if self.access is Access.ANYONE and not self.strangers.has_bad_keys:
-            return UNTOUCHED  # As the table says of everything that comes without a key.
+            return UNTOUCHED  # The table's answer to all requests without a key: nothing has to be looked up.
         brings, why = self._brought(flow)
         asked = asks(flow.request, policy)
         if asked is Asks.OWN and routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
             asked = Asks.SWAP  # Another method is no way around the pool's paths.
         what = gets(brings, asked, self.access)
-        if what is Gets.UNTOUCHED:
-            if self._is_strange(source_of(flow)):
-                _end_if_endless(flow)
-            return UNTOUCHED
-        entrance = Entrance(what, why=why, policy=policy)
-        self._keep(flow, entrance)
-        _end_if_endless(flow)
-        return entrance
-
-    def _is_strange(self, address: str) -> bool:
-        """Whether nothing is known of whoever comes from an address, not even that it is this machine."""
-        return not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address))
+        if what is not Gets.UNTOUCHED:
+            return Entrance(what, why=why)
+        address = source_of(flow)
+        if not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address)):
+            _end_if_endless(flow)
+        return UNTOUCHED
 
     def _brought(self, flow: http.HTTPFlow) -> tuple[Brings, str]:
-        """What a request comes with that has no key, and what it would be told."""
+        """Return what a request without a key brings, and the reason to refuse it with."""
         credential = flow.request.headers.get("authorization")
         if credential is not None:
             return (Brings.LOGIN if _LOGIN.match(credential) else Brings.OTHER), MISSING
@@ -192,40 +183,36 @@ class Gate:
             return Brings.LOST_KEY, why
         return Brings.NOTHING, MISSING
 
-    def _with_key(self, flow: http.HTTPFlow, found: bytes, asked: Asks) -> Entrance:
-        now = time.time()
+    def _with_key(self, flow: http.HTTPFlow, found: bytes, policy: Policy) -> Entrance:
+        now, asked = time.time(), asks(flow.request, policy)
         standing, member = self._register.holder(found.decode("latin-1"), now) if found else (Standing.UNKNOWN, None)
-        brings = Brings.KEY if standing is Standing.VALID else Brings.BAD_KEY
-        what = gets(brings, asked, self.access)
         if standing is Standing.VALID:
+            what = gets(Brings.KEY, asked, self.access)
             self.strangers.member_came(source_of(flow), member.name if member else "", time.monotonic())
-            why = ELSEWHERE if what is Gets.WITHHELD else NO_SOCKET if asked is Asks.SOCKET else ""
-            return Entrance(what, member, why)
+            return Entrance(
+                what, member, ELSEWHERE if what is Gets.WITHHELD else NO_SOCKET if asked is Asks.SOCKET else ""
+            )
         why = refusal(standing, member) if found else MISPLACED
         self.strangers.bad_key_came(source_of(flow), why, time.monotonic())
-        return Entrance(what, member, why)
+        return Entrance(gets(Brings.BAD_KEY, asked, self.access), member, why)
 
     def _keep(self, flow: http.HTTPFlow, entrance: Entrance) -> None:
-        is_members_own = entrance.why == ELSEWHERE  # A slip of who is welcome is not held against an address.
-        if entrance.gets in REFUSALS and not is_members_own:
+        if entrance.gets in REFUSALS and entrance.why != ELSEWHERE:  # A member's slip does not count.
             entrance.is_few = self.strangers.refused(source_of(flow), time.monotonic())
         self._answered[flow] = entrance
 
-    # -- its answer, if that is ours
+    # -- the answer, if that is up to us
 
     async def answer(self, flow: http.HTTPFlow, keeper: Keeper | None) -> None:
-        """Answer a request that gets neither an identity nor what it would get without members. It is whole: a key
-        may have come at its end."""
-        if flow not in self._answered and carries_key(flow.request):
+        """Answer a complete request that is not sent under an identity, if the gate decided to."""
+        if flow not in self._answered and carries_key(flow.request):  # A key in its trailers.
             hide_key(flow)
             self._keep(flow, Entrance(Gets.WITHHELD, why=MISPLACED))
         entrance = self._answered.get(flow)
-        if entrance is None or keeper is None or entrance.member is None:
-            self.answer_refusal(flow)
-        elif entrance.gets is Gets.IDENTIFIED:
+        if entrance is not None and entrance.gets is Gets.IDENTIFIED and keeper is not None and entrance.member:
             flow.response = replies.document(await _whoami(keeper, entrance.member))
             flow.comment = f"codexpool: whoami of {entrance.member.name}"
-        elif entrance.gets is Gets.TOOLLESS:
+        elif entrance is not None and entrance.gets is Gets.TOOLLESS and keeper is not None:
             encoding = flow.request.headers.get("content-encoding", "")
             flow.response = replies.toolless(flow.request.raw_content or b"", encoding)
             flow.comment = "codexpool: no tools"
@@ -235,18 +222,16 @@ class Gate:
     def answer_refusal(self, flow: http.HTTPFlow) -> None:
         """Answer a request that is refused, if it is."""
         entrance = self._answered.get(flow)
-        if entrance is not None and entrance.gets is Gets.NOT_FOR_KEYS:
+        if entrance is None:
+            return
+        if entrance.gets is Gets.NOT_FOR_KEYS:
             flow.response = replies.not_for_members(entrance.why)
             flow.comment = "codexpool: not for member keys"
-        elif entrance is not None:
-            self._refuse(flow, entrance)
-
-    def _refuse(self, flow: http.HTTPFlow, entrance: Entrance) -> None:
+            return
         address = source_of(flow)
-        # Who holds a member's former key does not guess, and a client that is to show a person why shows nothing of a
-        # 429: both get their answer however often they ask (a TUI asks twenty times in a second).
-        is_answered = entrance.is_few or entrance.member is not None or entrance.gets is Gets.TOLD
-        if not is_answered:
+        # A member with a former key is not guessing, and a client shows a person nothing of a 429: both get their
+        # reason however often they ask (a TUI asks twenty times in a second).
+        if not (entrance.is_few or entrance.member is not None or entrance.gets is Gets.TOLD):
             flow.response = replies.too_many(self.strangers.pause(address, time.monotonic()))
             return
         flow.response = _refusal(flow, entrance)
@@ -254,20 +239,18 @@ class Gate:
         if not entrance.is_few:
             return
         what = redact_text(f"{flow.request.method} {flow.request.host}")
-        logger.warning("%s: %s is refused: %s", address, what, entrance.why)
+        logger.warning("refused %s from %s: %s", what, address, entrance.why)
         if entrance.policy.swaps:
-            status = flow.response.status_code
-            tracer.turned_away(self._history, flow, entrance.policy, entrance.why, status)
+            tracer.turned_away(self._history, flow, entrance.policy, entrance.why, flow.response.status_code)
 
 
 def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
-    """What a request is told that is refused."""
     upgrade = flow.request.headers.get("upgrade", "").lower() == "websocket"
     match entrance.gets:
         case Gets.WITHHELD:
             return replies.withheld(entrance.why)
         case Gets.TOLD if entrance.policy is Policy.SWAP_IDS and (own := flow.request.headers.get(ACCOUNT)):
-            return replies.discovered(own)  # A client that has none would not ask what tells it.
+            return replies.discovered(own)  # Without it the client would not send the request that tells it why.
         case Gets.TOLD:
             return replies.unservable(f"codexpool: {entrance.why}", "", upgrade, None, False, 0.0)
         case _ if upgrade and entrance.member is not None:
@@ -277,7 +260,7 @@ def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
 
 
 async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
-    """The answer of whoami, once it is known of somebody whose token that is: after a start that takes a moment."""
+    """Return the answer of whoami. After a start it waits a moment for the accounts of the identities."""
     ends = time.monotonic() + PATIENCE
     while (shown := persona.face(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
         await keeper.change(left)
@@ -285,16 +268,15 @@ async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
 
 
 def asks(request: http.Request, policy: Policy) -> Asks:
-    """What a request is for."""
+    """Return what a request is for."""
     data = request.data
+    asked = data.path.decode("latin-1").partition("?")[0]
+    path = routes.normalised(asked)  # Empty for the root, and for what no client sends.
     if policy.swaps:
-        path = routes.normalised(data.path.decode("latin-1").partition("?")[0])
         is_socket = "websocket" in request.headers.get("upgrade", "").lower()
         return Asks.SOCKET if is_socket and path != endpoints.RESPONSES else Asks.SWAP
     if policy is Policy.LENT:
         return Asks.LENT
-    asked = data.path.decode("latin-1").partition("?")[0]
-    path = routes.normalised(asked)  # Empty for what no client sends, and for the root.
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(endpoints.API_PATHS))):
         return Asks.ELSEWHERE  # Pages for a browser.
     if policy is Policy.OWN:
@@ -311,12 +293,12 @@ def asks(request: http.Request, policy: Policy) -> Asks:
 
 
 def source_of(flow: http.HTTPFlow) -> str:
-    """Where a request comes from, as refusals are counted: of IPv6 the network of one household."""
+    """Return the address that refusals are counted by: for IPv6 the network of one household."""
     return household(address_of(flow.client_conn.peername))
 
 
 def _end_if_endless(flow: http.HTTPFlow) -> None:
-    """End a request at once that may be longer than it is worth: its answer could only follow all of it."""
+    """Kill a request that may be too long to be read to its end, which is when it would be answered."""
     headers = flow.request.headers
     length = headers.get("content-length", "0")
     head = sum(len(name) + len(value) for name, value in headers.fields) + len(flow.request.data.path)

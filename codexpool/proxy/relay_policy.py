@@ -1,9 +1,9 @@
-"""Whom the proxy passes on for, and to where.
+"""Which connections the proxy makes for whom.
 
-A proxy that others can reach, and that is for the members of its pool, is no proxy for everybody else: through it a
-stranger gets to the hosts that a Codex client asks before anybody knows whose it is, and to no other. Whoever works
-from an address that a key has come from lately gets everywhere (a client's tools use the same proxy), and so does
-this machine, and whoever mitmproxy's own ``proxyauth`` has let in.
+If other machines can reach a proxy for members, it is not an open proxy for them: an unknown address gets to the
+hosts that a Codex client asks before it sends its key, and to no others. An address a member's key came from lately
+gets everywhere (the tools of a client use the same proxy). So does this machine, and a client that mitmproxy's own
+``proxyauth`` has authenticated.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FOR_CLIENTS: Final = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST, "ab.cha
 
 
 class Relay:
-    """``is_own_connection`` tells that an address is the near end of a connection that the proxy itself has made."""
+    """``is_own_connection`` returns whether an address is the near end of a connection made by this proxy."""
 
     def __init__(self, gate: Gate, is_own_connection: Callable[[tuple[object, ...]], bool]) -> None:
         self._gate = gate
         self._is_own_connection = is_own_connection
 
     def refusal(self, client: connection.Client, host: str, port: int, backends: frozenset[str]) -> str:
-        """Why a client's connection is not made; empty where it is."""
+        """Return why a client's connection is not made; empty if it is."""
         gate, peer = self._gate, client.peername
         if gate.access is Access.ANYONE or gate.lets_all or peer is None:
             return ""
@@ -43,4 +43,4 @@ class Relay:
             return ""
         if is_from_here(address) and not self._is_own_connection(peer):
             return ""
-        return "codexpool: this proxy is for the members of its pool, and none has come from your address yet"
+        return "codexpool: this proxy is for the members of its pool, and no member has used it from your address yet"

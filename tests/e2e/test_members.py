@@ -184,7 +184,7 @@ async def test_a_member_has_no_other_websocket_than_the_models_and_is_told_so(wo
             pass
 
     assert refused.value.response.status_code == 403
-    assert "no WebSocket but the model's" in refused.value.response.headers["x-openai-authorization-error"]
+    assert "no WebSocket but that of the model" in refused.value.response.headers["x-openai-authorization-error"]
     assert nothing_arrived(world)
 
 

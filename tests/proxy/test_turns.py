@@ -636,8 +636,8 @@ async def test_a_member_has_no_other_socket_and_is_told_why(room: Room, path: st
 
     assert request.response is not None
     assert request.response.status_code == 403
-    assert "no WebSocket but the model's" in request.response.headers["x-openai-authorization-error"]
-    assert "no WebSocket but the model's" in (request.response.text or "")
+    assert "no WebSocket but that of the model" in request.response.headers["x-openai-authorization-error"]
+    assert "no WebSocket but that of the model" in (request.response.text or "")
     assert isinstance(room.exchanges.outbound(request), http.Response)
 
 
