@@ -1,4 +1,4 @@
-"""Where a member key stands in a request: that is found out, and the flow shows it no more."""
+"""Finds the member key in a request, and hides it from the flow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import with_body
 
 BASIC: Final = b"asic "
-"""What a header has in it whose value is a user and a password: that of a URL with a key in it, for one."""
+"""Part of every ``Basic`` credential, which may have a key as its password (from a URL, for example)."""
 
 SHOWN: Final = PLACEHOLDER.format("member key").encode()
 SHOWN_IN_NAMES: Final = b"codexpool-member-key"
@@ -22,14 +22,13 @@ SHOWN_IN_PATHS: Final = b"codexpool:member-key"
 
 _BEARER: Final = re.compile(rb"(?i:bearer) +(" + re.escape(MARK) + rb"[\w-]{16,128}) *")
 _BASIC: Final = re.compile(rb"\s*(?i:basic) +([\w+/=-]+)\s*")
-# Any of it may be percent-encoded. (To decode a long path, and look for it then, takes far longer.) A value that goes
-# on in another line has the line's end in it.
+# Any byte may be percent-encoded (decoding a long path first takes far longer), and a folded header has line breaks.
 _ENCODED: Final = b"".join(rb"(?:%c|(?i:%%%02x))" % (byte, byte) for byte in MARK)
 _KEY: Final = re.compile(_ENCODED + rb"(?:[\w%-]|\r\n[ \t]+)*")
 
 
 def key_of(request: http.Request) -> bytes | None:
-    """The key of a request; empty where one stands anywhere but in its one ``Authorization``; None without any."""
+    """Return the key of a request, None without one, or empty if it is not in a single ``Authorization`` header."""
     fields, path = request.data.headers.fields, request.data.path
     if not _may_hold(fields) and MARK not in path and b"%" not in path:
         return None
@@ -44,13 +43,13 @@ def key_of(request: http.Request) -> bytes | None:
 
 
 def carries_key(request: http.Request) -> bool:
-    """Whether there is a member key, or what looks like one, in what a request begins or ends with."""
-    trailers = request.data.trailers
-    return key_of(request) is not None or (trailers is not None and any(map(_is_held, trailers.fields)))
+    """Return whether the head or the trailers of a request have what looks like a member key."""
+    trailers = request.data.trailers.fields if request.data.trailers is not None else ()
+    return key_of(request) is not None or any(MARK in name or _holds(value) for name, value in trailers)
 
 
 def hide_key(flow: http.HTTPFlow) -> None:
-    """Have a flow show a placeholder for each key in it."""
+    """Replace each key in the head and the trailers of a request by a placeholder."""
     request = flow.request
     request.headers.fields = _without(request.headers.fields)
     if request.data.trailers is not None:
@@ -60,9 +59,9 @@ def hide_key(flow: http.HTTPFlow) -> None:
 
 
 async def take_key_out(flow: http.HTTPFlow) -> bool:
-    """Take any key out of the body of a request that is whole; whether there was one.
+    """Remove all keys from the body of a complete request; return whether there was one.
 
-    Raises UnreadableError for a body that cannot be looked into.
+    Raises UnreadableError for a body that cannot be decoded.
     """
     body, encoding = flow.request.raw_content, flow.request.headers.get("content-encoding", "")
     if not body:
@@ -83,17 +82,13 @@ def _shown(value: bytes) -> bytes:
 
 
 def _may_hold(fields: Fields) -> bool:
-    """What nearly every request is done with here."""
+    """Return whether headers need a closer look; nearly none do."""
     text = b"\n".join([part for field in fields for part in field])
     return MARK in text or BASIC in text
 
 
-def _is_held(field: tuple[bytes, bytes]) -> bool:
-    return MARK in field[0] or _holds(field[1])
-
-
 def _holds(value: bytes) -> bool:
-    """Whether a header's value has a key in it, as it is or as a user's password."""
+    """Return whether a header's value has a key in it, plain or as a password."""
     if MARK in value:
         return True
     match = _BASIC.fullmatch(value) if BASIC in value else None

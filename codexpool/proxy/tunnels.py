@@ -1,13 +1,13 @@
 """Tunnels: which host each is for, and whether the proxy reads it.
 
-A client asks for a tunnel by CONNECT or SOCKS, and names a host or an address. What the gate, the relay and the path
-policy go by is one name (`codexpool.protocol.hosts.name_of`), whatever the connection's address has become meanwhile:
+A client asks for a tunnel by CONNECT or SOCKS, with a host or an address. The gate, the relay policy and the path
+policy all use one name (`codexpool.protocol.hosts.name_of`), whatever address the connection gets:
 
-- asked: a CONNECT names the host. It is kept here, since another addon may put an address in its place in
-  ``server_connect``, and mitmproxy takes the address of a connection for the host of its requests.
-- begun: the first bytes have come. A host that is none of ours is passed through unread from here on; one that was
-  asked for by an address waits for the whole of its TLS greeting, which may come in several pieces.
-- read: its requests go by the name, and leave for it: who forges a TLS name gets that host, not the address.
+- A CONNECT names the host. It is noted here, because another addon may replace it by an address in
+  ``server_connect``, and mitmproxy takes a connection's address for the host of its requests.
+- With the first bytes it is decided whether the tunnel is read. A tunnel to an address waits for the complete TLS
+  ClientHello, which may arrive in pieces.
+- The requests of a tunnel that is read leave for its name: a client that forges the name in TLS gets that host.
 """
 
 from __future__ import annotations
@@ -28,56 +28,56 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 from codexpool.protocol.hosts import is_address, is_read, name_of, plain
 
 LONGEST_GREETING: Final = 64 * 1024
-"""Bytes of a TLS greeting that are waited for. Beyond, mitmproxy itself deals with the tunnel."""
+"""Bytes of a TLS ClientHello. If it is longer, mitmproxy decides about the tunnel."""
 
-TLS_HANDSHAKE: Final = 0x16
+TLS_HANDSHAKE: Final = b"\x16"
 """The first byte of a TLS connection."""
 
 
 class UndecidedError(Exception):
-    """The greeting of a tunnel has not come whole yet."""
+    """The ClientHello of a tunnel is not complete yet."""
 
 
 class Tunnels:
-    """All tunnels. ``hosts`` are those that identities are served from."""
+    """All tunnels. ``hosts`` returns the hosts that identities are served from."""
 
     def __init__(self, hosts: Callable[[], frozenset[str]]) -> None:
         self._hosts = hosts
         self._asked: WeakKeyDictionary[Server, str] = WeakKeyDictionary()
 
     def asked(self, server: Server, host: str) -> None:
-        """A CONNECT has named the host of a connection that is still to be made."""
+        """Note the host that a CONNECT names, before its connection is made."""
         if is_address(host):
             self._asked.pop(server, None)  # A client may send another CONNECT after one that has failed.
         else:
             self._asked[server] = plain(host)
 
     def opens(self, server: Server, host: str) -> str:
-        """A connection is about to be made to a host or address; return the name that it was asked for by, if any."""
+        """Return the name that was asked for, given the host or address that a connection is about to be made to."""
         if not is_address(host):
             self._asked.setdefault(server, plain(host))
         return self._asked.get(server, host)
 
     def name(self, flow: http.HTTPFlow) -> None:
-        """Have a request go by the name of the host that its tunnel is for, if that is a host we read."""
+        """Set the host of a request to the name that its tunnel is for, if the proxy reads that host."""
         request, server = flow.request, flow.server_conn
         host, name = request.data.host, plain(request.data.host)
         if server.address is not None and server.address[0] == host:
             name = self._name(server, flow.client_conn, host, flow.client_conn.sni)
         if name != host and is_read(name, self._hosts()):
-            request.data.host = name  # and not `request.host`, which would edit the client's headers as well
+            request.data.host = name  # `request.host` would also change the client's headers.
 
     def is_known(self, context: Context) -> bool:
-        """Return whether a connection is for a host that is read in any case, or for none yet."""
+        """Return whether a connection is for a host that is certainly read, or for no host yet."""
         server = context.server
         return server.address is None or is_read(
             self._name(server, context.client, server.address[0], None), self._hosts()
         )
 
     def pass_through(self, asked: layer.NextLayer, reads_all: bool) -> None:
-        """Have a tunnel passed through unread, of which mitmproxy asks what is in it, if its host is not one we read.
+        """Pass a new tunnel through unread, unless the proxy reads its host.
 
-        With ``reads_all`` mitmproxy decides on those. Raises UndecidedError where more has to come first.
+        With ``reads_all`` mitmproxy decides. Raises UndecidedError while the host is not known yet.
         """
         context = asked.context
         if asked.layer is not None or not _begins(context):
@@ -93,7 +93,7 @@ class Tunnels:
                 return
             name = name_of(name, _named_in(data))
         elif is_read(name, self._hosts()):
-            # Whose certificate is asked for, and verified: a client's other name (SNI) must not count.
+            # This name's certificate is requested and verified: another name (SNI) from the client must not count.
             server.sni = server.sni or name
             return
         if not reads_all and not is_read(name, self._hosts()):
@@ -101,25 +101,25 @@ class Tunnels:
 
     def _name(self, server: Server, client: Client, host: str, sni: str | None) -> str:
         if isinstance(client.proxy_mode, ReverseMode):
-            return plain(client.proxy_mode.address[0])  # Of a reverse proxy TLS names the proxy itself.
+            return plain(client.proxy_mode.address[0])  # TLS names the reverse proxy, not its server.
         return name_of(self._asked.get(server, host), sni)
 
 
 def _begins(context: Context) -> bool:
-    """Whether a tunnel begins here: its server is known, and nothing has been unwrapped yet."""
-    outer = context.layers[0], context.layers[-1]
+    """Return whether a tunnel begins here: its server is known, and no TLS or proxy layer is around it yet."""
+    first, last = context.layers[0], context.layers[-1]
     proxies = modes.HttpProxy | modes.HttpUpstreamProxy | modes.ReverseProxy
     return (
         context.client.transport_protocol == "tcp"
         and context.server.address is not None
-        and not isinstance(outer[0], modes.ReverseProxy)
-        and not isinstance(outer[1], proxies | layers.ClientTLSLayer)
+        and not isinstance(first, modes.ReverseProxy)
+        and not isinstance(last, proxies | layers.ClientTLSLayer)
     )
 
 
 def _named_in(data: bytes) -> str | None:
-    """The name in a TLS greeting; None where there is none. Raises UndecidedError where it is not whole yet."""
-    if len(data) < 3 and data[:1] == bytes([TLS_HANDSHAKE]):
+    """Return the server name in a ClientHello, or None. Raises UndecidedError if it is not complete."""
+    if len(data) < 3 and data[:1] == TLS_HANDSHAKE:
         raise UndecidedError
     if not starts_like_tls_record(data):
         return None

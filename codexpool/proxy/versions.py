@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 __all__ = ["Support", "connections", "resend", "support"]
@@ -33,13 +34,13 @@ class Support(NamedTuple):
 
 
 def support(version: str) -> Support:
-    """Return what is known of ``version``, a string such as ``12.2.3``."""
+    """Return what is known about ``version``, a string such as ``12.2.3``."""
     if MISSING:
         return Support(
             refusal=f"mitmproxy {version} lacks {', '.join(MISSING)}, which codexpool needs to send a request again. "
             "Install mitmproxy 12.2 to 12.x (Python 3.12 or newer), or 11.0.2 (Python 3.11)"
         )
-    number = _number(version)
+    number = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if number < OLDEST_SAFE:
         return Support(
             loopback_only=True,
@@ -50,12 +51,3 @@ def support(version: str) -> Support:
     if number >= NEXT_UNKNOWN:
         return Support(notice=f"mitmproxy {version} is newer than what codexpool is tested with (12.2 to 12.x)")
     return Support()
-
-
-def _number(version: str) -> tuple[int, ...]:
-    digits: list[int] = []
-    for part in version.split("."):
-        if not part.isdigit():
-            break
-        digits.append(int(part))
-    return tuple(digits)

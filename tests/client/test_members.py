@@ -197,7 +197,7 @@ def test_a_member_at_a_bound_is_told_when_it_ends(team: World, tmp_path: Path, t
 
     said = told(client, "resume", "--last", "and now echo:apple")
 
-    assert said.startswith("You’ve hit your usage limit. codexpool: eve has had its 1 turns of today")
+    assert said.startswith("You’ve hit your usage limit. codexpool: eve has used today's 1 turn;")
     assert said.endswith("12:00 AM.")
     nothing_amiss(team)
 

@@ -208,7 +208,7 @@ def test_a_member_at_the_bound_of_its_day_is_told_when_the_next_one_begins(world
     assert (second.status_code, error["type"]) == (429, "usage_limit_reached")
     assert error["resets_at"] % 86_400 == 0
     assert error["resets_at"] > time.time()
-    assert "eve has had its 1 turns of today" in second.headers["x-codex-promo-message"]
+    assert "eve has used today's 1 turn;" in second.headers["x-codex-promo-message"]
 
 
 async def test_a_member_has_as_many_turns_at_once_as_it_may_and_the_next_one_waits(world: World) -> None:

@@ -472,7 +472,7 @@ async def test_what_a_client_asks_as_it_connects_is_no_turn(room: Room) -> None:
 
     assert room.counted == (1, 1, 10)
     assert not await asks(room, open_one)
-    assert b"ann has had its 1 turn" in room.told[-1]
+    assert b"ann has used today's 1 turn;" in room.told[-1]
 
 
 async def test_two_turns_at_once_on_a_socket_do_not_wait_for_each_other(
