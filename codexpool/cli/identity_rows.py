@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from codexpool.cli.common import console, moment
-from codexpool.cli.output import STATUS_STYLES
+from codexpool.cli.output import STATUS_STYLES, print_table
 from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
@@ -169,19 +169,15 @@ OPTIONAL: Final = ("account", "user", "fingerprint")
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it why some do not serve, or soon will not."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     out = console()
     titles = [title for title in COLUMNS if out.width >= WIDE or title not in OPTIONAL]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))
-    for row in rows:
-        styles = {"status": STATUS_STYLES[row.status]}
-        table.add_row(*(Text(COLUMNS[title](row), styles.get(title, "")) for title in titles))
-    out.print(table)
+    cells = [
+        [Text(COLUMNS[title](row), STATUS_STYLES[row.status] if title == "status" else "") for title in titles]
+        for row in rows
+    ]
+    print_table(out, titles, cells, no_wrap=("kind", "status", "last used", "fingerprint"))
     for row in rows:
         notes = [
             (_reason(row), STATUS_STYLES[row.status]),

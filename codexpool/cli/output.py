@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from codexpool.cli.common import console
@@ -77,6 +77,21 @@ class Output:
     def _write(self, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def print_table(
+    out: Console, titles: Sequence[str], rows: Iterable[Sequence[Text]], no_wrap: Collection[str]
+) -> None:
+    """Print rows as a table; the columns ``no_wrap`` keep each value on one line."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title in no_wrap)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 @contextlib.contextmanager

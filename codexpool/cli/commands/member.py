@@ -1,11 +1,14 @@
-"""`codexpool member`: who may use the pool besides its operator, each with a key of its own that is shown once."""
+"""`codexpool member`: manage the members, who use the pool with a key each."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +17,7 @@ import click
 
 from codexpool.cli.common import (
     Failure,
+    Unchanged,
     config_option,
     console,
     edit_pool,
@@ -22,8 +26,7 @@ from codexpool.cli.common import (
     name_argument,
     pool_config,
 )
-from codexpool.cli.show_once import give
-from codexpool.cli.time_options import duration, last_day
+from codexpool.cli.output import print_table
 from codexpool.config import Access, MemberSpec, PoolConfig, parse
 from codexpool.config.model import shown
 from codexpool.config.named import Table, name_problem
@@ -44,48 +47,79 @@ COLUMNS: Final = {
     "old key until": "previous_until",
     "fingerprint": "fingerprint",
 }
-"""What a row shows of a member: titles, and the keys of its JSON."""
+"""The titles of the table, and their keys in JSON."""
+
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+LONGEST_GRACE: Final = timedelta(days=365)
 
 NOTICED: Final = "Running proxies notice within two seconds"
 
 
+def _end(context: click.Context, parameter: click.Parameter, value: str | None) -> Literal | None:
+    """Parse a future day or time with its zone, for pool.toml; None for ``never``. Raises click.BadParameter."""
+    if value is None or value == "never":
+        return None
+    now = datetime.now(UTC)
+    literal, is_future = None, False
+    with contextlib.suppress(ValueError):
+        day = date.fromisoformat(value)
+        literal, is_future = Literal(day.isoformat()), day >= now.date()
+    if literal is None:
+        with contextlib.suppress(ValueError, OverflowError):
+            at = datetime.fromisoformat(value)
+            if at.tzinfo is not None:
+                literal, is_future = time_literal(at), at > now
+    if literal is None:
+        raise click.BadParameter(f"{shown(value)} is neither a day (2027-01-31) nor a time (2027-01-31T18:00:00Z)")
+    if not is_future:
+        raise click.BadParameter(f"{literal} has passed. To end a membership now: codexpool member revoke NAME")
+    return literal
+
+
+def _grace(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
+    """Parse a duration (``90m``, ``24h``, ``7d``, ``0``). Raises click.BadParameter."""
+    found = re.fullmatch(r"0|([0-9]{1,8})([smhd])", value)
+    if found is None:
+        raise click.BadParameter(f"{shown(value)} is not a duration: use a number with s, m, h or d (90m, 7d), or 0")
+    grace = timedelta(**{UNITS[found[2]]: int(found[1])}) if found[1] else timedelta()
+    if grace > LONGEST_GRACE:
+        raise click.BadParameter(f"{shown(value)} is too long: at most {LONGEST_GRACE.days}d")
+    return grace
+
+
 def _patterns(context: click.Context, option: click.Parameter, patterns: tuple[str, ...]) -> tuple[str, ...]:
     if not all(pattern and pattern.isprintable() for pattern in patterns):
-        raise click.BadParameter("a pattern is empty, or has something in it that cannot be shown")
+        raise click.BadParameter("a pattern is empty or not printable")
     return patterns
 
 
 @click.group()
 def member() -> None:
-    """Let others use the pool, each with a key of their own.
+    """Manage members: users of the pool, each with a key.
 
-    A key goes where a personal access token would: CODEX_ACCESS_TOKEN, or `codex login --with-access-token`. It opens
-    this pool and nothing else. pool.toml keeps only its hash.
+    Clients take a key where they take a personal access token: CODEX_ACCESS_TOKEN, or `codex login
+    --with-access-token`. A key is valid for this pool only. pool.toml stores its hash.
     """
 
 
 @member.command()
 @name_argument
 @config_option
-@click.option(
-    "--expires",
-    metavar="DATE",
-    callback=last_day,
-    help="The last day (UTC) on which the key is good, or a time with its zone.",
-)
+@click.option("--expires", metavar="DATE", callback=_end, help="The key's last day (UTC), or a time with its zone.")
 @click.option(
     "--identities",
     multiple=True,
     metavar="PATTERN",
     callback=_patterns,
-    help='Which identities may serve: a name, or a shell pattern ("team-*"). Can be said more than once.',
+    help='Identities that may serve the member: a name or a shell pattern ("team-*"). Repeatable. Default: all.',
 )
-@click.option("--turns-at-once", type=click.IntRange(min=1), help="Turns at the same time, at most.")
-@click.option("--turns-a-day", type=click.IntRange(min=1), help="Turns a day (UTC), at most.")
-def add(name: str, named: Path | None, **said: Any) -> None:
-    """Add a member, and print its key on standard output, this once.
+@click.option("--turns-at-once", type=click.IntRange(min=1), help="Limit of simultaneous turns.")
+@click.option("--turns-a-day", type=click.IntRange(min=1), help="Limit of turns a day (UTC).")
+def add(name: str, named: Path | None, **options: Any) -> None:
+    """Add member NAME, and print the key to standard output. It is not shown again.
 
-    A turn is one request for the model: a prompt takes as many of them as it has tool calls, and one more.
+    A turn is one request to the model. A prompt takes one turn, and one more for each tool call.
 
     \b
         codexpool member add ann
@@ -96,15 +130,15 @@ def add(name: str, named: Path | None, **said: Any) -> None:
     config = pool_config(named)
     if (spec := config.member(name)) is not None:
         raise Failure(
-            f"there is a member {name} already ({config.path}:{spec.line}). "
-            f"Take another name. For another key: codexpool member rotate {name}"
+            f"member {name} already exists ({config.path}:{spec.line}). Use another name, or for a new key: "
+            f"codexpool member rotate {name}"
         )
     key = new_key()
-    bounds = {bound: value for bound, value in said.items() if value}
-    table: dict[str, Value] = {"name": name, "key": hashed(key), **bounds}
-    give(config.path, name, key, lambda text: with_table(text, table, Table.MEMBER))
-    click.echo(f"{name} is in {config.path}. {_for_the_member(name)}", err=True)
-    for warning in (*_unmatched(config, said["identities"]), *_openness(config)):
+    limits = {option: value for option, value in options.items() if value}
+    table: dict[str, Value] = {"name": name, "key": hashed(key), **limits}
+    _issue(config, key, lambda text: with_table(text, table, Table.MEMBER))
+    click.echo(f"added {name} to {config.path}. {_instructions(name)}", err=True)
+    for warning in (*_unmatched(config, options["identities"]), *_openness(config)):
         click.echo(f"codexpool: {warning}", err=True)
 
 
@@ -112,16 +146,22 @@ def add(name: str, named: Path | None, **said: Any) -> None:
 @config_option
 @json_option
 def list_(named: Path | None, as_json: bool) -> None:
-    """List the members, and whether their keys are good. No key is shown: it is known by its fingerprint only."""
+    """List the members, their limits, and whether their keys are valid. Keys are shown as fingerprints."""
     config = pool_config(named)
     rows = [_document(config, spec, time.time()) for spec in config.members]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo("there is no member. To add one: codexpool member add NAME")
+        click.echo("no members. To add one: codexpool member add NAME")
         return
-    _print_table(rows)
+    from rich.text import Text
+
+    cells = [
+        [Text(_cell(row[key]), STYLES[row["status"]] if key == "status" else "") for key in COLUMNS.values()]
+        for row in rows
+    ]
+    print_table(console(), list(COLUMNS), cells, no_wrap=("status", "fingerprint"))
     for row in rows:
         for warning in _unmatched(config, row["identities"]):
             click.echo(f"{row['name']}: {warning}")
@@ -133,15 +173,14 @@ def list_(named: Path | None, as_json: bool) -> None:
 @name_argument
 @config_option
 def revoke(name: str, named: Path | None) -> None:
-    """Make the keys of a member worth nothing, from now on.
+    """Revoke member NAME's keys now.
 
-    The member stays in pool.toml, so that it is known who it was. `codexpool member rotate --reinstate` lets it in
-    again, with a new key; the revoked one never opens the pool again.
+    The member stays in pool.toml. To readmit it with a new key: codexpool member rotate NAME --reinstate.
     """
     config = pool_config(named)
     spec = _spec_of(config, name)
     if spec.revoked_at is not None:
-        click.echo(f"{name} is revoked already, since {moment(spec.revoked_at)}")
+        click.echo(f"{name} was already revoked at {moment(spec.revoked_at)}")
         return
     revoked = time_literal(datetime.now(UTC))
 
@@ -159,22 +198,22 @@ def revoke(name: str, named: Path | None) -> None:
 @click.option(
     "--grace",
     metavar="DURATION",
-    callback=duration,
+    callback=_grace,
     default="24h",
     show_default=True,
-    help="For how long the old key is good, too: 90m, 7d. With 0 it is worth nothing at once.",
+    help="How long the old key stays valid: 90m, 7d, or 0 to end it now.",
 )
-@click.option("--reinstate", is_flag=True, help="Let a revoked member in again; its old key stays worth nothing.")
+@click.option("--reinstate", is_flag=True, help="Readmit a revoked member. Its old key stays invalid.")
 def rotate(name: str, named: Path | None, grace: timedelta, reinstate: bool) -> None:
-    """Give a member a new key, and print it on standard output, this once.
+    """Issue a new key for member NAME, and print it to standard output. It is not shown again.
 
-    The old key is good for a while longer; one that is older still is worth nothing at once.
+    The old key stays valid for a while; any older one ends now.
     """
     config = pool_config(named)
     spec = _spec_of(config, name)
     is_revoked = spec.revoked_at is not None
     if is_revoked and not reinstate:
-        raise Failure(f"{name} is revoked. To let it in again: codexpool member rotate {name} --reinstate")
+        raise Failure(f"{name} is revoked. To readmit it: codexpool member rotate {name} --reinstate")
     grace = timedelta() if is_revoked else grace
     key, until = new_key(), time_literal(datetime.now(UTC) + grace)
 
@@ -186,19 +225,19 @@ def rotate(name: str, named: Path | None, grace: timedelta, reinstate: bool) -> 
             return without_key(text, name, "previous", Table.MEMBER)
         return with_key(text, name, "previous", {"key": old.key, "until": until}, Table.MEMBER)
 
-    give(config.path, name, key, change)
-    of_old = f"is good until {until}" if grace else "is worth nothing from now on"
-    click.echo(f"{name} has a new key; the old one {of_old}. {_for_the_member(name)}", err=True)
+    _issue(config, key, change)
+    old_key = f"the old one is valid until {until}" if grace else "the old one is invalid now"
+    click.echo(f"{name} has a new key; {old_key}. {_instructions(name)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
-        click.echo(f"codexpool: {name} has expired. To go on: codexpool member expires {name} never", err=True)
+        click.echo(f"codexpool: {name} has expired. To renew it: codexpool member expires {name} never", err=True)
 
 
 @member.command()
 @name_argument
-@click.argument("date", metavar="DATE|never", callback=last_day)
+@click.argument("date", metavar="DATE|never", callback=_end)
 @config_option
 def expires(name: str, date: Literal | None, named: Path | None) -> None:
-    """Say until when the key of a member is good: the last day (UTC), a time with its zone, or `never`."""
+    """Set the last day (UTC) of member NAME's key, a time with its zone, or `never`."""
     config = pool_config(named)
     _spec_of(config, name)
     if date is None:
@@ -210,46 +249,60 @@ def expires(name: str, date: Literal | None, named: Path | None) -> None:
 
 
 def _spec_of(config: PoolConfig, name: str) -> MemberSpec:
-    """The table of a member. Raises click.UsageError where there is none of that name."""
     spec = config.member(name)
     if spec is None:
-        names = ", ".join(known.name for known in config.members) or "nobody"
-        raise click.UsageError(f"there is no member {shown(name)} in {config.path}; there is: {names}")
+        names = ", ".join(known.name for known in config.members) or "none"
+        raise click.UsageError(f"no member {shown(name)} in {config.path}; it has: {names}")
     return spec
 
 
-def _for_the_member(name: str) -> str:
+def _issue(config: PoolConfig, key: str, change: Callable[[str], str]) -> None:
+    """Print the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(f"{key}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stdout.close()  # Otherwise the interpreter tries to flush at exit, and prints an error.
+        raise Unchanged(f"cannot write the key to standard output: {error.strerror or error}") from None
+    try:
+        edit_pool(config.path, change)
+    except Failure as failure:
+        raise Unchanged(f"{failure.message}. The printed key is not valid") from None
+
+
+def _instructions(name: str) -> str:
     return (
-        f"The key is shown this once, and only its hash is kept.\n"
-        f"{name} sets CODEX_ACCESS_TOKEN to it (or pipes it into codex login --with-access-token), and what "
-        f"`codexpool env` prints. If it gets lost: codexpool member rotate {name}"
+        "The key is not shown again; only its hash is stored.\n"
+        f"{name} sets CODEX_ACCESS_TOKEN to it (or pipes it into codex login --with-access-token), and the variables "
+        f"`codexpool env` prints. If the key is lost: codexpool member rotate {name}"
     )
 
 
 def _unmatched(config: PoolConfig, patterns: Sequence[str]) -> list[str]:
-    """What is to be said of patterns that are the name of no identity."""
     names = [identity.name for identity in config.identities]
     return [
-        f"no identity is called {shown(pattern)}"
+        f"{shown(pattern)} matches no identity"
         for pattern in patterns
         if not any(fnmatchcase(name, pattern) for name in names)
     ]
 
 
 def _openness(config: PoolConfig) -> list[str]:
-    """What is to be said of a pool that a key is not needed for."""
-    remedy = '[pool] access = "members" in pool.toml keeps others out'
+    """Warn of a pool that serves clients without a key."""
+    remedy = 'To require keys: access = "members" under [pool] in pool.toml'
     match config.access:
         case Access.ANYONE:
-            return [f'access = "anyone": whoever reaches the proxy is served without a key, too; {remedy}']
+            return [f'access = "anyone": the proxy serves clients without a key, too. {remedy}']
         case None:
-            return [f"on loopback, whoever reaches the proxy is served without a key, too; {remedy}"]
+            return [f"on loopback, the proxy serves clients without a key, too. {remedy}"]
         case _:
             return []
 
 
 def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]:
-    """A member as JSON has it."""
     previous = spec.previous if spec.previous is not None and spec.previous.until > at else None
     return {
         "name": spec.name,
@@ -263,20 +316,6 @@ def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]
         "previous_until": moment(previous.until) if previous is not None else None,
         "where": f"{config.path}:{spec.line}",
     }
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table as Printed
-    from rich.text import Text
-
-    printed = Printed(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    for title in COLUMNS:
-        printed.add_column(title, overflow="fold", no_wrap=title in ("status", "fingerprint"))
-    for row in rows:
-        styles = {"status": STYLES[row["status"]]}
-        printed.add_row(*(Text(_cell(row[key]), styles.get(key, "")) for key in COLUMNS.values()))
-    console().print(printed)
 
 
 def _cell(value: object) -> str:
