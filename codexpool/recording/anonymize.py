@@ -47,9 +47,7 @@ HARMLESS_MEMBERS: Final = frozenset(
 """Members of JSON in headers that stay; all others are private."""
 
 PRIVATE_IN_TRACE: Final = frozenset(
-    {
-        *("id", "key", "parent", "account_id", "fingerprint", "request_id", "client", "member"),
-    }
+    {"id", "key", "parent", "account_id", "fingerprint", "request_id", "client", "member"}
 )
 """Members of a trace that are private; every other text is searched for private values."""
 
@@ -60,7 +58,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z_.-]{0,40}|v\d|\d{1,5}")
 _SNAKE: Final = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
 _SCHEME: Final = re.compile(r"([A-Za-z][\w-]{0,31})(\s+)(\S.*)", re.DOTALL)
 _PLACEHOLDER: Final = re.compile(r"(?<=<codexpool:)(?!(?:waiting|refused|removed)>)[\w.-]{1,64}(?=>)")
-_SPOKEN_OF: Final = re.compile(r"(?:(?<=^codexpool: )|(?<=\()|(?<=; ))[A-Za-z][\w.-]{0,63}(?=: |, attempt \d)")
+_NAMED: Final = re.compile(r"(?:(?<=^codexpool: )|(?<=\()|(?<=; ))[A-Za-z][\w.-]{0,63}(?=: |, attempt \d)")
 """Names of identities in a flow's comment, and in what codexpool answers."""
 
 _IN_TEXT: Final = re.compile(
@@ -96,8 +94,8 @@ class Anonymizer:
         if made.websocket is not None and made.websocket.close_reason:
             made.websocket.close_reason = self._text(made.websocket.close_reason)
         made.comment = self._text(made.comment)
-        if METADATA in made.metadata:
-            made.metadata[METADATA] = self._trace(_read(made.metadata[METADATA]))
+        if (trace := made.metadata.get(METADATA)) is not None:
+            made.metadata[METADATA] = self._trace(trace if isinstance(trace, dict) else trace.document())
         return made
 
     # -- headers
@@ -181,22 +179,16 @@ class Anonymizer:
         rest, hash_, fragment = url.partition("#")
         rest, mark, query = rest.partition("?")
         scheme, slashes, rest = rest.rpartition("://")
-        user, at, rest = rest.rpartition("@") if slashes else ("", "", rest)
         host, slash, path = rest.partition("/") if slashes else ("", "", rest)
-        if user and not is_pseudonym(user):
-            self._learn(base64.b64encode(unquote(user).encode()).decode())
-            user = self._pseudonyms.of(unquote(user))
-        made = "/".join(map(self._segment, path.split("/")))
-        authority = f"{scheme}{slashes}{user}{at}{self._text(host)}{slash}"
-        return f"{authority}{made}{mark}{self._query(query)}{hash_}{self._pseudonyms.of(fragment)}"
+        host = self._pseudonyms.of(host) if "@" in host else self._text(host)
+        path = "/".join(map(self._segment, path.split("/")))
+        query = "&".join(self._parameter(*part.partition("=")) for part in query.split("&"))
+        return f"{scheme}{slashes}{host}{slash}{path}{mark}{query}{hash_}{self._pseudonyms.of(fragment)}"
 
     def _segment(self, segment: str) -> str:
         plain = unquote(segment)
         made = self._text(plain) if _SEGMENT.fullmatch(plain) else self._private(plain)
         return segment if made == plain else quote(made, safe="@:<>")
-
-    def _query(self, query: str) -> str:
-        return "&".join(self._parameter(*part.partition("=")) for part in query.split("&"))
 
     def _parameter(self, name: str, equals: str, value: str) -> str:
         plain = unquote_plus(value)
@@ -248,7 +240,7 @@ class Anonymizer:
     def _text(self, text: str, is_own: bool = False) -> str:
         """Return a text with pseudonyms for the private values in it; for all of it, if it may have others."""
         is_own = is_own or text.startswith("codexpool: ")
-        for match in _SPOKEN_OF.finditer(text) if is_own else ():
+        for match in _NAMED.finditer(text) if is_own else ():
             self._pseudonyms.of_identity(match[0])
         made = _PLACEHOLDER.sub(lambda match: self._pseudonyms.of_identity(match[0]), text)
         made = _IN_TEXT.sub(self._found, self._pseudonyms.substitute(made, is_own))
@@ -260,16 +252,6 @@ class Anonymizer:
         value = match[match.lastgroup or 0]
         made = self._pseudonyms.of_name(value) if match.lastgroup == "home" else self._pseudonyms.of(value)
         return match[0].replace(value, made)
-
-
-def _read(trace: Any) -> Any:
-    """Return the document of a trace. That of an open socket may change while it is read, in the proxy's thread."""
-    for _ in range(4):
-        try:
-            return trace if isinstance(trace, dict) else trace.document()
-        except RuntimeError:
-            continue
-    return trace.document()
 
 
 def _json(text: str) -> Any:

@@ -23,16 +23,6 @@ PSEUDONYM: Final = re.compile(
     rf"|(?:{PREFIX.pattern})?pseudonym-\d{{1,6}}"
 )
 
-COMMON: Final = frozenset(
-    {
-        *("admin", "administrator", "agent", "build", "builder", "coder", "debian", "default", "developer"),
-        *("docker", "fedora", "guest", "jenkins", "nobody", "owner", "personal", "business", "primary"),
-        *("backup", "public", "runner", "sandbox", "service", "shared", "system", "ubuntu", "vagrant"),
-        *("vscode", "worker"),
-    }
-)
-"""Names of users and identities that identify nobody, and are words of every log."""
-
 
 def is_pseudonym(text: str) -> bool:
     """Return whether the whole text is a pseudonym."""
@@ -80,7 +70,7 @@ class Pseudonyms:
 
     def of_name(self, name: str) -> str:
         """Return the pseudonym of what a person or a home folder is called; it is searched for as a whole word."""
-        if len(name) >= 5 and name.lower() not in COMMON:
+        if len(name) >= 5:
             self._names.add(name)
         return self.of(name)
 

@@ -1,19 +1,14 @@
-"""Records what passes through a proxy, off the path of its requests.
+"""Records what passes through a proxy.
 
-A flow that has ended is copied in memory, within microseconds. A thread anonymizes all of them every so often and
-writes the file as a whole: a value that is only recognized later must not remain in what was written earlier, so
-nothing is ever appended. The file is whole at any time and never contains anything raw. A process that is killed
-loses what came since the last write.
+A flow that has ended is copied in memory, without its bodies, within microseconds. The file is written at the end: a
+value that is only recognized in a later flow is replaced in earlier ones, too. Nothing raw is ever on the disk.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,26 +25,14 @@ logger = logging.getLogger("codexpool")
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Memory that a recording may take: some 4 000 requests. Later ones are not recorded, and a warning says so."""
 
-EVERY: Final = 30.0
-"""Seconds between two writes, if there is anything new."""
-
-SHARE: Final = 20
-"""A write is followed by a pause that many times as long."""
-
 MANY: Final = 500
-"""Requests from which on the last write takes seconds."""
+"""Requests from which on writing takes seconds."""
 
 ASK: Final = 1.0
 """Seconds after which the pool is asked for its tokens again: they may have been renewed."""
 
-BREATH: Final = 0.001
-"""Seconds that the thread leaves to the proxy after each flow."""
-
-LAST_TRIES: Final = 5.0
-"""Seconds for which the last write is retried."""
-
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
-"""The variable with the file in which `codexpool record` wants the outcome."""
+"""The variable with the file in which `codexpool record` wants the reason if there is no recording."""
 
 
 class _OpenSocket(NamedTuple):
@@ -60,16 +43,13 @@ class _OpenSocket(NamedTuple):
 
 
 class Recorder:
-    """A recording of what passes, until `finish`.
-
-    ``add`` and ``message`` are for the proxy's thread, and do no I/O. Raises RecordingError if the file cannot be
-    written.
+    """A recording of what passes, until `finish` writes it. Raises RecordingError if it could not be written.
 
     Args:
         path: the file; ``.har`` makes a HAR file, anything else a flow file of mitmproxy.
         all_hosts: record requests to any host, and not only to the backend's.
-        secrets: returns the tokens the pool has now; called in the proxy's thread.
-        names: returns the names of its identities, likewise.
+        secrets: returns the tokens that the pool has now.
+        names: returns the names of its identities.
     """
 
     def __init__(
@@ -84,33 +64,20 @@ class Recorder:
         self.path = path
         self._all_hosts = all_hosts
         self._secrets, self._names = secrets, names
-        self._known: tuple[set[str], set[str]] = (set(), set())
         self._ask_at = 0.0
         self._recording = Recording(files.is_har(path))
-        self._fresh: deque[http.HTTPFlow] = deque()
         self._open: dict[str, _OpenSocket] = {}
-        self._count, self._bytes, self._others = 0, 0, 0
-        self._is_full = self._has_news = False
-        self._failure = ""
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="codexpool-recorder", daemon=True)
-        self._thread.start()
-
-    # -- in the proxy's thread
+        self._bytes, self._others = 0, 0
+        self._is_full = self._is_over = False
 
     def add(self, flow: http.HTTPFlow) -> None:
         """Record a flow that has an answer or an error, or a WebSocket that was closed."""
         if flow.websocket is not None and flow.websocket.timestamp_end is None:
             return  # It is recorded when it is closed.
         socket = self._open.pop(flow.id, None)
-        if not self._accepts(flow):
-            return
-        self._count += 1
-        stripped = strip(flow, socket.sizes if socket else None)
-        self._bytes += weight(stripped)
-        self._fresh.append(stripped)
-        self._has_news = True
-        self._ask()
+        if self._accepts(flow):
+            self._keep(strip(flow, socket.sizes if socket else None))
+            self._ask()
 
     def message(self, flow: http.HTTPFlow) -> None:
         """Count the newest message of a WebSocket."""
@@ -123,14 +90,43 @@ class Recorder:
         sizes = self._open[flow.id].sizes
         for name, number in message_sizes(flow.websocket.messages[-1:]).items():
             sizes[name] += number
-        self._has_news = True
+
+    def finish(self) -> None:
+        """Write everything, including WebSockets that are still open, and stop recording."""
+        if self._is_over:
+            return
+        self._is_over = True
+        for socket in self._open.values():
+            self._keep(strip(socket.flow, socket.sizes))
+        self._ask(at_once=True)
+        count, failure = len(self._recording.flows), ""
+        if count > MANY:
+            logger.info("%s: writing %d requests; this takes some seconds", self.path, count)
+        try:
+            files.put(self.path, self._recording.content())
+        except LeakError as error:
+            failure = f"{self.path}: not written, because {error}"
+        except RecordingError as error:
+            failure = str(error)
+        except Exception as error:  # Its text may quote a secret.
+            failure = f"{self.path}: not written, because of a bug in codexpool ({type(error).__name__})"
+        if failure:
+            logger.error("%s", failure)
+        else:
+            others = f"; left out {self._others} to other hosts" if self._others else ""
+            replaced = self._recording.replaced()
+            logger.info("%s: %d requests recorded%s; %d values replaced", self.path, count, others, replaced)
+        _report(failure)
+
+    def _keep(self, stripped: http.HTTPFlow) -> None:
+        self._bytes += weight(stripped)
+        self._recording.flows.append(stripped)
 
     def _ask(self, at_once: bool = False) -> None:
         """Collect the pool's tokens and names: when the proxy ends, the pool may be gone."""
         if at_once or time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + ASK
-            secrets, names = self._known
-            self._known = (secrets.union(self._secrets()), names.union(self._names()))
+            self._recording.learn(self._secrets(), self._names())
 
     def _accepts(self, flow: http.HTTPFlow) -> bool:
         if not self._all_hosts and not is_wanted(flow):
@@ -142,69 +138,16 @@ class Recorder:
                 "%s: full after %d requests (%d MB); later ones are not recorded. To continue, start the proxy again "
                 "with another file",
                 self.path,
-                self._count,
+                len(self._recording.flows),
                 self._bytes // 1_000_000,
             )
         return not self._is_full
 
-    # -- the thread
 
-    def finish(self) -> None:
-        """Write everything, WebSockets that are still open included, and stop recording."""
-        if self._over.is_set():
-            return
-        self._ask(at_once=True)
-        if self._count > MANY:
-            logger.info("%s: writing %d requests; this takes some seconds", self.path, self._count)
-        self._over.set()
-        self._thread.join()
-        failure, ends = self._write(0.0), time.monotonic() + LAST_TRIES
-        while failure and self._has_news and time.monotonic() < ends:
-            time.sleep(LAST_TRIES / 10)
-            failure = self._write(0.0)
-        count = self._count + len(self._open)
-        if not failure:
-            others = f"; left out {self._others} to other hosts" if self._others else ""
-            replaced = self._recording.replaced()
-            logger.info("%s: %d requests recorded%s; %d values replaced", self.path, count, others, replaced)
-        _report({"requests": count, "others": self._others, "refused": failure})
-
-    def _run(self) -> None:
-        pause = EVERY
-        while not self._over.wait(pause):
-            if self._has_news:
-                began = time.monotonic()
-                self._write(BREATH)
-                pause = max(EVERY, SHARE * (time.monotonic() - began))
-
-    def _write(self, breath: float) -> str:
-        """Write the file; return why it failed."""
-        self._has_news = False
-        while self._fresh:
-            self._recording.flows.append(self._fresh.popleft())
-        failure = ""
-        try:
-            unfinished = [strip(socket.flow, dict(socket.sizes)) for socket in list(self._open.values())]
-            self._recording.learn(*self._known)
-            files.put(self.path, self._recording.content(unfinished, breath))
-        except LeakError as error:
-            failure = f"{self.path}: not written, because {error}"
-        except RecordingError as error:  # The disk may have room the next time.
-            failure, self._has_news = str(error), True
-        except Exception as error:  # Its text may quote a secret.
-            failure = f"{self.path}: not written, because of a bug in codexpool ({type(error).__name__})"
-        if failure and failure != self._failure:
-            logger.error("%s", failure)
-        elif self._failure and not failure:
-            logger.info("%s: written again", self.path)
-        self._failure = failure
-        return failure
-
-
-def _report(outcome: dict[str, object]) -> None:
-    """Tell `codexpool record` the outcome, if it has started this proxy."""
+def _report(failure: str) -> None:
+    """Tell `codexpool record` whether there is a recording, if it has started this proxy."""
     if path := os.environ.get(REPORT):
         try:
-            Path(path).write_text(json.dumps(outcome), encoding="utf-8")
+            Path(path).write_text(failure, encoding="utf-8")
         except OSError as error:
             logger.error("%s: cannot write the outcome of the recording (%s)", path, error.strerror)

@@ -1,8 +1,7 @@
-"""The flows of one recording, and the content of its file: given out only after the last look."""
+"""The flows of one recording, and the content of its file, which is checked before it is returned."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -44,7 +43,6 @@ class Recording:
         """Stripped flows (see `codexpool.recording.strip`)."""
         self._as_har = as_har
         self._pseudonyms = Pseudonyms()
-        self._anonymizer = Anonymizer(self._pseudonyms)
         self._secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str], names: Iterable[str] = ()) -> None:
@@ -55,33 +53,24 @@ class Recording:
         for name in names:
             self._pseudonyms.of_identity(name)
 
-    def content(self, unfinished: Sequence[http.HTTPFlow] = (), pause: float = 0.0) -> bytes:
-        """Return the content of the file. Raises LeakError.
-
-        Args:
-            unfinished: flows to include as they are now; they will be added when they have ended.
-            pause: seconds to sleep after each flow, for the proxy's thread.
-        """
-        flows = [*self.flows, *unfinished]
-        content = files.dump(self._anonymized(flows, pause), self._as_har)
-        check = Check({*self._secrets, *self._pseudonyms.values(), *secrets_in(flows)})
+    def content(self) -> bytes:
+        """Return the content of the file. Raises LeakError."""
+        content = files.dump(self._anonymized(), self._as_har)
+        check = Check({*self._secrets, *self._pseudonyms.values(), *secrets_in(self.flows)})
         if findings := check.findings(content):
             raise LeakError(findings)
         return content
 
-    def _anonymized(self, flows: Sequence[http.HTTPFlow], pause: float) -> list[http.HTTPFlow]:
+    def _anonymized(self) -> list[http.HTTPFlow]:
         """Return the flows with pseudonyms: a value learned in the last one is replaced in the first one, too."""
-        generation = -1
+        anonymizer, generation = Anonymizer(self._pseudonyms), -1
         made: list[http.HTTPFlow] = []
         for _ in range(ROUNDS):
             if generation == self._pseudonyms.generation:
                 break
             generation = self._pseudonyms.generation
             self._pseudonyms.settle()
-            made = []
-            for flow in flows:
-                made.append(self._anonymizer.flow(flow))
-                time.sleep(pause)
+            made = [anonymizer.flow(flow) for flow in self.flows]
         return made
 
     def replaced(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -29,20 +28,14 @@ RUN: Final = (sys.executable, "-c", "from codexpool.cli import main; main(prog_n
 @click.option("--all-hosts", is_flag=True, help="Record requests to any host, not only to the backend.")
 @config_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def record(
-    out: Path,
-    source: Path | None,
-    all_hosts: bool,
-    named: Path | None,
-    arguments: tuple[str, ...],
-) -> None:
+def record(out: Path, source: Path | None, all_hosts: bool, named: Path | None, arguments: tuple[str, ...]) -> None:
     """Record requests into OUT, to share with others.
 
     A recording has headers, URLs, status codes, sizes and times, and no bodies. Credentials, cookies, email
     addresses, ids, and every other value that may identify you are replaced with pseudonyms: the same one wherever
     the value occurs. OUT is a HAR file if its name ends in .har, otherwise a flow file of mitmproxy.
 
-    Without --from, starts mitmdump with the addon, as `codexpool run` does, and writes OUT until you press Ctrl-C.
+    Without --from, starts mitmdump with the addon, as `codexpool run` does, until you press Ctrl-C; then writes OUT.
     ARGUMENTS are mitmproxy's own: `codexpool record OUT -p 8081`.
     """
     from codexpool.recording.files import RecordingError, check_place
@@ -112,11 +105,11 @@ def _live(out: Path, all_hosts: bool, named: Path | None, arguments: Sequence[st
         report = Path(folder) / "report"
         code = _in_the_foreground([*command, *arguments], {**os.environ, REPORT: str(report)})
         try:
-            outcome: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            failure = report.read_text(encoding="utf-8")
+        except OSError:
             raise Failure(f"{out}: not recorded, because the proxy did not end properly") from None
-    if outcome["refused"]:
-        raise Failure(outcome["refused"])
+    if failure:
+        raise Failure(failure)
     return code
 
 
