@@ -1,19 +1,15 @@
 """How much one request may change: at most two identities over the same cause.
 
-A refusal may be the identity's fault or the request's. The first that is refused cannot tell; when two were, over the
-same cause and within a minute (or are still out), the third would be one too many: such a request would put out one
-identity after the other, for everybody else. So from then on the cause is *the request's own*.
+A refusal may be the identity's fault or the request's; the first one cannot tell. Once two identities were refused
+over the same cause within a minute, or still are, the cause is *the request's own*: it would put out one identity
+after the other, for all other clients too. It stays so for an hour after it was last seen, and at least as long as
+what it has done to them. A change that is confirmed otherwise (whoami refuses the token, there is a new one) is
+withdrawn: it was no request's doing.
 
-The states of a cause: unknown → counted (one identity has changed its status over it within a minute) → own (two
-have; kept for an hour after it was last seen, and at least as long as what it has done to them) → unknown. A change
-that is confirmed by other means (whoami refuses the token, there is a new one) is withdrawn: it was no request's
-doing.
+A cause is counted along several lines, each bounded by itself: what was asked (endpoint and model), what was answered
+(endpoint and status) and who asked (session). So a client that changes its model with each request is recognised too.
 
-A cause is looked at along several lines, each of which is bounded by itself: what was asked (endpoint and model),
-what was said (endpoint and status) and who asked (session). A client that changes its model with each request, or
-meets another status each time, is still the same trouble.
-
-What becomes of an own cause is said by the table in `codexpool.pool.verdict` and by `codexpool.proxy.judge.learn`.
+What follows from an own cause is in the table of `codexpool.pool.verdict` and in `codexpool.proxy.judge.learn`.
 """
 
 from __future__ import annotations
@@ -25,20 +21,11 @@ from typing import Final, NamedTuple
 
 from codexpool.pool.identity import Asked
 
-MOST: Final = 2
-"""Identities that may change their status over the same cause."""
-
-WITHIN: Final = 60.0
-"""Seconds for which a change counts, or for as long as it lasts."""
-
-HOLDS: Final = 3600.0
-"""Seconds for which a cause stays the request's own after it was last seen."""
-
-LONGEST: Final = 8 * 86_400.0
-"""Seconds for which a cause is remembered at least that has put out identities until a person ends that."""
-
-KEPT: Final = 1_000
-"""Lines that are kept at most; beyond that the one that was changed longest ago is forgotten."""
+MOST: Final = 2  # Identities that may change their status over the same cause.
+WITHIN: Final = 60.0  # Seconds for which a change counts, or for as long as it lasts.
+HOLDS: Final = 3600.0  # Seconds for which a cause stays the request's own after it was last seen.
+LONGEST: Final = 8 * 86_400.0  # Seconds for which a change is remembered at least that only a person ends.
+KEPT: Final = 1_000  # Lines that are kept; beyond that the one that changed longest ago is forgotten.
 
 Line = tuple[str, ...]
 
@@ -48,28 +35,28 @@ class Cause(NamedTuple):
 
     row: str
     model: str
-    said: str
+    answered: str
     session: str | None = None
 
     @classmethod
-    def of(cls, asked: Asked, said: str) -> Cause:
-        """The cause of an answer to a request; ``said`` is its status, or the code with which a socket was closed."""
-        return cls(row_of(asked.path), asked.model, said, asked.session)
+    def of(cls, asked: Asked, answered: str) -> Cause:
+        """Return the cause of an answer, by its status, or the code with which a socket was closed."""
+        return cls(row_of(asked.path), asked.model, answered, asked.session)
 
     def lines(self) -> Iterator[Line]:
-        """What it has in common with other causes."""
+        """What it shares with other causes."""
         yield ("asked", self.row, self.model)
-        yield ("said", self.row, self.said)
-        yield ("session", self.session or "")  # Those that name none are looked at as one.
+        yield ("answered", self.row, self.answered)
+        yield ("session", self.session or "")  # Requests that name none count as one session.
 
 
 def row_of(path: str) -> str:
-    """The group of endpoints that a path belongs to: ``/backend-api/codex/images/x`` is one of the images."""
+    """Return the group of endpoints of a path: ``/backend-api/codex/images/x`` is one of the images."""
     return "/".join(path.split("/")[:4])
 
 
 class _Change(NamedTuple):
-    """When an identity has changed, until when that lasts, and whether it ends by itself, as a limit does."""
+    """When an identity changed, until when that lasts, and whether it ends by itself, as a limit does."""
 
     at: float
     ends: float
@@ -88,49 +75,45 @@ class _Counted:
             return False
         return at < max(self.seen_at + HOLDS, *(change.ends for change in self.changed.values()))
 
-    def is_of_time(self) -> bool:
-        """Whether it only takes waiting, with all of them."""
-        return all(change.passes for change in self.changed.values())
-
 
 class Causes:
-    """The causes of late. Identities go by the fingerprint of their token."""
+    """The recent causes. Identities go by the fingerprint of their token."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Line, _Counted] = OrderedDict()
 
     def is_own(self, cause: Cause | None, fingerprint: str, at: float) -> bool:
-        """Whether a refusal is the request's own: enough other identities have changed over its cause."""
+        """Whether a refusal is the request's own: enough other identities changed over its cause."""
         if cause is None or not self._lines:
             return False
         found = [self._lines[line] for line in cause.lines() if line in self._lines]
         return any(counted.is_own(at) and fingerprint not in counted.changed for counted in found)
 
     def asks_so(self, asked: Asked, at: float) -> bool:
-        """Whether a request that is still to be sent is like one that everybody refuses.
+        """Whether a request that is still to be sent is like one that every identity refuses.
 
-        Not if they were refused for limits: two that have used theirs up are an ordinary day, and all ask so then.
+        Refusals for limits do not count: two identities that have used theirs up are an ordinary day.
         """
         if not self._lines:
             return False
-        lines = [line for line in Cause.of(asked, "").lines() if line[0] != "said"]
+        lines = [line for line in Cause.of(asked, "").lines() if line[0] != "answered"]
         found = [self._lines[line] for line in lines if line in self._lines]
-        return any(counted.is_own(at) and not counted.is_of_time() for counted in found)
+        return any(counted.is_own(at) and not all(c.passes for c in counted.changed.values()) for counted in found)
 
     def seen(self, cause: Cause, at: float) -> None:
-        """It has come up once more: if it is the request's own, it stays so for another hour."""
+        """Keep a cause the request's own for another hour, if it is."""
         for line in cause.lines():
             if (counted := self._lines.get(line)) is not None and counted.is_own(at):
                 counted.seen_at = max(counted.seen_at, at)
 
     def changed(self, cause: Cause | None, fingerprint: str, at: float, until: float | None) -> None:
-        """An identity has changed its status over it; ``until`` says when that ends by itself, None: never."""
+        """Count a change of an identity's status over a cause, until then; None if only a person ends it."""
         if cause is None:
             return
         for line in cause.lines():
             counted = self._lines.setdefault(line, _Counted())
             self._lines.move_to_end(line)
-            if not counted.is_own(at):  # What is long over counts no more.
+            if not counted.is_own(at):  # A change that is long over no longer counts.
                 counted.changed = {f: c for f, c in counted.changed.items() if at - c.at < WITHIN or at < c.ends}
             ends = at + LONGEST if until is None else until
             counted.changed[fingerprint] = _Change(at, ends, until is not None)
@@ -139,15 +122,13 @@ class Causes:
             self._lines.popitem(last=False)
 
     def ended(self, fingerprint: str, at: float) -> None:
-        """An identity serves again: what a cause has done to it does not last any longer."""
+        """End what was done to an identity: it serves again."""
         for counted in self._lines.values():
             if (known := counted.changed.get(fingerprint)) is not None and known.ends > at:
                 counted.changed[fingerprint] = known._replace(ends=at)
 
     def withdraw(self, fingerprint: str) -> None:
-        """What has become of an identity was confirmed by other means: it was no request's doing."""
+        """Forget what was done to an identity: something else has confirmed it."""
         for line, counted in list(self._lines.items()):
-            if counted.changed.pop(fingerprint, None) is None:
-                continue
-            if not counted.changed:
+            if counted.changed.pop(fingerprint, None) is not None and not counted.changed:
                 del self._lines[line]

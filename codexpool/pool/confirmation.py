@@ -1,16 +1,14 @@
-"""When a word against a token is final: whoami, and whatever stands between it and us, can be wrong.
-
-What makes a word final depends on who has said it, and on what others say:
+"""When a word against a token is final: whoami, and what stands between it and us, can be wrong.
 
 | the word | it is final |
 |---|---|
 | whoami: dead, or of another account; a client's request with this token was refused, too | at once |
-| the same, without such a request | when it is said again `CONFIRMED_AFTER` s later |
-| the same for several identities within a minute, and no request bears it out | when it has held for `HOLDS` s |
-| routing discovery: the account is not among those of this login | when it has held for `HOLDS` s |
+| the same, without such a request | when it is repeated `CONFIRMED_AFTER` s later |
+| the same for several identities within a minute, and no request was refused | after `HOLDS` s of the same |
+| routing discovery: the account is not among those of this login | after `HOLDS` s of the same |
 | a token's own claims: it is of another account | at once |
 
-"Held" means that every word since the first one has said so: a good one ends it, and no answer is no word.
+A good word in between ends it; no answer counts for nothing.
 """
 
 from __future__ import annotations
@@ -20,33 +18,29 @@ from typing import Final
 
 from codexpool.pool.identity import WHOAMI, Evidence
 
-DISCOVERY: Final = "wham/accounts/check"
-"""The path of evidence that routing discovery gave."""
+DISCOVERY: Final = "wham/accounts/check"  # The path of evidence that routing discovery gave.
 
 CONFIRMED_AFTER: Final = 2.0
-"""Seconds after which the same word again confirms the first one; until then others of the same minute are heard."""
+"""Seconds after which the same word confirms the first one; until then others of the same minute are heard."""
 
-TOGETHER: Final = 60.0
-"""Seconds within which words against several identities have one cause."""
+TOGETHER: Final = 60.0  # Seconds within which words against several identities have one cause.
 
 HOLDS: Final = 600.0
-"""Seconds for which a word has to hold that may well be the answer's fault, and not the token's."""
+"""Seconds for which a word is repeated before it counts, if it may be the answer's fault and not the token's."""
 
-
-KEPT: Final = 1_000
-"""Tokens of which it is remembered that a client's request was refused."""
+KEPT: Final = 1_000  # Tokens that are remembered because a client's request was refused with them.
 
 
 @dataclass(slots=True)
 class _Against:
-    """What is said against an identity's token: since when, when last, and by whom."""
+    """A word against an identity's token: since when, when last, and from where."""
 
     fingerprint: str
     since: float
     last: float
     path: str
     in_company: bool = False
-    """Others were refused by whoami within the same minute."""
+    """Whether whoami refused others within the same minute."""
 
 
 class Confirmation:
@@ -56,31 +50,32 @@ class Confirmation:
         self._against: dict[str, _Against] = {}
         """By the name of the identity: an older token of it is no company."""
         self._refused: dict[str, None] = {}
-        """The tokens that a client's request was refused with, the latest one last."""
+        """The tokens that a client's request was refused with, the latest last."""
         self._borne_out_at = 0.0
-        """When whoami last said of a token what a client's request had met with."""
+        """When whoami last confirmed a client's refusal."""
 
     def request_refused(self, fingerprint: str) -> None:
-        """A client's request was refused with this token: whoami's word on it is asked for."""
+        """Remember that a client's request was refused with this token."""
         self._refused.pop(fingerprint, None)
         self._refused[fingerprint] = None
         if len(self._refused) > KEPT:
             del self._refused[next(iter(self._refused))]
 
     def vouched(self, name: str, fingerprint: str) -> None:
-        """An identity's token is good."""
+        """Forget what was said against a token: it is good."""
         self._against.pop(name, None)
         self._refused.pop(fingerprint, None)
 
     def is_final(self, name: str, evidence: Evidence) -> bool:
-        """Whether a word against an identity's token, said at the time of this evidence, is final now."""
+        """Whether a word against an identity's token is final, said at the time of this evidence."""
         fingerprint, at = evidence.fingerprint, evidence.at
         if evidence.path not in (WHOAMI, DISCOVERY):
-            return True  # Nobody on the way has said it.
+            return True  # The token's own claims: nothing on the way can change them.
         if evidence.path == WHOAMI and fingerprint in self._refused:
             self._borne_out_at = at
             return True
-        self._forget(at)
+        # Identities whose words were not repeated have left the pool.
+        self._against = {n: word for n, word in self._against.items() if abs(at - word.last) < 2 * TOGETHER}
         word = self._against.get(name)
         if word is None or at < word.since or (word.fingerprint, word.path) != (fingerprint, evidence.path):
             self._against[name] = _Against(fingerprint, at, at, evidence.path)
@@ -93,11 +88,6 @@ class Confirmation:
         return at - word.since >= CONFIRMED_AFTER
 
     def _has_company(self, name: str, at: float) -> bool:
-        """Whether whoami says so of several identities at once."""
         since = self._against[name].since
         others = (word for other, word in self._against.items() if other != name and word.path == WHOAMI)
         return any(abs(other.since - since) < TOGETHER or at - other.last < TOGETHER for other in others)
-
-    def _forget(self, at: float) -> None:
-        """Words that were not said again for so long that their identities must have gone."""
-        self._against = {n: word for n, word in self._against.items() if abs(at - word.last) < 2 * TOGETHER}

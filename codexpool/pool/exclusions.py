@@ -30,11 +30,8 @@ from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
 from codexpool.redaction import redact_text
 
-KEPT: Final = 1_000
-"""Entries of one kind that are kept at most; beyond that the oldest is forgotten."""
-
-SHARED: Final = 50
-"""Entries of one subject that are shared with other proxies and commands, the newest."""
+KEPT: Final = 1_000  # Entries of one kind that are kept at most; beyond that the oldest is forgotten.
+SHARED: Final = 50  # Entries of one subject that are shared with other proxies and commands, the newest.
 
 ENDPOINT_HOLDS: Final = 900.0
 """Seconds for which an endpoint that refused an identity is not tried with it, where the answer does not say."""
@@ -42,11 +39,8 @@ ENDPOINT_HOLDS: Final = 900.0
 MODEL_HOLDS: Final = 3600.0
 """Seconds for which an account is not asked for a model that it does not have: plans change."""
 
-AWAY: Final = 60.0
-"""Seconds for which a session does not come back to an identity that it was told to leave."""
-
-SESSIONS_KEPT: Final = 1_000
-"""Sessions that are kept away from an identity; beyond that the oldest is forgotten."""
+AWAY: Final = 60.0  # Seconds for which a session does not come back to an identity that it was told to leave.
+SESSIONS_KEPT: Final = 1_000  # Sessions that are kept away from an identity; beyond that the oldest is forgotten.
 
 
 class Kind(StrEnum):

@@ -11,11 +11,8 @@ from codexpool.pool.patience import Waited
 from codexpool.pool.selection import Load
 from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS
 
-LONGEST_AVOIDED = 60.0
-"""Seconds for which new sessions avoid an identity at most."""
-
-WHOAMI = "whoami"
-"""The path of evidence that whoami itself gave."""
+LONGEST_AVOIDED = 60.0  # Seconds for which new sessions avoid an identity at most.
+WHOAMI = "whoami"  # The path of evidence that whoami itself gave.
 
 _WHOAMI_WORDS = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
 

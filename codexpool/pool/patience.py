@@ -14,14 +14,9 @@ LEAST_PATIENCE = 0.25
 FORGOTTEN_AFTER = 10.0
 """Seconds after which a wait in vain is forgotten: a later request is another client, or another try."""
 
-FIRST_PAUSE = 1.0
-"""Seconds for which a host is left alone after a page of the content network; doubles up to..."""
-
-LONGEST_PAUSE = 8.0
-"""... this. A request waits for it as long as its `PATIENCE` lasts, and is sent then."""
-
-FORGIVEN_AFTER = 60.0
-"""Seconds after which such a page counts as the first one again."""
+FIRST_PAUSE = 1.0  # Seconds for which a host is left alone after a page of the content network; doubles up to...
+LONGEST_PAUSE = 8.0  # ... this. A request waits for it as long as its `PATIENCE` lasts, and is sent then.
+FORGIVEN_AFTER = 60.0  # Seconds after which such a page counts as the first one again.
 
 
 @dataclass(slots=True)

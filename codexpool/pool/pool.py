@@ -26,14 +26,12 @@ from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
-FAMILIES_KEPT = 1_000
-"""Models of which it is remembered which limit counts for them."""
+FAMILIES_KEPT = 1_000  # Models of which it is remembered which limit counts for them.
 
 OTHERS_FIRST = 5.0
 """Seconds for which a half-open breaker waits for a request that is not like one that everybody refuses."""
 
-TROUBLES = 3
-"""Answers in a row that speak of the backend's own trouble, after which new sessions avoid an identity."""
+TROUBLES = 3  # Answers in a row that speak of the backend's own trouble, after which new sessions avoid an identity.
 
 
 class Pool:

@@ -9,14 +9,9 @@ from collections.abc import Collection
 from codexpool.pool.identity import IdentityKey
 from codexpool.protocol.headers import TURN_STATE, Fields
 
-TURN_STATES_KEPT = 10_000
-"""Turn states that are remembered; one is of use for the length of a turn."""
-
-SESSIONS_KEPT = 1_000
-"""Sessions whose foreign encrypted reasoning is remembered."""
-
-DIGESTS_KEPT = 10_000
-"""Items of one session that are remembered; a history that is longer is refused once more."""
+TURN_STATES_KEPT = 10_000  # Turn states that are remembered; one is of use for the length of a turn.
+SESSIONS_KEPT = 1_000  # Sessions whose foreign encrypted reasoning is remembered.
+DIGESTS_KEPT = 10_000  # Items of one session that are remembered; a history that is longer is refused once more.
 
 
 class TurnStates:

@@ -1,26 +1,22 @@
-"""Why an identity was chosen, and what spoke for and against each of the others, for a person who asks."""
+"""Why an identity was chosen, and what spoke for and against each of the others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from codexpool.pool.identity import Asked, Identity, Status, clock
+from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because
 
-if TYPE_CHECKING:
-    from codexpool.pool.pool import Pool
-
-CANDIDATES_KEPT = 20
-"""Candidates of a decision that are written down; in a larger pool the first of the file."""
-
+CANDIDATES_KEPT = 20  # Candidates of a decision that are written down; in a larger pool the first of the file.
 
 LOOKED_AROUND = frozenset({Because.ASIDE, Because.NEW, Because.MOVED, Because.NO_SESSION, Because.EXPIRED})
-"""Where there was a choice between several. (One that has been made for a session once may be repeated.)"""
+"""The reasons of a choice between several. (One that was made for a session may be repeated.)"""
 
 
 class Candidacy(NamedTuple):
-    """What spoke for and against an identity as a request was assigned."""
+    """What spoke for and against an identity when a request was assigned."""
 
     name: str
     chosen: bool
@@ -29,18 +25,19 @@ class Candidacy(NamedTuple):
 
 
 def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str, at: float) -> list[Candidacy]:
-    """The candidates for a request; ``refused`` names those it was refused under already."""
+    """List the candidates for a request; ``refused`` names those it was refused under already."""
     identities = list(pool.identities.values())
     kept = identities[:CANDIDATES_KEPT]
     kept += [i for i in identities[CANDIDATES_KEPT:] if i.name == chosen]
-    return [_candidacy(pool, i, asked, refused, chosen, at) for i in kept]
-
-
-def _candidacy(
-    pool: Pool, identity: Identity, asked: Asked, refused: Collection[str], chosen: str, at: float
-) -> Candidacy:
-    against = tuple(_against(pool, identity, asked, refused, at))
-    return Candidacy(identity.name, identity.name == chosen, tuple(_for(pool, identity, asked, at)), against)
+    return [
+        Candidacy(
+            i.name,
+            i.name == chosen,
+            tuple(_for(pool, i, asked, at)),
+            tuple(_against(pool, i, asked, at, i.name in refused)),
+        )
+        for i in kept
+    ]
 
 
 def _for(pool: Pool, identity: Identity, asked: Asked, at: float) -> Iterator[str]:
@@ -52,15 +49,15 @@ def _for(pool: Pool, identity: Identity, asked: Asked, at: float) -> Iterator[st
         yield f"{begun:.1f} sessions begun lately"
 
 
-def _against(pool: Pool, identity: Identity, asked: Asked, refused: Collection[str], at: float) -> Iterator[str]:
+def _against(pool: Pool, identity: Identity, asked: Asked, at: float, is_refused: bool) -> Iterator[str]:
     condition = identity.condition
-    if identity.name in refused:
+    if is_refused:
         yield "this request was refused under it"
     if condition.status is not Status.READY:
         until = f" until {clock(condition.until, at)} UTC" if condition.until is not None else ""
         yield f"{condition.status}{until}"
     if identity.metadata is None:
-        yield "nobody has said yet whose its token is"
+        yield "the account of its token is not known yet"
     if not asked.is_served_by(identity.name):
         yield "it is not for this member"
     elif not pool.is_for(identity, asked, at):

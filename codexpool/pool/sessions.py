@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from codexpool.pool.identity import IdentityKey
 
-KEPT = 100_000
-"""Sessions whose identity is remembered; beyond that the one that was used longest ago is forgotten."""
-
-ASIDES_KEPT = 10_000
-"""Sessions of which it is remembered who serves what their own identity cannot."""
+KEPT = 100_000  # Sessions whose identity is remembered; beyond that the one that was used longest ago is forgotten.
+ASIDES_KEPT = 10_000  # Sessions of which it is remembered who serves what their own identity cannot.
 
 
 @dataclass(slots=True)

@@ -26,15 +26,13 @@ from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, 
 from codexpool.pool.ranking import Ranking
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
-SHORT_REST = 2.0
-"""Seconds of the first rest after a refusal that sets no time; doubles up to..."""
+SHORT_REST = 2.0  # Seconds of the first rest after a refusal that sets no time; doubles up to...
 
 LONGEST_REST = 60.0
 
 SHORTEST_REST = 0.1
 
-LONGEST_RETRY_AFTER = 3600.0
-"""Seconds that an answer may have an identity rest; whatever takes longer is a limit."""
+LONGEST_RETRY_AFTER = 3600.0  # Seconds that an answer may have an identity rest; whatever takes longer is a limit.
 
 ASKED_FOR = 120.0
 """Seconds after which no answer of whoami is still on its way. (What seems older was asked after the clock was set
@@ -47,8 +45,7 @@ RENEWED_AGAIN = 15.0
 """The same for a token that has served others since: a client that is always refused must not have each login renewed
 each time."""
 
-DOUBTS = 3
-"""Refusals in a row of unknown cause after which an identity rests."""
+DOUBTS = 3  # Refusals in a row of unknown cause after which an identity rests.
 
 
 class Event(StrEnum):
@@ -74,14 +71,12 @@ class Event(StrEnum):
 
 SERVING_OR_SOON: Final = (Status.READY, Status.RESTING, Status.LIMITED)
 
-RETURNING: Final = frozenset({Status.LIMITED, Status.RESTING})
-"""Statuses that end by themselves."""
+RETURNING: Final = frozenset({Status.LIMITED, Status.RESTING})  # Statuses that end by themselves.
 
 CONDEMNED: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
 """Statuses that only a person ends."""
 
-REFUSED_FOR_GOOD: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})
-"""Statuses the breaker counts."""
+REFUSED_FOR_GOOD: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})  # Statuses the breaker counts.
 
 IN_DOUBT: Final = frozenset({Status.UNVERIFIED, Status.SUSPECT})
 """Statuses that end with whoami's answer, or with another token."""

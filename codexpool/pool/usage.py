@@ -9,14 +9,9 @@ from codexpool.protocol.endpoints import MAIN_LIMIT
 
 MAIN = MAIN_LIMIT
 
-USED_UP = 100.0
-"""Percent."""
-
-LONGEST_LIMIT = 8 * 86_400.0
-"""Seconds that a limit is believed at most: the longest window is a week."""
-
-UNKNOWN_LIMIT = 900.0
-"""Seconds that a limit is taken to last where nobody says how long."""
+USED_UP = 100.0  # Percent.
+LONGEST_LIMIT = 8 * 86_400.0  # Seconds that a limit is believed at most: the longest window is a week.
+UNKNOWN_LIMIT = 900.0  # Seconds that a limit is taken to last where nobody says how long.
 
 SHORTEST_LIMIT = 1.0
 
@@ -29,8 +24,7 @@ JUST_ENDED = 60.0
 WINDOWS_KEPT = 64
 """Windows of one account that are told apart, besides the main ones: the backend knows two for each family."""
 
-URGENCY = 4.0
-"""How much a window that is about to be reset may count for: what it has left is lost by then."""
+URGENCY = 4.0  # How much a window that is about to be reset may count for: what it has left is lost by then.
 
 
 class Window(NamedTuple):
@@ -159,5 +153,4 @@ class Usage:
         return max(ends, default=None)
 
 
-NOTHING = Usage()
-"""What is known of whom nothing is known. Never written to."""
+NOTHING = Usage()  # What is known of whom nothing is known. Never written to.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-LONGEST: Final = 16 * 2**20
-"""Bytes of a text that is parsed."""
+LONGEST: Final = 16 * 2**20  # Bytes of a text that is parsed.
 
 PARTS: Final = 250_000
 """Values in it, about: three bytes (``[],``) turn into a list of seventy, and to make one takes its time."""
 
-_SHORT: Final = 3 * PARTS // 8
-"""Bytes up to which nobody counts."""
+_SHORT: Final = 3 * PARTS // 8  # Bytes up to which nobody counts.
 
 
 def parts_of(text: bytes) -> int:

@@ -12,11 +12,8 @@ from typing import Any, Final
 from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.inflate import inflated
 
-VERSION: Final = "2025-06-18"
-"""Of the protocol, where a client does not say which one it speaks."""
-
-LONGEST: Final = 1 << 20
-"""Bytes of a message, inflated, that is looked at."""
+VERSION: Final = "2025-06-18"  # Of the protocol, where a client does not say which one it speaks.
+LONGEST: Final = 1 << 20  # Bytes of a message, inflated, that is looked at.
 
 
 def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]:

@@ -20,11 +20,8 @@ from codexpool.protocol.inflate import TooLongError, UnreadableError, inflated
 
 KEY: Final = "encrypted_content"
 
-LONGEST: Final = 16 * 2**20
-"""Bytes of a body, inflated, that something is left out of."""
-
-PARTS: Final = 500_000
-"""Values in it, about."""
+LONGEST: Final = 16 * 2**20  # Bytes of a body, inflated, that something is left out of.
+PARTS: Final = 500_000  # Values in it, about.
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()

@@ -9,8 +9,7 @@ from typing import Any
 
 from codexpool.protocol.bounded_json import loads
 
-LONGEST = 500
-"""Characters of a code or message that are looked at: it goes into a log, a flag and the state."""
+LONGEST = 500  # Characters of a code or message that are looked at: it goes into a log, a flag and the state.
 
 
 def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:

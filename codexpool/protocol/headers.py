@@ -18,8 +18,7 @@ TURN_STATE: Final = b"x-codex-turn-state"
 PROBE: Final = b"x-codexpool-probe"
 """The header of a request that only asks what would be done with it, with a number that its answer repeats."""
 
-PROBE_VERSION: Final = 1
-"""Of what is asked so, and of what is answered."""
+PROBE_VERSION: Final = 1  # Of what is asked so, and of what is answered.
 
 
 class Action(Enum):

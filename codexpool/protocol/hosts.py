@@ -9,8 +9,7 @@ from typing import Final
 CODEX: Final = ("chatgpt.com", "openai.com")
 """The domains of Codex's backend, subdomains included. (What identities are served from is added by discovery.)"""
 
-PAGE: Final = "codex.pool"
-"""The host that the proxy answers itself."""
+PAGE: Final = "codex.pool"  # The host that the proxy answers itself.
 
 OTHERS: Final = (
     ("other hosts of openai.com and chatgpt.com", "never"),

@@ -15,8 +15,7 @@ from typing import Any, Final
 import brotli  # type: ignore[import-untyped]
 import zstandard
 
-PIECE: Final = 1 << 20
-"""Bytes of a piece, about: no step gives more than a few times that."""
+PIECE: Final = 1 << 20  # Bytes of a piece, about: no step gives more than a few times that.
 
 WINDOW: Final = 8 * 2**20
 """Bytes of history that a zstd stream may ask to be kept (RFC 9659: as a content-encoding none asks for more)."""
@@ -28,8 +27,7 @@ _ZSTD_SLICE: Final = 64
 """Bytes that zstd is given at once. It cannot be told how much to give back: a block of 4 bytes can be
 128 KiB."""
 
-_ZLIB_SLICE: Final = 16_384
-"""Bytes that zlib is given at once: it copies what follows the end of a member."""
+_ZLIB_SLICE: Final = 16_384  # Bytes that zlib is given at once: it copies what follows the end of a member.
 
 _BROTLI_SLICE: Final = 4
 """The same for a Brotli before 1.2, whose blocks are 16 MiB at most. (mitmproxy 11 brings one.)"""

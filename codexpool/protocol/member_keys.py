@@ -18,8 +18,7 @@ from codexpool.tokens.member_key import PREFIX
 
 MARK: Final = PREFIX.encode()
 
-SHOWN: Final = b"(member key, removed by codexpool)"
-"""In place of a key."""
+SHOWN: Final = b"(member key, removed by codexpool)"  # In place of a key.
 
 _KEY: Final = re.compile(re.escape(MARK) + rb"[\w-]{16,128}")
 _LONGEST_KEY: Final = len(MARK) + 128

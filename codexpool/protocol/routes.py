@@ -61,8 +61,7 @@ ROUTES = (
 Of what can be made once more: notes are written, images are paid for, a call is begun. Nobody can tell from outside
 how far such a request has come, so those are never repeated; a GET always can be (RFC 9110, 9.2.1)."""
 
-BACKEND_ONLY = frozenset({HOST})
-"""The hosts of the path policy as long as no identity names another one."""
+BACKEND_ONLY = frozenset({HOST})  # The hosts of the path policy as long as no identity names another one.
 
 LONGEST = 1024
 """Characters of a path, or a method, beyond which it equals no row. What is found out of a path is remembered, and

@@ -27,13 +27,11 @@ EVENTS_AT_ONCE: Final = 10_000
 FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})
 """Events that say that there is no answer, or no more of it."""
 
-TELLING: Final = FAILURES | {frames.LIMITS}
-"""Events of a stream that the pool learns from."""
+TELLING: Final = FAILURES | {frames.LIMITS}  # Events of a stream that the pool learns from.
 
 _MARKS: Final = tuple(f'"{kind}"'.encode() for kind in TELLING)
 
-_END: Final = re.compile(rb"\n\r?\n")
-"""Events end with an empty line (HTML Living Standard, 9.2.6)."""
+_END: Final = re.compile(rb"\n\r?\n")  # Events end with an empty line (HTML Living Standard, 9.2.6).
 
 
 class Events:

@@ -16,20 +16,11 @@ from typing import Final
 
 from codexpool.protocol import frames
 
-DECISIVE: Final = frozenset({"type", "generate"})
-"""The keys that say what a message counts as."""
-
-MOST_KEYS: Final = 256
-"""Keys of a message; a client's has twenty."""
-
-DEEPEST: Final = 512
-"""Brackets within each other."""
-
-MOST_BRACKETS: Final = 400_000
-"""Brackets in a value: a client's whole history has some ten thousand."""
-
-AT_ONCE: Final = 256 * 1024
-"""Bytes of a message that is read at once; a longer one is read in a thread."""
+DECISIVE: Final = frozenset({"type", "generate"})  # The keys that say what a message counts as.
+MOST_KEYS: Final = 256  # Keys of a message; a client's has twenty.
+DEEPEST: Final = 512  # Brackets within each other.
+MOST_BRACKETS: Final = 400_000  # Brackets in a value: a client's whole history has some ten thousand.
+AT_ONCE: Final = 256 * 1024  # Bytes of a message that is read at once; a longer one is read in a thread.
 
 CLOSING: Final = {b"{": b"}", b"[": b"]"}
 

@@ -14,19 +14,13 @@ from codexpool.protocol import frames
 KEPT: Final = 16_384
 """Bytes of the end of a stream that are looked at: behind the usage come a user and a few pairs of short texts."""
 
-HELD: Final = 4 * KEPT
-"""Bytes of a stream that a meter holds at most, but for a piece that is larger by itself."""
-
-MOST: Final = 10**9
-"""Tokens of a turn beyond which a number is not one."""
+HELD: Final = 4 * KEPT  # Bytes of a stream that a meter holds at most, but for a piece that is larger by itself.
+MOST: Final = 10**9  # Tokens of a turn beyond which a number is not one.
 
 _COUNTED: Final = frozenset({"response.completed", "response.incomplete"})
 
-_KEY: Final = b'"usage"'
-"""Within a text of JSON the quotes would be escaped: no model can write this into an answer."""
-
-_TRIES: Final = 8
-"""Places of it that are looked at, from the end. The usage is at the last or last but one."""
+_KEY: Final = b'"usage"'  # Within a text of JSON the quotes would be escaped: no model can write this into an answer.
+_TRIES: Final = 8  # Places of it that are looked at, from the end. The usage is at the last or last but one.
 
 
 class Tokens(NamedTuple):

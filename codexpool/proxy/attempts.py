@@ -10,7 +10,7 @@ from typing import Protocol
 from mitmproxy import http
 
 from codexpool.pool import recovery
-from codexpool.pool.needs import nobody
+from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Renew, Try, Wait, advance
 from codexpool.pool.verdict import Verdict
@@ -152,7 +152,7 @@ class Attempts:
 
     def _nobody_serves(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         now = time.time()
-        why = nobody(self._flows.keeper.pool, exchange.asked, now)
+        why = no_identity(self._flows.keeper.pool, exchange.asked, now)
         if why.message != self._logged:
             logger.warning("session %s: %s", exchange.named, why.message)
             self._logged = why.message  # Every client gets the reason; the log only when it changes.

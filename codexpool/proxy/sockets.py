@@ -27,7 +27,7 @@ from codexpool.members.turn_queue import Slot
 from codexpool.pool.causes import Cause
 from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
 from codexpool.pool.identity import Evidence, Identity, Status
-from codexpool.pool.needs import nobody
+from codexpool.pool.needs import no_identity
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
@@ -333,7 +333,7 @@ class OpenSocket:
         lasts = MODEL_HOLDS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
         if is_able and not pool.leaves(attempt.name, asked, now, lasts):
             if said.status == 401:
-                message.content = frames.unservable(nobody(pool, asked, now).message)
+                message.content = frames.unservable(no_identity(pool, asked, now).message)
             return
         can_serve = pool.can_serve(asked, now)
         if not can_serve and verdict.next in MAY_BE_ITS_OWN:
@@ -342,7 +342,7 @@ class OpenSocket:
             message.content = frames.connect_again()
             self._leave(f"{said.status} {redact_text(said.code)}")
             return
-        why = nobody(pool, asked, now)
+        why = no_identity(pool, asked, now)
         logger.warning("session %s: %s", self.exchange.named, why.message)
         told_so = told(why.returns_at, why.is_limit, now)
         if why.returns_at is None or told_so is Told.FINAL:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from codexpool.common.clock_skew import LATEST
 
-AUTH = "https://api.openai.com/auth"
-"""The claim with the account, the user and the plan."""
+AUTH = "https://api.openai.com/auth"  # The claim with the account, the user and the plan.
 
 
 class Claims(NamedTuple):

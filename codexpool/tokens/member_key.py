@@ -12,13 +12,11 @@ import re
 import secrets
 from typing import Final
 
-PREFIX: Final = "at-pool-"
-"""How every key begins."""
+PREFIX: Final = "at-pool-"  # How every key begins.
 
 BITS: Final = 256
 
-HASHED: Final = re.compile(r"sha256:[0-9a-f]{64}")
-"""What pool.toml has of a key."""
+HASHED: Final = re.compile(r"sha256:[0-9a-f]{64}")  # What pool.toml has of a key.
 
 
 def new_key() -> str:

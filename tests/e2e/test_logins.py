@@ -113,7 +113,7 @@ def test_a_refresh_token_that_somebody_else_has_used_moves_the_turn_unseen(tmp_p
 
         world.proxy.says("spare needs_login: its refresh token was used already, by somebody else")
         assert f"{world.login.path} has two owners" in world.proxy.log
-        assert "Log in anew: codexpool login spare" in world.proxy.log
+        assert "Log in again: codexpool login spare" in world.proxy.log
         assert world.renewals == 1
         assert world.login.document == world.login.first
 

@@ -13,7 +13,7 @@ from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
 from codexpool.pool.exclusions import MODEL_HOLDS
 from codexpool.pool.identity import Asked, Status
-from codexpool.pool.needs import nobody
+from codexpool.pool.needs import no_identity
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import OTHERS_FIRST
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Try, attempts
@@ -161,7 +161,7 @@ def test_what_a_client_has_put_in_the_place_of_a_model_is_never_shown_as_it_is(s
 
     scene.request(wants, said._replace(message=unsupported(model)))
 
-    shown = nobody(scene.pool, wants, scene.now).message
+    shown = no_identity(scene.pool, wants, scene.now).message
     shown += "".join(
         e.described(scene.now) for i in scene.pool.identities.values() for e in scene.pool.exclusions.of(i, scene.now)
     )
@@ -427,13 +427,13 @@ TestOthers.settings = settings(max_examples=200, stateful_step_count=40, deadlin
 def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays_short() -> None:
     limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
     limited.request(asked, Said(429, code="usage_limit_reached", error={"resets_in_seconds": 600}))
-    why = nobody(limited.pool, asked, limited.now)
+    why = no_identity(limited.pool, asked, limited.now)
     assert (why.is_limit, why.returns_at) == (True, limited.now + 600)
     assert "d: limited for the model gpt-exotic until" in why.message
 
     throttled = Scene(ready_pool(*"abcd"))
     outcome, _ = throttled.request(asked, Said(429))
-    until = nobody(throttled.pool, asked, throttled.now).returns_at
+    until = no_identity(throttled.pool, asked, throttled.now).returns_at
     assert isinstance(outcome, NobodyServes)
     assert until is None or until - throttled.now <= LONGEST_REST
 
@@ -443,7 +443,7 @@ def test_a_limit_of_the_requests_own_that_ends_meanwhile_is_over_soon() -> None:
     ended = {"resets_at": limited.now - 0.1, "resets_in_seconds": 0}
     limited.request(asked, Said(429, code="usage_limit_reached", error=ended))
 
-    assert (why := nobody(limited.pool, asked, limited.now)).is_limit
+    assert (why := no_identity(limited.pool, asked, limited.now)).is_limit
     assert why.returns_at == limited.now + ENDED_LIMIT
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
-from codexpool.pool.needs import nobody
+from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import TROUBLES, Pool
 from codexpool.pool.ranking import LASTS
 from codexpool.pool.recovery import BEFORE_AGAIN, NobodyServes, Pause, Relay, Try, Wait, attempts
@@ -142,7 +142,7 @@ def test_a_closed_workspace_is_a_pause_that_a_person_ends() -> None:
     pool.states.workspace_closed("a", evidence(pool.identities["a"], NOW, 402, "deactivated_workspace"), NOW)
 
     assert chosen(pool, "s", NOW + 1e6) == "b"
-    assert "a: paused (402 deactivated_workspace" in nobody(pool, Asked("s", RESPONSES), NOW).message
+    assert "a: paused (402 deactivated_workspace" in no_identity(pool, Asked("s", RESPONSES), NOW).message
     pool.resumed("a", pool.identities["a"].fingerprint, NOW + 5)
     assert pool.identities["a"].status is Status.READY
 
@@ -339,7 +339,7 @@ def test_with_all_limited_nobody_serves_and_the_first_to_come_back_is_known() ->
         next(attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW))
 
     assert end.value.value == NobodyServes()
-    why = nobody(pool, Asked("s", RESPONSES), NOW)
+    why = no_identity(pool, Asked("s", RESPONSES), NOW)
     assert why.returns_at == NOW + HOUR
     assert why.summary == "codexpool: all 2 identities are at their limit"
 
@@ -350,7 +350,7 @@ def test_who_needs_a_person_is_named_beside_those_that_are_limited() -> None:
     refuse(pool, "b", NOW, NOW)
     condemn(pool, "b", NOW)
 
-    why = nobody(pool, Asked("s", RESPONSES), NOW)
+    why = no_identity(pool, Asked("s", RESPONSES), NOW)
 
     assert why.summary == "codexpool: 1 of 2 identities are at their limit; b (replace its PAT)"
     assert why.returns_at == NOW + HOUR
@@ -460,7 +460,7 @@ def test_a_session_whose_identity_serves_goes_on_while_the_breaker_is_open_and_c
     assert chosen(pool, "of-a", NOW + 1) is None  # it would have to move
     assert chosen(pool, "new", NOW + 1) is None
     assert chosen(pool, "of-f", NOW + 1) == "f"
-    assert "not tried" in nobody(pool, Asked("of-a", RESPONSES), NOW + 1).message
+    assert "not tried" in no_identity(pool, Asked("of-a", RESPONSES), NOW + 1).message
     assert pool.succeeded("f", NOW + 1, True)
     assert chosen(pool, "of-a", NOW + 2) == "d"
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.identity import Asked, Condition, Evidence, Status, Word
-from codexpool.pool.needs import NEED, nobody, reasons_of
+from codexpool.pool.needs import NEED, no_identity, reasons_of
 from tests.pool.pools import (
     NOW,
     RESPONSES,
@@ -40,7 +40,7 @@ def test_every_identity_is_named_with_what_it_needs_and_no_token(states: dict[st
         vouch(pool, name, NOW)
         pool.states.condition_learned(name, pool.identities[name].fingerprint, condition)
 
-    line = nobody(pool, Asked(None, RESPONSES), NOW).message
+    line = no_identity(pool, Asked(None, RESPONSES), NOW).message
 
     for name, condition in states.items():
         assert f"{name}: {NEED.get(condition.status, 'refused this request')}" in line
@@ -58,7 +58,7 @@ def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None
     refuse(pool, "work", NOW, NOW)
     condemn(pool, "work", NOW + 60)
 
-    assert nobody(pool, Asked(None, RESPONSES), NOW).message == (
+    assert no_identity(pool, Asked(None, RESPONSES), NOW).message == (
         "codexpool: no identity can serve. work: replace its PAT "
         "(401 token_revoked on codex/responses, confirmed by whoami, 08:01 UTC)"
     )
@@ -70,7 +70,7 @@ def test_time_until_which_an_identity_rests_is_told() -> None:
         "work", pool.identities["work"].fingerprint, Condition(Status.LIMITED, NOW, NOW + 600)
     )
 
-    assert nobody(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
+    assert no_identity(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
 
 
 def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end() -> None:
@@ -78,7 +78,7 @@ def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end
 
     not_for_endpoint(pool, "work", RESPONSES)
 
-    assert nobody(pool, Asked(None, RESPONSES), NOW).message == (
+    assert no_identity(pool, Asked(None, RESPONSES), NOW).message == (
         "codexpool: no identity can serve. work: not used on codex/responses until 08:15 UTC "
         "(401 no_matching_rule on codex/responses)"
     )
@@ -89,11 +89,11 @@ def test_conflict_is_told_from_a_refusal() -> None:
     refuse(pool, "work", NOW, NOW)
     pool.states.whoami_said("work", Word.OTHER_ACCOUNT, asked(pool.identities["work"], NOW), metadata("another"))
 
-    assert "work: its token belongs to another account" in nobody(pool, Asked(None, RESPONSES), NOW).message
+    assert "work: its token belongs to another account" in no_identity(pool, Asked(None, RESPONSES), NOW).message
 
 
 def test_pool_without_identities_says_where_to_look() -> None:
-    line = nobody(pool_of(), Asked(None, RESPONSES), NOW).message
+    line = no_identity(pool_of(), Asked(None, RESPONSES), NOW).message
 
     assert "pool.toml" in line
     assert "log" in line

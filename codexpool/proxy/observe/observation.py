@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from codexpool.pool.identity import Evidence, Kind
-from codexpool.pool.needs import NAMES, nobody
+from codexpool.pool.needs import NAMES, no_identity
 from codexpool.pool.recovery import NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import NOT_PORTABLE, Verdict
@@ -174,7 +174,7 @@ class Observation:
                 return "would be passed on to the client"
             case NobodyServes():
                 assert self.consulted is not None
-                self.trace.message = nobody(self.consulted.pool, self.exchange.asked, at).message
+                self.trace.message = no_identity(self.consulted.pool, self.exchange.asked, at).message
                 return f"nobody would serve: {self.trace.message.removeprefix('codexpool: ')}"
 
     def _who(self) -> str:
