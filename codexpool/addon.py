@@ -1,4 +1,4 @@
-"""The mitmproxy addon: options and hooks. It decides nothing itself."""
+"""The mitmproxy addon: its options and hooks. All decisions are made elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from codexpool.config import Access, ConfigError, Intercept, PoolConfig, Watcher, find, load, places
-from codexpool.protocol import endpoints
-from codexpool.protocol.routes import BACKEND_ONLY
 from codexpool.proxy import content_view
 from codexpool.proxy.find_keys import hide_key
-from codexpool.proxy.flows import Closed, Passthrough
-from codexpool.proxy.handler import Handler, Setup
+from codexpool.proxy.flows import Closed
+from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
 from codexpool.proxy.mitm.shutdown import REASON, Leaving
 from codexpool.proxy.observe.handler import ObserveHandler
@@ -39,47 +37,42 @@ OPTIONS = (
     (
         "codexpool_config",
         "",
-        "The pool.toml to use. Without it CODEXPOOL_CONFIG is looked at, then config/pool.toml beside the addon, "
-        "then codexpool/pool.toml in the user's configuration folder.",
+        "The pool.toml to use. Default: $CODEXPOOL_CONFIG, then config/pool.toml beside the addon, then "
+        "codexpool/pool.toml in the user's configuration folder.",
     ),
     (
         "codexpool_observe",
         "false",
-        "With true nothing is changed: requests keep the client's own credential, and it is only said what would be "
-        "done with them.",
+        "true: change no request. Requests keep the client's own credential, and the log says what would be done.",
     ),
     (
         "codexpool_events",
         "",
-        "A file to which each request, and each change of an identity, is appended as a line of JSON "
-        "(docs/events.md). It may be renamed at any time. It holds no secret and no body.",
+        "Append each request and each change of an identity to this file, as a line of JSON (docs/events.md). It "
+        "contains no secrets and no bodies, and may be renamed at any time.",
     ),
     (json_log.OPTION, json_log.DEFAULT, json_log.HELP),
     (
         "codexpool_record",
         "",
-        "A file for a recording to share: a HAR file if its name ends in .har, otherwise a flow file. It has no "
-        "bodies, and pseudonyms for private values. It is complete when the proxy has ended.",
+        "Write a recording to share: a HAR file if the name ends in .har, else a flow file. It contains no bodies, "
+        "and pseudonyms for private values. It is complete once the proxy has ended.",
     ),
     (
         "codexpool_record_all_hosts",
         "false",
-        "With true the proxy reads what goes to any host, not only to Codex's, and the recording has all of it.",
+        "true: record requests to all hosts, not only to those of Codex.",
     ),
 )
-"""Name, default and help of each option. All of them are texts: mitmproxy drops an addon silently whose number or
-switch it cannot read."""
-
-
-FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})
-"""Hosts that a member's client asks with its key."""
+"""Name, default and help of each option. All are strings: mitmproxy silently drops an addon with a number or switch
+that it cannot parse."""
 
 HOSTS_AWAITED = 1.0
-"""Seconds that a tunnel to another host waits, after the start, for the hosts identities were served from before."""
+"""Seconds a new tunnel waits, just after the start, for the hosts of identities to be known."""
 
 
 class Codexpool:
-    """Hands each flow to a handler (see `codexpool.proxy.handler`). An exception on the way is the handler's, too."""
+    """Hands each flow to a handler (see `codexpool.proxy.handler`), and its exceptions too."""
 
     def __init__(self, entry: Path | None, reloaded: bool) -> None:
         self.name = "codexpool"
@@ -100,7 +93,7 @@ class Codexpool:
             sys.exit(f"codexpool: {self.support.refusal}")
         for name, default, help_text in OPTIONS:
             if options.given_twice(name):
-                sys.exit(f"codexpool: {name} is given twice; say --set {name}=… once")
+                sys.exit(f"codexpool: {name} is set twice; use --set {name}=… once")
             loader.add_option(name, str, default, help_text)
         content_view.add_view()
         self._undo_redaction = redact_logs()
@@ -122,12 +115,12 @@ class Codexpool:
                 self._observe(options.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
                 path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
-                self.watcher = Watcher([path] if path is not None else [])  # first: no change is lost
+                self.watcher = Watcher([path] if path is not None else [])  # before loading: no change is missed
                 self.config = load(path) if path is not None else None
-            if self.config is not None and not self.handler.observes:
-                options.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if self.config.members else frozenset()))
-            if self.config is not None and self.config.access is Access.ANYONE:
-                options.refuse_anyone()
+            if self.config is not None:
+                self.handler.check_options(self.config)
+                if self.config.access is Access.ANYONE:
+                    options.refuse_anyone()
             self.telemetry.configure(updated)
             self._guard()
         except (ConfigError, StateError, exceptions.OptionsError) as error:
@@ -137,7 +130,7 @@ class Codexpool:
                 self.running()
 
     def _guard(self) -> None:
-        """Tell the gate who can come to it."""
+        """Tell the gate who can reach the proxy."""
         gate = self.handler.gate
         gate.on_loopback, gate.lets_all = options.is_for_this_machine(), options.has_passwords()
 
@@ -149,61 +142,50 @@ class Codexpool:
         self.leaving.running()
 
     def _setup(self) -> Setup:
-        """Return what the handler starts with, and log it if that is no pool."""
         if self.refused:
             return Closed(self.refused)
-        if self.config is not None:
-            return self.config
-        looked_at = ", ".join(places(self.entry))
-        if self.handler.observes:
-            return Passthrough()
-        if options.had_a_pool():
-            logger.error("no pool.toml is found any more: %s", looked_at)
-            return Closed("there was a pool, and no pool.toml is found any more; the proxy's log says where")
-        logger.warning(
-            "no pool.toml found, so nothing is swapped. Looked at: %s. Make one (codexpool add NAME, or copy "
-            "config/pool.example.toml) and start again",
-            looked_at,
-        )
-        return Passthrough()
+        return self.config or NoPool(", ".join(places(self.entry)))
 
     def _leave(self) -> None:
-        """The proxy is ending: commands must find its successor, and clients connect to it."""
+        """Leave commands and clients to the proxy's successor."""
         self.telemetry.withdraw()
         self.handler.end_sockets()
 
     def _observe(self, observes: bool) -> None:
-        """Choose the handler. That is possible at the start only."""
+        """Choose the handler; possible only before the proxy runs."""
         if observes == self.handler.observes:
             return
         if self.is_running:
-            raise exceptions.OptionsError("codexpool_observe is for the start: restart the proxy to change it")
+            raise exceptions.OptionsError("codexpool_observe cannot be changed while the proxy runs: restart it")
         self.handler = ObserveHandler(self.history) if observes else SwapHandler(self.history)
         self.telemetry.view = self.handler
         resend.install(self.handler)
 
     def _refuse(self, reason: str) -> None:
-        """Do not start. While running: do not take a change over. After a reload: refuse what is to be swapped."""
+        """Refuse to start; while running, refuse the change; after a reload, refuse requests to swap."""
         if self.is_running:
             raise exceptions.OptionsError(reason)
         if not self.reloaded:
-            # An OptionsError in `configure` would be printed with a traceback around it.
+            # mitmproxy would print an OptionsError with a traceback.
             sys.exit("\n".join(f"codexpool: {line}" for line in reason.splitlines()))
         self.refused = reason
-        logger.error("codexpool refuses to serve: %s. Mend it, and touch the entry file or restart", reason)
+        logger.error(
+            "codexpool refuses to serve: %s. Fix it, then restart the proxy",
+            reason,
+        )
 
     def done(self) -> None:
         self.leaving.done()
-        # A reload that fails leaves mitmproxy without this addon, but with its streams: they go on refusing what
-        # must not leave undressed, until a next `load` installs others.
-        self.handler.stop("codexpool is not loaded any more; restart the proxy")
+        # If a reload fails, mitmproxy has no addon, but streams that still ask this handler: it goes on refusing
+        # requests that must not leave with the client's credential, until the next `load` replaces it.
+        self.handler.stop("codexpool is no longer loaded; restart the proxy")
         self.telemetry.done()
         self._undo_logs()
         self._undo_redaction()
 
     @command.command("codexpool.headers")  # type: ignore[untyped-decorator]
     def headers(self, flows: Sequence[flow.Flow]) -> types.Data:
-        """What the client sent, what went upstream, and what was done to each header on the way."""
+        """Show what the client sent, what went upstream, and what was done to each header."""
         return content_view.headers_of(flows)
 
     # -- hooks
@@ -217,7 +199,7 @@ class Codexpool:
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
         if address is None or address[:2] in options.upstreams():
-            return  # What is to be asked of the proxy behind this one has been looked at as it came.
+            return  # A request for an upstream proxy was checked when it came.
         asked = self.handler.tunnels.opens(data.server, address[0])
         if why := self._refusal(data.client, asked, address[1]):
             data.server.error = why
@@ -239,17 +221,17 @@ class Codexpool:
             raise exceptions.AddonHalt from None  # or mitmproxy would decide now, and intercept
 
     def _reads_all(self) -> bool:
-        """Whether tunnels to hosts that are none of the pool's business are read as well."""
+        """Return whether to intercept tunnels to hosts other than the pool's, too."""
         config = self.handler.config
-        is_said = config is not None and config.intercept is Intercept.ALL
-        return is_said or options.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
+        is_configured = config is not None and config.intercept is Intercept.ALL
+        return is_configured or options.is_on("codexpool_record_all_hosts") or bool(ctx.options.allow_hosts)
 
     def _refusal(self, client: Client, to_host: str, port: int) -> str:
         try:
             return self.handler.refusal(client, to_host, port)
         except Exception as error:
-            logger.exception("it could not be told whom a connection is for")
-            return f"codexpool: it could not be told whom this connection is for ({type(error).__name__})"
+            logger.exception("checking the destination of a connection failed")
+            return f"codexpool: checking the destination failed ({type(error).__name__})"
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
@@ -257,7 +239,7 @@ class Codexpool:
         options.hide_password(flow)
         self.handler.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:
-            hide_key(flow)  # It goes no further, but it may be recorded.
+            hide_key(flow)  # It goes no further, but a dump may have it.
             return
         if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
@@ -331,9 +313,9 @@ class Codexpool:
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        self.telemetry.message_came(flow)
-        await self.handler.message_comes(flow)
-        self.handler.message_came(flow)
+        self.telemetry.message(flow)
+        await self.handler.before_message(flow)
+        self.handler.message(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):

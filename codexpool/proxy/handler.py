@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mitmproxy import http
 
 from codexpool.config import PoolConfig, Watcher
 from codexpool.pool.pool import Pool
-from codexpool.proxy.flows import Closed, Passthrough
+from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.resend import Sender
 from codexpool.proxy.tunnels import Tunnels
 
-Setup = Closed | Passthrough | PoolConfig
+
+@dataclass(frozen=True, slots=True)
+class NoPool:
+    """There is no pool.toml in any of the places ``looked_at``."""
+
+    looked_at: str
+
+
+Setup = Closed | NoPool | PoolConfig
 """What a handler starts with: a pool, none, or the reason why requests are refused."""
 
 
@@ -57,6 +66,9 @@ class Handler(Sender, View, Protocol):
     def hosts(self) -> frozenset[str]:
         """The hosts whose requests may be swapped."""
 
+    def check_options(self, config: PoolConfig) -> None:
+        """Raise OptionsError if mitmproxy's options do not allow serving this pool."""
+
     def start(self, setup: Setup, watcher: Watcher) -> None:
         """Begin, or begin again with another pool.toml. ``watcher`` knows the files to follow."""
 
@@ -96,10 +108,10 @@ class Handler(Sender, View, Protocol):
     def socket_opened(self, flow: http.HTTPFlow) -> None:
         """Handle the start of a WebSocket."""
 
-    async def message_comes(self, flow: http.HTTPFlow) -> None:
+    async def before_message(self, flow: http.HTTPFlow) -> None:
         """Have a WebSocket message wait, if it must."""
 
-    def message_came(self, flow: http.HTTPFlow) -> None:
+    def message(self, flow: http.HTTPFlow) -> None:
         """Handle a WebSocket message."""
 
     def socket_closed(self, flow: http.HTTPFlow) -> None:

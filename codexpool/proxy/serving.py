@@ -13,12 +13,13 @@ from mitmproxy.connection import Client
 from codexpool.config import PoolConfig, Watcher
 from codexpool.pool.identity import Condition, Identity
 from codexpool.pool.pool import Pool
+from codexpool.protocol import endpoints
 from codexpool.protocol.routes import BACKEND_ONLY
 from codexpool.proxy.answers import Answers
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.flows import Closed, Flows, Passthrough, Serving
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.handler import Setup
+from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.relay_policy import Relay
@@ -35,14 +36,18 @@ from codexpool.web.status import member_rows
 logger = logging.getLogger("codexpool")
 
 
+FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})
+"""Hosts that a member's client asks with its key."""
+
+
 def _open_state() -> State:
     return open_state(state_path(os.environ))
 
 
 class SwapHandler:
-    """Puts the parts of a request's way together (see `codexpool.proxy.handler.Handler` for the methods).
+    """Sends requests under the identities of a pool (see `codexpool.proxy.handler.Handler` for the methods).
 
-    `Requests` has the way out, `Answers` the way back, `Sockets` what is said on an open WebSocket. All of them share
+    `Requests` handles what goes out, `Answers` what comes back, `Sockets` the messages on open WebSockets. They share
     `Flows`: the exchanges under way, and the pool that serves them.
     """
 
@@ -65,13 +70,29 @@ class SwapHandler:
 
     def start(self, setup: Setup, watcher: Watcher) -> None:
         self.stop()
-        if isinstance(setup, Closed | Passthrough):
-            self.flows.mode = setup
+        if not isinstance(setup, PoolConfig):
+            self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
         keeper = Keeper(_open_state, os.environ, options.own_route(), self)
         keeper.start(setup, watcher)
         self.flows.mode = Serving(keeper)
+
+    @staticmethod
+    def _without_pool(setup: NoPool) -> Closed | Passthrough:
+        """Pass everything through, unless there was a pool: its clients must not use their own credentials."""
+        if options.had_a_pool():
+            logger.error("pool.toml is gone. Looked at: %s", setup.looked_at)
+            return Closed("pool.toml is gone; the proxy's log says where it was looked for")
+        logger.warning(
+            "no pool.toml found, so no request is swapped. Looked at: %s. Make one (codexpool add NAME, or copy "
+            "config/pool.example.toml) and start again",
+            setup.looked_at,
+        )
+        return Passthrough()
+
+    def check_options(self, config: PoolConfig) -> None:
+        options.refuse_unfit_for_a_pool(BACKEND_ONLY | (FOR_MEMBERS if config.members else frozenset()))
 
     def stop(self, reason: str = "") -> None:
         keeper = self.flows.keeper_if_any
@@ -206,14 +227,14 @@ class SwapHandler:
         if exchange.is_answered:
             self.sockets.opened(flow, exchange)
 
-    async def message_comes(self, flow: http.HTTPFlow) -> None:
+    async def before_message(self, flow: http.HTTPFlow) -> None:
         try:
             if self.flows.serves and self.flows.get(flow) is not None:
                 await self.sockets.await_slot(flow)
         except Exception:
-            logger.exception("a message could not be made to wait for its turn")
+            logger.exception("waiting for a slot for a message failed")
 
-    def message_came(self, flow: http.HTTPFlow) -> None:
+    def message(self, flow: http.HTTPFlow) -> None:
         """Act on a WebSocket message, and have the flow keep only the last few of its connection."""
         is_known, swaps = self.flows.get(flow) is not None, self.flows.policy(flow.request).swaps
         try:
@@ -221,8 +242,8 @@ class SwapHandler:
                 self.sockets.on_message(flow)
             elif self.flows.serves and swaps:
                 self.sockets.refuse_unknown(flow)
-        except Exception:  # It is passed on as it is: it holds no secret, and there is no way to answer it.
-            logger.exception("a message could not be read")
+        except Exception:  # It is passed on as it is: it has no secret, and there is no way to answer it.
+            logger.exception("reading a message failed")
         if is_known or swaps:
             trim(flow)
 

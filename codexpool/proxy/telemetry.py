@@ -142,7 +142,7 @@ class Telemetry:
             self._recorder.add(flow)
 
     @harmless
-    def message_came(self, flow: http.HTTPFlow) -> None:
+    def message(self, flow: http.HTTPFlow) -> None:
         """A WebSocket message has come."""
         if self._recorder is not None:
             self._recorder.message(flow)

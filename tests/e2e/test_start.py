@@ -67,7 +67,7 @@ REFUSALS = {
     ),
     # mitmproxy would drop the addon after its `load`, without a word (its issue 8013).
     "option given twice": Refusal(
-        ("codexpool_config is given twice", "once"), ("--set", "codexpool_config=another.toml")
+        ("codexpool_config is set twice", "once"), ("--set", "codexpool_config=another.toml")
     ),
     "misspelt key": Refusal(("pool.toml:4", "tokn", "token"), pool=MISSPELT),
     "no TOML": Refusal(("pool.toml:2", "is not TOML"), pool="[pool]\nselection = headroom\n"),
@@ -147,7 +147,7 @@ def test_a_start_that_cannot_work_is_refused_in_one_line_that_says_what_mends_it
 
 def test_without_a_pool_nothing_is_swapped_and_it_is_said(make: Make) -> None:
     world = make(pat("work"), configured=False, ready=0)
-    world.proxy.says("no pool.toml found, so nothing is swapped")
+    world.proxy.says("no pool.toml found, so no request is swapped")
     assert "CODEXPOOL_CONFIG" in world.proxy.log
     with world.proxy.client() as client:
         world.turn(client)

@@ -75,6 +75,9 @@ class ObserveHandler:
 
     # -- its life
 
+    def check_options(self, config: PoolConfig) -> None:
+        """Allow any options: no request is changed."""
+
     def start(self, setup: Setup, watcher: Watcher) -> None:
         """Consult the pool of a configuration, as it is now."""
         self.consulted, self.closed = None, setup.reason if isinstance(setup, Closed) else ""
@@ -303,10 +306,10 @@ class ObserveHandler:
         with self._fail_open("following a socket"):
             self._sockets.opened(flow, observation)
 
-    async def message_comes(self, flow: http.HTTPFlow) -> None:
+    async def before_message(self, flow: http.HTTPFlow) -> None:
         """Return at once: no turn waits."""
 
-    def message_came(self, flow: http.HTTPFlow) -> None:
+    def message(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("reading a message"):
             if self._sockets.follows(flow):
                 self._sockets.message(flow)

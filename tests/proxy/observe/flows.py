@@ -14,7 +14,7 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from codexpool.config import Watcher, load
-from codexpool.proxy.flows import Passthrough
+from codexpool.proxy.handler import NoPool
 from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.state import SqliteState
 from codexpool.traces.history import History
@@ -58,7 +58,7 @@ def observing(tmp_path: Path, *names: str, head: str = "") -> ObserveHandler:
     """Observe mode with a pool of these identities; none has ever been verified, and no state is there."""
     made = ObserveHandler(History(), {"CODEXPOOL_STATE": str(tmp_path / "state.sqlite3")})
     pool_toml(tmp_path, *map(pat, names), head=head)
-    made.start(load(tmp_path / "pool.toml") if names or head else Passthrough(), Watcher([]))
+    made.start(load(tmp_path / "pool.toml") if names or head else NoPool("nowhere"), Watcher([]))
     return made
 
 

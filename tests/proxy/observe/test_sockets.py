@@ -28,7 +28,7 @@ def message(observed: ObserveHandler, flow: http.HTTPFlow, from_client: bool, co
     assert flow.websocket is not None
     made = websocket.WebSocketMessage(Opcode.TEXT, from_client, content)
     flow.websocket.messages.append(made)
-    observed.message_came(flow)
+    observed.message(flow)
     assert (made.content, made.dropped) == (content, False)
 
 
