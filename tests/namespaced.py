@@ -1,18 +1,24 @@
-"""Modules of the tests that run in a network namespace of their own, where real host names can be this machine's."""
+"""Run test modules in a network namespace, where the backend's host names can point to this machine."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.running import ROOT
+from tests.standin import HOSTS
 
 UNSHARE: Final = ("unshare", "-n", "-m")
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 
 
 def _can_unshare() -> bool:
@@ -28,13 +34,22 @@ needs_namespace = pytest.mark.skipif(not CAN_UNSHARE, reason="needs the right to
 needs_addresses = pytest.mark.skipif(
     not (CAN_UNSHARE and shutil.which("ip")), reason="needs the right to make a network namespace, and ip"
 )
-"""For what gives the namespace other addresses than the loopback's."""
+"""For tests that add addresses to the namespace."""
 
 
-def seen_within(module: str, *arguments: str, seconds: float) -> dict[str, Any]:
-    """Run a module in a namespace, and return what it has seen: the JSON object in its last line."""
+def run_in_namespace(module: str, *arguments: str, seconds: float) -> dict[str, Any]:
+    """Run a module in a namespace, for at most ``seconds``. Return the JSON object in its last line."""
     command = [*UNSHARE, sys.executable, "-m", module, *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
     assert run.returncode == 0, run.stderr
-    saw: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return saw
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result
+
+
+def enter(folder: Path) -> None:
+    """Inside the namespace: start loopback, and point the backend's host names to it."""
+    with socket.socket() as control:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14s", b"lo", IFF_UP, b""))
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
+    subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)

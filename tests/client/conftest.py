@@ -1,4 +1,4 @@
-"""What the tests with the real client stand on: the client, the proxy in front of it, the strict stand-in behind."""
+"""Fixtures for tests with the real client: a stand-in, a proxy and the client, connected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.standin import RESPONSES, WHOAMI, Answer, Seen, StandIn, Token
 
 
 class World:
-    """A stand-in, a proxy and a client, wired up."""
+    """A stand-in, a proxy and a client, connected."""
 
     def __init__(self, standin: StandIn, proxy: Proxy, client: Codex, tokens: tuple[Token, ...]) -> None:
         self.standin, self.proxy, self.client, self.tokens = standin, proxy, client, tokens
@@ -28,8 +28,8 @@ class World:
     def confirmations(self, name: str) -> list[Seen]:
         return [seen for seen in self.standin.requests(WHOAMI, name) if seen.status == 401]
 
-    def nothing_amiss(self) -> None:
-        """The strict stand-in found nothing to object to, and no token went where it does not belong."""
+    def check(self) -> None:
+        """Check that the stand-in refused nothing, and that no token went where it does not belong."""
         assert self.standin.refusals == []
         assert self.standin.leaks == []
 

@@ -1,4 +1,4 @@
-"""Logins that a real client can have of its own, in the form of its auth.json."""
+"""Logins for a real client, as its auth.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def jwt(claims: dict[str, Any]) -> str:
-    """A JWT that says this; nobody in these tests checks its signature."""
+    """Return a JWT with these claims. Its signature is made up; these tests do not check it."""
 
     def part(document: Any) -> str:
         return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
@@ -20,7 +20,7 @@ def jwt(claims: dict[str, Any]) -> str:
 
 
 def oauth_login(home: Path, account_id: str, expires_in: float, refreshed_days_ago: float = 0.0) -> str:
-    """Write an OAuth login as ``codex login`` does; returns its access token. Times are seconds and days."""
+    """Write an OAuth login as ``codex login`` does, and return its access token. ``expires_in`` is in seconds."""
     now = time.time()
     auth = {
         "chatgpt_plan_type": "plus",

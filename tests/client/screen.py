@@ -1,4 +1,4 @@
-"""The real client's own screen: Codex in a terminal of tmux's, as a person sees it."""
+"""The real client's TUI, in tmux."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.running import Codex, codex, until
 
 
 def tmux() -> str | None:
-    """The terminal, where there is one."""
+    """Return the path of tmux, if it is installed."""
     return shutil.which("tmux")
 
 
 class Screen:
-    """Codex in a terminal, until the end of a `with` block. Nothing that it has started outlives that."""
+    """Codex in a terminal, until the end of a `with` block, which ends every process that Codex has started."""
 
     def __init__(self, client: Codex, folder: Path) -> None:
         self._client = client
@@ -32,10 +32,10 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         self._tmux("kill-server")
-        until(self._is_gone, 10, "what the client has started to end")
+        until(self._is_gone, 10, "the client's processes to end")
 
     def _is_gone(self) -> bool:
-        """Whether nothing runs any more; what does is ended."""
+        """Kill the client's processes. Return whether there were none."""
         processes = _processes_of(self._client.home)
         for process in processes:
             with suppress(ProcessLookupError):
@@ -44,25 +44,25 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """What has been shown so far, with what has left the screen at the top."""
+        """Everything shown so far, including what has scrolled off."""
         return self._tmux("capture-pane", "-p", "-J", "-S", "-500")
 
     def shows(self, pattern: str, seconds: float = 20) -> None:
-        """Wait until it shows something (a regular expression)."""
+        """Wait until the screen matches a regular expression."""
         until(lambda: re.search(pattern, self.text), seconds, f"{pattern!r} on the screen:\n{self.text}")
 
     def types(self, text: str) -> None:
-        """Write a line, and send it off once it is there."""
+        """Type a line, wait until it is shown, and press Enter."""
         self._tmux("send-keys", "-l", text)
         self.shows(re.escape(text))
         self.press("Enter")
 
     def press(self, key: str) -> None:
-        """Press a key, as tmux calls it."""
+        """Press a key, in tmux' notation."""
         self._tmux("send-keys", key)
 
     def closes(self, key: str, pattern: str) -> None:
-        """Press a key until something is gone. (A panel that has only just opened may not take it yet.)"""
+        """Press a key until a pattern is gone. (A panel that has just opened may ignore the first key.)"""
         for _ in range(10):
             self.press(key)
             with suppress(TimeoutError):
@@ -80,7 +80,7 @@ class Screen:
 
 
 def _processes_of(home: Path) -> list[int]:
-    """The processes that run with this home: the TUI leaves a server behind that keeps its first environment."""
+    """Return the processes with this CODEX_HOME. (The TUI leaves a server in the background.)"""
     mine = f"CODEX_HOME={home}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -88,5 +88,5 @@ def _processes_of(home: Path) -> list[int]:
             if mine in (process / "environ").read_bytes().split(b"\0"):
                 found.append(int(process.name))
         except OSError:
-            continue  # It has ended, or is somebody else's.
+            continue  # It has ended, or belongs to another user.
     return found

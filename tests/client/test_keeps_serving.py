@@ -1,4 +1,4 @@
-"""The real Codex CLI in front of a pool whose identities are limited, refused and cut: what a person would see."""
+"""The real Codex CLI with a pool whose identities are limited, refused and cut: what a person sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real_client
 
 HOUR = 3600
 ROUNDS = int(os.environ.get("CODEXPOOL_ROUNDS", "3"))
-"""How often the long conversation is held; the issue asks for 50, which takes some minutes."""
+"""Rounds of the long session. 50 take some minutes."""
 
 
 def other(world: World, name: str) -> str:
@@ -33,25 +33,25 @@ def token_of(world: World, name: str) -> Token:
 
 
 def limit(world: World, name: str, seconds: float = HOUR) -> float:
-    """Have an identity be limited from now on; until when."""
-    until_then = float(int(time.time() + seconds))
-    world.standin.limit(token_of(world, name).token, until_then)
-    return until_then
+    """Limit an identity for so many seconds. Return the time of its reset."""
+    resets_at = float(int(time.time() + seconds))
+    world.standin.limit(token_of(world, name).token, resets_at)
+    return resets_at
 
 
 def first_turn(world: World, word: str = "banana") -> str:
-    """A turn as any other; the identity that serves the session from now on."""
+    """Make a turn. Return the identity that serves the session from now on."""
     return answered(world.client.exec(f"say hi echo:{word}"), word)
 
 
 def model_calls(world: World, name: str) -> list[Seen]:
-    """What an identity was asked, on sockets too; the warming up of one is no model call."""
+    """Return the model requests under an identity, over HTTP and on sockets, without prewarms."""
     return world.standin.requests(RESPONSES, name)
 
 
 @contextmanager
 def when(holds: Callable[[], object], then: Callable[[], object]) -> Iterator[None]:
-    """Do something as soon as something holds, while the client works."""
+    """Call ``then`` as soon as ``holds()`` is true, while the client works."""
     ended = threading.Event()
 
     def wait() -> None:
@@ -78,7 +78,7 @@ def answered_messages(world: World) -> list[Seen]:
 
 
 def test_a_limit_goes_unseen_and_is_not_tried_again(make: Make, transport: str) -> None:
-    # given a session whose identity has come to its limit since (at the handshake, or at the POST)
+    # given a session whose identity reaches its limit (at the handshake, or at the POST)
     world = make(pat("work"), pat("spare"), transport=transport)
     first = first_turn(world)
     limit(world, first)
@@ -87,12 +87,12 @@ def test_a_limit_goes_unseen_and_is_not_tried_again(make: Make, transport: str) 
 
     assert answered(run, "apple") == other(world, first)
     tried = len(model_calls(world, first))
-    # when it is asked again, in the same session and in another one
+    # when the client asks again, in the same session and in a new one
     assert answered(world.client.exec("resume", "--last", "now echo:cherry"), "cherry") == other(world, first)
     assert answered(world.client.exec("say echo:plum"), "plum") == other(world, first)
     # then the limited one is not tried
     assert len(model_calls(world, first)) == tried
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_limit_outlives_the_proxy_and_ends_with_its_time(make: Make) -> None:
@@ -113,7 +113,7 @@ def test_a_limit_outlives_the_proxy_and_ends_with_its_time(make: Make) -> None:
     until(lambda: time.time() > ends + 1, 30, "the end of the limit")
     names = {answered(world.client.exec(f"say echo:{word}"), word) for word in ("three", "four")}
     assert first in names
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_limit_in_a_frame_goes_unseen(make: Make) -> None:
@@ -129,7 +129,7 @@ def test_a_limit_in_a_frame_goes_unseen(make: Make) -> None:
     tried = len(model_calls(world, first))
     assert answered(world.client.exec("say echo:plum"), "plum") == last
     assert len(model_calls(world, first)) == tried
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_token_that_dies_with_its_socket_open_goes_unseen(make: Make) -> None:
@@ -145,14 +145,14 @@ def test_a_token_that_dies_with_its_socket_open_goes_unseen(make: Make) -> None:
     assert answered(run, "banana") == other(world, first)
     until(lambda: "needs_replacement" in world.pool, 20, "the flag in pool.toml")
     assert sum(seen.status == 401 for seen in model_calls(world, first)) <= 1
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", "usage_not_included"])
-def test_an_answer_that_fails_before_it_has_begun_goes_unseen(make: Make, transport: str, code: str) -> None:
+def test_an_answer_that_fails_at_its_beginning_goes_unseen(make: Make, transport: str, code: str) -> None:
     world = make(pat("work"), pat("spare"), transport=transport)
     failure = Answer(path=RESPONSES, method="POST", fail=code, fail_message="try again in 30s")
-    if transport == "websocket":  # after the warming up
+    if transport == "websocket":  # after the prewarm
         failure = replace(failure, method="MESSAGE", transport="message", after=1)
     world.standin.plan(failure)
 
@@ -160,11 +160,11 @@ def test_an_answer_that_fails_before_it_has_begun_goes_unseen(make: Make, transp
 
     served = answered(run, "banana")
     assert {seen.name for seen in world.standin.requests(RESPONSES)} == {served, other(world, served)}
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
-def test_too_many_requests_with_and_without_a_time_go_unseen(make: Make, transport: str) -> None:
+def test_a_429_with_and_without_retry_after_goes_unseen(make: Make, transport: str) -> None:
     world = make(pat("work"), pat("spare"), pat("third"), transport=transport)
     body = {"error": {"type": "rate_limit_exceeded", "code": "rate_limit_exceeded", "message": "slow"}}
     method = "POST" if transport == "http" else "GET"
@@ -177,10 +177,10 @@ def test_too_many_requests_with_and_without_a_time_go_unseen(make: Make, transpo
     tried = [seen for seen in world.standin.requests(RESPONSES) if seen.method == method]
     assert [seen.status for seen in tried][:2] == [429, 429]
     assert len({seen.name for seen in tried}) == 3
-    world.nothing_amiss()
+    world.check()
 
 
-def test_with_all_limited_the_client_shows_when_the_first_one_serves_again(make: Make, transport: str) -> None:
+def test_with_all_limited_the_client_shows_when_to_retry(make: Make, transport: str) -> None:
     world = make(pat("work"), pat("spare"), transport=transport)
     first = first_turn(world)
     soon = limit(world, first, 2 * HOUR)
@@ -193,19 +193,19 @@ def test_with_all_limited_the_client_shows_when_the_first_one_serves_again(make:
     assert time.monotonic() - begun < 20
     local = time.localtime(soon)
     shown = f"{local.tm_hour % 12 or 12}:{local.tm_min:02d} {'AM' if local.tm_hour < 12 else 'PM'}"
-    # (with the date before it, if that is another day)
-    told = rf"all 2 identities are at their limit, or try again at [^.]*\b{shown}\."
-    assert re.search(told, run.stderr), run.stderr
+    # (with the date, if that is another day)
+    message = rf"all 2 identities are at their limit, or try again at [^.]*\b{shown}\."
+    assert re.search(message, run.stderr), run.stderr
     assert trouble(run) == []
-    # and each was asked once
+    # and each was tried once
     assert [seen.status for name in ("work", "spare") for seen in model_calls(world, name)].count(429) == 2
-    world.nothing_amiss()
+    world.check()
 
 
-# -- sockets, and trouble of the backend's own
+# -- cut sockets and errors of the backend
 
 
-def test_a_socket_that_is_cut_in_mid_turn_goes_unseen(make: Make) -> None:
+def test_a_socket_cut_in_mid_turn_goes_unseen(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     world.standin.plan(Answer(path=RESPONSES, transport="message", after=1, cut="body"))
 
@@ -213,18 +213,18 @@ def test_a_socket_that_is_cut_in_mid_turn_goes_unseen(make: Make) -> None:
 
     served = answered(run, "banana")
     assert {seen.name for seen in world.standin.requests(RESPONSES)} == {served}
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("code", [1000, 1011])
-def test_a_socket_that_the_backend_closes_in_mid_turn_goes_unseen(make: Make, code: int) -> None:
+def test_a_socket_closed_in_mid_turn_goes_unseen(make: Make, code: int) -> None:
     world = make(pat("work"), pat("spare"))
     world.standin.plan(Answer(path=RESPONSES, transport="message", after=1, close=code))
 
     run = world.client.exec("say hi echo:banana")
 
     answered(run, "banana")
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_503_twice_goes_unseen(make: Make, transport: str) -> None:
@@ -235,10 +235,10 @@ def test_a_503_twice_goes_unseen(make: Make, transport: str) -> None:
 
     served = answered(run, "banana")
     assert {seen.name for seen in world.standin.requests(RESPONSES)} == {served}
-    world.nothing_amiss()
+    world.check()
 
 
-def test_a_connection_that_is_lost_before_the_first_byte_goes_unseen(make: Make) -> None:
+def test_a_connection_lost_before_the_first_byte_goes_unseen(make: Make) -> None:
     world = make(pat("work"), transport="http")
     world.standin.plan(Answer(path=RESPONSES, method="POST", times=1, cut="head"))
 
@@ -246,14 +246,14 @@ def test_a_connection_that_is_lost_before_the_first_byte_goes_unseen(make: Make)
 
     answered(run, "banana")
     assert len(world.standin.requests(RESPONSES)) == 3  # the handshake, and the POST twice
-    world.nothing_amiss()
+    world.check()
 
 
 # -- encrypted reasoning
 
 
 def test_foreign_encrypted_reasoning_is_left_out_once(make: Make, transport: str) -> None:
-    """It is remembered after one round trip."""
+    """One refusal is enough to remember it."""
     world = make(pat("work"), pat("spare"), transport=transport, encrypted="bound")
     first = first_turn(world)
     limit(world, first)
@@ -263,7 +263,7 @@ def test_foreign_encrypted_reasoning_is_left_out_once(make: Make, transport: str
     assert answered(run, "apple") == other(world, first)
     refused = [seen for seen in world.standin.seen if "encrypted content of" in seen.refusal or seen.status == 400]
     assert len(refused) == 1
-    # and from then on no round trip is lost, while what the new identity has issued itself stays
+    # and later turns need no second attempt, and keep the reasoning of the new identity
     run = world.client.exec("resume", "--last", "now echo:cherry")
     assert answered(run, "cherry") == other(world, first)
     assert [seen for seen in world.standin.seen if seen.status == 400] == refused
@@ -273,10 +273,10 @@ def test_foreign_encrypted_reasoning_is_left_out_once(make: Make, transport: str
     assert world.standin.leaks == []
 
 
-# -- the long run
+# -- many turns
 
 
-def test_a_conversation_on_one_socket_survives_a_limit_at_any_turn(make: Make) -> None:
+def test_a_session_on_one_socket_survives_limits(make: Make) -> None:
     world = make(*(pat(name) for name in ("a", "b", "c")), encrypted="bound")
     picks = random.Random(4)
     for number in range(ROUNDS):
@@ -285,14 +285,14 @@ def test_a_conversation_on_one_socket_survives_a_limit_at_any_turn(make: Make) -
         def asked(since: int = seen_before) -> list[Seen]:
             return answered_messages(world)[since:]
 
-        def at_its_limit() -> None:
+        def limit_it() -> None:
             limit(world, asked()[-1].name, 6)
 
-        with when(lambda: len(asked()) > turn, at_its_limit):  # noqa: B023
+        with when(lambda: len(asked()) > turn, limit_it):  # noqa: B023
             run = world.client.exec("--dangerously-bypass-approvals-and-sandbox", f"tools:12 echo:round{number}")
 
         answered(run, f"round{number}")
-        # each of the twelve calls was made once, and none twice
+        # each of the twelve calls ran once
         outputs = re.findall(r"^answer from \S+, request (\d+)", run.stdout + run.stderr, re.MULTILINE)
         assert len(set(outputs)) >= 12, run.stderr
     assert [refusal for refusal in world.standin.refusals if "encrypted" not in refusal] == []

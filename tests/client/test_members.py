@@ -1,4 +1,4 @@
-"""The real Codex CLI of a member, with a key and no login: what a person sees, and what reaches the backend of it."""
+"""The real Codex CLI with a member key and no login: what a person sees, and what reaches the backend."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.real_client
 MEMBERS = member("ann") + member("bob", revoked="2026-01-01T00:00:00Z") + member("eve", turns_a_day=1)
 WRONG = "at-pool-test-guessed-0123456789abcdefghijklmnopq"
 
-OF_ITS_CACHE = "failed to load models cache: EOF"
-"""What the client logs where one of its tasks reads a file that another one is just writing."""
+CACHE_ERROR = "failed to load models cache: EOF"
+"""The client logs this if one of its tasks reads a file that another one is writing."""
 
-OF_AN_UPGRADE = "failed to connect to Responses WebSocket"
-"""What the client notes of an upgrade that gets a 426, whoever answers it."""
+UPGRADE_ERROR = "failed to connect to Responses WebSocket"
+"""The client logs this for every upgrade that gets a 426."""
 
 AT_ONCE = 5.0
-"""Seconds within which a client that gets nothing is to say so."""
+"""Seconds within which a refused client must end."""
 
 
 @pytest.fixture
 def team(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    """A pool for its members. The stand-in knows no token of a client: whatever comes with one breaks a rule."""
+    """A pool for members only. The stand-in accepts no token of a client, so each one that leaves is an error."""
     transport = request.getfixturevalue("transport") if "transport" in request.fixturenames else "websocket"
     tokens = pat("work", plan="enterprise"), pat("spare", plan="enterprise")
     folder = tmp_path / "proxy"
@@ -51,22 +51,24 @@ def team(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def client_of(proxy: Proxy, folder: Path, key: str | None) -> Codex:
-    """A client in a home of its own, which is empty."""
+    """Return a client with its own, empty home."""
     folder.mkdir(exist_ok=True)
     return Codex(proxy, folder, {"CODEX_ACCESS_TOKEN": key} if key is not None else {})
 
 
 def errors(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """What the client shows as an error; it shows its last one twice, whatever that is."""
-    own = (OF_AN_UPGRADE, OF_ITS_CACHE)
-    lines = [line for line in run.stderr.splitlines() if "ERROR" in line and not any(words in line for words in own)]
+    """Return the errors that the client shows, each once. (It shows the last one twice.)"""
+    harmless = (UPGRADE_ERROR, CACHE_ERROR)
+    lines = [
+        line for line in run.stderr.splitlines() if "ERROR" in line and not any(words in line for words in harmless)
+    ]
     return list(dict.fromkeys(lines))
 
 
-def told(client: Codex, *arguments: str) -> str:
-    """The one line of a run that gets nothing, at once and without any other sign of trouble.
+def refusal(client: Codex, *arguments: str) -> str:
+    """Run a client that is refused, and return the one line that it shows, at once and without other trouble.
 
-    It may take longer on a machine that is busy, but not three times in a row.
+    On a busy machine it may take longer, but not three times in a row.
     """
     for _ in range(3):
         begun = time.monotonic()
@@ -74,7 +76,7 @@ def told(client: Codex, *arguments: str) -> str:
         seconds = time.monotonic() - begun
         assert run.returncode == 1, run.stdout
         assert trouble(run) == [], run.stderr
-        lines = [line for line in errors(run) if line.startswith("ERROR: ")]  # The others are notes of its log.
+        lines = [line for line in errors(run) if line.startswith("ERROR: ")]  # The others are log lines.
         assert len(lines) == 1, run.stderr
         if seconds < AT_ONCE:
             return lines[0].removeprefix("ERROR: ")
@@ -82,7 +84,7 @@ def told(client: Codex, *arguments: str) -> str:
 
 
 def login(client: Codex, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """``codex login`` with these arguments, and no key in the environment but the client's own."""
+    """Run ``codex login`` in the client's environment."""
     command = [str(codex()), "login", *arguments]
     return subprocess.run(
         command,
@@ -105,12 +107,12 @@ def revoke(world: World, name: str) -> None:
 
 
 def requests(seen: list[Seen]) -> list[Seen]:
-    """What the client was let through with. Tunnels that the stand-in refuses are its looks at GitHub."""
+    """Leave out tunnels. (The client tries one to GitHub, which the stand-in refuses.)"""
     return [one for one in seen if one.transport != "connect"]
 
 
-def nothing_amiss(world: World) -> None:
-    """Every request was as it should be: its ``Authorization`` only where one belongs, and nowhere a key."""
+def check(world: World) -> None:
+    """Check that nothing was refused, that no key left, and that ``Authorization`` is only where it belongs."""
     assert world.standin.leaks == []
     assert [one.refusal for one in requests(world.standin.seen) if one.refusal] == []
     for one in world.standin.seen:
@@ -120,7 +122,7 @@ def nothing_amiss(world: World) -> None:
 
 
 def written_by(proxy: Proxy) -> bytes:
-    """All that a proxy has written, but for the pool, which has the hashes."""
+    """Return everything a proxy has written, except pool.toml, which has the hashes."""
     return b"".join(path.read_bytes() for path in proxy.folder.rglob("*") if path.is_file() and path != proxy.pool)
 
 
@@ -139,24 +141,24 @@ def test_a_key_is_enough_and_stays_with_the_proxy(team: World, transport: str) -
     assert "Logged in using personal access token" in status.stderr
     assert answered(run, "banana") == answered(again, "apple")
     assert errors(run) == errors(again) == []
-    assert (OF_AN_UPGRADE in run.stderr) == (transport == "http")  # which this stand-in refuses then
-    nothing_amiss(team)
+    assert (UPGRADE_ERROR in run.stderr) == (transport == "http")  # the stand-in then refuses upgrades
+    check(team)
     assert team.proxy.stop() == 0
     assert b"at-pool" not in written_by(team.proxy)
 
 
-def test_a_member_can_have_codex_keep_the_key(team: World, tmp_path: Path) -> None:
+def test_codex_can_store_the_key(team: World, tmp_path: Path) -> None:
     client = client_of(team.proxy, tmp_path / "kept", None)
 
     run = login(client, "--with-access-token", stdin=key_of("ann") + "\n")
 
     assert run.returncode == 0, run.stderr
     assert answered(client.exec("say hi echo:banana"), "banana")
-    nothing_amiss(team)
+    check(team)
 
 
 @pytest.mark.skipif(tmux() is None and not os.environ.get("CI"), reason="needs tmux")
-def test_a_members_screen_shows_an_answer_and_no_warning(team: World, tmp_path: Path) -> None:
+def test_the_tui_shows_an_answer_and_no_warning(team: World, tmp_path: Path) -> None:
     """Warnings about the machine itself are allowed."""
     with Screen(team.client, tmp_path) as screen:
         screen.shows("GPT")
@@ -173,10 +175,10 @@ def test_a_members_screen_shows_an_answer_and_no_warning(team: World, tmp_path: 
     assert warnings in ([], ["1"])
     assert not warnings or "Codex could not find bubblewrap on PATH" in shown
     assert not any(sign in shown for sign in ("■", "⚠ Failed", "error", "unexpected status"))
-    nothing_amiss(team)
+    check(team)
 
 
-def test_a_key_in_a_commands_output_stays_here(team: World, transport: str) -> None:
+def test_a_key_in_a_commands_output_is_removed(team: World, transport: str) -> None:
     """A key that a command of the model prints does not reach the backend."""
     key = key_of("ann")
 
@@ -185,47 +187,43 @@ def test_a_key_in_a_commands_output_stays_here(team: World, transport: str) -> N
     )
 
     assert answered(run, "fig")
-    assert key in run.stderr  # The command has printed it.
+    assert key in run.stderr  # the command printed it
     bodies = [one.body or b"" for one in team.standin.requests(RESPONSES)]
     assert SHOWN in bodies[-1]
-    nothing_amiss(team)
+    check(team)
 
 
-def test_a_member_at_a_bound_is_told_when_it_ends(team: World, tmp_path: Path, transport: str) -> None:
+def test_a_member_at_a_limit_is_told_when_it_ends(team: World, tmp_path: Path, transport: str) -> None:
     client = client_of(team.proxy, tmp_path / "eve", key_of("eve"))
     answered(client.exec("say hi echo:banana"), "banana")
 
-    said = told(client, "resume", "--last", "and now echo:apple")
+    line = refusal(client, "resume", "--last", "and now echo:apple")
 
-    assert said.startswith("You’ve hit your usage limit. codexpool: eve has used today's 1 turn;")
-    assert said.endswith("12:00 AM.")
-    nothing_amiss(team)
+    assert line.startswith("You’ve hit your usage limit. codexpool: eve has used today's 1 turn;")
+    assert line.endswith("12:00 AM.")
+    check(team)
 
 
-# -- a key that opens nothing
+# -- an invalid key
 
 
 def test_a_bad_key_ends_the_client_with_one_line(team: World, tmp_path: Path, transport: str) -> None:
-    """It ends at once, and no request leaves."""
+    """The client ends at once, and no request leaves."""
     wrong, revoked = (client_of(team.proxy, tmp_path / key[-8:], key) for key in (WRONG, key_of("bob")))
     before = len(team.standin.seen)
 
-    said = {client: [told(client, "say hi") for _ in range(3)] for client in (wrong, revoked)}
+    shown = {client: [refusal(client, "say hi") for _ in range(3)] for client in (wrong, revoked)}
 
-    (of_the_wrong,), (of_the_revoked,) = (set(lines) for lines in said.values())  # however often it tries
-    assert of_the_wrong.startswith(
-        "codexpool: this is not the key of a member of this pool: correct CODEX_ACCESS_TOKEN"
-    )
-    assert of_the_revoked.startswith(
-        "codexpool: this member key of bob is revoked (2026-01-01 00:00 UTC): ask whoever"
-    )
+    (for_wrong,), (for_revoked,) = (set(lines) for lines in shown.values())  # the same line each time
+    assert for_wrong.startswith("codexpool: this is not the key of a member of this pool: correct CODEX_ACCESS_TOKEN")
+    assert for_revoked.startswith("codexpool: this member key of bob is revoked (2026-01-01 00:00 UTC): ask whoever")
     assert requests(team.standin.seen[before:]) == []
-    nothing_amiss(team)
+    check(team)
     assert team.proxy.stop() == 0
     assert b"at-pool" not in written_by(team.proxy)
 
 
-def test_codex_does_not_keep_a_key_that_opens_nothing(team: World, tmp_path: Path) -> None:
+def test_codex_does_not_store_an_invalid_key(team: World, tmp_path: Path) -> None:
     client = client_of(team.proxy, tmp_path / "kept", None)
     before = len(team.standin.seen)
 
@@ -243,15 +241,15 @@ def test_a_key_revoked_between_prompts_ends_the_session(team: World, transport: 
     revoke(team, "ann")
     before = len(team.standin.seen)
 
-    said = told(team.client, "resume", "--last", "and now echo:apple")
+    line = refusal(team.client, "resume", "--last", "and now echo:apple")
 
-    assert said.startswith("codexpool: this member key of ann is revoked (2026-11-25 04:12 UTC): ask whoever")
+    assert line.startswith("codexpool: this member key of ann is revoked (2026-11-25 04:12 UTC): ask whoever")
     assert requests(team.standin.seen[before:]) == []
 
 
 @pytest.mark.skipif(tmux() is None and not os.environ.get("CI"), reason="needs tmux")
-def test_a_key_revoked_under_an_open_screen_is_told(team: World, tmp_path: Path) -> None:
-    """Each prompt is answered with it."""
+def test_a_key_revoked_while_the_tui_is_open_is_reported(team: World, tmp_path: Path) -> None:
+    """Each later prompt is answered with the reason."""
     with Screen(team.client, tmp_path) as screen:
         screen.shows("GPT")
         screen.types("say hi echo:banana")
@@ -264,5 +262,5 @@ def test_a_key_revoked_under_an_open_screen_is_told(team: World, tmp_path: Path)
 
     assert "Reconnecting" not in shown
     assert shown.count("■") == 2
-    nothing_amiss(team)
+    check(team)
     assert not any(word in (one.body or b"") for one in team.standin.seen for word in (b"apple", b"cherry"))

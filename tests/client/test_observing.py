@@ -26,13 +26,13 @@ def test_observing_serves_the_client_as_itself(tmp_path: Path, transport: str) -
                 how = ("resume", "--last") if number else ()
                 assert answered(client.exec(*how, f"say hi echo:{word}"), word) == CLIENT.name
 
-    # then the client's own credential was all that the backend has seen, on whatever path
+    # then the backend has seen the client's own credential only, on every path
     assert {seen.name for seen in standin.seen if seen.header("authorization")} == {CLIENT.name}
     assert standin.refusals == []
     assert standin.troubles == []
     calls = standin.requests(RESPONSES)
     assert {seen.transport for seen in calls} >= ({"message"} if transport == "websocket" else {"http/1.1"})
-    # and each request for the model has its line, which says who would have served the session: always the same one
+    # and each model request has a log line with the identity that would have served, the same one for a session
     turn = "a turn on the socket" if transport == "websocket" else f"POST {RESPONSES}"
     lines = re.findall(rf"observed: {turn}.*? would be sent as (\w+) \(", proxy.log)
     assert len(lines) >= 2

@@ -1,4 +1,4 @@
-"""The real Codex CLI in front of the proxy, the strict stand-in behind it: what a person would see."""
+"""The real Codex CLI through the proxy to a strict stand-in: what a person sees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_pat_dead_at_the_start_goes_unseen(make: Make, transport: str) -> None
 
     assert answered(run, "banana") == "spare"
     assert world.standin.requests(RESPONSES, "work") == []
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_pat_that_dies_between_two_turns_goes_unseen(make: Make, transport: str) -> None:
@@ -44,11 +44,11 @@ def test_a_pat_that_dies_between_two_turns_goes_unseen(make: Make, transport: st
     assert len(world.model_calls(401, first)) <= 1
     until(lambda: "needs_replacement" in world.pool, 20, "the flag in pool.toml")
     assert f'name = "{first}"\ntoken = "at-test-{first}' in world.pool
-    world.nothing_amiss()
+    world.check()
 
 
-def test_a_pat_refused_at_the_model_call_itself_goes_unseen(make: Make, transport: str) -> None:
-    # given a PAT that everything but the model call still accepts, until whoami is asked again
+def test_a_pat_refused_only_at_the_model_goes_unseen(make: Make, transport: str) -> None:
+    # given PATs that only the model refuses, once each
     world = make(pat("work"), pat("spare"), transport=transport)
     revoked = {"error": {"code": "token_revoked", "message": "revoked", "type": "invalid_request_error"}}
     for token in world.tokens:
@@ -56,15 +56,15 @@ def test_a_pat_refused_at_the_model_call_itself_goes_unseen(make: Make, transpor
 
     run = world.client.exec("say hi echo:cherry")
 
-    # then the first refusal moves it to the other identity, the second back: whoami finds both healthy
+    # then the first refusal moves the session, the second moves it back: whoami finds both valid
     answered(run, "cherry")
     assert "needs_replacement" not in world.pool
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("login", ["pat", "oauth"])
-def test_with_all_dead_the_client_is_told_what_each_needs(make: Make, transport: str, login: str) -> None:
-    """It is told at once."""
+def test_with_all_dead_the_client_shows_what_each_needs(make: Make, transport: str, login: str) -> None:
+    """It shows this at once."""
     own = (lambda home: oauth_login(home, "acc-own", 86400)) if login == "oauth" else None
     world = make(pat("work"), pat("spare"), transport=transport, login=own)
     for token in world.tokens:
@@ -96,7 +96,7 @@ def test_a_healthy_pat_survives_an_endpoint_scoped_401(make: Make, transport: st
         answered(world.client.exec(f"say hi echo:{word}"), word)
 
     assert "needs_replacement" not in world.pool
-    # nobody has come to doubt: whoami was asked about the pool's tokens no more than at the start
+    # no identity is in doubt: whoami was not asked about the pool's tokens again
     pool = [seen for seen in world.standin.requests(WHOAMI)[asked:] if seen.name != CLIENT.name]
     assert pool == []
     assert "rests until" not in world.proxy.log
@@ -124,26 +124,26 @@ def test_a_healthy_pat_survives_a_page_of_the_content_network(make: Make) -> Non
     ],
     ids=["time-out", "5xx", "page"],
 )
-def test_a_healthy_pat_survives_a_whoami_without_a_word(make: Make, whoami: Answer) -> None:
-    # given two identities that are ready, and a whoami that says nothing about the pool's tokens from now on
+def test_a_healthy_pat_survives_an_unclear_whoami(make: Make, whoami: Answer) -> None:
+    # given two ready identities, and a whoami that no longer answers about the pool's tokens
     world = make(pat("work"), pat("spare"))
     refused = {"error": {"code": "token_expired", "message": "expired", "type": "auth"}}
     for token in world.tokens:
         world.standin.plan(replace(whoami, token=token.token))
     world.standin.plan(Answer(path="/backend-api/codex/", times=1, status=401, body=refused))
 
-    # when one of them is refused, once
+    # when one is refused, once
     run = world.client.exec("say hi echo:banana")
 
-    # then the other one serves, and nobody is condemned
+    # then the other one serves, and neither is flagged
     answered(run, "banana")
-    world.proxy.says("stays suspect: whoami ", 30)  # the time-out takes its ten seconds
+    world.proxy.says("stays suspect: whoami ", 30)  # the timeout is ten seconds
     assert "needs_replacement" not in world.pool
     assert "needs_replacement" not in world.proxy.log
 
 
 @pytest.mark.parametrize("expires_in", [86400, -3600], ids=["made up", "expired"])
-def test_a_client_without_a_valid_login_of_its_own_works(make: Make, transport: str, expires_in: float) -> None:
+def test_a_client_without_a_valid_login_works(make: Make, transport: str, expires_in: float) -> None:
     world = make(pat("work"), transport=transport, login=lambda home: oauth_login(home, "acc-own", expires_in))
 
     run = world.client.exec("say hi echo:banana")
@@ -162,10 +162,10 @@ def test_an_identity_of_another_origin_is_served_from_there(make: Make, transpor
 
     calls = world.standin.requests(RESPONSES)
     assert {seen.host for seen in calls} == {"gov.chatgpt.com"}
-    world.nothing_amiss()
+    world.check()
 
 
-def test_a_session_stays_with_its_identity_over_turns_and_a_restart(make: Make, transport: str) -> None:
+def test_a_session_keeps_its_identity_over_a_restart(make: Make, transport: str) -> None:
     world = make(*(pat(name) for name in ("a", "b", "c", "d")), transport=transport)
     first = answered(world.client.exec("say hi echo:one"), "one")
 
@@ -174,28 +174,28 @@ def test_a_session_stays_with_its_identity_over_turns_and_a_restart(make: Make, 
     world.proxy.start()
     world.client.environ["HTTPS_PROXY"] = world.proxy.url
     assert answered(world.client.exec("resume", "--last", "echo:three"), "three") == first
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_flagged_pat_is_not_tried_after_a_restart(make: Make) -> None:
-    """A new token serves."""
-    # given a dead PAT that was flagged
+    """A new token is used."""
+    # given a flagged PAT
     world = make(pat("work", alive=False), wait=False)
     until(lambda: "needs_replacement" in world.pool, 30, "the flag")
     world.proxy.stop()
     before = len(world.standin.seen)
 
-    # when the proxy is started again, the flagged token is used for nothing at all
+    # when the proxy restarts, the flagged token is not used at all
     world.proxy.start()
     world.client.environ["HTTPS_PROXY"] = world.proxy.url
     run = world.client.exec("say hi")
     assert run.returncode == 1
     assert [seen for seen in world.standin.seen[before:] if seen.name == "work"] == []
 
-    # and when a person puts in a new one, it serves and the flag goes by itself
+    # and when a person enters a new token, it serves and the flag disappears
     new = Token("at-test-new-work-00112233445566778899", "acc-work", "user-work", name="new")
     world.standin.add(new)
     world.proxy.pool.write_text(world.pool.replace(world.tokens[0].token, new.token))
     world.proxy.says("work is ready", 20)
     assert answered(world.client.exec("say hi echo:banana"), "banana") == "new"
-    until(lambda: "needs_replacement" not in world.pool, 20, "the flag to go")
+    until(lambda: "needs_replacement" not in world.pool, 20, "the flag to disappear")

@@ -1,4 +1,4 @@
-"""The real client in front of a pool with OAuth logins and commands."""
+"""The real client with a pool of logins and token commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LoginWorld:
     def renewals(self) -> int:
         return len(self.standin.requests(TOKEN_ENDPOINT))
 
-    def nothing_amiss(self) -> None:
+    def check(self) -> None:
         assert self.standin.refusals == []
         assert self.standin.leaks == []
         assert not re.search(r"rt_test|eyJ|at-test", self.proxy.log)
@@ -74,11 +74,11 @@ def test_six_clients_under_one_expired_login_cost_one_renewal(make: Make, transp
     assert [answered(run, f"word{number}") for number, run in enumerate(runs)] == ["spare"] * 6
     assert world.renewals == 1
     assert world.login.was_renewed
-    assert world.login.is_whole()  # mode 0600, and the fields of others
-    world.nothing_amiss()
+    assert world.login.is_whole()  # mode 0600, unknown fields kept
+    world.check()
 
 
-def test_a_login_that_is_refused_between_two_turns_is_renewed_unseen(make: Make, transport: str) -> None:
+def test_a_refused_login_is_renewed_unseen(make: Make, transport: str) -> None:
     world = make(10 * DAY, pat("work"), transport=transport)
     client = world.client()
     assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
@@ -88,10 +88,10 @@ def test_a_login_that_is_refused_between_two_turns_is_renewed_unseen(make: Make,
 
     assert world.renewals == 1
     assert world.login.was_renewed
-    world.nothing_amiss()
+    world.check()
 
 
-def test_a_refresh_token_used_by_somebody_else_moves_the_turn_unseen(make: Make, transport: str) -> None:
+def test_a_used_refresh_token_moves_the_session_unseen(make: Make, transport: str) -> None:
     world = make(10 * DAY, pat("work"), transport=transport)
     client = world.client()
     assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
@@ -103,10 +103,10 @@ def test_a_refresh_token_used_by_somebody_else_moves_the_turn_unseen(make: Make,
 
     assert world.renewals == 1
     world.proxy.says("spare needs_login")
-    world.nothing_amiss()
+    world.check()
 
 
-def test_a_login_that_turns_out_to_be_of_another_workspace_is_not_used(make: Make) -> None:
+def test_a_login_renewed_as_another_account_is_not_used(make: Make) -> None:
     world = make(10 * DAY, pat("work"))
     client = world.client()
     assert answered(client.exec("say hi echo:banana"), "banana") == "spare"
@@ -118,7 +118,7 @@ def test_a_login_that_turns_out_to_be_of_another_workspace_is_not_used(make: Mak
 
     world.proxy.says("spare is in conflict")
     assert world.standin.requests(RESPONSES, "stranger") == []
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_pat_never_causes_a_renewal(make: Make) -> None:
@@ -144,14 +144,14 @@ def test_a_refused_command_token_is_replaced_by_the_next(make: Make, transport: 
     first, second = "corp-token-first-0123456789abcdef", "corp-token-second-0123456789abcdef"
     for token in (first, second):
         world.standin.add(Token(token, "acc-sso", "user-sso", name="sso"))
-    said = write_private(world.folder / "said", first)
-    entry = f'\n[[identity]]\nname = "sso"\naccount_id = "acc-sso"\ntoken = {{ command = ["cat", "{said}"] }}\n'
+    output = write_private(world.folder / "output", first)
+    entry = f'\n[[identity]]\nname = "sso"\naccount_id = "acc-sso"\ntoken = {{ command = ["cat", "{output}"] }}\n'
     pool_toml(world.folder, pat("work"), head=DRAIN_FIRST + entry)
     world.proxy.says("sso is ready")
     client = world.client()
     assert answered(client.exec("say hi echo:banana"), "banana") == "sso"
     world.standin.kill(first)
-    said.write_text(second)
+    output.write_text(second)
 
     assert answered(client.exec("resume", "--last", "and now echo:apple"), "apple") == "sso"
-    world.nothing_amiss()
+    world.check()

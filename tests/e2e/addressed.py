@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.client.namespace import enter
 from tests.e2e import tunnels
 from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable
+from tests.namespaced import enter
 from tests.running import CLIENT, ROOT, member, pat, pool_toml
 from tests.standin import RESPONSES, StandIn
 

@@ -16,8 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.client.namespace import enter
 from tests.e2e import tunnels
+from tests.namespaced import enter
 from tests.running import CLIENT, Proxy, key_of, member, pat, pool_toml, until
 from tests.standin import RESPONSES, StandIn
 

@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.client.namespace import enter
 from tests.e2e import tunnels
 from tests.e2e.addressed import Here, connect, connects, socks
 from tests.e2e.conftest import OLD
 from tests.e2e.outside import FIRST, HERE, MEMBERS, Machine, Reachable, free
 from tests.e2e.strangers import ADDRESS, GREETING, NAME, Stranger
+from tests.namespaced import enter
 from tests.running import CLIENT, Proxy, key_of, member, pat, pool_toml, until
 from tests.standin import StandIn
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import OLD
-from tests.namespaced import needs_addresses, seen_within
+from tests.namespaced import needs_addresses, run_in_namespace
 
 pytestmark = needs_addresses
 
 
 @pytest.fixture(scope="module")
 def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return seen_within("tests.e2e.addressed", str(tmp_path_factory.mktemp("addressed")), seconds=240)
+    return run_in_namespace("tests.e2e.addressed", str(tmp_path_factory.mktemp("addressed")), seconds=240)
 
 
 WAYS = [

@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.e2e.conftest import OLD
 from tests.e2e.world import BACKEND, MODEL, World, a_world, served_by
-from tests.namespaced import needs_addresses, seen_within
+from tests.namespaced import needs_addresses, run_in_namespace
 from tests.running import key_of, member, pat
 
 KEY = key_of("ann")
@@ -297,7 +297,7 @@ async def test_ten_thousand_tries_leave_nothing_behind_and_a_member_is_served_me
 @pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only")
 @needs_addresses
 def test_from_another_address_the_proxy_is_no_proxy_for_strangers(tmp_path: Path) -> None:
-    saw = seen_within("tests.e2e.outside", str(tmp_path), seconds=120)
+    saw = run_in_namespace("tests.e2e.outside", str(tmp_path), seconds=120)
 
     # access = "anyone" is refused with the reason, and nothing more
     code, log = saw["anyone at the start"]

@@ -1,8 +1,8 @@
 """docs/teams.md, "From an empty machine to a second person's first answer", command by command.
 
-Inside a network namespace of its own, as root: the operator and ann have a home each, both empty, and the proxy is
-reached at an address that others can reach. The real `codexpool` and `codex` as processes, the real host names; the
-stand-in on port 443. Prints one JSON line; `test_shipped_defaults.py` looks at it.
+Runs the real `codexpool` and `codex` inside a network namespace, as root, with the real host names and the stand-in
+on port 443. The operator and ann have separate, empty homes. The proxy listens on an address that other machines
+could reach. Prints one JSON line for `test_shipped_defaults.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.client.namespace import enter
-from tests.client.newcomer import CODEXPOOL, Newcomer
+from tests.client.readme_steps import CODEXPOOL, NewUser
+from tests.namespaced import enter
 from tests.running import ROOT, codex, pat, until
 from tests.standin import RESPONSES, StandIn
 
@@ -33,14 +33,14 @@ CERTIFICATE = "mitmproxy-ca-cert.pem"
 
 
 def have_address() -> None:
-    """Give this machine an address that others could reach."""
+    """Give this machine an address that other machines could reach."""
     of_lo = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(ADDRESS))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCSIFADDR, of_lo)
 
 
 class Teammate:
-    """Somebody with an empty home, `codex`, and what the operator has handed over."""
+    """A member with an empty home, `codex`, and what the operator handed over."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -50,10 +50,10 @@ class Teammate:
         script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.join(CODEXPOOL)} "$@"\n')
         script.chmod(0o755)
         path = os.pathsep.join((str(programs), str(Path(str(codex())).parent), os.environ["PATH"]))
-        self.environ = {"PATH": path, "HOME": str(home), "NO_PROXY": "chatgpt.com"}  # What a machine may have set.
+        self.environ = {"PATH": path, "HOME": str(home), "NO_PROXY": "chatgpt.com"}  # as on some machines
 
     def shell(self, *lines: str) -> dict[str, Any]:
-        """What comes of these lines of bash, and how many seconds it takes."""
+        """Run lines of bash. Return exit code, output and duration in seconds."""
         begun = time.monotonic()
         run = subprocess.run(
             ["bash", "-c", "\n".join(lines)],
@@ -68,7 +68,7 @@ class Teammate:
         return {"code": run.returncode, "out": run.stdout, "err": run.stderr, "seconds": time.monotonic() - begun}
 
     def codex(self, key: str, word: str) -> dict[str, Any]:
-        """An answer, with three variables and nothing else."""
+        """Run codex with the three variables that docs/teams.md names."""
         return self.shell(
             "unset NO_PROXY",
             f"export HTTPS_PROXY={PROXY}",
@@ -85,9 +85,9 @@ def main(folder: Path) -> None:
     for home in homes.values():
         home.mkdir(parents=True)
     work, log = pat("work", plan="enterprise"), folder / "proxy.log"
-    saw: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     with StandIn([work], folder=folder, port=443) as standin, log.open("wb") as out:
-        operator, ann = Newcomer(homes["operator"], standin.ca_file), Teammate(homes["ann"])
+        operator, ann = NewUser(homes["operator"], standin.ca_file), Teammate(homes["ann"])
         operator.codexpool("add", "work", "--token-stdin", stdin=work.token)
         setup = json.loads(operator.codexpool("setup", "--json").stdout)
         key = operator.codexpool("member", "add", "ann").stdout.strip()
@@ -101,7 +101,7 @@ def main(folder: Path) -> None:
             stderr=out,
         )
 
-        def says(text: str) -> None:
+        def wait_for(text: str) -> None:
             until(lambda: text in log.read_text(), 30, f"{text!r} in:\n{log.read_text()}")
 
         def changed(change: Callable[[], object]) -> None:
@@ -110,38 +110,40 @@ def main(folder: Path) -> None:
             until(lambda: log.read_text().count("is in force") > times, 10, "the change to be noticed")
 
         try:
-            says("work is ready")
-            # the three things that ann is given
+            wait_for("work is ready")
+            # ann gets three things
             (ann.home / CERTIFICATE).write_bytes((operator.home / ".mitmproxy" / CERTIFICATE).read_bytes())
             (ann.home / "ann.key").write_text(f"{key}\n")
-            saw["fingerprints"] = [
+            result["fingerprints"] = [
                 setup["sha256"],
                 ann.shell(f"openssl x509 -in {CERTIFICATE} -noout -fingerprint -sha256")["out"].strip(),
             ]
-            saw["answers"] = [ann.codex(key, "one")]
+            result["answers"] = [ann.codex(key, "one")]
             # with codexpool installed
-            told = f'export CODEX_ACCESS_TOKEN={key}; eval "$(codexpool env --proxy {PROXY} --ca {CERTIFICATE})"'
-            run = ann.shell(told, "codexpool doctor >&2 && codex exec --skip-git-repo-check 'say hi echo:two'")
-            saw["answers"].append(run)
-            # another key, with the old one good for a while, and then none
+            setup_line = (
+                f'export CODEX_ACCESS_TOKEN={key}; eval "$(codexpool env --proxy {PROXY} --ca {CERTIFICATE})"'
+            )
+            run = ann.shell(setup_line, "codexpool doctor >&2 && codex exec --skip-git-repo-check 'say hi echo:two'")
+            result["answers"].append(run)
+            # a new key while the old one is still valid, then none
             rotated: list[str] = []
             changed(lambda: rotated.append(operator.codexpool("member", "rotate", "ann").stdout.strip()))
-            saw["answers"] += [ann.codex(one, word) for one, word in ((key, "three"), (rotated[0], "four"))]
+            result["answers"] += [ann.codex(one, word) for one, word in ((key, "three"), (rotated[0], "four"))]
             model_calls = len(standin.requests(RESPONSES))
             changed(lambda: operator.codexpool("member", "revoke", "ann"))
-            saw["revoked"] = [ann.codex(one, "five") for one in (key, rotated[0])]
-            saw["calls after"] = len(standin.requests(RESPONSES)) - model_calls
-            saw["usage"] = json.loads(operator.codexpool("usage", "--by", "member", "--json").stdout)["rows"]
+            result["revoked"] = [ann.codex(one, "five") for one in (key, rotated[0])]
+            result["calls after"] = len(standin.requests(RESPONSES)) - model_calls
+            result["usage"] = json.loads(operator.codexpool("usage", "--by", "member", "--json").stdout)["rows"]
         finally:
             proxy.send_signal(signal.SIGTERM)
             proxy.wait(20)
-        shown = "".join(operator.said) + log.read_text()
-        saw["keys shown"] = [shown.count(one) for one in (key, *rotated)]  # once each, by the command that made it
-        saw["refusals"] = standin.refusals
-        saw["hosts"] = sorted({one.host for one in standin.seen})
-        saw["leaks"] = len(standin.leaks)
-        saw["said"] = shown
-    print(json.dumps(saw))
+        shown = "".join(operator.output) + log.read_text()
+        result["keys shown"] = [shown.count(one) for one in (key, *rotated)]  # once each, when created
+        result["refusals"] = standin.refusals
+        result["hosts"] = sorted({one.host for one in standin.seen})
+        result["leaks"] = len(standin.leaks)
+        result["output"] = shown
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

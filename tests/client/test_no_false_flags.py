@@ -1,4 +1,4 @@
-"""The real client while whoami or discovery is not itself: told in time, served as soon as anybody can serve."""
+"""The real client while whoami or discovery fails: told in time, and served as soon as an identity can serve."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ pytestmark = pytest.mark.real_client
 
 CLOUDFLARE = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
 IN_TIME = 20.0
-"""Seconds from the start of a client to its end, on a machine that has much else to do. (On an idle one it is 7.)"""
+"""Seconds from the start of a client to its end on a busy machine. (About 7 on an idle one.)"""
 
 
-def of(answer: Answer, *tokens: Token) -> tuple[Answer, ...]:
-    """An answer for these tokens of the pool, and for no other: the client has a token of its own."""
+def for_each(answer: Answer, *tokens: Token) -> tuple[Answer, ...]:
+    """Plan an answer for these tokens only; the client has another one."""
     return tuple(replace(answer, token=token.token, times=None) for token in tokens)
 
 
-def told(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines of ours that the client shows, each once."""
+def codexpool_lines(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return codexpool's lines that the client shows, each once."""
     lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR: codexpool: ")]
     return list(dict.fromkeys(lines))
 
@@ -38,26 +38,24 @@ def told(run: subprocess.CompletedProcess[str]) -> list[str]:
     ],
     ids=["1020", "proxy"],
 )
-def test_a_whoami_that_is_not_itself_at_the_first_start_costs_no_pat(
-    make: Make, transport: str, answer: Answer
-) -> None:
+def test_a_failing_whoami_at_the_first_start_flags_no_pat(make: Make, transport: str, answer: Answer) -> None:
     pool = pat("work"), pat("spare")
-    world = make(*pool, transport=transport, wait=False, plan=of(answer, *pool))
+    world = make(*pool, transport=transport, wait=False, plan=for_each(answer, *pool))
 
     begun = time.monotonic()
     run = world.client.exec("say hi")
 
     assert (run.returncode, time.monotonic() - begun < IN_TIME) == (1, True), run.stderr
-    [line] = told(run)
+    [line] = codexpool_lines(run)
     assert "work: not verified yet (whoami answers 40" in line
     assert trouble(run) == []
-    # when it is itself again, all serve, and nobody has a flag
+    # when whoami works again, all serve, and none has a flag
     world.standin.unplan()
     for name in ("work", "spare"):
         world.proxy.says(f"{name} is ready", 35)
     answered(world.client.exec("say hi echo:banana"), "banana")
     assert "needs_replacement" not in world.pool
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize(
@@ -69,16 +67,16 @@ def test_a_whoami_that_is_not_itself_at_the_first_start_costs_no_pat(
     ],
     ids=["whoami is silent", "whoami drips", "discovery is silent"],
 )
-def test_trouble_at_the_first_start_is_told_and_passes(make: Make, transport: str, answer: Answer) -> None:
-    """It is told in time, and ends without a person."""
+def test_a_failure_at_the_first_start_is_shown_and_passes(make: Make, transport: str, answer: Answer) -> None:
+    """The client shows it in time. Nobody has to act."""
     work = pat("work")
-    world = make(work, transport=transport, wait=False, plan=of(answer, work))
+    world = make(work, transport=transport, wait=False, plan=for_each(answer, work))
 
     begun = time.monotonic()
     run = world.client.exec("say hi")
 
     assert (run.returncode, time.monotonic() - begun < IN_TIME) == (1, True), run.stderr
-    [line] = told(run)
+    [line] = codexpool_lines(run)
     assert "codexpool: no identity can serve. work: not verified yet" in line
     world.standin.unplan()
     world.proxy.says("work is ready", 35)
@@ -86,9 +84,9 @@ def test_trouble_at_the_first_start_is_told_and_passes(make: Make, transport: st
     assert "needs_replacement" not in world.pool
 
 
-def test_one_that_whoami_vouches_for_serves_while_it_does_not_for_another(make: Make, transport: str) -> None:
+def test_one_verified_identity_is_enough(make: Make, transport: str) -> None:
     work = pat("work")
-    refused = of(Answer(path=WHOAMI, status=403, body=CLOUDFLARE), work)
+    refused = for_each(Answer(path=WHOAMI, status=403, body=CLOUDFLARE), work)
     world = make(work, pat("spare"), transport=transport, wait=False, plan=refused)
 
     assert answered(world.client.exec("say hi echo:banana"), "banana") == "spare"

@@ -1,36 +1,22 @@
-"""Run inside a network namespace of its own, as root: the shipped defaults, and nothing else.
+"""The shipped defaults, inside a network namespace, as root.
 
-There `chatgpt.com` and `auth.openai.com` are 127.0.0.1, the stand-in listens on port 443, and mitmdump runs in its
-regular mode. Prints one JSON line; `test_shipped_defaults.py` looks at it.
+`chatgpt.com` and `auth.openai.com` are 127.0.0.1, the stand-in listens on port 443, and mitmdump runs in its regular
+mode. Prints one JSON line for `test_shipped_defaults.py`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import socket
-import struct
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.namespaced import enter
 from tests.running import CLIENT, Codex, Proxy, pat, pool_toml, trouble
-from tests.standin import HOSTS, RESPONSES, StandIn
-
-SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
-
-
-def enter(folder: Path) -> None:
-    """Bring loopback up, and have the backend's names lead there."""
-    with socket.socket() as control:
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14s", b"lo", IFF_UP, b""))
-    hosts = folder / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
-    subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
+from tests.standin import RESPONSES, StandIn
 
 
 class Regular(Proxy):
-    """The proxy with no option but those a user of a private authority would give."""
+    """The proxy in regular mode, with default options."""
 
     def __init__(self, standin: StandIn, folder: Path) -> None:
         super().__init__(standin, folder, "-w", str(folder / "flows"), "--set", f"hardump={folder / 'dump.har'}")

@@ -1,4 +1,4 @@
-"""The real Codex CLI, where one identity is refused something that another one has: nobody notices."""
+"""The real Codex CLI if one identity is refused what another one may do: the person sees nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def drain_first(make: Make, *names: str, transport: str) -> World:
     return make(*map(pat, names), transport=transport, head='[pool]\nselection = "drain-first"\n')
 
 
-def asks(world: World, name: str, transport: str) -> int:
-    """How often an identity was asked the model: a message, or a POST. (What warms a socket up is no turn.)"""
+def turns(world: World, name: str, transport: str) -> int:
+    """Count an identity's model requests: messages or POSTs, without prewarms."""
     kind = "message" if transport == "websocket" else "http"
     return sum(seen.transport == kind for seen in world.standin.requests(RESPONSES, name))
 
 
-def unsupported(world: World, name: str, transport: str) -> None:
-    """An account does not have the model that the client asks, whichever that is."""
+def refuse_model(world: World, name: str, transport: str) -> None:
+    """Have the backend refuse an account the model that the client uses."""
     token = next(token for token in world.tokens if token.name == name)
     run = world.client.exec("say echo:model")
     model = re.search(r"^model: (\S+)", run.stderr + run.stdout, re.MULTILINE)
@@ -60,18 +60,18 @@ def test_an_endpoint_that_refuses_one_token_goes_unseen(make: Make, transport: s
     assert len(refused) == 1
 
 
-def test_a_model_that_one_account_does_not_have_goes_unseen(make: Make, transport: str) -> None:
+def test_a_model_that_one_account_lacks_goes_unseen(make: Make, transport: str) -> None:
     world = drain_first(make, "free", "paid", transport=transport)
-    unsupported(world, "free", transport)
-    before = asks(world, "free", transport)
+    refuse_model(world, "free", transport)
+    before = turns(world, "free", transport)
 
     names = [answered(world.client.exec(f"say echo:{word}"), word) for word in ("apple", "plum")]
 
     assert names == ["paid", "paid"]
-    assert asks(world, "free", transport) - before <= 1
+    assert turns(world, "free", transport) - before <= 1
 
 
-def test_a_403_that_does_not_say_why_goes_unseen(make: Make, transport: str) -> None:
+def test_a_403_without_a_reason_goes_unseen(make: Make, transport: str) -> None:
     world = drain_first(make, "one", "two", transport=transport)
     token, is_http = world.tokens[0].token, transport == "http"
     refusal = Answer(path=RESPONSES, token=token, method="POST", times=None, status=403, body=UNCLEAR)
@@ -82,10 +82,10 @@ def test_a_403_that_does_not_say_why_goes_unseen(make: Make, transport: str) -> 
     assert "one: 403 on codex/responses" in world.proxy.log
 
 
-def test_where_every_identity_refuses_one_line_says_so_within_ten_seconds(make: Make, transport: str) -> None:
+def test_if_every_identity_is_refused_one_line_says_so(make: Make, transport: str) -> None:
     world = drain_first(make, "one", "two", transport=transport)
     for name in ("one", "two"):
-        unsupported(world, name, transport)
+        refuse_model(world, name, transport)
 
     begun = time.monotonic()
     run = world.client.exec("say echo:apple")

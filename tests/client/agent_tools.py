@@ -1,7 +1,7 @@
-"""What an agent starts works as without the proxy: `eval "$(codexpool env)"`, then curl, git and codex, in one shell.
+"""Tools that an agent starts: `eval "$(codexpool env)"`, then curl, git and codex in one shell.
 
-Inside a network namespace of its own, as root, with the real programs; the stand-in on port 443, and a host that is
-none of the pool's business, with an authority of its own. Prints a line of JSON for `test_shipped_defaults.py`.
+Runs the real programs inside a network namespace, as root, with the stand-in on port 443 and another host with its
+own CA. Prints one JSON line for `test_shipped_defaults.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.client.namespace import enter
-from tests.client.newcomer import CODEXPOOL, Newcomer, says
-from tests.client.teammate import Teammate
+from tests.client.readme_steps import CODEXPOOL, NewUser, has
+from tests.client.teams_steps import Teammate
 from tests.e2e.strangers import ADDRESS, NAME, Stranger
+from tests.namespaced import enter
 from tests.running import CLIENT, pat, trouble, until
 from tests.standin import StandIn
 
@@ -24,7 +24,7 @@ OPTIONS = ("-p", "8080", "--mode", "regular@8080", "--mode", "socks5@8081")
 
 
 def repository(folder: Path) -> None:
-    """A repository that any web server can serve, with one file in it."""
+    """Create a git repository with one commit that a plain web server can serve."""
     work = folder.with_name("work")
     git = ["git", "-c", "user.name=kim", "-c", "user.email=kim@example.test"]
     for command in (
@@ -46,9 +46,9 @@ def main(folder: Path) -> None:
     (files / "hello").write_text("from elsewhere")
     repository(files)
     stranger = Stranger(folder / "stranger", files)
-    work, saw, log = pat("work"), {}, folder / "proxy.log"
+    work, runs, log = pat("work"), {}, folder / "proxy.log"
     with StandIn([work], clients=[CLIENT], folder=folder, port=443) as standin:
-        operator = Newcomer(home, standin.ca_file)
+        operator = NewUser(home, standin.ca_file)
         operator.codexpool("add", "work", "--token-stdin", stdin=work.token)
         trusted = ("--set", f"ssl_verify_upstream_trusted_ca={standin.ca_file}")
         with log.open("wb") as out:
@@ -56,11 +56,11 @@ def main(folder: Path) -> None:
                 [*CODEXPOOL, "run", *OPTIONS, *trusted], env=operator.environ, cwd=home, stdout=out, stderr=out
             )
         try:
-            until(partial(says, log, "work is ready"), 30, "work to be ready")
+            until(partial(has, log, "work is ready"), 30, "work to be ready")
             user = Teammate(home)
             user.environ |= {"CODEX_ACCESS_TOKEN": CLIENT.token, "CURL_CA_BUNDLE": str(stranger.ca_file)}
             user.environ |= {"GIT_SSL_CAINFO": str(stranger.ca_file), "GIT_TERMINAL_PROMPT": "0"}
-            # The state is under the home, and so is the note by which `codexpool env` finds the proxy.
+            # `codexpool env` finds the proxy by its note in the state, which is under the home.
             environment = 'eval "$(codexpool env --shell bash)"'
             curl = f"curl -sS -w '|%{{http_version}}' https://{NAME}/hello"
             for name, line in {
@@ -72,14 +72,14 @@ def main(folder: Path) -> None:
                 "codex": "codex exec --skip-git-repo-check 'say hi echo:one'",
             }.items():
                 run = user.shell("set -e", environment, line)
-                saw[name] = {what: run[what] for what in ("code", "out", "err")}
+                runs[name] = {key: run[key] for key in ("code", "out", "err")}
         finally:
             proxy.send_signal(signal.SIGTERM)
             proxy.wait(40)
-        ran = subprocess.CompletedProcess("", 0, saw["codex"]["out"], saw["codex"]["err"])
+        ran = subprocess.CompletedProcess("", 0, runs["codex"]["out"], runs["codex"]["err"])
         print(
             json.dumps(
-                {"saw": saw, "trouble": trouble(ran), "refusals": standin.refusals, "leaks": len(standin.leaks)}
+                {"runs": runs, "trouble": trouble(ran), "refusals": standin.refusals, "leaks": len(standin.leaks)}
             )
         )
 

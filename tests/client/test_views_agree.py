@@ -1,4 +1,4 @@
-"""The real Codex CLI with a PAT that dies: the header table, `explain` and the page tell the same story."""
+"""The real Codex CLI with a PAT that dies: API, `explain`, page and header table agree."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.real_client
 SITE = "http://codex.pool"
 
 
-def told(world: World, path: str) -> Any:
+def api(world: World, path: str) -> Any:
     answer = httpx.get(SITE + path, proxy=world.proxy.url, trust_env=False, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def command(world: World, *arguments: str) -> str:
-    """What `codexpool` prints, on no terminal."""
+    """Return what `codexpool` prints without a terminal."""
     environ = {**os.environ, "CODEXPOOL_PROXY": world.proxy.url, "COLUMNS": "200"}
     run = subprocess.run(
         [str(Path(sys.executable).with_name("codexpool")), *arguments],
@@ -50,7 +50,7 @@ def command(world: World, *arguments: str) -> str:
 
 @pytest.fixture
 def died(make: Make, transport: str, tmp_path: Path) -> tuple[World, str, str]:
-    """A session whose PAT has died between two turns: the world, who it was with, and who it is with now."""
+    """A session whose PAT died between two turns: the world, the identity before, and the identity now."""
     world = make(pat("work"), pat("spare"), transport=transport, arguments=("-w", str(tmp_path / "flows")))
     first = answered(world.client.exec("say hi echo:banana"), "banana")
     world.standin.kill(next(token.token for token in world.tokens if token.name == first))
@@ -61,7 +61,7 @@ def died(make: Make, transport: str, tmp_path: Path) -> tuple[World, str, str]:
 
 @pytest.fixture
 def browser(died: tuple[World, str, str], tmp_path: Path) -> Iterator[Browser | None]:
-    """A browser that reaches nothing but the page, through the proxy; None where there is none, but for CI."""
+    """A browser that uses the proxy. None if Chromium is missing, except in CI."""
     if not os.environ.get("CI") and (chromium() is None or axe() is None):
         yield None
         return
@@ -70,14 +70,14 @@ def browser(died: tuple[World, str, str], tmp_path: Path) -> Iterator[Browser | 
     started.close()
 
 
-def test_a_pat_that_dies_is_the_same_story_everywhere(
+def test_every_view_of_a_dead_pat_agrees(
     died: tuple[World, str, str], browser: Browser | None, tmp_path: Path
 ) -> None:
     world, first, other = died
-    flows = told(world, "/api/flows?limit=500")["flows"]
+    flows = api(world, "/api/flows?limit=500")["flows"]
     refused = [flow for flow in flows if [a["status"] for a in flow["attempts"]][:1] == [401]]
     assert refused
-    flow = told(world, f"/api/flows/{refused[-1]['id']}")
+    flow = api(world, f"/api/flows/{refused[-1]['id']}")
     prints = [fingerprint(next(t.token for t in world.tokens if t.name == name)) for name in (first, other)]
 
     # the API
@@ -100,8 +100,8 @@ def test_a_pat_that_dies_is_the_same_story_everywhere(
     assert f"{other} served it, attempt 2" in explained
     assert "row 7" in explained
     assert all(print_ in explained for print_ in prints)
-    standing = {one["name"]: one for one in json.loads(command(world, "status", "--json"))["identities"]}
-    assert (standing[first]["status"], standing[other]["status"]) == ("needs_replacement", "ready")
+    identities = {one["name"]: one for one in json.loads(command(world, "status", "--json"))["identities"]}
+    assert (identities[first]["status"], identities[other]["status"]) == ("needs_replacement", "ready")
     assert f"codexpool replace {first}" in command(world, "status")
 
     # the page
@@ -124,7 +124,7 @@ def test_a_pat_that_dies_is_the_same_story_everywhere(
         assert tab.console() == []
         assert {url.split("/")[2] for url in tab.requested() if url.startswith("http")} == {"codex.pool"}
 
-    # the table of the flow itself, as it was saved
+    # the header table of the saved flow
     world.proxy.stop()
     with (tmp_path / "flows").open("rb") as file:
         saved = [one for one in flow_io.FlowReader(file).stream() if one.id == flow["flow"]["id"]]

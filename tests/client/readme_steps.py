@@ -1,7 +1,7 @@
-"""The README's chapter "Bring your identities", command by command: inside a network namespace of its own, as root.
+"""The README's section "Bring your identities", command by command, inside a network namespace, as root.
 
-The real `codexpool` and `codex` as processes, the real host names, an empty home; the stand-in on port 443. Prints
-one JSON line; `test_shipped_defaults.py` looks at it.
+Runs the real `codexpool` and `codex` with an empty home and the real host names, and the stand-in on port 443. Prints
+one JSON line for `test_shipped_defaults.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.client.namespace import enter
 from tests.e2e.logins import owner
+from tests.namespaced import enter
 from tests.running import CLIENT, ROOT, codex, pat, trouble, until
 from tests.standin import RESPONSES, StandIn
 
 CODEXPOOL = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')")
 
 
-class Newcomer:
-    """Somebody with an empty home, two programs, and the README."""
+class NewUser:
+    """A user with an empty home, `codex` and `codexpool`."""
 
     def __init__(self, home: Path, ca_file: Path) -> None:
         self.home = home
@@ -37,7 +37,7 @@ class Newcomer:
             "SSL_CERT_FILE": str(ca_file),
             "CODEX_CA_CERTIFICATE": str(ca_file),
         }
-        self.said: list[str] = []
+        self.output: list[str] = []
 
     def codexpool(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         run = subprocess.run(
@@ -50,7 +50,7 @@ class Newcomer:
             timeout=60,
             check=False,
         )
-        self.said.append(f"$ codexpool {' '.join(arguments)} -> {run.returncode}\n{run.stdout}{run.stderr}")
+        self.output.append(f"$ codexpool {' '.join(arguments)} -> {run.returncode}\n{run.stdout}{run.stderr}")
         return run
 
     def listed(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Newcomer:
         )
 
 
-def says(log: Path, text: str) -> bool:
+def has(log: Path, text: str) -> bool:
     return text in log.read_text()
 
 
@@ -86,16 +86,16 @@ def main(folder: Path) -> None:
     work, fresh = pat("work"), pat("fresh")
     fresh.account_id, fresh.user_id = work.account_id, work.user_id
     with StandIn([work, fresh], clients=[CLIENT], folder=folder, port=443) as standin:
-        me = Newcomer(home, standin.ca_file)
-        codes = [me.codexpool("add", "work", "--token-stdin", stdin=work.token).returncode]
+        user = NewUser(home, standin.ca_file)
+        codes = [user.codexpool("add", "work", "--token-stdin", stdin=work.token).returncode]
         standin.backend.devices.approve(owner("spare"))
-        codes.append(me.codexpool("login", "spare", "--device-auth").returncode)
-        statuses = {name: row["status"] for name, row in me.listed().items()}
+        codes.append(user.codexpool("login", "spare", "--device-auth").returncode)
+        statuses = {name: row["status"] for name, row in user.listed().items()}
         log = folder / "proxy.log"
         with log.open("wb") as out:
             proxy = subprocess.Popen(
                 [*CODEXPOOL, "run", "-p", "8080", "--set", f"ssl_verify_upstream_trusted_ca={standin.ca_file}"],
-                env=me.environ,
+                env=user.environ,
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -104,26 +104,26 @@ def main(folder: Path) -> None:
         runs = []
         try:
             for name in ("work", "spare"):
-                until(partial(says, log, f"{name} is ready"), 30, f"{name} to be ready")
-            runs.append(me.codex("http://127.0.0.1:8080", "say hi echo:one"))
+                until(partial(has, log, f"{name} is ready"), 30, f"{name} to be ready")
+            runs.append(user.codex("http://127.0.0.1:8080", "say hi echo:one"))
             standin.kill(work.token)
-            codes.append(me.codexpool("check").returncode)
-            after_check = me.listed()["work"]["status"]
+            codes.append(user.codexpool("check").returncode)
+            after_check = user.listed()["work"]["status"]
             until(lambda: "work needs_replacement" in log.read_text(), 10, "the proxy to see the flag")
-            codes.append(me.codexpool("replace", "work", "--token-stdin", stdin=fresh.token).returncode)
+            codes.append(user.codexpool("replace", "work", "--token-stdin", stdin=fresh.token).returncode)
             until(lambda: log.read_text().count("work is ready") == 2, 10, "the new token to serve")
-            codes.append(me.codexpool("pause", "spare").returncode)
+            codes.append(user.codexpool("pause", "spare").returncode)
             until(lambda: "spare is paused" in log.read_text(), 10, "the pause")
-            runs.append(me.codex("http://127.0.0.1:8080", "say hi echo:two"))
+            runs.append(user.codex("http://127.0.0.1:8080", "say hi echo:two"))
             codes += [
-                me.codexpool(*words).returncode for words in (("resume", "spare"), ("config", "check"), ("check",))
+                user.codexpool(*words).returncode for words in (("resume", "spare"), ("config", "check"), ("check",))
             ]
-            last = me.listed()
-            codes.append(me.codexpool("remove", "spare").returncode)
+            last = user.listed()
+            codes.append(user.codexpool("remove", "spare").returncode)
         finally:
             proxy.send_signal(signal.SIGTERM)
             proxy.wait(10)
-        shown = "".join(me.said) + log.read_text()
+        shown = "".join(user.output) + log.read_text()
         print(
             json.dumps(
                 {
@@ -140,7 +140,7 @@ def main(folder: Path) -> None:
                     "model calls": [(seen.name, seen.status) for seen in standin.requests(RESPONSES)],
                     "renewals": standin.refreshes,
                     "secrets shown": re.findall(r"at-test-\S+|rt_test\S+|eyJ\S+", shown),
-                    "said": "".join(me.said),
+                    "output": "".join(user.output),
                     "mode": oct((home / ".config" / "codexpool" / "pool.toml").stat().st_mode & 0o777),
                 }
             )
