@@ -20,7 +20,7 @@ from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
-from codexpool.proxy.mitm.shutdown import REASON, Leaving
+from codexpool.proxy.mitm.shutdown import REASON, Shutdown
 from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.telemetry import Telemetry
@@ -79,10 +79,10 @@ class Codexpool:
         self.reloaded = reloaded
         self.entry = entry
         self.support = support(version.VERSION)
-        self.leaving = Leaving(self._leave, lambda: self.handler.open_sockets)
+        self.shutdown = Shutdown(self._leave, lambda: self.handler.open_sockets)
         self.history = History()
         self.handler: Handler = SwapHandler(self.history)
-        self.telemetry = Telemetry(self.handler, self.leaving, self.history, reloaded)
+        self.telemetry = Telemetry(self.handler, self.shutdown, self.history, reloaded)
         self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
@@ -97,7 +97,7 @@ class Codexpool:
             loader.add_option(name, str, default, help_text)
         content_view.add_view()
         self._undo_redaction = redact_logs()
-        self._undo_logs = json_log.log_as("", options.is_set_by_user)
+        self._undo_logs = json_log.log_as("")
         options.set_defaults()
         resend.install(self.handler)
         options.warn_of_modes()
@@ -108,7 +108,7 @@ class Codexpool:
         try:
             if json_log.OPTION in updated:
                 self._undo_logs()
-                self._undo_logs = json_log.log_as(getattr(ctx.options, json_log.OPTION), options.is_set_by_user)
+                self._undo_logs = json_log.log_as(getattr(ctx.options, json_log.OPTION))
             options.refuse_unfit(self.support.loopback_only)
             named_state(os.environ)
             if "codexpool_observe" in updated:
@@ -139,7 +139,7 @@ class Codexpool:
         self.is_running = True
         self.handler.start(self._setup(), self.watcher)
         self.telemetry.running()
-        self.leaving.running()
+        self.shutdown.running()
 
     def _setup(self) -> Setup:
         if self.refused:
@@ -175,7 +175,7 @@ class Codexpool:
         )
 
     def done(self) -> None:
-        self.leaving.done()
+        self.shutdown.done()
         # If a reload fails, mitmproxy has no addon, but streams that still ask this handler: it goes on refusing
         # requests that must not leave with the client's credential, until the next `load` replaces it.
         self.handler.stop("codexpool is no longer loaded; restart the proxy")
@@ -247,9 +247,9 @@ class Codexpool:
             hide_key(flow)
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
             return
-        self.leaving.begins(flow)
+        self.shutdown.track(flow)
         try:
-            if self.leaving.has_begun and self.handler.turns_away(flow, REASON):
+            if self.shutdown.has_begun and self.handler.turns_away(flow, REASON):
                 return
             self.handler.open(flow)
         except Exception as error:
@@ -278,7 +278,7 @@ class Codexpool:
             self.handler.headers_came(flow)
         except Exception as error:
             self.handler.fail(flow, error, "reading the answer")
-        self.leaving.answered(flow)
+        self.shutdown.close_after(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
@@ -289,7 +289,7 @@ class Codexpool:
             await self.handler.judge(flow)
         except Exception as error:
             self.handler.fail(flow, error, "judging the answer")
-        self.leaving.answered(flow)
+        self.shutdown.close_after(flow)
         if self.handler.is_over(flow):
             self.telemetry.over(flow)
 

@@ -1,4 +1,4 @@
-"""What mitmproxy and mitmweb show of a flow: a content view, and a command, that say what was done to it and why."""
+"""What mitmproxy and mitmweb show of a flow: a content view and a command, for what was done to it and why."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from codexpool.views.header_table import header_lines, rows
 from codexpool.views.story import explained
 
 WIDTH = 110
-"""Columns of the content view: neither of the programs says how many there are."""
+"""Columns of the content view; mitmproxy does not tell how many there are."""
 
 
 def document_of(one: flow.Flow) -> dict[str, Any]:
-    """The document of a flow's trace, live or saved; of one that was not touched what there is to be said."""
+    """Return the document of a flow's trace, live or saved, or why the flow was not touched."""
     kept = one.metadata.get(METADATA)
     if isinstance(kept, dict):
         return kept
@@ -30,42 +30,37 @@ def document_of(one: flow.Flow) -> dict[str, Any]:
 
 
 class HeadersView:
-    """The content view ``codexpool``: it never comes by itself, and it shows no body.
+    """The content view ``codexpool``, which is never chosen automatically and shows no body.
 
-    One class for both of mitmproxy's interfaces: ``prettify`` since 12, a call up to 11.
+    It has both interfaces of mitmproxy: ``prettify`` since 12, a call up to 11.
     """
 
     name = "codexpool"
     syntax_highlight = "none"
 
     def prettify(self, data: bytes, metadata: Any) -> str:
-        """All that is to be said of the flow that a message belongs to."""
-        return _told(metadata.flow)
+        return _text(metadata.flow)
 
     def __call__(self, data: bytes, *, flow: flow.Flow | None = None, **more: Any) -> tuple[str, Iterator[Any]]:
-        return "codexpool", ([("text", line)] for line in _told(flow).splitlines())
+        return "codexpool", ([("text", line)] for line in _text(flow).splitlines())
 
     def render_priority(self, data: bytes, metadata: Any = None, **more: Any) -> float:
-        """Below all views for what a body has in it."""
         return -1
 
     def __lt__(self, other: Any) -> bool:
         return self.name < str(other.name)
 
 
-VIEW = HeadersView()
-
-
 def add_view() -> None:
-    """Have mitmproxy offer the view. Once more after a reload: the one of before goes."""
+    """Add the view to mitmproxy, in place of the one from before a reload."""
     adding: Any = contentviews
-    if not hasattr(adding, "registry") and (before := adding.get(VIEW.name)) is not None:
+    if not hasattr(adding, "registry") and (before := adding.get(HeadersView.name)) is not None:
         adding.remove(before)
-    adding.add(VIEW)
+    adding.add(HeadersView())
 
 
 def headers_of(flows: Sequence[flow.Flow]) -> types.Data:
-    """The header tables of flows, as rows of cells."""
+    """Return the header tables of flows, as rows of cells."""
     cells = []
     for one in flows:
         for row in rows(document_of(one)):
@@ -74,7 +69,7 @@ def headers_of(flows: Sequence[flow.Flow]) -> types.Data:
     return cast(types.Data, [row + [""] * (width - len(row)) for row in cells])
 
 
-def _told(one: flow.Flow | None) -> str:
+def _text(one: flow.Flow | None) -> str:
     if one is None:
         return "there is no flow"
     document = document_of(one)

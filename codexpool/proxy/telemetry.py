@@ -23,7 +23,7 @@ from codexpool.common.tasks import Tasks
 from codexpool.local import running_proxies
 from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host
-from codexpool.proxy.mitm.shutdown import Leaving
+from codexpool.proxy.mitm.shutdown import Shutdown
 from codexpool.state import state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
@@ -42,14 +42,14 @@ RECORDING = frozenset({"codexpool_record", "codexpool_record_all_hosts"})
 class Telemetry:
     """The page, the journal and the recording of a proxy.
 
-    They look at ``view``, which is the handler there is now; ``leaving`` knows whether the proxy is ending.
+    They look at ``view``, which is the handler there is now; ``shutdown`` knows whether the proxy is ending.
     """
 
-    def __init__(self, view: View, leaving: Leaving, history: History, reloaded: bool) -> None:
+    def __init__(self, view: View, shutdown: Shutdown, history: History, reloaded: bool) -> None:
         self.view = view
         self.history = history
         self.site = Site(self)
-        self._leaving = leaving
+        self._shutdown = shutdown
         self._reloaded = reloaded
         self._journal: Journal | None = None
         self._recorder: Recorder | None = None
@@ -189,7 +189,7 @@ class Telemetry:
     def unready(self) -> str:
         if not self._runs:
             return health.STARTS
-        view, leaves = self.view, self._leaving.has_begun
+        view, leaves = self.view, self._shutdown.has_begun
         return health.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
 
     def status_view(self, now: float) -> status.View:

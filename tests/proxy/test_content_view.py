@@ -46,7 +46,7 @@ def saved(one: http.HTTPFlow) -> http.HTTPFlow:
     return read
 
 
-def viewed(one: http.HTTPFlow, name: str = content_view.VIEW.name) -> str:
+def viewed(one: http.HTTPFlow, name: str = content_view.HeadersView.name) -> str:
     """What this mitmproxy's own code makes of the view, for the request."""
     views: Any = contentviews
     if hasattr(views, "prettify_message"):

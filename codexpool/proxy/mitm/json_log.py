@@ -1,8 +1,7 @@
-"""The log as JSON: one object a line, in place of mitmproxy's own lines.
+"""The log as JSON: one object per line, in place of mitmproxy's own lines.
 
-mitmproxy prints its log with a handler of its own, on stdout. That handler stays, with its level, which is
-`termlog_verbosity`, and its manners; only what makes a line of a record is another here. Records are redacted as they
-are made (see `codexpool.redaction`), so there is no secret left in them.
+mitmproxy's own handler goes on printing, at its level (`termlog_verbosity`); only its formatter is replaced. Records
+are redacted when they are made (see `codexpool.redaction`), so they have no secrets.
 """
 
 from __future__ import annotations
@@ -17,25 +16,24 @@ from mitmproxy import ctx, exceptions
 from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.utils import human
 
+from codexpool.proxy.mitm.options import is_set_by_user
 from codexpool.redaction import redact_tokens
 
 OPTION: Final = "codexpool_logs"
 DEFAULT: Final = ""
 HELP: Final = (
-    "With json each record of the log is printed as a line of JSON (docs/running.md), and mitmdump's own lines about "
-    "flows are left out, unless flow_detail is set."
+    "Print the log as JSON, one object per line, if set to json (docs/running.md). mitmdump then prints no lines "
+    "about flows, unless flow_detail is set."
 )
-
-JSON: Final = "json"
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes one line of JSON of a record, in ASCII. Raises nothing: mitmproxy's handler would let it through."""
+    """Formats a record as one line of ASCII JSON. Never raises, because mitmproxy's handler would not catch it."""
 
     def format(self, record: logging.LogRecord) -> str:
         try:
             document = _document(record)
-        except Exception as error:  # Its words may not fit its arguments, or somebody's object has no text.
+        except Exception as error:  # The arguments may not fit the message, or have no text.
             document = {**_head(record), "message": f"a record that cannot be read ({type(error).__name__})"}
         return json.dumps(document)
 
@@ -59,25 +57,18 @@ def _document(record: logging.LogRecord) -> dict[str, str]:
     return document
 
 
-def _nothing() -> None:
-    """There is nothing to undo."""
+def log_as(form: str) -> Callable[[], None]:
+    """Print the log as ``json``, or as mitmproxy does if empty; return a function that undoes it.
 
-
-def log_as(form: str, is_set_by_user: Callable[[str], bool]) -> Callable[[], None]:
-    """Have the log printed in that form from now on, ``json`` or empty for mitmproxy's own; returns what undoes it.
-
-    ``is_set_by_user`` says whether an option of mitmproxy is the user's own word. Raises OptionsError for a form that
-    is none, and where mitmproxy does not print its log (its own window shows it).
+    Raises OptionsError for another form, and if mitmproxy shows its log in a window.
     """
-    if not form:
-        return _nothing
-    if form != JSON:
-        raise exceptions.OptionsError(f"{OPTION} is {form!r}; say --set {OPTION}={JSON}, or leave it out")
-    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)]
-    if not handlers:
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)] if form else []
+    if form and form != "json":
+        raise exceptions.OptionsError(f"{OPTION} is {form!r}; use --set {OPTION}=json, or leave it out")
+    if form and not handlers:
         raise exceptions.OptionsError(f"{OPTION}: mitmproxy's own window shows the log itself; use mitmdump")
-    if "flow_detail" in ctx.options and not is_set_by_user("flow_detail"):
-        ctx.options.update(flow_detail=0)  # It stays: the next `load` could not tell it from the user's word.
+    if form and "flow_detail" in ctx.options and not is_set_by_user("flow_detail"):
+        ctx.options.update(flow_detail=0)  # Never undone: the next `load` would take that for the user's setting.
     before = [(one, one.formatter) for one in handlers]
     for handler in handlers:
         handler.setFormatter(JsonFormatter())

@@ -13,8 +13,8 @@ import pytest
 from mitmproxy import ctx, http
 from mitmproxy.test import tflow
 
-from codexpool.proxy.mitm import shutdown as leaving
-from codexpool.proxy.mitm.shutdown import Leaving
+from codexpool.proxy.mitm import shutdown
+from codexpool.proxy.mitm.shutdown import Shutdown
 
 CLIENT = object()
 
@@ -42,7 +42,7 @@ class DumpMaster:
 
     async def waits(self) -> bool:
         """Whether it goes on after some looks at what is under way."""
-        await asyncio.sleep(5 * leaving.LOOK)
+        await asyncio.sleep(5 * shutdown.LOOK)
         return not self.ended.is_set()
 
 
@@ -50,12 +50,12 @@ class DumpMaster:
 def master(monkeypatch: pytest.MonkeyPatch) -> DumpMaster:
     made = DumpMaster()
     monkeypatch.setattr(ctx, "master", made, raising=False)
-    monkeypatch.setattr(leaving, "LOOK", 0.001)
+    monkeypatch.setattr(shutdown, "LOOK", 0.001)
     return made
 
 
-def of(master: DumpMaster, open_sockets: Callable[[], int] = lambda: 0) -> Leaving:
-    return Leaving(master.tell, open_sockets)
+def of(master: DumpMaster, open_sockets: Callable[[], int] = lambda: 0) -> Shutdown:
+    return Shutdown(master.tell, open_sockets)
 
 
 def request(live: bool = True) -> http.HTTPFlow:
@@ -72,9 +72,9 @@ async def end(master: DumpMaster) -> None:
 async def test_with_nothing_under_way_it_stops_listening_tells_and_ends(master: DumpMaster) -> None:
     ends = of(master)
     over = request(live=False)
-    ends.begins(over)
+    ends.track(over)
 
-    ends.asked()
+    ends.begin()
     await end(master)
 
     assert master.did == ["listens no more", "tells", "ends"]
@@ -82,9 +82,9 @@ async def test_with_nothing_under_way_it_stops_listening_tells_and_ends(master: 
 
 async def test_requests_run_to_their_end(master: DumpMaster) -> None:
     ends, flow = of(master), request()
-    ends.begins(flow)
+    ends.track(flow)
 
-    ends.asked()
+    ends.begin()
 
     assert await master.waits()
     flow.live = False
@@ -95,9 +95,9 @@ async def test_sockets_that_were_told_are_waited_for_and_others_are_not(master: 
     told = [1]
     ends, others = of(master, lambda: sum(told)), tflow.twebsocketflow()
     others.live = True
-    ends.begins(others)
+    ends.track(others)
 
-    ends.asked()
+    ends.begin()
 
     assert await master.waits()
     told.clear()
@@ -112,7 +112,7 @@ async def test_what_a_slow_client_has_not_taken_yet_is_waited_for(master: DumpMa
     master.connections["gone"] = SimpleNamespace(client=CLIENT, transports={})
     ends = of(master)
 
-    ends.asked()
+    ends.begin()
 
     assert await master.waits()
     left.clear()
@@ -122,24 +122,24 @@ async def test_what_a_slow_client_has_not_taken_yet_is_waited_for(master: DumpMa
 async def test_what_hangs_is_cut_after_the_bound(
     master: DumpMaster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(leaving, "BOUND", 0.02)
+    monkeypatch.setattr(shutdown, "BOUND", 0.02)
     ends, flow = of(master), request()
-    ends.begins(flow)
+    ends.track(flow)
 
-    ends.asked()
+    ends.begin()
     await end(master)
 
     assert flow.live
-    assert "cuts what is still under way: 1" in caplog.text
+    assert "cut what was under way: 1" in caplog.text
 
 
 async def test_a_second_sigterm_ends_it_at_once(master: DumpMaster) -> None:
     ends, flow = of(master), request()
-    ends.begins(flow)
-    ends.asked()
+    ends.track(flow)
+    ends.begin()
     assert await master.waits()
 
-    ends.asked()
+    ends.begin()
 
     assert master.did[-1] == "ends"
 
@@ -150,15 +150,15 @@ async def test_what_breaks_on_the_way_does_not_keep_it_from_ending(
     def broken() -> None:
         raise RuntimeError("no note")
 
-    Leaving(broken, lambda: 0).asked()
+    Shutdown(broken, lambda: 0).begin()
 
     await end(master)
 
 
 async def test_a_reload_in_the_middle_does_not_keep_it_from_ending(master: DumpMaster) -> None:
     ends, flow = of(master), request()
-    ends.begins(flow)
-    ends.asked()
+    ends.track(flow)
+    ends.begin()
     assert await master.waits()
 
     ends.done()
@@ -173,10 +173,10 @@ async def test_the_next_request_of_a_client_goes_over_another_connection(master:
     assert switched.response is not None
     switched.response.status_code = 101
 
-    ends.answered(before)
+    ends.close_after(before)
     ends.has_begun = True
     for flow in (after, http2, switched):
-        ends.answered(flow)
+        ends.close_after(flow)
 
     flows = (before, after, http2, switched)
     said = [flow.response.headers.get("connection") for flow in flows if flow.response is not None]
@@ -186,7 +186,7 @@ async def test_the_next_request_of_a_client_goes_over_another_connection(master:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 async def test_sigterm_is_answered_here_and_mitmproxys_own_again_afterwards(master: DumpMaster) -> None:
     ends, flow = of(master), request()
-    ends.begins(flow)
+    ends.track(flow)
     try:
         ends.running()
         ends.done()
@@ -196,7 +196,7 @@ async def test_sigterm_is_answered_here_and_mitmproxys_own_again_afterwards(mast
         master.ended.clear()
 
         anew = of(master)
-        anew.begins(flow)
+        anew.track(flow)
         anew.running()
         os.kill(os.getpid(), signal.SIGTERM)
         assert await master.waits()
