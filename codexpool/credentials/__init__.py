@@ -1,26 +1,24 @@
-"""What proves an identity: one small protocol, three kinds."""
+"""What proves an identity. A kind of credential implements `Credential`; `codexpool.config.sources` constructs it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple, Protocol
 
 from codexpool.pool.identity import IdentityKey, Kind
 from codexpool.tokens.bearer import Bearer
 
 
 class NoTokenNowError(Exception):
-    """There is no other token at the moment; trying again later may help. The text says why."""
+    """There is no other token at the moment; a later attempt may get one. The text says why."""
 
 
 class UnusableTokenError(NoTokenNowError):
-    """A token was issued that cannot be used, with a refresh token that can: the next try spends that one."""
+    """An unusable token was issued, with a new refresh token: the next attempt spends that one."""
 
 
 class NoTokenAnyMoreError(Exception):
-    """There will be no other token until a person acts.
-
-    ``code`` is the backend's word; the text says what it means.
-    """
+    """There is no other token until a person acts. ``code`` is the backend's; the text says what it means."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -28,49 +26,50 @@ class NoTokenAnyMoreError(Exception):
 
 
 class Renewal(NamedTuple):
-    """Another token. ``issued``: it was made just now, because the one before was refused.
+    """Another token. ``issued``: it was made just now because the backend refused the one before.
 
-    One that was only found where somebody else had put it, or was made because its time had come, is none. ``was`` is
-    whose login the token endpoint was asked with, where it gave the tokens of somebody else, and ``kept`` says where
-    the file is as it was before; both are empty for all other tokens.
+    If the token endpoint gave the tokens of another account or user, ``previous_owner`` is the login's before, and
+    ``backup`` says where its file is kept. Both are empty for all other tokens.
     """
 
     bearer: Bearer
     issued: bool
-    was: IdentityKey = IdentityKey("", "")
-    kept: str = ""
+    previous_owner: IdentityKey = IdentityKey("", "")
+    backup: str = ""
 
 
 class Credential(Protocol):
-    """One kind of credential, as the rest of the project sees it.
+    """One kind of credential.
 
-    Both methods are safe under concurrency. ``renewed`` is asked for by one task at a time
-    (`codexpool.upkeep.renewals` sees to it, the others wait for it), but perhaps by other processes too.
+    A kind must set ``kind`` and implement ``bearer`` and ``renewed``; the other methods have defaults. All are called
+    in the thread of the event loop. ``renewed`` runs once at a time in this process (see
+    `codexpool.upkeep.renewals`), but perhaps in other processes too.
     """
 
-    @property
-    def kind(self) -> Kind: ...
+    kind: ClassVar[Kind]
 
+    @abstractmethod
     def bearer(self) -> Bearer | None:
-        """The token to be put on the wire now; None while there is none yet. No I/O: this is on a request's path."""
+        """Return the token to send now, or None if there is none yet. No I/O: this is on the path of requests."""
         ...
 
+    @abstractmethod
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
-        """Another token than ``stale``; None where this kind has none to give.
+        """Return another token than ``stale``, or None if this kind cannot have one.
 
-        ``refused`` says that the backend refused the stale one, and not only the clock. Raises NoTokenNowError and
+        ``refused``: the backend refused the stale token; otherwise it is only due. Raises NoTokenNowError and
         NoTokenAnyMoreError.
         """
         ...
 
     def due_at(self) -> float | None:
-        """The unix second at which the token wants to be renewed without having been refused; None for never."""
-        ...
+        """Return the unix second at which to renew the token without a refusal; None for never."""
+        return None
 
     def is_over(self, at: float) -> bool:
-        """Whether the token is known to be worth nothing at this unix second."""
-        ...
+        """Return whether the token is known to have expired by a unix second."""
+        return False
 
     def after(self, before: Credential | None) -> Credential:
-        """The credential to go on with, where the configuration was read again and ``before`` is in use."""
-        ...
+        """Return the credential to use after a reload: this one, or ``before`` (in use until now) updated by it."""
+        return self

@@ -1,4 +1,4 @@
-"""``auth.json`` as ``codex login`` writes it: read in every variant, and written back with nothing of it lost.
+"""Codex's ``auth.json``: reads every variant, and updates a login without losing other fields.
 
 The format is that of openai/codex, login/src/auth/storage.rs (``AuthDotJson``).
 """
@@ -17,21 +17,21 @@ from codexpool.pool.identity import IdentityKey
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of, is_jwt
 
-LOG_IN = "log in anew: codexpool login NAME"
+LOG_IN = "log in again: codexpool login NAME"
 
 MODES: Mapping[str, str] = {
     "chatgpt": "",
     "personalAccessToken": "",
-    "apikey": "an API key, which speaks to api.openai.com and not to ChatGPT",
+    "apikey": "an API key, which is for api.openai.com and not for ChatGPT",
     "agentIdentity": "an agent identity, which signs each request with a key of its own and has no token to send",
-    "chatgptAuthTokens": "tokens that another program lends to Codex: that program renews them, nobody else can",
+    "chatgptAuthTokens": "tokens that another program lends to Codex, and which only that program can renew",
     "headers": "headers that another program gives to Codex",
     "bedrockApiKey": "a key for Amazon Bedrock, which is another backend",
     "bedrockAccessKeys": "keys for Amazon Bedrock, which is another backend",
 }
-"""The login modes Codex knows, and why one of them cannot be pooled; empty for those that can."""
+"""The login modes of Codex, and why a mode cannot be pooled; empty for those that can."""
 
-HOLDS = (
+MODE_BY_KEY = (
     ("personal_access_token", "personalAccessToken"),
     ("bedrock_api_key", "bedrockApiKey"),
     ("bedrock_access_keys", "bedrockAccessKeys"),
@@ -39,12 +39,12 @@ HOLDS = (
     ("tokens", "chatgpt"),
     ("agent_identity", "agentIdentity"),
 )
-"""Which mode a file without ``auth_mode`` is of: the first of these keys that holds something."""
+"""The mode of a file without ``auth_mode``: that of the first of these keys with a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """An OAuth bundle. ``document`` is the whole file; unix seconds in ``expires_at``, None if it has no end."""
+    """An OAuth login. ``document`` is the whole file; ``expires_at`` is a unix second, None if unknown."""
 
     access: Bearer
     refresh_token: str = field(repr=False)
@@ -57,38 +57,29 @@ class Login:
 
     @property
     def key(self) -> IdentityKey:
-        """Whose login it is."""
         return IdentityKey(self.account_id, self.user_id)
 
     def expires_within(self, seconds: float, at: float) -> bool:
-        """Whether its access token is worth nothing so many seconds from now."""
+        """Return whether its access token has expired ``seconds`` after the unix second ``at``."""
         return self.expires_at is not None and self.expires_at <= at + seconds
 
 
 def parse(text: str) -> Login | Bearer:
-    """What an ``auth.json`` holds: an OAuth bundle, or a personal access token.
-
-    Raises UnusableError for any other login, and for a file that is not whole.
-    """
+    """Parse an ``auth.json`` with an OAuth login or a personal access token. Raises UnusableError for any other."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise UnusableError("is no JSON, so it is no auth.json", LOG_IN) from None
+        raise UnusableError("is not an auth.json: it is not JSON", LOG_IN) from None
     if not isinstance(document, dict):
-        raise UnusableError("is no JSON object, so it is no auth.json", LOG_IN)
+        raise UnusableError("is not an auth.json: it is not a JSON object", LOG_IN)
     mode = _mode(document)
-    if reason := MODES.get(mode, f"a login of a kind that is not known here ({mode[:40]})"):
-        raise UnusableError(
-            f"holds {reason}", "take a ChatGPT login or a personal access token (codexpool login NAME)"
-        )
+    if reason := MODES.get(mode, f"a login of an unknown kind ({mode[:40]})"):
+        raise UnusableError(f"has {reason}", "use a ChatGPT login or a personal access token (codexpool login NAME)")
     return _login(document) if mode == "chatgpt" else _pat(document)
 
 
 def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
-    """The login with what the token endpoint gave; everything else of the file stays as it is.
-
-    Raises UnusableError where the answer does not make a login.
-    """
+    """Return the login updated with the token endpoint's answer. Raises UnusableError if that makes no login."""
     given = {
         key: answer[key]
         for key in ("id_token", "access_token", "refresh_token")
@@ -96,18 +87,15 @@ def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
     }
     if "id_token" in given and not is_jwt(given["id_token"]):
         if not is_jwt(given.get("access_token", "")):
-            raise UnusableError("has no token that says whose it is", LOG_IN)
-        del given["id_token"]  # The refresh token is spent: what can be used of the answer is used.
+            raise UnusableError("has no token that names its account and user", LOG_IN)
+        del given["id_token"]  # The refresh token is spent: use what is usable.
     last_refresh = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
     tokens = {**login.document["tokens"], **given}
     return _login({**login.document, "tokens": tokens, "last_refresh": last_refresh})
 
 
 def with_refresh_token(login: Login, answer: Mapping[str, Any]) -> Login | None:
-    """The login as it was, but with the refresh token of an answer whose other tokens cannot be used.
-
-    None where the answer has no new one.
-    """
+    """Return the login with nothing but the refresh token of an answer, or None if the answer has no new one."""
     fresh = answer.get("refresh_token")
     if not isinstance(fresh, str) or not fresh or fresh == login.refresh_token:
         return None
@@ -116,7 +104,7 @@ def with_refresh_token(login: Login, answer: Mapping[str, Any]) -> Login | None:
 
 
 def text_of(document: Mapping[str, Any]) -> str:
-    """The text of the file, as Codex writes it."""
+    """Format the file as Codex does."""
     return json.dumps(document, indent=2)
 
 
@@ -124,16 +112,16 @@ def _mode(document: Mapping[str, Any]) -> str:
     mode = document.get("auth_mode")
     if isinstance(mode, str) and mode:
         return mode
-    holds = next((mode for key, mode in HOLDS if document.get(key)), "")
-    if not holds:
-        raise UnusableError("holds no login", LOG_IN)
-    return holds
+    found = next((mode for key, mode in MODE_BY_KEY if document.get(key)), "")
+    if not found:
+        raise UnusableError("has no login", LOG_IN)
+    return found
 
 
 def _pat(document: Mapping[str, Any]) -> Bearer:
     token = document.get("personal_access_token")
     if not isinstance(token, str) or not token.startswith(PREFIX):
-        raise UnusableError("says it holds a personal access token, and holds none", LOG_IN)
+        raise UnusableError("has no personal access token, although its auth_mode is personalAccessToken", LOG_IN)
     return Bearer.of(token)
 
 
@@ -152,12 +140,12 @@ def _login(document: Mapping[str, Any]) -> Login:
     try:
         of_access = claims_of(access)
     except ValueError:
-        of_access = claims._replace(expires_at=None)  # Opaque: it lasts until it is refused.
-    # All three are the same, unless a renewal gave a token of another workspace: then the token's own word counts.
+        of_access = claims._replace(expires_at=None)  # Opaque: valid until refused.
+    # All three agree, unless a renewal gave a token of another workspace: then the token itself is right.
     account_id = of_access.account_id or claims.account_id or tokens.get("account_id")
     user_id = claims.user_id or of_access.user_id
     if not isinstance(account_id, str) or not account_id or not user_id:
-        raise UnusableError("does not say which account and user it is of", LOG_IN)
+        raise UnusableError("does not name its account and user", LOG_IN)
     return Login(
         Bearer.of(access),
         refresh,

@@ -1,4 +1,4 @@
-"""Tokens that a program of the operator's prints: run without a shell, kept in memory only, run again after a 401."""
+"""Tokens printed by a program of the operator: run without a shell, and again after a 401; kept in memory only."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from codexpool.tokens.member_key import PREFIX
 
 TIMEOUT_MS: Final = 5_000
 REFRESH_INTERVAL_MS: Final = 300_000
-"""What Codex has for its own command credentials."""
+"""Codex's defaults for its own command credentials."""
 
-LONGEST: Final = 65_536
-"""Bytes of output that are read; a token with its claims has some thousand."""
+MAX_OUTPUT: Final = 65_536
+"""Bytes of output that are kept; a token with its claims has some thousand."""
 
-SHOWN: Final = 300
-"""Characters of standard error that a message shows: its end, where programs say what went wrong."""
+MAX_QUOTED: Final = 300
+"""Characters of standard error that a message quotes: the end, where programs say what went wrong."""
 
-KILLED: Final = 2.0
-"""Seconds until what was killed is not waited for any more."""
+KILL_TIMEOUT: Final = 2.0
+"""Seconds to wait for a killed program."""
 
-SHORTEST: Final = 20
-"""Characters below which something is no token: a word, a number, an error message."""
+MIN_TOKEN: Final = 20
+"""Characters of the shortest output accepted as a token: shorter ones are words, numbers, errors."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""What may stand behind ``Bearer`` (RFC 6750, section 2.1)."""
+"""The syntax of a bearer token (RFC 6750, section 2.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What is run: an argument vector, milliseconds, and the folder. ``refresh_interval_ms`` 0: only after a 401."""
+    """A program to run: arguments, folder, milliseconds. ``refresh_interval_ms`` 0: only after a 401."""
 
     argv: tuple[str, ...]
     cwd: Path
@@ -48,8 +48,8 @@ class CommandLine:
     refresh_interval_ms: int = REFRESH_INTERVAL_MS
 
 
-class Command:
-    """The last token that a command has printed. It runs in ``environ``, or in the environment of this process."""
+class Command(Credential):
+    """The last token that a program printed. It runs in ``environ``, by default the environment of this process."""
 
     kind = Kind.COMMAND
 
@@ -60,16 +60,13 @@ class Command:
         self._run_at = 0.0
 
     def bearer(self) -> Bearer | None:
-        """The token of the last run that gave one."""
         return self._token
 
     def due_at(self) -> float | None:
-        """When the command wants to be run again although nobody has refused its token."""
         interval = self.line.refresh_interval_ms / 1000
         return self._run_at + interval if self._token is not None and interval else None
 
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
-        """What the command prints now; None if that is the stale token once more. Raises NoTokenNowError."""
         token = Bearer.of(await output(self.line, self._environ))
         self._run_at = time.time()
         if token == stale and refused:
@@ -77,12 +74,7 @@ class Command:
         self._token = token
         return Renewal(token, issued=refused)
 
-    def is_over(self, at: float) -> bool:
-        """False: what a token says of its end is for the command to know."""
-        return False
-
     def after(self, before: Credential | None) -> Credential:
-        """The one in use with its token, as long as the same command is run in the same way."""
         if not isinstance(before, Command) or before.line != self.line:
             return self
         before._environ = self._environ
@@ -90,87 +82,94 @@ class Command:
 
 
 async def output(line: CommandLine, environ: Mapping[str, str] | None = None) -> str:
-    """The token a command prints, run in ``environ``. Raises NoTokenNowError, which says what the command said."""
+    """Run a program and return the token it prints. Raises NoTokenNowError, which quotes its standard error."""
+    name = line.argv[0]
+    try:
+        printed, errors = await run(line, environ)
+    except ProgramError as error:
+        raise NoTokenNowError(str(error)) from None
+    try:
+        token = printed.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise NoTokenNowError(f"{name} printed something that is not a token{_quoted(errors)}") from None
+    if not token:
+        raise NoTokenNowError(f"{name} printed nothing{_quoted(errors)}")
+    if (lines := len(token.splitlines())) > 1:
+        raise NoTokenNowError(f"{name} printed {lines} lines instead of a token{_quoted(errors)}")
+    if len(token) < MIN_TOKEN or len(printed) >= MAX_OUTPUT or not _TOKEN.fullmatch(token):
+        what = f"{name} printed something that is not a token ({len(token)} characters)"
+        raise NoTokenNowError(f"{what}{_quoted(errors)}")
+    if token.startswith(PREFIX):
+        raise NoTokenNowError(f"{name} printed a pool member's key, which is not the token of an identity")
+    return token
+
+
+class ProgramError(Exception):
+    """A program could not be run, failed, or took too long. The text quotes its standard error, redacted."""
+
+
+async def run(
+    line: CommandLine, environ: Mapping[str, str] | None, *, text: str = "", wants_output: bool = True
+) -> tuple[bytes, bytes]:
+    """Run a program with ``text`` on its standard input; return its output and errors. Raises ProgramError."""
     name = line.argv[0]
     try:
         process = await asyncio.create_subprocess_exec(
             *line.argv,
             cwd=line.cwd,
             env=environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE if wants_output else asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        raise NoTokenNowError(f"{name} cannot be started: {getattr(error, 'strerror', None) or error}") from None
-    printed, said = bytearray(), bytearray()
+        raise ProgramError(f"{name} cannot be started: {getattr(error, 'strerror', None) or error}") from None
+    printed, errors = bytearray(), bytearray()
     try:
         async with asyncio.timeout(line.timeout_ms / 1000):
-            await asyncio.gather(_read(process.stdout, printed), _read(process.stderr, said))
+            if process.stdin is not None:
+                process.stdin.write(text.encode())
+                process.stdin.close()
+            await asyncio.gather(_read(process.stdout, printed), _read(process.stderr, errors))
             code = await process.wait()
     except TimeoutError:
-        await _end(process)
-        raise NoTokenNowError(f"{name} has printed no token within {line.timeout_ms} ms{_quoted(said)}") from None
+        await _kill(process)
+        raise ProgramError(f"{name} did not end within {line.timeout_ms} ms{_quoted(errors)}") from None
     except BaseException:
-        await _end(process)
+        await _kill(process)
         raise
     finally:
-        let_go(process)
+        # A background process may keep the pipes open; asyncio would close them at some later time.
+        if (transport := getattr(process, "_transport", None)) is not None:
+            transport.close()
     if code != 0:
         how = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-        raise NoTokenNowError(f"{name} {how}{_quoted(said)}")
-    return _checked(printed, said, name)
-
-
-def _checked(printed: bytearray, said: bytearray, name: str) -> str:
-    try:
-        token = printed.decode("ascii").strip()
-    except UnicodeDecodeError:
-        raise NoTokenNowError(f"{name} has printed something that is no token{_quoted(said)}") from None
-    if not token:
-        raise NoTokenNowError(f"{name} has printed nothing{_quoted(said)}")
-    if (lines := len(token.splitlines())) > 1:
-        raise NoTokenNowError(f"{name} has printed {lines} lines instead of a token{_quoted(said)}")
-    if len(token) < SHORTEST or len(printed) >= LONGEST or not _TOKEN.fullmatch(token):
-        raise NoTokenNowError(
-            f"{name} has printed something that is no token ({len(token)} characters){_quoted(said)}"
-        )
-    if token.startswith(PREFIX):
-        raise NoTokenNowError(f"{name} has printed the key of a member of a pool, which no identity speaks with")
-    return token
+        raise ProgramError(f"{name} {how}{_quoted(errors)}")
+    return bytes(printed), bytes(errors)
 
 
 async def _read(stream: asyncio.StreamReader | None, into: bytearray) -> None:
-    """Read what comes until the end, or as much of it as is looked at."""
-    assert stream is not None
-    while piece := await stream.read(LONGEST):
-        into += piece[
-            : LONGEST - len(into)
-        ]  # The rest is read too, and thrown away: a full pipe would wait for ever.
+    """Read until the end, and keep `MAX_OUTPUT` bytes. An unread pipe would block the program."""
+    while stream is not None and (piece := await stream.read(MAX_OUTPUT)):
+        into += piece[: MAX_OUTPUT - len(into)]
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End what takes too long, with whatever it has started."""
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a program and what it has started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     elif process.returncode is None:
         process.kill()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILLED):
+        async with asyncio.timeout(KILL_TIMEOUT):
             await process.wait()
 
 
-def let_go(process: asyncio.subprocess.Process) -> None:
-    """Close the pipes to a program, whoever else still holds them. asyncio itself would do so at some later time."""
-    if (transport := getattr(process, "_transport", None)) is not None:
-        transport.close()
+def _quoted(errors: bytes | bytearray) -> str:
+    from codexpool.redaction import redact_text  # Slow to import.
 
-
-def _quoted(said: bytearray) -> str:
-    from codexpool.redaction import redact_text  # It looks at logins itself.
-
-    text = redact_text(" ".join(said.decode(errors="replace").split()), full=True)
-    shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
+    text = redact_text(" ".join(errors.decode(errors="replace").split()), full=True)
+    shown = text if len(text) <= MAX_QUOTED else f"…{text[-MAX_QUOTED:]}"
     return f". It said: {''.join(c for c in shown if c.isprintable())}" if shown else ""

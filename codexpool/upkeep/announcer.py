@@ -86,4 +86,4 @@ class Announcer:
         what = f"is in {status}" if status is Status.CONFLICT else str(status)
         logger.warning("%s %s: %s. %s", identity.name, what, evidence, remedy(identity, f"{config.path}:{spec.line}"))
         environ = environ_of_programs(self._environ, secret_variables(config))
-        self._notices.give(identity, config.notify, config.path.parent, environ)
+        self._notices.send(identity, config.notify, config.path.parent, environ)

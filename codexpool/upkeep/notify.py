@@ -1,4 +1,4 @@
-"""A person is told when an identity comes to need one: once a case, off the path of requests, with no secret."""
+"""Notifies people when an identity needs one: once per case, without delaying requests, and without secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codexpool.common import tasks
 from codexpool.common.tasks import Tasks
 from codexpool.config import Notify
 from codexpool.credentials import http_client
-from codexpool.credentials.command import let_go
+from codexpool.credentials.command import CommandLine, run
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Identity
 from codexpool.redaction import redact_tokens
@@ -25,13 +25,13 @@ TIMEOUT: Final = 10.0
 """Seconds for a command or a webhook."""
 
 PAUSES: Final = (1.0, 5.0, 30.0)
-"""Seconds between the tries."""
+"""Seconds between two attempts."""
 
 
 class Notices:
-    """Runs the command, and asks the address, that pool.toml names.
+    """Runs the command, and calls the webhook, of pool.toml.
 
-    ``claim`` says whether a case is for this process to tell: several proxies may find out the same thing.
+    ``claim`` tells whether this process may handle a case: several proxies may find out the same thing.
     """
 
     def __init__(self, route: Route, tasks: Tasks, claim: Callable[[str], Awaitable[bool]]) -> None:
@@ -39,29 +39,29 @@ class Notices:
         self._tasks = tasks
         self._claim = claim
 
-    def give(self, identity: Identity, notify: Notify, folder: Path, environ: Mapping[str, str]) -> None:
-        """Tell the people named that this identity needs help. Commands run in ``folder`` with ``environ``."""
+    def send(self, identity: Identity, notify: Notify, folder: Path, environ: Mapping[str, str]) -> None:
+        """Send a notice that this identity needs a person. The command runs in ``folder`` with ``environ``."""
         text = json.dumps(notice(identity))
-        for how, tell in (
+        for channel, send in (
             ("command", lambda: _run(notify.command, folder, environ, text)),
             ("webhook", lambda: self._post(notify.webhook, text)),
         ):
-            if getattr(notify, how):
-                case = f"{how}:{folder}:{identity.name}:{identity.status}:{identity.fingerprint}"
-                self._tasks.spawn(self._told(case, f"notify.{how}", identity.name, tell))
+            if getattr(notify, channel):
+                case = f"{channel}:{folder}:{identity.name}:{identity.status}:{identity.fingerprint}"
+                self._tasks.spawn(self._send(case, f"notify.{channel}", identity.name, send))
 
-    async def _told(self, case: str, how: str, name: str, tell: Callable[[], Awaitable[None]]) -> None:
+    async def _send(self, case: str, channel: str, name: str, send: Callable[[], Awaitable[None]]) -> None:
         if not await self._claim(case):
             return None
         for pause in (*PAUSES, None):
             try:
-                return await tell()
-            except Exception as error:  # whatever a command or a server comes up with
+                return await send()
+            except Exception as error:  # Whatever a command or a server comes up with.
                 reason = redact_tokens(str(error)) or type(error).__name__
                 if pause is None:
-                    logger.error("%s: nobody could be told about %s: %s", how, name, reason)
+                    logger.error("%s: could not send the notice about %s: %s", channel, name, reason)
                     return None
-                logger.warning("%s: %s; tried again in %.0f s", how, reason, pause)
+                logger.warning("%s: %s; retrying in %.0f s", channel, reason, pause)
                 await asyncio.sleep(pause)
         return None
 
@@ -77,7 +77,7 @@ class Notices:
 
 
 def notice(identity: Identity) -> dict[str, str]:
-    """What is told: ``name``, ``status``, ``reason``, ``since`` (UTC), ``fingerprint``."""
+    """Return the notice about an identity: ``name``, ``status``, ``reason``, ``since`` (UTC), ``fingerprint``."""
     condition = identity.condition
     since = datetime.fromtimestamp(int(condition.since), UTC).isoformat().replace("+00:00", "Z")
     return {
@@ -90,26 +90,5 @@ def notice(identity: Identity) -> dict[str, str]:
 
 
 async def _run(argv: tuple[str, ...], folder: Path, environ: Mapping[str, str], text: str) -> None:
-    """Run a command with the notice on its standard input."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        cwd=folder,
-        env=environ,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            _, said = await process.communicate(text.encode())
-    except BaseException as error:
-        if process.returncode is None:
-            process.kill()
-        if isinstance(error, TimeoutError):
-            raise RuntimeError(f"{argv[0]} has not ended within {TIMEOUT:.0f} s") from None
-        raise
-    finally:
-        let_go(process)
-    if process.returncode != 0:
-        last = redact_tokens(said.decode(errors="replace")).strip()[-200:]
-        raise RuntimeError(f"{argv[0]} ended with exit code {process.returncode}: {last}")
+    line = CommandLine(argv, folder, timeout_ms=round(TIMEOUT * 1000))
+    await run(line, environ, text=text, wants_output=False)

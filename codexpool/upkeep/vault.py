@@ -202,9 +202,9 @@ class Vault:
 
     def _is_not_its_own(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:
         """Another token is there, and it is of somebody else."""
-        if renewal.was != NOBODY and self._config is not None and identity.name not in self._owners:
-            self._owners[identity.name] = renewal.was
-            self._memory.belongs(self._config.path, identity, renewal.was)
+        if renewal.previous_owner != NOBODY and self._config is not None and identity.name not in self._owners:
+            self._owners[identity.name] = renewal.previous_owner
+            self._memory.belongs(self._config.path, identity, renewal.previous_owner)
         self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
 
     def _use(self, identity: Identity, renewal: Renewal, answer: Whoami) -> None:

@@ -97,11 +97,11 @@ def of_its_login(answer: Whoami, renewal: Renewal, spec: IdentitySpec) -> Whoami
     """
     if spec.account_id and spec.user_id:
         return answer
-    answer = expected(answer, renewal.was)
-    if answer.word is not Word.OTHER_ACCOUNT or not renewal.kept:
+    answer = expected(answer, renewal.previous_owner)
+    if answer.word is not Word.OTHER_ACCOUNT or not renewal.backup:
         return answer
     evidence = answer.evidence
-    return answer._replace(evidence=replace(evidence, note=f"{evidence.note}; {renewal.kept}"))
+    return answer._replace(evidence=replace(evidence, note=f"{evidence.note}; {renewal.backup}"))
 
 
 def _says(part: str) -> bool:

@@ -125,13 +125,13 @@ def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> 
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ({"OPENAI_API_KEY": "sk-test"}, "holds an API key, which speaks to api.openai.com"),
-        ({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}, "holds an API key"),
-        ({"agent_identity": "x"}, "holds an agent identity, which signs each request"),
+        ({"OPENAI_API_KEY": "sk-test"}, "has an API key, which is for api.openai.com"),
+        ({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}, "has an API key"),
+        ({"agent_identity": "x"}, "has an agent identity, which signs each request"),
         ({"auth_mode": "chatgptAuthTokens", "tokens": {}}, "another program lends to Codex"),
-        ({"bedrock_api_key": {}, "OPENAI_API_KEY": None}, "holds no login"),
-        ({}, "holds no login"),
-        ([], "is no JSON object"),
+        ({"bedrock_api_key": {}, "OPENAI_API_KEY": None}, "has no login"),
+        ({}, "has no login"),
+        ([], "it is not a JSON object"),
     ],
 )
 def test_a_login_that_cannot_be_pooled_is_refused_with_the_reason(pool: Pool, document: object, said: str) -> None:

@@ -78,7 +78,7 @@ def test_a_mode_that_cannot_be_pooled_is_refused_with_its_reason(mode: str) -> N
         ([], "has no access token"),
         ({"access_token": "x"}, "has no refresh token"),
         ({"access_token": "x", "refresh_token": "y"}, "has an id_token that cannot be read"),
-        ({"access_token": "x", "refresh_token": "y", "id_token": make_jwt({})}, "does not say which account"),
+        ({"access_token": "x", "refresh_token": "y", "id_token": make_jwt({})}, "does not name its account"),
         ({"access_token": "x\ny", "refresh_token": "y", "id_token": make_jwt({})}, "has no access token"),
     ],
 )
@@ -141,7 +141,7 @@ def test_an_answer_that_is_half_usable_is_half_used() -> None:
 
 
 def test_an_answer_of_which_nothing_says_whose_it_is_cannot_be_used() -> None:
-    with pytest.raises(UnusableError, match="says whose it is"):
+    with pytest.raises(UnusableError, match="names its account and user"):
         renewed(login(bundle()), {"access_token": "opaque", "refresh_token": "rt_test-2", "id_token": "x"}, 0)
 
 

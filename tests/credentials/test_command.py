@@ -74,14 +74,14 @@ async def test_it_wants_to_be_run_again_after_its_interval(tmp_path: Path) -> No
         (("echo no session >&2; exit 1",), "ended with exit code 1. It said: no session"),
         ((f"echo bad {'at-test-secret-0123456789'} >&2; exit 1",), "It said: bad <PAT 25 chars sha256:"),
         (("kill -9 $$",), "was ended by signal 9"),
-        (("true",), "has printed nothing"),
-        (("echo only on the other one >&2",), "has printed nothing. It said: only on the other one"),
-        (("echo a; echo b",), "has printed 2 lines instead of a token"),
-        (("echo '<html>not logged in</html>'",), "has printed something that is no token (26 characters)"),
-        (("echo 'Error: log in first, please'",), "has printed something that is no token"),
-        (("echo short",), "has printed something that is no token (5 characters)"),
-        (("printf '\\377\\376'",), "has printed something that is no token"),
-        (("head -c 100000 /dev/zero | tr '\\0' a",), "has printed something that is no token"),
+        (("true",), "printed nothing"),
+        (("echo only on the other one >&2",), "printed nothing. It said: only on the other one"),
+        (("echo a; echo b",), "printed 2 lines instead of a token"),
+        (("echo '<html>not logged in</html>'",), "printed something that is not a token (26 characters)"),
+        (("echo 'Error: log in first, please'",), "printed something that is not a token"),
+        (("echo short",), "printed something that is not a token (5 characters)"),
+        (("printf '\\377\\376'",), "printed something that is not a token"),
+        (("head -c 100000 /dev/zero | tr '\\0' a",), "printed something that is not a token"),
     ],
 )
 async def test_what_goes_wrong_is_told(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:
@@ -95,7 +95,7 @@ async def test_what_goes_wrong_is_told(tmp_path: Path, lines: tuple[str, ...], s
 async def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
     slow = line(tmp_path, "echo waiting for you >&2", 'sleep 60 & echo $! > "$PWD/child"', "wait", timeout_ms=700)
     begun = time.monotonic()
-    with pytest.raises(NoTokenNowError, match=r"no token within 700 ms. It said: waiting for you"):
+    with pytest.raises(NoTokenNowError, match=r"did not end within 700 ms. It said: waiting for you"):
         await output(slow)
     assert time.monotonic() - begun < 10
     child = int((tmp_path / "child").read_text())
@@ -109,9 +109,9 @@ async def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_pa
 
 async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(NoTokenNowError, match="no token within 1000 ms"):
+    with pytest.raises(NoTokenNowError, match="did not end within 1000 ms"):
         await output(line(tmp_path, "exec yes at-test-and-on-and-on", timeout_ms=1000))
-    with pytest.raises(NoTokenNowError, match="is no token"):
+    with pytest.raises(NoTokenNowError, match="is not a token"):
         await output(line(tmp_path, "head -c 2000000 /dev/zero | tr '\\0' a"))
     assert time.monotonic() - begun < 10
 

@@ -290,9 +290,9 @@ async def test_the_file_as_it_was_is_kept_beside_the_tokens_of_another_account(s
     renewal = await oauth.renewed(oauth.bearer(), refused=True)
 
     assert renewal is not None
-    assert renewal.was == ("acc-spare", "user-spare")
+    assert renewal.previous_owner == ("acc-spare", "user-spare")
     [kept] = file.path.parent.glob("auth.json.before-*")
-    assert str(kept) in renewal.kept
+    assert str(kept) in renewal.backup
     assert kept.read_text() == text
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert read(file).key == ("acc-stranger", "user-stranger")
@@ -302,7 +302,7 @@ async def test_tokens_of_the_same_account_leave_nothing_beside_the_file(standin:
     oauth = credential(standin, file)
     renewal = await oauth.renewed(oauth.bearer(), refused=True)
     assert renewal is not None
-    assert (renewal.was, renewal.kept) == (("", ""), "")
+    assert (renewal.previous_owner, renewal.backup) == (("", ""), "")
     assert list(file.path.parent.glob("auth.json.before-*")) == []
 
 
@@ -370,9 +370,7 @@ async def test_a_login_that_the_disk_did_not_take_serves_and_is_what_the_next_re
         first = await oauth.renewed(oauth.bearer(), refused=True)
     assert first is not None
     assert file.document == file.first
-    assert (
-        "could not be written (Input/output error). It is tried again; if the proxy ends before, log" in caplog.text
-    )
+    assert "cannot be written (Input/output error); retrying. If the proxy ends before, log in again" in caplog.text
 
     second = await oauth.renewed(first.bearer, refused=True)
 
@@ -389,7 +387,7 @@ async def test_a_login_that_the_disk_did_not_take_is_written_as_soon_as_it_does(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(oauth_module, "WRITTEN_AGAIN", (0.05, 0.1))
+    monkeypatch.setattr(oauth_module, "WRITE_PAUSES", (0.05, 0.1))
     oauth = credential(standin, file)
     with monkeypatch.context() as patch:
         patch.setattr(Replacement, "put", refused_by_the_disk)
@@ -398,18 +396,18 @@ async def test_a_login_that_the_disk_did_not_take_is_written_as_soon_as_it_does(
         assert file.document == file.first
     assert renewal is not None
 
-    await asyncio.to_thread(until, lambda: "is written now" in caplog.text, 10, "the login to be written")
+    await asyncio.to_thread(until, lambda: "is written again" in caplog.text, 10, "the login to be written")
 
     assert read(file).access == renewal.bearer
     assert standin.refreshes == 1
-    assert caplog.text.count("could not be written") == 1
+    assert caplog.text.count("cannot be written") == 1
 
 
 @pytest.mark.parametrize("how", ["another login", "a token", "removed"])
 async def test_a_login_that_the_disk_did_not_take_overwrites_nothing_that_a_person_has_put_there(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(oauth_module, "WRITTEN_AGAIN", (0.05, 0.1))
+    monkeypatch.setattr(oauth_module, "WRITE_PAUSES", (0.05, 0.1))
     oauth = credential(standin, file)
     with monkeypatch.context() as patch:
         patch.setattr(Replacement, "put", refused_by_the_disk)

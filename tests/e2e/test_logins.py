@@ -111,7 +111,7 @@ def test_a_refresh_token_that_somebody_else_has_used_moves_the_turn_unseen(tmp_p
         assert turn(world) == "work"
         assert turn(world, "another") == "work"
 
-        world.proxy.says("spare needs_login: its refresh token was used already, by somebody else")
+        world.proxy.says("spare needs_login: its refresh token was already used, by another program")
         assert f"{world.login.path} has two owners" in world.proxy.log
         assert "Log in again: codexpool login spare" in world.proxy.log
         assert world.renewals == 1

@@ -227,7 +227,7 @@ def test_at_the_very_first_start_tokens_of_another_account_are_a_conflict_and_th
             "spare is in conflict: its token is of account acc-stranger, user user-stranger; it was to be"
         )
         [kept] = world.login.path.parent.glob("auth.json.before-*")
-        world.proxy.says(f"the auth.json as it was before is kept in {kept}")
+        world.proxy.says(f"the previous auth.json is kept in {kept}")
         assert kept.read_text() == before
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         # nor is it taken for the stranger's after a restart

@@ -152,7 +152,7 @@ def test_a_person_is_told_once_by_a_webhook_that_fails_at_first(make: Make) -> N
         world.standin.kill(dead.token)
         serving(world, "s")
         until(lambda: [seen.status for seen in world.standin.requests("/tell")] == [503, 204], 15, "the second try")
-        world.proxy.says("notify.webhook: the webhook answers 503; tried again")
+        world.proxy.says("notify.webhook: the webhook answers 503; retrying")
         # taken back and found out once more, it is the same case
         editing.unflag(world.proxy.pool, "work")
         until(lambda: world.proxy.log.count("work needs_replacement") == 2, 15, "the same again")
@@ -216,7 +216,7 @@ def test_a_command_that_fails_is_tried_again_and_what_it_said_is_logged_without_
     try:
         runs = tmp_path / "runs"
         until(lambda: runs.exists() and len(runs.read_text().splitlines()) == 3, 20, "the third try")
-        world.proxy.says("ended with exit code 5: no mail")
+        world.proxy.says("ended with exit code 5. It said: no mail")
         assert secret not in world.proxy.log
     finally:
         world.proxy.stop()
