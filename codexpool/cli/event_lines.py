@@ -1,4 +1,4 @@
-"""An event as a line for people; below it the attempts that were refused."""
+"""Formats an event as a line, and below it the attempts that were refused."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from codexpool.views.formatting import plain_document, size, took
 Event = Mapping[str, Any]
 
 LONGEST: Final = 24
-"""Columns up to which a name makes its column wider."""
+"""The widest a column grows to fit a name."""
 
 PREFIX: Final = "/backend-api/"
-"""What all paths of the backend begin with, and is no news."""
+"""Left out: all paths of the backend begin with it."""
 
 
 class EventLines:
-    """Makes the lines, and remembers how wide their columns have to be; ``width`` is that of the screen."""
+    """Formats events in columns that grow with their content; ``width`` is that of the terminal."""
 
     def __init__(self, width: int) -> None:
         self._longest_path = max(30, width - 60)
         self._widths = {"client": 9, "session": 14, "identity": 4}
 
     def of(self, event: Event) -> list[Text]:
-        """The lines of an event."""
         event = plain_document(event)
         line = Text.assemble(
             (event["time"][11:19], "dim"),
@@ -51,7 +50,6 @@ class EventLines:
         return shown.ljust(width)
 
     def _what(self, event: Event) -> Iterator[str | tuple[str, str]]:
-        """What has happened, and how it came out."""
         match event["event"]:
             case "request":
                 yield f"{event['method']} {self._target(event)} "
@@ -75,14 +73,12 @@ class EventLines:
                 yield event["text"], "dim"
 
     def _target(self, event: Event) -> str:
-        """Where a request went, shortened by what they all have in common."""
         host, path = event["host"] or "", event["path"] or ""
         target = path.removeprefix(PREFIX) if f"https://{host}" == CHATGPT else f"{host}{path}"
         return target if len(target) <= self._longest_path else f"{target[: self._longest_path - 1]}…"
 
     @staticmethod
     def _numbers(event: Event) -> Iterator[str | tuple[str, str]]:
-        """How long it took, how much was answered, at which attempt, and what `codexpool explain` knows it by."""
         words = []
         if event["milliseconds"] is not None:
             words.append(took(event["milliseconds"]))

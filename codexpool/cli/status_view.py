@@ -1,4 +1,4 @@
-"""The status of a running proxy as a person sees it on a terminal: its document in, tables and bars out."""
+"""Draws the status document of a running proxy on a terminal: tables, bars and notices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -16,71 +15,53 @@ from codexpool.pool.identity import Status
 from codexpool.views.formatting import clock, plain_document, size, span
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 Document = Mapping[str, Any]
 
-ALL_COLUMNS: Final = (
-    *("identity", "status", "window", "used", "anew in", "requests", "sessions"),
+COLUMNS: Final = (
+    *("identity", "status", "window", "used", "resets in", "requests", "sessions"),
     *("account", "token"),
 )
-"""What a row shows of an identity. (Requests and refusals are of the last hour.)"""
+"""Requests and refusals are of the last hour."""
 
-FEWER_COLUMNS: Final = ALL_COLUMNS[:-2]
-FEWEST_COLUMNS: Final = ALL_COLUMNS[:-3]
-"""The same where there is less room."""
+LAYOUTS: Final = ((COLUMNS, 16), (COLUMNS[:-2], 16), (COLUMNS[:-2], 8), (COLUMNS[:-3], 8))
+"""Columns of the table and of a bar in it; the first layout that fits is used."""
 
 COUNTS: Final = ("requests", "sessions")
 
 UNKNOWN: Final = (Text("?", "dim"), Text("not known yet", "dim"), Text())
-"""In place of the windows of an identity that has not been told any."""
+"""The cells of an identity without known limits."""
 
 MANY: Final = 70.0
-"""Percent of a window from which on its use is shown in yellow."""
+"""Percent of a limit from which its use is yellow."""
 
 TOO_MANY: Final = 90.0
-"""Percent from which on it is shown in red."""
+"""Percent from which it is red."""
 
 SESSIONS_SHOWN: Final = 3
 
 MEMBERS_SHOWN: Final = 20
 
-EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 ASCII_HEIGHTS: Final = ".:-=+*#@"
 
 USUAL_FAMILY: Final = "codex"
 
 
-class Picture:
-    """What is drawn of a status document, for so many columns; ``ascii_only``: without blocks."""
+class StatusView:
+    """What is drawn of one status document on a console."""
 
-    def __init__(self, document: Document, width: int, ascii_only: bool = False) -> None:
+    def __init__(self, document: Document, console: Console) -> None:
         self._document = plain_document(document)
-        self._width = width
-        self._ascii = ascii_only
+        self._console = console
+        self._at = float(self._document["at"])
 
-    def parts(self) -> list[RenderableType]:
-        """From top to bottom."""
-        return [
-            *self._head(),
-            *self._notices(),
-            Text(),
-            *self._identities(),
-            Text(),
-            *self._members(),
-            self._below(),
-        ]
-
-    def whole(self) -> RenderableType:
-        """All of it."""
-        return Group(*self.parts())
-
-    # -- parts
-
-    @property
-    def _at(self) -> float:
-        return float(self._document["at"])
+    def drawn(self) -> RenderableType:
+        """Return all parts, from top to bottom."""
+        return Group(
+            *self._head(), *self._notices(), Text(), *self._identities(), Text(), *self._members(), self._summary()
+        )
 
     def _head(self) -> Iterator[RenderableType]:
         proxy = self._document["proxy"]
@@ -92,84 +73,71 @@ class Picture:
         )
 
     def _notices(self) -> Iterator[RenderableType]:
-        """What a person is to see first, if there is any of it."""
         proxy, breaker = self._document["proxy"], self._document["breaker"]
         if proxy["closed"]:
-            yield Text(f"nothing is served: {proxy['closed']}", "bold red")
+            yield Text(f"no requests are served: {proxy['closed']}", "bold red")
         if proxy["observe"]:
-            yield Text("observe mode: nothing is changed, it is only said what would be done", "bold yellow")
+            yield Text("observe mode: requests pass unchanged; this shows what codexpool would do", "bold yellow")
         if breaker["open"]:
             until = f" until {clock(breaker['until'])} UTC" if breaker["until"] is not None else ""
             names = ", ".join(breaker["names"]) or "several identities"
             yield Text(
                 f"the breaker is open: sessions are not moved{until}, because these were refused for good: {names}. "
-                "To end it now: codexpool breaker --close",
+                "To close it now: codexpool breaker --close",
                 "bold red",
             )
 
     def _identities(self) -> Iterator[RenderableType]:
         identities = self._document["identities"]
         if not identities:
-            there_is = "the pool has no identity" if self._document["proxy"]["pool"] else "there is no pool"
-            yield Text(
-                f"{there_is}: nothing is sent under another identity. Begin with: codexpool add NAME", "yellow"
-            )
+            what = "the pool has no identity" if self._document["proxy"]["pool"] else "there is no pool"
+            yield Text(f"{what}: requests keep the client's own login. To begin: codexpool add NAME", "yellow")
             return
-        for columns, bar in ((ALL_COLUMNS, 24), (FEWER_COLUMNS, 16), (FEWER_COLUMNS, 8), (FEWEST_COLUMNS, 8)):
-            rows = [self._row(identity, bar) for identity in identities]
-            if _columns_of(columns, rows) <= self._width:
-                yield _table(columns, rows)
+        for titles, bar in LAYOUTS:
+            table = _table(titles, [self._row(identity, bar) for identity in identities])
+            if self._console.measure(table, options=self._console.options.update(max_width=9999)).maximum <= (
+                self._console.width
+            ):
+                yield table
                 for identity in identities:
-                    for words in self._words(identity):
-                        yield Text.assemble((identity["name"], "bold"), ": ", words)
+                    for note in _notes(identity):
+                        yield Text.assemble((identity["name"], "bold"), ": ", note)
                 return
         for identity in identities:
             yield from self._card(identity)
-            for words in self._words(identity):
-                yield Text.assemble("  ", words)
-
-    def _members(self) -> Iterator[RenderableType]:
-        """Who uses it now, of those who may; nothing where there are no members."""
-        members = self._document.get("members", ())
-        if not members:
-            return
-        yield Text.assemble(
-            ("members", "bold"),
-            "" if self._document["proxy"].get("access") == "members" else " (and whoever has no key)",
-            ": ",
-            Text(", ").join(map(_member, members[:MEMBERS_SHOWN])),
-            "" if len(members) <= MEMBERS_SHOWN else f" and {len(members) - MEMBERS_SHOWN} more",
-        )
-        yield Text()
+            for note in _notes(identity):
+                yield Text.assemble("  ", note)
 
     def _row(self, identity: Document, bar: int) -> list[Text]:
-        """The cells of an identity, in the order of `ALL_COLUMNS`; a line in three of them is a window."""
+        """Return an identity's cells, in the order of `COLUMNS`; each window is a line in three of them."""
         windows = [self._window(limit, bar) for limit in identity["limits"]]
-        window, used, anew = (Text("\n").join(lines) for lines in zip(*windows, strict=True)) if windows else UNKNOWN
-        done = Text(f"{identity['requests']:,}")
+        window, used, resets = (
+            (Text("\n").join(lines) for lines in zip(*windows, strict=True)) if windows else UNKNOWN
+        )
+        requests = Text(f"{identity['requests']:,}")
         if identity["refusals"]:
-            done.append(f"\n{identity['refusals']:,} refused", "yellow")
+            requests.append(f"\n{identity['refusals']:,} refused", "yellow")
         return [
             Text(identity["name"], "bold"),
             self._status(identity, "\n"),
             window,
             used,
-            anew,
-            done,
+            resets,
+            requests,
             Text(f"{identity['sessions']:,}"),
             Text(f"{identity['account_id'] or ''}\n{identity['plan'] or ''}", "dim"),
             Text(f"{identity['kind']}\n{identity['fingerprint']}", "dim"),
         ]
 
     def _card(self, identity: Document) -> Iterator[Text]:
-        """The same where a row has no room."""
+        """Draw an identity where a table does not fit."""
         yield Text.assemble((identity["name"], "bold"), "  ", self._status(identity, " "))
         for limit in identity["limits"]:
-            window, used, anew = self._window(limit, 8)
-            yield Text.assemble(f"  {window} ", used, *((", anew in ", anew) if anew.plain else ()))
+            window, used, resets = self._window(limit, 8)
+            yield Text.assemble(f"  {window} ", used, *((", resets in ", resets) if resets.plain else ()))
         refused = f", {identity['refusals']:,} refused" if identity["refusals"] else ""
-        done, sessions = _counted(identity["requests"], "request"), _counted(identity["sessions"], "session")
-        yield Text(f"  {done}{refused}, {sessions}", "dim")
+        requests, sessions = _counted(identity["requests"], "request"), _counted(identity["sessions"], "session")
+        yield Text(f"  {requests}{refused}, {sessions}", "dim")
 
     def _status(self, identity: Document, between: str) -> Text:
         status, until = identity["status"], identity["until"]
@@ -179,39 +147,41 @@ class Picture:
         return text
 
     def _window(self, limit: Document, bar: int) -> tuple[Text, Text, Text]:
-        """What a window is called, how much of it is used, and when it begins anew."""
+        """Return a limit's name, how much of it is used, and in what time it resets."""
         length = span(limit["minutes"] * 60) if limit["minutes"] else "limit"
         is_usual = limit["family"] in ("", USUAL_FAMILY)
         used, resets_at = limit["used_percent"], limit["resets_at"]
         style = "red" if used >= TOO_MANY else "yellow" if used >= MANY else "green"
+        filled, empty = "#-" if self._is_ascii else "█░"
+        full = round(min(100.0, max(0.0, used)) / 100 * bar)
         return (
             Text(length if is_usual else f"{limit['family']} {length}"),
-            Text.assemble((self._bar(used, bar), style), f" {used:3.0f} %"),
+            Text.assemble((filled * full + empty * (bar - full), style), f" {used:3.0f} %"),
             Text(span(resets_at - self._at) if resets_at is not None else "", "dim"),
         )
 
-    def _words(self, identity: Document) -> Iterator[Text]:
-        """What is to be said of an identity besides its numbers."""
-        if identity["status"] != Status.READY and identity["evidence"]:
-            yield Text(identity["evidence"], style_of(identity["status"]))
-        if identity["needs"]:
-            yield Text(identity["needs"], "bold red")
-        for family, until in identity["limited"].items():
-            yield Text(f"limited for {family} until {clock(until)} UTC", "yellow")
-        for words in identity.get("not_for", ()):
-            yield Text(words, "yellow")
-        if identity["reminder"]:
-            yield Text(identity["reminder"], "yellow")
+    def _members(self) -> Iterator[RenderableType]:
+        members = self._document.get("members", ())
+        if not members:
+            return
+        yield Text.assemble(
+            ("members", "bold"),
+            "" if self._document["proxy"].get("access") == "members" else " (and clients without a key)",
+            ": ",
+            Text(", ").join(map(_member, members[:MEMBERS_SHOWN])),
+            "" if len(members) <= MEMBERS_SHOWN else f" and {len(members) - MEMBERS_SHOWN} more",
+        )
+        yield Text()
 
-    def _below(self) -> RenderableType:
-        """The last hour, the sessions, and what there was since the start."""
+    def _summary(self) -> RenderableType:
+        """Draw the last hour, the sessions, and the totals since the start."""
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for title, style in (("requests", "cyan"), ("refusals", "yellow"), ("failures", "red")):
             counts = [minute[title] for minute in self._document["hour"]]
             if title == "requests" or any(counts):
-                table.add_row(title, Text.assemble(f"{sum(counts):>6,} ", (self._line(counts), style)))
+                table.add_row(title, Text.assemble(f"{sum(counts):>6,} ", (self._heights(counts), style)))
         table.add_row("", Text("       in the last hour, the present minute last", "dim"))
         table.add_row("sessions", self._sessions())
         table.add_row("in all", Text(self._totals()))
@@ -221,55 +191,39 @@ class Picture:
         total, newest = self._document["sessions_total"], self._document["sessions"][:SESSIONS_SHOWN]
         lines = [Text(f"{total:,}{', last used:' if newest else ''}")]
         for session in newest:
-            words = [f" with {session['identity']}"]
-            words += [f"moved {_counted(session['moves'], 'time')}"] if session["moves"] else []
-            words.append(_counted(session["requests"], "request"))
-            words.append(f"{span(self._at - session['last_at'])} ago")
-            words += [session["model"]] if session["model"] else []
-            lines.append(Text.assemble((short(session["key"]), "bold"), ", ".join(words)))
+            facts = [f" with {session['identity']}"]
+            facts += [f"moved {_counted(session['moves'], 'time')}"] if session["moves"] else []
+            facts += [_counted(session["requests"], "request"), f"{span(self._at - session['last_at'])} ago"]
+            facts += [session["model"]] if session["model"] else []
+            lines.append(Text.assemble((short(session["key"]), "bold"), ", ".join(facts)))
         return Text("\n").join(lines)
 
     def _totals(self) -> str:
         totals = self._document["totals"]
-        words = [
-            _counted(totals["requests"], "request"),
-            _counted(totals["refusals"], "refusal"),
-            _counted(totals["failures"], "failure"),
-            f"{totals['sent_again']:,} sent again",
-            f"{totals['under_way']:,} under way",
-            f"{_counted(totals['sockets_open'], 'socket')} open",
-            f"{size(totals['bytes_out'])} asked",
-            f"{size(totals['bytes_in'])} answered",
-        ]
-        return ", ".join(words)
+        return ", ".join(
+            (
+                _counted(totals["requests"], "request"),
+                _counted(totals["refusals"], "refusal"),
+                _counted(totals["failures"], "failure"),
+                f"{totals['sent_again']:,} sent again",
+                f"{totals['under_way']:,} under way",
+                f"{_counted(totals['sockets_open'], 'socket')} open",
+                f"{size(totals['bytes_out'])} asked",
+                f"{size(totals['bytes_in'])} answered",
+            )
+        )
 
-    # -- drawing
+    @property
+    def _is_ascii(self) -> bool:
+        return self._console.options.ascii_only
 
-    def _bar(self, percent: float, columns: int) -> str:
-        """So many percent, as a bar."""
-        eighths = round(min(100.0, max(0.0, percent)) / 100 * columns * 8)
-        full, rest = divmod(eighths, 8)
-        if self._ascii:
-            return ("#" * (full + (rest > 3))).ljust(columns, "-")
-        return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(columns, "░")
-
-    def _line(self, counts: Sequence[int]) -> str:
-        """Counts by the minute as a line of bars; where there is little room, two minutes or more make one."""
-        room = max(10, self._width - 18)
+    def _heights(self, counts: Sequence[int]) -> str:
+        """Draw a bar for each minute, or for several if the line is too short."""
+        room = max(10, self._console.width - 18)
         together = max(1, -(-len(counts) // room))
         sums = [sum(counts[i : i + together]) for i in range(0, len(counts), together)]
-        heights, most = ASCII_HEIGHTS if self._ascii else HEIGHTS, max(sums, default=0)
+        heights, most = ASCII_HEIGHTS if self._is_ascii else HEIGHTS, max(sums, default=0)
         return "".join(heights[min(7, (count * 8 - 1) // most)] if count else " " for count in sums)
-
-
-def _columns_of(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
-    """How wide a table is that has these first cells of the rows."""
-    widths = (max(cell_len(title), *(_width_of(row[i]) for row in rows)) for i, title in enumerate(titles))
-    return sum(widths) + 2 * (len(titles) - 1)
-
-
-def _width_of(cell: Text) -> int:
-    return max((cell_len(line) for line in cell.plain.split("\n")), default=0)
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
@@ -281,28 +235,38 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
     return table
 
 
+def _notes(identity: Document) -> Iterator[Text]:
+    """Yield why an identity does not serve, or soon will not, and what to do."""
+    if identity["status"] != Status.READY and identity["evidence"]:
+        yield Text(identity["evidence"], style_of(identity["status"]))
+    if identity["needs"]:
+        yield Text(identity["needs"], "bold red")
+    for family, until in identity["limited"].items():
+        yield Text(f"limited for {family} until {clock(until)} UTC", "yellow")
+    for note in (*identity.get("not_for", ()), identity["reminder"]):
+        if note:
+            yield Text(note, "yellow")
+
+
+def _member(member: Document) -> Text:
+    """Return a member's turns, or why its key is not valid."""
+    if member["key"] != "valid":
+        return Text.assemble((member["name"], "bold"), (f" {member['key']}", "yellow"))
+    facts = [f"{member['turns_under_way']} under way"] if member["turns_under_way"] else []
+    limit = f" of {member['turns_a_day']}" if member["turns_a_day"] is not None else ""
+    facts += [f"{member['turns_today']}{limit} turns today"] if member["turns_today"] or limit else []
+    return Text.assemble((member["name"], "bold"), f" {', '.join(facts)}" if facts else "")
+
+
 def short(key: str) -> str:
-    """The beginning of a session's key, enough to know it by."""
+    """Return the beginning of a session's key."""
     return key if len(key) <= 14 else f"{key[:13]}…"
+
+
+def style_of(status: str) -> str:
+    """Return the style of an identity's status, which a newer proxy may have invented."""
+    return STATUS_STYLES.get(Status(status), "") if status in set(Status) else ""
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def style_of(status: str) -> str:
-    """How the status of an identity looks."""
-    try:
-        return STATUS_STYLES[Status(status)]
-    except ValueError:
-        return ""
-
-
-def _member(member: Document) -> Text:
-    """What a member does, or why not."""
-    if member["key"] != "valid":
-        return Text.assemble((member["name"], "bold"), (f" {member['key']}", "yellow"))
-    words = [f"{member['turns_under_way']} under way"] if member["turns_under_way"] else []
-    bound = f" of {member['turns_a_day']}" if member["turns_a_day"] is not None else ""
-    words += [f"{member['turns_today']}{bound} turns today"] if member["turns_today"] or bound else []
-    return Text.assemble((member["name"], "bold"), f" {', '.join(words)}" if words else "")

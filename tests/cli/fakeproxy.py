@@ -153,6 +153,7 @@ class FakeProxy:
     def __init__(self, port: int = 0) -> None:
         self.answers: dict[str, Answer | Callable[[], Answer]] = {}
         self.status: dict[str, Any] = status()
+        self.run = "run-1"
         self.flows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.oldest = 0
@@ -234,7 +235,7 @@ class FakeProxy:
         if url.path == "/api/status":
             return 200, {**self.status, "events_last": self.last}
         if url.path == "/api/events":
-            return 200, self._events(int(query["after"]), float(query["wait"]), int(query["limit"]))
+            return 200, self._events(int(query["after"]), float(query["wait"]), int(query["limit"]), query.get("run"))
         if url.path == "/api/flows":
             return 200, {"flows": self.flows, "next": None}
         if url.path.startswith("/api/flows/"):
@@ -247,14 +248,16 @@ class FakeProxy:
             return 404, {"error": {"message": "no flow of that id is remembered"}}
         return 200, {"flow": found[0], "table": [], "explanation": []}
 
-    def _events(self, after: int, wait: float, limit: int) -> dict[str, Any]:
+    def _events(self, after: int, wait: float, limit: int, run: str | None) -> dict[str, Any]:
         deadline = time.monotonic() + wait
+        is_other_run = run not in (None, self.run)
+        after = 0 if is_other_run else after
         with self._news:
             while self.last == after and not self._stopped and (left := deadline - time.monotonic()) > 0:
                 self._news.wait(left)
             newer = [one for one in self.events if one["number"] > after]
-            lost = after > self.last or after < self.oldest
-            return {"events": newer[:limit], "last": self.last, "lost": lost}
+            lost = is_other_run or after > self.last or after < self.oldest
+            return {"events": newer[:limit], "last": self.last, "lost": lost, "run": self.run}
 
 
 @contextmanager

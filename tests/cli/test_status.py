@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from codexpool.cli.commands.status import status as command
-from codexpool.cli.status_view import Picture
+from codexpool.cli.status_view import StatusView
 from codexpool.pool.identity import Status
 from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, identity, running, session, status
 from tests.cli.terminals import Piped, Terminal, after_one_line, plain
@@ -131,7 +131,7 @@ def test_an_open_breaker_comes_before_the_table(fake: FakeProxy) -> None:
 def test_that_nothing_is_served_comes_before_the_table(fake: FakeProxy) -> None:
     text = shown(fake, proxy={"closed": "pool.toml:3 is wrong"})
 
-    assert text.index("nothing is served: pool.toml:3 is wrong") < text.index("ready")
+    assert text.index("no requests are served: pool.toml:3 is wrong") < text.index("ready")
 
 
 def test_observe_mode_is_said(fake: FakeProxy) -> None:
@@ -183,7 +183,7 @@ def test_totals_are_there(fake: FakeProxy) -> None:
 
 
 def test_80_columns_have_room_for_a_table_and_60_for_what_is_in_it(fake: FakeProxy) -> None:
-    table = r"(?m)^identity +status +window +used +anew in +requests"
+    table = r"(?m)^identity +status +window +used +resets in +requests"
 
     assert re.search(table, shown(fake, columns=80))
     text = shown(fake, columns=60)
@@ -423,7 +423,7 @@ def test_members_are_shown_with_what_they_do_or_why_not() -> None:
     document["proxy"] = {**document["proxy"], "access": "members"}
 
     with Console(width=100, record=True, file=io.StringIO()) as console:
-        console.print(Picture(document, 100).whole())
+        console.print(StatusView(document, console).drawn())
 
     shown = console.export_text()
     assert "members: ann 2 under way, 14 of 500 turns today, bob revoked, cid" in shown

@@ -297,10 +297,10 @@ def test_it_goes_on_over_a_restart_whose_numbers_begin_anew(folder: Path) -> Non
             first.stop()
             piped.says("Waiting for it")
             with running(first.port) as second:
-                second.status["proxy"]["started_at"] += 100
+                second.run = "run-2"
                 second.happens(event(1, event="start"), event(2))
                 until(lambda: len(piped.lines) >= 12, 20, "the events of the next run")
-                piped.says("started anew")
+                piped.says("was restarted")
 
                 assert numbers(piped)[10:] == [1, 2]
 
@@ -320,7 +320,7 @@ def test_it_goes_on_where_it_was_if_the_same_run_answers_again(fake: FakeProxy, 
         until(lambda: len(piped.lines) >= 3, 20, "the events since")
 
         assert numbers(piped) == [1, 2, 3]
-        assert "anew" not in "".join(piped.said)
+        assert "restarted" not in "".join(piped.said)
 
 
 def test_events_that_were_lost_are_said_to_be(fake: FakeProxy, folder: Path) -> None:
@@ -329,31 +329,31 @@ def test_events_that_were_lost_are_said_to_be(fake: FakeProxy, folder: Path) -> 
         piped.prints("\n")
         fake.answers["/api/events"] = lambda: (
             200,
-            {"events": [event(2000)], "last": 2000, "lost": True},
+            {"events": [event(2000)], "last": 2000, "lost": True, "run": fake.run},
         )
         fake.happens(event(2))
         piped.prints("2000")
-        piped.says("some events are lost")
+        piped.says("some events were missed")
 
 
 def test_a_restart_that_was_not_noticed_is_said_to_be_one(fake: FakeProxy, folder: Path) -> None:
     fake.happens(*(event(number) for number in range(1, 21)))
     with tail(folder, fake, "--json", "-n", "1") as piped:
         piped.prints("\n")
-        answers = iter([(200, {"events": [event(1, event="start")], "last": 1, "lost": True})])
+        answers = iter([(200, {"events": [event(1, event="start")], "last": 1, "lost": True, "run": "run-2"})])
 
         def anew() -> tuple[int, Any]:
             time.sleep(0.05)
-            return next(answers, (200, {"events": [], "last": 1, "lost": False}))
+            return next(answers, (200, {"events": [], "last": 1, "lost": False, "run": "run-2"}))
 
         fake.answers["/api/events"] = anew
         fake.happens(event(21))
-        piped.says("started anew")
+        piped.says("was restarted")
         until(lambda: 1 in numbers(piped), 10, "the first event of the next run")
 
 
 def test_a_proxy_that_answers_at_once_is_not_asked_without_end(fake: FakeProxy, folder: Path) -> None:
-    fake.answers["/api/events"] = (200, {"events": [], "last": 0, "lost": False})
+    fake.answers["/api/events"] = (200, {"events": [], "last": 0, "lost": False, "run": fake.run})
     with tail(folder, fake):
         until(lambda: len(fake.asked) > 2, 20, "some questions")
         asked = len(fake.asked)

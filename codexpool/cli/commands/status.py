@@ -1,4 +1,4 @@
-"""`codexpool status`: how a running proxy stands, as it says itself."""
+"""`codexpool status`: show what a running proxy reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 EVERY: Final = 2.0
-"""Seconds between two pictures, where nobody says otherwise."""
+"""Seconds between updates by default."""
 
 
 @click.command()
@@ -30,105 +30,102 @@ EVERY: Final = 2.0
     is_flag=False,
     flag_value=EVERY,
     metavar="[SECONDS]",
-    help=f"Draw it anew every so many seconds ({EVERY:.0f} if none are said), until Ctrl-C.",
+    help=f"Update every SECONDS (default: {EVERY:.0f}) until Ctrl-C, also over restarts of the proxy.",
 )
 @json_option
 @proxy_option
 def status(every: float | None, as_json: bool, proxy_url: str | None) -> None:
-    """How the identities of a running proxy stand, and what it has done.
+    """Show the identities, limits, sessions and traffic of a running proxy.
 
-    Unlike `codexpool list`, which reads files, this asks the proxy itself: also for what is used of each limit, the
-    last hour, and where the sessions are. Exit code 1 if no proxy can be asked. --watch goes on over restarts of the
-    proxy; with --json it prints one document a line.
+    Asks the proxy; `codexpool list` works without one. With --watch, --json prints one document a line.
+
+    Exit code 1 if no proxy answers.
     """
     out = Output()
-    asked = find_proxy(proxy_url)
-    document = asked.get(STATUS)
+    watched = Watched(find_proxy(proxy_url))
     if every is not None:
         with until_ended():
-            _watch(_Watched(asked, document), out, every, as_json)
-    elif as_json:
-        with quiet_end():
-            out.line(json.dumps(document, indent=2))
-    else:
-        with quiet_end():
-            out.show(_picture(document, out))
+            if as_json:
+                _watch_lines(watched, out, every)
+            _watch(watched, out, every)
+    with quiet_end():
+        if as_json:
+            out.line(json.dumps(watched.document, indent=2))
+        else:
+            out.show(watched.drawn(out))
 
 
-class _Watched:
-    """A proxy that is asked again and again: what it said last, and since when it says nothing."""
+class Watched:
+    """A proxy that is asked again and again, and its last answer. Raises Failure if it does not answer at first."""
 
-    def __init__(self, asked: RunningProxy, document: dict[str, Any]) -> None:
-        self.asked = asked
-        self.document = document
-        self.trouble = ""
-        """Why there is no answer, if there is none."""
-        self.silent_since = 0.0
-        self.answered_at = time.time()
+    def __init__(self, proxy: RunningProxy) -> None:
+        self.proxy = proxy
+        self.document: dict[str, Any] = proxy.get(STATUS)
+        self.error = ""
+        """Why the proxy does not answer; empty if it does."""
+        self._silent_since = 0.0
+        self._answered_at = time.time()
 
-    def ask(self) -> None:
-        """Ask once more. Raises nothing for want of an answer."""
+    def update(self) -> None:
+        """Ask the proxy, or the one started in its place."""
         try:
             try:
-                self.document = self.asked.get(STATUS)
+                self.document = self.proxy.get(STATUS)
             except Failure:
-                if (other := successor(self.asked)) is None:
+                if (other := successor(self.proxy)) is None:
                     raise
-                self.asked = other
-                self.document = other.get(STATUS)
+                self.proxy, self.document = other, other.get(STATUS)
         except Failure as failure:
-            if not self.trouble:
-                self.silent_since = time.time()
-            self.trouble = plain(failure.message)
+            if not self.error:
+                self._silent_since = time.time()
+            self.error = plain(failure.message)
         else:
-            self.trouble = ""
-            self.answered_at = time.time()
+            self.error = ""
+            self._answered_at = time.time()
 
     @property
     def notice(self) -> str:
-        """That it does not answer, and since when; empty if it does."""
-        if not self.trouble:
+        """That the proxy does not answer; empty if it does."""
+        if not self.error:
             return ""
         now = time.time()
-        since = f"since {clock(self.silent_since)} UTC ({span(now - self.silent_since)})"
-        return (
-            f"{self.asked} does not answer {since}: {self.trouble} "
-            f"(This is how it stood {span(now - self.answered_at)} ago.)"
-        )
+        since = f"since {clock(self._silent_since)} UTC ({span(now - self._silent_since)})"
+        age = span(now - self._answered_at)
+        return f"{self.proxy} does not answer {since}: {self.error} (This is its status of {age} ago.)"
+
+    def drawn(self, out: Output) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        from codexpool.cli.status_view import StatusView
+
+        view = StatusView(self.document, out.console).drawn()
+        return Group(Text(self.notice, "bold red"), view) if self.error else view
 
 
-def _watch(watched: _Watched, out: Output, every: float, as_json: bool) -> None:
-    """Show how it stands, again and again. Ends by an exception."""
-    if as_json:
-        _watch_lines(watched, out, every)
-    with _screen(out, lambda: _watched_picture(watched, out)) as draw:
+def _watch(watched: Watched, out: Output, every: float) -> NoReturn:
+    with _screen(out, lambda: watched.drawn(out)) as draw:
         while True:
-            draw(_watched_picture(watched, out))
+            draw(watched.drawn(out))
             time.sleep(every)
-            watched.ask()
+            watched.update()
 
 
-def _watch_lines(watched: _Watched, out: Output, every: float) -> None:
-    """One document a line; that there is none is said elsewhere, once."""
+def _watch_lines(watched: Watched, out: Output, every: float) -> NoReturn:
     was_silent = False
     while True:
-        if not watched.trouble:
+        if not watched.error:
             out.line(json.dumps(watched.document))
-        if bool(watched.trouble) is not was_silent:
+        if bool(watched.error) is not was_silent:
             was_silent = not was_silent
-            click.echo(f"codexpool: {watched.notice or f'{watched.asked} answers again'}", err=True)
+            click.echo(f"codexpool: {watched.notice or f'{watched.proxy} answers again'}", err=True)
         time.sleep(every)
-        watched.ask()
+        watched.update()
 
 
 @contextlib.contextmanager
 def _screen(out: Output, last: Callable[[], RenderableType]) -> Iterator[Callable[[RenderableType], None]]:
-    """Somewhere to draw one picture in the place of another.
-
-    On a terminal that is the alternate screen, so that what was there before is there again at the end, and so that
-    no size of it leaves parts of older pictures behind. The last picture stays, below what was there before.
-    Elsewhere the pictures follow each other.
-    """
+    """Draw on a terminal's alternate screen, and leave the ``last`` picture on the usual one; else print each."""
     if not out.console.is_terminal:
         yield lambda picture: out.show(picture, "")
         return
@@ -139,17 +136,3 @@ def _screen(out: Output, last: Callable[[], RenderableType]) -> Iterator[Callabl
             yield lambda picture: live.update(picture, refresh=True)
     finally:
         out.show(last())
-
-
-def _watched_picture(watched: _Watched, out: Output) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    picture = _picture(watched.document, out)
-    return Group(Text(watched.notice, "bold red"), picture) if watched.notice else picture
-
-
-def _picture(document: dict[str, Any], out: Output) -> RenderableType:
-    from codexpool.cli.status_view import Picture
-
-    return Picture(document, out.width, out.ascii_only).whole()

@@ -1,4 +1,4 @@
-"""`codexpool tail`: what happens in a running proxy, as it happens."""
+"""`codexpool tail`: print the events of a running proxy as they happen."""
 
 from __future__ import annotations
 
@@ -23,35 +23,33 @@ from codexpool.views.header_table import header_lines
 if TYPE_CHECKING:
     from rich.text import Text
 
-REMEMBERED: Final = 1_000
-"""Events that a proxy remembers: this far back is looked for those that fit a filter."""
+KEPT: Final = 1_000
+"""Events a proxy keeps; a filter searches all of them."""
 
 WAIT: Final = 5
-"""Seconds the proxy holds its answer back until there is an event."""
+"""Seconds the proxy may wait for an event before it answers."""
 
 GRACE: Final = 5.0
-"""Seconds more after which its answer is missed."""
+"""Seconds after that until the proxy counts as silent."""
 
 PAGE: Final = 500
-"""Events of one answer."""
+"""Events in one answer."""
 
 PAUSE: Final = 1.0
-"""Seconds before a proxy that does not answer is asked again."""
+"""Seconds until a silent proxy is asked again."""
+
+INDENT: Final = 9
+"""Columns before what belongs to an event: the width of its time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which events are shown; empty for all."""
+class Filter:
+    """Which events to print; an empty value matches all."""
 
     session: str = ""
     identity: str = ""
 
-    @property
-    def is_all(self) -> bool:
-        return not self.session and not self.identity
-
-    def has(self, event: dict[str, Any]) -> bool:
-        """Whether an event is of the session, and has to do with the identity."""
+    def matches(self, event: dict[str, Any]) -> bool:
         if self.session and not (event["session"] or "").startswith(self.session):
             return False
         if not self.identity:
@@ -61,26 +59,25 @@ class Wanted:
 
 
 @click.command("tail")
-@click.option("--headers", is_flag=True, help="Show with each request what was done to its headers.")
+@click.option("--headers", is_flag=True, help="Print what codexpool changed in the headers of each request.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option(
-    "-n", "number", type=click.IntRange(0, REMEMBERED), default=10, show_default=True, metavar="N",
-    help="Begin with so many events of the past.",
+    "-n", "number", type=click.IntRange(0, KEPT), default=10, show_default=True, metavar="N",
+    help="Start with the last N events.",
 )  # fmt: skip
-@click.option("--session", metavar="KEY", default="", help="Only events of this session; its beginning is enough.")
-@click.option("--identity", metavar="NAME", default="", help="Only events that have to do with this identity.")
+@click.option("--session", metavar="KEY", default="", help="Only events of this session. KEY may be shortened.")
+@click.option("--identity", metavar="NAME", default="", help="Only events about this identity.")
 @proxy_option
 def tail(headers: bool, as_json: bool, number: int, session: str, identity: str, proxy_url: str | None) -> None:
-    """What happens in a running proxy, as it happens, until Ctrl-C.
+    """Print the events of a running proxy as they happen, until Ctrl-C, also over restarts.
 
-    One line for each request that has its answer: when (UTC), client, session, identity, what was asked, status,
-    time, bytes of the answer, attempts; below it the attempts that were refused. It goes on over restarts of the
-    proxy.
+    A request is one line: time (UTC), client, session, identity, method and path, status, duration, size of the
+    answer, attempts, and its id for `codexpool explain`. Refused attempts are below it.
     """
     if headers and as_json:
-        raise click.UsageError("--headers is for people; with --json, ask for http://codex.pool/api/flows/ID")
+        raise click.UsageError("--headers cannot be combined with --json; use http://codex.pool/api/flows/ID")
     out = Output()
-    feed = Feed(find_proxy(proxy_url), Wanted(session.rstrip("…"), identity))
+    feed = Feed(find_proxy(proxy_url), Filter(session.rstrip("…"), identity))
     past = feed.past(number)
     with until_ended():
         from codexpool.cli.event_lines import EventLines
@@ -92,114 +89,91 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
                 continue
             out.lines(*lines.of(event))
             if headers and event["event"] == "request" and event["flow"]:
-                out.lines(*_headers(feed.asked, event["flow"], out.columns))
+                out.lines(*_headers(feed.proxy, event["flow"], out.columns))
 
 
-def _headers(asked: RunningProxy, flow: str, columns: int | None) -> Iterator[Text]:
-    """Yield the header table of a flow, if the proxy still remembers it."""
+def _headers(proxy: RunningProxy, flow: str, columns: int | None) -> Iterator[Text]:
     from rich.text import Text
 
     try:
-        document = asked.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
+        document = proxy.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
     except Failure as failure:
-        is_forgotten = isinstance(failure, Refused) and failure.status == 404
-        yield Text(f"{' ' * INDENT}headers: {'no longer kept' if is_forgotten else plain(failure.message)}", "dim")
+        is_gone = isinstance(failure, Refused) and failure.status == 404
+        yield Text(f"{' ' * INDENT}headers: {'no longer kept' if is_gone else plain(failure.message)}", "dim")
         return
     for line in header_lines(document):
         for text in wrap(line, None if columns is None else columns - INDENT):
             yield Text(" " * INDENT + text, line.role.value)
 
 
-INDENT: Final = 9
-"""Columns by which what belongs to a line is moved in: as wide as its time."""
-
-
 class Feed:
-    """The events of a proxy, over restarts. Notes about the feed itself go to standard error."""
+    """The events of a proxy, over restarts. Prints notes about the feed to standard error."""
 
-    def __init__(self, asked: RunningProxy, wanted: Wanted) -> None:
-        self.asked = asked
-        self._wanted = wanted
+    def __init__(self, proxy: RunningProxy, wanted: Filter) -> None:
+        self.proxy = proxy
+        self._filter = wanted
         self._after = 0
-        self._run: object = None
-        """What tells one run of the proxy from the next: numbers begin anew."""
-        self._named = ""
-        """The same, in the words of the answers with events: a reload of the addon counts, too."""
+        """The number of the last event seen in this run of the proxy."""
+        self._run = ""
+        """Identifies the run: each one numbers its events from 1."""
+        self._is_silent = False
 
     def past(self, number: int) -> list[dict[str, Any]]:
-        """The last events that are wanted, the oldest first. Raises Failure."""
-        last = self._begin()
-        self._after = max(0, last - (number if self._wanted.is_all else REMEMBERED))
+        """Return the last matching events, oldest first. Raises Failure."""
+        last = int(self.proxy.get(STATUS)["events_last"])
+        self._after = max(0, last - (number if self._filter == Filter() else KEPT))
         kept: deque[dict[str, Any]] = deque(maxlen=number)
         while self._after < last:
             answer = self._ask(0)
             if not answer["events"]:
                 break
-            kept.extend(event for event in answer["events"] if self._wanted.has(event))
+            kept.extend(event for event in answer["events"] if self._filter.matches(event))
         return list(kept)
 
     def all(self, past: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Those of the past, and then each one as it happens. Ends by an exception."""
+        """Yield the past events, then each new one. Ends by an exception."""
         yield from past
         while True:
-            for event in self._newer():
-                if self._wanted.has(event):
-                    yield event
-            _notice_that_nobody_reads()
+            yield from (event for event in self._next() if self._filter.matches(event))
+            _check_reader()
 
-    def _newer(self) -> list[dict[str, Any]]:
-        """What has happened since; waits for it for a while, and for the proxy if that is not there."""
-        before = self._after
-        begun = time.monotonic()
+    def _next(self) -> list[dict[str, Any]]:
+        """Return new events, or none after a while."""
+        run, begun = self._run, time.monotonic()
         try:
             answer = self._ask(WAIT)
         except Failure as failure:
-            self._wait_for_the_proxy(failure)
+            if not self._is_silent:
+                _note(f"{clock(time.time())} UTC: {plain(failure.message)}. Waiting for it")
+            self._is_silent = True
+            self.proxy = successor(self.proxy) or self.proxy
+            time.sleep(PAUSE)
             return []
+        if self._is_silent:
+            _note(f"{self.proxy} answers again")
+        self._is_silent = False
+        if run and self._run != run:
+            _note("the proxy was restarted")
+        elif answer["lost"]:
+            _note("some events were missed: there were more than the proxy keeps")
         events: list[dict[str, Any]] = answer["events"]
-        if answer["lost"]:
-            is_anew = answer["last"] < before or (events and events[0]["number"] <= before)
-            _say("the proxy was started anew" if is_anew else "some events are lost: more came than it remembers")
         if not events and time.monotonic() - begun < PAUSE:
-            time.sleep(PAUSE)  # It has not waited: too many do.
+            time.sleep(PAUSE)  # The proxy answers at once if too many clients wait.
         return events
 
-    def _wait_for_the_proxy(self, failure: Failure) -> None:
-        """Until it answers again, or another one in its place."""
-        _say(f"{clock(time.time())} UTC: {plain(failure.message)} Waiting for it")
-        while True:
-            time.sleep(PAUSE)
-            _notice_that_nobody_reads()
-            before, after = self._run, self._after
-            try:
-                self._begin()
-            except Failure:
-                if (other := successor(self.asked)) is not None:
-                    self.asked = other
-                continue
-            self._after = after if self._run == before else 0
-            _say(f"{self.asked} answers again" + ("" if self._run == before else "; the proxy was started anew"))
-            return
-
-    def _begin(self) -> int:
-        """Ask which run of the proxy this is; gives the number of its last event."""
-        status = self.asked.get(STATUS)
-        self._run = (status["proxy"]["pid"], status["proxy"]["started_at"])
-        return int(status["events_last"])
-
     def _ask(self, wait: int) -> dict[str, Any]:
-        run = f"&run={self._named}" if self._named else ""
-        answer = self.asked.get(f"/api/events?after={self._after}&wait={wait}&limit={PAGE}{run}", wait + GRACE)
-        self._after, self._named = answer["last"], str(answer.get("run", ""))
+        run = f"&run={self._run}" if self._run else ""
+        answer = self.proxy.get(f"/api/events?after={self._after}&wait={wait}&limit={PAGE}{run}", wait + GRACE)
+        self._after, self._run = answer["last"], answer["run"]
         return answer
 
 
-def _say(text: str) -> None:
+def _note(text: str) -> None:
     click.echo(f"codexpool: {text}", err=True)
 
 
-def _notice_that_nobody_reads() -> None:
-    """Raise BrokenPipeError if the reader of a pipe has gone: while nothing happens, no writing would tell."""
+def _check_reader() -> None:
+    """Raise BrokenPipeError if the reader of a pipe is gone, which only a write would show otherwise."""
     if not hasattr(select, "poll"):
         return
     poll = select.poll()
