@@ -313,7 +313,6 @@ class Codexpool:
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
-        self.telemetry.message(flow)
         await self.handler.before_message(flow)
         self.handler.message(flow)
 

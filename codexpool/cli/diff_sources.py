@@ -25,7 +25,7 @@ def side_of(text: str, proxy_url: str | None) -> Side:
     where = named(text)
     if where is None:
         return _from_proxy(text, proxy_url)
-    flow, number = pick(where, only_whole=True)
+    flow, number = pick(where)
     return _from_flow(flow, f"{plain(where.path)}#{number}")
 
 

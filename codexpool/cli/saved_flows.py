@@ -54,24 +54,20 @@ class Picked(NamedTuple):
     number: int
 
 
-def pick(where: Selected, *, only_whole: bool = False) -> Picked:
+def pick(where: Selected) -> Picked:
     """Return the selected request; by default the last that codexpool has handled or would serve. Raises Failure.
 
-    A flow has one record for each of its attempts; an id means the last one, which says most. With ``only_whole`` a
-    file with a missing end is counted from its start only.
+    A flow has one record for each of its attempts; an id means the last one, which says most.
     """
     from codexpool.recording import files
 
     path, which = plain(where.path), where.which
     try:
-        flows, is_cut = files.read(where.path)
+        flows = files.read(where.path).flows
     except files.RecordingError as error:
         raise Failure(str(error)) from None
     if not flows:
         raise Failure(f"{path}: has no HTTP request")
-    if only_whole and is_cut and (not which or which.startswith("-")):
-        reason = f"flow {len(flows) + 1} cannot be read: the file is damaged, or still being written"
-        raise Failure(f"{path}: {reason}. Select a flow from the start: {path}#N")
     if re.fullmatch(r"-?\d+", which):
         number = int(which)
         if abs(number) > len(flows):

@@ -141,12 +141,6 @@ class Telemetry:
         if self._recorder is not None:
             self._recorder.add(flow)
 
-    @harmless
-    def message(self, flow: http.HTTPFlow) -> None:
-        """A WebSocket message has come."""
-        if self._recorder is not None:
-            self._recorder.message(flow)
-
     def _record(self, path: str) -> None:
         self._close_recording()
         if not path:

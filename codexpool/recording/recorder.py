@@ -11,14 +11,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from mitmproxy import http
 
 from codexpool.recording import files
 from codexpool.recording.files import RecordingError
 from codexpool.recording.recording import LeakError, Recording, is_wanted
-from codexpool.recording.strip import message_sizes, strip, weight
+from codexpool.recording.strip import strip, weight
 
 logger = logging.getLogger("codexpool")
 
@@ -33,13 +33,6 @@ ASK: Final = 1.0
 
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
 """The variable with the file in which `codexpool record` wants the reason if there is no recording."""
-
-
-class _OpenSocket(NamedTuple):
-    """An open WebSocket, and the sizes of its messages: mitmproxy drops old messages, to bound memory."""
-
-    flow: http.HTTPFlow
-    sizes: dict[str, int]
 
 
 class Recorder:
@@ -66,38 +59,28 @@ class Recorder:
         self._secrets, self._names = secrets, names
         self._ask_at = 0.0
         self._recording = Recording(files.is_har(path))
-        self._open: dict[str, _OpenSocket] = {}
+        self._open: dict[str, http.HTTPFlow] = {}
         self._bytes, self._others = 0, 0
         self._is_full = self._is_over = False
 
     def add(self, flow: http.HTTPFlow) -> None:
-        """Record a flow that has an answer or an error, or a WebSocket that was closed."""
-        if flow.websocket is not None and flow.websocket.timestamp_end is None:
-            return  # It is recorded when it is closed.
-        socket = self._open.pop(flow.id, None)
-        if self._accepts(flow):
-            self._keep(strip(flow, socket.sizes if socket else None))
-            self._ask()
-
-    def message(self, flow: http.HTTPFlow) -> None:
-        """Count the newest message of a WebSocket."""
-        if flow.websocket is None or not flow.websocket.messages:
+        """Record a flow that has an answer or an error, or a WebSocket that was opened or closed."""
+        is_open = flow.websocket is not None and flow.websocket.timestamp_end is None
+        if self._open.pop(flow.id, None) is None and not self._accepts(flow):
             return
-        if flow.id not in self._open:
-            if not self._accepts(flow):
-                return
-            self._open[flow.id] = _OpenSocket(flow, message_sizes([]))
-        sizes = self._open[flow.id].sizes
-        for name, number in message_sizes(flow.websocket.messages[-1:]).items():
-            sizes[name] += number
+        if is_open:
+            self._open[flow.id] = flow  # It is recorded when it is closed.
+        else:
+            self._keep(flow)
+        self._ask()
 
     def finish(self) -> None:
         """Write everything, including WebSockets that are still open, and stop recording."""
         if self._is_over:
             return
         self._is_over = True
-        for socket in self._open.values():
-            self._keep(strip(socket.flow, socket.sizes))
+        for flow in self._open.values():
+            self._keep(flow)
         self._ask(at_once=True)
         count, failure = len(self._recording.flows), ""
         if count > MANY:
@@ -118,7 +101,8 @@ class Recorder:
             logger.info("%s: %d requests recorded%s; %d values replaced", self.path, count, others, replaced)
         _report(failure)
 
-    def _keep(self, stripped: http.HTTPFlow) -> None:
+    def _keep(self, flow: http.HTTPFlow) -> None:
+        stripped = strip(flow)
         self._bytes += weight(stripped)
         self._recording.flows.append(stripped)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from mitmproxy import connection, http, websocket
 
@@ -12,14 +12,7 @@ from codexpool.traces.trace import METADATA
 NOTE: Final = "codexpool_recording"
 """The key in a recorded flow's metadata under which the sizes of what was left out are."""
 
-SIZES: Final = (
-    "request_bytes",
-    "response_bytes",
-    "messages_sent",
-    "bytes_sent",
-    "messages_received",
-    "bytes_received",
-)
+SIZES: Final = ("request_bytes", "response_bytes")
 
 _OF_CONNECTION: Final = (
     *("id", "tls", "tls_version", "alpn", "cipher", "transport_protocol"),
@@ -33,13 +26,8 @@ _OVERHEAD: Final = 14_000
 M = TypeVar("M", http.Request, http.Response)
 
 
-def strip(flow: http.HTTPFlow, socket_sizes: dict[str, int] | None = None) -> http.HTTPFlow:
-    """Return a copy without bodies.
-
-    Args:
-        flow: a flow of mitmproxy, or one of an earlier recording: its sizes are kept.
-        socket_sizes: sizes of the messages, where mitmproxy has dropped some.
-    """
+def strip(flow: http.HTTPFlow) -> http.HTTPFlow:
+    """Return a copy without bodies; of a flow from an earlier recording the sizes are kept."""
     client, server = connection.Client(peername=_NOWHERE, sockname=_NOWHERE), connection.Server(address=None)
     for made_one, one in ((client, flow.client_conn), (server, flow.server_conn)):
         for name in _OF_CONNECTION:
@@ -51,25 +39,17 @@ def strip(flow: http.HTTPFlow, socket_sizes: dict[str, int] | None = None) -> ht
     made.response = _bare(flow.response) if flow.response is not None else None
     made.error = copy.copy(flow.error)
     made.comment, made.marked, made.is_replay = flow.comment, flow.marked, flow.is_replay
-    sizes: dict[str, Any] = {"request_bytes": _size(flow.request), "response_bytes": _size(flow.response)}
     if (socket := flow.websocket) is not None:
-        sizes |= message_sizes(socket.messages) if socket_sizes is None else socket_sizes
         made.websocket = websocket.WebSocketData(
             [], socket.closed_by_client, socket.close_code, socket.close_reason, socket.timestamp_end
         )
-    if isinstance(before := flow.metadata.get(NOTE), dict):
-        sizes = {name: before[name] for name in SIZES if isinstance(before.get(name), int | None) and name in before}
-    made.metadata = {NOTE: sizes}
+    sizes = flow.metadata.get(NOTE)
+    if not isinstance(sizes, dict):
+        sizes = {"request_bytes": _size(flow.request), "response_bytes": _size(flow.response)}
+    made.metadata = {NOTE: {name: size for name in SIZES if isinstance(size := sizes.get(name), int | None)}}
     if METADATA in flow.metadata:
         made.metadata[METADATA] = flow.metadata[METADATA]
     return made
-
-
-def message_sizes(messages: list[websocket.WebSocketMessage]) -> dict[str, int]:
-    """Return how many messages went either way, and their bytes."""
-    sent = [len(message.content) for message in messages if message.from_client]
-    received = [len(message.content) for message in messages if not message.from_client]
-    return dict(zip(SIZES[2:], (len(sent), sum(sent), len(received), sum(received)), strict=True))
 
 
 def weight(flow: http.HTTPFlow) -> int:

@@ -49,27 +49,8 @@ _ID: Final = re.compile(
 
 _FLAG: Final = re.compile(r"[A-Za-z]{1,12}|\d{1,10}")
 
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_OF_COMMIT: Final = ("hash", "sha", "commit", "revision")
-"""Ends of names with a commit."""
-
 _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTALL)
 _WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
-
-_PROTOCOLS: Final = frozenset(
-    {
-        "realtime",
-        "openai-beta.realtime-v1",
-        "graphql-ws",
-        "graphql-transport-ws",
-        "mqtt",
-        "wamp",
-        "soap",
-        "chat",
-        "json",
-    }
-)
-"""Subprotocols of WebSockets. Clients that cannot send headers put a key among them."""
 
 
 def redact_header(name: str, value: str, at: float, *, full: bool = False) -> str:
@@ -116,8 +97,6 @@ def _shown(name: str, value: str, full: bool = False) -> str:
             return _crumbs(value, _attribute)
         case "x-error-json":
             return _of_error(value)
-        case "sec-websocket-protocol":
-            return ", ".join(item if item in _PROTOCOLS else _secret(item) for item in re.split(r"\s*,\s*", value))
     if name.endswith("authorization"):
         return _credentials(name, value)
     explained = known_header(name)
@@ -134,7 +113,7 @@ def _shown(name: str, value: str, full: bool = False) -> str:
         return template(value, "opaque")
     if is_secret(name, value.strip()) or _has_scheme(value):
         return _credentials(name, value)
-    return value if name.endswith(_OF_COMMIT) and _COMMIT.fullmatch(value) is not None else _text(value, full)
+    return _text(value, full)
 
 
 def _has_scheme(value: str) -> bool:

@@ -45,9 +45,6 @@ RETRY = (1.0, 60.0)
 ENDS_WITHIN: Final = 2.0
 """Seconds that `Journal.stop` waits for the disk."""
 
-PATIENCE: Final = 1.0
-"""Seconds that a batch waits for another process to finish writing."""
-
 BEGINNING: Final = b'{"version":'
 """How a file of events begins: no other file is appended to, so a typo in the option ruins none."""
 
@@ -209,18 +206,11 @@ def _locked(descriptor: int) -> bool:
     """Lock the file until it is closed; return False on a file system without locks."""
     if sys.platform == "win32":
         return False
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise OSError(errno.EAGAIN, "another program keeps it locked") from None
-            time.sleep(0.005)
-        except OSError:
-            return False
-        else:
-            return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def _ends_with_a_line(descriptor: int, size: int) -> bool:

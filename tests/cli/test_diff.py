@@ -292,15 +292,12 @@ def test_file_that_may_not_be_read_is_trouble(tmp_path: Path, monkeypatch: pytes
     assert (result.exit_code, "cannot be read (Permission denied)" in result.output) == (2, True)
 
 
-def test_beginning_of_a_dump_that_is_cut_short_can_be_compared(tmp_path: Path) -> None:
+def test_the_beginning_of_a_cut_dump_can_be_compared(tmp_path: Path) -> None:
     file = dump(tmp_path / "flows", flow(), flow(), flow())
     file.write_bytes(file.read_bytes()[:-20])
 
     assert run(f"{file}#1", f"{file}#2").exit_code == 0
-    for from_the_end in (file, f"{file}#-1"):
-        result = run(f"{file}#1", from_the_end)
-        assert result.exit_code == 2
-        assert "flow 3 cannot be read: the file is damaged, or still being written" in result.output
+    assert run(f"{file}#1", f"{file}#-1").exit_code == 0
 
 
 @given(st.binary(max_size=300))

@@ -84,28 +84,20 @@ def test_json_is_what_the_api_says(fake: FakeProxy) -> None:
     assert {row["name"]: row["sign"] for row in answer["table"]}["authorization"] == "~"
 
 
-def test_of_several_that_begin_so_each_is_named(fake: FakeProxy) -> None:
+def test_an_unknown_or_ambiguous_id_selects_no_flow(fake: FakeProxy) -> None:
     fake.flows = [document(id="abcd-1"), document(id="abcd-2"), document(id="fedc")]
 
-    said = of(fake, "abcd", code=1).stderr
+    for wanted in ("abcd", "ffff"):
+        error = of(fake, wanted, code=1).stderr
 
-    assert "2 flows have an id that begins with abcd" in said
-    assert "abcd-1" in said
-    assert "abcd-2" in said
-    assert "fedc" not in said
-
-
-def test_where_there_is_no_such_flow_the_newest_are_named(fake: FakeProxy) -> None:
-    said = of(fake, "ffff", code=1).stderr
-
-    assert "remembers no flow ffff" in said
-    assert f"{FLOW}  16:00:00 UTC  POST /backend-api/codex/responses: 200" in said
+        assert f"remembers no flow {wanted}, or several that begin so" in error
+        assert "codexpool tail" in error
 
 
-def test_before_any_request_that_is_said(fake: FakeProxy) -> None:
+def test_the_last_of_no_flows_is_an_error(fake: FakeProxy) -> None:
     fake.flows = []
 
-    assert "has had no request yet" in of(fake, "last", code=1).stderr
+    assert "remembers no flow yet" in of(fake, "last", code=1).stderr
 
 
 def test_without_a_proxy_the_exit_code_is_1() -> None:

@@ -78,7 +78,7 @@ async def test_nothing_private_is_recorded(make: Make, tmp_path: Path, name: str
     assert len(cookies) == 1
     assert re.fullmatch(r"sid=pseudonym-\d+", *cookies)
     socket = next(flow for flow in flows if flow.websocket is not None)
-    assert socket.metadata["codexpool_recording"]["messages_received"] > 0
+    assert socket.metadata["codexpool"]["turns"][0]["bytes"] > 0
     assert "work" not in " ".join(flow.comment for flow in flows)
     assert any(re.search(r"identity-\d: 401 token_revoked", flow.comment) for flow in flows)
     assert max(flow.metadata["codexpool_recording"]["request_bytes"] for flow in flows) > len(PROMPT)

@@ -14,7 +14,7 @@ from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end
 from codexpool.cli.running_proxy import Refused, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
-from codexpool.views.formatting import Role, clock, plain, wrap
+from codexpool.views.formatting import Role, plain, wrap
 from codexpool.views.header_table import header_lines, rows
 from codexpool.views.story import explained
 
@@ -25,9 +25,6 @@ Document = Mapping[str, Any]
 
 VERSION: Final = 1
 """The version of the documents that can be read."""
-
-SHOWN: Final = 5
-"""Flows listed if it is not clear which one is meant."""
 
 
 @click.command()
@@ -86,24 +83,7 @@ def _from_proxy(running: RunningProxy, flow: str) -> dict[str, Any]:
     except Refused as refused:
         if refused.status != 404:
             raise
-        raise Failure(_unknown(running, flow, running.get("/api/flows?limit=500")["flows"])) from None
+        which = f"no flow {plain(flow)}, or several that begin so" if flow != "last" else "no flow yet"
+        raise Failure(f"the proxy at {running} remembers {which}; for ids run: codexpool tail") from None
     assert isinstance(document, dict)
     return document
-
-
-def _unknown(running: RunningProxy, flow: str, flows: list[Document]) -> str:
-    """Return why an argument selects no flow."""
-    if not flows:
-        return f"the proxy at {running} has had no request yet"
-    alike = [one for one in flows if one["id"].startswith(flow)]
-    if alike:
-        text = f"{len(alike)} flows have an id that begins with {plain(flow)}"
-    else:
-        text = f"the proxy at {running} remembers no flow {plain(flow)} (it remembers the last {len(flows)})"
-    return "\n".join([f"{text}. There are:", *(f"  {_summary(one)}" for one in (alike or flows)[:SHOWN])])
-
-
-def _summary(flow: Document) -> str:
-    status = flow["answer"]["status"]
-    answer = "no answer" if status is None else status
-    return plain(f"{flow['id']}  {clock(flow['at'])} UTC  {flow['method']} {flow['path']}: {answer}")

@@ -115,16 +115,8 @@ def _live(out: Path, all_hosts: bool, named: Path | None, arguments: Sequence[st
 
 def _in_the_foreground(command: Sequence[str], environ: dict[str, str]) -> int:
     """Run a program until it ends, and forward signals to it, each of them once."""
-    early: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in ENDING}
-    try:
-        # A session of its own: a terminal would send its Ctrl-C to both.
-        child = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
-        for number in ENDING:
-            signal.signal(number, lambda number, _: child.send_signal(number))
-        for one in early:
-            child.send_signal(one)
-        return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    # A session of its own: a terminal would send its Ctrl-C to both.
+    child = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in ENDING:
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    return child.wait()
