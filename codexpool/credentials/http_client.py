@@ -39,7 +39,7 @@ _ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-e
 
 
 class NoAnswerError(Exception):
-    """The request got no usable answer. The text is the name of the error: what servers send stays out of logs."""
+    """The request got no usable answer. The text says why, without anything that a server sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,11 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
             async for piece in response.aiter_raw():
                 body += piece
                 if len(body) > MAX_ANSWER:
-                    raise NoAnswerError("TooLongError")
+                    raise NoAnswerError(f"an answer of more than {MAX_ANSWER} bytes")
         content = inflated(bytes(body), response.headers.get("content-encoding", ""), MAX_ANSWER)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:  # A TimeoutError is an OSError.
+    except (TimeoutError, httpx.TimeoutException):
+        raise NoAnswerError(f"no whole answer within {seconds:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:
         raise NoAnswerError(type(error).__name__) from error
     headers = {name: value for name, value in response.headers.items() if name not in _ENCODING_HEADERS}
     return httpx.Response(response.status_code, headers=headers, content=content)

@@ -31,7 +31,7 @@ NO_WORD = {
         "whoami answers 403 ip_not_authorized",
     ),
     "page": (Answer(status=401, body=CLOUDFLARE_PAGE), "whoami answers 401"),
-    "drips": (Answer(status=401, body=b"{", endless=0.1), "whoami cannot be reached (ReadTimeout)"),
+    "drips": (Answer(status=401, body=b"{", endless=0.1), "whoami cannot be reached (no whole answer within"),
 }
 """What is no word on a token, and what the log says of it."""
 
