@@ -1,28 +1,23 @@
-"""What an identity is not for, although it is well: one endpoint, one model, one session.
+"""What an identity is not used for, although it serves: one endpoint, one model, one session.
 
-Most refusals say something of one request's endpoint or model, and nothing of the identity. So they change no status
-(see `codexpool.pool.states`): they are remembered here, each for what it was about, with the reason and an end.
+Most refusals say something about one request's endpoint or model, and nothing about the identity. They change no
+status (see `codexpool.pool.states`) and are remembered here, with the reason and an end.
 
-| kind | subject | what | holds for |
+| kind | subject | what | lasts |
 |---|---|---|---|
 | endpoint | the fingerprint of a token | a path | 15 minutes, or as long as the answer says |
 | model | an account and its plan | a model | an hour |
 | limit | an account and user | a model | as long as the answer says |
+| session | the fingerprint of a token | a session that was told to leave the identity | a minute, or an hour |
 
-The states of an entry: absent → held (an answer said so; a later one replaces it) → absent (its time is over, the
-token or plan is another one, a person says `codexpool resume`, or there is no room). A new token has a new
-fingerprint, so nobody has to clear anything. Everything here runs on one thread; an answer that comes late, for an
-older token, adds nothing.
-
-`Away` is different: it says which identity a session was just told to leave, so that a client that connects again
-gets another one. Without it a client whose handshake does not name the model would come back to the same identity
-for ever.
+A later answer replaces an entry; `codexpool resume` and a new token or plan end it. A session's entry gives its client
+another identity when it connects again, even if its handshake does not name the model.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -30,17 +25,11 @@ from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
 from codexpool.redaction import redact_text
 
-KEPT: Final = 1_000  # Entries of one kind that are kept at most; beyond that the oldest is forgotten.
-SHARED: Final = 50  # Entries of one subject that are shared with other proxies and commands, the newest.
-
-ENDPOINT_HOLDS: Final = 900.0
-"""Seconds for which an endpoint that refused an identity is not tried with it, where the answer does not say."""
-
-MODEL_HOLDS: Final = 3600.0
-"""Seconds for which an account is not asked for a model that it does not have: plans change."""
-
-AWAY: Final = 60.0  # Seconds for which a session does not come back to an identity that it was told to leave.
-SESSIONS_KEPT: Final = 1_000  # Sessions that are kept away from an identity; beyond that the oldest is forgotten.
+KEPT: Final = 1_000  # Entries of one kind; beyond that the oldest is forgotten.
+SHARED: Final = 50  # The newest entries of one subject, which other proxies and commands see.
+ENDPOINT_HOLDS: Final = 900.0  # Seconds for an endpoint whose answer does not say.
+MODEL_HOLDS: Final = 3600.0  # Seconds for a model: plans change.
+AWAY: Final = 60.0  # Seconds for which a session does not return to an identity that it was told to leave.
 
 
 class Kind(StrEnum):
@@ -49,12 +38,13 @@ class Kind(StrEnum):
     ENDPOINT = "endpoint"
     MODEL = "model"
     LIMIT = "limit"
+    SESSION = "session"
 
 
 class Exclusion(NamedTuple):
-    """One entry. Times are unix seconds; ``why`` is the evidence, in words that may be shown.
+    """One entry. Times are unix seconds; ``why`` may be shown.
 
-    ``is_limit`` says that a limit is the reason, ``passes`` that it is only a matter of time.
+    ``is_limit``: the reason is a limit. ``passes``: it is only a matter of time.
     """
 
     kind: Kind
@@ -67,25 +57,23 @@ class Exclusion(NamedTuple):
     passes: bool = False
 
     def holds(self, at: float) -> bool:
-        """Whether it counts now. (One that seems to begin later was made before the clock was set back.)"""
+        """Whether it counts now. (One from the future was made before the clock was set back.)"""
         return self.since <= at < self.until
 
     def described(self, at: float) -> str:
-        """What it says, for a person: ``not for the model gpt-x until 15:02 UTC (400 on codex/responses)``.
-
-        A client can write anything in the place of a model's name, or in a path.
-        """
-        what = redact_text(self.what).removeprefix("/backend-api/")
+        """Describe it: ``not used for the model gpt-x until 15:02 UTC (400 on codex/responses)``."""
+        what = redact_text(self.what).removeprefix("/backend-api/")  # A client can write anything into it.
         words = {
             Kind.ENDPOINT: f"{'limited' if self.is_limit else 'not used'} on {what}",
             Kind.MODEL: f"not used for the model {what}",
             Kind.LIMIT: f"limited for the model {what}",
+            Kind.SESSION: "not used for this session",
         }[self.kind]
         return f"{words} until {clock(self.until, at)} UTC ({self.why})"
 
 
 class Subjects(NamedTuple):
-    """What an identity goes by here: its token, its account and plan, its account and user."""
+    """The subjects an identity goes by: its token, its account and plan, its account and user."""
 
     token: str
     plan: str
@@ -93,7 +81,7 @@ class Subjects(NamedTuple):
 
 
 def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
-    """Return what an identity goes by; one of which nobody knows the account goes by its token alone."""
+    """Return the subjects of an identity; without a known account its token is each of them."""
     if metadata is None or not metadata.account_id:
         return Subjects(fingerprint, fingerprint, fingerprint)
     account = metadata.account_id
@@ -101,18 +89,18 @@ def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
 
 
 class Exclusions:
-    """All entries, bounded."""
+    """All entries, by kind."""
 
     def __init__(self) -> None:
         self._kept: dict[Kind, OrderedDict[tuple[str, str], Exclusion]] = {kind: OrderedDict() for kind in Kind}
 
     @property
     def knows_models(self) -> bool:
-        """Whether any entry is about a model: then it matters which one a request asks."""
+        """Whether any entry is about a model: then it matters which one a request asks for."""
         return bool(self._kept[Kind.MODEL] or self._kept[Kind.LIMIT])
 
     def add(self, new: Exclusion) -> bool:
-        """Remember it. True where nothing like it was known."""
+        """Remember an entry. Return whether it is news."""
         kept, key = self._kept[new.kind], (new.subject, new.what)
         known = kept.pop(key, None)
         kept[key] = new._replace(until=min(new.until, new.since + LONGEST_LIMIT))
@@ -121,79 +109,61 @@ class Exclusions:
         return known is None or not known.holds(new.since)
 
     def against(self, identity: Identity, asked: Asked, at: float) -> Sequence[Exclusion]:
-        """What keeps an identity from serving a request."""
+        """Return what keeps an identity from serving a request."""
         if not any(self._kept.values()):
             return ()
         mine = subjects(identity.fingerprint, identity.metadata)
-        found = [self._kept[Kind.ENDPOINT].get((mine.token, asked.path))]
+        found = [
+            self._kept[Kind.ENDPOINT].get((mine.token, asked.path)),
+            self._kept[Kind.SESSION].get((mine.token, asked.session or "")),
+        ]
         if not asked.is_side:
             found.append(self._kept[Kind.MODEL].get((mine.plan, asked.model)))
             found.append(self._kept[Kind.LIMIT].get((mine.owner, asked.model)))
         return [entry for entry in found if entry is not None and entry.holds(at)]
 
+    def has_left(self, session: str | None, at: float) -> bool:
+        """Whether a session was told to leave an identity within the last minute."""
+        entries = self._kept[Kind.SESSION].values()
+        return any(e.what == session and e.since <= at < e.since + AWAY for e in entries)
+
     def of(self, identity: Identity, at: float) -> list[Exclusion]:
-        """All that an identity is not for now, to be shown."""
+        """List what an identity is not used for now, for people."""
         mine = subjects(identity.fingerprint, identity.metadata)
-        return [e for kept in self._kept.values() for e in kept.values() if e.subject in mine and e.holds(at)]
+        return [e for e in self._shared() if e.subject in mine and e.holds(at)]
 
     def forget(self, identity: Identity) -> set[str]:
-        """A person says that nothing is the matter with it; the subjects that there was an entry about."""
-        mine, gone = subjects(identity.fingerprint, identity.metadata), set()
+        """Forget all entries about an identity. Return the subjects of those that others know."""
+        mine = subjects(identity.fingerprint, identity.metadata)
+        gone = {e.subject for e in self._shared() if e.subject in mine}
         for kept in self._kept.values():
             for key in [key for key in kept if key[0] in mine]:
                 del kept[key]
-                gone.add(key[0])
         return gone
 
     def document(self, subject: str) -> dict[str, Any]:
-        """What is known of a subject, as JSON can hold it."""
-        entries = [e for kept in self._kept.values() for e in kept.values() if e.subject == subject]
-        entries.sort(key=lambda entry: entry.since)
+        """What other proxies learn of a subject, as JSON."""
+        entries = sorted((e for e in self._shared() if e.subject == subject), key=lambda entry: entry.since)
         return {"entries": [list(entry) for entry in entries[-SHARED:]]}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
-        """Take over what an earlier run or another proxy has written, where nothing is known."""
+        """Take over what an earlier run or another proxy has written, unless more recent entries are there."""
         for entry in entries_of(document, at):
             if (entry.subject, entry.what) not in self._kept[entry.kind]:
                 self.add(entry)
 
+    def _shared(self) -> Iterator[Exclusion]:
+        for kind in (Kind.ENDPOINT, Kind.MODEL, Kind.LIMIT):
+            yield from self._kept[kind].values()
+
 
 def entries_of(document: Mapping[str, Any], at: float) -> list[Exclusion]:
-    """The entries of a document that hold now. Raises TypeError or ValueError where it is none of ours."""
+    """Return the entries of a document that count now. Raise TypeError or ValueError if it is not one of ours."""
     entries = []
     for kind, subject, what, since, until, why, is_limit, passes in document.get("entries", ()):
         entry = Exclusion(
-            *(Kind(kind), str(subject), str(what), float(since), float(until), str(why)), bool(is_limit), bool(passes)
+            Kind(kind), str(subject), str(what), float(since), float(until), str(why), bool(is_limit), bool(passes)
         )
         if entry.holds(at) and entry.until <= at + LONGEST_LIMIT:
             entries.append(entry)
     return entries
-
-
-class Away:
-    """Which identities a session was told to leave, by the fingerprint of their tokens."""
-
-    def __init__(self) -> None:
-        self._left: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
-
-    def leave(self, session: str, fingerprint: str, at: float, until: float) -> None:
-        """A session leaves an identity, until then."""
-        left = self._left.setdefault(session, {})
-        for other in [other for other, (_, ends) in left.items() if ends <= at]:
-            del left[other]
-        left[fingerprint] = (at, until)
-        self._left.move_to_end(session)
-        if len(self._left) > SESSIONS_KEPT:
-            self._left.popitem(last=False)
-
-    def keeps(self, session: str | None, fingerprint: str, at: float) -> bool:
-        """Whether a session is kept away from an identity."""
-        if not self._left or session is None or (left := self._left.get(session)) is None:
-            return False
-        since, until = left.get(fingerprint, (at, at))
-        return since <= at < until
-
-    def has_moved(self, session: str | None, at: float) -> bool:
-        """Whether a session was told to leave an identity just now."""
-        left = self._left.get(session, {}) if session is not None else {}
-        return any(since <= at < since + AWAY for since, _ in left.values())

@@ -79,7 +79,7 @@ def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str
 def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> float | None:
     """When waiting alone lets an identity serve this request again."""
     known = pool.exclusions.against(identity, asked, at)
-    if any(not e.passes for e in known) or pool.away.keeps(asked.session, identity.fingerprint, at):
+    if any(not e.passes for e in known):
         return None
     if identity.returns_at is not None:
         return identity.returns_at if is_a_matter_of_time(identity.condition) else None
@@ -101,9 +101,9 @@ def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
             return f"{identity.name}: {'; '.join(e.described(at) for e in known)}"
         if (until := pool.limited_until(identity, asked, at)) is not None:
             return f"{identity.name}: limited for {pool.family_of(asked)} until {clock(until, at)} UTC"
-        return (
-            f"{identity.name}: {'not tried' if pool.states.breaker.opened_at is not None else 'refused this request'}"
-        )
+        if pool.states.breaker.opened_at is not None:
+            return f"{identity.name}: not tried"
+        return f"{identity.name}: refused this request"
     need = NEED[condition.status]
     if condition.until is not None:
         need += f" until {clock(condition.until, at)} UTC"

@@ -8,15 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from codexpool.pool.causes import Cause
-from codexpool.pool.exclusions import (
-    AWAY,
-    ENDPOINT_HOLDS,
-    MODEL_HOLDS,
-    Away,
-    Exclusion,
-    Exclusions,
-    subjects,
-)
+from codexpool.pool.exclusions import AWAY, ENDPOINT_HOLDS, MODEL_HOLDS, Exclusion, Exclusions, subjects
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.patience import Edges
@@ -26,12 +18,11 @@ from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
-FAMILIES_KEPT = 1_000  # Models of which it is remembered which limit counts for them.
-
-OTHERS_FIRST = 5.0
-"""Seconds for which a half-open breaker waits for a request that is not like one that everybody refuses."""
-
-TROUBLES = 3  # Answers in a row that speak of the backend's own trouble, after which new sessions avoid an identity.
+FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
+OTHERS_FIRST = (
+    5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
+)
+TROUBLES = 3  # Answers in a row that report the backend's own trouble, after which new sessions avoid an identity.
 
 
 class Pool:
@@ -44,26 +35,23 @@ class Pool:
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
         self.edges = Edges()
+        self.exclusions = Exclusions()
         self.families: dict[str, str] = {}
-        """Which limit counts for a model, as answers have said it; `MAIN` for all others."""
+        """The limit that counts for a model, as answers have said; `MAIN` for all others."""
         self.because = Because.NEW
         """Why `choose` gave what it gave last."""
-        self.exclusions = Exclusions()
-        self.away = Away()
         self._picks = 0
-
-    # -- who is in the pool
 
     def replace_identities(self, identities: Iterable[Identity], selection: Selection, at: float) -> None:
         """Take over what the configuration says now.
 
-        An identity whose token is the same as before keeps its state; a new token is a new beginning for the
-        credential, while the sessions stay (they belong to the account and user, not to the token).
+        An identity with the same token keeps its state. A new token starts afresh, but the sessions stay: they belong
+        to the account and user.
         """
         before, taken = self.identities, {}
         known = {(old.name, old.kind, old.fingerprint): old for old in before.values()}
         for order, new in enumerate(identities):
-            if (was := before.get(new.name)) is not None:  # The sessions stay, so their weight does.
+            if (was := before.get(new.name)) is not None:
                 new.load, new.last_picked = was.load, was.last_picked
             identity = taken[new.name] = known.get((new.name, new.kind, new.fingerprint), new)
             identity.expires_at, identity.paused = new.expires_at, new.paused
@@ -77,19 +65,15 @@ class Pool:
         """The identities by name, in the order of pool.toml."""
         return self.states.identities
 
-    # -- who serves
-
-    def can_serve(self, asked: Asked, at: float) -> bool:
-        """Whether there is anybody who may serve a request now."""
-        return any(self._is_able(identity, asked, at) for identity in self.identities.values())
+    # -- which identity serves
 
     def choose(
         self, asked: Asked, at: float, without: Iterable[str] = (), prefer: str | None = None
     ) -> Identity | None:
-        """The identity for a request: the session's own if it can serve, else one that the session moves to.
+        """Return the identity for a request: the session's own if it can serve, else one that the session moves to.
 
-        ``without`` names those the request was refused under, ``prefer`` the one it shall stay with if that can
-        serve. None where nobody can, or nobody may as long as the breaker is open.
+        ``without`` names those that refused the request, ``prefer`` the one it should stay with. None if none can
+        serve, or none may while the breaker is open.
         """
         excluded = frozenset(without)
         session = self.sessions.get(asked.session)
@@ -117,71 +101,31 @@ class Pool:
         self._ranking.change(chosen)
         return self._settled(asked, session, chosen, at)
 
-    def _may_move(self, asked: Asked, at: float) -> bool:
-        """Whether the breaker lets a request have another identity.
+    def can_serve(self, asked: Asked, at: float) -> bool:
+        """Whether any identity may serve a request now."""
+        return any(self._is_able(identity, asked, at) for identity in self.identities.values())
 
-        One that everybody refuses finds nothing out, so it comes after the others. But should all ask so, one of them
-        has to: else nobody would ever be served again.
-        """
-        is_their_time = self.states.breaker.opened_at is not None and at < self.states.breaker.until + OTHERS_FIRST
-        if is_their_time and self.states.causes.asks_so(asked, at):
-            return False
-        return self.states.breaker.lets_pass(at)
-
-    def in_renewal(self, asked: Asked) -> Identity | None:
-        """The identity a session belongs to, if that is about to have another token: the session waits for it."""
-        session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
-        own = self.states.by_keys.get(session.key) if session is not None else None
-        return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
+    def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
+        """Whether an identity would serve a request now with the token of this fingerprint."""
+        identity = self.states.current(name, fingerprint)
+        return identity is not None and self._is_able(identity, asked, at)
 
     def serves_on(self, identity: Identity, asked: Asked, at: float) -> bool:
         """Whether what an identity has served so far may go on under it."""
         return self._is_able(identity, asked, at) or identity.is_in_renewal
 
     def may_be_tried(self, identity: Identity) -> bool:
-        """Whether a request that was assigned to an identity may still be sent under it, were there nobody else."""
+        """Whether a request that was assigned to an identity may still leave under it if no other can serve."""
         return (
             self.identities.get(identity.name) is identity
             and identity.metadata is not None
             and identity.status not in (*CONDEMNED, Status.PAUSED, Status.UNVERIFIED, Status.LIMITED)
         )
 
-    def may_serve_soon(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> bool:
-        """Whether waiting ``within`` seconds for somebody to become ready may be worth it."""
-        return bool(self.awaited(asked, at, within, without))
-
-    def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
-        """The identities that may become ready within so many seconds, for a request that is worth waiting for."""
-        excluded = set(without)
-        breaker_ends = (
-            self.states.breaker.until <= at + within if self.states.breaker.opened_at is not None else False
-        )
-        return [
-            identity
-            for identity in self.identities.values()
-            if identity.name not in excluded
-            and self.is_for(identity, asked, at)
-            and (identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)))
-        ]
-
-    def edge_pause(self, identity: Identity, at: float) -> float:
-        """Seconds for which the host that an identity is served from is still to be left alone."""
-        return self.edges.pause(identity.metadata.origin, at) if identity.metadata is not None else 0.0
-
-    def next_return(self, at: float) -> float | None:
-        """The next second at which somebody serves again, or the breaker lets a request through."""
-        times = [returns for i in self.identities.values() if (returns := i.returns_at) is not None]
-        if self.states.breaker.opened_at is not None:
-            times.append(self.states.breaker.until)
-        return min((then for then in times if then > at), default=None)
-
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
-        """Whether an identity may serve who asks, and nothing is known that it is not for. (A limit is apart.)"""
-        return (
-            asked.is_served_by(identity.name)
-            and not any(not e.is_limit for e in self.exclusions.against(identity, asked, at))
-            and not self.away.keeps(asked.session, identity.fingerprint, at)
-        )
+        """Whether the client may use an identity, and nothing but a limit is known against it for this request."""
+        against = self.exclusions.against(identity, asked, at)
+        return asked.is_served_by(identity.name) and all(e.is_limit for e in against)
 
     def family_of(self, asked: Asked) -> str:
         """The limit that counts for a request."""
@@ -192,7 +136,7 @@ class Pool:
         return self.states.usage_of(identity).headroom(self.family_of(asked), at)
 
     def limited_until(self, identity: Identity, asked: Asked, at: float) -> float | None:
-        """Until when an identity's limit keeps it from serving this request; None where it does not."""
+        """Until when a limit keeps an identity from serving this request; None if none does."""
         if identity.status is Status.LIMITED:
             return identity.condition.until
         ends = [e.until for e in self.exclusions.against(identity, asked, at) if e.is_limit]
@@ -200,8 +144,53 @@ class Pool:
             ends.append(until)
         return max(ends, default=None)
 
+    # -- what is worth waiting for
+
+    def in_renewal(self, asked: Asked) -> Identity | None:
+        """The identity a session belongs to, if its token is being renewed: the session waits for it."""
+        session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
+        own = self.states.by_keys.get(session.key) if session is not None else None
+        return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
+
+    def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
+        """The identities that may serve a request within so many seconds, though none does now."""
+        excluded, breaker = set(without), self.states.breaker
+        breaker_ends = breaker.opened_at is not None and breaker.until <= at + within
+        return [
+            identity
+            for identity in self.identities.values()
+            if identity.name not in excluded
+            and self.is_for(identity, asked, at)
+            and (identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)))
+        ]
+
+    def edge_pause(self, identity: Identity, at: float) -> float:
+        """Seconds for which the host that an identity is served from is still left alone."""
+        return self.edges.pause(identity.metadata.origin, at) if identity.metadata is not None else 0.0
+
+    def next_return(self, at: float) -> float | None:
+        """The next second at which an identity serves again, or the breaker lets a request through."""
+        times = [returns for i in self.identities.values() if (returns := i.returns_at) is not None]
+        if self.states.breaker.opened_at is not None:
+            times.append(self.states.breaker.until)
+        return min((then for then in times if then > at), default=None)
+
+    # -- the choice
+
+    def _may_move(self, asked: Asked, at: float) -> bool:
+        """Whether the breaker lets a request have another identity.
+
+        A request that every identity refuses would be a wasted probe, so others come first. But if all are like that,
+        one of them has to try.
+        """
+        breaker = self.states.breaker
+        is_their_time = breaker.opened_at is not None and at < breaker.until + OTHERS_FIRST
+        if is_their_time and self.states.causes.asks_so(asked, at):
+            return False
+        return breaker.lets_pass(at)
+
     def _own(self, asked: Asked, session: Session | None, prefer: str | None) -> Iterator[tuple[Identity, Because]]:
-        """Whom a request would rather be sent under than under anybody else, and why."""
+        """The identities that come before all others for a request, and why."""
         if prefer is not None and (preferred := self.identities.get(prefer)) is not None:
             yield preferred, Because.PREFERRED
         because = Because.OWN
@@ -211,28 +200,26 @@ class Pool:
             yield own, because
         if asked.session is not None and self.sessions.has_asides:
             for what in (asked.path, self.family_of(asked)):
-                if (key := self.sessions.aside(asked.session, what)) is not None and (
-                    own := self.states.by_keys.get(key)
-                ):
+                key = self.sessions.aside(asked.session, what)
+                if key is not None and (own := self.states.by_keys.get(key)):
                     yield own, Because.ASIDE
 
     @staticmethod
     def _because(asked: Asked, session: Session | None, chosen: Identity) -> Because:
-        """Why a request gets an identity that it would not rather have than all others."""
         if asked.session is None:
             return Because.NO_SESSION
         is_known = session is not None and chosen.metadata is not None and session.key == chosen.metadata.key
         return Because.OWN if is_known else Because.NEW if session is None else Because.MOVED
 
     def _next(self, asked: Asked, session: Session | None, excluded: frozenset[str], at: float) -> Identity | None:
-        """Who gets a session that is new, or that its own identity cannot serve."""
+        """The identity for a session that is new, or that its own identity cannot serve."""
         if session is not None and (near := self._near(asked, session, excluded, at)) is not None:
             return near
         able = (i for i in self._in_order(asked, at) if i.name not in excluded and self._is_able(i, asked, at))
         return next(able, None)
 
     def _near(self, asked: Asked, session: Session, excluded: frozenset[str], at: float) -> Identity | None:
-        """Somebody of the session's workspace, within which its encrypted reasoning is good for sure."""
+        """An identity of the session's workspace, which takes its encrypted reasoning for sure."""
         candidates = [
             self._candidate(i, at, self.family_of(asked))
             for i in self.states.by_account.get(session.key.account_id, ())
@@ -242,7 +229,7 @@ class Pool:
         return self.identities[select(self.selection, candidates, at)] if candidates else None
 
     def _in_order(self, asked: Asked, at: float) -> Iterator[Identity]:
-        """Those who are ready, the one that a new session gets first."""
+        """The ready identities, the one that a new session gets first."""
         family = self.family_of(asked)
         if family == MAIN:
             return (self.identities[name] for name in self._ranking.names(self.selection, self.identities, at))
@@ -251,7 +238,7 @@ class Pool:
         return (self.identities[candidate.name] for candidate in ready)
 
     def _settled(self, asked: Asked, session: Session | None, chosen: Identity, at: float) -> Identity:
-        """A request is sent under this identity: does its session belong to that one from now on?"""
+        """Bind the request's session to the identity it is sent under, unless its own just cannot serve this."""
         assert chosen.metadata is not None
         if asked.session is None or (session is not None and session.key == chosen.metadata.key):
             return chosen
@@ -275,12 +262,12 @@ class Pool:
 
     def _is_ready(self, identity: Identity, at: float) -> bool:
         self.states.return_if_due(identity, at)
-        if identity.status is Status.READY and identity.metadata is not None:
-            if self.states.usage_of(identity).limited_until(MAIN, at) is None:
-                return True
-            self.states.become(
-                identity, self.states.awake(identity, at)
-            )  # Another token of the same account has met it.
+        if identity.status is not Status.READY or identity.metadata is None:
+            return False
+        if self.states.usage_of(identity).limited_until(MAIN, at) is None:
+            return True
+        # Another token of the same account has met the limit.
+        self.states.become(identity, self.states.awake(identity, at))
         return False
 
     def _ranked(self, name: str, at: float) -> Candidate | None:
@@ -294,7 +281,7 @@ class Pool:
         headroom = self.states.usage_of(i).headroom(family, at)
         return Candidate(i.name, i.load, i.last_picked, headroom, i.order, i.priority, i.is_doubtful(at))
 
-    # -- what is learned of answers
+    # -- what is learned from answers
 
     def not_for_endpoint(
         self,
@@ -307,9 +294,9 @@ class Pool:
         is_limit: bool = False,
         cause: Cause | None = None,
     ) -> bool:
-        """An endpoint turns an identity away; ``until`` says when that ends, as far as the answer does.
+        """Exclude an identity's token from an endpoint; ``until``: the end, if the answer says it.
 
-        True where this is news. What is the request's own is not remembered, nor what an older token was told.
+        Return whether that is news. Nothing is remembered of a refusal that is the request's own.
         """
         identity = self.states.current(name, evidence.fingerprint)
         if identity is None or self.states.causes.is_own(cause, identity.fingerprint, at):
@@ -320,20 +307,19 @@ class Pool:
         return self._exclude(entry._replace(passes=evidence.status == 429))
 
     def not_for_model(self, name: str, model: str, evidence: Evidence, at: float) -> bool:
-        """An account does not have a model. True where this is news."""
+        """Exclude an account from a model that it does not have. Return whether that is news."""
         identity = self.states.current(name, evidence.fingerprint)
         if identity is None:
             return False
-        ends = at + MODEL_HOLDS
         plan = subjects(identity.fingerprint, identity.metadata).plan
-        return self._exclude(Exclusion(About.MODEL, plan, model, at, ends, str(evidence)))
+        return self._exclude(Exclusion(About.MODEL, plan, model, at, at + MODEL_HOLDS, str(evidence)))
 
     def limited_for_model(
         self, name: str, model: str, evidence: Evidence, at: float, until: float | None, *, is_limit: bool
     ) -> bool:
-        """An account is limited, over a cause that is the request's own: that counts for its model alone.
+        """Limit an account for one model: the cause is the request's own. Return whether that is news.
 
-        Without an end it is a limit of unknown length, or too many requests for now.
+        ``until`` None: a limit of unknown length, or too many requests for now.
         """
         identity = self.states.current(name, evidence.fingerprint)
         if identity is None:
@@ -344,22 +330,24 @@ class Pool:
         owner = subjects(identity.fingerprint, identity.metadata).owner
         return self._exclude(Exclusion(About.LIMIT, owner, model, at, until, str(evidence), is_limit, True))
 
-    def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
-        """Have a session leave an identity though that is well; it does not come back for so many seconds.
+    def _exclude(self, new: Exclusion) -> bool:
+        is_news = self.exclusions.add(new)
+        if is_news:
+            self._listener.exclusions_changed(new.subject)
+        return is_news
 
-        False where it has nowhere to go, or cannot be recognised when it comes back: then it is to stay.
+    def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
+        """Have a session leave an identity that serves, for so many seconds.
+
+        Return False if no other identity can serve it, or it cannot be recognised when it comes back.
         """
         identity = self.identities.get(name)
         others = any(i is not identity and self._is_able(i, asked, at) for i in self.identities.values())
         if identity is None or asked.session is None or not others:
             return False
-        self.away.leave(asked.session, identity.fingerprint, at, at + seconds)
+        why = "the session was told to leave it"
+        self.exclusions.add(Exclusion(About.SESSION, identity.fingerprint, asked.session, at, at + seconds, why))
         return True
-
-    def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
-        """Whether an identity would serve a request now with the token of this fingerprint."""
-        identity = self.states.current(name, fingerprint)
-        return identity is not None and self._is_able(identity, asked, at)
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
         """Follow a person's word that nothing is wrong with an identity: end its limits, rests and refusals."""
@@ -369,14 +357,8 @@ class Pool:
                 self._listener.exclusions_changed(subject)
         self.states.resumed(name, fingerprint, at)
 
-    def _exclude(self, new: Exclusion) -> bool:
-        is_news = self.exclusions.add(new)
-        if is_news:
-            self._listener.exclusions_changed(new.subject)
-        return is_news
-
     def troubled(self, name: str, at: float) -> None:
-        """The backend has trouble of its own: after several in a row, new sessions avoid the identity for a while."""
+        """Count trouble of the backend's own: after several in a row new sessions avoid the identity for a while."""
         identity = self.identities.get(name)
         if identity is None:
             return
@@ -387,9 +369,9 @@ class Pool:
             self._ranking.change(identity)
 
     def succeeded(self, name: str, sent_at: float, is_turn: bool) -> bool:
-        """A good answer to a request that was sent then: it ends a row of rests. Whether it closes the breaker.
+        """Count a good answer, which ends a row of rests. Return whether it closes the breaker.
 
-        What is no turn (see `Asked`) says nothing of calls for a model; nor does the handshake of a WebSocket.
+        What is no turn (see `Asked`) says nothing about calls of a model; nor does the handshake of a WebSocket.
         """
         identity = self.identities.get(name)
         if identity is not None:
@@ -404,12 +386,12 @@ class Pool:
         return is_turn and self.states.breaker.succeeded(sent_at)
 
     def saw_usage(self, key: IdentityKey) -> None:
-        """Something new is known of the limits of an account."""
+        """Rank an account's identity again: something new is known of its limits."""
         if (identity := self.states.by_keys.get(key)) is not None:
             self._ranking.change(identity)
 
     def learn_family(self, model: str, family: str) -> bool:
-        """An answer has said which family's limit counts for a model. True where this is news."""
+        """Remember which family's limit counts for a model. Return whether that is news."""
         is_known = self.families.get(model, MAIN) == family
         if not model or is_known or len(self.families) >= FAMILIES_KEPT:
             return False

@@ -62,8 +62,6 @@ def _against(pool: Pool, identity: Identity, asked: Asked, at: float, is_refused
         yield "it is not for this member"
     elif not pool.is_for(identity, asked, at):
         yield from (e.described(at) for e in pool.exclusions.against(identity, asked, at) if not e.is_limit)
-        if pool.away.keeps(asked.session, identity.fingerprint, at):
-            yield "the session was just told to leave it"
     if condition.status is Status.READY and (until_ := pool.limited_until(identity, asked, at)) is not None:
         yield f"limited for {pool.family_of(asked)} until {clock(until_, at)} UTC"
     if identity.has_expired(at):

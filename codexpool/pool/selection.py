@@ -8,14 +8,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 HALF_LIFE = 900.0
-"""Seconds after which a session that was begun counts half: by then answers have told what it uses.
+"""Seconds after which a new session counts half: by then answers have told what it uses.
 
 Longer, and the number of sessions outweighs what the backend says; shorter, and long sessions are overlooked (tried
 with tests/pool/simulation.py)."""
 
 STEP = 1.1
-"""Two identities whose headroom differs by less than about this factor are equals, and take turns: a small
-difference is no reason to prefer one for long."""
+"""Identities whose headroom differs by less than about this factor take turns: a small difference is no reason to
+prefer one for long."""
 
 
 class Selection(StrEnum):
@@ -36,7 +36,7 @@ class Because(StrEnum):
     NEW = "a new session"
     MOVED = "the session moves to it"
     NO_SESSION = "the request names no session"
-    EXPIRED = "nobody else could, though its token is expected to have expired"
+    EXPIRED = "no other could serve, though its token is expected to have expired"
 
 
 class Load(NamedTuple):
@@ -50,7 +50,7 @@ class Load(NamedTuple):
         return self.sessions * float(0.5 ** (max(0.0, at - self.at) / HALF_LIFE))
 
     def with_session(self, at: float) -> Load:
-        """The load once another session has begun."""
+        """The load after another session has begun."""
         return Load(self.now(at) + 1.0, at)
 
 
@@ -58,8 +58,8 @@ class Candidate(NamedTuple):
     """An identity that could serve.
 
     ``headroom`` is what it has left (see `codexpool.pool.usage`; 0: used up), ``order`` its place in the file,
-    ``last_picked`` counts the pool's picks: the smallest is the longest ago. One that ``is_doubtful`` comes after
-    all others: its token is expected to have expired, or the backend has had trouble with it lately.
+    ``last_picked`` the number of the pick that chose it last. One that ``is_doubtful`` comes after all others: its
+    token is expected to have expired, or the backend has had trouble with it lately.
     """
 
     name: str
@@ -76,7 +76,7 @@ Rank = tuple[bool, bool, float, int, int]
 
 
 def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
-    """Where a candidate stands at the unix second ``at``. Whoever is used up comes after all who are not."""
+    """Return the rank of a candidate at the unix second ``at``. One that is used up comes after all that are not."""
     c = candidate
     first = (c.is_doubtful, c.headroom <= 0)
     match selection:
@@ -85,13 +85,10 @@ def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
         case Selection.ROUND_ROBIN:
             return (*first, 0, c.last_picked, c.order)
         case Selection.HEADROOM:
-            return (*first, -_steps(max(c.headroom, 1e-3) / (1.0 + c.load.now(at))), c.last_picked, c.order)
+            steps = round(math.log(max(c.headroom, 1e-3) / (1.0 + c.load.now(at)), STEP))
+            return (*first, -steps, c.last_picked, c.order)
 
 
 def select(selection: Selection, candidates: Sequence[Candidate], at: float) -> str:
-    """The name of the candidate that a new session gets; there is at least one."""
+    """Return the name of the candidate that a new session gets; there is at least one."""
     return min(candidates, key=lambda c: rank(selection, c, at)).name
-
-
-def _steps(share: float) -> float:
-    return round(math.log(share, STEP))

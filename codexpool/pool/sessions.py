@@ -1,4 +1,4 @@
-"""Which identity serves which session, and how often each one had to move."""
+"""Which identity serves which session, and how often each session moved."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from codexpool.pool.identity import IdentityKey
 
-KEPT = 100_000  # Sessions whose identity is remembered; beyond that the one that was used longest ago is forgotten.
-ASIDES_KEPT = 10_000  # Sessions of which it is remembered who serves what their own identity cannot.
+KEPT = 100_000  # Sessions that are remembered; beyond that the one used longest ago is forgotten.
+ASIDES_KEPT = 10_000  # Endpoints and families of sessions that another identity serves.
 
 
 @dataclass(slots=True)
 class Session:
-    """Who serves a session, how often that has changed, and whose accounts it was served by before."""
+    """Who serves a session, how often that changed, and the accounts that served it before."""
 
     key: IdentityKey
     moves: int = 0
@@ -29,14 +29,14 @@ class Sessions:
         self._asides: OrderedDict[tuple[str, str], IdentityKey] = OrderedDict()
 
     def get(self, session: str | None) -> Session | None:
-        """A session that is known. Looking at it makes it the one used last."""
+        """Return a known session, which counts as used."""
         if session is None or (found := self._sessions.get(session)) is None:
             return None
         self._sessions.move_to_end(session)
         return found
 
     def bind(self, session: str, key: IdentityKey) -> Session:
-        """Have a session served by an identity from now on."""
+        """Have an identity serve a session from now on."""
         known = self._sessions.get(session)
         if known is None:
             known = self._sessions[session] = Session(key)
@@ -50,25 +50,23 @@ class Sessions:
         return known
 
     def restore(self, sessions: Mapping[str, tuple[IdentityKey, int]]) -> None:
-        """Take over, with their moves, those of an earlier run or another proxy; those in use stay as they are."""
+        """Take over the sessions of an earlier run or another proxy, with their moves, unless they are in use."""
         for session, (key, moves) in sessions.items():
             if session not in self._sessions:
                 self.bind(session, key).moves = moves
 
-    # What its own identity cannot serve (one endpoint, one family of models) somebody else serves, always the same;
+    # If a session's own identity cannot serve one endpoint or family of models, another one does, always the same;
     # the session itself does not move for that.
 
     @property
     def has_asides(self) -> bool:
-        """Whether anything is served by somebody else for any session."""
         return bool(self._asides)
 
-    def aside(self, session: str | None, what: str) -> IdentityKey | None:
-        """Who serves this for a session in place of its own identity."""
-        return self._asides.get((session, what)) if session is not None else None
+    def aside(self, session: str, what: str) -> IdentityKey | None:
+        """Return the identity that serves an endpoint or family for a session in place of its own."""
+        return self._asides.get((session, what))
 
     def set_aside(self, session: str, what: str, key: IdentityKey) -> None:
-        """Have somebody else serve this for a session."""
         self._asides[(session, what)] = key
         if len(self._asides) > ASIDES_KEPT:
             self._asides.popitem(last=False)

@@ -8,27 +8,18 @@ from typing import Any, NamedTuple
 from codexpool.protocol.endpoints import MAIN_LIMIT
 
 MAIN = MAIN_LIMIT
-
 USED_UP = 100.0  # Percent.
-LONGEST_LIMIT = 8 * 86_400.0  # Seconds that a limit is believed at most: the longest window is a week.
-UNKNOWN_LIMIT = 900.0  # Seconds that a limit is taken to last where nobody says how long.
-
+LONGEST_LIMIT = 8 * 86_400.0  # Seconds that a limit is believed: the longest window is a week.
+UNKNOWN_LIMIT = 900.0  # Seconds of a limit whose end is not known.
 SHORTEST_LIMIT = 1.0
-
-ENDED_LIMIT = 5.0
-"""Seconds that a limit is taken to last which has ended by the answer's own word: it ended while the answer came."""
-
-JUST_ENDED = 60.0
-"""Seconds since the end of a limit within which that end is believed, and not taken for a clock that is wrong."""
-
-WINDOWS_KEPT = 64
-"""Windows of one account that are told apart, besides the main ones: the backend knows two for each family."""
-
-URGENCY = 4.0  # How much a window that is about to be reset may count for: what it has left is lost by then.
+ENDED_LIMIT = 5.0  # Seconds of a limit that has ended by the answer's own word: it ended while the answer came.
+JUST_ENDED = 60.0  # Seconds since such an end; what ended earlier is the mistake of a clock.
+WINDOWS_KEPT = 64  # Windows of one account besides the main ones: the backend has two for each family.
+URGENCY = 4.0  # The most that a window about to be reset counts: what it has left is lost then.
 
 
 class Window(NamedTuple):
-    """How much of one window is used, and when it begins anew. ``minutes`` is its length, and what it goes by."""
+    """How much of a window is used, and when it is reset. ``minutes`` is its length, and what it goes by."""
 
     family: str
     minutes: int
@@ -38,16 +29,16 @@ class Window(NamedTuple):
 
     @property
     def ends(self) -> float:
-        """When it begins anew. No window is longer than it is, whatever an answer says."""
+        """When it is reset; no later than its length allows, whatever an answer says."""
         longest = self.seen_at + (self.minutes * 60 if self.minutes > 0 else LONGEST_LIMIT)
         return longest if self.resets_at is None or self.resets_at > longest else self.resets_at
 
     def has_passed(self, at: float) -> bool:
-        """Whether it has begun anew since it was seen."""
+        """Whether it was reset since it was seen."""
         return self.ends <= at
 
     def left(self, at: float) -> float:
-        """The share that is left, from 0 to 1. A window that has passed is free."""
+        """The share that is left, from 0 to 1. A window that was reset is free."""
         if self.used_percent <= 0 or self.ends <= at:
             return 1.0
         return 1.0 - self.used_percent / USED_UP if self.used_percent < USED_UP else 0.0
@@ -65,14 +56,14 @@ class Window(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """That a limit is reached, as an answer says it; seconds, and unix seconds, where they are known."""
+    """A limit that is reached, as an answer says; unix seconds, and seconds from now, if they are known."""
 
     family: str = MAIN
     resets_at: float | None = None
     resets_in: float | None = None
 
     def ends(self, at: float) -> float | None:
-        """Return when the limit ends by the answer's word, in unix seconds; None if the answer does not say."""
+        """Return when the limit ends by the answer's word; None if the answer does not say."""
         resets_at, resets_in = self.resets_at, self.resets_in
         if resets_at is not None and resets_at > at:
             until = resets_at
@@ -97,13 +88,13 @@ class Usage:
         self.limited: dict[str, float] = {}
 
     def see(self, window: Window) -> None:
-        """Take over what an answer says of a window now."""
-        at = (window.family, window.minutes)
-        if at in self.windows or len(self.windows) < WINDOWS_KEPT or window.family == MAIN:
-            self.windows[at] = window
+        """Take over what an answer says of a window."""
+        key = (window.family, window.minutes)
+        if key in self.windows or len(self.windows) < WINDOWS_KEPT or window.family == MAIN:
+            self.windows[key] = window
 
     def limit(self, limit: Limit, at: float) -> float:
-        """A limit was reached; until when. Said by the answer, else by the window that is used up, else a guess."""
+        """Remember a limit. Return its end: the answer's word, else that of a window that is used up, else a guess."""
         until = limit.ends(at)
         if until is None:  # A guess does not shorten what was said before.
             guess = self._used_up_until(limit.family, at) or at + UNKNOWN_LIMIT
@@ -112,28 +103,28 @@ class Usage:
         return until
 
     def limited_until(self, family: str, at: float) -> float | None:
-        """When a family can be used again; None where it can be."""
+        """When a family can be used again; None if it can be."""
         until = self.limited.get(family)
         if until is None:
             return None
-        if not at < until <= at + LONGEST_LIMIT:  # It has passed; or it is further off than any: the clock was set.
+        if not at < until <= at + LONGEST_LIMIT:  # It has passed; or the clock was set back.
             del self.limited[family]
             return None
         return until
 
     def headroom(self, family: str, at: float) -> float:
-        """The least of what the windows of a family have left: 1 where none has begun, 0 if used up."""
+        """The least that any window of a family has left: 1 if none has begun, 0 if one is used up."""
         if self.limited and self.limited_until(family, at) is not None:
             return 0.0
         left = [w.headroom(at) for w in self.windows.values() if w.family == family and not w.has_passed(at)]
         return min(left, default=1.0)
 
     def document(self) -> dict[str, Any]:
-        """What outlives the process, as JSON can hold it."""
+        """What is kept of it, as JSON."""
         return {"windows": [list(window) for window in self.windows.values()], "limited": dict(self.limited)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
-        """Take over what an earlier run or another proxy has written, as far as it is newer than what is known."""
+        """Take over what an earlier run or another proxy has written, as far as it is newer."""
         for row in document.get("windows", ()):
             window = Window(*row)
             known = self.windows.get((window.family, window.minutes))
@@ -144,13 +135,10 @@ class Usage:
                 self.limited[family] = until
 
     def _used_up_until(self, family: str, at: float) -> float | None:
-        """When the last of the windows that are used up begins anew; the others do not count."""
-        ends = [
-            window.ends
-            for window in self.windows.values()
-            if window.family == family and window.resets_at is not None and window.left(at) <= 0
-        ]
-        return max(ends, default=None)
+        """When the last of the used-up windows is reset."""
+        windows = (w for w in self.windows.values() if w.family == family and w.resets_at is not None)
+        return max((window.ends for window in windows if window.left(at) <= 0), default=None)
 
 
-NOTHING = Usage()  # What is known of whom nothing is known. Never written to.
+NOTHING = Usage()
+"""Of an identity without a known account. Never written to."""

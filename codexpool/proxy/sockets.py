@@ -326,7 +326,7 @@ class OpenSocket:
         kept away from it; if that is not possible, the client is not told to connect again.
         """
         pool, asked, now = self._keeper.pool, self.exchange.asked, time.time()
-        if verdict.next is Next.ONCE and pool.away.has_moved(asked.session, now):
+        if verdict.next is Next.ONCE and pool.exclusions.has_left(asked.session, now):
             return  # This was the second identity.
         attempt = self.exchange.attempt
         is_able = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
@@ -338,7 +338,7 @@ class OpenSocket:
         can_serve = pool.can_serve(asked, now)
         if not can_serve and verdict.next in MAY_BE_ITS_OWN:
             return
-        if can_serve or pool.may_serve_soon(asked, now, PATIENCE):
+        if can_serve or pool.awaited(asked, now, PATIENCE):
             message.content = frames.connect_again()
             self._leave(f"{said.status} {redact_text(said.code)}")
             return
