@@ -10,8 +10,8 @@ status (see `codexpool.pool.states`) and are remembered here, with the reason an
 | limit | an account and user | a model | as long as the answer says |
 | session | the fingerprint of a token | a session that was told to leave the identity | a minute, or an hour |
 
-A later answer replaces an entry; `codexpool resume` and a new token or plan end it. A session's entry gives its client
-another identity when it connects again, even if its handshake does not name the model.
+A later answer replaces an entry; `codexpool resume` and a new token or plan end it. Thanks to a session's entry a
+client that connects again gets another identity, even if its handshake does not name the model.
 """
 
 from __future__ import annotations

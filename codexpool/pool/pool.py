@@ -19,9 +19,7 @@ from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentitySt
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
-OTHERS_FIRST = (
-    5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
-)
+OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
 TROUBLES = 3  # Answers in a row that report the backend's own trouble, after which new sessions avoid an identity.
 
 

@@ -94,7 +94,7 @@ class Usage:
             self.windows[key] = window
 
     def limit(self, limit: Limit, at: float) -> float:
-        """Remember a limit. Return its end: the answer's word, else that of a window that is used up, else a guess."""
+        """Remember a limit. Return its end: the answer's word, else the end of a used-up window, else a guess."""
         until = limit.ends(at)
         if until is None:  # A guess does not shorten what was said before.
             guess = self._used_up_until(limit.family, at) or at + UNKNOWN_LIMIT

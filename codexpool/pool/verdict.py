@@ -1,8 +1,4 @@
-"""What an answer says about the request, about the credential and about the identity.
-
-`classify` is a total function over `TABLE`: the first row that fits is the verdict. The row numbers are those of
-docs/protocol.md, section 9.
-"""
+"""What an answer says about the request, the credential and the identity: the first row of `TABLE` that fits."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from codexpool.pool.identity import Kind
 
 
 class Finding(StrEnum):
-    """What the answer was taken for."""
+    """What an answer is taken for."""
 
     OK = "ok"
     STALE = "stale"
@@ -49,18 +45,17 @@ class Next(StrEnum):
 
 
 MAY_BE_ITS_OWN = frozenset({Next.ONCE, Next.ELSEWHERE})
-"""What becomes of a request that others are tried for, and whose answer is relayed where nobody is left."""
+"""The answer may be the request's own: others are tried, and it is relayed if none is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What classifying needs to know of an answer, and of the attempt that it is for.
+    """What of an answer and its attempt decides the verdict.
 
-    ``status`` is 0 where the connection was lost before the first byte. ``current`` says whether the attempt's bearer
-    still is the identity's current one, ``kind`` what kind it is of, ``repeatable`` whether the request may be made
-    twice: it was not sent, or cannot have begun to act (see `codexpool.protocol.routes`), ``lightens`` whether it has
-    encrypted reasoning that can be left out. ``side`` says that a side endpoint was asked, ``own`` that the refusal
-    is the request's own, because enough identities have changed over it (see `codexpool.pool.causes`).
+    ``status`` is 0 if the connection was lost before the first byte. ``current``: the attempt's token is still the
+    identity's, of the given ``kind``. ``repeatable``: the request may be made twice; it was not sent, or cannot have
+    begun to act (see `codexpool.protocol.routes`). ``lightens``: it has encrypted reasoning that can be left out.
+    ``side``: a side endpoint was asked. ``own``: the refusal is the request's own (see `codexpool.pool.causes`).
     """
 
     status: int
@@ -77,53 +72,51 @@ class Answer:
 
     @property
     def from_edge(self) -> bool:
-        """Said by the content network in front of the backend: never a word about a credential."""
+        """Sent by the content network in front of the backend: it says nothing about a credential."""
         return self.html or self.mitigated
 
     @property
     def speaks_of_endpoint(self) -> bool:
         """The error is about what this credential may ask for, not about whether it is valid."""
-        return self.code in ENDPOINT_CODES or any(words in self.message for words in ENDPOINT_WORDS)
+        return self.code in ENDPOINT_CODES or MISSING_SCOPES in self.message
 
     @property
     def speaks_of_model(self) -> bool:
-        """The account does not have the model that is asked; another one may have it."""
         return self.status == 400 and named_model(self.message) is not None
 
     @property
     def is_not_portable(self) -> bool:
-        """The request has encrypted reasoning that another account has issued (openai/codex #13724)."""
         return self.status == 400 and self.code == NOT_PORTABLE
 
     @property
     def speaks_of_workspace(self) -> bool:
-        """The account is not served any more, whatever its token."""
+        """The account is no longer served, whatever its token."""
         return self.status == 402 or (self.status == 403 and any(word in self.code for word in WORKSPACE_WORDS))
 
     @property
     def is_sides_own(self) -> bool:
-        """A side endpoint turns the identity away, whatever its token."""
+        """A side endpoint refuses the identity, whatever its token."""
         return self.side and self.status in (402, 403, 429)
 
 
 NOT_PORTABLE = "invalid_encrypted_content"
+"""The request has encrypted reasoning that another account has issued (openai/codex #13724)."""
 
 WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "organization_disabled")
-"""What is in the codes with which the backend turns a whole workspace away (``deactivated_workspace``, …)."""
+"""What the codes contain with which the backend refuses a whole workspace (``deactivated_workspace``, …)."""
 
 LIMIT_CODES = frozenset({"usage_limit_reached", "usage_not_included", "insufficient_quota"})
-"""How the backend says that an account has used up what it had, or has none of it (docs/protocol.md, section 6c)."""
+"""An account has used up what it had, or has none of it (docs/protocol.md, section 6c)."""
 
 OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})
-"""The model is at capacity, for everybody: the client shows that at once, and to wait is up to the person."""
+"""The model is at capacity for every account."""
 
 ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement", "missing_scopes"})
-ENDPOINT_WORDS = ("Missing scopes",)
-"""How the backend says "not with this credential" (openai/codex #33664 for the scopes). Access rules belong to one
-workspace or one token."""
+MISSING_SCOPES = "Missing scopes"
+"""Not with this credential (openai/codex #33664 for the scopes). Access rules belong to one workspace or token."""
 
 ADDRESS_CODES = frozenset({"unsupported_country_region_territory"})
-"""403s that are about the address the request comes from: every identity would get them."""
+"""The refusal is about the address the request comes from: every identity would get it."""
 
 DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
     "token_revoked": "openai/codex pull request 23563, issue 13118",
@@ -131,8 +124,11 @@ DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
     "token_expired": "ztjhz/BetterChatGPT issue 419; Kohaku-Lab/KohakuTerrarium pull request 304",
     "account_deactivated": "cnlimiter/codex-manager issue 118",
 }
-"""Codes of a 401 that say a token is dead, in lower case, and where they were seen. A 401 without one says nothing of
-the token: proxies, firewalls and content networks answer 401 and 403 in JSON too."""
+"""Codes of a 401 that say a token is dead, in lower case, and where they were seen. A 401 without one says nothing
+about the token: proxies, firewalls and content networks answer 401 and 403 in JSON too."""
+
+_MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")
+"""How the backend says that an account does not have a model (openai/codex #6603, #19654)."""
 
 
 def says_dead(status: int, code: str, is_json: bool, from_edge: bool) -> bool:
@@ -140,21 +136,17 @@ def says_dead(status: int, code: str, is_json: bool, from_edge: bool) -> bool:
     return status == 401 and is_json and not from_edge and code.lower() in DEAD_TOKEN_CODES
 
 
-_MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")
-"""How the backend says that an account does not have a model (openai/codex #6603, #19654)."""
-
-
 def named_model(message: str) -> str | None:
-    """The model that an account does not have, as a refusal names it; None where it speaks of something else.
+    """Return the model that an account does not have, if a refusal is about that.
 
-    Only the beginning of a message is the backend's own words: what follows may repeat what the client has sent.
+    Only the beginning of a message is the backend's own words: the rest may repeat what the client sent.
     """
     match = _MODEL_WORDS.match(message)
     return match["model"] if match is not None else None
 
 
 class Row(NamedTuple):
-    """One row: its number in docs/protocol.md, section 9, when it fits, and what follows."""
+    """One row: its number in docs/protocol.md section 9, when it fits, and what follows."""
 
     number: str
     fits: Callable[[Answer], bool]
@@ -185,22 +177,22 @@ TABLE = (
     Row("13b", lambda a: a.status in (0, 502, 503, 504), Finding.UPSTREAM, Next.RELAY),
     Row("14", lambda a: True, Finding.OWN, Next.RELAY),
 )
-"""The verdicts. Row 9 (a 401 at the WebSocket handshake alone condemns nobody) holds by construction: no row
-condemns, only the word of whoami or of the token endpoint does. Rows with a letter are ours:
+"""The verdicts. No row condemns an identity, not even for a 401: only whoami or the token endpoint does (row 9). Rows
+with a letter are ours:
 
-- 5a: what enough identities were put out for is the request's own. It is still tried under the others, one of which
-  may serve it, changes none of them, and is relayed if all say so. (A 401 never is, and a limit leads to whoever has
-  none: rows 6 to 11 stay as they are, and `codexpool.proxy.judge.learn` changes less.)
-- 5b: what a side endpoint says counts for that endpoint, and never for the identity.
+- 3, 3a: a page of the content network is about the proxy's address, its 429 too. A 401 page must not reach the
+  client, which would answer it by spending its own refresh token.
 - 3b: what is about the proxy's address is the same under every identity.
-- 3a: a 401 page of the content network must not reach the client, which would answer it by rotating a refresh token
-  of its own; and row 3 holds for its 429 too, which is about the proxy's address, and about no account.
-- 13a: that the model is at capacity is the client's to see, and says nothing of an identity.
-- 13b: what cannot be made twice is relayed. (A 500 is no trouble on the way: it is the request's own.)"""
+- 5a: what enough identities were refused for is the request's own. It is still tried under the others, changes none
+  of them, and is relayed if all refuse. (Not so a 401 or a limit: see `codexpool.proxy.judge.learn`.)
+- 5b: what a side endpoint says counts for that endpoint, never for the identity.
+- 13a: the client should see that the model is at capacity; it says nothing about an identity.
+- 13b: what cannot be made twice is relayed. (A 500 is the request's own.)
+"""
 
 
 class Verdict(NamedTuple):
-    """A row's word on one attempt."""
+    """What a row says about one attempt."""
 
     row: str
     finding: Finding
@@ -208,23 +200,19 @@ class Verdict(NamedTuple):
 
 
 def classify(answer: Answer) -> Verdict:
-    """The verdict on an answer: the first row of the table that fits."""
+    """Return the verdict of the first row of the table that fits."""
     row = next(row for row in TABLE if row.fits(answer))
     return Verdict(row.number, row.finding, row.next)
 
 
 def says_enough(status: int) -> bool:
-    """Whether an answer can be judged by its status alone, should its connection be lost before its body has come.
+    """Whether an answer can be judged by its status alone, if its connection is lost before its body has come.
 
-    A 400 cannot: whether it is the request's own fault, the model's or the identity's is in its body, and a client
-    takes it for final.
+    A 400 cannot: its body says whether the fault is the request's, the model's or the identity's.
     """
     return status in (401, 402, 403, 429)
 
 
 def is_held(status: int) -> bool:
-    """Whether an answer is kept until its verdict is known; all others are streamed from their first byte.
-
-    Any refusal is: it may have to be acted upon, and it may repeat the token that it refuses.
-    """
+    """Whether an answer is kept until its verdict is known. (It may repeat the token that it refuses.)"""
     return status >= 400
