@@ -1,4 +1,4 @@
-"""A real mitmdump with the addon, the stand-in behind it, and the real client in front."""
+"""Start a real mitmdump with the addon, and the real client."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.standin import StandIn, Token
 ROOT = Path(__file__).resolve().parent.parent
 
 TROUBLE = ("Reconnecting", "Falling back", "unexpected status", "stream disconnected", "panicked")
-"""What the real client says where a user would notice something."""
+"""What the real client prints when a user would notice something."""
 
 
 def pat(name: str, **more: Any) -> Token:
-    """A token of the pool that looks like a secret."""
+    """Return a token for the pool that looks like a secret."""
     return Token(f"at-test-{name}-0123456789abcdef0123456789", f"acc-{name}", f"user-{name}", name=name, **more)
 
 
@@ -44,21 +44,20 @@ def pool_toml(folder: Path, *tokens: Token, head: str = "", tail: str = "") -> P
 
 
 def key_of(name: str) -> str:
-    """A member key that looks like one."""
+    """Return a member key for a name."""
     return f"at-pool-test-{name}-0123456789abcdefghijklmnopqrstu"
 
 
 def member(name: str, **more: Any) -> str:
-    """A member's table for pool.toml; values of ``more`` are TOML."""
-    said = "".join(f"{key} = {value}\n" for key, value in more.items())
-    return f'\n[[member]]\nname = "{name}"\nkey = "{hashed(key_of(name))}"\n{said}'
+    """Return a member's table for pool.toml. The values of ``more`` are TOML."""
+    settings = "".join(f"{key} = {value}\n" for key, value in more.items())
+    return f'\n[[member]]\nname = "{name}"\nkey = "{hashed(key_of(name))}"\n{settings}'
 
 
 class Proxy:
-    """mitmdump with the addon, on a free port, in front of a stand-in.
+    """mitmdump with the addon, on a free port.
 
-    It reaches the stand-in through the stand-in's CONNECT proxy, as it would reach the backend through a
-    company's: with mitmproxy's own options, and with the shipped defaults for everything else.
+    It uses the stand-in as its upstream proxy, and otherwise the shipped defaults.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Proxy:
         self.stop()
 
     def start(self, wait: bool = True) -> None:
-        """Start it; with ``wait``, return when it listens where it will stay."""
+        """Start it. With ``wait``, return when it listens on its final address."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environ
@@ -102,7 +101,7 @@ class Proxy:
             assert process.poll() is None, self.log
 
     def stop(self, signal_number: int = signal.SIGINT) -> int:
-        """End it, and return its exit code."""
+        """Stop it, and return its exit code."""
         assert self._process is not None
         self._process.send_signal(signal_number)
         try:
@@ -118,7 +117,7 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
+        """Everything it has printed so far."""
         return self.log_file.read_text(errors="replace")
 
     @property
@@ -130,14 +129,14 @@ class Proxy:
         return self.confdir / "mitmproxy-ca-cert.pem"
 
     def client(self, **more: Any) -> httpx.Client:
-        """An HTTP client that goes through the proxy with a login of its own."""
+        """Return an HTTP client that uses the proxy and has its own login."""
         headers = {"authorization": f"Bearer {CLIENT.token}", "chatgpt-account-id": CLIENT.account_id}
         context = ssl.create_default_context(cafile=str(self.ca_file))
         return httpx.Client(proxy=self.url, verify=context, headers=headers, timeout=30, trust_env=False, **more)
 
     def says(self, text: str, seconds: float = 40) -> None:
-        """Wait until it has printed something."""
-        until(lambda: text in self.log, seconds, f"the proxy to say {text!r}; it said:\n{self.log}")
+        """Wait until it has printed ``text``, for at most ``seconds``."""
+        until(lambda: text in self.log, seconds, f"the proxy to print {text!r}; it printed:\n{self.log}")
 
     def _listening(self) -> bool:
         ports = re.findall(r"listening at (?:127\.0\.0\.1|localhost):(\d+)", self.log)
@@ -148,24 +147,24 @@ class Proxy:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def until(holds: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until something holds. Raises TimeoutError after so many seconds."""
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until ``condition()`` is true. Raise TimeoutError after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds} s for {what}")
         time.sleep(0.02)
 
 
 def codex() -> str | None:
-    """The real client, where there is one."""
+    """Return the path of the real client, if it is installed."""
     return os.environ.get("CODEXPOOL_CODEX") or shutil.which("codex")
 
 
 class Codex:
-    """The real client in a home of its own.
+    """The real client with its own home, isolated from this machine's configuration.
 
-    ``login`` is the token of its own that it is given; nothing of the machine's own configuration is seen.
+    ``login`` has the variables of its login; the default is a personal access token.
     """
 
     def __init__(self, proxy: Proxy, folder: Path, login: Mapping[str, str] | None = None) -> None:
@@ -182,7 +181,7 @@ class Codex:
         }
 
     def exec(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """``codex exec`` with these arguments."""
+        """Run ``codex exec`` with these arguments."""
         command = [str(codex()), "exec", "--skip-git-repo-check", *arguments]
         return self._run(command, seconds)
 
@@ -200,12 +199,12 @@ class Codex:
 
 
 def trouble(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """The signs of trouble that the real client showed."""
+    """Return the signs of trouble that the real client printed."""
     return [words for words in TROUBLE if words in run.stdout + run.stderr]
 
 
 def answered(run: subprocess.CompletedProcess[str], word: str) -> str:
-    """The name of the identity that gave the right answer; the run must have shown no trouble."""
+    """Check that a run got the right answer without trouble. Return the identity that served it."""
     assert run.returncode == 0, run.stderr
     assert trouble(run) == [], run.stderr
     answer = re.search(rf"answer from (\S+), request \d+, {word}\b", run.stdout)

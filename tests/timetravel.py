@@ -1,4 +1,4 @@
-"""An event loop whose clock goes ahead when nobody has anything to do: an hour of pauses passes in no time."""
+"""An event loop that advances its clock instead of waiting: an hour of pauses takes no time."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from codexpool.common import tasks
 
 
 class _Selector(selectors.SelectSelector):
-    """Waits for nothing: what it would have waited is added to the loop's clock."""
+    """Adds each timeout to the loop's clock instead of waiting."""
 
     loop: TimeTravelLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everybody waits, and for nothing that will ever come")
+            raise RuntimeError("all tasks wait for something that cannot happen")
         self.loop.now += max(0.0, timeout)
         return super().select(0)
 
 
 class TimeTravelLoop(asyncio.SelectorEventLoop):
-    """Everything in it is to happen on the loop itself: there is nobody else it would wait for."""
+    """A loop for code that uses no other threads or processes."""
 
     def __init__(self, begin: float) -> None:
         self.now = begin
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
-        # A float of unix seconds knows no nanoseconds: with the usual resolution nothing would ever be due.
+        # A float of unix seconds has no nanoseconds: with the default resolution no timer would ever be due.
         self._clock_resolution = 1e-5
 
     def time(self) -> float:
@@ -47,7 +47,7 @@ async def _at_once(function: Callable[..., Any], /, *arguments: Any, daemon: boo
 
 @contextmanager
 def time_travel(begin: float) -> Iterator[TimeTravelLoop]:
-    """A loop that is also the clock of `time.time`; threads are no threads in it."""
+    """A loop whose clock is also `time.time`. Functions for threads run in the loop."""
     loop = TimeTravelLoop(begin)
     with (
         mock.patch.object(time, "time", loop.time),

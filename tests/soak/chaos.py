@@ -1,4 +1,4 @@
-"""Whatever may go wrong, at random and from a seed; and the persons who mend it."""
+"""Random faults from a seed, and the operators who fix them."""
 
 from __future__ import annotations
 
@@ -14,37 +14,33 @@ from dataclasses import replace
 from typing import Any
 
 from tests.e2e.world import BACKEND
-from tests.soak.constants import (
-    LOGINS,
-    PATS,
-    SEARCH,
-)
-from tests.soak.field import Field
+from tests.soak.constants import LOGINS, PATS, SEARCH
+from tests.soak.surroundings import Surroundings
 from tests.soak.world import World
 from tests.standin import RESPONSES, WHOAMI, Answer, error_body
 
 
 class Chaos:
-    """Breaks things, at random, but never more than half of the pool at once."""
+    """Injects faults at random, but never into more than half of the pool at once."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world, self.standin, self.path = world, world.standin, world.proxy.pool
         self.dice = random.Random(seed)
         self.out: dict[str, float] = {}
-        """Who does not serve, and until when about."""
+        """Identities that do not serve, and until when (approximately)."""
         self.dead: set[str] = set()
         self.paused: set[str] = set()
-        self._persons: set[asyncio.Task[None]] = set()
+        self._operators: set[asyncio.Task[None]] = set()
         self._serial = itertools.count(1)
         self._sockets_disturbed = time.monotonic()
-        self.deeds = [
+        self.faults = [
             (4, self.kill),
             (8, self.limit),
             (4, self.contradict),
             (4, self.trouble),
             (4, self.throttle),
             (5, self.fail),
-            (2, self.not_for_kind),
+            (2, self.refuse_pat_on_endpoint),
             (3, self.comment),
             (2, self.order),
             (2, self.select),
@@ -53,41 +49,41 @@ class Chaos:
             (1, self.expire_login),
             (2, self.distract_whoami),
         ]
-        self.field = Field(self)
-        self.deeds += self.field.deeds
+        self.surroundings = Surroundings(self)
+        self.faults += self.surroundings.faults
 
     async def run(self, seconds: float) -> None:
-        """Break things for so long."""
+        """Inject faults for so many seconds."""
         self.standin.cut_share = 0.02
         ends = time.monotonic() + seconds
         unplanned = time.monotonic()
-        self.field.plan_always()
+        self.surroundings.plan_always()
         while time.monotonic() < ends:
             await asyncio.sleep(self.dice.uniform(0.1, 0.4))
-            if time.monotonic() > unplanned + 20:  # What nobody has run into is not to heap up.
+            if time.monotonic() > unplanned + 20:  # unused answers must not accumulate
                 self.standin.unplan()
-                self.field.plan_always()
+                self.surroundings.plan_always()
                 unplanned = time.monotonic()
-            deed = self.dice.choices([deed for _, deed in self.deeds], [weight for weight, _ in self.deeds])[0]
-            if deed():
-                self.world.findings.counts[f"chaos: {deed.__name__}"] += 1
+            fault = self.dice.choices([fault for _, fault in self.faults], [weight for weight, _ in self.faults])[0]
+            if fault():
+                self.world.findings.counts[f"fault: {fault.__name__}"] += 1
 
     async def end(self) -> None:
-        """Everything is as it should be again, but for two tokens that are dead, and nobody replaces."""
+        """End all faults, except for two dead tokens that stay."""
         self.standin.unplan()
         self.standin.cut_share = 0.0
         self.standin.backend.compress = ""
-        self._select("round-robin")  # Everybody's turn comes.
-        while self._persons:
-            await asyncio.wait(self._persons)
+        self._select("round-robin")  # every identity serves in turn
+        while self._operators:
+            await asyncio.wait(self._operators)
         for _ in range(2):
             name = self.dice.choice([name for name in self.world.tokens if name not in self.dead])
             self._kill(name)
 
-    # -- whom
+    # -- the target
 
     def target(self, *, pats: bool = False) -> str | None:
-        """Somebody who serves, if another one may be taken out. The last login always serves."""
+        """Choose a serving identity, unless half of the pool is out. The last login is never chosen."""
         now = time.time()
         self.out = {name: until for name, until in self.out.items() if until > now}
         names = list(self.world.tokens) if pats else self.world.names[:-1]
@@ -96,7 +92,7 @@ class Chaos:
             return None
         return self.dice.choice(free)
 
-    def takes_out(self, name: str, seconds: float) -> None:
+    def mark_out(self, name: str, seconds: float) -> None:
         self.out[name] = time.time() + seconds
 
     def _plan(self, name: str, transport: Any, **answer: Any) -> None:
@@ -106,18 +102,18 @@ class Chaos:
     def _transport(self) -> str:
         return self.dice.choice(["http/1.1", "websocket", "message"])
 
-    # -- what the backend does
+    # -- the backend
 
     def kill(self) -> bool:
         name = self.target(pats=True)
         if name is None or len(self.dead) >= 3:
             return False
         self._kill(name)
-        self.have(self._replace_token(name, self.dice.uniform(0.0, 6.0), waits=self.dice.random() < 0.7))
+        self.start(self._replace_token(name, self.dice.uniform(0.0, 6.0), waits=self.dice.random() < 0.7))
         return True
 
     def _kill(self, name: str) -> None:
-        self.takes_out(name, 3600)
+        self.mark_out(name, 3600)
         self.dead.add(name)
         self.standin.kill(self.world.bearer(name))
 
@@ -126,22 +122,22 @@ class Chaos:
         if name is None:
             return False
         seconds = self.dice.uniform(2, 7)
-        self.takes_out(name, seconds + 2)
+        self.mark_out(name, seconds + 2)
         self.standin.limit(self.world.bearer(name), time.time() + seconds)
         return True
 
     def contradict(self) -> bool:
-        """A 401 that whoami knows nothing of."""
+        """A 401 although whoami accepts the token."""
         name = self.target()
         if name is None:
             return False
-        self.takes_out(name, 5)
+        self.mark_out(name, 5)
         body = error_body("token_revoked", "Your authentication token has been revoked.")
         self._plan(name, self._transport(), status=401, body=body, times=self.dice.randint(1, 3))
         return True
 
     def trouble(self) -> bool:
-        """Of the backend's own, for whomever it hits."""
+        """A 5xx for any identity."""
         status = self.dice.choice([500, 502, 503, 503])
         headers = {"retry-after": "0"} if self.dice.random() < 0.3 else {}
         body = error_body("server_error", "Something went wrong.", "server_error")
@@ -154,27 +150,27 @@ class Chaos:
         if name is None:
             return False
         wait = self.dice.choice([None, 1, 2])
-        self.takes_out(name, 5)
+        self.mark_out(name, 5)
         headers = {} if wait is None else {"retry-after": str(wait)}
         body = error_body("rate_limit_exceeded", "Rate limit reached.", "rate_limit_exceeded")
         self._plan(name, self._transport(), status=429, body=body, headers=headers)
         return True
 
     def fail(self) -> bool:
-        """An answer that has begun ends in a failure."""
+        """An answer fails after its beginning."""
         code = self.dice.choice(["server_error", "rate_limit_exceeded"])
         name = self.target() if code == "rate_limit_exceeded" else ""
         if name is None:
             return False
         if name:
-            self.takes_out(name, 5)
+            self.mark_out(name, 5)
         message = self.dice.choice(["Something went wrong.", "Please try again in 0.3s."])
         transport = self.dice.choice(["http/1.1", "message"])
         self._plan(name, transport, fail=code, fail_message=message, fail_after=self.dice.randint(0, 2))
         return True
 
-    def not_for_kind(self) -> bool:
-        """An endpoint does not take a PAT."""
+    def refuse_pat_on_endpoint(self) -> bool:
+        """An endpoint refuses PATs."""
         name = self.target(pats=True)
         if name is None:
             return False
@@ -185,7 +181,7 @@ class Chaos:
 
     def disturb_sockets(self) -> bool:
         if time.monotonic() < self._sockets_disturbed + 3:
-            return False  # What comes often in a row sends a client to HTTP.
+            return False  # several in a row make a client switch to HTTP
         self._sockets_disturbed = time.monotonic()
         old = error_body("websocket_connection_limit_reached", "This socket is an hour old.")
         match self.dice.randint(0, 3):
@@ -198,11 +194,11 @@ class Chaos:
         return True
 
     def expire_login(self) -> bool:
-        """The access token of a login ends before its time: another one is got with its refresh token."""
+        """Revoke the access token of a login, so that it has to be renewed."""
         name = self.world.names[-LOGINS]
         if name in self.out:
             return False
-        self.takes_out(name, 5)
+        self.mark_out(name, 5)
         self.standin.kill(self.world.bearer(name))
         return True
 
@@ -213,15 +209,15 @@ class Chaos:
         self.standin.plan(Answer(path=WHOAMI, **answer))
         return True
 
-    # -- what a person does
+    # -- the operators
 
-    def have(self, doing: Any) -> None:
+    def start(self, doing: Any) -> None:
         task = asyncio.ensure_future(doing)
-        self._persons.add(task)
-        task.add_done_callback(self._persons.discard)
+        self._operators.add(task)
+        task.add_done_callback(self._operators.discard)
 
     async def _replace_token(self, name: str, seconds: float, waits: bool) -> None:
-        """Put in another token, sometimes only when the flag asks for it."""
+        """Replace a token, sometimes only after its flag."""
         old = self.world.tokens[name]
         ends = time.monotonic() + 12
         while waits and name not in self.flagged() and time.monotonic() < ends:  # noqa: ASYNC110
@@ -232,10 +228,10 @@ class Chaos:
         self.standin.add(new)
         self.world.tokens[name] = new
         while old.token in self.edit(lambda text: text.replace(old.token, new.token)):
-            self.world.findings.counts["edits done again"] += 1
+            self.world.findings.counts["repeated edits"] += 1
             await asyncio.sleep(0.2)
         self.dead.discard(name)
-        self.takes_out(name, 3)
+        self.mark_out(name, 3)
         self.world.findings.counts["tokens replaced"] += 1
 
     def comment(self) -> bool:
@@ -270,12 +266,12 @@ class Chaos:
         name = self.target()
         if name is None or self.paused:
             return False
-        self.have(self._pause(name, self.dice.uniform(2, 6)))
+        self.start(self._pause(name, self.dice.uniform(2, 6)))
         return True
 
     async def _pause(self, name: str, seconds: float) -> None:
         line = f'name = "{name}"\n'
-        self.takes_out(name, seconds + 3)
+        self.mark_out(name, seconds + 3)
         self.paused.add(name)
         self.edit(lambda text: text.replace(line, line + "paused = true\n"))
         await asyncio.sleep(seconds)
@@ -284,7 +280,7 @@ class Chaos:
         self.paused.discard(name)
 
     def edit(self, change: Callable[[str], str]) -> str:
-        """Edit pool.toml as an editor does that knows of no lock; what the file says afterwards."""
+        """Edit pool.toml without a lock, as an editor does. Return the file's text afterwards."""
         text = change(self.path.read_text())
         tomllib.loads(text)
         new = self.path.with_suffix(".editor")
@@ -294,7 +290,7 @@ class Chaos:
         return self.path.read_text()
 
     def flagged(self) -> dict[str, str]:
-        """The flags in pool.toml that hold: of whom, and for which token."""
+        """Return the flags in pool.toml that match the present token: name and token."""
         flags = {}
         for table in tomllib.loads(self.path.read_text())["identity"]:
             flag = table.get("needs_replacement")
@@ -305,6 +301,3 @@ class Chaos:
 
 def fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:12]
-
-
-# -- the whole of it

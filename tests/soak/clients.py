@@ -1,4 +1,4 @@
-"""A client as Codex is one: sessions, turns, tools, retries, and what it makes of each answer."""
+"""Clients that behave like Codex: sessions, turns, tools, retries and fallbacks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from tests.e2e.world import MODEL, USAGE, own_headers
 from tests.running import CLIENT
-from tests.soak.constants import (
-    DISCOVERY,
-    INNER,
-    MODELS,
-    OUTER,
-    SEARCH,
-    SILENCE,
-    SLOW,
-    Event,
-)
+from tests.soak.constants import DISCOVERY, INNER, MODELS, OUTER, SEARCH, SILENCE, SLOW, Event
 from tests.soak.world import NoAnswerError, NoSocketError, World
 
 
 class Client:
-    """One Codex: session after session, turn after turn."""
+    """One client, with one session after another."""
 
     def __init__(self, world: World, number: int, seed: int, sockets: bool) -> None:
         self.world, self.number, self.prefers_sockets = world, number, sockets
@@ -46,12 +37,12 @@ class Client:
         self._turn_state: str | None = None
         # Of the socket:
         self._built_on = ""
-        """The id of the last answer on it..."""
+        """The id of the last answer on the socket..."""
         self._known = 0
-        """... and how much of the history that includes."""
+        """... and how much of the history it includes."""
 
     async def run(self) -> None:
-        """Until the world ends."""
+        """Hold sessions until the world ends."""
         try:
             for number in itertools.count(1):
                 await self._hold_session(f"s{self.number}-{number}")
@@ -63,7 +54,7 @@ class Client:
                 await self._http.aclose()
 
     async def _hold_session(self, session: str) -> None:
-        if self._http is not None and self.dice.random() < 0.25:  # another run of the program
+        if self._http is not None and self.dice.random() < 0.25:  # as if the program restarted
             await self._http.aclose()
             self._http = None
         if self._http is None:
@@ -81,7 +72,7 @@ class Client:
         await self._leave_socket()
 
     async def _begin(self) -> None:
-        """What a client asks before its first turn."""
+        """Send the requests that precede the first turn."""
         account = (await self._ask("GET", DISCOVERY))["accounts"][0]["id"]
         if account != CLIENT.account_id:
             self.world.findings.add(f"{self._session}: discovery names the account {account}")
@@ -92,7 +83,7 @@ class Client:
             await self._ask("POST", SEARCH)
 
     async def _ask(self, method: str, url: str) -> Any:
-        """A request that is not for the model; it is tried as often as a turn is."""
+        """Send a request that is not for the model, with the retries of a turn."""
         assert self._http is not None
         where = url.partition("?")[0].rpartition("/")[2]
 
@@ -107,7 +98,7 @@ class Client:
                 raise self.world.refused(answer.status_code, answer.headers, _json(answer.content), where)
             return answer.json()
 
-        self.world.findings.counts["asked besides"] += 1
+        self.world.findings.counts["other requests"] += 1
         return await self._persistently(once, where) or {"accounts": [{"id": CLIENT.account_id}]}
 
     @property
@@ -142,46 +133,46 @@ class Client:
             self._history.append(output)
 
     async def _persistently(self, attempt: Callable[[], Awaitable[Any]], about: str) -> Any:
-        """Try as often as Codex does. None where that was to no avail, which is noted."""
-        told: list[str] = []
+        """Retry as often as Codex does. Return None, and record it, if all attempts fail."""
+        failures: list[str] = []
         begun = time.monotonic()
-        result = await self._tries(attempt, about, told)
+        result = await self._tries(attempt, about, failures)
         if (took := time.monotonic() - begun) > SLOW:
-            self.world.findings.slow.append(f"{self._session} {about}: {took:.1f} s, {told}")
+            self.world.findings.slow.append(f"{self._session} {about}: {took:.1f} s, {failures}")
         return result
 
-    async def _tries(self, attempt: Callable[[], Awaitable[Any]], about: str, told: list[str]) -> Any:
+    async def _tries(self, attempt: Callable[[], Awaitable[Any]], about: str, failures: list[str]) -> Any:
         while True:
             for outer in range(OUTER + 1):
                 try:
-                    result = await self._with_inner_retries(attempt, told)
+                    result = await self._with_inner_retries(attempt, failures)
                 except NoAnswerError as error:
                     if error.final:
-                        self.world.findings.add(f"{self._session} {about}: final after {told}")
+                        self.world.findings.add(f"{self._session} {about}: final after {failures}")
                         return None
                     wait = 0.2 * 2**outer * self.dice.uniform(0.9, 1.1) if error.wait is None else error.wait
                     if outer < OUTER:
                         await asyncio.sleep(wait)
                 else:
-                    self.world.findings.retries[len(told)] += 1
-                    if sum("codexpool" in what for what in told) > 1:
+                    self.world.findings.retries[len(failures)] += 1
+                    if sum("codexpool" in what for what in failures) > 1:
                         self.world.findings.counts["moved visibly"] += 1
-                        self.world.findings.visible[" | ".join(told)] += 1
+                        self.world.findings.visible[" | ".join(failures)] += 1
                     return result
             if not self._on_sockets:
-                self.world.findings.add(f"{self._session} {about}: given up after {told}")
+                self.world.findings.add(f"{self._session} {about}: given up after {failures}")
                 return None
             self.world.findings.counts["fell back to HTTP"] += 1
             await self._leave_socket()
             self._on_sockets = False
 
-    async def _with_inner_retries(self, attempt: Callable[[], Awaitable[Any]], told: list[str]) -> Any:
+    async def _with_inner_retries(self, attempt: Callable[[], Awaitable[Any]], failures: list[str]) -> Any:
         inner = 0
         while True:
             try:
                 return await attempt()
             except NoAnswerError as error:
-                told.append(error.what)
+                failures.append(error.what)
                 self.world.findings.troubles[error.what] += 1
                 if not error.inner or inner == INNER or self._on_sockets:
                     raise
@@ -189,13 +180,13 @@ class Client:
                 inner += 1
 
     async def _request(self, word: str) -> list[Event]:
-        """One request for the model; the items of its answer. Raises NoAnswerError."""
+        """Send one model request. Return the items of its answer, or raise NoAnswerError."""
         if not self._on_sockets:
             return await self._post(word)
         try:
             if self._socket is None:
                 await self._connect()
-            return await self._say(word)
+            return await self._send_turn(word)
         except NoSocketError as error:
             self.world.findings.troubles[error.what] += 1
             self._on_sockets = False
@@ -209,7 +200,7 @@ class Client:
 
     def _lost(self, error: Exception, where: str) -> NoAnswerError:
         if isinstance(error, TimeoutError | httpx.TimeoutException):
-            self.world.findings.add(f"{self._session}: {where}: nothing came for {SILENCE:.0f} s ({error!r})")
+            self.world.findings.add(f"{self._session}: {where}: no byte for {SILENCE:.0f} s ({error!r})")
         return NoAnswerError(f"{where}: {type(error).__name__}", inner=True)
 
     # -- over HTTP
@@ -256,17 +247,17 @@ class Client:
             status = error.response.status_code
             if status == 426:
                 raise NoSocketError("handshake 426") from error
-            said = {name.lower(): value for name, value in error.response.headers.raw_items()}
-            raise self.world.refused(status, said, _json(error.response.body or b""), "handshake") from error
+            headers = {name.lower(): value for name, value in error.response.headers.raw_items()}
+            raise self.world.refused(status, headers, _json(error.response.body or b""), "handshake") from error
         except (OSError, EOFError, WebSocketException) as error:
             raise self._lost(error, "handshake") from error
         self.world.findings.counts["sockets"] += 1
         self._built_on, self._known = "", 0
-        if first:  # Warmed up; a failure of that is nothing.
+        if first:  # a prewarm, which may fail
             await self._send({**self._body([]), "generate": False})
-            self._built_on = (await self._events("warming up"))[-1]["response"]["id"]
+            self._built_on = (await self._events("prewarm"))[-1]["response"]["id"]
 
-    async def _say(self, word: str) -> list[Event]:
+    async def _send_turn(self, word: str) -> list[Event]:
         more: Event = {}
         if self._built_on:
             more["previous_response_id"] = self._built_on
@@ -281,10 +272,10 @@ class Client:
         try:
             await self._socket.send(json.dumps({"type": "response.create", **body}))
         except ConnectionClosed as error:
-            raise NoAnswerError("socket was closed meanwhile", wait=0) from error
+            raise NoAnswerError("socket was closed", wait=0) from error
 
     async def _events(self, word: str) -> list[Event]:
-        """The events of one answer. Raises NoAnswerError."""
+        """Return the events of one answer, or raise NoAnswerError."""
         events: list[Event] = []
         try:
             async for event in self._frames():
@@ -314,13 +305,13 @@ class Client:
                 async with asyncio.timeout(SILENCE):
                     yield json.loads(await self._socket.recv())
             except (ConnectionClosed, TimeoutError) as error:
-                code = error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else "without a word"
+                code = error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else "no close frame"
                 if isinstance(error, TimeoutError):
                     self._lost(error, "socket")
                 raise NoAnswerError(f"socket closed ({code})") from error
 
     async def _leave_socket(self, rudely: bool = False) -> None:
-        """Codex lets go of a socket without a close frame."""
+        """Leave the socket, sometimes without a close frame, as Codex does."""
         socket, self._socket = self._socket, None
         if socket is None:
             return
@@ -335,6 +326,3 @@ def _json(body: bytes | bytearray) -> Any:
         return json.loads(body)
     except ValueError:
         return bytes(body).decode("utf-8", "replace")
-
-
-# -- the chaos

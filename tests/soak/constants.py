@@ -1,4 +1,4 @@
-"""How many, how long, how often."""
+"""Numbers and patterns of the soak."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ MODELS = BACKEND + "/backend-api/codex/models?client_version=0.169.0"
 SEARCH = BACKEND + "/backend-api/codex/alpha/search"
 
 OUTER, INNER = 5, 4
-"""Retries of a request, and within each of them those of a 5xx or of a connection that was lost before an answer."""
+"""Codex retries a request OUTER times, and in each of these a 5xx or lost connection INNER times."""
 
 SLOW = 8.0
-"""Seconds from which on it is told what an answer has waited for."""
+"""Answers that take longer than this many seconds are reported."""
 
 SILENCE = 30.0
-"""Seconds without a byte after which a request counts as hung. (Codex waits for 300.)"""
+"""Seconds without a byte after which a request counts as hung. (Codex waits 300.)"""
 
 QUIET = 10.0
-"""Seconds of the whole that are for what comes after the chaos."""
+"""Seconds of the total that remain for the time after the faults."""
 
 SETTLES = 45.0
-"""Seconds within which everything has to be well again once the chaos has ended."""
+"""Seconds after the faults within which every valid identity must serve again."""
 
 HELLO = re.compile(r"answer from (\S+), request (\d+), ([\w.-]+)")
 
-TOLD_OFF = {"codexpool_failed_closed", "codexpool_unservable"}
-"""Codes of the addon's own answers: they are counted apart."""
+OWN_CODES = {"codexpool_failed_closed", "codexpool_unservable"}
+"""Codes of the addon's own answers, which are counted separately."""
 
 BROKEN = re.compile(
     r"is paused: (?!paused in pool\.toml)|Traceback|Error in|chokes|[Uu]nhandled|could not be|needs_login|in conflict"
     r"| failed: "
 )
-"""What the log of a proxy that works has no line with..."""
+"""Signs of a failure in the proxy's log..."""
 
-MITMPROXYS = re.compile(r"Error in WebSocket connection to ")
-"""... but for what mitmproxy says of a socket that was cut."""
+HARMLESS = re.compile(r"Error in WebSocket connection to ")
+"""... except mitmproxy's message about a cut socket."""
 
 WATCHER = '''
 import asyncio, json, threading
@@ -51,13 +51,13 @@ from pathlib import Path
 from mitmproxy import http
 
 class Watcher:
-    """Answers http://soak.test/ with what only the proxy's process knows."""
+    """Answers http://soak.test/ with the tasks and threads of the proxy."""
 
     def requestheaders(self, flow):
         if flow.request.host == "soak.test":
             tasks = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())
-            said = {"tasks": tasks, "threads": threading.active_count()}
-            flow.response = http.Response.make(200, json.dumps(said))
+            counts = {"tasks": tasks, "threads": threading.active_count()}
+            flow.response = http.Response.make(200, json.dumps(counts))
 
 addons = [Watcher()]
 '''

@@ -1,4 +1,4 @@
-"""What the soak counts, and what it found wrong."""
+"""The counts of the soak, and the errors it found."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Findings:
-    """What is wrong, and how much there was of what."""
+    """Counts and errors."""
 
     wrong: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     troubles: Counter[str] = field(default_factory=Counter)
-    """What clients were told in place of an answer, and went on from."""
+    """What clients got instead of an answer before a retry succeeded."""
     retries: Counter[int] = field(default_factory=Counter)
-    """How many requests needed so many retries."""
+    """Requests by the number of retries they needed."""
     rss: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds since the beginning, and MB."""
+    """Memory: seconds since the start, and MB."""
     visible: Counter[str] = field(default_factory=Counter)
-    """What requests were told that the proxy let fail more than once: Codex shows the second time."""
+    """Requests that the proxy let fail more than once. (Codex shows the second time.)"""
     slow: list[str] = field(default_factory=list)
-    rest: str = ""
-    """What there was in the proxy's process after all, and before."""
+    idle: str = ""
+    """What the proxy process has open at the end, and at the start."""
     waits: list[float] = field(default_factory=list)
-    """Seconds that each answer took, with all retries."""
+    """Seconds of each answer, including retries."""
 
     def add(self, text: str) -> None:
         if len(self.wrong) < 100:
@@ -34,13 +34,13 @@ class Findings:
         self.counts["wrong"] += 1
 
     def report(self) -> str:
-        """All of it, for a person."""
+        """Return everything as text."""
         return "\n".join(
             [str(self), *(f"slow: {text}" for text in self.slow), *(f"WRONG: {text}" for text in self.wrong)]
         )
 
     def growth(self) -> tuple[float, float, float]:
-        """MB at a third of the run and at its end, and MB per minute in between."""
+        """Return MB after a third of the run, MB at its end, and MB per minute in between."""
         if len(self.rss) < 6:
             return 0.0, 0.0, 0.0
         later = self.rss[len(self.rss) // 3 :]
@@ -55,12 +55,12 @@ class Findings:
         lines = [
             f"counts: {dict(sorted(self.counts.items()))}",
             f"retries needed: {dict(sorted(self.retries.items()))}",
-            f"told: {dict(self.troubles.most_common())}",
+            f"failures: {dict(self.troubles.most_common())}",
             f"answers: median {waits[len(waits) // 2]:.2f} s, 99 % {waits[int(len(waits) * 0.99)]:.2f} s, "
             f"longest {waits[-1]:.2f} s",
             f"memory: {first:.0f} MB at a third, {last:.0f} MB at the end, {slope:+.1f} MB a minute",
             f"more than once: {dict(self.visible)}",
-            f"at rest: {self.rest}",
+            f"idle: {self.idle}",
             f"memory by time: {[(round(at), round(mb)) for at, mb in self.rss[:: max(1, len(self.rss) // 20)]]}",
         ]
         return "\n".join(lines)

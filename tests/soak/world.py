@@ -1,4 +1,4 @@
-"""The world of the soak: a stand-in, a proxy, and what both are known to have done."""
+"""The soak's stand-in, proxy and pool, and the checks of each answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from collections.abc import Mapping
 
 from tests.e2e.logins import Login
 from tests.e2e.world import E2EProxy
-from tests.soak.constants import (
-    HELLO,
-    TOLD_OFF,
-    Event,
-)
+from tests.soak.constants import HELLO, OWN_CODES, Event
 from tests.soak.findings import Findings
 from tests.standin import StandIn, Token
 
 
 class NoAnswerError(Exception):
-    """An attempt has come to nothing: ``what`` was told; ``final`` ends the turn, ``inner`` is retried at once."""
+    """An attempt failed with ``what``. ``final`` ends the turn, ``inner`` is retried at once. ``wait``: seconds."""
 
     def __init__(self, what: str, *, final: bool = False, inner: bool = False, wait: float | None = None) -> None:
         super().__init__(what)
@@ -28,27 +24,27 @@ class NoAnswerError(Exception):
 
 
 class NoSocketError(NoAnswerError):
-    """An upgrade was answered with a 426: the rest of the session goes over HTTP."""
+    """An upgrade got a 426: the rest of the session uses HTTP."""
 
 
 class World:
-    """The stand-in, the proxy, and the pool between them."""
+    """The stand-in, the proxy and the pool."""
 
     def __init__(self, standin: StandIn, proxy: E2EProxy, tokens: Mapping[str, Token], logins: list[Login]) -> None:
         self.standin, self.proxy, self.logins = standin, proxy, logins
         self.tokens = dict(tokens)
-        """The present PAT of each name."""
+        """The current PAT of each name."""
         self.findings = Findings()
         self.trust: ssl.SSLContext = proxy.trust
         self.ended = asyncio.Event()
         self.answered: dict[int, str] = {}
-        """The word of each request that was answered, by its number."""
+        """The word of each answered request, by its number."""
         self.response_ids: set[str] = set()
         self.served: dict[str, float] = {}
-        """When each identity has last given an answer."""
+        """When each identity last served an answer."""
 
     def bearer(self, name: str) -> str:
-        """The present token of an identity."""
+        """Return the current token of an identity."""
         if name in self.tokens:
             return self.tokens[name].token
         login = next(login for login in self.logins if login.path.parent.name == f"login-{name}")
@@ -58,10 +54,10 @@ class World:
     def names(self) -> list[str]:
         return [*self.tokens, *(login.path.parent.name.removeprefix("login-") for login in self.logins)]
 
-    # -- what an answer has to be
+    # -- checks of answers
 
     def take(self, events: list[Event], word: str, session: str) -> tuple[str, list[Event]]:
-        """Check a whole answer. Its id, and its items for the history."""
+        """Check a complete answer. Return its id, and its items for the history."""
         kinds = [event["type"] for event in events]
         response_id = str(events[-1]["response"]["id"])
         if kinds.count("response.created") != 1 or kinds[0] != "response.created":
@@ -73,8 +69,8 @@ class World:
         self.response_ids.add(response_id)
         items = [event["item"] for event in events if event["type"] == "response.output_item.done"]
         if items != events[-1]["response"]["output"]:
-            self.findings.add(f"{session} {word}: {items} came, {events[-1]['response']['output']} was meant")
-        spoken = said(events)
+            self.findings.add(f"{session} {word}: got {items} instead of {events[-1]['response']['output']}")
+        spoken = text_of(events)
         call = next((item for item in items if item["type"] == "function_call"), None)
         text = call["arguments"] if call else next(i["content"][0]["text"] for i in items if i["type"] == "message")
         hello = HELLO.search(spoken)
@@ -85,12 +81,12 @@ class World:
         return response_id, items
 
     def _compare(self, hello: re.Match[str], word: str, session: str) -> None:
-        """An answer against the stand-in's record of the request that it says it answers."""
+        """Compare an answer with the stand-in's record of its request."""
         name, number = hello[1], int(hello[2])
         seen = self.standin.seen[number - 1]
         about = f"{session} {word}: answered {hello[0]!r}, "
         if hello[3] != word:
-            self.findings.add(about + "of another request")
+            self.findings.add(about + "the answer to another request")
         if number in self.answered:
             self.findings.add(about + f"which was the answer to {self.answered[number]}")
         if (seen.number, seen.name, seen.status, seen.header("thread-id")) != (number, name, 200, session):
@@ -98,23 +94,23 @@ class World:
         words = re.findall(rb"echo:([\w.-]+)", seen.body or b"")
         if words and words[-1].decode() != word:
             self.findings.add(about + f"but the request was {words[-1]!r}")
-        seen.body = None  # There are many of them.
+        seen.body = None  # saves memory
         self.answered[number] = word
         self.served[name] = time.time()
 
     def take_part(self, events: list[Event], word: str, session: str) -> None:
-        """Check what has come of an answer that was not finished: nothing of another one."""
-        spoken = said(events)
+        """Check that an unfinished answer has no part of another one."""
+        spoken = text_of(events)
         if any(hello[2] != word for hello in HELLO.findall(spoken)) or spoken.count("answer from") > 1:
             self.findings.add(f"{session} {word}: part of an answer: {spoken!r}")
 
     def refused(self, status: int, headers: Mapping[str, str], body: object, where: str) -> NoAnswerError:
-        """What Codex makes of a refusal."""
+        """Return how Codex reacts to a refusal."""
         error = body.get("error") if isinstance(body, dict) else None
         error = error if isinstance(error, dict) else {}
         code, kind = str(error.get("code") or error.get("type") or ""), error.get("type")
         what = f"{where} {status} {code}".rstrip()
-        if code in TOLD_OFF:
+        if code in OWN_CODES:
             what += f" ({str(error.get('message'))[:60]})"
         if status == 401:
             self.findings.add(f"a client saw a 401: {what} {body}")
@@ -131,7 +127,7 @@ class World:
         return NoAnswerError(what, inner=status >= 500, wait=seconds)
 
     def failed(self, event: Event, where: str) -> NoAnswerError:
-        """What Codex makes of a failed answer."""
+        """Return how Codex reacts to a failed answer."""
         error = event["response"].get("error") or {}
         code = str(error.get("code"))
         final = code in ("invalid_prompt", "usage_not_included", "insufficient_quota", "server_is_overloaded")
@@ -139,6 +135,6 @@ class World:
         return NoAnswerError(f"{where} response.failed {code}{more}", final=final)
 
 
-def said(events: list[Event]) -> str:
-    """What the deltas add up to."""
+def text_of(events: list[Event]) -> str:
+    """Join the deltas of an answer."""
     return "".join(str(event["delta"]) for event in events if str(event["type"]).endswith(".delta"))

@@ -1,7 +1,6 @@
-"""What the field does to a pool: answers of an intermediate, answers without end, refusals that are nobody's fault.
+"""Faults between proxy and backend: gateways that answer, endless answers, refusals that say nothing about a token.
 
-None of it makes a token any worse. So none of it may have a person called, and none of it may be seen by a client
-other than the one that asks for it.
+None of these invalidates a token. So none may lead to a flag, and no client may see one, except the one that causes it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ IMAGES = "/backend-api/codex/images/generations"
 COMPACT = f"{RESPONSES}/compact"
 
 PLANNED = 22.0
-"""Seconds after which nothing is left of what the stand-in was to do."""
+"""Seconds after which the stand-in has forgotten its planned answers."""
 
-NOT_OURS: list[dict[str, Any]] = [
+GATEWAY: list[dict[str, Any]] = [
     {"status": 403, "body": {"cloudflare_error": True, "error_code": 1020}},
     {"status": 403, "body": {"cloudflare_error": True}, "headers": {"cf-mitigated": "challenge"}},
     {"status": 401, "body": {"message": "proxy authentication is needed"}},
@@ -45,7 +44,7 @@ NOT_OURS: list[dict[str, Any]] = [
     {"status": 401, "body": b"x" * 10_000, "endless": 0.001},
     {"status": 429, "body": {"detail": "slow down"}},
 ]
-"""What somebody between codexpool and whoami may answer, for anybody."""
+"""Answers to whoami from something between codexpool and the backend."""
 
 ALWAYS: list[dict[str, Any]] = [
     {"status": 403, "body": error_body("model_not_available_in_workspace", "Not in this workspace.")},
@@ -55,24 +54,24 @@ ALWAYS: list[dict[str, Any]] = [
     {"status": 403, "body": {"detail": "Codex is not enabled for this workspace"}},
     {"status": 401, "body": error_body("no_matching_rule", "This token may not be used here.")},
 ]
-"""What a side endpoint may say to one client, whoever asks for it."""
+"""Refusals of a side endpoint under every identity."""
 
 
-class Field:
-    """Deeds for `Chaos`, which says whom they may hit."""
+class Surroundings:
+    """Faults for `Chaos`, which chooses the target."""
 
     def __init__(self, chaos: Chaos) -> None:
         self.chaos, self.world, self.standin, self.dice = chaos, chaos.world, chaos.standin, chaos.dice
         self._resumed = 0
         self._unfit = 0
-        self.deeds = [
+        self.faults = [
             (2, self.refuse_endpoint),
             (1, self.refuse_model),
             (4, self.forbid_without_a_code),
             (1, self.fail_late),
             (3, self.compress),
             (4, self.close_sockets_of_one),
-            (5, self.stand_between),
+            (5, self.answer_whoami_as_gateway),
             (4, self.refuse_without_end),
             (4, self.cut_a_refusal_off),
             (4, self.announce_early),
@@ -81,7 +80,7 @@ class Field:
         ]
 
     def plan_always(self) -> None:
-        """What is refused to the client that is always refused, for the next seconds."""
+        """Plan the refusals for `RefusedClient`."""
         self.standin.plan(Answer(path=IMAGES, times=None, **self.dice.choice(ALWAYS)))
         body = {"detail": "Compaction is not enabled for this workspace"}
         self.standin.plan(Answer(path=COMPACT, times=None, status=403, body=body))
@@ -89,55 +88,55 @@ class Field:
     # -- of one identity
 
     def refuse_endpoint(self) -> bool:
-        """401 for a token that may not be used on this endpoint, until a person puts in another one."""
+        """A 401 for a token on one endpoint, until an operator resumes the identity."""
         name = self.chaos.target(pats=True)
         if name is None or self._unfit >= 4:
             return False
         self._unfit += 1
-        self.chaos.takes_out(name, PLANNED + 10)
+        self.chaos.mark_out(name, PLANNED + 10)
         body = error_body("no_matching_rule", "This token may not be used here.")
         self._plan(name, self._transport(), status=401, body=body, times=2)
-        self.chaos.have(self._resume(name))
+        self.chaos.start(self._resume(name))
         return True
 
     def refuse_model(self) -> bool:
-        """400 for an account that has not the model, until a person says otherwise."""
+        """A 400 for an account without the model, until an operator resumes the identity."""
         name = self.chaos.target()
         if name is None or self._unfit >= 4:
             return False
         self._unfit += 1
-        self.chaos.takes_out(name, PLANNED + 10)
-        said = "The 'gpt-test' model is not supported when using Codex with a ChatGPT account."
-        self._plan(name, self._transport(), status=400, body={"detail": said}, times=2)
-        self.chaos.have(self._resume(name))
+        self.chaos.mark_out(name, PLANNED + 10)
+        message = "The 'gpt-test' model is not supported when using Codex with a ChatGPT account."
+        self._plan(name, self._transport(), status=400, body={"detail": message}, times=2)
+        self.chaos.start(self._resume(name))
         return True
 
     def forbid_without_a_code(self) -> bool:
         name = self.chaos.target()
         if name is None:
             return False
-        self.chaos.takes_out(name, 10)
+        self.chaos.mark_out(name, 10)
         body = self.dice.choice([error_body("", "No."), {"detail": "Codex is not enabled for this workspace"}])
         self._plan(name, self._transport(), status=403, body=body, times=self.dice.randint(1, 4))
         return True
 
     def fail_late(self) -> bool:
-        """An answer that has begun ends at the account's limit, which lasts until a person says otherwise."""
+        """A limit in the middle of an answer, until an operator resumes the identity."""
         name = self.chaos.target()
         if name is None or self._resumed >= 4:
             return False
         self._resumed += 1
-        self.chaos.takes_out(name, PLANNED + 10)
+        self.chaos.mark_out(name, PLANNED + 10)
         transport = self.dice.choice(["http/1.1", "message"])
         self._plan(name, transport, fail="usage_limit_reached", fail_message="Used up.", fail_after=2)
-        self.chaos.have(self._resume(name))
+        self.chaos.start(self._resume(name))
         return True
 
     def close_sockets_of_one(self) -> bool:
         name = self.chaos.target()
         if name is None:
             return False
-        self.chaos.takes_out(name, 10)
+        self.chaos.mark_out(name, 10)
         code, times = self.dice.choice([1008, 1011]), self.dice.randint(1, 4)
         self._plan(name, "message", close=code, times=times)
         return True
@@ -147,7 +146,7 @@ class Field:
         name = self.chaos.target()
         if name is None:
             return False
-        self.chaos.takes_out(name, 10)
+        self.chaos.mark_out(name, 10)
         pause, body = self.dice.choice([(0.0, b"x" * 65_536), (0.2, b"x"), (0.01, b'{"a": 1}')])
         transport = self.dice.choice(["http/1.1", "websocket"])
         self._plan(name, transport, status=401, body=body, endless=pause)
@@ -157,16 +156,16 @@ class Field:
         name = self.chaos.target()
         if name is None:
             return False
-        self.chaos.takes_out(name, 10)
+        self.chaos.mark_out(name, 10)
         body = error_body("token_revoked", "Your authentication token has been revoked. " * 40)
         transport = self.dice.choice(["http/1.1", "websocket"])
         self._plan(name, transport, status=401, body=body, cut="body")
         return True
 
-    # -- of nobody in particular
+    # -- of no particular identity
 
     def compress(self) -> bool:
-        """Streams come compressed from now on, or in plain again, although nobody has asked for it."""
+        """Streams are compressed from now on, or plain again, whatever was requested."""
         self.standin.backend.compress = self.dice.choice(["", "gzip", "zstd", "deflate"])
         return True
 
@@ -176,19 +175,19 @@ class Field:
         self.standin.plan(Answer(path=RESPONSES, transport="http/1.1", interim=(103,), times=times))
         return True
 
-    def stand_between(self) -> bool:
-        self.standin.plan(Answer(path=WHOAMI, times=self.dice.randint(1, 3), **self.dice.choice(NOT_OURS)))
+    def answer_whoami_as_gateway(self) -> bool:
+        self.standin.plan(Answer(path=WHOAMI, times=self.dice.randint(1, 3), **self.dice.choice(GATEWAY)))
         return True
 
     def lock_pool_toml(self) -> bool:
-        """Another program edits pool.toml, and takes its time."""
+        """Another program locks pool.toml for some seconds."""
         lock = self.world.proxy.pool.with_name(".pool.toml.lock")
         return self._hold(lambda: filelock.FileLock(lock), self.dice.uniform(3, 9))
 
     def lock_the_state(self) -> bool:
         return self._hold(lambda: _writing(str(self.world.proxy.state)), self.dice.uniform(1, 6))
 
-    # -- by what means
+    # -- helpers
 
     def _transport(self) -> str:
         return self.dice.choice(["http/1.1", "websocket", "message"])
@@ -198,7 +197,7 @@ class Field:
         self.standin.plan(Answer(path=RESPONSES, token=token, transport=transport, **answer))
 
     def _hold(self, lock: Any, seconds: float) -> bool:
-        """Hold a lock for so long, and nothing else of the kind meanwhile."""
+        """Hold a lock for so many seconds, unless one is held already."""
         if any(thread.name == "soak-lock" for thread in threading.enumerate()):
             return False
 
@@ -210,7 +209,7 @@ class Field:
         return True
 
     async def _resume(self, name: str) -> None:
-        """A person finds that nothing is the matter with an identity."""
+        """Run `codexpool resume` for an identity."""
         await asyncio.sleep(PLANNED)
         environ = {**os.environ, "CODEXPOOL_STATE": str(self.world.proxy.state), "PYTHONPATH": str(ROOT)}
         command = (sys.executable, "-c", "from codexpool.cli import main; main()", "resume", name)
@@ -222,14 +221,14 @@ class Field:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
             if b"is resumed" not in said and process.returncode == 0:
-                return  # Nobody has met what was planned.
+                return  # no request has met the planned answer
             if process.returncode == 0:
-                self.world.findings.counts["resumed by a person"] += 1
+                self.world.findings.counts["resumed"] += 1
                 return
-            await asyncio.sleep(2)  # The state may be locked just now.
-        self.world.findings.add(f"{name} cannot be resumed: {said.decode()}")
+            await asyncio.sleep(2)  # the state may be locked
+        self.world.findings.add(f"{name} cannot be resumed: {output.decode()}")
 
 
 @contextlib.contextmanager
@@ -240,14 +239,14 @@ def _writing(path: str) -> Any:
         connection.execute("ROLLBACK")
 
 
-class Refused:
-    """A client whose requests are always refused: it is told so each time, and nobody else is."""
+class RefusedClient:
+    """A client whose requests every identity is refused. It gets the refusal each time; other clients do not."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     async def run(self) -> None:
-        """Until the world ends."""
+        """Send requests until the world ends."""
         options: Any = {"headers": own_headers(), "timeout": SILENCE, "trust_env": False}
         async with httpx.AsyncClient(proxy=self.world.proxy.url, verify=self.world.trust, **options) as client:
             number = 0
