@@ -1,6 +1,6 @@
 """Faults between proxy and backend: gateways that answer, endless answers, refusals that say nothing about a token.
 
-None of these invalidates a token. So none may lead to a flag, and no client may see one, except the one that causes it.
+None of these invalidates a token. So none may lead to a flag, and no client may see one, unless it causes it.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Surroundings:
                 stderr=asyncio.subprocess.STDOUT,
             )
             output, _ = await process.communicate()
-            if b"is resumed" not in said and process.returncode == 0:
+            if b"is resumed" not in output and process.returncode == 0:
                 return  # no request has met the planned answer
             if process.returncode == 0:
                 self.world.findings.counts["resumed"] += 1
