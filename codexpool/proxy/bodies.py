@@ -1,4 +1,4 @@
-"""Looking into the bodies of requests without keeping the event loop from its work."""
+"""Search the bodies of requests without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final, TypeVar
 from codexpool.protocol.inflate import TooLongError
 
 AT_ONCE: Final = 2 * 2**20
-"""Bytes of a body, inflated, that are looked into at once: that takes some milliseconds."""
+"""Longest body, in inflated bytes, to search in the event loop: that takes some milliseconds."""
 
 LONGEST: Final = 64 * 2**20
-"""Bytes of a body, inflated, that are looked into at all; no history is that long."""
+"""Longest body, in inflated bytes, to search at all; no session is that long."""
 
 _READER: Final = ThreadPoolExecutor(1, "codexpool-bodies")
-"""One body at a time: so they take the memory of one. (The loop's own threads resolve names, and do not wait.)"""
+"""One body at a time, to bound memory. (The loop's own threads resolve names, and must stay free.)"""
 
 Found = TypeVar("Found")
 
 
 async def look(into: Callable[[bytes, str, int], Found], body: bytes, encoding: str) -> Found:
-    """Have a function look into a body: a short one at once, a long one in a thread.
+    """Search a body with a function: a short one at once, a long one in a thread.
 
-    ``into`` takes the body, its encoding, and how many bytes it may inflate, and raises TooLongError beyond that.
+    ``into`` takes the body, its encoding and the bytes it may inflate, and raises TooLongError beyond that.
     """
     if len(body) <= AT_ONCE:
         try:

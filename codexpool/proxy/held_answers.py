@@ -1,4 +1,4 @@
-"""What is done to an answer that is held, before the client or a dump sees it."""
+"""Read and clean a held answer before the client or a dump sees it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from codexpool.protocol.headers import Fields
 from codexpool.protocol.inflate import TooLongError, UnreadableError, pieces
 
 LONGEST: Final = 1 << 20
-"""Bytes of a held answer, inflated, that are looked at; beyond that it is judged by its status alone."""
+"""Longest held answer to read, in inflated bytes; a longer one is judged by its status alone."""
 
-UNREAD: Final = b"codexpool: the backend's answer could not be read, and is not passed on"
-"""In place of the body of a refusal of which nobody can say whether it repeats a token."""
+UNREAD: Final = b"codexpool: the backend's answer is not readable, and is not passed on"
+"""Replaces the body of a refusal that cannot be checked for a token."""
 
 
 class Read(NamedTuple):
-    """What could be read of a body. Where that is not the whole of it, nobody knows what else is in there."""
+    """The readable part of a body, and whether that is all of it."""
 
     text: bytes
     is_whole: bool
 
 
 def read(response: http.Response) -> Read:
-    """The body without its content-encoding: none where it is too long, and as far as it goes where it is damaged."""
+    """Decode a body: nothing if it is too long, and up to the damage if it is damaged."""
     body, encoding = response.raw_content or b"", response.headers.get("content-encoding", "")
     if len(body) > LONGEST:
         return Read(b"", False)
@@ -45,18 +45,18 @@ def read(response: http.Response) -> Read:
 
 
 def is_page(response: http.Response, body: bytes) -> bool:
-    """Whether this is a page for a browser, as the content network in front of the backend sends them."""
+    """Return whether this is an HTML page, as the content delivery network sends them."""
     return "html" in response.headers.get("content-type", "") or body[:64].lstrip()[:1] == b"<"
 
 
 def is_event_stream(response: http.Response) -> bool:
-    """Whether events are to come, each of which somebody waits for."""
+    """Return whether this is a stream of events."""
     kind: str = response.headers.get("content-type", "")
     return kind.startswith("text/event-stream")
 
 
 def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None:
-    """Have an answer of routing discovery speak of the client's own account."""
+    """Put the client's own account id into an answer of routing discovery."""
     try:
         document = loads(read(response).text)
     except ValueError:
@@ -65,10 +65,10 @@ def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None
 
 
 def scrub(response: http.Response, secrets: Mapping[bytes, bytes]) -> bytes:
-    """Some refusals repeat the token they refuse: neither the client nor a dump is to see it.
+    """Remove secrets from an answer: some refusals repeat the token they refuse.
 
-    ``secrets`` has what to show in the place of each. Returns what could be read of the body, without them. Of one
-    that was not read to its end only that is passed on.
+    ``secrets`` maps each secret to its replacement. Returns the readable part of the body, without them; that part
+    replaces a body that is not readable to its end.
     """
     text, is_whole = read(response)
     clean = text
@@ -86,7 +86,7 @@ def scrub(response: http.Response, secrets: Mapping[bytes, bytes]) -> bytes:
 
 
 def _without_end(text: bytes, secret: bytes) -> bytes:
-    """A text that was cut off, without the first part of a secret at its end."""
+    """Return a truncated text without the beginning of a secret at its end."""
     longest = next((size for size in range(len(secret) - 1, 0, -1) if text.endswith(secret[:size])), 0)
     return text[: len(text) - longest]
 
@@ -95,7 +95,7 @@ def _without(fields: Fields, secrets: Mapping[bytes, bytes]) -> Fields:
     kept = []
     for name, value in fields:
         if any(secret in unpacked(value) for secret in secrets):
-            continue  # x-error-json is base64
+            continue  # Encoded, such as x-error-json in base64.
         for secret, shown in secrets.items():
             value = value.replace(secret, shown)
         kept.append((name, value))

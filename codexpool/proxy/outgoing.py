@@ -1,4 +1,4 @@
-"""What leaves under an identity: a request's copy in its clothes, and the messages of its WebSocket."""
+"""What leaves under an identity: the copy of a request, and the messages of its WebSocket."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger("codexpool")
 
 
 class Dressing:
-    """Knows what an identity may send that another one was given: turn states, and encrypted reasoning."""
+    """Removes what the backend issued to another identity: turn states and encrypted reasoning."""
 
     def __init__(self) -> None:
         self.turn_states = TurnStates()
         self.portability = Portability()
 
     def request(self, request: http.Request, asked: Asked, session: Session | None, attempt: Attempt) -> http.Request:
-        """The copy of a request that the wire sees."""
+        """Return the copy of a request that leaves."""
         metadata = attempt.metadata
         clothes = Clothes(
             attempt.bearer.token,
@@ -39,7 +39,7 @@ class Dressing:
         )
         wire = dressed(request, clothes, self.turn_states.fit(request.headers.fields, metadata.key))
         known = self._foreign(asked, session, attempt) if request.raw_content and not attempt.is_prepared else ()
-        if known is None or known:  # It was chosen at the last moment, and there is none left for a long body.
+        if known is None or known:  # Chosen at the last moment: too late for a long body.
             encoding = request.headers.get("content-encoding", "")
             attempt.body = self._lighter(request.raw_content or b"", encoding, known, asked, attempt, AT_ONCE)
         if attempt.body is not None:
@@ -47,7 +47,7 @@ class Dressing:
         return wire
 
     async def prepare(self, request: http.Request, asked: Asked, session: Session | None, attempt: Attempt) -> None:
-        """Leave out of a body what the identity of an attempt cannot read, before the request leaves."""
+        """Remove from a body what the identity of an attempt cannot read, before the request leaves."""
         known = self._foreign(asked, session, attempt) if request.raw_content else ()
         if known is None or known:
 
@@ -58,11 +58,11 @@ class Dressing:
                 left = await look(left_out, request.raw_content or b"", request.headers.get("content-encoding", ""))
                 attempt.body = self._noted(left, asked, attempt)
             except UnreadableError as error:
-                _say_unreadable(asked, error)
+                _log_unreadable(asked, error)
         attempt.is_prepared = True
 
     def message(self, message: bytes, asked: Asked, session: Session | None, attempt: Attempt) -> bytes:
-        """A message of a client as it goes to the backend."""
+        """Return a client's message as it goes to the backend."""
         turn_state = frames.turn_state(message)
         if turn_state is not None and not self.turn_states.is_of(turn_state.encode(), attempt.metadata.key):
             message = frames.without_turn_state(message)
@@ -72,7 +72,7 @@ class Dressing:
         return message
 
     def not_portable(self, asked: Asked, session: Session | None, attempt: Attempt) -> None:
-        """The backend has refused encrypted reasoning that another account has issued."""
+        """Learn that the backend refused encrypted reasoning issued to another account."""
         before = session.accounts if session is not None else ()
         self.portability.refused(asked.session, before, attempt.metadata.account_id)
 
@@ -88,22 +88,24 @@ class Dressing:
         try:
             return self._noted(lighter(body, encoding, known, most), asked, attempt)
         except UnreadableError as error:
-            _say_unreadable(asked, error)
+            _log_unreadable(asked, error)
             return None
 
     def _noted(self, left: Left | None, asked: Asked, attempt: Attempt) -> bytes | None:
-        """What is left of a body, if anything was left out of it; that is remembered."""
+        """Return the new body if anything was removed, and remember that."""
         if left is None:
             return None
         without, digests = left
         self.portability.left_out(asked.session, attempt.metadata.account_id, digests)
         logger.info(
-            "session %s: without %d encrypted items that %s cannot read",
-            *(session_shown(asked.session), len(digests), attempt.name),
+            "session %s: removed %d encrypted items that %s cannot read",
+            session_shown(asked.session),
+            len(digests),
+            attempt.name,
         )
         return without
 
 
-def _say_unreadable(asked: Asked, error: UnreadableError) -> None:
+def _log_unreadable(asked: Asked, error: UnreadableError) -> None:
     session = session_shown(asked.session)
-    logger.warning("session %s: its encrypted reasoning cannot be left out: %s", session, error)
+    logger.warning("session %s: its encrypted reasoning cannot be removed: %s", session, error)

@@ -1,6 +1,6 @@
-"""A request that only asks what would be done with it: `codexpool doctor` sends it, and the proxy answers it itself.
+"""Probes: requests of `codexpool doctor` that ask what would be sent.
 
-It goes the way of every other request, up to the moment at which it would leave.
+A probe is handled like any other request up to the moment it would leave; then the proxy answers it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _NUMBER: Final = re.compile(rb"[\w-]{8,64}")
 
 
 def probe_of(values: Mapping[bytes, bytes]) -> str:
-    """The number of a probe; empty where a request is none."""
+    """Return the number of a probe; empty for other requests."""
     number = values.get(PROBE, b"")
     return number.decode() if _NUMBER.fullmatch(number) else ""
 
 
 def answer(exchange: Exchange, wire: http.Request) -> http.Response:
-    """What was about to leave, in place of leaving."""
+    """Answer a probe with what was about to leave."""
     came, leaves = first_values(exchange.trace.fields), first_values(wire.headers.fields)
     document = {
-        **_said(exchange.probe, exchange.upgrade),
+        **_head(exchange.probe, exchange.upgrade),
         "identity": exchange.attempt.name,
         "member": exchange.member.name if exchange.member is not None else None,
         "observing": False,
@@ -40,18 +40,18 @@ def answer(exchange: Exchange, wire: http.Request) -> http.Response:
 
 
 def observed(fields: Fields) -> http.Response | None:
-    """The answer of a proxy that only observes; None where a request is no probe."""
+    """Answer a probe in observe mode; None if the request is not one."""
     values = first_values(fields)
     number = probe_of(values)
     if not number:
         return None
-    said = _said(number, values.get(b"upgrade", b"").lower() == b"websocket")
+    said = _head(number, values.get(b"upgrade", b"").lower() == b"websocket")
     nothing: dict[str, Any] = {"replaced": [], "added": [], "removed": []}
     document = {**said, "identity": None, "member": None, "observing": True, **nothing}
     return replies.document(document, {PROBE.decode(): number})
 
 
-def _said(number: str, is_upgrade: bool) -> dict[str, Any]:
+def _head(number: str, is_upgrade: bool) -> dict[str, Any]:
     return {"probe": number, "version": PROBE_VERSION, "transport": "websocket" if is_upgrade else "http"}
 
 

@@ -1,7 +1,7 @@
-"""What the client gets from us in place of an answer of the backend.
+"""Answers of the proxy itself.
 
-The client never sees a 401 of the pool: a client with an OAuth login would answer it by rotating a refresh token of
-its own (docs/protocol.md, section 6b).
+The client never gets a 401 about an identity of the pool: one with an OAuth login would react by rotating its own
+refresh token (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -19,75 +19,74 @@ from codexpool.protocol.discovery import synthetic
 from codexpool.protocol.empty_mcp import answer as toolless_answer
 
 AT_ONCE = 60.0
-"""Seconds up to which a client is told to try again by itself; whatever takes longer is told to the person."""
+"""Longest wait, in seconds, for which the client is told to retry by itself; a longer one is shown to the person."""
 
 
-class Told(Enum):
-    """What a client is told that nobody can serve."""
+class Advice(Enum):
+    """What a client is told when no identity can serve."""
 
-    FINAL = "the message, and nothing that it could wait for"
-    WAIT = "to try again by itself, in a moment"
-    LIMIT = "a limit, with its end"
+    FINAL = "show the message; do not retry"
+    WAIT = "retry by yourself in a moment"
+    LIMIT = "show a limit, with its end"
 
 
-def told(returns_at: float | None, is_limit: bool, now: float) -> Told:
-    """What a client is told where somebody serves again at the unix second ``returns_at``; None: not by waiting."""
+def advice(returns_at: float | None, is_limit: bool, now: float) -> Advice:
+    """Return the advice if an identity serves again at ``returns_at`` (unix seconds; None: waiting does not help)."""
     if returns_at is not None and returns_at - now <= AT_ONCE:
-        return Told.WAIT
-    return Told.LIMIT if returns_at is not None and is_limit else Told.FINAL
+        return Advice.WAIT
+    return Advice.LIMIT if returns_at is not None and is_limit else Advice.FINAL
 
 
 def seconds_to(returns_at: float, now: float) -> int:
-    """The whole seconds that a client is told to wait."""
+    """Return the whole seconds a client is told to wait."""
     return max(1, math.ceil(returns_at - now))
 
 
 PROMO = "x-codex-promo-message"
-"""The header whose text the client shows of a limit; it shows nothing of the body but the time."""
+"""The header whose text the client shows with a limit; of the body it shows only the time."""
 
 
 def unservable(
     message: str, summary: str, upgrade: bool, returns_at: float | None, is_limit: bool, now: float
 ) -> http.Response:
-    """Nobody can serve this request; the client is to show why at once, and not to try again and again.
+    """Tell a client that no identity can serve, so that it shows why at once instead of retrying.
 
-    ``summary`` is the message in short. ``returns_at`` is the unix second at which somebody serves again, if that is
-    a matter of time alone; a client that is to wait a moment only does so by itself. Of a refused WebSocket upgrade
-    the client sees the status only: 426 sends it to HTTP, where the same request gets an answer that it understands.
-    A 400 in plain text is the one that it takes for final and shows as it is. (Found by experiment, see
-    docs/when-no-identity-can-serve.md.)
+    ``summary`` is a short form of the message. ``returns_at`` is the unix second at which an identity serves
+    again, if that only takes time. Of a refused WebSocket upgrade the client sees only the status; a 426 sends it to
+    HTTP, where it gets a readable answer. A plain-text 400 is final for it, and shown as it is (by experiment, see
+    docs/when-no-identity-can-serve.md).
     """
     if upgrade:
         return over_http(message)
-    told_so = told(returns_at, is_limit, now)
-    if returns_at is None or told_so is Told.FINAL:
+    advised = advice(returns_at, is_limit, now)
+    if returns_at is None or advised is Advice.FINAL:
         return http.Response.make(400, message, {"content-type": "text/plain; charset=utf-8"})
-    if told_so is Told.WAIT:
+    if advised is Advice.WAIT:
         error = {"type": "rate_limit_exceeded", "code": "codexpool_unservable", "message": message}
         return _json(429, {"error": error}, {"retry-after": str(seconds_to(returns_at, now))})
     return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(summary)})
 
 
 def over_http(message: str) -> http.Response:
-    """The answer to a WebSocket upgrade upon which a client asks the same over HTTP, without a word."""
+    """Answer a WebSocket upgrade so that the client silently sends the same request over HTTP."""
     return _json(426, {"error": {"code": "codexpool_unservable", "message": message}})
 
 
 def limit_error(message: str, resets_at: float) -> dict[str, Any]:
-    """The error of a limit: its ``type`` decides, its time is whole, and without a plan no advice is given."""
+    """Return the error of a limit: the client goes by its ``type``, and gives no advice without a plan."""
     code = "usage_limit_reached"
     return {"type": code, "code": code, "message": message, "resets_at": math.ceil(resets_at)}
 
 
 def promo(message: str) -> str:
-    """A text as the client shows it of a limit: it goes before ", or try again at", and has to be ASCII in a line."""
+    """Return a text for `PROMO`: one line of ASCII, which the client continues with ", or try again at"."""
     return " ".join(message.encode("ascii", "replace").decode().split()).rstrip(".")
 
 
 def failed_stream(
     stream: http.Response, status: int, error: Mapping[str, Any], values: Mapping[bytes, bytes]
 ) -> http.Response:
-    """What a stream is taken for that has failed before it answered anything. What it said of limits stays said.
+    """Return a stream that failed before it answered as an error response, with what its headers said about limits.
 
     ``values`` are the headers that came with the failure.
     """
@@ -97,8 +96,8 @@ def failed_stream(
 
 
 def cut(answer: http.Response, why: str) -> http.Response:
-    """What an answer counts as whose body does not come to its end: its head, with a line of ours for a body."""
-    is_page = "html" in answer.headers.get("content-type", "")  # A page is told by that alone.
+    """Return an answer that was cut off as its head, with ``why`` as the body."""
+    is_page = "html" in answer.headers.get("content-type", "")  # The only sign of a page.
     gone = OF_A_BODY if is_page else OF_A_BODY | {b"content-type"}
     fields = [(name, value) for name, value in answer.headers.fields if name.lower() not in gone]
     if not is_page:
@@ -107,55 +106,52 @@ def cut(answer: http.Response, why: str) -> http.Response:
 
 
 OF_A_BODY = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"})
-"""Headers that speak of a body, and are wrong for another one."""
+"""Headers that describe the body they came with."""
 
 
 def failed_closed(reason: str, at_once: bool = False) -> http.Response:
-    """Something of ours went wrong: the request does not leave, and may be tried again.
-
-    ``at_once`` if that is of use: the client shows nothing of the first few of those.
-    """
+    """Refuse a request after a fault of the proxy; the client may retry, ``at_once`` if that is likely to help."""
     error = {"type": "server_error", "code": "codexpool_failed_closed", "message": f"codexpool: {reason}"}
     return _json(503, {"error": error}, {"retry-after": "0"} if at_once else {})
 
 
 REFUSAL = {"www-authenticate": 'Bearer realm="codexpool"', "retry-after": "0"}
-"""With a refusal. A client with a personal access token asks five times more, and does not wait between them: so it
-shows the message after a second, and not after eight (found by experiment with 0.169.0)."""
+"""Headers of a refusal. A client with a PAT retries five times; without a pause it shows the message after one second
+instead of eight (by experiment with 0.169.0)."""
 
 
 def refused(why: str) -> http.Response:
-    """A request without a key that opens the pool (RFC 9110, 15.5.2), in the shape of the backend's own refusals."""
+    """Refuse a request without a valid member key (RFC 9110, 15.5.2), in the form of the backend's own refusals."""
     error = {"type": "invalid_request_error", "code": "codexpool_not_a_member", "message": f"codexpool: {why}"}
     return _json(401, {"error": error}, REFUSAL)
 
 
 def unreadable(why: str) -> http.Response:
-    """A member's request that is encoded in a way no Codex client uses."""
+    """Refuse a member's request in an encoding that no Codex client uses."""
     error = {"type": "invalid_request_error", "code": "codexpool_unreadable", "message": f"codexpool: {why}"}
     return _json(415, {"error": error})
 
 
 def withheld(why: str) -> http.Response:
-    """A request that carries a member key to where none belongs."""
+    """Refuse a request with a member key in the wrong place."""
     error = {"type": "invalid_request_error", "code": "codexpool_key_withheld", "message": f"codexpool: {why}"}
     return _json(403, {"error": error})
 
 
 def not_for_members(why: str) -> http.Response:
-    """What a member's client does not get. Of a refused WebSocket it shows the header, and never the body."""
-    message = f"codexpool: {why or 'this is for a person with a login of their own, and a member key is none'}"
+    """Refuse what members may not use. The client shows the header of a refused WebSocket, never the body."""
+    message = f"codexpool: {why or 'this needs a login of your own; a member key is not enough'}"
     error = {"type": "invalid_request_error", "code": "forbidden", "message": message}
     return _json(403, {"error": error}, {"x-openai-authorization-error": message} if why else {})
 
 
 def too_many(pause: float) -> http.Response:
-    """A refusal that is one too many of an address. Nothing is said but when it is of use to come again."""
+    """Refuse an address that was refused too often; say only when to retry."""
     return _json(429, {"error": {"code": "codexpool_too_many_refusals"}}, {"retry-after": str(math.ceil(pause) or 1)})
 
 
 def denied(message: str, returns_at: float, is_limit: bool, now: float) -> http.Response:
-    """A turn that a member may not have now: a limit of its own, or no place for a while."""
+    """Refuse a turn for now: the member's limit is reached, or no slot is free."""
     if is_limit:
         return _json(429, {"error": limit_error(message, returns_at)}, {PROMO: promo(message)})
     error = {"type": "rate_limit_exceeded", "code": "codexpool_no_place", "message": message}
@@ -163,18 +159,18 @@ def denied(message: str, returns_at: float, is_limit: bool, now: float) -> http.
 
 
 def toolless(body: bytes, encoding: str) -> http.Response:
-    """The answer to a message for the tools of a person, where there is none."""
+    """Answer an MCP message as a server without tools."""
     status, document = toolless_answer(body, encoding)
     return http.Response.make(status) if document is None else _json(status, document)
 
 
 def document(told: object, headers: Mapping[str, str] = MappingProxyType({})) -> http.Response:
-    """An answer that is a document of ours."""
+    """Return a document of the proxy."""
     return _json(200, told, headers)
 
 
 def discovered(client_id: str) -> http.Response:
-    """Routing discovery for a client that nobody can serve."""
+    """Return routing discovery for a client that no identity can serve."""
     return _json(200, synthetic(client_id))
 
 

@@ -44,7 +44,7 @@ from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.judge import Said, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
 from codexpool.proxy.outgoing import Dressing
-from codexpool.proxy.replies import Told, limit_error, promo, seconds_to, told
+from codexpool.proxy.replies import Advice, advice, limit_error, promo, seconds_to
 from codexpool.proxy.resend import hang_up
 from codexpool.proxy.turns import Denied, Turns
 from codexpool.redaction import redact_text
@@ -344,10 +344,10 @@ class OpenSocket:
             return
         why = no_identity(pool, asked, now)
         logger.warning("session %s: %s", self.exchange.named, why.message)
-        told_so = told(why.returns_at, why.is_limit, now)
-        if why.returns_at is None or told_so is Told.FINAL:
+        advised = advice(why.returns_at, why.is_limit, now)
+        if why.returns_at is None or advised is Advice.FINAL:
             message.content = frames.unservable(why.message)
-        elif told_so is Told.WAIT:
+        elif advised is Advice.WAIT:
             message.content = frames.wait(why.message, seconds_to(why.returns_at, now))
         else:
             message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))

@@ -1,4 +1,4 @@
-"""From a flow and its exchange to their trace: what `codexpool.traces` gets to know of a request, and when."""
+"""Record requests and attempts in traces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codexpool.pool.verdict import Answer, classify
 from codexpool.protocol import routes
 from codexpool.protocol.headers import first_values
 from codexpool.protocol.routes import Policy
-from codexpool.proxy.exchange import Exchange, asked_of
+from codexpool.proxy.exchange import Exchange, asked_of, policy_of
 from codexpool.proxy.held_answers import read
 from codexpool.traces.history import History
 from codexpool.traces.trace import METADATA, AttemptTrace, Trace
@@ -30,11 +30,17 @@ GOOD = classify(Answer(200))
 def begun(
     flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool, member: str = ""
 ) -> Trace:
-    """The trace of a request whose headers have come; the flow has it from now on."""
-    request = flow.request
-    data = request.data
+    """Begin the trace of a request from its headers, and attach it to the flow."""
+    trace = _trace(flow, policy, asked, source, is_upgrade)
+    trace.member = member
+    flow.metadata[METADATA] = trace
+    return trace
+
+
+def _trace(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool) -> Trace:
+    data = flow.request.data
     method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
-    trace = Trace(
+    return Trace(
         flow.id,
         time.time(),
         address_of(flow.client_conn.peername),
@@ -43,21 +49,18 @@ def begun(
         data.host,
         path,
         policy,
-        routes.row_of(method, path.partition("?")[0]),
+        routes.row_of(method, path.partition("?")[0]) if policy is not Policy.NEVER else "",
         data.headers.fields,
         is_upgrade,
         session=asked.session,
         source=source,
         parent=asked.parent,
         model=asked.model,
-        member=member,
     )
-    flow.metadata[METADATA] = trace
-    return trace
 
 
 def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: str, lighter: bool) -> AttemptTrace:
-    """The trace of an attempt that is about to be made, under an identity that the pool has just chosen."""
+    """Add the trace of an attempt under the identity the pool just chose."""
     assert identity.metadata is not None
     because = pool.because
     looked_around = because in LOOKED_AROUND or bool(exchange.tries)
@@ -80,14 +83,14 @@ def _candidacies(pool: Pool, exchange: Exchange, chosen: str) -> list[Candidacy]
     refused = {attempt.name for attempt in exchange.tries}
     try:
         return candidacies(pool, exchange.asked, refused, chosen, time.time())
-    except Exception:  # The request has its identity; that is only a word about the others.
-        logger.exception("what spoke for and against the candidates could not be said")
+    except Exception:  # The request has its identity; only the explanation is missing.
+        logger.exception("describing the candidates failed")
         return None
 
 
 @harmless
 def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
-    """A request was kept waiting."""
+    """Record a wait."""
     match step:
         case Wait():
             trace.waited("an identity to become ready", seconds)
@@ -99,7 +102,7 @@ def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
 
 @harmless
 def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
-    """A flow has the answer that the client gets, or has ended in an error."""
+    """End the trace of a flow that has the client's answer, or ended in an error."""
     trace, response = exchange.trace, flow.response
     if exchange.ours:
         trace.replied(trace.message or (read(response).text.decode(errors="replace") if response is not None else ""))
@@ -125,7 +128,7 @@ def lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
 
 @harmless
 def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: str, status: int = 503) -> None:
-    """A request was refused before there was anybody to send it as."""
+    """Record a request that was refused before it had an identity."""
     values = first_values(flow.request.headers.fields)
     asked, source = asked_of(values, routes.normalised(flow.request.path.partition("?")[0]))
     trace = begun(flow, policy, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
@@ -135,34 +138,16 @@ def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: s
 
 
 def untouched(flow: http.HTTPFlow) -> Trace:
-    """The trace of a request that codexpool has nothing to do with."""
-    request = flow.request
-    data = request.data
-    method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
-    asked, source = asked_of(first_values(data.headers.fields), path.partition("?")[0])
-    policy = routes.policy(data.scheme.decode("latin-1"), data.host, data.port, method, path, routes.BACKEND_ONLY)
-    policy = Policy.OWN if policy is Policy.LENT else policy  # A member's would have a trace.
-    trace = Trace(
-        flow.id,
-        request.timestamp_start,
-        address_of(flow.client_conn.peername),
-        method,
-        data.scheme.decode("latin-1"),
-        data.host,
-        path,
-        policy,
-        routes.row_of(method, path.partition("?")[0]) if policy is not Policy.NEVER else "",
-        data.headers.fields,
-        flow.websocket is not None,
-        session=asked.session,
-        source=source,
-        parent=asked.parent,
-        model=asked.model,
-        request_bytes=len(request.raw_content or b""),
-    )
-    if flow.response is not None:
-        trace.status, trace.answered_by = flow.response.status_code, "backend"
-        trace.bytes_in = len(flow.response.raw_content or b"")
-        trace.ended_at = flow.response.timestamp_end
+    """Make the trace of a finished request that codexpool did not touch."""
+    request, response = flow.request, flow.response
+    policy = policy_of(request, routes.BACKEND_ONLY)
+    policy = Policy.OWN if policy is Policy.LENT else policy  # That of a member would have a trace.
+    asked, source = asked_of(first_values(request.data.headers.fields), request.path.partition("?")[0])
+    trace = _trace(flow, policy, asked, source, flow.websocket is not None)
+    trace.at, trace.request_bytes = request.timestamp_start, len(request.raw_content or b"")
+    if response is not None:
+        trace.status, trace.answered_by = response.status_code, "backend"
+        trace.bytes_in = len(response.raw_content or b"")
+        trace.ended_at = response.timestamp_end
     trace.error = flow.error.msg if flow.error is not None else None
     return trace
