@@ -1,4 +1,4 @@
-"""`codexpool demo`: what it shows, what it leaves behind, and when it says that something did not hold."""
+"""`codexpool demo`: what it shows, what it leaves behind, and when it fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, subproces
 Shown = tuple[World, subprocess.CompletedProcess[str]]
 
 
-def test_demo_goes_through_every_step_and_ends_well(built_in: Shown) -> None:
+def test_demo_passes_every_step(built_in: Shown) -> None:
     _, run = built_in
 
     assert run.returncode == 0, run.stdout + run.stderr
@@ -51,24 +51,24 @@ def test_demo_goes_through_every_step_and_ends_well(built_in: Shown) -> None:
     assert run.stdout.rstrip().splitlines()[-1].startswith("All 12 checks passed")
 
 
-def test_demo_marks_what_became_of_each_header(built_in: Shown) -> None:
+def test_demo_shows_how_headers_changed(built_in: Shown) -> None:
     _, run = built_in
 
-    changes = set(re.findall(r"^ ([~+=-])   (\S+)", run.stdout, re.MULTILINE))
+    changes = set(re.findall(r"^   ([~+-]) (\S+)$", run.stdout, re.MULTILINE))
 
     assert {
         ("~", "authorization"),
         ("~", "chatgpt-account-id"),
         ("+", "x-openai-account-routing-override"),
         ("-", "openai-organization"),
-        ("=", "user-agent"),
     } <= changes
+    assert "others, as the client sent them" in run.stdout
 
 
-def test_demo_shows_the_flag_as_the_one_change_of_the_file(built_in: Shown) -> None:
+def test_demo_shows_the_flag_as_the_only_change(built_in: Shown) -> None:
     _, run = built_in
 
-    added = [line for line in run.stdout.splitlines() if line.startswith("   +") and not line.startswith("   +++")]
+    added = re.findall(r"^   \+[^+ ].*", run.stdout, re.MULTILINE)
 
     assert len(added) == 1
     assert "needs_replacement = {" in added[0]
@@ -78,7 +78,7 @@ def test_no_token_is_shown(built_in: Shown) -> None:
     _, run = built_in
 
     assert "at-demo-" not in run.stdout + run.stderr
-    assert len(set(re.findall(r"PAT, \d+ characters, sha256:[0-9a-f]{12}", run.stdout))) == 3
+    assert len(set(re.findall(r"sha256:[0-9a-f]{12}", run.stdout))) == 3
 
 
 def test_demo_is_plain_text_in_a_pipe(built_in: Shown) -> None:
@@ -146,7 +146,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Resul
     return lambda: CliRunner().invoke(main, ["demo", "--client", "built-in"])
 
 
-def test_demo_fails_where_the_token_lives_on(
+def test_demo_fails_if_the_token_lives_on(
     quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(StandIn, "kill", lambda *_: None)
@@ -159,7 +159,7 @@ def test_demo_fails_where_the_token_lives_on(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo_fails_where_the_client_sees_the_refusal(
+def test_demo_fails_if_the_client_sees_the_refusal(
     quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_all(standin: StandIn, _: str) -> None:
@@ -174,7 +174,7 @@ def test_demo_fails_where_the_client_sees_the_refusal(
     assert "exactly one request was refused (2)" in result.stderr
 
 
-def test_demo_says_what_the_proxy_said_when_that_does_not_start(
+def test_demo_prints_the_output_of_a_proxy_that_does_not_start(
     quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "entry", lambda: ROOT / "no-such-addon")
@@ -185,7 +185,7 @@ def test_demo_says_what_the_proxy_said_when_that_does_not_start(
     assert "No such script" in result.stderr
 
 
-def test_demo_without_a_codex_says_how_to_have_one(tmp_path: Path) -> None:
+def test_demo_without_a_codex_says_what_to_set(tmp_path: Path) -> None:
     world = World(tmp_path, PATH=str(tmp_path), CODEXPOOL_CODEX="")
 
     run = world.run("demo", "--client", "codex")
@@ -194,7 +194,7 @@ def test_demo_without_a_codex_says_how_to_have_one(tmp_path: Path) -> None:
     assert "CODEXPOOL_CODEX" in run.stderr
 
 
-def test_a_codex_that_is_named_has_to_be_there(tmp_path: Path) -> None:
+def test_codexpool_codex_must_name_a_program(tmp_path: Path) -> None:
     world = World(tmp_path, CODEXPOOL_CODEX=str(tmp_path / "nowhere"))
 
     run = world.run("demo")
@@ -203,7 +203,7 @@ def test_a_codex_that_is_named_has_to_be_there(tmp_path: Path) -> None:
     assert "nowhere is not a program" in run.stderr
 
 
-def test_a_codex_that_fails_is_not_the_end_of_it(tmp_path: Path) -> None:
+def test_a_codex_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     broken = tmp_path / "codex"
     broken.write_text("#!/bin/sh\necho 'this codex is broken' >&2\nexit 3\n")
     broken.chmod(0o755)
@@ -218,7 +218,7 @@ def test_a_codex_that_fails_is_not_the_end_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_client
-def test_demo_with_the_real_client_ends_well(tmp_path: Path) -> None:
+def test_demo_with_the_real_client_passes(tmp_path: Path) -> None:
     world = World(tmp_path)
 
     run = world.run("demo", "--client", "codex")
@@ -229,7 +229,7 @@ def test_demo_with_the_real_client_ends_well(tmp_path: Path) -> None:
     assert world.left_behind() == []
 
 
-def test_what_a_client_notes_for_itself_is_no_sign_of_trouble() -> None:
+def test_what_users_do_not_see_is_no_trouble() -> None:
     noted = [
         "2026-11-25T05:33:19Z ERROR codex_models_manager::manager: failed to load models cache: EOF while parsing",
         "session id: 01a211cd-addd-7931-a486-1b1c55e0b401",
@@ -244,6 +244,11 @@ POOLED = Token("at-demo-pooled", "work", routing_override="us")
 OWN = Token("at-demo-own", "client", own=True)
 
 
+def seen_with(token: Token, headers: dict[str, str]) -> Seen:
+    sent = [("authorization", f"Bearer {token.token}"), *headers.items()]
+    return Seen("POST", "chatgpt.com", RESPONSES, sent)
+
+
 @pytest.mark.parametrize(
     ("token", "headers", "code"),
     [
@@ -254,14 +259,16 @@ OWN = Token("at-demo-own", "client", own=True)
         (OWN, GOOD | {"chatgpt-account-id": "acc-client"}, "invalid_token"),
     ],
 )
-def test_the_backend_refuses_a_misfit(tmp_path: Path, token: Token, headers: dict[str, str], code: str) -> None:
+def test_the_backend_refuses_headers_that_do_not_match(
+    tmp_path: Path, token: Token, headers: dict[str, str], code: str
+) -> None:
     """The demo's checks mean something only if its stand-in notices a header that does not fit the token."""
-    seen = Seen("POST", "chatgpt.com", RESPONSES, list(headers.items()), token.name, "", is_websocket=False)
+    seen = seen_with(token, headers)
 
     with StandIn([POOLED, OWN], tmp_path) as standin:
-        assert standin.receive(replace(seen, headers=list(GOOD.items())), POOLED.token, b"") is POOLED
+        assert standin.receive(seen_with(POOLED, GOOD), b"") is POOLED
         with pytest.raises(RefusedError) as refused:
-            standin.receive(seen, token.token, b"")
+            standin.receive(seen, b"")
 
     assert refused.value.body["error"]["code"] == code
     assert len(standin.refusals) == 1
@@ -277,8 +284,8 @@ def test_the_backend_refuses_a_misfit(tmp_path: Path, token: Token, headers: dic
     ],
 )
 def test_the_backend_notices_a_leak(tmp_path: Path, path: str, more: list[tuple[str, str]], body: bytes) -> None:
-    headers = [("authorization", f"Bearer {POOLED.token}"), *GOOD.items(), *more]
+    seen = seen_with(POOLED, GOOD)
     with StandIn([POOLED], tmp_path) as standin, contextlib.suppress(RefusedError):
-        standin.receive(Seen("POST", "chatgpt.com", path, headers, "work", "", False), POOLED.token, body)
+        standin.receive(replace(seen, path=path, headers=[*seen.headers, *more]), body)
 
     assert len(standin.leaks) == 1

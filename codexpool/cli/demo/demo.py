@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import click
 
+from codexpool.cli.output import quiet_end
 from codexpool.cli.processes import InterruptedBySignal, Signals
-
-CLIENTS = ("codex", "built-in")
 
 
 @click.command()
 @click.option(
     "--client",
     "wanted",
-    type=click.Choice(CLIENTS),
-    help="The client to use. The default is the Codex CLI, if it is on the PATH or named by CODEXPOOL_CODEX.",
+    type=click.Choice(("codex", "built-in")),
+    help="The client to use. Default: the Codex CLI, if it is on the PATH or $CODEXPOOL_CODEX names it.",
 )
 def demo(wanted: str | None) -> None:
     """Show what happens when a token dies, step by step.
@@ -32,33 +30,18 @@ def demo(wanted: str | None) -> None:
     codex = None if wanted == "built-in" else _codex()
     if wanted == "codex" and codex is None:
         raise click.UsageError("no `codex` on the PATH; set CODEXPOOL_CODEX to it, or use --client built-in")
+    # Imported here because `codexpool run` starts without them.
+    from codexpool.cli.demo.clients import BuiltIn, Codex
+    from codexpool.cli.demo.stage import Stage
+    from codexpool.cli.demo.story import Story
+
     try:
-        with Signals() as signals:
-            sys.exit(_play(signals, codex))
+        with Signals() as signals, quiet_end(), Stage(signals) as stage:
+            stage.start()
+            Story(stage, BuiltIn(stage) if codex is None else Codex(stage, codex)).run()
     except InterruptedBySignal as interrupted:
         click.echo("\nStopped. Nothing was left behind.", err=True)
         sys.exit(128 + interrupted.number)
-
-
-def _play(signals: Signals, codex: Path | None) -> int:
-    # Imported here because `codexpool run` starts without them.
-    from codexpool.cli.demo.clients import BuiltIn, Codex
-    from codexpool.cli.demo.screen import Screen
-    from codexpool.cli.demo.stage import Stage, StageError
-    from codexpool.cli.demo.story import Story
-
-    began = time.monotonic()
-    screen = Screen()
-    try:
-        with Stage(signals) as stage:
-            screen.hide(stage.tokens)
-            stage.start()
-            story = Story(stage, BuiltIn(stage) if codex is None else Codex(stage, codex), screen)
-            story.tell()
-    except StageError as error:
-        screen.fail(str(error))
-        return 1
-    return screen.verdict(time.monotonic() - began)
 
 
 def _codex() -> Path | None:
