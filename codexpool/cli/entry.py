@@ -1,4 +1,4 @@
-"""Find the addon's entry file and mitmproxy's own commands."""
+"""Finds the addon's entry file, and mitmproxy's commands."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from pathlib import Path
 
 
 def entry() -> Path:
-    """The entry file for `mitmdump -s`: of the checkout if this is one, else the one the wheel brings.
-
-    Raises FileNotFoundError where an installation has lost it.
-    """
+    """Return the file for `mitmdump -s`: the checkout's, or the wheel's. Raises FileNotFoundError."""
     package = Path(__file__).resolve().parent.parent
     for path in (package.parent / "addon", package / "entry" / "addon"):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"no entry file beside {package}; install codexpool again")
+    raise FileNotFoundError(f"no addon file next to {package}; reinstall codexpool")
 
 
 def tool(name: str) -> str:
-    """mitmproxy's command of that name, of the same installation as this one."""
-    beside = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
-    return str(beside) if beside.is_file() else name
+    """Return the path of mitmproxy's command ``name`` in this installation, or the name if it is not there."""
+    path = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
+    return str(path) if path.is_file() else name

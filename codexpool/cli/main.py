@@ -1,4 +1,4 @@
-"""The `codexpool` command: subcommands, and nothing they share but this."""
+"""The `codexpool` command."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ COMMANDS = {
     "addon-path": "commands.run:addon_path",
     "demo": "demo.demo:demo",
 }
-"""The commands, in the order of a new user's way, and where each one is."""
+"""The commands in the order a new user needs them, and where each one is."""
 
 
 class Commands(click.Group):
-    """Imports a command when it is called: `codexpool run` need not wait for an HTTP client."""
+    """Imports a command when it is called, so that `codexpool run` does not wait for an HTTP client."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -56,6 +56,6 @@ class Commands(click.Group):
 def main() -> None:
     """Send Codex requests under the identities of a pool.
 
-    `codexpool add` and `codexpool login` make a pool of your tokens and logins, `codexpool run` starts mitmdump with
-    the addon, and `codexpool demo` shows, on a stand-in for the backend, what it does when a token dies.
+    To try it without an account: codexpool demo. To begin: codexpool add NAME (a token) or codexpool login NAME (a
+    ChatGPT login), then codexpool run.
     """

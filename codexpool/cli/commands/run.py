@@ -1,4 +1,4 @@
-"""`codexpool run` and `codexpool addon-path`: mitmproxy with the addon, wherever that is installed."""
+"""`codexpool run` and `codexpool addon-path`: start mitmproxy with the addon."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import click
 
 from codexpool.cli.entry import entry, tool
 
-TOOLS = ("mitmdump", "mitmproxy", "mitmweb")
-
 
 @click.command("addon-path")
 def addon_path() -> None:
@@ -22,27 +20,35 @@ def addon_path() -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.option(
-    "--with", "name", type=click.Choice(TOOLS), default="mitmdump", help="Which of mitmproxy's tools to start."
+    "--with",
+    "name",
+    type=click.Choice(("mitmdump", "mitmproxy", "mitmweb")),
+    default="mitmdump",
+    show_default=True,
+    help="The mitmproxy tool to start.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="The pool.toml to use.")
+@click.option("--config", metavar="PATH", type=click.Path(path_type=Path), help="The pool.toml to use.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
-    """Start mitmdump with the addon. ARGUMENTS are mitmproxy's own: `codexpool run -p 8081 -w flows`."""
+    """Start mitmdump with the addon.
+
+    Passes ARGUMENTS to mitmdump: codexpool run -p 8081 -w flows. Listens on 127.0.0.1 unless told otherwise.
+    """
     command = [tool(name), "-s", str(entry())]
-    if not _says_where_to_listen(arguments):
-        # The addon would see to it as well, but only once mitmproxy has begun to listen on all addresses.
+    if not _has_listen_host(arguments):
+        # The addon would do so too, but only after mitmproxy has begun to listen on all addresses.
         command += ["--listen-host", "127.0.0.1"]
     if config is not None:
         command += ["--set", f"codexpool_config={config}"]
     command += arguments
     if os.name == "nt":
         sys.exit(subprocess.run(command, check=False).returncode)
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # A log that goes into a file is read while it grows.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # A log in a file is read while it grows.
     os.execvp(command[0], command)
 
 
-def _says_where_to_listen(arguments: tuple[str, ...]) -> bool:
-    """Whether the user has said so: here, or in mitmproxy's own config.yaml."""
+def _has_listen_host(arguments: tuple[str, ...]) -> bool:
+    """Return whether the arguments or mitmproxy's config.yaml set the address to listen on."""
     if any("listen-host" in argument or "listen_host" in argument for argument in arguments):
         return True
     folder = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")

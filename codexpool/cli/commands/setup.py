@@ -1,4 +1,4 @@
-"""`codexpool setup`: the certificate authority of the proxy, made and explained."""
+"""`codexpool setup`: create the proxy's certificate authority."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from codexpool.local.ca_files import CERTIFICATE, SECRETS, AuthorityError, Prepa
     "named",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="The folder of the authority, mitmproxy's option of that name; else ~/.mitmproxy, or what config.yaml says.",
+    help="mitmproxy's folder for the CA. Default: the one in mitmproxy's config.yaml, or ~/.mitmproxy.",
 )
 @json_option
 def setup(named: Path | None, as_json: bool) -> None:
-    """Make the proxy's certificate authority, if it has none, and say what is to be known about it.
+    """Create the proxy's certificate authority (CA) if it has none, and explain how to use it.
 
-    Nobody else can read its folder afterwards. mitmproxy takes what it finds there.
+    Makes the folder of the CA private. mitmproxy uses the CA it finds there.
     """
     try:
         prepared = prepare(named.expanduser().absolute() if named is not None else confdir())
@@ -35,7 +35,7 @@ def setup(named: Path | None, as_json: bool) -> None:
         return
     for sentence in prepared.mended:
         click.echo(f"codexpool: {sentence}", err=True)
-    click.echo(_explained(prepared, is_default=named is None))
+    click.echo(_explanation(prepared, is_default=named is None))
 
 
 def _document(prepared: Prepared) -> dict[str, object]:
@@ -50,27 +50,24 @@ def _document(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _explained(prepared: Prepared, is_default: bool) -> str:
+def _explanation(prepared: Prepared, is_default: bool) -> str:
     certificate = prepared.certificate
-    run = "codexpool run"
-    ca = ""
-    if not is_default:
-        run += f" --set {shlex.quote(f'confdir={prepared.folder}')}"
-        ca = f" --ca {shlex.quote(str(certificate.path))}"
+    run = "" if is_default else f" --set {shlex.quote(f'confdir={prepared.folder}')}"
+    ca = "" if is_default else f" --ca {shlex.quote(str(certificate.path))}"
     return f"""\
-The certificate authority of the proxy {"is made" if prepared.is_new else "is there"}.
+{"Created the proxy's certificate authority." if prepared.is_new else "The proxy has a certificate authority."}
 
   certificate  {certificate.path}
   SHA-256      {certificate.fingerprint}
-  holds until  {certificate.holds_until:%Y-%m-%d}
+  valid until  {certificate.holds_until:%Y-%m-%d}
 
-Hand {CERTIFICATE} to members, and the fingerprint by another way. They compare it:
+Give {CERTIFICATE} to members, and the fingerprint over another channel. They compare it with:
   openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}
-Hand {" and ".join(SECRETS)} to nobody: they hold the private key.
+Never give away {" or ".join(SECRETS)}: they contain the private key.
 
-Whoever trusts an authority lets its proxy read all that is said. So trust it in the client only
-(CODEX_CA_CERTIFICATE, as codexpool env sets it), and not in the system or in a browser.
+A client that trusts this CA lets the proxy read all its traffic. Trust it in the client only
+(CODEX_CA_CERTIFICATE, as codexpool env sets it), not in the system or a browser.
 
 Next:
-  {run}
+  codexpool run{run}
   eval "$(codexpool env{ca})" && codex"""
