@@ -82,15 +82,11 @@ class TurnQueue:
         self._under_way: dict[str, int] = {}
         self._ring: OrderedDict[str, Line] = OrderedDict()
 
-    @property
-    def at_once(self) -> int | None:
-        """Turns of the whole pool at once; None is no bound. Lowering it ends no turn that is under way."""
-        return self._at_once
-
-    @at_once.setter
-    def at_once(self, at_once: int | None) -> None:
-        self._at_once = at_once
-        self._admit()
+    def limit(self, at_once: int | None) -> None:
+        """Bound the turns of the whole pool; None is no bound. No turn under way is ended."""
+        if at_once != self._at_once:
+            self._at_once = at_once
+            self._admit()
 
     def under_way(self, member: str) -> int:
         """Return how many turns of a member are under way."""

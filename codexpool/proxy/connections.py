@@ -42,32 +42,17 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 
-MOST_OF_A_HEAD: Final = 256 << 10
-"""Bytes in the head of an answer over HTTP/1, or in the framing of a body."""
-
-MOST_INTERIM: Final = 100
-"""Interim answers before the final one."""
-
-MOST_OF_THE_REST: Final = 2 << 20
-"""Bytes read from a server that has closed."""
-
+MOST_OF_A_HEAD: Final = 256 << 10  # bytes in the head of an answer over HTTP/1, or in the framing of a body
+MOST_INTERIM: Final = 100  # interim answers before the final one
+MOST_OF_THE_REST: Final = 2 << 20  # bytes read from a server that has closed
+# Bytes in an inflated WebSocket message, counting `FRAME` more for each of its frames.
 MOST_OF_A_MESSAGE: Final = 32 << 20
-"""Bytes in an inflated WebSocket message, counting `FRAME` more for each of its frames."""
-
-FRAME: Final = 64
-"""Bytes of memory a frame costs, however short it is."""
-
-DENSE_FROM: Final = 8 << 20
-"""Bytes up to which a message may be denser than `MOST_DENSE`."""
-
-MOST_DENSE: Final = 100
-"""How many times its size a message may inflate to. (Deflate reaches 1,000; text reaches 10.)"""
-
-PIECE: Final = 1 << 20
-"""Bytes inflated in one step."""
-
+FRAME: Final = 64  # bytes of memory a frame costs, however short it is
+DENSE_FROM: Final = 8 << 20  # bytes up to which a message may be denser than `MOST_DENSE`
+MOST_DENSE: Final = 100  # how many times its size a message may inflate to. (Deflate reaches 1,000; text reaches 10.)
+PIECE: Final = 1 << 20  # bytes inflated in one step
+# zlib's level for messages. The default saves a fifth and takes four times as long, while all connections wait.
 EFFORT: Final = 1
-"""zlib's level for messages. The default saves a fifth and takes four times as long, while all connections wait."""
 
 Commands = Generator[Any, Any, None]
 
@@ -312,8 +297,7 @@ class _Bound(Extension):
             self.size = self.deflated = 0
 
 
-REASON: Final = "codexpool: a message"
-"""The beginning of the reason in the close frame."""
+REASON: Final = "codexpool: a message"  # the beginning of the reason in the close frame
 
 
 class _Deflate(PerMessageDeflate):

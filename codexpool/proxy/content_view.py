@@ -13,8 +13,7 @@ from codexpool.views.formatting import wrap
 from codexpool.views.header_table import header_lines, rows
 from codexpool.views.story import explained
 
-WIDTH = 110
-"""Columns of the content view; mitmproxy does not tell how many there are."""
+WIDTH = 110  # columns of the content view; mitmproxy does not tell how many there are
 
 
 def document_of(one: flow.Flow) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from codexpool.protocol.member_keys import MARK, without_keys
 from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import with_body
 
+# Part of every ``Basic`` credential, which may have a key as its password (from a URL, for example)
 BASIC: Final = b"asic "
-"""Part of every ``Basic`` credential, which may have a key as its password (from a URL, for example)."""
 
 SHOWN: Final = PLACEHOLDER.format("member key").encode()
 SHOWN_IN_NAMES: Final = b"codexpool-member-key"

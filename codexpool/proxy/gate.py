@@ -14,8 +14,9 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
+from mitmproxy.connection import Client
 
-from codexpool.common.addresses import address_of, household, is_from_here
+from codexpool.common.addresses import address_of, household, is_from_here, plain_address
 from codexpool.config import PoolConfig
 from codexpool.config.model import Access
 from codexpool.members import persona
@@ -23,23 +24,24 @@ from codexpool.members.access import Asks, Brings, Gets, gets
 from codexpool.members.register import Member, Register, Standing, refusal, standing
 from codexpool.members.strangers import Strangers
 from codexpool.protocol import endpoints, routes
+from codexpool.protocol.hosts import plain
 from codexpool.protocol.routes import Policy
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.find_keys import carries_key, hide_key, key_of
+from codexpool.proxy.mitm import options
 from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
 
+# Bytes of a body that are read although the request is refused, or comes from an unknown address.
 WORTH_READING: Final = 16 * 1024 * 1024
-"""Bytes of a body that are read although the request is refused, or comes from an unknown address."""
+LONGEST_HEAD: Final = 64 * 1024  # bytes of the head of such a request
+PATIENCE: Final = 5.0  # seconds that whoami waits for the pool to learn the accounts of its identities
 
-LONGEST_HEAD: Final = 64 * 1024
-"""Bytes of the head of such a request."""
-
-PATIENCE: Final = 5.0
-"""Seconds that whoami waits for the pool to learn the accounts of its identities."""
+# Hosts that a Codex client asks besides those of the backend (docs/protocol.md, sections 1 and 4).
+FOR_CLIENTS: Final = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST, "ab.chatgpt.com"})
 
 MISPLACED: Final = "a member key is in a place where none belongs"
 
@@ -52,13 +54,11 @@ MISSING: Final = (
     "or ask the operator of this proxy for one: codexpool member add NAME"
 )
 
-REFUSALS: Final = frozenset({Gets.REFUSED, Gets.WITHHELD, Gets.TOLD})
-"""What counts against an address."""
+REFUSALS: Final = frozenset({Gets.REFUSED, Gets.WITHHELD, Gets.TOLD})  # what counts against an address
 
 ACCOUNT: Final = "chatgpt-account-id"
 
-_LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")
-"""The access token of a login: a JWT."""
+_LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")  # the access token of a login: a JWT
 
 
 @dataclass(slots=True)
@@ -131,6 +131,24 @@ class Gate:
     def answers(self, flow: http.HTTPFlow) -> bool:
         """Return whether the gate answers a request, which must not leave."""
         return flow in self._answered
+
+    def refuses_connection(self, client: Client, host: str, port: int, backends: frozenset[str]) -> str:
+        """Return why the proxy does not connect a client to a host; empty if it does.
+
+        If other machines can reach the proxy, it is not an open one: an unknown address gets only to the hosts that a
+        Codex client asks before it sends its key. An address that a member's key came from lately gets everywhere
+        (the tools of a client use the same proxy).
+        """
+        peer = client.peername
+        if self.access is Access.ANYONE or self.lets_all or peer is None:
+            return ""
+        name = plain(host)
+        if port == 443 and (name in FOR_CLIENTS or name in backends):
+            return ""
+        address = plain_address(peer[0])
+        if self.works_from(household(address)) or (is_from_here(address) and not options.is_own_connection(peer)):
+            return ""
+        return "codexpool: this proxy is for the members of its pool, and no member has used it from your address yet"
 
     # -- the head of a request
 

@@ -34,6 +34,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from itertools import count
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 from mitmproxy import http
@@ -69,14 +70,9 @@ else:
     CANCEL, CONNECT_FAILED = ErrorCode.CANCEL, ErrorCode.CONNECT_FAILED
     UNSENDABLE = ErrorCode.GENERIC_SERVER_ERROR
 
-LONGEST_HOLD = 2.0
-"""Seconds from its head for which the beginning of a stream is held."""
-
-LONGEST_READ = 5.0
-"""Seconds from its head in which the body of a held answer must be complete."""
-
-MOST_HELD = 1 << 20
-"""Bytes of the body of a held answer, as received."""
+LONGEST_HOLD = 2.0  # seconds from its head for which the beginning of a stream is held
+LONGEST_READ = 5.0  # seconds from its head in which the body of a held answer must be complete
+MOST_HELD = 1 << 20  # bytes of the body of a held answer, as received
 
 FROM_SERVER = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
 
@@ -173,14 +169,9 @@ class _Timer(commands.RequestWakeup):
         self.stream: ResendStream | None = stream
 
 
-class _Nowhere:
-    """Receives the timers of holds that are over."""
-
-    def handle_event(self, event: events.Event) -> Commands:
-        yield from ()
-
-
-_NOWHERE = _Nowhere()
+_NOWHERE = cast(
+    layer.Layer, SimpleNamespace(handle_event=lambda _: iter(()))
+)  # receives timers of holds that are over
 
 
 class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
@@ -381,7 +372,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             timer.stream = None
             sources = self._http_layer.command_sources
             if timer in sources:
-                sources[timer] = cast(layer.Layer, _NOWHERE)
+                sources[timer] = _NOWHERE
 
     def passthrough(self, event: Any) -> Commands:
         timer = event.command if isinstance(event, events.Wakeup) else None

@@ -22,7 +22,6 @@ from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
 from codexpool.proxy.outgoing import Dressing
-from codexpool.proxy.relay_policy import Relay
 from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Services, Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
@@ -64,7 +63,6 @@ class SwapHandler:
         self.requests = Requests(self.flows, attempts, dressing, self.gate, self.tunnels, self.turns, history)
         self.answers = Answers(self.flows, attempts, dressing, self.turns, history)
         self.sockets = Sockets(Services(self.flows, dressing, history, self.gate, self.turns))
-        self._relay = Relay(self.gate, options.is_own_connection)
 
     # -- its life
 
@@ -158,9 +156,9 @@ class SwapHandler:
             case Passthrough():
                 return ""
             case Serving(keeper):
-                return self._relay.refusal(client, to_host, port, keeper.hosts)
+                return self.gate.refuses_connection(client, to_host, port, keeper.hosts)
             case Closed():
-                return self._relay.refusal(client, to_host, port, BACKEND_ONLY)
+                return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY)
 
     # -- requests
 

@@ -54,26 +54,17 @@ from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
 
+# Messages of a WebSocket that a flow keeps; mitmproxy would keep all of them until the socket is closed.
 MESSAGES_KEPT = 16
-"""Messages of a WebSocket that a flow keeps; mitmproxy would keep all of them until the socket is closed."""
-
-ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})
-"""Statuses of an identity that end its idle sockets."""
-
+ENDED = frozenset({*CONDEMNED, Status.LIMITED, Status.PAUSED})  # statuses of an identity that end its idle sockets
+# Verdicts that end the socket. (`Next.RENEWED` is among them because only a new handshake carries the new token.)
 MOVES = frozenset({Next.SAME, Next.RENEWED, Next.OTHER}) | MAY_BE_ITS_OWN
-"""Verdicts that end the socket. (`Next.RENEWED` is among them because only a new handshake carries the new token.)"""
-
+# Close codes a server uses for reasons of its own: done, restarting, or out of room.
 SERVER_CLOSES = frozenset({1000, 1001, 1012, 1013})
-"""Close codes a server uses for reasons of its own: done, restarting, or out of room."""
-
+# Close codes about the client's message: too long, or of a kind the server does not take (RFC 6455, 7.4.1)
 MESSAGE_REFUSED = frozenset({1003, 1007, 1009})
-"""Close codes about the client's message: too long, or of a kind the server does not take (RFC 6455, 7.4.1)."""
-
-CLIENT_REFUSED = frozenset({1008, 1011})
-"""Close codes that refuse a client, even before it has sent a request."""
-
-GRACE = 5.0
-"""Seconds a client has to close its socket after it was told to connect again."""
+CLIENT_REFUSED = frozenset({1008, 1011})  # close codes that refuse a client, even before it has sent a request
+GRACE = 5.0  # seconds a client has to close its socket after it was told to connect again
 
 
 class Pending(NamedTuple):

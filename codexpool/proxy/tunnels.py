@@ -27,11 +27,9 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from codexpool.protocol.hosts import is_address, is_read, name_of, plain
 
+# Bytes of a TLS ClientHello. If it is longer, mitmproxy decides about the tunnel.
 LONGEST_GREETING: Final = 64 * 1024
-"""Bytes of a TLS ClientHello. If it is longer, mitmproxy decides about the tunnel."""
-
-TLS_HANDSHAKE: Final = b"\x16"
-"""The first byte of a TLS connection."""
+TLS_HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection
 
 
 class UndecidedError(Exception):

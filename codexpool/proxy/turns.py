@@ -23,17 +23,11 @@ from codexpool.proxy import replies
 from codexpool.proxy.exchange import Exchange, replace_response
 from codexpool.upkeep.keeper import Keeper
 
-OWN_PATIENCE: Final = 10.0
-"""Seconds a turn waits for another turn of its own member to end."""
-
+OWN_PATIENCE: Final = 10.0  # seconds a turn waits for another turn of its own member to end
+# Seconds a turn waits for a slot in a pool that is full. (A client gives up after 300 seconds without a byte.)
 PATIENCE: Final = 240.0
-"""Seconds a turn waits for a slot in a pool that is full. (A client gives up after 300 seconds without a byte.)"""
-
-WORTH_TRACING: Final = 0.001
-"""Seconds of waiting that a trace shows."""
-
-TRY_AGAIN: Final = 5.0
-"""Seconds after which a client that got no slot may ask again."""
+WORTH_TRACING: Final = 0.001  # seconds of waiting that a trace shows
+TRY_AGAIN: Final = 5.0  # seconds after which a client that got no slot may ask again
 
 
 class Denied(NamedTuple):
@@ -53,8 +47,7 @@ class Turns:
 
     def follow(self, at_once: int | None) -> None:
         """Use the bound that pool.toml sets for the whole pool."""
-        if self.queue.at_once != at_once:
-            self.queue.at_once = at_once
+        self.queue.limit(at_once)
 
     async def begins(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Return whether a turn over HTTP has got its slot; if not, the client has its answer."""

@@ -134,7 +134,7 @@ def test_a_member_key_leaves_for_no_other_host(world: World, url: str) -> None:
         answers = [client.post(url, json={}) for _ in range(2)]
 
     assert {answer.status_code for answer in answers} == {403}
-    assert "does not leave for another host" in answers[0].json()["error"]["message"]
+    assert "is not sent to other hosts" in answers[0].json()["error"]["message"]
     assert nothing_arrived(world)
 
 

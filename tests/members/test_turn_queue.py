@@ -74,11 +74,11 @@ def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_u
     pool = Pool(1)
     turns = pool.asks("a", "b", "c", "d")
 
-    pool.queue.at_once = 3
+    pool.queue.limit(3)
     pool.loop.settle()
     assert [pool.heard(turn) for turn in turns] == [False, True, True, False]
 
-    pool.queue.at_once = 1
+    pool.queue.limit(1)
     for turn in turns[:2]:
         turn.leave()
         pool.loop.settle()
@@ -91,7 +91,7 @@ def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_u
 def test_a_pool_without_a_bound_any_more_lets_everybody_in() -> None:
     pool = Pool(1)
     turns = pool.asks("a", "b", "b", "c")
-    pool.queue.at_once = None
+    pool.queue.limit(None)
     pool.loop.settle()
 
     assert [pool.heard(turn) for turn in turns] == [False, True, True, True]

@@ -133,7 +133,8 @@ class Anything(RuleBasedStateMachine):
 
     @rule(at_once=BOUNDS)
     def another_bound(self, at_once: int | None) -> None:
-        self.pool.queue.at_once = self.model.at_once = at_once
+        self.model.at_once = at_once
+        self.pool.queue.limit(at_once)
         self.model.let_in()
 
     @rule(seconds=st.sampled_from([1, 2]))

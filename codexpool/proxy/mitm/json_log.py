@@ -31,30 +31,18 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one line of ASCII JSON. Never raises, because mitmproxy's handler would not catch it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        document = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "logger": record.name}
         try:
-            document = _document(record)
+            document["message"] = record.getMessage()
+            client: Any = getattr(record, "client", None)
+            if client:
+                document["client"] = human.format_address(client)
+            if record.exc_info and record.exc_info[1] is not None:
+                document["exception"] = redact_tokens(self.formatException(record.exc_info))
         except Exception as error:  # The arguments may not fit the message, or have no text.
-            document = {**_head(record), "message": f"a record that cannot be read ({type(error).__name__})"}
+            document["message"] = f"a record that cannot be read ({type(error).__name__})"
         return json.dumps(document)
-
-
-def _head(record: logging.LogRecord) -> dict[str, str]:
-    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    return {
-        "time": time.replace("+00:00", "Z"),
-        "level": str(record.levelname).lower(),
-        "logger": str(record.name),
-    }
-
-
-def _document(record: logging.LogRecord) -> dict[str, str]:
-    document = {**_head(record), "message": record.getMessage()}
-    client: Any = getattr(record, "client", None)
-    if client:
-        document["client"] = human.format_address(client)
-    if record.exc_info and record.exc_info[1] is not None:
-        document["exception"] = redact_tokens(logging.Formatter().formatException(record.exc_info))
-    return document
 
 
 def log_as(form: str) -> Callable[[], None]:

@@ -20,8 +20,8 @@ logger = logging.getLogger("codexpool")
 
 LOOPBACK: Final = "127.0.0.1"
 
+# Seconds without a byte after which a connection is closed. Codex keeps a silent WebSocket for an hour.
 SILENCE: Final = 3900
-"""Seconds without a byte after which a connection is closed. Codex keeps a silent WebSocket for an hour."""
 
 DEFAULTS: Final = {
     # mitmproxy listens on all addresses; a pool of other people's credentials does not.
@@ -35,11 +35,10 @@ DEFAULTS: Final = {
 
 HIDDEN: Final = "<codexpool: not recorded>"
 
+# Modes in which a request has an address, and perhaps no host name.
 NAMELESS: Final = frozenset({"transparent", "local", "wireguard"})
-"""Modes in which a request has an address, and perhaps no host name."""
-
+# Modes in which other machines may reach the proxy although it listens on no address.
 NETWORKS: Final = frozenset({"tun"})
-"""Modes in which other machines may reach the proxy although it listens on no address."""
 
 UNFIT_FOR_A_POOL: Final = (
     ("websocket", False, "member keys, limits and turns on WebSockets would go unseen"),
@@ -48,11 +47,9 @@ UNFIT_FOR_A_POOL: Final = (
 )
 """Options, the value with which a pool cannot be served safely, and why."""
 
+# Matches the hosts of Codex's backend, with their ports.
 CODEX_PATTERN: Final = rf"^(.+\.)?({'|'.join(map(re.escape, (*CODEX, PAGE)))}):\d+$"
-"""Matches the hosts of Codex's backend, with their ports."""
-
-_POOL: Final = "codexpool_had_a_pool"
-"""An attribute of mitmproxy's master, which survives a reload of this package."""
+_POOL: Final = "codexpool_had_a_pool"  # an attribute of mitmproxy's master, which survives a reload of this package
 
 _tasks = Tasks()
 

@@ -22,14 +22,10 @@ from codexpool.common.tasks import Tasks
 
 logger = logging.getLogger("codexpool")
 
-BOUND: Final = 30.0
-"""Seconds after SIGTERM in which requests can finish."""
-
-LOOK: Final = 0.1
-"""Seconds between checks for requests under way."""
-
+BOUND: Final = 30.0  # seconds after SIGTERM in which requests can finish
+LOOK: Final = 0.1  # seconds between checks for requests under way
+# The answer to a new request on a connection that was open before.
 REASON: Final = "this proxy is shutting down and takes no new requests; try again"
-"""The answer to a new request on a connection that was open before."""
 
 
 class Shutdown:

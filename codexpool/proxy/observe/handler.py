@@ -36,12 +36,10 @@ from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import Setup
 from codexpool.proxy.held_answers import is_event_stream, scrub
-from codexpool.proxy.mitm import options
 from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
-from codexpool.proxy.relay_policy import Relay
 from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
@@ -71,7 +69,6 @@ class ObserveHandler:
         self._masked = MaskedFlows()
         self._observed: WeakKeyDictionary[http.HTTPFlow, Observation] = WeakKeyDictionary()
         self._sockets = ObservedSockets(history)
-        self._relay = Relay(self.gate, options.is_own_connection)
 
     # -- its life
 
@@ -117,7 +114,7 @@ class ObserveHandler:
         """Return at once: the hosts are known from the start."""
 
     def refusal(self, client: Client, to_host: str, port: int) -> str:
-        return self._relay.refusal(client, to_host, port, BACKEND_ONLY) if self.closed else ""
+        return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY) if self.closed else ""
 
     def policy(self, request: http.Request) -> Policy:
         """Return the path policy of a request as it would leave."""

@@ -1,4 +1,4 @@
-"""Whom the proxy passes on for, and to where, without a proxy around it."""
+"""Which connections the gate makes for whom, without a proxy around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mitmproxy.connection import Client
 from codexpool.config.model import Access
 from codexpool.protocol.routes import BACKEND_ONLY, Policy
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.relay_policy import Relay
+from codexpool.proxy.mitm import options
 from codexpool.traces.history import History
 from tests.proxy.still_keeper import StillKeeper
 from tests.proxy.test_gate import FAR, MEMBERS, coming, config
@@ -49,84 +49,74 @@ def keeper() -> StillKeeper:
 
 
 @pytest.fixture
-def gate(keeper: StillKeeper) -> Gate:
+def gate(keeper: StillKeeper, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    monkeypatch.setattr(options, "is_own_connection", lambda address: tuple(address) == OWN)
     gate = Gate(History())
     gate.on_loopback = False
     gate.follow(keeper.config)
     return gate
 
 
-@pytest.fixture
-def relay(gate: Gate) -> Relay:
-    return Relay(gate, lambda address: tuple(address) == OWN)
-
-
-def comes(gate: Gate, keeper: StillKeeper, name: str, peer: tuple[str, int] = FAR) -> None:
-    """A request with a key comes from there."""
+def use(gate: Gate, keeper: StillKeeper, name: str, peer: tuple[str, int] = FAR) -> None:
+    """Send a request with a key from there."""
     gate.enter(coming(key_of(name), peer=peer), Policy.SWAP, keeper, "")
 
 
-def passes(relay: Relay, peer: tuple[object, ...], host: str = "example.com", port: int = 443) -> bool:
-    return relay.refusal(client(*peer), host, port, BACKEND_ONLY) == ""
+def passes(gate: Gate, peer: tuple[object, ...], host: str = "example.com", port: int = 443) -> bool:
+    return gate.refuses_connection(client(*peer), host, port, BACKEND_ONLY) == ""
 
 
 @pytest.mark.parametrize(("host", "port"), ELSEWHERE)
-def test_a_stranger_gets_nowhere(relay: Relay, host: str, port: int) -> None:
-    assert not passes(relay, FAR, host, port)
-    assert not passes(relay, ("::ffff:10.9.8.7", 1, 0, 0), host, port)
-    assert not passes(relay, OWN, host, port)  # through the proxy to itself, to look like somebody of this machine
+def test_a_stranger_gets_nowhere(gate: Gate, host: str, port: int) -> None:
+    assert not passes(gate, FAR, host, port)
+    assert not passes(gate, ("::ffff:10.9.8.7", 1, 0, 0), host, port)
+    assert not passes(gate, OWN, host, port)  # through the proxy to itself, to look like somebody of this machine
 
 
 @pytest.mark.parametrize("host", FOR_CLIENTS)
-def test_but_to_what_a_client_asks_before_anybody_knows_whose_it_is(relay: Relay, host: str) -> None:
-    assert passes(relay, FAR, host)
+def test_a_stranger_gets_to_the_hosts_a_client_asks_first(gate: Gate, host: str) -> None:
+    assert passes(gate, FAR, host)
 
 
 @pytest.mark.parametrize("peer", PEERS_HERE)
-def test_this_machine_gets_everywhere(relay: Relay, peer: tuple[object, ...]) -> None:
-    assert passes(relay, peer)
+def test_this_machine_gets_everywhere(gate: Gate, peer: tuple[object, ...]) -> None:
+    assert passes(gate, peer)
 
 
-def test_whoever_works_from_the_address_of_a_member_gets_everywhere(
-    relay: Relay, gate: Gate, keeper: StillKeeper
-) -> None:
-    comes(gate, keeper, "ann")
+def test_the_address_of_a_member_gets_everywhere(gate: Gate, keeper: StillKeeper) -> None:
+    use(gate, keeper, "ann")
 
-    assert passes(relay, FAR)
-    assert not passes(relay, ("10.9.8.8", 1))
+    assert passes(gate, FAR)
+    assert not passes(gate, ("10.9.8.8", 1))
 
 
-def test_of_ipv6_a_member_has_the_whole_network_of_its_household(
-    relay: Relay, gate: Gate, keeper: StillKeeper
-) -> None:
-    comes(gate, keeper, "ann", ("2001:db8:1:2::1", 1))
+def test_over_ipv6_the_network_of_the_household_counts(gate: Gate, keeper: StillKeeper) -> None:
+    use(gate, keeper, "ann", ("2001:db8:1:2::1", 1))
 
-    assert passes(relay, ("2001:db8:1:2:abcd::9", 1, 0, 0))
-    assert not passes(relay, ("2001:db8:1:3::1", 1, 0, 0))
+    assert passes(gate, ("2001:db8:1:2:abcd::9", 1, 0, 0))
+    assert not passes(gate, ("2001:db8:1:3::1", 1, 0, 0))
 
 
 @pytest.mark.parametrize("bad", ["guessed-0123456789", "bob"])
-def test_a_key_that_opens_nothing_opens_no_relay(relay: Relay, gate: Gate, keeper: StillKeeper, bad: str) -> None:
+def test_an_invalid_key_opens_no_relay(gate: Gate, keeper: StillKeeper, bad: str) -> None:
     keeper.config = config(MEMBERS[0], replace(MEMBERS[1], revoked_at=1.0))
-    comes(gate, keeper, bad)
+    use(gate, keeper, bad)
 
-    assert not passes(relay, FAR)
+    assert not passes(gate, FAR)
 
 
 @pytest.mark.parametrize("how", ["revoked", "removed"])
-def test_with_its_key_a_member_loses_the_relay(relay: Relay, gate: Gate, keeper: StillKeeper, how: str) -> None:
-    comes(gate, keeper, "ann")
-    assert passes(relay, FAR)
+def test_with_its_key_a_member_loses_the_relay(gate: Gate, keeper: StillKeeper, how: str) -> None:
+    use(gate, keeper, "ann")
+    assert passes(gate, FAR)
 
     gate.follow(config(*([replace(MEMBERS[0], revoked_at=1.0)] if how == "revoked" else []), MEMBERS[1]))
 
-    assert not passes(relay, FAR)
+    assert not passes(gate, FAR)
 
 
 @pytest.mark.parametrize("what", ["loopback, anyone", "proxyauth", "nobody's connection"])
-def test_where_nobody_has_to_have_a_key_or_mitmproxy_asks_for_a_password_it_is_a_proxy_like_others(
-    relay: Relay, gate: Gate, what: str
-) -> None:
+def test_without_a_need_for_keys_all_connections_are_made(gate: Gate, what: str) -> None:
     match what:
         case "proxyauth":
             gate.lets_all = True
@@ -135,7 +125,7 @@ def test_where_nobody_has_to_have_a_key_or_mitmproxy_asks_for_a_password_it_is_a
             gate.follow(config(access=Access.ANYONE))
     peer = None if what.startswith("nobody") else FAR
 
-    assert relay.refusal(client(*peer) if peer else replay(), "example.com", 443, BACKEND_ONLY) == ""
+    assert gate.refuses_connection(client(*peer) if peer else replay(), "example.com", 443, BACKEND_ONLY) == ""
 
 
 def replay() -> Client:
