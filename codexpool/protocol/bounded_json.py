@@ -6,24 +6,17 @@ import json
 from typing import Any, Final
 
 LONGEST: Final = 16 * 2**20  # Bytes of a text that is parsed.
-
 PARTS: Final = 250_000
-"""Values in it, about: three bytes (``[],``) turn into a list of seventy, and to make one takes its time."""
-
-_SHORT: Final = 3 * PARTS // 8  # Bytes up to which nobody counts.
+"""Values in it, about: three bytes (``[],``) turn into a list of seventy."""
 
 
-def parts_of(text: bytes) -> int:
-    """The values in a text of JSON, or more."""
-    return sum(map(text.count, (b",", b"[", b"{")))
-
-
-def loads(text: bytes) -> Any:
-    """What a text says. Raises ValueError where it is no JSON, and where it is too much of it."""
+def loads(text: bytes, most: int = PARTS) -> Any:
+    """Parse a text. Raise ValueError if it is not JSON, or has more than about ``most`` values."""
     if len(text) > LONGEST:
         raise ValueError(f"more than {LONGEST} bytes of JSON")
-    if len(text) > _SHORT and parts_of(text) > PARTS:
-        raise ValueError(f"JSON of more than {PARTS} parts")
+    # A short text cannot have that many, and is not counted.
+    if len(text) > 3 * PARTS // 8 and sum(map(text.count, (b",", b"[", b"{"))) > most:
+        raise ValueError(f"JSON of more than {most} parts")
     try:
         return json.loads(text)
     except RecursionError as error:

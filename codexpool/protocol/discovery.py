@@ -1,8 +1,8 @@
-"""Routing discovery (``GET wham/accounts/check``) as the client has to see it.
+"""Routing discovery (``GET wham/accounts/check``) as the client must see it.
 
 Before every model request a current client asks which workspaces its credential has, and stops unless it finds its
-own account id in exactly one entry (docs/protocol.md, section 4a). The pooled identity's answer therefore gets the
-client's id; what the backend says about routing stays.
+own account id in exactly one entry (docs/protocol.md, section 4a). So the identity's answer gets the client's account
+id; what the backend says about routing stays.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Workspace(NamedTuple):
 
 
 class NotListedError(ValueError):
-    """Routing discovery knows other accounts of the credential, and not the one that was asked for."""
+    """Routing discovery lists other accounts of the credential, and not the one that was asked for."""
 
 
 def workspace_of(document: Any, account_id: str) -> Workspace:
-    """What an answer of routing discovery says about one account; about the only one where that is empty.
+    """Return what routing discovery says about an account; about the only one if ``account_id`` is empty.
 
-    Raises ValueError where it does not, and NotListedError where it speaks of others only.
+    Raise ValueError if it does not, NotListedError if it lists others only.
     """
     accounts = document.get("accounts") if isinstance(document, dict) else None
     if not isinstance(accounts, list):
@@ -38,7 +38,7 @@ def workspace_of(document: Any, account_id: str) -> Workspace:
     if known and not entries:
         raise NotListedError("routing discovery does not list the account")
     if not account_id and len(entries) > 1:
-        raise ValueError(f"routing discovery lists {len(entries)} accounts: say which one it is with account_id")
+        raise ValueError(f"routing discovery lists {len(entries)} accounts: choose one with account_id")
     if len(entries) != 1:
         raise ValueError(f"{len(entries)} entries for the account in routing discovery")
     origin, override = entries[0].get("workspace_backend_origin"), entries[0].get("account_routing_override")
@@ -53,10 +53,10 @@ def workspace_of(document: Any, account_id: str) -> Workspace:
 
 
 def seen_by_client(document: Any, pooled_id: str, client_id: str) -> Any:
-    """The same answer with the pooled account's id replaced by the client's own.
+    """Replace the identity's account id with the client's own.
 
-    An entry that already has the client's id would make two of it, which the client refuses as "duplicate
-    workspace": it is left out. A document of another shape is returned as it is.
+    An entry that already has the client's id is left out: the client refuses two as "duplicate workspace". A document
+    of another shape is returned as it is.
     """
     if not isinstance(document, dict) or not isinstance(document.get("accounts"), list) or pooled_id == client_id:
         return document
@@ -78,10 +78,10 @@ def seen_by_client(document: Any, pooled_id: str, client_id: str) -> Any:
 
 
 def synthetic(client_id: str) -> dict[str, Any]:
-    """An answer for a client whose pool cannot serve at the moment.
+    """Return an answer for a client whose pool cannot serve now.
 
-    It lets the client come as far as its model request, where it can be told what is the matter: of a refused
-    routing discovery it would only say that discovery failed, ten times over.
+    It takes the client as far as its model request, which can be answered with the reason. If discovery were refused,
+    the client would only report that, ten times over.
     """
     entry = {
         "id": client_id,

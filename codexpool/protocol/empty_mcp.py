@@ -1,8 +1,8 @@
-"""An MCP server that has no tools, in place of one that would have a person's. Pure.
+"""An MCP server without tools, in place of the one that has a person's. Pure.
 
-Codex asks the backend for the tools of whoever is logged in. To any refusal it answers with errors that a person
-sees (found by experiment with 0.169.0: 400, 401, 403, 404, 405 and 500 alike), and takes a server without tools for
-what it is. The protocol: Model Context Protocol, 2025-06-18, "Streamable HTTP".
+Codex asks the backend for the tools of the account that is logged in. Any refusal (400, 401, 403, 404, 405, 500; by
+experiment with 0.169.0) makes it show errors; a server without tools does not. The protocol: Model Context Protocol,
+2025-06-18, "Streamable HTTP".
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any, Final
 from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.inflate import inflated
 
-VERSION: Final = "2025-06-18"  # Of the protocol, where a client does not say which one it speaks.
-LONGEST: Final = 1 << 20  # Bytes of a message, inflated, that is looked at.
+VERSION: Final = "2025-06-18"  # Of the protocol, if a client does not say which one it speaks.
+LONGEST: Final = 1 << 20  # Bytes of a message, inflated.
 
 
 def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]:
-    """Status and document for a message of a client; no document where it wants none."""
+    """Return status and document for a message of a client; no document if it expects none."""
     try:
         call = loads(inflated(body, encoding, LONGEST))
     except ValueError:
         return 400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no JSON"}}
     if not isinstance(call, dict) or call.get("id") is None:
         return 202, None
-    return 200, {"jsonrpc": "2.0", "id": call["id"], **_said(call)}
+    return 200, {"jsonrpc": "2.0", "id": call["id"], **_result(call)}
 
 
-def _said(call: dict[str, Any]) -> dict[str, Any]:
+def _result(call: dict[str, Any]) -> dict[str, Any]:
     parameters = call.get("params")
     match call.get("method"):
         case "initialize":
@@ -44,4 +44,4 @@ def _said(call: dict[str, Any]) -> dict[str, Any]:
         case "resources/templates/list":
             return {"result": {"resourceTemplates": []}}
         case _:
-            return {"error": {"code": -32601, "message": "there is nothing here: a member key has no tools"}}
+            return {"error": {"code": -32601, "message": "a member key has no tools"}}

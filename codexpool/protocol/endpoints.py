@@ -1,44 +1,32 @@
-"""The backend's own addresses and words, as openai/codex has them."""
+"""The backend's addresses and words, as openai/codex has them."""
 
 from __future__ import annotations
 
 from typing import Final
 
 HOST: Final = "chatgpt.com"  # The host every client asks first.
-API_HOST: Final = "api.openai.com"  # Where clients go that have no login, or an API key.
+CHATGPT: Final = f"https://{HOST}"  # The origin of every workspace for which routing discovery names no other.
+API_PATHS: Final = "/backend-api/"  # All paths that clients ask; the host's other paths are pages for a browser.
+API_HOST: Final = "api.openai.com"  # Where clients go without a login, or with an API key.
 API_RESPONSES: Final = "/v1/responses"  # The model there.
-CHATGPT: Final = f"https://{HOST}"  # The origin of every workspace that routing discovery names no other one for.
-
-API_PATHS: Final = "/backend-api/"
-"""How all paths begin that clients ask; the rest of the host are pages for a browser."""
 
 RESPONSES: Final = "/backend-api/codex/responses"  # The model, over HTTP and WebSocket.
-
 TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})
 """The endpoints that a session depends on; all others are side endpoints."""
 
-ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"
-"""Routing discovery: which workspaces a credential has, and where they are served."""
-
-CONFIG_BUNDLE: Final = "/backend-api/wham/config/bundle"
-"""The policy of a workspace, which its administrators write (docs/protocol.md, section 4b)."""
-
+ACCOUNTS_CHECK: Final = (
+    "/backend-api/wham/accounts/check"  # Routing discovery: the workspaces of a login.
+)
+CONFIG_BUNDLE: Final = "/backend-api/wham/config/bundle"  # A workspace's policy (docs/protocol.md, section 4b).
 USAGE: Final = "/backend-api/wham/usage"  # How much of its limits an account has used.
-MCP: Final = "/backend-api/ps/mcp"  # The tools of whoever is logged in.
-
-NO_CONSTRAINT: Final = "NO_CONSTRAINT"
-"""What routing discovery says where a workspace has no origin or routing override of its own."""
+MCP: Final = "/backend-api/ps/mcp"  # The tools of the account that is logged in.
+NO_CONSTRAINT: Final = "NO_CONSTRAINT"  # Routing discovery: a workspace has no origin or routing override of its own.
+MAIN_LIMIT: Final = "codex"  # The limit of every model without one of its own (rate_limits.rs of openai/codex).
 
 AUTH_HOST: Final = "auth.openai.com"  # The host of whoami and of logins.
-
 AUTHAPI: Final = f"https://{AUTH_HOST}/api/accounts"
 """The base of whoami; Codex lets ``CODEX_AUTHAPI_BASE_URL`` override it (personal_access_token.rs)."""
-
 WHOAMI: Final = "/v1/user-auth-credential/whoami"
-
-WHOAMI_PATH: Final = f"/api/accounts{WHOAMI}"  # Whom a client asks whose its personal access token is.
-
-REFRESH_URL: Final = "https://auth.openai.com/oauth/token"
+WHOAMI_PATH: Final = f"/api/accounts{WHOAMI}"  # Where a client asks about its personal access token.
+REFRESH_URL: Final = f"https://{AUTH_HOST}/oauth/token"
 """Where a refresh token is spent; Codex lets ``CODEX_REFRESH_TOKEN_URL_OVERRIDE`` override it (manager.rs)."""
-
-MAIN_LIMIT = "codex"  # The limit that counts for every model without one of its own (rate_limits.rs of openai/codex).

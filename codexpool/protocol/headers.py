@@ -1,4 +1,4 @@
-"""What the pool replaces, sets and strips in a request's headers. Pure: names and values in, names and values out."""
+"""What the pool sets, removes and keeps in a request's headers. Pure: fields in, fields out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ FEDRAMP: Final = b"x-openai-fedramp"
 ROUTING_OVERRIDE: Final = b"x-openai-account-routing-override"
 ACCEPT_ENCODING: Final = b"accept-encoding"
 TURN_STATE: Final = b"x-codex-turn-state"
+ATTESTATION: Final = b"x-oai-attestation"
+ACTOR: Final = b"x-openai-actor-authorization"
+AGENT: Final = b"x-openai-agent-assertion"
+
+CLIENT_SECRETS: Final = frozenset({ATTESTATION, ACTOR, AGENT})
+"""Secrets of the client besides its token: a flow must not show them either."""
 
 PROBE: Final = b"x-codexpool-probe"
-"""The header of a request that only asks what would be done with it, with a number that its answer repeats."""
+"""Marks a request that only asks what would be done with it; its number is repeated in the answer."""
+PROBE_VERSION: Final = 1
 
-PROBE_VERSION: Final = 1  # Of what is asked so, and of what is answered.
+PLACEHOLDER: Final = "<codexpool:{}>"
+"""What a flow shows, by the identity's name, for a value that only the wire sees."""
 
 
 class Action(Enum):
@@ -32,34 +40,30 @@ class Action(Enum):
 
 
 HEADERS: Final[Mapping[bytes, Action]] = {
-    AUTHORIZATION: Action.SET,
-    ACCOUNT: Action.SET,
-    FEDRAMP: Action.SET,
-    ROUTING_OVERRIDE: Action.SET,
-    b"x-openai-internal-codex-residency": Action.REMOVE,
-    b"openai-organization": Action.REMOVE,
-    b"openai-project": Action.REMOVE,
-    b"x-oai-attestation": Action.REMOVE,
-    b"x-openai-actor-authorization": Action.REMOVE,
-    b"x-openai-agent-assertion": Action.REMOVE,
-    TURN_STATE: Action.KEEP_IF_OURS,
-    ACCEPT_ENCODING: Action.REMOVE_FOR_STREAM,
-    b"host": Action.ORIGIN,  # The client's to forge, and what a content network goes by.
+    AUTHORIZATION: Action.SET,  # The token.
+    ACCOUNT: Action.SET,  # A token with another account's id is refused.
+    FEDRAMP: Action.SET,  # Marks an account of the government cloud.
+    ROUTING_OVERRIDE: Action.SET,  # Where the identity's workspace is served, by routing discovery.
+    b"x-openai-internal-codex-residency": Action.REMOVE,  # Where the client's own workspace keeps its data.
+    b"openai-organization": Action.REMOVE,  # The client's organization; the identity is not in it.
+    b"openai-project": Action.REMOVE,  # A project of that organization.
+    ATTESTATION: Action.REMOVE,  # Vouches for the client's device.
+    ACTOR: Action.REMOVE,  # Vouches for the client's user.
+    AGENT: Action.REMOVE,  # Vouches for the client's agent, which has signed it.
+    TURN_STATE: Action.KEEP_IF_OURS,  # Sticky routing within a turn: opaque, and bound to the identity that got it.
+    ACCEPT_ENCODING: Action.REMOVE_FOR_STREAM,  # Events are read on their way: inflating each costs time.
+    b"host": Action.ORIGIN,  # A client can forge it, and a content network routes by it.
 }
-"""The header policy; every header it does not name goes out as the client sent it."""
-
-PLACEHOLDER: Final = "<codexpool:{}>"
-"""What stands in a flow for a value that only the wire sees; names the identity."""
+"""The header policy. Every other header leaves as the client sent it: user agent, installation, beta features."""
 
 
 def swapped(
     fields: Fields, values: Mapping[bytes, bytes], keep_turn_state: bool, host: bytes, for_stream: bool
 ) -> Fields:
-    """The fields with the table applied.
+    """Apply the table. ``values`` are those of `Action.SET`; ``for_stream``: the request asks for a stream.
 
-    ``values`` holds what to put for the headers that are set, ``for_stream`` says that a stream is asked for. A
-    header keeps its place and the spelling of its name; a second one of the same name is dropped; what was missing is
-    added at the end, in lower case. (A Host header is never added: over HTTP/2 there is none.)
+    A header keeps its place and the spelling of its name; a second one of the same name is dropped; what was missing
+    is added at the end, in lower case. (A Host header is never added: HTTP/2 has none.)
     """
     out: list[tuple[bytes, bytes]] = []
     missing = dict(values)
@@ -79,12 +83,12 @@ def swapped(
 
 
 def trailing(fields: Fields) -> Fields:
-    """The trailers of a request without what the table speaks of: none of it belongs there."""
+    """Return the trailers of a request without the headers of the table, none of which belongs there."""
     return tuple(field for field in fields if field[0].lower() not in HEADERS)
 
 
 def first_values(fields: Fields) -> dict[bytes, bytes]:
-    """The first value of each header, by lower-case name: one look at them all."""
+    """Return the first value of each header by lower-case name."""
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         values.setdefault(name.lower(), value)
@@ -92,7 +96,7 @@ def first_values(fields: Fields) -> dict[bytes, bytes]:
 
 
 def model_of(values: Mapping[bytes, bytes]) -> str:
-    """The model a request asks, as its routing hint says it (``model=<slug>;tier=<tier>``); empty without one."""
+    """Return the model in a request's routing hint (``model=<slug>;tier=<tier>``); empty without one."""
     for part in values.get(b"x-codex-routing-hint", b"").split(b";"):
         name, _, value = part.strip().partition(b"=")
         if name == b"model":
@@ -103,7 +107,7 @@ def model_of(values: Mapping[bytes, bytes]) -> str:
 def identity_values(
     token: str, account_id: str, fedramp: bool, routing_override: str | None
 ) -> Mapping[bytes, bytes]:
-    """The headers that say which identity a request is sent under. A bearer alone has no account."""
+    """Return the values of `Action.SET` for an identity. A token from a command may have no account."""
     values = {AUTHORIZATION: b"Bearer " + token.encode()}
     if account_id:
         values[ACCOUNT] = account_id.encode()
@@ -114,14 +118,8 @@ def identity_values(
     return values
 
 
-CLIENT_SECRETS: Final = frozenset(
-    {b"x-oai-attestation", b"x-openai-actor-authorization", b"x-openai-agent-assertion"}
-)
-"""Headers of the client that are stripped from the wire, and would be secrets in a flow."""
-
-
 def labelled(fields: Fields, label: str) -> Fields:
-    """The fields as a flow shows them: no secret, and in place of what the wire gets the name of the identity."""
+    """Return the fields as a flow shows them: the identity's name in place of each secret."""
     shown = PLACEHOLDER.format(label).encode()
     missing = {AUTHORIZATION: b"Bearer " + shown, ACCOUNT: shown}
     out: list[tuple[bytes, bytes]] = []

@@ -120,7 +120,7 @@ def test_a_credential_of_other_accounts_only_has_lost_its_workspace() -> None:
 
 def test_a_bearer_that_names_no_account_is_of_the_only_one_it_has() -> None:
     assert workspace_of(answer(entry(POOLED)), "").account_id == POOLED
-    with pytest.raises(ValueError, match="lists 2 accounts: say which one it is with account_id"):
+    with pytest.raises(ValueError, match="lists 2 accounts: choose one with account_id"):
         workspace_of(answer(entry(POOLED), entry("account-3")), "")
 
 
