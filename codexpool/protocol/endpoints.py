@@ -14,9 +14,7 @@ RESPONSES: Final = "/backend-api/codex/responses"  # The model, over HTTP and We
 TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})
 """The endpoints that a session depends on; all others are side endpoints."""
 
-ACCOUNTS_CHECK: Final = (
-    "/backend-api/wham/accounts/check"  # Routing discovery: the workspaces of a login.
-)
+ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"  # Routing discovery: the workspaces of a login.
 CONFIG_BUNDLE: Final = "/backend-api/wham/config/bundle"  # A workspace's policy (docs/protocol.md, section 4b).
 USAGE: Final = "/backend-api/wham/usage"  # How much of its limits an account has used.
 MCP: Final = "/backend-api/ps/mcp"  # The tools of the account that is logged in.
