@@ -144,3 +144,34 @@ def test_only_the_face_of_a_package_is_imported(package: str) -> None:
     assert not [
         f"{name} -> {one}" for name, found in ARROWS.items() if room(name) != package for one in found & inner
     ]
+
+
+MITMPROXYS_LAYERS = {"codexpool.proxy.resend", "codexpool.proxy.connections", "codexpool.proxy.tunnels"}
+"""Modules that may import mitmproxy's protocol layers and private names, which any release may change."""
+
+WITHOUT_MITMPROXY = {"common", "tokens", "protocol", "pool", "credentials", "config", "members", "state"}
+
+
+def of_mitmproxy(path: Path) -> set[str]:
+    """Return the full names that a file imports from mitmproxy."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.partition(".")[0] == "mitmproxy"}
+
+
+def is_internal(name: str) -> bool:
+    return name.startswith("mitmproxy.proxy.layers") or any(part.startswith("_") for part in name.split("."))
+
+
+def test_only_named_modules_import_mitmproxys_internals() -> None:
+    found = {name for name, path in modules().items() if any(map(is_internal, of_mitmproxy(path)))}
+    assert found == MITMPROXYS_LAYERS
+
+
+def test_the_packages_that_decide_do_not_know_mitmproxy() -> None:
+    found = {room(name) for name, path in modules().items() if of_mitmproxy(path)}
+    assert not found & WITHOUT_MITMPROXY
