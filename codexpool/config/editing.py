@@ -1,4 +1,4 @@
-"""pool.toml changed in place: all of the change or nothing of it, and nothing else."""
+"""Edits a pool.toml in place: the whole change or nothing, whoever else writes to the file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
-from codexpool.config.flags import flagged, unflagged
+from codexpool.config.identities import FLAG
 from codexpool.config.model import ConfigError, Flag, one_line
 from codexpool.config.read import parse
-from codexpool.config.tables import UneditableError
+from codexpool.config.tables import UneditableError, time_literal, with_key, without_key
 from codexpool.tokens.bearer import Bearer
 
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that edits the same file."""
 
 TRIES = 5
-"""How often an edit is begun anew because the file changed under it."""
+"""How often to repeat an edit because the file changed meanwhile."""
 
 PAUSE = 0.05
 """Seconds between two tries."""
@@ -29,11 +29,11 @@ PAUSE = 0.05
 BOM = "\ufeff"
 
 Change = Callable[[str], str]
-"""The text as it is in, the text as it shall be out."""
+"""Maps the current text to the new text."""
 
 
 class EditError(Exception):
-    """An edit that could not be made; the file is as it was."""
+    """An edit that failed; the file is unchanged."""
 
     def __init__(self, path: Path, what: str, remedy: str) -> None:
         super().__init__(one_line(f"{path}: {what}; {remedy}"))
@@ -43,46 +43,48 @@ class EditError(Exception):
 
 
 def edit(path: Path, change: Change) -> None:
-    """Change the text of a pool.toml, which has to hold afterwards.
+    """Change the text of a pool.toml, which has to be valid afterwards.
 
-    ``change`` may be called more than once, each time with the text as it is by then; what it raises goes through
-    (but `UneditableError` becomes an EditError). It waits for other editors: not to be called on an event loop.
-    Raises EditError if the file cannot be locked, read or written, keeps changing, or would not hold any more.
+    ``change`` may be called several times, each time with the current text. What it raises is passed on, except for
+    `UneditableError`, which becomes an EditError. Waits for other editors: do not call it on an event loop.
+    Raises EditError if the file cannot be locked, read or written, keeps changing, or would become invalid.
     """
 
-    def changed(text: str) -> str:
+    def checked(text: str) -> str:
         result = change(text)
         parse(result, path)
         return result
 
-    _rewrite(path, changed)
+    _rewrite(path, checked)
 
 
 def flag(path: Path, name: str, flag: Flag) -> None:
-    """Write ``needs_replacement`` into the table of identity ``name``, and change no other byte.
+    """Write ``needs_replacement`` into the table of identity ``name``, even if another part of the file is invalid.
 
-    Waits for other editors: not to be called on an event loop. Raises EditError as ``edit`` does, and if there is
-    no such identity.
+    Waits and raises as `edit` does, also if there is no such identity.
     """
     _rewrite(path, lambda text: flagged(text, name, flag))
 
 
 def unflag(path: Path, name: str) -> None:
-    """Take the flag of identity ``name`` out again; the file is then what it was before, byte for byte.
+    """Remove the flag of identity ``name``, if it has one. Waits and raises as `flag` does."""
+    _rewrite(path, lambda text: without_key(text, name, FLAG))
 
-    Waits and raises as ``flag`` does; an identity without a flag is left as it is.
-    """
-    _rewrite(path, lambda text: unflagged(text, name))
+
+def flagged(text: str, name: str, flag: Flag) -> str:
+    """Return ``text`` with ``flag`` in the table of identity ``name``. Raises UneditableError."""
+    value = {"since": time_literal(flag.since), "reason": flag.reason, "token": flag.token}
+    return with_key(text, name, FLAG, value)
 
 
 def put_flags(
     path: Path, flags: Mapping[str, Flag | None], lock_timeout: float | None = None
 ) -> Mapping[str, UneditableError]:
-    """Write the flags of several identities in one edit; None takes a flag out. Return what could not be placed.
+    """Write the flags of several identities in one edit; None removes a flag. Return those that cannot be written.
 
-    A flag is skipped where the identity has left the file, or has another token in it by now. Waits ``lock_timeout``
-    seconds for other editors (by default `LOCK_TIMEOUT`): not to be called on an event loop. Raises EditError if the
-    file cannot be locked, read or written now.
+    Skips identities that are no longer in the file, or have another token there by now. Waits ``lock_timeout``
+    seconds for other editors (by default `LOCK_TIMEOUT`): do not call it on an event loop. Raises EditError if the
+    file cannot be locked, read or written.
     """
     refused: dict[str, UneditableError] = {}
 
@@ -90,7 +92,7 @@ def put_flags(
         refused.clear()
         for name, flag in _relevant(text, flags).items():
             try:
-                text = unflagged(text, name) if flag is None else flagged(text, name, flag)
+                text = without_key(text, name, FLAG) if flag is None else flagged(text, name, flag)
             except UneditableError as error:
                 refused[name] = error
         return text
@@ -100,7 +102,6 @@ def put_flags(
 
 
 def _relevant(text: str, flags: Mapping[str, Flag | None]) -> dict[str, Flag | None]:
-    """Those of the flags that the text is still to be changed for."""
     try:
         tables = tomllib.loads(text).get("identity", [])
     except tomllib.TOMLDecodeError as error:
@@ -110,14 +111,14 @@ def _relevant(text: str, flags: Mapping[str, Flag | None]) -> dict[str, Flag | N
 
 
 def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
-    """Whether a table is to be changed: a flag goes with the token it is about, where the table has that itself."""
+    """Return whether a flag is about the token of a table, as far as that token is in the table itself."""
     token = table.get("token")
     if not isinstance(token, str):
         return True
     present = str(Bearer.of(token))
     if flag is not None:
         return flag.token == present
-    match table.get("needs_replacement"):
+    match table.get(FLAG):
         case {"token": about}:
             return bool(about != present)
         case _:
@@ -126,28 +127,25 @@ def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
 
 def _rewrite(path: Path, change: Change, lock_timeout: float | None = None) -> None:
     with ExitStack() as stack:
-        with _told(path):
+        with _edit_errors(path):
             real = path.resolve(strict=True)
             stack.enter_context(locked(real, LOCK_TIMEOUT if lock_timeout is None else lock_timeout))
         for _ in range(TRIES):
-            with _told(path):
+            with _edit_errors(path):
                 before = real.read_bytes()
             after = _changed(path, before, change)
-            with _told(path):
-                if after == before or _replaced(real, before, after):
+            if after == before:
+                return
+            with _edit_errors(path), Replacement(real) as new:
+                if new.put(after, instead_of=before):
                     return
             time.sleep(PAUSE)
-    raise EditError(path, "was changed by another program each time it was to be written", "try again")
-
-
-def _replaced(real: Path, before: bytes, after: bytes) -> bool:
-    with Replacement(real) as new:
-        return new.put(after, instead_of=before)
+    raise EditError(path, "was changed by another program at each attempt to write it", "try again")
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the file system refuses becomes an EditError."""
+def _edit_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into an EditError."""
     try:
         yield
     except TimeoutError as error:
@@ -168,4 +166,4 @@ def _changed(path: Path, before: bytes, change: Change) -> bytes:
     except UneditableError as error:
         raise EditError(path, str(error), "edit the file by hand") from None
     except ConfigError as error:
-        raise EditError(path, f"would not hold after the edit: {error.problems[0]}", "correct this first") from None
+        raise EditError(path, f"would be invalid after the edit: {error.problems[0]}", "fix this first") from None

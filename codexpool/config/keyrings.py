@@ -1,4 +1,4 @@
-"""Tokens in the system's keyring, through the `keyring` library, which is an extra."""
+"""Tokens in the system's keyring, through the optional library `keyring`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from codexpool.redaction import redact_tokens
 
 
 class PendingError(Exception):
-    """Not known yet: somebody is reading it, perhaps waiting for a person to unlock the keyring."""
+    """A secret that has not been read yet; the keyring may be waiting for a person to unlock it."""
 
 
 def read_keyring(service: str, name: str) -> str:
-    """The secret of a service and user. Waits for as long as the keyring does. Raises UnusableError."""
+    """Return the secret of a service and user. Waits as long as the keyring does. Raises UnusableError."""
     with _library() as keyring:
         secret: str | None = keyring.get_password(service, name)
     if not secret:
@@ -27,7 +27,7 @@ def read_keyring(service: str, name: str) -> str:
 
 
 def write_keyring(service: str, name: str, secret: str) -> None:
-    """Put the secret of a service and user in place of the one that is there. Raises UnusableError."""
+    """Set the secret of a service and user. Raises UnusableError."""
     with _library() as keyring:
         keyring.set_password(service, name, secret)
 
@@ -38,43 +38,41 @@ def _library() -> Iterator[Any]:
         import keyring
     except ImportError:
         raise UnusableError(
-            "the library for keyrings is not installed",
+            "the library `keyring` is not installed",
             "install it: uv tool install '.[keyring]' in the checkout, or --with keyring beside mitmproxy",
         ) from None
     try:
         yield keyring
-    except Exception as error:  # Behind the library are back ends of many makers, and what they come up with.
+    except Exception as error:  # The backends of many vendors raise whatever they like.
         what = f"the keyring does not answer: {redact_tokens(str(error)) or type(error).__name__}"
         raise UnusableError(what, "unlock it, or keep the token elsewhere") from None
 
 
 class CachedKeyring:
-    """What the keyring said when it was last read: on an event loop nobody waits for it."""
+    """The secrets of the keyring as last read, for an event loop, which must not wait for it."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, str], str | UnusableError] = {}
+        self._secrets: dict[tuple[str, str], str] = {}
+        self._errors: dict[tuple[str, str], UnusableError] = {}
 
     def __call__(self, service: str, name: str) -> str:
-        """As `read_keyring`. Raises PendingError for what was not read yet."""
-        said = self._said.get((service, name))
-        if said is None:
-            raise PendingError
-        if isinstance(said, UnusableError):
-            raise said
-        return said
+        """Return a secret as `read_keyring` does. Raises PendingError for one that has not been read yet."""
+        if error := self._errors.get((service, name)):
+            raise error
+        try:
+            return self._secrets[service, name]
+        except KeyError:
+            raise PendingError from None
 
     def read(self, wanted: Sequence[tuple[str, str]]) -> bool:
-        """Read all of these anew; whether any is other than it was. Waits: for a thread."""
-        before = {pair: _comparable(said) for pair, said in self._said.items()}
-        now: dict[tuple[str, str], str | UnusableError] = {}
+        """Read these secrets again, and return whether any has changed. Waits: for a thread."""
+        before = self._secrets, {pair: error.what for pair, error in self._errors.items()}
+        secrets: dict[tuple[str, str], str] = {}
+        errors: dict[tuple[str, str], UnusableError] = {}
         for pair in wanted:
             try:
-                now[pair] = read_keyring(*pair)
+                secrets[pair] = read_keyring(*pair)
             except UnusableError as error:
-                now[pair] = error
-        self._said = now
-        return before != {pair: _comparable(said) for pair, said in now.items()}
-
-
-def _comparable(said: str | UnusableError) -> str:
-    return said.what if isinstance(said, UnusableError) else f"secret {said}"
+                errors[pair] = error
+        self._secrets, self._errors = secrets, errors
+        return before != (secrets, {pair: error.what for pair, error in errors.items()})

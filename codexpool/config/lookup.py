@@ -1,4 +1,4 @@
-"""Where pool.toml is looked for."""
+"""Finds pool.toml."""
 
 from __future__ import annotations
 
@@ -16,45 +16,38 @@ VARIABLE = "CODEXPOOL_CONFIG"
 
 
 def find(option: str | None, environ: Mapping[str, str], entry: Path | None) -> Path | None:
-    """The pool.toml to use, or None if there is none.
+    """Return the pool.toml to use, or None if there is none.
 
     The first of: ``option``, the environment variable, ``config/pool.toml`` beside ``entry`` (mitmproxy's script
     file, if there is one), ``codexpool/pool.toml`` in the user's configuration folder. Raises ConfigError if one
-    of the first two names a file that does not exist: another one in its place would be a surprise.
+    of the first two names a file that does not exist, rather than use another file.
     """
     for key, value in ((OPTION, option), (VARIABLE, environ.get(VARIABLE))):
         if value:
             return _named(key, value)
-    return next((path for path in default_paths(entry) if _is_file(path)), None)
+    return next((path for path in default_paths(entry) if os.path.isfile(path)), None)  # noqa: PTH113 - never raises
 
 
 def default_paths(entry: Path | None) -> tuple[Path, ...]:
-    """The files used where none is named, the first that exists."""
+    """Return the files of which the first that exists is used if none is named."""
     beside = (entry.parent / "config" / "pool.toml",) if entry else ()
-    import platformdirs  # only where nobody has said which file: it takes its time
+    import platformdirs  # Slow to import, and not needed for a named file.
 
     return (*beside, platformdirs.user_config_path("codexpool", appauthor=False) / "pool.toml")
 
 
 def places(entry: Path | None) -> tuple[str, ...]:
-    """All places looked at, in order and in words: what to tell a person when ``find`` found nothing."""
+    """Return all places that `find` looks at, in order, to show to a person."""
     return (f"--set {OPTION}=PATH", VARIABLE, *map(str, default_paths(entry)))
 
 
 def _named(key: str, value: str) -> Path:
-    path = Path(os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111 - "~nobody" is then no error
+    path = Path(os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111 - accepts an unknown "~user"
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        remedy = f"create it, or correct {key}"
-        raise ConfigError([Problem(path, None, key, "there is no such file", remedy)]) from None
+        problem = Problem(path, None, key, "there is no such file", f"create it, or correct {key}")
+        raise ConfigError([problem]) from None
     except OSError:
-        pass  # it is there; reading it says what is wrong with it
+        pass  # It exists; reading it reports what is wrong with it.
     return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False

@@ -1,4 +1,4 @@
-"""What pool.toml says, as plain data, and how a mistake in it is told to a person."""
+"""The contents of pool.toml as plain data, and the problems of an invalid one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import Bearer, fingerprint
 
 LONGEST_SHOWN = 64
-"""Characters of a value that a message repeats; a longer one is more likely a secret than a slip."""
+"""Characters of a value that a message repeats; a longer one is more likely a secret than a typo."""
 
 _LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9])at-")
 
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A token that stands in pool.toml itself."""
+    """A token in pool.toml itself."""
 
     token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FromEnv:
-    """A token that an environment variable holds."""
+    """A token in an environment variable."""
 
     variable: str
 
@@ -45,7 +45,7 @@ class FromFile:
 
 @dataclass(frozen=True, slots=True)
 class FromKeyring:
-    """A token that the system's keyring holds, under this service and the identity's name."""
+    """A token in the system's keyring, under this service and the identity's name."""
 
     service: str
 
@@ -59,25 +59,25 @@ class FromCommand:
 
 @dataclass(frozen=True, slots=True)
 class FromAuthJson:
-    """The login in an ``auth.json``: an OAuth bundle, or a personal access token."""
+    """The login in an ``auth.json``: OAuth tokens, or a personal access token."""
 
     path: Path
 
 
 Source = Inline | FromEnv | FromFile | FromKeyring | FromCommand | FromAuthJson
-"""Where an identity's credential comes from."""
+"""Where an identity's credential is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """That a PAT is dead and has to be replaced: since when, why, and which one (``sha256:<12 hex>``)."""
+    """A dead PAT that has to be replaced: since when, why, and which token (``sha256:<12 hex>``)."""
 
     since: datetime
     reason: str
     token: str
 
     def applies_to(self, bearer: Bearer) -> bool:
-        """Whether the flag speaks of this token; a new token in its place is not flagged."""
+        """Return whether the flag is about this token: a new token in its place is not flagged."""
         return self.token == str(bearer)
 
 
@@ -85,9 +85,9 @@ class Flag:
 class IdentitySpec:
     """One ``[[identity]]`` table.
 
-    ``line`` is where its token stands: the line to go to for mending it. ``account_id`` and ``user_id``, where they
-    are given, are whose token it has to be. ``expires_at`` is the unix second from which its operator expects the
-    token to be worth nothing, ``priority`` says who is drained first with ``drain-first`` (the higher one).
+    ``line`` is that of its token, the line to go to for fixing it. ``account_id`` and ``user_id`` are whose token it
+    has to be, if set. From ``expires_at``, a unix second, the token is expected to be invalid. With ``drain-first``,
+    identities of a higher ``priority`` are drained first.
     """
 
     name: str
@@ -102,7 +102,6 @@ class IdentitySpec:
 
     @property
     def kind(self) -> Kind:
-        """What kind of credential its source gives."""
         match self.source:
             case FromCommand():
                 return Kind.COMMAND
@@ -113,14 +112,14 @@ class IdentitySpec:
 
 
 class Access(StrEnum):
-    """Who may use the pool: those with a member key, or whoever reaches the proxy."""
+    """Who may use the pool: those with a member key, or everyone who can reach the proxy."""
 
     MEMBERS = "members"
     ANYONE = "anyone"
 
 
 class Intercept(StrEnum):
-    """Which hosts the proxy reads: Codex's, or every host that clients ask."""
+    """Which hosts the proxy reads: those of Codex, or all."""
 
     CODEX = "codex"
     ALL = "all"
@@ -128,7 +127,7 @@ class Intercept(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PreviousKey:
-    """The key that a member had before (``sha256:<64 hex>``), and the unix second until which it is good, too."""
+    """The previous key of a member (``sha256:<64 hex>``), and the unix second until which it stays valid."""
 
     key: str
     until: float
@@ -138,9 +137,8 @@ class PreviousKey:
 class MemberSpec:
     """One ``[[member]]`` table.
 
-    ``key`` is the hash of a member key (``sha256:<64 hex>``), ``line`` where it stands. Times are unix seconds.
-    ``identities`` are shell patterns; without any, every identity of the pool may serve the member. The bounds are
-    turns at the same time, and turns a day (UTC).
+    ``key`` is the hash of a member key (``sha256:<64 hex>``), ``line`` its line. Times are unix seconds.
+    ``identities`` are shell patterns; without any, every identity of the pool may serve the member. Days are UTC.
     """
 
     name: str
@@ -156,7 +154,7 @@ class MemberSpec:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Who is told when an identity comes to need a person: an argument vector, and an https address."""
+    """Where to send a notice when an identity needs a person: a command with its arguments, and an https address."""
 
     command: tuple[str, ...] = ()
     webhook: str = ""
@@ -164,10 +162,11 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """A pool.toml that holds.
+    """A valid pool.toml.
 
     ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
-    Without ``access``, what a proxy listens on decides who may use the pool. ``turns_at_once`` bounds the whole pool.
+    Without ``access``, the address that the proxy listens on decides who may use the pool. ``turns_at_once`` limits
+    the whole pool.
     """
 
     path: Path
@@ -182,24 +181,22 @@ class PoolConfig:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files it is made of, pool.toml first: what a watcher has to look at."""
+        """The files to watch: pool.toml first, then those with credentials."""
         sources = (identity.source for identity in self.identities)
         return (self.path, *(s.path for s in sources if isinstance(s, FromFile | FromAuthJson)))
 
     def identity(self, name: str) -> IdentitySpec | None:
-        """The table of that name."""
         return next((spec for spec in self.identities if spec.name == name), None)
 
     def member(self, name: str) -> MemberSpec | None:
-        """The table of the member of that name."""
         return next((spec for spec in self.members if spec.name == name), None)
 
 
 class Problem(NamedTuple):
     """One thing that is wrong with the configuration.
 
-    ``line`` is None where the file as a whole is meant. ``key`` counts identities and members from 1
-    (``identity[2].token``), or names an option. ``remedy`` says what mends it.
+    ``line`` is None for the file as a whole. ``key`` counts identities and members from 1 (``identity[2].token``), or
+    names an option. ``remedy`` is how to fix it.
     """
 
     file: Path
@@ -210,14 +207,12 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
-        words = (
-            [place, self.key, f"{self.what}; {self.remedy}"] if self.key else [place, f"{self.what}; {self.remedy}"]
-        )
-        return one_line(": ".join(words))
+        key = f"{self.key}: " if self.key else ""
+        return one_line(f"{place}: {key}{self.what}; {self.remedy}")
 
 
 class ConfigError(Exception):
-    """A configuration that does not hold, with everything that was found wrong with it."""
+    """An invalid configuration, with all its problems."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -225,17 +220,17 @@ class ConfigError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` with line ends and control characters made visible, as fits a log line."""
+    """Escape line ends and control characters, for a log line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def looks_like_a_token(text: str) -> bool:
-    """Whether a token was put where something else belongs."""
+    """Return whether a text seems to have a token in it."""
     return _LIKE_A_TOKEN.search(text) is not None
 
 
 def shown(text: str) -> str:
-    """A key or value of the file as a message may repeat it: quoted, or a fingerprint if it may be a secret."""
+    """Return a key or value of the file as a message may show it: quoted, or a fingerprint if it may be a secret."""
     if looks_like_a_token(text) or len(text) > LONGEST_SHOWN:
         return f"(not shown, sha256:{fingerprint(text)})"
     return f'"{one_line(text)}"'

@@ -1,4 +1,4 @@
-"""The environment of the programs that codexpool runs: its own, without the secrets of the pool. Pure."""
+"""The environment of the programs that codexpool runs: its own, without the secrets of the pool."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Final
 from codexpool.config.model import FromEnv, PoolConfig
 
 PREFIX: Final = "CODEXPOOL_"
-"""How our own variables begin. Tokens, keys and proxy passwords are in some of them."""
+"""The prefix of codexpool's own variables, some of which have tokens, keys and proxy passwords in them."""
 
 HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})
-"""Those of them that a program may need that calls `codexpool` itself; a URL, which may have a password, is not."""
+"""Those that a program needs to run `codexpool` itself; not if it is a URL, which may have a password in it."""
 
 
 def secret_variables(config: PoolConfig) -> frozenset[str]:
@@ -21,9 +21,9 @@ def secret_variables(config: PoolConfig) -> frozenset[str]:
 
 
 def environ_of_programs(environ: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
-    """Return the environment for a program: ``environ`` without the ``secret`` variables and our own."""
-    return {name: value for name, value in environ.items() if name not in secret and _may_be_seen(name, value)}
-
-
-def _may_be_seen(name: str, value: str) -> bool:
-    return not name.startswith(PREFIX) or (name in HARMLESS and "://" not in value)
+    """Return the environment for a program: ``environ`` without the ``secret`` variables and codexpool's own."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in secret and (not name.startswith(PREFIX) or (name in HARMLESS and "://" not in value))
+    }

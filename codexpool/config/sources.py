@@ -1,4 +1,4 @@
-"""Credentials fetched from where pool.toml says they are. One that cannot be had leaves out its identity only."""
+"""Fetches the credentials of the identities from where pool.toml says they are."""
 
 from __future__ import annotations
 
@@ -29,14 +29,12 @@ from codexpool.tokens import member_key
 from codexpool.tokens.bearer import Bearer
 
 Keyring = Callable[[str, str], str]
-"""Service and user in, secret out. Raises UnusableError, and PendingError where it is not known yet."""
+"""Returns the secret of a service and user. Raises UnusableError, or PendingError if it has not been read yet."""
 
 
 class Resolved(NamedTuple):
-    """The credentials by the names of their identities, what is wrong, and whose are still to come.
-
-    A problem may leave its identity out, or only want to be known.
-    """
+    """Credentials by the names of their identities, problems (not all of which leave an identity out), and the
+    names whose credentials have not been read yet."""
 
     credentials: dict[str, Credential]
     problems: tuple[Problem, ...] = ()
@@ -46,7 +44,7 @@ class Resolved(NamedTuple):
 class Sources(NamedTuple):
     """Where credentials are fetched from, besides pool.toml and files.
 
-    Commands get ``environ`` without the ``secret`` variables, in which the tokens of other identities are.
+    Commands get ``environ`` without the ``secret`` variables, which hold the tokens of other identities.
     """
 
     environ: Mapping[str, str]
@@ -56,7 +54,7 @@ class Sources(NamedTuple):
 
 
 def resolve(config: PoolConfig, sources: Sources) -> Resolved:
-    """The credential of each identity; one that cannot be had leaves out its identity only.
+    """Return the credential of each identity. One that is not available leaves out its identity only.
 
     Reads files and the keyring, runs nothing, raises nothing. If two identities have the same token, the first one
     keeps it.
@@ -67,40 +65,36 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
     problems: list[Problem] = []
     sources = sources._replace(secret=secret_variables(config))
     for number, identity in enumerate(config.identities, 1):
+        key = f"identity[{number}].{'auth_json' if isinstance(identity.source, FromAuthJson) else 'token'}"
         try:
             credential = credential_of(identity, sources)
             bearer = credential.bearer()
             if bearer is not None and (owner := owners.setdefault(bearer, identity.name)) != identity.name:
-                raise UnusableError(
-                    f'is the token of identity "{owner}" too', "give each identity a token of its own"
-                )
+                raise UnusableError(f'is also the token of "{owner}"', "give each identity a token of its own")
         except PendingError:
             pending.add(identity.name)
         except UnusableError as error:
-            key = "auth_json" if isinstance(identity.source, FromAuthJson) else "token"
             what = f'{error.what}; identity "{identity.name}" is left out'
-            problems.append(Problem(config.path, identity.line, f"identity[{number}].{key}", what, error.remedy))
+            problems.append(Problem(config.path, identity.line, key, what, error.remedy))
         else:
             credentials[identity.name] = credential
             if isinstance(credential, OAuth) and (owner := other_owner(credential.path, sources.environ)):
-                what = f"{credential.path} is the login of {owner} too: two owners of one refresh token burn it"
+                what = f"{credential.path} is also the login of {owner}: two programs that renew one login break it"
                 remedy = f"give the pool a login of its own: codexpool login {identity.name}"
-                problems.append(Problem(config.path, identity.line, f"identity[{number}].auth_json", what, remedy))
+                problems.append(Problem(config.path, identity.line, key, what, remedy))
     return Resolved(credentials, tuple(problems), frozenset(pending))
 
 
 def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
-    """What an identity speaks with. Raises UnusableError where it cannot be had, and PendingError."""
+    """Return the credential of an identity. Raises UnusableError, or PendingError if it has not been read yet."""
     match identity.source:
         case Inline(token):
             return _pat(token, "the token")
         case FromEnv(variable):
             token = sources.environ.get(variable, "")
             if not token:
-                state = "empty" if variable in sources.environ else "not set"
-                raise UnusableError(
-                    f"environment variable {variable} is {state}", "set it where the proxy is started"
-                )
+                what = f"environment variable {variable} is {'empty' if variable in sources.environ else 'not set'}"
+                raise UnusableError(what, "set it where the proxy is started")
             return _pat(token, f"the token in environment variable {variable}")
         case FromFile(path):
             return _pat(_only_line(path), f"the token in file {path}")
@@ -113,7 +107,7 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
 
 
 def other_owner(path: Path, environ: Mapping[str, str]) -> str:
-    """Which Codex client has its login in this very file, as far as the folder tells; empty if none."""
+    """Return which Codex client seems to have its login in this file, judging by the folder; empty if none."""
     folder = path.resolve().parent
     home = environ.get("CODEX_HOME", "")
     if home and folder == Path(home).expanduser().resolve():
@@ -133,7 +127,7 @@ def _only_line(path: Path) -> str:
     if not text:
         raise UnusableError(f"token file {path} is empty", "write the token into it")
     if len(text.splitlines()) > 1:
-        raise UnusableError(f"token file {path} has more than one line", "leave nothing but the token in it")
+        raise UnusableError(f"token file {path} has more than one line", "keep only the token in it")
     return text
 
 
@@ -149,17 +143,17 @@ def _from_auth_json(path: Path, endpoint: TokenEndpoint) -> Credential:
 
 def _pat(token: str, what: str) -> Pat:
     if not token.startswith(PREFIX):
-        raise UnusableError(f"{what} does not start with {PREFIX}", "use a personal access token, whole and as it is")
+        raise UnusableError(f"{what} does not start with {PREFIX}", "use a complete personal access token")
     if any(character.isspace() for character in token):
-        raise UnusableError(f"{what} has white space in it", "use the token as it is, without spaces or line ends")
+        raise UnusableError(f"{what} has white space in it", "remove spaces and line ends")
     if token == PREFIX or not (token.isascii() and token.isprintable()):
-        raise UnusableError(f"{what} is not a whole token", "copy it again; it is ASCII letters, digits and signs")
+        raise UnusableError(f"{what} is not a complete token", "copy it again; it is printable ASCII")
     _refuse_member_key(token, what)
     return Pat(Bearer.of(token))
 
 
 def _refuse_member_key(token: str, what: str) -> None:
-    """What opens this pool, or another one, is never sent to a backend."""
+    """Never send to a backend what opens a pool."""
     if token.startswith(member_key.PREFIX):
         remedy = "a client sets it as CODEX_ACCESS_TOKEN; give the identity a token of its own account"
         raise UnusableError(f"{what} is the key of a member of a pool", remedy)

@@ -178,7 +178,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(pool: Pool) -> 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
-        (("add", "a b", "--token-stdin"), "x", "is no name"),
+        (("add", "a b", "--token-stdin"), "x", "is not a valid name"),
         (("add", "at-test-name", "--token-stdin"), "x", "looks like a token"),
         (("add", "work", "at-test-on-the-command-line"), "", "a token cannot be an argument"),
         (("add", "work", "--token-stdin", "--env", "X"), "", "--token-stdin and --env cannot be combined"),

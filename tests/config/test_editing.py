@@ -78,7 +78,7 @@ def test_an_edit_that_changes_nothing_does_not_write(write: WritePrivate) -> Non
 def test_an_edit_after_which_the_file_would_not_hold_is_refused(write: WritePrivate) -> None:
     path = write("pool.toml", TEXT)
 
-    with pytest.raises(EditError, match=r"would not hold after the edit: .*there is no identity"):
+    with pytest.raises(EditError, match=r"would be invalid after the edit: .*there is no identity"):
         edit(path, lambda text: "# nobody\n")
     assert path.read_text() == TEXT
 
@@ -172,7 +172,7 @@ def test_a_file_that_never_rests_is_given_up(write: WritePrivate, monkeypatch: p
         path.write_text(path.read_text() + "#\n")
         return round_robin(text)
 
-    with pytest.raises(EditError, match="was changed by another program each time"):
+    with pytest.raises(EditError, match="was changed by another program at each attempt"):
         edit(path, change)
     assert path.read_text() == TEXT + "#\n" * editing.TRIES
 

@@ -105,25 +105,25 @@ def test_a_member_may_have_the_name_of_an_identity() -> None:
         (f"[[member]]\nkey = '{KEY}'", 'member[1]: has no name; add name = "…"'),
         ("[[member]]\nname = 1", "2: member[1].name: is an integer; write a string"),
         ("[[member]]\nname = ''", "2: member[1].name: is empty; give the member a name"),
-        ("[[member]]\nname = 'a b'", '2: member[1].name: "a b" is no name; use letters'),
-        ("[[member]]\nname = 'a'", "1: member[1]: has no key; remove this [[member]] table, and have one written"),
+        ("[[member]]\nname = 'a b'", '2: member[1].name: "a b" is not a valid name; use at most'),
+        ("[[member]]\nname = 'a'", "1: member[1]: has no key; remove this [[member]] table, and let"),
         ("[[member]]\nkey = 1", '2: member[1].key: is an integer; write "sha256:" and 64 hexadecimal digits'),
         ("[[member]]\nkey = 'sha256:12'", '2: member[1].key: is not "sha256:" and 64 hexadecimal digits; remove'),
         (f"[[member]]\nkey = '{KEY.upper()}'", "2: member[1].key: is not"),
         (f"[[member]]\nkey = '{KEY}0'", "2: member[1].key: is not"),
         ("[[member]]\nname = 'a'\ntoken = 'x'", '3: member[1]: unknown key "token"; accepted here: name, key'),
         ("[[member]]\nexpire = 1", '2: member[1]: unknown key "expire"; did you mean "expires"?'),
-        (ANN + "expires = 2026-12-31T00:00:00", "4: member[1].expires: is not a day, nor a time with its zone"),
-        (ANN + "expires = 'never'", "4: member[1].expires: is not a day, nor a time with its zone: it is a string"),
-        (ANN + "revoked = true", "4: member[1].revoked: is not a time with its zone: it is a boolean; write revoked"),
-        (ANN + "revoked = 2026-12-31", "4: member[1].revoked: is not a time with its zone"),
+        (ANN + "expires = 2026-12-31T00:00:00", "4: member[1].expires: is not a date, nor a time with a zone"),
+        (ANN + "expires = 'never'", "4: member[1].expires: is not a date, nor a time with a zone: it is a string"),
+        (ANN + "revoked = true", "4: member[1].revoked: is not a time with a zone: it is a boolean; write revoked"),
+        (ANN + "revoked = 2026-12-31", "4: member[1].revoked: is not a time with a zone"),
         (ANN + "previous = 'x'", "4: member[1].previous: is a string; write { key = …, until = … }"),
         (ANN + "previous = { until = 2026-12-31 }", "4: member[1].previous: has no key;"),
-        (ANN + f"previous = {{ key = '{OLD}' }}", "4: member[1].previous: does not say until when it is good"),
-        (ANN + f"previous = {{ key = '{OLD}', until = 1 }}", "4: member[1].previous.until: is not a day, nor"),
+        (ANN + f"previous = {{ key = '{OLD}' }}", "4: member[1].previous: has no until"),
+        (ANN + f"previous = {{ key = '{OLD}', until = 1 }}", "4: member[1].previous.until: is not a date, nor"),
         (ANN + "previous = { til = 1 }", '4: member[1].previous: unknown key "til"; did you mean "until"?'),
-        (ANN + "identities = 'team-*'", '4: member[1].identities: is a string; write ["team-*"], or nothing'),
-        (ANN + "identities = []", '4: member[1].identities: names nobody; write ["team-*"], or nothing'),
+        (ANN + "identities = 'team-*'", '4: member[1].identities: is a string; write ["team-*"], or remove it'),
+        (ANN + "identities = []", '4: member[1].identities: is empty; write ["team-*"], or remove it'),
         (ANN + "identities = ['a',\n1]", "5: member[1].identities[2]: is an integer; write the name of an identity"),
         (ANN + "identities = ['']", "4: member[1].identities[1]: is not the name of an identity, or a pattern"),
         (ANN + "turns_at_once = 0", "4: member[1].turns_at_once: is 0; write a whole number, 1 or more"),
@@ -137,7 +137,7 @@ def test_a_mistake_is_told_with_line_key_and_remedy(text: str, said: str) -> Non
 
 def test_a_name_given_twice_names_both_lines() -> None:
     assert lines_said(ANN + ANN.replace(KEY, OLD)) == [
-        'pool.toml:5: member[2].name: "ann" is the name of the member in line 2 too; '
+        'pool.toml:5: member[2].name: "ann" is also the name of the member in line 2; '
         "give each member a name of its own"
     ]
 
@@ -145,14 +145,14 @@ def test_a_name_given_twice_names_both_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (ANN + ANN.replace("ann", "bob"), "pool.toml:6: member[2].key: is the key in line 3 too"),
+        (ANN + ANN.replace("ann", "bob"), "pool.toml:6: member[2].key: is also the key in line 3"),
         (
             f"{ANN}previous = {{ key = '{KEY}', until = 2026-12-31 }}",
-            "pool.toml:4: member[1].previous.key: is the key in line 3 too",
+            "pool.toml:4: member[1].previous.key: is also the key in line 3",
         ),
         (
             f"{ANN}previous = {{ key = '{OLD}', until = 2026-12-31 }}\n[[member]]\nname = 'bob'\nkey = '{OLD}'",
-            "pool.toml:7: member[2].key: is the key in line 4 too",
+            "pool.toml:7: member[2].key: is also the key in line 4",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_key_itself_in_the_file_is_refused_and_not_shown() -> None:
     for place in ("key = {}", "name = {}", "previous = {{ key = {}, until = 2026-12-31 }}", "identities = [{}]"):
         said = "\n".join(lines_said(f"[[member]]\n{place.format(repr(key))}"))
         assert key not in said
-    assert "pool.toml:2: member[1].key: is a key, and not its hash; never keep a key: remove this" in "\n".join(
+    assert "pool.toml:2: member[1].key: is a key, not its hash; never store a key: remove this" in "\n".join(
         lines_said(f"[[member]]\nkey = '{key}'")
     )
 

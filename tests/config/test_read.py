@@ -187,17 +187,17 @@ ACCEPTED_TOKEN = (
         ('[[identity]]\nname = "a"', f"pool.toml:1: identity[1]: has no token; {ACCEPTED_TOKEN}"),
         ("[[identity]]\n\nname = 1", "pool.toml:3: identity[1].name: is an integer; write a string"),
         ('[[identity]]\nname = ""', "pool.toml:2: identity[1].name: is empty; give the identity a name"),
-        ('[[identity]]\nname = "a b"', 'pool.toml:2: identity[1].name: "a b" is no name; use letters'),
-        ('[[identity]]\nname = "a\\nb"', 'pool.toml:2: identity[1].name: "a\\nb" is no name; use letters'),
+        ('[[identity]]\nname = "a b"', 'pool.toml:2: identity[1].name: "a b" is not a valid name; use at most'),
+        ('[[identity]]\nname = "a\\nb"', 'pool.toml:2: identity[1].name: "a\\nb" is not a valid name; use at most'),
         (f'[[identity]]\nname = "{"a" * 65}"', "pool.toml:2: identity[1].name: (not shown, sha256:"),
         ("[[identity]]\ntoken = 2026-01-01", f"pool.toml:2: identity[1].token: is a date or time; {ACCEPTED_TOKEN}"),
         (
             "[[identity]]\ntoken = {}",
-            "pool.toml:2: identity[1].token: says none of env, file, keyring, command; write",
+            "pool.toml:2: identity[1].token: has none of env, file, keyring, command; write",
         ),
         (
             '[[identity]]\ntoken.env = "A"\ntoken.file = "b"',
-            f"pool.toml:2: identity[1].token: says both env and file; {ACCEPTED_TOKEN}",
+            f"pool.toml:2: identity[1].token: has both env and file; {ACCEPTED_TOKEN}",
         ),
         (
             '[[identity]]\ntoken = { keychain = "k" }',
@@ -219,31 +219,31 @@ ACCEPTED_TOKEN = (
         ),
         (
             '[[identity]]\ntoken = { command = ["x"], timeout_ms = 0 }',
-            "pool.toml:2: identity[1].token.timeout_ms: is 0; write milliseconds from 1 to",
+            "pool.toml:2: identity[1].token.timeout_ms: is 0; write a whole number from 1 to",
         ),
         (
             '[[identity]]\ntoken = { command = ["x"], refresh_interval_ms = "5" }',
-            "pool.toml:2: identity[1].token.refresh_interval_ms: is a string; write milliseconds from 0 to",
+            "pool.toml:2: identity[1].token.refresh_interval_ms: is a string; write a whole number from 0 to",
         ),
         (
             '[[identity]]\ntoken = "x"\nauth_json = "y"',
-            "pool.toml:3: identity[1].auth_json: stands beside a token; keep the one",
+            "pool.toml:3: identity[1].auth_json: is set beside a token; keep one",
         ),
         (
             "[[identity]]\nauth_json = 1",
             "pool.toml:2: identity[1].auth_json: is an integer; write the path",
         ),
-        ("[[identity]]\nexpires = 1", "pool.toml:2: identity[1].expires: is not a day, nor a time with its zone"),
-        ("[[identity]]\nexpires = 2026-12-31T00:00:00", "pool.toml:2: identity[1].expires: is not a day, nor a time"),
+        ("[[identity]]\nexpires = 1", "pool.toml:2: identity[1].expires: is not a date, nor a time with a zone"),
+        ("[[identity]]\nexpires = 2026-12-31T00:00:00", "pool.toml:2: identity[1].expires: is not a date, nor"),
         (
             "[[identity]]\nneeds_replacement.since = 0001-01-01T00:00:00+14:00\n"
             'needs_replacement.reason = ""\nneeds_replacement.token = "sha256:1a2b3c4d5e6f"',
-            "pool.toml:2: identity[1].needs_replacement.since: is not a time with its zone",
+            "pool.toml:2: identity[1].needs_replacement.since: is not a time with a zone",
         ),
         ("[[identity]]\npaused = 1", "pool.toml:2: identity[1].paused: is an integer; write paused = true"),
         ("[[identity]]\naccount_id = 1", "pool.toml:2: identity[1].account_id: is an integer; write an id"),
         ("[pool]\nnotify = 1", "pool.toml:2: pool.notify: is an integer; write { command"),
-        ("[pool]\nnotify = {}", "pool.toml:2: pool.notify: says nobody; write { command"),
+        ("[pool]\nnotify = {}", "pool.toml:2: pool.notify: is empty; write { command"),
         (
             '[pool]\nnotify = { webhook = "http://x" }',
             "pool.toml:2: pool.notify.webhook: is not an https address; write",
@@ -258,7 +258,7 @@ ACCEPTED_TOKEN = (
         ('[[identity]]\ntoken.file = "a\\u0000"', "pool.toml:2: identity[1].token.file: is not the path of a file"),
         (
             '[[identity]]\ntoken.file = "~no-such-user/x"',
-            "pool.toml:2: identity[1].token.file: starts with ~, and there is no such home folder; write the whole",
+            "pool.toml:2: identity[1].token.file: starts with ~, but there is no such home folder; write the full",
         ),
         (
             '[[identity]]\nheadroom = "x"',
@@ -278,11 +278,11 @@ ACCEPTED_TOKEN = (
         ),
         (
             '[[identity]]\nneeds_replacement.reason = ""',
-            "pool.toml:2: identity[1].needs_replacement.since: is missing; write a time with its zone",
+            "pool.toml:2: identity[1].needs_replacement.since: is missing; write a time with a zone",
         ),
         (
             "[[identity]]\nneeds_replacement.since = 2026-01-01T00:00:00",
-            "pool.toml:2: identity[1].needs_replacement.since: is not a time with its zone",
+            "pool.toml:2: identity[1].needs_replacement.since: is not a time with a zone",
         ),
         (
             '[[identity]]\nneeds_replacement.token = "sha256:12"',
@@ -301,7 +301,7 @@ def test_a_mistake_is_told_with_line_key_and_remedy(text: str, said: str) -> Non
 def test_a_name_given_twice_names_both_lines() -> None:
     text = '[[identity]]\nname = "a"\ntoken = "x"\n[[identity]]\ntoken = "y"\nname = "a"\n'
     assert lines_said(text) == [
-        'pool.toml:6: identity[2].name: "a" is the name of the identity in line 2 too; '
+        'pool.toml:6: identity[2].name: "a" is also the name of the identity in line 2; '
         "give each identity a name of its own"
     ]
 

@@ -109,9 +109,9 @@ def test_a_variable_without_a_token_leaves_out_its_identity(environ: dict[str, s
         (f"Bearer {OTHER}", "does not start with at-"),
         (f"{OTHER}\\n", "has white space in it"),
         (f"{OTHER} x", "has white space in it"),
-        ("at-", "is not a whole token"),
-        ("at-…", "is not a whole token"),
-        (f"{OTHER}\\u0000", "is not a whole token"),
+        ("at-", "is not a complete token"),
+        ("at-…", "is not a complete token"),
+        (f"{OTHER}\\u0000", "is not a complete token"),
     ],
 )
 def test_what_is_no_token_leaves_out_its_identity_and_is_not_shown(token: str, said: str) -> None:
@@ -177,7 +177,7 @@ def test_a_token_file_others_can_read_leaves_out_its_identity(write: WritePrivat
 
 def test_of_two_identities_with_one_token_the_first_keeps_it() -> None:
     problem = left_out('{ env = "SPARE" }', {"SPARE": GOOD})
-    assert problem.what.startswith('is the token of identity "i1" too')
+    assert problem.what.startswith('is also the token of "i1"')
     assert GOOD not in str(problem)
 
 

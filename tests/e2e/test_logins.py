@@ -346,6 +346,6 @@ def test_a_login_that_a_client_may_use_too_is_noticed(tmp_path: Path) -> None:
         home.mkdir()
         clients.path.rename(home / "auth.json")
         pool_toml(tmp_path, head=auth_entry("spare", world.login.path) + auth_entry("mine", home / "auth.json"))
-        world.proxy.says("two owners of one refresh token burn it")
+        world.proxy.says("two programs that renew one login break it")
         assert "codexpool login mine" in world.proxy.log
         world.proxy.says("mine is ready")  # it is said, not refused

@@ -172,7 +172,7 @@ def test_the_environment_names_a_pool_and_one_dead_token_does_not_stop_the_rest(
     environ = {"CODEXPOOL_CONFIG": str(path), "CODEXPOOL_TEST_SPARE": spare.token}
     world = make(work, twin, spare, configured=False, environ=environ, ready=2)
 
-    world.proxy.says(f'{path}:6: identity[2].token: is the token of identity "work" too')
+    world.proxy.says(f'{path}:6: identity[2].token: is also the token of "work"')
     world.proxy.says(f"{path}:9: identity[3].token: environment variable CODEXPOOL_TEST_NOT_SET is not set")
     world.proxy.says("twin is paused: ")
     assert "its token is of the same account and user as that of work" in world.proxy.log
