@@ -1,7 +1,8 @@
-"""The certificate authority of a proxy, as files: where they are, whose, who can read them, and which one it is.
+"""The files of the proxy's certificate authority (CA).
 
-It is mitmproxy's own: this makes it as mitmproxy would at its first start, and mitmproxy takes what it finds. What
-mitmproxy does not see to is done here: that nobody else can read the folder, and that the files belong together.
+The CA is mitmproxy's own: `prepare` makes it as mitmproxy would at its first start, and mitmproxy uses what it finds.
+`prepare` also does what mitmproxy does not: it closes the folder to other users, and checks that the
+certificate belongs to the key.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from codexpool.common.atomic_replace import locked
 
 CERTIFICATE: Final = "mitmproxy-ca-cert.pem"
-"""What clients trust. It may be handed to anybody."""
+"""The certificate that clients trust. It is public."""
 
 KEY: Final = "mitmproxy-ca.pem"
-"""The private key, and its certificate. Whoever has it reads what those say who trust the authority."""
+"""The private key with its certificate. Whoever has it can read the traffic of clients that trust the CA."""
 
 SECRETS: Final = (KEY, "mitmproxy-ca.p12")
-"""The files with the private key in them."""
+"""The files that contain the private key."""
 
 SETTLING: Final = 1.0
-"""Seconds in which a mitmproxy that is starting has written its authority: also in the place of one that was made
-meanwhile, if it has seen none before."""
+"""Seconds in which a starting mitmproxy writes its CA; it may overwrite one that was made meanwhile."""
 
 PATIENCE: Final = 10.0
 """Seconds to wait for another `codexpool setup`."""
@@ -43,43 +43,43 @@ OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class AuthorityError(Exception):
-    """An authority that cannot be used, or not be made: what is wrong, and what mends it."""
+    """A CA that cannot be used or made; the text says why, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What clients are told to trust. ``fingerprint`` is that of `openssl x509 -fingerprint -sha256`."""
+    """The certificate clients trust. ``fingerprint`` is that of `openssl x509 -fingerprint -sha256`."""
 
     path: Path
     fingerprint: str
-    holds_until: datetime
+    expires: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An authority that can be used, and what was done for that. ``mended`` are sentences."""
+    """A usable CA. ``fixed`` are sentences about what had to be changed."""
 
     folder: Path
     certificate: Certificate
     is_new: bool
-    mended: tuple[str, ...]
+    fixed: tuple[str, ...]
 
 
 def confdir() -> Path:
-    """Where mitmproxy has its authority if no option says so: ``~/.mitmproxy``, or what its config.yaml says."""
-    from mitmproxy import exceptions, optmanager  # only where nobody has said which folder
+    """Return the folder mitmproxy uses without an option: ``~/.mitmproxy``, or the one its config.yaml names."""
+    from mitmproxy import exceptions, optmanager  # Slow, and seldom needed.
 
     folder = Path("~/.mitmproxy").expanduser()
     for name in ("config.yaml", "config.yml"):
         with contextlib.suppress(OSError, ValueError, exceptions.OptionsError):
-            said = optmanager.parse((folder / name).read_text(encoding="utf-8")).get("confdir")
-            if isinstance(said, str) and said:
-                return Path(said).expanduser().absolute()
+            configured = optmanager.parse((folder / name).read_text(encoding="utf-8")).get("confdir")
+            if isinstance(configured, str) and configured:
+                return Path(configured).expanduser().absolute()
     return folder
 
 
 def certificate(path: Path) -> Certificate:
-    """The certificate in a file that clients are to trust. Raises AuthorityError for a file that is not for them."""
+    """Read the certificate that clients trust. Raises AuthorityError if the file is not one for clients."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -87,54 +87,51 @@ def certificate(path: Path) -> Certificate:
     except OSError as error:
         raise AuthorityError(f"{path} cannot be read: {error.strerror}") from None
     if b"PRIVATE KEY" in text:
-        raise AuthorityError(
-            f"{path} has the authority's private key in it, which is for nobody but the proxy: clients need "
-            f"{CERTIFICATE}, which is beside it"
-        )
+        raise AuthorityError(f"{path} contains the private key of the CA. Clients need {CERTIFICATE}, beside it")
     first = _certificates(path, text)[0]
     digest = first.fingerprint(hashes.SHA256()).hex(":").upper()
     return Certificate(path.absolute(), digest, first.not_valid_after_utc)
 
 
 def prepare(folder: Path) -> Prepared:
-    """See to it that a folder has an authority, which nobody else can read. May take seconds.
+    """Make sure that a folder has a CA, closed to other users. May take seconds.
 
-    Whatever was there stays, but modes. Raises AuthorityError where it is not ours, or cannot be used or made.
+    Existing files stay, except for their modes. Raises AuthorityError if the CA is not ours, or cannot be used or
+    made.
     """
-    mended: list[str] = []
+    fixed: list[str] = []
     try:
-        real = _own_folder(folder, mended)
+        real = _own_folder(folder, fixed)
         is_new = not (real / KEY).exists() and _made(real)
         for name in SECRETS:
-            _close_to_others(real / name, mended)
+            _close_to_others(real / name, fixed)
         if is_new or not _is_whole(real / KEY):
             time.sleep(SETTLING)
-        _publish(real, is_new, mended)
+        _publish(real, is_new, fixed)
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise AuthorityError(
-            f"{getattr(error, 'filename', None) or folder}: {reason}. The proxy needs a folder that it may write to: "
-            "codexpool setup --confdir PATH, and then codexpool run --set confdir=PATH"
+            f"{getattr(error, 'filename', None) or folder}: {reason}. The proxy needs a folder it can write to: "
+            "codexpool setup --confdir PATH, then codexpool run --set confdir=PATH"
         ) from None
-    return Prepared(folder, certificate(folder / CERTIFICATE), is_new, tuple(mended))
+    return Prepared(folder, certificate(folder / CERTIFICATE), is_new, tuple(fixed))
 
 
-def _own_folder(folder: Path, mended: list[str]) -> Path:
-    """The folder itself, made if need be, with nobody but its owner let in. Raises OSError, AuthorityError."""
+def _own_folder(folder: Path, fixed: list[str]) -> Path:
+    """Return the real folder, made if need be and closed to other users. Raises OSError, AuthorityError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     real = folder.resolve(strict=True)
     status = real.stat()
     _refuse_foreign(real, status)
     if os.name == "posix" and status.st_mode & OTHERS:
         real.chmod(0o700)
-        mended.append(f"{real} was open to other users (mode {stat.S_IMODE(status.st_mode):04o}); it is 0700 now")
+        fixed.append(f"{real} was open to other users (mode {stat.S_IMODE(status.st_mode):04o}); it is now 0700")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            mended.append("others could put files there: if you share this machine, remove them all, and begin anew")
+            fixed.append("others could put files there: if you share this machine, delete all of them and start over")
     return real
 
 
-def _close_to_others(path: Path, mended: list[str]) -> None:
-    """Let nobody but its owner read a file, if it is there. Raises OSError, AuthorityError."""
+def _close_to_others(path: Path, fixed: list[str]) -> None:
     if os.name != "posix":
         return
     try:
@@ -144,13 +141,13 @@ def _close_to_others(path: Path, mended: list[str]) -> None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise AuthorityError(f"{path} is no regular file: put it away, and run codexpool setup again")
+            raise AuthorityError(f"{path} is not a regular file: move it away, and run codexpool setup again")
         _refuse_foreign(path, status)
         if status.st_mode & OTHERS:
             os.fchmod(descriptor, 0o600)
-            mended.append(
-                f"{path} was open to other users (mode {stat.S_IMODE(status.st_mode):04o}); it is 0600 now. If "
-                "anybody can have read it, remove all files of this authority, and begin with a new one"
+            fixed.append(
+                f"{path} was open to other users (mode {stat.S_IMODE(status.st_mode):04o}); it is now 0600. If "
+                "someone may have read it, delete all files of this CA and make a new one"
             )
     finally:
         os.close(descriptor)
@@ -159,15 +156,15 @@ def _close_to_others(path: Path, mended: list[str]) -> None:
 def _refuse_foreign(path: Path, status: os.stat_result) -> None:
     if os.name == "posix" and status.st_uid != os.geteuid():
         raise AuthorityError(
-            f"{path} belongs to another user (uid {status.st_uid}), and who owns it can read all that clients say: "
-            f"run this as the user that the proxy runs as, or use a folder of your own: --confdir PATH"
+            f"{path} belongs to another user (uid {status.st_uid}), who could read all traffic of your clients: run "
+            "this as the user the proxy runs as, or use a folder of your own: --confdir PATH"
         )
 
 
 def _made(real: Path) -> bool:
-    """Make an authority as mitmproxy does, but so that it is there as a whole or not at all; whether it is ours.
+    """Make a CA as mitmproxy does, as a whole or not at all. Return False if there is one by now.
 
-    What a killed process has left is in a folder of its own, and goes. Raises OSError, NotImplementedError.
+    Raises OSError, NotImplementedError.
     """
     from mitmproxy.certs import CertStore
     from mitmproxy.options import CONF_BASENAME, KEY_SIZE
@@ -176,7 +173,7 @@ def _made(real: Path) -> bool:
     with locked(real / KEY, PATIENCE):
         if (real / KEY).exists():
             return False
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)  # A killed process may have left it.
         new.mkdir(mode=0o700)
         try:
             CertStore.create_store(new, CONF_BASENAME, KEY_SIZE)
@@ -190,7 +187,7 @@ def _made(real: Path) -> bool:
 
 
 def _linked(new: Path, path: Path) -> bool:
-    """Give a file a second name, if nothing has that yet. (A renaming would replace what a mitmproxy has made.)"""
+    """Give a file a second name unless that is taken. (Renaming would replace the key of a starting mitmproxy.)"""
     try:
         path.hardlink_to(new)
     except FileExistsError:
@@ -209,24 +206,23 @@ def _is_whole(key: Path) -> bool:
         return False
 
 
-def _publish(real: Path, is_new: bool, mended: list[str]) -> None:
-    """See to it that the certificate that is handed out is that of the key. Raises OSError, AuthorityError.
+def _publish(real: Path, is_new: bool, fixed: list[str]) -> None:
+    """Make sure that the public certificate is that of the key. Raises OSError, AuthorityError.
 
-    mitmproxy looks at the key only: one that was killed, or was starting as we made ours, leaves it at that.
+    mitmproxy checks only the key. If it was killed, or started while ours was made, the certificate may not fit.
     """
     ours = _certificates(real / KEY, (real / KEY).read_bytes())
     path = real / CERTIFICATE
     if path.exists():
-        handed_out = _certificates(path, path.read_bytes())
-        if any(_vouches(one, ours) for one in handed_out):
+        if any(_vouches(one, ours) for one in _certificates(path, path.read_bytes())):
             return
         if not is_new:
             raise AuthorityError(
-                f"{path} is not of the authority whose key is in {KEY}, and clients that trust it would refuse the "
-                f"proxy. Remove it, and run codexpool setup again: rm {shlex.quote(str(path))}"
+                f"{path} does not belong to the key in {KEY}: clients that trust it would refuse the proxy. Delete "
+                f"it, and run codexpool setup again: rm {shlex.quote(str(path))}"
             )
     else:
-        mended.append(f"{path} was missing; it is there now")
+        fixed.append(f"{path} was missing; it is written again")
     text = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in ours)
     for name in (CERTIFICATE, "mitmproxy-ca-cert.cer"):
         new = real / f".{name}.new"
@@ -235,7 +231,7 @@ def _publish(real: Path, is_new: bool, mended: list[str]) -> None:
 
 
 def _vouches(trusted: x509.Certificate, chain: list[x509.Certificate]) -> bool:
-    """Whether who trusts a certificate trusts an authority with that chain. (Its name says nothing: all have one.)"""
+    """Return whether trust in a certificate extends to a CA with that chain. (All have the same name.)"""
     for one in chain:
         with contextlib.suppress(ValueError, TypeError, InvalidSignature):
             one.verify_directly_issued_by(trusted)
@@ -248,6 +244,6 @@ def _certificates(path: Path, text: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(text)
     except ValueError:
         raise AuthorityError(
-            f"{path} holds no certificate: a start of mitmproxy may have been cut off. Remove the files "
-            f"mitmproxy-ca* beside it, and run codexpool setup again"
+            f"{path} contains no certificate; a start of mitmproxy may have been interrupted. Delete the files "
+            "mitmproxy-ca* beside it, and run codexpool setup again"
         ) from None

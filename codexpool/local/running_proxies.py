@@ -1,8 +1,7 @@
-"""How commands find the proxies that run: each one leaves a note of where it listens, beside the state.
+"""Find the running proxies: each leaves a note of where it listens, beside the state.
 
-A note is a file ``proxies/PID.json``. While the proxy lives it holds a lock on ``PID.lock``, which the system lets go
-of however the proxy ends: so a note that was left behind is known from one that holds, and a process id that is given
-to another process deceives nobody.
+A note is a file ``proxies/PID.json``. While the proxy lives it holds a lock on ``PID.lock``. The system releases the
+lock however the proxy ends, so a stale note is recognized even if its process id is in use again.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 FOLDER: Final = "proxies"
-"""Of the notes, beside the state database."""
+"""The folder of the notes, beside the state database."""
 
 VERSION: Final = 1
-"""Of the form of a note."""
 
 LONGEST: Final = 65_536
-"""Bytes of a note: one that is longer is none of ours."""
+"""Longest note, in bytes."""
 
 PATIENCE: Final = 2.0
-"""Seconds to wait for a command that is looking at a note this very moment."""
+"""Seconds to wait for a command that checks a note at this moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One proxy that runs. ``listens`` are addresses such as ``127.0.0.1:8080``, ``started_at`` is a unix second.
+    """A running proxy. ``listens`` are addresses such as ``127.0.0.1:8080``, ``started_at`` is a unix second.
 
-    ``confdir`` is the folder of its certificate authority; None where the note does not say.
+    ``confdir`` is the folder of its CA; None if unknown.
     """
 
     pid: int
@@ -52,22 +50,23 @@ class Announcement:
 
 
 _held: dict[Path, BaseFileLock] = {}
-"""The locks of this process, by note. (It has one proxy, which may announce itself anew.)"""
+"""The locks this process holds. (Its one proxy may announce itself again.)"""
 
 
 def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> Path:
-    """Leave a note that this process is a proxy, and where it listens; `withdraw` takes it back.
+    """Write a note that this process is a proxy, and return its path for `withdraw`.
 
-    ``confdir`` is mitmproxy's option of that name.
-
-    Reads and writes files: not for an event loop. Raises OSError where no note can be left now: then commands have to
-    be told where the proxy is.
+    ``confdir`` is mitmproxy's option of that name. Reads and writes files: not for an event loop. Raises OSError if
+    no note can be written now; commands then need to be told where the proxy is.
     """
     folder = state_folder / FOLDER
     note = folder / f"{os.getpid()}.json"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _hold(note)
+        if note not in _held:
+            lock = _lock(note)
+            lock.acquire(timeout=PATIENCE)  # filelock's Timeout is an OSError.
+            _held[note] = lock
         _write(note, _document(listens, confdir))
     except NotImplementedError:
         raise OSError(errno.ENOLCK, "this file system has no locks") from None
@@ -75,42 +74,40 @@ def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> P
 
 
 def withdraw(note: Path) -> None:
-    """Take back what `announce` has left. Raises nothing."""
+    """Remove a note. Raises nothing."""
     with contextlib.suppress(OSError):
         note.unlink(missing_ok=True)
-    lock = _held.pop(note, None)
-    if lock is not None:
+    if (lock := _held.pop(note, None)) is not None:
         with contextlib.suppress(OSError):
             lock.release()
-        with contextlib.suppress(OSError):  # after the release: Windows removes no file that is open
+        with contextlib.suppress(OSError):  # After the release: Windows removes no open file.
             _lock_of(note).unlink(missing_ok=True)
 
 
 def announced(state_folder: Path) -> list[Announcement]:
-    """The proxies that run, the newest first. Notes of those that have ended are put away. Raises nothing."""
+    """Return the running proxies, the newest first, and remove stale notes. Raises nothing."""
     folder = state_folder / FOLDER
     try:
         notes = [path for path in folder.iterdir() if path.suffix == ".json" and path.stem.isdecimal()]
-        if not _is_ours(folder):
+        # Another user's folder may contain anything.
+        if os.name == "posix" and os.geteuid() not in (0, folder.stat().st_uid):
             return []
     except OSError:
         return []
-    running = (made for note in notes if not _was_left_behind(note) and (made := _read(note)) is not None)
+    running = (made for note in notes if not _is_stale(note) and (made := _read(note)) is not None)
     return sorted(running, key=lambda made: made.started_at, reverse=True)
 
 
 def addresses(announcement: Announcement) -> Iterator[tuple[str, int]]:
-    """Host and port under which a proxy can be asked on its own machine."""
+    """Yield the hosts and ports at which a proxy can be reached from its own machine."""
     for text in announcement.listens:
         host, _, port = text.rpartition(":")
-        host = host.strip("[]")
-        if not port.isdecimal() or not 0 < int(port) < 65_536:
-            continue
-        yield _to_connect_to(host), int(port)
+        if port.isdecimal() and 0 < int(port) < 65_536:
+            yield _reachable(host.strip("[]")), int(port)
 
 
-def _to_connect_to(host: str) -> str:
-    """Where to connect to, for somebody who listens at ``host``: on all addresses, it may be."""
+def _reachable(host: str) -> str:
+    """Return the host to connect to for one to listen on, which may mean all addresses."""
     if host in ("", "*"):
         return "127.0.0.1"
     try:
@@ -123,26 +120,22 @@ def _to_connect_to(host: str) -> str:
 
 
 def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
-    from mitmproxy import version  # Commands that only look need not wait for it.
+    from mitmproxy import version  # Slow, and not needed to find proxies.
 
-    # In full: whoever reads it is in another folder, and has another home, it may be.
-    said = {"confdir": str(_in_full(confdir))} if confdir else {}
-    return {
+    document = {
         "version": VERSION,
         "pid": os.getpid(),
         "listens": list(listens),
         "started_at": time.time(),
         "mitmproxy": version.VERSION,
         "addon": __version__,
-        **said,
     }
-
-
-def _in_full(confdir: str) -> Path:
-    path = Path(confdir)
-    with contextlib.suppress(RuntimeError):  # There is no such user: then mitmproxy has a folder of that very name.
-        path = path.expanduser()
-    return path.absolute()
+    if confdir:
+        path = Path(confdir)
+        with contextlib.suppress(RuntimeError):  # "~name" without such a user is a folder of that name.
+            path = path.expanduser()
+        document["confdir"] = str(path.absolute())
+    return document
 
 
 def _write(note: Path, document: dict[str, Any]) -> None:
@@ -159,7 +152,7 @@ def _write(note: Path, document: dict[str, Any]) -> None:
 
 
 def _read(note: Path) -> Announcement | None:
-    """What a note says; None for one that is broken, or not in a form that is known here."""
+    """Read a note; None if it is damaged, or of an unknown version."""
     try:
         with note.open("rb") as file:
             document = json.loads(file.read(LONGEST))
@@ -181,35 +174,19 @@ def _read(note: Path) -> Announcement | None:
             return None
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can have put notes there: in a folder that many write to, somebody might."""
-    if os.name != "posix":
-        return True
-    return os.geteuid() in (0, folder.stat().st_uid)
-
-
 def _lock_of(note: Path) -> Path:
     return note.with_suffix(".lock")
 
 
 def _lock(note: Path) -> BaseFileLock:
-    import filelock  # only where notes are looked at
+    import filelock  # Slow, and not needed at start-up.
 
-    # The addon announces in a thread, and withdraws in another one.
+    # The addon acquires it in one thread, and releases it in another.
     return filelock.FileLock(_lock_of(note), mode=0o600, thread_local=False)
 
 
-def _hold(note: Path) -> None:
-    """Hold the lock of a note for as long as this process lives. Raises OSError and NotImplementedError."""
-    if note in _held:
-        return
-    lock = _lock(note)
-    lock.acquire(timeout=PATIENCE)  # filelock's Timeout is an OSError
-    _held[note] = lock
-
-
-def _was_left_behind(note: Path) -> bool:
-    """Whether the proxy that has left a note is gone; then the note is put away."""
+def _is_stale(note: Path) -> bool:
+    """Return whether the proxy of a note has ended; if so, remove the note."""
     if note in _held:
         return False
     lock = _lock(note)
@@ -217,7 +194,7 @@ def _was_left_behind(note: Path) -> bool:
         lock.acquire(timeout=0)
     except TimeoutError:
         return False
-    except (OSError, NotImplementedError):  # a file system without locks, or another user's proxy
+    except (OSError, NotImplementedError):  # A file system without locks, or another user's proxy.
         return not _may_run(int(note.stem))
     try:
         with contextlib.suppress(OSError):
@@ -230,13 +207,12 @@ def _was_left_behind(note: Path) -> bool:
 
 
 def _may_run(pid: int) -> bool:
-    """Whether there is a process of that id. (Windows has no way to ask that does no harm.)"""
-    if os.name != "posix":
+    if os.name != "posix":  # Windows has no harmless way to ask.
         return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # It is another user's.
+    except OSError:  # Another user's process.
         return True
     return True

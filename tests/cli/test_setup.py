@@ -37,7 +37,7 @@ def test_an_operator_learns_what_to_hand_out_and_what_never(run: Run, tmp_path: 
     made = certificate(tmp_path / ".mitmproxy" / CERTIFICATE)
     assert str(made.path) in said
     assert made.fingerprint in said
-    assert f"{made.holds_until:%Y-%m-%d}" in said
+    assert f"{made.expires:%Y-%m-%d}" in said
     assert f"Never give away {KEY} or mitmproxy-ca.p12" in said
     assert "codexpool run\n" in said
 

@@ -59,7 +59,7 @@ def test_an_authority_is_made_that_mitmproxy_takes_for_its_own(tmp_path: Path) -
 
     assert prepared.is_new
     assert taken.default_ca.fingerprint().hex(":").upper() == prepared.certificate.fingerprint
-    assert prepared.certificate.holds_until > datetime.now(UTC)
+    assert prepared.certificate.expires > datetime.now(UTC)
 
 
 @posix
@@ -166,14 +166,14 @@ def test_modes_that_let_others_in_are_mended_and_that_is_said(folder: Path) -> N
 
     assert mode(folder) == 0o700
     assert {mode(folder / name) for name in SECRETS} == {0o600}
-    assert [word in " ".join(prepared.mended) for word in ("0755", "0644", "0640")] == [True] * 3
+    assert [word in " ".join(prepared.fixed) for word in ("0755", "0644", "0640")] == [True] * 3
 
 
 @posix
 def test_a_folder_that_others_could_write_to_is_not_believed_without_a_word(folder: Path) -> None:
     folder.chmod(0o777)
 
-    assert "others could put files there" in " ".join(prepare(folder).mended)
+    assert "others could put files there" in " ".join(prepare(folder).fixed)
 
 
 def test_a_certificate_that_is_missing_is_written_anew_from_the_key(
@@ -185,14 +185,14 @@ def test_a_certificate_that_is_missing_is_written_anew_from_the_key(
     prepared = prepare(folder)
 
     assert (folder / CERTIFICATE).read_bytes() == made_by_mitmproxy[CERTIFICATE]
-    assert "was missing" in " ".join(prepared.mended)
+    assert "was missing" in " ".join(prepared.fixed)
 
 
 def test_a_certificate_of_another_authority_is_not_handed_out(folder: Path, tmp_path: Path) -> None:
     other = prepare(tmp_path / "other").certificate.path.read_bytes()
     (folder / CERTIFICATE).write_bytes(other)
 
-    with pytest.raises(AuthorityError, match=r"is not of the authority.*rm "):
+    with pytest.raises(AuthorityError, match=r"does not belong to the key.*rm "):
         prepare(folder)
 
     assert (folder / CERTIFICATE).read_bytes() == other
@@ -233,7 +233,7 @@ def test_a_key_that_is_no_file_is_not_waited_for(folder: Path) -> None:
     (folder / KEY).unlink()
     os.mkfifo(folder / KEY, 0o600)
 
-    with pytest.raises(AuthorityError, match="no regular file"):
+    with pytest.raises(AuthorityError, match="not a regular file"):
         prepare(folder)
 
 

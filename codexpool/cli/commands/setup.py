@@ -33,7 +33,7 @@ def setup(named: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_document(prepared), indent=2))
         return
-    for sentence in prepared.mended:
+    for sentence in prepared.fixed:
         click.echo(f"codexpool: {sentence}", err=True)
     click.echo(_explanation(prepared, is_default=named is None))
 
@@ -44,9 +44,9 @@ def _document(prepared: Prepared) -> dict[str, object]:
         "confdir": str(prepared.folder),
         "certificate": str(certificate.path),
         "sha256": certificate.fingerprint,
-        "holds_until": moment(certificate.holds_until.timestamp()),
+        "holds_until": moment(certificate.expires.timestamp()),
         "is_new": prepared.is_new,
-        "mended": list(prepared.mended),
+        "mended": list(prepared.fixed),
     }
 
 
@@ -59,7 +59,7 @@ def _explanation(prepared: Prepared, is_default: bool) -> str:
 
   certificate  {certificate.path}
   SHA-256      {certificate.fingerprint}
-  valid until  {certificate.holds_until:%Y-%m-%d}
+  valid until  {certificate.expires:%Y-%m-%d}
 
 Give {CERTIFICATE} to members, and the fingerprint over another channel. They compare it with:
   openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}
