@@ -94,10 +94,12 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
 
 
 def _total(rows: Rows) -> Spent:
-    if not rows:
-        return Spent()
-    *numbers, first, last = zip(*rows.values(), strict=True)
-    return Spent(*map(sum, numbers), min(first), max(last))
+    spents = rows.values()
+    return Spent(
+        **{name: sum(getattr(spent, name) for spent in spents) for name in ("turns", "unmetered", *TOKENS)},
+        first_at=min((spent.first_at for spent in spents), default=0.0),
+        last_at=max((spent.last_at for spent in spents), default=0.0),
+    )
 
 
 def _document(rows: Rows, by: Sequence[str], since: date) -> dict[str, Any]:
