@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import socket
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from filelock import FileLock
 
 from tests.running import ROOT
 from tests.standin import HOSTS
@@ -44,6 +46,19 @@ def run_in_namespace(module: str, *arguments: str, seconds: float) -> dict[str, 
     assert run.returncode == 0, run.stderr
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return result
+
+
+def run_in_namespace_once(module: str, factory: pytest.TempPathFactory, seconds: float) -> dict[str, Any]:
+    """As `run_in_namespace`, but once for all workers of pytest-xdist. The module's argument is a new folder."""
+    folder = factory.mktemp(module.rpartition(".")[2])
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_in_namespace(module, str(folder), seconds=seconds)
+    shared = factory.getbasetemp().parent / f"{module}.json"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            shared.write_text(json.dumps(run_in_namespace(module, str(folder), seconds=seconds)))
+        result: dict[str, Any] = json.loads(shared.read_text())
+        return result
 
 
 def enter(folder: Path) -> None:

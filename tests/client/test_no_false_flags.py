@@ -31,10 +31,10 @@ def codexpool_lines(run: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("transport", "answer"),
     [
-        Answer(path=WHOAMI, status=403, body=CLOUDFLARE),
-        Answer(path=WHOAMI, status=401, body=error_body("proxy_unauthorized", "sign in to the proxy")),
+        ("websocket", Answer(path=WHOAMI, status=403, body=CLOUDFLARE)),
+        ("http", Answer(path=WHOAMI, status=401, body=error_body("proxy_unauthorized", "sign in to the proxy"))),
     ],
     ids=["1020", "proxy"],
 )
@@ -59,11 +59,11 @@ def test_a_failing_whoami_at_the_first_start_flags_no_pat(make: Make, transport:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("transport", "answer"),
     [
-        Answer(path=WHOAMI, delay=60),
-        Answer(path=WHOAMI, status=200, body=b" ", endless=0.2),
-        Answer(path=DISCOVERY, delay=60),
+        ("websocket", Answer(path=WHOAMI, delay=60)),
+        ("http", Answer(path=WHOAMI, status=200, body=b" ", endless=0.2)),
+        ("websocket", Answer(path=DISCOVERY, delay=60)),
     ],
     ids=["whoami is silent", "whoami drips", "discovery is silent"],
 )

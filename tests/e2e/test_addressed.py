@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import OLD
-from tests.namespaced import needs_addresses, run_in_namespace
+from tests.namespaced import needs_addresses, run_in_namespace_once
 
 pytestmark = needs_addresses
 
 
 @pytest.fixture(scope="module")
 def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_in_namespace("tests.e2e.addressed", str(tmp_path_factory.mktemp("addressed")), seconds=240)
+    return run_in_namespace_once("tests.e2e.addressed", tmp_path_factory, seconds=240)
 
 
 WAYS = [

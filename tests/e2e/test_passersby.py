@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import OLD
-from tests.namespaced import needs_addresses, run_in_namespace
+from tests.namespaced import needs_addresses, run_in_namespace_once
 
 pytestmark = needs_addresses
 
@@ -16,7 +16,7 @@ OWN, OURS = "its own", "the proxy's"
 
 @pytest.fixture(scope="module")
 def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_in_namespace("tests.e2e.passersby", str(tmp_path_factory.mktemp("passersby")), seconds=300)
+    return run_in_namespace_once("tests.e2e.passersby", tmp_path_factory, seconds=300)
 
 
 @pytest.mark.parametrize("way", ["CONNECT", "CONNECT to an address", "SOCKS"])
