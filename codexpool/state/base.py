@@ -1,21 +1,30 @@
-"""What outlives the process, and the interface every place to keep it has."""
+"""What is stored, and the interface to it: `State`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
 MAX_SESSIONS = 100_000
-"""How many sessions are kept; of more, those that were not served for the longest time go."""
+"""Sessions that are kept; of more, the least recently served are dropped."""
+
+MAX_UNOPENED = 100_000
+"""Rows that `UnopenedState` keeps; of more, the oldest are dropped."""
+
+GONE = ""
+"""The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it."""
 
 
 class StateError(Exception):
-    """A state that must not be used as it is: what is wrong, and what mends it."""
+    """The state must not be used as it is: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}; {remedy}")
@@ -24,11 +33,11 @@ class StateError(Exception):
 
 
 class UnavailableError(StateError):
-    """A state that cannot be used now: its disk is full, read-only or gone, or another program has it locked."""
+    """The state cannot be used now: its disk is full, read-only or gone, or another program has it locked."""
 
 
 class Record(NamedTuple):
-    """What an identity of a pool.toml last was: its token's fingerprint, whose that is, when it last served."""
+    """An identity of a pool.toml as last seen: its token's fingerprint, whose that is, when it last served."""
 
     fingerprint: str
     key: IdentityKey
@@ -36,25 +45,22 @@ class Record(NamedTuple):
 
 
 def record_name(pool_toml: Path, name: str) -> str:
-    """What the record of an identity goes by: two files may use one name."""
+    """Return the key of an identity's `Record`: two files may use one name."""
     return f"{pool_toml}#{name}"
 
 
-NoteKey = tuple[str, str]
-"""The kind of a note and what it is about."""
-
 Note = Mapping[str, Any]
-"""What JSON can hold: how much of its limits an account has used, whether the breaker of a pool is open."""
+"""A JSON object: an account's usage, the breaker of a pool. Notes have a kind and a name."""
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """What a state holds, or what of it is new.
+    """The contents of a state, or what is new in it.
 
-    ``sessions`` are by session key, ``metadata`` and ``conditions`` by fingerprint, ``records`` by `record_name`.
-    ``dropped`` are fingerprints whose condition another process took back. ``moves`` are of those sessions that have
-    ever changed their identity; ``notes`` are by kind and name. ``spent`` are totals of today and the days around it,
-    by account and by the process that has counted them.
+    ``metadata`` and ``conditions`` are by fingerprint, ``records`` by `record_name`, ``notes`` by kind and name.
+    ``dropped`` are fingerprints whose condition another process dropped. ``moves`` counts for the sessions that have
+    moved to another identity. ``spent`` has totals of today and the days around it, by account and by the process
+    that counted them.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
@@ -62,56 +68,125 @@ class Snapshot:
     conditions: dict[str, Condition] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
     records: dict[str, Record] = field(default_factory=dict)
-    notes: dict[NoteKey, Note] = field(default_factory=dict)
+    notes: dict[tuple[str, str], Note] = field(default_factory=dict)
     moves: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[Account, str], Spent] = field(default_factory=dict)
 
 
-class State(Protocol):
-    """Keeps what the pool knows. Nothing here is a secret: fingerprints, ids and evidence only.
+class Row(NamedTuple):
+    """A row to write: ``values`` are those of `codexpool.state.database.COLUMNS`."""
 
-    ``put_*`` and ``drop_condition`` return at once and raise nothing; what they say is written later, and the last
-    word on a key wins. Times are unix seconds.
+    table: str
+    key: Hashable
+    values: tuple[object, ...]
+
+
+class State(ABC):
+    """Stores what the pool knows: fingerprints, ids and evidence, never a secret. Times are unix seconds.
+
+    ``put_*`` and ``drop_*`` return at once and raise nothing: the row is written later, and replaces an earlier one
+    with the same key.
     """
 
-    def load(self) -> Snapshot:
-        """All there is. May take a while; raises nothing."""
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
 
     def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
-        """This session was served by this identity at this time, and has changed it so many times."""
+        """Store that an identity served a session, which has moved to another one so many times."""
+        self.put(Row("sessions", session, (session, *key, at, moves)))
 
     def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
-        """This is what whoami and routing discovery said about a bearer at this time."""
+        """Store what whoami and routing discovery say about a token."""
+        m = metadata
+        values = (fingerprint, m.account_id, m.user_id, m.plan, m.fedramp, m.origin, m.routing_override, at)
+        self.put(Row("metadata", fingerprint, values))
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
-        """The identity is in this condition while it has this bearer."""
+        """Store the condition of an identity as long as it has this token."""
+        evidence = json.dumps(asdict(condition.evidence)) if condition.evidence else None
+        values = (fingerprint, str(condition.status), condition.since, condition.until, evidence, self._clock())
+        self.put(Row("conditions", fingerprint, values))
 
     def drop_condition(self, fingerprint: str) -> None:
-        """Nothing is the matter any more with the identity of this bearer."""
+        """Store that nothing is wrong any more with the identity of this token."""
+        self.put(Row("conditions", fingerprint, (fingerprint, None, None, None, None, self._clock())))
 
     def put_record(self, name: str, record: Record) -> None:
-        """What an identity of a pool.toml is now."""
+        """Store an identity of a pool.toml."""
+        self.put(Row("records", name, (name, record.fingerprint, *record.key, record.used_at)))
 
     def drop_record(self, name: str) -> None:
-        """There is no such identity any more."""
+        """Store that an identity is no longer in its pool.toml."""
+        self.put(Row("records", name, (name, GONE, "", "", None)))
 
     def put_note(self, kind: str, name: str, note: Note) -> None:
-        """This is what is known of something now."""
+        """Store a note."""
+        self.put(Row("notes", (kind, name), (kind, name, json.dumps(note), self._clock())))
 
     def put_spent(self, account: Account, spent: Spent) -> None:
-        """This is what this process has counted for an account so far; what others have stays beside it."""
-
-    def claim(self, case: str, at: float) -> bool:
-        """Whether a case is for the caller to see to: True once, for one caller in one process. May take a while.
-
-        A claim that cannot be written now is the caller's: better seen to twice than never.
-        """
+        """Store what this process has counted for an account; the totals of other processes stay."""
+        self.put(Row("spent", account, (*account, *spent)))
 
     def put_claim(self, case: str, at: float) -> None:
-        """The case was seen to."""
+        """Store that a case was handled."""
+        self.put(Row("claims", case, (case, at)))
+
+    @abstractmethod
+    def put(self, row: Row) -> None:
+        """Store a row."""
+
+    @abstractmethod
+    def claim(self, case: str, at: float) -> bool:
+        """Return whether the caller must handle a case: True once, in one process. May take a while.
+
+        If the claim cannot be written now, it is granted: better handled twice than never.
+        """
+
+    @abstractmethod
+    def load(self) -> Snapshot:
+        """Return all there is. May take a while; raises nothing."""
+
+    @abstractmethod
+    def changes(self) -> Snapshot:
+        """Return what others wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""
+
+    @abstractmethod
+    def close(self) -> bool:
+        """Write what is unwritten, within a few seconds. Return whether all was written."""
+
+
+class UnopenedState(State):
+    """Keeps rows in memory until there is a state to write them to."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
+        self._rows: dict[tuple[str, Hashable], Row] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._rows
+
+    def write_to(self, state: State) -> None:
+        """Put all rows into another state."""
+        for row in self._rows.values():
+            state.put(row)
+
+    def put(self, row: Row) -> None:
+        self._rows.pop(row[:2], None)
+        self._rows[row[:2]] = row
+        if len(self._rows) > MAX_UNOPENED:
+            del self._rows[next(iter(self._rows))]
+
+    def claim(self, case: str, at: float) -> bool:
+        is_new = ("claims", case) not in self._rows
+        self.put_claim(case, at)
+        return is_new
+
+    def load(self) -> Snapshot:
+        return Snapshot()
 
     def changes(self) -> Snapshot:
-        """What other processes wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""
+        return Snapshot()
 
     def close(self) -> bool:
-        """Write what is not written yet, within a few seconds, and let go of everything. Whether all was written."""
+        return True

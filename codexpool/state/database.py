@@ -1,4 +1,4 @@
-"""The SQLite file: made, checked, moved aside if it is broken, and opened."""
+"""The SQLite file: its schema; created, checked, opened, and moved aside if it is broken."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 
 from codexpool.state.base import StateError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("codexpool")
 
 SCHEMA_VERSION = 4
 APPLICATION_ID = 0x636F6470
-"""What marks a SQLite file as ours ("codp")."""
+"""Marks a SQLite file as codexpool's ("codp")."""
 
 BUSY_TIMEOUT = 2.0
-"""Seconds to wait for another process that writes, or opens the file for the first time."""
+"""Seconds to wait for another process that writes, or creates the file."""
 
 SUFFIXES = (".sqlite3", ".sqlite", ".db")
 
 SIDE_FILES = ("-wal", "-shm")
 
-# ``revision`` counts transactions, ``writer`` is the process that wrote: what others wrote since is one query.
-# A condition that was dropped stays as a row without a status, so that others learn of it.
+# ``revision`` counts transactions, ``writer`` is the process that wrote: one query finds what others wrote since.
+# A dropped condition stays as a row without a status, so that others learn of it.
 SCHEMA = """
 CREATE TABLE sessions (
     session TEXT PRIMARY KEY, account_id TEXT NOT NULL, user_id TEXT NOT NULL,
@@ -62,9 +62,9 @@ CREATE TABLE notes (
 ) WITHOUT ROWID;
 """
 
-# The day comes first in the key: what is new is looked for among the last days only. The totals of each writer have
-# rows of their own, so that nobody adds to what somebody else has written. The columns of the key are the first:
-# with others between them, quick_check of SQLite 3.40 finds a NULL that is not there, and calls the file broken.
+# The day is first in the key: queries look for changes among the last days only. Each writer has rows of its own, so
+# that no process adds to another one's totals. The columns of the key are the first of the table: with others between
+# them, quick_check of SQLite 3.40 reports a NULL that is not there, and calls the file broken.
 SINCE_4 = """
 CREATE TABLE spent (
     day TEXT NOT NULL, pool TEXT NOT NULL, member TEXT NOT NULL, identity TEXT NOT NULL, model TEXT NOT NULL,
@@ -76,11 +76,22 @@ CREATE TABLE spent (
 """
 
 STEPS = (SCHEMA, SINCE_2, SINCE_3, SINCE_4)
-"""What makes a database of each version out of the one before."""
+"""The statements that lead from each version to the next."""
+
+COLUMNS = {
+    "sessions": "session, account_id, user_id, at, moves",
+    "metadata": "fingerprint, account_id, user_id, plan, fedramp, origin, routing_override, at",
+    "conditions": "fingerprint, status, since, until, evidence, at",
+    "records": "name, fingerprint, account_id, user_id, used_at",
+    "notes": "kind, name, note, at",
+    "spent": "pool, day, member, identity, model,"
+    " turns, unmetered, input, cached, output, reasoning, first_at, last_at",
+}
+"""The columns of each table in the order in which rows are put and read."""
 
 
 class Database:
-    """A connection to the file at ``path``, opened when it is needed, and anew if the file is another one by then."""
+    """A connection to the file at ``path``: opened when needed, and reopened if the file was replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +99,7 @@ class Database:
         self._inode = 0
 
     def connection(self) -> sqlite3.Connection:
-        """The connection. Raises StateError for a file that is not ours to use, sqlite3.Error and OSError."""
+        """Return the connection. Raises what `open_database` raises."""
         if self._connection is not None and _inode(self.path) != self._inode:
             self.close()
         if self._connection is None:
@@ -104,15 +115,15 @@ class Database:
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the database, made if it is not there (folder 0700, file 0600) and begun anew if it is broken.
+    """Open the database. Create it (folder 0700, file 0600) if it is missing; replace it if it is broken.
 
-    A broken one is kept beside it, under a name that the log tells. Raises StateError if it was written by a newer
-    codexpool or another program; sqlite3.Error and OSError (a full, locked or read-only disk).
+    A broken one is kept beside it, and the log names it. Raises StateError if a newer codexpool or another program
+    wrote it; sqlite3.Error and OSError for a full, locked or read-only disk.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Of several processes that start on a broken file, only one moves it away.
-    import filelock  # in the thread that opens the state, not at start-up
+    import filelock  # In the thread that opens the state, not at start-up.
 
+    # Of several processes that start with a broken file, only one moves it away.
     with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=BUSY_TIMEOUT, mode=0o600):
         _make(path)
         try:
@@ -120,17 +131,35 @@ def open_database(path: Path) -> sqlite3.Connection:
         except sqlite3.DatabaseError as error:
             if not _is_corrupt(error):
                 raise
-            # Not ours, and not what a state is called: rather a slip than a broken database.
+            # Not our format, and not the name of a state: more likely a wrong path than a broken database.
             if not isinstance(error, _Corrupt) and path.suffix not in SUFFIXES:
-                raise StateError(f"{path} is no database ({error})", "correct CODEXPOOL_STATE") from None
+                raise StateError(f"{path} is not a database ({error})", "correct CODEXPOOL_STATE") from None
             aside = _moved_aside(path)
-            log.warning("state: %s is broken (%s); it is kept as %s, and a new one is begun", path, error, aside)
+            logger.warning("state: %s is broken (%s); kept as %s, starting with an empty one", path, error, aside)
         _make(path)
         return _opened(path)
 
 
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the database without changing anything. Raises StateError if its tables are not of this version."""
+    # While a proxy runs, its log files are beside the database. Without them, SQLite would create them even for a
+    # reader, unless it is told that nothing writes.
+    has_log = all(path.with_name(path.name + suffix).exists() for suffix in SIDE_FILES)
+    address = f"{path.absolute().as_uri()}?mode=ro" + ("" if has_log else "&immutable=1")
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+    try:
+        owner, version = (connection.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version"))
+        if (owner, version) != (APPLICATION_ID, SCHEMA_VERSION):
+            what = "it is not of this version of codexpool"
+            raise StateError(what, "start a proxy, which updates an older one")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _make(path: Path) -> None:
-    # Never opened if it exists: closing it would take away the locks SQLite has on it elsewhere in this process.
+    # An existing file is not opened: closing it would release the locks that SQLite has on it in this process.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
@@ -142,7 +171,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        _refuse_the_foreign(connection, path, version)
+        _refuse_foreign(connection, path, version)
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _Corrupt(verdict)
@@ -163,19 +192,19 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _refuse_the_foreign(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    elsewhere = "or name another file with CODEXPOOL_STATE"
+def _refuse_foreign(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    elsewhere = "or set CODEXPOOL_STATE to another file"
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if owner != APPLICATION_ID and (owner or tables):
         raise StateError(f"{path} is the database of another program", f"move it away, {elsewhere}")
     if version > SCHEMA_VERSION:
-        what = f"{path} was written by a newer codexpool (schema {version}, this one knows {SCHEMA_VERSION})"
-        raise StateError(what, f"update this codexpool, {elsewhere}")
+        what = f"{path} was written by a newer codexpool (schema {version}; this version supports {SCHEMA_VERSION})"
+        raise StateError(what, f"update codexpool, {elsewhere}")
 
 
 def _lacks(connection: sqlite3.Connection, version: int) -> str:
-    """What a database of ours has to have in its version, and does not; empty where nothing is missing."""
+    """Return what a database of this version lacks; empty if it is complete."""
     with contextlib.closing(sqlite3.connect(":memory:")) as whole:
         whole.executescript("".join(STEPS[:version]))
         wanted, present = _columns(whole), _columns(connection)
@@ -192,14 +221,13 @@ def _lacks(connection: sqlite3.Connection, version: int) -> str:
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    """The columns of each table."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     of_each = "SELECT name FROM pragma_table_info(?)"
     return {table: {name for (name,) in connection.execute(of_each, (table,))} for (table,) in tables}
 
 
 class _Corrupt(sqlite3.DatabaseError):
-    """What is wrong with a database of ours."""
+    """What is wrong with a database of codexpool's."""
 
 
 def _is_corrupt(error: sqlite3.DatabaseError) -> bool:

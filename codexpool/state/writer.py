@@ -1,4 +1,4 @@
-"""Writing behind: what is put is written by a thread of its own, many at a time, when the disk lets it."""
+"""Writes rows in a thread of its own, many in one transaction, and retries while the disk refuses."""
 
 from __future__ import annotations
 
@@ -8,33 +8,39 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
 
-from codexpool.state.base import StateError
-from codexpool.state.database import Database
+from codexpool.state.base import Row, StateError
+from codexpool.state.database import COLUMNS, Database
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("codexpool")
 
 BATCH = 1000
-"""Writes in one transaction."""
+"""Rows in one transaction."""
 
 LINGER = 0.05
-"""Seconds a first write waits for others to share its transaction."""
+"""Seconds that a first row waits for others to share its transaction."""
 
 RETRY = (1.0, 60.0)
-"""Seconds until a failed transaction is tried again: at first, and at most (it doubles in between)."""
+"""Seconds until a failed transaction is retried: the first pause and the longest; each is twice the one before."""
 
 MAX_WAITING = 100_000
-"""Writes that are kept while the disk cannot be written; of more, the oldest go."""
+"""Rows that are kept while the disk cannot be written; of more, the oldest are dropped."""
 
 PRUNE_EVERY = 3600.0
 """Seconds between two prunings."""
 
-Key = tuple[str, str]
+Key = tuple[str, Hashable]
 """A table and the key of a row in it."""
 
-# What SQLite cannot store at all (half a surrogate pair, not a number): trying it again would not help.
+STATEMENTS = {
+    table: f"INSERT OR REPLACE INTO {table} ({columns}, revision, writer) VALUES (?{',?' * (columns.count(',') + 2)})"
+    for table, columns in COLUMNS.items()
+}
+# Every row gets a revision and a writer, for which claims have no columns.
+STATEMENTS["claims"] = 'INSERT OR IGNORE INTO claims ("case", at) SELECT ?, ? WHERE ? IS NOT NULL AND ? IS NOT NULL'
+
+# What SQLite cannot store at all (half a surrogate pair, not a number): a retry would not help.
 _UNSTORABLE = (
     UnicodeEncodeError,
     OverflowError,
@@ -45,50 +51,44 @@ _UNSTORABLE = (
 )
 
 
-class Write(NamedTuple):
-    """A statement and its values, but the last two: the revision and the writer are added as it is written."""
-
-    statement: str
-    values: tuple[object, ...]
-
-
 class Writer:
-    """Writes rows in the order of their last ``put``; of two for the same key, only the later one."""
+    """Writes rows in the order of their last ``put``; of two with the same key, only the later one."""
 
     def __init__(self, database: Database, prune: Callable[[sqlite3.Connection], None]) -> None:
-        """``prune`` is called now and then within a transaction, to delete what is too old."""
+        """``prune`` deletes what is too old; it is called within a transaction every `PRUNE_EVERY`."""
         self.name = uuid.uuid4().hex
         self._database = database
         self._prune = prune
         self._prune_at = 0.0
         self._wake = threading.Condition()
-        self._waiting: dict[Key, Write] = {}
-        self._writing: dict[Key, Write] = {}
+        self._waiting: dict[Key, Row] = {}
+        self._writing: dict[Key, Row] = {}
         self._flushing = 0
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="codexpool-state", daemon=True)
         self._thread.start()
 
-    def put(self, key: Key, write: Write) -> None:
-        """Have a row written. Returns at once, raises nothing; does nothing after ``close``."""
+    def put(self, row: Row) -> None:
+        """Queue a row. Returns at once, raises nothing; does nothing after ``close``."""
+        key = row.table, row.key
         with self._wake:
             if self._closing:
                 return
             self._waiting.pop(key, None)
-            self._waiting[key] = write
+            self._waiting[key] = row
             if len(self._waiting) > MAX_WAITING:
                 del self._waiting[next(iter(self._waiting))]
             if len(self._waiting) == 1:
                 self._wake.notify_all()
 
     def unwritten(self) -> set[Key]:
-        """The keys whose last word is not on the disk yet."""
+        """Return the keys of the rows that are not on the disk yet."""
         with self._wake:
             return self._waiting.keys() | self._writing.keys()
 
     def flush(self, timeout: float) -> bool:
-        """Wait, at most so many seconds, until everything is written; whether it is."""
+        """Wait until everything is written, ``timeout`` seconds at most. Return whether it is."""
         with self._wake:
             self._flushing += 1
             self._wake.notify_all()
@@ -98,7 +98,7 @@ class Writer:
                 self._flushing -= 1
 
     def close(self, timeout: float) -> bool:
-        """Write what there is, and end; whether all was written within so many seconds."""
+        """Write what is queued, and end the thread. Return whether that took less than ``timeout`` seconds."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -121,8 +121,8 @@ class Writer:
                     break
         self._database.close()
 
-    def _next_batch(self, pause: float) -> dict[Key, Write]:
-        """Wait for something to write, and after a failure for ``pause`` seconds; nothing at the end."""
+    def _next_batch(self, pause: float) -> dict[Key, Row]:
+        """Wait for rows, and after a failure for ``pause`` seconds; return none at the end."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closing)
             if pause:
@@ -133,31 +133,31 @@ class Writer:
             self._writing = {key: self._waiting.pop(key) for key in keys}
             return self._writing
 
-    def _try(self, batch: dict[Key, Write]) -> bool:
+    def _try(self, batch: dict[Key, Row]) -> bool:
         try:
             self._write(batch)
         except (sqlite3.Error, OSError, StateError) as error:
             self._database.close()
             if not self._failing:
                 path, self._failing = self._database.path, True
-                log.warning("state: %s cannot be written (%s); what is new stays in memory until it can", path, error)
+                logger.warning("state: %s cannot be written (%s); keeping new data in memory, retrying", path, error)
             return False
         if self._failing:
             self._failing = False
-            log.info("state: %s is written again", self._database.path)
+            logger.info("state: %s is written again", self._database.path)
         return True
 
-    def _write(self, batch: dict[Key, Write]) -> None:
+    def _write(self, batch: dict[Key, Row]) -> None:
         connection = self._database.connection()
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.execute("UPDATE revision SET value = value + 1")
             (revision,) = connection.execute("SELECT value FROM revision").fetchone()
-            for (table, _), write in batch.items():
+            for row in batch.values():
                 try:
-                    connection.execute(write.statement, (*write.values, revision, self.name))
+                    connection.execute(STATEMENTS[row.table], (*row.values, revision, self.name))
                 except _UNSTORABLE as error:
-                    log.debug("state: one of the %s cannot be stored and is left out (%s)", table, error)
+                    logger.debug("state: one of the %s cannot be stored and is left out (%s)", row.table, error)
             if time.monotonic() >= self._prune_at:
                 self._prune(connection)
                 self._prune_at = time.monotonic() + PRUNE_EVERY

@@ -17,7 +17,8 @@ from codexpool.pool.breaker import Breaker
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata
 from codexpool.pool.sessions import Session
 from codexpool.pool.usage import Usage
-from codexpool.state import MemoryState, Record, Snapshot, State, record_name
+from codexpool.state import Record, Snapshot, State, record_name
+from codexpool.state.base import UnopenedState
 
 logger = logging.getLogger("codexpool")
 
@@ -59,7 +60,7 @@ class Memory:
         self._used: dict[str, float] = {}
         self._usages: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
         self._open_state = open_state
-        self._kept = MemoryState()
+        self._kept = UnopenedState()
         """What is put before the state is open."""
         self._state: State = self._kept
         self._known = Snapshot()
@@ -86,7 +87,7 @@ class Memory:
         state, self._known = await self._opening
         take(self._known)
         self._kept.write_to(state)
-        self._state, self._kept = state, MemoryState()
+        self._state, self._kept = state, UnopenedState()
         self._is_open.set()
         while True:
             await asyncio.sleep(POLL)

@@ -17,6 +17,7 @@ from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import Record, Snapshot, SqliteState, StateError, database, open_state, read_spent
 from codexpool.state import writer as writing
+from codexpool.state.base import Row
 from codexpool.state.database import SCHEMA_VERSION
 
 ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
@@ -381,7 +382,7 @@ def test_close_is_bounded_while_the_database_is_locked(
         begun = time.monotonic()
         state.close()
         assert time.monotonic() - begun < 10
-    assert "not all of it could be written" in caplog.text
+    assert "not all data could be written" in caplog.text
 
 
 def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: Path) -> None:
@@ -467,7 +468,7 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
     with opened(path) as state:
         write, tries = state._writer._write, []
 
-        def write_and_fail(batch: dict[writing.Key, writing.Write]) -> None:
+        def write_and_fail(batch: dict[writing.Key, Row]) -> None:
             write(batch)
             tries.append(batch)
             if len(tries) == 1:
@@ -520,7 +521,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
     with pytest.raises(
-        StateError, match=r"newer codexpool \(schema 5, this one knows 4\); update this codexpool, or"
+        StateError, match=r"newer codexpool \(schema 5; this version supports 4\); update codexpool, or"
     ):
         open_state(path)
 
@@ -545,7 +546,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path: Pat
 def test_a_file_that_is_no_state_by_its_name_is_not_moved_away(tmp_path: Path) -> None:
     path = tmp_path / "pool.toml"
     path.write_text("# my pool" * 100)
-    with pytest.raises(StateError, match=r"pool\.toml is no database .*; correct CODEXPOOL_STATE"):
+    with pytest.raises(StateError, match=r"pool\.toml is not a database .*; correct CODEXPOOL_STATE"):
         open_state(path)
     assert path.read_text() == "# my pool" * 100
 

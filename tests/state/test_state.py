@@ -10,7 +10,6 @@ import pytest
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import (
-    MemoryState,
     Record,
     Snapshot,
     SqliteState,
@@ -20,6 +19,7 @@ from codexpool.state import (
     open_state,
     state_path,
 )
+from codexpool.state.base import UnopenedState
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -35,11 +35,29 @@ ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
 BEGUN = Account("/p/pool.toml", "2027-01-15", "ann", "", "")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["sqlite", "unopened"])
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
-    kept: State = MemoryState() if request.param == "memory" else SqliteState(tmp_path / "s.sqlite3", lambda: NOW)
-    yield kept
+    """A state in a file, and one whose rows are written into a file as soon as they are read."""
+    kept = SqliteState(tmp_path / "s.sqlite3", lambda: NOW)
+    yield kept if request.param == "sqlite" else PutBefore(kept)
     kept.close()
+
+
+class PutBefore(UnopenedState):
+    """Has its rows written when they are read, as if the file could be opened only then."""
+
+    def __init__(self, file: SqliteState) -> None:
+        super().__init__(lambda: NOW)
+        self.file = file
+
+    def load(self) -> Snapshot:
+        self.write_to(self.file)
+        assert self.file.flush(10)
+        return self.file.load()
+
+    def changes(self) -> Snapshot:
+        self.load()
+        return self.file.changes()
 
 
 def settled(state: State) -> Snapshot:
@@ -113,14 +131,6 @@ def test_what_was_spent_is_loaded_as_it_was_last_put(state: State) -> None:
     assert loaded == {ACCOUNT: Spent(2, 1, 100, 60, 20, 5, NOW, NOW + 1), BEGUN: Spent(1, 0, 0, 0, 0, 0, NOW, NOW)}
 
 
-def test_a_state_in_memory_does_not_grow_with_the_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.memory.MAX_SPENT", 3)
-    state = MemoryState()
-    for day in range(100):
-        state.put_spent(ACCOUNT._replace(day=str(day)), Spent(1))
-    assert [account.day for account, _ in state.load().spent] == ["97", "98", "99"]
-
-
 def test_a_case_is_claimed_once(state: State) -> None:
     assert [state.claim(case, NOW) for case in ("a", "b", "a", "a", "b")] == [True, True, False, False, False]
 
@@ -165,8 +175,7 @@ def test_nothing_is_raised_after_close(state: State) -> None:
 
 
 def test_of_too_many_sessions_the_least_recently_used_go(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memory", "sqlite"):
-        monkeypatch.setattr(f"codexpool.state.{module}.MAX_SESSIONS", 3)
+    monkeypatch.setattr("codexpool.state.sqlite.MAX_SESSIONS", 3)
     monkeypatch.setattr("codexpool.state.writer.PRUNE_EVERY", 0)
     for at, session in enumerate(["a", "b", "c", "a", "d"]):
         state.put_session(session, WORK, NOW + at)
@@ -228,7 +237,7 @@ def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_t
     assert first.close()
 
     # when: everything there is to put is put into memory first
-    memory = MemoryState()
+    memory = UnopenedState(lambda: NOW)
     assert memory.is_empty
     memory.put_session("s1", WORK, NOW, 2)
     memory.put_metadata("f1", META, NOW)
@@ -257,10 +266,11 @@ def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_t
 
 
 def test_what_waits_in_memory_is_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.memory.MAX_PUT", 3)
-    memory, other = MemoryState(), MemoryState()
+    monkeypatch.setattr("codexpool.state.base.MAX_UNOPENED", 3)
+    memory, other = UnopenedState(), SqliteState(tmp_path / "s.sqlite3")
     for number in range(10):
         memory.put_metadata(f"f{number}", META, NOW)
         memory.put_metadata("f0", META, NOW)
     memory.write_to(other)
-    assert other.load().metadata.keys() == {"f0", "f8", "f9"}
+    assert settled(other).metadata.keys() == {"f0", "f8", "f9"}
+    other.close()

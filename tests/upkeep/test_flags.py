@@ -15,9 +15,10 @@ import pytest
 
 from codexpool.config import editing
 from codexpool.pool.identity import Status
-from codexpool.state import MemoryState, SqliteState, read_state
+from codexpool.state import SqliteState, read_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import flags as pending_flags
+from tests.state.memory import MemoryState
 from tests.upkeep.keepers import condemn, flags, keeper_of, said, token_of, until, until_ready, write_pool
 
 NAMES = [f"i{number}" for number in range(30)]

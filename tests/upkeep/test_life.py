@@ -39,7 +39,6 @@ from codexpool.protocol.errors import error_of
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.judge import Said
-from codexpool.state import MemoryState
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper
@@ -47,6 +46,7 @@ from tests.standin import CLOUDFLARE_PAGE, error_body
 from tests.standin.endpoints import discovery
 from tests.standin.logins import access_token, auth_json
 from tests.standin.tokens import Token
+from tests.state.memory import MemoryState
 from tests.timetravel import time_travel
 from tests.upkeep.keepers import Unheard
 
