@@ -52,7 +52,7 @@ def mode(path: Path) -> int:
 # -- made
 
 
-def test_an_authority_is_made_that_mitmproxy_takes_for_its_own(tmp_path: Path) -> None:
+def test_mitmproxy_accepts_the_ca_as_its_own(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "new" / "confdir")
 
     taken = CertStore.from_store(tmp_path / "new" / "confdir", "mitmproxy", 2048)
@@ -63,7 +63,7 @@ def test_an_authority_is_made_that_mitmproxy_takes_for_its_own(tmp_path: Path) -
 
 
 @posix
-def test_nobody_else_can_read_what_is_made(tmp_path: Path) -> None:
+def test_the_new_files_are_private(tmp_path: Path) -> None:
     was = os.umask(0)
     try:
         prepare(tmp_path / "confdir")
@@ -74,7 +74,7 @@ def test_nobody_else_can_read_what_is_made(tmp_path: Path) -> None:
     assert {mode(tmp_path / "confdir" / name) for name in SECRETS} == {0o600}
 
 
-def test_the_fingerprint_is_the_one_that_openssl_prints(folder: Path) -> None:
+def test_the_fingerprint_equals_openssls(folder: Path) -> None:
     said = subprocess.run(
         ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", str(folder / CERTIFICATE)],
         capture_output=True,
@@ -103,9 +103,7 @@ def test_what_a_killed_setup_has_left_is_put_away(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_proxy_that_was_faster_is_not_robbed_of_its_authority(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ca_made_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mitmproxy has made its own between the moment at which we saw none and the one at which ours is there."""
     confdir = tmp_path / "confdir"
     made_by_us = CertStore.create_store
@@ -123,7 +121,7 @@ def test_a_proxy_that_was_faster_is_not_robbed_of_its_authority(
     assert taken.fingerprint().hex(":").upper() == prepared.certificate.fingerprint
 
 
-def test_a_proxy_that_overwrites_the_key_meanwhile_leaves_one_authority_and_not_halves_of_two(
+def test_a_key_overwritten_meanwhile_leaves_one_whole_ca(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_by_mitmproxy: dict[str, bytes]
 ) -> None:
     confdir = tmp_path / "confdir"
@@ -158,7 +156,7 @@ def test_several_that_make_one_at_once_have_the_same(tmp_path: Path) -> None:
 
 
 @posix
-def test_modes_that_let_others_in_are_mended_and_that_is_said(folder: Path) -> None:
+def test_loose_modes_are_tightened_and_reported(folder: Path) -> None:
     (folder / KEY).chmod(0o644)
     (folder / "mitmproxy-ca.p12").chmod(0o640)
 
@@ -170,15 +168,13 @@ def test_modes_that_let_others_in_are_mended_and_that_is_said(folder: Path) -> N
 
 
 @posix
-def test_a_folder_that_others_could_write_to_is_not_believed_without_a_word(folder: Path) -> None:
+def test_a_folder_writable_by_others_is_reported(folder: Path) -> None:
     folder.chmod(0o777)
 
     assert "others could put files there" in " ".join(prepare(folder).fixed)
 
 
-def test_a_certificate_that_is_missing_is_written_anew_from_the_key(
-    folder: Path, made_by_mitmproxy: dict[str, bytes]
-) -> None:
+def test_a_missing_certificate_is_made_from_the_key(folder: Path, made_by_mitmproxy: dict[str, bytes]) -> None:
     """As where mitmproxy was killed between the two; it would never do that itself."""
     (folder / CERTIFICATE).unlink()
 
@@ -188,7 +184,7 @@ def test_a_certificate_that_is_missing_is_written_anew_from_the_key(
     assert "was missing" in " ".join(prepared.fixed)
 
 
-def test_a_certificate_of_another_authority_is_not_handed_out(folder: Path, tmp_path: Path) -> None:
+def test_a_certificate_of_another_ca_is_refused(folder: Path, tmp_path: Path) -> None:
     other = prepare(tmp_path / "other").certificate.path.read_bytes()
     (folder / CERTIFICATE).write_bytes(other)
 
@@ -199,7 +195,7 @@ def test_a_certificate_of_another_authority_is_not_handed_out(folder: Path, tmp_
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN RSA PRIVATE KEY-----\nMIIE"])
-def test_half_a_key_is_reported_with_what_mends_it(folder: Path, content: bytes) -> None:
+def test_a_truncated_key_is_reported_with_the_fix(folder: Path, content: bytes) -> None:
     (folder / KEY).write_bytes(content)
 
     with pytest.raises(AuthorityError, match="run codexpool setup again"):
@@ -210,7 +206,7 @@ def test_half_a_key_is_reported_with_what_mends_it(folder: Path, content: bytes)
 
 
 @posix
-def test_a_folder_of_somebody_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = folder.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: owner + 1)
 
@@ -238,7 +234,7 @@ def test_a_key_that_is_no_file_is_not_waited_for(folder: Path) -> None:
 
 
 @posix
-def test_a_folder_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unwritable_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
 
     with pytest.raises(AuthorityError, match="--confdir PATH"):

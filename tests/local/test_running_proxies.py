@@ -67,9 +67,7 @@ def test_a_note_has_the_form_that_was_agreed_upon(note: Path) -> None:
     assert document["version"] == 1
 
 
-def test_a_note_says_in_full_where_the_certificate_authority_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_has_the_absolute_path_of_the_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     note = running_proxies.announce(tmp_path, ["127.0.0.1:8080"], "~/.mitmproxy")
 
@@ -81,7 +79,7 @@ def test_a_note_says_in_full_where_the_certificate_authority_is(
 
 
 @pytest.mark.parametrize("confdir", ["absent", None, "", 1])
-def test_a_note_need_not_say_where_the_certificate_authority_is(tmp_path: Path, note: Path, confdir: object) -> None:
+def test_a_note_without_the_path_of_the_ca_is_read(tmp_path: Path, note: Path, confdir: object) -> None:
     """One of an older release, which may run beside this one, does not."""
     document = json.loads(note.read_text())
     if confdir != "absent":
@@ -94,7 +92,7 @@ def test_a_note_need_not_say_where_the_certificate_authority_is(tmp_path: Path, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
-def test_nobody_else_can_read_or_write_a_note(note: Path) -> None:
+def test_a_note_is_private(note: Path) -> None:
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
     assert stat.S_IMODE(note.parent.stat().st_mode) == 0o700
 
@@ -119,7 +117,7 @@ def test_withdrawing_twice_does_no_harm(tmp_path: Path) -> None:
     running_proxies.withdraw(note)
 
 
-def test_a_proxy_can_announce_itself_anew(tmp_path: Path, note: Path) -> None:
+def test_a_proxy_can_announce_itself_again(tmp_path: Path, note: Path) -> None:
     running_proxies.announce(tmp_path, ["127.0.0.1:8081"])
 
     assert [one.listens for one in announced(tmp_path)] == [("127.0.0.1:8081",)]
@@ -129,7 +127,7 @@ def test_another_process_is_found_while_it_lives(tmp_path: Path, other: subproce
     assert [one.pid for one in announced(tmp_path)] == [other.pid]
 
 
-def test_the_note_of_a_process_that_was_killed_is_put_away(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
+def test_the_note_of_a_killed_process_is_removed(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
     other.kill()
     other.wait(10)
 
@@ -137,7 +135,7 @@ def test_the_note_of_a_process_that_was_killed_is_put_away(tmp_path: Path, other
     assert names(tmp_path) == set()
 
 
-def test_a_process_id_that_another_process_has_by_now_deceives_nobody(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_mistaken_for_a_proxy(tmp_path: Path) -> None:
     folder = tmp_path / "proxies"
     folder.mkdir()
     document = {"version": 1, "pid": os.getpid(), "listens": [], "started_at": 1.0, "mitmproxy": "1", "addon": "1"}
@@ -204,7 +202,7 @@ def test_a_file_system_without_locks_is_an_error_too(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders have owners there")
-def test_notes_in_somebody_elses_folder_are_not_believed(
+def test_notes_in_a_folder_of_another_user_are_ignored(
     tmp_path: Path, note: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = note.parent.stat().st_uid
@@ -213,7 +211,7 @@ def test_notes_in_somebody_elses_folder_are_not_believed(
     assert announced(tmp_path) == []
 
 
-def test_nobody_sees_half_a_note(tmp_path: Path, note: Path) -> None:
+def test_a_note_is_never_half_written(tmp_path: Path, note: Path) -> None:
     """Each reading of a note that is written again and again finds a whole one."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     reader = (

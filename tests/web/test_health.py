@@ -30,7 +30,7 @@ async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GE
 
 
 @pytest.mark.parametrize(("path", "when_unready"), [("/healthz", 200), ("/healthz/ready", 503)])
-async def test_a_proxy_that_does_not_serve_lives_and_is_not_ready(path: str, when_unready: int) -> None:
+async def test_a_proxy_that_cannot_serve_is_alive_but_not_ready(path: str, when_unready: int) -> None:
     ready, unready = await asked(path, ""), await asked(path, health.NOBODY)
 
     assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
@@ -39,7 +39,7 @@ async def test_a_proxy_that_does_not_serve_lives_and_is_not_ready(path: str, whe
 
 
 @pytest.mark.parametrize("peer", [ELSEWHERE, ("127.0.0.1", 1), ("fe80::1%eth0", 1, 0, 3), None], ids=str)
-async def test_anybody_may_ask_whether_it_serves_and_nothing_else(peer: Any) -> None:
+async def test_other_machines_may_ask_for_health_only(peer: Any) -> None:
     assert (await asked("/healthz", "", peer)).status_code == 200
     assert (await asked("/healthz?verbose", "", peer)).status_code == 200
     assert (await asked("/healthz", "", peer, "HEAD")).content == b""
@@ -76,7 +76,7 @@ def condemned() -> Pool:
     ],
     ids=["ready", "leaving", "condemned", "unverified", "no pool", "closed", "observing", "observing, leaving"],
 )
-def test_it_serves_if_an_identity_is_ready_and_the_proxy_goes_on(
+def test_it_is_ready_with_a_ready_identity_until_the_shutdown(
     pool: Callable[[], Pool | None], more: dict[str, bool], reason: str
 ) -> None:
     assert unready(pool(), **{"is_closed": False, "observes": False, "leaves": False, **more}) == reason

@@ -99,7 +99,7 @@ def key(pool: Pool, name: str) -> Any:
 
 
 @pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
-def test_every_number_is_the_one_of_the_history_and_of_the_pool(accept: str) -> None:
+def test_the_numbers_equal_those_of_history_and_pool(accept: str) -> None:
     found = samples(in_use(), accept)
 
     assert labelled(found, "codexpool_requests_total") == {
@@ -145,7 +145,7 @@ def test_every_number_is_the_one_of_the_history_and_of_the_pool(accept: str) -> 
     assert value(found, "codexpool_limit_resets_timestamp_seconds", **other) is None
 
 
-def test_each_identity_has_one_status_and_all_others_are_zero() -> None:
+def test_exactly_one_status_of_each_identity_is_set() -> None:
     found = labelled(samples(in_use()), "codexpool_identity_status")
     is_in = {dict(labels)["identity"]: dict(labels)["status"] for labels, number in found.items() if number == 1}
 
@@ -164,7 +164,7 @@ def test_what_was_to_end_meanwhile_has_ended() -> None:
     assert value(found, "codexpool_limit_resets_timestamp_seconds", **work) is None
 
 
-def test_a_histogram_counts_up_to_all_of_what_it_has_seen() -> None:
+def test_a_histogram_is_cumulative() -> None:
     history = History()
     for seconds in (0.01, 0.05, 0.3, 1000):
         history.tallies.answers.add(seconds)
@@ -178,7 +178,7 @@ def test_a_histogram_counts_up_to_all_of_what_it_has_seen() -> None:
     assert value(found, f"{name}_sum") == pytest.approx(1000.36)
 
 
-def test_a_proxy_without_a_pool_has_its_counts_and_nobody() -> None:
+def test_a_proxy_without_a_pool_has_counts_but_no_identity() -> None:
     history = History()
     served(history, request(), [], status=503)
     found = samples(view(None, history, closed="pool.toml cannot be read"))
@@ -188,7 +188,7 @@ def test_a_proxy_without_a_pool_has_its_counts_and_nobody() -> None:
     assert not any(dict(labels).get("identity") for _, labels in found)
 
 
-def test_an_identity_that_was_taken_out_is_not_there_any_more() -> None:
+def test_a_removed_identity_disappears() -> None:
     history = History()
     served(history, request(), ["gone", "work"])
     found = samples(view(ready_pool("work"), history))
@@ -241,7 +241,7 @@ def complaints(family: Metric, names: Counter[str]) -> Iterable[str]:
 
 
 @pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
-def test_names_help_and_units_are_as_prometheus_wants_them(accept: str) -> None:
+def test_names_help_and_units_follow_prometheus(accept: str) -> None:
     found = families(in_use(), accept)
     names = Counter(family.name for family in found)
 
@@ -253,7 +253,7 @@ def test_names_help_and_units_are_as_prometheus_wants_them(accept: str) -> None:
         assert {name: unit for name, unit in units.items() if unit} == with_unit
 
 
-def test_the_metrics_that_the_documentation_speaks_of_are_there() -> None:
+def test_the_documented_metrics_exist() -> None:
     text = (ROOT / "docs" / "events.md").read_text()
     spoken_of = set(re.findall(r"\bcodexpool_[a-z_]+", text)) - {"codexpool_events"}  # the option
     assert len(spoken_of) > 5
@@ -268,7 +268,7 @@ def test_the_lint_finds_what_it_looks_for() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_the_process_is_there_under_the_names_that_dashboards_know() -> None:
+def test_the_process_metrics_have_the_usual_names() -> None:
     found = samples(view(None))
     for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"):
         assert value(found, name), name
@@ -287,7 +287,7 @@ def test_the_process_is_there_under_the_names_that_dashboards_know() -> None:
         (PROMETHEUS, "application/openmetrics-text; version=1.0.0"),
     ],
 )
-def test_who_asks_for_openmetrics_gets_it_and_all_others_get_the_older_format(accept: str, content_type: str) -> None:
+def test_openmetrics_is_sent_on_request_only(accept: str, content_type: str) -> None:
     body, given_type = exposition(in_use(), accept, NOW)
     assert given_type.startswith(content_type)
     assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics-text")
@@ -308,7 +308,7 @@ def test_whatever_the_header_says_there_is_an_answer(accept: str) -> None:
 
 @pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
 @pytest.mark.parametrize("count", [0, 1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
-def test_however_many_identities_there_are_a_family_is_one_family(count: int, accept: str) -> None:
+def test_many_identities_still_make_one_family(count: int, accept: str) -> None:
     looked_at = view(many(count))
     found = families(looked_at, accept)
     names = Counter(family.name for family in found)
@@ -319,7 +319,7 @@ def test_however_many_identities_there_are_a_family_is_one_family(count: int, ac
     assert [s.labels["identity"] for s in statuses.samples[:: len(Status)]] == [f"i{n}" for n in range(count)]
 
 
-async def test_a_scrape_gives_the_same_and_lets_others_have_their_turn() -> None:
+async def test_a_scrape_in_pieces_yields_to_others() -> None:
     looked_at, turns = view(many(AT_ONCE)), 0
 
     async def others() -> None:
@@ -337,13 +337,13 @@ async def test_a_scrape_gives_the_same_and_lets_others_have_their_turn() -> None
     assert body.count(b"codexpool_identity_info{") == AT_ONCE
 
 
-def test_nobody_waits_for_the_library_who_never_asks_for_metrics() -> None:
+def test_the_library_is_not_imported_without_a_scrape() -> None:
     program = "import sys, codexpool.web.metrics; print('prometheus_client' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "False\n"
 
 
-def test_the_first_scrape_of_a_process_brings_the_library() -> None:
+def test_the_first_scrape_imports_the_library() -> None:
     program = (
         "import asyncio, sys; from codexpool.web.metrics import scraped; from tests.web.views import view;"
         "assert 'prometheus_client' not in sys.modules;"
@@ -372,7 +372,7 @@ def test_no_label_is_made_of_what_clients_say(words: list[str]) -> None:
 
 @given(recognised, recognised)
 @settings(max_examples=50)
-def test_no_secret_is_in_the_metrics_wherever_it_was_said(secret: str, other: str) -> None:
+def test_no_secret_is_in_the_metrics(secret: str, other: str) -> None:
     pool, history = ready_pool("work"), History()
     identity = pool.identities["work"]
     identity.metadata = Metadata(secret, secret, f"plan {secret}")
@@ -386,7 +386,7 @@ def test_no_secret_is_in_the_metrics_wherever_it_was_said(secret: str, other: st
     assert pieces_in(other, body.decode()) == []
 
 
-def test_one_that_is_not_verified_yet_is_shown_without_a_plan() -> None:
+def test_an_unverified_identity_has_no_plan() -> None:
     pool = Pool()
     pool.replace_identities([unverified("work")], pool.selection, NOW)
     assert value(samples(view(pool)), "codexpool_identity_info", identity="work", kind="pat", plan="") == 1

@@ -109,7 +109,9 @@ def text(tab: Tab, selector: str) -> str:
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_the_page_fits_reads_well_and_asks_nobody_else(name: str, tab: Tab, site: StandInSite, axe_core: str) -> None:
+def test_the_page_fits_is_accessible_and_asks_no_other_host(
+    name: str, tab: Tab, site: StandInSite, axe_core: str
+) -> None:
     site.show(name)
 
     shown(tab, site)
@@ -144,7 +146,7 @@ def test_a_request_in_detail_fits_and_reads_well(
     assert tab.console() == []
 
 
-def test_a_value_of_somebody_elses_is_text_and_nothing_else(tab: Tab, site: StandInSite) -> None:
+def test_foreign_values_are_only_text(tab: Tab, site: StandInSite) -> None:
     site.show("hostile")
     hidden = r"/[\u0000\u001b\u200b\u202a-\u202e\u2066-\u2069]/.test(document.documentElement.outerHTML)"
 
@@ -160,7 +162,7 @@ def test_a_value_of_somebody_elses_is_text_and_nothing_else(tab: Tab, site: Stan
         tab.open("about:blank")
 
 
-def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, site: StandInSite) -> None:
+def test_everything_works_with_the_keyboard(tab: Tab, site: StandInSite) -> None:
     shown(tab, site)
     tab.run(f"window.all = [...document.querySelectorAll({INTERACTIVE!r})].filter((one) => one.checkVisibility()); 0")
     many = tab.run("all.length")
@@ -229,13 +231,13 @@ def test_a_request_in_detail_says_what_the_proxy_says(tab: Tab, site: StandInSit
     assert text(tab, "#flow-time").count("ms") == 4
 
 
-def test_a_request_that_is_not_kept_any_more_is_said_to_be(tab: Tab, site: StandInSite) -> None:
+def test_a_forgotten_request_is_reported_as_such(tab: Tab, site: StandInSite) -> None:
     shown(tab, site, "/#flow/%E0%A4%A")
 
     tab.wait("document.getElementById('flow-words').innerText.includes('does not keep this request any more')")
 
 
-def test_what_happens_appears_by_itself_and_the_list_keeps_its_bound(tab: Tab, site: StandInSite) -> None:
+def test_the_list_updates_itself_and_stays_bounded(tab: Tab, site: StandInSite) -> None:
     shown(tab, site)
 
     site.say("POST /backend-api/codex/responses: 200, the-new-one", flow="x")
@@ -250,7 +252,7 @@ def test_what_happens_appears_by_itself_and_the_list_keeps_its_bound(tab: Tab, s
     tab.wait("document.querySelector('#identities-list').innerText.includes('resting')")
 
 
-def test_rows_stay_where_they_are_while_somebody_reads_them(tab: Tab, site: StandInSite) -> None:
+def test_rows_stay_in_place_while_a_person_reads(tab: Tab, site: StandInSite) -> None:
     shown(tab, site)
     first = "document.querySelector('#events-list > li').innerText"
     waits = "!document.getElementById('held').hidden && document.getElementById('held-show').innerText"
@@ -278,7 +280,7 @@ def test_rows_stay_where_they_are_while_somebody_reads_them(tab: Tab, site: Stan
     tab.wait(f"{first}.includes('while it is paused')")
 
 
-def test_focus_selection_and_scroll_position_outlive_an_update(tab: Tab, site: StandInSite) -> None:
+def test_focus_selection_and_scroll_survive_an_update(tab: Tab, site: StandInSite) -> None:
     shown(tab, site)
     tab.run("document.querySelectorAll('#requests-rows a')[5].focus()")
     tab.run(
@@ -360,7 +362,7 @@ def test_it_says_why_the_proxy_does_not_serve_it(tab: Tab, site: StandInSite) ->
     assert tab.run("document.getElementById('content').hidden"), "no empty lists, of which nothing is known"
 
 
-def test_the_chart_is_there_in_words_and_as_a_table_too(tab: Tab, site: StandInSite) -> None:
+def test_the_chart_is_also_text_and_a_table(tab: Tab, site: StandInSite) -> None:
     minutes = site.scene.status["hour"]
     total = {what: sum(one[what] for one in minutes) for what in ("requests", "refusals", "failures")}
 
@@ -394,7 +396,7 @@ def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> No
     assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", text(tab, "#identities-list"))
 
 
-def test_without_scripts_it_says_where_else_the_same_is_told(tab: Tab, site: StandInSite) -> None:
+def test_without_scripts_it_names_the_command(tab: Tab, site: StandInSite) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=True)
 
     tab.call("Page.navigate", url=site.url)
@@ -404,7 +406,7 @@ def test_without_scripts_it_says_where_else_the_same_is_told(tab: Tab, site: Sta
     assert tab.run("document.getElementById('content').hidden")
 
 
-def test_the_policy_of_the_page_lets_nothing_else_run_or_be_asked(tab: Tab, site: StandInSite) -> None:
+def test_the_csp_allows_nothing_else(tab: Tab, site: StandInSite) -> None:
     shown(tab, site)
     tab.run("window.refused = []; 0")
     tab.run("addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective))")
@@ -422,7 +424,7 @@ def test_the_policy_of_the_page_lets_nothing_else_run_or_be_asked(tab: Tab, site
     assert sorted(tab.run("refused")) == ["connect-src", "img-src", "script-src-elem"]
 
 
-def test_its_files_hold_nothing_that_a_strict_policy_forbids_or_that_makes_elements_of_texts() -> None:
+def test_the_files_fit_a_strict_csp() -> None:
     texts = {file.name: file.read_text().replace("http://www.w3.org/2000/svg", "") for file in STATIC.iterdir()}
 
     script = '<script type="module" src="/page.js"></script>'

@@ -120,14 +120,14 @@ async def test_nothing_can_be_changed(method: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["after=-1", "after=x", "limit=1e3", "wait=%D9%A3", "after=" + "9" * 40])
-async def test_a_number_that_is_none_is_said_to_be_none(query: str) -> None:
+async def test_an_invalid_number_is_refused(query: str) -> None:
     got = await answer(request(f"/api/events?{query}"))
 
     assert got.status_code == 400
     assert "whole number" in json.loads(got.content or b"")["error"]["message"]
 
 
-async def test_what_breaks_is_said_without_its_words() -> None:
+async def test_a_failure_is_reported_without_its_message() -> None:
     got = await answer(request(), Site(Broken()))
 
     assert got.status_code == 500
@@ -141,7 +141,7 @@ async def test_a_list_of_flows_is_bounded_whatever_is_asked() -> None:
     assert sites.MOST_FLOWS <= 500
 
 
-async def test_more_who_wait_than_there_is_room_for_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_waiting_clients_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "MOST_WAITERS", 2)
     history = History()
     site = site_of(history)
@@ -157,7 +157,7 @@ async def test_more_who_wait_than_there_is_room_for_are_answered_at_once(monkeyp
     assert [len(one["events"]) for one in told] == [1, 1]
 
 
-async def test_who_leaves_while_waiting_makes_room_again() -> None:
+async def test_a_client_that_leaves_frees_its_place() -> None:
     site = site_of()
     waiting = asyncio.create_task(answer(request("/api/events?after=0&wait=20"), site))
     await asyncio.sleep(0.01)
@@ -176,7 +176,7 @@ async def test_no_path_breaks_it(path: str) -> None:
     assert (await answer(flow)).status_code in (400, 404, 200)
 
 
-async def test_who_comes_from_a_run_before_this_one_is_told_so_and_gets_all() -> None:
+async def test_a_client_of_an_earlier_run_gets_everything() -> None:
     history = History()
     for _ in range(3):
         history.record(Event(Kind.START, 1.0))
@@ -190,7 +190,7 @@ async def test_who_comes_from_a_run_before_this_one_is_told_so_and_gets_all() ->
 
 
 @pytest.mark.parametrize("port", [40_000, 40_001])
-async def test_the_proxys_own_connections_are_no_loopback_clients(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_proxys_own_connections_are_not_local_clients(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a connection of the proxy to itself, which somebody on another machine has asked it for
     server = tserver_conn()
     server.sockname = ("127.0.0.1", 40_000)

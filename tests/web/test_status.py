@@ -61,7 +61,7 @@ def limit(pool: Pool, name: str, until: float, at: float = NOW) -> None:
 # -- an identity
 
 
-def test_an_identity_is_there_with_who_it_is_how_it_stands_what_it_has_left_and_what_it_did() -> None:
+def test_an_identity_has_account_status_limits_and_counts() -> None:
     pool, history = ready_pool("work"), History()
     known = usage(pool, "work")
     known.see(Window(MAIN, 10_080, 40.0, NOW + 86_400, NOW))
@@ -105,7 +105,7 @@ def test_an_identity_is_there_with_who_it_is_how_it_stands_what_it_has_left_and_
     }
 
 
-def test_one_of_whom_nothing_is_known_yet_says_so_with_every_key_there() -> None:
+def test_an_unknown_identity_has_every_key() -> None:
     pool = Pool()
     pool.replace_identities([unverified("work", kind=Kind.OAUTH)], pool.selection, NOW)
     row = rows(pool)["work"]
@@ -116,7 +116,7 @@ def test_one_of_whom_nothing_is_known_yet_says_so_with_every_key_there() -> None
     assert (row["limits"], row["limited"], row["fedramp"], row["origin"]) == ([], {}, False, "")
 
 
-def test_a_user_that_nobody_has_named_is_not_there() -> None:
+def test_an_unknown_user_is_null() -> None:
     pool = ready_pool("sso")
     pool.identities["sso"].metadata = Metadata("", "command:sso", "")
     row = rows(pool)["sso"]
@@ -202,7 +202,7 @@ def paused_twin(pool: Pool) -> None:
     ],
     ids=["suspect", "dead", "login", "conflict", "limited", "paused", "twin", "paused twin", "workspace"],
 )
-def test_what_an_identity_needs_is_said_as_the_log_says_it(
+def test_needs_are_worded_as_in_the_log(
     happens: Callable[[Pool], None], status: str, evidence: str, needs: str
 ) -> None:
     pool = ready_pool("work")
@@ -227,9 +227,7 @@ def test_a_token_that_is_about_to_end_is_reminded_of() -> None:
         (NOW + 3600, "ready", NOW + 60, None),
     ],
 )
-def test_what_ends_by_itself_has_ended_though_nobody_has_asked_for_it_since(
-    now: float, status: str, since: float, until: float | None
-) -> None:
+def test_an_expired_status_is_shown_as_ended(now: float, status: str, since: float, until: float | None) -> None:
     changes = Changes()
     pool = ready_pool("work", changes=changes)
     limit(pool, "work", NOW + 60)
@@ -242,9 +240,7 @@ def test_what_ends_by_itself_has_ended_though_nobody_has_asked_for_it_since(
 
 
 @given(st.sampled_from([0, 5, 20]), st.sampled_from([0, 10, 30]), st.integers(-5, 40), st.booleans())
-def test_an_identity_stands_as_the_pool_finds_it_to_once_it_is_asked(
-    rests: int, is_limited: int, after: int, is_known: bool
-) -> None:
+def test_a_status_is_the_one_the_pool_would_use(rests: int, is_limited: int, after: int, is_known: bool) -> None:
     pool = ready_pool("work")
     if rests:
         evidence = Evidence(NOW, status=429, fingerprint=pool.identities["work"].fingerprint)
@@ -272,23 +268,21 @@ def test_an_identity_stands_as_the_pool_finds_it_to_once_it_is_asked(
         ([Window(MAIN, 300, 100.0, NOW - 10, NOW - 20)], 1.0),
     ],
 )
-def test_headroom_is_the_share_that_is_left_of_the_main_limits_fullest_window(
-    windows: list[Window], left: float | None
-) -> None:
+def test_headroom_is_what_the_fullest_window_has_left(windows: list[Window], left: float | None) -> None:
     pool = ready_pool("work")
     for window in windows:
         usage(pool, "work").see(window)
     assert rows(pool)["work"]["headroom"] == left
 
 
-def test_who_is_limited_has_nothing_left_whatever_the_windows_say() -> None:
+def test_a_limited_identity_has_no_headroom() -> None:
     pool = ready_pool("work")
     usage(pool, "work").see(Window(MAIN, 300, 20.0, NOW + 600, NOW))
     limit(pool, "work", NOW + 60)
     assert rows(pool)["work"]["headroom"] == 0.0
 
 
-def test_a_window_that_has_begun_anew_is_shown_as_free_and_no_window_ends_later_than_it_can() -> None:
+def test_a_new_window_is_free_and_ends_in_time() -> None:
     pool = ready_pool("work")
     usage(pool, "work").see(Window(MAIN, 300, 80.0, NOW - 1, NOW - 60))
     usage(pool, "work").see(Window(MAIN, 10_080, 80.0, NOW + 10**9, NOW))
@@ -298,7 +292,7 @@ def test_a_window_that_has_begun_anew_is_shown_as_free_and_no_window_ends_later_
     ]
 
 
-def test_however_many_families_the_backend_names_only_some_are_shown_and_the_main_one_among_them() -> None:
+def test_only_some_limit_families_are_shown() -> None:
     pool = ready_pool("work")
     for number in range(1000):
         usage(pool, "work").see(Window(f"a{number}", 300, 1.0, None, NOW))
@@ -310,7 +304,7 @@ def test_however_many_families_the_backend_names_only_some_are_shown_and_the_mai
     assert len(row["limited"]) == WINDOWS_SHOWN
 
 
-def test_one_whose_token_cannot_be_had_is_shown_with_where_to_mend_it() -> None:
+def test_an_unreadable_token_is_shown_with_its_place() -> None:
     made = config("work", "missing", "login", "printed")
     work, missing, login, printed = made.identities
     login = replace(login, source=FromAuthJson(POOL_TOML))
@@ -327,7 +321,7 @@ def test_one_whose_token_cannot_be_had_is_shown_with_where_to_mend_it() -> None:
 # -- the proxy, its sessions and its counts
 
 
-def test_a_proxy_without_a_pool_says_why_and_shows_what_it_has_seen() -> None:
+def test_a_proxy_without_a_pool_shows_why_and_its_requests() -> None:
     history = History()
     served(history, request(), [])
     found = document(view(None, history, closed="pool.toml cannot be read"), NOW)
@@ -350,12 +344,12 @@ def test_a_proxy_without_a_pool_says_why_and_shows_what_it_has_seen() -> None:
     assert found["totals"]["requests"] == 1
 
 
-def test_a_proxy_with_a_pool_is_not_closed_whatever_was_said_before_it_had_one() -> None:
+def test_a_proxy_with_a_pool_is_not_closed() -> None:
     found = document(view(ready_pool("work"), closed="the pool is not set up yet"), NOW)
     assert found["proxy"]["closed"] == ""
 
 
-def test_sessions_are_those_used_last_with_where_they_are_and_how_often_they_moved() -> None:
+def test_sessions_are_the_last_used_with_their_moves() -> None:
     history = History()
     for number in range(SESSIONS_SHOWN + 20):
         served(history, request(f"s{number}"), ["work"], at=NOW + number)
@@ -398,7 +392,7 @@ def test_the_last_hour_and_all_of_this_run_are_counted() -> None:
     assert found["events_last"] == history.last == 4  # three requests, and a move
 
 
-def test_an_open_breaker_says_until_when_and_on_whose_account() -> None:
+def test_an_open_breaker_shows_its_end_and_causes() -> None:
     pool = ready_pool("a", "b", "c", "d")
     for name in ("a", "b", "c"):
         refuse(pool, name, NOW, NOW)
@@ -411,7 +405,7 @@ def test_an_open_breaker_says_until_when_and_on_whose_account() -> None:
 
 
 @given(st.integers(0, 3 * AT_ONCE), st.booleans())
-def test_the_pieces_are_the_document_and_none_has_many_identities(count: int, has_pool: bool) -> None:
+def test_the_pieces_are_small_and_make_the_document(count: int, has_pool: bool) -> None:
     looked_at = view(many(count) if has_pool else None)
     made = list(pieces(looked_at, NOW))
 
@@ -420,7 +414,7 @@ def test_the_pieces_are_the_document_and_none_has_many_identities(count: int, ha
     assert all(piece.count(b'"fingerprint"') <= AT_ONCE for piece in made)
 
 
-async def test_others_have_their_turn_between_the_pieces_whatever_becomes_of_the_pool_meanwhile() -> None:
+async def test_other_tasks_run_between_the_pieces() -> None:
     pool, turns = many(6 * AT_ONCE), 0
 
     async def others() -> None:
@@ -443,7 +437,7 @@ async def test_others_have_their_turn_between_the_pieces_whatever_becomes_of_the
 
 
 @given(recognised, recognised)
-def test_no_secret_is_in_the_document_wherever_it_was_said(secret: str, other: str) -> None:
+def test_no_secret_is_in_the_document(secret: str, other: str) -> None:
     pool, history = ready_pool("work"), History()
     identity = pool.identities["work"]
     identity.metadata = Metadata(f"acc-{secret}", f"user {secret}", secret, origin=f"https://x.test/{secret}")
@@ -460,7 +454,7 @@ def test_no_secret_is_in_the_document_wherever_it_was_said(secret: str, other: s
     assert pieces_in(other, text) == []
 
 
-def test_what_an_identity_is_called_and_who_it_is_can_be_read() -> None:
+def test_name_account_and_user_are_readable() -> None:
     pool = Pool()
     identity = Identity("team-2.eu_west", Kind.PAT, "0123456789ab", Condition(Status.READY, NOW))
     account = "0199aaaa-bbbb-7ccc-8ddd-000000000001"
