@@ -56,36 +56,27 @@ class View(Protocol):
         """Return who may use the pool, and what each member has used at ``now`` (unix seconds)."""
 
 
-class Handler(Sender, View, Protocol):
-    """Handles flows. The methods are those of the addon's hooks, in the order of a request's life."""
-
-    gate: Gate
-    tunnels: Tunnels
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """The hosts whose requests may be swapped."""
+class Hooks(Sender, Protocol):
+    """The hooks of the addon, in the order of a request's life. By default a hook does nothing."""
 
     def check_options(self, config: PoolConfig) -> None:
         """Raise OptionsError if mitmproxy's options do not allow serving this pool."""
-
-    def start(self, setup: Setup, watcher: Watcher) -> None:
-        """Begin, or begin again with another pool.toml. ``watcher`` knows the files to follow."""
-
-    def stop(self, reason: str = "") -> None:
-        """Stop. With a ``reason``, requests still under way that must not leave are refused with it."""
+        return
 
     async def hosts_known(self, seconds: float) -> None:
         """Wait until the hosts identities are served from are known, ``seconds`` at most."""
+        return
 
     def refusal(self, client: Any, to_host: str, port: int) -> str:
         """Return why a client may not use this proxy for an address; empty if it may."""
+        return ""
 
     def open(self, flow: http.HTTPFlow) -> None:
         """Handle the headers of a request."""
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
-        """Answer a request that must not begin because the proxy is ending; tell whether it was one."""
+        """Answer a request that must not begin because the proxy is ending; return whether it was one."""
+        return False
 
     async def assign(self, flow: http.HTTPFlow) -> None:
         """Handle a whole request."""
@@ -100,7 +91,8 @@ class Handler(Sender, View, Protocol):
         """Handle a flow that ended in an error."""
 
     def is_over(self, flow: http.HTTPFlow) -> bool:
-        """Tell whether the response or error a flow has now is the one the client gets."""
+        """Return whether the client gets the response or error a flow has now."""
+        return True
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Handle an exception of our own in a hook."""
@@ -110,6 +102,7 @@ class Handler(Sender, View, Protocol):
 
     async def before_message(self, flow: http.HTTPFlow) -> None:
         """Have a WebSocket message wait, if it must."""
+        return
 
     def message(self, flow: http.HTTPFlow) -> None:
         """Handle a WebSocket message."""
@@ -119,7 +112,25 @@ class Handler(Sender, View, Protocol):
 
     def end_sockets(self) -> None:
         """Have open sockets connect again elsewhere: the proxy is ending."""
+        return
+
+
+class Handler(Hooks, View, Protocol):
+    """Handles flows: one handler swaps the identity of requests, the other only observes them."""
+
+    gate: Gate
+    tunnels: Tunnels
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts whose requests may be swapped."""
 
     @property
     def open_sockets(self) -> int:
-        """How many sockets were told so and are still open."""
+        """How many sockets were told to connect again and are still open."""
+
+    def start(self, setup: Setup, watcher: Watcher) -> None:
+        """Begin, or begin again with another pool.toml. ``watcher`` knows the files to follow."""
+
+    def stop(self, reason: str = "") -> None:
+        """Stop. With a ``reason``, requests still under way that must not leave are refused with it."""

@@ -105,7 +105,10 @@ Commands = Generator[Any, Any, None]
 
 
 class Sender(Protocol):
-    """Decides what a flow looks like on the wire, and whether it is sent again. No method may raise."""
+    """Decides what a flow looks like on the wire, and whether it is sent again. No method may raise.
+
+    By default nothing is dressed, held or sent again.
+    """
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
         """Return the dressed copy of ``flow.request`` to send now.
@@ -118,18 +121,21 @@ class Sender(Protocol):
 
         This runs for every attempt: it must be cheap.
         """
+        return False
 
     def head(self, flow: http.HTTPFlow) -> None:
         """Note that all addons have seen the head of a response, which is held or streamed next."""
 
     def whole(self, flow: http.HTTPFlow) -> None:
         """Note that a held response is complete, before any addon sees it in the ``response`` hook."""
+        return
 
     def again(self, flow: http.HTTPFlow) -> bool:
         """Return whether to send the request again, after all addons have seen its response or its error.
 
         After a response that was streamed the result is ignored.
         """
+        return False
 
     def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Return what an incomplete held response counts as; None: as a lost connection.
@@ -137,18 +143,21 @@ class Sender(Protocol):
         ``why`` completes the sentence "the answer …". ``is_lost``: the connection was lost; otherwise the response is
         too long or too slow.
         """
+        return None
 
     def lost(self, flow: http.HTTPFlow) -> None:
         """Note that the connection was lost before anything was passed on, before the ``error`` hook."""
 
     def holds(self, flow: http.HTTPFlow) -> bool:
         """Return whether to hold the beginning of a stream."""
+        return False
 
     def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         """Take the next piece of a held beginning. Return True to pass on everything, False to hold more.
 
         A response replaces the stream, which has failed and is dropped.
         """
+        return True
 
 
 class _AnyStream(type):

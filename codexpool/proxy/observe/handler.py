@@ -34,7 +34,7 @@ from codexpool.proxy.exchange import policy_of
 from codexpool.proxy.find_keys import carries_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.handler import Setup
+from codexpool.proxy.handler import Hooks, Setup
 from codexpool.proxy.held_answers import is_event_stream, scrub
 from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
@@ -50,7 +50,7 @@ from codexpool.traces.history import History
 logger = logging.getLogger("codexpool")
 
 
-class ObserveHandler:
+class ObserveHandler(Hooks):
     """Observes requests on swap paths (see `codexpool.proxy.handler.Handler` for the methods)."""
 
     observes = True
@@ -71,9 +71,6 @@ class ObserveHandler:
         self._sockets = ObservedSockets(history)
 
     # -- its life
-
-    def check_options(self, config: PoolConfig) -> None:
-        """Allow any options: no request is changed."""
 
     def start(self, setup: Setup, watcher: Watcher) -> None:
         """Consult the pool of a configuration, as it is now."""
@@ -110,9 +107,6 @@ class ObserveHandler:
     def hosts(self) -> frozenset[str]:
         return self.consulted.hosts if self.consulted is not None else BACKEND_ONLY
 
-    async def hosts_known(self, seconds: float) -> None:
-        """Return at once: the hosts are known from the start."""
-
     def refusal(self, client: Client, to_host: str, port: int) -> str:
         return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY) if self.closed else ""
 
@@ -139,9 +133,6 @@ class ObserveHandler:
             self.history.began(exchange.trace)
             self._observed[flow] = Observation(exchange, self.consulted)
         self._masked.mask(flow)
-
-    def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
-        return False
 
     async def assign(self, flow: http.HTTPFlow) -> None:
         if self._is_answered_here(flow):
@@ -177,9 +168,6 @@ class ObserveHandler:
                 observation.left(time.time())
         return wire
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
-        return False
-
     # -- answers: none is held, and none is replaced
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
@@ -206,22 +194,10 @@ class ObserveHandler:
             if (turn_state := first_values(fields).get(TURN_STATE)) is not None:
                 observation.issued(turn_state)
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
-        return False
-
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> bool:
-        return True
-
     def head(self, flow: http.HTTPFlow) -> None:
         """Stream an answer if our own hook was skipped."""
         if flow.response is not None and flow.response.status_code >= 200 and not flow.response.stream:
             flow.response.stream = True
-
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> None:
-        """Return None: nothing is held."""
-
-    def whole(self, flow: http.HTTPFlow) -> None:
-        """Do nothing: nothing is held."""
 
     def lost(self, flow: http.HTTPFlow) -> None:
         if (observation := self._observed.get(flow)) is not None:
@@ -257,12 +233,6 @@ class ObserveHandler:
         with self._fail_open("noting an error"):
             tracer.lost(self.history, flow, observation.trace)
             self._log(flow, observation)
-
-    def is_over(self, flow: http.HTTPFlow) -> bool:
-        return True
-
-    def again(self, flow: http.HTTPFlow) -> bool:
-        return False
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Log an exception of ours; the request goes its way unobserved."""
@@ -303,9 +273,6 @@ class ObserveHandler:
         with self._fail_open("following a socket"):
             self._sockets.opened(flow, observation)
 
-    async def before_message(self, flow: http.HTTPFlow) -> None:
-        """Return at once: no turn waits."""
-
     def message(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("reading a message"):
             if self._sockets.follows(flow):
@@ -316,9 +283,6 @@ class ObserveHandler:
     def socket_closed(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("following a socket"):
             self._sockets.closed(flow, self._masked.secrets(flow))
-
-    def end_sockets(self) -> None:
-        """Leave sockets alone: mitmproxy closes them."""
 
     @contextmanager
     def _fail_open(self, doing: str) -> Iterator[None]:
