@@ -16,8 +16,7 @@ from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, pool_path, sources, state_file
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import PoolConfig, Resolved, resolve
-from codexpool.doctor import clocks, configuration, files, logins, probe, standing, trust, variables, versions
-from codexpool.doctor.bypass import proxy_variable
+from codexpool.doctor import clocks, configuration, files, logins, probe, proxy_status, trust, variables, versions
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, wrong
 from codexpool.doctor.tunnel import Tunnel
@@ -79,25 +78,25 @@ class Examination:
             self._status = self._proxy.get(running_proxy.STATUS)
         except running_proxy.Refused as refused:
             if refused.status != 403:
-                yield wrong(standing.PROXY, refused.what, refused.remedy)
+                yield wrong(proxy_status.PROXY, refused.what, refused.remedy)
                 return
             with contextlib.suppress(Failure):
                 self._knows_probe = _knows_probe(self._proxy.get(health.PATH))
             text = f"answers at {self._proxy}, but shows its status only on its own machine"
-            yield note(standing.PROXY, text, "for the rest, run codexpool doctor there")
+            yield note(proxy_status.PROXY, text, "for the rest, run codexpool doctor there")
             return
         except running_proxy.ProxyFailure as failure:
-            yield wrong(standing.PROXY, failure.what, failure.remedy)
+            yield wrong(proxy_status.PROXY, failure.what, failure.remedy)
             return
         self._answered_at = time.time()
         self._knows_probe = _knows_probe(self._status.get("proxy"))
         path = self._config.path if self._config is not None else None
-        yield from standing.findings(self._status, str(self._proxy), path)
+        yield from proxy_status.findings(self._status, str(self._proxy), path)
 
     def _way(self) -> Iterator[Finding]:
         """From the client's variables to the proxy, and through it."""
         at = self._proxy.at
-        seen = trust.Trusted([trust.unlooked()], None)
+        seen = trust.UNCHECKED
         if self._status or self._knows_probe:
             tunnel = Tunnel(at.host, at.port, at.user, at.password)
             certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
@@ -118,7 +117,7 @@ class Examination:
         """Where the proxy listens, as its status says."""
         listens = [str(text) for text in (self._status.get("proxy") or {}).get("listens") or ()]
         places = [place for text in listens if (place := variables.place_of(text)) is not None]
-        wanted = variables.place_of(proxy_variable(self._client)[1])
+        wanted = variables.place_of(self._client.proxy_variable()[1])
         everywhere = [port for host, port in places if host in ("0.0.0.0", "::", "*")]
         if wanted is not None and wanted[1] in everywhere and _is_this_machine(wanted[0]):
             places.append(wanted)
@@ -140,7 +139,7 @@ def _proxy_of(url: str | None, client: ClientEnvironment) -> running_proxy.Runni
     found = running_proxy.find_proxy(url)
     if url or os.environ.get(running_proxy.VARIABLE) or found.announcement is not None:
         return found
-    name, value = proxy_variable(client)
+    name, value = client.proxy_variable()
     if variables.place_of(value) is None or not value.removeprefix("http://"):
         return found
     try:

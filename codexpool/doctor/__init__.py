@@ -1,1 +1,1 @@
-"""What `codexpool doctor` looks at: one module per area, each of which gives findings. Pure where it can be."""
+"""The checks of `codexpool doctor`: a module per area, with a function ``findings`` that only reads."""

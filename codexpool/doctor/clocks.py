@@ -1,4 +1,4 @@
-"""Is it the same time everywhere: here, at the proxy, at the backend. Ends of tokens and of limits go by it. Pure."""
+"""Compares the clocks of this machine, the proxy and the backend: expiry and limits depend on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codexpool.views.formatting import span
 ABOUT: Final = "clock"
 
 TOLERATED: Final = 60.0
-"""Seconds that clocks may be apart."""
+"""Seconds that clocks may differ."""
 
 REMEDIES: Final = {
     "linux": "sudo timedatectl set-ntp true (then: timedatectl timesync-status)",
@@ -22,48 +22,26 @@ REMEDIES: Final = {
 
 
 def findings(document: Mapping[str, Any], before: float, after: float) -> Iterator[Finding]:
-    """``before`` and ``after`` are the unix seconds here between which the status document was made."""
-    at = document.get("at")
-    apart = [*_of_proxy(at, before, after), *_of_backend(document.get("clock"))]
-    yield from apart
-    if not apart and isinstance(at, int | float):
-        yield ok(ABOUT, f"right, as far as can be told{_by(document.get('clock'))}")
-
-
-def remedy(platform: str = sys.platform) -> str:
-    """How a machine is made to know the time."""
-    return REMEDIES.get(platform, "have the machine keep its time by NTP")
-
-
-def _of_proxy(at: object, before: float, after: float) -> Iterator[Finding]:
-    if not isinstance(at, int | float):
+    """Check a status document that was requested at ``before`` and received at ``after``, in unix seconds."""
+    at, offset = _number(document.get("at")), _number((document.get("clock") or {}).get("offset"))
+    if at is None:
         return
-    ahead = before - at if at < before else after - at if at > after else 0.0
+    remedy = REMEDIES.get(sys.platform, "synchronize the machine's clock with NTP")
+    ahead = before - at if at < before else min(0.0, after - at)
     if abs(ahead) > TOLERATED:
-        yield wrong(ABOUT, f"this machine is {_apart(ahead)} the proxy's", f"on the one that is wrong: {remedy()}")
-
-
-def _of_backend(clock: object) -> Iterator[Finding]:
-    offset = _offset(clock)
+        yield wrong(ABOUT, f"this machine's clock is {_difference(ahead)} the proxy's", f"on the wrong one: {remedy}")
     if offset is not None and abs(offset) > TOLERATED:
-        yield wrong(
-            ABOUT,
-            f"the proxy's machine is {_apart(offset)} the backend's: ends of tokens and of limits are reckoned by it",
-            f"there: {remedy()}",
+        text = (
+            f"the clock of the proxy's machine is {_difference(offset)} the backend's, which sets expiry and limits"
         )
+        yield wrong(ABOUT, text, f"on the proxy's machine: {remedy}")
+    elif abs(ahead) <= TOLERATED:
+        yield ok(ABOUT, "correct" if offset is not None else "agrees with the proxy's; no answer of the backend yet")
 
 
-def _by(clock: object) -> str:
-    return "" if _offset(clock) is not None else "; the backend has not been asked for anything yet"
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
-def _offset(clock: object) -> float | None:
-    match clock:
-        case {"offset": int() | float() as offset}:
-            return float(offset)
-        case _:
-            return None
-
-
-def _apart(ahead: float) -> str:
+def _difference(ahead: float) -> str:
     return f"{span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"

@@ -1,4 +1,4 @@
-"""Is there a pool.toml, does it hold, and can each of its tokens be had."""
+"""Checks pool.toml: whether it exists, is valid, and whether each token can be read."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ ABOUT: Final = "pool"
 
 
 def nowhere() -> Finding:
-    """There is no pool.toml. On a member's machine there need not be one."""
-    return note(
-        ABOUT,
-        "there is no pool.toml on this machine: right for a member's, whose proxy runs elsewhere",
-        "for a pool of your own: codexpool add NAME, or codexpool login NAME",
-    )
+    """Report that there is no pool.toml; a member's machine needs none."""
+    text = "no pool.toml on this machine: fine for a member, whose proxy runs elsewhere"
+    return note(ABOUT, text, "for a pool of your own: codexpool add NAME, or codexpool login NAME")
 
 
 def read(path: Path) -> tuple[PoolConfig | None, list[Finding]]:
-    """The configuration in a file, and what is wrong with it if it is None. Reads the file, raises nothing."""
+    """Return the configuration in a file; or None, and what is wrong with it."""
     try:
         return load(path), []
     except ConfigError as error:
-        return None, [_of_problem(problem) for problem in error.problems]
+        return None, [_finding(problem) for problem in error.problems]
 
 
 def findings(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
-    """About a pool.toml that holds."""
+    """Check a valid pool.toml."""
     total = len(config.identities)
     if not total:
-        yield wrong(ABOUT, f"{config.path} holds, and has no identity", "codexpool add NAME, or codexpool login NAME")
+        yield wrong(ABOUT, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")
         return
-    yield ok(ABOUT, f"{config.path} holds: {total} {'identity' if total == 1 else 'identities'}")
-    elsewhere = {
-        f"identity[{at}].token" for at, one in enumerate(config.identities, 1) if isinstance(one.source, FromEnv)
+    yield ok(ABOUT, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}")
+    from_env = {
+        f"identity[{number}].token"
+        for number, spec in enumerate(config.identities, 1)
+        if isinstance(spec.source, FromEnv)
     }
     for problem in resolved.problems:
-        found = _of_problem(problem)
-        if problem.key in elsewhere:  # What the proxy has in its environment this shell need not have.
-            found = note(ABOUT, f"{found.text} (as this shell sees it)", found.remedy)
+        found = _finding(problem)
+        if problem.key in from_env:  # The proxy's environment may have what this shell's does not.
+            found = note(ABOUT, f"{found.text} (in this shell)", found.remedy)
         yield found
 
 
-def _of_problem(problem: Problem) -> Finding:
+def _finding(problem: Problem) -> Finding:
     place = str(problem.file) if problem.line is None else f"{problem.file}:{problem.line}"
     return wrong(ABOUT, ": ".join(part for part in (place, problem.key, problem.what) if part), problem.remedy)

@@ -1,11 +1,13 @@
-"""What a Codex client started from this shell would read: variables, ``.env`` and ``config.toml`` of its home.
+"""What a Codex client started from this shell reads: variables, and ``.env`` and ``config.toml`` in its home.
 
-Its own rules hold, not ours: ``arg0/src/lib.rs`` of openai/codex reads ``$CODEX_HOME/.env`` over the environment, and
-leaves out every name that begins with ``CODEX_``. Python must not read these files for itself; nothing is changed.
+The rules are the client's: ``$CODEX_HOME/.env`` overrides the environment, except names that begin with ``CODEX_``
+(openai/codex, ``arg0/src/lib.rs``). Proxies are chosen as in hyper-util (``client/proxy/matcher.rs``), which reqwest
+uses from 0.12.16 on.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,10 +19,10 @@ DOTENV: Final = ".env"
 CONFIG: Final = "config.toml"
 
 RESERVED: Final = "CODEX_"
-"""Names that begin so are ignored in ``.env`` (``ILLEGAL_ENV_VAR_PREFIX``, arg0/src/lib.rs)."""
+"""The prefix of names ignored in ``.env`` (``ILLEGAL_ENV_VAR_PREFIX``)."""
 
 LONGEST: Final = 1 << 20
-"""Bytes of a file that are looked at."""
+"""Bytes read of a file."""
 
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*")
 _COMMENT = re.compile(r"\s+#.*$|^#.*$")
@@ -28,11 +30,10 @@ _COMMENT = re.compile(r"\s+#.*$|^#.*$")
 
 @dataclass(frozen=True, slots=True)
 class ClientEnvironment:
-    """What the client sees.
+    """What the client reads; values may be secrets.
 
-    ``variables`` are those in effect, ``from_dotenv`` the names that ``.env`` gave, ``ignored`` those in it that the
-    client does not take. ``config`` is what ``config.toml`` says, empty where there is none; ``broken`` says why it
-    cannot be read. Values may be secrets.
+    ``variables`` are those in effect. ``.env`` set the names ``from_dotenv``, and the client ignores ``ignored`` in
+    it. ``config`` is the content of ``config.toml``; ``broken`` says why it cannot be parsed.
     """
 
     home: Path
@@ -43,24 +44,26 @@ class ClientEnvironment:
     broken: str = ""
 
     def first(self, *names: str) -> tuple[str, str]:
-        """The first variable that is set, were it to nothing, and its value: so do reqwest and hyper-util look
-        (``get_first_env``). Two empty strings where none is."""
+        """Return the first variable that is set, even if empty, and its value; two empty strings if none is."""
         return next(((name, self.variables[name]) for name in names if name in self.variables), ("", ""))
 
     def where(self, name: str) -> str:
-        """A variable with where it was set, if that is not the environment."""
+        """Return a variable's name, and where it is set if that is not the environment."""
         return f"{name} (in {self.home / DOTENV})" if name in self.from_dotenv else name
 
+    def proxy_variable(self) -> tuple[str, str]:
+        """Return the variable with the proxy for https, and its value; two empty strings if there is none.
 
-def codex_home(environ: Mapping[str, str]) -> Path:
-    """The folder that the client keeps its things in."""
-    if named := environ.get("CODEX_HOME"):
-        return Path(named).expanduser().absolute()
-    return (Path(environ["HOME"]) if environ.get("HOME") else Path.home()) / ".codex"
+        An empty ``HTTPS_PROXY`` hides ``https_proxy``; then ``ALL_PROXY`` is used.
+        """
+        name, value = self.first("HTTPS_PROXY", "https_proxy")
+        if not value.strip():
+            name, value = self.first("ALL_PROXY", "all_proxy")
+        return (name, value.strip()) if value.strip() else ("", "")
 
 
 def client_environment(environ: Mapping[str, str]) -> ClientEnvironment:
-    """Read what a client would read. Raises nothing."""
+    """Read what a client would read. Files that cannot be read count as empty."""
     home = codex_home(environ)
     given = dotenv(_text(home / DOTENV))
     taken = {name: value for name, value in given.items() if not name.upper().startswith(RESERVED)}
@@ -70,8 +73,37 @@ def client_environment(environ: Mapping[str, str]) -> ClientEnvironment:
     )
 
 
+def codex_home(environ: Mapping[str, str]) -> Path:
+    """Return the client's folder."""
+    if named := environ.get("CODEX_HOME"):
+        return Path(named).expanduser().absolute()
+    return (Path(environ["HOME"]) if environ.get("HOME") else Path.home()) / ".codex"
+
+
+def bypasses(no_proxy: str, host: str) -> str:
+    """Return the entry of ``NO_PROXY`` that sends requests for ``host`` past the proxy; empty if none does.
+
+    An entry matches its host and all subdomains, with or without a leading dot and in any case; ``*`` matches all.
+    Networks are for hosts that are addresses, which the backend's are not.
+    """
+    for entry in (part.strip() for part in no_proxy.split(",")):
+        # With the port, WebSockets bypass the proxy (0.169.0), and HTTP does not.
+        domain = entry.lower().removesuffix(":443").removeprefix(".")
+        if domain and not _is_network(entry) and (domain == "*" or f".{host}".endswith(f".{domain}")):
+            return entry
+    return ""
+
+
+def _is_network(entry: str) -> bool:
+    try:
+        ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def dotenv(text: str) -> dict[str, str]:
-    """The variables of a ``.env``: ``NAME=value``, quoted or not, with comments; references are left as they are."""
+    """Parse a ``.env``: ``NAME=value``, quoted or not, with comments. References to variables are not expanded."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         match = _LINE.fullmatch(line)

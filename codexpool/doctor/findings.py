@@ -1,4 +1,4 @@
-"""What is found, in the words that terminal, JSON and documentation share."""
+"""What a check finds, for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from codexpool.credentials.pat import PREFIX
 from codexpool.redaction import redact_tokens
-from codexpool.tokens.bearer import fingerprint
-from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 from codexpool.views.formatting import plain
 
 VERSION: Final = 1
-"""Of the JSON document."""
+"""The version of the JSON document."""
 
 
 class Level(StrEnum):
-    """How much a finding matters. Only what is wrong counts for the exit code."""
+    """How much a finding matters. Only ``WRONG`` affects the exit code."""
 
     OK = "ok"
     NOTE = "note"
@@ -25,9 +22,9 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One line. ``about`` is the area (``proxy``, ``probe``, …); ``remedy`` is what mends it, if anything has to.
+    """One line: ``about`` is the area (``proxy``, ``probe``, …), ``remedy`` how to fix it, empty if nothing is wrong.
 
-    Text and remedy may repeat what others wrote; `safe` makes them fit to be shown.
+    Text and remedy may quote a proxy or a file; `safe` makes them fit to be shown.
     """
 
     level: Level
@@ -36,7 +33,7 @@ class Finding(NamedTuple):
     remedy: str = ""
 
     def safe(self) -> Finding:
-        """Without tokens, and without what a terminal would act upon."""
+        """Return it without tokens and control characters."""
         return self._replace(text=redact_tokens(plain(self.text)), remedy=redact_tokens(plain(self.remedy)))
 
 
@@ -53,21 +50,13 @@ def wrong(about: str, text: str, remedy: str) -> Finding:
 
 
 def count(findings: Iterable[Finding], level: Level) -> int:
-    """How many are of this level."""
     return sum(finding.level is level for finding in findings)
 
 
 def document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as JSON has them."""
+    """Return the JSON document."""
     return {
         "version": VERSION,
         "findings": [{**finding._asdict(), "level": finding.level.value} for finding in findings],
         "wrong": count(findings, Level.WRONG),
     }
-
-
-def token_in_words(token: str) -> str:
-    """A token as it may be seen: what kind it looks like, and its fingerprint."""
-    kinds = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token", "eyJ": "a JWT", "sk-": "an API key"}
-    kind = next((kind for prefix, kind in kinds.items() if token.startswith(prefix)), "a token of no known kind")
-    return f"{kind}, sha256:{fingerprint(token)}"

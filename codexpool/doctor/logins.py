@@ -1,4 +1,4 @@
-"""Has a client what is the pool's: a login that two renew is burnt, and a token of the pool is not for clients."""
+"""Checks that no client has a login or token of the pool: a login that two programs renew becomes invalid."""
 
 from __future__ import annotations
 
@@ -24,46 +24,36 @@ AUTH_JSON: Final = "auth.json"
 def findings(
     config: PoolConfig, credentials: Mapping[str, Credential], client: ClientEnvironment, text: str
 ) -> Iterator[Finding]:
-    """``text`` is that of the client's auth.json, empty if it has none; ``credentials`` are the pool's, by name."""
+    """Compare the pool's credentials, by name, with the client's auth.json (``text``; empty if there is none)."""
     path = client.home / AUTH_JSON
-    given = _login(text)
-    looked_at = (_shared(name, owned, given, path) for name, owned in credentials.items())
-    shared = [finding for finding in looked_at if finding is not None]
+    stored = _login(text)
     variable = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
-    for name, owned in credentials.items():
-        if variable and owned.bearer() == Bearer.of(variable):
-            shared.append(_of_the_pool(name, "CODEX_ACCESS_TOKEN"))
-    yield from shared
-    # The same file in two hands is found where pool.toml is looked at (`codexpool.config.resolve`).
-    files = [one.source.path for one in config.identities if isinstance(one.source, FromAuthJson)]
-    if not shared and not any(other_owner(file, client.variables) for file in files):
-        yield ok(ABOUT, "no login or token of the pool is a client's too")
+    found: list[Finding] = []
+    for name, credential in credentials.items():
+        if isinstance(stored, Login):
+            if _is_copied(credential, stored, path):
+                text = f"{path} is a copy of the login of {name}: the first to renew it invalidates the other's"
+                found.append(wrong(ABOUT, text, f"give the pool a login of its own: codexpool login {name}"))
+        elif stored is not None and credential.bearer() == stored:
+            found.append(_shared_token(name, str(path)))
+        if variable and credential.bearer() == Bearer.of(variable):
+            found.append(_shared_token(name, "CODEX_ACCESS_TOKEN"))
+    yield from found
+    # `codexpool.config.resolve` reports a file that both the pool and a client use.
+    files = [spec.source.path for spec in config.identities if isinstance(spec.source, FromAuthJson)]
+    if not found and not any(other_owner(file, client.variables) for file in files):
+        yield ok(ABOUT, "no client uses a login or token of the pool")
 
 
-def _shared(name: str, owned: Credential, given: Login | Bearer | None, path: Path) -> Finding | None:
-    """What is to be said where the client's login is that of an identity."""
-    if isinstance(given, Login):
-        is_copy = isinstance(owned, OAuth) and owned.login.refresh_token == given.refresh_token
-        if not is_copy or _is_same_file(owned, path):
-            return None
-        return wrong(
-            ABOUT,
-            f"{path} is a copy of the login of {name}: whoever renews it first burns the other's refresh token",
-            f"give the pool one of its own: codexpool login {name}",
-        )
-    return _of_the_pool(name, str(path)) if given is not None and owned.bearer() == given else None
+def _is_copied(credential: Credential, stored: Login, path: Path) -> bool:
+    if not isinstance(credential, OAuth) or credential.path.resolve() == path.resolve():
+        return False
+    return credential.login.refresh_token == stored.refresh_token
 
 
-def _of_the_pool(name: str, where: str) -> Finding:
-    return note(
-        ABOUT,
-        f"{where} has the token of {name} itself: such a client works without the proxy too, as {name}",
-        "give clients a key of their own: codexpool member add NAME",
-    )
-
-
-def _is_same_file(owned: Credential, path: Path) -> bool:
-    return isinstance(owned, OAuth) and owned.path.resolve() == path.resolve()
+def _shared_token(name: str, where: str) -> Finding:
+    text = f"{where} has the token of {name} itself: this client works as {name} even without the proxy"
+    return note(ABOUT, text, "give clients keys of their own: codexpool member add NAME")
 
 
 def _login(text: str) -> Login | Bearer | None:

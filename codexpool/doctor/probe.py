@@ -1,6 +1,6 @@
-"""The probe: a request as a client sends it, which the proxy dresses as ever and then answers itself.
+"""Sends the probe: a request as a client sends it, which the proxy prepares as usual and then answers itself.
 
-It is sent only to a proxy that has said it knows the probe, over a connection that is known to end at it.
+It is sent only to a proxy that has said it knows the probe, over a connection that is known to end at that proxy.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ ABOUT: Final = "probe"
 HEADER: Final = PROBE.decode()
 
 SUBPROTOCOL: Final = "responses_websockets=2026-02-06"
-"""What Codex 0.169 says in ``openai-beta`` of an upgrade."""
+"""The ``openai-beta`` that Codex 0.169 sends with an upgrade."""
 
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
 
 LONGEST: Final = 500
-"""Characters of a refusal's own words."""
+"""Characters quoted of a refusal."""
+
+NO_OTHER_PROXY: Final = "make sure that no other proxy is in between"
 
 
 class Probe(NamedTuple):
-    """What is sent. ``token`` is the client's, or a made-up one."""
+    """A probe to send; ``token`` is the client's, or a made-up one."""
 
     number: str
     transport: str
@@ -46,39 +48,29 @@ class Probe(NamedTuple):
 
 
 def token_of(client: ClientEnvironment, auth_json: str) -> str:
-    """The token that the client would send, if it is one that begins with ``at-``; empty if it is none.
+    """Return the token that the client would send if it begins with ``at-``; otherwise an empty string.
 
-    ``auth_json`` is the text of the client's own. A login's tokens are left alone: the proxy tells nobody by them.
+    ``auth_json`` is the text of the client's auth.json. A login's tokens are not used: members are not told by them.
     """
-    given = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
-    if not given:
-        try:
-            document = json.loads(auth_json)
-        except (ValueError, RecursionError):
-            return ""
-        stored = document.get("personal_access_token") if isinstance(document, dict) else None
-        given = stored if isinstance(stored, str) else ""
-    return given if given.startswith(PREFIX) and given.isascii() and given.isprintable() else ""
+    token = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
+    if not token:
+        stored = _document(auth_json.encode()).get("personal_access_token")
+        token = stored if isinstance(stored, str) else ""
+    return token if token.startswith(PREFIX) and token.isascii() and token.isprintable() else ""
 
 
 def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Finding]:
-    """Send it over both transports, and say what came of each. Raises nothing."""
-    for transport in TRANSPORTS:
+    """Send a probe over each transport."""
+    for transport, how in TRANSPORTS.items():
         made_up = f"{PREFIX}codexpool-probe-{secrets.token_urlsafe(12)}"
         probe = Probe(secrets.token_urlsafe(12), transport, token or made_up)
         try:
-            answer = _sent(tunnel, context, probe)
+            yield judged(_send(tunnel, context, probe), probe)
         except (UntrustedError, NoTunnelError, OSError, http.client.HTTPException) as error:
-            yield wrong(
-                ABOUT,
-                f"{TRANSPORTS[transport]}: no answer ({error or type(error).__name__})",
-                "the proxy's log says why",
-            )
-        else:
-            yield judged(answer, probe)
+            yield wrong(ABOUT, f"{how}: no answer ({error or type(error).__name__})", "see the proxy's log")
 
 
-def _sent(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
+def _send(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
     if probe.transport == "websocket":
         return tunnel.ask(context, "GET", RESPONSES, headers_of(probe), None)
     body = json.dumps({"model": "codexpool-probe", "stream": True, "store": False, "input": []}).encode()
@@ -86,7 +78,7 @@ def _sent(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
 
 
 def headers_of(probe: Probe) -> dict[str, str]:
-    """The headers of a probe, as a client has them."""
+    """Return the headers of a probe, as a client sends them."""
     session = str(uuid.uuid4())
     headers = {
         HEADER: probe.number,
@@ -110,71 +102,60 @@ def headers_of(probe: Probe) -> dict[str, str]:
 
 
 def judged(answer: Answer, probe: Probe) -> Finding:
-    """What an answer says of the way to it."""
-    how = TRANSPORTS[probe.transport]
-    document = _document(answer.body)
+    """Return what an answer shows about the path to the proxy."""
+    how, document = TRANSPORTS[probe.transport], _document(answer.body)
     if answer.headers.get(HEADER) == probe.number and document.get("probe") == probe.number:
         return _of_answer(document, probe, how)
     if _is_refusal(answer):
         return _of_refusal(answer, document, probe, how)
     return wrong(
         ABOUT,
-        f"{how}: {answer.status} from something that is not this proxy: it went past, or something else is between",
-        "see that no other proxy is between (mitmproxy's mode), and restart this one with the same codexpool",
+        f"{how}: {answer.status} from something that is not this proxy",
+        f"{NO_OTHER_PROXY} (mitmproxy's mode), and restart this one with the same codexpool",
     )
 
 
 def _of_answer(document: Mapping[str, Any], probe: Probe, how: str) -> Finding:
     if document.get("observing"):
-        return note(ABOUT, f"{how}: arrives; the proxy only observes, and would swap nothing")
-    replaced, added = (_names(document.get(key)) for key in ("replaced", "added"))
-    member, identity = document.get("member"), document.get("identity")
-    who = f" for member {member}" if member else ""
-    if not identity or "authorization" not in (*replaced, *added):
-        return wrong(
-            ABOUT, f"{how}: arrives{who}, and its credential is not swapped", "restart the proxy; its log may say why"
-        )
-    if document.get("transport") != probe.transport:
-        return wrong(
-            ABOUT,
-            f"{how}: arrives as {document.get('transport')}: something between changes it",
-            "see that no other proxy is between",
-        )
-    return ok(ABOUT, f"{how}: arrives{who}, and is swapped to {identity} ({', '.join((*replaced, *added))})")
+        return note(ABOUT, f"{how}: arrives; the proxy only observes, and would not swap it")
+    changed = [*_names(document.get("replaced")), *_names(document.get("added"))]
+    member, identity, transport = document.get("member"), document.get("identity"), document.get("transport")
+    arrives = f"{how}: arrives for member {member}" if member else f"{how}: arrives"
+    if not identity or "authorization" not in changed:
+        return wrong(ABOUT, f"{arrives}, but its credential is not swapped", "restart the proxy, and see its log")
+    if transport != probe.transport:
+        return wrong(ABOUT, f"{how}: arrives as {transport}: something in between changes it", NO_OTHER_PROXY)
+    return ok(ABOUT, f"{arrives}, and is swapped to {identity} ({', '.join(changed)})")
 
 
 def _of_refusal(answer: Answer, document: Mapping[str, Any], probe: Probe, how: str) -> Finding:
     reason = _reason(answer, document)
     if answer.status == 401:
         is_key = probe.token.startswith(MEMBER_PREFIX)
-        remedy = "ask whoever runs the proxy for a new key" if is_key else "set CODEX_ACCESS_TOKEN to your member key"
+        remedy = "ask the proxy's operator for a new key" if is_key else "set CODEX_ACCESS_TOKEN to your member key"
         return wrong(ABOUT, f"{how}: arrives, and is refused: {reason}", remedy)
     if answer.status == 429:
-        return note(
-            ABOUT, f"{how}: arrives, and has to wait: {reason}", "try again later; codexpool status says when"
-        )
-    return wrong(ABOUT, f"{how}: arrives, and nobody serves it: {reason}", "codexpool list says what each needs")
+        return note(ABOUT, f"{how}: arrives, and has to wait: {reason}", "try again later; see codexpool status")
+    return wrong(ABOUT, f"{how}: arrives, but cannot be served: {reason}", "see codexpool list")
 
 
 def _is_refusal(answer: Answer) -> bool:
-    """Whether the proxy has said no itself. What the backend says has been through Cloudflare."""
+    """Return whether the proxy itself refused. Answers of the backend pass through Cloudflare."""
     if "cf-ray" in answer.headers or "cloudflare" in answer.headers.get("server", "").lower():
         return False
-    return answer.status in (400, 401, 403, 426, 429, 503) and (
-        b"codexpool" in answer.body or answer.status in (400, 429)
-    )
+    return answer.status in (400, 429) or (answer.status in (401, 403, 426, 503) and b"codexpool" in answer.body)
 
 
 def _reason(answer: Answer, document: Mapping[str, Any]) -> str:
     match document:
         case {"error": {"message": str(message)}}:
-            said = message
+            text = message
         case {"error": {"code": str(code)}}:
-            said = code
+            text = code
         case _:
-            said = answer.body.decode(errors="replace")
-    said = " ".join(said.split()).removeprefix("codexpool: ")
-    return f"{answer.status} {redact_text(said[:LONGEST])}".strip().removesuffix(".")
+            text = answer.body.decode(errors="replace")
+    text = " ".join(text.split()).removeprefix("codexpool: ")
+    return f"{answer.status} {redact_text(text[:LONGEST])}".strip().removesuffix(".")
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""Whose certificates the client believes, and whether the proxy's are among them: a TLS handshake through the proxy.
+"""Checks whether the client trusts the proxy's certificates, by TLS handshakes through the proxy.
 
-``CODEX_CA_CERTIFICATE`` comes before ``SSL_CERT_FILE``, an empty one is as good as none, and what the file holds is
-added to the system's authorities (openai/codex #14239). A file that cannot be read is a warning to the client only.
+``CODEX_CA_CERTIFICATE`` takes precedence over ``SSL_CERT_FILE``; an empty one counts as unset, and the file's
+certificates are added to the system's (openai/codex #14239). The client only warns about a file it cannot read.
 """
 
 from __future__ import annotations
@@ -24,137 +24,77 @@ VARIABLES: Final = ("CODEX_CA_CERTIFICATE", "SSL_CERT_FILE")
 
 
 class Trusted(NamedTuple):
-    """What came of looking. ``context`` is whom a probe is to believe; None where none may be sent."""
+    """The result: findings, and the TLS context to send a probe with; None if none may be sent."""
 
     findings: list[Finding]
     context: ssl.SSLContext | None
 
 
-class Bundle(NamedTuple):
-    """The file that a client takes, and the variable that names it; both empty where none does."""
-
-    variable: str
-    path: str
-
-
-def bundle_of(client: ClientEnvironment) -> Bundle:
-    """The file that the client takes."""
-    for name in VARIABLES:
-        if value := client.variables.get(name, ""):
-            return Bundle(name, value)
-    return Bundle("", "")
-
-
-def context_of(bundle: Bundle) -> ssl.SSLContext:
-    """Whom the client believes. Raises OSError (ssl.SSLError among it) for a file that is of no use."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()
-    if bundle.path:
-        context.load_verify_locations(cafile=bundle.path)
-    return context
-
-
-def only(ca_file: Path | str) -> ssl.SSLContext:
-    """Nobody but this one is believed. Raises OSError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile=str(ca_file))
-    return context
+UNCHECKED: Final = Trusted([note(ABOUT, "not checked: no proxy answers")], None)
 
 
 def looked_at(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Trusted:
-    """Does the client believe what the proxy says for the backend.
+    """Check whether the client trusts what the proxy presents for the backend; nothing is sent to the backend.
 
-    ``ca_file`` is the proxy's own certificate, where this machine has it. Speaks with the proxy, and asks nothing of
-    the backend.
+    ``ca_file`` is the proxy's own certificate, if this machine has it.
     """
     try:
-        own = _of_proxy(tunnel, ca_file)
-        if own is None and _believes(tunnel, only(certifi.where())):
-            return Trusted([passes_by()], None)
-        mine, findings = _of_client(client, tunnel, ca_file)
+        own = _trusted_context(tunnel, ca_file) if ca_file is not None else None
+        if own is None and _trusted_context(tunnel, certifi.where()) is not None:
+            return Trusted([_passes_unread()], None)
+        finding, context = _of_client(client, tunnel, ca_file)
     except (NoTunnelError, OSError, http.client.HTTPException) as error:
-        return Trusted([no_tunnel(error)], None)
-    return Trusted(findings, own or mine)
+        text = f"the proxy does not connect to the backend: {error or type(error).__name__}"
+        return Trusted([wrong(ABOUT, text, "see the proxy's log; it usually cannot reach the backend itself")], None)
+    return Trusted([finding], own or context)
 
 
-def _of_proxy(tunnel: Tunnel, ca_file: Path | None) -> ssl.SSLContext | None:
-    """A context that believes the proxy alone, if it can be had."""
+def _trusted_context(tunnel: Tunnel, ca_file: Path | str) -> ssl.SSLContext | None:
+    """Return a context that trusts this file only; None if it cannot be read, or the proxy's certificate fails it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = only(ca_file) if ca_file is not None else None
+        context.load_verify_locations(cafile=str(ca_file))
     except OSError:
         return None
-    return context if context is not None and _believes(tunnel, context) else None
+    return context if _trusts(tunnel, context) else None
 
 
 def _of_client(
     client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None
-) -> tuple[ssl.SSLContext | None, list[Finding]]:
-    bundle = bundle_of(client)
+) -> tuple[Finding, ssl.SSLContext | None]:
+    variable = next((name for name in VARIABLES if client.variables.get(name)), "")
+    path = client.variables.get(variable, "")
+    name = f"{client.where(variable)} ({path})"
+    remedy = f"export CODEX_CA_CERTIFICATE={ca_file or f'PATH/{CERTIFICATE}'}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
     try:
-        context = context_of(bundle)
+        if path:
+            context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        return wrong(ABOUT, f"{name} has no certificate in PEM form", remedy), None
     except OSError as error:
-        return None, [unusable(client, bundle, error, ca_file)]
-    if _believes(tunnel, context):
-        return context, [believed(client, bundle)]
-    return None, [unbelieved(client, bundle, ca_file)]
+        hint = "; write the path in full: the client does not expand ~" if path.startswith("~") else ""
+        return wrong(ABOUT, f"{name} cannot be read: {error.strerror or type(error).__name__}", remedy + hint), None
+    if not _trusts(tunnel, context):
+        unset = "neither CODEX_CA_CERTIFICATE nor SSL_CERT_FILE is set, and this system does not trust the proxy"
+        return wrong(ABOUT, f"{name} lacks the proxy's certificate authority" if path else unset, remedy), None
+    needless = "this system trusts the proxy's certificates; no variable is needed"
+    return ok(ABOUT, f"{name} has the proxy's certificate authority" if path else needless), context
 
 
-def _believes(tunnel: Tunnel, context: ssl.SSLContext) -> bool:
+def _passes_unread() -> Finding:
+    """Report a tunnel that ends at a server with a public certificate: the backend itself."""
+    return wrong(
+        ABOUT,
+        "the proxy relays connections to the backend unread: nothing can be swapped, and no probe is sent",
+        "remove chatgpt.com from mitmproxy's ignore_hosts (or add it to allow_hosts), and restart it",
+    )
+
+
+def _trusts(tunnel: Tunnel, context: ssl.SSLContext) -> bool:
     try:
         tunnel.handshake(context)
     except UntrustedError:
         return False
     return True
-
-
-# -- the findings
-
-
-def believed(client: ClientEnvironment, bundle: Bundle) -> Finding:
-    if not bundle.path:
-        return ok(ABOUT, "this system believes the proxy's certificates; no variable is needed for that")
-    return ok(ABOUT, f"{client.where(bundle.variable)} has the proxy's authority: {bundle.path}")
-
-
-def unbelieved(client: ClientEnvironment, bundle: Bundle, ca_file: Path | None) -> Finding:
-    if not bundle.path:
-        what = "neither CODEX_CA_CERTIFICATE nor SSL_CERT_FILE is set, and this system does not believe the proxy"
-        return wrong(ABOUT, what, _set(ca_file))
-    what = f"{client.where(bundle.variable)} ({bundle.path}) does not have the authority that signs for this proxy"
-    return wrong(ABOUT, what, _set(ca_file))
-
-
-def unusable(client: ClientEnvironment, bundle: Bundle, error: OSError, ca_file: Path | None) -> Finding:
-    """The client would say a warning, go on without it, and fail at each certificate."""
-    name = client.where(bundle.variable)
-    if isinstance(error, ssl.SSLError):
-        return wrong(ABOUT, f"{name} ({bundle.path}) holds no certificate in PEM form", _set(ca_file))
-    hint = "; the client takes ~ as it is: write the path in full" if bundle.path.startswith("~") else ""
-    what = f"{name} names a file that cannot be read ({bundle.path}: {error.strerror or type(error).__name__})"
-    return wrong(ABOUT, what, _set(ca_file) + hint)
-
-
-def passes_by() -> Finding:
-    """What answers has a certificate that everybody believes: the proxy only lends the wire."""
-    return wrong(
-        ABOUT,
-        "the proxy lets connections to the backend pass unread: nothing can be swapped, and no probe is sent",
-        "take chatgpt.com out of mitmproxy's ignore_hosts (or into its allow_hosts), and restart it",
-    )
-
-
-def no_tunnel(error: Exception) -> Finding:
-    return wrong(
-        ABOUT,
-        f"the proxy opens no way to the backend: {error or type(error).__name__}",
-        "the proxy's log says why; mostly it cannot reach the backend itself",
-    )
-
-
-def unlooked() -> Finding:
-    return note(ABOUT, "not looked at: there is no proxy to shake hands with")
-
-
-def _set(ca_file: Path | None) -> str:
-    where = str(ca_file) if ca_file is not None else f"PATH of the proxy's {CERTIFICATE}"
-    return f"export CODEX_CA_CERTIFICATE={where}"

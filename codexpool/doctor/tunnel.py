@@ -1,4 +1,4 @@
-"""A connection to the backend through the proxy, and only ever through it: for handshakes and probes."""
+"""Connects to the backend's host through the proxy, for handshakes and probes; never directly."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Final, NamedTuple
 from codexpool.protocol.endpoints import HOST
 
 SECONDS: Final = 15.0
-"""For each step of a connection: an identity may have to be found first."""
+"""For each step of a connection; the proxy may wait for an identity first."""
 
 LONGEST: Final = 65_536
-"""Bytes of an answer that are read."""
+"""Bytes read of an answer."""
 
 
 class UntrustedError(Exception):
-    """What answers for the backend is not believed."""
+    """The certificate presented for the backend is not trusted."""
 
 
 class NoTunnelError(Exception):
-    """The proxy makes no tunnel, or what is behind it is no TLS."""
+    """The proxy does not open a tunnel, or its other end does not speak TLS."""
 
 
 class Answer(NamedTuple):
-    """An answer: names of headers in lower case."""
+    """An answer; the names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """CONNECT to the backend at a proxy. ``user`` and ``password`` are what its proxyauth asks for."""
+    """A proxy to send CONNECT to; ``user`` and ``password`` are for mitmproxy's proxyauth."""
 
     host: str
     port: int
@@ -45,7 +45,7 @@ class Tunnel:
     password: str = field(default="", repr=False)
 
     def handshake(self, context: ssl.SSLContext) -> None:
-        """Shake hands and hang up. Raises UntrustedError, NoTunnelError and OSError."""
+        """Make a TLS handshake, and close. Raises UntrustedError, NoTunnelError and OSError."""
         with contextlib.closing(self._connected(context)):
             pass
 
@@ -69,7 +69,7 @@ class Tunnel:
             raise UntrustedError(error.verify_message) from None
         except ssl.SSLError as error:
             connection.close()
-            raise NoTunnelError(f"no TLS ({error.reason or type(error).__name__})") from None
+            raise NoTunnelError(f"no TLS at the other end ({error.reason or type(error).__name__})") from None
         except OSError:
             connection.close()
             raise

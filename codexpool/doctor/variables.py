@@ -1,4 +1,4 @@
-"""The client's variables and settings: do they lead it to the proxy, as itself, and to the backend. Pure."""
+"""Checks the client's variables and settings: whether they lead to the proxy, and to the backend through it."""
 
 from __future__ import annotations
 
@@ -8,148 +8,113 @@ from urllib.parse import urlsplit
 
 from codexpool.common.addresses import is_loopback
 from codexpool.credentials.pat import PREFIX
-from codexpool.doctor.bypass import NO, bypasses, proxy_variable
-from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment
-from codexpool.doctor.findings import Finding, note, ok, token_in_words, wrong
+from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment, bypasses
+from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.protocol.endpoints import AUTHAPI, HOST
 from codexpool.redaction import redact_text
+from codexpool.tokens.bearer import fingerprint
+from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "client"
 
 AUTH_HOST: Final = urlsplit(AUTHAPI).hostname or ""
 
 BUILT_IN: Final = "openai"
-"""The provider of Codex that speaks to ChatGPT."""
+"""Codex's model provider for ChatGPT."""
+
+KINDS: Final = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token", "eyJ": "a JWT", "sk-": "an API key"}
+"""Kinds of tokens by how they begin; a member key also begins as a personal access token does."""
 
 Place = tuple[str, int]
 """Host and port."""
 
 
 def findings(client: ClientEnvironment, here: Place, listens: Sequence[Place] = ()) -> Iterator[Finding]:
-    """All of them. ``here`` is where the proxy was asked, ``listens`` where else it says that it listens."""
-    yield from of_proxy(client, here, listens)
+    """Check everything. ``here`` is where the proxy was asked, ``listens`` the addresses it reports."""
+    yield of_proxy(client, here, listens)
     yield from of_bypass(client)
     yield from of_credentials(client)
     yield from of_the_rest(client)
     yield from of_config(client)
 
 
-def of_proxy(client: ClientEnvironment, here: Place, listens: Sequence[Place]) -> Iterator[Finding]:
-    """Does the client take this proxy."""
-    name, value = proxy_variable(client)
-    wanted = f"HTTPS_PROXY=http://{_shown(here)}"
+def of_proxy(client: ClientEnvironment, here: Place, listens: Sequence[Place]) -> Finding:
+    """Check whether the client uses this proxy."""
+    name, value = client.proxy_variable()
+    wanted = f"export HTTPS_PROXY=http://{_shown(here)}"
     if not name:
-        yield wrong(
-            ABOUT,
-            "no HTTPS_PROXY: a client started from here speaks to the backend directly",
-            f'export {wanted}, or: eval "$(codexpool env)"',
-        )
-        return
+        text = "HTTPS_PROXY is not set: a client started from here connects to the backend directly"
+        return wrong(ABOUT, text, f'{wanted}, or: eval "$(codexpool env)"')
     place = place_of(value)
     if place is None:
-        yield wrong(ABOUT, f"{client.where(name)} names no http:// proxy", f"export {wanted}")
-    elif any(_is_same(place, other) for other in (here, *listens)):
-        yield ok(ABOUT, f"{client.where(name)} leads to this proxy ({_shown(place)})")
-    else:
-        yield wrong(
-            ABOUT,
-            f"{client.where(name)} leads to {_shown(place)}, and the proxy looked at here is {_shown(here)}",
-            f"export {wanted}; or look at the other one: codexpool doctor --proxy http://{_shown(place)}",
-        )
+        return wrong(ABOUT, f"{client.where(name)} is not the URL of an HTTP proxy", wanted)
+    if any(_is_same(place, other) for other in (here, *listens)):
+        return ok(ABOUT, f"{client.where(name)} leads to this proxy ({_shown(place)})")
+    text = f"{client.where(name)} leads to {_shown(place)}, but the proxy checked here is {_shown(here)}"
+    return wrong(ABOUT, text, f"{wanted}; or check the other one: codexpool doctor --proxy http://{_shown(place)}")
 
 
 def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
-    """Does ``NO_PROXY`` let a host slip by."""
-    name, value = client.first(*NO)
-    by_host = {host: bypasses(value, host) for host in (HOST, AUTH_HOST)}
-    for host, entry in by_host.items():
-        if entry:
-            what = "nothing is swapped" if host == HOST else "the proxy cannot answer for a member key"
-            yield wrong(
-                ABOUT,
-                f'{client.where(name)} has "{redact_text(entry)}", which leads {host} past the proxy: {what}',
-                "take that entry out",
-            )
-    if value and not any(by_host.values()):
-        yield ok(ABOUT, f"{client.where(name)} lets neither {HOST} nor {AUTH_HOST} slip by")
+    """Check whether ``NO_PROXY`` sends a host past the proxy."""
+    name, value = client.first("NO_PROXY", "no_proxy")
+    entries = {host: entry for host in (HOST, AUTH_HOST) if (entry := bypasses(value, host))}
+    for host, entry in entries.items():
+        effect = "nothing is swapped" if host == HOST else "member keys cannot be verified"
+        text = f'{client.where(name)} has "{redact_text(entry)}", so {host} bypasses the proxy: {effect}'
+        yield wrong(ABOUT, text, "remove that entry")
+    if value and not entries:
+        yield ok(ABOUT, f"{client.where(name)} excludes neither {HOST} nor {AUTH_HOST}")
 
 
 def of_credentials(client: ClientEnvironment) -> Iterator[Finding]:
-    """Whom the client speaks as."""
+    """Check which credential the client uses."""
     if client.variables.get("CODEX_API_KEY", "").strip():
-        yield wrong(
-            ABOUT,
-            "CODEX_API_KEY is set: codex exec then speaks to api.openai.com, which the pool never serves",
-            "unset CODEX_API_KEY",
-        )
+        text = "CODEX_API_KEY is set: codex exec then uses api.openai.com, which the pool does not serve"
+        yield wrong(ABOUT, text, "unset CODEX_API_KEY")
     token = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
     if not token:
         return
+    kind = next((kind for prefix, kind in KINDS.items() if token.startswith(prefix)), "a token of no known kind")
+    text = f"CODEX_ACCESS_TOKEN is {kind}, sha256:{fingerprint(token)}"
     if token.startswith(PREFIX):
-        yield ok(ABOUT, f"CODEX_ACCESS_TOKEN is {token_in_words(token)}; the probe sends it")
+        yield ok(ABOUT, f"{text}; the probe sends it")
     else:
-        yield wrong(
-            ABOUT,
-            f"CODEX_ACCESS_TOKEN is {token_in_words(token)}: what does not begin with {PREFIX} the client takes for "
-            "an agent identity, and fails",
-            "set it to a member key or a personal access token, or unset it",
-        )
+        text += f": the client takes a token that does not begin with {PREFIX} for an agent identity, and fails"
+        yield wrong(ABOUT, text, "set it to a member key or a personal access token, or unset it")
 
 
 def of_the_rest(client: ClientEnvironment) -> Iterator[Finding]:
-    """What else changes where it speaks to."""
+    """Check other variables that change where the client connects."""
     if client.variables.get("CODEX_SANDBOX") == "seatbelt":
-        yield wrong(
-            ABOUT,
-            "CODEX_SANDBOX=seatbelt: the client then takes no proxy at all",
-            "start it from a shell of your own, not from within a sandbox of Codex",
-        )
-    if "REQUEST_METHOD" in client.variables:
-        yield wrong(
-            ABOUT,
-            "REQUEST_METHOD is set: the client takes itself for a CGI program, and reads no proxy variable",
-            "unset REQUEST_METHOD",
-        )
+        text = "CODEX_SANDBOX=seatbelt is set: the client then uses no proxy"
+        yield wrong(ABOUT, text, "start it from your own shell, not from within a Codex sandbox")
     base = client.variables.get("CODEX_AUTHAPI_BASE_URL", "").strip()
     if base and _host(base) != AUTH_HOST:
-        yield wrong(
-            ABOUT,
-            f"CODEX_AUTHAPI_BASE_URL leads whoami to {redact_text(_host(base)) or 'no host'}",
-            f"unset it: whoami belongs to {AUTH_HOST}, where the proxy answers for member keys",
-        )
+        text = f"CODEX_AUTHAPI_BASE_URL sends whoami to {redact_text(_host(base)) or 'no host'}"
+        yield wrong(ABOUT, text, f"unset it: the proxy answers whoami for member keys at {AUTH_HOST}")
     for name in sorted(client.ignored):
-        yield note(
-            ABOUT,
-            f"{name} in {client.home / DOTENV} is ignored by the client, as all that begins with CODEX_",
-            "SSL_CERT_FILE does the same there" if name == "CODEX_CA_CERTIFICATE" else "set it in the environment",
-        )
+        remedy = "use SSL_CERT_FILE there" if name == "CODEX_CA_CERTIFICATE" else "set it in the environment"
+        yield note(ABOUT, f"the client ignores {name} in {client.home / DOTENV}, like all names with CODEX_", remedy)
 
 
 def of_config(client: ClientEnvironment) -> Iterator[Finding]:
-    """What ``config.toml`` says that leads elsewhere."""
+    """Check the settings in ``config.toml`` that change where the client connects."""
     path = client.home / CONFIG
     if client.broken:
-        yield wrong(
-            ABOUT, f"{path} is not TOML: {redact_text(client.broken)}", "correct it; the client does not start"
-        )
+        yield wrong(ABOUT, f"{path} is not TOML: {redact_text(client.broken)}", "fix it: the client does not start")
         return
     for key in ("chatgpt_base_url", "openai_base_url"):
         base = client.config.get(key)
         if isinstance(base, str) and base.strip() and _host(base) != HOST:
-            yield wrong(
-                ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"take {key} out of it"
-            )
+            yield wrong(ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"remove {key}")
     provider = client.config.get("model_provider", BUILT_IN)
     if provider != BUILT_IN and not _leads_to_the_backend(client.config, provider):
-        yield wrong(
-            ABOUT,
-            f'model_provider in {path} is "{redact_text(str(provider))}", which does not speak to {HOST}',
-            f'take it out, or start the client with -c model_provider="{BUILT_IN}"',
-        )
+        text = f'model_provider in {path} is "{redact_text(str(provider))}", which does not use {HOST}'
+        yield wrong(ABOUT, text, f'remove it, or start the client with -c model_provider="{BUILT_IN}"')
 
 
 def place_of(proxy: str) -> Place | None:
-    """Host and port of a proxy as the client reads them; None for what is no HTTP proxy."""
+    """Return host and port of a proxy as the client reads them; None if it is not an HTTP proxy."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,4 +1,4 @@
-"""`codexpool doctor`: asks a proxy and this machine, and says what is wrong and what mends it."""
+"""`codexpool doctor`: checks a proxy and this machine, and says what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
         yield Machine(tmp_path, fake)
 
 
-def test_where_all_is_well_each_area_says_so_in_the_order_of_a_readers_way(machine: Machine) -> None:
+def test_all_areas_are_checked_in_order(machine: Machine) -> None:
     found = machine.findings()
 
     areas = ["pool", "proxy", "identities", "probe", "client", "trust", "version", "files", "clock", "logins"]
@@ -91,7 +91,7 @@ def test_where_all_is_well_each_area_says_so_in_the_order_of_a_readers_way(machi
     assert {finding["level"] for findings in found.values() for finding in findings} == {"ok"}
 
 
-def test_the_probe_goes_through_the_proxy_over_http_and_as_a_websocket(machine: Machine) -> None:
+def test_the_probe_is_sent_over_http_and_as_a_websocket(machine: Machine) -> None:
     found = machine.findings()["probe"]
 
     assert [finding["text"].split(":")[0] for finding in found] == ["over HTTP", "as a WebSocket"]
@@ -99,7 +99,7 @@ def test_the_probe_goes_through_the_proxy_over_http_and_as_a_websocket(machine: 
     assert {headers["authorization"] for headers in machine.fake.probes} == {f"Bearer {KEY}"}
 
 
-def test_no_probe_is_sent_to_a_proxy_that_has_not_said_it_knows_it(machine: Machine) -> None:
+def test_no_probe_is_sent_to_a_proxy_that_does_not_know_it(machine: Machine) -> None:
     machine.tells()
 
     found = machine.findings(code=1)
@@ -108,20 +108,20 @@ def test_no_probe_is_sent_to_a_proxy_that_has_not_said_it_knows_it(machine: Mach
     assert machine.fake.probes == []
 
 
-def test_no_probe_is_sent_where_the_proxy_is_not_known_by_its_certificate(machine: Machine) -> None:
+def test_no_probe_is_sent_without_a_known_certificate(machine: Machine) -> None:
     found = machine.findings(code=1, CODEX_CA_CERTIFICATE=None)
 
     assert [finding["level"] for finding in (*found["probe"], *found["trust"])] == ["note", "wrong"]
     assert machine.fake.probes == []
 
 
-def test_a_probe_that_goes_past_is_wrong(machine: Machine) -> None:
+def test_a_probe_that_bypasses_the_proxy_is_wrong(machine: Machine) -> None:
     machine.fake.answers_probes = False
 
     assert {finding["level"] for finding in machine.findings(code=1)["probe"]} == {"wrong"}
 
 
-def test_a_key_that_is_refused_is_said_with_the_proxys_reason(machine: Machine) -> None:
+def test_a_refused_key_has_the_proxys_reason(machine: Machine) -> None:
     machine.fake.refusal = (401, {"error": {"code": "codexpool_not_a_member", "message": "codexpool: revoked"}})
 
     found = machine.findings(code=1)["probe"]
@@ -129,7 +129,7 @@ def test_a_key_that_is_refused_is_said_with_the_proxys_reason(machine: Machine) 
     assert "refused: 401 revoked" in found[0]["text"]
 
 
-def test_what_a_proxy_elsewhere_does_not_tell_is_a_note_and_the_probe_goes_by_its_health(machine: Machine) -> None:
+def test_a_remote_proxy_is_probed_by_its_health(machine: Machine) -> None:
     machine.fake.documents["/api/status"] = (403, {"error": {"message": "this page is for the machine"}})
     assert machine.findings()["proxy"][0]["level"] == "note"
     assert machine.fake.probes == []
@@ -138,7 +138,7 @@ def test_what_a_proxy_elsewhere_does_not_tell_is_a_note_and_the_probe_goes_by_it
     assert [finding["level"] for finding in machine.findings()["probe"]] == ["ok", "ok"]
 
 
-def test_without_a_proxy_the_rest_is_looked_at_all_the_same(machine: Machine) -> None:
+def test_without_a_proxy_the_rest_is_checked(machine: Machine) -> None:
     machine.fake.stop()
 
     found = machine.findings(code=1)
@@ -148,19 +148,19 @@ def test_without_a_proxy_the_rest_is_looked_at_all_the_same(machine: Machine) ->
     assert machine.fake.probes == []
 
 
-def test_where_no_proxy_runs_on_this_machine_the_one_of_the_client_is_asked(machine: Machine) -> None:
+def test_without_a_local_proxy_the_clients_is_checked(machine: Machine) -> None:
     result = CliRunner().invoke(doctor, ["--json"], env=machine.environ)
 
     assert result.exit_code == 0, result.output
     assert len(machine.fake.probes) == 2
 
 
-def test_one_line_has_a_finding_and_its_remedy(machine: Machine) -> None:
+def test_a_line_has_a_finding_and_its_remedy(machine: Machine) -> None:
     text = machine.run(code=1, NO_PROXY="chatgpt.com").stdout
 
     line = next(line for line in text.splitlines() if "NO_PROXY" in line)
     assert line.startswith("wrong  client")
-    assert line.endswith("-> take that entry out")
+    assert line.endswith("-> remove that entry")
     assert text.splitlines()[-1] == "1 thing is wrong."
 
 
@@ -168,10 +168,10 @@ def test_narrow_terminals_have_the_remedy_below(machine: Machine) -> None:
     text = machine.run(code=1, NO_PROXY="chatgpt.com", COLUMNS="60").stdout
 
     assert max(map(len, text.splitlines()[:-1])) <= 60
-    assert any(line.lstrip().startswith(("→ take", "-> take")) for line in text.splitlines())
+    assert any(line.lstrip().startswith(("→ remove", "-> remove")) for line in text.splitlines())
 
 
-def test_hostile_words_of_a_proxy_do_nothing_to_the_terminal(machine: Machine) -> None:
+def test_control_characters_of_a_proxy_are_escaped(machine: Machine) -> None:
     machine.tells(probe=1, closed="\x1b[31mred\x07 at-test-fedcba9876543210\nnext")
 
     text = machine.run(code=1).stdout
@@ -180,7 +180,7 @@ def test_hostile_words_of_a_proxy_do_nothing_to_the_terminal(machine: Machine) -
     assert "fedcba9876543210" not in text
 
 
-def test_routes_prints_the_table_and_looks_at_nothing(machine: Machine) -> None:
+def test_routes_prints_the_table_and_checks_nothing(machine: Machine) -> None:
     text = machine.run("--routes").stdout
     rows = json.loads(machine.run("--routes", "--json").stdout)["routes"]
 
@@ -196,14 +196,12 @@ def test_wrong_usage_is_2(machine: Machine, arguments: tuple[str, ...]) -> None:
     machine.run(*arguments, code=2)
 
 
-def test_ctrl_c_ends_it_without_a_word_and_without_the_client_that_it_was_asking(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_it_and_the_client_it_runs(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "codex").write_text(f"#!/bin/sh\necho $$ > {tmp_path / 'pid'}\nexec sleep 60\n")
     environ: dict[str, Any] = {name: value for name, value in machine.environ.items() if value is not None}
 
     with terminals.Terminal(tmp_path, "doctor", "--proxy", machine.fake.url, **environ) as terminal:
-        terminal.shows("looking at the client's version")
+        terminal.shows("checking the client's version")
         until((tmp_path / "pid").is_file, 20, "the client to run")
         terminal.press("\x03")
         code = terminal.wait()

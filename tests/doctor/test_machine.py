@@ -1,4 +1,4 @@
-"""What is found of the machine: versions, modes of files, clocks, logins and pool.toml."""
+"""What is found on the machine: versions, modes of files, clocks, logins and pool.toml."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def levels(findings: Any) -> list[Level]:
         ("", None),
     ],
 )
-def test_a_version_is_found_in_what_the_client_says(text: str, version: versions.Version | None) -> None:
+def test_the_version_is_parsed(text: str, version: versions.Version | None) -> None:
     assert versions.version_of(text) == version
 
 
@@ -64,7 +64,7 @@ def program(folder: Path, says: str, helps: str = "--with-access-token") -> Path
         ("nothing", "", Level.NOTE),
     ],
 )
-def test_the_client_is_asked_what_it_is(tmp_path: Path, says: str, helps: str, expected: Level) -> None:
+def test_the_client_is_run_for_its_version(tmp_path: Path, says: str, helps: str, expected: Level) -> None:
     found = versions.findings(program(tmp_path, says, helps), "at-test-0123456789abcdef")
 
     assert levels(found) == [expected]
@@ -94,14 +94,14 @@ FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
         (FOLDER | 0o770, Level.WRONG, "chmod 700 '/a b'"),
     ],
 )
-def test_what_is_too_open_comes_with_the_command_that_closes_it(mode: int, level: Level | None, remedy: str) -> None:
+def test_a_mode_that_is_too_open_has_its_chmod(mode: int, level: Level | None, remedy: str) -> None:
     finding = judged(Kept(Path("/a b"), "the state"), mode)
 
     assert (finding and finding.level, finding.remedy if finding else "") == (level, remedy)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_what_is_not_there_is_not_spoken_of(tmp_path: Path) -> None:
+def test_missing_files_have_no_finding(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / KEY).touch(0o600)
 
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_not_spoken_of(tmp_path: Path) -> None:
     assert levels(files.findings(files.of_confdir(tmp_path / "none"))) == []
 
 
-def test_a_folder_that_somebody_has_named_for_the_state_is_left_alone() -> None:
+def test_the_folder_of_a_named_state_is_left_alone() -> None:
     database = Path("/tmp/state.sqlite3")
 
     assert [kept.path for kept in files.of_state(database, is_named=True)] == [database]
@@ -139,7 +139,7 @@ def test_clocks_may_be_a_minute_apart(at: float, clock: Any, expected: list[Leve
     assert levels(findings) == expected
 
 
-def test_which_clock_is_ahead_is_said() -> None:
+def test_it_says_which_clock_is_ahead() -> None:
     ahead, behind = ({"at": NOW, "clock": {"offset": seconds}} for seconds in (300.0, -300.0))
 
     assert "5 min ahead of the backend's" in next(clocks.findings(ahead, NOW, NOW)).text
@@ -158,11 +158,11 @@ def test_which_clock_is_ahead_is_said() -> None:
         ("", None),
     ],
 )
-def test_the_offset_is_what_the_time_on_the_way_does_not_explain(date: str, expected: float | None) -> None:
+def test_the_offset_allows_for_the_time_of_the_request(date: str, expected: float | None) -> None:
     assert offset(date, NOW, NOW + 2) == expected
 
 
-async def test_whoami_tells_the_time(tmp_path: Path) -> None:
+async def test_whoami_sets_the_clock(tmp_path: Path) -> None:
     clock = Clock()
     with running(tmp_path) as backend:
         backend.shift = -600
@@ -189,7 +189,7 @@ PAT = "at-test-0123456789abcdef"
 ONE = f'[[identity]]\nname = "work"\ntoken = "{PAT}"\n'
 
 
-def test_a_pool_that_holds_is_ok_and_one_that_does_not_says_where(tmp_path: Path) -> None:
+def test_an_invalid_pool_says_where(tmp_path: Path) -> None:
     config, problems = configuration.read(pool(tmp_path, ONE))
     assert config is not None
     assert problems == []
@@ -202,7 +202,7 @@ def test_a_pool_that_holds_is_ok_and_one_that_does_not_says_where(tmp_path: Path
     assert PAT not in str(problems)
 
 
-def test_a_variable_that_only_the_proxy_has_is_not_wrong(tmp_path: Path) -> None:
+def test_a_variable_that_only_the_proxy_has_is_a_note(tmp_path: Path) -> None:
     text = '[[identity]]\nname = "work"\ntoken = { env = "CODEXPOOL_TEST_TOKEN" }\n'
     config, _ = configuration.read(pool(tmp_path, text))
     assert config is not None
@@ -219,7 +219,7 @@ def test_a_variable_that_only_the_proxy_has_is_not_wrong(tmp_path: Path) -> None
         ({"CODEX_ACCESS_TOKEN": PAT}, "", Level.NOTE),
     ],
 )
-def test_a_client_with_a_token_of_the_pool_is_told(
+def test_a_client_with_a_token_of_the_pool_is_a_note(
     tmp_path: Path, environ: dict[str, str], auth_json: str, expected: Level
 ) -> None:
     config, _ = configuration.read(pool(tmp_path, ONE))

@@ -1,4 +1,4 @@
-"""What the answer to a probe says of the way to it."""
+"""What the answer to a probe shows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PROBE = Probe(NUMBER, "http", "at-test-0123456789abcdef")
         (answer(error("codexpool_too_many_refusals", ""), 429), Level.NOTE, "has to wait"),
         (answer(error("usage_limit_reached", "ann has had 500 turns"), 429), Level.NOTE, "500 turns"),
         (answer(error("codexpool_failed_closed", "codexpool: broken"), 503), Level.WRONG, "503 broken"),
-        (answer(error("codexpool_unservable", "nobody"), 426), Level.WRONG, "nobody serves it"),
+        (answer(error("codexpool_unservable", "nobody"), 426), Level.WRONG, "cannot be served"),
         (answer(b"work needs a login", 400), Level.WRONG, "work needs a login"),
     ],
 )
@@ -67,7 +67,7 @@ def test_each_answer_has_its_finding(given: Answer, level: Level, words: str) ->
     assert finding.level is not Level.WRONG or finding.remedy
 
 
-def test_a_refused_member_key_and_none_at_all_have_different_remedies() -> None:
+def test_a_refused_key_and_no_key_have_different_remedies() -> None:
     refusal = answer(error("codexpool_not_a_member", "codexpool: unknown"), 401)
 
     assert "new key" in judged(refusal, PROBE._replace(token=KEY)).remedy
@@ -85,9 +85,7 @@ def test_a_refused_member_key_and_none_at_all_have_different_remedies() -> None:
         ({}, "", ""),
     ],
 )
-def test_the_probe_has_the_token_that_the_client_would_send(
-    environ: dict[str, str], auth_json: str, token: str
-) -> None:
+def test_the_probe_has_the_token_of_the_client(environ: dict[str, str], auth_json: str, token: str) -> None:
     assert token_of(client(environ), auth_json) == token
 
 

@@ -1,4 +1,4 @@
-"""Does the client believe the proxy: handshakes through one."""
+"""Whether the client trusts the proxy: handshakes through one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def finding(trusted: Trusted) -> Finding:
 
 
 @pytest.mark.parametrize("name", ["CODEX_CA_CERTIFICATE", "SSL_CERT_FILE"])
-def test_either_variable_has_the_client_believe_the_proxy(fake: FakeProxy, name: str) -> None:
+def test_either_variable_makes_the_client_trust_the_proxy(fake: FakeProxy, name: str) -> None:
     trusted = looked(fake, {name: str(fake.authority.ca_file)})
 
     assert finding(trusted).level is Level.OK
@@ -57,9 +57,7 @@ def test_codex_ca_certificate_comes_first_unless_it_is_empty(fake: FakeProxy) ->
         (__file__, "no certificate in PEM form"),
     ],
 )
-def test_a_file_of_no_use_is_wrong_and_the_probe_goes_by_the_proxys_own(
-    fake: FakeProxy, path: str, words: str
-) -> None:
+def test_an_unusable_file_is_wrong_and_a_probe_is_possible(fake: FakeProxy, path: str, words: str) -> None:
     trusted = looked(fake, {"CODEX_CA_CERTIFICATE": path}, fake.authority.ca_file)
 
     assert finding(trusted).level is Level.WRONG
@@ -68,17 +66,15 @@ def test_a_file_of_no_use_is_wrong_and_the_probe_goes_by_the_proxys_own(
     assert trusted.context is not None
 
 
-def test_without_a_variable_there_is_nobody_to_send_a_probe_to(fake: FakeProxy) -> None:
+def test_without_a_variable_no_probe_is_possible(fake: FakeProxy) -> None:
     trusted = looked(fake, {})
 
     assert finding(trusted).level is Level.WRONG
     assert trusted.context is None
 
 
-def test_a_tunnel_that_ends_at_somebody_whom_all_believe_is_no_way_for_a_probe(
-    fake: FakeProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As if what answers were the backend itself: mitmproxy's ignore_hosts only lends it the wire.
+def test_a_public_certificate_allows_no_probe(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the backend itself answered: with ignore_hosts, mitmproxy relays its connections unread.
     monkeypatch.setattr(certifi, "where", lambda: str(fake.authority.ca_file))
 
     trusted = looked(fake, {})
@@ -88,7 +84,7 @@ def test_a_tunnel_that_ends_at_somebody_whom_all_believe_is_no_way_for_a_probe(
     assert trusted.context is None
 
 
-def test_a_proxy_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_a_proxy_that_is_gone_is_wrong(tmp_path: Path) -> None:
     with running(tmp_path) as fake:
         port = fake.port
     trusted = looked_at(client(), Tunnel("127.0.0.1", port), None)

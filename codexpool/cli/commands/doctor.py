@@ -1,10 +1,11 @@
-"""`codexpool doctor`: what is wrong between a client and the pool, and what mends it."""
+"""`codexpool doctor`: what is wrong between a client and the pool, and how to fix it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,13 +21,12 @@ from codexpool.protocol.hosts import OTHERS
 from codexpool.protocol.routes import ROUTES
 
 if TYPE_CHECKING:
-    from rich.status import Status
     from rich.text import Text
 
 STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
 
 AREA: Final = 10
-"""Columns of the longest name of an area."""
+"""Columns for the name of an area."""
 
 
 @click.command()
@@ -36,9 +36,9 @@ AREA: Final = 10
     "program",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="The Codex client; else CODEXPOOL_CODEX says it, else it is the codex on the PATH.",
+    help="The Codex client. Default: $CODEXPOOL_CODEX, then the codex on the PATH.",
 )
-@click.option("--routes", "only_routes", is_flag=True, help="Print which paths are swapped, and look at nothing.")
+@click.option("--routes", "only_routes", is_flag=True, help="Print which paths are swapped, and check nothing.")
 @json_option
 @click.pass_context
 def doctor(
@@ -46,9 +46,9 @@ def doctor(
 ) -> None:
     """Find out what is wrong between a client started from this shell and the pool.
 
-    Looks at pool.toml, the running proxy, the variables and files that a client reads, its version, the modes of
-    files, and the clock. A probe goes the way of a client's request, over HTTP and as a WebSocket; the proxy answers
-    it itself, nothing of it reaches the backend. No secret is shown.
+    Checks pool.toml, the running proxy, the variables and files that a client reads, its version, the modes of
+    files, and the clock. Sends a probe along the path of a client's request, over HTTP and as a WebSocket, which the
+    proxy answers itself: nothing reaches the backend. No secret is shown.
 
     The exit code is 1 if something is wrong; notes do not count.
     """
@@ -60,42 +60,37 @@ def doctor(
     client = environment.client_environment(os.environ)
     named = versions.program_of(program, os.environ)
     if program is not None and named is None:
-        raise click.UsageError(f"--client: {program} is no program")
+        raise click.UsageError(f"--client: {program} is not a program")
     try:
         with Signals(), quiet_end():
-            # Proxies and pool.toml take their time to be imported; --help and --routes need none of it.
+            # Slow to import, and not needed for --help and --routes.
             from codexpool.cli.examination import Examination
 
-            found = _shown(out, Examination(client, named, proxy_url).areas(), as_json)
+            found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
     except InterruptedBySignal as end:
         raise SystemExit(128 + end.number) from None
     context.exit(1 if count(found, Level.WRONG) else 0)
 
 
-def _shown(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json: bool) -> list[Finding]:
-    """Look at one area after the other, and show what is found as it is found; all of it."""
+def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json: bool) -> list[Finding]:
+    """Check all areas, and print what is found in each."""
     found: list[Finding] = []
-    progress = _Progress()
-    try:
-        for area, findings in areas:
-            progress.looks_at(area)
-            for finding in findings:
-                found.append(finding.safe())
-                if not as_json:
-                    progress.rests()
-                    _print(out, found[-1])
-                    progress.looks_at(area)
-    finally:
-        progress.rests()
+    terminal = console(stderr=True)
+    for area, findings in areas:
+        with terminal.status(f"checking {area}") if terminal.is_terminal else contextlib.nullcontext():
+            new = [finding.safe() for finding in findings]
+        found += new
+        for finding in new if not as_json else ():
+            _print(out, finding)
     if as_json:
         out.line(json.dumps(document(found), indent=2))
     else:
-        out.lines(_verdict(found))
+        out.lines(_summary(found))
     return found
 
 
 def _print(out: Output, finding: Finding) -> None:
-    """One finding: a line of a file, or a paragraph with its remedy below on a terminal."""
+    """Print a finding: on one line in a file, otherwise wrapped, with its remedy below."""
     from rich.table import Table
     from rich.text import Text
 
@@ -114,41 +109,18 @@ def _print(out: Output, finding: Finding) -> None:
     out.show(grid)
 
 
-def _verdict(found: Iterable[Finding]) -> Text:
+def _summary(found: Sequence[Finding]) -> Text:
     from rich.text import Text
 
-    found = list(found)
-    bad, notes = count(found, Level.WRONG), count(found, Level.NOTE)
-    said = f"; {notes} {'note' if notes == 1 else 'notes'}" if notes else ""
-    if not bad:
-        return Text(f"Nothing is wrong{said}.", "bold green")
-    return Text(f"{bad} {'thing is' if bad == 1 else 'things are'} wrong{said}.", "bold red")
-
-
-class _Progress:
-    """What is being looked at, on standard error, if that is a terminal. It is away while something is printed."""
-
-    def __init__(self) -> None:
-        self._console = console(stderr=True)
-        self._status: Status | None = None
-
-    def looks_at(self, area: str) -> None:
-        if not self._console.is_terminal:
-            return
-        if self._status is not None:
-            self._status.update(f"looking at {area}")
-            return
-        self._status = self._console.status(f"looking at {area}")
-        self._status.start()
-
-    def rests(self) -> None:
-        status, self._status = self._status, None
-        if status is not None:
-            status.stop()
+    wrong, notes = count(found, Level.WRONG), count(found, Level.NOTE)
+    more = f"; {notes} {'note' if notes == 1 else 'notes'}" if notes else ""
+    if not wrong:
+        return Text(f"Nothing is wrong{more}.", "bold green")
+    return Text(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong{more}.", "bold red")
 
 
 def _print_routes(out: Output, as_json: bool) -> None:
-    """The table of paths, in the words of `codexpool.protocol.routes`."""
+    """Print the table of `codexpool.protocol.routes`."""
     if as_json:
         rows = [{**route._asdict(), "policy": route.policy.value} for route in ROUTES]
         others = [{"hosts": hosts, "policy": policy} for hosts, policy in OTHERS]

@@ -1,4 +1,4 @@
-"""What is found of the proxy that runs, by its own word."""
+"""What the status document of a proxy shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codexpool.doctor import standing
+from codexpool.doctor import proxy_status
 from codexpool.doctor.findings import Finding, Level
 from tests.cli.fakeproxy import DEAD, NOW, identity, status
 
@@ -17,7 +17,7 @@ GOOD: dict[str, Any] = {"identities": [identity()]}
 
 
 def findings(**changes: Any) -> list[Finding]:
-    return list(standing.findings(status(**{**GOOD, **changes}), "127.0.0.1:8080", POOL))
+    return list(proxy_status.findings(status(**{**GOOD, **changes}), "127.0.0.1:8080", POOL))
 
 
 def trouble(**changes: Any) -> list[tuple[Level, str]]:
@@ -34,22 +34,22 @@ def test_a_proxy_that_serves_is_ok() -> None:
         ({"access": "members"}, [{"name": "ann"}, {"name": "bob"}], "serves members (2 of them)"),
         ({"access": "members"}, None, "serves members"),
         ({"access": "anyone"}, [], "serves anyone who reaches it"),
-        ({}, None, "does not say whom it serves"),
+        ({}, None, "does not report whom it serves"),
     ],
 )
-def test_whom_it_serves_is_said(proxy: dict[str, Any], members: Any, words: str) -> None:
+def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, words: str) -> None:
     assert words in findings(proxy=proxy, members=members)[0].text
 
 
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
-        ({"proxy": {"closed": "pool.toml:4: is not TOML"}}, Level.WRONG, "serves nobody: pool.toml:4"),
+        ({"proxy": {"closed": "pool.toml:4: is not TOML"}}, Level.WRONG, "refuses all requests: pool.toml:4"),
         ({"proxy": {"observe": True}}, Level.NOTE, "only observes"),
         ({"proxy": {"version": "0.0.1"}}, Level.NOTE, "is codexpool 0.0.1"),
         ({"proxy": {"pool": "/etc/codexpool/pool.toml"}}, Level.NOTE, "uses /etc/codexpool/pool.toml"),
         ({"breaker": {"open": True, "until": None, "names": ["work"]}}, Level.WRONG, "(work)"),
-        ({"identities": []}, Level.WRONG, "nobody can serve"),
+        ({"identities": []}, Level.WRONG, "no request can be served"),
         ({"identities": [identity(), DEAD]}, Level.WRONG, "spare is needs_replacement (401 token_revoked"),
         ({"identities": [identity(), identity("two", status="paused")]}, Level.NOTE, "two is paused"),
         (
@@ -61,18 +61,18 @@ def test_whom_it_serves_is_said(proxy: dict[str, Any], members: Any, words: str)
         ({"identities": [identity(reminder="its token is expected to expire")]}, Level.NOTE, "expected to expire"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_said(changes: dict[str, Any], level: Level, words: str) -> None:
+def test_each_problem_has_its_finding(changes: dict[str, Any], level: Level, words: str) -> None:
     (found,) = trouble(**changes)
 
     assert found[0] is level
     assert words in found[1]
 
 
-def test_an_identity_that_needs_a_person_says_what() -> None:
+def test_an_identity_has_its_remedy() -> None:
     found = findings(identities=[identity(), DEAD])
 
     assert found[-1].remedy == DEAD["needs"]
 
 
-def test_identities_are_not_spoken_of_where_nothing_is_served() -> None:
+def test_a_closed_proxy_has_no_finding_about_identities() -> None:
     assert [finding.about for finding in findings(proxy={"closed": "no"}, identities=[])] == ["proxy", "proxy"]
