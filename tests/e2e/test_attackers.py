@@ -256,7 +256,8 @@ def hammer(world: World, tries: int) -> int:
 
 
 @pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only, and this takes a while")
-async def test_ten_thousand_tries_leave_nothing_behind_and_a_member_is_served_meanwhile(world: World) -> None:
+async def test_ten_thousand_guesses_leave_nothing_behind(world: World) -> None:
+    """A member is served meanwhile."""
     hammer(world, 500)  # what is needed once is there
     before, lines = memory(world), world.proxy.log.count("\n")
     answered: list[int] = []
@@ -296,7 +297,7 @@ async def test_ten_thousand_tries_leave_nothing_behind_and_a_member_is_served_me
 
 @pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only")
 @needs_addresses
-def test_from_another_address_the_proxy_is_no_proxy_for_strangers(tmp_path: Path) -> None:
+def test_the_proxy_relays_nothing_for_strangers(tmp_path: Path) -> None:
     saw = run_in_namespace("tests.e2e.outside", str(tmp_path), seconds=120)
 
     # access = "anyone" is refused with the reason, and nothing more

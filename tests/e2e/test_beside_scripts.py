@@ -57,7 +57,7 @@ def test_what_nobody_has_judged_reaches_neither_client_nor_dump(make: Make, tmp_
     world.nothing_of_the_client_left()
 
 
-def test_a_discovery_that_nobody_has_rewritten_does_not_reach_the_client(make: Make) -> None:
+def test_a_discovery_that_was_not_rewritten_is_withheld(make: Make) -> None:
     world = make(*TOKENS)
     world.proxy.door("raise", "response")
     with world.proxy.client() as client:
@@ -95,7 +95,7 @@ def test_a_member_gets_its_place_back(make: Make, hook: str) -> None:
         served_by(world.turn(client, "s"))
 
 
-def test_a_key_in_a_body_that_nobody_has_looked_into_does_not_leave(make: Make) -> None:
+def test_a_key_in_an_unread_body_does_not_leave(make: Make) -> None:
     world = make(pat("work"), head='[pool]\naccess = "members"\n', tail=member("ann"))
     world.proxy.door("raise", "request")
     with world.proxy.client() as client:

@@ -126,7 +126,7 @@ def world(make: Make) -> World:
     return make(*tokens, head="[pool]\nbreaker = 6\n", tail=member("ann"), arguments=arguments)
 
 
-async def test_all_bombs_and_endless_answers_together_cost_little_memory_and_never_stop_the_loop(
+async def test_bombs_cost_little_memory_and_never_stop_the_loop(
     world: World,
 ) -> None:
     everything = (

@@ -54,7 +54,7 @@ def test_however_a_401_comes_another_identity_serves(world: World, how: str) -> 
 
 
 @pytest.mark.parametrize("how", REFUSALS)
-async def test_however_a_401_to_an_upgrade_comes_another_identity_serves(world: World, how: str) -> None:
+async def test_any_401_to_an_upgrade_moves_to_another_identity(world: World, how: str) -> None:
     refusal = REFUSALS[how]
     fields = {name: getattr(refusal, name) for name in ("status", "body", "cut", "endless", "interim", "trailers")}
     world.standin.plan(Answer(path=RESPONSES, transport="websocket", **fields))
@@ -66,7 +66,7 @@ async def test_however_a_401_to_an_upgrade_comes_another_identity_serves(world: 
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
-def test_a_refusal_that_is_cut_off_before_it_says_why_is_a_lost_connection(world: World, status: int) -> None:
+def test_a_refusal_cut_before_its_reason_is_a_lost_connection(world: World, status: int) -> None:
     body = {"error": {"code": "invalid_encrypted_content", "message": "It cannot be read. " * 9}}
     world.standin.plan(Answer(path=RESPONSES, status=status, body=body, cut="body"))
 
@@ -78,7 +78,7 @@ def test_a_refusal_that_is_cut_off_before_it_says_why_is_a_lost_connection(world
     world.nothing_amiss()
 
 
-def test_a_401_that_comes_before_five_megabytes_were_read_costs_the_client_nothing(world: World) -> None:
+def test_a_401_before_the_body_was_read_costs_nothing(world: World) -> None:
     world.standin.plan(Answer(path=RESPONSES, status=401, body=REVOKED, early=True))
     with world.proxy.client() as client:
         answer = world.turn(client, "early", text="x" * (5 * MIB))
@@ -89,7 +89,7 @@ def test_a_401_that_comes_before_five_megabytes_were_read_costs_the_client_nothi
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 400])
-def test_the_last_answer_that_does_not_end_is_relayed_with_a_line_of_ours(world: World, status: int) -> None:
+def test_a_last_answer_without_an_end_is_relayed_by_its_head(world: World, status: int) -> None:
     world.standin.plan(Answer(path=RESPONSES, status=status, body=bytes(60_000), endless=0.0, times=None))
     with world.proxy.client() as client:
         answer = world.turn(client, f"endless {status}")

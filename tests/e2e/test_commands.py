@@ -73,7 +73,8 @@ def test_a_command_is_run_before_it_serves_and_again_after_a_401(tmp_path: Path)
         assert "corp-token" not in world.proxy.log
 
 
-def test_the_same_token_once_more_after_a_401_moves_the_turn_and_the_identity_rests(tmp_path: Path) -> None:
+def test_a_command_that_repeats_a_refused_token_moves_the_turn(tmp_path: Path) -> None:
+    """The identity rests."""
     with a_command_world(tmp_path, pat("work")) as world:
         assert world.turn_by() == "sso"
         world.standin.kill(FIRST)
@@ -88,7 +89,7 @@ def test_the_same_token_once_more_after_a_401_moves_the_turn_and_the_identity_re
         assert "needs_" not in world.proxy.log
 
 
-def test_a_command_that_fails_moves_the_turn_and_is_run_again_until_it_works(tmp_path: Path) -> None:
+def test_a_failing_command_moves_the_turn_and_is_retried(tmp_path: Path) -> None:
     with a_command_world(tmp_path, pat("work")) as world:
         assert world.turn_by() == "sso"
         world.standin.kill(FIRST)
@@ -107,7 +108,7 @@ def test_a_command_that_fails_moves_the_turn_and_is_run_again_until_it_works(tmp
         assert [seen.status for seen in world.standin.requests(RESPONSES, "sso")[refused:]] == [200]
 
 
-def test_a_command_that_fails_from_the_beginning_is_named_with_what_it_said(tmp_path: Path) -> None:
+def test_a_command_that_fails_at_the_start_is_named(tmp_path: Path) -> None:
     with a_command_world(tmp_path, ready=0) as world:
         world.tell("", code=7)
         world.proxy.stop()
@@ -134,7 +135,7 @@ def test_a_command_that_is_corrected_in_pool_toml_is_run_at_once(tmp_path: Path)
         assert world.turn_by() == "sso"
 
 
-def test_a_command_is_run_in_its_interval_and_its_new_token_is_used(tmp_path: Path) -> None:
+def test_a_command_runs_in_its_interval(tmp_path: Path) -> None:
     with a_command_world(tmp_path, keys=", refresh_interval_ms = 1500") as world:
         assert world.turn_by() == "sso"
         world.tell(SECOND)
@@ -144,7 +145,7 @@ def test_a_command_is_run_in_its_interval_and_its_new_token_is_used(tmp_path: Pa
         assert {seen.status for seen in world.standin.requests(RESPONSES)} == {200}
 
 
-def test_a_failure_in_its_interval_takes_nothing_from_a_token_that_serves(tmp_path: Path) -> None:
+def test_a_failed_interval_keeps_the_current_token(tmp_path: Path) -> None:
     with a_command_world(tmp_path, keys=", refresh_interval_ms = 1000") as world:
         world.tell("", code=1)
         world.proxy.says("ended with exit code 1")

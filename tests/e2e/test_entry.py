@@ -34,9 +34,8 @@ def test_it_works_from_another_folder_by_path(make: Make, tmp_path: Path) -> Non
         assert served_by(world.turn(client)) == "work"
 
 
-def test_it_works_through_a_symlink_and_with_the_package_beside_it_installed_or_not(
-    make: Make, tmp_path: Path
-) -> None:
+def test_the_entry_works_through_a_symlink(make: Make, tmp_path: Path) -> None:
+    """With the package beside it, installed or not."""
     there = tmp_path / "there"
     there.mkdir()
     link = tmp_path / "a-link-of-another-name"
@@ -124,7 +123,7 @@ def test_it_works_under_the_console(make: Make) -> None:
         os.close(terminal)
 
 
-def test_the_entry_that_a_wheel_brings_needs_no_package_on_the_path(make: Make, tmp_path: Path) -> None:
+def test_the_wheels_entry_needs_no_package_on_the_path(make: Make, tmp_path: Path) -> None:
     # given: the layout of an installed wheel, for a mitmproxy of another environment
     package = tmp_path / "elsewhere" / "codexpool"
     shutil.copytree(ROOT / "codexpool", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -139,7 +138,8 @@ def test_the_entry_that_a_wheel_brings_needs_no_package_on_the_path(make: Make, 
         assert served_by(world.turn(client)) == "work"
 
 
-async def test_a_reload_keeps_sessions_breaks_no_stream_and_leaves_nothing_behind(make: Make, tmp_path: Path) -> None:
+async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -> None:
+    """It leaves nothing behind."""
     entry = copied_entry(tmp_path)
     world = make(pat("work"), pat("spare"), script=entry)
     with world.proxy.client() as client:
@@ -198,7 +198,7 @@ async def test_in_regular_mode_an_open_socket_survives_reloads(make: Make, tmp_p
     assert "crashed" not in world.proxy.log
 
 
-async def test_a_request_that_waits_while_the_addon_is_loaded_again_may_ask_again(make: Make, tmp_path: Path) -> None:
+async def test_a_request_waiting_during_a_reload_may_ask_again(make: Make, tmp_path: Path) -> None:
     entry = copied_entry(tmp_path)
     slow = Answer(path=WHOAMI, delay=30, times=2)
     world = make(pat("work"), pat("spare"), script=entry, plan=(slow,), ready=0)
@@ -214,7 +214,7 @@ async def test_a_request_that_waits_while_the_addon_is_loaded_again_may_ask_agai
     assert "Traceback" not in world.proxy.log
 
 
-def test_after_a_reload_that_fails_swap_paths_are_refused_and_own_paths_pass(make: Make, tmp_path: Path) -> None:
+def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -> None:
     entry = copied_entry(tmp_path)
     good, package = entry.read_text(), tmp_path / "codexpool" / "proxy/requests.py"
     source = package.read_text()

@@ -98,9 +98,8 @@ def _anew(world: World) -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), OURS, ids=[name for _, name in OURS])
-async def test_whatever_breaks_the_client_gets_one_answer_and_nothing_leaves_undressed(
-    world: World, module: str, name: str
-) -> None:
+async def test_nothing_leaves_undressed_whatever_breaks(world: World, module: str, name: str) -> None:
+    """The client gets one answer."""
     refused = ""
     with world.proxy.broken(module, name), world.proxy.client() as client:
         answers = [world.turn(client, f"good-{name}")]
@@ -191,7 +190,7 @@ def test_beside_mitmproxys_own_addons_nothing_leaves_undressed(world: World, opt
     world.nothing_amiss()
 
 
-def test_beside_proxyauth_a_stranger_is_served_nothing_and_a_member_is_swapped(world: World) -> None:
+def test_with_proxyauth_only_members_are_swapped(world: World) -> None:
     world.proxy.door("set", "proxyauth", "door:knocks")
     with world.proxy.client() as client, pytest.raises(httpx.ProxyError):
         world.turn(client, "stranger")

@@ -12,7 +12,7 @@ OTHERS = [f"m{number}" for number in range(19)]
 PLACES, GREED = 2, 60
 
 
-async def test_a_greedy_member_does_not_keep_the_others_from_their_turns(make: Make) -> None:
+async def test_a_greedy_member_does_not_starve_the_others(make: Make) -> None:
     # given a pool with two places, and a member that wants sixty turns at once
     head = f'[pool]\naccess = "members"\nturns_at_once = {PLACES}\n'
     tail = "".join(map(member, ["greedy", *OTHERS]))

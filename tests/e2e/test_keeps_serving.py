@@ -102,7 +102,7 @@ def test_a_limit_of_one_family_of_models_leaves_the_others(make: Make) -> None:
         assert served_by(spark(client)) == other(world, first)
 
 
-def test_with_all_limited_the_answer_is_a_limit_with_the_earliest_end(shared: World) -> None:
+def test_with_all_limited_the_client_gets_the_earliest_end(shared: World) -> None:
     world = shared
     limit(world, "work", 3 * HOUR)
     limit(world, "spare", 2 * HOUR)
@@ -151,7 +151,7 @@ def test_a_stream_that_fails_before_it_answers_moves_on(shared: World, code: str
     world.nothing_amiss()
 
 
-def test_a_stream_that_fails_in_another_way_or_later_is_the_clients_to_see(shared: World) -> None:
+def test_other_and_later_stream_failures_are_relayed(shared: World) -> None:
     world = shared
     for number, more in enumerate(
         ({"fail": "context_length_exceeded"}, {"fail": "rate_limit_exceeded", "fail_after": 1})
@@ -164,7 +164,7 @@ def test_a_stream_that_fails_in_another_way_or_later_is_the_clients_to_see(share
     assert len(calls(world)) == 2
 
 
-async def test_a_stream_is_passed_on_from_the_first_event_that_says_something(make: Make) -> None:
+async def test_a_stream_is_relayed_from_its_first_real_event(make: Make) -> None:
     world = make(pat("work"), pace=0.2, deltas=5)
     begun, came = time.monotonic(), []
     async with world.proxy.async_client() as client:
@@ -178,7 +178,7 @@ async def test_a_stream_is_passed_on_from_the_first_event_that_says_something(ma
     assert came[-1] - came[0] > 0.6
 
 
-def test_a_closed_workspace_pauses_the_identity_until_a_person_says_otherwise(make: Make) -> None:
+def test_a_closed_workspace_pauses_until_a_person_resumes(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     closed = {"detail": {"code": "deactivated_workspace"}}
     with world.proxy.client() as client:
@@ -244,7 +244,7 @@ def reasoning(account: str, number: int = 1) -> dict[str, Any]:
     return {"type": "reasoning", "summary": [], "encrypted_content": f"enc:{account}:resp_{number}"}
 
 
-def test_a_squeezed_request_goes_on_without_what_another_account_encrypted(make: Make) -> None:
+def test_a_squeezed_request_drops_foreign_reasoning(make: Make) -> None:
     world = make(pat("work"), pat("spare"), encrypted="bound")
     question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "and now?"}]}
     with world.proxy.client() as client:
@@ -265,7 +265,7 @@ def test_a_squeezed_request_goes_on_without_what_another_account_encrypted(make:
     assert world.standin.leaks == []
 
 
-def test_encrypted_reasoning_that_was_never_ours_is_left_out_as_well(alone: World) -> None:
+def test_unknown_encrypted_reasoning_is_dropped(alone: World) -> None:
     # given a conversation that was begun under the client's own login, past the pool
     world = alone
     history = [reasoning("acc-client"), {"type": "message", "role": "user", "content": "x"}]
@@ -276,7 +276,7 @@ def test_encrypted_reasoning_that_was_never_ours_is_left_out_as_well(alone: Worl
     assert [one.status for one in calls(world)] == [400, 200]
 
 
-def test_a_400_that_has_nothing_to_leave_out_is_the_clients_to_see(alone: World) -> None:
+def test_a_400_without_reasoning_to_drop_is_relayed(alone: World) -> None:
     world = alone
     refusal = {"error": {"code": "invalid_encrypted_content", "message": "no"}}
     world.standin.plan(Answer(path=RESPONSES, times=None, status=400, body=refusal))
@@ -306,7 +306,7 @@ def test_trouble_on_the_way_is_tried_once_more_and_relayed_then(shared: World, s
 
 
 @pytest.mark.parametrize("cut", ["head", "body"])
-def test_a_lost_connection_is_tried_once_more_if_nothing_was_passed_on(shared: World, cut: str) -> None:
+def test_a_connection_lost_early_is_tried_once_more(shared: World, cut: str) -> None:
     world = shared
     world.standin.plan(Answer(path=RESPONSES, cut=cut))  # type: ignore[arg-type]
     with world.proxy.client() as client:
@@ -342,7 +342,7 @@ def test_a_500_and_an_overloaded_model_are_the_clients_to_see(shared: World) -> 
     assert len(calls(world)) == 2
 
 
-def test_pages_of_the_content_network_slow_everybody_down_and_cost_nobody_anything(shared: World) -> None:
+def test_pages_of_the_content_network_only_slow_down(shared: World) -> None:
     world = shared
     world.standin.plan(Answer(path=RESPONSES, times=2, status=403, body=CLOUDFLARE_PAGE))
     with world.proxy.client() as client:
@@ -372,7 +372,7 @@ async def closed_within(socket: ClientConnection, seconds: float) -> int | None:
 
 
 @pytest.mark.parametrize("how", ["limited", "dead", "paused", "removed"])
-async def test_idle_sockets_of_an_identity_that_ceases_to_serve_are_closed(make: Make, how: str) -> None:
+async def test_idle_sockets_close_when_their_identity_cannot_serve(make: Make, how: str) -> None:
     world = make(pat("work"), pat("spare"))
     with world.proxy.client() as client:
         first = served_by(world.turn(client, "idle"))
@@ -402,7 +402,7 @@ async def test_idle_sockets_of_an_identity_that_ceases_to_serve_are_closed(make:
     world.nothing_amiss()
 
 
-async def test_a_turn_on_its_way_is_not_disturbed_when_its_identity_is_flagged(make: Make) -> None:
+async def test_a_flag_does_not_disturb_a_turn_under_way(make: Make) -> None:
     world = make(pat("work"), pat("spare"), pace=0.2, deltas=8)
     async with world.socket("busy") as socket:
         turn = asyncio.create_task(socket_turn(socket))
@@ -420,7 +420,8 @@ async def test_a_turn_on_its_way_is_not_disturbed_when_its_identity_is_flagged(m
     assert Counter(seen.name for seen in world.seen if seen.transport == "message") == {first: 1}
 
 
-async def test_a_limit_in_a_frame_tells_the_client_to_connect_again_and_nothing_is_told_twice(shared: World) -> None:
+async def test_a_limit_in_a_frame_makes_the_client_connect_again(shared: World) -> None:
+    """It gets nothing twice."""
     world = shared
     async with world.socket("framed") as socket:
         first = served_by(await socket_turn(socket))
@@ -438,7 +439,7 @@ async def test_a_limit_in_a_frame_tells_the_client_to_connect_again_and_nothing_
     world.nothing_amiss()
 
 
-async def test_a_client_that_keeps_its_socket_all_the_same_is_hung_up_on(shared: World) -> None:
+async def test_a_client_that_keeps_its_socket_is_hung_up_on(shared: World) -> None:
     world = shared
     async with world.socket("kept") as socket:
         limit(world, served_by(await socket_turn(socket)))
@@ -471,7 +472,7 @@ async def test_a_rest_that_is_over_costs_an_idle_socket_nothing(shared: World) -
         assert served_by(await socket_turn(socket)) == first
 
 
-async def test_a_long_text_in_any_script_is_not_damaged_when_a_message_is_changed(alone: World) -> None:
+async def test_a_changed_message_keeps_its_text_in_any_script(alone: World) -> None:
     world = alone
     text = "日本語のとても長い文章。" * 1500
     history = [reasoning("acc-other"), {"type": "message", "role": "user", "content": text}]
@@ -497,7 +498,7 @@ async def test_a_token_that_a_frame_repeats_is_not_shown(shared: World) -> None:
     assert events[-1]["error"]["message"].startswith("bad token <codexpool:")
 
 
-async def test_a_socket_does_not_go_on_under_an_account_that_was_taken_out(make: Make) -> None:
+async def test_a_socket_ends_with_its_removed_account(make: Make) -> None:
     world = make(pat("work"))
     other_account = replace(pat("work"), token="at-test-other-0123456789abcdef", account_id="acc-x", user_id="u-x")
     world.standin.add(other_account)
@@ -510,7 +511,7 @@ async def test_a_socket_does_not_go_on_under_an_account_that_was_taken_out(make:
             await turn_with(socket, {})
 
 
-async def test_a_socket_that_was_opened_before_a_reload_is_asked_to_connect_again(make: Make, tmp_path: Path) -> None:
+async def test_a_socket_from_before_a_reload_connects_again(make: Make, tmp_path: Path) -> None:
     world = make(pat("work"), script=copied_entry(tmp_path))
     async with world.socket("reloaded") as socket:
         served_by(await socket_turn(socket))
@@ -545,7 +546,7 @@ async def test_frames_that_are_the_clients_to_see_pass(shared: World) -> None:
         served_by(await socket_turn(socket))
 
 
-async def test_a_socket_that_the_backend_closes_is_closed_for_the_client(shared: World) -> None:
+async def test_a_socket_closed_by_the_backend_is_closed(shared: World) -> None:
     world = shared
     world.standin.plan(Answer(path=RESPONSES, transport="message", close=1011))
     async with world.socket("closing") as socket:
@@ -557,7 +558,8 @@ async def test_a_socket_that_the_backend_closes_is_closed_for_the_client(shared:
 # -- the breaker
 
 
-def test_a_cascade_costs_each_identity_at_most_one_call_and_is_over_when_a_person_says_so(make: Make) -> None:
+def test_a_cascade_costs_each_identity_one_call_at_most(make: Make) -> None:
+    """It is over when a person says so."""
     world = make(*(pat(f"i{number}") for number in range(10)))
     for token in world.tokens[:-1]:
         world.standin.kill(token.token)

@@ -52,7 +52,8 @@ async def to_its_end(socket: ClientConnection) -> list[dict[str, Any]]:
         return [json.loads(message) async for message in socket]
 
 
-async def test_turns_under_way_lose_no_byte_and_a_successor_serves_their_sessions(make: Make) -> None:
+async def test_turns_under_way_lose_no_byte(make: Make) -> None:
+    """A successor serves their sessions."""
     # given a stream, a busy socket, an idle one, and kept connections, one of them a load balancer's
     world = make(pat("work"), pat("spare"))
     world.standin.plan(Answer(path=RESPONSES, times=1, method="POST", deltas=20, pace=0.2))

@@ -54,7 +54,7 @@ async def test_an_expired_login_is_renewed_once_before_it_serves(tmp_path: Path)
         all_is_well(world)
 
 
-def test_a_login_is_renewed_five_minutes_before_its_end_while_it_serves_on(tmp_path: Path) -> None:
+def test_a_login_is_renewed_five_minutes_before_its_end(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 312.0)) as world:
         before = world.login.first["tokens"]["access_token"]
         assert turn(world) == "spare"
@@ -87,7 +87,7 @@ async def test_many_refusals_at_once_cost_one_renewal_and_nobody_moves(tmp_path:
 DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
 
 
-def test_a_token_that_somebody_else_has_put_on_the_disk_is_used_before_any_renewal(tmp_path: Path) -> None:
+def test_a_token_from_the_disk_is_used_before_a_renewal(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         newer = login_of(world.standin, tmp_path / "elsewhere", owner("spare"))
@@ -101,7 +101,7 @@ def test_a_token_that_somebody_else_has_put_on_the_disk_is_used_before_any_renew
         all_is_well(world)
 
 
-def test_a_refresh_token_that_somebody_else_has_used_moves_the_turn_unseen(tmp_path: Path) -> None:
+def test_a_used_up_refresh_token_moves_the_turn(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         tokens = world.login.first["tokens"]
@@ -159,7 +159,7 @@ def test_a_token_endpoint_in_trouble_condemns_nobody(tmp_path: Path, failure: An
         all_is_well(world)
 
 
-def test_a_token_that_lives_serves_while_the_token_endpoint_is_in_trouble(tmp_path: Path) -> None:
+def test_a_valid_token_serves_without_the_token_endpoint(tmp_path: Path) -> None:
     failure = Answer(path=TOKEN_ENDPOINT, times=None, status=503, body={"error": "busy"})
     with a_login_world(tmp_path, (owner("spare"), 120.0), plan=(failure,)) as world:
         for number in range(3):
@@ -171,7 +171,7 @@ def test_a_token_that_lives_serves_while_the_token_endpoint_is_in_trouble(tmp_pa
         all_is_well(world)
 
 
-def test_a_renewed_token_that_is_refused_as_well_is_not_renewed_once_more(tmp_path: Path) -> None:
+def test_a_refused_new_token_is_not_renewed_again(tmp_path: Path) -> None:
     refused = Answer(path=RESPONSES, times=None, status=401, body=REFUSED)
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
         world.standin.plan(refused)
@@ -193,7 +193,7 @@ def turn_or_none(world: World) -> str | None:
         return served_by(answer) if answer.status_code == 200 else None
 
 
-def test_a_renewal_that_gives_the_login_of_another_workspace_is_a_conflict_and_not_used(tmp_path: Path) -> None:
+def test_a_renewal_for_another_workspace_is_a_conflict(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         tokens = world.login.first["tokens"]
@@ -215,7 +215,7 @@ def test_a_renewal_that_gives_the_login_of_another_workspace_is_a_conflict_and_n
         assert world.standin.requests(RESPONSES, "stranger") == []
 
 
-def test_a_login_that_is_lost_is_not_tried_again_after_a_restart_even_if_it_has_ended(tmp_path: Path) -> None:
+def test_a_lost_login_is_not_tried_after_a_restart(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
         world.proxy.stop()
         world.proxy.ready = 1
@@ -242,7 +242,7 @@ def test_a_file_that_is_half_written_costs_no_healthy_login(tmp_path: Path) -> N
         assert turn(world, "after") == "spare"
 
 
-def test_a_foreign_login_stays_a_conflict_however_often_it_is_looked_at(tmp_path: Path) -> None:
+def test_a_foreign_login_stays_a_conflict(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         for number in range(2):
@@ -257,7 +257,7 @@ def test_a_foreign_login_stays_a_conflict_however_often_it_is_looked_at(tmp_path
         assert world.standin.requests(RESPONSES, "stranger") == []
 
 
-def test_a_name_that_was_taken_out_of_pool_toml_is_free_for_anybody(tmp_path: Path) -> None:
+def test_a_removed_name_can_be_used_again(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         world.proxy.stop()
@@ -271,7 +271,7 @@ def test_a_name_that_was_taken_out_of_pool_toml_is_free_for_anybody(tmp_path: Pa
         assert "in conflict" not in world.proxy.log
 
 
-def test_a_login_into_another_account_than_pool_toml_says_is_a_conflict(tmp_path: Path) -> None:
+def test_a_login_of_another_account_is_a_conflict(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
         entry = auth_entry("spare", world.login.path, 'account_id = "acc-other"\n')
         pool_toml(tmp_path, pat("work"), head=entry)

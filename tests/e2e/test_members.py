@@ -72,7 +72,7 @@ def nothing_arrived(world: World) -> bool:
 # -- members
 
 
-def test_a_member_is_sent_under_an_identity_of_the_pool_and_its_key_stays_here(world: World) -> None:
+def test_a_member_gets_an_identity_and_its_key_stays_here(world: World) -> None:
     with client_of(world, key_of("ann")) as client:
         who = client.get(WHOAMI).json()
         check = client.get(CHECK, headers={"chatgpt-account-id": who["chatgpt_account_id"]}).json()
@@ -87,7 +87,7 @@ def test_a_member_is_sent_under_an_identity_of_the_pool_and_its_key_stays_here(w
     world.nothing_amiss()
 
 
-def test_what_acts_for_a_person_is_answered_here_and_nothing_of_it_leaves(world: World) -> None:
+def test_paths_for_a_person_are_answered_here(world: World) -> None:
     asked = [
         ("GET", "ps/plugins/installed"),
         ("POST", "codex/analytics-events/events"),
@@ -104,7 +104,7 @@ def test_what_acts_for_a_person_is_answered_here_and_nothing_of_it_leaves(world:
     assert nothing_arrived(world)
 
 
-def test_a_member_has_no_tools_and_its_client_has_nothing_to_complain_of(world: World) -> None:
+def test_a_member_gets_an_empty_list_of_tools(world: World) -> None:
     called = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-03-26"}},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
@@ -138,7 +138,8 @@ def test_a_member_key_leaves_for_no_other_host(world: World, url: str) -> None:
     assert nothing_arrived(world)
 
 
-def test_a_member_is_served_by_the_identities_that_are_for_it_and_told_if_there_is_none(world: World) -> None:
+def test_a_member_gets_only_its_identities(world: World) -> None:
+    """It is told if there is none."""
     world.standin.limit(world.tokens[1].token, time.time() + 3600)
     with client_of(world, key_of("dan")) as client:
         for number in range(3):
@@ -150,7 +151,7 @@ def test_a_member_is_served_by_the_identities_that_are_for_it_and_told_if_there_
     world.standin.unlimit(world.tokens[1].token)
 
 
-async def test_a_member_over_a_websocket_is_served_and_its_turn_is_counted(world: World) -> None:
+async def test_a_members_turn_on_a_websocket_is_counted(world: World) -> None:
     async with world.socket("ann-socket", authorization=f"Bearer {key_of('ann')}") as socket:
         events = await socket_turn(socket)
 
@@ -158,7 +159,7 @@ async def test_a_member_over_a_websocket_is_served_and_its_turn_is_counted(world
     world.nothing_amiss()
 
 
-async def test_a_message_that_could_be_read_in_two_ways_does_not_leave_and_the_client_shows_why(
+async def test_an_ambiguous_message_of_a_member_is_refused(
     world: World,
 ) -> None:
     async with world.socket("gil-socket", authorization=f"Bearer {key_of('gil')}") as socket:
@@ -172,7 +173,7 @@ async def test_a_message_that_could_be_read_in_two_ways_does_not_leave_and_the_c
     assert served_by(events) in ("work", "spare")
 
 
-async def test_a_member_has_no_other_websocket_than_the_models_and_is_told_so(world: World) -> None:
+async def test_a_member_has_no_websocket_but_the_models(world: World) -> None:
     url = MODEL.replace("https", "wss").replace("codex/responses", "codex/realtime/x")
     with pytest.raises(InvalidStatus) as refused:
         async with connect(
@@ -199,7 +200,7 @@ def test_no_member_can_name_the_session_of_another_one(world: World) -> None:
     assert "work" in whose
 
 
-def test_a_member_at_the_bound_of_its_day_is_told_when_the_next_one_begins(world: World) -> None:
+def test_a_member_at_its_daily_bound_is_told_its_end(world: World) -> None:
     with client_of(world, key_of("eve")) as client:
         first, second = world.turn(client, "eve"), world.turn(client, "eve")
 
@@ -211,7 +212,7 @@ def test_a_member_at_the_bound_of_its_day_is_told_when_the_next_one_begins(world
     assert "eve has used today's 1 turn;" in second.headers["x-codex-promo-message"]
 
 
-async def test_a_member_has_as_many_turns_at_once_as_it_may_and_the_next_one_waits(world: World) -> None:
+async def test_a_turn_over_the_members_bound_waits(world: World) -> None:
     world.standin.plan(Answer(path="/backend-api/codex/responses", times=1, pace=0.3))
     async with world.proxy.async_client() as client:
         headers = {"authorization": f"Bearer {key_of('fay')}"}
@@ -240,7 +241,7 @@ async def test_a_member_has_as_many_turns_at_once_as_it_may_and_the_next_one_wai
         ("at-test-client-own-fedcba9876543210fedcba", "no member key"),
     ],
 )
-def test_without_a_valid_key_nothing_is_swapped_and_nothing_leaves(world: World, key: str | None, says: str) -> None:
+def test_nothing_leaves_without_a_valid_key(world: World, key: str | None, says: str) -> None:
     with client_of(world, key) as client:
         answers = [world.turn(client), client.get(f"{BACKEND}/backend-api/codex/models"), client.get(CHECK)]
 
@@ -268,7 +269,7 @@ def test_the_status_of_the_members_is_shown_and_no_key(world: World) -> None:
     assert "sha256:" not in json.dumps(status["members"])
 
 
-def test_a_key_that_is_revoked_while_the_proxy_runs_opens_nothing_from_then_on(world: World) -> None:
+def test_a_key_revoked_at_run_time_opens_nothing(world: World) -> None:
     pool = world.proxy.pool
     before = pool.read_text()
     with client_of(world, key_of("ann")) as client:
@@ -311,7 +312,7 @@ def test_smuggled_keys_and_requests_reach_nothing(world: World) -> None:
     assert nothing_arrived(world)
 
 
-def test_a_bad_key_from_an_address_does_not_keep_a_browser_there_from_the_backends_pages(world: World) -> None:
+def test_a_bad_key_does_not_lock_out_a_browser(world: World) -> None:
     with client_of(world, "at-pool-guessed-0123456789abcdefghijklmnopqrstuvw") as client:
         client.get(f"{BACKEND}/backend-api/codex/models")
     with client_of(world, None) as client:

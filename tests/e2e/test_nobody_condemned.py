@@ -51,7 +51,7 @@ def all_serve(world: World, names: set[str]) -> None:
 
 
 @pytest.mark.parametrize("how", NO_WORD)
-def test_at_the_first_start_no_answer_but_the_backends_own_condemns_anybody(make: Make, how: str) -> None:
+def test_only_the_backends_own_answers_condemn_at_the_start(make: Make, how: str) -> None:
     # given a whoami that says this of every identity, from the first start on
     answer, said = NO_WORD[how]
     world = make(*map(pat, THREE), plan=(replace(answer, path=WHOAMI, times=None),), ready=0)
@@ -71,7 +71,7 @@ def test_at_the_first_start_no_answer_but_the_backends_own_condemns_anybody(make
     assert world.proxy.log.count("work stays unverified") == 1
 
 
-def test_several_that_whoami_refuses_at_once_are_not_flagged_and_one_alone_is(make: Make) -> None:
+def test_only_a_single_token_refused_by_whoami_is_flagged(make: Make) -> None:
     # given one token that is dead, and from the next start on a whoami that says so of the two others as well
     world = make(*(pat(name, alive=name != "work") for name in THREE))
     until(lambda: flags(world) == 1, 20, "the flag of the one")
@@ -102,9 +102,7 @@ def with_origin(origin: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("answer", [ELSEWHERE, with_origin("http://chatgpt.com")], ids=["others", "no https"])
-def test_a_discovery_that_is_wrong_for_everybody_puts_nobody_into_conflict(
-    make: Make, answer: dict[str, object]
-) -> None:
+def test_a_discovery_wrong_for_all_causes_no_conflict(make: Make, answer: dict[str, object]) -> None:
     wrong = Answer(path=DISCOVERY, times=None, status=200, body=answer)
     world = make(*map(pat, THREE), plan=(wrong,), ready=0)
     for name in THREE:
@@ -137,9 +135,8 @@ def test_what_discovery_once_said_stays_in_force(make: Make) -> None:
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
-async def test_one_request_that_everybody_refuses_while_whoami_is_not_itself_flags_nobody(
-    make: Make, transport: str
-) -> None:
+async def test_one_request_refused_by_all_flags_nobody(make: Make, transport: str) -> None:
+    """Whoami is not reliable meanwhile."""
     # given a running pool of five, a backend that answers 401 to each, and a content network in place of whoami
     names = {f"i{number}" for number in range(5)}
     world = make(*map(pat, sorted(names)))
@@ -195,7 +192,7 @@ def test_a_token_endpoint_that_is_not_itself_costs_no_login(tmp_path: Path, answ
         assert "needs_login" not in world.proxy.log
 
 
-def test_a_refresh_token_beside_an_unusable_access_token_is_spent_next(tmp_path: Path) -> None:
+def test_a_refresh_token_replaces_an_unusable_access_token(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), EXPIRED), plan=(), ready=0) as world:
         world.proxy.says("spare is ready")
         tokens = world.standin.login(owner("spare"))["tokens"]
@@ -212,9 +209,10 @@ def test_a_refresh_token_beside_an_unusable_access_token_is_spent_next(tmp_path:
         assert "needs_login" not in world.proxy.log
 
 
-def test_at_the_very_first_start_tokens_of_another_account_are_a_conflict_and_the_file_is_kept(
+def test_foreign_tokens_at_the_first_start_are_a_conflict(
     tmp_path: Path,
 ) -> None:
+    """The file is kept."""
     # given a pool that has never seen this login, whose access token has ended
     with a_login_world(tmp_path, (owner("spare"), EXPIRED), started=False) as world:
         before = world.login.path.read_text()

@@ -125,7 +125,7 @@ async def test_a_chunked_body_leaves_whole(world: World) -> None:
     world.nothing_amiss()
 
 
-def test_what_comes_over_http2_leaves_with_the_clients_own_headers(make: Make) -> None:
+def test_http2_requests_leave_with_the_clients_headers(make: Make) -> None:
     world = make(pat("work"), arguments=(*OBSERVE, "--set", "http2=true"), ready=0)
     at_home(world.standin)
     with world.proxy.client_of_http2() as client:
@@ -141,7 +141,7 @@ DEEDS = {"stream": 200, "answer": 418, "credential": 401, "path": 200, "break-re
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_beside_another_addon_no_placeholder_leaves_and_its_deed_is_done(world: World, deed: str) -> None:
+def test_no_placeholder_leaves_beside_another_addon(world: World, deed: str) -> None:
     world.proxy.door("flow", deed)
     with world.proxy.client() as client:
         answers = [world.turn(client, text=text) for text in ("x", "x" * 200_000)]
@@ -183,7 +183,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_comes_as_it_would_without_a_proxy_and_is_asked_for_once(world: World, answer: Answer) -> None:
+def test_an_answer_is_relayed_unchanged_after_one_request(world: World, answer: Answer) -> None:
     request = raw(f"POST {RESPONSES}", [*HEAD, ("Connection", "close"), ("Content-Length", "2")], b"{}")
     trust = ssl.create_default_context(cafile=str(world.standin.ca_file))
     world.standin.plan(answer)
@@ -286,9 +286,7 @@ OURS = [
 
 
 @pytest.mark.parametrize(("module", "name"), OURS, ids=[name for _, name in OURS])
-async def test_whatever_breaks_the_client_gets_what_the_backend_says_to_it(
-    world: World, module: str, name: str
-) -> None:
+async def test_the_client_gets_the_backends_answer_whatever_breaks(world: World, module: str, name: str) -> None:
     head = [*HEAD, ("Connection", "close"), ("Content-Length", str(len(BODY)))]
     with world.proxy.broken(module, name), world.proxy.client() as client:
         assert b" 200 " in exchanged(world.proxy.port, world.proxy.trust, raw(f"POST {RESPONSES}", head, BODY))
@@ -393,7 +391,7 @@ def recorded(dump: Path) -> list[http.HTTPFlow]:
         return [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
 
 
-def test_a_session_would_be_sent_as_whom_an_earlier_run_has_served_it_as(tmp_path: Path) -> None:
+def test_a_session_keeps_the_identity_of_an_earlier_run(tmp_path: Path) -> None:
     tokens = (pat("work"), pat("spare"))
     with a_world(tmp_path, *tokens) as world:
         pool_toml(tmp_path, *tokens, head='[pool]\nselection = "round-robin"\n')
@@ -422,7 +420,7 @@ def test_a_session_would_be_sent_as_whom_an_earlier_run_has_served_it_as(tmp_pat
     assert not list(tmp_path.glob("state.sqlite3-*"))
 
 
-async def test_nothing_that_is_written_down_of_swapped_requests_holds_a_secret(make: Make, tmp_path: Path) -> None:
+async def test_nothing_written_about_requests_has_a_secret(make: Make, tmp_path: Path) -> None:
     recording = ("-w", str(tmp_path / "flows"), "--set", f"hardump={tmp_path / 'flows.har'}", *LOUDEST)
     tokens = (pat("work"), pat("spare"))
     world = make(*tokens, folder=tmp_path, arguments=(*OBSERVE, *recording), ready=0)
@@ -486,7 +484,7 @@ def test_a_setting_that_says_neither_is_refused_at_the_start(make: Make, setting
     assert f"codexpool: codexpool_observe is '{setting}'" in world.proxy.log
 
 
-def test_what_would_be_done_on_other_paths_is_nothing_and_nothing_is_said(world: World) -> None:
+def test_nothing_is_traced_on_other_paths(world: World) -> None:
     with world.proxy.client() as client:
         answer = client.get(USAGE)
         with suppress(httpx.TransportError):

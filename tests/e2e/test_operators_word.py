@@ -22,7 +22,7 @@ def serving(world: World, prefix: str, number: int = 6) -> set[str]:
         return {served_by(world.turn(client, f"{prefix}-{n}")) for n in range(number)}
 
 
-def test_a_paused_identity_serves_nobody_and_its_sessions_come_back_to_it(make: Make) -> None:
+def test_a_paused_identity_gets_its_sessions_back(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     with world.proxy.client() as client:
         own = served_by(world.turn(client, "mine"))
@@ -39,7 +39,7 @@ def test_a_paused_identity_serves_nobody_and_its_sessions_come_back_to_it(make: 
         assert world.proxy.pool.read_text() == before
 
 
-def test_a_paused_identity_is_asked_about_nothing_after_a_restart(make: Make) -> None:
+def test_a_paused_identity_is_not_verified_after_a_restart(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     editing.edit(world.proxy.pool, lambda text: with_key(text, "work", "paused", True))
     world.proxy.stop()
@@ -61,7 +61,7 @@ def test_a_removed_identity_serves_no_more_within_two_seconds(make: Make) -> Non
     assert serving(world, "removed") == {"spare"}
 
 
-def test_a_token_expected_to_have_expired_is_tried_after_all_others(make: Make) -> None:
+def test_a_token_expected_to_have_expired_is_tried_last(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     yesterday = (datetime.now(UTC) - timedelta(days=2)).strftime("%Y-%m-%d")
     soon = (datetime.now(UTC) + timedelta(days=3)).strftime("%Y-%m-%d")
@@ -112,7 +112,7 @@ class Ring(keyring.backend.KeyringBackend):
 '''
 
 
-def test_a_token_in_the_keyring_serves_and_is_picked_up_when_it_changes(make: Make, tmp_path: Path) -> None:
+def test_a_token_in_the_keyring_is_reloaded_when_it_changes(make: Make, tmp_path: Path) -> None:
     ring = write_private(tmp_path / "ring.json", json.dumps({"codexpool/x": pat("spare").token}))
     write_private(tmp_path / "modules" / "filering.py", KEYRING)
     environ = {
@@ -198,9 +198,7 @@ def test_a_person_is_told_once_by_a_command(make: Make, tmp_path: Path) -> None:
     assert not [name for name, value in secrets.items() if name in environment or value in environment]
 
 
-def test_a_command_that_fails_is_tried_again_and_what_it_said_is_logged_without_secrets(
-    make: Make, tmp_path: Path
-) -> None:
+def test_a_failing_command_is_retried_and_logged_redacted(make: Make, tmp_path: Path) -> None:
     secret = "at-test-in-the-complaint-0123456789"
     program = write_private(
         tmp_path / "tell",

@@ -20,7 +20,7 @@ def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["CONNECT", "CONNECT to an address", "SOCKS"])
-def test_a_strangers_own_certificate_and_protocol_reach_the_client(saw: dict[str, Any], way: str) -> None:
+def test_other_hosts_keep_their_certificate_and_protocol(saw: dict[str, Any], way: str) -> None:
     said = saw["default"]
 
     assert said[way] == f"{OWN}, http/1.1"
@@ -34,7 +34,8 @@ def test_nothing_of_it_is_recorded_and_codex_is_read_beside_it(saw: dict[str, An
     assert saw["log"] == []
 
 
-def test_pool_toml_can_have_all_hosts_read_and_is_followed_while_the_proxy_runs(saw: dict[str, Any]) -> None:
+def test_pool_toml_can_have_all_hosts_read(saw: dict[str, Any]) -> None:
+    """It is followed while the proxy runs."""
     assert saw["all"] == [OURS, OURS]
     assert saw["reloaded"] == [OURS, OWN]
 
@@ -57,5 +58,5 @@ def test_whatever_becomes_of_strangers_codexs_hosts_are_read(saw: dict[str, Any]
 
 
 @pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only")
-def test_a_pool_for_members_passes_members_through_and_no_stranger(saw: dict[str, Any]) -> None:
+def test_only_members_are_passed_through(saw: dict[str, Any]) -> None:
     assert saw["members"] == {"a stranger": "403", "a turn": 200, "a member": "200", "its own": True}

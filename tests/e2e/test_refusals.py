@@ -39,7 +39,8 @@ def other_than(world: World, token: Token) -> str:
     return next(one.name for one in world.tokens if one is not token)
 
 
-def test_a_refused_pat_is_replaced_unseen_and_the_answer_streams_from_its_first_byte(make: Make) -> None:
+def test_a_refused_pat_is_replaced_unseen(make: Make) -> None:
+    """The answer streams from its first byte."""
     world = make(pat("work"), pat("spare"))
     dead = bound(world, "s")
     head = "# mine\n[pool]   # odd  spacing\nselection = 'round-robin'\n"
@@ -94,7 +95,8 @@ def test_a_refused_pat_is_replaced_unseen_and_the_answer_streams_from_its_first_
     world.nothing_amiss()
 
 
-def test_a_page_of_the_content_network_condemns_nobody_and_is_relayed(shared: World) -> None:
+def test_a_page_of_the_content_network_is_relayed(shared: World) -> None:
+    """It condemns nobody."""
     bound(shared, "edge")
     shared.standin.plan(
         Answer(path=RESPONSES, status=403, headers={"cf-mitigated": "challenge"}, body=CLOUDFLARE_PAGE)
@@ -108,7 +110,7 @@ def test_a_page_of_the_content_network_condemns_nobody_and_is_relayed(shared: Wo
     assert in_pool(shared) == []
 
 
-def test_a_401_page_of_the_content_network_never_reaches_the_client(shared: World) -> None:
+def test_a_401_page_never_reaches_the_client(shared: World) -> None:
     bound(shared, "edge-401")
     shared.standin.plan(Answer(path=RESPONSES, status=401, body=CLOUDFLARE_PAGE))
     with shared.proxy.client() as client:
@@ -118,7 +120,8 @@ def test_a_401_page_of_the_content_network_never_reaches_the_client(shared: Worl
     assert in_pool(shared) == []
 
 
-def test_healthy_pats_survive_an_endpoint_scoped_401_with_no_more_than_one_call_each(shared: World) -> None:
+def test_healthy_pats_survive_an_endpoint_scoped_401(shared: World) -> None:
+    """With one call each at most."""
     world = shared
     path = "/backend-api/codex/images/generations"
     world.standin.plan(Answer(path=path, times=None, status=401, body=NO_MATCHING_RULE))
@@ -142,7 +145,7 @@ def test_healthy_pats_survive_an_endpoint_scoped_401_with_no_more_than_one_call_
     ],
     ids=["busy", "page", "cut"],
 )
-def test_a_whoami_without_a_word_condemns_nobody_and_is_asked_again(make: Make, silence: Answer) -> None:
+def test_an_empty_whoami_condemns_nobody_and_is_retried(make: Make, silence: Answer) -> None:
     suspect = pat("suspect")
     world = make(suspect, pat("serves"))
     world.standin.plan(replace(silence, path=WHOAMI, token=suspect.token))
@@ -180,7 +183,7 @@ async def test_many_refusals_at_once_cost_one_confirmation(shared: World) -> Non
     world.nothing_amiss()
 
 
-async def test_a_refused_websocket_handshake_becomes_a_101_under_another_identity(shared: World) -> None:
+async def test_a_refused_handshake_becomes_a_101_elsewhere(shared: World) -> None:
     world = shared
     async with world.socket("ws") as socket:
         dead = served_by(await socket_turn(socket))
@@ -196,7 +199,8 @@ async def test_a_refused_websocket_handshake_becomes_a_101_under_another_identit
     world.nothing_amiss()
 
 
-async def test_when_all_are_dead_the_client_gets_one_clear_answer_and_each_was_asked_once(make: Make) -> None:
+async def test_when_all_are_dead_the_client_gets_one_answer(make: Make) -> None:
+    """Each was tried once."""
     world = make(pat("work"), pat("spare"), pat("third"))
     for token in world.tokens:
         world.standin.kill(token.token)
@@ -219,7 +223,8 @@ async def test_when_all_are_dead_the_client_gets_one_clear_answer_and_each_was_a
     assert asked == {(path, token.name): 1 for token in world.tokens for path in (RESPONSES, WHOAMI)}
 
 
-def test_whatever_the_backend_says_in_whatever_order_the_client_never_sees_a_401(shared: World) -> None:
+def test_the_client_never_sees_a_401(shared: World) -> None:
+    """Whatever the backend answers, in any order."""
     world = shared
     says = [
         Answer(path=RESPONSES, status=401, body=REVOKED),

@@ -79,9 +79,10 @@ async def reconnecting(world: World, session: str, turns: int = 1, model: str = 
 # -- an endpoint that refuses one token
 
 
-def test_an_endpoint_that_refuses_one_pat_is_served_by_the_next_and_that_is_remembered_for_the_two(
+def test_an_endpoint_that_refuses_one_pat_gets_the_next(
     make: Make,
 ) -> None:
+    """That is remembered for this token and endpoint."""
     world = make(pat("one"), pat("two"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], status=401, body=NO_MATCHING_RULE))
     with world.proxy.client() as client:
@@ -102,7 +103,8 @@ def test_an_endpoint_that_refuses_one_pat_is_served_by_the_next_and_that_is_reme
     world.nothing_amiss()
 
 
-def test_what_an_endpoint_refused_is_gone_with_the_token_and_outlives_the_proxy(make: Make) -> None:
+def test_an_endpoints_refusal_lasts_as_long_as_the_token(make: Make) -> None:
+    """It outlives the proxy."""
     world = make(pat("one"), pat("two"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], status=401, body=NO_MATCHING_RULE))
     with world.proxy.client() as client:
@@ -128,7 +130,7 @@ def test_what_an_endpoint_refused_is_gone_with_the_token_and_outlives_the_proxy(
 
 
 @pytest.mark.parametrize("hint", [True, False], ids=["hint", "no hint"])
-def test_a_model_that_one_account_does_not_have_is_served_by_another_for_everybody(make: Make, hint: bool) -> None:
+def test_a_model_one_account_lacks_is_served_by_another(make: Make, hint: bool) -> None:
     world = make(pat("free"), pat("paid"), head=DRAIN_FIRST)
     world.standin.plan(Answer(path=RESPONSES, token=world.tokens[0].token, status=400, body=unsupported("m")))
     headers = {"x-codex-routing-hint": "model=m"} if hint else {}
@@ -145,9 +147,8 @@ def test_a_model_that_one_account_does_not_have_is_served_by_another_for_everybo
 
 
 @pytest.mark.parametrize("has_error", [True, False], ids=["error", "detail"])
-async def test_a_model_that_is_refused_in_a_frame_goes_on_elsewhere_and_the_client_does_not_come_back(
-    make: Make, has_error: bool
-) -> None:
+async def test_a_model_refused_in_a_frame_moves_the_session(make: Make, has_error: bool) -> None:
+    """The client does not come back to the same identity."""
     world = make(pat("free"), pat("paid"), head=DRAIN_FIRST)
     free = world.tokens[0]
     body = in_a_frame(unsupported("m")) if has_error else unsupported("m")
@@ -165,7 +166,7 @@ async def test_a_model_that_is_refused_in_a_frame_goes_on_elsewhere_and_the_clie
     world.nothing_amiss()
 
 
-async def test_a_model_that_nobody_has_is_told_once_and_nothing_turns_in_circles(make: Make) -> None:
+async def test_a_model_no_account_has_is_refused_once(make: Make) -> None:
     world = make(pat("a"), pat("b"), head=DRAIN_FIRST)
     for token in world.tokens:
         world.standin.plan(always(token, transport="message", status=400, body=in_a_frame(unsupported("m"))))
@@ -193,7 +194,8 @@ async def test_a_socket_without_a_session_is_not_sent_in_circles(make: Make) -> 
 
 
 @pytest.mark.parametrize("body", UNCLEAR, ids=["code null", "detail"])
-def test_an_unclear_403_is_tried_elsewhere_once_and_the_third_has_the_identity_rest(make: Make, body: Any) -> None:
+def test_an_unclear_403_is_tried_once_elsewhere(make: Make, body: Any) -> None:
+    """After the third the identity rests."""
     world = make(pat("one"), pat("two"), pat("three"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], status=403, body=body))
     with world.proxy.client() as client:
@@ -207,7 +209,7 @@ def test_an_unclear_403_is_tried_elsewhere_once_and_the_third_has_the_identity_r
     world.nothing_amiss()
 
 
-def test_an_unclear_403_everywhere_is_relayed_after_one_try_elsewhere(make: Make) -> None:
+def test_an_unclear_403_from_two_identities_is_relayed(make: Make) -> None:
     world = make(pat("one"), pat("two"), pat("three"), head=DRAIN_FIRST)
     world.standin.plan(Answer(path=RESPONSES, status=403, times=2, body=UNCLEAR[0]))
     with world.proxy.client() as client:
@@ -218,9 +220,8 @@ def test_an_unclear_403_everywhere_is_relayed_after_one_try_elsewhere(make: Make
 
 
 @pytest.mark.parametrize("status", [402, 403])
-def test_a_handshake_that_everybody_refuses_sends_the_client_to_http_where_it_sees_why(
-    make: Make, status: int
-) -> None:
+def test_a_handshake_refused_by_all_sends_the_client_to_http(make: Make, status: int) -> None:
+    """There it sees why."""
     world = make(*(pat(name) for name in "abcd"))
     world.standin.plan(Answer(path=RESPONSES, status=status, times=None, body=UNCLEAR[0]))
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
@@ -249,9 +250,7 @@ async def test_an_unclear_403_in_a_frame_is_tried_elsewhere_once(make: Make) -> 
 
 
 @pytest.mark.parametrize("code", [1008, 1011])
-async def test_the_third_socket_in_a_row_that_is_closed_before_an_answer_has_the_identity_rest(
-    make: Make, code: int
-) -> None:
+async def test_three_sockets_closed_early_make_an_identity_rest(make: Make, code: int) -> None:
     world = make(pat("one"), pat("two"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], transport="message", close=code))
     for number in range(3):
@@ -284,7 +283,7 @@ SIDE = [
 
 
 @pytest.mark.parametrize("refusal", SIDE, ids=["403", "402", "429", "limit"])
-def test_a_side_endpoint_that_everybody_refuses_takes_nobody_from_the_model(make: Make, refusal: Answer) -> None:
+def test_a_side_endpoint_refused_by_all_spares_the_model(make: Make, refusal: Answer) -> None:
     world = make(*(pat(name) for name in "abcde"))
     world.standin.plan(
         Answer(path=IMAGES, times=None, status=refusal.status, headers=refusal.headers, body=refusal.body)
@@ -312,7 +311,7 @@ def test_a_side_endpoint_that_everybody_refuses_takes_nobody_from_the_model(make
     ],
     ids=["402", "403", "limit", "429"],
 )
-def test_a_turn_that_everybody_refuses_puts_out_two_identities_at_most(make: Make, status: int, body: Any) -> None:
+def test_a_turn_refused_by_all_rests_two_identities_at_most(make: Make, status: int, body: Any) -> None:
     world = make(*(pat(name) for name in "abcde"))
     headers = {"x-codex-routing-hint": "model=exotic"}
     with world.proxy.client() as client:
@@ -337,7 +336,7 @@ def test_a_turn_that_all_but_one_refuse_is_served_by_that_one(make: Make) -> Non
         assert [served_by(world.turn(client, session)) for session in "stu"] == ["f"] * 3
 
 
-def test_tokens_that_die_right_after_whoamis_word_on_them_are_found_dead_all_the_same(make: Make) -> None:
+def test_tokens_that_die_right_after_whoami_are_found_dead(make: Make) -> None:
     # given tokens that whoami has just spoken of, of which all but two die
     tokens = tuple(pat(f"t{number}") for number in range(8))
     world = make(*tokens)

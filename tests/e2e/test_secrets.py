@@ -139,7 +139,7 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     assert sorted(traces(tmp_path, [token])) == [("a", "work"), ("b", "work")]
 
 
-def test_a_token_that_whoami_repeats_at_the_first_asking_is_written_nowhere(make: Make, tmp_path: Path) -> None:
+def test_a_token_repeated_by_whoami_is_written_nowhere(make: Make, tmp_path: Path) -> None:
     token = pat("work")
     echo = {"error": {"code": token.token, "message": f"no such token: {token.token}"}}
     plan = (Answer(path=WHOAMI, status=401, body=echo, headers={"x-request-id": token.token}),)

@@ -41,7 +41,8 @@ def events(world: World, after: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_dead_pat_is_one_story_in_the_flow_on_the_page_and_in_the_events(make: Make, tmp_path: Path) -> None:
+def test_a_dead_pat_has_one_story_everywhere(make: Make, tmp_path: Path) -> None:
+    """In the flow, on the page and in the events."""
     world = make(pat("work"), pat("spare"), folder=tmp_path, arguments=("-w", str(tmp_path / "flows")))
     with world.proxy.client() as client:
         first = served_by(world.turn(client))
@@ -191,7 +192,7 @@ def test_what_is_planted_comes_out_nowhere(make: Make, tmp_path: Path) -> None:
             assert not any(form.decode() in text for form in forms(token.token))
 
 
-def test_a_request_that_keeps_the_clients_own_credential_is_not_traced(shared: World) -> None:
+def test_a_request_with_the_clients_credential_is_not_traced(shared: World) -> None:
     before = get(shared, "/api/flows")["total"]
     with shared.proxy.client() as client:
         client.get(USAGE)
@@ -199,7 +200,7 @@ def test_a_request_that_keeps_the_clients_own_credential_is_not_traced(shared: W
     assert get(shared, "/api/flows")["total"] == before
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_pause_leaves_nothing_under_way(shared: World) -> None:
+def test_a_client_that_leaves_in_a_pause_leaves_nothing(shared: World) -> None:
     before = get(shared, "/api/status")["totals"]["requests"]
     shared.standin.plan(Answer(path=RESPONSES, cut="head", times=None))
     with shared.proxy.client() as client, pytest.raises(httpx.ReadTimeout):
@@ -223,7 +224,7 @@ def test_a_request_that_nobody_may_send_is_told_all_the_same(make: Make) -> None
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/events", "."])
-def test_a_file_of_events_that_cannot_be_written_is_said_at_the_start(make: Make, tmp_path: Path, where: str) -> None:
+def test_an_unwritable_events_file_is_logged_at_the_start(make: Make, tmp_path: Path, where: str) -> None:
     world = make(
         pat("work"),
         folder=tmp_path,

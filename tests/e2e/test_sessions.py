@@ -7,7 +7,8 @@ from collections import Counter
 from tests.e2e.world import World, served_by
 
 
-def test_sessions_stay_with_their_identity_over_turns_and_restarts_and_new_ones_spread(shared: World) -> None:
+def test_sessions_keep_their_identity_and_new_ones_spread(shared: World) -> None:
+    """Over turns and restarts."""
     world = shared
     with world.proxy.client() as client:
         before = {f"stay-{n}": served_by(world.turn(client, f"stay-{n}")) for n in range(8)}

@@ -131,9 +131,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Star
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_start_that_cannot_work_is_refused_in_one_line_that_says_what_mends_it(
-    refused: dict[str, Started], name: str
-) -> None:
+def test_a_bad_start_is_refused_in_one_line_with_the_remedy(refused: dict[str, Started], name: str) -> None:
     proxy, code = refused[name]
 
     lines = [line for line in proxy.log.splitlines() if "Loading script" not in line]
@@ -156,7 +154,7 @@ def test_without_a_pool_nothing_is_swapped_and_it_is_said(make: Make) -> None:
     assert world.whoamis() == []
 
 
-def test_the_environment_names_a_pool_and_one_dead_token_does_not_stop_the_rest(make: Make, tmp_path: Path) -> None:
+def test_one_dead_token_does_not_stop_the_rest(make: Make, tmp_path: Path) -> None:
     """One start for several promises about what is wrong with one identity only."""
     work, spare = pat("work"), pat("spare")
     twin = Token("at-test-second-token-of-work-0123456789", work.account_id, work.user_id, name="twin")
@@ -181,7 +179,7 @@ def test_the_environment_names_a_pool_and_one_dead_token_does_not_stop_the_rest(
     world.nothing_amiss()
 
 
-async def test_it_listens_at_once_and_early_requests_wait_for_the_first_identity(make: Make) -> None:
+async def test_early_requests_wait_for_the_first_identity(make: Make) -> None:
     slow = Answer(path=WHOAMI, delay=2)
     world = make(pat("work"), plan=(slow,), ready=0)
     listening = time.monotonic()
@@ -195,9 +193,10 @@ async def test_it_listens_at_once_and_early_requests_wait_for_the_first_identity
     assert world.standin.leaks == []
 
 
-def test_while_whoami_is_silent_a_client_waits_some_seconds_in_all_and_afterwards_it_is_asked_again(
+def test_a_silent_whoami_delays_a_client_by_seconds_only(
     make: Make,
 ) -> None:
+    """Afterwards it is asked again."""
     world = make(pat("work"), plan=(Answer(path=WHOAMI, delay=60),), ready=0)
     begun = time.monotonic()
     with world.proxy.client() as client:

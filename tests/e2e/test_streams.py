@@ -26,9 +26,8 @@ def asked(world: World) -> list[str]:
 
 
 @CODINGS
-def test_a_limit_in_a_stream_moves_the_session_before_the_answer_or_with_the_next_request(
-    make: Make, coding: str
-) -> None:
+def test_a_limit_in_a_stream_moves_the_session(make: Make, coding: str) -> None:
+    """At once before the answer has begun, otherwise with the next request."""
     world = make(pat("work"), pat("spare"), compress=coding)
     with world.proxy.client() as client:
         # given a limit in the first events: it goes unseen
@@ -55,7 +54,7 @@ def test_a_limit_in_a_stream_moves_the_session_before_the_answer_or_with_the_nex
     world.nothing_amiss()
 
 
-def test_a_stream_is_asked_for_without_compression_and_everything_else_as_the_client_does(make: Make) -> None:
+def test_only_streams_are_requested_without_compression(make: Make) -> None:
     world = make(pat("work"))
     accepts = {"accept-encoding": "zstd,gzip", "thread-id": "s"}
     with world.proxy.client() as client:
@@ -71,7 +70,7 @@ def test_a_stream_is_asked_for_without_compression_and_everything_else_as_the_cl
 
 
 @CODINGS
-def test_a_compressed_stream_is_passed_on_piece_by_piece_as_it_comes(make: Make, coding: str) -> None:
+def test_a_compressed_stream_is_relayed_piece_by_piece(make: Make, coding: str) -> None:
     world = make(pat("work"), compress=coding, pace=0.2, deltas=5)
     came = []
     with world.proxy.client() as client, stream(client) as answer:

@@ -60,9 +60,7 @@ def session_of(world: World, client: httpx.Client, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_header_of_the_policy_fits_the_identity_and_every_other_one_is_as_it_came(
-    world: World, name: str
-) -> None:
+def test_headers_fit_the_identity_and_all_others_are_unchanged(world: World, name: str) -> None:
     with world.proxy.client() as client:
         session = session_of(world, client, name)
         odd = {
@@ -90,7 +88,7 @@ def test_every_header_of_the_policy_fits_the_identity_and_every_other_one_is_as_
     assert seen.header("host") == ("chatgpt.com" if name == "work" else "gov.chatgpt.com")
 
 
-def test_a_credential_of_any_scheme_and_number_is_replaced_by_one(world: World) -> None:
+def test_any_number_of_credentials_is_replaced_by_one(world: World) -> None:
     credentials = [
         b"Authorization: AgentAssertion eyJ-an-assertion-of-the-client",
         b"AUTHORIZATION: Bearer " + CLIENT.token.encode(),
@@ -107,7 +105,7 @@ def test_a_credential_of_any_scheme_and_number_is_replaced_by_one(world: World) 
     assert (names.count("authorization"), names.count("chatgpt-account-id")) == (1, 1)
 
 
-def test_a_request_without_any_credential_leaves_with_that_of_the_identity(world: World) -> None:
+def test_a_request_without_credential_gets_one(world: World) -> None:
     body = b'{"model": "m", "input": "x"}'
     head = f"POST {RESPONSES} HTTP/1.1\r\nhost: chatgpt.com\r\ncontent-length: {len(body)}\r\n\r\n".encode()
 
@@ -116,7 +114,7 @@ def test_a_request_without_any_credential_leaves_with_that_of_the_identity(world
     world.nothing_of_the_client_left()
 
 
-def test_turn_state_goes_back_to_the_identity_that_issued_it_and_to_no_other(world: World) -> None:
+def test_a_turn_state_goes_back_only_to_its_issuer(world: World) -> None:
     with world.proxy.client() as client:
         sessions = {name: session_of(world, client, name) for name in NAMES}
         token = world.tokens[0].token
@@ -180,7 +178,7 @@ async def test_a_websocket_is_opened_and_answered_under_the_identity(world: Worl
 @pytest.mark.parametrize(
     "path", ["/backend-api/wham/usage", "/backend-api/ps/plugins/installed", "/backend-api/x/%2e%2e/y"]
 )
-def test_an_own_path_leaves_byte_for_byte_with_the_clients_credential(world: World, path: str) -> None:
+def test_an_own_path_leaves_byte_for_byte(world: World, path: str) -> None:
     head = [("Host", "chatgpt.com"), ("AUTHORIZATION", f"Bearer {CLIENT.token}"), ("x-Odd", "a  b")]
     head += [("ChatGPT-Account-Id", CLIENT.account_id), ("x-oai-attestation", "attests"), ("x-odd", "again")]
     lines = [f"POST {path}?a=%41&b HTTP/1.1", *(f"{name}: {value}" for name, value in head), "Content-Length: 3"]
@@ -217,7 +215,7 @@ def test_a_forged_host_header_leads_no_pooled_token_elsewhere(world: World, conn
     world.nothing_of_the_client_left()
 
 
-def test_a_host_that_only_claims_to_be_the_backend_gets_no_pooled_token(world: World) -> None:
+def test_a_fake_backend_gets_no_pooled_token(world: World) -> None:
     lines = [f"GET {DISCOVERY} HTTP/1.1", "Host: chatgpt.com", f"Authorization: Bearer {CLIENT.token}"]
     raw_exchange(world, ("\r\n".join(lines) + "\r\n\r\n").encode(), "ab.chatgpt.com")
 
@@ -236,7 +234,7 @@ def test_a_host_that_only_claims_to_be_the_backend_gets_no_pooled_token(world: W
         "/backend-api/codex/models/../../wham/reset-credits",
     ],
 )
-def test_a_path_that_servers_may_read_differently_gets_no_pooled_token(world: World, path: str) -> None:
+def test_an_ambiguous_path_gets_no_pooled_token(world: World, path: str) -> None:
     lines = [f"GET {path} HTTP/1.1", "Host: chatgpt.com", f"Authorization: Bearer {CLIENT.token}"]
     lines.append(f"ChatGPT-Account-Id: {CLIENT.account_id}")
     raw_exchange(world, ("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -279,7 +277,7 @@ def test_routing_discovery_names_the_clients_own_account(world: World, name: str
     world.nothing_amiss()
 
 
-def test_a_client_that_follows_discovery_to_another_origin_is_served_there(world: World) -> None:
+def test_a_client_is_served_at_its_discovered_origin(world: World) -> None:
     with world.proxy.client() as client:
         session = session_of(world, client, "gov")
         answer = client.post(GOV + RESPONSES, json={"model": "m", "input": "x"}, headers={"thread-id": session})
@@ -292,7 +290,7 @@ def test_a_client_that_follows_discovery_to_another_origin_is_served_there(world
     world.nothing_amiss()
 
 
-def test_an_answer_that_is_the_requests_own_comes_as_the_backend_gave_it(world: World) -> None:
+def test_an_answer_about_the_request_itself_is_relayed(world: World) -> None:
     body = {"error": {"message": "a word of the backend", "code": "context_length_exceeded", "type": "x"}}
     world.standin.plan(Answer(path=RESPONSES, status=400, headers={"x-request-id": "req-1"}, body=body))
     with world.proxy.client() as client:
@@ -340,7 +338,8 @@ def test_a_client_that_offers_http2_is_given_http1_by_default(world: World) -> N
             assert tunnel.selected_alpn_protocol() == "http/1.1"
 
 
-def test_a_get_of_an_own_path_beside_a_swap_on_one_connection_keeps_its_credential(world: World) -> None:
+def test_an_own_path_after_a_swap_keeps_its_credential(world: World) -> None:
+    """On one connection."""
     with world.proxy.client() as client:
         for number in range(5):
             world.turn(client, f"mixed-{number}")

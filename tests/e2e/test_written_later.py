@@ -51,7 +51,8 @@ def flags(world: World) -> set[str]:
     return {spec.name for spec in load(world.proxy.pool).identities if spec.flag is not None}
 
 
-async def test_most_of_a_pool_dies_while_pool_toml_is_locked_and_no_request_waits_for_that(make: Make) -> None:
+async def test_no_request_waits_for_a_locked_pool_toml(make: Make) -> None:
+    """Most of the pool dies meanwhile."""
     # given: a backend that is reached by a name, which is resolved for each connection
     names = [f"i{number}" for number in range(HEALTHY + DYING)]
     head = '[pool]\nselection = "round-robin"\nbreaker = 100\n'
@@ -89,7 +90,7 @@ def flagged_in(world: World) -> list[str]:
     return [name for name, status in listed(world).items() if status == "needs_replacement"]
 
 
-async def test_a_proxy_whose_state_is_locked_at_the_start_serves_and_writes_it_all_down_later(make: Make) -> None:
+async def test_a_locked_state_is_written_later(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     with world.proxy.client() as client:
         served_by(world.turn(client, "before"))
@@ -117,7 +118,7 @@ def sessions(world: World) -> dict[str, str]:
 URL = "postgresql://pool:s3cret@db.example/codexpool"
 
 
-def test_a_state_that_is_a_url_is_refused_at_the_start_and_by_commands(make: Make, tmp_path: Path) -> None:
+def test_a_url_as_the_state_file_is_refused(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     world = make(pat("work"), environ={"CODEXPOOL_STATE": URL}, started=False, cwd=folder)
@@ -141,9 +142,8 @@ def test_a_state_that_is_a_url_is_refused_at_the_start_and_by_commands(make: Mak
     assert list(folder.iterdir()) == []
 
 
-def test_a_command_whose_word_could_not_be_written_says_so_and_a_list_is_still_shown(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_that_cannot_write_says_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is still shown."""
     world = make(pat("work"))
     arguments = ("--config", str(world.proxy.pool))
     world.proxy.stop()
@@ -158,7 +158,7 @@ def test_a_command_whose_word_could_not_be_written_says_so_and_a_list_is_still_s
         assert "What proxies have found out is not known here" in done.stderr
 
 
-def test_a_proxy_that_cannot_be_noted_yet_is_found_as_soon_as_it_can_be(make: Make) -> None:
+def test_a_proxy_registers_as_soon_as_it_can(make: Make) -> None:
     world = make(pat("work"), started=False)
     in_the_way = world.proxy.folder / "proxies"
     in_the_way.touch()

@@ -14,7 +14,7 @@ from tests.members.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
 # -- who is let in
 
 
-def test_without_bounds_nobody_waits_and_nothing_is_kept_of_those_who_were_there() -> None:
+def test_without_bounds_no_turn_waits_and_nothing_is_kept() -> None:
     queue = TurnQueue()
     slots = [queue.acquire_now(f"m{number}", None) for number in range(1000)]
     for slot in slots:
@@ -24,7 +24,8 @@ def test_without_bounds_nobody_waits_and_nothing_is_kept_of_those_who_were_there
     assert vars(queue) == vars(TurnQueue())
 
 
-def test_members_who_wait_are_served_in_turn_and_each_member_first_come_first_served() -> None:
+def test_waiting_members_are_served_in_turn() -> None:
+    """Within a member it is first come, first served."""
     pool = Pool(1)
     turns = pool.asks("a", "a", "a", "a", "b", "c", "b", "")
 
@@ -35,7 +36,7 @@ def test_members_who_wait_are_served_in_turn_and_each_member_first_come_first_se
     assert [turn for turn in served if turn.who == "b"] == [turns[4], turns[6]]
 
 
-def test_a_member_at_its_own_bound_waits_and_keeps_nobody_else_out() -> None:
+def test_a_member_at_its_own_bound_keeps_no_other_out() -> None:
     pool = Pool(3)
     first, second = pool.asks("a", "a", at_once=1)
     other = pool.ask("b")
@@ -48,7 +49,7 @@ def test_a_member_at_its_own_bound_waits_and_keeps_nobody_else_out() -> None:
     assert second.is_let_in
 
 
-def test_a_member_that_was_at_its_own_bound_has_kept_its_place_among_the_others() -> None:
+def test_a_member_at_its_own_bound_keeps_its_position() -> None:
     pool = Pool(2)
     (first, _), (_, waits) = (pool.asks("a", "b"), pool.asks("a", "b", at_once=1))
     assert not waits.is_let_in
@@ -70,7 +71,8 @@ def test_a_new_turn_overtakes_none_of_its_own_member() -> None:
     assert (pool.heard(waits), waits.is_let_in, later.is_let_in) == (True, True, False)
 
 
-def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_until_there_is_room() -> None:
+def test_a_changed_bound_counts_at_once() -> None:
+    """A raised one admits, a lowered one admits nothing until there is room."""
     pool = Pool(1)
     turns = pool.asks("a", "b", "c", "d")
 
@@ -88,7 +90,7 @@ def test_a_bound_that_is_raised_lets_in_at_once_and_one_that_is_lowered_nobody_u
     assert pool.heard(turns[3])
 
 
-def test_a_pool_without_a_bound_any_more_lets_everybody_in() -> None:
+def test_without_a_bound_all_waiting_turns_are_admitted() -> None:
     pool = Pool(1)
     turns = pool.asks("a", "b", "b", "c")
     pool.queue.limit(None)
@@ -100,7 +102,7 @@ def test_a_pool_without_a_bound_any_more_lets_everybody_in() -> None:
 # -- who leaves, and when
 
 
-def test_a_place_is_given_back_once_however_often_that_is_said() -> None:
+def test_a_slot_is_released_once() -> None:
     pool = Pool(2)
     turns = pool.asks("a", "a", "b", "c")
     for _ in range(3):
@@ -111,7 +113,7 @@ def test_a_place_is_given_back_once_however_often_that_is_said() -> None:
     assert pool.queue.under_way("a") == 1
 
 
-def test_whoever_goes_away_while_it_waits_costs_nobody_a_place() -> None:
+def test_a_client_that_leaves_while_waiting_costs_no_slot() -> None:
     pool = Pool(1)
     first, gone, other = pool.asks("a", "b", "c")
     assert gone.task is not None
@@ -124,7 +126,7 @@ def test_whoever_goes_away_while_it_waits_costs_nobody_a_place() -> None:
     assert other.is_let_in
 
 
-def test_whoever_goes_away_just_as_it_is_let_in_gives_its_place_to_the_next() -> None:
+def test_a_client_that_leaves_when_admitted_frees_its_slot() -> None:
     pool = Pool(1)
     first, gone, other = pool.asks("a", "b", "c")
     assert gone.task is not None
@@ -138,7 +140,7 @@ def test_whoever_goes_away_just_as_it_is_let_in_gives_its_place_to_the_next() ->
     assert [pool.queue.under_way(who) for who in "abc"] == [0, 0, 1]
 
 
-def test_a_wait_that_is_closed_unfinished_leaves_nobody_in_line() -> None:
+def test_a_closed_wait_leaves_no_turn_in_line() -> None:
     pool = Pool(0)
     asyncio._set_running_loop(pool.loop)
     waiting = pool.queue.acquire("a", None, LONG)
@@ -151,7 +153,7 @@ def test_a_wait_that_is_closed_unfinished_leaves_nobody_in_line() -> None:
 
 
 @pytest.mark.parametrize("own", [None, 1])
-def test_whoever_has_waited_its_time_is_told_which_bound_is_met(own: int | None) -> None:
+def test_a_turn_that_waits_too_long_learns_the_bound(own: int | None) -> None:
     pool = Pool(2)
     pool.asks("a", "b")
     late, patient = pool.ask("a", own, seconds=3), pool.ask("a", own, seconds=4)
@@ -162,7 +164,7 @@ def test_whoever_has_waited_its_time_is_told_which_bound_is_met(own: int | None)
     assert late.bound is (Bound.POOL if own is None else Bound.MEMBER)
 
 
-def test_a_time_that_is_over_just_as_the_turn_is_let_in_is_not_over() -> None:
+def test_a_turn_admitted_as_its_time_ends_is_admitted() -> None:
     pool = Pool(1)
     first, waits = pool.ask("a"), pool.ask("b", seconds=3)
     pool.loop.passes(3)
@@ -178,7 +180,7 @@ def test_a_time_that_is_over_just_as_the_turn_is_let_in_is_not_over() -> None:
 
 
 @pytest.mark.parametrize(("members", "places"), [(2, 1), (5, 2), (6, 3), (7, 10), (20, 10)])
-def test_a_greedy_member_makes_nobody_wait_longer_than_the_stated_bound(members: int, places: int) -> None:
+def test_a_greedy_member_delays_others_by_the_bound_at_most(members: int, places: int) -> None:
     setting = Setting(members=members, places=places, greedy=5 * members, hours=0.5)
     for each in (setting, setting.at_its_worst()):
         in_turn = simulated(each, ROUND_ROBIN)

@@ -90,9 +90,8 @@ def response(status: int, body: bytes, encoding: str = "") -> http.Response:
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-async def test_a_bomb_in_place_of_a_request_names_no_session_and_costs_next_to_nothing(
-    watched: Watched, name: str
-) -> None:
+async def test_a_bomb_as_a_request_costs_almost_nothing(watched: Watched, name: str) -> None:
+    """It names no session."""
     encoding, body = bomb(name)
 
     named = await watched.run(lambda: prompt_cache_key(asked(body, encoding).request))
@@ -129,9 +128,7 @@ def test_a_bomb_for_the_tools_of_a_person_is_no_message(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "zstd"])
-async def test_a_long_body_is_looked_through_beside_the_loop_and_a_key_is_taken_out_of_it(
-    watched: Watched, name: str
-) -> None:
+async def test_a_key_is_removed_from_a_long_body_in_a_thread(watched: Watched, name: str) -> None:
     encoding, encode = CODINGS[name]
     text = f'{{"model":"m","input":"{"x" * 30 * MB} {KEY} {"y" * MB}","prompt_cache_key":"the one"}}'.encode()
     request = asked(encode(text), encoding)
@@ -181,7 +178,8 @@ async def test_a_name_that_is_long_is_known_by_its_digest() -> None:
     assert all(len(name or "") <= LONGEST_NAME for name in (found.session, found.parent, found.model))
 
 
-async def test_a_short_body_is_looked_into_at_once_and_a_long_one_with_the_larger_bound() -> None:
+async def test_a_short_body_is_read_at_once_a_long_one_in_a_thread() -> None:
+    """The bound on what is inflated is larger there."""
     asked_to: list[int] = []
 
     def into(body: bytes, encoding: str, most: int) -> str:
@@ -198,9 +196,7 @@ async def test_a_short_body_is_looked_into_at_once_and_a_long_one_with_the_large
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-async def test_a_refusal_that_is_a_bomb_is_judged_by_its_status_and_another_identity_serves(
-    watched: Watched, name: str
-) -> None:
+async def test_a_bomb_as_a_refusal_is_judged_by_its_status(watched: Watched, name: str) -> None:
     exchanges, keeper = SwapHandler(history=History()), StillKeeper("first", "second")
     exchanges.flows.mode = Serving(keeper)
     request = flow(1)
@@ -224,7 +220,8 @@ async def test_a_refusal_that_is_a_bomb_is_judged_by_its_status_and_another_iden
 
 
 @pytest.mark.parametrize("name", CODINGS)
-def test_no_refusal_shows_a_token_however_it_is_encoded_and_wherever_it_is_cut(name: str) -> None:
+def test_no_refusal_shows_a_token_in_any_encoding(name: str) -> None:
+    """Wherever it is cut."""
     encoding, encode = CODINGS[name]
     body = encode(b'{"detail": "' + b" ".join([TOKEN] * 3) + b'"}')
 

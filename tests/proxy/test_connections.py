@@ -33,7 +33,7 @@ async def test_what_came_before_an_error_is_read_once(read: bytes, unread: bytes
     ours.close()
 
 
-async def test_a_task_that_is_cancelled_while_it_waits_gets_the_lock_and_is_cancelled_then() -> None:
+async def test_a_cancelled_task_gets_the_lock_first() -> None:
     lock, did = _PatientLock(), []
 
     async def hands_over_an_event() -> None:

@@ -65,7 +65,7 @@ def context() -> Iterator[taddons.context]:
 
 
 @pytest.mark.parametrize("is_saved", [False, True], ids=["live", "saved"])
-async def test_the_view_tells_who_served_and_what_was_done_to_each_header(is_saved: bool) -> None:
+async def test_the_view_has_the_story_and_the_header_table(is_saved: bool) -> None:
     one = await sent_again()
 
     text = viewed(saved(one) if is_saved else one)
@@ -78,11 +78,11 @@ async def test_the_view_tells_who_served_and_what_was_done_to_each_header(is_sav
     assert "0123456789abcdef" not in text
 
 
-async def test_the_view_never_comes_by_itself() -> None:
+async def test_the_view_is_never_chosen_automatically() -> None:
     assert "served it" not in viewed(await sent_again(), "auto")
 
 
-async def test_the_command_gives_the_table_as_rows_of_cells(context: taddons.context) -> None:
+async def test_the_command_returns_the_table_as_rows(context: taddons.context) -> None:
     one = await sent_again()
     context.master.commands.collect_commands(Codexpool(None, reloaded=False))
 
@@ -95,7 +95,7 @@ async def test_the_command_gives_the_table_as_rows_of_cells(context: taddons.con
     assert rows[0][3] != rows[0][4]
 
 
-def test_a_flow_that_was_not_touched_has_a_view_too() -> None:
+def test_an_untouched_flow_has_a_view() -> None:
     other = tflow.tflow(resp=True)
     other.request.headers["authorization"] = "Basic dXNlcjphdC10ZXN0LTAxMjM0NTY3ODlhYmNkZWY="
     own = flow(2)
@@ -106,6 +106,6 @@ def test_a_flow_that_was_not_touched_has_a_view_too() -> None:
     assert "it acts for a person" in viewed(own)
 
 
-def test_what_is_no_http_flow_is_left_to_others() -> None:
+def test_only_http_flows_have_a_view() -> None:
     with pytest.raises(ValueError, match="HTTP flows only"):
         content_view.document_of(tflow.ttcpflow())

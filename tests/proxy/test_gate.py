@@ -109,9 +109,10 @@ PLACES: dict[str, Callable[[http.Request], None]] = {
 
 @pytest.mark.parametrize("host", ["chatgpt.com", "auth.openai.com", "example.com"])
 @pytest.mark.parametrize("where", PLACES)
-async def test_a_key_where_it_does_not_belong_opens_nothing_is_not_shown_and_does_not_leave(
+async def test_a_misplaced_key_opens_nothing_and_does_not_leave(
     exchanges: SwapHandler, where: str, host: str
 ) -> None:
+    """The flow does not show it either."""
     request = coming(host=host)
     PLACES[where](request.request)
 
@@ -139,7 +140,7 @@ async def test_a_key_after_the_body_does_not_leave(keeper: StillKeeper, host: st
     assert KEY.encode() not in shown(request)
 
 
-async def test_of_a_member_nothing_but_the_clothes_of_an_identity_leaves(exchanges: SwapHandler) -> None:
+async def test_nothing_of_a_member_leaves(exchanges: SwapHandler) -> None:
     wire = await gone_through(exchanges, request := coming())
 
     assert isinstance(wire, http.Request)
@@ -147,7 +148,7 @@ async def test_of_a_member_nothing_but_the_clothes_of_an_identity_leaves(exchang
     assert b"at-pool-" not in b"".join(value for _, value in wire.headers.fields) + shown(request)
 
 
-async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body_pass_by(
+async def test_a_request_we_answer_does_not_leave_while_streamed(
     exchanges: SwapHandler,
 ) -> None:
     """Then mitmproxy asks for what leaves before the request is whole."""
@@ -159,7 +160,7 @@ async def test_an_answer_of_ours_does_not_leave_where_another_addon_has_the_body
         assert isinstance(exchanges.outbound(request), http.Response)
 
 
-async def test_who_observes_lets_no_key_pass() -> None:
+async def test_observe_mode_lets_no_key_pass() -> None:
     observing = ObserveHandler(History())
     for host in ("chatgpt.com", "example.com"):
         request = coming(host=host)
@@ -184,7 +185,7 @@ async def test_without_a_pool_a_key_is_refused_and_hidden(when: str) -> None:
     assert KEY.encode() not in shown(request)
 
 
-async def test_nothing_leaves_with_a_key_that_another_addon_has_put_there(exchanges: SwapHandler) -> None:
+async def test_nothing_leaves_with_a_key_added_by_another_addon(exchanges: SwapHandler) -> None:
     exchanges.gate.on_loopback, request = True, coming(None, "example.com", ("127.0.0.1", 1))
     exchanges.open(request)
     request.request.headers["x-late"] = KEY
@@ -205,7 +206,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=[value[:12] for value in HOSTILE])
-def test_whatever_stands_in_a_request_it_is_looked_through_in_no_time(value: str) -> None:
+def test_hostile_requests_are_searched_quickly(value: str) -> None:
     request = coming(None)
     request.request.headers.fields = ((b"authorization", value.encode()),)
     request.request.data.path = b"/" + value.encode()
@@ -220,9 +221,7 @@ def test_whatever_stands_in_a_request_it_is_looked_through_in_no_time(value: str
 # -- who may use the pool
 
 
-async def test_whoever_came_in_without_a_key_does_not_go_on_once_the_pool_is_for_members(
-    exchanges: SwapHandler, keeper: StillKeeper
-) -> None:
+async def test_a_request_without_a_key_ends_once_keys_are_needed(exchanges: SwapHandler, keeper: StillKeeper) -> None:
     exchanges.gate.on_loopback, keeper.config = True, config(access=Access.ANYONE)
     request = coming(None, peer=("127.0.0.1", 1))
     exchanges.open(request)
@@ -237,9 +236,7 @@ async def test_whoever_came_in_without_a_key_does_not_go_on_once_the_pool_is_for
     assert answer.status_code == 401
 
 
-async def test_a_request_whose_key_is_taken_away_before_it_leaves_does_not_leave(
-    exchanges: SwapHandler, keeper: StillKeeper
-) -> None:
+async def test_a_request_with_a_revoked_key_does_not_leave(exchanges: SwapHandler, keeper: StillKeeper) -> None:
     request = coming()
     exchanges.open(request)
     await exchanges.assign(request)
@@ -250,7 +247,7 @@ async def test_a_request_whose_key_is_taken_away_before_it_leaves_does_not_leave
 
 
 @pytest.mark.parametrize("access", [None, Access.ANYONE, Access.MEMBERS])
-async def test_where_others_can_come_to_it_the_pool_is_for_members_whatever_the_file_says(
+async def test_a_pool_others_can_reach_is_always_for_members(
     exchanges: SwapHandler, keeper: StillKeeper, access: Access | None
 ) -> None:
     keeper.config = config(access=access)
@@ -289,7 +286,7 @@ ENDLESS: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("what", ENDLESS)
 @pytest.mark.parametrize("host", ["chatgpt.com", "example.com"])
 @pytest.mark.parametrize("key", [None, "at-pool-guessed-0123456789abcdef"])
-async def test_a_strangers_request_is_not_read_for_longer_than_it_is_worth(
+async def test_a_strangers_endless_request_is_killed(
     exchanges: SwapHandler, what: str, host: str, key: str | None
 ) -> None:
     request = coming(key, host)
@@ -312,9 +309,7 @@ async def test_a_member_may_send_as_much_as_it_likes(exchanges: SwapHandler) -> 
     assert request.error is None
 
 
-async def test_of_what_is_refused_little_is_kept_wherever_it_comes_from(
-    exchanges: SwapHandler, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_little_is_kept_of_refused_requests(exchanges: SwapHandler, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for number in range(600):
         request = coming(f"at-pool-guessed-{number:016}", peer=(f"10.0.{number // 250}.{number % 250}", 1))
@@ -328,7 +323,7 @@ async def test_of_what_is_refused_little_is_kept_wherever_it_comes_from(
     assert "guessed" not in caplog.text
 
 
-def test_of_a_path_that_is_longer_than_any_nothing_is_remembered() -> None:
+def test_nothing_is_remembered_of_long_paths() -> None:
     tracemalloc.start()
     hosts = frozenset({"chatgpt.com"})
     for number in range(2_000):
@@ -341,7 +336,7 @@ def test_of_a_path_that_is_longer_than_any_nothing_is_remembered() -> None:
     assert kept < 2_000_000
 
 
-async def test_what_a_stranger_calls_its_method_does_not_draw_on_the_terminal(
+async def test_a_strangers_method_is_redacted_in_the_log(
     exchanges: SwapHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = coming("at-pool-guessed-0123456789abcdef", "example.com")
@@ -353,9 +348,10 @@ async def test_what_a_stranger_calls_its_method_does_not_draw_on_the_terminal(
     assert "\x1b" not in caplog.text
 
 
-async def test_a_key_that_was_good_is_told_why_however_often_it_comes_and_a_guess_is_not(
+async def test_only_former_keys_are_always_told_why(
     exchanges: SwapHandler, keeper: StillKeeper, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A guess gets a 429 after a few refusals."""
     keeper.config = config(replace(MEMBERS[0], revoked_at=1.0), MEMBERS[1])
 
     answers = [await gone_through(exchanges, coming()) for _ in range(40)]

@@ -55,7 +55,8 @@ async def test_placeholder_names_the_identity_of_every_request(session: bool) ->
     assert request.request.headers["chatgpt-account-id"] == "<codexpool:first>"
 
 
-async def test_a_new_token_of_somebody_else_never_leaves_under_the_old_account() -> None:
+async def test_a_new_token_of_another_account_is_not_mixed_up() -> None:
+    """It never leaves with the old account's id."""
     exchanges, keeper = with_keeper("first")
     request = await assigned(exchanges)
     # when: pool.toml gets another account's token under the same name, before the request leaves
@@ -88,7 +89,7 @@ async def test_nobody_is_sent_as_who_may_not_serve_any_more(what: str) -> None:
     assert wire.status_code == 503
 
 
-async def test_with_others_left_a_request_of_a_removed_identity_leaves_under_one_of_them() -> None:
+async def test_a_request_of_a_removed_identity_gets_another() -> None:
     exchanges, keeper = with_keeper("first", "second")
     request = await assigned(exchanges)
     keeper.pool.replace_identities([keeper.pool.identities["second"]], keeper.pool.selection, 1)
@@ -100,7 +101,7 @@ async def test_with_others_left_a_request_of_a_removed_identity_leaves_under_one
     assert request.request.headers["authorization"] == "Bearer <codexpool:second>"
 
 
-async def test_a_host_that_an_identity_was_served_from_stays_closed_to_the_clients_own_credential() -> None:
+async def test_a_former_origin_stays_closed_to_client_credentials() -> None:
     exchanges, keeper = with_keeper("first")
     keeper.hosts = frozenset({"chatgpt.com", "gov.chatgpt.com"})
     request = flow(1)
@@ -115,7 +116,7 @@ async def test_a_host_that_an_identity_was_served_from_stays_closed_to_the_clien
     assert refusal.status_code == 503
 
 
-async def test_an_answer_that_another_addon_gave_says_nothing_of_an_identity() -> None:
+async def test_another_addons_answer_says_nothing_about_an_identity() -> None:
     exchanges, keeper = with_keeper("first", "second")
     request = await assigned(exchanges)
     request.response = answer(401)  # and nothing was sent
@@ -145,7 +146,7 @@ async def test_whatever_refusal_repeats_a_token_nobody_sees_it(status: int) -> N
     assert b"<codexpool:first>" in (request.response.content or b"")
 
 
-async def test_an_error_of_ours_at_the_last_moment_is_answered_and_no_refusal_passes(
+async def test_a_late_error_of_ours_lets_no_refusal_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exchanges, _ = with_keeper("first", "second")
@@ -166,7 +167,7 @@ async def test_an_error_of_ours_at_the_last_moment_is_answered_and_no_refusal_pa
     assert exchanges.outdated(request)
 
 
-async def test_flow_list_and_log_say_who_served_after_how_many_attempts_and_why(
+async def test_flow_list_and_log_name_identities_and_attempts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -187,7 +188,7 @@ async def test_flow_list_and_log_say_who_served_after_how_many_attempts_and_why(
     assert request.marked == ":two:"
 
 
-async def test_a_pool_that_is_exhausted_is_said_once_until_that_changes(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exhausted_pool_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     exchanges, keeper = with_keeper("first")
     fingerprint = keeper.pool.identities["first"].fingerprint
     keeper.pool.states.condition_learned("first", fingerprint, Condition(Status.NEEDS_REPLACEMENT, 1))
@@ -263,9 +264,7 @@ def events(*documents: dict[str, Any]) -> bytes:
     ],
     ids=["response.failed", "error"],
 )
-async def test_a_limit_late_in_a_stream_is_passed_on_and_the_next_request_has_another_identity(
-    failure: dict[str, Any], name: str
-) -> None:
+async def test_a_limit_late_in_a_stream_moves_the_next_request(failure: dict[str, Any], name: str) -> None:
     exchanges, keeper = with_keeper("first", "second")
     request = await assigned(exchanges)
     encoding, encode = CODINGS[name]
@@ -283,7 +282,7 @@ async def test_a_limit_late_in_a_stream_is_passed_on_and_the_next_request_has_an
     assert retry.request.headers["authorization"] == "Bearer <codexpool:second>"
 
 
-async def test_a_failure_late_in_a_stream_that_is_not_the_pools_changes_nobody() -> None:
+async def test_a_late_failure_of_the_request_itself_changes_nothing() -> None:
     exchanges, keeper = with_keeper("first", "second")
     request = await assigned(exchanges)
     stream = streaming(exchanges, request)
@@ -294,7 +293,7 @@ async def test_a_failure_late_in_a_stream_that_is_not_the_pools_changes_nobody()
     assert keeper.pool.identities["first"].status is Status.READY
 
 
-async def test_a_stream_that_was_passed_on_before_it_said_anything_was_served_all_the_same() -> None:
+async def test_a_silent_stream_that_was_passed_on_counts_as_served() -> None:
     exchanges, _ = with_keeper("first")
     request = await assigned(exchanges)
     exchanges.outbound(request)

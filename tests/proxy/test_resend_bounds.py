@@ -131,7 +131,7 @@ def test_a_refusal_that_is_cut_off_is_judged_by_its_status(
 @each_pair
 @pytest.mark.parametrize("how", ["closed", "without end", "dripping"])
 @pytest.mark.parametrize("repeats", [True, False])
-def test_an_answer_whose_status_says_nothing_is_lost_with_its_body(
+def test_an_uninformative_answer_is_lost_with_its_body(
     client: Protocol, upstream: Protocol, how: str, repeats: bool, judging: ScriptedSender
 ) -> None:
     judging.repeats = repeats
@@ -205,7 +205,7 @@ def not_whole(proxy: Proxy, seen: Seen, how: str) -> None:
 
 
 @each_pair
-def test_the_wakeup_of_an_abandoned_beginning_does_not_end_the_next_hold(
+def test_an_old_timer_does_not_end_the_next_hold(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.attempts = 3
@@ -281,7 +281,7 @@ def test_a_wakeup_after_the_client_has_left_changes_nothing(
     nothing_is_left(proxy)
 
 
-def test_a_wakeup_that_comes_once_a_socket_is_open_changes_nothing(judging: ScriptedSender) -> None:
+def test_a_timer_changes_nothing_once_a_socket_is_open(judging: ScriptedSender) -> None:
     proxy = Proxy()
     assert isinstance(proxy.client, H1Client)
     proxy.client.upgrade("/claimed")
@@ -339,7 +339,7 @@ def test_an_open_socket_takes_injected_messages_after_a_reload(
     assert texts(received(theirs, upstream.tunnel)) == ["to the server", "to it"]
 
 
-def test_a_stream_that_was_begun_before_a_reload_ends_as_it_began(
+def test_a_stream_from_before_a_reload_ends_as_it_began(
     sender: ScriptedSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = Proxy(addon=Tunnels())
@@ -563,9 +563,7 @@ each_way = pytest.mark.parametrize("from_client", [True, False], ids=["from the 
 
 @each_way
 @pytest.mark.parametrize("size", [16 * MIB, 400 * MIB])
-def test_a_message_that_inflates_to_far_more_than_it_is_closes_the_socket(
-    from_client: bool, size: int, sender: ScriptedSender
-) -> None:
+def test_a_message_that_is_too_dense_closes_the_socket(from_client: bool, size: int, sender: ScriptedSender) -> None:
     line, data = Line(deflated=True), bomb(size, from_client=from_client)
     tracemalloc.start()
     try:

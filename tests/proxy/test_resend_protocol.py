@@ -184,7 +184,7 @@ def test_a_response_of_the_sender_can_follow_a_refusal(
 
 @each_client
 @pytest.mark.parametrize("end", [True, False], ids=["known length", "chunked"])
-def test_a_body_that_is_streamed_past_us_is_refused_before_anything_leaves(
+def test_a_streamed_body_is_refused_before_anything_leaves(
     client: Protocol, end: bool, sender: ScriptedSender
 ) -> None:
     proxy = Proxy(client=client, addon=StreamsRequests())
@@ -222,9 +222,8 @@ def test_client_sees_only_the_answer_to_the_second_attempt(
 
 
 @each_pair
-def test_request_hooks_fire_once_and_response_hooks_once_per_attempt(
-    client: Protocol, upstream: Protocol, sender: ScriptedSender
-) -> None:
+def test_response_hooks_fire_once_per_attempt(client: Protocol, upstream: Protocol, sender: ScriptedSender) -> None:
+    """Request hooks fire once."""
     proxy = Proxy(client=client, upstream=upstream)
     proxy.client.ask("/claimed", b"question")
     refuse(proxy.requests[0])
@@ -236,7 +235,7 @@ def test_request_hooks_fire_once_and_response_hooks_once_per_attempt(
 
 
 @each_pair
-def test_flow_shows_no_answer_while_its_second_attempt_is_under_way(
+def test_a_flow_has_no_answer_during_its_second_attempt(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     proxy = Proxy(client=client, upstream=upstream)
@@ -297,9 +296,7 @@ def test_second_attempt_uses_the_connection_of_the_first(
 
 
 @each_client
-def test_second_attempt_connects_anew_when_the_first_connection_is_over(
-    client: Protocol, sender: ScriptedSender
-) -> None:
+def test_a_second_attempt_connects_again_if_necessary(client: Protocol, sender: ScriptedSender) -> None:
     proxy = Proxy(client=client)
     got = proxy.client.ask("/claimed", b"question")
     (first,) = proxy.requests
@@ -412,7 +409,7 @@ def test_transparent_mode_sends_again_too(sender: ScriptedSender) -> None:
     assert got.body == b"served"
 
 
-def test_a_claimed_flow_the_sender_disowns_is_answered_with_an_error(sender: ScriptedSender) -> None:
+def test_a_disowned_flow_is_answered_with_an_error(sender: ScriptedSender) -> None:
     class Disowning(ScriptedSender):
         def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
             return None if self.tries else super().outbound(flow)
@@ -430,7 +427,7 @@ def test_a_claimed_flow_the_sender_disowns_is_answered_with_an_error(sender: Scr
 
 
 @each_pair
-def test_attempt_that_is_outdated_when_connected_leaves_dressed_anew(
+def test_an_attempt_outdated_when_connected_is_dressed_again(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.stale = {1}
@@ -468,7 +465,7 @@ def test_second_attempt_too_is_dressed_anew_when_outdated(
 
 @each_pair
 @pytest.mark.parametrize("instead", [http.Response.make(503, b"nobody"), None], ids=["a response", "disowned"])
-def test_nothing_leaves_when_an_outdated_attempt_has_no_successor(
+def test_nothing_leaves_if_an_outdated_attempt_has_no_successor(
     client: Protocol, upstream: Protocol, instead: http.Response | None, sender: ScriptedSender
 ) -> None:
     sender.stale = {1}
@@ -481,7 +478,7 @@ def test_nothing_leaves_when_an_outdated_attempt_has_no_successor(
 
 
 @each_pair
-def test_nothing_leaves_for_a_client_that_left_while_its_outdated_attempt_connected_anew(
+def test_nothing_leaves_if_the_client_leaves_while_reconnecting(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.stale = {1}
@@ -514,7 +511,7 @@ def test_client_that_leaves_the_first_attempt_ends_it(
 
 @each_pair
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_nothing_is_sent_for_a_client_that_left_while_its_refusal_was_judged(
+def test_nothing_leaves_if_the_client_leaves_while_judging(
     client: Protocol, upstream: Protocol, attempt: int, sender: ScriptedSender
 ) -> None:
     sender.attempts = 5
@@ -544,7 +541,7 @@ def test_a_body_still_on_its_way_up_ends_with_the_client(sender: ScriptedSender)
 
 @each_pair
 @pytest.mark.parametrize("attempt", [1, 2, 3])
-def test_nothing_is_sent_for_a_client_that_left_while_its_attempt_was_connecting(
+def test_nothing_leaves_if_the_client_leaves_while_connecting(
     client: Protocol, upstream: Protocol, attempt: int, sender: ScriptedSender
 ) -> None:
     sender.attempts = 5
@@ -649,7 +646,7 @@ def test_second_attempt_that_cannot_connect_is_one_error(
 
 
 @each_pair
-def test_connection_that_ends_while_a_refusal_is_judged_is_replaced(
+def test_a_connection_lost_while_judging_is_replaced(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     proxy = Proxy(client=client, upstream=upstream)
@@ -807,7 +804,7 @@ def test_early_refusal_with_a_reset_behind_it_is_sent_again(
 
 
 @each_client
-def test_a_reset_behind_a_refusal_that_is_relayed_disturbs_nothing(client: Protocol, sender: ScriptedSender) -> None:
+def test_a_reset_after_a_relayed_refusal_disturbs_nothing(client: Protocol, sender: ScriptedSender) -> None:
     """mitmproxy alone would hand the reset to a client whose answer is complete, and over HTTP/1 crash at it."""
     sender.attempts = 1
     proxy = Proxy(client=client, upstream="h2")
@@ -851,7 +848,7 @@ def test_flow_killed_over_its_refusal_is_not_sent_again(
 
 
 @each_pair
-def test_flow_killed_while_its_second_attempt_connects_is_not_sent(
+def test_a_flow_killed_while_connecting_again_is_not_sent(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.dress = to_another_host
@@ -867,7 +864,7 @@ def test_flow_killed_while_its_second_attempt_connects_is_not_sent(
 
 
 @each_pair
-def test_response_replaced_by_another_addon_is_what_the_client_gets(
+def test_another_addons_response_reaches_the_client(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     class Replacing(Streaming):
@@ -885,7 +882,7 @@ def test_response_replaced_by_another_addon_is_what_the_client_gets(
 # -- WebSocket
 
 
-def test_websocket_handshake_is_sent_again_and_messages_pass_both_ways(sender: ScriptedSender) -> None:
+def test_a_handshake_is_sent_again_and_messages_pass(sender: ScriptedSender) -> None:
     sender.attempts = 3
     proxy = Proxy()
     got, client, upstream = handshake(proxy, refusals=2)
@@ -989,7 +986,7 @@ def test_ids_of_attempts_are_never_used_twice(sender: ScriptedSender) -> None:
 
 @each_pair
 @pytest.mark.parametrize("how", ["no answer", "half a refusal", "half a beginning"])
-def test_a_connection_that_is_lost_before_anything_was_passed_on_costs_the_client_nothing(
+def test_a_connection_lost_early_costs_the_client_nothing(
     client: Protocol, upstream: Protocol, how: str, sender: ScriptedSender
 ) -> None:
     sender.repeats = True
@@ -1114,7 +1111,7 @@ def test_a_stream_that_ends_while_it_begins_is_passed_on(
 
 @each_pair
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_stream_that_fails_before_it_answers_is_asked_for_again(
+def test_a_stream_that_fails_at_once_is_requested_again(
     client: Protocol, upstream: Protocol, ends: bool, sender: ScriptedSender
 ) -> None:
     proxy = Proxy(client=client, upstream=upstream)
@@ -1131,7 +1128,7 @@ def test_a_stream_that_fails_before_it_answers_is_asked_for_again(
 
 
 @each_pair
-def test_a_stream_that_fails_for_good_is_answered_with_what_it_was_taken_for(
+def test_a_stream_that_fails_for_good_becomes_a_response(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.attempts = 1

@@ -148,7 +148,7 @@ async def test_refusals_of_every_kind_are_followed_by_the_answer(route: Route, h
 
 
 @pytest.mark.parametrize("route", ["h1-h1", "h2-h1", "http2=false"], indirect=True)
-async def test_a_refusal_is_heard_though_the_server_closes_with_the_body_unread(route: Route) -> None:
+async def test_a_refusal_is_read_although_the_server_has_closed(route: Route) -> None:
     body = random.Random(5).randbytes(5 << 20)
     for _ in range(5):
         path, response = await route.ask(body, how="rude", refusals=3)
@@ -156,7 +156,7 @@ async def test_a_refusal_is_heard_though_the_server_closes_with_the_body_unread(
         assert route.upstream.attempts(path) == [1, 2, 3, 4]
 
 
-async def test_the_fifth_refusal_is_relayed_and_the_connection_serves_on(route: Route) -> None:
+async def test_the_fifth_refusal_is_relayed(route: Route) -> None:
     path, response = await route.ask(refusals=9)
     assert (response.status_code, response.content) == (401, b"refused 5")
     assert route.upstream.attempts(path) == [1, 2, 3, 4, 5]
@@ -164,7 +164,7 @@ async def test_the_fifth_refusal_is_relayed_and_the_connection_serves_on(route: 
     assert response.status_code == 200
 
 
-async def test_event_stream_arrives_from_its_first_event_after_a_refusal(route: Route) -> None:
+async def test_an_event_stream_arrives_complete_after_a_refusal(route: Route) -> None:
     path, url = route.url(answer="sse")
     async with route.events(url) as response:
         parts = response.aiter_raw()
@@ -191,7 +191,7 @@ async def test_server_that_cuts_the_first_attempt_is_one_error(route: Route) -> 
     assert route.upstream.attempts(path) == [1]
 
 
-async def test_server_that_cuts_the_second_answer_cuts_it_for_the_client(route: Route) -> None:
+async def test_a_second_answer_that_is_cut_is_cut_for_the_client(route: Route) -> None:
     path, url = route.url(answer="cut")
     async with route.events(url) as response:
         parts = response.aiter_raw()
@@ -220,7 +220,7 @@ async def test_client_that_leaves_the_second_attempt_ends_it_upstream(route: Rou
     await asyncio.wait_for(route.upstream.requests[path][1].gone.wait(), PATIENCE)
 
 
-async def test_nothing_is_sent_again_for_a_client_that_left_over_its_refusal(route: Route) -> None:
+async def test_nothing_is_sent_again_once_the_client_has_left(route: Route) -> None:
     path, url = route.url(judge=0.5)
     asking = asyncio.create_task(route.client.post(url, content=b"question"))
     await asyncio.wait_for(route.upstream.refused[path].wait(), PATIENCE)
@@ -230,7 +230,7 @@ async def test_nothing_is_sent_again_for_a_client_that_left_over_its_refusal(rou
 
 
 @pytest.mark.parametrize(("route", "flows"), [("h2-h1", 50), ("h2-h2", 200)], indirect=["route"])
-async def test_flows_side_by_side_on_one_connection_get_their_own_answers(route: Route, flows: int) -> None:
+async def test_parallel_flows_on_one_connection_get_their_answers(route: Route, flows: int) -> None:
     at_once = asyncio.Semaphore(95)  # mitmproxy allows a client a hundred streams at once.
 
     async def one(number: int) -> None:
@@ -266,7 +266,7 @@ async def test_reverse_mode_sends_again_too(
 
 
 @pytest.mark.parametrize("name", ["lazy", "http1"])
-async def test_websocket_handshake_is_sent_again_and_messages_are_relayed(
+async def test_a_handshake_is_sent_again_and_messages_are_relayed(
     name: str, mitmdump: Callable[[str], Mitmdump], certificates: tuple[Path, Path]
 ) -> None:
     handshakes: list[str] = []
@@ -294,7 +294,7 @@ async def test_websocket_handshake_is_sent_again_and_messages_are_relayed(
 
 
 @pytest.mark.parametrize("from_client", [True, False], ids=["from the client", "from the server"])
-async def test_a_websocket_message_that_inflates_without_end_costs_no_memory(
+async def test_an_endlessly_inflating_message_costs_no_memory(
     from_client: bool, mitmdump: Callable[[str], Mitmdump], certificates: tuple[Path, Path]
 ) -> None:
     explosive, codes = bomb(400 << 20, from_client=from_client), []

@@ -68,7 +68,7 @@ def test_a_request_goes_by_the_name_of_its_tunnel(tunnels: Tunnels, asked: str, 
     assert flow.request.headers.fields == before
 
 
-def test_the_name_of_a_connect_stays_when_another_addon_pins_the_address(tunnels: Tunnels) -> None:
+def test_a_connects_name_stays_when_an_addon_pins_the_address(tunnels: Tunnels) -> None:
     flow = through(ADDRESS, "elsewhere.test")
     tunnels.asked(flow.server_conn, "chatgpt.com")
 
@@ -78,7 +78,7 @@ def test_the_name_of_a_connect_stays_when_another_addon_pins_the_address(tunnels
     assert tunnels.opens(flow.server_conn, ADDRESS) == "chatgpt.com"
 
 
-def test_so_does_that_of_a_connection_which_is_seen_before_it_is_pinned(tunnels: Tunnels) -> None:
+def test_a_connections_name_stays_when_an_addon_pins_it_later(tunnels: Tunnels) -> None:
     flow = through(ADDRESS, None)
     assert tunnels.opens(flow.server_conn, "chatgpt.com") == "chatgpt.com"
 
@@ -88,7 +88,7 @@ def test_so_does_that_of_a_connection_which_is_seen_before_it_is_pinned(tunnels:
 
 
 @pytest.mark.parametrize("then", [ADDRESS, "elsewhere.test"])
-def test_a_connect_that_has_failed_lends_the_next_one_no_name(tunnels: Tunnels, then: str) -> None:
+def test_a_failed_connect_gives_the_next_one_no_name(tunnels: Tunnels, then: str) -> None:
     flow = through(then, None)
     tunnels.asked(flow.server_conn, "chatgpt.com")
     tunnels.asked(flow.server_conn, then)
@@ -99,7 +99,7 @@ def test_a_connect_that_has_failed_lends_the_next_one_no_name(tunnels: Tunnels, 
     assert tunnels.opens(flow.server_conn, then) == then
 
 
-def test_where_another_addon_sends_a_request_it_goes(tunnels: Tunnels) -> None:
+def test_another_addon_may_redirect_a_request(tunnels: Tunnels) -> None:
     flow = through("chatgpt.com", "chatgpt.com")
     flow.request.host = "127.0.0.1"
 
@@ -108,7 +108,7 @@ def test_where_another_addon_sends_a_request_it_goes(tunnels: Tunnels) -> None:
     assert flow.request.host == "127.0.0.1"
 
 
-def test_what_a_reverse_proxy_is_called_in_tls_is_not_what_is_behind_it(tunnels: Tunnels) -> None:
+def test_a_reverse_proxys_name_in_tls_does_not_count(tunnels: Tunnels) -> None:
     flow = through(ADDRESS, "chatgpt.com")
     flow.client_conn.proxy_mode = ProxyMode.parse(f"reverse:https://{ADDRESS}@8081")
 
@@ -121,7 +121,7 @@ def test_what_a_reverse_proxy_is_called_in_tls_is_not_what_is_behind_it(tunnels:
 
 
 @pytest.mark.parametrize("why", ["the addon is gone", "the hook was skipped"])
-def test_nothing_leaves_undressed_for_an_address_that_tls_calls_the_backend(why: str) -> None:
+def test_nothing_leaves_undressed_for_the_backends_address(why: str) -> None:
     exchanges = SwapHandler(history=History())
     if why == "the addon is gone":
         exchanges.flows.mode = Closed(why)
@@ -203,7 +203,7 @@ READ = [
 
 
 @pytest.mark.parametrize(("host", "data"), PASSED)
-def test_strangers_are_passed_through(tunnels: Tunnels, options: Any, host: str, data: bytes) -> None:
+def test_other_hosts_are_passed_through(tunnels: Tunnels, options: Any, host: str, data: bytes) -> None:
     asked = begun(options, host, data)
 
     tunnels.pass_through(asked, reads_all=False)
@@ -213,9 +213,8 @@ def test_strangers_are_passed_through(tunnels: Tunnels, options: Any, host: str,
 
 
 @pytest.mark.parametrize(("host", "data"), [*READ, *PASSED])
-def test_codexs_hosts_are_left_to_mitmproxy_and_so_is_everything_if_all_is_read(
-    tunnels: Tunnels, options: Any, host: str, data: bytes
-) -> None:
+def test_codexs_hosts_are_left_to_mitmproxy(tunnels: Tunnels, options: Any, host: str, data: bytes) -> None:
+    """So is everything if all is read."""
     asked = begun(options, host, data)
 
     tunnels.pass_through(asked, reads_all=(host, data) in PASSED)
@@ -224,12 +223,12 @@ def test_codexs_hosts_are_left_to_mitmproxy_and_so_is_everything_if_all_is_read(
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 60, -1])
-def test_of_an_address_the_whole_greeting_is_waited_for(tunnels: Tunnels, options: Any, length: int) -> None:
+def test_an_address_waits_for_the_complete_client_hello(tunnels: Tunnels, options: Any, length: int) -> None:
     with pytest.raises(UndecidedError):
         tunnels.pass_through(begun(options, ADDRESS, greeting("chatgpt.com")[:length]), reads_all=False)
 
 
-def test_but_not_for_ever(tunnels: Tunnels, options: Any) -> None:
+def test_an_endless_client_hello_is_not_waited_for(tunnels: Tunnels, options: Any) -> None:
     endless = b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + b"\x00" * LONGEST_GREETING
     asked = begun(options, ADDRESS, endless)
 
@@ -241,7 +240,7 @@ def test_but_not_for_ever(tunnels: Tunnels, options: Any) -> None:
 @pytest.mark.parametrize(
     "data", [b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01" * 9]
 )
-def test_what_is_no_greeting_harms_nobody(tunnels: Tunnels, options: Any, data: bytes) -> None:
+def test_bytes_that_are_no_client_hello_do_no_harm(tunnels: Tunnels, options: Any, data: bytes) -> None:
     asked = begun(options, ADDRESS, data)
     try:
         tunnels.pass_through(asked, reads_all=False)
@@ -270,9 +269,8 @@ def test_a_reverse_proxy_reads_what_it_is_for(tunnels: Tunnels, options: Any) ->
     assert asked.layer is None
 
 
-def test_the_backend_is_asked_for_its_own_certificate_whatever_a_client_names_in_tls(
-    tunnels: Tunnels, options: Any
-) -> None:
+def test_the_backends_own_certificate_is_requested(tunnels: Tunnels, options: Any) -> None:
+    """Whatever name a client sends in TLS."""
     asked = begun(options, "chatgpt.com", greeting("evil.test"))
 
     tunnels.pass_through(asked, reads_all=False)

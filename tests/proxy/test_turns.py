@@ -252,7 +252,8 @@ async def test_however_a_turn_ends_the_next_one_has_its_place(
         assert room.counted[0] == number + 1
 
 
-async def test_a_turn_that_waits_has_its_place_at_once_and_one_that_cannot_has_none(room: Room) -> None:
+async def test_a_waiting_turn_gets_a_slot_as_soon_as_it_is_free(room: Room) -> None:
+    """One that waits too long is denied."""
     first, second = await begun(room), coming()
     room.exchanges.open(second)
     waits = asyncio.create_task(room.exchanges.assign(second))
@@ -271,7 +272,7 @@ async def test_a_turn_that_waits_has_its_place_at_once_and_one_that_cannot_has_n
     assert room.counted == (2, 2, 20)
 
 
-async def test_a_turn_whose_request_was_cancelled_while_it_waited_keeps_no_place(room: Room) -> None:
+async def test_a_turn_cancelled_while_it_waits_keeps_no_slot(room: Room) -> None:
     first, second = await begun(room), coming()
     room.exchanges.open(second)
     waits = asyncio.create_task(room.exchanges.assign(second))
@@ -446,7 +447,7 @@ SOCKET_ENDS: list[Callable[[Room, http.HTTPFlow], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("end", SOCKET_ENDS, ids=[end.__name__ for end in SOCKET_ENDS])
-async def test_however_a_turn_on_a_socket_ends_the_next_one_has_its_place(
+async def test_a_turn_on_a_socket_releases_its_slot_however_it_ends(
     room: Room, end: Callable[[Room, http.HTTPFlow], Awaitable[None]]
 ) -> None:
     for _ in range(3):
@@ -475,7 +476,7 @@ async def test_what_a_client_asks_as_it_connects_is_no_turn(room: Room) -> None:
     assert b"ann has used today's 1 turn;" in room.told[-1]
 
 
-async def test_two_turns_at_once_on_a_socket_do_not_wait_for_each_other(
+async def test_two_turns_on_one_socket_do_not_wait_for_each_other(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of the first comes behind the second: nothing is read of a socket while one of its messages waits."""
@@ -492,7 +493,7 @@ async def test_two_turns_at_once_on_a_socket_do_not_wait_for_each_other(
     assert await asks(room, open_one)
 
 
-async def test_a_bound_that_pool_toml_has_had_since_holds_for_sockets_that_are_open(room: Room) -> None:
+async def test_a_new_bound_counts_for_open_sockets(room: Room) -> None:
     open_one = await socket(room)
     assert await asks(room, open_one)
     await completes(room, open_one)
@@ -502,7 +503,7 @@ async def test_a_bound_that_pool_toml_has_had_since_holds_for_sockets_that_are_o
     assert not await asks(room, open_one)
 
 
-async def test_a_socket_of_nobody_does_not_go_on_once_the_pool_is_for_members(room: Room) -> None:
+async def test_a_socket_without_a_member_ends_once_keys_are_needed(room: Room) -> None:
     open_one = await socket(room, keyless(room))
     assert await asks(room, open_one)
     await completes(room, open_one)
@@ -543,7 +544,7 @@ async def test_a_turn_is_metered_however_its_stream_is_compressed(room: Room, na
     assert room.counted == (1, 1, 10)
 
 
-async def test_a_turn_that_has_failed_in_its_stream_is_not_counted_as_served(room: Room) -> None:
+async def test_a_turn_that_fails_in_its_stream_is_not_counted_as_served(room: Room) -> None:
     said: dict[str, object] = {"type": "response.failed", "response": {"error": {"code": "invalid_prompt"}}}
     failed = f"event: response.failed\ndata: {json.dumps(said)}\n\n".encode()
 
@@ -576,9 +577,8 @@ EVASIONS = {
 
 
 @pytest.mark.parametrize("message", EVASIONS.values(), ids=EVASIONS.keys())
-async def test_a_message_that_could_count_as_nothing_does_not_leave_and_its_client_is_told(
-    room: Room, message: bytes
-) -> None:
+async def test_an_ambiguous_message_does_not_leave(room: Room, message: bytes) -> None:
+    """It could escape being counted as a turn. Its client is told why."""
     room.bound(turns_a_day=1)
     open_one = await socket(room)
 
@@ -627,7 +627,7 @@ def keyless(room: Room) -> http.HTTPFlow:
 
 
 @pytest.mark.parametrize("path", OTHER_SOCKETS)
-async def test_a_member_has_no_other_socket_and_is_told_why(room: Room, path: str) -> None:
+async def test_a_member_has_no_socket_but_the_models(room: Room, path: str) -> None:
     request = coming()
     request.request.method, request.request.path = "GET", path
     request.request.headers["upgrade"] = "WebSocket"
@@ -661,7 +661,7 @@ def is_paused(room: Room) -> None:
 
 @pytest.mark.parametrize("when", [is_for_members_now, is_paused])
 @pytest.mark.parametrize("path", ["/backend-api/codex/realtime/x", "/backend-api/codex/responses"])
-async def test_a_socket_without_a_key_ends_when_it_could_not_be_opened_any_more(
+async def test_an_idle_socket_ends_when_it_could_not_be_opened_again(
     room: Room, monkeypatch: pytest.MonkeyPatch, when: Callable[[Room], None], path: str
 ) -> None:
     ended_ones: list[http.HTTPFlow] = []
@@ -676,7 +676,7 @@ async def test_a_socket_without_a_key_ends_when_it_could_not_be_opened_any_more(
 
 
 @pytest.mark.parametrize("how", ["not a WebSocket", "not asked for"])
-async def test_no_protocol_that_is_not_looked_into_begins_on_a_swapped_path(room: Room, how: str) -> None:
+async def test_no_unknown_protocol_begins_on_a_swapped_path(room: Room, how: str) -> None:
     request = coming()
     request.request.path = "/backend-api/codex/responses"
     if how == "not a WebSocket":
@@ -695,7 +695,7 @@ async def test_no_protocol_that_is_not_looked_into_begins_on_a_swapped_path(room
 
 
 @pytest.mark.parametrize("content", [json.dumps(CREATE).encode(), EVASIONS["two types"], b'{"type":"x"}', b"x"])
-async def test_on_a_socket_of_before_a_reload_nothing_leaves(
+async def test_nothing_leaves_on_a_socket_from_before_a_reload(
     room: Room, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     ended_ones: list[http.HTTPFlow] = []

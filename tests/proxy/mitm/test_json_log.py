@@ -121,7 +121,7 @@ def test_an_exception_is_in_the_line_of_its_record() -> None:
         assert SECRET not in json.dumps(second)
 
 
-def test_the_lines_about_flows_do_not_mix_into_it_unless_they_were_asked_for() -> None:
+def test_lines_about_flows_appear_only_if_requested() -> None:
     with mitmdump() as printed:
         printed.context.options.update(flow_detail=1)
         undo = log_as("json")
@@ -152,7 +152,7 @@ def test_without_the_option_nothing_is_changed() -> None:
         assert printed.context.options.flow_detail == 1
 
 
-def test_a_form_that_is_none_and_a_tool_that_prints_nothing_are_refused() -> None:
+def test_unknown_forms_and_tools_with_a_window_are_refused() -> None:
     with mitmdump():
         with pytest.raises(exceptions.OptionsError, match="use --set codexpool_logs=json"):
             log_as("xml")

@@ -32,9 +32,7 @@ def context() -> Iterator[taddons.context]:
 
 
 @pytest.mark.parametrize("options", UNFIT, ids=str)
-def test_options_with_which_requests_would_leave_unseen_or_be_logged_are_refused(
-    context: taddons.context, options: dict[str, Any]
-) -> None:
+def test_unsafe_options_are_refused_with_a_pool(context: taddons.context, options: dict[str, Any]) -> None:
     context.options.update(**options)
 
     with pytest.raises(exceptions.OptionsError, match=next(iter(options))):
@@ -42,13 +40,13 @@ def test_options_with_which_requests_would_leave_unseen_or_be_logged_are_refused
 
 
 @pytest.mark.parametrize("options", FIT, ids=str)
-def test_others_are_the_users_own_affair(context: taddons.context, options: dict[str, Any]) -> None:
+def test_other_options_are_accepted(context: taddons.context, options: dict[str, Any]) -> None:
     context.options.update(**options)
 
     host.refuse_unfit_for_a_pool(BACKEND_ONLY)
 
 
-def test_who_names_the_hosts_to_intercept_need_not_name_codexs(context: taddons.context) -> None:
+def test_our_hosts_are_added_to_allow_hosts(context: taddons.context) -> None:
     context.options.update(allow_hosts=[r"^example\.com:"])
 
     for _ in range(2):
@@ -68,7 +66,7 @@ def test_who_names_the_hosts_to_intercept_need_not_name_codexs(context: taddons.
         assert not any(re.search(pattern, name) for pattern in patterns), name
 
 
-def test_who_names_none_is_not_spoken_for(context: taddons.context) -> None:
+def test_allow_hosts_stays_empty(context: taddons.context) -> None:
     host.read_too(frozenset({"chatgpt.com"}))
 
     assert context.options.allow_hosts == []

@@ -69,7 +69,7 @@ async def end(master: DumpMaster) -> None:
         await master.ended.wait()
 
 
-async def test_with_nothing_under_way_it_stops_listening_tells_and_ends(master: DumpMaster) -> None:
+async def test_with_nothing_under_way_it_ends(master: DumpMaster) -> None:
     ends = of(master)
     over = request(live=False)
     ends.track(over)
@@ -91,7 +91,7 @@ async def test_requests_run_to_their_end(master: DumpMaster) -> None:
     await end(master)
 
 
-async def test_sockets_that_were_told_are_waited_for_and_others_are_not(master: DumpMaster) -> None:
+async def test_only_sockets_that_were_told_are_waited_for(master: DumpMaster) -> None:
     told = [1]
     ends, others = of(master, lambda: sum(told)), tflow.twebsocketflow()
     others.live = True
@@ -104,7 +104,7 @@ async def test_sockets_that_were_told_are_waited_for_and_others_are_not(master: 
     await end(master)
 
 
-async def test_what_a_slow_client_has_not_taken_yet_is_waited_for(master: DumpMaster) -> None:
+async def test_bytes_a_slow_client_has_not_read_are_waited_for(master: DumpMaster) -> None:
     left = [65_536]
     transport = SimpleNamespace(get_write_buffer_size=lambda: sum(left), is_closing=lambda: False)
     writer = asyncio.StreamWriter(transport, None, None, asyncio.get_running_loop())  # type: ignore[arg-type]
@@ -144,9 +144,7 @@ async def test_a_second_sigterm_ends_it_at_once(master: DumpMaster) -> None:
     assert master.did[-1] == "ends"
 
 
-async def test_what_breaks_on_the_way_does_not_keep_it_from_ending(
-    master: DumpMaster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_does_not_keep_it_from_ending(master: DumpMaster, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("no note")
 
@@ -155,7 +153,7 @@ async def test_what_breaks_on_the_way_does_not_keep_it_from_ending(
     await end(master)
 
 
-async def test_a_reload_in_the_middle_does_not_keep_it_from_ending(master: DumpMaster) -> None:
+async def test_a_reload_does_not_keep_it_from_ending(master: DumpMaster) -> None:
     ends, flow = of(master), request()
     ends.track(flow)
     ends.begin()
@@ -166,7 +164,7 @@ async def test_a_reload_in_the_middle_does_not_keep_it_from_ending(master: DumpM
     assert master.did[-1] == "ends"
 
 
-async def test_the_next_request_of_a_client_goes_over_another_connection(master: DumpMaster) -> None:
+async def test_a_clients_next_request_uses_a_new_connection(master: DumpMaster) -> None:
     ends = of(master)
     before, after, http2, switched = (request() for _ in range(4))
     http2.request.http_version = "HTTP/2.0"
@@ -184,7 +182,7 @@ async def test_the_next_request_of_a_client_goes_over_another_connection(master:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
-async def test_sigterm_is_answered_here_and_mitmproxys_own_again_afterwards(master: DumpMaster) -> None:
+async def test_sigterm_is_handled_and_given_back(master: DumpMaster) -> None:
     ends, flow = of(master), request()
     ends.track(flow)
     try:
@@ -206,7 +204,9 @@ async def test_sigterm_is_answered_here_and_mitmproxys_own_again_afterwards(mast
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
-async def test_tools_with_a_window_end_as_ever(master: DumpMaster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tools_with_a_window_keep_mitmproxys_handler(
+    master: DumpMaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ctx, "master", SimpleNamespace(), raising=False)
 
     of(master).running()

@@ -42,9 +42,7 @@ from tests.running import CLIENT, pat
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["with a pool", "without one"])
-async def test_what_leaves_is_what_the_client_has_sent_and_the_flow_shows_none_of_its_secrets(
-    tmp_path: Path, stored: bool
-) -> None:
+async def test_the_clients_request_leaves_and_its_flow_is_masked(tmp_path: Path, stored: bool) -> None:
     observed = observing(tmp_path, *(("work",) if stored else ()))
     flow = request()
     wire = await sent(observed, flow)
@@ -61,7 +59,7 @@ async def test_what_leaves_is_what_the_client_has_sent_and_the_flow_shows_none_o
     assert CLIENT.token.encode() not in repr(flow.get_state()).encode()
 
 
-async def test_what_another_addon_does_to_headers_leaves_as_it_has_made_them(tmp_path: Path) -> None:
+async def test_headers_leave_as_another_addon_has_changed_them(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     kept, changed = request(), request()
     for flow in (kept, changed):
@@ -79,9 +77,10 @@ async def test_what_another_addon_does_to_headers_leaves_as_it_has_made_them(tmp
         assert "x-odd" not in wire.headers
 
 
-async def test_a_body_that_passes_by_leaves_with_the_flows_own_headers_which_are_covered_again(
+async def test_a_streamed_body_leaves_with_the_flows_own_headers(
     tmp_path: Path,
 ) -> None:
+    """They are masked again afterwards."""
     observed = observing(tmp_path, "work")
     flow = request()
     observed.open(flow)
@@ -98,7 +97,7 @@ async def test_a_body_that_passes_by_leaves_with_the_flows_own_headers_which_are
 
 
 @pytest.mark.parametrize("by", ["the rest of it", "an error"])
-async def test_a_flow_that_had_to_leave_itself_is_covered_as_soon_as_it_has(tmp_path: Path, by: str) -> None:
+async def test_a_flow_that_leaves_itself_is_masked_afterwards(tmp_path: Path, by: str) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     observed.open(flow)
@@ -138,7 +137,8 @@ async def test_what_is_not_swapped_is_not_touched(tmp_path: Path, path: str, hos
     assert (flow.comment, flow.metadata) == ("", {})
 
 
-async def test_a_request_from_before_a_reload_is_not_covered_for_nobody_would_uncover_it(tmp_path: Path) -> None:
+async def test_a_request_from_before_a_reload_is_not_masked(tmp_path: Path) -> None:
+    """Its old sender would not unmask it."""
     flow = request()
     flow.request.timestamp_start -= 1
     observed = observing(tmp_path, "work")
@@ -151,7 +151,7 @@ async def test_a_request_from_before_a_reload_is_not_covered_for_nobody_would_un
 
 
 @pytest.mark.parametrize("is_copy", [False, True])
-async def test_a_replayed_flow_leaves_with_the_clients_own_credential_again(tmp_path: Path, is_copy: bool) -> None:
+async def test_a_replayed_flow_leaves_with_the_clients_credential(tmp_path: Path, is_copy: bool) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     await sent(observed, flow)
@@ -179,7 +179,7 @@ async def test_a_replay_whose_credential_is_not_known_any_more_is_said(
     assert "without its credential: it is no longer known" in caplog.text
 
 
-async def test_a_copy_of_a_flow_gets_no_secret_that_only_reads_like_its_own(tmp_path: Path) -> None:
+async def test_a_copy_of_a_flow_gets_no_secret_of_another(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flows = [request(RESPONSES, (b"authorization", b""), (b"Authorization", b"Bearer %b" % s)) for s in (b"a", b"b")]
     for flow in flows:
@@ -192,7 +192,7 @@ async def test_a_copy_of_a_flow_gets_no_secret_that_only_reads_like_its_own(tmp_
     assert wire.headers["authorization"] == flows[1].request.headers["authorization"]
 
 
-async def test_nobody_gets_the_credential_of_another_client_for_its_placeholder(tmp_path: Path) -> None:
+async def test_a_placeholder_is_not_exchanged_for_another_credential(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     await sent(observed, flow)
@@ -229,7 +229,7 @@ BREAKABLE = [
 
 
 @pytest.mark.parametrize("what", BREAKABLE)
-async def test_whatever_breaks_the_request_leaves_as_it_came_and_so_does_the_answer(
+async def test_request_and_answer_pass_unchanged_whatever_breaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The addon's hooks give an error to `fail`, and go on."""
@@ -309,7 +309,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("status", "body", "words"), ANSWERS.values(), ids=ANSWERS)
-async def test_each_answer_is_judged_as_if_it_were_the_pools_and_the_client_gets_it(
+async def test_each_answer_is_judged_and_relayed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, body: Any, words: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -344,9 +344,7 @@ async def test_what_is_encrypted_for_another_account_would_be_left_out(tmp_path:
         assert [attempt.lighter for attempt in trace_of(flow).attempts] == [False, True]
 
 
-async def test_a_stream_that_fails_before_it_answers_anything_is_judged_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_stream_that_fails_at_once_is_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     observed = observing(tmp_path, "work", "spare")
     flow = request()
@@ -416,7 +414,7 @@ async def test_an_answer_of_another_addon_says_nothing(tmp_path: Path, caplog: p
     ],
     ids=["no pool", "closed", "nobody"],
 )
-async def test_where_nobody_would_serve_that_is_said_and_the_request_goes_its_way(
+async def test_a_request_no_identity_could_serve_is_traced_as_such(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], closed: str, head: str, would: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -507,7 +505,7 @@ async def test_the_clients_answers_say_nothing_of_the_pool(tmp_path: Path) -> No
     assert trace_of(flow).attempts[0].identity == "work"  # The session would have stayed where it is.
 
 
-async def test_a_turn_state_would_be_sent_back_to_whom_it_would_have_come_from(tmp_path: Path) -> None:
+async def test_a_turn_state_goes_back_to_its_simulated_issuer(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work", "spare")
     first = request()
     await sent(observed, first)
@@ -522,7 +520,7 @@ async def test_a_turn_state_would_be_sent_back_to_whom_it_would_have_come_from(t
     assert [b"x-codex-turn-state" in dict(attempt.fields) for attempt in attempts] == [True, False]
 
 
-async def test_a_session_is_read_from_the_body_where_no_header_names_it(tmp_path: Path) -> None:
+async def test_a_session_is_read_from_the_body_without_a_header(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work", "spare")
     flow = request(RESPONSES, (b"thread-id", b""), body=b'{"prompt_cache_key": "k"}')
     await sent(observed, flow)
@@ -547,9 +545,7 @@ def test_the_option_is_taken_as_it_is_meant_or_refused(option: str, observes: bo
 # -- what a flow shows of an answer
 
 
-async def test_a_flow_shows_the_answer_that_has_passed_by_without_the_credential_that_it_repeats(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_flow_shows_its_streamed_answer_redacted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     await sent(observed, flow)
@@ -580,7 +576,7 @@ async def test_a_flow_shows_an_answer_up_to_a_size(tmp_path: Path, size: int, is
     assert observed._observed[flow].passing is None, "it is kept once, in the flow"
 
 
-async def test_an_answer_that_another_addon_holds_has_still_to_leave_as_it_came(tmp_path: Path) -> None:
+async def test_an_answer_held_by_another_addon_leaves_unchanged(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work", "spare")
     flow = request()
     await sent(observed, flow)

@@ -56,7 +56,7 @@ def test_a_flow_shows_where_a_secret_is_and_nothing_of_it(fields: Fields) -> Non
             assert value_shown.startswith((MARK, value.partition(b" ")[0] + b" " + MARK))
 
 
-def test_what_other_addons_have_done_stays_and_the_secret_is_wherever_the_veil_is() -> None:
+def test_unmasking_keeps_what_other_addons_have_done() -> None:
     made = masks_of(((b"authorization", b"Bearer " + TOKEN), (b"x-a", b"1")), lambda secret: "PAT 38 chars")
     mask = b"<client's own: PAT 38 chars>"
     fields = ((b"x-copied", b"it is " + mask), (b"authorization", b"bearer " + mask), (b"x-a", b"2"), (b"x-b", b""))

@@ -59,7 +59,7 @@ STANDINGS: dict[str, tuple[str, Callable[[SqliteState], None], Status, str]] = {
 
 
 @pytest.mark.parametrize(("head", "write", "status", "note"), STANDINGS.values(), ids=STANDINGS)
-def test_an_identity_stands_as_files_say_it_does_and_nobody_is_asked(
+def test_identities_have_the_status_that_files_give(
     tmp_path: Path, head: str, write: Callable[[SqliteState], None], status: Status, note: str
 ) -> None:
     with state_in(tmp_path) as state:
@@ -80,9 +80,7 @@ def consulted_of(folder: Path, text: str, **environ: str) -> Consulted:
     return consulted
 
 
-async def test_neither_a_command_nor_a_keyring_is_asked_and_the_fields_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_command_or_keyring_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object) -> None:
         raise AssertionError("the keyring was asked")
 
@@ -109,7 +107,7 @@ async def test_neither_a_command_nor_a_keyring_is_asked_and_the_fields_say_so(
     assert locked[b"ChatGPT-Account-Id"] == b"<codexpool:locked>"
 
 
-def test_of_a_command_that_has_run_before_it_is_known_whose_its_token_was(tmp_path: Path) -> None:
+def test_the_owner_of_a_commands_last_token_is_known(tmp_path: Path) -> None:
     with state_in(tmp_path) as state:
         key = IdentityKey("acc-sso", "user-sso")
         state.put_record(f"{tmp_path / 'pool.toml'}#sso", Record("0" * 12, key))

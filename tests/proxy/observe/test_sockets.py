@@ -94,7 +94,7 @@ async def test_without_a_pool_a_turn_is_followed_all_the_same(tmp_path: Path) ->
     assert [turn.outcome for turn in trace_of(flow).turns] == ["failed: 401 token_revoked"]
 
 
-async def test_of_a_socket_that_was_opened_before_a_reload_the_last_messages_are_kept(tmp_path: Path) -> None:
+async def test_a_socket_from_before_a_reload_keeps_its_last_messages(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = await socket(observing(tmp_path, "work"))
     for number in range(100):
@@ -104,7 +104,7 @@ async def test_of_a_socket_that_was_opened_before_a_reload_the_last_messages_are
     assert [kept.content for kept in flow.websocket.messages] == [b"%d" % n for n in range(84, 100)]
 
 
-async def test_what_is_no_turn_of_the_clients_leaves_no_trace_on_a_socket(tmp_path: Path) -> None:
+async def test_only_turns_of_the_client_are_traced_on_a_socket(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = await socket(observed)
     for from_client, content in (
@@ -124,9 +124,7 @@ async def test_what_is_no_turn_of_the_clients_leaves_no_trace_on_a_socket(tmp_pa
     assert observed.history.tallies.sockets_open == 0
 
 
-async def test_a_socket_shows_its_last_messages_and_not_the_credential_that_they_repeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_socket_shows_its_last_messages_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "KEPT", 1000)
     observed = observing(tmp_path, "work")
     flow = await socket(observed)
