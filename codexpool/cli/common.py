@@ -14,8 +14,10 @@ import click
 
 from codexpool.cli.entry import entry
 from codexpool.common import tasks
-from codexpool.config import ConfigError, IdentitySpec, PoolConfig, Sources, find, load, places
-from codexpool.config.model import shown
+from codexpool.config.lookup import find, places
+from codexpool.config.model import ConfigError, IdentitySpec, PoolConfig, shown
+from codexpool.config.read import load
+from codexpool.config.sources import Sources
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens

@@ -15,7 +15,8 @@ import click
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, pool_path, sources, state_file
 from codexpool.common.private_files import UnusableError, read_private
-from codexpool.config import PoolConfig, Resolved, resolve
+from codexpool.config.model import PoolConfig
+from codexpool.config.sources import Resolved, resolve
 from codexpool.doctor import clocks, configuration, files, logins, probe, proxy_status, trust, variables, versions
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, wrong

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from codexpool.cli.common import console, moment
 from codexpool.cli.output import STATUS_STYLES, print_table
-from codexpool.config import FromCommand, IdentitySpec, PoolConfig, Sources, resolve
+from codexpool.config.model import FromCommand, IdentitySpec, PoolConfig
+from codexpool.config.sources import Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions

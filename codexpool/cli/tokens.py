@@ -10,9 +10,9 @@ from pathlib import Path
 
 from codexpool.cli.common import Failure, sources, verification
 from codexpool.common.private_files import UnusableError
-from codexpool.config import IdentitySpec, PoolConfig, Sources
 from codexpool.config.keyrings import PendingError
-from codexpool.config.sources import credential_of
+from codexpool.config.model import IdentitySpec, PoolConfig
+from codexpool.config.sources import Sources, credential_of
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import Whoami

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from codexpool.config import ConfigError, FromEnv, PoolConfig, Problem, Resolved, load
+from codexpool.config.model import ConfigError, FromEnv, PoolConfig, Problem
+from codexpool.config.read import load
+from codexpool.config.sources import Resolved
 from codexpool.doctor.findings import Finding, note, ok, wrong
 
 ABOUT: Final = "pool"

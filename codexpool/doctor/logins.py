@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from codexpool.common.private_files import UnusableError
-from codexpool.config import FromAuthJson, PoolConfig
+from codexpool.config.model import FromAuthJson, PoolConfig
 from codexpool.config.sources import other_owner
 from codexpool.credentials import Credential, auth_json
 from codexpool.credentials.auth_json import Login

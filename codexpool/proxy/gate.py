@@ -17,8 +17,7 @@ from mitmproxy import http
 from mitmproxy.connection import Client
 
 from codexpool.common.addresses import address_of, household, is_from_here, plain_address
-from codexpool.config import PoolConfig
-from codexpool.config.model import Access
+from codexpool.config.model import Access, PoolConfig
 from codexpool.members import persona
 from codexpool.members.access import Asks, Brings, Gets, gets
 from codexpool.members.register import Member, Register, Standing, refusal, standing

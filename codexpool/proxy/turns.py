@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from mitmproxy import http
 
 from codexpool.common.never_raises import harmless
-from codexpool.config import MemberSpec
+from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import DAY, Ledger
 from codexpool.members.register import Member
 from codexpool.members.turn_queue import Bound, Full, Slot, TurnQueue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from codexpool.config import PoolConfig
+from codexpool.config.model import PoolConfig
 from codexpool.config.programs import environ_of_programs, secret_variables
 from codexpool.pool.identity import Condition, Identity, Status, clock
 from codexpool.pool.needs import described, expiry, reasons_of, remedy

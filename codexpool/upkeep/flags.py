@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from codexpool.common import tasks
-from codexpool.config import Flag, IdentitySpec, PoolConfig
+from codexpool.config.model import Flag, IdentitySpec, PoolConfig
 from codexpool.pool.identity import Condition, Evidence, Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.upkeep.vault import Vault

@@ -12,7 +12,7 @@ from typing import Final
 
 from codexpool.common import tasks
 from codexpool.common.tasks import Tasks
-from codexpool.config import Notify
+from codexpool.config.model import Notify
 from codexpool.credentials import http_client
 from codexpool.credentials.command import CommandLine, run
 from codexpool.credentials.http_client import Route

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from weakref import WeakSet
 
 from codexpool.common.tasks import Tasks
-from codexpool.config import IdentitySpec, PoolConfig
+from codexpool.config.model import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import AuthApi, Whoami
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 
-from codexpool.config import IdentitySpec
+from codexpool.config.model import IdentitySpec
 from codexpool.credentials import Credential, Renewal
 from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, Whoami
 from codexpool.credentials.oauth import OAuth

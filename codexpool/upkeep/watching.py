@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from codexpool.common import tasks
-from codexpool.config import ConfigError, FromKeyring, PoolConfig, Resolved, Sources, Watcher, load, resolve
 from codexpool.config.keyrings import CachedKeyring
+from codexpool.config.model import ConfigError, FromKeyring, PoolConfig
+from codexpool.config.read import load
+from codexpool.config.sources import Resolved, Sources, resolve
+from codexpool.config.watch import Watcher
 from codexpool.credentials.token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("codexpool")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from codexpool.config import Access, IdentitySpec, MemberSpec, PoolConfig
+from codexpool.config.model import Access, IdentitySpec, MemberSpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import standing
 from codexpool.members.turn_queue import TurnQueue

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from codexpool.cli.commands import member as member_module
 from codexpool.cli.commands.member import member
 from codexpool.cli.common import Failure
-from codexpool.config import load
+from codexpool.config.read import load
 from codexpool.tokens.member_key import PREFIX, hashed
 
 BEFORE = '# mine\n\n[[identity]]  # odd\nname="team-a"\ntoken = { env = "A" }\n\n# the end\n'

@@ -15,8 +15,11 @@ from pathlib import Path
 import filelock
 import pytest
 
-from codexpool.config import Flag, Watcher, editing, load
+from codexpool.config import editing
 from codexpool.config.editing import EditError, edit, flag, unflag
+from codexpool.config.model import Flag
+from codexpool.config.read import load
+from codexpool.config.watch import Watcher
 from tests.config.conftest import WritePrivate, needs_a_plain_user
 
 TEXT = '# mine\n[[identity]]\nname = "a"\ntoken = "at-test-1"   # one\n\n# next\n[[identity]]\nname="b"\ntoken="x"\n'
@@ -182,7 +185,7 @@ def test_processes_that_flag_at_once_all_succeed(write: WritePrivate) -> None:
     path = write("pool.toml", "".join(f'[[identity]]\nname = "{n}"\ntoken = "x"\n' for n in names))
     program = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
-        "from codexpool.config import Flag\nfrom codexpool.config.editing import flag\n"
+        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import flag\n"
         "for name in sys.argv[2:]:\n"
         "    flag(Path(sys.argv[1]), name, Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"
     )
@@ -196,7 +199,7 @@ def test_a_reader_never_sees_half_a_file_and_a_killed_editor_leaves_none(write: 
     path = write("pool.toml", text)
     program = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
-        "from codexpool.config import Flag\nfrom codexpool.config.editing import flag, unflag\n"
+        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import flag, unflag\n"
         "print('go', flush=True)\n"
         "while True:\n"
         "    flag(Path(sys.argv[1]), 'a', Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config import ConfigError, find, places
+from codexpool.config.lookup import find, places
+from codexpool.config.model import ConfigError
 
 
 @pytest.fixture

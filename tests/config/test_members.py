@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from codexpool.config import Access, ConfigError, MemberSpec, PoolConfig, PreviousKey, parse
+from codexpool.config.model import Access, ConfigError, MemberSpec, PoolConfig, PreviousKey
+from codexpool.config.read import parse
 from codexpool.tokens.member_key import hashed, new_key
 from tests.config.texts import Written, pool_texts
 

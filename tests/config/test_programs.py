@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config import parse, resolve
 from codexpool.config.programs import environ_of_programs, secret_variables
+from codexpool.config.read import parse
+from codexpool.config.sources import resolve
 from codexpool.credentials.command import Command
 from tests.config.test_sources import GOOD, OTHER, sources
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.config import (
+from codexpool.config.model import (
     ConfigError,
     Flag,
     FromAuthJson,
@@ -22,11 +22,10 @@ from codexpool.config import (
     Inline,
     Notify,
     Problem,
-    Selection,
-    load,
-    parse,
 )
+from codexpool.config.read import load, parse
 from codexpool.credentials.command import CommandLine
+from codexpool.pool.selection import Selection
 from tests.config.conftest import WritePrivate, needs_a_plain_user
 from tests.config.texts import Written, pool_texts
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from codexpool.common.private_files import UnusableError
-from codexpool.config import Access, PoolConfig, Problem, Resolved, Sources, load, parse, resolve
 from codexpool.config.keyrings import CachedKeyring
+from codexpool.config.model import Access, PoolConfig, Problem
+from codexpool.config.read import load, parse
+from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat
 from codexpool.credentials.token_endpoint import TokenEndpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config import Watcher
+from codexpool.config.watch import Watcher
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from codexpool.common.clock_skew import Clock, offset
-from codexpool.config import resolve
+from codexpool.config.sources import resolve
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat

@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 import pytest
 
-from codexpool.config import load
+from codexpool.config.read import load
 from codexpool.state import read_state
 from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make

@@ -7,7 +7,7 @@ from typing import Final
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from codexpool.config import PoolConfig
+from codexpool.config.model import PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool

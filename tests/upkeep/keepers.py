@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from codexpool.config import Flag, Watcher, load
+from codexpool.config.model import Flag
+from codexpool.config.read import load
+from codexpool.config.watch import Watcher
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word

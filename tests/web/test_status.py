@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.config import FromAuthJson, FromCommand
+from codexpool.config.model import FromAuthJson, FromCommand
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from codexpool.config import IdentitySpec, Inline, PoolConfig
+from codexpool.config.model import IdentitySpec, Inline, PoolConfig
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because, Selection

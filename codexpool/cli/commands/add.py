@@ -28,9 +28,10 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.token_options import GivenToken, given_token, token_options
 from codexpool.cli.tokens import Verified, identity_of, remember, verify
-from codexpool.config import ConfigError, FromAuthJson, IdentitySpec, PoolConfig, load
 from codexpool.config.lookup import default_paths
+from codexpool.config.model import ConfigError, FromAuthJson, IdentitySpec, PoolConfig
 from codexpool.config.named import Table, name_problem
+from codexpool.config.read import load
 from codexpool.config.sources import other_owner
 from codexpool.config.tables import Value, with_table
 from codexpool.pool.needs import NAMES

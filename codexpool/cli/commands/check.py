@@ -26,7 +26,9 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
 from codexpool.cli.tokens import checked, remember
-from codexpool.config import Flag, PoolConfig, Resolved, editing, resolve
+from codexpool.config import editing
+from codexpool.config.model import Flag, PoolConfig
+from codexpool.config.sources import Resolved, resolve
 from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word

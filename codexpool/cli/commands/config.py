@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from codexpool.cli.common import config_option, existing_pool_path, json_option, sources
-from codexpool.config import ConfigError, Problem, load, resolve
+from codexpool.config.model import ConfigError, Problem
+from codexpool.config.read import load
+from codexpool.config.sources import resolve
 from codexpool.redaction import redact_tokens
 
 

@@ -27,9 +27,9 @@ from codexpool.cli.common import (
     pool_config,
 )
 from codexpool.cli.output import print_table
-from codexpool.config import Access, MemberSpec, PoolConfig, parse
-from codexpool.config.model import shown
+from codexpool.config.model import Access, MemberSpec, PoolConfig, shown
 from codexpool.config.named import Table, name_problem
+from codexpool.config.read import parse
 from codexpool.config.tables import Literal, Value, time_literal, with_key, with_table, without_key
 from codexpool.members.register import Standing, standing
 from codexpool.tokens.bearer import FINGERPRINT_DIGITS

@@ -21,7 +21,7 @@ from codexpool.cli.common import (
     spec_of,
 )
 from codexpool.cli.identity_rows import identity_rows
-from codexpool.config import FromAuthJson, FromFile
+from codexpool.config.model import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
 from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import Status

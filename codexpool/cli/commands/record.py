@@ -76,7 +76,8 @@ def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> No
 
 def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
     """Return the tokens of the configured pool, and the names of its identities: none may be in a recording."""
-    from codexpool.config import ConfigError, load
+    from codexpool.config.model import ConfigError
+    from codexpool.config.read import load
     from codexpool.config.sources import resolve
     from codexpool.credentials.oauth import OAuth
 

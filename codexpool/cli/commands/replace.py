@@ -28,7 +28,8 @@ from codexpool.cli.token_options import GivenToken, given_token, token_options
 from codexpool.cli.tokens import Verified, checked, identity_of, owner_of, remember, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
-from codexpool.config import (
+from codexpool.config.keyrings import write_keyring
+from codexpool.config.model import (
     FromAuthJson,
     FromCommand,
     FromEnv,
@@ -38,7 +39,6 @@ from codexpool.config import (
     Inline,
     PoolConfig,
 )
-from codexpool.config.keyrings import write_keyring
 from codexpool.config.named import Table
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import with_key, with_table, without_key

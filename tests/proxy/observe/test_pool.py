@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config import load
+from codexpool.config.read import load
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.state import Record, SqliteState
