@@ -97,12 +97,13 @@ def print_table(
 @contextlib.contextmanager
 def until_ended() -> Iterator[None]:
     """End with exit code 0 on Ctrl-C or when the reader of the output is gone; with 128 + N on another signal."""
-    with Signals():
-        try:
-            with quiet_end():
-                yield
-        except InterruptedBySignal as end:
-            raise SystemExit(0 if end.number == signal.SIGINT else 128 + end.number) from None
+    try:
+        with Signals(), quiet_end():
+            yield
+    except InterruptedBySignal as end:
+        if end.number == signal.SIGINT:
+            raise SystemExit(0) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import click
 
 from codexpool.cli.common import console, json_option
 from codexpool.cli.output import Output, quiet_end
-from codexpool.cli.processes import InterruptedBySignal, Signals
+from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.doctor import environment, versions
 from codexpool.doctor.findings import Finding, Level, count, document
@@ -61,14 +61,11 @@ def doctor(
     named = versions.program_of(program, os.environ)
     if program is not None and named is None:
         raise click.UsageError(f"--client: {program} is not a program")
-    try:
-        with Signals(), quiet_end():
-            # Slow to import, and not needed for --help and --routes.
-            from codexpool.cli.examination import Examination
+    with Signals(), quiet_end():
+        # Slow to import, and not needed for --help and --routes.
+        from codexpool.cli.examination import Examination
 
-            found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
-    except InterruptedBySignal as end:
-        raise SystemExit(128 + end.number) from None
+        found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
     context.exit(1 if count(found, Level.WRONG) else 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import click
@@ -39,9 +38,9 @@ def demo(wanted: str | None) -> None:
         with Signals() as signals, quiet_end(), Stage(signals) as stage:
             stage.start()
             Story(stage, BuiltIn(stage) if codex is None else Codex(stage, codex)).run()
-    except InterruptedBySignal as interrupted:
+    except InterruptedBySignal:
         click.echo("\nStopped. Nothing was left behind.", err=True)
-        sys.exit(128 + interrupted.number)
+        raise
 
 
 def _codex() -> Path | None:
