@@ -13,17 +13,8 @@ _ESCAPE: Final = re.compile(
     r"|(?P<unseen>\x1b\[[0-9;]{0,16}[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f"
     r"\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f])"
 )
-_ESCAPED: Final = {
-    "\\b": "\b",
-    "\\f": "\f",
-    "\\n": "\n",
-    "\\r": "\r",
-    "\\t": "\t",
-    "\\v": "\v",
-    "&amp;": "&",
-    "&quot;": '"',
-    "&apos;": "'",
-}
+_CONTROLS: Final = {f"\\{letter}": control for letter, control in zip("bfnrtv", "\b\f\n\r\t\v", strict=True)}
+_ESCAPED: Final = _CONTROLS | {"&amp;": "&", "&quot;": '"', "&apos;": "'"}
 
 
 def decode(text: str) -> str:
@@ -36,12 +27,8 @@ def decode(text: str) -> str:
 def decode_once(view: str, places: list[int] | None) -> tuple[str, list[int]] | None:
     """Undo one layer of encoding; None if there is none.
 
-    Args:
-        view: the text, or what an earlier call returned.
-        places: where each character of the view begins in the text; None if the view is the text.
-
-    Returns:
-        The decoded view, and where each of its characters begins in the text.
+    ``places`` are where each character of the view begins in the original text; None if the view is that text. Both
+    are returned for the decoded view.
     """
     if "%" not in view and "\\" not in view and "&" not in view and view.isprintable():
         return None

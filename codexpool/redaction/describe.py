@@ -38,19 +38,16 @@ PROFILE: Final = "https://api.openai.com/profile"
 LONGEST_CLAIM: Final = 90
 """Characters of a claim that are shown."""
 
-_KINDS: Final = re.compile(
-    r"(?P<member>(?i:at-pool-))|(?P<pat>(?i:at-))|(?P<refresh>(?i:rt_))|(?P<api>sk-|sess-)"
-    r"|(?P<github>gh[pousr]_|github_pat_)|(?P<aws>AKIA|ASIA)|(?P<pem>-----BEGIN )"
+_KINDS: Final = (
+    ("member key", re.compile(r"(?i)at-pool-")),
+    ("PAT", re.compile(r"(?i)at-")),
+    ("refresh token", re.compile(r"(?i)rt_")),
+    ("API key", re.compile(r"sk-|sess-")),
+    ("GitHub token", re.compile(r"gh[pousr]_|github_pat_")),
+    ("AWS key", re.compile(r"AKIA|ASIA")),
+    ("private key", re.compile(r"-----BEGIN ")),
 )
-_KIND_NAMES: Final = {
-    "member": "member key",
-    "pat": "PAT",
-    "refresh": "refresh token",
-    "api": "API key",
-    "github": "GitHub token",
-    "aws": "AWS key",
-    "pem": "private key",
-}
+"""Kinds of secrets, and how they begin."""
 
 _UNITS: Final = (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("d", 86400, math.inf))
 """Units of time, their seconds, and the number below which each is used."""
@@ -92,7 +89,7 @@ def _can_be_guessed(secret: str) -> bool:
 
 
 def _pair(secret: str) -> str:
-    """Return the user and password in a secret of the Basic scheme."""
+    """Return the user and password in a Basic credential."""
     try:
         pair = base64.b64decode(secret + "=" * (-len(secret) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
@@ -131,8 +128,7 @@ def relative_time(seconds: float, at: float | None) -> str:
 
 
 def _kind(secret: str) -> str:
-    match = _KINDS.match(secret)
-    return _KIND_NAMES[match.lastgroup] if match is not None and match.lastgroup is not None else ""
+    return next((kind for kind, beginning in _KINDS if beginning.match(secret)), "")
 
 
 @lru_cache(maxsize=128)
@@ -160,9 +156,7 @@ def _claim_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "fedramp", "true"
     yield "client", _text(document.get("client_id"))
     yield "iss", _text(document.get("iss"))
-    yield "iat", _moment(document.get("iat"))
-    yield "nbf", _moment(document.get("nbf"))
-    yield "exp", _moment(document.get("exp"))
+    yield from ((name, _moment(document.get(name))) for name in ("iat", "nbf", "exp"))
 
 
 def _table(value: object) -> dict[str, Any]:

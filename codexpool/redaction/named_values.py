@@ -13,20 +13,8 @@ Span = tuple[int, int, bool]
 
 SCHEMES: Final = frozenset(
     {
-        *(
-            "bearer",
-            "basic",
-            "digest",
-            "agentassertion",
-            "negotiate",
-            "ntlm",
-            "token",
-            "apikey",
-            "hawk",
-            "dpop",
-            "mac",
-        ),
-        *("oauth", "ssws", "privatetoken", "api-key"),
+        *("bearer", "basic", "digest", "agentassertion", "negotiate", "ntlm", "token", "apikey", "hawk", "dpop"),
+        *("mac", "oauth", "ssws", "privatetoken", "api-key"),
     }
 )
 """The schemes of an Authorization header, which may be shown."""
@@ -78,7 +66,7 @@ _SENTENCE: Final = re.compile(r"[A-Za-z][a-z]*+(?: [a-z]++){2}")
 """Not a token: "Invalid token: the token has expired"."""
 
 _FIRST: Final = re.compile(r"([A-Za-z-]{3,16})(?:[\s+]+|\Z)")
-_NEXT: Final = re.compile(r"[^\s\"'&;<>{}\[\],)]++")
+_NEXT: Final = re.compile(r"[ \t+]*+(?P<value>[^\s\"'&;<>{}\[\],)]++)")
 PROSE: Final = re.compile(r"[a-z]+[.,]?")
 
 _LINE: Final = re.compile(
@@ -86,15 +74,10 @@ _LINE: Final = re.compile(
     r"(?P<value>[^\s\"'<>][^\r\n]*)"
 )
 
-_MEMBER: Final = re.compile(
-    rf"(?i)\"(?:name|key)\"\s*+:\s*+\"(?P<key>[^\"\\]{{1,64}}+)\"\s*+,[^{{}}]{{0,120}}?\"value\"\s*+:\s*+(?P<value>{_QUOTED})",
-    re.DOTALL,
-)
-
-_MEMBER_TURNED: Final = re.compile(
-    rf"(?i)\"value\"\s*+:\s*+(?P<value>{_QUOTED})\s*+,[^{{}}]{{0,120}}?\"(?:name|key)\"\s*+:\s*+\"(?P<key>[^\"\\]{{1,64}}+)\"",
-    re.DOTALL,
-)
+_OF_NAME: Final = r"\"(?:name|key)\"\s*+:\s*+\"(?P<key>[^\"\\]{1,64}+)\""
+_OF_VALUE: Final = rf"\"value\"\s*+:\s*+(?P<value>{_QUOTED})"
+_MEMBER: Final = re.compile(rf"(?i){_OF_NAME}\s*+,[^{{}}]{{0,120}}?{_OF_VALUE}", re.DOTALL)
+_MEMBER_TURNED: Final = re.compile(rf"(?i){_OF_VALUE}\s*+,[^{{}}]{{0,120}}?{_OF_NAME}", re.DOTALL)
 
 _TUPLE: Final = re.compile(
     rf"[\[(]\s*+b?[\"'](?P<key>[\w-]{{1,64}}+)[\"']\s*+,\s*+b?(?P<value>{_QUOTED})(?=\s*+[\])])", re.DOTALL
@@ -193,11 +176,10 @@ def _of_name(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
     if scheme is not None and scheme[1].lower() in SCHEMES:
         begin = scheme.end()
         if begin == end:
-            begin = _skipped(text, begin)
             following = _NEXT.match(text, begin)
-            if following is None or PROSE.fullmatch(following[0]):
+            if following is None or PROSE.fullmatch(following["value"]):
                 return
-            end = following.end()
+            begin, end = following.span("value")
     value = text[begin:end]
     if not is_redacted(key, value):
         is_email = _MAIL.search(key) is not None and "@" in value
@@ -234,10 +216,3 @@ def _spoken(text: str, match: re.Match[str]) -> Iterator[Span]:
 def _unquoted(text: str, begin: int, end: int) -> tuple[int, int]:
     begin += 1
     return begin, end - (end > begin and text[end - 1] == text[begin - 1])
-
-
-def _skipped(text: str, at: int) -> int:
-    """Return the position after blanks."""
-    while at < len(text) and text[at] in " \t+":
-        at += 1
-    return at

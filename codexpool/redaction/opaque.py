@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 from typing import Final
 
 LEAST: Final = 20
@@ -18,14 +17,6 @@ _LEAST_WHOLE: Final = 16
 
 _BRIDGED: Final = 6
 """A shorter word within random characters is there by chance."""
-
-
-class Kind(Enum):
-    """What a segment without separators looks like."""
-
-    PLAIN = "a word or a number"
-    WORD = "a word only by itself"
-    NONE = "no word"
 
 
 _RUN: Final = re.compile(rf"[A-Za-z0-9_+/=.~-]{{{LEAST},}}")
@@ -74,9 +65,9 @@ def find_opaque(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _stretches(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    segments = [(match.start(), match.end(), _kind(match[0])) for match in _SEGMENT.finditer(text, begin, end)]
+    segments = [(match.start(), match.end(), _sort(match[0])) for match in _SEGMENT.finditer(text, begin, end)]
     for first, last in _groups(segments):
-        core = [segment for segment in segments[first:last] if segment[2] is Kind.NONE]
+        core = [segment for segment in segments[first:last] if segment[2] is None]
         if not core:
             continue
         start, stop = segments[first][0], segments[last - 1][1]
@@ -86,11 +77,11 @@ def _stretches(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
             yield start, stop
 
 
-def _groups(segments: list[tuple[int, int, Kind]]) -> Iterator[tuple[int, int]]:
+def _groups(segments: list[tuple[int, int, bool | None]]) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each row of segments that are not plain words; short words do not end a row."""
     first, last, words = -1, -1, 0
-    for index, (begin, end, kind) in enumerate(segments):
-        if kind is not Kind.PLAIN:
+    for index, (begin, end, is_plain) in enumerate(segments):
+        if not is_plain:
             first, last, words = (index if first < 0 else first), index + 1, 0
         elif first >= 0 and (words := words + end - begin) >= _BRIDGED:
             yield first, last
@@ -99,13 +90,14 @@ def _groups(segments: list[tuple[int, int, Kind]]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def _kind(segment: str) -> Kind:
-    plain = _PLAIN_WORD.fullmatch(segment) is not None
-    if not plain and _WORD.fullmatch(segment) is None:
-        return Kind.NONE
+def _sort(segment: str) -> bool | None:
+    """Return True for a word or a number, False for what is a word only by itself, None for anything else."""
+    is_plain = _PLAIN_WORD.fullmatch(segment) is not None
+    if not is_plain and _WORD.fullmatch(segment) is None:
+        return None
     if len(segment) >= 8 and segment.isalpha() and not _is_pronounceable(segment.lower()):
-        return Kind.NONE
-    return Kind.PLAIN if plain else Kind.WORD
+        return None
+    return is_plain
 
 
 def _is_pronounceable(letters: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from codexpool.redaction import (
@@ -17,6 +18,8 @@ from codexpool.redaction import (
     redact_text,
 )
 from codexpool.views.header_table import Sign
+
+_MISSING: Final = object()
 
 LONGEST_NAME: Final = 80
 """Characters of a member's name that are shown."""
@@ -39,14 +42,17 @@ def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> It
     if same(a, b):
         return
     inner_a, inner_b = _unfolded(a), _unfolded(b)
-    if place.depth < DEEPEST and isinstance(inner_a, dict) and isinstance(inner_b, dict):
+    is_deep = place.depth >= DEEPEST
+    if isinstance(inner_a, dict) and isinstance(inner_b, dict) and not is_deep:
         for key in dict.fromkeys([*inner_a, *inner_b]):
-            yield from _compare_key(inner_a, inner_b, key, at, place.member(key, inner_a, inner_b), _below(path, key))
-    elif place.depth < DEEPEST and isinstance(inner_a, list) and isinstance(inner_b, list):
-        yield from _compare_lists(inner_a, inner_b, at, place, path)
+            below, name = place.member(key, inner_a, inner_b), _below(path, key)
+            yield from _compare(inner_a.get(key, _MISSING), inner_b.get(key, _MISSING), at, below, name)
+    elif isinstance(inner_a, list) and isinstance(inner_b, list) and not is_deep:
+        for index, (one, other) in enumerate(zip_longest(inner_a, inner_b, fillvalue=_MISSING)):
+            yield from _compare(one, other, at, place.item(index, inner_a, inner_b), f"{path}[{index}]")
     else:
-        one, other = _shown(a, at, place), _shown(b, at, place)
-        yield Member(path, Sign.REPLACED, one, told_apart(one, other))
+        shown_a, shown_b = _shown(a, at, place), _shown(b, at, place)
+        yield Member(path, Sign.REPLACED, shown_a, told_apart(shown_a, shown_b))
 
 
 def told_apart(a: str | None, b: str | None) -> str | None:
@@ -54,31 +60,13 @@ def told_apart(a: str | None, b: str | None) -> str | None:
     return f"{b} (another one)" if a is not None and a == b else b
 
 
-def _compare_key(
-    a: dict[str, Any], b: dict[str, Any], key: str, at: float, place: Place, path: str
-) -> Iterator[Member]:
-    if key not in b:
-        yield Member(path, Sign.REMOVED, _shown(a[key], at, place), None)
-    elif key not in a:
-        yield Member(path, Sign.ADDED, None, _shown(b[key], at, place))
+def _compare(a: Any, b: Any, at: float, place: Place, path: str) -> Iterator[Member]:
+    if b is _MISSING:
+        yield Member(path, Sign.REMOVED, _shown(a, at, place), None)
+    elif a is _MISSING:
+        yield Member(path, Sign.ADDED, None, _shown(b, at, place))
     else:
-        yield from members(a[key], b[key], at, place, path)
-
-
-def _compare_lists(a: list[Any], b: list[Any], at: float, place: Place, path: str) -> Iterator[Member]:
-    """Yield what differs between a common beginning and a common end."""
-    begin, most = 0, min(len(a), len(b))
-    while begin < most and same(a[begin], b[begin]):
-        begin += 1
-    end = 0
-    while end < most - begin and same(a[-1 - end], b[-1 - end]):
-        end += 1
-    for index in range(begin, most - end):
-        yield from members(a[index], b[index], at, place.item(index, a, b), f"{path}[{index}]")
-    for index in range(most - end, len(a) - end):
-        yield Member(f"{path}[{index}]", Sign.REMOVED, _shown(a[index], at, place.item(index, a)), None)
-    for index in range(most - end, len(b) - end):
-        yield Member(f"{path}[{index}]", Sign.ADDED, None, _shown(b[index], at, place.item(index, b)))
+        yield from members(a, b, at, place, path)
 
 
 def same(a: Any, b: Any) -> bool:
