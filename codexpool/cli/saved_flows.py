@@ -85,6 +85,5 @@ def pick(where: Selected) -> Picked:
 
 
 def _is_swapped(flow: HTTPFlow) -> bool:
-    """Return whether the pool would serve the request."""
     request = flow.request
     return policy(request.scheme, request.host, request.port, request.method, request.path, BACKEND_ONLY).swaps

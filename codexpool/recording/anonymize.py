@@ -80,15 +80,13 @@ class Anonymizer:
         made = strip(source)
         for one in (made, made.client_conn, made.server_conn):
             one.id = self._pseudonyms.of(one.id)
-        request = made.request.data
-        request.host = self._text(request.host)
-        request.authority = _edited(request.authority, self._text)
-        request.path = _edited(request.path, self._url)
-        request.method = _edited(request.method, self._text)
+        request, response = made.request, made.response
+        request.data.host = self._text(request.host)  # The property would change the headers, too.
+        request.authority, request.method = self._text(request.authority), self._text(request.method)
+        request.path = self._url(request.path)
         request.headers = self._headers(request.headers)
-        if made.response is not None:
-            made.response.data.reason = _edited(made.response.data.reason, self._text)
-            made.response.data.headers = self._headers(made.response.data.headers)
+        if response is not None:
+            response.reason, response.headers = self._text(response.reason), self._headers(response.headers)
         if made.error is not None:
             made.error.msg = self._text(made.error.msg)
         if made.websocket is not None and made.websocket.close_reason:
@@ -101,13 +99,10 @@ class Anonymizer:
     # -- headers
 
     def _headers(self, headers: http.Headers) -> http.Headers:
-        pairs = [(_decoded(name), _decoded(value)) for name, value in headers.fields]
-        return http.Headers(
-            [(_encoded(self._text(name)), _encoded(self.header(name, value))) for name, value in pairs]
-        )
+        pairs = [(self._text(name), self.header(name, value)) for name, value in headers.items(multi=True)]
+        return http.Headers([(_encoded(name), _encoded(value)) for name, value in pairs])
 
     def header(self, name: str, value: str) -> str:
-        """Return the value of a header with pseudonyms."""
         lower = name.lower()
         if lower in KEPT:
             return value
@@ -128,7 +123,6 @@ class Anonymizer:
         return f"{self._text(name)}{equals}{value.replace(bare, self._private(unquote(bare)))}" if bare else crumb
 
     def _private(self, value: str) -> str:
-        """Return what stands for a private value: a scheme before it stays, and so does the structure of JSON."""
         match = _SCHEME.fullmatch(value)
         scheme, secret = (match[1] + match[2], match[3]) if match and match[1].lower() in SCHEMES else ("", value)
         if is_pseudonym(secret) or _HARMLESS.fullmatch(secret):
@@ -175,7 +169,6 @@ class Anonymizer:
     # -- URLs and JSON
 
     def _url(self, url: str) -> str:
-        """Return a URL, or a path with its query, with pseudonyms."""
         rest, hash_, fragment = url.partition("#")
         rest, mark, query = rest.partition("?")
         scheme, slashes, rest = rest.rpartition("://")
@@ -197,7 +190,6 @@ class Anonymizer:
         return f"{shown}{equals}{value if made == plain else quote(made, safe='/:@')}"
 
     def _document(self, node: Any, name: str = "") -> Any:
-        """Return JSON of a header with pseudonyms."""
         match node:
             case dict():
                 return {self._key(key): self._document(value, key) for key, value in node.items()}
@@ -216,7 +208,6 @@ class Anonymizer:
         return self._text(key) if _SNAKE.fullmatch(key) else self._private(key)
 
     def _trace(self, node: Any, name: str = "", within: str = "") -> Any:
-        """Return a trace, or a part of it, with pseudonyms."""
         match node:
             case dict():
                 return {key: self._trace(value, key, name) for key, value in node.items()}
@@ -268,14 +259,6 @@ def _from_base64(text: str) -> str:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
         return ""
-
-
-def _edited(raw: bytes, edit: Any) -> bytes:
-    return _encoded(edit(_decoded(raw))) if raw else raw
-
-
-def _decoded(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _encoded(text: str) -> bytes:

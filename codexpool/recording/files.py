@@ -90,7 +90,6 @@ def _restore(one: http.HTTPFlow, entry: dict[str, Any]) -> None:
 
 
 def dump(flows: Sequence[http.HTTPFlow], as_har: bool) -> bytes:
-    """Return the content of a file with these flows."""
     if not as_har:
         out = io.BytesIO()
         writer = FlowWriter(out)

@@ -25,7 +25,6 @@ PSEUDONYM: Final = re.compile(
 
 
 def is_pseudonym(text: str) -> bool:
-    """Return whether the whole text is a pseudonym."""
     return PSEUDONYM.fullmatch(text) is not None
 
 
@@ -117,7 +116,6 @@ class Pseudonyms:
         return [*filter(is_distinctive, self._made)]
 
     def count(self) -> int:
-        """Return how many values were replaced."""
         return len(self._made)
 
 

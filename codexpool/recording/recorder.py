@@ -25,11 +25,8 @@ logger = logging.getLogger("codexpool")
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Memory that a recording may take: some 4 000 requests. Later ones are not recorded, and a warning says so."""
 
-MANY: Final = 500
-"""Requests from which on writing takes seconds."""
-
-ASK: Final = 1.0
-"""Seconds after which the pool is asked for its tokens again: they may have been renewed."""
+MANY: Final = 500  # Requests from which on writing takes seconds
+ASK: Final = 1.0  # Seconds after which the pool is asked for its tokens again: they may have been renewed
 
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
 """The variable with the file in which `codexpool record` wants the reason if there is no recording."""

@@ -13,11 +13,8 @@ from codexpool.recording.anonymize import Anonymizer
 from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.pseudonyms import Pseudonyms
 
-ROUNDS: Final = 6
-"""Passes over the flows until no new value is learned; two or three are usual."""
-
-SHOWN: Final = 5
-"""Findings that an error names."""
+ROUNDS: Final = 6  # Passes over the flows until no new value is learned; two or three are usual
+SHOWN: Final = 5  # Findings that an error names
 
 
 class LeakError(Exception):
@@ -31,7 +28,6 @@ class LeakError(Exception):
 
 
 def is_wanted(flow: http.HTTPFlow) -> bool:
-    """Return whether a request is for a host of the backend."""
     return is_codex(flow.request.host)
 
 
@@ -74,5 +70,4 @@ class Recording:
         return made
 
     def replaced(self) -> int:
-        """Return how many values have pseudonyms."""
         return self._pseudonyms.count()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-DEPTH: Final = 5
-"""Layers of encoding that are undone."""
+DEPTH: Final = 5  # Layers of encoding that are undone
 
 _ESCAPE: Final = re.compile(
     r"""%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[bfnrtv"'/\\]|&(?:amp|quot|apos|\#\d{1,6}|\#[xX][0-9A-Fa-f]{1,5});"""

@@ -35,8 +35,7 @@ _KEY: Final = secrets.token_bytes(32)
 PROFILE: Final = "https://api.openai.com/profile"
 """The claim with the email address."""
 
-LONGEST_CLAIM: Final = 90
-"""Characters of a claim that are shown."""
+LONGEST_CLAIM: Final = 90  # Characters of a claim that are shown
 
 _KINDS: Final = (
     ("member key", re.compile(r"(?i)at-pool-")),
@@ -89,7 +88,6 @@ def _can_be_guessed(secret: str) -> bool:
 
 
 def _pair(secret: str) -> str:
-    """Return the user and password in a Basic credential."""
     try:
         pair = base64.b64decode(secret + "=" * (-len(secret) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
@@ -172,7 +170,6 @@ def _text(value: object) -> str:
 
 
 def _moment(value: object) -> str:
-    """Return a time for `fill_in_times`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         return ""
     return f"\ue000{float(value)}\ue001"

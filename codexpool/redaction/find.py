@@ -94,17 +94,9 @@ def _is_word(text: str) -> bool:
 
 
 def _with_at(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Yield the user and password of URLs, and email addresses elsewhere."""
-    end = 0
-    users = [match.span() for match in _USERINFO.finditer(text)]
-    yield from ((*span, False) for span in users)
-    taken = iter(users)
-    begin, end = next(taken, (len(text), len(text)))
-    for match in _EMAIL.finditer(text):
-        while end < match.start():
-            begin, end = next(taken, (len(text), len(text)))
-        if match.end() <= begin:
-            yield *match.span(), True
+    yield from ((*match.span(), False) for match in _USERINFO.finditer(text))
+    elsewhere = _USERINFO.sub(lambda match: " " * len(match[0]), text)
+    yield from ((*match.span(), True) for match in _EMAIL.finditer(elsewhere))
 
 
 def _merged(text: str, spans: list[Found]) -> list[Found]:

@@ -10,8 +10,7 @@ from codexpool.redaction.describe import template
 from codexpool.redaction.named_values import is_redacted
 from codexpool.redaction.telling_names import is_secret, names_secret
 
-DEEPEST: Final = 60
-"""Levels that are searched; what is below counts as one value."""
+DEEPEST: Final = 60  # Levels that are searched; what is below counts as one value
 
 _NAMES: Final = frozenset({"name", "key", "header", "field", "parameter"})
 _VALUES: Final = frozenset({"value", "values", "val"})

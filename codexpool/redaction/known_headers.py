@@ -28,7 +28,6 @@ class Known(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether its value may be shown."""
         return self.value in (Value.PLAIN, Value.ID)
 
 

@@ -55,8 +55,7 @@ _NAME: Final = re.compile(
 _VALUE: Final = re.compile(rf"{_QUOTED}|<[^<>\r\n]{{1,256}}+>|(?:[^\s\"'&;<>{{}}\[\]]|'(?=\w))++", re.DOTALL)
 _BRACKET: Final = re.compile(rf"{_QUOTED}|[\[\]{{}}]", re.DOTALL)
 
-_LONGEST: Final = 512
-"""Characters of a value that are searched if its name alone does not make it a secret."""
+_LONGEST: Final = 512  # Characters of a value that are searched if its name alone does not make it a secret
 
 _PASSWORD: Final = re.compile(r"(?i)passw|passphrase|passcode|pwd|pass\Z|pw\Z")
 _PHRASE: Final = re.compile(r"(?:[ \t]++(?![\w.@-]++\s*+[:=])[^\s\"'&;<>{}\[\]]++)++")

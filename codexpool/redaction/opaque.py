@@ -6,17 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-LEAST: Final = 20
-"""Characters from which on a string may be a secret by its looks alone."""
-
-_LEAST_CORE: Final = 12
-"""Characters of such a string, apart from words, that make it a secret."""
-
-_LEAST_WHOLE: Final = 16
-"""The same, with words around them that may be there by chance."""
-
-_BRIDGED: Final = 6
-"""A shorter word within random characters is there by chance."""
+LEAST: Final = 20  # Characters from which on a string may be a secret by its looks alone
+_LEAST_CORE: Final = 12  # Characters of such a string, apart from words, that make it a secret
+_LEAST_WHOLE: Final = 16  # The same, with words around them that may be there by chance
+_BRIDGED: Final = 6  # A shorter word within random characters is there by chance
 
 
 _RUN: Final = re.compile(rf"[A-Za-z0-9_+/=.~-]{{{LEAST},}}")

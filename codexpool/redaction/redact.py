@@ -21,20 +21,11 @@ from codexpool.redaction.known_headers import Value, known_header
 from codexpool.redaction.named_values import SCHEMES, is_redacted
 from codexpool.redaction.telling_names import is_secret
 
-LONGEST: Final = 300
-"""Characters of a header's value that are shown."""
-
-LONGEST_JSON: Final = 1200
-"""The same for JSON: a client puts much about a turn into one header."""
-
-LONGEST_TEXT: Final = 4000
-"""Characters of a text that are shown."""
-
-REMEMBERED: Final = 256
-"""Characters up to which a redacted text is cached."""
-
-LONGEST_READ: Final = 8192
-"""Characters of a value that are searched; the rest is left out."""
+LONGEST: Final = 300  # Characters of a header's value that are shown
+LONGEST_JSON: Final = 1200  # The same for JSON: a client puts much about a turn into one header
+LONGEST_TEXT: Final = 4000  # Characters of a text that are shown
+REMEMBERED: Final = 256  # Characters up to which a redacted text is cached
+LONGEST_READ: Final = 8192  # Characters of a value that are searched; the rest is left out
 
 _ATTRIBUTE: Final = re.compile(
     r"(?i)path=/[a-z/_-]{0,64}|domain=\.?(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}|expires=[\w, :-]{10,40}|max-age=-?\d{1,12}"
@@ -117,13 +108,11 @@ def _shown(name: str, value: str, full: bool = False) -> str:
 
 
 def _has_scheme(value: str) -> bool:
-    """Return whether a value looks like that of an Authorization header."""
     match = _CREDENTIALS.fullmatch(value)
     return match is not None and match[1].lower() in SCHEMES and _WORDS.fullmatch(match[3]) is None
 
 
 def _credentials(name: str, value: str) -> str:
-    """Redact a secret; a known scheme before it stays."""
     match = _CREDENTIALS.fullmatch(value)
     if match is None or match[1].lower() not in SCHEMES:
         return _secret(value, name)
@@ -137,18 +126,13 @@ def _secret(value: str, name: str = "") -> str:
 
 def _crumbs(value: str, other: Callable[[str], str]) -> str:
     """Redact cookies; all after the first one with ``other``."""
-    read = (
-        value[: value.rindex(";", 0, LONGEST_READ)]
-        if len(value) > LONGEST_READ and ";" in value[:LONGEST_READ]
-        else value
-    )
+    read = value if len(value) <= LONGEST_READ else value[:LONGEST_READ].rpartition(";")[0]
     first, *rest = read.split(";")
     made = "; ".join([_crumb(first.strip()), *(other(part.strip()) for part in rest)])
-    return made if read is value else f"{made}… ({len(value)} chars)"
+    return made if read == value else f"{made}… ({len(value)} chars)"
 
 
 def _crumb(crumb: str) -> str:
-    """Redact one cookie; its name stays."""
     name, equals, value = crumb.partition("=")
     if not equals:
         return _secret(crumb) if crumb else ""
@@ -178,7 +162,6 @@ def _text(text: str, full: bool = False) -> str:
 
 
 def _document(text: str, document: Any, full: bool) -> str:
-    """Redact a JSON document; without a secret it stays as it is."""
     made = redact_json(document, TOP, lambda name, value: _member(name, value, full))
     if made == document:
         return escape(text)

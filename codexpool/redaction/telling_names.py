@@ -60,8 +60,7 @@ _NO_WORD: Final = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])(?![\d:.TZ+-]+\Z)[^\s/]{8
 
 _PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
-LONGEST: Final = 512
-"""Characters of a name, its last ones, that are read."""
+LONGEST: Final = 512  # Characters of a name, its last ones, that are read
 
 
 class _Sort(Enum):

@@ -74,7 +74,6 @@ class Hour:
         ]
 
     def sums(self, now: float) -> tuple[int, int]:
-        """Return the requests and refusals of the last hour."""
         since = int(now // 60) - MINUTES
         rows = [row for row in self._minutes if row[0] > since]
         return sum(row[1] for row in rows), sum(row[2] for row in rows)

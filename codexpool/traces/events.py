@@ -106,7 +106,6 @@ class Event:
         return int(self.request["bytes_in"]) if counts else None
 
     def _in_words(self) -> str:
-        """Return one line for people."""
         request, identity = self.request, self.identity or "no identity"
         details = f" ({self.text})" if self.text else ""
         match self.kind:

@@ -73,7 +73,6 @@ class History:
 
     @harmless
     def began(self, trace: Trace) -> None:
-        """Record a new request."""
         self._numbers += 1
         trace.number = self._numbers
         self._traces.pop(trace.id, None)  # A replayed flow has the same id.
@@ -141,14 +140,12 @@ class History:
 
     @harmless
     def socket_opened(self, trace: Trace) -> None:
-        """Record that a request's WebSocket has opened."""
         self.tallies.sockets_open += 1
         trace.is_open, trace.ended_at = True, None
         self.record(Event(Kind.SOCKET, time.time(), trace.summary(), identity=_served_by(trace), becomes="open"))
 
     @harmless
     def socket_closed(self, trace: Trace, why: str) -> None:
-        """Record that a request's WebSocket has closed."""
         if trace.ended_at is not None:
             return
         now = trace.ended_at = time.time()
@@ -203,7 +200,6 @@ class History:
     # -- reading
 
     def traces(self) -> Iterator[Trace]:
-        """Return the traces, the newest first."""
         return reversed(self._traces.values())
 
     def trace(self, wanted: str) -> Trace | None:
@@ -247,11 +243,9 @@ class History:
 
     @property
     def session_count(self) -> int:
-        """Return how many sessions are kept."""
         return len(self._sessions)
 
     def sessions(self, limit: int) -> list[dict[str, Any]]:
-        """Return the most recently used sessions."""
         return [
             {
                 "key": redact_text(key),

@@ -33,14 +33,9 @@ OPTION: Final = "codexpool_events"
 KEPT: Final = 10_000
 """Events that may wait for the disk, about 1 kB each. Further ones are dropped and counted."""
 
-BATCH: Final = 1_000
-"""Events in one write."""
-
-LINGER = 0.1
-"""Seconds that an event waits for others, to be written in one batch."""
-
-RETRY = (1.0, 60.0)
-"""Seconds until a failed write is retried: at first, and at most (doubling in between)."""
+BATCH: Final = 1_000  # Events in one write
+LINGER = 0.1  # Seconds that an event waits for others, to be written in one batch
+RETRY = (1.0, 60.0)  # Seconds until a failed write is retried: at first, and at most (doubling in between)
 
 ENDS_WITHIN: Final = 2.0
 """Seconds that `Journal.stop` waits for the disk."""
@@ -221,7 +216,6 @@ def _ends_with_a_line(descriptor: int, size: int) -> bool:
 
 
 def _trouble(path: Path, error: OSError) -> str:
-    """Return what is wrong, and how to fix it."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return f"there is no folder {path.parent}; create it, or name a file elsewhere"

@@ -23,22 +23,14 @@ VERSION = 1
 METADATA = "codexpool"
 """The key of the trace in a flow's metadata; the trace becomes its document when the flow is saved."""
 
-TURNS_KEPT = 16
-"""Turns on one WebSocket that its trace keeps."""
+TURNS_KEPT = 16  # Turns on one WebSocket that its trace keeps
 
 WAITS_KEPT = 16
 
-HEADERS_KEPT = 16_384
-"""Bytes of headers that a trace keeps, per request or answer."""
-
-FIELDS_KEPT = 200
-"""Headers that a trace keeps, per request or answer."""
-
-LONGEST_NAME = 256
-"""Bytes of a header's name that are kept."""
-
-LONGEST_PATH = 2_048
-"""Characters of a path with its query that are kept."""
+HEADERS_KEPT = 16_384  # Bytes of headers that a trace keeps, per request or answer
+FIELDS_KEPT = 200  # Headers that a trace keeps, per request or answer
+LONGEST_NAME = 256  # Bytes of a header's name that are kept
+LONGEST_PATH = 2_048  # Characters of a path with its query that are kept
 
 LONGEST_MESSAGE = 4_000
 """Characters kept of what codexpool answered in place of the backend: it names every identity."""
@@ -73,7 +65,7 @@ def bounded(fields: Fields) -> Fields:
     return tuple(kept)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # It would show headers.
 class AttemptTrace:
     """One attempt. Times are unix seconds, None if it has not happened.
 
@@ -98,24 +90,17 @@ class AttemptTrace:
     evidence: str = ""
 
     def sent(self, fields: Fields, at: float) -> None:
-        """Record that the request was sent."""
         self.fields, self.sent_at = bounded(fields), at
 
     def answered(self, status: int, fields: Fields, at: float) -> None:
-        """Record the head of an answer, or a lost connection."""
         self.status, self.answer_fields, self.answered_at = status, bounded(fields), at
-
-    def __repr__(self) -> str:  # A dataclass's own would show headers.
-        return f"<attempt under {self.identity}>"
 
     @property
     def milliseconds(self) -> float | None:
-        """Return the time from sending to the head of the answer."""
         return _milliseconds(self.sent_at, self.answered_at)
 
     @property
     def request_id(self) -> str:
-        """Return the backend's id of the request."""
         named = (value for name, value in self.answer_fields if name.lower() in REQUEST_IDS)
         return next(named, b"").decode("latin-1")
 
@@ -133,7 +118,6 @@ class TurnTrace:
 
     @property
     def milliseconds(self) -> float | None:
-        """Return the time from the request to the end of its answer."""
         return _milliseconds(self.at, self.ended_at)
 
 
@@ -144,7 +128,7 @@ class WaitTrace(NamedTuple):
     seconds: float
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass(slots=True, weakref_slot=True, repr=False)
 class Trace:
     """One request of a client. ``fields`` are its raw headers; ``source`` is what named its session.
 
@@ -197,7 +181,6 @@ class Trace:
 
     @property
     def attempt(self) -> AttemptTrace | None:
-        """Return the last attempt."""
         return self.attempts[-1] if self.attempts else None
 
     @property
@@ -232,19 +215,16 @@ class Trace:
         self.answered_by, self.message = "codexpool", message[:LONGEST_MESSAGE]
 
     def waited(self, what: str, seconds: float) -> None:
-        """Record a wait."""
         if len(self.waits) < WAITS_KEPT:
             self.waits.append(WaitTrace(what, seconds))
 
     def begin_turn(self, at: float) -> TurnTrace:
-        """Record a new turn on the open WebSocket."""
         turn = TurnTrace(at)
         self.turns.append(turn)
         del self.turns[:-TURNS_KEPT]
         return turn
 
     def count_bytes(self, piece: bytes) -> None:
-        """Count a piece of the answer."""
         if not self.bytes_in:
             self.first_byte_at = time.time()
         self.bytes_in += len(piece)
@@ -289,9 +269,6 @@ class Trace:
             "ended_at": self.ended_at,
             "time": [[what, _rounded(seconds)] for what, seconds in self._times()],
         }
-
-    def __repr__(self) -> str:
-        return f"<trace of flow {self.id}>"
 
     def __deepcopy__(self, memo: object) -> dict[str, Any]:
         # mitmproxy copies a flow's metadata when it saves or exports the flow: then, and only then, the trace becomes

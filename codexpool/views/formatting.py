@@ -14,8 +14,7 @@ UNKNOWN: Final = "?"
 
 LONG_AGO: Final = "a time outside the calendar"
 
-LEAST_WIDTH: Final = 40
-"""The narrowest line that is wrapped, in columns."""
+LEAST_WIDTH: Final = 40  # The narrowest line that is wrapped, in columns
 
 
 def plain(value: object) -> str:

@@ -50,7 +50,6 @@ class Row(NamedTuple):
         return any(value != self.client for value in self.upstream)
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON."""
         return {**self._asdict(), "sign": self.sign.value, "upstream": list(self.upstream)}
 
 

@@ -21,8 +21,7 @@ from codexpool.views.header_table import Sign
 
 _MISSING: Final = object()
 
-LONGEST_NAME: Final = 80
-"""Characters of a member's name that are shown."""
+LONGEST_NAME: Final = 80  # Characters of a member's name that are shown
 
 
 class Member(NamedTuple):
@@ -79,7 +78,6 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _shown(value: Any, at: float, place: Place) -> str:
-    """Return a value as JSON, without secrets."""
     made = redact_json(
         value,
         place,

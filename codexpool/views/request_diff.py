@@ -15,19 +15,15 @@ from codexpool.redaction import fingerprint_of, redact_header, redact_text, rela
 from codexpool.views.header_table import Sign, joined, meaning, sign_of
 from codexpool.views.json_diff import Member, members, told_apart
 
-WIDTH: Final = 120
-"""Characters of a value that are shown, unless ``full``."""
-
-BEFORE: Final = 30
-"""Characters before the first difference of two long values that are shown."""
+WIDTH: Final = 120  # Characters of a value that are shown, unless ``full``
+BEFORE: Final = 30  # Characters before the first difference of two long values that are shown
 
 _CLAIMS: Final = re.compile(r"(sha256:[0-9a-f]{12})(?:, [a-z]+ (?:[^,;\"<>]|<[^,;\"<>]{1,60}>){1,99}+)+")
 """The claims of a JWT, after its fingerprint: relative times in it change from moment to moment."""
 
 _EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
 
-MOST_FIELDS: Final = 10_000
-"""Fields of a query that are read."""
+MOST_FIELDS: Final = 10_000  # Fields of a query that are read
 
 NOTHING: Final = "-"
 """What an identity does not have."""
@@ -58,7 +54,6 @@ class Difference(NamedTuple):
     means: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON."""
         return {**self._asdict(), "part": self.part.value, "sign": self.sign.value}
 
 

@@ -116,7 +116,6 @@ def _outcome(document: Document) -> Line:
 
 
 def _circumstances(document: Document) -> str:
-    """Return when the request came, from where, and its size."""
     answer, agent = document["answer"], document["session"]["user_agent"]
     words = [f"{clock(document['at'], day=True)} UTC"]
     words += [f"from {document['client']}"] if document["client"] else []
