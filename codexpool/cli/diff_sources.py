@@ -45,7 +45,6 @@ def _from_document(document: dict[str, Any], label: str) -> Side:
         document["method"],
         document["url"],
         [(str(name), str(value)) for name, value in document["request_headers"]],
-        float(document["at"]),
         status=status if isinstance(status, int) else None,
         answer_headers=[(str(n), str(v)) for n, v in attempts[-1]["response_headers"]] if attempts else (),
         is_safe=True,
@@ -64,9 +63,7 @@ def _from_flow(flow: HTTPFlow, label: str) -> Side:
             return dataclasses.replace(side, body=body, status=status, answer_headers=answer_headers)
         except (LookupError, TypeError, ValueError, AttributeError):
             pass  # Not a document of this release: the flow itself is compared.
-    return Side(
-        label, request.method, request.url, _fields(request), request.timestamp_start, body, status, answer_headers
-    )
+    return Side(label, request.method, request.url, _fields(request), body, status, answer_headers)
 
 
 def _body(flow: HTTPFlow) -> bytes | None:

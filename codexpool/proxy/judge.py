@@ -126,7 +126,7 @@ def judge(
         redact_text(asked.path),
         said.status,
         redact_text(said.code),
-        redact_header("x-request-id", said.request_id, time.time()),
+        redact_header("x-request-id", said.request_id),
         attempt.bearer.fingerprint,
         note="" if said.status else said.message,
     )

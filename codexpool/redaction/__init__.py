@@ -4,7 +4,7 @@ A secret becomes its kind, its length and its fingerprint; everything else stays
 the name of a value (`names_secret`, `known_header`) and by what it looks like (`find_secrets`).
 """
 
-from codexpool.redaction.describe import describe_secret, fill_in_times, fingerprint_of, relative_time
+from codexpool.redaction.describe import describe_secret, fingerprint_of
 from codexpool.redaction.find import find_secrets
 from codexpool.redaction.json_documents import DEEPEST, TOP, Place, parse_json, redact_json
 from codexpool.redaction.known_headers import known_header
@@ -20,7 +20,6 @@ __all__ = [
     "Place",
     "describe_secret",
     "escape",
-    "fill_in_times",
     "find_secrets",
     "fingerprint_of",
     "is_redacted",
@@ -32,5 +31,4 @@ __all__ = [
     "redact_logs",
     "redact_text",
     "redact_tokens",
-    "relative_time",
 ]

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import math
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -48,25 +47,11 @@ _KINDS: Final = (
 )
 """Kinds of secrets, and how they begin."""
 
-_UNITS: Final = (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("d", 86400, math.inf))
-"""Units of time, their seconds, and the number below which each is used."""
-
-_TIME: Final = re.compile("\ue000([^\ue001]*)\ue001")
-"""A time in a template; these two characters are escaped in all input."""
-
 _UNCLAIMED: Final = re.compile(r"[^\w.@:/| -]")
 
 
-def describe_secret(secret: str, at: float | None = None) -> str:
-    """Describe a secret without giving it away: ``PAT 48 chars sha256:1a2b3c4d5e6f``.
-
-    The claims of a JWT are added, with times relative to ``at`` (unix seconds), or as dates.
-    """
-    return fill_in_times(template(secret), at)
-
-
-def template(secret: str, other: str = "secret") -> str:
-    """Return the description of a secret, with its times left for `fill_in_times`.
+def describe_secret(secret: str, other: str = "secret") -> str:
+    """Describe a secret without giving it away: ``PAT 48 chars sha256:1a2b3c4d5e6f``. The claims of a JWT are added.
 
     ``other`` names a secret of an unknown kind.
     """
@@ -104,25 +89,6 @@ def redact_email(address: str) -> str:
 def fingerprint_of(text: str) -> str:
     """Return the fingerprint of any text, even if it is not valid Unicode."""
     return fingerprint(text.encode("utf-8", "backslashreplace").decode())
-
-
-def fill_in_times(text: str, at: float | None) -> str:
-    """Return a template with its times in words, relative to ``at`` (unix seconds)."""
-    if "\ue000" not in text:
-        return text
-    return _TIME.sub(lambda match: relative_time(float(match[1]), at), text)
-
-
-def relative_time(seconds: float, at: float | None) -> str:
-    """Format a time relative to ``at`` (``in 4 min``, ``3 h ago``), in unix seconds; as a date without ``at``."""
-    if at is None:
-        return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M UTC")
-    distance = abs(seconds - at)
-    unit, length = next((unit, length) for unit, length, most in _UNITS if distance / length < most)
-    count = int(distance / length + 0.5)
-    if count == 0:
-        return "now"
-    return f"in {count} {unit}" if seconds > at else f"{count} {unit} ago"
 
 
 def _kind(secret: str) -> str:
@@ -172,7 +138,7 @@ def _text(value: object) -> str:
 def _moment(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         return ""
-    return f"\ue000{float(value)}\ue001"
+    return datetime.fromtimestamp(int(value), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def replace_secrets(text: str, safe: Callable[[str], str]) -> str:
@@ -181,7 +147,7 @@ def replace_secrets(text: str, safe: Callable[[str], str]) -> str:
     at = 0
     for secret in find_secrets(text):
         pieces.append(safe(text[at : secret.begin]))
-        pieces.append(redact_email(secret.text) if secret.is_email else f"<{template(secret.text)}>")
+        pieces.append(redact_email(secret.text) if secret.is_email else f"<{describe_secret(secret.text)}>")
         at = secret.end
     pieces.append(safe(text[at:]))
     return "".join(pieces)

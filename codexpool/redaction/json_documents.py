@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from codexpool.redaction.describe import template
+from codexpool.redaction.describe import describe_secret
 from codexpool.redaction.named_values import is_redacted
 from codexpool.redaction.telling_names import is_secret, names_secret
 
@@ -71,10 +71,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def redact_json(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
-    """Return a JSON value without secrets, with its times left for `fill_in_times`.
-
-    ``shown`` redacts a text by its name.
-    """
+    """Return a JSON value without secrets; ``shown`` redacts a text by its name."""
     match value:
         case dict() | list() if place.depth >= DEEPEST:
             return "(more levels than are looked into)"
@@ -83,9 +80,9 @@ def redact_json(value: Any, place: Place, shown: Callable[[str, str], str]) -> A
         case list():
             return [redact_json(item, place.item(index, value), shown) for index, item in enumerate(value)]
         case str():
-            return template(value) if _is_secret(place, value) else shown(place.name, value)
+            return describe_secret(value) if _is_secret(place, value) else shown(place.name, value)
         case int() | float() if not isinstance(value, bool) and _is_secret(place, str(value)):
-            return template(str(value))
+            return describe_secret(str(value))
         case _:
             return value
 

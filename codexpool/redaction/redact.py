@@ -10,12 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from codexpool.redaction.describe import (
-    fill_in_times,
-    fingerprint_of,
-    replace_secrets,
-    template,
-)
+from codexpool.redaction.describe import describe_secret, fingerprint_of, replace_secrets
 from codexpool.redaction.json_documents import TOP, parse_json, redact_json
 from codexpool.redaction.known_headers import Value, known_header
 from codexpool.redaction.named_values import SCHEMES, is_redacted
@@ -44,30 +39,26 @@ _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTAL
 _WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
 
 
-def redact_header(name: str, value: str, at: float, *, full: bool = False) -> str:
-    """Redact the value of a header, or of a named JSON member; shorten a long one unless ``full``.
-
-    Times in a JWT are shown relative to ``at`` (unix seconds).
-    """
+def redact_header(name: str, value: str, *, full: bool = False) -> str:
+    """Redact the value of a header, or of a named JSON member; shorten a long one unless ``full``."""
     lower = name.lower()
     is_short = len(name) + len(value) <= LONGEST_READ
     made = _shown(lower, value) if is_short else _shown.__wrapped__(lower, value, full)
     longest = LONGEST_JSON if value.lstrip().startswith("{") else LONGEST
-    return fill_in_times(made, at) if full else _shortened(fill_in_times(made, at), longest)
+    return made if full else _shortened(made, longest)
 
 
 def redact_text(text: str, *, full: bool = False) -> str:
     """Redact a text: a URL, an error, a session key, a body; shorten a long one unless ``full``."""
-    if len(text) <= REMEMBERED and not full:
-        return _remembered(text)
-    made = fill_in_times(_text(text, full), None)
-    return made if full else _shortened(made, LONGEST_TEXT)
+    if full:
+        return _text(text, full)
+    return _remembered(text) if len(text) <= REMEMBERED else _shortened(_text(text), LONGEST_TEXT)
 
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str) -> str:
     """Cache: paths, session keys and reasons repeat, and searching one is slow."""
-    return _shortened(fill_in_times(_text(text, False), None), LONGEST_TEXT)
+    return _text(text)
 
 
 def escape(text: str) -> str:
@@ -97,11 +88,11 @@ def _shown(name: str, value: str, full: bool = False) -> str:
         case Value.ID:
             return value if _ID.fullmatch(value) is not None else _text(value, full)
         case Value.OPAQUE:
-            return template(value, "opaque")
+            return describe_secret(value, "opaque")
         case Value.CREDENTIAL:
             return _credentials(name, value)
     if name.startswith("x-openai-internal-") and _FLAG.fullmatch(value) is None:
-        return template(value, "opaque")
+        return describe_secret(value, "opaque")
     if is_secret(name, value.strip()) or _has_scheme(value):
         return _credentials(name, value)
     return _text(value, full)
@@ -121,7 +112,7 @@ def _credentials(name: str, value: str) -> str:
 
 def _secret(value: str, name: str = "") -> str:
     """Describe a secret, unless it is already redacted."""
-    return _text(value) if is_redacted(name, value) else template(value)
+    return _text(value) if is_redacted(name, value) else describe_secret(value)
 
 
 def _crumbs(value: str, other: Callable[[str], str]) -> str:

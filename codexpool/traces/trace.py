@@ -251,11 +251,11 @@ class Trace:
                 "from": self.source,
                 "parent": None if self.parent is None else redact_text(self.parent),
                 "model": redact_text(self.model),
-                "user_agent": redact_header("user-agent", _first(self.fields, b"user-agent"), self.at),
+                "user_agent": redact_header("user-agent", _first(self.fields, b"user-agent")),
             },
-            "request_headers": _described(self.fields, self.at) if with_headers else None,
+            "request_headers": _described(self.fields) if with_headers else None,
             "request_bytes": self.request_bytes,
-            "attempts": [_attempt(number, one, self.at, with_headers) for number, one in enumerate(self.attempts, 1)],
+            "attempts": [_attempt(number, one, with_headers) for number, one in enumerate(self.attempts, 1)],
             "waits": [{"for": what, "milliseconds": _rounded(seconds)} for what, seconds in self.waits],
             "turns": [_turn(turn) for turn in self.turns],
             "answer": {
@@ -291,7 +291,7 @@ class Trace:
             yield doing, max(0.0, self.ended_at - answered)
 
 
-def _attempt(number: int, attempt: AttemptTrace, at: float, with_headers: bool) -> dict[str, Any]:
+def _attempt(number: int, attempt: AttemptTrace, with_headers: bool) -> dict[str, Any]:
     candidates = attempt.candidates
     return {
         "number": number,
@@ -304,11 +304,11 @@ def _attempt(number: int, attempt: AttemptTrace, at: float, with_headers: bool) 
         "sent_at": attempt.sent_at,
         "origin": redact_text(attempt.origin),
         "lighter": attempt.lighter,
-        "request_headers": _described(attempt.fields, at) if with_headers else None,
+        "request_headers": _described(attempt.fields) if with_headers else None,
         "answered_at": attempt.answered_at,
         "status": attempt.status,
-        "response_headers": _described(attempt.answer_fields, at) if with_headers else None,
-        "request_id": redact_header("x-request-id", attempt.request_id, at),
+        "response_headers": _described(attempt.answer_fields) if with_headers else None,
+        "request_id": redact_header("x-request-id", attempt.request_id),
         "verdict": _verdict(attempt.verdict),
         "evidence": redact_text(attempt.evidence),
         "milliseconds": attempt.milliseconds,
@@ -341,9 +341,9 @@ def _candidate(candidate: Candidacy) -> dict[str, Any]:
     }
 
 
-def _described(fields: Fields, at: float) -> list[list[str]]:
+def _described(fields: Fields) -> list[list[str]]:
     pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
-    return [[redact_text(name), redact_header(name, value, at)] for name, value in pairs]
+    return [[redact_text(name), redact_header(name, value)] for name, value in pairs]
 
 
 def _first(fields: Fields, wanted: bytes) -> str:

@@ -53,6 +53,11 @@ def span(seconds: float | None) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def relative(seconds: float, now: float) -> str:
+    """Format a time relative to now (``in 4 min``, ``3 h ago``), both in unix seconds."""
+    return f"in {span(seconds - now)}" if seconds > now else f"{span(now - seconds)} ago"
+
+
 def size(number: float | None) -> str:
     """Format a number of bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
     if not _is_number(number):

@@ -11,7 +11,6 @@ from codexpool.redaction import (
     DEEPEST,
     TOP,
     Place,
-    fill_in_times,
     parse_json,
     redact_header,
     redact_json,
@@ -33,11 +32,8 @@ class Member(NamedTuple):
     b: str | None
 
 
-def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> Iterator[Member]:
-    """Yield the members that differ: in the order of ``a``, then those that only ``b`` has.
-
-    Times are shown relative to ``at`` (unix seconds).
-    """
+def members(a: Any, b: Any, place: Place = TOP, path: str = "") -> Iterator[Member]:
+    """Yield the members that differ: in the order of ``a``, then those that only ``b`` has."""
     if same(a, b):
         return
     inner_a, inner_b = _unfolded(a), _unfolded(b)
@@ -45,12 +41,12 @@ def members(a: Any, b: Any, at: float, place: Place = TOP, path: str = "") -> It
     if isinstance(inner_a, dict) and isinstance(inner_b, dict) and not is_deep:
         for key in dict.fromkeys([*inner_a, *inner_b]):
             below, name = place.member(key, inner_a, inner_b), _below(path, key)
-            yield from _compare(inner_a.get(key, _MISSING), inner_b.get(key, _MISSING), at, below, name)
+            yield from _compare(inner_a.get(key, _MISSING), inner_b.get(key, _MISSING), below, name)
     elif isinstance(inner_a, list) and isinstance(inner_b, list) and not is_deep:
         for index, (one, other) in enumerate(zip_longest(inner_a, inner_b, fillvalue=_MISSING)):
-            yield from _compare(one, other, at, place.item(index, inner_a, inner_b), f"{path}[{index}]")
+            yield from _compare(one, other, place.item(index, inner_a, inner_b), f"{path}[{index}]")
     else:
-        shown_a, shown_b = _shown(a, at, place), _shown(b, at, place)
+        shown_a, shown_b = _shown(a, place), _shown(b, place)
         yield Member(path, Sign.REPLACED, shown_a, told_apart(shown_a, shown_b))
 
 
@@ -59,13 +55,13 @@ def told_apart(a: str | None, b: str | None) -> str | None:
     return f"{b} (another one)" if a is not None and a == b else b
 
 
-def _compare(a: Any, b: Any, at: float, place: Place, path: str) -> Iterator[Member]:
+def _compare(a: Any, b: Any, place: Place, path: str) -> Iterator[Member]:
     if b is _MISSING:
-        yield Member(path, Sign.REMOVED, _shown(a, at, place), None)
+        yield Member(path, Sign.REMOVED, _shown(a, place), None)
     elif a is _MISSING:
-        yield Member(path, Sign.ADDED, None, _shown(b, at, place))
+        yield Member(path, Sign.ADDED, None, _shown(b, place))
     else:
-        yield from members(a, b, at, place, path)
+        yield from members(a, b, place, path)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -77,13 +73,13 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _shown(value: Any, at: float, place: Place) -> str:
+def _shown(value: Any, place: Place) -> str:
     made = redact_json(
         value,
         place,
-        lambda name, text: redact_header(name, text, at, full=True) if name else redact_text(text, full=True),
+        lambda name, text: redact_header(name, text, full=True) if name else redact_text(text, full=True),
     )
-    return fill_in_times(json.dumps(made, ensure_ascii=False), at)
+    return json.dumps(made, ensure_ascii=False)
 
 
 def _below(path: str, key: str) -> str:

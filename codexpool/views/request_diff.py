@@ -10,23 +10,17 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from codexpool.common.clock_skew import LATEST
-from codexpool.redaction import fingerprint_of, redact_header, redact_text, relative_time
+from codexpool.redaction import fingerprint_of, redact_header, redact_text
+from codexpool.views.formatting import relative
 from codexpool.views.header_table import Sign, joined, meaning, sign_of
 from codexpool.views.json_diff import Member, members, told_apart
 
 WIDTH: Final = 120  # Characters of a value that are shown, unless ``full``
 BEFORE: Final = 30  # Characters before the first difference of two long values that are shown
 
-_CLAIMS: Final = re.compile(r"(sha256:[0-9a-f]{12})(?:, [a-z]+ (?:[^,;\"<>]|<[^,;\"<>]{1,60}>){1,99}+)+")
-"""The claims of a JWT, after its fingerprint: relative times in it change from moment to moment."""
-
-_EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")
+_EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")  # Different in each process
 
 MOST_FIELDS: Final = 10_000  # Fields of a query that are read
-
-NOTHING: Final = "-"
-"""What an identity does not have."""
 
 TIMES: Final = frozenset({"since", "until"})
 """Members of an identity with a time, besides those that end in ``_at``."""
@@ -71,15 +65,14 @@ Headers = Sequence[tuple[str, str]]
 class Side:
     """One of two requests.
 
-    ``at`` is when it was sent (unix seconds). ``body`` is decoded, None if unknown; ``status`` is None without an
-    answer. ``is_safe``: the values come from a trace's document, and are already redacted.
+    ``body`` is decoded, None if unknown; ``status`` is None without an answer. ``is_safe``: the values come from a
+    trace's document, and are already redacted.
     """
 
     label: str
     method: str
     url: str
     headers: Headers = field(repr=False)
-    at: float
     body: bytes | None = field(default=None, repr=False)
     status: int | None = None
     answer_headers: Headers = field(default=(), repr=False)
@@ -92,7 +85,7 @@ def compare(a: Side, b: Side, *, answers: bool = True, full: bool = False) -> Co
     notes = [*_order(a.headers, b.headers)]
     notes += [f"{side.label}: its body is not known" for side in (a, b) if side.body is None]
     if a.body is not None and b.body is not None and a.body != b.body:
-        bodies = _bodies(a.body, b.body, a.at)
+        bodies = _bodies(a.body, b.body)
         found += bodies
         notes += [] if bodies else ["the bodies mean the same, but are not the same bytes"]
     if answers:
@@ -129,7 +122,7 @@ def _url(side: Side) -> Mapping[str, tuple[str | None, str | None]]:
     for name, value in query:
         values[name] = f"{values[name]}, {value}" if name in values else value
     for name, value in values.items():
-        parts[f"query {redact_text(name)}"] = (value, redact_header(name, value, side.at, full=True))
+        parts[f"query {redact_text(name)}"] = (value, redact_header(name, value, full=True))
     return {**parts}
 
 
@@ -138,12 +131,12 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
     is_raw = not (a.is_safe or b.is_safe)
     for name in dict.fromkeys([*raw_a, *raw_b]):
         value_a, value_b = raw_a.get(name), raw_b.get(name)
-        shown_a = None if value_a is None else redact_header(name, value_a, a.at, full=True)
-        shown_b = None if value_b is None else redact_header(name, value_b, b.at, full=True)
+        shown_a = None if value_a is None else redact_header(name, value_a, full=True)
+        shown_b = None if value_b is None else redact_header(name, value_b, full=True)
         if value_a == value_b or (not is_raw and _comparable(shown_a) == _comparable(shown_b)):
             continue
         means = meaning(name)
-        inside = _inside(value_a, value_b, a.at)
+        inside = _inside(value_a, value_b)
         for member in inside:
             yield Difference(part, f"{redact_text(name)}: {member.path}", *member[1:], means)
             means = ""
@@ -152,11 +145,11 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
             yield Difference(part, redact_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
 
 
-def _inside(a: str | None, b: str | None, at: float) -> list[Member]:
+def _inside(a: str | None, b: str | None) -> list[Member]:
     """Return the differences in the JSON of two headers, if both are JSON."""
     documents = [_json(value.encode("utf-8", "replace")) for value in (a, b) if value is not None]
     if len(documents) == 2 and all(isinstance(document, dict) for document in documents):
-        return list(members(documents[0], documents[1], at))
+        return list(members(documents[0], documents[1]))
     return []
 
 
@@ -170,13 +163,13 @@ def _order(a: Headers, b: Headers) -> Iterator[str]:
         yield "some names of headers are written in another case"
 
 
-def _bodies(a: bytes, b: bytes, at: float) -> list[Difference]:
+def _bodies(a: bytes, b: bytes) -> list[Difference]:
     one, other = _json(a), _json(b)
     if one is None or other is None:
         text_a, text_b = _text(a), _text(b)
         return [_difference(Part.BODY, "text", text_a, told_apart(text_a, text_b))]
     try:
-        found = list(members(one, other, at))
+        found = list(members(one, other))
     except RecursionError:
         found = [Member("", Sign.REPLACED, "(very many levels)", "(very many levels, and others)")]
     return [Difference(Part.BODY, member.path or "all of it", *member[1:]) for member in found]
@@ -202,45 +195,29 @@ def _text(body: bytes) -> str | None:
 # -- identities
 
 
-def compare_identities(a: Mapping[str, Any], b: Mapping[str, Any], at: float) -> Comparison:
-    """Compare two identities, as the status document or `codexpool list --json` has them.
-
-    Times are shown relative to ``at`` (unix seconds).
-    """
-    one, other = _identity(a, at), _identity(b, at)
-    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
-    return Comparison([_difference(Part.IDENTITY, name, one.get(name), other.get(name)) for name in names], [])
+def compare_identities(a: Mapping[str, Any], b: Mapping[str, Any], now: float) -> Comparison:
+    """Compare two identities, as the status document or `codexpool list --json` has them; ``now`` in unix seconds."""
+    found = members(_readable({**a, "name": None}, now), _readable({**b, "name": None}, now))
+    return Comparison([_difference(Part.IDENTITY, one.path, _unquoted(one.a), _unquoted(one.b)) for one in found], [])
 
 
-def _identity(identity: Mapping[str, Any], at: float) -> dict[str, str]:
-    facts: dict[str, str] = {}
-    for key, value in identity.items():
-        if key == "limits":
-            for limit in value or ():
-                used, resets_at = f"{limit.get('used_percent')} % used", limit.get("resets_at")
-                resets = "" if resets_at is None else f", resets {_value('resets_at', resets_at, at)}"
-                facts[f"limit {limit.get('family')}, {limit.get('minutes')} min"] = used + resets
-        elif key == "limited":
-            facts |= {f"limited, {family}": _value("until", until, at) for family, until in (value or {}).items()}
-        elif key != "name":
-            facts[key.replace("_", " ")] = _value(key, value, at)
-    return {redact_text(name): value for name, value in facts.items()}
+def _unquoted(value: str | None) -> str | None:
+    return str(json.loads(value)) if value is not None and value.startswith('"') else value
 
 
-def _value(key: str, value: Any, at: float) -> str:
+def _readable(value: Any, now: float, key: str = "") -> Any:
+    """Return a part of an identity with its times relative to now, and its limits by name."""
     match value:
-        case None | "":
-            return NOTHING
-        case bool():
-            return "yes" if value else "no"
+        case dict():
+            is_times = key == "limited"
+            return {name: _readable(item, now, "until" if is_times else name) for name, item in value.items()}
+        case list() if key == "limits":
+            limits = {f"{limit.get('family')}, {limit.get('minutes')} min": limit for limit in value}
+            return _readable(limits, now)
         case int() | float() if key in TIMES or key.endswith("_at"):
-            return relative_time(value, at) if 0 <= value <= LATEST else NOTHING
-        case float() if key == "headroom":
-            return f"{value:.0%} left"
-        case str():
-            return redact_text(value)
+            return relative(value, now)
         case _:
-            return redact_text(json.dumps(value, ensure_ascii=False))
+            return value
 
 
 # -- values
@@ -251,8 +228,7 @@ def _difference(part: Part, name: str, a: str | None, b: str | None) -> Differen
 
 
 def _comparable(value: str | None) -> str | None:
-    """Return a redacted value without what depends on the time and the process it was redacted in."""
-    return None if value is None else _EMAIL.sub("<email>", _CLAIMS.sub(r"\1", value))
+    return None if value is None else _EMAIL.sub("<email>", value)
 
 
 def _shortened(difference: Difference) -> Difference:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.views.formatting import clock, plain, plain_document, size, span, took
+from codexpool.views.formatting import clock, plain, plain_document, relative, size, span, took
 
 numbers = st.none() | st.integers() | st.just(10**400) | st.floats() | st.floats(allow_nan=True, allow_infinity=True)
 
@@ -116,3 +116,8 @@ def test_a_document_keeps_its_form(document: Any) -> None:
     assert type(made) is type(document)
     assert all(text.isprintable() for text in texts(made))
     assert plain_document(made) == made
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0, "0 s ago"), (45, "in 45 s"), (-3 * 3600, "3 h ago")])
+def test_a_time_is_relative_to_now(seconds: float, expected: str) -> None:
+    assert relative(1764000000 + seconds, 1764000000) == expected

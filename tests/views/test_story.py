@@ -108,7 +108,7 @@ def test_each_reason_makes_a_sentence(because: Because) -> None:
     text = told(attempts=[attempt(1, "work", 200, because=str(because))])
 
     sentence = next(line for line in text.splitlines() if line.startswith("work was chosen because"))
-    assert re.fullmatch(r"work was chosen because (the|it|this|nobody) [a-z, ]+", sentence)
+    assert re.fullmatch(r"work was chosen because (the|it|this|nobody|no) [a-z, ]+", sentence)
 
 
 def test_nobody_served() -> None:

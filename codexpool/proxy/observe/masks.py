@@ -8,7 +8,6 @@ is. If the flow itself has to leave, because its body is streamed, it is masked 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -108,9 +107,9 @@ class MaskedFlows:
 
     def mask(self, flow: http.HTTPFlow) -> None:
         """Have a flow show none of the client's secrets."""
-        fields, now = flow.request.headers.fields, time.time()
+        fields = flow.request.headers.fields
         try:
-            masks = masks_of(fields, lambda secret: describe_secret(secret, now))
+            masks = masks_of(fields, describe_secret)
         except Exception:
             logger.exception("describing the client's credential failed")
             masks = masks_of(fields, lambda secret: "not described")
