@@ -30,7 +30,7 @@ from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import Exchange, Incoming, comment, model_in_body, replace_response
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
-from codexpool.proxy.judge import Said, judge, learn
+from codexpool.proxy.judge import BackendAnswer, judge, learn
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.turns import Turns
 from codexpool.traces.history import History
@@ -111,12 +111,12 @@ class Answers:
             if found is False:
                 return False
             exchange.incoming.beginning = None
-            said = judging.of_event(found) if isinstance(found, dict) else None
-            if said is None:
+            received = judging.of_event(found) if isinstance(found, dict) else None
+            if received is None:
                 self._attempts.served(flow, exchange)
                 return True
             assert flow.response is not None
-            return replies.failed_stream(flow.response, said.status, said.error, said.values)
+            return replies.failed_stream(flow.response, received.status, received.error, received.values)
         except Exception:
             logger.exception("reading the beginning of a stream failed")
             return True
@@ -141,14 +141,14 @@ class Answers:
         if event.get("type") == frames.LIMITS:
             judging.learn_gauges(keeper, attempt, rate_limits.of_frame(event))
             return
-        said = judging.of_event(event)
-        if said is None:
+        received = judging.of_event(event)
+        if received is None:
             return
         method = exchange.trace.method
-        verdict, evidence = judge(keeper, exchange.asked, attempt, method, said, repeatable=False, lightens=False)
+        verdict, evidence = judge(keeper, exchange.asked, attempt, method, received, repeatable=False, lightens=False)
         attempt.trace.verdict, attempt.trace.evidence = verdict, str(evidence)
         self._history.judged(attempt.name, verdict)
-        learn(keeper, exchange.asked, attempt, said, verdict, evidence)
+        learn(keeper, exchange.asked, attempt, received, verdict, evidence)
 
     def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Return what to judge in place of a held answer that was cut off (see `resend.Sender`).
@@ -240,21 +240,21 @@ class Answers:
             return
         await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 
-    async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, said: Said) -> None:
+    async def _judge(self, flow: http.HTTPFlow, exchange: Exchange, received: BackendAnswer) -> None:
         keeper, attempt, method = self._flows.keeper, exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
-        may_lighten = said.code == NOT_PORTABLE and not attempt.lighter
+        may_lighten = received.code == NOT_PORTABLE and not attempt.lighter
         lightens = may_lighten and await self._lightens(flow)
         verdict, evidence = judge(
-            keeper, exchange.asked, attempt, method, said, repeatable=repeatable, lightens=lightens
+            keeper, exchange.asked, attempt, method, received, repeatable=repeatable, lightens=lightens
         )
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict
         self._history.judged(attempt.name, verdict)
         model = exchange.asked.model  # A handshake has no body.
-        if not exchange.upgrade and judging.counts_for_a_model(keeper, exchange.asked, attempt, said, verdict):
+        if not exchange.upgrade and judging.counts_for_a_model(keeper, exchange.asked, attempt, received, verdict):
             model = await model_in_body(flow.request)
-        learn(keeper, exchange.asked, attempt, said, verdict, evidence, lambda: model)
+        learn(keeper, exchange.asked, attempt, received, verdict, evidence, lambda: model)
         if verdict.finding is Finding.NOT_PORTABLE:
             session = keeper.pool.sessions.get(exchange.session)
             self._dressing.not_portable(exchange.asked, session, attempt)

@@ -1,7 +1,7 @@
 """Judge answers of the backend, and have the pool learn from them.
 
-A response, a WebSocket frame and an event of a stream all become a `Said`, and are judged by the one table of
-`codexpool.pool.verdict`.
+A response, a WebSocket frame and an event of a stream all become a `BackendAnswer`, which the one table of
+`codexpool.pool.verdict` judges.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class HasPool(Protocol):
     def pool(self) -> Pool: ...
 
 
-class Said(NamedTuple):
-    """What the backend said, over HTTP, in a frame or in an event; ``values`` are its headers, by lower-case name."""
+class BackendAnswer(NamedTuple):
+    """An answer over HTTP, in a frame or in an event; ``values`` are its headers, by lower-case name."""
 
     status: int
     values: Mapping[bytes, bytes] = {}
@@ -53,31 +53,31 @@ class Said(NamedTuple):
         return self.values.get(b"x-request-id", b"").decode("latin-1")
 
 
-LOST = Said(0, message="the connection was lost before the first byte")
+LOST = BackendAnswer(0, message="the connection was lost before the first byte")
 
 
-def of_response(response: http.Response, body: bytes) -> Said:
+def of_response(response: http.Response, body: bytes) -> BackendAnswer:
     """Read a held response, with its decoded ``body``."""
     values = first_values(response.headers.fields)
-    said = _said(response.status_code, values, response.headers, document_of(body))
-    return said._replace(html=is_page(response, body))
+    received = _refusal(response.status_code, values, response.headers, document_of(body))
+    return received._replace(html=is_page(response, body))
 
 
-def of_frame(frame: Mapping[str, Any]) -> Said:
+def of_frame(frame: Mapping[str, Any]) -> BackendAnswer:
     """Read an error frame as the HTTP answer with its status, headers and body."""
     values = frames.headers_of(frame)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in values.items()}
     body = {name: value for name, value in frame.items() if name != "type"}
-    return _said(frames.status_of(frame), values, headers, body)
+    return _refusal(frames.status_of(frame), values, headers, body)
 
 
-def _said(status: int, values: Mapping[bytes, bytes], headers: Mapping[str, str], body: Any) -> Said:
+def _refusal(status: int, values: Mapping[bytes, bytes], headers: Mapping[str, str], body: Any) -> BackendAnswer:
     code, message = error_in(headers, body)
     error = details_in(headers, body)
-    return Said(status, values, _limit(error) or code, message, error)
+    return BackendAnswer(status, values, _limit(error) or code, message, error)
 
 
-def of_failure(error: Mapping[str, Any]) -> Said | None:
+def of_failure(error: Mapping[str, Any]) -> BackendAnswer | None:
     """Read the failure of an answer that began with a 200; None if the pool has nothing to do about it.
 
     Limits have the same codes as in a 429, and a model the account does not have the same words as in a 400.
@@ -85,11 +85,11 @@ def of_failure(error: Mapping[str, Any]) -> Said | None:
     code, message = code_and_message({"error": error})
     code = _limit(error) or code
     if named_model(message) is not None:
-        return Said(400, {}, code, message, error)
-    return Said(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
+        return BackendAnswer(400, {}, code, message, error)
+    return BackendAnswer(429, {}, code, message, error) if code in (*LIMIT_CODES, "rate_limit_exceeded") else None
 
 
-def of_event(event: Mapping[str, Any]) -> Said | None:
+def of_event(event: Mapping[str, Any]) -> BackendAnswer | None:
     """Read the failure in an event of a stream; None if the pool has nothing to do about it."""
     if event.get("type") == frames.FAILED:
         return of_failure(frames.failure_of(event))
@@ -103,40 +103,49 @@ def _limit(error: Mapping[str, Any]) -> str:
 
 
 def judge(
-    keeper: HasPool, asked: Asked, attempt: Attempt, method: str, said: Said, *, repeatable: bool, lightens: bool
+    keeper: HasPool,
+    asked: Asked,
+    attempt: Attempt,
+    method: str,
+    received: BackendAnswer,
+    *,
+    repeatable: bool,
+    lightens: bool,
 ) -> tuple[Verdict, Evidence]:
     """Return the verdict on the answer to an attempt, and the evidence for it."""
     identity = keeper.pool.identities.get(attempt.name)
     answer = Answer(
-        said.status,
+        received.status,
         kind=Kind.PAT if identity is None else identity.kind,
         current=identity is None or identity.fingerprint == attempt.bearer.fingerprint,
-        html=said.html,
-        mitigated=b"cf-mitigated" in said.values,
-        code=said.code,
-        message=said.message,
+        html=received.html,
+        mitigated=b"cf-mitigated" in received.values,
+        code=received.code,
+        message=received.message,
         repeatable=repeatable,
         lightens=lightens,
         side=asked.is_side,
-        own=keeper.pool.states.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time()),
+        own=keeper.pool.states.causes.is_own(_cause(asked, received), attempt.bearer.fingerprint, time.time()),
     )
     evidence = Evidence(
         time.time(),
         method,
         redact_text(asked.path),
-        said.status,
-        redact_text(said.code),
-        redact_header("x-request-id", said.request_id),
+        received.status,
+        redact_text(received.code),
+        redact_header("x-request-id", received.request_id),
         attempt.bearer.fingerprint,
-        note="" if said.status else said.message,
+        note="" if received.status else received.message,
     )
     return classify(answer), evidence
 
 
-def counts_for_a_model(keeper: Keeper, asked: Asked, attempt: Attempt, said: Said, verdict: Verdict) -> bool:
+def counts_for_a_model(
+    keeper: Keeper, asked: Asked, attempt: Attempt, received: BackendAnswer, verdict: Verdict
+) -> bool:
     """Return whether `learn` needs the model that was asked for."""
     if verdict.finding in (Finding.LIMITED, Finding.THROTTLED):
-        return keeper.pool.states.causes.is_own(_cause(asked, said), attempt.bearer.fingerprint, time.time())
+        return keeper.pool.states.causes.is_own(_cause(asked, received), attempt.bearer.fingerprint, time.time())
     return verdict.finding is Finding.NOT_FOR_THIS_MODEL
 
 
@@ -144,7 +153,7 @@ def learn(
     keeper: Keeper,
     asked: Asked,
     attempt: Attempt,
-    said: Said,
+    received: BackendAnswer,
     verdict: Verdict,
     evidence: Evidence,
     model: Callable[[], str] | None = None,
@@ -155,10 +164,10 @@ def learn(
     put anything there.
     """
     pool, name, at = keeper.pool, attempt.name, evidence.at
-    cause = _cause(asked, said)
+    cause = _cause(asked, received)
     is_own = pool.states.causes.is_own(cause, attempt.bearer.fingerprint, at)
     pool.states.causes.seen(cause, at)
-    learn_limits(keeper, asked, attempt, said.values)
+    learn_limits(keeper, asked, attempt, received.values)
     match verdict.finding:
         case Finding.REFUSED:
             pool.states.refused(name, evidence, attempt.at, at, cause)
@@ -167,10 +176,10 @@ def learn(
                 logger.warning("%s: %s; its token is not used for this path for a while", name, evidence)
         case Finding.NOT_FOR_THIS_MODEL:
             asks = model() if model is not None else asked.model
-            if asks and named_model(said.message) == asks and pool.not_for_model(name, asks, evidence, at):
+            if asks and named_model(received.message) == asks and pool.not_for_model(name, asks, evidence, at):
                 logger.warning("%s: its account does not have the model %s: %s", name, redact_text(asks), evidence)
         case Finding.NOT_ON_THIS_ENDPOINT:
-            until, is_limit = _ends(said, at), said.code in LIMIT_CODES
+            until, is_limit = _ends(received, at), received.code in LIMIT_CODES
             if pool.not_for_endpoint(name, asked.path, evidence, at, until=until, is_limit=is_limit, cause=cause):
                 logger.warning("%s: %s; it is not used for this path for a while", name, evidence)
         case Finding.UNCLEAR:
@@ -195,34 +204,36 @@ def learn(
             pool.states.workspace_closed(name, evidence, at, cause)
         case Finding.LIMITED | Finding.THROTTLED if is_own:
             is_limit = verdict.finding is Finding.LIMITED
-            asks, until = model() if model is not None else asked.model, _ends(said, at)
+            asks, until = model() if model is not None else asked.model, _ends(received, at)
             if asks and pool.limited_for_model(name, asks, evidence, at, until, is_limit=is_limit):
                 logger.warning(
                     "%s: %s; other identities were refused for the same, so it counts for the model", name, evidence
                 )
         case Finding.LIMITED:
-            limit = Limit(_family(keeper, asked, said.values), *rate_limits.reset_of(said.error))
+            limit = Limit(_family(keeper, asked, received.values), *rate_limits.reset_of(received.error))
             until = pool.states.limited(name, attempt.metadata.key, limit, evidence, at, cause)
             keeper.saw_usage(attempt.metadata.key)
             if limit.family != MAIN:
                 logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
         case Finding.THROTTLED:
-            pool.states.throttled(name, evidence, at, rate_limits.retry_after(said.values, said.message, at), cause)
+            pool.states.throttled(
+                name, evidence, at, rate_limits.retry_after(received.values, received.message, at), cause
+            )
         case Finding.UPSTREAM:
             pool.troubled(name, at)
         case _:
             pass
 
 
-def _cause(asked: Asked, said: Said) -> Cause:
-    return Cause.of(asked, str(said.status))
+def _cause(asked: Asked, received: BackendAnswer) -> Cause:
+    return Cause.of(asked, str(received.status))
 
 
-def _ends(said: Said, at: float) -> float | None:
+def _ends(received: BackendAnswer, at: float) -> float | None:
     """Return the unix second at which a limit ends; None if the refusal does not say."""
-    if (ends := Limit(MAIN, *rate_limits.reset_of(said.error)).ends(at)) is not None:
+    if (ends := Limit(MAIN, *rate_limits.reset_of(received.error)).ends(at)) is not None:
         return ends
-    after = rate_limits.retry_after(said.values, said.message, at) if said.status == 429 else None
+    after = rate_limits.retry_after(received.values, received.message, at) if received.status == 429 else None
     return at + min(max(after, SHORTEST_REST), LONGEST_RETRY_AFTER) if after is not None else None
 
 

@@ -42,7 +42,7 @@ from codexpool.proxy import turns
 from codexpool.proxy.exchange import Exchange
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.judge import Said, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
+from codexpool.proxy.judge import BackendAnswer, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.replies import Advice, advice, limit_error, promo, seconds_to
 from codexpool.proxy.resend import hang_up
@@ -264,33 +264,35 @@ class OpenSocket:
         if attempt.bearer.token.encode() in message.content or b"x-error-json" in message.content:
             message.content = frames.scrubbed(message.content, attempt.bearer.token, attempt.name)
         frame = frames.parsed(message.content)
-        said = of_failure(frames.failure_of(frame)) if kind == frames.FAILED else of_frame(frame)
-        if kind == frames.ERROR and (said is None or not said.status):
+        received = of_failure(frames.failure_of(frame)) if kind == frames.FAILED else of_frame(frame)
+        if kind == frames.ERROR and (received is None or not received.status):
             return  # The client goes on waiting.
-        if said is not None and said.status >= 400:
-            self._judge(message, said)
+        if received is not None and received.status >= 400:
+            self._judge(message, received)
         if not message.dropped:
             self._end_first()
-            self._end_turn(f"failed: {said.status} {said.code}" if said is not None else kind, failed=True)
+            self._end_turn(
+                f"failed: {received.status} {received.code}" if received is not None else kind, failed=True
+            )
             self._close_if_idle()
 
-    def _judge(self, message: websocket.WebSocketMessage, said: Said) -> None:
+    def _judge(self, message: websocket.WebSocketMessage, received: BackendAnswer) -> None:
         exchange, keeper = self.exchange, self._keeper
         request, self.last_request = self.last_request, None
         if exchange.session is None:
             request = None  # Nothing could be remembered: the next request would be refused in the same way.
-        lightens = said.code == NOT_PORTABLE and request is not None and has_encrypted(request, "")
+        lightens = received.code == NOT_PORTABLE and request is not None and has_encrypted(request, "")
         verdict, evidence = judge(
-            keeper, exchange.asked, exchange.attempt, "MESSAGE", said, repeatable=False, lightens=lightens
+            keeper, exchange.asked, exchange.attempt, "MESSAGE", received, repeatable=False, lightens=lightens
         )
         if self.turn is not None:
             self.turn.verdict, self.turn.evidence = verdict, str(evidence)
         self.services.history.judged(exchange.attempt.name, verdict)
-        learn(keeper, exchange.asked, exchange.attempt, said, verdict, evidence, self._model_of_request)
+        learn(keeper, exchange.asked, exchange.attempt, received, verdict, evidence, self._model_of_request)
         if verdict.next is Next.LIGHTER and request is not None:
             self._retry_lighter(message, request)
         elif verdict.next in MOVES:
-            self._move(message, said, verdict)
+            self._move(message, received, verdict)
             exchange.attempt.outcome = str(evidence)
 
     def _retry_lighter(self, message: websocket.WebSocketMessage, request: bytes) -> None:
@@ -310,7 +312,7 @@ class OpenSocket:
         content = dressing.message(request, exchange.asked, session, exchange.attempt)
         _inject(self.flow, content, to_client=False)
 
-    def _move(self, message: websocket.WebSocketMessage, said: Said, verdict: Verdict) -> None:
+    def _move(self, message: websocket.WebSocketMessage, received: BackendAnswer, verdict: Verdict) -> None:
         """Replace a refusal by the frame that moves the session to another identity, or says why that is impossible.
 
         The client must not come back to the same identity. If that identity is still able to serve, its session is
@@ -323,7 +325,7 @@ class OpenSocket:
         is_able = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
         lasts = MODEL_HOLDS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
         if is_able and not pool.leaves(attempt.name, asked, now, lasts):
-            if said.status == 401:
+            if received.status == 401:
                 message.content = frames.unservable(no_identity(pool, asked, now).message)
             return
         can_serve = pool.can_serve(asked, now)
@@ -331,7 +333,7 @@ class OpenSocket:
             return
         if can_serve or pool.awaited(asked, now, PATIENCE):
             message.content = frames.connect_again()
-            self._leave(f"{said.status} {redact_text(said.code)}")
+            self._leave(f"{received.status} {redact_text(received.code)}")
             return
         why = no_identity(pool, asked, now)
         logger.warning("session %s: %s", self.exchange.named, why.message)

@@ -263,7 +263,7 @@ OURS = [
         ("codexpool.proxy.observe.handler", f"ObserveHandler.{name}")
         for name in ("open", "assign", "policy", "headers_came", "judge")
     ),
-    *(("codexpool.proxy.observe.handler", f"ObserveHandler.{name}") for name in ("_said", "_judge", "_log")),
+    *(("codexpool.proxy.observe.handler", f"ObserveHandler.{name}") for name in ("_received", "_judge", "_log")),
     *(
         ("codexpool.proxy.observe.masks", name)
         for name in ("masks_of", "masked", "unmasked", "with_headers", "describe_secret")

@@ -13,7 +13,7 @@ from codexpool.pool.recovery import NobodyServes, Outcome, Relay, Try, attempts
 from codexpool.pool.verdict import Verdict
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
-from codexpool.proxy.judge import Said
+from codexpool.proxy.judge import BackendAnswer
 from codexpool.tokens.bearer import Bearer, fingerprint
 from tests.pool.pools import NOW, vouch
 
@@ -28,7 +28,7 @@ class Scene:
     pool: Pool
     now: float = NOW
 
-    def judged(self, identity: Identity, asked: Asked, said: Said, body_model: str | None = None) -> Verdict:
+    def judged(self, identity: Identity, asked: Asked, said: BackendAnswer, body_model: str | None = None) -> Verdict:
         """What `codexpool.proxy.judge` makes of an answer, and has the pool learn, at the time of the scene."""
         assert identity.metadata is not None
         keeper: Any = SimpleNamespace(
@@ -43,7 +43,9 @@ class Scene:
             judge.learn(keeper, asked, attempt, said, verdict, evidence, lambda: model)
         return verdict
 
-    def request(self, asked: Asked, said: Said, but: dict[str, Said] | None = None) -> tuple[Outcome, list[str]]:
+    def request(
+        self, asked: Asked, said: BackendAnswer, but: dict[str, BackendAnswer] | None = None
+    ) -> tuple[Outcome, list[str]]:
         """A whole request that is refused everywhere in this way, but for some; how it ends, and who was asked."""
         tried: list[str] = []
         steps = attempts(self.pool, asked, lambda: self.now, lambda: self.now)
@@ -71,5 +73,5 @@ class Scene:
                 vouch(self.pool, identity.name, self.now)
 
 
-GOOD = Said(200)
-__all__ = ["COMPACT", "GOOD", "IMAGES", "NobodyServes", "Relay", "Said", "Scene"]
+GOOD = BackendAnswer(200)
+__all__ = ["COMPACT", "GOOD", "IMAGES", "BackendAnswer", "NobodyServes", "Relay", "Scene"]

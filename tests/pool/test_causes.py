@@ -22,7 +22,7 @@ from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from codexpool.proxy.judge import of_event, of_failure
 from tests.pool.pools import MODELS, NOW, RESPONSES, Changes, condemn, not_for_endpoint, ready_pool, statuses
-from tests.pool.saying import COMPACT, GOOD, IMAGES, Said, Scene
+from tests.pool.saying import COMPACT, GOOD, IMAGES, BackendAnswer, Scene
 
 EXOTIC = "gpt-exotic"
 DAY = 86_400.0
@@ -42,7 +42,7 @@ QUOTED = "gpt-good' model is not supported when using Codex with a ChatGPT accou
 class Case(NamedTuple):
     """What is said, where, and what may come of it for a pool of five if all say so."""
 
-    said: Said
+    said: BackendAnswer
     path: str
     out: int
     """Identities whose status changes."""
@@ -55,28 +55,28 @@ class Case(NamedTuple):
 
 LIMIT = {"resets_in_seconds": 8 * DAY}
 TABLE = {
-    "endpoint": Case(Said(401, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
-    "endpoint, 403": Case(Said(403, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
-    "endpoint, side": Case(Said(401, code="no_matching_rule"), IMAGES, 0, 2, 0, NobodyServes),
-    "model": Case(Said(400, message=unsupported(EXOTIC)), RESPONSES, 0, 0, 5, NobodyServes),
-    "model, compact": Case(Said(400, message=unsupported(EXOTIC)), COMPACT, 0, 0, 5, NobodyServes),
-    "model, another one": Case(Said(400, message=unsupported("gpt-5")), RESPONSES, 0, 0, 0, NobodyServes),
-    "dead token": Case(Said(401, code="token_revoked"), RESPONSES, 2, 0, 0, NobodyServes),
-    "dead token, side": Case(Said(401, code="token_revoked"), IMAGES, 2, 0, 0, NobodyServes),
-    "unclear": Case(Said(403), RESPONSES, 0, 0, 0, Relay),
-    "402": Case(Said(402), RESPONSES, 2, 0, 0, Relay),
-    "402, side": Case(Said(402), IMAGES, 0, 2, 0, Relay),
-    "402, models": Case(Said(402), MODELS, 0, 2, 0, Relay),
-    "workspace": Case(Said(403, code="deactivated_workspace"), RESPONSES, 2, 0, 0, Relay),
-    "workspace, side": Case(Said(403, code="model_not_available_in_workspace"), IMAGES, 0, 2, 0, Relay),
-    "unclear, side": Case(Said(403), IMAGES, 0, 2, 0, Relay),
-    "limit": Case(Said(429, code="usage_limit_reached", error=LIMIT), RESPONSES, 2, 0, 3, NobodyServes),
-    "limit, side": Case(Said(429, code="usage_limit_reached", error=LIMIT), IMAGES, 0, 2, 0, Relay),
-    "throttled": Case(Said(429, {b"retry-after": b"3600"}), RESPONSES, 2, 0, 3, NobodyServes),
-    "throttled, side": Case(Said(429, {b"retry-after": b"3600"}), IMAGES, 0, 2, 0, Relay),
-    "address": Case(Said(403, code=min(ADDRESS_CODES)), RESPONSES, 0, 0, 0, Relay),
-    "own": Case(Said(400, code="bad"), RESPONSES, 0, 0, 0, Relay),
-    "own, 404": Case(Said(404), IMAGES, 0, 0, 0, Relay),
+    "endpoint": Case(BackendAnswer(401, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
+    "endpoint, 403": Case(BackendAnswer(403, code="no_matching_rule"), RESPONSES, 0, 2, 0, NobodyServes),
+    "endpoint, side": Case(BackendAnswer(401, code="no_matching_rule"), IMAGES, 0, 2, 0, NobodyServes),
+    "model": Case(BackendAnswer(400, message=unsupported(EXOTIC)), RESPONSES, 0, 0, 5, NobodyServes),
+    "model, compact": Case(BackendAnswer(400, message=unsupported(EXOTIC)), COMPACT, 0, 0, 5, NobodyServes),
+    "model, another one": Case(BackendAnswer(400, message=unsupported("gpt-5")), RESPONSES, 0, 0, 0, NobodyServes),
+    "dead token": Case(BackendAnswer(401, code="token_revoked"), RESPONSES, 2, 0, 0, NobodyServes),
+    "dead token, side": Case(BackendAnswer(401, code="token_revoked"), IMAGES, 2, 0, 0, NobodyServes),
+    "unclear": Case(BackendAnswer(403), RESPONSES, 0, 0, 0, Relay),
+    "402": Case(BackendAnswer(402), RESPONSES, 2, 0, 0, Relay),
+    "402, side": Case(BackendAnswer(402), IMAGES, 0, 2, 0, Relay),
+    "402, models": Case(BackendAnswer(402), MODELS, 0, 2, 0, Relay),
+    "workspace": Case(BackendAnswer(403, code="deactivated_workspace"), RESPONSES, 2, 0, 0, Relay),
+    "workspace, side": Case(BackendAnswer(403, code="model_not_available_in_workspace"), IMAGES, 0, 2, 0, Relay),
+    "unclear, side": Case(BackendAnswer(403), IMAGES, 0, 2, 0, Relay),
+    "limit": Case(BackendAnswer(429, code="usage_limit_reached", error=LIMIT), RESPONSES, 2, 0, 3, NobodyServes),
+    "limit, side": Case(BackendAnswer(429, code="usage_limit_reached", error=LIMIT), IMAGES, 0, 2, 0, Relay),
+    "throttled": Case(BackendAnswer(429, {b"retry-after": b"3600"}), RESPONSES, 2, 0, 3, NobodyServes),
+    "throttled, side": Case(BackendAnswer(429, {b"retry-after": b"3600"}), IMAGES, 0, 2, 0, Relay),
+    "address": Case(BackendAnswer(403, code=min(ADDRESS_CODES)), RESPONSES, 0, 0, 0, Relay),
+    "own": Case(BackendAnswer(400, code="bad"), RESPONSES, 0, 0, 0, Relay),
+    "own, 404": Case(BackendAnswer(404), IMAGES, 0, 0, 0, Relay),
 }
 
 
@@ -115,8 +115,8 @@ def test_who_is_left_serves_what_all_others_refuse() -> None:
 # -- what a pool does that is drained, and has dead tokens
 
 
-@pytest.mark.parametrize("said", [Said(429, code="usage_limit_reached", error=LIMIT), Said(402)])
-def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said: Said) -> None:
+@pytest.mark.parametrize("said", [BackendAnswer(429, code="usage_limit_reached", error=LIMIT), BackendAnswer(402)])
+def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said: BackendAnswer) -> None:
     scene = Scene(ready_pool(*"abcdef"))
     pool = scene.pool
     for name in "ab":
@@ -139,7 +139,7 @@ def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said
 def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:
     scene = Scene(ready_pool(*"abcdef"))
     pool = scene.pool
-    limited = Said(429, code="usage_limit_reached", error=LIMIT)
+    limited = BackendAnswer(429, code="usage_limit_reached", error=LIMIT)
     for name in "ab":
         scene.judged(pool.identities[name], Asked("odd", RESPONSES, model=EXOTIC), limited)
     for name in "cde":
@@ -152,8 +152,8 @@ def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:
     assert scene.request(Asked("s", RESPONSES, model="m"), GOOD) == (Relay(), ["f"])
 
 
-@pytest.mark.parametrize("said", [Said(400), Said(429, code="usage_limit_reached", error=LIMIT)])
-def test_what_a_client_has_put_in_the_place_of_a_model_is_never_shown_as_it_is(said: Said) -> None:
+@pytest.mark.parametrize("said", [BackendAnswer(400), BackendAnswer(429, code="usage_limit_reached", error=LIMIT)])
+def test_what_a_client_has_put_in_the_place_of_a_model_is_never_shown_as_it_is(said: BackendAnswer) -> None:
     secret = "at-secret-0123456789abcdef0123456789abcdef"
     model = f"x\x1b[2J {secret} \ud800"
     scene = Scene(ready_pool("a", "b", "c"))
@@ -185,7 +185,10 @@ def test_a_model_counts_for_the_account_for_an_hour_and_for_no_other_model() -> 
     scene = Scene(ready_pool("free", "paid"))
     wants, other = Asked(None, RESPONSES, model=EXOTIC), Asked(None, RESPONSES, model="m")
 
-    assert scene.request(wants, Said(400, message=unsupported(EXOTIC)), {"paid": GOOD})[1] == ["free", "paid"]
+    assert scene.request(wants, BackendAnswer(400, message=unsupported(EXOTIC)), {"paid": GOOD})[1] == [
+        "free",
+        "paid",
+    ]
     assert scene.request(wants, GOOD)[1] == ["paid"]
     assert scene.request(other, GOOD)[1] == ["free"]
     scene.now += MODEL_HOLDS
@@ -204,7 +207,9 @@ def test_a_model_counts_for_the_account_for_an_hour_and_for_no_other_model() -> 
 )
 def test_no_client_can_take_a_model_from_the_others(hint: str, body: str, message: str) -> None:
     scene = Scene(ready_pool("a"))
-    scene.judged(scene.pool.identities["a"], Asked("x", RESPONSES, model=hint), Said(400, message=message), body)
+    scene.judged(
+        scene.pool.identities["a"], Asked("x", RESPONSES, model=hint), BackendAnswer(400, message=message), body
+    )
 
     for model in ("gpt-good", ""):
         assert scene.pool.can_serve(Asked(None, RESPONSES, model=model), NOW)
@@ -230,7 +235,7 @@ def test_the_third_unclear_403_in_a_row_rests_an_identity_and_longer_each_time()
     scene = Scene(ready_pool("one", "two"))
     asked, rests = Asked("s", RESPONSES, model="m"), []
     for number in range(DOUBTS + 2):
-        tried = scene.request(asked, Said(403), {"two": GOOD})[1]
+        tried = scene.request(asked, BackendAnswer(403), {"two": GOOD})[1]
         assert tried == ["one", "two"]
         one = scene.pool.identities["one"]
         if number >= DOUBTS - 1:
@@ -250,15 +255,15 @@ def test_an_answer_in_between_ends_the_row_of_doubts_but_a_list_of_models_does_n
     scene = Scene(ready_pool("one"))
     one, asked = scene.pool.identities["one"], Asked("s", RESPONSES)
     for _ in range(DOUBTS - 1):
-        scene.judged(one, asked, Said(403))
+        scene.judged(one, asked, BackendAnswer(403))
     scene.pool.succeeded("one", NOW, False)
-    scene.judged(one, asked, Said(403))
+    scene.judged(one, asked, BackendAnswer(403))
     assert statuses(scene.pool) == {"one": Status.RESTING}
 
     scene.now += 10
     assert scene.pool.can_serve(asked, scene.now)
     scene.pool.succeeded("one", scene.now, True)
-    scene.judged(one, asked, Said(403))
+    scene.judged(one, asked, BackendAnswer(403))
     assert statuses(scene.pool) == {"one": Status.READY}
 
 
@@ -301,7 +306,7 @@ def test_what_is_confirmed_is_no_requests_doing() -> None:
     changes = Changes()
     scene = Scene(ready_pool(*"abcd", changes=changes))
     asked = Asked("s", RESPONSES, model="m")
-    scene.request(asked, Said(401, code="token_revoked"))
+    scene.request(asked, BackendAnswer(401, code="token_revoked"))
     assert statuses(scene.pool) == {
         **dict.fromkeys("ab", Status.SUSPECT),
         **dict.fromkeys("cd", Status.READY),
@@ -310,7 +315,7 @@ def test_what_is_confirmed_is_no_requests_doing() -> None:
 
     for name in "ab":
         condemn(scene.pool, name, scene.now)
-    scene.request(asked, Said(401, code="token_revoked"))
+    scene.request(asked, BackendAnswer(401, code="token_revoked"))
 
     assert {scene.pool.identities[name].status for name in "cd"} == {Status.SUSPECT}
 
@@ -320,7 +325,7 @@ def test_a_client_that_changes_one_thing_at_a_time_is_the_same_trouble(changing:
     scene = Scene(ready_pool(*"abcdef"))
     for number in range(6):
         asked = Asked("s", RESPONSES, model="m")
-        said = Said(402, code="one")
+        said = BackendAnswer(402, code="one")
         if changing == "model":
             asked = asked._replace(model=f"m{number}")
         elif changing == "said":
@@ -347,7 +352,7 @@ codes = st.sampled_from(
     [*ENDPOINT_CODES, *LIMIT_CODES, "deactivated_workspace", "workspace_x", "token_revoked", "x", "", "slow_down"]
 )
 saids = st.builds(
-    Said,
+    BackendAnswer,
     status=st.sampled_from([0, 400, 401, 402, 403, 404, 409, 429, 500, 502, 503]),
     values=st.sampled_from([{}, {b"retry-after": b"3600"}, {b"retry-after": b"1"}]),
     code=codes,
@@ -374,12 +379,12 @@ class Others(RuleBasedStateMachine):
         said=saids,
         times=st.integers(1, 4),
     )
-    def is_refused(self, path: str, model: str, said: Said, times: int) -> None:
+    def is_refused(self, path: str, model: str, said: BackendAnswer, times: int) -> None:
         for _ in range(times):
             self.scene.request(Asked(self.session, path, model=model), said)
 
     @rule(said=saids)
-    def is_refused_on_a_socket(self, said: Said) -> None:
+    def is_refused_on_a_socket(self, said: BackendAnswer) -> None:
         scene, asked = self.scene, Asked(self.session, RESPONSES)
         for _ in range(5):
             identity = scene.pool.choose(asked, scene.now)
@@ -426,13 +431,13 @@ TestOthers.settings = settings(max_examples=200, stateful_step_count=40, deadlin
 
 def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays_short() -> None:
     limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
-    limited.request(asked, Said(429, code="usage_limit_reached", error={"resets_in_seconds": 600}))
+    limited.request(asked, BackendAnswer(429, code="usage_limit_reached", error={"resets_in_seconds": 600}))
     why = no_identity(limited.pool, asked, limited.now)
     assert (why.is_limit, why.returns_at) == (True, limited.now + 600)
     assert "d: limited for the model gpt-exotic until" in why.message
 
     throttled = Scene(ready_pool(*"abcd"))
-    outcome, _ = throttled.request(asked, Said(429))
+    outcome, _ = throttled.request(asked, BackendAnswer(429))
     until = no_identity(throttled.pool, asked, throttled.now).returns_at
     assert isinstance(outcome, NobodyServes)
     assert until is None or until - throttled.now <= LONGEST_REST
@@ -441,7 +446,7 @@ def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays
 def test_a_limit_of_the_requests_own_that_ends_meanwhile_is_over_soon() -> None:
     limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
     ended = {"resets_at": limited.now - 0.1, "resets_in_seconds": 0}
-    limited.request(asked, Said(429, code="usage_limit_reached", error=ended))
+    limited.request(asked, BackendAnswer(429, code="usage_limit_reached", error=ended))
 
     assert (why := no_identity(limited.pool, asked, limited.now)).is_limit
     assert why.returns_at == limited.now + ENDED_LIMIT

@@ -39,7 +39,7 @@ from codexpool.pool.verdict import Finding
 from codexpool.protocol.errors import error_of
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
-from codexpool.proxy.judge import Said
+from codexpool.proxy.judge import BackendAnswer
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper
@@ -237,7 +237,7 @@ class Backend:
         self.used[refresh_token] = name = self.refresh_tokens.pop(refresh_token)
         return httpx.Response(200, json=self.login(name)["tokens"])
 
-    def model(self, token: str) -> Said:
+    def model(self, token: str) -> BackendAnswer:
         """What a request for the model gets."""
         answer = self.between.instead_of("model", self.name_of(token))
         if answer is None:
@@ -245,7 +245,7 @@ class Backend:
         code, message = error_of(answer.headers, answer.content)
         values = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
         html = "html" in answer.headers.get("content-type", "")
-        return Said(answer.status_code, values, code, message, {}, html)
+        return BackendAnswer(answer.status_code, values, code, message, {}, html)
 
     async def output(self, line: command.CommandLine, *_: object) -> str:
         await asyncio.sleep(0.05)
@@ -483,7 +483,7 @@ class Life(RuleBasedStateMachine):
                     await asyncio.sleep(0.2)
                     said = judge.LOST
                     with suppress(TimeoutError):
-                        said = Said(401) if spurious else self.backend.model(bearer.token)
+                        said = BackendAnswer(401) if spurious else self.backend.model(bearer.token)
                     spurious = False
                     verdict, evidence = judge.judge(
                         keeper, asked, attempt, "POST", said, repeatable=False, lightens=False

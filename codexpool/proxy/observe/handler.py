@@ -211,7 +211,7 @@ class ObserveHandler(Hooks):
         trace, observation.came = observation.trace, f"answered {response.status_code}"
         with self._fail_open("judging an answer"):
             if observation.has_left:
-                self._judge(flow, observation, self._said(flow, observation.passing, response))
+                self._judge(flow, observation, self._received(flow, observation.passing, response))
             else:
                 trace.answered_by = "another addon"
         observation.passing = None
@@ -240,24 +240,28 @@ class ObserveHandler(Hooks):
         logger.error("%s failed; the request was not changed: %s", doing, error, exc_info=error)
         self._observed.pop(flow, None)
 
-    def _judge(self, flow: http.HTTPFlow, observation: Observation, said: judging.Said) -> None:
+    def _judge(self, flow: http.HTTPFlow, observation: Observation, received: judging.BackendAnswer) -> None:
         request = flow.request
         repeatable = routes.is_repeatable(request.method, request.path.partition("?")[0])
-        observation.judge(said, repeatable, _has_encrypted(request))
+        observation.judge(received, repeatable, _has_encrypted(request))
 
-    def _said(self, flow: http.HTTPFlow, passing: Passing | None, response: http.Response) -> judging.Said:
+    def _received(
+        self, flow: http.HTTPFlow, passing: Passing | None, response: http.Response
+    ) -> judging.BackendAnswer:
         """Read an answer, and show it in the flow without the client's secrets if it was passed on."""
         seen = response.copy()
         if passing is not None and seen.raw_content is None:
             seen.raw_content = passing.content
         if is_held(response.status_code):
             shown = headers.PLACEHOLDER.format("client").encode()
-            said = judging.of_response(seen, scrub(seen, dict.fromkeys(self._masked.secrets(flow), shown)))
+            received = judging.of_response(seen, scrub(seen, dict.fromkeys(self._masked.secrets(flow), shown)))
         else:
-            said = (passing.failure if passing is not None else None) or judging.Said(response.status_code)
+            received = (passing.failure if passing is not None else None) or judging.BackendAnswer(
+                response.status_code
+            )
         if passing is not None and passing.has_ended:
             response.headers.fields, response.raw_content = seen.headers.fields, seen.raw_content
-        return said
+        return received
 
     def _log(self, flow: http.HTTPFlow, observation: Observation) -> None:
         trace, session = observation.trace, observation.exchange.asked.session or "-"

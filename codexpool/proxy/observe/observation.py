@@ -17,7 +17,7 @@ from codexpool.protocol.routes import asks_for_stream
 from codexpool.protocol.stream_events import Beginning
 from codexpool.proxy.attempts import begin, follow_verdict, start
 from codexpool.proxy.exchange import Exchange
-from codexpool.proxy.judge import Said, judge, of_event
+from codexpool.proxy.judge import BackendAnswer, judge, of_event
 from codexpool.proxy.observe.pool import Consulted, is_known
 from codexpool.traces.trace import Trace
 
@@ -33,7 +33,7 @@ class Passing:
 
     def __init__(self, trace: Trace, beginning: Beginning | None) -> None:
         self.has_ended = False
-        self.failure: Said | None = None
+        self.failure: BackendAnswer | None = None
         self._trace = trace
         self._beginning = beginning
         self._pieces: list[bytes] | None = []
@@ -112,28 +112,36 @@ class Observation:
         if self.consulted is not None and self.exchange.tries:
             self.consulted.turn_states.issued(turn_state, self.exchange.attempt.metadata.key)
 
-    def judge(self, said: Said, repeatable: bool, lightens: bool) -> None:
+    def judge(self, received: BackendAnswer, repeatable: bool, lightens: bool) -> None:
         """Note what the answer would have led to, had the identity of the pool got it."""
         if self.consulted is None or not self.exchange.tries:
             return
         attempt = self.exchange.attempt.trace
-        attempt.verdict, evidence = self.verdict(said, self.trace.method, repeatable, lightens)
-        if 0 < said.status < 400:
+        attempt.verdict, evidence = self.verdict(received, self.trace.method, repeatable, lightens)
+        if 0 < received.status < 400:
             return
         attempt.evidence = str(evidence)
-        if said.status:
+        if received.status:
             self.came = f"answered {attempt.evidence}"
         else:
             attempt.answered(0, (), evidence.at)
         follow_verdict(self.exchange, self.consulted, attempt.verdict)
         self.led_to = f" (row {attempt.verdict.row}: {self._words(self._settled(self.consulted), evidence.at)})"
 
-    def verdict(self, said: Said, method: str, repeatable: bool, lightens: bool) -> tuple[Verdict, Evidence]:
+    def verdict(
+        self, received: BackendAnswer, method: str, repeatable: bool, lightens: bool
+    ) -> tuple[Verdict, Evidence]:
         """Return the verdict on an answer, had the identity of the pool got it, and the evidence for it."""
         assert self.consulted is not None
-        exchange, lightens = self.exchange, said.code == NOT_PORTABLE and lightens
+        exchange, lightens = self.exchange, received.code == NOT_PORTABLE and lightens
         return judge(
-            self.consulted, exchange.asked, exchange.attempt, method, said, repeatable=repeatable, lightens=lightens
+            self.consulted,
+            exchange.asked,
+            exchange.attempt,
+            method,
+            received,
+            repeatable=repeatable,
+            lightens=lightens,
         )
 
     def _settled(self, consulted: Consulted) -> Step | Outcome:

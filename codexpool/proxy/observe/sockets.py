@@ -103,19 +103,19 @@ class ObservedSockets:
     def _failed(self, socket: ObservedSocket, content: bytes, kind: str) -> None:
         frame = frames.parsed(content)
         failed = kind == frames.FAILED
-        said = judge.of_failure(frames.failure_of(frame)) if failed else judge.of_frame(frame)
-        if said is None:
+        received = judge.of_failure(frames.failure_of(frame)) if failed else judge.of_frame(frame)
+        if received is None:
             self._ended(socket, "failed", failed=True)
-        elif said.status:  # Without one the client goes on waiting.
-            outcome = f"failed: {said.status} {said.code}".rstrip()
+        elif received.status:  # Without one the client goes on waiting.
+            outcome = f"failed: {received.status} {received.code}".rstrip()
             if socket.observation.exchange.tries:
-                outcome += self._led_to(socket, said)
+                outcome += self._led_to(socket, received)
             self._ended(socket, outcome, failed=True)
 
-    def _led_to(self, socket: ObservedSocket, said: judge.Said) -> str:
+    def _led_to(self, socket: ObservedSocket, received: judge.BackendAnswer) -> str:
         """Return what a refusal would have led to, had the identity of the pool got it."""
         verdict, evidence = socket.observation.verdict(
-            said, "MESSAGE", repeatable=False, lightens=has_encrypted(socket.request, "")
+            received, "MESSAGE", repeatable=False, lightens=has_encrypted(socket.request, "")
         )
         if socket.turn is not None:
             socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
