@@ -135,7 +135,7 @@ class Codexpool:
     def _guard(self) -> None:
         """Tell the gate who can reach the proxy."""
         gate = self.handler.gate
-        gate.on_loopback, gate.lets_all = options.is_for_this_machine(), options.has_passwords()
+        gate.on_loopback, gate.lets_all = options.is_for_this_machine(), bool(ctx.options.proxyauth)
 
     def running(self) -> None:
         self._guard()

@@ -97,9 +97,7 @@ class OpenSocket:
     exchange: Exchange
     services: Services
     pending: list[Pending] = field(default_factory=list)
-    """The client's requests under way, in order."""
-    unanswered: int = 0
-    """Requests passed on without the end of their answer; 0 is idle. An unsolicited answer counts as one."""
+    """Requests without the end of their answer, in order; without any the socket is idle."""
     last_request: bytes | None = None
     """The last request, if it has encrypted reasoning, until its answer begins."""
     has_left: bool = False
@@ -190,7 +188,7 @@ class OpenSocket:
             case _ if kind in frames.ENDS:
                 self._complete(message, kind)
             case _ if kind not in frames.PRELUDE:
-                self.unanswered = max(1, self.unanswered)
+                self.pending = self.pending or [Pending()]  # The answer may be unsolicited.
                 self.last_request = None
                 self.has_begun = True
 
@@ -199,9 +197,10 @@ class OpenSocket:
         closing = self.flow.websocket
         by_client = closing is not None and closing.closed_by_client
         self._end_turn(f"the socket was closed by {'the client' if by_client else 'the backend'}", failed=True)
+        pending = bool(self.pending)
         self._release_slots()
         if closing is not None and not by_client and not self.has_left and self.services.flows.serves:
-            self._closed_by_backend(closing.close_code)
+            self._closed_by_backend(closing.close_code, pending)
         self.has_left = True
 
     def close_if_unserved(self, pool: Pool) -> None:
@@ -210,7 +209,7 @@ class OpenSocket:
         A client notices that at once, and connects again for its next request. A frame it would read only after it
         has sent that request.
         """
-        if self.unanswered or self.has_left:
+        if self.pending or self.has_left:
             return
         identity = self._identity(pool)
         if identity is None or identity.status in ENDED:
@@ -234,7 +233,6 @@ class OpenSocket:
             _inject(self.flow, frames.connect_again())
             self._leave("its identity no longer serves" if may_go_on else "its member key is no longer valid")
             return
-        self.unanswered += 1
         self.has_begun = False
         exchange.attempt.at = time.time()
         if self.turn is None:  # Of several requests at once the trace has the first.
@@ -345,19 +343,19 @@ class OpenSocket:
         else:
             message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))
 
-    def _closed_by_backend(self, code: int | None) -> None:
+    def _closed_by_backend(self, code: int | None, pending: bool) -> None:
         exchange, attempt, at = self.exchange, self.exchange.attempt, time.time()
         pool, session = self._keeper.pool, exchange.named
         if code in MESSAGE_REFUSED:
             logger.info("session %s: %s closed its socket with %d", session, attempt.name, code)
-        elif (self.unanswered and not self.has_begun and code not in SERVER_CLOSES) or (
+        elif (pending and not self.has_begun and code not in SERVER_CLOSES) or (
             code in CLIENT_REFUSED and not self.has_answered
         ):  # That may be the identity's fault, and no status says so.
             why = f"its socket was closed with {code or 'no code'} before an answer"
             evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
             logger.warning("session %s: %s: %s", session, attempt.name, why)
             pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
-        elif self.unanswered:
+        elif pending:
             logger.info("session %s: %s closed its socket during an answer (%s)", session, attempt.name, code)
             pool.troubled(attempt.name, at)
 
@@ -373,7 +371,7 @@ class OpenSocket:
 
     def _model_of_request(self) -> str:
         """Return the model of the request that is being answered; empty if that is not certain."""
-        if self.flow.websocket is None or self.unanswered != 1:
+        if self.flow.websocket is None or len(self.pending) != 1:
             return ""
         for message in reversed(self.flow.websocket.messages):
             if message.from_client and not message.dropped and frames.kind(message.content) == frames.CREATE:
@@ -388,7 +386,6 @@ class OpenSocket:
             logger.warning("session %s: removed a member key from a message", self.exchange.named)
 
     def _end_first(self) -> Pending:
-        self.unanswered = max(0, self.unanswered - 1)
         pending = self.pending.pop(0) if self.pending else Pending()
         pending.release()
         return pending
@@ -416,7 +413,7 @@ class OpenSocket:
         _hang_up(self.flow)
 
     def _close_if_idle(self) -> None:
-        if self.closes_when_idle and not self.unanswered and not self.has_left:
+        if self.closes_when_idle and not self.pending and not self.has_left:
             self._close("the proxy is ending")  # mitmproxy passes on the current message first.
 
 

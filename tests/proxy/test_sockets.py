@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.states import DOUBTS
-from codexpool.proxy.sockets import OpenSocket, Services
+from codexpool.proxy.sockets import OpenSocket, Pending, Services
 from tests.pool.pools import RESPONSES, ready_pool
 
 
@@ -33,6 +33,6 @@ def test_a_close_counts_only_if_it_may_be_the_identitys_fault(code: int | None, 
     services = Services(flows, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
 
     for _ in range(DOUBTS):
-        OpenSocket(flow, exchange, services, unanswered=1).on_close()
+        OpenSocket(flow, exchange, services, [Pending()]).on_close()
 
     assert one.status is (Status.RESTING if rests else Status.READY)

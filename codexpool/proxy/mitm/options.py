@@ -18,14 +18,12 @@ from codexpool.protocol.hosts import CODEX, PAGE, is_codex
 
 logger = logging.getLogger("codexpool")
 
-LOOPBACK: Final = "127.0.0.1"
-
 # Seconds without a byte after which a connection is closed. Codex keeps a silent WebSocket for an hour.
 SILENCE: Final = 3900
 
 DEFAULTS: Final = {
     # mitmproxy listens on all addresses; a pool of other people's credentials does not.
-    "listen_host": LOOPBACK,
+    "listen_host": "127.0.0.1",
     # 600 would end silent streams and idle WebSockets in the middle of a session.
     "tcp_timeout": SILENCE,
     # Over HTTP/2 a GOAWAY cuts streams in flight, and an abrupt close can leave requests hanging.
@@ -183,11 +181,6 @@ def is_set_by_user(name: str) -> bool:
 def is_for_this_machine() -> bool:
     """Return whether only this machine can reach the proxy."""
     return not _networks() and not _other_hosts()
-
-
-def has_passwords() -> bool:
-    """Return whether mitmproxy itself authenticates clients."""
-    return bool(ctx.options.proxyauth)
 
 
 def _modes() -> list[mode_specs.ProxyMode]:
