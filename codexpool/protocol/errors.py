@@ -1,4 +1,4 @@
-"""Code and message of a refusal, in whichever shape the backend said it. Pure."""
+"""Code and message of a refusal, in whichever shape the backend sent it. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from codexpool.protocol.bounded_json import loads
 
-LONGEST = 500  # Characters of a code or message that are looked at: it goes into a log, a flag and the state.
+LONGEST = 500  # Characters of a code or message: it goes into a log, a flag and the state.
 
 
 def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
-    """Code and message of a refusal, in whichever of the backend's shapes it came.
+    """Return code and message of a refusal; empty if it has none.
 
-    As base64 in ``x-error-json``, which is the most specific where it is there, else in the body:
-    ``{"error": {"code", "type", "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; or the code alone in
-    ``x-openai-authorization-error``. Empty strings where nothing is said.
+    They are in the base64 of ``x-error-json``, the most specific; else in the body: ``{"error": {"code", "type",
+    "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; else there is a code in
+    ``x-openai-authorization-error``.
     """
     return error_in(headers, document_of(body))
 
 
 def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
-    """Code and message of a refusal whose body is parsed already. See `error_of`."""
+    """Return the same of a refusal whose body is parsed already."""
     for document in (document_of(unpacked(headers.get("x-error-json", ""))), body):
         code, message = code_and_message(document)
         if code or message:
@@ -32,7 +32,7 @@ def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
 
 
 def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
-    """The error object of a refusal whose body is parsed already; an empty one where there is none."""
+    """Return the error object of a refusal whose body is parsed already; an empty one if it has none."""
     for document in (body, document_of(unpacked(headers.get("x-error-json", "")))):
         for name in ("error", "detail") if isinstance(document, dict) else ():
             if isinstance(error := document.get(name), dict):
@@ -41,7 +41,7 @@ def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
 
 
 def code_and_message(document: Any) -> tuple[str, str]:
-    """Code and message of a refusal that is parsed already, in whichever of those shapes."""
+    """Return code and message of a parsed refusal."""
     if not isinstance(document, dict):
         return "", ""
     for inner in (document.get("error"), document.get("detail"), document):
@@ -56,14 +56,14 @@ def code_and_message(document: Any) -> tuple[str, str]:
 
 
 def _text(value: Any) -> str:
-    """A code or message in one printable line; empty where the value is no text and no number."""
+    """A text or number in one printable line; empty for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     return "".join(character for character in str(value)[:LONGEST] if character.isprintable())
 
 
 def document_of(text: bytes) -> Any:
-    """What a text of JSON holds; None where it is none."""
+    """Parse JSON; None if it is none."""
     try:
         return loads(text)
     except ValueError:
@@ -71,7 +71,7 @@ def document_of(text: bytes) -> Any:
 
 
 def unpacked(text: str | bytes) -> bytes:
-    """What a base64 text holds; nothing where it is none."""
+    """Decode base64; empty if it is none."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

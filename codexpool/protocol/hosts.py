@@ -15,7 +15,7 @@ OTHERS: Final = (
     ("other hosts of openai.com and chatgpt.com", "never"),
     ("every other host", "passed through"),
 )
-"""What becomes of hosts that the table of paths is not for, as `codexpool doctor --routes` says it."""
+"""What `codexpool doctor --routes` says about hosts that the table of paths is not for."""
 
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
@@ -39,10 +39,9 @@ def is_address(host: str) -> bool:
 
 
 def name_of(asked: str, sni: str | None) -> str:
-    """Return the host that a tunnel is for: the name it was asked for by, or, where that is an address, the one that
-    TLS names (``sni``).
+    """Return the host that a tunnel is for: the name in its request, or the ``sni`` of TLS if that is an address.
 
-    A name always wins over ``sni``: that is the client's to forge, and who asked for another host gets that one.
+    A name always wins over ``sni``, which the client can forge.
     """
     return plain(sni) if sni and is_address(asked) else plain(asked)
 
@@ -56,7 +55,6 @@ def is_codex(host: str) -> bool:
 def is_read(name: str, origins: frozenset[str]) -> bool:
     """Return whether the proxy reads what goes to a host; ``origins`` are the hosts that identities are served from.
 
-    Every other host is none of the pool's business: its tunnels are joined unread, so that the server's own
-    certificate reaches the client, whatever they speak.
+    The tunnels of all other hosts are joined unread: the client gets the server's own certificate.
     """
     return name in origins or name == PAGE or is_codex(name)

@@ -1,8 +1,7 @@
 """Bodies and streams without their content-encoding, in pieces of bounded size. Pure.
 
-A few bytes can inflate to gigabytes. So nothing here inflates all that there is: each piece it gives is small, and
-who takes them stops where it has had enough. mitmproxy's ``content`` and ``text`` have no such bound, and are not for
-what comes from outside.
+A few bytes can inflate to gigabytes, so each piece is small, and the caller stops when it has enough. mitmproxy's
+``content`` and ``text`` have no such bound: never use them for what comes from outside.
 """
 
 from __future__ import annotations
@@ -17,28 +16,22 @@ import zstandard
 
 PIECE: Final = 1 << 20  # Bytes of a piece, about: no step gives more than a few times that.
 
-WINDOW: Final = 8 * 2**20
-"""Bytes of history that a zstd stream may ask to be kept (RFC 9659: as a content-encoding none asks for more)."""
+WINDOW: Final = 8 * 2**20  # Bytes of history that a zstd stream may need (the most that RFC 9659 allows).
 
-FRAMES: Final = 1_000
-"""Frames or members that are read in one go: a megabyte has room for a hundred thousand empty ones."""
+FRAMES: Final = 1_000  # Frames or members in one go: a megabyte has room for a hundred thousand empty ones.
 
-_ZSTD_SLICE: Final = 64
-"""Bytes that zstd is given at once. It cannot be told how much to give back: a block of 4 bytes can be
-128 KiB."""
-
-_ZLIB_SLICE: Final = 16_384  # Bytes that zlib is given at once: it copies what follows the end of a member.
-
-_BROTLI_SLICE: Final = 4
-"""The same for a Brotli before 1.2, whose blocks are 16 MiB at most. (mitmproxy 11 brings one.)"""
+# Bytes given to a decoder at once.
+_ZSTD_SLICE: Final = 64  # Its output cannot be bounded, and a block of 4 bytes can be 128 KiB.
+_ZLIB_SLICE: Final = 16_384  # It copies what follows the end of a member.
+_BROTLI_SLICE: Final = 4  # Before 1.2 (mitmproxy 11 has such a one) its output cannot be bounded: a block has 16 MiB.
 
 
 class UnreadableError(ValueError):
-    """What cannot be looked into: damaged, cut short, longer than we read, or encoded in a way no client uses."""
+    """A body that is damaged, cut short, too long, or encoded in a way no client uses."""
 
 
 class TooLongError(UnreadableError):
-    """There is more of it than is read."""
+    """A body that is longer than the bound."""
 
 
 class Inflater:
@@ -50,7 +43,7 @@ class Inflater:
         self._decoder: Any = _DECODERS[encoding.strip().lower()]()
 
     def take(self, piece: bytes) -> Iterator[bytes]:
-        """What a piece says. Raises UnreadableError where it is damaged."""
+        """Inflate a piece. Raise UnreadableError if it is damaged."""
         try:
             yield from self._decoder.take(piece)
         except (zlib.error, zstandard.ZstdError, brotli.error) as error:
@@ -58,7 +51,7 @@ class Inflater:
 
     @property
     def has_ended(self) -> bool:
-        """Whether what has come so far is whole."""
+        """Whether what came so far is complete."""
         return bool(self._decoder.has_ended)
 
 
@@ -68,7 +61,7 @@ def is_known(encoding: str) -> bool:
 
 
 def pieces(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
-    """A whole body, inflated to ``most`` bytes. Raises UnreadableError, TooLongError beyond that."""
+    """Inflate a whole body. Raise UnreadableError, and TooLongError beyond ``most`` bytes."""
     inflater, size = Inflater(encoding), 0
     for piece in inflater.take(body) if body else ():
         size += len(piece)
@@ -80,7 +73,7 @@ def pieces(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
 
 
 def inflated(body: bytes, encoding: str, most: int) -> bytes:
-    """The same in one piece."""
+    """Inflate a whole body at once. Raise as `pieces` does."""
     return b"".join(pieces(body, encoding, most))
 
 
@@ -93,7 +86,7 @@ class _Plain:
 
 
 class _Framed:
-    """Frames (zstd) or members (gzip), one after the other; ``start`` makes what reads the next one."""
+    """Frames (zstd) or members (gzip), one after the other; ``start`` makes the decoder of the next one."""
 
     def __init__(self, start: Callable[[], Any], slice_: int) -> None:
         self._start, self._slice = start, slice_
@@ -123,7 +116,7 @@ class _Framed:
 
 
 class _Zlib(_Framed):
-    """gzip and deflate: zlib can be told how much to give at once."""
+    """gzip and deflate: the output of zlib can be bounded."""
 
     def _read(self, data: bytes) -> Iterator[bytes]:
         while True:
@@ -136,7 +129,7 @@ class _Zlib(_Framed):
 
 
 class _Deflate:
-    """Some servers leave out the header of zlib that belongs there (RFC 9110, 8.4.1.2)."""
+    """Some servers omit the zlib header (RFC 9110, 8.4.1.2)."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -197,4 +190,4 @@ _DECODERS: Final[dict[str, Callable[[], Any]]] = {
     "deflate": _Deflate,
     "br": _Brotli,
 }
-"""The content-encodings that Codex or a gateway in front of the backend may use."""
+"""The content-encodings that Codex, or a gateway in front of the backend, may use."""

@@ -1,7 +1,7 @@
-"""Member keys out of what a member's client says: they stay here, whatever a body holds. Pure.
+"""Removes member keys from what a member's client sends. Pure.
 
-A key that is in the environment of a client is seen by the commands that the model runs there (openai/codex 0.169.0,
-by experiment). One that prints it has it in the next request.
+The commands that the model runs see the environment of the client, and the key in it (openai/codex 0.169.0, by
+experiment). If one prints it, the next request has it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LONGEST_KEY: Final = len(MARK) + 128
 
 
 def without_keys(body: bytes, encoding: str, most: int) -> bytes | None:
-    """The body without any key, encoded as before; None where there is none in it.
+    """Remove the keys from a body, encoded as before; None if it has none.
 
-    Raises UnreadableError for one that cannot be looked into, TooLongError beyond ``most`` bytes.
+    Raise UnreadableError for a body that cannot be read, TooLongError beyond ``most`` bytes.
     """
     if encoding not in ("", "identity", "zstd"):
         raise UnreadableError(f"content-encoding {encoding[:32]}")
@@ -45,7 +45,7 @@ def without_keys(body: bytes, encoding: str, most: int) -> bytes | None:
 
 
 def message_without_keys(message: bytes) -> bytes | None:
-    """A message of a WebSocket without any key; None where there is none in it."""
+    """Remove the keys from a WebSocket message; None if it has none."""
     if MARK not in message or not _KEY.search(message):
         return None
     clean = _KEY.sub(SHOWN, message)
@@ -54,11 +54,11 @@ def message_without_keys(message: bytes) -> bytes | None:
 
 
 def _cleaned(body: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The pieces of a body without any key, and whether there was one. It may begin in one and end in the next."""
+    """The pieces without any key, and whether there was one. A key may begin in one and end in the next."""
     pending = b""
     for piece in body:
         text = pending + piece
-        # What begins before this does not end in the next piece.
+        # A key that begins before this ends in this piece.
         to = max(0, len(text) - _LONGEST_KEY)
         whole = [match.span() for match in _KEY.finditer(text) if match.start() < to]
         to = max(to, whole[-1][1]) if whole else to

@@ -1,7 +1,7 @@
-"""What answers say of limits: in headers, in frames, in the bodies of refusals. Pure.
+"""What answers say about limits: in headers, in frames, in the bodies of refusals. Pure.
 
-The source of the names is rate_limits.rs of openai/codex (docs/protocol.md, section 7). Windows are told apart by
-their length in minutes: which of them is called "primary" is up to the backend.
+The names are those of rate_limits.rs of openai/codex (docs/protocol.md, section 7). Windows are told apart by their
+length in minutes: which of them is called "primary" is up to the backend.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 from codexpool.common.clock_skew import LATEST
 from codexpool.protocol.endpoints import MAIN_LIMIT
 
+USED: bytes = b"-used-percent"
+ACTIVE: bytes = b"x-codex-active-limit"
 ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
 """What the live backend calls the limit whose windows are the plain ``x-codex-…``."""
-
-USED: bytes = b"-used-percent"
-
-ACTIVE: bytes = b"x-codex-active-limit"
 
 _TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
 
@@ -35,9 +33,9 @@ class Gauge(NamedTuple):
 
 
 def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
-    """The windows that an answer's headers speak of; ``values`` by lower-case name, ``at`` unix seconds.
+    """Return the windows in an answer's headers; ``values`` by lower-case name, ``at`` unix seconds.
 
-    With a family's windows the plain ones repeat its numbers, and say nothing of the main limit.
+    Beside a family's windows the plain ones repeat its numbers, and say nothing about the main limit.
     """
     family_only = active(values)
     gauges = []
@@ -49,15 +47,15 @@ def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
         resets_at = _number(values.get(window + b"-reset-at"))
         if resets_at is None and (after := _number(values.get(window + b"-reset-after-seconds"))) is not None:
             resets_at = at + after
-        name_of = window[2:].removesuffix(b"-primary").removesuffix(b"-secondary")
-        family = limit_id(name_of.decode("latin-1"))
+        limit = window[2:].removesuffix(b"-primary").removesuffix(b"-secondary")
+        family = limit_id(limit.decode("latin-1"))
         if used is not None and family_only in (None, family):
             gauges.append(Gauge(family, int(minutes or 0), used, resets_at))
     return gauges
 
 
 def of_frame(frame: Mapping[str, Any]) -> list[Gauge]:
-    """The windows of a ``codex.rate_limits`` frame."""
+    """Return the windows of a ``codex.rate_limits`` frame."""
     named = frame.get("metered_limit_name") or frame.get("limit_name")
     family = limit_id(named) if isinstance(named, str) else MAIN_LIMIT
     limits = frame.get("rate_limits")
@@ -71,9 +69,9 @@ def of_frame(frame: Mapping[str, Any]) -> list[Gauge]:
 
 
 def active(values: Mapping[bytes, bytes]) -> str | None:
-    """The family of models whose limit counted for the request, where an answer says so.
+    """Return the family whose limit counted for the request; None for the main one.
 
-    Only if it has that family's windows as well: the header names a limit in every answer, and most are the main one.
+    Every answer names a limit in this header. It counts only if the answer has that family's windows as well.
     """
     named = limit_id(values.get(ACTIVE, b"").decode("latin-1"))
     if named == MAIN_LIMIT:
@@ -83,26 +81,29 @@ def active(values: Mapping[bytes, bytes]) -> str | None:
 
 
 def limit_id(name: str) -> str:
-    """A limit's id, however it is written (``codex-spark``, ``codex_spark``)."""
+    """Normalise the id of a limit (``codex-spark``, ``codex_spark``)."""
     made = name.strip().lower().replace("-", "_")[:100]
     return MAIN_LIMIT if made in ALSO_MAIN or not made else made
 
 
 class Reset(NamedTuple):
-    """What a refusal says of the end of a limit: unix seconds, and seconds from now."""
+    """What a refusal says about the end of a limit: unix seconds, and seconds from now."""
 
     resets_at: float | None = None
     resets_in: float | None = None
 
 
 def reset_of(error: Mapping[str, Any]) -> Reset:
-    """When the limit ends that an error object speaks of."""
+    """Return when the limit of an error object ends."""
     return Reset(_number(error.get("resets_at")), _number(error.get("resets_in_seconds")))
 
 
 def retry_after(values: Mapping[bytes, bytes], message: str, at: float) -> float | None:
-    """The seconds after which to try again: ``retry-after-ms``, ``Retry-After`` (RFC 9110 10.2.3), or the words of
-    the message ("try again in 1.2s"), which is all that an event of a stream has."""
+    """Return the seconds after which to try again.
+
+    From ``retry-after-ms``, ``Retry-After`` (RFC 9110, 10.2.3), or the message ("try again in 1.2s"), which is all
+    that an event of a stream has.
+    """
     if (milliseconds := _number(values.get(b"retry-after-ms"))) is not None:
         return milliseconds / 1000
     if (text := values.get(b"retry-after")) is not None:
@@ -122,7 +123,7 @@ def _until(date: str, at: float) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be meant, not negative; None for anything else."""
+    """A number that makes sense here, not negative; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | bytes | str):
         return None
     try:

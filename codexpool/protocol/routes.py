@@ -1,4 +1,4 @@
-"""Which requests are sent under an identity of the pool: a table of paths, and the hosts it holds for."""
+"""Which requests are sent under an identity of the pool: a table of paths, and the hosts it is for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from codexpool.protocol.endpoints import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, RE
 
 
 class Policy(StrEnum):
-    """What happens to a request. Only the two ``SWAP…`` ones touch it, and ``LENT`` that of a member."""
+    """What happens to a request. Only the two ``SWAP…`` ones change it, and ``LENT`` that of a member."""
 
     SWAP = "swap"
     SWAP_IDS = "swap, ids rewritten"
     LENT = "own, lent to members"
-    """The client's own credential; a member's client, which has none, gets what an identity is told."""
+    """The client's own credential; a member's client, which has none, gets an identity's answer."""
     OWN = "own"
-    """The client's own credential, untouched: these act for a person."""
+    """The client's own credential, untouched: these requests act for a person."""
     NEVER = "never"
     """Not a host of the backend: no pooled secret leaves for it."""
 
@@ -29,9 +29,9 @@ class Policy(StrEnum):
 
 
 class Route(NamedTuple):
-    """One row. A path that ends in ``/`` stands for everything below it; no methods means any.
+    """One row. A path that ends in ``/`` covers everything below it; no methods means any.
 
-    ``repeatable`` says that a request which may have reached the backend can be made once more: it does not act.
+    ``repeatable``: a request that may have reached the backend can be sent once more, because it does not act.
     """
 
     path: str
@@ -43,70 +43,40 @@ class Route(NamedTuple):
 MODELS = "/backend-api/codex/models"
 
 ROUTES = (
-    # Codex has nothing stored (``store: false``) and calls the tools itself: of an answer that nobody reads nothing
-    # remains. GET is the WebSocket upgrade, on which nothing has been asked yet.
+    # Codex stores nothing (``store: false``) and calls the tools itself: an answer that is not read has no effect.
+    # GET is the WebSocket upgrade, on which nothing has been asked yet.
     Route(RESPONSES, Policy.SWAP, ("POST", "GET"), repeatable=True),
     Route(f"{RESPONSES}/compact", Policy.SWAP, repeatable=True),
     Route(MODELS, Policy.SWAP),
     Route("/backend-api/codex/memories/", Policy.SWAP),
     Route("/backend-api/codex/images/", Policy.SWAP),
-    Route("/backend-api/codex/alpha/search", Policy.SWAP),  # Beside it, notes and history are a person's own.
+    Route("/backend-api/codex/alpha/search", Policy.SWAP),  # Not its siblings: notes and history are a person's own.
     Route("/backend-api/codex/realtime/", Policy.SWAP),
     Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
     Route(CONFIG_BUNDLE, Policy.LENT, ("GET",)),
     Route(USAGE, Policy.LENT, ("GET",)),
 )
-"""The path policy. Whatever is not listed keeps the client's own credential.
+"""The path policy. What is not listed keeps the client's own credential.
 
-Of what can be made once more: notes are written, images are paid for, a call is begun. Nobody can tell from outside
-how far such a request has come, so those are never repeated; a GET always can be (RFC 9110, 9.2.1)."""
+The rows that are not repeatable write memories, generate paid images or begin calls, and it cannot be known how far
+such a request has come. A GET always is (RFC 9110, 9.2.1)."""
 
-BACKEND_ONLY = frozenset({HOST})  # The hosts of the path policy as long as no identity names another one.
+BACKEND_ONLY = frozenset({HOST})
+"""The hosts of the path policy as long as no identity is served from another one."""
 
 LONGEST = 1024
-"""Characters of a path, or a method, beyond which it equals no row. What is found out of a path is remembered, and
-clients may ask for any."""
+"""Characters of a path, or a method, beyond which it equals no row: results are cached, and a client may send any."""
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
 _DOTS = {".", ".."}
 _ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?")
 
-
-@lru_cache(maxsize=4096)
-def path_policy(method: str, path: str) -> Policy:
-    """The policy for a request on a host of the backend. ``path`` comes without its query."""
-    route = _route(method, path)
-    return route.policy if route is not None else Policy.OWN
+# No path below has a query.
 
 
 @lru_cache(maxsize=4096)
-def is_repeatable(method: str, path: str) -> bool:
-    """Whether a request of a swap path may be made once more though it may have reached the backend."""
-    route = _route(method, path)
-    return route is not None and (method == "GET" or route.repeatable)
-
-
-@lru_cache(maxsize=4096)
-def row_of(method: str, path: str) -> str:
-    """The row of the table that a request goes by, as its path; empty where none does. ``path`` comes without its
-    query."""
-    route = _route(method, path)
-    return route.path if route is not None else ""
-
-
-@lru_cache(maxsize=4096)
-def asks_for_stream(method: str, path: str) -> bool:
-    """Whether a request is answered with a stream of events. ``path`` comes without its query."""
-    return method == "POST" and normalised(path) == RESPONSES
-
-
-def is_swapped_otherwise(path: str) -> bool:
-    """Whether a path is one of a swap row, whatever the method. ``path`` comes without its query."""
-    plain = normalised(path)
-    return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
-
-
-def _route(method: str, path: str) -> Route | None:
+def route_of(method: str, path: str) -> Route | None:
+    """Return the row for a request on a host of the backend; None if there is none."""
     plain = normalised(path)
     for route in ROUTES:
         if _fits(route, plain) and (not route.methods or method in route.methods):
@@ -114,15 +84,44 @@ def _route(method: str, path: str) -> Route | None:
     return None
 
 
+def path_policy(method: str, path: str) -> Policy:
+    """Return the policy for a request on a host of the backend."""
+    route = route_of(method, path)
+    return route.policy if route is not None else Policy.OWN
+
+
+def is_repeatable(method: str, path: str) -> bool:
+    """Whether a request of a swap path may be sent once more though it may have reached the backend."""
+    route = route_of(method, path)
+    return route is not None and (method == "GET" or route.repeatable)
+
+
+def row_of(method: str, path: str) -> str:
+    """Return the path of a request's row; empty without one."""
+    route = route_of(method, path)
+    return route.path if route is not None else ""
+
+
+def asks_for_stream(method: str, path: str) -> bool:
+    """Whether a request is answered with a stream of events."""
+    return method == "POST" and normalised(path) == RESPONSES
+
+
+def is_swapped_otherwise(path: str) -> bool:
+    """Whether a path is one of a swap row, whatever the method."""
+    plain = normalised(path)
+    return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
+
+
 def _fits(route: Route, plain: str) -> bool:
     return plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
 
 
 def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
-    """The policy for a request that would leave for ``host``.
+    """Return the policy for a request that would leave for ``host``, which is where the connection goes.
 
-    The host is where the connection goes, never what a ``Host`` header says. ``target`` is the request's path
-    with its query; ``hosts`` are the hosts the backend and the pool's identities are served from.
+    (Never what a ``Host`` header says.) ``target`` is the request's path with its query; ``hosts`` are those that the
+    backend and the pool's identities are served from.
     """
     if host.lower() not in hosts or scheme != "https" or port != 443:
         return Policy.NEVER
@@ -131,11 +130,10 @@ def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: f
 
 
 def normalised(path: str) -> str:
-    """The path as every server reads it: percent-decoded once, where that leaves nothing to argue about.
+    """Return a path as every server reads it: percent-decoded once. Empty if servers could differ on it.
 
-    Servers differ on dot segments, empty segments, ``;`` parameters, backslashes, a ``#`` in a request's target, and
-    on whatever is still encoded after one decoding. No client sends any of that to the backend, so such a path
-    equals no row of the table (the empty string is returned) and never gets a pooled credential.
+    They do on dot segments, empty segments, ``;`` parameters, backslashes, a ``#``, and on what is still encoded
+    after one decoding. No client sends any of that, so such a path equals no row and never gets a pooled credential.
     """
     return _normalised(path) if len(path) <= LONGEST else ""
 
@@ -150,9 +148,9 @@ def _normalised(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def host_of(origin: str) -> str:
-    """The host of an origin such as ``https://gov.chatgpt.com``.
+    """Return the host of an origin such as ``https://gov.chatgpt.com``.
 
-    Raises ValueError for anything but ``https://host``: a workspace is served over TLS, on the usual port.
+    Raise ValueError for anything but ``https://host``: a workspace is served over TLS, on the usual port.
     """
     match = _ORIGIN.fullmatch(origin)
     if match is None:

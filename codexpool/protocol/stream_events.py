@@ -1,8 +1,7 @@
 """What a stream of events says as it passes by, wherever it is cut and however it is compressed. Pure.
 
-`Beginning` looks at the first events, which are held: does the backend answer, or has it failed before anything was
-said? `Reading` looks at all of a stream that is passed on: what has been said cannot be taken back, but it is
-learned.
+`Beginning` reads the first events, which are held: does the backend answer, or has it failed? `Reading` reads a
+stream that is passed on: that cannot be taken back, but the pool learns from it.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from codexpool.protocol.inflate import Inflater, TooLongError, UnreadableError
 from codexpool.protocol.token_usage import Meter, Tokens
 
 MOST: Final = 1 << 20
-"""Bytes of a beginning that are looked at; whatever is longer is an answer. (The first events may repeat what was
-asked.) Also the bytes of an event that is read later on."""
+"""Bytes of a beginning, or of a later event, that are read. What is longer is an answer. (The first events may repeat
+the request.)"""
 
 MOST_AT_ONCE: Final = 8 * 2**20
-"""Bytes that one piece of a stream is inflated to. No text is packed as tightly as one that has more."""
+"""Bytes that one piece of a stream is inflated to. Real text does not compress so well."""
 
 EVENTS_AT_ONCE: Final = 10_000
 """Events in one piece of a compressed stream, about: a few kilobytes have room for a million."""
 
 FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})
-"""Events that say that there is no answer, or no more of it."""
+"""Events that end an answer early, or say that there is none."""
 
 TELLING: Final = FAILURES | {frames.LIMITS}  # Events of a stream that the pool learns from.
 
@@ -35,14 +34,14 @@ _END: Final = re.compile(rb"\n\r?\n")  # Events end with an empty line (HTML Liv
 
 
 class Events:
-    """Cuts a stream into its events. One of more than `MOST` bytes is left out."""
+    """Cuts a stream into its events, and skips one of more than `MOST` bytes."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._is_too_long = False
 
     def take(self, piece: bytes) -> list[bytes]:
-        """The events that end in a piece."""
+        """Return the events that end in a piece."""
         pending, events, begin = self._pending, [], 0
         searched = max(0, len(pending) - 2)  # The end of an event may have begun in the piece before.
         pending += piece
@@ -63,9 +62,9 @@ class Events:
 
 
 class Beginning:
-    """Takes the first pieces of a stream until it is known what they are.
+    """Reads the first pieces of a stream until it is clear whether the backend answers.
 
-    Raises UnreadableError for a content-encoding that nobody knows.
+    Raises UnreadableError for an unknown content-encoding.
     """
 
     def __init__(self, encoding: str = "") -> None:
@@ -74,10 +73,10 @@ class Beginning:
         self._taken = 0
 
     def take(self, piece: bytes) -> dict[str, Any] | bool:
-        """The event, if the backend has failed; True if it answers, False if more is to come first.
+        """Return the event if the backend has failed; True if it answers, False if that is not clear yet.
 
-        Only the ``data`` of an event is looked at. A comment, which keeps the connection open, says that something is
-        to be waited for: the client is to see that. What cannot be read is passed on.
+        A comment, which keeps the connection open, counts as an answer: the client should see it. So does what cannot
+        be read.
         """
         try:
             for text in self._inflater.take(piece):
@@ -95,10 +94,7 @@ class Beginning:
 
 
 class Reading:
-    """Reads an answer that is passed on: the tokens at its end, and the events that the pool learns from.
-
-    What cannot be inflated is not read, and passed on all the same.
-    """
+    """Reads an answer that is passed on: the tokens at its end, and the events that the pool learns from."""
 
     def __init__(self, encoding: str, *, is_metered: bool, has_events: bool) -> None:
         self.has_failed = False
@@ -113,7 +109,7 @@ class Reading:
             self._is_readable = False
 
     def take(self, piece: bytes) -> list[dict[str, Any]]:
-        """See a piece pass by; the events in it that the pool learns from."""
+        """Read a piece. Return the events in it that the pool learns from."""
         if not self._is_readable:
             return []
         if self._inflater is None:
@@ -141,7 +137,7 @@ class Reading:
             self._meter.passed(text)
         if self._events is None:
             return []
-        # Nearly every piece is some whole events, none of which is of interest: this is on the path of each.
+        # Nearly every piece is some whole events without interest: this check is on the path of each.
         if self._events.is_between and text.endswith(b"\n\n") and not _is_marked(text):
             return []
         found: dict[str, bytes] = {}
@@ -150,13 +146,12 @@ class Reading:
             if data and (kind := frames.kind(data)) in TELLING:
                 found[kind] = data  # Of several gauges the last one counts.
                 if kind in FAILURES:
-                    self.has_failed, self._events = True, None  # Nothing comes after that.
+                    self.has_failed, self._events = True, None
                     break
         return [frames.parsed(data) for data in found.values()]
 
 
 def _found(event: bytes) -> dict[str, Any] | bool:
-    """See `Beginning.take`; of one event."""
     data = _data(event)
     kind = frames.kind(data) if data else ""
     if kind in FAILURES:
@@ -169,7 +164,6 @@ def _data(event: bytes) -> bytes:
 
 
 def _ends_in(text: bytes) -> int:
-    """The events that end in a text, or nearly all of them."""
     return text.count(b"\n\n") + text.count(b"\n\r\n")
 
 

@@ -1,11 +1,10 @@
-"""A member's message, where it has to be read in one way only. Pure.
+"""Refuse a member's message that two parsers could read differently. Pure.
 
-What a message counts as, for the bounds of a member, is decided by its ``type`` and ``generate``. Parsers differ on
-two keys of one name (the first counts, or the last), on the case of a key, and on what is JSON at all. So a message
-that two parsers could take for different things is refused. Clients without a key pay nothing for this.
+Its ``type`` and ``generate`` decide what it counts as for the member's bounds. Parsers differ on two keys of one name
+(the first counts, or the last), on the case of a key, and on what is JSON at all.
 
-Only the keys of the outermost object are looked at. What is within them is walked over and never built: a message may
-be megabytes long, and is somebody else's.
+Only the keys of the outermost object are read. The values are skipped without being built: a message may be megabytes
+long.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from codexpool.protocol import frames
 
 DECISIVE: Final = frozenset({"type", "generate"})  # The keys that say what a message counts as.
 MOST_KEYS: Final = 256  # Keys of a message; a client's has twenty.
-DEEPEST: Final = 512  # Brackets within each other.
+DEEPEST: Final = 512  # Nested brackets.
 MOST_BRACKETS: Final = 400_000  # Brackets in a value: a client's whole history has some ten thousand.
-AT_ONCE: Final = 256 * 1024  # Bytes of a message that is read at once; a longer one is read in a thread.
+AT_ONCE: Final = 256 * 1024  # Bytes of a message that is read on the event loop; a longer one is read in a thread.
 
 CLOSING: Final = {b"{": b"}", b"[": b"]"}
 
-# Bytes between two brackets: texts, and what else may stand outside of them. Quotes of another kind and comments are
-# not JSON, and could hide a bracket from a parser that takes them.
+# What may be between two brackets: strings, and the rest of JSON. Other quotes and comments are not JSON, and could
+# hide a bracket from a parser that accepts them.
 _STRING: Final = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+"'
 _PLAIN: Final = rb"[\s\w+\-.,:]"
 _KEY: Final = re.compile(rb"\s*+(" + _STRING + rb")\s*+:\s*+")
@@ -39,7 +38,7 @@ NO_JSON: Final = "it is not one JSON object"
 
 
 def ambiguity(message: bytes) -> str:
-    """Why a client's message could be read in two ways; empty where it cannot."""
+    """Return why a message could be read in two ways; empty if it cannot."""
     try:
         said = _decisive(message)
     except RecursionError:
@@ -52,7 +51,7 @@ def ambiguity(message: bytes) -> str:
 
 
 def _decisive(message: bytes) -> dict[str, object]:
-    """The keys of a message that decide, with their values. Raises ValueError where two parsers could differ."""
+    """The decisive keys of a message, with their values. Raises ValueError where two parsers could differ."""
     found = _OPEN.match(message)
     if found is None:
         raise ValueError(NO_JSON)
@@ -64,14 +63,14 @@ def _decisive(message: bytes) -> dict[str, object]:
                 at = end.end()
                 break
             raise ValueError(NO_JSON)
-        name = _text(key[1])
+        name = str(_value(key[1]))
         plain = name.casefold()
         if plain in seen or (plain in DECISIVE and name != plain):
             raise ValueError(f'it has the key "{plain[:32]}" twice, or in another case')
         if len(seen) == MOST_KEYS:
             raise ValueError(f"it has more than {MOST_KEYS} keys")
         seen.add(plain)
-        at, start = _behind_value(message, key.end()), key.end()
+        at, start = _end_of_value(message, key.end()), key.end()
         if plain in DECISIVE:
             said[plain] = _value(message[start:at])
         then = _NEXT.match(message, at)
@@ -85,14 +84,13 @@ def _decisive(message: bytes) -> dict[str, object]:
     return said
 
 
-def _behind_value(message: bytes, at: int) -> int:
-    """Where a value ends that begins at ``at``."""
+def _end_of_value(message: bytes, at: int) -> int:
     if message[at : at + 1] not in (b"{", b"["):
         scalar = _SCALAR.match(message, at)
         if scalar is None:
             raise ValueError(NO_JSON)
         return scalar.end()
-    closing = bytearray()  # the brackets that are still to come, the innermost last
+    closing = bytearray()  # The brackets that must follow, the innermost last.
     for _ in range(MOST_BRACKETS):
         run = _TO_BRACKET.match(message, at)
         if run is None or run.end() == at or len(closing) > DEEPEST:
@@ -107,17 +105,8 @@ def _behind_value(message: bytes, at: int) -> int:
     raise ValueError(f"it has more than {MOST_BRACKETS} brackets")
 
 
-def _text(quoted: bytes) -> str:
-    if len(quoted) > 1024:
-        raise ValueError(NO_JSON)
-    try:
-        return str(json.loads(quoted))
-    except ValueError:
-        raise ValueError(NO_JSON) from None
-
-
 def _value(raw: bytes) -> object:
-    """The value of a decisive key: a short text or a word."""
+    """A key, or the value of a decisive one: a short string or a word."""
     if len(raw) > 1024:
         raise ValueError(NO_JSON)
     try:

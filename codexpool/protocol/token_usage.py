@@ -1,7 +1,7 @@
 """The tokens of a turn, as the backend counts them at its end. Pure.
 
-They are in the event ``response.completed`` (or ``response.incomplete``), which repeats the whole answer and all that
-was asked, and may be as long as that. ``usage`` comes after both, so that the last bytes of a stream are enough.
+They are in the event ``response.completed`` (or ``response.incomplete``), which repeats request and answer and may be
+long. ``usage`` comes after both, so the last bytes of a stream are enough.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, Final, NamedTuple
 from codexpool.protocol import frames
 
 KEPT: Final = 16_384
-"""Bytes of the end of a stream that are looked at: behind the usage come a user and a few pairs of short texts."""
+"""Bytes of the end of a stream that are searched: after the usage come a user and a few pairs of short texts."""
 
-HELD: Final = 4 * KEPT  # Bytes of a stream that a meter holds at most, but for a piece that is larger by itself.
-MOST: Final = 10**9  # Tokens of a turn beyond which a number is not one.
+HELD: Final = 4 * KEPT  # Bytes of a stream that a meter keeps, unless a single piece is larger.
+MOST: Final = 10**9  # Tokens of a turn; a larger number is an error.
 
 _COUNTED: Final = frozenset({"response.completed", "response.incomplete"})
 
-_KEY: Final = b'"usage"'  # Within a text of JSON the quotes would be escaped: no model can write this into an answer.
-_TRIES: Final = 8  # Places of it that are looked at, from the end. The usage is at the last or last but one.
+_KEY: Final = b'"usage"'  # A model cannot write this into an answer: in a JSON string the quotes are escaped.
+_TRIES: Final = 8  # Places of it that are tried, from the end. The usage is at the last or last but one.
 
 
 class Tokens(NamedTuple):
@@ -33,9 +33,9 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(end: bytes) -> Tokens | None:
-    """The tokens of a turn, from the last bytes of its stream of events or from its last frame.
+    """Return the tokens of a turn from the last bytes of its stream, or from its last frame.
 
-    None where they are not in there: the turn was broken off, or the bytes are compressed. Raises nothing.
+    None if they are not there: the turn broke off, or the bytes are compressed.
     """
     for event in reversed(end[-KEPT:].replace(b"\r\n", b"\n").split(b"\n\n")):
         if _KEY in event and (tokens := _of_event(event)) is not None:
@@ -44,7 +44,7 @@ def tokens_of(end: bytes) -> Tokens | None:
 
 
 class Meter:
-    """Sees a stream pass by, and keeps the end of it: a reference to each of the last pieces, and no copy."""
+    """Keeps the end of a stream that passes by: references to its last pieces, no copy."""
 
     __slots__ = ("_pieces", "_size")
 
@@ -53,26 +53,22 @@ class Meter:
         self._size = 0
 
     def passed(self, piece: bytes) -> bytes:
-        """Take a piece that is passed on; gives it back (see mitmproxy's ``response.stream``)."""
+        """Take a piece, and return it (see mitmproxy's ``response.stream``)."""
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size > HELD:  # not for every piece: it is on the path of each
-            self._let_go()
+        if self._size > HELD:  # Not for every piece: this is on the path of each.
+            while self._size - len(self._pieces[0]) >= KEPT:
+                self._size -= len(self._pieces.popleft())
         return piece
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of the turn, if its end has passed."""
+        """The tokens of the turn, once its end has passed."""
         return tokens_of(b"".join(self._pieces))
-
-    def _let_go(self) -> None:
-        """Let go of the pieces that are no longer at the end."""
-        while self._size - len(self._pieces[0]) >= KEPT:
-            self._size -= len(self._pieces.popleft())
 
 
 def _of_event(event: bytes) -> Tokens | None:
-    """The tokens in an event of a stream or in a frame, either of which may lack its beginning."""
+    """The tokens in an event or a frame, which may lack its beginning."""
     data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")) or event
     if document := frames.parsed(data):
         return _of_document(document) if document.get("type") in _COUNTED else None
@@ -80,11 +76,7 @@ def _of_event(event: bytes) -> Tokens | None:
 
 
 def _of_rest(rest: bytes) -> Tokens | None:
-    """The tokens in an event whose beginning is not there.
-
-    Where the key is one of the response's own, all from there on makes a whole document of it again; deeper or in
-    another place, the brackets would not match.
-    """
+    """The tokens in an event without its beginning. From a key of the response on, the brackets match again."""
     at = len(rest)
     for _ in range(_TRIES):
         if (at := rest.rfind(_KEY, 0, at)) < 0:
@@ -110,6 +102,5 @@ def _object(of: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _count(of: dict[str, Any], name: str) -> int | None:
-    """A number of tokens that can be meant."""
     value = of.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST else None

@@ -9,13 +9,13 @@ FINGERPRINT_DIGITS = 12
 
 
 def fingerprint(token: str) -> str:
-    """The name a token goes by wherever it may be seen: the first 12 hex digits of its SHA-256."""
+    """Return the public name of a token: the first 12 hex digits of its SHA-256."""
     return hashlib.sha256(token.encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The token to be put on the wire now. Its ``repr`` and ``str`` show the fingerprint only."""
+    """A token to put on the wire. Its ``repr`` and ``str`` show the fingerprint only."""
 
     token: str = field(repr=False)
     fingerprint: str

@@ -1,4 +1,4 @@
-"""What a JSON Web Token says of its bearer. Read, never verified: it is the backend's to believe it.
+"""Reads the claims of a JSON Web Token, without verifying it: the backend does.
 
 The claims are those that Codex itself reads (openai/codex, token_data.rs).
 """
@@ -16,7 +16,7 @@ AUTH = "https://api.openai.com/auth"  # The claim with the account, the user and
 
 
 class Claims(NamedTuple):
-    """Whose token it is; empty where it does not say. ``expires_at`` is in unix seconds, None if it has no end."""
+    """Whose token it is; empty if it does not say. ``expires_at`` is in unix seconds, None if it has no end."""
 
     account_id: str
     user_id: str
@@ -26,7 +26,7 @@ class Claims(NamedTuple):
 
 
 def claims_of(token: str) -> Claims:
-    """The claims of a token. Raises ValueError for what is no JWT."""
+    """Return the claims of a token. Raise ValueError if it is no JWT."""
     document = payload_of(token)
     auth = document.get(AUTH)
     auth = auth if isinstance(auth, dict) else {}
@@ -40,7 +40,6 @@ def claims_of(token: str) -> Claims:
 
 
 def is_jwt(token: str) -> bool:
-    """Whether a token can be read at all; most others are opaque."""
     try:
         payload_of(token)
     except ValueError:
@@ -49,7 +48,7 @@ def is_jwt(token: str) -> bool:
 
 
 def payload_of(token: str) -> dict[str, Any]:
-    """Everything that a token says. Raises ValueError for what is no JWT."""
+    """Return the whole payload of a token. Raise ValueError if it is no JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("not three parts with dots between them")
@@ -64,12 +63,11 @@ def payload_of(token: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """A text that can be sent in a header."""
+    """A string that can be sent in a header."""
     return value if isinstance(value, str) and value.isprintable() else ""
 
 
 def _time(value: object) -> float | None:
-    """A time that there is: JSON has numbers that no float holds, and NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < LATEST else None

@@ -20,10 +20,9 @@ HASHED: Final = re.compile(r"sha256:[0-9a-f]{64}")  # What pool.toml has of a ke
 
 
 def new_key() -> str:
-    """A key that nobody has yet."""
     return PREFIX + secrets.token_urlsafe(BITS // 8)
 
 
 def hashed(key: str) -> str:
-    """A key as pool.toml has it: ``sha256:`` and 64 hexadecimal digits."""
+    """Hash a key for pool.toml: ``sha256:`` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
