@@ -1,7 +1,7 @@
-"""Identities of all kinds through whatever may happen to them: nobody healthy is condemned, and the dead are found.
+"""Random faults for identities of all kinds: no valid identity is flagged, and every dead one is found.
 
-The real keeper, pool, recovery, credentials and the reading of every answer, on files; the backend, what stands
-between it and us, and the clock are made up. CODEXPOOL_LIVES says how many lives are lived through.
+Real: keeper, pool, recovery, credentials, files and the reading of answers. Simulated: the backend, gateways
+and the clock. CODEXPOOL_LIVES is the number of simulated pools.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ LOGIN = st.sampled_from(["login", "other"])
 
 
 LIVES = int(os.environ.get("CODEXPOOL_LIVES", "40"))
-"""How many lives: CI has time for some, and 10 000 take a quarter of an hour."""
+"""Number of simulated pools. 10 000 take 15 minutes."""
 
 WELL_WITHIN = 35.0
-"""Seconds within which all is well again once everybody speaks for themselves: 30, and those of the asking."""
+"""Seconds after a gateway fault within which all valid identities serve again: 30, plus the requests."""
 
 
 @dataclass
 class Known:
-    """What the backend knows of a token."""
+    """A token in the backend."""
 
     name: str
     expires_at: float = float("inf")
@@ -88,7 +88,7 @@ PAGE = {"content-type": "text/html"}
 MITIGATED = {"cf-mitigated": "challenge"}
 CLOUDFLARE = {"cloudflare_error": True, "error_code": 1020, "title": "Error 1020: Access denied"}
 
-BETWEEN: dict[str, tuple[int, dict[str, str], Any]] = {
+GATEWAY: dict[str, tuple[int, dict[str, str], Any]] = {
     "1020": (403, {}, CLOUDFLARE),
     "challenge": (403, MITIGATED, CLOUDFLARE),
     "401 challenge": (401, MITIGATED, error_body("unauthorized", "no")),
@@ -109,35 +109,35 @@ BETWEEN: dict[str, tuple[int, dict[str, str], Any]] = {
     "other accounts": (200, {}, _elsewhere()),
     "no https": (200, {}, _elsewhere(workspace_backend_origin="http://chatgpt.com")),
 }
-"""What stands on the way answers in the backend's place: whatever it says, it has none of the backend's own codes."""
+"""Answers of a gateway in front of the backend. None has a code that only the backend uses."""
 
 HANGS = "hangs"
-"""It answers nothing: what is asked is given up."""
+"""The gateway does not answer."""
 
 
-class Between:
-    """What stands between us and the backend: it passes everything on, until it answers by itself."""
+class Gateway:
+    """A gateway in front of the backend, which answers some requests itself."""
 
     def __init__(self) -> None:
         self._answers: dict[str, str] = {}
-        self._whose = ""
+        self._name = ""
 
-    def answers(self, who: str, how: str, whose: str) -> None:
-        """From now on it answers in the place of ``who``, for one identity only where ``whose`` names it."""
-        self._answers[who], self._whose = how, whose
+    def answer(self, service: str, how: str, name: str) -> None:
+        """Answer instead of a service from now on, for one identity or (if ``name`` is empty) for all."""
+        self._answers[service], self._name = how, name
 
-    def lets_pass(self) -> None:
-        """From now on everybody speaks for themselves."""
+    def pass_on(self) -> None:
+        """Pass on all requests from now on."""
         self._answers.clear()
 
-    def instead_of(self, who: str, name: str) -> httpx.Response | None:
-        """Its answer to what is asked for an identity; None where it passes it on. Raises OSError where it hangs."""
-        how = self._answers.get(who)
-        if how is None or self._whose not in ("", name):
+    def instead_of(self, service: str, name: str) -> httpx.Response | None:
+        """Return the gateway's answer, or None if it passes the request on. Raise TimeoutError if it hangs."""
+        how = self._answers.get(service)
+        if how is None or self._name not in ("", name):
             return None
         if how == HANGS:
             raise TimeoutError
-        status, headers, body = BETWEEN[how]
+        status, headers, body = GATEWAY[how]
         if isinstance(body, bytes | str):
             return httpx.Response(status, headers=headers, content=body)
         return httpx.Response(status, headers=headers, json=body)
@@ -147,14 +147,14 @@ REVOKED = httpx.Response(401, json=error_body("token_revoked", "Your authenticat
 
 
 class Backend:
-    """Whoami, routing discovery, the token endpoint, the commands, and who may speak to the model."""
+    """Whoami, routing discovery, the token endpoint, token commands and the model."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, Known] = {}
         self.refresh_tokens: dict[str, str] = {}
         self.used: dict[str, str] = {}
         self.printed: dict[str, str] = {}
-        self.between = Between()
+        self.gateway = Gateway()
         self.is_silent = False
         self.renewals = 0
         self.numbers = count()
@@ -172,26 +172,26 @@ class Backend:
         self.refresh_tokens[refresh_token] = name
         return auth_json(replace(owner, token=token), refresh_token)
 
-    def says_ok(self, token: str) -> bool:
+    def accepts(self, token: str) -> bool:
         return token in self.tokens and self.tokens[token].is_good
 
     def name_of(self, token: str) -> str:
         return self.tokens[token].name if token in self.tokens else ""
 
-    # -- in place of what asks over the network
+    # -- replaces the network clients
 
     async def whoami(self, bearer: Bearer) -> Whoami:
         at = time.time()
         await asyncio.sleep(0.1)
         name = self.name_of(bearer.token)
         try:
-            answer = self.between.instead_of("whoami", name)
+            answer = self.gateway.instead_of("whoami", name)
         except TimeoutError:
             await asyncio.sleep(10)
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami hangs"))
         if answer is None and self.is_silent:
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note="whoami is silent"))
-        if answer is None and self.says_ok(bearer.token):
+        if answer is None and self.accepts(bearer.token):
             answer = httpx.Response(
                 200,
                 json={
@@ -206,13 +206,13 @@ class Backend:
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         await asyncio.sleep(0.1)
         try:
-            answer = self.between.instead_of("discovery", self.name_of(bearer.token))
+            answer = self.gateway.instead_of("discovery", self.name_of(bearer.token))
         except TimeoutError:
             await asyncio.sleep(10)
             raise UndiscoveredError("routing discovery hangs") from None
         if answer is None and self.is_silent:
             raise UndiscoveredError("routing discovery is silent")
-        if answer is None and self.says_ok(bearer.token):
+        if answer is None and self.accepts(bearer.token):
             answer = httpx.Response(200, json=discovery(Token("", metadata.account_id, metadata.user_id)))
         return place_in(answer or REVOKED, metadata)
 
@@ -220,7 +220,7 @@ class Backend:
         self.renewals += 1
         name = self.refresh_tokens.get(refresh_token) or self.used.get(refresh_token, "")
         try:
-            answer = self.between.instead_of("token endpoint", name)
+            answer = self.gateway.instead_of("token endpoint", name)
         except TimeoutError:
             raise NoTokenNowError("the token endpoint hangs") from None
         if answer is None and self.is_silent:
@@ -238,10 +238,10 @@ class Backend:
         return httpx.Response(200, json=self.login(name)["tokens"])
 
     def model(self, token: str) -> BackendAnswer:
-        """What a request for the model gets."""
-        answer = self.between.instead_of("model", self.name_of(token))
+        """Return the answer to a model request."""
+        answer = self.gateway.instead_of("model", self.name_of(token))
         if answer is None:
-            answer = httpx.Response(200) if self.says_ok(token) else REVOKED
+            answer = httpx.Response(200) if self.accepts(token) else REVOKED
         code, message = error_of(answer.headers, answer.content)
         values = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
         html = "html" in answer.headers.get("content-type", "")
@@ -255,7 +255,7 @@ class Backend:
 
 
 class Endpoint:
-    """In place of the token endpoint."""
+    """Replaces `TokenEndpoint`."""
 
     backend: Backend
 
@@ -267,7 +267,7 @@ class Endpoint:
 
 
 class Life(RuleBasedStateMachine):
-    """A pool, its files, and a day's work on both."""
+    """A pool and its files, with random events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Life(RuleBasedStateMachine):
         self.keeper: Keeper | None = None
         self.sessions = count()
         self.dead: set[str] = set()
-        """Identities that nobody but a person can bring back."""
+        """Identities that need a person."""
 
     def _error(self, message: str, *arguments: object, **_: object) -> None:
         self.errors.append(message % arguments)
@@ -321,7 +321,7 @@ class Life(RuleBasedStateMachine):
         self.private("pool.toml", "\n".join(lines))
 
     def new_token(self, name: str) -> None:
-        """A person brings a credential of the same account and user."""
+        """Enter a new credential of the same account and user."""
         match name:
             case "pat":
                 self.printed_pat = self.backend.pat(name)
@@ -336,7 +336,7 @@ class Life(RuleBasedStateMachine):
                 self.private(f"{name}.json", json.dumps(self.backend.login(name)))
         self.dead.discard(name)
 
-    # -- the keeper's life
+    # -- start and stop
 
     @initialize()
     def begin(self) -> None:
@@ -356,7 +356,7 @@ class Life(RuleBasedStateMachine):
         self.keeper.stop()
         await asyncio.sleep(0)
 
-    # -- what happens
+    # -- events
 
     @rule()
     def restart(self) -> None:
@@ -369,7 +369,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=NAME)
     def a_token_dies(self, name: str) -> None:
-        """All tokens of an identity; a login has a refresh token still, and a command prints another one."""
+        """All tokens of an identity die. A login keeps its refresh token; a command prints a new token."""
         for known in self.backend.tokens.values():
             known.alive &= known.name != name
         if NAMES[name] is Kind.PAT:
@@ -378,13 +378,13 @@ class Life(RuleBasedStateMachine):
             self.new_token(name)
 
     @rule(name=LOGIN)
-    def a_refresh_token_is_used_by_somebody_else(self, name: str) -> None:
+    def another_program_uses_a_refresh_token(self, name: str) -> None:
         mine = json.loads((self.folder / f"{name}.json").read_text())["tokens"]["refresh_token"]
         self.backend.used[mine] = name
         self.dead.add(name)
 
     @rule(name=LOGIN)
-    def somebody_else_renews_a_login_in_the_file(self, name: str) -> None:
+    def another_program_renews_a_login(self, name: str) -> None:
         if name not in self.dead:
             document = json.loads((self.folder / f"{name}.json").read_text())
             self.backend.refresh_tokens.pop(document["tokens"]["refresh_token"], None)
@@ -392,7 +392,7 @@ class Life(RuleBasedStateMachine):
             self.private(f"{name}.json", json.dumps(self.backend.login(name)))
 
     @rule(name=NAME)
-    def a_person_brings_a_new_one(self, name: str) -> None:
+    def a_person_enters_a_new_token(self, name: str) -> None:
         self.new_token(name)
 
     @rule(name=NAME, seconds=st.sampled_from([0.0, 5.0]))
@@ -403,33 +403,33 @@ class Life(RuleBasedStateMachine):
         self.private("pool.toml", (self.folder / "pool.toml").read_text().replace("paused = true\n", ""))
 
     @rule(seconds=st.sampled_from([1.0, 30.0]))
-    def nobody_can_be_asked_for_a_while(self, seconds: float) -> None:
+    def the_backend_is_silent_for_a_while(self, seconds: float) -> None:
         self.backend.is_silent = True
         self.turns(3)
         self.do(asyncio.sleep(seconds))
         self.backend.is_silent = False
 
     @rule(
-        who=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model"]), min_size=1),
-        how=st.sampled_from([*BETWEEN, HANGS]),
-        whose=st.sampled_from(["", "", *sorted(NAMES)]),
+        services=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model"]), min_size=1),
+        how=st.sampled_from([*GATEWAY, HANGS]),
+        name=st.sampled_from(["", "", *sorted(NAMES)]),
         starts=st.booleans(),
         seconds=st.sampled_from([0.0, 5.0, 100.0, 400.0]),
     )
-    def something_on_the_way_answers(self, who: set[str], how: str, whose: str, starts: bool, seconds: float) -> None:
-        """In their place, for all identities or one, while requests are made; perhaps at a start, too."""
-        for one in who:
-            self.backend.between.answers(one, how, whose)
+    def a_gateway_answers(self, services: set[str], how: str, name: str, starts: bool, seconds: float) -> None:
+        """Instead of some services, for one identity or all, during requests and perhaps a start."""
+        for service in services:
+            self.backend.gateway.answer(service, how, name)
         if starts:
             self.restart()
         self.turns(3)
         self.do(asyncio.sleep(seconds))
         self.turns(3)
-        self.backend.between.lets_pass()
+        self.backend.gateway.pass_on()
         self.do(asyncio.sleep(WELL_WITHIN))
-        self.nobody_is_still_in_doubt()
+        self.check_that_none_is_in_doubt()
 
-    def nobody_is_still_in_doubt(self) -> None:
+    def check_that_none_is_in_doubt(self) -> None:
         assert self.keeper is not None
         for name, identity in self.keeper.pool.identities.items():
             if name not in self.dead and not self.is_about_to_be_noticed(name):
@@ -437,7 +437,7 @@ class Life(RuleBasedStateMachine):
                 assert identity.status not in (Status.UNVERIFIED, Status.SUSPECT), name
 
     @rule(number=st.integers(1, 6), spurious=st.booleans())
-    def requests_are_made(self, number: int, spurious: bool) -> None:
+    def clients_send_requests(self, number: int, spurious: bool) -> None:
         self.turns(number, spurious)
 
     def turns(self, number: int, spurious: bool = False) -> None:
@@ -446,8 +446,8 @@ class Life(RuleBasedStateMachine):
 
         self.do(several())
 
-    async def each_is_tried(self) -> None:
-        """A request of a session of each identity's own."""
+    async def try_each(self) -> None:
+        """Make a request in a session of each identity."""
         assert self.keeper is not None
         for identity in list(self.keeper.pool.identities.values()):
             if identity.metadata is not None:
@@ -456,7 +456,7 @@ class Life(RuleBasedStateMachine):
                 await self.request(session=session)
 
     async def request(self, spurious: bool = False, session: str | None = None) -> None:
-        """One request of a new session, as `codexpool.proxy.requests` makes it; a spurious one is refused first."""
+        """Make a request as `codexpool.proxy.requests` does. A ``spurious`` one first gets a 401."""
         assert self.keeper is not None
         keeper = self.keeper
         asked = Asked(session or f"s-{next(self.sessions)}", PATH)
@@ -492,24 +492,24 @@ class Life(RuleBasedStateMachine):
                     if verdict.finding is Finding.OK:
                         keeper.served(identity.name, asked, attempt.at)
 
-    # -- what must hold
+    # -- promises
 
     @invariant()
-    def nothing_broke(self) -> None:
+    def no_error_is_logged(self) -> None:
         assert self.errors == []
 
     @rule()
-    def when_all_is_quiet_nobody_healthy_is_condemned_and_the_dead_are_found(self) -> None:
+    def in_the_end_exactly_the_dead_are_flagged(self) -> None:
         assert self.keeper is not None
-        self.do(asyncio.sleep(HOLDS + 60))  # two that whoami refuses at once are found dead when that has held
+        self.do(asyncio.sleep(HOLDS + 60))  # if whoami refuses several at once, they are flagged after this time
         for _ in range(3):
             self.turns(len(NAMES))
-            self.do(self.each_is_tried())
+            self.do(self.try_each())
             self.do(asyncio.sleep(150))
-        standing = dict(self.keeper.pool.identities)
-        note(str({name: (str(i.status), str(i.condition.evidence or "")) for name, i in standing.items()}))
-        assert set(standing) == set(NAMES)
-        for name, identity in standing.items():
+        identities = dict(self.keeper.pool.identities)
+        note(str({name: (str(i.status), str(i.condition.evidence or "")) for name, i in identities.items()}))
+        assert set(identities) == set(NAMES)
+        for name, identity in identities.items():
             if name not in self.dead:
                 assert identity.status in (Status.READY, Status.RESTING), name
             elif NAMES[name] is Kind.PAT:
@@ -520,12 +520,12 @@ class Life(RuleBasedStateMachine):
         assert flags == {name for name in self.dead if NAMES[name] is Kind.PAT}
 
     def has_a_good_token(self, name: str) -> bool:
-        """A login whose refresh token is lost serves until its access token ends."""
+        """Tell whether a login's access token is still valid."""
         document = json.loads((self.folder / f"{name}.json").read_text())
-        return self.backend.says_ok(document["tokens"]["access_token"])
+        return self.backend.accepts(document["tokens"]["access_token"])
 
     @invariant()
-    def nobody_who_serves_needs_a_person(self) -> None:
+    def no_valid_identity_needs_a_person(self) -> None:
         if self.keeper is not None:
             for name, identity in self.keeper.pool.identities.items():
                 assert identity.status in set(Status), name
@@ -533,7 +533,7 @@ class Life(RuleBasedStateMachine):
                     assert identity.status not in CONDEMNED or self.is_about_to_be_noticed(name), name
 
     def is_about_to_be_noticed(self, name: str) -> bool:
-        """A person has brought another token than the one that is condemned, and that was not seen yet."""
+        """Tell whether there is a new token that the proxy has not read yet."""
         assert self.keeper is not None
         present = {
             "pat": lambda: self.printed_pat,
@@ -553,5 +553,5 @@ TestLife.settings = settings(
     max_examples=LIVES,
     stateful_step_count=25,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # A day is read faster than it is made shorter.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes too long
 )
