@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from codexpool.cli.common import Failure
-from codexpool.protocol.routes import BACKEND_ONLY, policy
 from codexpool.traces.trace import METADATA
 from codexpool.views.formatting import plain
 
@@ -55,7 +54,7 @@ class Picked(NamedTuple):
 
 
 def pick(where: Selected) -> Picked:
-    """Return the selected request; by default the last that codexpool has handled or would serve. Raises Failure.
+    """Return the selected request; by default the last that codexpool has handled. Raises Failure.
 
     A flow has one record for each of its attempts; an id means the last one, which says most.
     """
@@ -79,11 +78,6 @@ def pick(where: Selected) -> Picked:
             raise Failure(f"{path}: {count or 'no'} flows have an id that begins with {which}")
         index = found[-1]
     else:
-        ours = [index for index, flow in enumerate(flows) if METADATA in flow.metadata or _is_swapped(flow)]
+        ours = [index for index, flow in enumerate(flows) if METADATA in flow.metadata]
         index = ours[-1] if ours else len(flows) - 1
     return Picked(flows[index], index + 1)
-
-
-def _is_swapped(flow: HTTPFlow) -> bool:
-    request = flow.request
-    return policy(request.scheme, request.host, request.port, request.method, request.path, BACKEND_ONLY).swaps

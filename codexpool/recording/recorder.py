@@ -25,7 +25,6 @@ logger = logging.getLogger("codexpool")
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Memory that a recording may take: some 4 000 requests. Later ones are not recorded, and a warning says so."""
 
-MANY: Final = 500  # Requests from which on writing takes seconds
 ASK: Final = 1.0  # Seconds after which the pool is asked for its tokens again: they may have been renewed
 
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
@@ -80,8 +79,6 @@ class Recorder:
             self._keep(flow)
         self._ask(at_once=True)
         count, failure = len(self._recording.flows), ""
-        if count > MANY:
-            logger.info("%s: writing %d requests; this takes some seconds", self.path, count)
         try:
             files.put(self.path, self._recording.content())
         except LeakError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from codexpool.redaction.decode import DEPTH, decode, decode_once
-from codexpool.redaction.named_values import PROSE, find_named
+from codexpool.redaction.named_values import PROSE, Span, find_named
 from codexpool.redaction.opaque import find_opaque
 
 
@@ -21,7 +21,7 @@ class Found(NamedTuple):
     begin: int
     end: int
     text: str
-    is_email: bool = False
+    is_email: bool
 
 
 _TOKEN: Final = re.compile(
@@ -57,21 +57,20 @@ _EMAIL: Final = re.compile(
 
 def find_secrets(text: str) -> list[Found]:
     """Return the secrets of a text, in order; none overlaps another."""
-    spans: list[Found] = []
+    spans: list[Span] = []
     view, places = text, None
     for _ in range(DEPTH + 1):
         for begin, end, is_email in _in_view(view):
             if begin < end:
-                first, last = (begin, end) if places is None else (places[begin], places[end])
-                spans.append(Found(first, last, view[begin:end], is_email))
+                spans.append((begin, end, is_email) if places is None else (places[begin], places[end], is_email))
         made = decode_once(view, places)
         if made is None:
             break
         view, places = made
-    return _merged(text, spans)
+    return [Found(begin, end, decode(text[begin:end]), is_email) for begin, end, is_email in _merged(spans)]
 
 
-def _in_view(text: str) -> Iterator[tuple[int, int, bool]]:
+def _in_view(text: str) -> Iterator[Span]:
     """Yield begin and end of each secret in an undecoded text, and whether it is an email address."""
     for match in _TOKEN.finditer(text):
         yield match.start(), match.end() - len(match[0]) + len(match[0].rstrip(".")), False
@@ -93,21 +92,21 @@ def _is_word(text: str) -> bool:
     return len(text) < 16 and PROSE.fullmatch(text) is not None
 
 
-def _with_at(text: str) -> Iterator[tuple[int, int, bool]]:
+def _with_at(text: str) -> Iterator[Span]:
     yield from ((*match.span(), False) for match in _USERINFO.finditer(text))
     elsewhere = _USERINFO.sub(lambda match: " " * len(match[0]), text)
     yield from ((*match.span(), True) for match in _EMAIL.finditer(elsewhere))
 
 
-def _merged(text: str, spans: list[Found]) -> list[Found]:
-    """Merge overlapping spans into one secret each; read its text when its extent is known."""
-    merged: list[Found] = []
-    for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
-        last = merged[-1] if merged else None
-        if last is None or span.begin >= last.end:
+def _merged(spans: list[Span]) -> list[Span]:
+    """Merge overlapping spans into one secret each."""
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+        begin, end, is_email = merged[-1] if merged else (0, 0, False)
+        if span[0] >= end:
             merged.append(span)
-        elif span.end > last.end:
-            merged[-1] = Found(last.begin, span.end, "")
-        elif (span.begin, span.end) == (last.begin, last.end):
-            merged[-1] = last._replace(text=last.text and span.text, is_email=last.is_email and span.is_email)
-    return [one if one.text else one._replace(text=decode(text[one.begin : one.end])) for one in merged]
+        elif span[1] > end:
+            merged[-1] = (begin, span[1], False)
+        elif span[:2] == (begin, end):
+            merged[-1] = (begin, end, is_email and span[2])
+    return merged

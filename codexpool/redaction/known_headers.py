@@ -43,9 +43,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "x-openai-actor-authorization": Known("A second credential, for acting on behalf of the user.", Value.CREDENTIAL),
     "x-openai-agent-assertion": Known("A second credential: what the client signs for its agent.", Value.CREDENTIAL),
     "x-oai-attestation": Known("Vouches for the device and the app; only the desktop app has it.", Value.CREDENTIAL),
-    "cookie": Known(
-        "What the content network keeps in the client; no cookie of an account is sent.", Value.CREDENTIAL
-    ),
+    "cookie": Known("What the content network keeps in the client; none is of an account.", Value.CREDENTIAL),
     "statsig-api-key": Known("The client's key for metrics; the same for everybody.", Value.CREDENTIAL),
     "proxy-authorization": Known("The user and password for a proxy; the backend never sees it.", Value.CREDENTIAL),
     # -- which conversation
@@ -59,10 +57,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "x-codex-inference-call-id": Known("The client's own number of this call to the model."),
     "x-codex-installation-id": Known("The installation of the client, the same for all its sessions."),
     "x-codex-turn-metadata": Known("The installation, session, thread and turn, and what is asked for, as JSON."),
-    "x-codex-turn-state": Known(
-        "Leads the requests of a turn to the same server; valid only for the account that it was issued to.",
-        Value.OPAQUE,
-    ),
+    "x-codex-turn-state": Known("Leads the requests of a turn to one server, for one account.", Value.OPAQUE),
     "x-openai-subagent": Known("Which kind of sub-agent asks (review, compact, …)."),
     "x-codex-guardian": Known("The request comes from the guardian that reviews commands."),
     "x-openai-memgen-request": Known("The request creates memories; it is not a turn of the user."),
@@ -113,9 +108,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "openai-version": Known("The version of the interface that has answered."),
     "openai-processing-ms": Known("The milliseconds that the backend took."),
     "x-openai-authorization-error": Known("Why a credential was refused; the client shows it."),
-    "x-error-json": Known(
-        "The error once more, as JSON in base64: all that is seen of one at a WebSocket handshake."
-    ),
+    "x-error-json": Known("The error as JSON in base64: all that a WebSocket client sees of it."),
     "retry-after": Known("The seconds, or the time, after which to ask again."),
     "retry-after-ms": Known("The milliseconds after which to ask again."),
     "x-should-retry": Known("Whether a retry may help."),

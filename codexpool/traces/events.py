@@ -18,22 +18,15 @@ VERSION = 1
 
 
 class Kind(StrEnum):
-    """The kind of an event; ``event`` in its document."""
+    """The kind of an event, ``event`` in its document; docs/events.md explains each."""
 
     REQUEST = "request"
-    """A request has its answer; a WebSocket its handshake."""
     TURN = "turn"
-    """A request for the model on an open WebSocket has its answer."""
     SOCKET = "socket"
-    """A WebSocket was opened or closed."""
     IDENTITY = "identity"
-    """The status of an identity has changed."""
     MOVE = "move"
-    """A session is served by another identity from now on."""
     BREAKER = "breaker"
-    """The circuit breaker has opened or closed."""
     LOST = "lost"
-    """Events were dropped: the file of events had no room."""
     START = "start"
     STOP = "stop"
 

@@ -194,11 +194,11 @@ def test_the_last_message_on_a_websocket_is_compared(tmp_path: Path) -> None:
 # -- which request is meant
 
 
-def test_the_default_is_the_last_request_for_the_pool(tmp_path: Path) -> None:
+def test_the_default_is_the_last_request_of_codexpool(tmp_path: Path) -> None:
     file = dump(
         tmp_path / "flows",
-        flow(headers={"version": "1"}),
-        flow(headers={"version": "2"}),
+        flow(headers={"version": "1"}, document=document()),
+        flow(headers={"version": "2"}, document=document()),
         flow("/otlp/v1/metrics", "ab.chatgpt.com", headers={"version": "3"}),
     )
 
