@@ -39,19 +39,9 @@ class Output:
         self.console: Console = console()
 
     @property
-    def width(self) -> int:
-        """The width in columns."""
-        return self.console.width
-
-    @property
     def columns(self) -> int | None:
         """The columns to wrap text at; None for a file or a pipe, unless COLUMNS is set."""
         return self.console.width if self.console.is_terminal or "COLUMNS" in os.environ else None
-
-    @property
-    def ascii_only(self) -> bool:
-        """Whether blocks and arrows cannot be shown."""
-        return self.console.options.ascii_only
 
     def show(self, *renderables: RenderableType) -> None:
         """Print tables and texts. Raises BrokenPipeError."""

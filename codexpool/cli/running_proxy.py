@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -84,14 +84,11 @@ class Address:
 
     host: str
     port: int
-    user: str = ""
-    password: str = ""
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return plain(f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
-
-    def __repr__(self) -> str:
-        return f"Address({self})"
 
 
 def address(text: str, where: str = "--proxy") -> Address:
@@ -224,14 +221,6 @@ def find_proxy(url: str | None) -> RunningProxy:
             err=True,
         )
     return chosen
-
-
-def successor(lost: RunningProxy) -> RunningProxy | None:
-    """Return a proxy started after one that announced itself and no longer answers; None if there is none."""
-    if lost.announcement is None:
-        return None  # The user named it: wait for it there.
-    newer = (one for one in _announced() if one.started_at > lost.announcement.started_at)
-    return next((proxy for one in newer if (proxy := _answering(one, [])) is not None), None)
 
 
 def confdir_of(proxy: RunningProxy) -> Path:

@@ -13,7 +13,7 @@ import pytest
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import Address, Refused, RunningProxy, Unanswered, address, find_proxy, successor
+from codexpool.cli.running_proxy import Address, Refused, Unanswered, address, find_proxy
 from codexpool.local.running_proxies import Announcement
 from tests.cli.fakeproxy import FakeProxy, running
 
@@ -109,31 +109,6 @@ def test_one_that_has_announced_itself_and_is_silent_is_spoken_of(monkeypatch: p
 
     with pytest.raises(Unanswered, match=f"127.0.0.1:{silent}, but does not answer"):
         find_proxy(None).get("/api/status")
-
-
-def test_one_that_was_started_since_takes_the_place_of_one_that_is_gone(
-    fake: FakeProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = RunningProxy(Address("127.0.0.1", free_port()), announcement=announcement(1, 5.0))
-    announces(monkeypatch, announcement(fake.port, 6.0))
-
-    found = successor(gone)
-
-    assert found is not None
-    assert found.at.port == fake.port
-
-
-def test_one_that_ran_all_along_takes_nobodys_place(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = RunningProxy(Address("127.0.0.1", free_port()), announcement=announcement(1, 5.0))
-    announces(monkeypatch, announcement(fake.port, 4.0))
-
-    assert successor(gone) is None
-
-
-def test_nobody_takes_the_place_of_one_that_was_named(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    announces(monkeypatch, announcement(fake.port, 6.0))
-
-    assert successor(RunningProxy(Address("127.0.0.1", free_port()))) is None
 
 
 # -- how it is written

@@ -97,7 +97,7 @@ def _print(out: Output, finding: Finding) -> None:
         out.lines(Text.assemble((f"{finding.level:<5}", style), f"  {finding.about:<{AREA}}  ", text))
         return
     if finding.remedy:
-        text.append(f"\n{'->' if out.ascii_only else '→'} {finding.remedy}", "cyan")
+        text.append(f"\n{'->' if out.console.options.ascii_only else '→'} {finding.remedy}", "cyan")
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=5)
     grid.add_column(width=AREA)

@@ -17,6 +17,7 @@ from codexpool.cli import shells
 from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import Address, RunningProxy, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
+from codexpool.doctor.environment import bypasses, codex_home
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
@@ -32,20 +33,19 @@ CA_FILES: Final = (
 )
 """Where systems keep the CA certificates they trust, in one file."""
 
-DOTENV: Final = "add these lines to ~/.codex/.env (or to .env in CODEX_HOME)"
-UNTRIED: Final = "tested with the Codex binary only, not with the {} itself"
-
 NOTES: Final[Mapping[str, tuple[str, ...]]] = {
     "cli": (),
-    "vscode": (
-        f"{DOTENV}: codexpool env --for vscode >> ~/.codex/.env. In a remote window, do so on the remote machine. "
-        "Then reload the window",
-        UNTRIED.format("extension"),
-    ),
-    "desktop": (
-        f"{DOTENV}: codexpool env --for desktop >> ~/.codex/.env. Then restart the app",
-        UNTRIED.format("app"),
-    ),
+    **{
+        kind: (
+            f"add these lines to ~/.codex/.env (or to .env in CODEX_HOME): codexpool env --for {kind} >> "
+            f"~/.codex/.env. Then {restart}",
+            "tested with the Codex binary only, not with the extension or the app",
+        )
+        for kind, restart in {
+            "vscode": "reload the window. For a remote window, do so on the remote machine",
+            "desktop": "restart the app",
+        }.items()
+    },
     "ci": (
         'run this in a step of its own: codexpool env --for ci --proxy http://HOST:PORT --ca PATH >> "$GITHUB_ENV"',
         f"pass the key, a secret of the repository, to the Codex step only: env: {KEY}: "
@@ -108,23 +108,10 @@ def without_bypasses(environ: Mapping[str, str]) -> dict[str, str | None]:
     changes: dict[str, str | None] = {}
     for name in ("NO_PROXY", "no_proxy"):
         entries = [entry.strip() for entry in environ.get(name, "").split(",")]
-        kept = [entry for entry in entries if not is_bypass(entry)]
+        kept = [entry for entry in entries if not any(bypasses(entry, host) for host in HOSTS)]
         if kept != entries:
             changes[name] = ",".join(kept) or None
     return changes
-
-
-def is_bypass(entry: str) -> bool:
-    """Return whether an entry of NO_PROXY covers a host the client must reach through the proxy.
-
-    With a port it applies to WebSockets only, and the client ignores ``*.`` before it (both 0.169.0); but an entry
-    like that is not meant to allow the proxy.
-    """
-    name = entry.strip().lower()
-    if name == "*":
-        return True
-    name = name.partition(":")[0].removeprefix("*").strip(".")
-    return bool(name) and any(host == name or host.endswith(f".{name}") for host in HOSTS)
 
 
 def _trusted(named: Path | None, proxy: RunningProxy) -> Certificate:
@@ -199,8 +186,7 @@ def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str
         )
     if proxy.at.password:
         hints.append("HTTPS_PROXY contains the proxy's password: treat it as a secret")
-    home = Path(environ.get("CODEX_HOME") or Path.home() / ".codex")
-    if not environ.get(KEY) and not (home / "auth.json").exists():
+    if not environ.get(KEY) and not (codex_home(environ) / "auth.json").exists():
         hints.append(_how_to_log_in(kind, shell))
     return hints
 

@@ -12,7 +12,7 @@ import click
 
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end, until_ended
-from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option, successor
+from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
 from codexpool.views.formatting import clock, plain, span
 
 if TYPE_CHECKING:
@@ -67,14 +67,8 @@ class Watched:
         self._answered_at = time.time()
 
     def update(self) -> None:
-        """Ask the proxy, or the one started in its place."""
         try:
-            try:
-                self.document = self.proxy.get(STATUS)
-            except Failure:
-                if (other := successor(self.proxy)) is None:
-                    raise
-                self.proxy, self.document = other, other.get(STATUS)
+            self.document = self.proxy.get(STATUS)
         except Failure as failure:
             if not self.error:
                 self._silent_since = time.time()

@@ -16,7 +16,7 @@ import click
 
 from codexpool.cli.common import Failure
 from codexpool.cli.output import Output, until_ended
-from codexpool.cli.running_proxy import STATUS, Refused, RunningProxy, find_proxy, proxy_option, successor
+from codexpool.cli.running_proxy import STATUS, Refused, RunningProxy, find_proxy, proxy_option
 from codexpool.views.formatting import clock, plain, wrap
 from codexpool.views.header_table import header_lines
 
@@ -82,7 +82,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
     with until_ended():
         from codexpool.cli.event_lines import EventLines
 
-        lines = EventLines(out.width)
+        lines = EventLines(out.console.width)
         for event in feed.all(past):
             if as_json:
                 out.line(json.dumps(event))
@@ -146,7 +146,6 @@ class Feed:
             if not self._is_silent:
                 _note(f"{clock(time.time())} UTC: {plain(failure.message)}. Waiting for it")
             self._is_silent = True
-            self.proxy = successor(self.proxy) or self.proxy
             time.sleep(PAUSE)
             return []
         if self._is_silent:

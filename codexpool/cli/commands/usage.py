@@ -147,7 +147,7 @@ def _show(rows: Rows, by: Sequence[str], out: Output) -> None:
     from rich.text import Text
 
     total = _total(rows)
-    titles = TITLES if out.width >= WIDE else TITLES[:-2]
+    titles = TITLES if out.console.width >= WIDE else TITLES[:-2]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_footer=True, padding=(0, 1))
     for name in by:
         table.add_column(name, "total" if name == by[0] else "", overflow="fold")
