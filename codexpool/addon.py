@@ -172,10 +172,7 @@ class Codexpool:
             # mitmproxy would print an OptionsError with a traceback.
             sys.exit("\n".join(f"codexpool: {line}" for line in reason.splitlines()))
         self.refused = reason
-        logger.error(
-            "codexpool refuses to serve: %s. Fix it, then restart the proxy",
-            reason,
-        )
+        logger.error("codexpool refuses to serve: %s. Fix it, then restart the proxy", reason)
 
     def done(self) -> None:
         self.shutdown.done()
@@ -259,13 +256,9 @@ class Codexpool:
             self.handler.fail(flow, error, "reading the request")
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
-            return
-        if self.telemetry.site.has(flow):
-            if flow.response is None:
-                await self.telemetry.site.answer(flow)
-            raise exceptions.AddonHalt
-        if flow.response or flow.error or not flow.live:
+        if self.telemetry.site.has(flow) and flow.response is None and not options.is_stored(flow):
+            await self.telemetry.site.answer(flow)
+        if not self._is_traffic(flow) or flow.response or flow.error or not flow.live:
             return
         try:
             await self.handler.assign(flow)
@@ -273,10 +266,8 @@ class Codexpool:
             self.handler.fail(flow, error, "finding an identity")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
+        if not self._is_traffic(flow):
             return
-        if self.telemetry.site.has(flow):
-            raise exceptions.AddonHalt
         try:
             self.handler.headers_came(flow)
         except Exception as error:
@@ -284,10 +275,8 @@ class Codexpool:
         self.shutdown.close_after(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
+        if not self._is_traffic(flow):
             return
-        if self.telemetry.site.has(flow):
-            raise exceptions.AddonHalt
         try:
             await self.handler.judge(flow)
         except Exception as error:
@@ -297,10 +286,8 @@ class Codexpool:
             self.telemetry.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
+        if not self._is_traffic(flow):
             return
-        if self.telemetry.site.has(flow):
-            raise exceptions.AddonHalt
         try:
             await self.handler.judge_loss(flow)
         except Exception as error:
@@ -308,19 +295,24 @@ class Codexpool:
         if self.handler.is_over(flow):
             self.telemetry.over(flow)
 
-    def websocket_start(self, flow: http.HTTPFlow) -> None:
+    def _is_traffic(self, flow: http.HTTPFlow) -> bool:
+        """Return False for a flow read from a file. Raises AddonHalt for the status page: other addons do not see it."""
         if options.is_stored(flow):
-            return
-        self.handler.socket_opened(flow)
+            return False
+        if self.telemetry.site.has(flow):
+            raise exceptions.AddonHalt
+        return True
+
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        if not options.is_stored(flow):
+            self.handler.socket_opened(flow)
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
-            return
-        await self.handler.before_message(flow)
-        self.handler.message(flow)
+        if not options.is_stored(flow):
+            await self.handler.before_message(flow)
+            self.handler.message(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if options.is_stored(flow):
-            return
-        self.handler.socket_closed(flow)
-        self.telemetry.over(flow)
+        if not options.is_stored(flow):
+            self.handler.socket_closed(flow)
+            self.telemetry.over(flow)

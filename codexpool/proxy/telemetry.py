@@ -1,7 +1,6 @@
-"""Whoever wants to see what the proxy does: the history of its requests, the page, the journal, a recording.
+"""What shows the proxy's work: the status page, the events file, a recording, and the note for commands.
 
-All of it looks on. What a request pays for it is that its trace is kept; everything else happens when somebody asks,
-or in a thread.
+None of it changes a request. A request pays for its trace; everything else happens on demand, or in a thread.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ RECORDING = frozenset({"codexpool_record", "codexpool_record_all_hosts"})
 
 
 class Telemetry:
-    """The page, the journal and the recording of a proxy.
-
-    They look at ``view``, which is the handler there is now; ``shutdown`` knows whether the proxy is ending.
-    """
+    """The page, the events file and the recording of a proxy. They show ``view``, which is the current handler."""
 
     def __init__(self, view: View, shutdown: Shutdown, history: History, reloaded: bool) -> None:
         self.view = view
@@ -59,10 +55,10 @@ class Telemetry:
         self._runs = False
         self._started_at = time.time()
 
-    # -- as the addon lives
+    # -- its life
 
     def configure(self, updated: set[str]) -> None:
-        """Take over what the options say. Raises OptionsError where a file cannot be written."""
+        """Apply the options. Raises OptionsError if a file cannot be written."""
         if updated & RECORDING:
             self._record(ctx.options.codexpool_record)
         if OPTION not in updated:
@@ -80,28 +76,29 @@ class Telemetry:
             self.history.listeners.append(self._journal.write)
 
     def _refuse(self, reason: str) -> None:
-        """A file cannot be written: at the start that is a reason not to, after a reload none to serve nobody."""
+        """Refuse to start without a file that cannot be written; after a reload, go on without it."""
         if not self._reloaded:
             raise exceptions.OptionsError(reason)
-        logger.error("%s. The proxy goes on without it", reason)
+        logger.error("%s; the proxy goes on without it", reason)
 
     def running(self) -> None:
-        """The proxy serves from now on, or goes on with another pool.toml."""
+        """Announce the proxy, the first time."""
         if not self._runs:
             self._runs = True
-            self._say(Kind.START, f"codexpool {__version__} runs, on {', '.join(self.listens) or 'no address'}")
+            text = f"codexpool {__version__} runs, on {', '.join(self.listens) or 'no address'}"
+            self.history.record(Event(Kind.START, time.time(), text=text))
             self._announcing = self._tasks.spawn(self._announce())
 
     def done(self) -> None:
-        """The proxy ends, or loads the addon anew."""
+        """End: the proxy stops, or reloads the addon."""
         self._tasks.stop()
-        self._say(Kind.STOP, "codexpool ends")
+        self.history.record(Event(Kind.STOP, time.time(), text="codexpool ends"))
         self._close_journal()
         self._close_recording()
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Commands are to find this proxy no more."""
+        """Hide this proxy from commands."""
         if self._announcing is not None:
             self._announcing.cancel()
         if self._note is not None:
@@ -110,14 +107,14 @@ class Telemetry:
 
     @property
     def listens(self) -> list[str]:
-        """The addresses that the proxy listens on."""
+        """The addresses the proxy listens on."""
         proxyserver = ctx.master.addons.get("proxyserver")
         addresses = proxyserver.listen_addrs() if proxyserver is not None else []
         return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses]
 
     async def _announce(self) -> None:
-        """Leave the note by which commands find this proxy: as soon as it can be written."""
-        await asyncio.sleep(SETTLED)  # It may have begun to listen elsewhere a moment ago (see `host.set_defaults`).
+        """Write the note by which commands find this proxy, as soon as that is possible."""
+        await asyncio.sleep(SETTLED)  # It may still change its address (see `host.set_defaults`).
         folder, is_failing = state_path(os.environ).parent, False
         for pause in tasks.growing_pauses(*ANNOUNCE_PAUSES):
             try:
@@ -126,18 +123,18 @@ class Telemetry:
                 break
             except OSError as error:
                 if not is_failing:
-                    said = "%s: where this proxy listens cannot be noted there yet (%s); commands need --proxy URL"
-                    logger.warning(said, folder, error.strerror or error)
+                    text = "%s: the note for commands cannot be written yet (%s); until then they need --proxy URL"
+                    logger.warning(text, folder, error.strerror or error)
                 is_failing = True
                 await asyncio.sleep(pause)
         if is_failing:
-            logger.info("%s: the note of where this proxy listens is written", folder)
+            logger.info("%s: the note for commands is written", folder)
 
     # -- a recording
 
     @harmless
     def over(self, flow: http.HTTPFlow) -> None:
-        """A flow has its answer, or has ended in an error, or its socket is closed."""
+        """Record a flow that is over."""
         if self._recorder is not None:
             self._recorder.add(flow)
 
@@ -150,16 +147,15 @@ class Telemetry:
 
         try:
             all_hosts = host.is_on("codexpool_record_all_hosts")
-            self._recorder = Recorder(Path(path), all_hosts=all_hosts, secrets=self._tokens, names=self._names)
+            self._recorder = Recorder(
+                Path(path), all_hosts=all_hosts, secrets=lambda: self.view.tokens(), names=self._names
+            )
         except RecordingError as error:
             self._refuse(f"codexpool_record: {error}")
 
     def _names(self) -> list[str]:
         pool = self.view.pool
         return list(pool.identities) if pool is not None else []
-
-    def _tokens(self) -> list[str]:
-        return self.view.tokens()
 
     def _close_recording(self) -> None:
         if self._recorder is not None:
@@ -172,10 +168,7 @@ class Telemetry:
             self._journal.stop()
             self._journal = None
 
-    def _say(self, kind: Kind, text: str) -> None:
-        self.history.record(Event(kind, time.time(), text=text))
-
-    # -- what the page asks
+    # -- for the page
 
     def is_own_connection(self, peer: tuple[object, ...]) -> bool:
         return host.is_own_connection(peer)
@@ -212,7 +205,7 @@ class Telemetry:
 
 
 ANNOUNCE_PAUSES = (1.0, 60.0)
-"""Seconds between two attempts to leave the note of a running proxy: at first, and at most."""
+"""Seconds between two attempts to write the note: at first, and at most."""
 
 SETTLED = 0.3
-"""Seconds until the proxy is sure to listen where it stays."""
+"""Seconds until the proxy listens at its final address."""

@@ -165,9 +165,9 @@ def test_a_proxy_registers_as_soon_as_it_can(make: Make) -> None:
     world.proxy.ready = 1
     world.proxy.start()
     try:
-        world.proxy.says("where this proxy listens cannot be noted there yet")
+        world.proxy.says("the note for commands cannot be written yet")
         in_the_way.unlink()
-        world.proxy.says("the note of where this proxy listens is written")
+        world.proxy.says("the note for commands is written")
         assert [note.suffix for note in in_the_way.iterdir() if note.suffix == ".json"] == [".json"]
     finally:
         world.proxy.stop()
