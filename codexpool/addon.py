@@ -296,7 +296,7 @@ class Codexpool:
             self.telemetry.over(flow)
 
     def _is_traffic(self, flow: http.HTTPFlow) -> bool:
-        """Return False for a flow read from a file. Raises AddonHalt for the status page: other addons do not see it."""
+        """Return False for a flow from a file. Raises AddonHalt for the status page: other addons skip it."""
         if options.is_stored(flow):
             return False
         if self.telemetry.site.has(flow):

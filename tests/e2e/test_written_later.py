@@ -155,7 +155,7 @@ def test_a_command_that_cannot_write_says_so(make: Make, monkeypatch: pytest.Mon
         done = command(world, "list", *arguments)
         assert done.returncode == 0
         assert "work" in done.stdout
-        assert "What proxies have found out is not known here" in done.stderr
+        assert "Showing what pool.toml alone says" in done.stderr
 
 
 def test_a_proxy_registers_as_soon_as_it_can(make: Make) -> None:
