@@ -28,25 +28,25 @@ WAYS = [
 
 @pytest.mark.parametrize("strategy", ["eager", "lazy"])
 @pytest.mark.parametrize("way", WAYS)
-def test_however_the_backend_is_named_its_requests_are_swapped(saw: dict[str, Any], strategy: str, way: str) -> None:
+def test_requests_to_the_backend_by_address_are_swapped(saw: dict[str, Any], strategy: str, way: str) -> None:
     if (strategy, way) == ("eager", "CONNECT, its end a dot"):
         pytest.skip("the hosts file, by which names are found here, knows no such name")
     assert saw[f"{strategy}: {way}"] == ["200", ["work"]]
 
 
 @pytest.mark.parametrize("strategy", ["eager", "lazy"])
-def test_so_is_a_websocket(saw: dict[str, Any], strategy: str) -> None:
+def test_a_websocket_to_the_backend_by_address_is_swapped(saw: dict[str, Any], strategy: str) -> None:
     assert saw[f"{strategy}: a WebSocket"] == ["101", ["work"]]
 
 
 @pytest.mark.parametrize("strategy", ["eager", "lazy"])
-def test_what_is_a_persons_own_stays_so(saw: dict[str, Any], strategy: str) -> None:
+def test_own_paths_by_address_keep_the_clients_credential(saw: dict[str, Any], strategy: str) -> None:
     _, asked_as = saw[f"{strategy}: a person's own"]
 
     assert asked_as == ["client"]
 
 
-def test_whoever_listens_at_another_address_hears_no_credential(saw: dict[str, Any]) -> None:
+def test_a_server_at_another_address_gets_no_credential(saw: dict[str, Any]) -> None:
     assert saw["heard"] == [False, False]
     assert saw["leaks"] == 0
 

@@ -131,7 +131,7 @@ ENCODED += ["/backend-api/codex/responses;x", "/backend-api/codex/%2572esponses"
 
 
 @pytest.mark.parametrize("what", TUNNELLED)
-def test_whatever_is_tried_on_a_tunnel_gets_nothing(world: World, what: str) -> None:
+def test_attacks_through_a_tunnel_get_nothing(world: World, what: str) -> None:
     answers = tried(world, TUNNELLED[what])
 
     assert served_nothing(answers)
@@ -143,7 +143,7 @@ def served_nothing(answers: bytes) -> bool:
 
 
 @pytest.mark.parametrize("path", ENCODED)
-def test_a_path_that_servers_read_differently_gets_nothing(world: World, path: str) -> None:
+def test_an_ambiguous_path_gets_nothing(world: World, path: str) -> None:
     answers = tried(world, head(path, GUESS))
 
     assert status(answers) in (400, 401, 403, 429, 0)
@@ -168,7 +168,7 @@ def test_a_path_that_servers_read_differently_gets_nothing(world: World, path: s
         (head(PATH), "CHATGPT.com:443"),
     ],
 )
-def test_nor_does_another_form_or_another_host(world: World, request_: bytes, to: str) -> None:
+def test_an_absolute_form_or_another_host_gets_nothing(world: World, request_: bytes, to: str) -> None:
     answers = tried(world, request_, to)
 
     assert served_nothing(answers)
@@ -186,7 +186,7 @@ async def test_an_upgrade_without_a_key_opens_nothing(world: World) -> None:
     no_pooled_header_left(world)
 
 
-def test_over_http2_it_is_no_different(world: World) -> None:
+def test_attacks_over_http2_get_nothing(world: World) -> None:
     with world.proxy.client_of_http2() as client:
         client.headers.pop("authorization")
         answers = [
@@ -201,7 +201,7 @@ def test_over_http2_it_is_no_different(world: World) -> None:
     no_pooled_header_left(world)
 
 
-def test_behind_a_members_request_a_second_one_has_no_key(world: World) -> None:
+def test_a_request_after_a_members_has_no_key_of_its_own(world: World) -> None:
     turn = '{"model": "m", "input": "hello"}'
     answers = tried(world, head(PATH, f"Authorization: Bearer {KEY}", body=turn) + head(body=turn))
 
@@ -217,14 +217,14 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("how", NO_HTTP)
-def test_a_request_that_is_no_http_shows_no_key_in_a_dump(world: World, how: str) -> None:
+def test_an_invalid_request_shows_no_key_in_a_dump(world: World, how: str) -> None:
     key = key_of(how.replace(" ", "-"))
     tried(world, head(PATH, f"Authorization: Bearer {key}", NO_HTTP[how]))
 
     assert key.encode() not in (world.proxy.folder / "flows").read_bytes()
 
 
-def test_what_is_tried_leaves_no_key_in_a_dump_or_the_log(world: World) -> None:
+def test_attacks_leave_no_key_in_a_dump_or_the_log(world: World) -> None:
     for request in TUNNELLED.values():
         tried(world, request.replace(GUESSED.encode(), f"at-pool-seen-{'0' * 30}".encode()))
 

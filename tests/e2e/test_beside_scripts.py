@@ -34,7 +34,7 @@ def dumped(path: Path) -> list[http.HTTPFlow]:
 
 
 @pytest.mark.parametrize("hook", GETS)
-def test_what_nobody_has_judged_reaches_neither_client_nor_dump(make: Make, tmp_path: Path, hook: str) -> None:
+def test_unjudged_answers_reach_neither_client_nor_dump(make: Make, tmp_path: Path, hook: str) -> None:
     dump = tmp_path / "flows"
     world = make(*TOKENS, arguments=("-w", str(dump)), head='[pool]\nselection = "drain-first"\n')
     world.standin.plan(refusal(world))
@@ -67,7 +67,7 @@ def test_a_discovery_that_was_not_rewritten_is_withheld(make: Make) -> None:
     assert not [token.account_id for token in world.tokens if token.account_id in answer.text]
 
 
-async def test_a_good_answer_is_not_held_back_by_it(make: Make) -> None:
+async def test_a_good_answer_is_not_held_back(make: Make) -> None:
     world = make(*TOKENS, pace=0.3)
     for hook in ("responseheaders", "response"):
         world.proxy.door("raise", hook)
@@ -78,7 +78,7 @@ async def test_a_good_answer_is_not_held_back_by_it(make: Make) -> None:
 
 
 @pytest.mark.parametrize("hook", ["response", "error"])
-def test_a_member_gets_its_place_back(make: Make, hook: str) -> None:
+def test_a_member_gets_its_slot_back(make: Make, hook: str) -> None:
     """The turn is over, whoever was not told so."""
     ann = member("ann", turns_at_once=1)
     world = make(pat("work"), head='[pool]\naccess = "members"\n', tail=ann)

@@ -41,7 +41,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("how", REFUSALS)
-def test_however_a_401_comes_another_identity_serves(world: World, how: str) -> None:
+def test_any_401_moves_to_another_identity(world: World, how: str) -> None:
     world.standin.plan(REFUSALS[how])
 
     with world.proxy.client() as client:
@@ -102,7 +102,7 @@ def test_a_last_answer_without_an_end_is_relayed_by_its_head(world: World, statu
 
 @pytest.mark.parametrize("interim", [(103,), (100, 103, 103)])
 @pytest.mark.parametrize("trailers", [{}, {"x-sum": "1"}])
-def test_what_comes_before_and_after_an_answer_does_no_harm(
+def test_interim_answers_and_trailers_do_no_harm(
     world: World, interim: tuple[int, ...], trailers: dict[str, str]
 ) -> None:
     world.standin.plan(Answer(path=RESPONSES, interim=interim, trailers=trailers, times=2))
@@ -113,7 +113,7 @@ def test_what_comes_before_and_after_an_answer_does_no_harm(
     assert len(world.seen) == 3
 
 
-def test_endless_answers_side_by_side_leave_the_memory_flat(world: World) -> None:
+def test_parallel_endless_answers_leave_the_memory_flat(world: World) -> None:
     with world.proxy.client() as client:
         served_by(world.turn(client, "before"))
     before, most, slowest = world.proxy.door("state")["rss"], 0, 0.0

@@ -25,7 +25,7 @@ def in_force(world: World, times: int) -> None:
     assert time.monotonic() - begun < 2 * SOON
 
 
-def test_pool_toml_is_followed_while_streams_go_on(make: Make) -> None:
+def test_pool_toml_is_reloaded_while_streams_go_on(make: Make) -> None:
     work, spare, new = pat("work"), pat("spare"), pat("new")
     world = make(work)
     world.standin.add(spare)

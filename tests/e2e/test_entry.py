@@ -26,7 +26,7 @@ from tests.running import CLIENT, ROOT, pat, until
 from tests.standin import RESPONSES, WHOAMI, Answer
 
 
-def test_it_works_from_another_folder_by_path(make: Make, tmp_path: Path) -> None:
+def test_the_addon_works_from_another_folder(make: Make, tmp_path: Path) -> None:
     elsewhere = tmp_path / "else" / "where"
     elsewhere.mkdir(parents=True)
     world = make(pat("work"), cwd=elsewhere, script=Path(os.path.relpath(ROOT / "addon", elsewhere)))
@@ -47,7 +47,7 @@ def test_the_entry_works_through_a_symlink(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(OLD, reason="refused there, see test_start.py")
-def test_it_works_under_mitmweb_whose_api_never_shows_a_token(make: Make) -> None:
+def test_mitmweb_never_shows_a_token(make: Make) -> None:
     port = free_port()
     web = ("--no-web-open-browser", "--web-port", str(port), "--set", "web_password=for-the-test")
     world = make(pat("work"), pat("spare"), tool="mitmweb", arguments=web, pace=0.2)
@@ -83,7 +83,7 @@ def test_it_works_under_mitmweb_whose_api_never_shows_a_token(make: Make) -> Non
     assert not [token.name for token in (*world.tokens, CLIENT) if token.token in "".join(shown)]
 
 
-def test_it_works_under_the_console(make: Make) -> None:
+def test_the_addon_works_under_the_console(make: Make) -> None:
     port = free_port()
     world = make(pat("work"), tool="mitmproxy", arguments=("-p", str(port)), ready=0, started=False)
     terminal, theirs = pty.openpty()
@@ -170,7 +170,7 @@ async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -
     assert "Traceback" not in world.proxy.log
 
 
-async def test_in_regular_mode_an_open_socket_survives_reloads(make: Make, tmp_path: Path) -> None:
+async def test_an_open_socket_survives_reloads_in_regular_mode(make: Make, tmp_path: Path) -> None:
     # given a proxy in regular mode (what it asks itself still goes by the other one), and an open socket
     entry, port = copied_entry(tmp_path), free_port()
     script = ROOT / "tests" / "e2e" / "straight.py"

@@ -116,7 +116,7 @@ def test_with_all_limited_the_client_gets_the_earliest_end(shared: World) -> Non
     assert not [name for name in answer.headers if name.endswith("used-percent")]
 
 
-def test_with_all_told_to_slow_down_the_client_is_told_how_long(alone: World) -> None:
+def test_with_all_throttled_the_client_learns_how_long(alone: World) -> None:
     world = alone
     world.standin.plan(Answer(path=RESPONSES, status=429, headers={"retry-after": "25"}, body=THROTTLED))
     with world.proxy.client() as client:
@@ -127,7 +127,7 @@ def test_with_all_told_to_slow_down_the_client_is_told_how_long(alone: World) ->
     assert len(calls(world)) == 1
 
 
-def test_a_short_time_to_wait_is_waited_by_the_proxy(alone: World) -> None:
+def test_the_proxy_waits_a_short_time_itself(alone: World) -> None:
     world = alone
     world.standin.plan(Answer(path=RESPONSES, status=429, headers={"retry-after": "2"}, body=THROTTLED))
     begun = time.monotonic()
@@ -291,7 +291,7 @@ def test_a_400_without_reasoning_to_drop_is_relayed(alone: World) -> None:
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_trouble_on_the_way_is_tried_once_more_and_relayed_then(shared: World, status: int) -> None:
+def test_server_errors_are_retried_once_then_relayed(shared: World, status: int) -> None:
     world = shared
     body = {"error": {"message": f"trouble {status}"}}
     with world.proxy.client() as client:
@@ -320,7 +320,7 @@ def test_a_connection_lost_early_is_tried_once_more(shared: World, cut: str) -> 
 
 
 @pytest.mark.parametrize("answer", [Answer(path=IMAGES, cut="head"), Answer(path=IMAGES, status=503, body={})])
-def test_what_may_have_begun_to_act_is_never_made_twice(shared: World, answer: Answer) -> None:
+def test_a_request_that_may_have_acted_is_never_repeated(shared: World, answer: Answer) -> None:
     world = shared
     world.standin.plan(answer)
     with world.proxy.client() as client:
@@ -330,7 +330,7 @@ def test_what_may_have_begun_to_act_is_never_made_twice(shared: World, answer: A
     assert len([seen for seen in world.seen if seen.path == IMAGES]) == 1
 
 
-def test_a_500_and_an_overloaded_model_are_the_clients_to_see(shared: World) -> None:
+def test_a_500_and_an_overloaded_model_are_relayed(shared: World) -> None:
     world = shared
     overloaded = {"error": {"code": "server_is_overloaded", "message": "at capacity"}}
     for status, body in ((500, {"error": {"message": "oops"}}), (503, overloaded)):
@@ -447,7 +447,7 @@ async def test_a_client_that_keeps_its_socket_is_hung_up_on(shared: World) -> No
         assert await closed_within(socket, 10) is not None
 
 
-async def test_a_short_time_to_wait_is_told_in_a_frame(alone: World) -> None:
+async def test_a_frame_tells_a_short_time_to_wait(alone: World) -> None:
     world = alone
     frame = Answer(path=RESPONSES, transport="message", status=429, headers={"retry-after": "25"}, body=THROTTLED)
     world.standin.plan(frame)
@@ -458,7 +458,7 @@ async def test_a_short_time_to_wait_is_told_in_a_frame(alone: World) -> None:
     assert 20 <= int(events[-1]["headers"]["retry-after"]) <= 25
 
 
-async def test_a_rest_that_is_over_costs_an_idle_socket_nothing(shared: World) -> None:
+async def test_a_rest_that_is_over_closes_no_idle_socket(shared: World) -> None:
     world = shared
     async with world.socket("idle") as socket:
         first = served_by(await socket_turn(socket))
@@ -486,7 +486,7 @@ async def test_a_changed_message_keeps_its_text_in_any_script(alone: World) -> N
     assert all(message["client_metadata"] == {} for message in messages)
 
 
-async def test_a_token_that_a_frame_repeats_is_not_shown(shared: World) -> None:
+async def test_a_token_repeated_in_a_frame_is_hidden(shared: World) -> None:
     world = shared
     for token in world.tokens:
         body = {"error": {"code": "forbidden", "message": f"bad token {token.token}"}}
@@ -522,7 +522,7 @@ async def test_a_socket_from_before_a_reload_connects_again(make: Make, tmp_path
         assert (await turn_with(socket, {}))[-1]["error"]["code"] == CONNECT_AGAIN
 
 
-async def test_with_nobody_left_a_frame_says_what_an_answer_would(alone: World) -> None:
+async def test_with_no_identity_left_a_frame_says_why(alone: World) -> None:
     world = alone
     async with world.socket("alone") as socket:
         await socket_turn(socket)
@@ -534,7 +534,7 @@ async def test_with_nobody_left_a_frame_says_what_an_answer_would(alone: World) 
     assert events[-1]["headers"]["x-codex-promo-message"].startswith("codexpool: the only identity")
 
 
-async def test_frames_that_are_the_clients_to_see_pass(shared: World) -> None:
+async def test_frames_about_the_request_itself_are_relayed(shared: World) -> None:
     world = shared
     overloaded = {"error": {"code": "server_is_overloaded", "message": "at capacity"}}
     world.standin.plan(Answer(path=RESPONSES, transport="message", status=503, body=overloaded))

@@ -116,7 +116,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("what", WAITS)
-async def test_ctrl_c_ends_it_at_once_and_without_a_traceback(make: Make, what: str) -> None:
+async def test_ctrl_c_ends_the_proxy_without_a_traceback(make: Make, what: str) -> None:
     answer, on_a_socket = WAITS[what]
     plan = (answer,) if answer.path == WHOAMI else ()
     world = make(pat("work"), pat("spare"), plan=plan, ready=0 if plan else 2)

@@ -69,7 +69,8 @@ def test_a_login_is_renewed_five_minutes_before_its_end(tmp_path: Path) -> None:
         all_is_well(world)
 
 
-async def test_many_refusals_at_once_cost_one_renewal_and_nobody_moves(tmp_path: Path) -> None:
+async def test_many_refusals_at_once_cost_one_renewal(tmp_path: Path) -> None:
+    """No session moves."""
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert set(await turns(world, 12)) == {"spare"}
         world.standin.kill(world.login.first["tokens"]["access_token"])
@@ -139,7 +140,7 @@ def test_a_used_up_refresh_token_moves_the_turn(tmp_path: Path) -> None:
     ],
     ids=["503", "429", "page", "cut"],
 )
-def test_a_token_endpoint_in_trouble_condemns_nobody(tmp_path: Path, failure: Answer) -> None:
+def test_a_failing_token_endpoint_condemns_nobody(tmp_path: Path, failure: Answer) -> None:
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY), others=(pat("work"),), head=DRAIN_FIRST) as world:
         assert turn(world) == "spare"
         world.standin.plan(failure)
@@ -295,9 +296,7 @@ def with_origin(origin: str) -> dict[str, object]:
     ],
     ids=["other accounts", "no https"],
 )
-def test_a_discovery_that_cannot_be_right_condemns_nobody(
-    tmp_path: Path, answer: dict[str, object], said: str
-) -> None:
+def test_an_implausible_discovery_condemns_nobody(tmp_path: Path, answer: dict[str, object], said: str) -> None:
     # given the only identity of a pool, of which discovery says this at first, again and again
     wrong = Answer(path=DISCOVERY, times=3, status=200, body=answer)
     with a_login_world(tmp_path, (owner("spare"), DAY), plan=(wrong,), ready=0) as world:

@@ -259,7 +259,7 @@ async def test_an_upgrade_without_a_key_is_refused(world: World) -> None:
     assert nothing_arrived(world)
 
 
-def test_the_status_of_the_members_is_shown_and_no_key(world: World) -> None:
+def test_the_status_shows_members_but_no_key(world: World) -> None:
     with world.proxy.client() as client:
         status = client.get("http://codex.pool/api/status").json()
 

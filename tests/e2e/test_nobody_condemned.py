@@ -114,7 +114,7 @@ def test_a_discovery_wrong_for_all_causes_no_conflict(make: Make, answer: dict[s
     assert "conflict" not in world.proxy.log
 
 
-def test_what_discovery_once_said_stays_in_force(make: Make) -> None:
+def test_the_last_discovery_stays_in_force(make: Make) -> None:
     gov = pat("gov", origin="https://gov.chatgpt.com", routing_override="us_cr")
     world = make(gov)
     with world.proxy.client() as client:
@@ -178,7 +178,7 @@ async def test_one_request_refused_by_all_flags_nobody(make: Make, transport: st
     ],
     ids=["401", "code", "challenge", "1020", "drips"],
 )
-def test_a_token_endpoint_that_is_not_itself_costs_no_login(tmp_path: Path, answer: Answer) -> None:
+def test_a_confused_token_endpoint_costs_no_login(tmp_path: Path, answer: Answer) -> None:
     # given a login that is refused, so that it has to be renewed, and something else in the token endpoint's place
     with a_login_world(tmp_path, (owner("spare"), 10 * DAY)) as world:
         world.standin.plan(replace(answer, path=TOKEN_ENDPOINT))

@@ -306,7 +306,7 @@ async def test_the_client_gets_the_backends_answer_whatever_breaks(world: World,
         assert served_by(world.turn(client)) == CLIENT.name
 
 
-def test_over_a_reload_nothing_is_changed_either(make: Make, tmp_path: Path) -> None:
+def test_a_reload_changes_nothing(make: Make, tmp_path: Path) -> None:
     entry = copied_entry(tmp_path)
     world = make(pat("work"), script=entry, arguments=OBSERVE, ready=0)
     at_home(world.standin)
@@ -339,7 +339,7 @@ def test_over_a_reload_nothing_is_changed_either(make: Make, tmp_path: Path) -> 
 # -- what is written, and what is said
 
 
-def test_nothing_is_asked_nothing_is_run_and_nothing_is_written(tmp_path: Path) -> None:
+def test_observing_sends_runs_and_writes_nothing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     with StandIn([pat("work")], folder=tmp_path / "standin") as standin:
         at_home(standin)
@@ -370,7 +370,7 @@ def test_nothing_is_asked_nothing_is_run_and_nothing_is_written(tmp_path: Path) 
         assert "sso is assumed to be ready (its command was not run)" in proxy.log
 
 
-def test_without_a_pool_toml_the_traffic_is_shown_all_the_same(make: Make, tmp_path: Path) -> None:
+def test_traffic_is_traced_without_a_pool_toml(make: Make, tmp_path: Path) -> None:
     dump = tmp_path / "flows"
     world = make(pat("work"), arguments=(*OBSERVE, "-w", str(dump)), ready=0, configured=False)
     at_home(world.standin)
@@ -455,7 +455,7 @@ async def test_nothing_written_about_requests_has_a_secret(make: Make, tmp_path:
     assert traces(tmp_path, everybody) == []
 
 
-def test_a_dump_says_of_each_request_what_would_have_been_done(make: Make, tmp_path: Path) -> None:
+def test_a_dump_has_what_would_have_been_done(make: Make, tmp_path: Path) -> None:
     dump = tmp_path / "flows"
     world = make(pat("work"), pat("spare"), arguments=(*OBSERVE, "-w", str(dump)), ready=0)
     at_home(world.standin)
@@ -475,7 +475,7 @@ def test_a_dump_says_of_each_request_what_would_have_been_done(make: Make, tmp_p
 
 
 @pytest.mark.parametrize("setting", ["yes", "1"])
-def test_a_setting_that_says_neither_is_refused_at_the_start(make: Make, setting: str) -> None:
+def test_an_invalid_switch_is_refused_at_the_start(make: Make, setting: str) -> None:
     arguments = ("--set", f"codexpool_observe={setting}")
     world = make(pat("work"), arguments=arguments, started=False)
     world.proxy.start(wait=False)

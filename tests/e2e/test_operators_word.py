@@ -52,7 +52,7 @@ def test_a_paused_identity_is_not_verified_after_a_restart(make: Make) -> None:
     until(lambda: "work" in serving(world, f"{time.monotonic()}"), 10, "it to serve")
 
 
-def test_a_removed_identity_serves_no_more_within_two_seconds(make: Make) -> None:
+def test_a_removed_identity_ends_within_two_seconds(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
     editing.edit(world.proxy.pool, lambda text: without_identity(text, "work"))
     begun = time.monotonic()

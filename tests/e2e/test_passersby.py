@@ -28,7 +28,8 @@ def test_other_hosts_keep_their_certificate_and_protocol(saw: dict[str, Any], wa
     assert said[f"{way}, not TLS"] == "ok"
 
 
-def test_nothing_of_it_is_recorded_and_codex_is_read_beside_it(saw: dict[str, Any]) -> None:
+def test_other_hosts_are_not_recorded(saw: dict[str, Any]) -> None:
+    """Codex's hosts are read beside them."""
     assert saw["in the dump"] is False
     assert saw["codex beside it"] == f"{OURS}, http/1.1"
     assert saw["log"] == []
@@ -53,7 +54,7 @@ def test_pool_toml_can_have_all_hosts_read(saw: dict[str, Any]) -> None:
         ("upstream", OWN),  # behind another proxy
     ],
 )
-def test_whatever_becomes_of_strangers_codexs_hosts_are_read(saw: dict[str, Any], how: str, whose: str) -> None:
+def test_codexs_hosts_are_always_read(saw: dict[str, Any], how: str, whose: str) -> None:
     assert saw[how] == [whose, OURS]
 
 

@@ -84,7 +84,7 @@ async def test_nothing_private_is_recorded(make: Make, tmp_path: Path, name: str
     assert max(flow.metadata["codexpool_recording"]["request_bytes"] for flow in flows) > len(PROMPT)
 
 
-def test_the_proxy_does_not_start_where_it_could_not_record(make: Make, tmp_path: Path) -> None:
+def test_a_proxy_that_cannot_record_does_not_start(make: Make, tmp_path: Path) -> None:
     world = make(pat("work"), arguments=recording(tmp_path / "no" / "out"), started=False)
     world.proxy.start(wait=False)
 
@@ -144,7 +144,7 @@ def test_record_starts_a_proxy_and_leaves_a_recording(
     assert "Traceback" not in log.read_text()
 
 
-def test_record_says_so_where_there_is_no_recording(standin: StandIn, tmp_path: Path) -> None:
+def test_record_reports_a_missing_recording(standin: StandIn, tmp_path: Path) -> None:
     process = record(standin, tmp_path, str(tmp_path / "out"), "--no-such-option")
 
     assert process.wait(60) == 1

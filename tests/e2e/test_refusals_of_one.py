@@ -182,7 +182,7 @@ async def test_a_model_no_account_has_is_refused_once(make: Make) -> None:
     assert {asked(world, name, transport="websocket") for name in "ab"} == {1}
 
 
-async def test_a_socket_without_a_session_is_not_sent_in_circles(make: Make) -> None:
+async def test_a_socket_without_a_session_is_not_moved_for_ever(make: Make) -> None:
     world = make(pat("free"), pat("paid"), head=DRAIN_FIRST)
     world.standin.plan(always(world.tokens[0], transport="message", status=400, body=in_a_frame(unsupported("m"))))
     [last] = await reconnecting(world, "", most=1)
@@ -327,7 +327,7 @@ def test_a_turn_refused_by_all_rests_two_identities_at_most(make: Make, status: 
     assert sum(row["status"] != "ready" for row in listed(world).values()) <= 2
 
 
-def test_a_turn_that_all_but_one_refuse_is_served_by_that_one(make: Make) -> None:
+def test_a_turn_only_one_identity_serves_is_served(make: Make) -> None:
     # given a workspace that has lapsed with all its identities, and one of another workspace
     world = make(*(pat(name) for name in "abcdef"), head=DRAIN_FIRST)
     for token in world.tokens[:-1]:

@@ -53,7 +53,7 @@ def everybody(world: World) -> list[Token]:
     return [*world.tokens, CLIENT, Token(ATTESTATION, "", "", name="attestation")]
 
 
-async def test_nothing_that_is_written_down_holds_a_token(make: Make, tmp_path: Path) -> None:
+async def test_nothing_written_has_a_token(make: Make, tmp_path: Path) -> None:
     world = make(pat("work"), pat("spare"), pat("third"), folder=tmp_path, arguments=recording(tmp_path))
     told: list[str] = []
 

@@ -121,7 +121,7 @@ def test_the_page_is_no_traffic(make: Make, tmp_path: Path) -> None:
     assert len(world.standin.seen) == before
 
 
-def test_who_waits_for_an_event_has_it_as_it_happens(shared: World) -> None:
+def test_a_waiting_reader_gets_an_event_as_it_happens(shared: World) -> None:
     last = get(shared, "/api/events")["last"]
     with ThreadPoolExecutor(1) as pool, shared.proxy.client() as client:
         waiting = pool.submit(get, shared, f"/api/events?after={last}&wait=20")
@@ -134,7 +134,7 @@ def test_who_waits_for_an_event_has_it_as_it_happens(shared: World) -> None:
     assert get(shared, f"/api/events?after={news['last'] + 10**6}")["lost"]
 
 
-async def test_turns_on_a_socket_are_told_one_by_one(shared: World) -> None:
+async def test_turns_on_a_socket_are_separate_events(shared: World) -> None:
     last = (await asyncio.to_thread(get, shared, "/api/events"))["last"]
     async with shared.socket("socket-session") as socket:
         await socket_turn(socket)
@@ -159,7 +159,7 @@ async def test_turns_on_a_socket_are_told_one_by_one(shared: World) -> None:
     assert [turn["outcome"] for turn in told["flow"]["turns"]] == ["completed", "completed"]
 
 
-def test_what_is_planted_comes_out_nowhere(make: Make, tmp_path: Path) -> None:
+def test_planted_secrets_appear_nowhere(make: Make, tmp_path: Path) -> None:
     journal = tmp_path / "events.jsonl"
     more = ("--set", f"codexpool_events={journal}", "-w", str(tmp_path / "flows"))
     world = make(pat("work"), pat("spare"), folder=tmp_path, arguments=more)
@@ -212,7 +212,7 @@ def test_a_client_that_leaves_in_a_pause_leaves_nothing(shared: World) -> None:
     assert get(shared, "/api/flows/last")["flow"]["answer"]["error"]
 
 
-def test_a_request_that_nobody_may_send_is_told_all_the_same(make: Make) -> None:
+def test_a_request_no_identity_may_send_is_traced(make: Make) -> None:
     world = make(pat("work"))
     world.proxy.door("close", "the pool is closed for a test")
     with world.proxy.client() as client:

@@ -143,7 +143,8 @@ def test_a_bad_start_is_refused_in_one_line_with_the_remedy(refused: dict[str, S
     assert "at-test-" not in proxy.log
 
 
-def test_without_a_pool_nothing_is_swapped_and_it_is_said(make: Make) -> None:
+def test_without_a_pool_nothing_is_swapped(make: Make) -> None:
+    """A warning says so."""
     world = make(pat("work"), configured=False, ready=0)
     world.proxy.says("no pool.toml found, so no request is swapped")
     assert "CODEXPOOL_CONFIG" in world.proxy.log
@@ -219,13 +220,13 @@ def test_a_silent_whoami_delays_a_client_by_seconds_only(
     assert "needs_replacement" not in world.proxy.pool.read_text()
 
 
-def test_without_a_word_of_the_user_only_loopback_is_listened_on(make: Make) -> None:
+def test_the_default_is_to_listen_on_loopback(make: Make) -> None:
     world = make(pat("work"), ready=0)
     assert addresses_of(world.proxy) == {"127.0.0.1"}
 
 
 @pytest.mark.skipif(OLD, reason="refused on this version of mitmproxy, which see above")
-def test_where_the_user_says_to_listen_it_listens(make: Make) -> None:
+def test_the_users_listen_host_counts(make: Make) -> None:
     world = make(pat("work"), arguments=("--listen-host", "0.0.0.0"), ready=0, wait=False)
     world.proxy.says("listening at")
     time.sleep(0.5)

@@ -20,7 +20,7 @@ def states(path: Path) -> list[dict[str, Any]]:
         return [flow.get_state() for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
 
 
-async def test_flows_that_are_read_back_are_written_as_they_were(make: Make, tmp_path: Path) -> None:
+async def test_stored_flows_are_written_unchanged(make: Make, tmp_path: Path) -> None:
     # given a dump with streams, a refusal, a path of the client's own and a busy socket in it
     dump, out = tmp_path / "dump", tmp_path / "out"
     world = make(pat("work"), pat("spare"), arguments=("-w", str(dump)))

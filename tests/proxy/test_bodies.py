@@ -102,7 +102,7 @@ async def test_a_bomb_as_a_request_costs_almost_nothing(watched: Watched, name: 
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-async def test_a_bomb_of_a_member_is_refused_and_costs_next_to_nothing(watched: Watched, name: str) -> None:
+async def test_a_members_bomb_is_refused_and_costs_almost_nothing(watched: Watched, name: str) -> None:
     encoding, body = bomb(name)
 
     async def looked_into() -> None:
@@ -116,7 +116,7 @@ async def test_a_bomb_of_a_member_is_refused_and_costs_next_to_nothing(watched: 
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_a_bomb_for_the_tools_of_a_person_is_no_message(name: str) -> None:
+def test_a_bomb_to_the_tools_endpoint_is_no_message(name: str) -> None:
     encoding, body = bomb(name)
     begun = time.thread_time()
 
@@ -159,13 +159,13 @@ async def test_a_key_is_removed_from_a_long_body_in_a_thread(watched: Watched, n
         (["prompt_cache_key", "abc"], None),
     ],
 )
-async def test_a_session_is_named_by_its_body_however_that_is_encoded(name: str, body: Any, key: str | None) -> None:
+async def test_a_session_is_read_from_an_encoded_body(name: str, body: Any, key: str | None) -> None:
     encoding, encode = CODINGS[name]
     for text in (json.dumps(body), json.dumps(body, separators=(",", ":"), ensure_ascii=False)):
         assert await prompt_cache_key(asked(encode(text.encode()), encoding).request) == key
 
 
-async def test_a_name_that_is_long_is_known_by_its_digest() -> None:
+async def test_a_long_name_is_remembered_by_its_digest() -> None:
     long = b"n" * MB
     headers = {b"thread-id": long, b"x-codex-parent-thread-id": long, b"x-codex-routing-hint": b"model=" + long}
 
@@ -236,7 +236,7 @@ def test_no_refusal_shows_a_token_in_any_encoding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_nothing_of_a_refusal_that_is_too_long_is_passed_on(name: str) -> None:
+def test_no_part_of_an_overlong_refusal_is_passed_on(name: str) -> None:
     encoding, body = bomb(name)
     made = response(400, body, encoding)
 
@@ -246,7 +246,7 @@ def test_nothing_of_a_refusal_that_is_too_long_is_passed_on(name: str) -> None:
     assert "content-encoding" not in made.headers
 
 
-def test_a_discovery_that_is_a_bomb_is_left_alone() -> None:
+def test_a_bomb_as_a_discovery_is_ignored() -> None:
     for name in COMPRESSED:
         encoding, body = bomb(name)
         made = response(200, body, encoding)
@@ -262,7 +262,7 @@ def test_a_discovery_that_is_a_bomb_is_left_alone() -> None:
     [b"[" + b"[]," * PARTS + b"0]", b'"' + b" " * LONGEST + b'"', b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b""],
     ids=["many parts", "long", "deep lists", "deep objects", "no text", "nothing"],
 )
-def test_json_that_turns_into_too_much_is_none(text: bytes) -> None:
+def test_json_that_grows_too_much_is_rejected(text: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"."):

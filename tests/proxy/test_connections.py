@@ -14,7 +14,7 @@ from codexpool.proxy.connections import _PatientLock, _Reader
 @pytest.mark.parametrize(
     ("read", "unread"), [(b"", b""), (b"", b"from it"), (b"refused ", b""), (b"refused ", b"from it")]
 )
-async def test_what_came_before_an_error_is_read_once(read: bytes, unread: bytes) -> None:
+async def test_bytes_received_before_an_error_are_read_once(read: bytes, unread: bytes) -> None:
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
     stream, server = asyncio.StreamReader(), Server(address=("upstream.test", 443))
@@ -60,7 +60,7 @@ async def test_a_cancelled_task_gets_the_lock_first() -> None:
     assert not lock.locked()
 
 
-async def test_a_lock_that_nobody_is_cancelled_over_is_a_lock() -> None:
+async def test_the_lock_is_a_lock() -> None:
     lock, order = _PatientLock(), []
 
     async def one(number: int) -> None:

@@ -67,14 +67,14 @@ def passes(gate: Gate, peer: tuple[object, ...], host: str = "example.com", port
 
 
 @pytest.mark.parametrize(("host", "port"), ELSEWHERE)
-def test_a_stranger_gets_nowhere(gate: Gate, host: str, port: int) -> None:
+def test_an_unknown_client_gets_nowhere(gate: Gate, host: str, port: int) -> None:
     assert not passes(gate, FAR, host, port)
     assert not passes(gate, ("::ffff:10.9.8.7", 1, 0, 0), host, port)
     assert not passes(gate, OWN, host, port)  # through the proxy to itself, to look like somebody of this machine
 
 
 @pytest.mark.parametrize("host", FOR_CLIENTS)
-def test_a_stranger_gets_to_the_hosts_a_client_asks_first(gate: Gate, host: str) -> None:
+def test_an_unknown_client_gets_to_the_first_hosts(gate: Gate, host: str) -> None:
     assert passes(gate, FAR, host)
 
 

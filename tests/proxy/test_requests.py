@@ -72,7 +72,7 @@ async def test_a_new_token_of_another_account_is_not_mixed_up() -> None:
 
 
 @pytest.mark.parametrize("what", ["removed", "paused", "condemned"])
-async def test_nobody_is_sent_as_who_may_not_serve_any_more(what: str) -> None:
+async def test_no_request_leaves_under_an_identity_that_ended(what: str) -> None:
     exchanges, keeper = with_keeper("first")
     request = await assigned(exchanges)
     identity = keeper.pool.identities["first"]
@@ -130,7 +130,7 @@ async def test_another_addons_answer_says_nothing_about_an_identity() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
-async def test_whatever_refusal_repeats_a_token_nobody_sees_it(status: int) -> None:
+async def test_a_token_repeated_by_a_refusal_is_hidden(status: int) -> None:
     exchanges, keeper = with_keeper("first")
     request = await assigned(exchanges)
     exchanges.outbound(request)

@@ -421,9 +421,7 @@ ENDLESS = {
 
 @each_client
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_cannot_be_an_answer_over_http1_is_a_clean_error(
-    client: Protocol, what: str, sender: ScriptedSender
-) -> None:
+def test_an_invalid_http1_answer_is_a_clean_error(client: Protocol, what: str, sender: ScriptedSender) -> None:
     proxy = Proxy(client=client, addon=HoldsAll())
     got = proxy.client.ask("/claimed", b"question")
     (seen,) = proxy.requests
@@ -600,7 +598,7 @@ def test_a_message_of_fragments_without_end_closes_the_socket(
 
 @each_way
 @pytest.mark.parametrize("size", [0, 1])
-def test_fragments_of_nothing_count_as_well(
+def test_empty_fragments_count(
     from_client: bool, size: int, sender: ScriptedSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MOST_OF_A_MESSAGE", MIB)

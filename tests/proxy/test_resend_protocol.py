@@ -442,7 +442,7 @@ def test_an_attempt_outdated_when_connected_is_dressed_again(
 
 
 @each_pair
-def test_attempt_is_dressed_anew_only_once(client: Protocol, upstream: Protocol, sender: ScriptedSender) -> None:
+def test_an_attempt_is_dressed_again_only_once(client: Protocol, upstream: Protocol, sender: ScriptedSender) -> None:
     sender.stale = {1, 2, 3}
     proxy = Proxy(client=client, upstream=upstream)
     proxy.client.ask("/claimed", b"question")
@@ -450,7 +450,7 @@ def test_attempt_is_dressed_anew_only_once(client: Protocol, upstream: Protocol,
 
 
 @each_pair
-def test_second_attempt_too_is_dressed_anew_when_outdated(
+def test_a_second_attempt_is_dressed_again_when_outdated(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.stale = {2}
@@ -680,7 +680,7 @@ MOMENTS = ["judging", "connecting", "waiting", "in the middle of the answer"]
 @pytest.mark.parametrize("abandoned", [1, 2])
 @pytest.mark.parametrize("moment", MOMENTS)
 @each_pair
-def test_late_event_of_an_abandoned_attempt_reaches_nobody(
+def test_late_events_of_an_abandoned_attempt_are_dropped(
     client: Protocol, upstream: Protocol, moment: str, abandoned: int, late: str, sender: ScriptedSender
 ) -> None:
     """The layers of HTTP/1 and HTTP/2 let few of these through today; the stream does not rely on it."""
@@ -777,7 +777,7 @@ def test_refusal_after_the_whole_body_resets_nothing(sender: ScriptedSender) -> 
 
 @each_client
 @pytest.mark.parametrize("hook", ["responseheaders", "response"])
-def test_early_refusal_with_a_reset_behind_it_is_sent_again(
+def test_an_early_refusal_followed_by_a_reset_is_sent_again(
     client: Protocol, hook: str, sender: ScriptedSender
 ) -> None:
     proxy = Proxy(client=client, upstream="h2")
@@ -904,7 +904,7 @@ def test_a_handshake_is_sent_again_and_messages_pass(sender: ScriptedSender) -> 
     assert upstream.conn.state is connection.ConnectionState.CLOSED
 
 
-def test_message_that_comes_on_the_heels_of_the_101_is_not_lost(sender: ScriptedSender) -> None:
+def test_a_message_right_after_the_101_is_not_lost(sender: ScriptedSender) -> None:
     proxy = Proxy()
     proxy.hold = {"response"}
     _, client, upstream = handshake(proxy, refusals=1)
@@ -1010,7 +1010,7 @@ def test_a_connection_lost_early_costs_the_client_nothing(
 
 
 @each_pair
-def test_what_was_passed_on_is_not_asked_for_again(
+def test_an_answer_that_was_passed_on_is_not_requested_again(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
 ) -> None:
     sender.repeats = True

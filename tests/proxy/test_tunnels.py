@@ -136,7 +136,7 @@ def test_nothing_leaves_undressed_for_the_backends_address(why: str) -> None:
     assert exchanges.outbound(through(ADDRESS, "elsewhere.test")) is None
 
 
-def test_who_observes_goes_by_the_same_name() -> None:
+def test_observe_mode_uses_the_same_name() -> None:
     observing = ObserveHandler(History())
     flow = through(ADDRESS, "chatgpt.com")
 

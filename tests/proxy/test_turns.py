@@ -242,9 +242,7 @@ ENDS: list[Callable[[Room], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("end", ENDS, ids=[end.__name__ for end in ENDS])
-async def test_however_a_turn_ends_the_next_one_has_its_place(
-    room: Room, end: Callable[[Room], Awaitable[None]]
-) -> None:
+async def test_a_turn_releases_its_slot_however_it_ends(room: Room, end: Callable[[Room], Awaitable[None]]) -> None:
     for number in range(3):
         await end(room)
 
@@ -297,14 +295,14 @@ async def test_nothing_is_kept_of_turns_that_are_over(room: Room) -> None:
 # -- what is counted
 
 
-async def test_what_is_served_is_counted_once_whatever_came_before(room: Room) -> None:
+async def test_a_served_turn_is_counted_once(room: Room) -> None:
     await served(room)
     await served_after_a_refusal(room)
 
     assert room.counted == (2, 2, 20)
 
 
-async def test_no_more_turns_begin_at_once_than_are_left_of_a_day(room: Room) -> None:
+async def test_turns_at_once_do_not_exceed_the_daily_bound(room: Room) -> None:
     room.bound(turns_a_day=3, turns_at_once=None)
 
     requests = await asyncio.gather(*(begun(room) for _ in range(20)))
@@ -313,7 +311,7 @@ async def test_no_more_turns_begin_at_once_than_are_left_of_a_day(room: Room) ->
     assert room.counted[0] == 3
 
 
-async def test_nor_do_turns_that_had_to_wait(room: Room) -> None:
+async def test_waiting_turns_do_not_exceed_the_daily_bound(room: Room) -> None:
     room.bound(turns_a_day=2, turns_at_once=1)
     first = await begun(room)
     waiting = [coming() for _ in range(3)]
@@ -331,7 +329,7 @@ async def test_nor_do_turns_that_had_to_wait(room: Room) -> None:
     assert room.under_way == 0
 
 
-async def test_a_post_that_says_it_upgrades_is_a_turn_like_others(room: Room) -> None:
+async def test_a_post_with_an_upgrade_header_is_a_turn(room: Room) -> None:
     room.bound(turns_a_day=1)
     await answered(room, await begun(room, upgrade="websocket", connection="upgrade"))
     second = await begun(room, upgrade="websocket", connection="upgrade")
@@ -341,7 +339,7 @@ async def test_a_post_that_says_it_upgrades_is_a_turn_like_others(room: Room) ->
     assert second.response.status_code == 429
 
 
-async def test_a_probe_is_no_turn_and_leaves_for_nowhere(room: Room) -> None:
+async def test_a_probe_is_no_turn_and_does_not_leave(room: Room) -> None:
     request = await begun(room, x_codexpool_probe="0123456789")
 
     assert isinstance(room.exchanges.outbound(request), http.Response)
@@ -460,7 +458,7 @@ async def test_a_turn_on_a_socket_releases_its_slot_however_it_ends(
         closed(room, open_one)
 
 
-async def test_what_a_client_asks_as_it_connects_is_no_turn(room: Room) -> None:
+async def test_the_first_message_of_a_socket_is_no_turn(room: Room) -> None:
     room.bound(turns_a_day=1, turns_at_once=1)
     open_one = await socket(room)
     for _ in range(3):
@@ -514,7 +512,7 @@ async def test_a_socket_without_a_member_ends_once_keys_are_needed(room: Room) -
     assert room.under_way == 0
 
 
-async def test_no_key_opens_two_members_and_each_has_its_own_places(room: Room) -> None:
+async def test_members_have_their_own_keys_and_slots(room: Room) -> None:
     await begun(room)
     other = coming(key_of("bob"))
     room.exchanges.open(other)
@@ -528,7 +526,7 @@ async def test_no_key_opens_two_members_and_each_has_its_own_places(room: Room) 
 
 
 @pytest.mark.parametrize("name", CODINGS)
-async def test_a_turn_is_metered_however_its_stream_is_compressed(room: Room, name: str) -> None:
+async def test_a_compressed_stream_is_metered(room: Room, name: str) -> None:
     encoding, encode = CODINGS[name]
     request = await begun(room)
     assert isinstance(room.exchanges.outbound(request), http.Request)
@@ -591,14 +589,14 @@ async def test_an_ambiguous_message_does_not_leave(room: Room, message: bytes) -
     assert await asks(room, open_one)  # the turn of the day is still there
 
 
-async def test_nor_does_a_binary_one(room: Room) -> None:
+async def test_a_binary_message_does_not_leave(room: Room) -> None:
     open_one = await socket(room)
 
     assert not await sends(room, open_one, json.dumps(CREATE).encode(), Opcode.BINARY)
     assert b"binary" in room.told[-1]
 
 
-async def test_a_key_in_such_a_message_is_not_shown_either(room: Room) -> None:
+async def test_a_key_in_an_ambiguous_message_is_hidden(room: Room) -> None:
     open_one = await socket(room)
 
     assert not await sends(room, open_one, b'{"type":"x","type":"y","key":"%s"}' % KEY.encode())
@@ -608,7 +606,7 @@ async def test_a_key_in_such_a_message_is_not_shown_either(room: Room) -> None:
 
 
 @pytest.mark.parametrize("message", [EVASIONS["two types"], b"no JSON at all"])
-async def test_clients_without_a_key_are_not_looked_at_that_closely(room: Room, message: bytes) -> None:
+async def test_ambiguous_messages_without_a_key_pass(room: Room, message: bytes) -> None:
     open_one = await socket(room, keyless(room))
 
     assert await sends(room, open_one, message)
@@ -641,7 +639,7 @@ async def test_a_member_has_no_socket_but_the_models(room: Room, path: str) -> N
     assert isinstance(room.exchanges.outbound(request), http.Response)
 
 
-async def test_over_http_a_member_has_those_paths(room: Room) -> None:
+async def test_a_member_has_those_paths_over_http(room: Room) -> None:
     request = coming()
     request.request.path = "/backend-api/codex/realtime/calls"
     room.exchanges.open(request)

@@ -22,7 +22,7 @@ def test_a_vulnerable_version_is_for_loopback_only(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["13.0.0", "13.0.0.dev", "20.1"])
-def test_a_newer_version_is_warned_of(version: str) -> None:
+def test_a_newer_version_gets_a_warning(version: str) -> None:
     known = support(version)
 
     assert not known.loopback_only

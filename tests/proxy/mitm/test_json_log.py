@@ -80,7 +80,7 @@ def test_a_record_is_one_line_whatever_is_in_it() -> None:
         assert lines[2]["message"].startswith("a token: <sha256:")
 
 
-def test_half_of_a_surrogate_pair_is_written_in_ascii() -> None:
+def test_half_a_surrogate_pair_is_written_in_ascii() -> None:
     record = logging.LogRecord("codexpool.test", logging.INFO, "", 0, "half: \ud800", (), None)
 
     line = JsonFormatter().format(record)
@@ -92,7 +92,7 @@ def test_half_of_a_surrogate_pair_is_written_in_ascii() -> None:
 @pytest.mark.parametrize(
     ("words", "argument"), [("%d arguments", "no"), ("an object: %s", Broken())], ids=["%d", "%s"]
 )
-def test_a_record_that_cannot_be_read_is_a_line_all_the_same(words: str, argument: object) -> None:
+def test_an_unreadable_record_is_a_line(words: str, argument: object) -> None:
     record = logging.LogRecord("somebody", logging.INFO, "file.py", 1, words, (argument,), None)
 
     line = json.loads(JsonFormatter().format(record))
@@ -133,7 +133,7 @@ def test_lines_about_flows_appear_only_if_requested() -> None:
         assert printed.context.options.flow_detail == 0
 
 
-def test_mitmproxys_own_lines_come_back() -> None:
+def test_undo_restores_mitmproxys_lines() -> None:
     with mitmdump() as printed:
         undo = log_as("json")
 

@@ -119,7 +119,7 @@ async def test_bytes_a_slow_client_has_not_read_are_waited_for(master: DumpMaste
     await end(master)
 
 
-async def test_what_hangs_is_cut_after_the_bound(
+async def test_requests_that_hang_are_cut_after_the_bound(
     master: DumpMaster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shutdown, "BOUND", 0.02)

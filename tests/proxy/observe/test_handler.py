@@ -121,7 +121,7 @@ async def test_a_flow_that_leaves_itself_is_masked_afterwards(tmp_path: Path, by
         ("/backend-api/codex/../x", "chatgpt.com"),
     ],
 )
-async def test_what_is_not_swapped_is_not_touched(tmp_path: Path, path: str, host: str) -> None:
+async def test_other_requests_are_not_touched(tmp_path: Path, path: str, host: str) -> None:
     observed = observing(tmp_path, "work")
     flow = request(path)
     flow.request.host = host
@@ -166,9 +166,7 @@ async def test_a_replayed_flow_leaves_with_the_clients_credential(tmp_path: Path
     assert again.request.headers["authorization"].startswith("Bearer <client's own: PAT")
 
 
-async def test_a_replay_whose_credential_is_not_known_any_more_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_replay_without_its_credential_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = observing(tmp_path, "work")
     flow = request()
     await sent(first, flow)
@@ -330,7 +328,7 @@ async def test_each_answer_is_judged_and_relayed(
     assert [(attempt.sent_at, attempt.status) for attempt in others] == [(None, None)] * ("again" in words)
 
 
-async def test_what_is_encrypted_for_another_account_would_be_left_out(tmp_path: Path) -> None:
+async def test_foreign_encrypted_reasoning_would_be_dropped(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     body = {"input": [{"type": "reasoning", "encrypted_content": "x"}]}
     for content, encoding in (
@@ -377,7 +375,7 @@ async def test_a_lost_connection_is_judged_too(tmp_path: Path, caplog: pytest.Lo
     assert trace_of(flow).error == "server disconnected"
 
 
-async def test_a_client_that_has_left_is_no_verdict_on_anybody(tmp_path: Path) -> None:
+async def test_a_client_that_left_is_no_evidence(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     await sent(observed, flow)
@@ -388,7 +386,7 @@ async def test_a_client_that_has_left_is_no_verdict_on_anybody(tmp_path: Path) -
     assert attempt.verdict is None
 
 
-async def test_an_answer_of_another_addon_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_addons_answer_is_no_evidence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     observed = observing(tmp_path, "work")
     flow = request()
@@ -479,7 +477,7 @@ async def test_the_trace_has_what_would_have_been_sent_and_no_token(tmp_path: Pa
     assert work.token not in text
 
 
-async def test_the_clients_answers_say_nothing_of_the_pool(tmp_path: Path) -> None:
+async def test_answers_to_the_client_say_nothing_about_the_pool(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work", "spare")
     assert observed.consulted is not None
     pool = observed.consulted.pool
@@ -532,7 +530,7 @@ async def test_a_session_is_read_from_the_body_without_a_header(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("option", "observes"), [("true", True), ("True", True), ("false", False), ("", False), ("yes", None)]
 )
-def test_the_option_is_taken_as_it_is_meant_or_refused(option: str, observes: bool | None) -> None:
+def test_the_option_is_a_switch(option: str, observes: bool | None) -> None:
     with taddons.context() as context:
         context.options.add_option("codexpool_observe", str, option, "")
         if observes is None:
@@ -590,7 +588,7 @@ async def test_an_answer_held_by_another_addon_leaves_unchanged(tmp_path: Path) 
     assert [attempt.identity for attempt in trace_of(flow).attempts] == ["work", "spare"]
 
 
-async def test_what_another_addon_makes_of_an_answer_is_left_to_it(tmp_path: Path) -> None:
+async def test_another_addons_answer_is_not_touched(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = request()
     await sent(observed, flow)

@@ -29,14 +29,14 @@ def describe(secret: str) -> str:
 
 
 @given(any_fields)
-def test_what_was_covered_comes_back_byte_for_byte(fields: Fields) -> None:
+def test_unmasking_restores_byte_for_byte(fields: Fields) -> None:
     made = masks_of(fields, describe)
 
     assert unmasked(masked(fields, made), made) == fields
 
 
 @given(any_fields, st.text(max_size=30))
-def test_whatever_is_said_of_a_secret_a_flow_can_show(fields: Fields, words: str) -> None:
+def test_unmasking_restores_any_description(fields: Fields, words: str) -> None:
     made = masks_of(fields, lambda secret: words)
 
     assert unmasked(masked(fields, made), made) == fields
@@ -44,7 +44,7 @@ def test_whatever_is_said_of_a_secret_a_flow_can_show(fields: Fields, words: str
 
 
 @given(any_fields)
-def test_a_flow_shows_where_a_secret_is_and_nothing_of_it(fields: Fields) -> None:
+def test_a_mask_shows_where_a_secret_is(fields: Fields) -> None:
     made = masks_of(fields, describe)
 
     for (name, value), (name_shown, value_shown) in zip(fields, masked(fields, made), strict=True):

@@ -122,7 +122,7 @@ def test_the_owner_of_a_commands_last_token_is_known(tmp_path: Path) -> None:
     )
 
 
-async def test_sessions_are_with_whom_earlier_runs_have_left_them(tmp_path: Path) -> None:
+async def test_sessions_keep_the_identities_of_earlier_runs(tmp_path: Path) -> None:
     with state_in(tmp_path) as state:
         for name in ("work", "spare"):
             metadata = Metadata(f"acc-{name}", f"user-{name}", "business")
@@ -136,7 +136,7 @@ async def test_sessions_are_with_whom_earlier_runs_have_left_them(tmp_path: Path
     assert (attempt.identity, str(attempt.because)) == ("spare", "the session is with it")
 
 
-def test_a_host_that_an_identity_is_served_from_is_observed_too(tmp_path: Path) -> None:
+def test_origins_of_identities_are_observed(tmp_path: Path) -> None:
     with state_in(tmp_path) as state:
         state.put_metadata(WORK, Metadata("acc-work", "user-work", "business", origin="https://gov.chatgpt.com"), NOW)
     observed = observing(tmp_path, "work")

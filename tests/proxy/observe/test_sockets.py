@@ -66,7 +66,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize(("frame", "outcome", "row"), FRAMES.values(), ids=FRAMES)
-async def test_each_turn_on_a_socket_is_judged_and_passes_as_it_is(
+async def test_each_turn_on_a_socket_is_judged_and_relayed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, frame: bytes, outcome: str, row: str | None
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -85,7 +85,7 @@ async def test_each_turn_on_a_socket_is_judged_and_passes_as_it_is(
     ]
 
 
-async def test_without_a_pool_a_turn_is_followed_all_the_same(tmp_path: Path) -> None:
+async def test_a_turn_is_traced_without_a_pool(tmp_path: Path) -> None:
     observed = observing(tmp_path)
     flow = await socket(observed)
     message(observed, flow, True, CREATE)
