@@ -26,8 +26,6 @@ PROBE_LASTS = 10.0  # Seconds after which a probe without an answer no longer co
 
 
 class Opening(StrEnum):
-    """The states of a breaker."""
-
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
@@ -40,8 +38,7 @@ class Breaker:
     most: int = MOST
     opened_at: float | None = None
     until: float = 0.0
-    names: tuple[str, ...] = ()
-    """The identities whose refusals opened it."""
+    names: tuple[str, ...] = ()  # The identities whose refusals opened it.
     _pause: float = 0.0
     _probe_at: float | None = None
     _refused: dict[str, float] = field(default_factory=dict)
@@ -97,11 +94,9 @@ class Breaker:
         return was_open
 
     def document(self) -> dict[str, Any]:
-        """What is kept and shown of it, as JSON."""
         return {"opened_at": self.opened_at, "until": self.until, "names": list(self.names)}
 
     def take(self, document: Mapping[str, Any]) -> None:
-        """Take over what another process has written."""
         opened_at, until = document.get("opened_at"), document.get("until")
         if isinstance(opened_at, int | float) and isinstance(until, int | float):
             self.opened_at, self.until, self._probe_at = float(opened_at), float(until), None

@@ -44,7 +44,6 @@ class Cause(NamedTuple):
         return cls(row_of(asked.path), asked.model, answered, asked.session)
 
     def lines(self) -> Iterator[Line]:
-        """What it shares with other causes."""
         yield ("asked", self.row, self.model)
         yield ("answered", self.row, self.answered)
         yield ("session", self.session or "")  # Requests that name none count as one session.

@@ -39,20 +39,16 @@ class _Against:
     since: float
     last: float
     path: str
-    in_company: bool = False
-    """Whether whoami refused others within the same minute."""
+    in_company: bool = False  # Whether whoami refused others within the same minute.
 
 
 class Confirmation:
     """The words against tokens that are not final yet. Times are unix seconds."""
 
     def __init__(self) -> None:
-        self._against: dict[str, _Against] = {}
-        """By the name of the identity: an older token of it is no company."""
-        self._refused: dict[str, None] = {}
-        """The tokens that a client's request was refused with, the latest last."""
-        self._borne_out_at = 0.0
-        """When whoami last confirmed a client's refusal."""
+        self._against: dict[str, _Against] = {}  # By the name of the identity: an older token of it is no company.
+        self._refused: dict[str, None] = {}  # The tokens that a client's request was refused with, the latest last.
+        self._borne_out_at = 0.0  # When whoami last confirmed a client's refusal.
 
     def request_refused(self, fingerprint: str) -> None:
         """Remember that a client's request was refused with this token."""

@@ -33,8 +33,6 @@ AWAY: Final = 60.0  # Seconds for which a session does not return to an identity
 
 
 class Kind(StrEnum):
-    """What an entry is about."""
-
     ENDPOINT = "endpoint"
     MODEL = "model"
     LIMIT = "limit"
@@ -89,8 +87,6 @@ def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
 
 
 class Exclusions:
-    """All entries, by kind."""
-
     def __init__(self) -> None:
         self._kept: dict[Kind, OrderedDict[tuple[str, str], Exclusion]] = {kind: OrderedDict() for kind in Kind}
 

@@ -32,8 +32,6 @@ class Status(StrEnum):
 
 
 class Kind(StrEnum):
-    """The kinds of credential."""
-
     PAT = "pat"
     OAUTH = "oauth"
     COMMAND = "command"
@@ -128,7 +126,6 @@ class Asked(NamedTuple):
         return self.path not in TURN_PATHS
 
     def is_served_by(self, name: str) -> bool:
-        """Whether the client may use an identity."""
         return self.only is None or name in self.only
 
 
@@ -148,34 +145,22 @@ class Identity:
 
     name: str
     kind: Kind
-    fingerprint: str
-    """Of its present token; empty while it has none."""
+    fingerprint: str  # Of its present token; empty while it has none.
     condition: Condition
-    expires_at: float | None = None
-    """When its operator expects the token to expire."""
-    paused: bool = False
-    """In pool.toml."""
+    expires_at: float | None = None  # When its operator expects the token to expire.
+    paused: bool = False  # In pool.toml.
     metadata: Metadata | None = None
-    vouched_at: float = 0.0
-    """When whoami was last asked about this token and found it healthy."""
-    rests: int = 0
-    """Rests in a row; a good answer of the model resets it."""
-    unsendable: bool = False
-    """It has no token, or only one that was refused."""
-    issued_at: float = 0.0
-    """When its token was issued for us; 0 if it was not, or since a good answer."""
-    renewed_at: float = 0.0
-    """When its token was issued for us, whatever answers came since."""
-    is_held: bool = False
-    """Whether it is paused because it is `held_back`, and for no other reason."""
+    vouched_at: float = 0.0  # When whoami was last asked about this token and found it healthy.
+    rests: int = 0  # Rests in a row; a good answer of the model resets it.
+    unsendable: bool = False  # It has no token, or only one that was refused.
+    issued_at: float = 0.0  # When its token was issued for us; 0 if it was not, or since a good answer.
+    renewed_at: float = 0.0  # When its token was issued for us, whatever answers came since.
+    is_held: bool = False  # Whether it is paused because it is `held_back`, and for no other reason.
     load: Load = field(default_factory=Load)
     last_picked: int = 0
-    order: int = 0
-    """Its place in the file."""
-    priority: int = 0
-    """The highest is drained first."""
-    troubles: int = 0
-    """Answers in a row that reported trouble of the backend's own."""
+    order: int = 0  # Its place in the file.
+    priority: int = 0  # The highest is drained first.
+    troubles: int = 0  # Answers in a row that reported trouble of the backend's own.
     doubts: int = 0
     """Refusals in a row that may be its fault and do not say so; a good answer of the model resets it."""
     avoided_until: float = 0.0
@@ -195,7 +180,6 @@ class Identity:
 
     @property
     def is_in_renewal(self) -> bool:
-        """Whether its token was refused and is being renewed."""
         return self.kind.is_renewable and self.status is Status.SUSPECT
 
     def may_serve_soon(self, at: float, within: float) -> bool:

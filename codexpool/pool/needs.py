@@ -77,7 +77,6 @@ def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str
 
 
 def _returns_at(identity: Identity, pool: Pool, asked: Asked, at: float) -> float | None:
-    """When waiting alone lets an identity serve this request again."""
     known = pool.exclusions.against(identity, asked, at)
     if any(not e.passes for e in known):
         return None

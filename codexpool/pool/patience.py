@@ -28,8 +28,7 @@ class Waited:
     """
 
     since: float | None = None
-    until: float = 0.0
-    """When the last wait ended, or will end: a client may give up before."""
+    until: float = 0.0  # When the last wait ended, or will end: a client may give up before.
 
     def left(self, now: float) -> float:
         """The seconds that a request may wait from now on."""
@@ -38,14 +37,12 @@ class Waited:
         return max(PATIENCE - (now - self.since), LEAST_PATIENCE)
 
     def begins(self, now: float, seconds: float) -> None:
-        """Count a wait of so many seconds at most."""
         if self.since is None or not self.since <= now <= self.until + FORGOTTEN_AFTER:
             self.since = now
             self.until = now + seconds
         self.until = max(self.until, now + seconds)
 
     def over(self) -> None:
-        """Forget it: the identity is ready."""
         self.since = None
 
 
@@ -67,10 +64,8 @@ class Edges:
         return pause
 
     def pause(self, origin: str, at: float) -> float:
-        """The seconds for which an origin is still left alone."""
         since, until, _ = self._paused.get(origin, (at, at, 0.0))
         return until - at if since <= at < until else 0.0
 
     def let_pass(self, origin: str) -> None:
-        """Forget it: an origin has answered."""
         self._paused.pop(origin, None)

@@ -36,8 +36,7 @@ class Pool:
         self.exclusions = Exclusions()
         self.families: dict[str, str] = {}
         """The limit that counts for a model, as answers have said; `MAIN` for all others."""
-        self.because = Because.NEW
-        """Why `choose` gave what it gave last."""
+        self.because = Because.NEW  # Why `choose` gave what it gave last.
         self._picks = 0
 
     def replace_identities(self, identities: Iterable[Identity], selection: Selection, at: float) -> None:
@@ -60,7 +59,6 @@ class Pool:
 
     @property
     def identities(self) -> dict[str, Identity]:
-        """The identities by name, in the order of pool.toml."""
         return self.states.identities
 
     # -- which identity serves
@@ -100,7 +98,6 @@ class Pool:
         return self._settled(asked, session, chosen, at)
 
     def can_serve(self, asked: Asked, at: float) -> bool:
-        """Whether any identity may serve a request now."""
         return any(self._is_able(identity, asked, at) for identity in self.identities.values())
 
     def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
@@ -126,7 +123,6 @@ class Pool:
         return asked.is_served_by(identity.name) and all(e.is_limit for e in against)
 
     def family_of(self, asked: Asked) -> str:
-        """The limit that counts for a request."""
         return self.families.get(asked.model, MAIN)
 
     def left(self, identity: Identity, asked: Asked, at: float) -> float:

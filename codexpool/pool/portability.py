@@ -21,13 +21,11 @@ class TurnStates:
         self._issuers: OrderedDict[bytes, IdentityKey] = OrderedDict()
 
     def issued(self, value: bytes, key: IdentityKey) -> None:
-        """Remember that an identity's answer carried a turn state."""
         self._issuers[_digest(value)] = key
         if len(self._issuers) > TURN_STATES_KEPT:
             self._issuers.popitem(last=False)
 
     def is_of(self, value: bytes, key: IdentityKey) -> bool:
-        """Whether an identity issued a turn state."""
         return self._issuers.get(_digest(value)) == key
 
     def fit(self, fields: Fields, key: IdentityKey) -> bool:
@@ -46,8 +44,7 @@ class Portability:
     """
 
     def __init__(self) -> None:
-        self._pairs: set[tuple[str, str]] = set()
-        """The issuing account, and the one that refused."""
+        self._pairs: set[tuple[str, str]] = set()  # The issuing account, and the one that refused.
         self._foreign: OrderedDict[tuple[str, str], set[bytes] | None] = OrderedDict()
         """Digests by session and account; None for all that the next request has."""
 
@@ -58,7 +55,6 @@ class Portability:
             self._keep(session, account, None)
 
     def left_out(self, session: str | None, account: str, digests: Collection[bytes]) -> None:
-        """Remember what was left out of a session's request."""
         if session is None:
             return
         known = self._foreign.get((session, account)) or set()

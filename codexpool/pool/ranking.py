@@ -25,8 +25,7 @@ class Ranking:
         self._order: list[Entry] = []
         self._entries: dict[str, Entry] = {}
         self._changed: set[str] = set()
-        self._times: list[tuple[float, str]] = []
-        """A heap: when time alone changes an identity's rank."""
+        self._times: list[tuple[float, str]] = []  # A heap: when time alone changes an identity's rank.
         self._known: dict[str, tuple[float | None, float]] = {}
         self._made_at = float("-inf")
         self._selection: Selection | None = None

@@ -50,7 +50,6 @@ class Load(NamedTuple):
         return self.sessions * float(0.5 ** (max(0.0, at - self.at) / HALF_LIFE))
 
     def with_session(self, at: float) -> Load:
-        """The load after another session has begun."""
         return Load(self.now(at) + 1.0, at)
 
 
@@ -90,5 +89,4 @@ def rank(selection: Selection, candidate: Candidate, at: float) -> Rank:
 
 
 def select(selection: Selection, candidates: Sequence[Candidate], at: float) -> str:
-    """Return the name of the candidate that a new session gets; there is at least one."""
     return min(candidates, key=lambda c: rank(selection, c, at)).name

@@ -36,7 +36,6 @@ class Sessions:
         return found
 
     def bind(self, session: str, key: IdentityKey) -> Session:
-        """Have an identity serve a session from now on."""
         known = self._sessions.get(session)
         if known is None:
             known = self._sessions[session] = Session(key)

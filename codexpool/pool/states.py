@@ -49,8 +49,6 @@ DOUBTS = 3  # Refusals in a row of unknown cause after which an identity rests.
 
 
 class Event(StrEnum):
-    """What happens to an identity."""
-
     REFUSED = "a request was refused with a 401"
     REFUSED_WHEN_NEW = "a request was refused with a 401, and the token was only just issued"
     THROTTLED = "a request was answered with a 429 that names no limit"
@@ -321,11 +319,9 @@ class IdentityStates:
 
     @staticmethod
     def changes(identity: Identity, event: Event) -> bool:
-        """Tell whether an event changes the status an identity has now."""
         return identity.status in TRANSITIONS[event]
 
     def replace(self, identities: Mapping[str, Identity], at: float) -> None:
-        """Take these identities in place of the present ones."""
         self.identities = dict(identities)
         self._settle_twins(at)
         for identity in self.identities.values():

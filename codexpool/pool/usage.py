@@ -34,7 +34,6 @@ class Window(NamedTuple):
         return longest if self.resets_at is None or self.resets_at > longest else self.resets_at
 
     def has_passed(self, at: float) -> bool:
-        """Whether it was reset since it was seen."""
         return self.ends <= at
 
     def left(self, at: float) -> float:
@@ -88,7 +87,6 @@ class Usage:
         self.limited: dict[str, float] = {}
 
     def see(self, window: Window) -> None:
-        """Take over what an answer says of a window."""
         key = (window.family, window.minutes)
         if key in self.windows or len(self.windows) < WINDOWS_KEPT or window.family == MAIN:
             self.windows[key] = window
@@ -120,7 +118,6 @@ class Usage:
         return min(left, default=1.0)
 
     def document(self) -> dict[str, Any]:
-        """What is kept of it, as JSON."""
         return {"windows": [list(window) for window in self.windows.values()], "limited": dict(self.limited)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:

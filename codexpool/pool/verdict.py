@@ -12,8 +12,6 @@ from codexpool.pool.identity import Kind
 
 
 class Finding(StrEnum):
-    """What an answer is taken for."""
-
     OK = "ok"
     STALE = "stale"
     EDGE = "edge"
@@ -32,8 +30,6 @@ class Finding(StrEnum):
 
 
 class Next(StrEnum):
-    """What becomes of the request."""
-
     RELAY = "relay"
     SAME = "same identity, new bearer"
     RENEWED = "same identity once its credential is renewed, else the next one"
@@ -192,8 +188,6 @@ with a letter are ours:
 
 
 class Verdict(NamedTuple):
-    """What a row says about one attempt."""
-
     row: str
     finding: Finding
     next: Next

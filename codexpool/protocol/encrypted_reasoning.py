@@ -54,7 +54,6 @@ def has_encrypted(body: bytes, encoding: str, most: int = LONGEST) -> bool:
 
 
 def digest(content: str) -> bytes:
-    """Return what an encrypted content is known by."""
     return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=12).digest()
 
 

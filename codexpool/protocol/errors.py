@@ -41,7 +41,6 @@ def details_in(headers: Mapping[str, str], body: Any) -> Mapping[str, Any]:
 
 
 def code_and_message(document: Any) -> tuple[str, str]:
-    """Return code and message of a parsed refusal."""
     if not isinstance(document, dict):
         return "", ""
     for inner in (document.get("error"), document.get("detail"), document):
@@ -63,7 +62,6 @@ def _text(value: Any) -> str:
 
 
 def document_of(text: bytes) -> Any:
-    """Parse JSON; None if it is none."""
     try:
         return loads(text)
     except ValueError:
@@ -71,7 +69,6 @@ def document_of(text: bytes) -> Any:
 
 
 def unpacked(text: str | bytes) -> bytes:
-    """Decode base64; empty if it is none."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -80,7 +80,6 @@ def headers_of(frame: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 
 def failure_of(frame: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the error object of a ``response.failed``."""
     response = frame.get("response")
     error = response.get("error") if isinstance(response, dict) else None
     return error if isinstance(error, dict) else {}
@@ -136,7 +135,6 @@ def scrubbed(message: bytes, token: str, name: str) -> bytes:
 
 
 def turn_state(message: bytes) -> str | None:
-    """Return the turn state in the ``client_metadata`` of a client's message."""
     if TURN_STATE not in message:
         return None
     metadata = parsed(message).get("client_metadata")
@@ -145,7 +143,6 @@ def turn_state(message: bytes) -> str | None:
 
 
 def without_turn_state(message: bytes) -> bytes:
-    """Remove the turn state from a message that has one."""
     document = parsed(message)
     del document["client_metadata"][TURN_STATE.decode()]
     return dumped(document)

@@ -88,7 +88,6 @@ def trailing(fields: Fields) -> Fields:
 
 
 def first_values(fields: Fields) -> dict[bytes, bytes]:
-    """Return the first value of each header by lower-case name."""
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         values.setdefault(name.lower(), value)

@@ -47,7 +47,6 @@ def name_of(asked: str, sni: str | None) -> str:
 
 
 def is_codex(host: str) -> bool:
-    """Return whether a host belongs to Codex's backend."""
     name = plain(host)
     return any(name == domain or name.endswith(f".{domain}") for domain in CODEX)
 

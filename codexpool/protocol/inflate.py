@@ -51,12 +51,10 @@ class Inflater:
 
     @property
     def has_ended(self) -> bool:
-        """Whether what came so far is complete."""
         return bool(self._decoder.has_ended)
 
 
 def is_known(encoding: str) -> bool:
-    """Whether a content-encoding can be undone here."""
     return encoding.strip().lower() in _DECODERS
 
 

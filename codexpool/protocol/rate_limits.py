@@ -55,7 +55,6 @@ def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
 
 
 def of_frame(frame: Mapping[str, Any]) -> list[Gauge]:
-    """Return the windows of a ``codex.rate_limits`` frame."""
     named = frame.get("metered_limit_name") or frame.get("limit_name")
     family = limit_id(named) if isinstance(named, str) else MAIN_LIMIT
     limits = frame.get("rate_limits")
@@ -94,7 +93,6 @@ class Reset(NamedTuple):
 
 
 def reset_of(error: Mapping[str, Any]) -> Reset:
-    """Return when the limit of an error object ends."""
     return Reset(_number(error.get("resets_at")), _number(error.get("resets_in_seconds")))
 
 

@@ -85,7 +85,6 @@ def route_of(method: str, path: str) -> Route | None:
 
 
 def path_policy(method: str, path: str) -> Policy:
-    """Return the policy for a request on a host of the backend."""
     route = route_of(method, path)
     return route.policy if route is not None else Policy.OWN
 
@@ -97,13 +96,11 @@ def is_repeatable(method: str, path: str) -> bool:
 
 
 def row_of(method: str, path: str) -> str:
-    """Return the path of a request's row; empty without one."""
     route = route_of(method, path)
     return route.path if route is not None else ""
 
 
 def asks_for_stream(method: str, path: str) -> bool:
-    """Whether a request is answered with a stream of events."""
     return method == "POST" and normalised(path) == RESPONSES
 
 

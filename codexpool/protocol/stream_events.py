@@ -57,7 +57,6 @@ class Events:
 
     @property
     def is_between(self) -> bool:
-        """Whether a new event begins with the next piece."""
         return not self._pending and not self._is_too_long
 
 
@@ -97,8 +96,7 @@ class Reading:
     """Reads an answer that is passed on: the tokens at its end, and the events that the pool learns from."""
 
     def __init__(self, encoding: str, *, is_metered: bool, has_events: bool) -> None:
-        self.has_failed = False
-        """Whether the stream has said that it failed."""
+        self.has_failed = False  # Whether the stream has said that it failed.
         self._meter = Meter() if is_metered else None
         self._events = Events() if has_events else None
         self._inflater: Inflater | None = None
@@ -129,7 +127,6 @@ class Reading:
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of the turn, if its end has passed."""
         return self._meter.tokens if self._meter is not None and self._is_readable else None
 
     def _read(self, text: bytes) -> list[dict[str, Any]]:

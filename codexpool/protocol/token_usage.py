@@ -63,12 +63,10 @@ class Meter:
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of the turn, once its end has passed."""
         return tokens_of(b"".join(self._pieces))
 
 
 def _of_event(event: bytes) -> Tokens | None:
-    """The tokens in an event or a frame, which may lack its beginning."""
     data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")) or event
     if document := frames.parsed(data):
         return _of_document(document) if document.get("type") in _COUNTED else None
