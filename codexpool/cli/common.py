@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from codexpool.cli.entry import entry
-from codexpool.common import tasks
 from codexpool.config.lookup import find, places
 from codexpool.config.model import ConfigError, IdentitySpec, PoolConfig, shown
 from codexpool.config.read import load
@@ -135,12 +133,7 @@ async def verification() -> Verification:
     from codexpool.credentials.authapi import AuthApi
     from codexpool.upkeep.verification import Verification
 
-    api = await tasks.in_thread(AuthApi, route(), os.environ)
-
-    async def made() -> AuthApi:
-        return api
-
-    return Verification(asyncio.get_running_loop().create_task(made()))
+    return Verification(AuthApi(route(), os.environ))
 
 
 @contextlib.contextmanager

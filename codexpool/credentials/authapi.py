@@ -5,11 +5,13 @@ The requests go where Codex itself sends them, with an HTTP client of their own:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
 from codexpool.credentials import http_client
 from codexpool.credentials.http_client import NoAnswerError, Route
@@ -50,7 +52,7 @@ class RefusedError(Exception):
 
 
 class AuthApi:
-    """whoami and routing discovery over one HTTP client. Construct it outside the event loop.
+    """whoami and routing discovery over one HTTP client, which the first request makes.
 
     ``environ`` may set ``CODEX_AUTHAPI_BASE_URL``, as for Codex. ``clock`` learns the time from whoami's answers.
     """
@@ -59,18 +61,29 @@ class AuthApi:
         self._clock = clock or Clock()
         base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
         self._whoami_url = base.rstrip("/") + WHOAMI
-        self._client = http_client.client(route, TIMEOUT)
+        self._route = route
+        self._client: asyncio.Future[httpx.AsyncClient] | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._client is not None:
+            await (await self._client).aclose()
+
+    async def _answer(self, url: str, headers: Mapping[str, str] | Mapping[bytes, bytes]) -> httpx.Response:
+        if self._client is None or (self._client.done() and self._client.exception() is not None):
+            self._client = asyncio.ensure_future(tasks.in_thread(http_client.client, self._route, TIMEOUT))
+        try:
+            client = await asyncio.shield(self._client)
+        except OSError as error:  # The trusted certificates cannot be read.
+            raise NoAnswerError(str(error)) from error
+        return await http_client.answer(client, "GET", url, TIMEOUT, headers=headers)
 
     async def whoami(self, bearer: Bearer) -> Whoami:
         """Return the owner of a token. Raises nothing: no answer is `Word.UNREACHABLE` with a note."""
         at = time.time()
         try:
             headers = {"authorization": f"Bearer {bearer.token}"}
-            response = await http_client.answer(self._client, "GET", self._whoami_url, TIMEOUT, headers=headers)
+            response = await self._answer(self._whoami_url, headers)
         except NoAnswerError as error:
             note = f"whoami cannot be reached ({error})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
@@ -80,9 +93,8 @@ class AuthApi:
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         """Return the metadata with the origin and routing override from discovery. Raises what `place_in` raises."""
         headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
-        url = CHATGPT + ACCOUNTS_CHECK
         try:
-            response = await http_client.answer(self._client, "GET", url, TIMEOUT, headers=list(headers.items()))
+            response = await self._answer(CHATGPT + ACCOUNTS_CHECK, headers)
         except NoAnswerError as error:
             raise UndiscoveredError(f"routing discovery cannot be reached ({error})") from error
         return place_in(response, metadata)

@@ -82,6 +82,12 @@ IN_DOUBT: Final = frozenset({Status.UNVERIFIED, Status.SUSPECT})
 JUDGED: Final = frozenset({Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT})
 """Statuses an answer led to: whoami's word cannot end them if it was asked before that answer."""
 
+SHARED: Final = frozenset({Status.LIMITED, Status.PAUSED})
+"""Statuses that apply to the whole account, so that what one process finds out counts for the others."""
+
+HELD_OVER: Final = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
+"""Statuses that outlive the process until their time is up; a new process finds out all others again."""
+
 TRANSITIONS: Final[Mapping[Event, Mapping[Status, Status]]] = {
     Event.REFUSED: {Status.READY: Status.SUSPECT},
     Event.REFUSED_WHEN_NEW: {Status.READY: Status.RESTING},

@@ -1,4 +1,4 @@
-"""What is stored, and the interface to it: `State`."""
+"""What is stored, and the interfaces to it: `Rows` to put, `State` to read as well."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from codexpool.pool.identity import Condition, IdentityKey, Metadata
 MAX_SESSIONS = 100_000
 """Sessions that are kept; of more, the least recently served are dropped."""
 
-MAX_UNOPENED = 100_000
-"""Rows that `UnopenedState` keeps; of more, the oldest are dropped."""
+MAX_UNWRITTEN = 100_000
+"""Rows that `UnwrittenRows` keeps; of more, the oldest are dropped."""
 
 GONE = ""
 """The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it."""
@@ -81,11 +81,10 @@ class Row(NamedTuple):
     values: tuple[object, ...]
 
 
-class State(ABC):
-    """Stores what the pool knows: fingerprints, ids and evidence, never a secret. Times are unix seconds.
+class Rows(ABC):
+    """Takes what the pool knows: fingerprints, ids and evidence, never a secret. Times are unix seconds.
 
-    ``put_*`` and ``drop_*`` return at once and raise nothing: the row is written later, and replaces an earlier one
-    with the same key.
+    All methods return at once and raise nothing: a row is written later, and replaces one with the same key.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -135,6 +134,40 @@ class State(ABC):
     def put(self, row: Row) -> None:
         """Store a row."""
 
+
+class UnwrittenRows(Rows):
+    """Keeps rows in memory until there is a state to write them to."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
+        self._rows: dict[tuple[str, Hashable], Row] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._rows
+
+    def write_to(self, state: State) -> None:
+        """Put all rows into a state, and forget them."""
+        rows, self._rows = self._rows, {}
+        for row in rows.values():
+            state.put(row)
+
+    def put(self, row: Row) -> None:
+        self._rows.pop(row[:2], None)
+        self._rows[row[:2]] = row
+        if len(self._rows) > MAX_UNWRITTEN:
+            del self._rows[next(iter(self._rows))]
+
+    def claim(self, case: str, at: float) -> bool:
+        """As `State.claim`, among the claims that were put."""
+        is_new = ("claims", case) not in self._rows
+        self.put_claim(case, at)
+        return is_new
+
+
+class State(Rows):
+    """Rows in a place that outlives the process."""
+
     @abstractmethod
     def claim(self, case: str, at: float) -> bool:
         """Return whether the caller must handle a case: True once, in one process. May take a while.
@@ -153,40 +186,3 @@ class State(ABC):
     @abstractmethod
     def close(self) -> bool:
         """Write what is unwritten, within a few seconds. Return whether all was written."""
-
-
-class UnopenedState(State):
-    """Keeps rows in memory until there is a state to write them to."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(clock)
-        self._rows: dict[tuple[str, Hashable], Row] = {}
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._rows
-
-    def write_to(self, state: State) -> None:
-        """Put all rows into another state."""
-        for row in self._rows.values():
-            state.put(row)
-
-    def put(self, row: Row) -> None:
-        self._rows.pop(row[:2], None)
-        self._rows[row[:2]] = row
-        if len(self._rows) > MAX_UNOPENED:
-            del self._rows[next(iter(self._rows))]
-
-    def claim(self, case: str, at: float) -> bool:
-        is_new = ("claims", case) not in self._rows
-        self.put_claim(case, at)
-        return is_new
-
-    def load(self) -> Snapshot:
-        return Snapshot()
-
-    def changes(self) -> Snapshot:
-        return Snapshot()
-
-    def close(self) -> bool:
-        return True

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import PoolConfig
@@ -30,11 +29,10 @@ from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
 from codexpool.state import Snapshot, State
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep import sync
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.notify import Notices
-from codexpool.upkeep.persistence import PATIENCE, Memory
+from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, PATIENCE, Persistence, apply
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
 
@@ -58,10 +56,10 @@ class Listener(Protocol):
 
 
 class Keeper(PoolListener):
-    """Carries out what a pool decides. Every method belongs to the thread of the event loop.
+    """Carries out what a pool decides. All methods are for the thread of the event loop.
 
-    ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``; ``route``
-    is how our own requests reach the backend.
+    ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``; our own
+    requests take ``route``.
     """
 
     def __init__(
@@ -77,14 +75,13 @@ class Keeper(PoolListener):
         self._changed = asyncio.Event()
         self._listener = listener
         self._tasks = Tasks()
-        self._memory = Memory(open_state, self._tasks)
-        self.ledger = Ledger(self._memory.spent)
+        self._persistence = Persistence(open_state, self._tasks)
+        self.ledger = Ledger(self._persistence.put_spent)
         """What each member has used."""
-        api = self._tasks.spawn(tasks.in_thread(_api, route, environ, self.clock))
-        self._vault = Vault(self.pool, self._tasks, self._memory, api)
+        self._vault = Vault(self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
         self._reloader = Reloader(environ, TokenEndpoint(route, environ), self.follow)
         self._flags = FlagWriter(self.pool, self._vault, self._tasks)
-        self._announcer = Announcer(self.pool, Notices(route, self._tasks, self._memory.claim), environ)
+        self._announcer = Announcer(self.pool, Notices(route, self._tasks, self._persistence.claim), environ)
 
     # -- for requests
 
@@ -121,19 +118,19 @@ class Keeper(PoolListener):
         identity = self.pool.identities.get(name)
         if identity is None or identity.metadata is None or self.config is None:
             return
-        self._memory.used(self.config.path, identity)
-        if asked.session is not None and (known := self.pool.sessions.get(asked.session)) is not None:
-            self._memory.bind(asked.session, known)
+        self._persistence.identity_served(self.config.path, identity)
+        if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
+            self._persistence.session_served(asked.session, session)
 
     def learn_family(self, model: str, family: str) -> None:
         """Record the family that a model's limit belongs to."""
         if self.pool.learn_family(model, family):
-            self._memory.families_are(self.pool.families)
+            self._persistence.put_note(FAMILIES, "", dict(self.pool.families))
 
     def saw_usage(self, key: IdentityKey) -> None:
         """Record that an answer reported an account's usage."""
         self.pool.saw_usage(key)
-        self._memory.saw_usage(key, self.pool.states.usage(key))
+        self._persistence.usage_seen(key, self.pool.states.usage(key))
 
     async def hosts_known(self, seconds: float) -> None:
         """Wait until ``hosts`` has those of earlier runs, ``seconds`` at most."""
@@ -146,7 +143,7 @@ class Keeper(PoolListener):
     def start(self, config: PoolConfig, watcher: Watcher) -> None:
         """Load a configuration and follow its files. ``watcher`` must have watched pool.toml before it was read."""
         self.ledger.pool = str(config.path)
-        self._tasks.spawn(self._memory.share(self._take))  # First: before an identity can serve a session.
+        self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
         watcher.watch(config.files)
         self.follow(config, self._reloader.at_once(config))
         self._tasks.spawn(self._know_hosts())
@@ -177,7 +174,7 @@ class Keeper(PoolListener):
         """End all tasks and write what is pending, at the end of the process or of the addon."""
         self._flags.close()
         self._tasks.stop()
-        self._memory.close()
+        self._persistence.close()
         self._wake()
 
     async def _tend(self) -> None:
@@ -185,30 +182,30 @@ class Keeper(PoolListener):
             await asyncio.sleep(TICK)
             try:
                 now = time.time()
-                self._vault.tend(now)
+                self._vault.renew_due(now)
                 self._announcer.remind(now)
             except Exception:  # A bug of ours must not end the renewal of all tokens.
-                logger.exception("checking for tokens that expire soon failed; the next check is in %.0f s", TICK)
+                logger.exception("cannot check for tokens that expire soon; retrying in %.0f s", TICK)
 
     async def _know_hosts(self) -> None:
         """Restore the hosts of earlier runs: clients still ask them before any identity is verified."""
         try:
-            await self._memory.is_open_within(PATIENCE)
+            await self._persistence.opens_within(PATIENCE)
         finally:
-            self._hosts_known.set()  # No connection waits for a state that cannot be opened.
-        known = await self._memory.known()
-        self.hosts |= {host_of(metadata.origin) for metadata in known.metadata.values()}
+            self._hosts_known.set()  # Even if the state cannot be opened: connections wait for this.
+        earlier = await self._persistence.earlier()
+        self.hosts |= {host_of(metadata.origin) for metadata in earlier.metadata.values()}
 
     # -- what follows from a change
 
-    def _take(self, news: Snapshot) -> None:
+    def _apply(self, news: Snapshot) -> None:
         self.ledger.take(news.spent)
-        sync.take(self.pool, news, self.config.path if self.config is not None else None)
+        apply(self.pool, news, self.config.path if self.config is not None else None)
         self._watch_breaker()
         self._wake()
 
     def exclusions_changed(self, subject: str) -> None:
-        self._memory.excludes(subject, self.pool.exclusions.document(subject))
+        self._persistence.put_note(NOT_FOR, subject, dict(self.pool.exclusions.document(subject)))
         self._wake()
 
     def _watch_breaker(self) -> None:
@@ -216,17 +213,17 @@ class Keeper(PoolListener):
         if text:
             self._listener.breaker_changed(self.pool.states.breaker.opened_at is not None, text)
             if self.config is not None:
-                self._memory.breaker_is(self.config.path, self.pool.states.breaker)
+                self._persistence.put_note(BREAKER, str(self.config.path), self.pool.states.breaker.document())
 
     def token_doubted(self, identity: Identity) -> None:
-        self._vault.look_again(identity)
+        self._vault.verify_later(identity)
 
     def status_changed(self, identity: Identity, before: Condition) -> None:
         status = identity.status
         self._watch_breaker()
         if status is not before.status:
             self._listener.status_changed(identity, before)
-        self._memory.became(identity.fingerprint, identity.condition)
+        self._persistence.put_condition(identity.fingerprint, identity.condition)
         self._announcer.status(identity, before)
         if status is Status.NEEDS_REPLACEMENT:
             self._flags.flag(identity)
@@ -241,7 +238,3 @@ class Keeper(PoolListener):
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._listener.changed(self)
-
-
-def _api(route: Route, environ: Mapping[str, str], clock: Clock) -> AuthApi:
-    return AuthApi(route, environ, clock)

@@ -1,4 +1,8 @@
-"""What the pool remembers beyond this process: the state, opened in a thread, and never waited for by a request."""
+"""Stores what the pool learns, and applies what earlier runs, other proxies and people with `codexpool` stored.
+
+The state is opened in a thread; no request waits for it. What is put before it is open is kept in memory, and written
+after the contents of the file were applied: a limit noted by an earlier run counts before this run overwrites it.
+"""
 
 from __future__ import annotations
 
@@ -12,68 +16,74 @@ from pathlib import Path
 from typing import Any
 
 from codexpool.common import tasks
-from codexpool.members.ledger import Account, Spent
-from codexpool.pool.breaker import Breaker
-from codexpool.pool.identity import Condition, Identity, IdentityKey, Metadata
+from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
+from codexpool.pool.needs import is_of_workspace
+from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
+from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
 from codexpool.state import Record, Snapshot, State, record_name
-from codexpool.state.base import UnopenedState
+from codexpool.state.base import Note, Row, Rows, UnwrittenRows
 
 logger = logging.getLogger("codexpool")
 
 POLL = 1.0
-"""Seconds between two looks at what other proxies wrote."""
+"""Seconds between two reads of what other proxies wrote."""
 
-REWRITTEN_AFTER = 3600.0
-"""Seconds after which a session in use is written again, so that it does not look forgotten."""
+SESSION_REWRITE = 3600.0
+"""Seconds after which a session in use is written again, so that it is not pruned."""
 
-USED_AFTER = 10.0
-"""Seconds after which it is written again that an identity was used."""
+USED_REWRITE = 10.0
+"""Seconds after which the last use of an identity, or an account's usage, is written again."""
 
 PATIENCE = 2.0
-"""Seconds that an identity, or a person to be told, waits for the state at the start."""
+"""Seconds that an identity or a notice waits for the state at the start."""
 
-REOPENED = (1.0, 30.0)
-"""Seconds between two attempts to open the state: at first, and at most (they double in between)."""
+OPEN_PAUSES = (1.0, 30.0)
+"""Seconds between two attempts to open the state: the first pause and the longest; each is twice the one before."""
 
-BOUND_KEPT = 10_000
-"""Sessions of which it is remembered that they were written."""
-
+SESSIONS_TRACKED = 10_000
+"""Sessions for which it is known when they were written."""
 
 USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
-"""The kinds of notes: by account and user, for all, by pool.toml, by token, and by what an exclusion is about."""
+"""The kinds of notes: by account and user, for all, by pool.toml, by token, and by the subject of an exclusion."""
 
 
-class Memory:
-    """The state as the keeper uses it: opened in a thread, and never waited for by a request.
-
-    It is *closed* until the file could be opened, which is tried again and again, and *open* from then on. While it
-    is closed, all that is put is kept in memory. As it opens, what the file has is handed on first, and what was put
-    is written after that: so a limit that an earlier run has noted is known before this run overwrites it.
-
-    ``open_state`` opens what outlives the process, and may read files.
-    """
+class Persistence(Rows):
+    """The state of a running proxy. ``open_state`` opens it, and may read files and fail; it is retried."""
 
     def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks) -> None:
-        self._bound: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
-        self._used: dict[str, float] = {}
-        self._usages: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
+        super().__init__()
         self._open_state = open_state
-        self._kept = UnopenedState()
-        """What is put before the state is open."""
-        self._state: State = self._kept
-        self._known = Snapshot()
+        self._unwritten = UnwrittenRows()
+        self._state: State | None = None
+        """None until it is open, and the contents of the file were applied."""
+        self._earlier = Snapshot()
         self._is_open = asyncio.Event()
         self._is_closed = False
-        self._opening = owner.spawn(self._opened())
+        self._opening = owner.spawn(self._open())
+        self._sessions_written: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
+        self._usages_written: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
+        self._used_at: dict[str, float] = {}
 
-    async def known(self) -> Snapshot:
-        """Wait until the state is open, and return what earlier runs have left."""
+    async def run(self, apply: Callable[[Snapshot], None]) -> None:
+        """Apply what earlier runs stored, and then, for ever, what others on this machine write."""
+        state, self._earlier = await self._opening
+        apply(self._earlier)
+        self._unwritten.write_to(state)
+        self._state = state
+        self._is_open.set()
+        while True:
+            await asyncio.sleep(POLL)
+            if (news := await tasks.in_thread(state.changes)) != Snapshot():
+                apply(news)
+
+    async def earlier(self) -> Snapshot:
+        """Wait until the state is open, and return what earlier runs stored."""
         await self._is_open.wait()
-        return self._known
+        return self._earlier
 
-    async def is_open_within(self, seconds: float) -> bool:
+    async def opens_within(self, seconds: float) -> bool:
         """Wait until the state is open, ``seconds`` at most. Return whether it is."""
         try:
             async with asyncio.timeout(seconds):
@@ -82,128 +92,142 @@ class Memory:
             return False
         return True
 
-    async def share(self, take: Callable[[Snapshot], None]) -> None:
-        """Hand on what an earlier run has left, and then what other proxies on this machine, and people, write."""
-        state, self._known = await self._opening
-        take(self._known)
-        self._kept.write_to(state)
-        self._state, self._kept = state, UnopenedState()
-        self._is_open.set()
-        while True:
-            await asyncio.sleep(POLL)
-            if (news := await tasks.in_thread(state.changes)) != Snapshot():
-                take(news)
-
     async def claim(self, case: str) -> bool:
-        """Whether it is for us to see to a case: nobody has before, in this process or another one."""
-        await self.is_open_within(PATIENCE)
+        """Return whether this process must handle a case: none has before, here or in another process."""
+        await self.opens_within(PATIENCE)
+        if self._state is None:
+            return self._unwritten.claim(case, time.time())
         return await tasks.in_thread(self._state.claim, case, time.time())
 
-    def bind(self, session: str, known: Session) -> None:
-        """A session is served by an identity."""
-        now = time.time()
-        written, at = self._bound.get(session, (None, 0.0))
-        if written != known.key or abs(now - at) > REWRITTEN_AFTER:
-            self._state.put_session(session, known.key, now, known.moves)
-            self._bound[session] = (known.key, now)
-            if len(self._bound) > BOUND_KEPT:
-                self._bound.popitem(last=False)
+    def put(self, row: Row) -> None:
+        (self._state or self._unwritten).put(row)
 
-    def saw_usage(self, key: IdentityKey, usage: Usage) -> None:
-        """How much of its limits an account has used. A limit is written at once, all else now and then."""
+    def put_condition(self, fingerprint: str, condition: Condition) -> None:
+        if fingerprint:
+            super().put_condition(fingerprint, condition)
+
+    def drop_condition(self, fingerprint: str) -> None:
+        if fingerprint:
+            super().drop_condition(fingerprint)
+
+    def session_served(self, name: str, session: Session) -> None:
+        """Store the identity of a session, if that changed or was stored long ago."""
+        now = time.time()
+        written, at = self._sessions_written.get(name, (None, 0.0))
+        if written != session.key or abs(now - at) > SESSION_REWRITE:
+            self.put_session(name, session.key, now, session.moves)
+            self._sessions_written[name] = (session.key, now)
+            if len(self._sessions_written) > SESSIONS_TRACKED:
+                self._sessions_written.popitem(last=False)
+
+    def usage_seen(self, key: IdentityKey, usage: Usage) -> None:
+        """Store an account's usage: a reached limit at once, everything else now and then."""
         now, limited = time.time(), tuple(usage.limited.items())
-        written, at = self._usages.get(key, ((), 0.0))
-        if limited != written or abs(now - at) > USED_AFTER:
-            self._state.put_note(USAGE, json.dumps(key), usage.document())
-            self._usages[key] = (limited, now)
+        written, at = self._usages_written.get(key, ((), 0.0))
+        if limited != written or abs(now - at) > USED_REWRITE:
+            self.put_note(USAGE, json.dumps(key), usage.document())
+            self._usages_written[key] = (limited, now)
 
-    def families_are(self, families: Mapping[str, str]) -> None:
-        """Which family's limit counts for which model."""
-        self._state.put_note(FAMILIES, "", dict(families))
-
-    def excludes(self, subject: str, document: Mapping[str, Any]) -> None:
-        """What a token, a plan or an account is not for (see `codexpool.pool.exclusions`)."""
-        self._state.put_note(NOT_FOR, subject, dict(document))
-
-    def breaker_is(self, pool_toml: Path, breaker: Breaker) -> None:
-        """Whether the breaker of a pool is open, and why."""
-        self._state.put_note(BREAKER, str(pool_toml), breaker.document())
-
-    def used(self, pool_toml: Path, identity: Identity) -> None:
-        """An identity has served a request."""
+    def identity_served(self, pool_toml: Path, identity: Identity) -> None:
+        """Store, now and then, that an identity served a request."""
         now = time.time()
-        if abs(now - self._used.get(identity.name, 0.0)) > USED_AFTER:
-            self._used[identity.name] = now
-            self.met(pool_toml, identity, now)
+        if abs(now - self._used_at.get(identity.name, 0.0)) > USED_REWRITE:
+            self._used_at[identity.name] = now
+            self.put_identity(pool_toml, identity)
 
-    def met(self, pool_toml: Path, identity: Identity, used_at: float | None = None) -> None:
-        """Which token an identity of a pool.toml has, and whose that is."""
+    def put_identity(self, pool_toml: Path, identity: Identity) -> None:
+        """Store the token of an identity, whose that is, and when it last served."""
         if identity.metadata is not None:
-            record = Record(identity.fingerprint, identity.metadata.key, used_at or self._used.get(identity.name))
-            self._state.put_record(record_name(pool_toml, identity.name), record)
+            record = Record(identity.fingerprint, identity.metadata.key, self._used_at.get(identity.name))
+            self.put_record(record_name(pool_toml, identity.name), record)
 
-    def belongs(self, pool_toml: Path, identity: Identity, key: IdentityKey) -> None:
-        """Whose an identity of a pool.toml is, although it has a token of somebody else just now."""
-        self._state.put_record(record_name(pool_toml, identity.name), Record(identity.fingerprint, key, None))
-
-    def left(self, pool_toml: Path, name: str) -> None:
-        """An identity was taken out of a pool.toml: whose it was binds nobody who takes its name."""
-        self._state.drop_record(record_name(pool_toml, name))
-        self._known.records.pop(record_name(pool_toml, name), None)
-
-    def learned(self, fingerprint: str, metadata: Metadata, at: float) -> None:
-        """What whoami and routing discovery said of a token."""
-        self._state.put_metadata(fingerprint, metadata, at)
-
-    def became(self, fingerprint: str, condition: Condition) -> None:
-        """The condition of the identity that has this token."""
-        if fingerprint:
-            self._state.put_condition(fingerprint, condition)
-
-    def forget(self, fingerprint: str) -> None:
-        """A token that there is another one for."""
-        if fingerprint:
-            self._state.drop_condition(fingerprint)
-
-    def spent(self, account: Account, spent: Spent) -> None:
-        """What this process has counted for an account."""
-        self._state.put_spent(account, spent)
+    def drop_identity(self, pool_toml: Path, name: str) -> None:
+        """Forget a removed identity: its account does not bind another one with the same name."""
+        self.drop_record(record_name(pool_toml, name))
+        self._earlier.records.pop(record_name(pool_toml, name), None)
 
     def close(self) -> None:
-        """Write what is still to be written. May take some seconds: for the end of the process."""
+        """Write what is unwritten. May take some seconds: for the end of the process."""
         self._is_closed = True
-        if self._state is self._kept:
-            if self._kept.is_empty:
+        if self._state is None:
+            if self._unwritten.is_empty:
                 return
             try:
                 self._state = self._open_state()
             except Exception as error:
-                logger.error("state: what this proxy has learned and counted is lost: %s", error)
+                logger.error("state: what this proxy learned and counted is lost: %s", error)
                 return
-            self._kept.write_to(self._state)
+            self._unwritten.write_to(self._state)
         self._state.close()
 
-    async def _opened(self) -> tuple[State, Snapshot]:
-        """Open the state, however often that has to be tried."""
+    async def _open(self) -> tuple[State, Snapshot]:
         is_failing = False
-        for pause in tasks.growing_pauses(*REOPENED):
+        for pause in tasks.growing_pauses(*OPEN_PAUSES):
             try:
-                opened = await tasks.in_thread(self._open)
-            except Exception as error:  # A StateError; and whatever else it is, nobody is to lose the state over it.
+                opened = await tasks.in_thread(self._open_and_load)
+            except Exception as error:  # A StateError; but no bug, either, may lose the state.
                 if not is_failing:
                     reason = str(error) or type(error).__name__
-                    logger.error("state: %s. It is tried again; what is new is kept in memory meanwhile", reason)
+                    logger.error("state: %s. Retrying; new data is kept in memory", reason)
                 is_failing = True
                 await asyncio.sleep(pause)
             else:
                 if is_failing:
-                    logger.info("state: it is open, and what is new is written")
+                    logger.info("state: open, new data is written")
                 return opened
         raise AssertionError("pauses do not end")
 
-    def _open(self) -> tuple[State, Snapshot]:
-        """Open and read the state. For a thread."""
+    def _open_and_load(self) -> tuple[State, Snapshot]:
         state = self._open_state()
-        if self._is_closed:  # The addon was reloaded meanwhile, and nobody else would close it.
+        if self._is_closed:  # The addon was reloaded meanwhile: nothing else would close this one.
             state.close()
         return state, state.load()
+
+
+def apply(pool: Pool, news: Snapshot, pool_toml: Path | None) -> None:
+    """Apply to a pool what others stored."""
+    pool.sessions.restore({s: (key, news.moves.get(s, 0)) for s, key in news.sessions.items()})
+    for (kind, name), note in news.notes.items():
+        try:
+            _apply_note(pool, kind, name, note, pool_toml)
+        except (TypeError, ValueError, AttributeError):
+            logger.warning("state: ignoring a note (%s) that cannot be read", kind)
+    for identity in pool.identities.values():
+        if (condition := news.conditions.get(identity.fingerprint)) is not None and _is_news(identity, condition):
+            pool.states.condition_learned(identity.name, identity.fingerprint, condition)
+
+
+def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path | None) -> None:
+    now = time.time()
+    if kind == USAGE:
+        key = IdentityKey(*json.loads(name))
+        pool.states.usage(key).take(note, now)
+        pool.saw_usage(key)
+    elif kind == BREAKER and pool_toml is not None and name == str(pool_toml):
+        _apply_breaker(pool, note, now)
+    elif kind == FAMILIES:
+        for model, family in note.items():
+            pool.learn_family(str(model), str(family))
+    elif kind == NOT_FOR:
+        pool.exclusions.take(note, now)
+    elif kind == RESUMED:
+        for identity in pool.identities.values():
+            if identity.fingerprint == name:
+                pool.resumed(identity.name, name, now)
+
+
+def _apply_breaker(pool: Pool, note: Mapping[str, Any], now: float) -> None:
+    breaker = pool.states.breaker
+    if note.get("opened_at") is None:
+        breaker.close()
+    elif breaker.opened_at is None and float(note["opened_at"]) <= now < float(note["until"]):
+        breaker.take(note)
+
+
+def _is_news(identity: Identity, condition: Condition) -> bool:
+    if identity.status is not Status.READY or condition.status not in SHARED:
+        return False
+    if condition.status is Status.PAUSED:
+        return is_of_workspace(condition)
+    # A limit that begins in the future was noted while a clock was ahead: it says nothing about now.
+    return condition.until is not None and condition.since <= time.time() < condition.until

@@ -1,4 +1,4 @@
-"""Another token for an identity whose present one was refused or is about to end: one renewal at a time for each."""
+"""Renews tokens that were refused or are about to expire: one renewal at a time for each identity."""
 
 from __future__ import annotations
 
@@ -24,28 +24,27 @@ from codexpool.upkeep.backoff import Pauses, Waiting
 logger = logging.getLogger("codexpool")
 
 Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
-"""An identity's credential and token as they are now; None where it has left the pool."""
+"""Returns an identity's present credential and token; None if it has left the pool."""
 
 
-class _UnderWay:
-    """One identity's renewal."""
+class _Renewal:
+    """The renewal of one identity's token."""
 
     def __init__(self, waiting: Waiting) -> None:
         self.attempt = asyncio.Event()
-        """Set when the present attempt has come to something, or to nothing."""
+        """Set when the present attempt has ended."""
         self.pauses = Pauses(waiting)
-        self.said = ""
-        """Why the last attempt gave no token."""
+        self.logged = ""
+        """Why an attempt gave no token, as last logged."""
         self.is_wanted_again = False
-        """The token was refused once more meanwhile, perhaps too late for this renewal to be the answer to that."""
+        """The token was refused again meanwhile, perhaps too late for this renewal."""
 
 
 class Renewals:
-    """The renewals under way.
+    """The present renewals.
 
-    ``present`` is looked at before each attempt. ``came`` is awaited with every new token, and has to find out whose
-    it is before it is used. It may raise NoTokenNowError where that cannot be found out yet. ``waiting`` are the
-    requests that wait for an identity: they cut pauses short.
+    ``present`` is called before each attempt. ``use`` is awaited with each new token: it finds out the token's owner
+    first, and raises NoTokenNowError if it cannot yet. ``waiting`` requests cut pauses short.
     """
 
     def __init__(
@@ -54,51 +53,47 @@ class Renewals:
         tasks: Tasks,
         waiting: Waiting,
         present: Present,
-        came: Callable[[Identity, Renewal], Awaitable[None]],
+        use: Callable[[Identity, Renewal], Awaitable[None]],
     ) -> None:
         self._pool = pool
         self._tasks = tasks
         self._waiting = waiting
         self._present = present
-        self._came = came
-        self._under_way: dict[Identity, _UnderWay] = {}
+        self._use = use
+        self._under_way: dict[Identity, _Renewal] = {}
 
     def begin(self, identity: Identity, refused: bool) -> None:
-        """Have an identity get another token, unless that is under way.
-
-        ``refused`` says that the backend refused the one it has, and not only the clock.
-        """
+        """Start to renew an identity's token, unless that is under way; ``refused``: the backend refused it."""
         if (before := self._under_way.get(identity)) is not None:
             before.is_wanted_again = before.is_wanted_again or refused
         else:
-            under_way = self._under_way[identity] = _UnderWay(
-                self._waiting
-            )  # Not when the task runs: somebody may wait by then.
+            # Registered before the task runs: a request may wait for it by then.
+            under_way = self._under_way[identity] = _Renewal(self._waiting)
             task = self._tasks.spawn(self._until_settled(identity, under_way, refused))
             task.add_done_callback(lambda _: self._ended(identity, under_way))
 
     def hurry(self, identity: Identity) -> None:
-        """An identity's credential has changed: what is under way is to be tried again now."""
+        """Retry a present renewal now: the identity's credential has changed."""
         if (under_way := self._under_way.get(identity)) is not None:
             under_way.pauses.hurry()
 
     async def attempted(self, identity: Identity, seconds: float) -> None:
-        """Wait for the attempt that is under way, if there is one; ``seconds`` at most."""
+        """Wait for the present attempt, if there is one; ``seconds`` at most."""
         if (under_way := self._under_way.get(identity)) is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await under_way.attempt.wait()
 
-    def _ended(self, identity: Identity, under_way: _UnderWay) -> None:
+    def _ended(self, identity: Identity, under_way: _Renewal) -> None:
         if self._under_way.get(identity) is under_way:
             del self._under_way[identity]
         under_way.attempt.set()
         if under_way.is_wanted_again and identity.is_in_renewal and self._present(identity) is not None:
             self.begin(identity, refused=True)
 
-    async def _until_settled(self, identity: Identity, under_way: _UnderWay, refused: bool) -> None:
+    async def _until_settled(self, identity: Identity, under_way: _Renewal, refused: bool) -> None:
         while not identity.paused and (present := self._present(identity)) is not None:
-            wait = under_way.pauses.begins()
+            wait = under_way.pauses.begin()
             if await self._is_settled(identity, under_way, *present, refused, wait):
                 return
             under_way.attempt.set()
@@ -108,38 +103,38 @@ class Renewals:
     async def _is_settled(
         self,
         identity: Identity,
-        under_way: _UnderWay,
+        under_way: _Renewal,
         credential: Credential,
         stale: Bearer | None,
         refused: bool,
         wait: float,
     ) -> bool:
-        """One attempt. False where it is to be made again after so many seconds."""
+        """Make one attempt. Return False if it must be repeated, in ``wait`` seconds."""
         fingerprint = identity.fingerprint
         try:
             renewal = await credential.renewed(stale, refused)
             if renewal is not None:
-                await self._came(identity, renewal)
+                await self._use(identity, renewal)
         except NoTokenNowError as error:
             if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
                 evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
                 self._pool.states.unusable(identity.name, fingerprint, evidence)
-            self._none_now(identity, under_way, str(error), wait)
+            self._failed(identity, under_way, str(error), wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
             self._pool.states.login_over(identity.name, fingerprint, evidence)
             return True
         if renewal is None:
-            note = "its token is refused, and there is no other one"
+            note = "its token is refused, and there is no other"
             evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint, note=note)
             self._pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 
-    def _none_now(self, identity: Identity, under_way: _UnderWay, reason: str, wait: float) -> None:
-        if reason != under_way.said:  # Once for each reason, and not for each attempt.
-            logger.warning("%s: %s; tried again in %.0f s", identity.name, reason, max(1.0, wait))
-            under_way.said = reason
+    def _failed(self, identity: Identity, under_way: _Renewal, reason: str, wait: float) -> None:
+        if reason != under_way.logged:  # Once for each reason, not for each attempt.
+            logger.warning("%s: %s; retrying in %.0f s", identity.name, reason, max(1.0, wait))
+            under_way.logged = reason
         if identity.kind is Kind.COMMAND:
             now = time.time()
             evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)

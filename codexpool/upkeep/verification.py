@@ -1,8 +1,7 @@
-"""Whose a token is, and where that workspace is served from."""
+"""Finds out the owner of a token, and the origin of the owner's workspace."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 
@@ -19,18 +18,18 @@ from codexpool.tokens.jwt import claims_of
 
 
 class Verification:
-    """Asks, once for each call. ``api`` is a task: its HTTP client takes its time to be there."""
+    """Asks the backend once per call."""
 
-    def __init__(self, api: asyncio.Task[AuthApi]) -> None:
+    def __init__(self, api: AuthApi) -> None:
         self._api = api
 
     async def owner(self, bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Whoami:
-        """Whose token it is: by whoami for a PAT, by its claims for a JWT, by pool.toml for any other.
+        """Return the owner of a token: from whoami for a PAT, from its claims for a JWT, else from pool.toml.
 
-        It has to be whose pool.toml says it is, where it says so.
+        Where pool.toml names an owner, another one is `Word.OTHER_ACCOUNT`.
         """
         if bearer.token.startswith(PREFIX):
-            answer = await (await asyncio.shield(self._api)).whoami(bearer)
+            answer = await self._api.whoami(bearer)
         else:
             evidence = Evidence(time.time(), fingerprint=bearer.fingerprint)
             answer = Whoami(Word.HEALTHY, evidence, _claimed(bearer, credential, spec))
@@ -41,11 +40,11 @@ class Verification:
     async def place(
         self, answer: Whoami, bearer: Bearer, by_other_means: bool, before: Metadata | None = None
     ) -> Whoami:
-        """The same word with where the workspace is served from, which the backend says.
+        """Return the answer with the origin of the workspace, from routing discovery.
 
-        A 401 there is the word on a token that only its claims have vouched for so far (``by_other_means`` is
-        False); else it is the endpoint's. ``before`` is what was last known of the identity: where discovery gives no
-        answer to go by, that stays in force.
+        A 401 there condemns a token that only its own claims have vouched for so far; after a vouch
+        ``by_other_means`` it is about the endpoint. Without a usable answer, the place in ``before`` (the identity's
+        metadata until now) stays.
         """
         if answer.metadata is None:
             return answer
@@ -56,7 +55,7 @@ class Verification:
         else:
             before = None
         try:
-            metadata = await (await asyncio.shield(self._api)).routing(bearer, metadata)
+            metadata = await self._api.routing(bearer, metadata)
         except UndiscoveredError as error:
             if before is not None:
                 return answer
@@ -75,25 +74,26 @@ class Verification:
 
 
 def expected(answer: Whoami, key: IdentityKey) -> Whoami:
-    """The answer, or the word that this is not whose token it has to be.
+    """Return the answer, or `Word.OTHER_ACCOUNT` if the token has another owner than ``key``.
 
-    An empty part of the key expects nothing, and a token that does not say whose it is contradicts nothing.
+    An empty part of the key expects nothing, and a token that does not name its owner contradicts nothing.
     """
     metadata = answer.metadata
     if metadata is None or all(
-        want == have or not (_says(want) and _says(have)) for want, have in zip(key, metadata.key, strict=True)
+        want == have or not (_is_known(want) and _is_known(have))
+        for want, have in zip(key, metadata.key, strict=True)
     ):
         return answer
-    note = f"its token is of account {metadata.account_id}, user {metadata.user_id}; it was to be of " + ", ".join(
+    note = f"its token is of account {metadata.account_id}, user {metadata.user_id}; expected " + ", ".join(
         f"{what} {value}" for what, value in zip(("account", "user"), key, strict=True) if value
     )
     return Whoami(Word.OTHER_ACCOUNT, replace(answer.evidence, note=note))
 
 
 def of_its_login(answer: Whoami, renewal: Renewal, spec: IdentitySpec) -> Whoami:
-    """The answer, or the word that the token endpoint gave the tokens of somebody else than the login was of.
+    """Return the answer, or `Word.OTHER_ACCOUNT` if the token endpoint gave tokens of another owner than the login's.
 
-    At the very first start nothing else says whose it has to be. What pool.toml says is binding, as ever.
+    At the very first start nothing else tells the expected owner. Where pool.toml names one, that counts.
     """
     if spec.account_id and spec.user_id:
         return answer
@@ -104,13 +104,12 @@ def of_its_login(answer: Whoami, renewal: Renewal, spec: IdentitySpec) -> Whoami
     return answer._replace(evidence=replace(evidence, note=f"{evidence.note}; {renewal.backup}"))
 
 
-def _says(part: str) -> bool:
-    """Whether a part of a key says whose a token is."""
+def _is_known(part: str) -> bool:
     return part != "" and not part.startswith(UNKNOWN)
 
 
 def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Metadata:
-    """Whose a token is that whoami is not asked about."""
+    """Return the owner of a token without asking whoami."""
     if isinstance(credential, OAuth) and credential.login.access == bearer:
         login = credential.login
         return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
@@ -119,10 +118,10 @@ def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Meta
     except ValueError:
         claims = None
     account_id = (claims.account_id if claims else "") or spec.account_id or ""
-    # A bearer that says nothing of its owner is an identity of its own, whatever it is called.
+    # A bearer that does not name its owner is an identity of its own.
     user_id = (claims.user_id if claims else "") or spec.user_id or f"{UNKNOWN}{spec.name}"
     return Metadata(account_id, user_id, claims.plan if claims else "", bool(claims and claims.fedramp))
 
 
 UNKNOWN = "command:"
-"""How the user id of a bearer begins that does not say whose it is."""
+"""The prefix of the made-up user id of a bearer that does not name its owner."""

@@ -276,7 +276,7 @@ def test_a_login_of_another_account_is_a_conflict(tmp_path: Path) -> None:
     with a_login_world(tmp_path, (owner("spare"), DAY), others=(pat("work"),)) as world:
         entry = auth_entry("spare", world.login.path, 'account_id = "acc-other"\n')
         pool_toml(tmp_path, pat("work"), head=entry)
-        world.proxy.says("spare is in conflict: its token is of account acc-spare, user user-spare; it was to be of")
+        world.proxy.says("spare is in conflict: its token is of account acc-spare, user user-spare; expected")
         assert {turn(world, f"s-{number}") for number in range(4)} == {"work"}
         # corrected, it serves again
         pool_toml(tmp_path, pat("work"), head=auth_entry("spare", world.login.path, 'account_id = "acc-spare"\n'))

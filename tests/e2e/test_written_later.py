@@ -102,8 +102,8 @@ async def test_a_locked_state_is_written_later(make: Make) -> None:
             name = served_by(world.turn(client, "meanwhile"))
         async with world.socket("on a socket") as socket:
             served_by(await socket_turn(socket))
-        world.proxy.says("It is tried again; what is new is kept in memory meanwhile")
-    world.proxy.says("state: it is open", 40)
+        world.proxy.says("Retrying; new data is kept in memory")
+    world.proxy.says("state: open", 40)
 
     until(lambda: {"before", "meanwhile", "on a socket"} <= sessions(world).keys(), 20, "the sessions")
     assert sessions(world)["meanwhile"] == f"acc-{name}"

@@ -270,13 +270,13 @@ async def test_a_bound_for_a_day_cannot_be_evaded_by_another_proxy_nor_by_a_rest
 async def test_what_is_spent_before_the_state_is_open_is_written_as_soon_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     tasks = Tasks()
-    kept = persistence.Memory(lambda: SqliteState(path, lambda: NOW), tasks)
-    tasks.spawn(kept.share(lambda news: None))
+    kept = persistence.Persistence(lambda: SqliteState(path, lambda: NOW), tasks)
+    tasks.spawn(kept.run(lambda news: None))
     account = Account(POOL, "2026-11-25", "ann", "work", "m")
 
-    kept.spent(account, Spent(1, 0, *TOKENS, NOW, NOW))
-    kept.spent(account, Spent(2, 0, *TOKENS, NOW, NOW))
-    await kept.known()
+    kept.put_spent(account, Spent(1, 0, *TOKENS, NOW, NOW))
+    kept.put_spent(account, Spent(2, 0, *TOKENS, NOW, NOW))
+    await kept.earlier()
     tasks.stop()
     kept.close()
 

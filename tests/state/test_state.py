@@ -19,7 +19,7 @@ from codexpool.state import (
     open_state,
     state_path,
 )
-from codexpool.state.base import UnopenedState
+from codexpool.state.base import UnwrittenRows
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -43,7 +43,7 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
     kept.close()
 
 
-class PutBefore(UnopenedState):
+class PutBefore(UnwrittenRows, State):
     """Has its rows written when they are read, as if the file could be opened only then."""
 
     def __init__(self, file: SqliteState) -> None:
@@ -58,6 +58,9 @@ class PutBefore(UnopenedState):
     def changes(self) -> Snapshot:
         self.load()
         return self.file.changes()
+
+    def close(self) -> bool:
+        return self.file.close()
 
 
 def settled(state: State) -> Snapshot:
@@ -237,7 +240,7 @@ def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_t
     assert first.close()
 
     # when: everything there is to put is put into memory first
-    memory = UnopenedState(lambda: NOW)
+    memory = UnwrittenRows(lambda: NOW)
     assert memory.is_empty
     memory.put_session("s1", WORK, NOW, 2)
     memory.put_metadata("f1", META, NOW)
@@ -266,8 +269,8 @@ def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_t
 
 
 def test_what_waits_in_memory_is_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.base.MAX_UNOPENED", 3)
-    memory, other = UnopenedState(), SqliteState(tmp_path / "s.sqlite3")
+    monkeypatch.setattr("codexpool.state.base.MAX_UNWRITTEN", 3)
+    memory, other = UnwrittenRows(), SqliteState(tmp_path / "s.sqlite3")
     for number in range(10):
         memory.put_metadata(f"f{number}", META, NOW)
         memory.put_metadata("f0", META, NOW)

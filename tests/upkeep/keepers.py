@@ -67,7 +67,7 @@ def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
 def keeper_of(path: Path, open_state: Callable[[], State]) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
-    with mock.patch.object(keeper_module, "_api", return_value=Backend()):
+    with mock.patch.object(keeper_module, "AuthApi", return_value=Backend()):
         keeper = Keeper(open_state, os.environ, Route(), Unheard())
         keeper.start(load(path), Watcher([path]))
         try:

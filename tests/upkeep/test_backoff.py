@@ -21,7 +21,7 @@ async def attempts(pauses: Pauses, number: int, takes: float = 0.0) -> list[floa
     """The seconds from one attempt to the next, each of which takes so long."""
     begun: list[float] = []
     for _ in range(number):
-        pauses.begins()
+        pauses.begin()
         begun.append(time.time())
         await asyncio.sleep(takes)
         await pauses.pause()
@@ -69,14 +69,14 @@ def test_one_that_has_begun_ends_when_somebody_comes_to_wait_and_not_for_each_on
         waiting = Waiting()
         pauses = Pauses(waiting)
         await attempts(pauses, 6)
-        pauses.begins()
+        pauses.begin()
         begun = time.time()
         pause = asyncio.create_task(pauses.pause())
         await asyncio.sleep(WANTED_AFTER + 1)
         with waiting.one_more():
             await pause
             assert time.time() - begun == pytest.approx(WANTED_AFTER + 1, abs=0.1)
-            pauses.begins()
+            pauses.begin()
             begun = time.time()
             pause = asyncio.create_task(pauses.pause())
             for _ in range(50):
@@ -93,13 +93,13 @@ def test_what_has_changed_is_asked_about_at_once_and_with_short_pauses_again() -
     async def said() -> tuple[float, float]:
         pauses = Pauses(Waiting())
         await attempts(pauses, 6)
-        pauses.begins()
+        pauses.begin()
         begun = time.time()
         pause = asyncio.create_task(pauses.pause())
         await asyncio.sleep(0.1)
         pauses.hurry()
         await pause
-        return time.time() - begun, pauses.begins()
+        return time.time() - begun, pauses.begin()
 
     with time_travel(1e9) as loop:
         at_once, then = loop.run_until_complete(said())

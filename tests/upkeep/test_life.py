@@ -277,7 +277,7 @@ class Life(RuleBasedStateMachine):
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         endpoint = type("BoundEndpoint", (Endpoint,), {"backend": self.backend})
         for patch in (
-            mock.patch.object(keeper_module, "_api", mock.Mock(return_value=self.backend)),
+            mock.patch.object(keeper_module, "AuthApi", mock.Mock(return_value=self.backend)),
             mock.patch.object(keeper_module, "TokenEndpoint", endpoint),
             mock.patch.object(token_endpoint, "TokenEndpoint", endpoint),
             mock.patch.object(command, "output", self.backend.output),

@@ -20,7 +20,7 @@ from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Sta
 from codexpool.state import Record, SqliteState, State, open_state, read_state, record_name
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence, vault
-from codexpool.upkeep.persistence import Memory
+from codexpool.upkeep.persistence import Persistence
 from tests.standin.logins import access_token, auth_json
 from tests.standin.tokens import Token
 from tests.upkeep.keepers import condemn, keeper_of, said, token_of, until, until_ready, write_pool
@@ -31,7 +31,7 @@ ACCOUNT = Account("/p/pool.toml", "2026-11-25", "ann", "work", "m")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.1)
-    monkeypatch.setattr(persistence, "REOPENED", (0.05, 0.2))
+    monkeypatch.setattr(persistence, "OPEN_PAUSES", (0.05, 0.2))
     monkeypatch.setattr(persistence, "PATIENCE", 0.2)
     monkeypatch.setattr(vault, "PATIENCE", 0.2)
 
@@ -98,10 +98,10 @@ async def test_a_state_that_opens_late_gets_all_that_was_learned_until_then(
             keeper.ledger.begun("ann", time.time())
             condemn(keeper, "b")
             await asyncio.sleep(0.5)
-            assert len(said(caplog.records, "It is tried again; what is new is kept in memory meanwhile")) == 1
+            assert len(said(caplog.records, "Retrying; new data is kept in memory")) == 1
 
         # when: the state can be opened
-        await until(lambda: said(caplog.records, "state: it is open"))
+        await until(lambda: said(caplog.records, "state: open"))
 
     # then: all of it is there for others, and after the next start
     known = read_state(path)
@@ -111,7 +111,7 @@ async def test_a_state_that_opens_late_gets_all_that_was_learned_until_then(
     assert known.conditions[fingerprint(token_of("b"))].status is Status.NEEDS_REPLACEMENT
     assert known.records.keys() == {record_name(pool, name) for name in "abc"}
     assert [spent.turns for spent in known.spent.values()] == [1]
-    assert len(said(caplog.records, "It is tried again")) == 1
+    assert len(said(caplog.records, "Retrying")) == 1
 
 
 async def test_what_an_earlier_run_knew_counts_although_it_comes_late(path: Path) -> None:
@@ -171,10 +171,10 @@ async def test_a_login_that_is_of_another_workspace_by_now_is_found_out_late(pat
 async def test_whoever_is_to_be_told_is_told_once_while_the_state_is_locked_and_after_it(path: Path) -> None:
     tasks = Tasks()
     with another_opens_it(path):
-        kept = Memory(lambda: open_state(path), tasks)
-        tasks.spawn(kept.share(lambda news: None))
+        kept = Persistence(lambda: open_state(path), tasks)
+        tasks.spawn(kept.run(lambda news: None))
         assert [await kept.claim("case"), await kept.claim("case")] == [True, False]
-    await asyncio.wait_for(kept.known(), 20)
+    await asyncio.wait_for(kept.earlier(), 20)
     assert [await kept.claim("case"), await kept.claim("other")] == [False, True]
     tasks.stop()
     kept.close()
@@ -186,14 +186,14 @@ async def test_whoever_is_to_be_told_is_told_once_while_the_state_is_locked_and_
 async def test_a_process_that_ends_before_the_state_is_open_writes_what_it_has_counted_or_says_so(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_locked_still: bool
 ) -> None:
-    monkeypatch.setattr(persistence, "REOPENED", (60.0, 60.0))
+    monkeypatch.setattr(persistence, "OPEN_PAUSES", (60.0, 60.0))
     tasks = Tasks()
     with contextlib.ExitStack() as stack:
         stack.enter_context(another_opens_it(path))
-        kept = Memory(lambda: open_state(path), tasks)
-        sharing = tasks.spawn(kept.share(lambda news: None))
-        kept.spent(ACCOUNT, Spent(2))
-        await until(lambda: said(caplog.records, "It is tried again"))
+        kept = Persistence(lambda: open_state(path), tasks)
+        sharing = tasks.spawn(kept.run(lambda news: None))
+        kept.put_spent(ACCOUNT, Spent(2))
+        await until(lambda: said(caplog.records, "Retrying"))
         tasks.stop()
         await asyncio.wait([sharing])
         if not is_locked_still:
@@ -201,7 +201,7 @@ async def test_a_process_that_ends_before_the_state_is_open_writes_what_it_has_c
         kept.close()
     with contextlib.closing(SqliteState(path, lambda: 1_795_608_000.0)) as state:
         assert list(state.load().spent.values()) == ([] if is_locked_still else [Spent(2)])
-    assert bool(said(caplog.records, "has learned and counted is lost")) is is_locked_still
+    assert bool(said(caplog.records, "learned and counted is lost")) is is_locked_still
 
 
 async def test_a_state_that_can_never_be_opened_for_whatever_reason_holds_nobody_up(
@@ -212,4 +212,4 @@ async def test_a_state_that_can_never_be_opened_for_whatever_reason_holds_nobody
 
     with keeper_of(write_pool(path.parent, "a"), broken) as keeper:
         await until_ready(keeper)
-    assert len(said(caplog.records, "no locks on this file system. It is tried again")) == 1
+    assert len(said(caplog.records, "no locks on this file system. Retrying")) == 1

@@ -41,7 +41,7 @@ from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
 from codexpool.state import Record, Snapshot, read_state, record_name
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep import sync
+from codexpool.upkeep.persistence import apply
 from codexpool.upkeep.verification import UNKNOWN, expected
 
 logger = logging.getLogger("codexpool")
@@ -115,7 +115,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Cons
     pool.states.breaker.most = config.breaker
     makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
-    sync.take(pool, known, config.path)
+    apply(pool, known, config.path)
     for maker in makers:
         maker.settle(consulted)
     origins = {metadata.origin for metadata in known.metadata.values()}

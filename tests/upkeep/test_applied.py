@@ -13,8 +13,7 @@ from codexpool.pool.identity import Condition, Evidence, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Snapshot
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, RESUMED, USAGE
-from codexpool.upkeep.sync import take
+from codexpool.upkeep.persistence import BREAKER, FAMILIES, RESUMED, USAGE, apply
 from tests.pool.pools import bound, metadata, ready_pool, statuses
 
 POOL = Path("/p/pool.toml")
@@ -29,7 +28,7 @@ def test_a_limit_that_another_proxy_has_met_holds_here() -> None:
     pool, now = ready_pool("a", "b"), time.time()
     limited = Condition(Status.LIMITED, now, now + HOUR)
 
-    take(pool, Snapshot(conditions={fingerprint(pool, "a"): limited}), POOL)
+    apply(pool, Snapshot(conditions={fingerprint(pool, "a"): limited}), POOL)
 
     assert pool.identities["a"].condition == limited
     assert pool.identities["b"].status is Status.READY
@@ -39,7 +38,7 @@ def test_a_limit_that_another_proxy_has_met_holds_here() -> None:
 def test_what_each_proxy_finds_out_for_itself_is_not_taken_over(status: Status) -> None:
     pool = ready_pool("a")
 
-    take(pool, Snapshot(conditions={fingerprint(pool, "a"): Condition(status, time.time(), None)}), POOL)
+    apply(pool, Snapshot(conditions={fingerprint(pool, "a"): Condition(status, time.time(), None)}), POOL)
 
     assert pool.identities["a"].status is Status.READY
 
@@ -49,7 +48,7 @@ def test_a_closed_workspace_is_taken_over_and_an_operators_pause_of_elsewhere_is
     closed = Condition(Status.PAUSED, now, evidence=Evidence(now, status=402, code="deactivated_workspace"))
     paused = Condition(Status.PAUSED, now, evidence=Evidence(now, note="paused in pool.toml"))
 
-    take(pool, Snapshot(conditions={fingerprint(pool, "a"): closed, fingerprint(pool, "b"): paused}), POOL)
+    apply(pool, Snapshot(conditions={fingerprint(pool, "a"): closed, fingerprint(pool, "b"): paused}), POOL)
 
     assert (pool.identities["a"].status, pool.identities["b"].status) == (Status.PAUSED, Status.READY)
 
@@ -61,9 +60,9 @@ def test_a_person_who_resumes_an_identity_is_heard() -> None:
     assert statuses(pool) == {"a": Status.LIMITED}
 
     # that another proxy has a newer token for it, and drops what it knew of this one, says nothing
-    take(pool, Snapshot(dropped={fingerprint(pool, "a")}), POOL)
+    apply(pool, Snapshot(dropped={fingerprint(pool, "a")}), POOL)
     assert statuses(pool) == {"a": Status.LIMITED}
-    take(pool, Snapshot(notes={(RESUMED, fingerprint(pool, "a")): {"at": int(now)}}), POOL)
+    apply(pool, Snapshot(notes={(RESUMED, fingerprint(pool, "a")): {"at": int(now)}}), POOL)
 
     assert statuses(pool) == {"a": Status.READY}
     assert pool.states.usage(metadata("a").key).limited == {}
@@ -72,7 +71,7 @@ def test_a_person_who_resumes_an_identity_is_heard() -> None:
 def test_families_of_models_are_known_after_a_restart() -> None:
     pool = ready_pool("a")
 
-    take(pool, Snapshot(notes={(FAMILIES, ""): {"gpt-spark": "codex_spark"}}), POOL)
+    apply(pool, Snapshot(notes={(FAMILIES, ""): {"gpt-spark": "codex_spark"}}), POOL)
 
     assert pool.families == {"gpt-spark": "codex_spark"}
 
@@ -85,7 +84,7 @@ def test_usage_and_sessions_of_elsewhere_are_known_here() -> None:
         sessions={"s": metadata("b").key}, moves={"s": 2}, notes={(USAGE, json.dumps(metadata("a").key)): note}
     )
 
-    take(pool, news, POOL)
+    apply(pool, news, POOL)
 
     assert pool.states.usage(metadata("a").key).windows == usage.windows
     session = pool.sessions.get("s")
@@ -97,16 +96,18 @@ def test_the_breaker_of_this_pool_is_opened_and_closed_elsewhere() -> None:
     pool, now = ready_pool("a"), time.time()
     opened = {"opened_at": now, "until": now + 60, "names": ["x", "y"]}
 
-    take(pool, Snapshot(notes={(BREAKER, "/other/pool.toml"): opened}), POOL)
+    apply(pool, Snapshot(notes={(BREAKER, "/other/pool.toml"): opened}), POOL)
     assert pool.states.breaker.state(now) is Opening.CLOSED
-    take(pool, Snapshot(notes={(BREAKER, str(POOL)): opened}), POOL)
+    apply(pool, Snapshot(notes={(BREAKER, str(POOL)): opened}), POOL)
     states = [pool.states.breaker.state(now)]
     closed: dict[str, object] = {"opened_at": None, "until": 0.0, "names": []}
-    take(pool, Snapshot(notes={(BREAKER, str(POOL)): closed}), POOL)
+    apply(pool, Snapshot(notes={(BREAKER, str(POOL)): closed}), POOL)
     states.append(pool.states.breaker.state(now))
     assert states == [Opening.OPEN, Opening.CLOSED]
     # one from a time that is still to come is none
-    take(pool, Snapshot(notes={(BREAKER, str(POOL)): {**opened, "opened_at": now + 1000, "until": now + 2000}}), POOL)
+    apply(
+        pool, Snapshot(notes={(BREAKER, str(POOL)): {**opened, "opened_at": now + 1000, "until": now + 2000}}), POOL
+    )
     assert pool.states.breaker.opened_at is None
 
 
@@ -118,6 +119,6 @@ STRANGE = [[], 3, {"windows": [[1]]}, {"windows": 3}, {"opened_at": 1, "until": 
 def test_a_note_that_is_strange_does_no_harm(note: object, kind: str) -> None:
     pool = ready_pool("a")
     for name in (json.dumps(metadata("a").key), str(POOL), "no json"):
-        take(pool, Snapshot(notes={(kind, name): note}), POOL)  # type: ignore[dict-item]
+        apply(pool, Snapshot(notes={(kind, name): note}), POOL)  # type: ignore[dict-item]
 
     assert pool.identities["a"].status is Status.READY
