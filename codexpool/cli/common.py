@@ -13,8 +13,7 @@ import click
 
 from codexpool.cli.entry import entry
 from codexpool.config.lookup import find, places
-from codexpool.config.model import ConfigError, IdentitySpec, PoolConfig, shown
-from codexpool.config.read import load
+from codexpool.config.model import ConfigError
 from codexpool.config.sources import Sources
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
@@ -30,6 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH: Final = 160
 """Columns of a table in a file or a pipe, if COLUMNS is not set."""
+
+
+CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
 
 
 class Failure(click.ClickException):
@@ -54,7 +56,7 @@ def config_option(command: F) -> F:
         "named",
         metavar="PATH",
         type=click.Path(path_type=Path),
-        help="The pool.toml to use. Default: the one the proxy finds.",
+        help=CONFIG_HELP,
     )
     return option(command)
 
@@ -86,33 +88,6 @@ def existing_pool_path(named: Path | None) -> Path:
         searched = "\n  ".join(places(entry())[1:])
         raise Failure(f"no pool.toml found. To create one: codexpool add NAME. Searched:\n  {searched}")
     return path
-
-
-def pool_config(named: Path | None) -> PoolConfig:
-    """Return the configuration. Raises click.UsageError, and Failure if there is none or it is invalid."""
-    try:
-        return load(existing_pool_path(named))
-    except ConfigError as error:
-        raise Failure(str(error)) from None
-
-
-def spec_of(config: PoolConfig, name: str) -> IdentitySpec:
-    """Return the identity of that name. Raises click.UsageError if there is none."""
-    spec = config.identity(name)
-    if spec is None:
-        names = ", ".join(identity.name for identity in config.identities)
-        raise click.UsageError(f"no identity {shown(name)} in {config.path}; it has: {names}")
-    return spec
-
-
-def edit_pool(path: Path, change: Callable[[str], str]) -> None:
-    """Change the text of a pool.toml in place. Raises Failure if it cannot be written, or would be invalid."""
-    from codexpool.config import editing  # only where something is written
-
-    try:
-        editing.edit(path, change)
-    except editing.EditError as error:
-        raise Failure(str(error)) from None
 
 
 def sources() -> Sources:
@@ -160,7 +135,7 @@ def state_file() -> Path:
         raise Failure(str(error)) from None
 
 
-def known() -> Snapshot:
+def state_snapshot() -> Snapshot:
     """Return what proxies have found out; nothing if the state does not exist or is unavailable. Raises Failure."""
     path = state_file()
     if not path.exists():

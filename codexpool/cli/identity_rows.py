@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from codexpool.cli.common import console, moment
 from codexpool.cli.output import STATUS_STYLES, print_table
-from codexpool.config.model import FromCommand, IdentitySpec, PoolConfig
-from codexpool.config.sources import Sources, resolve
+from codexpool.cli.pool import Pool
+from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
@@ -81,26 +81,25 @@ class IdentityRow:
         }
 
 
-def identity_rows(config: PoolConfig, sources: Sources, known: Snapshot) -> list[IdentityRow]:
-    """Return the identities of a configuration, in its order."""
-    resolved = resolve(config, sources)
-    lines = {spec.line: spec.name for spec in config.identities if spec.name not in resolved.credentials}
+def identity_rows(pool: Pool) -> list[IdentityRow]:
+    """Return the identities in the order of pool.toml."""
+    resolved = pool.resolved
+    lines = {spec.line: spec.name for spec in pool.config.identities if spec.name not in resolved.credentials}
     problems = {
         lines[problem.line]: f"{problem.what}; {problem.remedy}"
         for problem in resolved.problems
         if problem.line in lines
     }
     return [
-        _row(config, spec, resolved.credentials.get(spec.name), known, problems.get(spec.name, ""))
-        for spec in config.identities
+        _row(pool, spec, resolved.credentials.get(spec.name), problems.get(spec.name, ""))
+        for spec in pool.config.identities
     ]
 
 
-def _row(
-    config: PoolConfig, spec: IdentitySpec, credential: Credential | None, known: Snapshot, problem: str
-) -> IdentityRow:
+def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem: str) -> IdentityRow:
+    known = pool.known
     bearer = credential.bearer() if credential is not None else None
-    record = known.records.get(record_name(config.path, spec.name))
+    record = known.records.get(record_name(pool.path, spec.name))
     fingerprint = bearer.fingerprint if bearer is not None else ""
     if not fingerprint and record is not None and isinstance(spec.source, FromCommand):
         fingerprint = record.fingerprint

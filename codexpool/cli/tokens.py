@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from codexpool.cli.common import Failure, sources, verification
+from codexpool.cli.common import Failure, Unchanged, open_the_state, sources, verification
+from codexpool.cli.pool import Pool
 from codexpool.common.private_files import UnusableError
 from codexpool.config.keyrings import PendingError
-from codexpool.config.model import IdentitySpec, PoolConfig
-from codexpool.config.sources import Sources, credential_of
+from codexpool.config.model import IdentitySpec
+from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import Whoami
@@ -20,7 +21,7 @@ from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED
-from codexpool.state import Record, Snapshot, State, record_name
+from codexpool.state import Record, State, record_name
 from codexpool.upkeep.verification import Verification, of_its_login
 
 REFUSALS = {
@@ -50,14 +51,14 @@ def verify(spec: IdentitySpec, may_renew: bool = True) -> Verified:
     try:
         credential = credential_of(spec, sources())
     except UnusableError as error:
-        raise Failure(f"{error.what}; {error.remedy}. Nothing was changed") from None
+        raise Unchanged(f"{error.what}; {error.remedy}") from None
 
     async def ask() -> Whoami:
         return await checked(spec, credential, await verification(), may_renew)
 
     answer = asyncio.run(ask())
     if answer.metadata is None or answer.word is not Word.HEALTHY:
-        raise Failure(f"{REFUSALS[answer.word]}: {answer.evidence}. Nothing was changed")
+        raise Unchanged(f"{REFUSALS[answer.word]}: {answer.evidence}")
     return Verified(credential, answer, answer.metadata)
 
 
@@ -98,26 +99,35 @@ async def _present(credential: Credential) -> Renewal:
     return renewal
 
 
-def owner_of(config: PoolConfig, spec: IdentitySpec, sources: Sources, known: Snapshot) -> IdentityKey | None:
+def owner_of(pool: Pool, spec: IdentitySpec) -> IdentityKey | None:
     """Return an identity's account and user from pool.toml, its login or the state; None if none of them knows."""
     if spec.account_id and spec.user_id:
         return IdentityKey(spec.account_id, spec.user_id)
     try:
-        credential = credential_of(spec, sources)
+        credential = credential_of(spec, pool.sources)
     except (UnusableError, PendingError):
         credential = None
     if isinstance(credential, OAuth):
         return IdentityKey(credential.login.account_id, credential.login.user_id)
     bearer = credential.bearer() if credential is not None else None
-    if bearer is not None and (metadata := known.metadata.get(bearer.fingerprint)) is not None:
+    if bearer is not None and (metadata := pool.known.metadata.get(bearer.fingerprint)) is not None:
         return metadata.key
-    record = known.records.get(record_name(config.path, spec.name))
+    record = pool.known.records.get(record_name(pool.path, spec.name))
     return record.key if record is not None else None
 
 
-def identity_of(config: PoolConfig, key: IdentityKey, sources: Sources, known: Snapshot) -> IdentitySpec | None:
+def identity_of(pool: Pool, key: IdentityKey) -> IdentitySpec | None:
     """Return the identity that has this account and user; None if there is none."""
-    return next((spec for spec in config.identities if owner_of(config, spec, sources, known) == key), None)
+    return next((spec for spec in pool.config.identities if owner_of(pool, spec) == key), None)
+
+
+def remember_new(pool_toml: Path, name: str, verified: Verified) -> None:
+    """Write a new token's owner to the state. Prints a failure: proxies verify the token themselves."""
+    try:
+        with open_the_state() as state:
+            remember(state, pool_toml, name, verified.credential, verified.answer)
+    except Failure as failure:
+        failure.show()
 
 
 def remember(

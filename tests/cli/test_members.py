@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from codexpool.cli.commands import member as member_module
 from codexpool.cli.commands.member import member
 from codexpool.cli.common import Failure
+from codexpool.cli.pool import Pool
 from codexpool.config.read import load
 from codexpool.tokens.member_key import PREFIX, hashed
 
@@ -191,10 +191,10 @@ def test_a_key_that_nobody_could_read_is_not_kept(members: Members) -> None:
 
 
 def test_a_key_whose_hash_is_not_stored_is_reported(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, change: object) -> None:
+    def refuse(pool: Pool, change: object) -> None:
         raise Failure("pool.toml cannot be written")
 
-    monkeypatch.setattr(member_module, "edit_pool", refuse)
+    monkeypatch.setattr(Pool, "edit", refuse)
 
     assert "The printed key is not valid" in members.run("add", "ann", code=1).stderr
     assert members.text == BEFORE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -14,24 +13,13 @@ from typing import Any, Final
 import click
 
 from codexpool.cli.commands.replace import replace_login
-from codexpool.cli.common import (
-    Failure,
-    Unchanged,
-    config_option,
-    edit_pool,
-    known,
-    name_argument,
-    open_the_state,
-    pool_config,
-    pool_path,
-    sources,
-)
+from codexpool.cli.common import Failure, Unchanged, config_option, name_argument, pool_path
+from codexpool.cli.pool import Pool, edit_pool
 from codexpool.cli.token_options import GivenToken, given_token, token_options
-from codexpool.cli.tokens import Verified, identity_of, remember, verify
+from codexpool.cli.tokens import Verified, identity_of, remember_new, verify
 from codexpool.config.lookup import default_paths
-from codexpool.config.model import ConfigError, FromAuthJson, IdentitySpec, PoolConfig
+from codexpool.config.model import FromAuthJson, IdentitySpec
 from codexpool.config.named import Table, name_problem
-from codexpool.config.read import load
 from codexpool.config.sources import other_owner
 from codexpool.config.tables import Value, with_table
 from codexpool.pool.needs import NAMES
@@ -60,7 +48,7 @@ def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
         codexpool add sso --command -- corp-login codex
     """
     path = _pool_toml(named)
-    _require_free_name(name, path)
+    _require_free_name(name, _pool(path))
     _add(name, path, given_token(name, path.parent, **options), dry_run)
 
 
@@ -74,11 +62,12 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     If NAME already is a login, replace it. The client's own login is not touched.
     """
     path = _pool_toml(named)
-    spec = pool_config(path).identity(name) if path.exists() else None
+    pool = _pool(path)
+    spec = pool.config.identity(name) if pool is not None else None
     if spec is not None and not isinstance(spec.source, FromAuthJson):
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
-        _require_free_name(name, path)
+        _require_free_name(name, pool)
     import platformdirs
 
     logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
@@ -87,8 +76,8 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     home = next(logins / free for free in names if not (logins / free).exists())
     with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
         new = _codex_login(Path(folder), device_auth)
-        if spec is not None:
-            replace_login(pool_config(path), spec, new)
+        if pool is not None and spec is not None:
+            replace_login(pool, spec, new)
             return
         auth_json = _private(home) / "auth.json"
         new.replace(auth_json)
@@ -102,7 +91,7 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
 
 def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
     verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
-    _require_new_owner(_loaded(path), verified)
+    _require_new_owner(_pool(path), verified)
     table: dict[str, Value] = {"name": name, **given.keys, **verified.owner}
     if dry_run:
         click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
@@ -112,8 +101,7 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
             click.echo(f"    {key} = {value!r}")
         return
     _write(path, table)
-    with contextlib.suppress(Failure), open_the_state() as state:  # Without it, proxies verify the token themselves.
-        remember(state, path, name, verified.credential, verified.answer)
+    remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
     if isinstance(given.source, FromAuthJson) and (owner := other_owner(given.source.path, os.environ)):
         click.echo(
@@ -132,20 +120,23 @@ def _pool_toml(named: Path | None) -> Path:
     return pool_path(None) or default_paths(None)[-1]
 
 
-def _require_free_name(name: str, path: Path) -> None:
+def _pool(path: Path) -> Pool | None:
+    """Return the pool to add to; None if there is none yet. Raises Failure."""
+    return Pool(path) if path.exists() else None
+
+
+def _require_free_name(name: str, pool: Pool | None) -> None:
     if problem := name_problem(name):
         raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
-    config = _loaded(path)
-    if config is not None and (spec := config.identity(name)) is not None:
-        raise Failure(
-            f"identity {name} already exists ({path}:{spec.line}). Use another name, or: codexpool replace {name}"
-        )
+    if pool is not None and (spec := pool.config.identity(name)) is not None:
+        where = f"{pool.path}:{spec.line}"
+        raise Failure(f"identity {name} already exists ({where}). Use another name, or: codexpool replace {name}")
 
 
-def _require_new_owner(config: PoolConfig | None, verified: Verified) -> None:
+def _require_new_owner(pool: Pool | None, verified: Verified) -> None:
     """Reject a second token of one account and user: both would share every limit."""
     key = verified.metadata.key
-    if config is not None and (other := identity_of(config, key, sources(), known())) is not None:
+    if pool is not None and (other := identity_of(pool, key)) is not None:
         raise Unchanged(
             f"this token has the same account and user as {other.name} ({key.account_id}, {key.user_id}), and shares "
             f"its limits. To replace that token: codexpool replace {other.name}"
@@ -172,13 +163,6 @@ def _described(verified: Verified) -> str:
     parts += [f"account {metadata.account_id}"] if metadata.account_id else []
     parts += [f"user {metadata.user_id}"] if verified.owner.get("user_id") else []
     return ", ".join([*parts, *([metadata.plan] if metadata.plan else []), metadata.origin])
-
-
-def _loaded(path: Path) -> PoolConfig | None:
-    try:
-        return load(path) if path.exists() else None
-    except ConfigError as error:
-        raise Failure(str(error)) from None
 
 
 def _private(folder: Path) -> Path:

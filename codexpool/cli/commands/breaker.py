@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import click
 
-from codexpool.cli.common import config_option, json_option, known, moment, open_the_state, pool_config
+from codexpool.cli.common import json_option, moment, open_the_state
+from codexpool.cli.pool import Pool, pool_option
 from codexpool.pool.breaker import Breaker, Opening
 from codexpool.upkeep.persistence import BREAKER
 
@@ -16,8 +16,8 @@ from codexpool.upkeep.persistence import BREAKER
 @click.command()
 @click.option("--close", is_flag=True, help="Close it now: proxies move sessions again.")
 @json_option
-@config_option
-def breaker(close: bool, as_json: bool, named: Path | None) -> None:
+@pool_option
+def breaker(close: bool, as_json: bool, pool: Pool) -> None:
     """Show or close the circuit breaker.
 
     It opens when several identities are refused for good within a minute ([pool] breaker in pool.toml sets how many):
@@ -26,13 +26,12 @@ def breaker(close: bool, as_json: bool, named: Path | None) -> None:
 
     Exit code 1 while it is open.
     """
-    config = pool_config(named)
     breaker = Breaker()
     if close:
         with open_the_state() as state:
-            state.put_note(BREAKER, str(config.path), breaker.document())
+            state.put_note(BREAKER, str(pool.path), breaker.document())
     else:
-        breaker.take(known().notes.get((BREAKER, str(config.path)), {}))
+        breaker.take(pool.known.notes.get((BREAKER, str(pool.path)), {}))
     opening = breaker.state(time.time())
     if as_json:
         until = moment(breaker.until) if breaker.opened_at is not None else None

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    config_option,
-    console,
-    json_option,
-    known,
-    open_the_state,
-    pool_config,
-    sources,
-    spec_of,
-    verification,
-)
+from codexpool.cli.common import Failure, console, json_option, open_the_state, verification
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
+from codexpool.cli.pool import Pool, pool_option
 from codexpool.cli.tokens import checked, remember
 from codexpool.config import editing
-from codexpool.config.model import Flag, PoolConfig
-from codexpool.config.sources import Resolved, resolve
+from codexpool.config.model import Flag, IdentitySpec
 from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word
@@ -51,10 +39,10 @@ SEVERAL: Final = (
 
 @click.command()
 @click.argument("names", metavar="[NAME...]", nargs=-1)
-@config_option
+@pool_option
 @json_option
 @click.pass_context
-def check(context: click.Context, names: tuple[str, ...], named: Path | None, as_json: bool) -> None:
+def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: bool) -> None:
     """Verify the tokens of all identities, or of NAMEs, with the backend.
 
     Runs commands, and renews logins that have expired. Records the results: flags dead personal access tokens in
@@ -63,13 +51,12 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
 
     Exit code 1 if an identity needs attention or could not be verified.
     """
-    config = pool_config(named)
-    wanted = {spec_of(config, name).name for name in names} or {spec.name for spec in config.identities}
-    resolved = resolve(config, sources())
-    before = {row.spec.name: row for row in identity_rows(config, sources(), known()) if row.spec.name in wanted}
-    answers = _without_mass_refusals(asyncio.run(_check(config, resolved, list(before))), before)
+    specs = [pool.identity(name) for name in names] or pool.config.identities
+    wanted = {spec.name for spec in specs}
+    before = {row.spec.name: row for row in identity_rows(pool) if row.spec.name in wanted}
+    answers = _without_mass_refusals(asyncio.run(_check(pool, before)), before)
     statuses = {name: _status(before[name].kind, answer) for name, answer in answers.items()}
-    errors = _record(config, resolved, answers, statuses)
+    errors = _record(pool, answers, statuses)
     rows = [_after(row, answers.get(name), statuses.get(name)) for name, row in before.items()]
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
@@ -80,7 +67,7 @@ def check(context: click.Context, names: tuple[str, ...], named: Path | None, as
     context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
 
 
-async def _check(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -> dict[str, Whoami]:
+async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
     from rich.progress import Progress
 
     api = await verification()
@@ -88,16 +75,15 @@ async def _check(config: PoolConfig, resolved: Resolved, names: Sequence[str]) -
     answers: dict[str, Whoami] = {}
     out = console(stderr=True)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
-        task = progress.add_task("verifying", total=len(names))
+        task = progress.add_task("verifying", total=len(rows))
 
-        async def one(name: str) -> None:
-            spec, credential = config.identity(name), resolved.credentials.get(name)
-            if spec is not None and credential is not None:
+        async def one(spec: IdentitySpec) -> None:
+            if (credential := pool.resolved.credentials.get(spec.name)) is not None:
                 async with at_once:
-                    answers[name] = await checked(spec, credential, api)
+                    answers[spec.name] = await checked(spec, credential, api)
             progress.advance(task)
 
-        await asyncio.gather(*(one(name) for name in names))
+        await asyncio.gather(*(one(row.spec) for row in rows.values()))
     return answers
 
 
@@ -148,34 +134,30 @@ def _after(row: IdentityRow, answer: Whoami | None, status: Status | None) -> Id
     return replace(row, condition=condition)
 
 
-def _record(
-    config: PoolConfig, resolved: Resolved, answers: Mapping[str, Whoami], statuses: Mapping[str, Status | None]
-) -> list[str]:
+def _record(pool: Pool, answers: Mapping[str, Whoami], statuses: Mapping[str, Status | None]) -> list[str]:
     """Write the answers to the state and to pool.toml; return the errors."""
     errors: list[str] = []
     decided = {name: status for name, status in statuses.items() if status is not None}
     try:
         with open_the_state() as state:
             for name, status in decided.items():
-                remember(state, config.path, name, resolved.credentials[name], answers[name], status)
+                remember(state, pool.path, name, pool.resolved.credentials[name], answers[name], status)
     except Failure as failure:
         errors.append(failure.message)
     for name, status in decided.items():
-        credential = resolved.credentials[name]
+        credential = pool.resolved.credentials[name]
         bearer = credential.bearer()
         if bearer is not None and credential.kind is Kind.PAT:
             try:
-                _flag(config, name, status, f"sha256:{bearer.fingerprint}", answers[name].evidence)
+                _flag(pool, pool.identity(name), status, f"sha256:{bearer.fingerprint}", answers[name].evidence)
             except editing.EditError as error:
                 errors.append(str(error))
     return errors
 
 
-def _flag(config: PoolConfig, name: str, status: Status, token: str, evidence: Evidence) -> None:
-    spec = config.identity(name)
-    assert spec is not None
+def _flag(pool: Pool, spec: IdentitySpec, status: Status, token: str, evidence: Evidence) -> None:
     if status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
         since = datetime.fromtimestamp(int(evidence.at), UTC)
-        editing.flag(config.path, name, Flag(since, str(evidence), token))
+        editing.flag(pool.path, spec.name, Flag(since, str(evidence), token))
     elif status is Status.READY and spec.flag is not None:
-        editing.unflag(config.path, name)
+        editing.unflag(pool.path, spec.name)

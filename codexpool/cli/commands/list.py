@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from codexpool.cli.common import (
-    config_option,
-    console,
-    json_option,
-    known,
-    moment,
-    name_argument,
-    pool_config,
-    sources,
-    spec_of,
-)
+from codexpool.cli.common import console, json_option, moment, name_argument
 from codexpool.cli.identity_rows import identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES
+from codexpool.cli.pool import Pool, pool_option
 
 
 @click.command("list")
-@config_option
+@pool_option
 @json_option
-def list_(named: Path | None, as_json: bool) -> None:
+def list_(pool: Pool, as_json: bool) -> None:
     """List the identities of the pool and their status.
 
     Reads pool.toml and what proxies have found out; `codexpool check` asks the backend.
     """
-    rows = identity_rows(pool_config(named), sources(), known())
+    rows = identity_rows(pool)
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
     else:
@@ -39,19 +29,18 @@ def list_(named: Path | None, as_json: bool) -> None:
 
 @click.command()
 @name_argument
-@config_option
+@pool_option
 @json_option
-def show(name: str, named: Path | None, as_json: bool) -> None:
+def show(name: str, pool: Pool, as_json: bool) -> None:
     """Show all that is known about identity NAME, except secrets."""
-    config = pool_config(named)
-    spec_of(config, name)
-    row = next(row for row in identity_rows(config, sources(), known()) if row.spec.name == name)
+    pool.identity(name)
+    row = next(row for row in identity_rows(pool) if row.spec.name == name)
     document = {
         **row.document(),
         "expires": moment(row.spec.expires_at),
         "fedramp": row.metadata.fedramp if row.metadata is not None else None,
         "origin": row.metadata.origin if row.metadata is not None else None,
-        "where": f"{config.path}:{row.spec.line}",
+        "where": f"{pool.path}:{row.spec.line}",
     }
     if as_json:
         click.echo(json.dumps(document, indent=2))

@@ -10,23 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    Unchanged,
-    config_option,
-    console,
-    edit_pool,
-    json_option,
-    moment,
-    name_argument,
-    pool_config,
-)
+from codexpool.cli.common import Failure, Unchanged, console, json_option, moment, name_argument
 from codexpool.cli.output import print_table
+from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.model import Access, MemberSpec, PoolConfig, shown
 from codexpool.config.named import Table, name_problem
 from codexpool.config.read import parse
@@ -105,7 +95,7 @@ def member() -> None:
 
 @member.command()
 @name_argument
-@config_option
+@pool_option
 @click.option("--expires", metavar="DATE", callback=_end, help="The key's last day (UTC), or a time with its zone.")
 @click.option(
     "--identities",
@@ -116,7 +106,7 @@ def member() -> None:
 )
 @click.option("--turns-at-once", type=click.IntRange(min=1), help="Limit of simultaneous turns.")
 @click.option("--turns-a-day", type=click.IntRange(min=1), help="Limit of turns a day (UTC).")
-def add(name: str, named: Path | None, **options: Any) -> None:
+def add(name: str, pool: Pool, **options: Any) -> None:
     """Add member NAME, and print the key to standard output. It is not shown again.
 
     A turn is one request to the model. A prompt takes one turn, and one more for each tool call.
@@ -127,28 +117,26 @@ def add(name: str, named: Path | None, **options: Any) -> None:
     """
     if problem := name_problem(name, Table.MEMBER):
         raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
-    config = pool_config(named)
-    if (spec := config.member(name)) is not None:
+    if (spec := pool.config.member(name)) is not None:
         raise Failure(
-            f"member {name} already exists ({config.path}:{spec.line}). Use another name, or for a new key: "
+            f"member {name} already exists ({pool.path}:{spec.line}). Use another name, or for a new key: "
             f"codexpool member rotate {name}"
         )
     key = new_key()
     limits = {option: value for option, value in options.items() if value}
     table: dict[str, Value] = {"name": name, "key": hashed(key), **limits}
-    _issue(config, key, lambda text: with_table(text, table, Table.MEMBER))
-    click.echo(f"added {name} to {config.path}. {_instructions(name)}", err=True)
-    for warning in (*_unmatched(config, options["identities"]), *_openness(config)):
+    _issue(pool, key, lambda text: with_table(text, table, Table.MEMBER))
+    click.echo(f"added {name} to {pool.path}. {_instructions(name)}", err=True)
+    for warning in (*_unmatched(pool.config, options["identities"]), *_openness(pool.config)):
         click.echo(f"codexpool: {warning}", err=True)
 
 
 @member.command("list")
-@config_option
+@pool_option
 @json_option
-def list_(named: Path | None, as_json: bool) -> None:
+def list_(pool: Pool, as_json: bool) -> None:
     """List the members, their limits, and whether their keys are valid. Keys are shown as fingerprints."""
-    config = pool_config(named)
-    rows = [_document(config, spec, time.time()) for spec in config.members]
+    rows = [_document(pool.config, spec, time.time()) for spec in pool.config.members]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -163,22 +151,21 @@ def list_(named: Path | None, as_json: bool) -> None:
     ]
     print_table(console(), list(COLUMNS), cells, no_wrap=("status", "fingerprint"))
     for row in rows:
-        for warning in _unmatched(config, row["identities"]):
+        for warning in _unmatched(pool.config, row["identities"]):
             click.echo(f"{row['name']}: {warning}")
-    for warning in _openness(config):
+    for warning in _openness(pool.config):
         click.echo(warning)
 
 
 @member.command()
 @name_argument
-@config_option
-def revoke(name: str, named: Path | None) -> None:
+@pool_option
+def revoke(name: str, pool: Pool) -> None:
     """Revoke member NAME's keys now.
 
     The member stays in pool.toml. To readmit it with a new key: codexpool member rotate NAME --reinstate.
     """
-    config = pool_config(named)
-    spec = _spec_of(config, name)
+    spec = pool.member(name)
     if spec.revoked_at is not None:
         click.echo(f"{name} was already revoked at {moment(spec.revoked_at)}")
         return
@@ -188,13 +175,13 @@ def revoke(name: str, named: Path | None) -> None:
         text = with_key(text, name, "revoked", revoked, Table.MEMBER)
         return without_key(text, name, "previous", Table.MEMBER)
 
-    edit_pool(config.path, change)
+    pool.edit(change)
     click.echo(f"{name} is revoked. {NOTICED}")
 
 
 @member.command()
 @name_argument
-@config_option
+@pool_option
 @click.option(
     "--grace",
     metavar="DURATION",
@@ -204,13 +191,12 @@ def revoke(name: str, named: Path | None) -> None:
     help="How long the old key stays valid: 90m, 7d, or 0 to end it now.",
 )
 @click.option("--reinstate", is_flag=True, help="Readmit a revoked member. Its old key stays invalid.")
-def rotate(name: str, named: Path | None, grace: timedelta, reinstate: bool) -> None:
+def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
     """Issue a new key for member NAME, and print it to standard output. It is not shown again.
 
     The old key stays valid for a while; any older one ends now.
     """
-    config = pool_config(named)
-    spec = _spec_of(config, name)
+    spec = pool.member(name)
     is_revoked = spec.revoked_at is not None
     if is_revoked and not reinstate:
         raise Failure(f"{name} is revoked. To readmit it: codexpool member rotate {name} --reinstate")
@@ -218,14 +204,14 @@ def rotate(name: str, named: Path | None, grace: timedelta, reinstate: bool) -> 
     key, until = new_key(), time_literal(datetime.now(UTC) + grace)
 
     def change(text: str) -> str:
-        old = _spec_of(parse(text, config.path), name)
+        old = parse(text, pool.path).member(name)
         text = without_key(text, name, "revoked", Table.MEMBER) if is_revoked else text
         text = with_key(text, name, "key", hashed(key), Table.MEMBER)
-        if not grace:
+        if old is None or not grace:
             return without_key(text, name, "previous", Table.MEMBER)
         return with_key(text, name, "previous", {"key": old.key, "until": until}, Table.MEMBER)
 
-    _issue(config, key, change)
+    _issue(pool, key, change)
     old_key = f"the old one is valid until {until}" if grace else "the old one is invalid now"
     click.echo(f"{name} has a new key; {old_key}. {_instructions(name)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
@@ -235,28 +221,19 @@ def rotate(name: str, named: Path | None, grace: timedelta, reinstate: bool) -> 
 @member.command()
 @name_argument
 @click.argument("date", metavar="DATE|never", callback=_end)
-@config_option
-def expires(name: str, date: Literal | None, named: Path | None) -> None:
+@pool_option
+def expires(name: str, date: Literal | None, pool: Pool) -> None:
     """Set the last day (UTC) of member NAME's key, a time with its zone, or `never`."""
-    config = pool_config(named)
-    _spec_of(config, name)
+    pool.member(name)
     if date is None:
-        edit_pool(config.path, lambda text: without_key(text, name, "expires", Table.MEMBER))
+        pool.edit(lambda text: without_key(text, name, "expires", Table.MEMBER))
         click.echo(f"{name} does not expire. {NOTICED}")
     else:
-        edit_pool(config.path, lambda text: with_key(text, name, "expires", date, Table.MEMBER))
+        pool.edit(lambda text: with_key(text, name, "expires", date, Table.MEMBER))
         click.echo(f"{name} expires: {date}. {NOTICED}")
 
 
-def _spec_of(config: PoolConfig, name: str) -> MemberSpec:
-    spec = config.member(name)
-    if spec is None:
-        names = ", ".join(known.name for known in config.members) or "none"
-        raise click.UsageError(f"no member {shown(name)} in {config.path}; it has: {names}")
-    return spec
-
-
-def _issue(config: PoolConfig, key: str, change: Callable[[str], str]) -> None:
+def _issue(pool: Pool, key: str, change: Callable[[str], str]) -> None:
     """Print the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
     try:
         if sys.stdout is None:
@@ -268,7 +245,7 @@ def _issue(config: PoolConfig, key: str, change: Callable[[str], str]) -> None:
             sys.stdout.close()  # Otherwise the interpreter tries to flush at exit, and prints an error.
         raise Unchanged(f"cannot write the key to standard output: {error.strerror or error}") from None
     try:
-        edit_pool(config.path, change)
+        pool.edit(change)
     except Failure as failure:
         raise Unchanged(f"{failure.message}. The printed key is not valid") from None
 

@@ -5,22 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from pathlib import Path
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    config_option,
-    edit_pool,
-    known,
-    name_argument,
-    open_the_state,
-    pool_config,
-    sources,
-    spec_of,
-)
+from codexpool.cli.common import Failure, name_argument, open_the_state
 from codexpool.cli.identity_rows import identity_rows
+from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.model import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
 from codexpool.pool.exclusions import subjects
@@ -32,35 +22,32 @@ from codexpool.upkeep.persistence import NOT_FOR, RESUMED, USAGE
 
 @click.command()
 @name_argument
-@config_option
-def pause(name: str, named: Path | None) -> None:
+@pool_option
+def pause(name: str, pool: Pool) -> None:
     """Stop using identity NAME until it is resumed. Other identities serve its sessions."""
-    config = pool_config(named)
-    if spec_of(config, name).paused:
+    if pool.identity(name).paused:
         click.echo(f"{name} is already paused")
         return
-    edit_pool(config.path, lambda text: with_key(text, name, "paused", True))
+    pool.edit(lambda text: with_key(text, name, "paused", True))
     click.echo(f"{name} is paused")
 
 
 @click.command()
 @name_argument
-@config_option
-def resume(name: str, named: Path | None) -> None:
+@pool_option
+def resume(name: str, pool: Pool) -> None:
     """Use identity NAME again, although it is paused, limited, or excluded from a model or endpoint.
 
     Without this, proxies wait until the time the backend gave. Use it when you know better: the workspace was paid
     for, a limit was reset, or the account got access to the model.
     """
-    config = pool_config(named)
-    if spec_of(config, name).paused:
-        edit_pool(config.path, lambda text: without_key(text, name, "paused"))
+    if pool.identity(name).paused:
+        pool.edit(lambda text: without_key(text, name, "paused"))
         click.echo(f"{name} is resumed")
         return
-    found = known()
-    row = next(row for row in identity_rows(config, sources(), found) if row.spec.name == name)
+    row = next(row for row in identity_rows(pool) if row.spec.name == name)
     key = json.dumps(row.metadata.key) if row.metadata is not None else ""
-    note = found.notes.get((USAGE, key), {})
+    note = pool.known.notes.get((USAGE, key), {})
     is_held_back = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for
     if not is_held_back or not row.fingerprint:
         click.echo(f"{name} is neither paused nor limited: its status is {row.status}")
@@ -71,23 +58,22 @@ def resume(name: str, named: Path | None) -> None:
         if note:
             state.put_note(USAGE, key, {**note, "limited": {}})
         for subject in subjects(row.fingerprint, row.metadata):
-            if (NOT_FOR, subject) in found.notes:
+            if (NOT_FOR, subject) in pool.known.notes:
                 state.put_note(NOT_FOR, subject, {})
     click.echo(f"{name} is resumed")
 
 
 @click.command()
 @name_argument
-@config_option
-def remove(name: str, named: Path | None) -> None:
+@pool_option
+def remove(name: str, pool: Pool) -> None:
     """Remove identity NAME from pool.toml. Its token or login file is kept."""
-    config = pool_config(named)
-    spec = spec_of(config, name)
-    if len(config.identities) == 1:
-        raise Failure(f"{name} is the only identity. Add another one first, or delete {config.path}")
-    edit_pool(config.path, lambda text: without_identity(text, name))
+    spec = pool.identity(name)
+    if len(pool.config.identities) == 1:
+        raise Failure(f"{name} is the only identity. Add another one first, or delete {pool.path}")
+    pool.edit(lambda text: without_identity(text, name))
     with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
-        state.drop_record(record_name(config.path, name))
-    click.echo(f"removed {name} from {config.path}")
+        state.drop_record(record_name(pool.path, name))
+    click.echo(f"removed {name} from {pool.path}")
     if isinstance(spec.source, FromAuthJson | FromFile):
         click.echo(f"kept {spec.source.path}")

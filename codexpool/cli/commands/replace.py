@@ -11,21 +11,10 @@ from typing import Any
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    Unchanged,
-    config_option,
-    edit_pool,
-    known,
-    name_argument,
-    open_the_state,
-    pool_config,
-    sources,
-    spec_of,
-    verification,
-)
+from codexpool.cli.common import Failure, Unchanged, name_argument, sources, verification
+from codexpool.cli.pool import Pool, pool_option
 from codexpool.cli.token_options import GivenToken, given_token, token_options
-from codexpool.cli.tokens import Verified, checked, identity_of, owner_of, remember, verify
+from codexpool.cli.tokens import Verified, checked, identity_of, owner_of, remember_new, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
 from codexpool.config.keyrings import write_keyring
@@ -37,7 +26,6 @@ from codexpool.config.model import (
     FromKeyring,
     IdentitySpec,
     Inline,
-    PoolConfig,
 )
 from codexpool.config.named import Table
 from codexpool.config.sources import credential_of
@@ -57,53 +45,52 @@ OUTDATED = ("needs_replacement", "expires")
 @click.command()
 @name_argument
 @token_options
-@config_option
+@pool_option
 @click.option("--as-new", is_flag=True, help="Keep NAME, and add the token as another identity.")
-def replace(name: str, named: Path | None, as_new: bool, **options: Any) -> None:
+def replace(name: str, pool: Pool, as_new: bool, **options: Any) -> None:
     """Replace NAME's token with another one of the same account and user.
 
     Prompts for the token unless an option names its source, and stores it where the old one is. NAME keeps its
     sessions and its history.
     """
-    config = pool_config(named)
-    spec = spec_of(config, name)
-    new_name = _free_name(config, name) if as_new else name
-    given = given_token(new_name, config.path.parent, **options)
+    spec = pool.identity(name)
+    new_name = _free_name(pool, name) if as_new else name
+    given = given_token(new_name, pool.path.parent, **options)
     verified = verify(changed(spec, name=new_name, source=given.source, account_id=None, user_id=None))
     if as_new:
-        _add(config, new_name, given, verified)
-        click.echo(f"added {new_name} to {config.path}; {name} is unchanged")
+        _add(pool, new_name, given, verified)
+        click.echo(f"added {new_name} to {pool.path}; {name} is unchanged")
         return
-    _require_same_owner(config, spec, verified)
-    _store(config, spec, given)
-    _remember(config, name, verified)
+    _require_same_owner(pool, spec, verified)
+    _store(pool, spec, given)
+    remember_new(pool.path, name, verified)
     click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
 
 
-def replace_login(config: PoolConfig, spec: IdentitySpec, new: Path) -> None:
+def replace_login(pool: Pool, spec: IdentitySpec, new: Path) -> None:
     """Replace an identity's auth.json with a new one of the same account and user. Raises Failure."""
     assert isinstance(spec.source, FromAuthJson)
     verified = verify(changed(spec, source=FromAuthJson(new), account_id=None, user_id=None))
-    _require_same_owner(config, spec, verified)
+    _require_same_owner(pool, spec, verified)
     _write(spec.source.path, new.read_text(encoding="utf-8"))
-    _edit(config, lambda text: _without(text, spec.name, OUTDATED))
-    _remember(config, spec.name, verified)
+    _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
+    remember_new(pool.path, spec.name, verified)
     click.echo(f"{spec.name} is logged in again: {verified.credential.bearer()}, of the same account and user")
 
 
-def _free_name(config: PoolConfig, name: str) -> str:
-    return next(free for n in range(2, 1000) if config.identity(free := f"{name}-{n}") is None)
+def _free_name(pool: Pool, name: str) -> str:
+    return next(free for n in range(2, 1000) if pool.config.identity(free := f"{name}-{n}") is None)
 
 
-def _add(config: PoolConfig, name: str, given: GivenToken, verified: Verified) -> None:
-    if (other := identity_of(config, verified.metadata.key, sources(), known())) is not None:
+def _add(pool: Pool, name: str, given: GivenToken, verified: Verified) -> None:
+    if (other := identity_of(pool, verified.metadata.key)) is not None:
         raise Unchanged(f"this token has the same account and user as {other.name}")
-    _edit(config, lambda text: with_table(text, {"name": name, **given.keys, **verified.owner}, Table.IDENTITY))
-    _remember(config, name, verified)
+    _edit(pool, lambda text: with_table(text, {"name": name, **given.keys, **verified.owner}, Table.IDENTITY))
+    remember_new(pool.path, name, verified)
 
 
-def _require_same_owner(config: PoolConfig, spec: IdentitySpec, verified: Verified) -> None:
-    old = owner_of(config, spec, sources(), known()) or _ask_owner(spec)
+def _require_same_owner(pool: Pool, spec: IdentitySpec, verified: Verified) -> None:
+    old = owner_of(pool, spec) or _ask_owner(spec)
     new = verified.metadata.key
     as_new = f"To add it as another identity: codexpool replace {spec.name} --as-new"
     if old is None:
@@ -133,13 +120,13 @@ def _ask_owner(spec: IdentitySpec) -> IdentityKey | None:
     return asyncio.run(ask())
 
 
-def _store(config: PoolConfig, spec: IdentitySpec, given: GivenToken) -> None:
+def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
     """Write the new token to where the old one is, or its new source to pool.toml."""
     if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
         ((key, value),) = given.keys.items()
         others = [other for other in SOURCES if other != key]
         _edit(
-            config,
+            pool,
             lambda text: _without(
                 with_key(_without(text, spec.name, others), spec.name, key, value), spec.name, OUTDATED
             ),
@@ -162,7 +149,7 @@ def _store(config: PoolConfig, spec: IdentitySpec, given: GivenToken) -> None:
             raise Unchanged(f"{spec.name} is a login ({path}). Log in again: codexpool login {spec.name}")
         case FromCommand():
             raise Unchanged(f"{spec.name}'s token comes from a command: have that print the new one")
-    _edit(config, lambda text: _without(text, spec.name, OUTDATED))
+    _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
 
 
 def _without(text: str, name: str, keys: Iterable[str]) -> str:
@@ -171,10 +158,10 @@ def _without(text: str, name: str, keys: Iterable[str]) -> str:
     return text
 
 
-def _edit(config: PoolConfig, change: Callable[[str], str]) -> None:
-    edit_pool(config.path, change)
+def _edit(pool: Pool, change: Callable[[str], str]) -> None:
+    pool.edit(change)
     # Proxies watch this file; a change in the keyring is invisible to them.
-    os.utime(config.path)
+    os.utime(pool.path)
 
 
 def _write(path: Path, text: str) -> None:
@@ -189,11 +176,3 @@ def _write(path: Path, text: str) -> None:
             new.put(text.encode())
     except OSError as error:
         raise Unchanged(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _remember(config: PoolConfig, name: str, verified: Verified) -> None:
-    try:
-        with open_the_state() as state:
-            remember(state, config.path, name, verified.credential, verified.answer)
-    except Failure as failure:
-        failure.show()  # The token is replaced all the same, and proxies verify it themselves.
