@@ -1,8 +1,8 @@
-"""Who gets what: a table of what a request asks for and what it comes with. Pure.
+"""Who gets what: a table of what a request is for and what it proves.
 
-A member's client has no login: its key opens the pool, and nothing else. So the key must not leave for any host, and
-what acts for a person at the backend is not for it. Whoever comes without a key speaks for himself, as ever, but gets
-nothing of a pool that is for its members.
+A member's client has no login: its key opens the pool, and nothing else. So the key must never leave for a host, and
+what acts for a person at the backend is refused to it. A client without a key acts under its own login, as without
+codexpool, but gets nothing of a pool that is for members only.
 """
 
 from __future__ import annotations
@@ -14,111 +14,103 @@ from typing import Final
 
 from codexpool.config.model import Access
 
-__all__ = ["Access", "Asks", "Brings", "Gets", "gets"]
 
-
-class Asks(Enum):
+class Purpose(Enum):
     """What a request is for."""
 
     SWAP = "what is sent under an identity"
-    SOCKET = "such a WebSocket, other than the model's: nobody looks into its messages"
-    LENT = "what a workspace says of itself, where a member has no other one"
-    WHOAMI = "whose its credential is"
+    SOCKET = "a WebSocket under an identity, other than the model's: its messages are not inspected"
+    WORKSPACE = "what describes a workspace, which a member has none of"
+    WHOAMI = "the owner of its credential"
     TOOLS = "the tools of a person"
-    OWN = "what else acts for a person, on a host of the backend"
-    API = "the model of another API, which clients without a login ask"
+    PERSONAL = "anything else that acts for a person, on a host of the backend"
+    API = "the model of the public API, which a client without a login asks"
     ELSEWHERE = "any other host"
 
 
-class Brings(Enum):
+class Proof(Enum):
     """What a request comes with."""
 
     KEY = "the key of a member"
     BAD_KEY = "a key that opens nothing"
-    LOST_KEY = "nothing, after a key that opens nothing has come from there"
+    LOST_KEY = "nothing, after a key that opens nothing came from the same address"
     NOTHING = "nothing"
-    LOGIN = "a login of its own, which its client renews upon a 401"
+    LOGIN = "a login of its own, which its client renews after a 401"
     OTHER = "another credential of its own"
 
 
-class Gets(Enum):
-    """What becomes of it."""
+class Outcome(Enum):
+    """What happens to a request."""
 
-    UNTOUCHED = "what it would get if there were no members"
-    SWAPPED = "an identity of the pool, for the member"
-    IDENTIFIED = "the answer of whoami, made up for the member"
-    TOOLLESS = "no tools"
-    NOT_FOR_KEYS = "a 403: this is for a person with a login, or for nobody who has a key"
+    UNTOUCHED = "what would happen if there were no members"
+    SWAPPED = "sent under an identity of the pool that may serve the member"
+    IDENTIFIED = "a whoami made up for the member"
+    NO_TOOLS = "an empty list of tools"
+    NOT_FOR_KEYS = "a 403: only for a person with a login"
     WITHHELD = "a 403: a key does not leave for another host"
     REFUSED = "a 401"
-    TOLD = "the reason, in the way in which a client shows it at once"
+    EXPLAINED = "the reason, in a form that the client shows at once"
 
 
-Row = Mapping[Asks, Gets]
+Row = Mapping[Purpose, Outcome]
 
-_UNTOUCHED: Final[Row] = MappingProxyType(dict.fromkeys(Asks, Gets.UNTOUCHED))
+_UNTOUCHED: Final[Row] = MappingProxyType(dict.fromkeys(Purpose, Outcome.UNTOUCHED))
 
 _KEY: Final[Row] = MappingProxyType(
     {
-        Asks.SWAP: Gets.SWAPPED,
-        Asks.SOCKET: Gets.NOT_FOR_KEYS,
-        Asks.LENT: Gets.SWAPPED,
-        Asks.WHOAMI: Gets.IDENTIFIED,
-        Asks.TOOLS: Gets.TOOLLESS,
-        Asks.OWN: Gets.NOT_FOR_KEYS,
-        Asks.API: Gets.WITHHELD,
-        Asks.ELSEWHERE: Gets.WITHHELD,
+        Purpose.SWAP: Outcome.SWAPPED,
+        Purpose.SOCKET: Outcome.NOT_FOR_KEYS,
+        Purpose.WORKSPACE: Outcome.SWAPPED,
+        Purpose.WHOAMI: Outcome.IDENTIFIED,
+        Purpose.TOOLS: Outcome.NO_TOOLS,
+        Purpose.PERSONAL: Outcome.NOT_FOR_KEYS,
+        Purpose.API: Outcome.WITHHELD,
+        Purpose.ELSEWHERE: Outcome.WITHHELD,
     }
 )
 
 _BAD_KEY: Final[Row] = MappingProxyType(
     {
-        **dict.fromkeys(Asks, Gets.REFUSED),
-        Asks.API: Gets.WITHHELD,
-        Asks.ELSEWHERE: Gets.WITHHELD,
+        **dict.fromkeys(Purpose, Outcome.REFUSED),
+        Purpose.API: Outcome.WITHHELD,
+        Purpose.ELSEWHERE: Outcome.WITHHELD,
     }
 )
 
-# After a whoami that was refused Codex goes on without a credential, at another API, and would say something after 14
-# seconds only (docs/protocol.md, section 1a).
+# After a refused whoami Codex continues without a credential, at another API, and would show an error only after 14
+# seconds (docs/protocol.md, section 1a).
 _LOST_KEY: Final[Row] = MappingProxyType(
     {
-        **dict.fromkeys(Asks, Gets.REFUSED),
-        Asks.SWAP: Gets.TOLD,
-        Asks.SOCKET: Gets.TOLD,
-        Asks.API: Gets.TOLD,
-        Asks.WHOAMI: Gets.UNTOUCHED,
-        Asks.ELSEWHERE: Gets.UNTOUCHED,
+        **dict.fromkeys(Purpose, Outcome.REFUSED),
+        Purpose.SWAP: Outcome.EXPLAINED,
+        Purpose.SOCKET: Outcome.EXPLAINED,
+        Purpose.API: Outcome.EXPLAINED,
+        Purpose.WHOAMI: Outcome.UNTOUCHED,
+        Purpose.ELSEWHERE: Outcome.UNTOUCHED,
     }
 )
 
-TABLE: Final[Mapping[Access, Mapping[Brings, Row]]] = MappingProxyType(
+_KEYS: Final = {Proof.KEY: _KEY, Proof.BAD_KEY: _BAD_KEY, Proof.LOST_KEY: _LOST_KEY}
+
+TABLE: Final[Mapping[Access, Mapping[Proof, Row]]] = MappingProxyType(
     {
         Access.ANYONE: {
-            Brings.KEY: _KEY,
-            Brings.BAD_KEY: _BAD_KEY,
-            Brings.LOST_KEY: _LOST_KEY,
-            Brings.NOTHING: _UNTOUCHED,
-            Brings.LOGIN: _UNTOUCHED,
-            Brings.OTHER: _UNTOUCHED,
+            **_KEYS,
+            Proof.NOTHING: _UNTOUCHED,
+            Proof.LOGIN: _UNTOUCHED,
+            Proof.OTHER: _UNTOUCHED,
         },
         Access.MEMBERS: {
-            Brings.KEY: _KEY,
-            Brings.BAD_KEY: _BAD_KEY,
-            Brings.LOST_KEY: _LOST_KEY,
-            Brings.NOTHING: {
+            **_KEYS,
+            Proof.NOTHING: {
                 **_UNTOUCHED,
-                Asks.SWAP: Gets.REFUSED,
-                Asks.SOCKET: Gets.REFUSED,
-                Asks.API: Gets.TOLD,
+                Purpose.SWAP: Outcome.REFUSED,
+                Purpose.SOCKET: Outcome.REFUSED,
+                Purpose.API: Outcome.EXPLAINED,
             },
-            Brings.LOGIN: {**_UNTOUCHED, Asks.SWAP: Gets.TOLD, Asks.SOCKET: Gets.TOLD},
-            Brings.OTHER: {**_UNTOUCHED, Asks.SWAP: Gets.REFUSED, Asks.SOCKET: Gets.REFUSED},
+            # A 401 would make the client renew its login.
+            Proof.LOGIN: {**_UNTOUCHED, Purpose.SWAP: Outcome.EXPLAINED, Purpose.SOCKET: Outcome.EXPLAINED},
+            Proof.OTHER: {**_UNTOUCHED, Purpose.SWAP: Outcome.REFUSED, Purpose.SOCKET: Outcome.REFUSED},
         },
     }
 )
-
-
-def gets(brings: Brings, asks: Asks, access: Access) -> Gets:
-    """What becomes of a request."""
-    return TABLE[access][brings][asks]

@@ -1,4 +1,4 @@
-"""Who the members of a pool are: whose a key is, and whom a member is to its client."""
+"""Finds the member that a key belongs to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from codexpool.pool.identity import clock
 from codexpool.tokens.member_key import hashed
 
 NAMESPACE: Final = uuid.UUID("5c0d6e1f-7a52-4e6b-9d0a-2f6d3b8c41e7")
-"""Of the account ids that are made up for members: a name has the same one in every proxy, and after a restart."""
+"""Of the ids made up for members: a name has the same ids in every proxy, and after a restart."""
 
 
-class Standing(Enum):
-    """What there is to be said of a key."""
+class KeyStatus(Enum):
+    """Whether a key opens the pool."""
 
     VALID = "valid"
     UNKNOWN = "not the key of any member"
@@ -32,10 +32,10 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Somebody who may use the pool, and has come with this ``key`` (as pool.toml has it).
+    """A member whose request came with this ``key`` (as pool.toml has it).
 
-    ``identities`` are the names of those that serve the member; None: all. The ids are made up, and the same for as
-    long as the member is called so: clients keep things by them.
+    ``identities`` are the names of those that serve the member; None means all. Clients store things by the ids, so a
+    name always has the same ones.
     """
 
     spec: MemberSpec
@@ -50,73 +50,70 @@ class Member:
 
 
 class Holder(NamedTuple):
-    """Whose a key is; nobody's where it is unknown. Only a ``VALID`` one opens anything."""
+    """The member of a key, None if it is unknown. Only a ``VALID`` key opens the pool."""
 
-    standing: Standing
+    status: KeyStatus
     member: Member | None
-
-
-NOBODY: Final = Holder(Standing.UNKNOWN, None)
 
 
 class Register:
     """The members of one configuration.
 
-    A key is looked up by a digest with a salt of this process, and then compared in constant time: how long that
-    takes says nothing of the keys there are.
+    A key is looked up by a digest salted for this process, and then compared in constant time, so that timing tells
+    nothing about the keys there are.
     """
 
     def __init__(self, specs: Iterable[MemberSpec] = (), identities: Collection[str] = ()) -> None:
         self._salt = secrets.token_bytes(32)
-        self._held: dict[bytes, Member] = {}
+        self._members: dict[bytes, Member] = {}
         self.specs = {spec.name: spec for spec in specs}
         for spec in self.specs.values():
             for key in _keys(spec):
-                self._held[self._place(key)] = _member(spec, key, identities)
+                self._members[self._digest(key)] = _member(spec, key, identities)
 
     def holder(self, key: str, at: float) -> Holder:
-        """Whose a key is at the unix second ``at``."""
+        """Return the member of a key, and the status of that key at the unix second ``at``."""
         given = hashed(key)
-        member = self._held.get(self._place(given))
+        member = self._members.get(self._digest(given))
         if not hmac.compare_digest(member.key if member is not None else "", given) or member is None:
-            return NOBODY
-        return Holder(standing(member.spec, member.key, at), member)
+            return Holder(KeyStatus.UNKNOWN, None)
+        return Holder(key_status(member.spec, member.key, at), member)
 
-    def still_holds(self, member: Member, at: float) -> bool:
-        """Whether what was let in for a member may go on: its key has not been taken away since."""
+    def is_still_valid(self, member: Member, at: float) -> bool:
+        """Return whether what was admitted for a member may continue: its key has not been revoked since."""
         spec = self.specs.get(member.name)
-        return spec is not None and standing(spec, member.key, at) is Standing.VALID
+        return spec is not None and key_status(spec, member.key, at) is KeyStatus.VALID
 
-    def _place(self, key: str) -> bytes:
+    def _digest(self, key: str) -> bytes:
         return blake2b(key.encode(), key=self._salt, digest_size=16).digest()
 
 
-def standing(spec: MemberSpec, key: str, at: float) -> Standing:
-    """What there is to be said of a key (as pool.toml has it) of a member."""
+def key_status(spec: MemberSpec, key: str, at: float) -> KeyStatus:
+    """Return the status of a key (as pool.toml has it) of a member."""
     if key not in _keys(spec):
-        return Standing.UNKNOWN
+        return KeyStatus.UNKNOWN
     if spec.revoked_at is not None:
-        return Standing.REVOKED
+        return KeyStatus.REVOKED
     if spec.expires_at is not None and spec.expires_at <= at:
-        return Standing.EXPIRED
+        return KeyStatus.EXPIRED
     if key != spec.key and spec.previous is not None and spec.previous.until <= at:
-        return Standing.REPLACED
-    return Standing.VALID
+        return KeyStatus.REPLACED
+    return KeyStatus.VALID
 
 
-def refusal(standing: Standing, member: Member | None) -> str:
-    """Why a key opens nothing, for whoever holds it."""
-    renew = "ask whoever runs this proxy for another one"
+def refusal(status: KeyStatus, member: Member | None) -> str:
+    """Return why a key is refused, for the person who uses it."""
+    renew = "ask the operator of this proxy for a new one"
     if member is None:
         return f"this is not the key of a member of this pool: correct CODEX_ACCESS_TOKEN, or {renew}"
     spec = member.spec
     at = {
-        Standing.REVOKED: spec.revoked_at,
-        Standing.EXPIRED: spec.expires_at,
-        Standing.REPLACED: spec.previous.until if spec.previous is not None else None,
-    }.get(standing)
+        KeyStatus.REVOKED: spec.revoked_at,
+        KeyStatus.EXPIRED: spec.expires_at,
+        KeyStatus.REPLACED: spec.previous.until if spec.previous is not None else None,
+    }.get(status)
     when = f" ({clock(at, 0.0)} UTC)" if at is not None else ""
-    return f"this member key of {member.name} is {standing.value}{when}: {renew}"
+    return f"this member key of {member.name} is {status.value}{when}: {renew}"
 
 
 def _keys(spec: MemberSpec) -> tuple[str, ...]:

@@ -19,9 +19,9 @@ from mitmproxy.connection import Client
 from codexpool.common.addresses import address_of, household, is_from_here, plain_address
 from codexpool.config.model import Access, PoolConfig
 from codexpool.members import persona
-from codexpool.members.access import Asks, Brings, Gets, gets
-from codexpool.members.register import Member, Register, Standing, refusal, standing
-from codexpool.members.strangers import Strangers
+from codexpool.members.access import TABLE, Outcome, Proof, Purpose
+from codexpool.members.client_addresses import ClientAddresses
+from codexpool.members.register import KeyStatus, Member, Register, key_status, refusal
 from codexpool.protocol import endpoints, routes
 from codexpool.protocol.hosts import plain
 from codexpool.protocol.routes import Policy
@@ -53,7 +53,7 @@ MISSING: Final = (
     "or ask the operator of this proxy for one: codexpool member add NAME"
 )
 
-REFUSALS: Final = frozenset({Gets.REFUSED, Gets.WITHHELD, Gets.TOLD})  # what counts against an address
+REFUSALS: Final = frozenset({Outcome.REFUSED, Outcome.WITHHELD, Outcome.EXPLAINED})  # what counts against an address
 
 ACCOUNT: Final = "chatgpt-account-id"
 
@@ -64,7 +64,7 @@ _LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")  # the access token of a login: 
 class Entrance:
     """What a request gets, and why it is refused, if it is."""
 
-    gets: Gets
+    outcome: Outcome
     member: Member | None = None
     why: str = ""
     is_few: bool = True
@@ -72,7 +72,7 @@ class Entrance:
     policy: Policy = Policy.NEVER
 
 
-UNTOUCHED: Final = Entrance(Gets.UNTOUCHED)
+UNTOUCHED: Final = Entrance(Outcome.UNTOUCHED)
 
 
 class Gate:
@@ -86,7 +86,7 @@ class Gate:
     def __init__(self, history: History) -> None:
         self.on_loopback = True
         self.lets_all = False
-        self.strangers = Strangers()
+        self.addresses = ClientAddresses()
         self._register = Register()
         self._config: PoolConfig | None = None
         self._history = history
@@ -120,12 +120,12 @@ class Gate:
         """Return whether a request that was let in may still go on: its key is valid, or none is needed."""
         if member is None:
             return self.access is Access.ANYONE
-        return self._register.still_holds(member, time.time())
+        return self._register.is_still_valid(member, time.time())
 
     def works_from(self, address: str) -> bool:
         """Return whether a member has used this address lately and still has a valid key."""
-        spec = self._register.specs.get(self.strangers.member_at(address, time.monotonic()))
-        return spec is not None and standing(spec, spec.key, time.time()) is Standing.VALID
+        spec = self._register.specs.get(self.addresses.member_at(address, time.monotonic()))
+        return spec is not None and key_status(spec, spec.key, time.time()) is KeyStatus.VALID
 
     def answers(self, flow: http.HTTPFlow) -> bool:
         """Return whether the gate answers a request, which must not leave."""
@@ -162,10 +162,10 @@ class Gate:
         elif found is None:
             entrance = UNTOUCHED
         else:
-            entrance = Entrance(Gets.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
+            entrance = Entrance(Outcome.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
         if entrance is not UNTOUCHED:
             entrance.policy = policy
-            if entrance.gets is not Gets.SWAPPED:
+            if entrance.outcome is not Outcome.SWAPPED:
                 self._keep(flow, entrance)
                 _end_if_endless(flow)
         return entrance
@@ -173,49 +173,51 @@ class Gate:
     def refuse(self, flow: http.HTTPFlow, why: str) -> None:
         """Refuse a request that carries a key, where there are no members."""
         hide_key(flow)
-        self._keep(flow, Entrance(Gets.WITHHELD, why=why))
+        self._keep(flow, Entrance(Outcome.WITHHELD, why=why))
         _end_if_endless(flow)
 
     def _without_key(self, flow: http.HTTPFlow, policy: Policy) -> Entrance:
-        if self.access is Access.ANYONE and not self.strangers.has_bad_keys:
+        if self.access is Access.ANYONE and not self.addresses.has_bad_keys:
             return UNTOUCHED  # The table's answer to all requests without a key: nothing has to be looked up.
-        brings, why = self._brought(flow)
-        asked = asks(flow.request, policy)
-        if asked is Asks.OWN and routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
-            asked = Asks.SWAP  # Another method is no way around the pool's paths.
-        what = gets(brings, asked, self.access)
-        if what is not Gets.UNTOUCHED:
+        proof, why = self._brought(flow)
+        purpose = purpose_of(flow.request, policy)
+        if purpose is Purpose.PERSONAL and routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
+            purpose = Purpose.SWAP  # Another method is no way around the pool's paths.
+        what = TABLE[self.access][proof][purpose]
+        if what is not Outcome.UNTOUCHED:
             return Entrance(what, why=why)
         address = source_of(flow)
         if not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address)):
             _end_if_endless(flow)
         return UNTOUCHED
 
-    def _brought(self, flow: http.HTTPFlow) -> tuple[Brings, str]:
-        """Return what a request without a key brings, and the reason to refuse it with."""
+    def _brought(self, flow: http.HTTPFlow) -> tuple[Proof, str]:
+        """Return what a request without a key comes with, and the reason to refuse it with."""
         credential = flow.request.headers.get("authorization")
         if credential is not None:
-            return (Brings.LOGIN if _LOGIN.match(credential) else Brings.OTHER), MISSING
-        if self.strangers.has_bad_keys and (why := self.strangers.bad_key(source_of(flow), time.monotonic())):
-            return Brings.LOST_KEY, why
-        return Brings.NOTHING, MISSING
+            return (Proof.LOGIN if _LOGIN.match(credential) else Proof.OTHER), MISSING
+        if self.addresses.has_bad_keys and (why := self.addresses.bad_key(source_of(flow), time.monotonic())):
+            return Proof.LOST_KEY, why
+        return Proof.NOTHING, MISSING
 
     def _with_key(self, flow: http.HTTPFlow, found: bytes, policy: Policy) -> Entrance:
-        now, asked = time.time(), asks(flow.request, policy)
-        standing, member = self._register.holder(found.decode("latin-1"), now) if found else (Standing.UNKNOWN, None)
-        if standing is Standing.VALID:
-            what = gets(Brings.KEY, asked, self.access)
-            self.strangers.member_came(source_of(flow), member.name if member else "", time.monotonic())
+        now, purpose = time.time(), purpose_of(flow.request, policy)
+        status, member = self._register.holder(found.decode("latin-1"), now) if found else (KeyStatus.UNKNOWN, None)
+        if status is KeyStatus.VALID:
+            what = TABLE[self.access][Proof.KEY][purpose]
+            self.addresses.note_member(source_of(flow), member.name if member else "", time.monotonic())
             return Entrance(
-                what, member, ELSEWHERE if what is Gets.WITHHELD else NO_SOCKET if asked is Asks.SOCKET else ""
+                what,
+                member,
+                ELSEWHERE if what is Outcome.WITHHELD else NO_SOCKET if purpose is Purpose.SOCKET else "",
             )
-        why = refusal(standing, member) if found else MISPLACED
-        self.strangers.bad_key_came(source_of(flow), why, time.monotonic())
-        return Entrance(gets(Brings.BAD_KEY, asked, self.access), member, why)
+        why = refusal(status, member) if found else MISPLACED
+        self.addresses.note_bad_key(source_of(flow), why, time.monotonic())
+        return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why)
 
     def _keep(self, flow: http.HTTPFlow, entrance: Entrance) -> None:
-        if entrance.gets in REFUSALS and entrance.why != ELSEWHERE:  # A member's slip does not count.
-            entrance.is_few = self.strangers.refused(source_of(flow), time.monotonic())
+        if entrance.outcome in REFUSALS and entrance.why != ELSEWHERE:  # A member's slip does not count.
+            entrance.is_few = self.addresses.count_refusal(source_of(flow), time.monotonic())
         self._answered[flow] = entrance
 
     # -- the answer, if that is up to us
@@ -224,12 +226,12 @@ class Gate:
         """Answer a complete request that is not sent under an identity, if the gate decided to."""
         if flow not in self._answered and carries_key(flow.request):  # A key in its trailers.
             hide_key(flow)
-            self._keep(flow, Entrance(Gets.WITHHELD, why=MISPLACED))
+            self._keep(flow, Entrance(Outcome.WITHHELD, why=MISPLACED))
         entrance = self._answered.get(flow)
-        if entrance is not None and entrance.gets is Gets.IDENTIFIED and keeper is not None and entrance.member:
+        if entrance is not None and entrance.outcome is Outcome.IDENTIFIED and keeper is not None and entrance.member:
             flow.response = replies.document(await _whoami(keeper, entrance.member))
             flow.comment = f"codexpool: whoami of {entrance.member.name}"
-        elif entrance is not None and entrance.gets is Gets.TOOLLESS and keeper is not None:
+        elif entrance is not None and entrance.outcome is Outcome.NO_TOOLS and keeper is not None:
             encoding = flow.request.headers.get("content-encoding", "")
             flow.response = replies.toolless(flow.request.raw_content or b"", encoding)
             flow.comment = "codexpool: no tools"
@@ -241,15 +243,15 @@ class Gate:
         entrance = self._answered.get(flow)
         if entrance is None:
             return
-        if entrance.gets is Gets.NOT_FOR_KEYS:
+        if entrance.outcome is Outcome.NOT_FOR_KEYS:
             flow.response = replies.not_for_members(entrance.why)
             flow.comment = "codexpool: not for member keys"
             return
         address = source_of(flow)
         # A member with a former key is not guessing, and a client shows a person nothing of a 429: both get their
         # reason however often they ask (a TUI asks twenty times in a second).
-        if not (entrance.is_few or entrance.member is not None or entrance.gets is Gets.TOLD):
-            flow.response = replies.too_many(self.strangers.pause(address, time.monotonic()))
+        if not (entrance.is_few or entrance.member is not None or entrance.outcome is Outcome.EXPLAINED):
+            flow.response = replies.too_many(self.addresses.pause(address, time.monotonic()))
             return
         flow.response = _refusal(flow, entrance)
         flow.comment = f"codexpool: refused ({entrance.why})"
@@ -263,12 +265,12 @@ class Gate:
 
 def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
     upgrade = flow.request.headers.get("upgrade", "").lower() == "websocket"
-    match entrance.gets:
-        case Gets.WITHHELD:
+    match entrance.outcome:
+        case Outcome.WITHHELD:
             return replies.withheld(entrance.why)
-        case Gets.TOLD if entrance.policy is Policy.SWAP_IDS and (own := flow.request.headers.get(ACCOUNT)):
+        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and (own := flow.request.headers.get(ACCOUNT)):
             return replies.discovered(own)  # Without it the client would not send the request that tells it why.
-        case Gets.TOLD:
+        case Outcome.EXPLAINED:
             return replies.unservable(f"codexpool: {entrance.why}", "", upgrade, None, False, 0.0)
         case _ if upgrade and entrance.member is not None:
             return replies.unservable("", "", upgrade, None, False, 0.0)
@@ -279,34 +281,34 @@ def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
 async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
     """Return the answer of whoami. After a start it waits a moment for the accounts of the identities."""
     ends = time.monotonic() + PATIENCE
-    while (shown := persona.face(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
+    while (shown := persona.shown_metadata(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
         await keeper.change(left)
     return persona.whoami(member, shown)
 
 
-def asks(request: http.Request, policy: Policy) -> Asks:
+def purpose_of(request: http.Request, policy: Policy) -> Purpose:
     """Return what a request is for."""
     data = request.data
     asked = data.path.decode("latin-1").partition("?")[0]
     path = routes.normalised(asked)  # Empty for the root, and for what no client sends.
     if policy.swaps:
         is_socket = "websocket" in request.headers.get("upgrade", "").lower()
-        return Asks.SOCKET if is_socket and path != endpoints.RESPONSES else Asks.SWAP
+        return Purpose.SOCKET if is_socket and path != endpoints.RESPONSES else Purpose.SWAP
     if policy is Policy.LENT:
-        return Asks.LENT
+        return Purpose.WORKSPACE
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(endpoints.API_PATHS))):
-        return Asks.ELSEWHERE  # Pages for a browser.
+        return Purpose.ELSEWHERE  # Pages for a browser.
     if policy is Policy.OWN:
-        return Asks.TOOLS if data.method == b"POST" and path == endpoints.MCP else Asks.OWN
+        return Purpose.TOOLS if data.method == b"POST" and path == endpoints.MCP else Purpose.PERSONAL
     if data.scheme != b"https" or data.port != 443:
-        return Asks.ELSEWHERE
+        return Purpose.ELSEWHERE
     match data.host.lower():
         case endpoints.API_HOST if path == endpoints.API_RESPONSES:
-            return Asks.API
+            return Purpose.API
         case endpoints.AUTH_HOST if path == endpoints.WHOAMI_PATH and data.method == b"GET":
-            return Asks.WHOAMI
+            return Purpose.WHOAMI
         case _:
-            return Asks.ELSEWHERE
+            return Purpose.ELSEWHERE
 
 
 def source_of(flow: http.HTTPFlow) -> str:

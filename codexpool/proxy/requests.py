@@ -12,7 +12,7 @@ import time
 from mitmproxy import http
 
 from codexpool.members import persona
-from codexpool.members.access import Gets
+from codexpool.members.access import Outcome
 from codexpool.members.register import Member
 from codexpool.pool.pool import Pool
 from codexpool.protocol import headers, routes
@@ -108,7 +108,7 @@ class Requests:
         policy = self._flows.policy(flow.request)
         keeper = self._flows.keeper_if_any
         entrance = self._gate.enter(flow, policy, keeper, self._flows.closed)
-        is_let_in = entrance.gets is Gets.SWAPPED or (entrance.gets is Gets.UNTOUCHED and policy.swaps)
+        is_let_in = entrance.outcome is Outcome.SWAPPED or (entrance.outcome is Outcome.UNTOUCHED and policy.swaps)
         if not is_let_in or keeper is None:
             return
         flow.request.stream = False
@@ -130,7 +130,7 @@ class Requests:
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
         """Return the identities that may serve a member's request; None for all."""
         lent = routes.path_policy("GET", routes.normalised(path.partition("?")[0])) is Policy.LENT
-        return persona.of_its_plan(keeper.pool, member) if lent else member.identities
+        return persona.names_of_its_plan(keeper.pool, member) if lent else member.identities
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Refuse a request of a swap path because the proxy is ending; return whether it was one."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from codexpool.config.model import Access, IdentitySpec, MemberSpec, PoolConfig
 from codexpool.members.ledger import Ledger
-from codexpool.members.register import standing
+from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
 from codexpool.pool.identity import Condition, Identity, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
@@ -298,7 +298,7 @@ def member_rows(config: PoolConfig | None, queue: TurnQueue, ledger: Ledger, now
 def _member(spec: MemberSpec, queue: TurnQueue, ledger: Ledger, now: float) -> dict[str, Any]:
     return {
         "name": redact_text(spec.name),
-        "key": standing(spec, spec.key, now).value,
+        "key": key_status(spec, spec.key, now).value,
         "expires_at": spec.expires_at,
         "identities": [redact_text(pattern) for pattern in spec.identities],
         "turns_under_way": queue.under_way(spec.name),

@@ -216,7 +216,7 @@ def test_a_bad_key_ends_the_client_with_one_line(team: World, tmp_path: Path, tr
 
     (for_wrong,), (for_revoked,) = (set(lines) for lines in shown.values())  # the same line each time
     assert for_wrong.startswith("codexpool: this is not the key of a member of this pool: correct CODEX_ACCESS_TOKEN")
-    assert for_revoked.startswith("codexpool: this member key of bob is revoked (2026-01-01 00:00 UTC): ask whoever")
+    assert for_revoked.startswith("codexpool: this member key of bob is revoked (2026-01-01 00:00 UTC): ask the")
     assert requests(team.standin.seen[before:]) == []
     check(team)
     assert team.proxy.stop() == 0
@@ -243,7 +243,7 @@ def test_a_key_revoked_between_prompts_ends_the_session(team: World, transport: 
 
     line = refusal(team.client, "resume", "--last", "and now echo:apple")
 
-    assert line.startswith("codexpool: this member key of ann is revoked (2026-11-25 04:12 UTC): ask whoever")
+    assert line.startswith("codexpool: this member key of ann is revoked (2026-11-25 04:12 UTC): ask the operator")
     assert requests(team.standin.seen[before:]) == []
 
 

@@ -1,65 +1,61 @@
-"""Who gets what: the promises that the table keeps."""
+"""What the access table promises."""
 
 from __future__ import annotations
 
 import pytest
 
-from codexpool.members.access import Access, Asks, Brings, Gets, gets
+from codexpool.config.model import Access
+from codexpool.members.access import TABLE, Outcome, Proof, Purpose
 
-ALL = [(brings, asks, access) for brings in Brings for asks in Asks for access in Access]
-
-
-@pytest.mark.parametrize(("brings", "asks", "access"), ALL)
-def test_every_request_gets_something(brings: Brings, asks: Asks, access: Access) -> None:
-    assert gets(brings, asks, access) in Gets
+ALL = [(proof, purpose, access) for proof in Proof for purpose in Purpose for access in Access]
 
 
-@pytest.mark.parametrize(("brings", "asks", "access"), ALL)
-def test_no_key_leaves_the_proxy(brings: Brings, asks: Asks, access: Access) -> None:
-    leaves_as_it_came = gets(brings, asks, access) is Gets.UNTOUCHED
-
-    assert brings not in (Brings.KEY, Brings.BAD_KEY) or not leaves_as_it_came
+@pytest.mark.parametrize(("proof", "purpose", "access"), ALL)
+def test_every_request_gets_something(proof: Proof, purpose: Purpose, access: Access) -> None:
+    assert TABLE[access][proof][purpose] in Outcome
 
 
-@pytest.mark.parametrize(("brings", "asks", "access"), ALL)
-def test_only_a_good_key_is_sent_under_an_identity_and_only_where_the_pool_speaks(
-    brings: Brings, asks: Asks, access: Access
-) -> None:
-    if gets(brings, asks, access) is Gets.SWAPPED:
-        assert brings is Brings.KEY
-        assert asks in (Asks.SWAP, Asks.LENT)
+@pytest.mark.parametrize(("proof", "purpose", "access"), ALL)
+def test_no_key_leaves_the_proxy(proof: Proof, purpose: Purpose, access: Access) -> None:
+    leaves_as_it_came = TABLE[access][proof][purpose] is Outcome.UNTOUCHED
+
+    assert proof not in (Proof.KEY, Proof.BAD_KEY) or not leaves_as_it_came
 
 
-@pytest.mark.parametrize("asks", [Asks.SWAP, Asks.SOCKET])
-@pytest.mark.parametrize("brings", [brings for brings in Brings if brings is not Brings.KEY])
-def test_a_pool_for_members_gives_nothing_to_anyone_else(brings: Brings, asks: Asks) -> None:
-    assert gets(brings, asks, Access.MEMBERS) in (Gets.REFUSED, Gets.TOLD)
+@pytest.mark.parametrize(("proof", "purpose", "access"), ALL)
+def test_only_a_valid_key_is_swapped(proof: Proof, purpose: Purpose, access: Access) -> None:
+    if TABLE[access][proof][purpose] is Outcome.SWAPPED:
+        assert proof is Proof.KEY
+        assert purpose in (Purpose.SWAP, Purpose.WORKSPACE)
+
+
+@pytest.mark.parametrize("purpose", [Purpose.SWAP, Purpose.SOCKET])
+@pytest.mark.parametrize("proof", [proof for proof in Proof if proof is not Proof.KEY])
+def test_a_pool_for_members_gives_nothing_to_anyone_else(proof: Proof, purpose: Purpose) -> None:
+    assert TABLE[Access.MEMBERS][proof][purpose] in (Outcome.REFUSED, Outcome.EXPLAINED)
 
 
 @pytest.mark.parametrize("access", Access)
 def test_a_member_has_no_socket_but_the_models(access: Access) -> None:
-    assert gets(Brings.KEY, Asks.SOCKET, access) is Gets.NOT_FOR_KEYS
+    assert TABLE[access][Proof.KEY][Purpose.SOCKET] is Outcome.NOT_FOR_KEYS
 
 
-OWN_CREDENTIAL = [Brings.NOTHING, Brings.LOGIN, Brings.OTHER]
+OWN_CREDENTIAL = [Proof.NOTHING, Proof.LOGIN, Proof.OTHER]
 
 
-@pytest.mark.parametrize("brings", OWN_CREDENTIAL)
-@pytest.mark.parametrize("asks", Asks)
-def test_a_pool_for_anyone_is_as_if_there_were_no_members(brings: Brings, asks: Asks) -> None:
-    assert gets(brings, asks, Access.ANYONE) is Gets.UNTOUCHED
+@pytest.mark.parametrize("proof", OWN_CREDENTIAL)
+@pytest.mark.parametrize("purpose", Purpose)
+def test_a_pool_for_anyone_ignores_requests_without_a_key(proof: Proof, purpose: Purpose) -> None:
+    assert TABLE[Access.ANYONE][proof][purpose] is Outcome.UNTOUCHED
 
 
-@pytest.mark.parametrize("asks", [asks for asks in Asks if asks not in (Asks.SWAP, Asks.SOCKET)])
-@pytest.mark.parametrize("brings", [Brings.LOGIN, Brings.OTHER])
-def test_whoever_has_a_login_goes_on_speaking_for_himself_beside_a_pool_for_members(
-    brings: Brings, asks: Asks
-) -> None:
-    assert gets(brings, asks, Access.MEMBERS) is Gets.UNTOUCHED
+@pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose not in (Purpose.SWAP, Purpose.SOCKET)])
+@pytest.mark.parametrize("proof", [Proof.LOGIN, Proof.OTHER])
+def test_a_login_acts_for_itself_beside_a_pool_for_members(proof: Proof, purpose: Purpose) -> None:
+    assert TABLE[Access.MEMBERS][proof][purpose] is Outcome.UNTOUCHED
 
 
-@pytest.mark.parametrize(("asks", "access"), [(asks, access) for asks in Asks for access in Access])
-def test_no_login_is_ever_answered_with_a_401_upon_which_its_client_would_renew_it(
-    asks: Asks, access: Access
-) -> None:
-    assert gets(Brings.LOGIN, asks, access) is not Gets.REFUSED
+@pytest.mark.parametrize(("purpose", "access"), [(purpose, access) for purpose in Purpose for access in Access])
+def test_no_login_gets_a_401(purpose: Purpose, access: Access) -> None:
+    """Its client would renew the login."""
+    assert TABLE[access][Proof.LOGIN][purpose] is not Outcome.REFUSED

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.config.model import MemberSpec, PreviousKey
-from codexpool.members.register import Register, Standing
+from codexpool.members.register import KeyStatus, Register
 from codexpool.tokens.member_key import HASHED, PREFIX, hashed, new_key
 
 NOW = 1_000_000.0
@@ -26,19 +26,19 @@ def test_a_key_is_for_codex_a_pat_of_256_bits_and_the_file_has_its_hash_only() -
 
 
 @pytest.mark.parametrize(
-    ("spec", "standing"),
+    ("spec", "status"),
     [
-        (ANN, Standing.VALID),
-        (replace(ANN, revoked_at=NOW - 1), Standing.REVOKED),
-        (replace(ANN, revoked_at=NOW + 9), Standing.REVOKED),  # A clock that was set back takes nothing back.
-        (replace(ANN, expires_at=NOW + 1), Standing.VALID),
-        (replace(ANN, expires_at=NOW), Standing.EXPIRED),
+        (ANN, KeyStatus.VALID),
+        (replace(ANN, revoked_at=NOW - 1), KeyStatus.REVOKED),
+        (replace(ANN, revoked_at=NOW + 9), KeyStatus.REVOKED),  # A clock that was set back takes nothing back.
+        (replace(ANN, expires_at=NOW + 1), KeyStatus.VALID),
+        (replace(ANN, expires_at=NOW), KeyStatus.EXPIRED),
     ],
 )
-def test_a_key_opens_the_pool_until_it_is_revoked_or_expires(spec: MemberSpec, standing: Standing) -> None:
+def test_a_key_opens_the_pool_until_it_is_revoked_or_expires(spec: MemberSpec, status: KeyStatus) -> None:
     found = Register([spec]).holder(KEY, NOW)
 
-    assert found.standing is standing
+    assert found.status is status
     assert found.member is not None
     assert found.member.name == "ann"
 
@@ -46,8 +46,8 @@ def test_a_key_opens_the_pool_until_it_is_revoked_or_expires(spec: MemberSpec, s
 def test_after_a_rotation_both_keys_open_the_pool_for_a_while() -> None:
     register = Register([replace(ANN, previous=PreviousKey(hashed(OLD), NOW + 60))])
 
-    assert [register.holder(key, NOW).standing for key in (KEY, OLD)] == [Standing.VALID, Standing.VALID]
-    assert [register.holder(key, NOW + 60).standing for key in (KEY, OLD)] == [Standing.VALID, Standing.REPLACED]
+    assert [register.holder(key, NOW).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.VALID]
+    assert [register.holder(key, NOW + 60).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.REPLACED]
 
 
 def test_both_keys_of_a_member_are_one_person_to_the_client_and_no_other_one() -> None:
@@ -69,7 +69,7 @@ def test_nothing_but_the_key_opens_the_pool(guess: str) -> None:
     register = Register([ANN])
 
     if guess != KEY:
-        assert register.holder(guess, NOW) == (Standing.UNKNOWN, None)
+        assert register.holder(guess, NOW) == (KeyStatus.UNKNOWN, None)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_was_let_in_goes_on_until_its_key_is_taken_away(now: list[MemberSpe
     member = Register([ANN]).holder(KEY, NOW).member
     assert member is not None
 
-    assert Register(now).still_holds(member, NOW) is goes_on
+    assert Register(now).is_still_valid(member, NOW) is goes_on
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from codexpool.config.model import Access, MemberSpec, PoolConfig, shown
 from codexpool.config.named import Table, name_problem
 from codexpool.config.read import parse
 from codexpool.config.tables import Literal, Value, time_literal, with_key, with_table, without_key
-from codexpool.members.register import Standing, standing
+from codexpool.members.register import KeyStatus, key_status
 from codexpool.tokens.bearer import FINGERPRINT_DIGITS
 from codexpool.tokens.member_key import hashed, new_key
 
-STYLES: Final = {Standing.VALID.value: "green", Standing.EXPIRED.value: "yellow", Standing.REVOKED.value: "dim"}
+STYLES: Final = {KeyStatus.VALID.value: "green", KeyStatus.EXPIRED.value: "yellow", KeyStatus.REVOKED.value: "dim"}
 
 COLUMNS: Final = {
     "name": "name",
@@ -284,7 +284,7 @@ def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]
     return {
         "name": spec.name,
         "fingerprint": spec.key.removeprefix("sha256:")[:FINGERPRINT_DIGITS],
-        "status": standing(spec, spec.key, at).value,
+        "status": key_status(spec, spec.key, at).value,
         "expires": moment(spec.expires_at),
         "revoked": moment(spec.revoked_at),
         "identities": list(spec.identities),
