@@ -196,7 +196,6 @@ class _Reader:
                 raise
             self._has_failed = True
             self._server.state &= ~ConnectionState.CAN_WRITE  # No other request may use it.
-            return data
         finally:
             if not data:
                 self._duplicate.close()
@@ -236,10 +235,9 @@ class _PatientLock(asyncio.Lock):
         while True:
             try:
                 await super().acquire()
+                break
             except asyncio.CancelledError as error:
                 cancelled = error
-            else:
-                break
         if cancelled is not None and (task := asyncio.current_task()) is not None:
             task.cancel(*cancelled.args)
         return True
@@ -345,15 +343,11 @@ class WebsocketConnection(_Websocket):  # type: ignore[misc]
 
 def install() -> None:
     """Make every new connection one of these."""
-    _put(Http1Client, Http1Server, WebsocketConnection)
+    vars(layers).update(Http1Client=Http1Client, Http1Server=Http1Server)
+    vars(websocket).update(WebsocketConnection=WebsocketConnection)
 
 
 def uninstall() -> None:
     """Give mitmproxy its own classes back."""
-    _put(_http1.Http1Client, _http1.Http1Server, _Websocket)
-
-
-def _put(to_server: type, to_client: type, of_socket: type) -> None:
-    in_http, in_websocket = vars(layers), vars(websocket)
-    in_http["Http1Client"], in_http["Http1Server"] = to_server, to_client
-    in_websocket["WebsocketConnection"] = of_socket
+    vars(layers).update(Http1Client=_http1.Http1Client, Http1Server=_http1.Http1Server)
+    vars(websocket).update(WebsocketConnection=_Websocket)

@@ -178,9 +178,8 @@ class _Timer(commands.RequestWakeup):
         self.stream: ResendStream | None = stream
 
 
-_NOWHERE = cast(
-    layer.Layer, SimpleNamespace(handle_event=lambda _: iter(()))
-)  # receives timers of holds that are over
+# Receives the timers of holds that are over.
+_NOWHERE = cast(layer.Layer, SimpleNamespace(handle_event=lambda _: iter(())))
 
 
 class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
@@ -275,10 +274,8 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         if not self.claimed:
-            return cast(Commands, super().send_response(already_streamed))
-        return self._send_response_or_request(already_streamed)
-
-    def _send_response_or_request(self, already_streamed: bool) -> Commands:
+            yield from super().send_response(already_streamed)
+            return
         if not already_streamed:
             self.sender.whole(self.flow)
         sending: Commands = super().send_response(already_streamed)
@@ -292,7 +289,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
                 self._drop_queued(FROM_SERVER if is_over else (ResponseProtocolError,))
                 if again:
                     sending.close()
-                    yield from self._abandon_attempt()
+                    yield from self._stop_upload()
                     if not (yield from self.check_killed(True)):
                         yield from self._send_again()
                     return
@@ -305,30 +302,20 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def handle_protocol_error(self, event: Any) -> Commands:
         if isinstance(event, ResponseProtocolError) and self._has_passed_on_nothing():
-            return self._handle_loss(event)
-        return cast(Commands, super().handle_protocol_error(event))
+            yield from self._handle_loss(event)
+        else:
+            yield from super().handle_protocol_error(event)
 
     def _has_passed_on_nothing(self) -> bool:
-        return (
-            self.claimed
-            and self.client_state == self.state_done
-            and self.server_state
-            in (
-                self.state_wait_for_response_headers,
-                self.state_consume_response_body,
-                self._state_hold_beginning,
-            )
-        )
+        early = (self.state_wait_for_response_headers, self.state_consume_response_body, self._state_hold_beginning)
+        return self.claimed and self.client_state == self.state_done and self.server_state in early
 
     def _handle_loss(self, event: Any, is_lost: bool = True) -> Commands:
         is_cut = self.server_state == self.state_consume_response_body
         response = self.sender.cut(self.flow, event.message, is_lost) if is_cut else None
-        if response is None:
-            yield from self._lose(event)
-        else:
+        if response is not None:
             yield from self._take_for(response)
-
-    def _lose(self, event: Any) -> Commands:
+            return
         self.sender.lost(self.flow)
         handling: Commands = super().handle_protocol_error(event)
         for command in handling:
@@ -336,8 +323,6 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             if isinstance(command, HttpErrorHook) and self.sender.again(self.flow):
                 handling.close()
                 self._drop_queued(FROM_SERVER)
-                if self.attempt_id != self.stream_id:
-                    yield DropStream(self.attempt_id)
                 if not (yield from self.check_killed(True)):
                     yield from self._send_again()
                 return
@@ -412,9 +397,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         """Go on as if the attempt had been answered with ``response``."""
         self._beginning = []
         self.response_body_buf = ReceiveBuffer()
-        if self.attempt_id != self.stream_id:
-            yield DropStream(self.attempt_id)
-        self._begin_attempt()  # What still arrives for the old one is ignored.
+        yield from self._begin_attempt()  # What still arrives for the old one is ignored.
         self._is_abandoned = True
         self.flow.response = response
         response.timestamp_start = time.time()
@@ -447,31 +430,31 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     @property
     def _http_layer(self) -> HttpLayer:
-        http_layer = self.context.layers[self.context.layers.index(self) - 1]
-        assert isinstance(http_layer, HttpLayer)
-        return http_layer
+        return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
 
-    def _begin_attempt(self) -> None:
+    # -- the next attempt
+
+    def _begin_attempt(self) -> Commands:
+        if self.attempt_id != self.stream_id:
+            yield DropStream(self.attempt_id)
         self.attempt_id = next(self._attempt_ids)
         self._http_layer.streams[self.attempt_id] = self
         self._forget_timer()
         self.handle_event = self._handle_event_of_later_attempt
 
     def _send_again(self) -> Commands:
-        self._begin_attempt()
+        yield from self._begin_attempt()
         self.flow.response = None
         self.flow.error = None
         self.response_body_buf = ReceiveBuffer()  # Part of a refusal may be in it.
         self.server_state = self.state_wait_for_response_headers
         yield from self.make_server_connection()
 
-    def _abandon_attempt(self) -> Commands:
+    def _stop_upload(self) -> Commands:
         if self.flow.server_conn.alpn == b"h2" and not self._is_abandoned:
             # The refusal may have arrived before the body was sent: without a reset the rest would still be uploaded.
             # (Over HTTP/1 the same event would close a connection that the next attempt can use.)
             yield SendHttp(RequestProtocolError(self.attempt_id, "refused early", CANCEL), self.flow.server_conn)
-        if self.attempt_id != self.stream_id:
-            yield DropStream(self.attempt_id)
 
     def _drop_queued(self, kinds: tuple[type[events.Event], ...]) -> None:
         self._paused_event_queue = deque(event for event in self._paused_event_queue if not isinstance(event, kinds))
