@@ -16,7 +16,7 @@ def opened(at: float = NOW, most: int = 3) -> Breaker:
     return breaker
 
 
-def test_opens_when_three_different_identities_are_refused_within_a_minute() -> None:
+def test_opens_when_three_identities_are_refused_in_a_minute() -> None:
     breaker = Breaker()
 
     assert [breaker.refused(name, NOW + at, 9) for name, at in (("a", 0), ("b", 30), ("c", 59))] == [
@@ -27,7 +27,8 @@ def test_opens_when_three_different_identities_are_refused_within_a_minute() -> 
     assert breaker.names == ("a", "b", "c")
 
 
-def test_does_not_open_for_one_identity_however_often_it_is_refused() -> None:
+def test_one_identity_alone_does_not_open_it() -> None:
+    """However often it is refused."""
     breaker = Breaker()
 
     assert not any(breaker.refused("a", NOW + at, 9) for at in range(50))
@@ -52,7 +53,8 @@ def test_how_many_is_the_operators_word() -> None:
     assert [breaker.refused(f"i{n}", NOW, left=9) for n in range(5)] == [False] * 4 + [True]
 
 
-def test_lets_one_request_through_after_a_pause_and_no_other_until_that_has_come_to_something() -> None:
+def test_lets_one_probe_through_after_a_pause() -> None:
+    """No other request passes until the probe has an answer."""
     breaker = opened()
     later = NOW + FIRST_PAUSE
 
@@ -64,7 +66,7 @@ def test_lets_one_request_through_after_a_pause_and_no_other_until_that_has_come
     assert breaker.lets_pass(later + PROBE_LASTS)
 
 
-def test_waits_twice_as_long_each_time_the_probe_costs_another_identity() -> None:
+def test_the_pause_doubles_when_a_probe_costs_an_identity() -> None:
     breaker, at, pauses = opened(), NOW, []
     for number in range(12):
         pauses.append(breaker.until - at)
@@ -76,7 +78,7 @@ def test_waits_twice_as_long_each_time_the_probe_costs_another_identity() -> Non
     assert max(pauses) == pauses[-1] == LONGEST_PAUSE
 
 
-def test_a_good_answer_to_a_request_that_was_sent_since_closes_it() -> None:
+def test_a_good_answer_to_a_later_request_closes_it() -> None:
     breaker = opened()
 
     assert not breaker.succeeded(NOW - 1)  # it was on its way when the others were refused

@@ -116,7 +116,8 @@ def test_who_is_left_serves_what_all_others_refuse() -> None:
 
 
 @pytest.mark.parametrize("said", [BackendAnswer(429, code="usage_limit_reached", error=LIMIT), BackendAnswer(402)])
-def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said: BackendAnswer) -> None:
+def test_a_fresh_identity_is_found_beside_five_refused_ones(said: BackendAnswer) -> None:
+    """Two are out over the same cause, and three have died."""
     scene = Scene(ready_pool(*"abcdef"))
     pool = scene.pool
     for name in "ab":
@@ -136,7 +137,7 @@ def test_a_fresh_identity_is_found_although_two_are_out_and_three_have_died(said
     assert pool.states.breaker.opened_at is None
 
 
-def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:
+def test_a_request_limited_everywhere_keeps_no_breaker_open() -> None:
     scene = Scene(ready_pool(*"abcdef"))
     pool = scene.pool
     limited = BackendAnswer(429, code="usage_limit_reached", error=LIMIT)
@@ -153,7 +154,7 @@ def test_a_request_that_is_limited_everywhere_holds_no_breaker_open() -> None:
 
 
 @pytest.mark.parametrize("said", [BackendAnswer(400), BackendAnswer(429, code="usage_limit_reached", error=LIMIT)])
-def test_what_a_client_has_put_in_the_place_of_a_model_is_never_shown_as_it_is(said: BackendAnswer) -> None:
+def test_a_model_name_of_a_client_is_redacted(said: BackendAnswer) -> None:
     secret = "at-secret-0123456789abcdef0123456789abcdef"
     model = f"x\x1b[2J {secret} \ud800"
     scene = Scene(ready_pool("a", "b", "c"))
@@ -181,7 +182,8 @@ def test_one_tokens_endpoint_says_nothing_of_the_next_token() -> None:
     assert pool.choose(Asked("t", MODELS), NOW) is pool.identities["one"]
 
 
-def test_a_model_counts_for_the_account_for_an_hour_and_for_no_other_model() -> None:
+def test_a_missing_model_counts_for_its_account_for_an_hour() -> None:
+    """And for no other model."""
     scene = Scene(ready_pool("free", "paid"))
     wants, other = Asked(None, RESPONSES, model=EXOTIC), Asked(None, RESPONSES, model="m")
 
@@ -231,7 +233,7 @@ def test_a_session_that_is_told_to_leave_does_not_come_back() -> None:
 # -- doubts
 
 
-def test_the_third_unclear_403_in_a_row_rests_an_identity_and_longer_each_time() -> None:
+def test_the_third_unclear_403_in_a_row_is_a_growing_rest() -> None:
     scene = Scene(ready_pool("one", "two"))
     asked, rests = Asked("s", RESPONSES, model="m"), []
     for number in range(DOUBTS + 2):
@@ -251,7 +253,8 @@ def test_the_third_unclear_403_in_a_row_rests_an_identity_and_longer_each_time()
     assert rests == sorted(set(rests))
 
 
-def test_an_answer_in_between_ends_the_row_of_doubts_but_a_list_of_models_does_not() -> None:
+def test_only_a_turn_in_between_ends_a_row_of_doubts() -> None:
+    """A list of models does not."""
     scene = Scene(ready_pool("one"))
     one, asked = scene.pool.identities["one"], Asked("s", RESPONSES)
     for _ in range(DOUBTS - 1):
@@ -285,7 +288,7 @@ def test_over_one_cause_two_change_at_most(events: list[tuple[str, float]]) -> N
     assert len(changed) <= MOST or len(at_once) < MOST or sum(later for _, later in events) >= WITHIN
 
 
-def test_a_cause_is_own_for_an_hour_after_it_was_seen_and_as_long_as_it_lasts() -> None:
+def test_a_cause_is_own_for_an_hour_and_while_it_lasts() -> None:
     causes = Causes()
     for fingerprint in "ab":
         causes.changed(A_CAUSE, fingerprint, NOW, NOW + 10)
@@ -321,7 +324,7 @@ def test_what_is_confirmed_is_no_requests_doing() -> None:
 
 
 @given(st.sampled_from(["model", "said", "session"]))
-def test_a_client_that_changes_one_thing_at_a_time_is_the_same_trouble(changing: str) -> None:
+def test_a_client_that_varies_one_thing_is_recognised(changing: str) -> None:
     scene = Scene(ready_pool(*"abcdef"))
     for number in range(6):
         asked = Asked("s", RESPONSES, model="m")
@@ -429,7 +432,8 @@ TestOthers = Others.TestCase
 TestOthers.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
-def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays_short() -> None:
+def test_an_own_limit_and_an_own_pause_keep_their_times() -> None:
+    """A limit that is the request's own is reported as a limit, and a short pause stays short."""
     limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
     limited.request(asked, BackendAnswer(429, code="usage_limit_reached", error={"resets_in_seconds": 600}))
     why = no_identity(limited.pool, asked, limited.now)
@@ -443,7 +447,7 @@ def test_a_limit_that_is_the_requests_own_is_told_as_one_and_a_short_pause_stays
     assert until is None or until - throttled.now <= LONGEST_REST
 
 
-def test_a_limit_of_the_requests_own_that_ends_meanwhile_is_over_soon() -> None:
+def test_an_own_limit_that_ends_meanwhile_is_over_soon() -> None:
     limited, asked = Scene(ready_pool(*"abcd")), Asked("s", RESPONSES, model=EXOTIC)
     ended = {"resets_at": limited.now - 0.1, "resets_in_seconds": 0}
     limited.request(asked, BackendAnswer(429, code="usage_limit_reached", error=ended))
@@ -468,9 +472,7 @@ def test_a_failure_in_a_stream_says_what_a_refusal_says() -> None:
 @pytest.mark.parametrize(
     ("status", "counts"), [(400, True), (599, True), (399, False), (600, False), (10**400, False)]
 )
-def test_an_event_of_a_stream_is_taken_for_an_answer_only_with_a_status_that_there_is(
-    status: int, counts: bool
-) -> None:
+def test_a_stream_event_counts_only_with_a_valid_status(status: int, counts: bool) -> None:
     said = of_event({"type": "error", "status": status, "error": {"code": "x"}})
 
     assert (said is not None) is counts

@@ -20,7 +20,7 @@ def says(pool: Pool, name: str, at: float, word: Word = Word.REFUSED, path: str 
     return pool.identities[name].status
 
 
-def test_what_whoami_says_unprompted_is_confirmed_by_a_second_asking() -> None:
+def test_an_unprompted_word_of_whoami_needs_a_second_one() -> None:
     pool = pool_of(unverified("a"))
 
     first = says(pool, "a", NOW)
@@ -40,7 +40,7 @@ def test_a_good_word_in_between_ends_it() -> None:
     assert says(pool, "a", NOW + 60 + CONFIRMED_AFTER) is Status.NEEDS_REPLACEMENT
 
 
-def test_what_a_clients_request_has_met_with_needs_no_second_asking() -> None:
+def test_a_refused_request_needs_no_second_word() -> None:
     pool = ready_pool("a", "b", "c")
     for name in "abc":
         refuse(pool, name, NOW, NOW)
@@ -49,14 +49,15 @@ def test_what_a_clients_request_has_met_with_needs_no_second_asking() -> None:
     assert set(statuses(pool).values()) == {Status.NEEDS_REPLACEMENT}
 
 
-def test_a_request_that_was_refused_bears_whoami_out_however_long_nobody_could_be_asked() -> None:
+def test_a_refused_request_confirms_whoami_for_ever() -> None:
+    """However long whoami could not be asked."""
     pool = ready_pool("a")
     refuse(pool, "a", NOW, NOW)
 
     assert says(pool, "a", NOW + 10 * HOLDS) is Status.NEEDS_REPLACEMENT
 
 
-def test_several_refused_at_once_have_one_cause_until_it_has_held() -> None:
+def test_several_refused_at_once_must_stay_refused() -> None:
     pool = pool_of(*map(unverified, "abc"))
     seen: dict[str, list[float]] = {}
     for seconds in range(0, int(HOLDS) + 60, 15):
@@ -77,7 +78,7 @@ def test_an_older_token_of_the_same_identity_is_no_company() -> None:
     assert (first, says(pool, "a", NOW + 2 + CONFIRMED_AFTER)) == (Status.UNVERIFIED, Status.NEEDS_REPLACEMENT)
 
 
-def test_one_of_them_whose_request_was_refused_bears_out_the_others() -> None:
+def test_one_refused_request_confirms_the_others() -> None:
     pool = ready_pool("a", "b", "c")
     for at in (NOW, NOW + 15):
         for name in "ab":
@@ -91,7 +92,7 @@ def test_one_of_them_whose_request_was_refused_bears_out_the_others() -> None:
     assert set(statuses(pool).values()) == {Status.NEEDS_REPLACEMENT}
 
 
-def test_those_that_were_refused_minutes_apart_have_nothing_in_common() -> None:
+def test_refusals_minutes_apart_have_separate_causes() -> None:
     pool = pool_of(*map(unverified, "ab"))
     says(pool, "a", NOW)
     says(pool, "a", NOW + CONFIRMED_AFTER)
@@ -102,7 +103,7 @@ def test_those_that_were_refused_minutes_apart_have_nothing_in_common() -> None:
     assert says(pool, "b", later + CONFIRMED_AFTER) is Status.NEEDS_REPLACEMENT
 
 
-def test_discovery_that_does_not_list_an_account_is_believed_when_it_has_held() -> None:
+def test_a_missing_account_is_believed_after_ten_minutes() -> None:
     pool = pool_of(unverified("a"))
 
     becomes = [says(pool, "a", NOW + seconds, Word.OTHER_ACCOUNT, DISCOVERY) for seconds in range(0, 630, 30)]
@@ -126,7 +127,7 @@ def test_why_an_identity_is_still_unverified_is_said() -> None:
 @given(
     words=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30), st.sampled_from(Word)), max_size=60),
 )
-def test_whatever_is_said_for_less_than_ten_minutes_condemns_no_two_at_once(
+def test_less_than_ten_minutes_condemn_no_two_at_once(
     words: list[tuple[str, float, Word]],
 ) -> None:
     # given words of whoami in any order, none of which a request bears out, and of all three in each minute
@@ -146,7 +147,7 @@ def test_whatever_is_said_for_less_than_ten_minutes_condemns_no_two_at_once(
 
 
 @pytest.mark.parametrize("code", DEAD_TOKEN_CODES)
-def test_a_dead_token_is_a_401_in_json_with_a_code_of_the_backends(code: str) -> None:
+def test_a_dead_token_is_a_401_in_json_with_a_known_code(code: str) -> None:
     assert DEAD_TOKEN_CODES[code]
     assert says_dead(401, code, is_json=True, from_edge=False)
     assert says_dead(401, code.upper(), is_json=True, from_edge=False)

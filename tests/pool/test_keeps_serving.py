@@ -66,7 +66,7 @@ def chosen(
 # -- limits
 
 
-def test_a_limited_identity_is_not_tried_before_its_time_and_by_itself_afterwards() -> None:
+def test_a_limited_identity_returns_at_its_time() -> None:
     pool = ready_pool("a", "b")
     assert chosen(pool, "s") == "a"
 
@@ -79,7 +79,7 @@ def test_a_limited_identity_is_not_tried_before_its_time_and_by_itself_afterward
     assert chosen(pool, "s", NOW + HOUR) == "b"  # a session does not go back
 
 
-def test_a_limit_is_the_accounts_and_stays_when_its_token_is_another_one() -> None:
+def test_a_limit_outlives_its_token() -> None:
     pool = ready_pool("a", "b")
     limit(pool, "a", NOW + HOUR)
 
@@ -101,7 +101,7 @@ def test_a_limit_is_told_again_when_it_comes_to_last_longer() -> None:
     assert changes == [("a", Status.LIMITED)] * 2
 
 
-def test_a_limit_of_one_family_keeps_an_identity_from_that_family_only() -> None:
+def test_a_familys_limit_counts_for_that_family_only() -> None:
     pool = ready_pool("a", "b")
     pool.learn_family("gpt-spark", "codex_spark")
     assert chosen(pool, "s") == "a"
@@ -127,7 +127,8 @@ def test_which_family_a_model_is_of_is_learned() -> None:
     assert not pool.learn_family("", "codex_spark")
 
 
-def test_too_many_requests_are_a_rest_as_long_as_the_answer_says_within_bounds() -> None:
+def test_too_many_requests_are_a_bounded_rest() -> None:
+    """As long as the answer says."""
     for seconds, rest in ((7.0, 7.0), (1e9, LONGEST_RETRY_AFTER), (0.0, 0.1), (None, 2.0)):
         pool = ready_pool("a")
         pool.states.throttled("a", evidence(pool.identities["a"], NOW), NOW, seconds)
@@ -156,7 +157,7 @@ def test_a_person_ends_a_limit_too() -> None:
     assert chosen(pool, "s", NOW + 5) == "a"
 
 
-def test_trouble_of_the_backend_turns_new_sessions_away_and_no_old_one() -> None:
+def test_backend_trouble_diverts_new_sessions_only() -> None:
     pool = ready_pool("a", "b")
     assert chosen(pool, "s") == "a"
 
@@ -183,7 +184,7 @@ def test_a_sub_agent_follows_its_parent() -> None:
     assert chosen(pool, "orphan", parent="nobody") is not None
 
 
-def test_a_sub_agent_stays_where_it_is_when_its_parent_moves_and_moves_to_it_when_it_has_to() -> None:
+def test_a_sub_agent_follows_its_parent_only_when_it_must() -> None:
     pool = ready_pool("a", "b", "c")
     assert (chosen(pool, "parent"), chosen(pool, "child", parent="parent")) == ("a", "a")
     pool.sessions.bind("parent", metadata("c").key)
@@ -191,7 +192,7 @@ def test_a_sub_agent_stays_where_it_is_when_its_parent_moves_and_moves_to_it_whe
     assert chosen(pool, "child", parent="parent") == "a"
 
 
-def test_moves_are_counted_and_a_session_does_not_go_back_and_forth() -> None:
+def test_moves_are_counted_and_no_session_goes_back() -> None:
     pool = ready_pool("a", "b", "c")
     assert chosen(pool, "s") == "a"
     at = NOW
@@ -209,7 +210,7 @@ def test_moves_are_counted_and_a_session_does_not_go_back_and_forth() -> None:
     assert session.moves == 3
 
 
-def test_a_session_that_has_to_move_stays_in_its_workspace_if_it_can() -> None:
+def test_a_session_moves_within_its_workspace_if_possible() -> None:
     pool = ready_pool("a", "b")
     vouch_as(pool, "c", "account-a", "user-c")
     assert chosen(pool, "s") == "a"
@@ -236,7 +237,7 @@ def limit_of(pool: Pool, name: str, until: float) -> None:
     pool.states.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW), NOW)
 
 
-def test_an_endpoint_that_is_not_for_its_token_does_not_move_a_session() -> None:
+def test_an_excluded_endpoint_does_not_move_a_session() -> None:
     pool = ready_pool("a")
     pool.replace_identities([*pool.identities.values(), unverified("login", kind=Kind.OAUTH)], pool.selection, NOW)
     vouch(pool, "login", NOW - 1)
@@ -330,7 +331,7 @@ def test_a_limited_request_goes_on_under_the_next_identity() -> None:
     assert end.value.value == Relay()
 
 
-def test_with_all_limited_nobody_serves_and_the_first_to_come_back_is_known() -> None:
+def test_with_all_limited_the_first_return_is_known() -> None:
     pool = ready_pool("a", "b")
     limit(pool, "a", NOW + 2 * HOUR)
     limit(pool, "b", NOW + HOUR)
@@ -344,7 +345,7 @@ def test_with_all_limited_nobody_serves_and_the_first_to_come_back_is_known() ->
     assert why.summary == "codexpool: all 2 identities are at their limit"
 
 
-def test_who_needs_a_person_is_named_beside_those_that_are_limited() -> None:
+def test_identities_that_need_a_person_are_named_too() -> None:
     pool = ready_pool("a", "b")
     limit(pool, "a", NOW + HOUR)
     refuse(pool, "b", NOW, NOW)
@@ -372,9 +373,7 @@ def test_a_short_rest_of_the_only_identity_is_waited_for() -> None:
     assert end.value.value == NobodyServes()
 
 
-def test_after_trouble_of_the_backend_a_request_goes_out_once_more_under_the_same_identity_and_is_relayed_then() -> (
-    None
-):
+def test_after_backend_trouble_a_request_is_retried_once() -> None:
     pool = ready_pool("a", "b")
     steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     first = next(steps)
@@ -387,7 +386,8 @@ def test_after_trouble_of_the_backend_a_request_goes_out_once_more_under_the_sam
     assert end.value.value == Relay()
 
 
-def test_encrypted_reasoning_is_left_out_once_under_the_same_identity() -> None:
+def test_encrypted_reasoning_is_left_out_once() -> None:
+    """Under the same identity; then it is relayed."""
     pool = ready_pool("a", "b")
     steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     first = next(steps)
@@ -399,7 +399,7 @@ def test_encrypted_reasoning_is_left_out_once_under_the_same_identity() -> None:
     assert end.value.value == Relay()
 
 
-def test_a_host_that_turns_requests_away_is_asked_more_slowly_by_everybody() -> None:
+def test_a_host_behind_a_refusing_edge_is_asked_slowly() -> None:
     pool, clock = ready_pool("a", "b"), [NOW]
     pause = pool.edges.turned_away("https://chatgpt.com", NOW)
     steps = attempts(pool, Asked("s", RESPONSES), lambda: clock[0], lambda: clock[0])
@@ -438,7 +438,7 @@ def cascade(pool: Pool, clock: list[float], asked: dict[str, int], session: str)
             verdict = None
 
 
-def test_a_cascade_costs_each_identity_at_most_one_call_and_most_of_them_none() -> None:
+def test_a_cascade_costs_an_identity_one_call_at_most() -> None:
     pool, clock = ready_pool(*(f"i{n}" for n in range(50))), [NOW]
     asked: dict[str, int] = {}
 
@@ -449,7 +449,7 @@ def test_a_cascade_costs_each_identity_at_most_one_call_and_most_of_them_none() 
     assert len(asked) < 15  # three at once, and then one for each pause, which doubles
 
 
-def test_a_session_whose_identity_serves_goes_on_while_the_breaker_is_open_and_closes_it() -> None:
+def test_a_served_session_goes_on_and_closes_the_breaker() -> None:
     pool = ready_pool(*"abcdef")
     assert [chosen(pool, f"of-{name}") for name in "a"] == ["a"]
     pool.sessions.bind("of-f", metadata("f").key)
@@ -493,7 +493,7 @@ def test_a_new_token_for_one_it_was_opened_on_closes_the_breaker() -> None:
 
 
 @pytest.mark.parametrize("before", [Status.UNVERIFIED, Status.READY, Status.SUSPECT, Status.RESTING])
-def test_whatever_an_identity_was_before_its_refusal_for_good_counts(before: Status) -> None:
+def test_a_final_refusal_counts_from_any_status(before: Status) -> None:
     pool = ready_pool("good", "x", "y", "z")
     for name in ("x", "y", "z"):
         pool.states.condition_learned(name, pool.identities[name].fingerprint, Condition(before, NOW))
@@ -504,7 +504,7 @@ def test_whatever_an_identity_was_before_its_refusal_for_good_counts(before: Sta
     assert chosen(pool, "s", NOW + FIRST_PAUSE) == "good"
 
 
-def test_a_condition_that_somebody_else_has_found_out_does_not_count() -> None:
+def test_a_condition_learned_from_others_does_not_count() -> None:
     pool = ready_pool("good", "x", "y", "z")
     for name in ("x", "y", "z"):
         flagged = Condition(Status.NEEDS_REPLACEMENT, NOW)

@@ -53,7 +53,7 @@ def test_every_status_but_ready_has_its_words() -> None:
     assert set(NEED) == set(Status) - {Status.READY}
 
 
-def test_dead_pat_is_to_be_replaced_and_the_evidence_says_why_and_when() -> None:
+def test_a_dead_pat_is_named_with_reason_and_time() -> None:
     pool = ready_pool("work")
     refuse(pool, "work", NOW, NOW)
     condemn(pool, "work", NOW + 60)
@@ -73,7 +73,7 @@ def test_time_until_which_an_identity_rests_is_told() -> None:
     assert no_identity(pool, Asked(None, RESPONSES), NOW).message.endswith("work: limited until 08:10 UTC")
 
 
-def test_endpoint_that_is_not_for_a_token_is_told_so_with_the_reason_and_the_end() -> None:
+def test_an_excluded_endpoint_is_named_with_reason_and_end() -> None:
     pool = ready_pool("work")
 
     not_for_endpoint(pool, "work", RESPONSES)
@@ -99,7 +99,7 @@ def test_pool_without_identities_says_where_to_look() -> None:
     assert "log" in line
 
 
-def test_each_reason_for_which_identities_were_refused_is_said_once() -> None:
+def test_each_reason_is_named_once() -> None:
     pool = ready_pool("a", "b", "c")
     for name in "ab":
         refuse(pool, name, NOW, NOW)

@@ -81,7 +81,7 @@ def test_what_an_earlier_run_found_out_is_enough_to_serve() -> None:
     assert pool.choose(Asked(None, RESPONSES), NOW) is pool.identities["a"]
 
 
-def test_what_an_earlier_run_found_out_about_another_token_is_not() -> None:
+def test_an_earlier_word_on_another_token_does_not_count() -> None:
     pool = pool_of(unverified("a"))
 
     pool.states.recall("a", unverified("a", "at-test-older").fingerprint, metadata("a"), NOW)
@@ -89,7 +89,7 @@ def test_what_an_earlier_run_found_out_about_another_token_is_not() -> None:
     assert pool.choose(Asked(None, RESPONSES), NOW) is None
 
 
-def test_token_whose_flag_a_person_took_away_does_not_serve_before_whoami_has_spoken() -> None:
+def test_a_token_whose_flag_was_removed_waits_for_whoami() -> None:
     pool = ready_pool("a")
     identity = pool.identities["a"]
     condemn(pool, "a", NOW)
@@ -103,7 +103,7 @@ def test_token_whose_flag_a_person_took_away_does_not_serve_before_whoami_has_sp
     assert pool.choose(Asked(None, RESPONSES), NOW + 1) is identity
 
 
-def test_excluded_identity_is_not_chosen_even_for_its_own_session() -> None:
+def test_an_excluded_identity_loses_even_its_own_session() -> None:
     pool = ready_pool("a", "b")
     pool.choose(Asked("s", RESPONSES), NOW)
 
@@ -184,7 +184,8 @@ def test_healthy_pat_is_back_after_a_short_rest() -> None:
     assert pool.choose(Asked(None, RESPONSES), NOW + 2 + SHORT_REST) is pool.identities["a"]
 
 
-def test_rest_grows_with_every_refusal_that_whoami_contradicts_and_a_success_sets_it_back() -> None:
+def test_rests_grow_until_a_success() -> None:
+    """Each refusal that whoami contradicts is a longer rest."""
     pool, at, rests = ready_pool("a"), NOW, []
     for _ in range(8):
         refuse(pool, "a", at, at)
@@ -213,7 +214,8 @@ def test_twenty_refusals_at_once_lead_to_one_suspicion() -> None:
     assert changes == [("a", Status.SUSPECT)]
 
 
-def test_refusals_that_come_in_after_whoami_vouched_change_nothing() -> None:
+def test_late_refusals_change_nothing() -> None:
+    """They were sent before whoami vouched for the token."""
     changes = Changes()
     pool = ready_pool("a", changes=changes)
     refuse(pool, "a", NOW, NOW + 1)
@@ -227,7 +229,7 @@ def test_refusals_that_come_in_after_whoami_vouched_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.READY])
-def test_refusal_of_an_identity_that_does_not_serve_any_more_changes_nothing(status: Status) -> None:
+def test_a_refusal_of_a_condemned_identity_changes_nothing(status: Status) -> None:
     pool = ready_pool("a")
     identity = pool.identities["a"]
     pool.states.condition_learned("a", identity.fingerprint, Condition(status, NOW))
@@ -331,7 +333,7 @@ def test_healthy_pat_survives_an_endpoint_scoped_401() -> None:
     assert pool.choose(Asked(None, MODELS), NOW) is pool.identities["pat"]
 
 
-def test_endpoint_that_refused_a_token_is_tried_again_after_a_while() -> None:
+def test_an_excluded_endpoint_is_tried_again_later() -> None:
     pool = ready_pool("a")
     not_for_endpoint(pool, "a", RESPONSES)
 
@@ -339,7 +341,7 @@ def test_endpoint_that_refused_a_token_is_tried_again_after_a_while() -> None:
     assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_HOLDS) is pool.identities["a"]
 
 
-def test_endpoints_that_were_refused_are_not_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_endpoints_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusions, "KEPT", 3)
     pool = ready_pool("a")
 
@@ -421,7 +423,7 @@ def twins(order: str = "ab", changes: Changes | None = None) -> pool_module.Pool
     return pool
 
 
-def test_second_token_of_a_user_takes_over_when_the_first_is_dead() -> None:
+def test_a_users_second_token_replaces_a_dead_first_one() -> None:
     pool = twins()
     first, second = pool.identities["a"], pool.identities["b"]
 
@@ -432,7 +434,8 @@ def test_second_token_of_a_user_takes_over_when_the_first_is_dead() -> None:
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-def test_first_of_two_tokens_of_one_user_serves_whichever_is_verified_first(order: str) -> None:
+def test_the_first_of_two_tokens_serves(order: str) -> None:
+    """Whichever is verified first."""
     pool = twins(order)
 
     assert statuses(pool) == {"a": Status.READY, "b": Status.PAUSED}
@@ -449,7 +452,7 @@ def test_second_serves_as_soon_as_the_first_has_left() -> None:
     assert pool.choose(Asked("s", RESPONSES), NOW) is pool.identities["b"]
 
 
-def test_second_serves_while_the_new_token_of_the_first_is_not_verified() -> None:
+def test_the_second_token_serves_until_the_first_is_verified() -> None:
     pool = twins()
     pool.replace_identities([unverified("a", "at-test-newer"), unverified("b")], Selection.DRAIN_FIRST, NOW)
     meanwhile = statuses(pool)
@@ -460,7 +463,7 @@ def test_second_serves_while_the_new_token_of_the_first_is_not_verified() -> Non
     assert statuses(pool) == {"a": Status.READY, "b": Status.PAUSED}
 
 
-def test_two_tokens_of_one_user_change_roles_with_their_order_in_the_file() -> None:
+def test_two_tokens_of_a_user_swap_with_their_order() -> None:
     pool = twins()
 
     pool.replace_identities([unverified("b"), unverified("a")], Selection.DRAIN_FIRST, NOW)
@@ -468,7 +471,7 @@ def test_two_tokens_of_one_user_change_roles_with_their_order_in_the_file() -> N
     assert statuses(pool) == {"b": Status.READY, "a": Status.PAUSED}
 
 
-def test_third_token_of_one_user_does_not_serve_beside_the_second() -> None:
+def test_a_third_token_does_not_serve_beside_the_second() -> None:
     pool = pool_of(unverified("a"), unverified("b"), unverified("c"))
     for name in "cba":
         vouch(pool, name, NOW, who="same")
@@ -478,7 +481,7 @@ def test_third_token_of_one_user_does_not_serve_beside_the_second() -> None:
     assert statuses(pool) == {"b": Status.READY, "c": Status.PAUSED}
 
 
-def test_dead_token_stays_flagged_when_another_one_of_its_user_comes_and_goes() -> None:
+def test_a_dead_token_stays_flagged_when_a_twin_comes_and_goes() -> None:
     pool = pool_of(unverified("a"), unverified("b"))
     vouch(pool, "b", NOW, who="same")
     condemn(pool, "b", NOW)
@@ -492,7 +495,7 @@ def test_dead_token_stays_flagged_when_another_one_of_its_user_comes_and_goes() 
     assert pool.identities["b"].condition == flagged
 
 
-def test_suspect_token_does_not_come_to_serve_beside_another_one_of_its_user() -> None:
+def test_a_suspect_token_does_not_serve_beside_its_twin() -> None:
     pool = pool_of(unverified("a"), unverified("b"))
     vouch(pool, "b", NOW, who="same")
     refuse(pool, "b", NOW, NOW)
@@ -504,14 +507,14 @@ def test_suspect_token_does_not_come_to_serve_beside_another_one_of_its_user() -
     assert serving(pool, RESPONSES, NOW + 1000) == [pool.identities["a"]]
 
 
-def test_rest_of_an_earlier_run_does_not_let_a_second_token_of_one_user_serve() -> None:
+def test_a_rest_of_an_earlier_run_releases_no_twin() -> None:
     pool = twins()
     pool.states.condition_learned("b", pool.identities["b"].fingerprint, Condition(Status.RESTING, NOW, NOW + 5))
 
     assert serving(pool, RESPONSES, NOW + 1000) == [pool.identities["a"]]
 
 
-def test_paused_second_token_that_is_dead_is_flagged_for_that_and_not_for_its_pause() -> None:
+def test_a_dead_second_token_is_flagged_not_paused() -> None:
     pool = twins()
 
     condemn(pool, "b", NOW + 1)

@@ -4,7 +4,8 @@ from codexpool.pool import portability as module
 from codexpool.pool.portability import Portability
 
 
-def test_what_an_account_did_not_take_is_left_out_of_that_sessions_requests_from_then_on() -> None:
+def test_refused_reasoning_is_left_out_from_then_on() -> None:
+    """Of the requests of that session."""
     known = Portability()
     assert known.foreign("s", {"a"}, "b") == ()
 
@@ -15,7 +16,7 @@ def test_what_an_account_did_not_take_is_left_out_of_that_sessions_requests_from
     assert known.foreign("s", {"a"}, "b") == {b"1", b"2"}
 
 
-def test_a_pair_of_accounts_is_remembered_for_every_other_session() -> None:
+def test_a_pair_of_accounts_counts_for_every_session() -> None:
     known = Portability()
     known.refused("s", {"a"}, "b")
 

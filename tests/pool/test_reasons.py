@@ -67,7 +67,7 @@ def test_what_only_one_family_is_the_reason_for_is_no_move() -> None:
     assert because(pool, asked(model="small")) == ("first", Because.OWN)
 
 
-def test_a_token_that_should_have_ended_serves_where_nobody_else_can_and_is_said_to() -> None:
+def test_an_expired_token_serves_last_and_says_so() -> None:
     pool = pool_of(ready("only", expires_at=NOW - 1))
     because(pool, asked())
 
@@ -109,7 +109,8 @@ def test_what_an_identity_has_been_refused_for_stands_first() -> None:
     assert first.speaks_against == ("this request was refused under it",)
 
 
-def test_of_a_large_pool_the_chosen_one_is_always_among_those_written_down() -> None:
+def test_the_chosen_one_is_always_written_down() -> None:
+    """In a large pool, too."""
     pool = pool_of(*(ready(f"number-{number}") for number in range(100)))
 
     said = candidacies(pool, asked(), (), "number-99", NOW)

@@ -100,7 +100,8 @@ def test_good_answer_is_relayed_after_one_attempt() -> None:
     assert request.answered(GOOD).outcome == Relay()
 
 
-def test_refused_request_goes_out_under_the_next_identity_without_waiting_for_whoami() -> None:
+def test_a_refused_request_does_not_wait_for_whoami() -> None:
+    """It goes out under the next identity."""
     pool = ready_pool("a", "b")
     request = Request(pool, "s")
 
@@ -124,7 +125,8 @@ def test_each_identity_is_tried_before_one_is_tried_again() -> None:
     assert request.outcome == NobodyServes()
 
 
-def test_identity_that_is_healthy_after_all_has_to_wait_until_the_others_were_tried() -> None:
+def test_a_healthy_identity_waits_until_others_were_tried() -> None:
+    """It was refused, and whoami found its token healthy."""
     pool = ready_pool("a", "b", "c")
     request = Request(pool).answered(REFUSED)
     vouch(pool, "a", NOW)
@@ -137,7 +139,7 @@ def test_identity_that_is_healthy_after_all_has_to_wait_until_the_others_were_tr
     assert (second, request.identity.name) == ("c", "a")
 
 
-def test_only_identity_is_tried_again_once_whoami_has_vouched_for_it() -> None:
+def test_the_only_identity_is_retried_once_vouched_for() -> None:
     pool = ready_pool("a")
     request = Request(pool).answered(REFUSED)
     vouch(pool, "a", NOW)
@@ -162,7 +164,7 @@ def test_identity_that_refuses_again_is_not_tried_a_third_time() -> None:
     assert request.outcome == NobodyServes()
 
 
-def test_request_is_over_as_soon_as_whoami_has_confirmed_that_nobody_is_left() -> None:
+def test_a_request_ends_once_whoami_confirms_none_is_left() -> None:
     pool = ready_pool("a")
     request = Request(pool).answered(REFUSED)
 
@@ -171,7 +173,7 @@ def test_request_is_over_as_soon_as_whoami_has_confirmed_that_nobody_is_left() -
     assert request.waited(0.1).outcome == NobodyServes()
 
 
-def test_request_does_not_wait_for_those_that_only_a_person_can_mend() -> None:
+def test_a_request_does_not_wait_for_a_person() -> None:
     pool = ready_pool("a", "b")
     for name in "ab":
         condemn(pool, name, NOW)
@@ -179,7 +181,8 @@ def test_request_does_not_wait_for_those_that_only_a_person_can_mend() -> None:
     assert Request(pool).outcome == NobodyServes()
 
 
-def test_request_does_not_wait_for_an_identity_that_could_not_serve_this_endpoint_anyway() -> None:
+def test_a_request_does_not_wait_for_an_excluded_identity() -> None:
+    """It could not serve this endpoint anyway."""
     pool = pool_of(unverified("a"), unverified("b"))
     for name in "ab":
         not_for_endpoint(pool, name, RESPONSES)
@@ -209,7 +212,7 @@ def test_all_waiting_of_a_request_stays_within_its_patience() -> None:
     assert request.outcome == NobodyServes()
 
 
-def test_what_one_request_has_waited_in_vain_the_next_one_does_not_wait_again() -> None:
+def test_a_wait_in_vain_is_not_repeated() -> None:
     # given a client that asks one thing after the other, while nobody can be verified
     pool, at = pool_of(unverified("a")), [NOW]
 
@@ -274,7 +277,7 @@ def test_clock_that_is_set_back_does_not_prolong_the_waiting() -> None:
     assert request.waited(PATIENCE).outcome == NobodyServes()
 
 
-def test_token_that_was_replaced_meanwhile_is_tried_under_the_same_identity() -> None:
+def test_a_replaced_token_is_tried_under_the_same_identity() -> None:
     pool = ready_pool("a", "b", selection=Selection.ROUND_ROBIN)
     request = Request(pool, "s")
     mine = request.identity.name
@@ -305,7 +308,7 @@ def test_token_that_comes_back_is_not_tried_more_often_for_it() -> None:
     assert request.outcome == NobodyServes()
 
 
-def test_identity_that_is_removed_in_the_middle_of_a_request_is_left_behind() -> None:
+def test_an_identity_removed_during_a_request_is_skipped() -> None:
     pool = ready_pool("a", "b")
     request = Request(pool)
 
@@ -316,7 +319,8 @@ def test_identity_that_is_removed_in_the_middle_of_a_request_is_left_behind() ->
     assert statuses(pool) == {"b": Status.READY}
 
 
-def test_endpoint_that_is_not_for_a_token_moves_the_request_to_the_next_one_and_nobody_is_blamed() -> None:
+def test_an_excluded_endpoint_moves_the_request_only() -> None:
+    """No identity is blamed."""
     pool = pool_of(unverified("pat"), unverified("pat2"), unverified("oauth", kind=Kind.OAUTH))
     for name in list(pool.identities):
         vouch(pool, name, NOW)
@@ -329,7 +333,8 @@ def test_endpoint_that_is_not_for_a_token_moves_the_request_to_the_next_one_and_
     assert set(statuses(pool).values()) == {Status.READY}
 
 
-def test_twenty_requests_refused_at_once_all_come_to_be_served_after_one_confirmation() -> None:
+def test_twenty_refused_at_once_need_one_confirmation() -> None:
+    """All are served after it."""
     changes = Changes()
     pool = ready_pool("a", changes=changes)
     requests = [Request(pool, f"s{n}") for n in range(20)]

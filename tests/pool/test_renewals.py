@@ -52,7 +52,7 @@ def refused(kind: Kind, current: bool = True) -> Verdict:
 
 
 @RENEWABLE
-def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind) -> None:
+def test_a_refused_token_is_renewed_and_sent_again(kind: Kind) -> None:
     pool = a_pool(kind, "a")
     steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     assert isinstance(step := next(steps), Try)
@@ -71,7 +71,7 @@ def test_a_refused_token_is_renewed_and_sent_under_the_same_identity(kind: Kind)
 
 
 @RENEWABLE
-def test_a_client_that_is_always_refused_has_no_login_renewed_each_time(kind: Kind) -> None:
+def test_renewals_are_bounded_for_a_client_always_refused(kind: Kind) -> None:
     changes = Changes()
     pool = pool_of(*(unverified(name, kind=kind) for name in "abcd"), changes=changes)
     for name in pool.identities:
@@ -111,7 +111,7 @@ def test_where_there_is_no_other_token_the_next_identity_is_next(kind: Kind) -> 
 
 
 @RENEWABLE
-def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: Kind) -> None:
+def test_a_session_waits_for_its_identitys_renewal(kind: Kind) -> None:
     pool = a_pool(kind, "a")
     pool.choose(Asked("s", RESPONSES), NOW)
     refuse(pool, "login", NOW, NOW)
@@ -130,7 +130,7 @@ def test_a_session_waits_for_the_token_that_its_identity_is_about_to_have(kind: 
 
 
 @RENEWABLE
-def test_a_renewal_that_gives_nothing_is_not_waited_for_without_end(kind: Kind) -> None:
+def test_a_failing_renewal_is_not_waited_for_for_ever(kind: Kind) -> None:
     pool = a_pool(kind)
     at = [NOW]
     steps = attempts(pool, Asked("s", RESPONSES), lambda: at[0], lambda: at[0])
@@ -151,7 +151,7 @@ def test_a_renewal_that_gives_nothing_is_not_waited_for_without_end(kind: Kind) 
 
 
 @RENEWABLE
-def test_a_renewal_that_takes_long_is_waited_for_no_longer_than_anything_else(kind: Kind) -> None:
+def test_a_slow_renewal_is_waited_for_within_patience(kind: Kind) -> None:
     pool = a_pool(kind, "a")
     at = [NOW]
     steps = attempts(pool, Asked("s", RESPONSES), lambda: at[0], lambda: at[0])
@@ -169,7 +169,7 @@ def test_a_renewal_that_takes_long_is_waited_for_no_longer_than_anything_else(ki
 
 
 @RENEWABLE
-def test_a_token_that_was_only_just_issued_rests_when_it_is_refused(kind: Kind) -> None:
+def test_a_token_just_issued_rests_when_refused(kind: Kind) -> None:
     pool = a_pool(kind)
     refuse(pool, "login", NOW, NOW)
     renew(pool, "new")
@@ -187,7 +187,7 @@ def test_a_token_that_was_only_just_issued_rests_when_it_is_refused(kind: Kind) 
     assert statuses(pool) == {"login": Status.SUSPECT}
 
 
-def test_one_that_was_found_on_the_disk_is_renewed_when_it_is_refused() -> None:
+def test_a_token_found_on_disk_is_renewed_when_refused() -> None:
     pool = a_pool(Kind.OAUTH)
     refuse(pool, "login", NOW, NOW)
     renew(pool, "found", issued=False)
@@ -211,7 +211,7 @@ def test_a_refusal_of_an_older_token_costs_the_newer_one_nothing(kind: Kind) -> 
     assert pool.identities["login"].fingerprint == "new"
 
 
-def test_a_stale_refusal_is_sent_again_under_the_same_identity_with_its_new_token() -> None:
+def test_a_stale_refusal_is_resent_with_the_new_token() -> None:
     pool = a_pool(Kind.OAUTH, "a")
     steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
     next(steps)
@@ -224,7 +224,8 @@ def test_a_stale_refusal_is_sent_again_under_the_same_identity_with_its_new_toke
     assert (step.identity.name, step.identity.fingerprint) == ("login", "new")
 
 
-def test_a_token_that_was_refused_is_not_sent_again_while_the_command_gives_no_other() -> None:
+def test_a_refused_token_waits_for_the_command() -> None:
+    """It is not sent again while the command prints no other one."""
     pool = a_pool(Kind.COMMAND)
     refuse(pool, "login", NOW, NOW)
     pool.states.unrenewed(
@@ -306,7 +307,7 @@ def test_a_pause_does_not_hide_that_a_person_is_needed() -> None:
     assert statuses(pool)["login"] is Status.NEEDS_REPLACEMENT
 
 
-def test_who_was_never_verified_is_asked_about_when_the_pause_ends() -> None:
+def test_an_unverified_identity_is_verified_after_its_pause() -> None:
     pool = pool_of(unverified("login"))
     paused(pool, "login")
     assert statuses(pool) == {"login": Status.PAUSED}

@@ -49,9 +49,8 @@ def test_whoever_is_doubtful_or_used_up_comes_last(selection: Selection, among: 
 
 
 @given(candidates, seconds)
-def test_drain_first_takes_the_first_of_the_file_that_has_any_left_whatever_its_load(
-    among: list[Candidate], at: float
-) -> None:
+def test_drain_first_takes_the_first_with_anything_left(among: list[Candidate], at: float) -> None:
+    """Of the file, whatever its load."""
     best = chosen(Selection.DRAIN_FIRST, among, at)
 
     for other in among:
@@ -59,14 +58,14 @@ def test_drain_first_takes_the_first_of_the_file_that_has_any_left_whatever_its_
             assert (-best.priority, best.order) <= (-other.priority, other.order)
 
 
-def test_drain_first_goes_on_to_the_next_only_when_one_is_used_up() -> None:
+def test_drain_first_moves_on_only_when_one_is_used_up() -> None:
     first, second = Candidate("first", headroom=0.01, order=0), Candidate("second", headroom=1.0, order=1)
 
     assert select(Selection.DRAIN_FIRST, [first, second], NOW) == "first"
     assert select(Selection.DRAIN_FIRST, [first._replace(headroom=0.0), second], NOW) == "second"
 
 
-def test_drain_first_takes_who_has_a_higher_priority_before_the_order_of_the_file() -> None:
+def test_priority_comes_before_the_order_of_the_file() -> None:
     among = [Candidate("a", order=0), Candidate("b", order=1, priority=2), Candidate("c", order=2, priority=1)]
 
     assert select(Selection.DRAIN_FIRST, among, NOW) == "b"
@@ -82,9 +81,7 @@ def test_round_robin_takes_who_was_picked_longest_ago(among: list[Candidate], at
 
 
 @given(candidates, seconds)
-def test_headroom_takes_one_that_has_about_the_most_for_each_of_its_sessions(
-    among: list[Candidate], at: float
-) -> None:
+def test_headroom_takes_one_with_about_the_most_per_session(among: list[Candidate], at: float) -> None:
     best = chosen(Selection.HEADROOM, among, at)
 
     def share(c: Candidate) -> float:
@@ -127,7 +124,8 @@ def test_load_halves_with_every_half_life(sessions: int, age: float) -> None:
 
 
 @given(loads, seconds, seconds)
-def test_load_never_grows_by_itself_even_if_the_clock_is_set_back(load: Load, one: float, other: float) -> None:
+def test_load_never_grows_by_itself(load: Load, one: float, other: float) -> None:
+    """Not even if the clock is set back."""
     earlier, later = sorted((one, other))
 
     assert 0 <= load.now(later) <= load.now(earlier) <= load.sessions

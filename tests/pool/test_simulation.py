@@ -39,7 +39,7 @@ outcome = cache(run)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_the_same_seed_gives_the_same_result_and_another_one_another(strategy: Strategy) -> None:
+def test_the_seed_decides_the_result(strategy: Strategy) -> None:
     assert run(SMALL, strategy) == outcome(SMALL, strategy)
     assert run(replace(SMALL, seed=4), strategy) != outcome(SMALL, strategy)
 
@@ -63,7 +63,7 @@ def test_with_capacity_to_spare_every_turn_is_served(strategy: Strategy) -> None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_where_more_is_asked_for_than_there_is_some_turns_are_not_served(strategy: Strategy) -> None:
+def test_with_too_little_capacity_some_turns_are_not_served(strategy: Strategy) -> None:
     assert 0.0 < outcome(SHORT, strategy).served < 1.0
 
 
@@ -79,7 +79,7 @@ def test_sessions_do_move_when_their_identity_cannot_serve(strategy: Strategy) -
 
 
 @pytest.mark.parametrize("selection", Selection)
-def test_affinity_moves_fewer_sessions_and_keeps_more_caches_warm(selection: Selection) -> None:
+def test_affinity_moves_less_and_keeps_caches_warm(selection: Selection) -> None:
     with_it, without = (outcome(SMALL, Strategy(selection, affinity)) for affinity in (True, False))
 
     assert with_it.moves < without.moves
@@ -102,7 +102,7 @@ def test_no_more_is_served_than_the_limits_allow() -> None:
         assert account.done <= 2 * (week.capacity + largest)
 
 
-def test_a_window_begins_with_its_first_use_after_the_last_one_has_ended() -> None:
+def test_a_window_begins_with_its_first_use() -> None:
     window = Allowance(FIVE_HOURS, 10.0)
     window.spend(4.0, BEGIN)
     window.spend(6.0, BEGIN + 60)
@@ -114,7 +114,7 @@ def test_a_window_begins_with_its_first_use_after_the_last_one_has_ended() -> No
     assert (window.used, window.ends) == (1.0, BEGIN + 20_000 + FIVE_HOURS * 60)
 
 
-def test_the_turns_are_in_order_and_ask_for_as_much_as_they_should() -> None:
+def test_turns_are_ordered_and_ask_for_the_set_load() -> None:
     drawn = turns(SMALL)
     capacity = sum(account.capacity for account in accounts(SMALL).values())
 

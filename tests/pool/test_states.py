@@ -84,7 +84,7 @@ def test_an_event_does_what_the_table_says(status: Status, event: Event) -> None
     assert pool.identities["a"].status is TRANSITIONS[event].get(status, status)
 
 
-def test_a_token_that_is_vouched_for_while_its_identity_is_paused_closes_the_breaker() -> None:
+def test_vouching_for_a_paused_identity_closes_the_breaker() -> None:
     """The pause comes from pool.toml in the moment whoami answers; that a good token is there counts all the same."""
     pool = ready_pool("a")
     identity = pool.identities["a"]

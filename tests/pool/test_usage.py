@@ -52,7 +52,8 @@ def test_a_window_that_has_passed_is_free(one: Window) -> None:
     assert one.left(one.ends) == one.headroom(one.ends) == 1.0
 
 
-def test_of_two_windows_used_alike_the_one_that_is_reset_sooner_has_more_headroom() -> None:
+def test_a_window_reset_sooner_has_more_headroom() -> None:
+    """Of two that are used alike."""
     assert window(50, resets_in=HOUR).headroom(NOW) > window(50, resets_in=4 * HOUR).headroom(NOW)
     assert window(100, resets_in=1).headroom(NOW) == 0
 
@@ -65,7 +66,7 @@ def test_the_tightest_window_counts_and_other_families_do_not() -> None:
     assert seen.headroom("codex_other", NOW) == 1.0
 
 
-def test_what_an_answer_says_now_counts_and_what_another_proxy_saw_only_if_it_is_newer() -> None:
+def test_another_proxys_word_counts_only_if_newer() -> None:
     early, late = Window(MAIN, FIVE_HOURS, 10, NOW + HOUR, NOW - 100), Window(MAIN, FIVE_HOURS, 60, NOW + HOUR, NOW)
     seen = usage(late)
 
@@ -147,7 +148,8 @@ def test_a_limit_of_one_family_is_none_of_another() -> None:
     assert seen.headroom("codex_spark", NOW) == 0.0
 
 
-def test_a_limit_ends_with_its_time_and_when_the_clock_is_set_back_beyond_reason() -> None:
+def test_a_limit_ends_with_its_time() -> None:
+    """Or when the clock is set back beyond reason."""
     for at in (NOW + HOUR, NOW - 9 * 86_400):
         seen = Usage()
         seen.limit(Limit(resets_at=NOW + HOUR), NOW)

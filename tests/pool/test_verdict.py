@@ -134,7 +134,7 @@ def test_every_row_of_the_table_is_exercised() -> None:
 
 
 @given(answers)
-def test_every_answer_gets_the_verdict_of_the_first_row_that_fits(answer: Answer) -> None:
+def test_every_answer_gets_the_first_row_that_fits(answer: Answer) -> None:
     verdict = classify(answer)
 
     numbers = [row.number for row in TABLE]
@@ -162,7 +162,8 @@ def test_good_answer_is_streamed_and_relayed(answer: Answer, status: int) -> Non
 
 
 @given(answers)
-def test_doubt_is_cast_on_a_token_only_by_a_401_that_the_backend_says_of_the_present_one(answer: Answer) -> None:
+def test_only_a_401_of_the_present_token_casts_doubt_on_it(answer: Answer) -> None:
+    """The backend itself must have sent it."""
     of_the_endpoint = answer.code in ENDPOINT_CODES or "Missing scopes" in answer.message
     of_the_edge = answer.html or answer.mitigated
 

@@ -46,9 +46,8 @@ foreign = st.builds(entry, st.sampled_from([CLIENT, "account-3", "account-4"])) 
 
 
 @given(st.lists(foreign, max_size=4), st.integers(0, 4), st.lists(st.sampled_from([POOLED, CLIENT, "account-3", 7])))
-def test_client_finds_itself_exactly_once_and_with_the_routing_of_the_pooled_account(
-    others: list[Any], place: int, ordering: list[Any]
-) -> None:
+def test_a_client_finds_itself_exactly_once(others: list[Any], place: int, ordering: list[Any]) -> None:
+    """With the routing of the identity's account."""
     mine = entry(POOLED, workspace_backend_origin="https://gov.chatgpt.com", account_routing_override="us_cr")
     accounts = [*others[:place], mine, *others[place:]]
     document = answer(*accounts, account_ordering=ordering)
@@ -72,7 +71,7 @@ def test_entries_of_other_accounts_are_kept_as_they_are(others: list[Any]) -> No
 
 
 @given(anything)
-def test_document_of_any_shape_is_returned_and_none_of_another_shape_is_touched(document: Any) -> None:
+def test_a_document_of_another_shape_is_returned_as_it_is(document: Any) -> None:
     seen = seen_by_client(document, POOLED, CLIENT)
 
     if not isinstance(document, dict) or not isinstance(document.get("accounts"), list):
@@ -99,7 +98,7 @@ def test_whatever_else_is_in_the_answer_stays() -> None:
 # -- where an account is served
 
 
-def test_account_without_constraints_is_served_from_the_usual_origin() -> None:
+def test_no_constraint_means_the_usual_origin() -> None:
     assert workspace_of(answer(entry(POOLED)), POOLED) == Workspace(CHATGPT, None, "business", POOLED)
 
 
@@ -111,14 +110,14 @@ def test_origin_and_override_of_an_account_are_taken_over() -> None:
     assert found == Workspace("https://gov.chatgpt.com", "us_cr", "business", POOLED)
 
 
-def test_a_credential_of_other_accounts_only_has_lost_its_workspace() -> None:
+def test_other_accounts_only_mean_a_lost_workspace() -> None:
     with pytest.raises(NotListedError):
         workspace_of(answer(entry("account-3")), POOLED)
     with pytest.raises(ValueError, match="0 entries"):
         workspace_of(answer(), POOLED)
 
 
-def test_a_bearer_that_names_no_account_is_of_the_only_one_it_has() -> None:
+def test_a_token_without_account_is_of_the_only_one() -> None:
     assert workspace_of(answer(entry(POOLED)), "").account_id == POOLED
     with pytest.raises(ValueError, match="lists 2 accounts: choose one with account_id"):
         workspace_of(answer(entry(POOLED), entry("account-3")), "")
@@ -145,7 +144,7 @@ def test_entries_of_others_may_have_any_shape() -> None:
         answer({"id": POOLED}),
     ],
 )
-def test_answer_that_does_not_say_where_the_account_is_served_is_refused(document: Any) -> None:
+def test_an_answer_without_an_origin_is_refused(document: Any) -> None:
     with pytest.raises(ValueError, match="routing discovery"):
         workspace_of(document, POOLED)
 

@@ -68,7 +68,8 @@ def test_a_turn_state_is_taken_out_and_nothing_else_changes() -> None:
     assert frames.turn_state(b'{"client_metadata": {"x-codex-turn-state": 3}}') is None
 
 
-def test_what_was_changed_is_ascii_so_that_it_can_be_cut_anywhere() -> None:
+def test_a_changed_message_is_ascii() -> None:
+    """So mitmproxy can cut it anywhere."""
     message = {"input": "日本語 \ud83d", "client_metadata": {"x-codex-turn-state": "ts"}}
 
     without = frames.without_turn_state(json.dumps(message).encode())
@@ -77,7 +78,7 @@ def test_what_was_changed_is_ascii_so_that_it_can_be_cut_anywhere() -> None:
     assert json.loads(without) == {"input": "日本語 \ud83d", "client_metadata": {}}
 
 
-def test_a_frame_that_repeats_a_token_does_not_after_it_was_scrubbed() -> None:
+def test_a_scrubbed_frame_repeats_no_token() -> None:
     token = "at-test-work-0123456789abcdef"
     packed = base64.b64encode(json.dumps({"error": {"code": token}}).encode()).decode()
     frame = {"type": "error", "error": {"message": f"bad {token}"}, "headers": {"x-error-json": packed, "x-id": "1"}}
@@ -94,7 +95,7 @@ def test_a_frame_that_repeats_a_token_does_not_after_it_was_scrubbed() -> None:
 # -- the beginning of a stream
 
 
-def test_a_stream_answers_from_its_first_event_that_is_no_prelude() -> None:
+def test_a_stream_answers_with_its_first_event_of_substance() -> None:
     beginning = Beginning()
 
     assert beginning.take(sent(CREATED)) is False
@@ -107,7 +108,7 @@ def test_a_stream_that_has_failed_says_why(end: str) -> None:
     assert Beginning().take(sent(CREATED, FAILED, end=end)) == FAILED
 
 
-def test_a_failure_after_something_was_said_is_the_clients_to_see() -> None:
+def test_a_failure_within_an_answer_is_passed_on() -> None:
     assert Beginning().take(sent(CREATED, DELTA, FAILED)) is True
 
 
@@ -126,7 +127,8 @@ def test_it_does_not_matter_how_a_stream_is_cut_into_pieces(
     assert found == in_one
 
 
-def test_a_comment_or_a_queue_says_that_there_is_something_to_wait_for() -> None:
+def test_a_comment_or_a_queue_counts_as_an_answer() -> None:
+    """The client should see that there is something to wait for."""
     assert Beginning().take(sent(CREATED, comment=True)) is True
     assert Beginning().take(sent(CREATED, {"type": "response.queued"})) is True
 

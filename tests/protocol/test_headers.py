@@ -166,7 +166,7 @@ def test_header_keeps_its_place_and_the_spelling_of_its_name() -> None:
     )
 
 
-def test_government_and_residency_are_the_identitys_and_not_the_clients() -> None:
+def test_government_and_residency_are_the_identitys() -> None:
     fields = ((FEDRAMP, b"true"), (ROUTING_OVERRIDE, b"us_cr"), (b"x-openai-internal-codex-residency", b"us"))
 
     plain = swapped(fields, identity_values(TOKEN, "account", False, None), False)

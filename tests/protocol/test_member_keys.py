@@ -26,9 +26,7 @@ def said(text: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["", "identity", "zstd"])
 @given(before=st.text(max_size=50), after=st.text(alphabet=st.characters(exclude_categories=["L", "N", "Pc", "Pd"])))
-def test_a_key_that_a_command_has_printed_is_taken_out_and_all_else_stays(
-    encoding: str, before: str, after: str
-) -> None:
+def test_a_printed_key_is_removed_and_all_else_stays(encoding: str, before: str, after: str) -> None:
     body = said(f"{before}\nCODEX_ACCESS_TOKEN={KEY}\n{after}")
     sent = zstandard.ZstdCompressor().compress(body) if encoding == "zstd" else body
 

@@ -105,7 +105,8 @@ def test_whatever_is_not_listed_keeps_the_clients_own_credential(method: str, pa
 
 @pytest.mark.parametrize("path", AMBIGUOUS)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_path_that_servers_may_read_differently_never_gets_a_pooled_credential(method: str, path: str) -> None:
+def test_an_ambiguous_path_never_gets_a_pooled_credential(method: str, path: str) -> None:
+    """Servers may read it differently."""
     assert normalised(path) == ""
     assert path_policy(method, path) is Policy.OWN
 

@@ -45,7 +45,7 @@ def reading(encoding: str = "") -> Reading:
 
 @pytest.mark.parametrize("name", CODINGS)
 @given(events=st.lists(st.sampled_from(EVENTS), max_size=6), end=st.sampled_from(["\n", "\r\n"]), data=st.data())
-def test_all_that_the_pool_learns_from_is_found_wherever_it_is_cut_and_however_it_is_compressed(
+def test_telling_events_are_found_in_any_cut_and_coding(
     name: str, events: list[dict[str, Any]], end: str, data: st.DataObject
 ) -> None:
     encoding, encode = CODINGS[name]
@@ -101,7 +101,7 @@ def test_a_frame_says_what_an_answer_with_its_body_says(document: dict[str, Any]
     assert said == expected._replace(values={name.encode(): value.encode() for name, value in headers.items()})
 
 
-def test_an_event_that_is_too_long_is_left_out_and_the_next_one_is_read() -> None:
+def test_after_an_event_that_is_too_long_the_next_is_read() -> None:
     events = Events()
     long = b"data: " + b"x" * (MOST + 10)
 
@@ -112,7 +112,7 @@ def test_an_event_that_is_too_long_is_left_out_and_the_next_one_is_read() -> Non
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_a_stream_that_inflates_without_end_is_read_in_pieces_and_kept_nowhere(name: str) -> None:
+def test_an_endless_stream_is_read_in_pieces_and_not_kept(name: str) -> None:
     encoding, body = bomb(name, 64 << 20)
     read = reading(encoding)
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_inflated_is_passed_on_unread(encoding: str) -> None:
     assert not read.has_failed
 
 
-def test_a_stream_of_nothing_but_gauges_and_failures_is_soon_read() -> None:
+def test_a_stream_of_gauges_and_failures_is_soon_read() -> None:
     read = reading()
 
     assert read.take(sent(*[LIMITS] * 5_000, FAILED, *[FAILED] * 5_000)) == [LIMITS, FAILED]
@@ -157,7 +157,7 @@ def test_no_stream_is_too_strange(some: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("event", [b"\n\n", b'data:"error"\n\n', b'data: {"type":"response.created"}\n\n'])
-def test_a_few_kilobytes_that_are_very_many_events_keep_nobody_waiting(event: bytes) -> None:
+def test_kilobytes_of_very_many_events_are_soon_read(event: bytes) -> None:
     bomb = gzip.compress(event * (7 * 2**20 // len(event)))
     begun = time.process_time()
 

@@ -62,7 +62,7 @@ def test_what_can_be_read_in_one_way_only_is_not_refused(message: str) -> None:
 
 
 @pytest.mark.parametrize("message", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-def test_what_two_parsers_could_take_for_different_things_is_refused(message: str) -> None:
+def test_what_two_parsers_could_read_differently_is_refused(message: str) -> None:
     assert ambiguity(message.replace("$", CREATE).encode()).startswith("it ")
 
 
@@ -90,7 +90,7 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=24).map("".join))
 @example('{"type":"x","a":{},"type":"response.create"}')
 @example('{"a":[}],"type":"response.create"}')
-def test_what_is_not_refused_is_read_alike_by_who_takes_the_first_key_and_who_takes_the_last(message: str) -> None:
+def test_first_key_and_last_key_parsers_agree_on_the_rest(message: str) -> None:
     if ambiguity(message.encode()):
         return
     pairs: list[tuple[str, Any]] = json.loads(message, object_pairs_hook=lambda pairs: pairs)
@@ -100,7 +100,8 @@ def test_what_is_not_refused_is_read_alike_by_who_takes_the_first_key_and_who_ta
     assert frames.kind(message.encode()) == str((of_type or [""])[0] or "")
 
 
-def test_the_longest_history_is_read_in_no_time_and_nothing_is_built_of_it() -> None:
+def test_the_longest_history_is_read_fast() -> None:
+    """And nothing is built of it."""
     item = {"type": "message", "content": [{"type": "input_text", "text": "word " * 100}]}
     message = json.dumps({"type": "response.create", "input": [item] * 20_000}).encode()
 

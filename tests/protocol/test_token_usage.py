@@ -81,9 +81,8 @@ def test_they_are_found_wherever_the_event_is_cut_before_them() -> None:
 
 
 @given(text=st.text() | st.sampled_from([LIE, LIE * 200]), data=st.data())
-def test_a_meter_gives_on_every_piece_and_finds_them_however_the_stream_is_cut(
-    text: str, data: st.DataObject
-) -> None:
+def test_a_meter_finds_the_tokens_however_a_stream_is_cut(text: str, data: st.DataObject) -> None:
+    """It returns every piece."""
     whole = stream(DELTA, completed(text=text), end=data.draw(st.sampled_from([b"\n", b"\r\n"])))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
     meter = Meter()
@@ -142,7 +141,8 @@ def test_a_number_that_cannot_be_meant_is_none(number: Any) -> None:
         assert tokens_of(completed(usage={**USAGE, "input_tokens_details": details})) == Tokens(1200, 0, 50, 30)
 
 
-def test_no_more_is_cached_than_was_read_and_no_more_reasoned_than_was_written() -> None:
+def test_cached_and_reasoning_tokens_are_bounded() -> None:
+    """By what was read, and by what was written."""
     more = {"input_tokens_details": {"cached_tokens": 9999}, "output_tokens_details": {"reasoning_tokens": 9999}}
     assert tokens_of(completed(usage={**USAGE, **more})) == Tokens(1200, 1200, 50, 50)
 
