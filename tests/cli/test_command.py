@@ -21,7 +21,7 @@ def test_help_names_every_subcommand(world: World) -> None:
     assert all(name in run.stdout for name in ("run", "demo", "addon-path"))
 
 
-def test_addon_path_is_a_file_that_mitmproxy_takes(world: World) -> None:
+def test_addon_path_is_the_addons_entry_file(world: World) -> None:
     run = world.run("addon-path")
 
     assert run.returncode == 0
@@ -30,7 +30,7 @@ def test_addon_path_is_a_file_that_mitmproxy_takes(world: World) -> None:
     assert "addons = [" in path.read_text()
 
 
-def test_run_hands_on_what_it_does_not_know(world: World) -> None:
+def test_run_passes_unknown_arguments_on(world: World) -> None:
     run = world.run("run", "--version")
 
     assert run.returncode == 0
@@ -53,7 +53,7 @@ def test_run_can_start_another_tool(world: World) -> None:
     assert "web_port" in run.stdout
 
 
-def test_run_hands_on_what_mitmdump_ends_with(world: World) -> None:
+def test_run_exits_with_mitmdumps_exit_code(world: World) -> None:
     run = world.run("run", "-p", "no-number")
 
     assert run.returncode == 1  # mitmproxy's own code for it

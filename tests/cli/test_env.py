@@ -1,4 +1,4 @@
-"""`codexpool env`: what it prints is what the shell then has, and no variable bypasses the proxy."""
+"""`codexpool env`: shells and clients read back what it prints, and no variable bypasses the proxy."""
 
 from __future__ import annotations
 
@@ -104,28 +104,28 @@ values = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size
 @example(value='/home/a b/it\'s "here"/$HOME/`id`/\\/!x/*?[a]~#&;|<>(){}')
 @example(value="two\nlines, and \\' \\\\ ‘typographic’ quotes‚ %PATH%")
 @example(value="-n")
-def test_whatever_a_value_holds_a_shell_has_it_afterwards(shell: str, value: str, tmp_path: Path) -> None:
+def test_every_shell_reads_back_any_value(shell: str, value: str, tmp_path: Path) -> None:
     found = set_by({"CODEX_CA_CERTIFICATE": value}, shell, tmp_path)
 
     assert found["CODEX_CA_CERTIFICATE"] == value
 
 
 @pytest.mark.parametrize("shell", POSIX_SHELLS)
-def test_a_variable_that_is_taken_away_is_gone(shell: str, tmp_path: Path) -> None:
+def test_every_shell_unsets_a_variable(shell: str, tmp_path: Path) -> None:
     found = set_by({"NO_PROXY": None, "HTTPS_PROXY": TEAM}, shell, tmp_path, NO_PROXY="*")
 
     assert "NO_PROXY" not in found
     assert found["HTTPS_PROXY"] == TEAM
 
 
-def test_powershell_is_told_in_its_own_words() -> None:
+def test_powershell_syntax() -> None:
     lines = shells.powershell({"A": "it's ‘so’ $x", "NO_PROXY": None})
 
     assert list(lines) == ["$env:A = 'it''s ‘‘so’’ $x'", "Remove-Item Env:NO_PROXY"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="paths are text there")
-def test_a_path_that_is_no_text_is_printed_byte_by_byte(run: Run, tmp_path: Path, ca: Path) -> None:
+def test_a_path_that_is_not_utf8_is_printed_unchanged(run: Run, tmp_path: Path, ca: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pem"))
     odd.write_bytes(ca.read_bytes())
 
@@ -143,14 +143,14 @@ def test_a_path_that_is_no_text_is_printed_byte_by_byte(run: Run, tmp_path: Path
         ({}, "bash"),
     ],
 )
-def test_the_shell_is_the_one_of_the_login(environ: dict[str, str], expected: str) -> None:
+def test_the_default_shell_is_from_the_environment(environ: dict[str, str], expected: str) -> None:
     assert shells.shell_of(environ) == expected
 
 
 # -- what is printed
 
 
-def test_standard_output_is_for_the_shell_alone(run: Run, authority_at_home: Path) -> None:
+def test_standard_output_has_nothing_but_commands(run: Run, authority_at_home: Path) -> None:
     """Not even a comment: an interactive zsh would take it for a command."""
     said = run()
 
@@ -161,7 +161,7 @@ def test_standard_output_is_for_the_shell_alone(run: Run, authority_at_home: Pat
     assert said.stderr == ""
 
 
-def test_a_proxy_elsewhere_needs_none_here(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_works_without_a_local_proxy(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ca.parent)
 
     said = run("--proxy", "team:8080", "--ca", "./team-ca.pem").stdout
@@ -170,23 +170,21 @@ def test_a_proxy_elsewhere_needs_none_here(run: Run, ca: Path, monkeypatch: pyte
     assert f"CODEX_CA_CERTIFICATE={ca}\n" in said
 
 
-def test_a_member_without_a_key_is_told_where_it_goes(run: Run, authority_at_home: Path) -> None:
+def test_without_a_key_a_hint_says_where_it_goes(run: Run, authority_at_home: Path) -> None:
     said = run("--shell", "fish", CODEX_ACCESS_TOKEN="")
 
     assert "set -gx CODEX_ACCESS_TOKEN 'at-pool-…'" in said.stderr
     assert "CODEX_ACCESS_TOKEN" not in said.stdout
 
 
-def test_somebody_with_a_login_of_their_own_is_told_nothing(
-    run: Run, authority_at_home: Path, tmp_path: Path
-) -> None:
+def test_with_a_login_there_is_no_hint(run: Run, authority_at_home: Path, tmp_path: Path) -> None:
     (tmp_path / ".codex").mkdir()
     (tmp_path / ".codex" / "auth.json").write_text("{}")
 
     assert run(CODEX_ACCESS_TOKEN="").stderr == ""
 
 
-def test_a_proxy_that_wants_a_password_is_given_it(run: Run, ca: Path) -> None:
+def test_the_proxys_password_is_in_the_url(run: Run, ca: Path) -> None:
     said = run("--proxy", "http://ann:p%40ss%20word@team:8080", "--ca", str(ca))
 
     assert "HTTPS_PROXY=http://ann:p%40ss%20word@team:8080" in said.stdout
@@ -201,7 +199,7 @@ def test_an_api_key_is_warned_of(run: Run, authority_at_home: Path) -> None:
     assert "sk-test" not in said.output
 
 
-def test_a_companys_proxy_is_not_lost_without_a_word(run: Run, authority_at_home: Path) -> None:
+def test_replacing_another_proxy_is_reported(run: Run, authority_at_home: Path) -> None:
     said = run(HTTPS_PROXY="http://me:secret@corp:3128")
 
     assert "--mode upstream:URL" in said.stderr
@@ -225,14 +223,14 @@ def test_a_companys_proxy_is_not_lost_without_a_word(run: Run, authority_at_home
         " * ",
     ],
 )
-def test_an_entry_that_covers_the_backend_is_bypass_the_proxy(entry: str) -> None:
+def test_an_entry_that_covers_the_backend_is_removed(entry: str) -> None:
     assert without_bypasses({"NO_PROXY": entry}) == {"NO_PROXY": None}
 
 
 @pytest.mark.parametrize(
     "entry", ["", "localhost", "127.0.0.0/8", "::1", "notchatgpt.com", "api.openai.com", "gpt.com"]
 )
-def test_any_other_entry_stays(entry: str) -> None:
+def test_other_entries_stay(entry: str) -> None:
     assert without_bypasses({"NO_PROXY": entry}) == {}
 
 
@@ -246,11 +244,11 @@ def test_any_other_entry_stays(entry: str) -> None:
         ({"NO_PROXY": "*", "no_proxy": "a, .openai.com ,b"}, {"NO_PROXY": None, "no_proxy": "a,b"}),
     ],
 )
-def test_only_what_is_bypass_is_taken_away(environ: dict[str, str], expected: dict[str, str | None]) -> None:
+def test_no_proxy_loses_only_entries_that_bypass(environ: dict[str, str], expected: dict[str, str | None]) -> None:
     assert without_bypasses(environ) == expected
 
 
-def test_a_detour_is_taken_away_and_that_is_said(run: Run, authority_at_home: Path) -> None:
+def test_a_removed_bypass_is_reported(run: Run, authority_at_home: Path) -> None:
     said = run(NO_PROXY="localhost,.chatgpt.com", no_proxy="*")
 
     assert "export NO_PROXY=localhost\nunset no_proxy\n" in said.stdout
@@ -271,13 +269,13 @@ def announced(tmp_path: Path, ca_text: bytes) -> Iterator[Path]:
     running_proxies.withdraw(note)
 
 
-def test_the_authority_is_that_of_the_proxy_that_runs_there(run: Run, announced: Path) -> None:
+def test_the_ca_is_the_running_proxys(run: Run, announced: Path) -> None:
     said = run("--proxy", "http://127.0.0.1:9").stdout
 
     assert f"CODEX_CA_CERTIFICATE='{announced / CERTIFICATE}'" in said
 
 
-def test_without_an_authority_it_says_how_to_get_one(run: Run) -> None:
+def test_a_missing_ca_fails_with_a_remedy(run: Run) -> None:
     said = run(code=1)
 
     assert said.stdout == ""
@@ -285,14 +283,14 @@ def test_without_an_authority_it_says_how_to_get_one(run: Run) -> None:
     assert "codexpool run" in said.stderr
 
 
-def test_the_authority_of_another_machine_has_to_be_named(run: Run, authority_at_home: Path) -> None:
+def test_the_ca_of_another_machine_must_be_named(run: Run, authority_at_home: Path) -> None:
     said = run("--proxy", TEAM, code=1)
 
     assert said.stdout == ""
     assert "--ca PATH" in said.stderr
 
 
-def test_the_authoritys_key_is_not_taken_for_what_clients_trust(run: Run, ca: Path) -> None:
+def test_the_cas_private_key_is_refused(run: Run, ca: Path) -> None:
     key = ca.with_name(KEY)
     key.write_bytes(b"-----BEGIN RSA PRIVATE KEY-----\n" + ca.read_bytes())
 
@@ -303,9 +301,7 @@ def test_the_authoritys_key_is_not_taken_for_what_clients_trust(run: Run, ca: Pa
 
 
 @pytest.mark.parametrize("kind", ["vscode", "desktop"])
-def test_what_reads_a_file_gets_its_lines_and_a_person_where_they_go(
-    run: Run, authority_at_home: Path, kind: str
-) -> None:
+def test_dotenv_clients_get_lines_and_instructions(run: Run, authority_at_home: Path, kind: str) -> None:
     said = run("--for", kind, NO_PROXY="*")
 
     proxy, trust, no_proxy = said.stdout.splitlines()
@@ -320,9 +316,7 @@ def test_what_reads_a_file_gets_its_lines_and_a_person_where_they_go(
     assert "tested with the Codex binary only" in said.stderr
 
 
-def test_a_file_of_authorities_that_is_named_already_stays_trusted(
-    run: Run, authority_at_home: Path, tmp_path: Path
-) -> None:
+def test_certificates_in_ssl_cert_file_stay_trusted(run: Run, authority_at_home: Path, tmp_path: Path) -> None:
     corp = tmp_path / "corp.pem"
     corp.write_text("-----BEGIN CERTIFICATE-----\ncorp\n-----END CERTIFICATE-----\n")
 
@@ -341,19 +335,19 @@ def test_a_file_of_authorities_that_is_named_already_stays_trusted(
         ("/it's $5/ca.pem", 'A="/it\'s \\$5/ca.pem"'),
     ],
 )
-def test_a_value_is_quoted_in_that_file_only_where_the_client_needs_it(value: str, expected: str) -> None:
-    """So that Codex CLI 0.169.0 reads it: it leaves out all from the first line on that it does not understand."""
+def test_dotenv_quotes_only_where_needed(value: str, expected: str) -> None:
+    """Codex CLI 0.169.0 ignores everything after the first line it cannot parse."""
     assert list(shells.dotenv({"A": value})) == [expected]
 
 
-def test_ci_gets_lines_for_github_and_the_key_as_a_secret(run: Run, ca: Path) -> None:
+def test_ci_gets_lines_for_github_and_a_secret(run: Run, ca: Path) -> None:
     said = run("--for", "ci", "--proxy", TEAM, "--ca", str(ca), NO_PROXY="a,chatgpt.com", CODEX_ACCESS_TOKEN="")
 
     assert said.stdout.splitlines() == [f"HTTPS_PROXY={TEAM}", f"CODEX_CA_CERTIFICATE={ca}", "NO_PROXY=a"]
     assert "CODEX_ACCESS_TOKEN: ${{ secrets.CODEXPOOL_KEY }}" in said.stderr
 
 
-def test_a_line_break_is_no_way_to_set_another_variable(run: Run, tmp_path: Path, ca: Path) -> None:
+def test_a_line_break_cannot_set_another_variable(run: Run, tmp_path: Path, ca: Path) -> None:
     odd = tmp_path / "a\nLD_PRELOAD=x"
     odd.write_bytes(ca.read_bytes())
 

@@ -1,4 +1,4 @@
-"""A member gets a key that is shown once; pool.toml keeps its hash, and nothing else of the file changes."""
+"""`codexpool member`: a key is shown once, and pool.toml stores its hash and changes nowhere else."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_add_prints_a_key_once_and_keeps_its_hash_only(members: Members) -> None
     assert members.key("add", "bob") != key
 
 
-def test_add_tells_what_the_member_has_to_do_beside_the_key_and_not_with_it(members: Members) -> None:
+def test_add_prints_instructions_on_standard_error(members: Members) -> None:
     said = members.run("add", "ann").stderr
 
     assert "CODEX_ACCESS_TOKEN" in said
@@ -93,7 +93,7 @@ def test_add_tells_what_the_member_has_to_do_beside_the_key_and_not_with_it(memb
     assert "codexpool member rotate ann" in said
 
 
-def test_add_writes_the_bounds_of_a_member(members: Members) -> None:
+def test_add_writes_the_limits(members: Members) -> None:
     members.key(
         *("add", "ann", "--expires", "2099-01-31", "--identities", "team-*", "--identities", "spare"),
         *("--turns-at-once", "3", "--turns-a-day", "500"),
@@ -104,7 +104,7 @@ def test_add_writes_the_bounds_of_a_member(members: Members) -> None:
     assert ann.expires_at == datetime(2099, 2, 1, tzinfo=UTC).timestamp()
 
 
-def test_a_pattern_that_no_identity_matches_is_told(members: Members) -> None:
+def test_a_pattern_that_matches_no_identity_is_reported(members: Members) -> None:
     said = members.run("add", "ann", "--identities", "team-*", "--identities", "tem-*").stderr
     assert '"tem-*" matches no identity' in said
     assert '"team-*"' not in said
@@ -119,7 +119,7 @@ def test_a_pattern_that_no_identity_matches_is_told(members: Members) -> None:
         ('[pool]\naccess = "members"\n', ""),
     ],
 )
-def test_a_key_that_is_not_needed_is_told(members: Members, access: str, said: str) -> None:
+def test_a_pool_open_without_a_key_is_reported(members: Members, access: str, said: str) -> None:
     members.path.write_text(access + BEFORE)
     added, listed = members.run("add", "ann").stderr, members.run("list").stdout
     for text in (added, listed):
@@ -147,14 +147,12 @@ def test_a_key_that_is_not_needed_is_told(members: Members, access: str, said: s
         ("expires", "ann", "2020-01-01"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error_and_changes_nothing(
-    members: Members, arguments: tuple[str, ...]
-) -> None:
+def test_a_usage_error_changes_nothing(members: Members, arguments: tuple[str, ...]) -> None:
     assert members.run(*arguments, code=2).stdout == ""
     assert members.text == BEFORE
 
 
-def test_a_name_is_given_once(members: Members) -> None:
+def test_a_name_cannot_be_added_twice(members: Members) -> None:
     members.key("add", "ann")
     before = members.text
 
@@ -165,7 +163,7 @@ def test_a_name_is_given_once(members: Members) -> None:
     assert (result.stdout, members.text) == ("", before)
 
 
-def test_without_a_pool_it_says_how_to_make_one(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_pool_the_remedy_is_named(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CODEXPOOL_CONFIG")
     monkeypatch.setattr("codexpool.cli.common.entry", lambda: None)
     members.path.rename(members.path.with_name("elsewhere.toml"))
@@ -174,7 +172,7 @@ def test_without_a_pool_it_says_how_to_make_one(members: Members, monkeypatch: p
     assert "To create one: codexpool add NAME" in result.stderr
 
 
-def test_a_key_that_nobody_could_read_is_not_kept(members: Members) -> None:
+def test_a_key_that_cannot_be_printed_is_not_stored(members: Members) -> None:
     program = "from codexpool.cli.commands.member import member; member(prog_name='codexpool member')"
     reading, writing = os.pipe()
     os.close(reading)
@@ -203,7 +201,7 @@ def test_a_key_whose_hash_is_not_stored_is_reported(members: Members, monkeypatc
 # -- list
 
 
-def test_list_says_how_members_stand_and_shows_no_key(members: Members) -> None:
+def test_list_shows_statuses_and_no_key(members: Members) -> None:
     ann = members.key("add", "ann", "--identities", "team-*", "--turns-at-once", "3")
     members.key("add", "bob")
     members.key("add", "cy")
@@ -222,7 +220,7 @@ def test_list_says_how_members_stand_and_shows_no_key(members: Members) -> None:
         assert not [key for key in members.keys if key in text or hashed(key) in text]
 
 
-def test_list_says_how_to_begin(members: Members) -> None:
+def test_an_empty_list_says_how_to_begin(members: Members) -> None:
     assert "codexpool member add NAME" in members.run("list").stdout
     assert members.list() == {}
 
@@ -230,7 +228,7 @@ def test_list_says_how_to_begin(members: Members) -> None:
 # -- revoke, rotate, expires
 
 
-def test_revoke_ends_every_key_of_a_member_and_may_be_said_twice(members: Members) -> None:
+def test_revoke_ends_all_keys_and_may_be_repeated(members: Members) -> None:
     members.key("add", "ann")
     members.key("rotate", "ann")
 
@@ -251,7 +249,7 @@ def test_revoke_ends_every_key_of_a_member_and_may_be_said_twice(members: Member
         (("--grace", "7d"), timedelta(days=7)),
     ],
 )
-def test_rotate_makes_another_key_and_the_old_one_is_good_for_a_while(
+def test_rotate_keeps_the_old_key_for_the_grace_period(
     members: Members, grace: tuple[str, ...], lasts: timedelta
 ) -> None:
     old = members.key("add", "ann")
@@ -265,7 +263,7 @@ def test_rotate_makes_another_key_and_the_old_one_is_good_for_a_while(
     assert members.list()["ann"]["previous_until"]
 
 
-def test_rotate_without_grace_ends_the_old_key_and_the_one_before_it(members: Members) -> None:
+def test_rotate_without_grace_ends_all_old_keys(members: Members) -> None:
     members.key("add", "ann")
     members.key("rotate", "ann")
 
@@ -274,7 +272,7 @@ def test_rotate_without_grace_ends_the_old_key_and_the_one_before_it(members: Me
     assert members.entry() == {"name": "ann", "key": hashed(newest)}
 
 
-def test_of_two_old_keys_the_newer_one_is_good_for_a_while(members: Members) -> None:
+def test_rotate_twice_keeps_the_newer_old_key(members: Members) -> None:
     members.key("add", "ann")
     second = members.key("rotate", "ann")
 
@@ -283,7 +281,7 @@ def test_of_two_old_keys_the_newer_one_is_good_for_a_while(members: Members) -> 
     assert members.entry()["previous"]["key"] == hashed(second)
 
 
-def test_a_revoked_member_gets_in_again_only_where_that_is_meant_and_never_with_the_old_key(
+def test_reinstate_issues_a_new_key_only(
     members: Members,
 ) -> None:
     members.key("add", "ann")
@@ -298,13 +296,13 @@ def test_a_revoked_member_gets_in_again_only_where_that_is_meant_and_never_with_
     assert members.entry() == {"name": "ann", "key": hashed(new)}
 
 
-def test_a_new_key_of_a_member_that_has_expired_comes_with_a_word(members: Members) -> None:
+def test_rotate_warns_if_the_member_has_expired(members: Members) -> None:
     members.key("add", "ann")
     members.path.write_text(members.text + "expires = 2020-01-01\n")
     assert "codexpool member expires ann never" in members.run("rotate", "ann").stderr
 
 
-def test_expires_sets_and_takes_away_an_end_and_no_other_byte(members: Members) -> None:
+def test_expires_changes_no_other_byte(members: Members) -> None:
     members.key("add", "ann")
     members.path.write_text(members.text + "# ann is on the second floor\n")
     before = members.text

@@ -46,7 +46,7 @@ def script(folder: Path, *lines: str) -> Path:
 # -- add
 
 
-def test_add_makes_a_private_pool_toml_with_an_identity_that_whoami_knows(pool: Pool) -> None:
+def test_add_creates_a_private_pool_toml(pool: Pool) -> None:
     result = pool.add(pat("work"))
 
     assert "added work to" in result.output
@@ -68,9 +68,7 @@ def test_add_keeps_every_byte_of_the_file_it_adds_to(pool: Pool) -> None:
     assert [entry["name"] for entry in tomllib.loads(pool.text)["identity"]] == ["work", "spare"]
 
 
-def test_add_takes_a_token_from_a_variable_a_file_a_keyring_and_a_command(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_add_takes_a_token_from_each_source(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = {name: pat(name) for name in ("env", "file", "ring", "sso")}
     for token in tokens.values():
         pool.standin.add(token)
@@ -96,7 +94,7 @@ def test_add_takes_a_token_from_a_variable_a_file_a_keyring_and_a_command(
     assert {row["kind"] for row in pool.list().values()} == {"pat", "command"}
 
 
-def test_add_takes_an_oauth_login_by_its_claims(pool: Pool) -> None:
+def test_add_identifies_a_login_by_its_claims(pool: Pool) -> None:
     login = login_of(pool.standin, pool.folder, owner("spare"))
 
     pool.run("add", "spare", "--auth-json", str(login.path))
@@ -134,7 +132,7 @@ def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> 
         ([], "it is not a JSON object"),
     ],
 )
-def test_a_login_that_cannot_be_pooled_is_refused_with_the_reason(pool: Pool, document: object, said: str) -> None:
+def test_an_unusable_login_is_refused_with_the_reason(pool: Pool, document: object, said: str) -> None:
     path = write_private(pool.folder / "auth.json", json.dumps(document))
 
     result = pool.run("add", "x", "--auth-json", str(path), code=1)
@@ -143,7 +141,8 @@ def test_a_login_that_cannot_be_pooled_is_refused_with_the_reason(pool: Pool, do
     assert not pool.path.exists()
 
 
-def test_a_second_token_of_one_account_and_user_is_refused_with_what_to_do_instead(pool: Pool) -> None:
+def test_a_second_token_of_one_user_is_refused_with_a_remedy(pool: Pool) -> None:
+    """Two tokens of one account and user share every limit."""
     pool.add(pat("work"))
     before = pool.text
     second = Token("at-test-second-0123456789abcdef", "acc-work", "user-work", name="second")
@@ -161,14 +160,14 @@ def test_a_dead_token_is_not_added(pool: Pool) -> None:
     assert not pool.path.exists()
 
 
-def test_nothing_is_added_while_nobody_can_be_asked(pool: Pool) -> None:
+def test_nothing_is_added_while_whoami_fails(pool: Pool) -> None:
     pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
     result = pool.add(pat("work"), code=1)
     assert "could not verify the token; try again: whoami answers 503" in result.stderr
     assert not pool.path.exists()
 
 
-def test_a_dry_run_says_what_would_be_written_and_writes_nothing(pool: Pool) -> None:
+def test_a_dry_run_shows_the_table_and_writes_nothing(pool: Pool) -> None:
     result = pool.add(pat("work"), "--dry-run")
     assert "account_id = 'acc-work'" in result.output
     assert "(sha256:" in result.output
@@ -190,7 +189,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(pool: Pool) -> 
         (("list", "--config", "/no/such/pool.toml"), "", "no such file"),
     ],
 )
-def test_wrong_usage_is_told_with_exit_code_2(pool: Pool, arguments: tuple[str, ...], stdin: str, said: str) -> None:
+def test_a_usage_error_exits_with_2(pool: Pool, arguments: tuple[str, ...], stdin: str, said: str) -> None:
     result = pool.run(*arguments, stdin=stdin, code=2)
     assert said in result.stderr
     assert not pool.path.exists()
@@ -199,7 +198,7 @@ def test_wrong_usage_is_told_with_exit_code_2(pool: Pool, arguments: tuple[str, 
 # -- list, show, check
 
 
-def test_list_tells_what_each_identity_is_and_needs(pool: Pool) -> None:
+def test_list_shows_what_each_identity_is_and_needs(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.add(pat("spare"))
     pool.standin.kill(pat("spare").token)
@@ -225,7 +224,8 @@ def test_list_tells_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert len(pool.standin.seen) == asked
 
 
-def test_several_tokens_that_whoami_refuses_at_once_are_not_flagged_by_a_check(pool: Pool) -> None:
+def test_check_flags_nothing_if_whoami_refuses_several(pool: Pool) -> None:
+    """Whoami itself may be wrong then."""
     # given one that is dead and flagged, and two that whoami refuses at the same time
     for name in ("dead", "work", "spare"):
         pool.add(pat(name))
@@ -243,7 +243,7 @@ def test_several_tokens_that_whoami_refuses_at_once_are_not_flagged_by_a_check(p
     assert statuses == {"dead": "needs_replacement", "work": "ready", "spare": "ready"}
 
 
-def test_the_flag_of_a_token_that_is_good_goes_with_a_check(pool: Pool) -> None:
+def test_check_removes_the_flag_of_a_good_token(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.standin.kill(pat("work").token)
     pool.run("check", code=1)
@@ -256,7 +256,7 @@ def test_the_flag_of_a_token_that_is_good_goes_with_a_check(pool: Pool) -> None:
     assert pool.list()["work"]["status"] == "ready"
 
 
-def test_check_asks_about_those_it_is_told_to(pool: Pool) -> None:
+def test_check_verifies_only_the_names_given(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.add(pat("spare"))
     pool.standin.kill(pat("spare").token)
@@ -268,7 +268,7 @@ def test_check_asks_about_those_it_is_told_to(pool: Pool) -> None:
     assert 'no identity "nobody"' in pool.run("check", "nobody", code=2).stderr
 
 
-def test_a_check_that_nobody_answers_condemns_nobody_and_fails(pool: Pool) -> None:
+def test_check_without_an_answer_condemns_nothing_and_fails(pool: Pool) -> None:
     pool.add(pat("work"))
     before = pool.text
     pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
@@ -280,7 +280,7 @@ def test_a_check_that_nobody_answers_condemns_nobody_and_fails(pool: Pool) -> No
     assert pool.list()["work"]["status"] == "ready"
 
 
-def test_check_renews_a_login_that_has_ended_and_tells_of_one_that_is_lost(pool: Pool) -> None:
+def test_check_renews_an_expired_login_and_reports_a_lost_one(pool: Pool) -> None:
     ended = login_of(pool.standin, pool.folder, owner("ended"), lifetime=10)
     lost = login_of(pool.standin, pool.folder, owner("lost"), lifetime=10 * DAY)
     pool.run("add", "ended", "--auth-json", str(ended.path))
@@ -306,7 +306,7 @@ def test_an_identity_without_a_token_is_listed_with_the_reason(pool: Pool, monke
     assert "NOT_SET is not set" in pool.run("check", code=1).output
 
 
-def test_show_tells_all_that_is_known_and_where_it_stands(pool: Pool) -> None:
+def test_show_has_all_that_is_known_and_its_line(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.path.write_text(
         pool.text.replace('user_id    = "user-work"\n', 'user_id = "user-work"\nexpires = 2026-12-01\n')
@@ -321,7 +321,7 @@ def test_show_tells_all_that_is_known_and_where_it_stands(pool: Pool) -> None:
 # -- replace
 
 
-def test_replace_puts_a_new_token_in_place_and_takes_the_flag_away(pool: Pool) -> None:
+def test_replace_changes_the_token_and_removes_the_flag(pool: Pool) -> None:
     work = pat("work")
     pool.add(work)
     pool.add(pat("spare"))
@@ -339,7 +339,7 @@ def test_replace_puts_a_new_token_in_place_and_takes_the_flag_away(pool: Pool) -
     assert pool.list()["work"]["status"] == "ready"
 
 
-def test_replace_with_a_token_of_another_account_changes_nothing_byte_for_byte(pool: Pool) -> None:
+def test_replace_with_another_account_changes_no_byte(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.standin.add(pat("stranger"))
     before, at = pool.path.read_bytes(), pool.path.stat().st_mtime_ns
@@ -380,9 +380,7 @@ def test_replace_writes_to_where_the_old_token_is(pool: Pool, monkeypatch: pytes
     assert pool.text == before
 
 
-def test_replace_says_where_a_token_has_to_be_replaced_that_it_cannot_write(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replace_names_the_place_it_cannot_write(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     work = pat("work")
     pool.standin.add(work)
     new = fresh("work", work)
@@ -397,7 +395,7 @@ def test_replace_says_where_a_token_has_to_be_replaced_that_it_cannot_write(
     assert tomllib.loads(pool.text)["identity"][0]["token"] == {"file": "~/token"}
 
 
-def test_replace_of_a_token_that_nobody_knows_the_owner_of_is_refused(pool: Pool) -> None:
+def test_replace_is_refused_if_the_old_owner_is_unknown(pool: Pool) -> None:
     work = pat("work", alive=False)
     pool.standin.add(work)
     new = fresh("work", work)
@@ -410,7 +408,7 @@ def test_replace_of_a_token_that_nobody_knows_the_owner_of_is_refused(pool: Pool
     assert pool.text == before
 
 
-def test_the_declared_end_of_the_old_token_goes_with_it(pool: Pool) -> None:
+def test_replace_removes_the_old_expiry(pool: Pool) -> None:
     work = pat("work")
     pool.add(work)
     pool.path.write_text(pool.text + "expires = 2026-12-01\n")
@@ -435,7 +433,7 @@ def test_pause_and_resume_give_back_the_same_bytes(pool: Pool) -> None:
     assert "neither paused nor limited" in pool.run("resume", "work").output
 
 
-def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
+def test_resume_ends_a_limit(pool: Pool) -> None:
     pool.add(pat("work"))
     fingerprint = pool.list()["work"]["fingerprint"]
     key = IdentityKey("acc-work", "user-work")
@@ -459,7 +457,7 @@ def test_resume_ends_a_limit_that_a_person_knows_to_be_none(pool: Pool) -> None:
     assert "its status is ready" in pool.run("resume", "work").output
 
 
-def test_resume_ends_what_an_identity_is_not_for_as_well(pool: Pool) -> None:
+def test_resume_ends_exclusions_of_models_and_endpoints(pool: Pool) -> None:
     # given: an identity that is ready, and not for one model, and one endpoint
     pool.add(pat("work"))
     now, fingerprint = time.time(), pool.list()["work"]["fingerprint"]
@@ -479,7 +477,7 @@ def test_resume_ends_what_an_identity_is_not_for_as_well(pool: Pool) -> None:
     assert "its status is ready" in pool.run("resume", "work").output
 
 
-def test_breaker_says_what_it_is_and_is_closed_by_a_person(pool: Pool) -> None:
+def test_breaker_is_shown_and_closed(pool: Pool) -> None:
     pool.add(pat("work"))
     assert "closed" in pool.run("breaker").output
     opened = {"opened_at": time.time(), "until": time.time() + 60, "names": ["work", "spare"]}
@@ -500,7 +498,7 @@ def test_breaker_says_what_it_is_and_is_closed_by_a_person(pool: Pool) -> None:
     }
 
 
-def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
+def test_remove_keeps_comments(pool: Pool) -> None:
     pool.add(pat("work"))
     pool.add(pat("spare"))
     pool.path.write_text(pool.text.replace("[[identity]]", "# about the next\n[[identity]]"))
@@ -517,7 +515,7 @@ def test_remove_takes_one_identity_out_and_no_comment(pool: Pool) -> None:
 # -- config check
 
 
-def test_config_check_says_which_file_it_is_and_what_is_wrong_with_it(pool: Pool) -> None:
+def test_config_check_prints_the_path_and_the_problems(pool: Pool) -> None:
     pool.run("config", "check", "--config", str(pool.folder / "none"), code=2)
     pool.add(pat("work"))
     assert f"{pool.path}: valid, 1 identities" in pool.run("config", "check").output
@@ -545,9 +543,7 @@ def fake_codex(pool: Pool, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None
     monkeypatch.delenv("CODEXPOOL_CODEX", raising=False)
 
 
-def test_login_runs_the_official_one_in_a_folder_of_its_own_and_adds_the_result(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_runs_codex_login_in_a_private_folder(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = login_of(pool.standin, pool.folder / "made", owner("spare"))
     fake_codex(pool, monkeypatch, f'cp "{made.path}" "$CODEX_HOME/auth.json"')
 
@@ -561,9 +557,7 @@ def test_login_runs_the_official_one_in_a_folder_of_its_own_and_adds_the_result(
     assert [path.name for path in kept.parent.parent.iterdir()] == ["spare"]
 
 
-def test_login_of_an_identity_that_is_there_is_made_anew_in_its_place(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_replaces_an_existing_login(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = login_of(pool.standin, pool.folder / "made", owner("spare"))
     fake_codex(pool, monkeypatch, f'cp "{first.path}" "$CODEX_HOME/auth.json"')
     pool.run("login", "spare")
@@ -583,7 +577,7 @@ def test_login_of_an_identity_that_is_there_is_made_anew_in_its_place(
     assert json.loads(kept.read_text()) == again.first
 
 
-def test_a_login_never_takes_the_place_of_another_pools(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_never_overwrites_another_pools_login(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = login_of(pool.standin, pool.folder / "first", owner("one"))
     fake_codex(pool, monkeypatch, f'cp "{first.path}" "$CODEX_HOME/auth.json"')
     pool.run("login", "spare")
@@ -608,7 +602,7 @@ def test_a_dry_run_spends_no_refresh_token(pool: Pool) -> None:
     assert pool.standin.refreshes == 0
 
 
-def test_a_file_that_is_open_to_others_gets_no_new_token(pool: Pool) -> None:
+def test_replace_does_not_write_to_a_readable_file(pool: Pool) -> None:
     work = pat("work")
     pool.standin.add(work)
     new = fresh("work", work)
@@ -621,7 +615,7 @@ def test_a_file_that_is_open_to_others_gets_no_new_token(pool: Pool) -> None:
     assert file.read_text() == work.token
 
 
-def test_a_token_in_place_of_a_name_is_not_shown(pool: Pool) -> None:
+def test_a_token_given_as_a_name_is_not_shown(pool: Pool) -> None:
     pool.add(pat("work"))
     for command in ("check", "show", "pause"):
         assert "at-test-slip" not in pool.run(command, pool.secret("at-test-slip-0123456789"), code=2).stderr

@@ -33,7 +33,7 @@ def test_a_signal_ends_the_work(signals: Signals, number: signal.Signals) -> Non
     assert ended.value.number == number
 
 
-def test_a_signal_waits_until_nothing_is_half_done(signals: Signals) -> None:
+def test_a_held_signal_interrupts_afterwards(signals: Signals) -> None:
     done = []
 
     def work() -> None:
@@ -54,7 +54,7 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(signals: Signals) -> No
     interrupt()
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in processes.ENDING]
 
     with Signals():

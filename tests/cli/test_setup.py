@@ -1,4 +1,4 @@
-"""`codexpool setup`: what an operator is told about the proxy's certificate authority."""
+"""`codexpool setup`: what an operator learns about the proxy's certificate authority."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def test_an_operator_learns_what_to_hand_out_and_what_never(run: Run, tmp_path: Path) -> None:
+def test_setup_explains_what_to_share_and_what_to_keep(run: Run, tmp_path: Path) -> None:
     said = run().stdout
 
     made = certificate(tmp_path / ".mitmproxy" / CERTIFICATE)
@@ -42,14 +42,14 @@ def test_an_operator_learns_what_to_hand_out_and_what_never(run: Run, tmp_path: 
     assert "codexpool run\n" in said
 
 
-def test_the_next_steps_name_a_folder_that_is_not_the_usual_one(run: Run, tmp_path: Path) -> None:
+def test_next_steps_name_a_custom_confdir(run: Run, tmp_path: Path) -> None:
     said = run("--confdir", str(tmp_path / "team ca")).stdout
 
     assert f"codexpool run --set 'confdir={tmp_path}/team ca'" in said
     assert f"codexpool env --ca '{tmp_path}/team ca/{CERTIFICATE}'" in said
 
 
-def test_a_second_time_says_the_same(run: Run) -> None:
+def test_a_second_setup_prints_the_same(run: Run) -> None:
     first, second = (json.loads(run("--json").stdout) for _ in range(2))
 
     assert [first.pop("is_new"), second.pop("is_new")] == [True, False]
@@ -58,7 +58,7 @@ def test_a_second_time_says_the_same(run: Run) -> None:
 
 
 @pytest.mark.skipif("os.name != 'posix'", reason="there are no such modes")
-def test_what_was_too_open_is_said_on_standard_error(run: Run, tmp_path: Path) -> None:
+def test_fixed_permissions_are_reported_on_standard_error(run: Run, tmp_path: Path) -> None:
     run()
     (tmp_path / ".mitmproxy" / KEY).chmod(0o644)
 
@@ -68,7 +68,7 @@ def test_what_was_too_open_is_said_on_standard_error(run: Run, tmp_path: Path) -
     assert "mode 0644" not in result.stdout
 
 
-def test_a_folder_that_cannot_be_is_a_failure_that_says_what_to_do(run: Run, tmp_path: Path) -> None:
+def test_an_unusable_folder_fails_with_a_remedy(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".mitmproxy").write_text("a file where the folder should be")
 
     assert "codexpool setup --confdir PATH" in run(code=1).stderr

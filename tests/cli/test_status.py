@@ -1,4 +1,4 @@
-"""`codexpool status`: the same picture of a running proxy for eyes and for programs."""
+"""`codexpool status`: the same document for a terminal and for programs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def line_of(text: str, words: str) -> str:
 # -- the picture
 
 
-def test_each_identity_is_there_with_its_status_and_what_it_needs(fake: FakeProxy) -> None:
+def test_each_identity_has_its_status_and_needs(fake: FakeProxy) -> None:
     text = shown(fake, columns=120)
 
     assert re.search(r"^work\s+ready", text, re.MULTILINE)
@@ -74,12 +74,12 @@ def test_each_status_is_named(fake: FakeProxy, name: Status) -> None:
     assert re.search(rf"^work\s+{name}", shown(fake, identities=[identity(status=str(name))]), re.MULTILINE)
 
 
-def test_a_status_that_is_not_known_here_is_named_all_the_same(fake: FakeProxy) -> None:
+def test_an_unknown_status_is_shown(fake: FakeProxy) -> None:
     assert "on holiday" in shown(fake, identities=[identity(status="on holiday")])
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_each_window_has_its_bar_its_percent_and_its_end(fake: FakeProxy, columns: int) -> None:
+def test_each_limit_has_its_bar_percent_and_reset(fake: FakeProxy, columns: int) -> None:
     text = shown(fake, columns=columns)
 
     short, long = line_of(text, "5 h"), line_of(text, "7 d")
@@ -91,7 +91,7 @@ def test_each_window_has_its_bar_its_percent_and_its_end(fake: FakeProxy, column
 
 
 @pytest.mark.parametrize(("percent", "full"), [(0, 0), (-5, 0), (50, 4), (100, 8), (250, 8)])
-def test_a_bar_is_as_full_as_the_window(fake: FakeProxy, percent: float, full: int) -> None:
+def test_a_bar_shows_the_percentage(fake: FakeProxy, percent: float, full: int) -> None:
     limit = {"family": "codex", "minutes": 300, "used_percent": percent, "resets_at": None}
 
     text = shown(fake, columns=60, identities=[identity(limits=[limit])])
@@ -99,20 +99,20 @@ def test_a_bar_is_as_full_as_the_window(fake: FakeProxy, percent: float, full: i
     assert line_of(text, "5 h").count("█") == full
 
 
-def test_the_window_of_another_family_is_named(fake: FakeProxy) -> None:
+def test_the_limit_of_another_family_is_named(fake: FakeProxy) -> None:
     limit = {"family": "gpt-mini", "minutes": 300, "used_percent": 1.0, "resets_at": None}
 
     assert "gpt-mini 5 h" in shown(fake, identities=[identity(limits=[limit])])
 
 
-def test_what_is_limited_says_for_how_long(fake: FakeProxy) -> None:
+def test_a_limited_identity_shows_for_how_long(fake: FakeProxy) -> None:
     text = shown(fake, identities=[LIMITED])
 
     assert "for 20 min" in text
     assert "limited for codex until 16:20:00 UTC" in text
 
 
-def test_what_is_not_known_of_limits_is_not_made_up(fake: FakeProxy) -> None:
+def test_unknown_limits_are_shown_as_unknown(fake: FakeProxy) -> None:
     assert "not known yet" in shown(fake, columns=120, identities=[identity(limits=[])])
 
 
@@ -120,7 +120,7 @@ def test_a_reminder_is_shown(fake: FakeProxy) -> None:
     assert "in 3 days" in shown(fake, identities=[identity(reminder="its token is expected to expire in 3 days")])
 
 
-def test_an_open_breaker_comes_before_the_table(fake: FakeProxy) -> None:
+def test_an_open_breaker_is_above_the_table(fake: FakeProxy) -> None:
     text = shown(fake, breaker={"open": True, "until": NOW + 30, "names": ["work", "spare"]}, columns=200)
 
     assert "until 16:00:30 UTC" in text
@@ -128,18 +128,18 @@ def test_an_open_breaker_comes_before_the_table(fake: FakeProxy) -> None:
     assert text.index("the breaker is open") < text.index("ready")
 
 
-def test_that_nothing_is_served_comes_before_the_table(fake: FakeProxy) -> None:
+def test_a_closed_proxy_is_reported_above_the_table(fake: FakeProxy) -> None:
     text = shown(fake, proxy={"closed": "pool.toml:3 is wrong"})
 
     assert text.index("no requests are served: pool.toml:3 is wrong") < text.index("ready")
 
 
-def test_observe_mode_is_said(fake: FakeProxy) -> None:
+def test_observe_mode_is_shown(fake: FakeProxy) -> None:
     assert "observe mode" in shown(fake, proxy={"observe": True})
     assert "observe mode" not in shown(fake)
 
 
-def test_a_pool_without_identities_is_said_to_be_one(fake: FakeProxy) -> None:
+def test_an_empty_pool_is_reported(fake: FakeProxy) -> None:
     assert "the pool has no identity" in shown(fake, identities=[])
     assert "there is no pool" in shown(fake, identities=[], proxy={"pool": None})
 
@@ -154,7 +154,7 @@ def test_the_last_hour_is_a_line_of_bars(fake: FakeProxy) -> None:
     assert re.fullmatch(r"requests\s+9 ▁ {58}█\s*", line)
 
 
-def test_refusals_have_a_line_where_there_were_any(fake: FakeProxy) -> None:
+def test_refusals_have_a_line_if_there_were_any(fake: FakeProxy) -> None:
     quiet = [{"at": NOW, "requests": 1, "refusals": 0, "failures": 0}] * 60
 
     assert line_of(shown(fake), "refusals").split()[1] == "1"
@@ -167,7 +167,7 @@ def test_an_hour_without_requests_is_an_empty_line(fake: FakeProxy) -> None:
     assert line_of(shown(fake, hour=quiet), "requests      0").rstrip() == "requests      0"
 
 
-def test_sessions_are_counted_and_the_newest_are_named(fake: FakeProxy) -> None:
+def test_sessions_are_counted_and_the_newest_shown(fake: FakeProxy) -> None:
     text = shown(fake, sessions=[session(moves=1), session(key="another")], columns=100)
 
     assert "01a1fc00-1234… with work, moved 1 time, 4 requests, 5 s ago, gpt-5" in text
@@ -175,14 +175,14 @@ def test_sessions_are_counted_and_the_newest_are_named(fake: FakeProxy) -> None:
     assert "another with work" in text
 
 
-def test_totals_are_there(fake: FakeProxy) -> None:
+def test_totals_are_shown(fake: FakeProxy) -> None:
     text = shown(fake, columns=200)
 
     assert "1,234 requests, 12 refusals, 3 failures, 15 sent again" in text
     assert "3.4 MB asked, 12.0 MB answered" in text
 
 
-def test_80_columns_have_room_for_a_table_and_60_for_what_is_in_it(fake: FakeProxy) -> None:
+def test_a_table_fits_80_columns_and_cards_fit_60(fake: FakeProxy) -> None:
     table = r"(?m)^identity +status +window +used +resets in +requests"
 
     assert re.search(table, shown(fake, columns=80))
@@ -191,7 +191,7 @@ def test_80_columns_have_room_for_a_table_and_60_for_what_is_in_it(fake: FakePro
     assert "12 requests, 1 refused, 3 sessions" in text
 
 
-def test_wide_terminals_get_more(fake: FakeProxy) -> None:
+def test_wide_terminals_show_more(fake: FakeProxy) -> None:
     narrow, wide = shown(fake, columns=80), shown(fake, columns=160)
 
     assert "acc-work" not in narrow
@@ -220,7 +220,7 @@ def test_no_line_is_wider_than_the_terminal(fake: FakeProxy, columns: int) -> No
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_values_are_no_orders_to_the_terminal_and_no_markup(fake: FakeProxy, columns: int) -> None:
+def test_values_cannot_control_the_terminal(fake: FakeProxy, columns: int) -> None:
     hostile = identity(
         HOSTILE,
         status=HOSTILE,
@@ -246,7 +246,7 @@ def test_values_are_no_orders_to_the_terminal_and_no_markup(fake: FakeProxy, col
     assert "[bold]x" in text.replace("\n", "")
 
 
-def test_where_text_is_ascii_bars_are_too(fake: FakeProxy, tmp_path: Path) -> None:
+def test_bars_are_ascii_on_an_ascii_terminal(fake: FakeProxy, tmp_path: Path) -> None:
     environ = {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
     with Piped(tmp_path, "status", "--proxy", fake.url, more=environ) as piped:
         assert piped.process.wait(20) == 0
@@ -259,11 +259,11 @@ def test_where_text_is_ascii_bars_are_too(fake: FakeProxy, tmp_path: Path) -> No
 # -- for programs
 
 
-def test_json_is_what_the_proxy_says(fake: FakeProxy) -> None:
+def test_json_is_the_proxys_document(fake: FakeProxy) -> None:
     assert json.loads(run(fake, "--json").stdout) == {**fake.status, "events_last": 0}
 
 
-def test_where_no_proxy_can_be_asked_the_exit_code_is_1_and_nothing_is_on_standard_output() -> None:
+def test_without_a_proxy_the_exit_code_is_1() -> None:
     result = CliRunner().invoke(command, ["--proxy", "http://127.0.0.1:1", "--json"])
 
     assert result.exit_code == 1
@@ -271,7 +271,7 @@ def test_where_no_proxy_can_be_asked_the_exit_code_is_1_and_nothing_is_on_standa
     assert result.stderr.startswith("codexpool: no proxy is running at 127.0.0.1:1")
 
 
-def test_help_says_what_there_is() -> None:
+def test_help_names_the_options() -> None:
     result = CliRunner().invoke(command, ["--help"])
 
     assert result.exit_code == 0
@@ -296,21 +296,21 @@ def test_a_terminal_gets_colours(fake: FakeProxy, tmp_path: Path) -> None:
         assert "ready" in plain(terminal.output)
 
 
-def test_colours_can_be_declined(fake: FakeProxy, tmp_path: Path) -> None:
+def test_no_color_is_respected(fake: FakeProxy, tmp_path: Path) -> None:
     with Terminal(tmp_path, "status", "--proxy", fake.url, NO_COLOR="1") as terminal:
         assert terminal.wait() == 0
 
         assert "\x1b[32m" not in terminal.output
 
 
-def test_a_pipe_gets_none(fake: FakeProxy) -> None:
+def test_a_pipe_gets_no_colours(fake: FakeProxy) -> None:
     assert "\x1b" not in run(fake).stdout
 
 
 # -- watching
 
 
-def test_watching_draws_anew_what_has_changed(fake: FakeProxy, tmp_path: Path) -> None:
+def test_watching_updates_the_screen(fake: FakeProxy, tmp_path: Path) -> None:
     with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
         terminal.shows("ready")
         fake.status = status(identities=[identity(status="paused")])
@@ -318,7 +318,7 @@ def test_watching_draws_anew_what_has_changed(fake: FakeProxy, tmp_path: Path) -
         terminal.shows("paused")
 
 
-def test_ctrl_c_ends_watching_with_0_and_leaves_the_terminal_whole(fake: FakeProxy, tmp_path: Path) -> None:
+def test_ctrl_c_ends_watching_and_restores_the_terminal(fake: FakeProxy, tmp_path: Path) -> None:
     with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
         terminal.shows("ready")
         terminal.press("\x03")
@@ -333,9 +333,7 @@ def test_ctrl_c_ends_watching_with_0_and_leaves_the_terminal_whole(fake: FakePro
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_another_signal_leaves_the_terminal_whole_too(
-    fake: FakeProxy, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_another_signal_restores_the_terminal(fake: FakeProxy, tmp_path: Path, number: signal.Signals) -> None:
     with Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as terminal:
         terminal.shows("ready")
         terminal.process.send_signal(number)
@@ -346,7 +344,7 @@ def test_another_signal_leaves_the_terminal_whole_too(
         assert "\x1b[?1049l" in output
 
 
-def test_watching_goes_on_over_a_restart_and_says_since_when_nobody_answers(tmp_path: Path) -> None:
+def test_watching_survives_a_restart(tmp_path: Path) -> None:
     with running() as first:
         watched = Terminal(tmp_path, "status", "--watch", "0.2", "--proxy", first.url, columns=120)
         with watched as terminal:
@@ -359,7 +357,7 @@ def test_watching_goes_on_over_a_restart_and_says_since_when_nobody_answers(tmp_
                 terminal.shows("paused")
 
 
-def test_watching_in_json_is_a_document_a_line(fake: FakeProxy, tmp_path: Path) -> None:
+def test_watching_in_json_prints_a_document_a_line(fake: FakeProxy, tmp_path: Path) -> None:
     with Piped(tmp_path, "status", "--watch", "0.2", "--json", "--proxy", fake.url) as piped:
         piped.prints("\n")
         fake.status = status(sessions_total=18)
@@ -370,7 +368,7 @@ def test_watching_in_json_is_a_document_a_line(fake: FakeProxy, tmp_path: Path) 
         assert piped.said == []
 
 
-def test_in_json_trouble_is_said_elsewhere_and_once(tmp_path: Path) -> None:
+def test_in_json_errors_go_to_standard_error_once(tmp_path: Path) -> None:
     with (
         running() as first,
         Piped(tmp_path, "status", "--watch", "0.2", "--json", "--proxy", first.url) as piped,
@@ -393,7 +391,7 @@ def test_watching_into_a_pipe_has_no_control_sequences(fake: FakeProxy, tmp_path
         assert "\x1b" not in "".join(piped.lines)
 
 
-def test_watching_ends_quietly_when_nobody_reads_any_more(fake: FakeProxy, tmp_path: Path) -> None:
+def test_watching_ends_quietly_when_the_reader_is_gone(fake: FakeProxy, tmp_path: Path) -> None:
     arguments = ("--watch", "0.2", "--proxy", fake.url)
 
     assert after_one_line(tmp_path, "status", *arguments) == (0, "")
@@ -405,14 +403,14 @@ def test_watching_without_a_proxy_ends_at_once() -> None:
     assert result.exit_code == 1
 
 
-def test_seconds_are_optional(fake: FakeProxy, tmp_path: Path) -> None:
+def test_the_interval_is_optional(fake: FakeProxy, tmp_path: Path) -> None:
     with Piped(tmp_path, "status", "--proxy", fake.url, "--watch") as piped:
         piped.prints("in all")
 
         assert piped.end(signal.SIGINT) == 0
 
 
-def test_members_are_shown_with_what_they_do_or_why_not() -> None:
+def test_members_are_shown_with_turns_or_key_status() -> None:
     idle = {"turns_under_way": 0, "turns_at_once": None, "turns_today": 0, "turns_a_day": None, "key": "valid"}
     members = [
         {**idle, "name": "ann", "turns_under_way": 2, "turns_today": 14, "turns_a_day": 500},

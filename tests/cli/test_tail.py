@@ -54,7 +54,7 @@ def one_line(**changes: Any) -> str:
 # -- a line
 
 
-def test_a_request_is_told_in_one_line_and_its_refusals_below() -> None:
+def test_a_request_is_one_line_with_refusals_below() -> None:
     line, refusal = one_line().splitlines()
 
     assert re.fullmatch(
@@ -63,11 +63,11 @@ def test_a_request_is_told_in_one_line_and_its_refusals_below() -> None:
     assert refusal.strip() == "work: 401 token_revoked on codex/responses"
 
 
-def test_a_request_without_an_answer_says_so() -> None:
+def test_a_request_without_an_answer() -> None:
     assert " no answer" in one_line(status=None)
 
 
-def test_a_request_to_another_host_names_it() -> None:
+def test_a_request_to_another_host_shows_the_host() -> None:
     assert "POST api.example/backend-api/x" in one_line(host="api.example", path="/backend-api/x")
 
 
@@ -79,24 +79,24 @@ def test_each_kind_of_event_has_its_line(kind: str) -> None:
     assert told.get(kind, "what has happened") in line
 
 
-def test_who_has_changed_is_named_once() -> None:
+def test_a_changed_identity_is_named_once() -> None:
     line = one_line(event="identity", identity="work", text="work: ready -> suspect (401)", refusals=[])
 
     assert line.count("work") == 1
     assert "ready -> suspect (401)" in line
 
 
-def test_an_event_of_a_later_release_has_its_line_too() -> None:
+def test_an_unknown_event_has_a_line() -> None:
     assert "what has happened" in one_line(event="eclipse", text="what has happened")
 
 
-def test_what_does_not_apply_is_a_dash() -> None:
+def test_an_absent_value_is_a_dash() -> None:
     line = one_line(event="start", text="runs", client=None, session=None, identity=None, refusals=[])
 
     assert re.fullmatch(r"16:00:00 -\s+-\s+-\s+runs", line)
 
 
-def test_columns_stand_below_each_other() -> None:
+def test_columns_are_aligned() -> None:
     lines = EventLines(120)
     lines.of(event(identity="a-longer-name"))
 
@@ -109,7 +109,7 @@ def test_a_long_path_is_shortened() -> None:
     assert len(one_line(path="/backend-api/" + "x" * 5000, refusals=[])) < 200
 
 
-def test_values_are_no_orders_to_the_terminal_and_no_markup() -> None:
+def test_values_cannot_control_the_terminal() -> None:
     names = ("client", "session", "identity", "method", "host", "path", "model", "text", "becomes")
 
     for kind in Kind:
@@ -122,7 +122,7 @@ def test_values_are_no_orders_to_the_terminal_and_no_markup() -> None:
 # -- what is shown
 
 
-def test_it_begins_with_the_last_ten(fake: FakeProxy, folder: Path) -> None:
+def test_tail_starts_with_the_last_ten_events(fake: FakeProxy, folder: Path) -> None:
     fake.happens(*(event(number) for number in range(1, 26)))
 
     with tail(folder, fake, "--json") as piped:
@@ -132,7 +132,7 @@ def test_it_begins_with_the_last_ten(fake: FakeProxy, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "first"), [("3", 23), ("100", 1)])
-def test_how_many_can_be_said(fake: FakeProxy, folder: Path, wanted: str, first: int) -> None:
+def test_n_sets_how_many_past_events(fake: FakeProxy, folder: Path, wanted: str, first: int) -> None:
     fake.happens(*(event(number) for number in range(1, 26)))
 
     with tail(folder, fake, "--json", "-n", wanted) as piped:
@@ -141,7 +141,7 @@ def test_how_many_can_be_said(fake: FakeProxy, folder: Path, wanted: str, first:
         assert numbers(piped) == list(range(first, 26))
 
 
-def test_what_happens_is_shown_as_it_happens(fake: FakeProxy, folder: Path) -> None:
+def test_new_events_are_printed_as_they_happen(fake: FakeProxy, folder: Path) -> None:
     with tail(folder, fake, "--json") as piped:
         for number in (1, 2, 3):
             fake.happens(event(number))
@@ -150,7 +150,7 @@ def test_what_happens_is_shown_as_it_happens(fake: FakeProxy, folder: Path) -> N
         assert numbers(piped) == [1, 2, 3]
 
 
-def test_none_of_the_past_is_shown_if_none_is_asked_for(fake: FakeProxy, folder: Path) -> None:
+def test_n_0_prints_no_past_event(fake: FakeProxy, folder: Path) -> None:
     fake.happens(event(1), event(2))
 
     with tail(folder, fake, "--json", "-n", "0") as piped:
@@ -162,7 +162,7 @@ def test_none_of_the_past_is_shown_if_none_is_asked_for(fake: FakeProxy, folder:
 
 
 @pytest.mark.parametrize("session", ["another-session", "another", "another-sessi…"])
-def test_only_a_session_can_be_shown_also_of_the_past(fake: FakeProxy, folder: Path, session: str) -> None:
+def test_session_filters_past_and_new_events(fake: FakeProxy, folder: Path, session: str) -> None:
     fake.happens(event(1, **OF_A_SESSION), *(event(number) for number in range(2, 800)))
 
     with tail(folder, fake, "--json", "--session", session) as piped:
@@ -173,7 +173,7 @@ def test_only_a_session_can_be_shown_also_of_the_past(fake: FakeProxy, folder: P
         assert numbers(piped) == [1, 801]
 
 
-def test_only_an_identity_can_be_shown_also_where_it_was_refused_or_left(fake: FakeProxy, folder: Path) -> None:
+def test_identity_filter_includes_refusals_and_moves(fake: FakeProxy, folder: Path) -> None:
     other = {"identity": "third", "refusals": []}
     fake.happens(
         event(1, **other),
@@ -189,7 +189,7 @@ def test_only_an_identity_can_be_shown_also_where_it_was_refused_or_left(fake: F
         assert numbers(piped) == [2, 3, 4]
 
 
-def test_json_lines_are_the_events_as_they_come(fake: FakeProxy, folder: Path) -> None:
+def test_json_lines_are_the_events(fake: FakeProxy, folder: Path) -> None:
     strange = event(1, text=HOSTILE)
     fake.happens(strange)
 
@@ -200,7 +200,7 @@ def test_json_lines_are_the_events_as_they_come(fake: FakeProxy, folder: Path) -
         assert piped.lines[0].strip().isprintable()
 
 
-def test_into_a_pipe_an_event_is_one_line_without_colours(fake: FakeProxy, folder: Path) -> None:
+def test_a_pipe_gets_whole_lines_without_colours(fake: FakeProxy, folder: Path) -> None:
     fake.happens(event(1, identity="x" * 150))
 
     with tail(folder, fake) as piped:
@@ -236,7 +236,7 @@ def test_with_headers_each_request_has_its_table(fake: FakeProxy, folder: Path) 
 # -- how it ends
 
 
-def test_ctrl_c_ends_it_with_0(fake: FakeProxy, folder: Path) -> None:
+def test_ctrl_c_exits_with_0(fake: FakeProxy, folder: Path) -> None:
     with Terminal(folder, "tail", "--proxy", fake.url) as terminal:
         fake.happens(event(1))
         terminal.shows("200")
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_it_with_0(fake: FakeProxy, folder: Path) -> None:
         assert "Aborted" not in plain(terminal.output)
 
 
-def test_sigterm_ends_it_as_usual(fake: FakeProxy, folder: Path) -> None:
+def test_sigterm_exits_with_143(fake: FakeProxy, folder: Path) -> None:
     with tail(folder, fake) as piped:
         until(lambda: any("/api/events" in asked for asked in fake.asked), 20, "it to wait for events")
 
@@ -255,13 +255,13 @@ def test_sigterm_ends_it_as_usual(fake: FakeProxy, folder: Path) -> None:
         assert piped.said == []
 
 
-def test_it_ends_quietly_when_nobody_reads_any_more(fake: FakeProxy, folder: Path) -> None:
+def test_tail_ends_quietly_when_the_reader_is_gone(fake: FakeProxy, folder: Path) -> None:
     fake.happens(*(event(number) for number in range(1, 11)))
 
     assert after_one_line(folder, "tail", "--proxy", fake.url) == (0, "")
 
 
-def test_it_notices_that_nobody_reads_also_when_nothing_happens(fake: FakeProxy, folder: Path) -> None:
+def test_an_idle_tail_notices_that_the_reader_is_gone(fake: FakeProxy, folder: Path) -> None:
     fake.happens(event(1, refusals=[]))  # one line, and nothing more
 
     assert after_one_line(folder, "tail", "--proxy", fake.url) == (0, "")
@@ -279,7 +279,7 @@ def test_a_usage_error_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(command, list(arguments)).exit_code == 2
 
 
-def test_help_says_what_there_is() -> None:
+def test_help_names_the_options() -> None:
     result = CliRunner().invoke(command, ["--help"])
 
     assert result.exit_code == 0
@@ -289,7 +289,7 @@ def test_help_says_what_there_is() -> None:
 # -- restarts, and what is lost
 
 
-def test_it_goes_on_over_a_restart_whose_numbers_begin_anew(folder: Path) -> None:
+def test_tail_continues_with_the_next_run(folder: Path) -> None:
     with running() as first:
         first.happens(*(event(number) for number in range(1, 21)))
         with tail(folder, first, "--json") as piped:
@@ -305,7 +305,7 @@ def test_it_goes_on_over_a_restart_whose_numbers_begin_anew(folder: Path) -> Non
                 assert numbers(piped)[10:] == [1, 2]
 
 
-def test_it_goes_on_where_it_was_if_the_same_run_answers_again(fake: FakeProxy, folder: Path) -> None:
+def test_tail_continues_with_the_same_run(fake: FakeProxy, folder: Path) -> None:
     fake.happens(event(1))
     with tail(folder, fake, "--json") as piped:
         piped.prints("\n")
@@ -323,7 +323,7 @@ def test_it_goes_on_where_it_was_if_the_same_run_answers_again(fake: FakeProxy, 
         assert "restarted" not in "".join(piped.said)
 
 
-def test_events_that_were_lost_are_said_to_be(fake: FakeProxy, folder: Path) -> None:
+def test_missed_events_are_reported(fake: FakeProxy, folder: Path) -> None:
     fake.happens(event(1))
     with tail(folder, fake, "--json") as piped:
         piped.prints("\n")
@@ -336,7 +336,7 @@ def test_events_that_were_lost_are_said_to_be(fake: FakeProxy, folder: Path) -> 
         piped.says("some events were missed")
 
 
-def test_a_restart_that_was_not_noticed_is_said_to_be_one(fake: FakeProxy, folder: Path) -> None:
+def test_an_unnoticed_restart_is_reported(fake: FakeProxy, folder: Path) -> None:
     fake.happens(*(event(number) for number in range(1, 21)))
     with tail(folder, fake, "--json", "-n", "1") as piped:
         piped.prints("\n")
@@ -352,7 +352,7 @@ def test_a_restart_that_was_not_noticed_is_said_to_be_one(fake: FakeProxy, folde
         until(lambda: 1 in numbers(piped), 10, "the first event of the next run")
 
 
-def test_a_proxy_that_answers_at_once_is_not_asked_without_end(fake: FakeProxy, folder: Path) -> None:
+def test_a_proxy_that_does_not_wait_is_not_flooded(fake: FakeProxy, folder: Path) -> None:
     fake.answers["/api/events"] = (200, {"events": [], "last": 0, "lost": False, "run": fake.run})
     with tail(folder, fake):
         until(lambda: len(fake.asked) > 2, 20, "some questions")

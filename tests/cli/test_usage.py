@@ -1,4 +1,4 @@
-"""Whoever runs a pool sees who has used what, as a table, JSON or CSV, and leaves no trace by looking."""
+"""`codexpool usage`: a table, JSON or CSV of turns and tokens; it changes no file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def moment(at: float) -> str:
 
 
 @pytest.mark.usefixtures("team")
-def test_the_table_has_a_row_for_each_member_of_the_last_30_days_and_a_total(noon: float) -> None:
+def test_the_table_has_each_member_and_a_total(noon: float) -> None:
     lines = run().stdout.splitlines()
 
     head, *rows = [re.split(r"\s{2,}", line.strip()) for line in lines if "  " in line]
@@ -92,7 +92,7 @@ def test_the_table_has_a_row_for_each_member_of_the_last_30_days_and_a_total(noo
 
 
 @pytest.mark.usefixtures("team")
-def test_it_is_counted_by_whatever_is_asked_for_in_that_order(noon: float) -> None:
+def test_counts_are_by_the_columns_given_in_order(noon: float) -> None:
     made = document("--by", "identity", "--by", "day", "--by", "identity", "--since", "3d")
     today = moment(noon)[:10]
 
@@ -126,7 +126,7 @@ def test_json_has_every_number_and_times_in_utc(noon: float) -> None:
 
 
 @pytest.mark.usefixtures("team")
-def test_csv_has_a_line_with_names_and_one_for_each_row() -> None:
+def test_csv_has_a_header_and_rows() -> None:
     text = run("--csv", "--by", "member", "--by", "identity").stdout_bytes.decode()
 
     assert text.endswith("\r\n")
@@ -145,7 +145,7 @@ def test_csv_has_a_line_with_names_and_one_for_each_row() -> None:
 
 @pytest.mark.parametrize("since", ["{day}", "4d"])
 @pytest.mark.usefixtures("team")
-def test_since_takes_a_day_or_a_number_of_days_with_today(noon: float, since: str) -> None:
+def test_since_takes_a_day_or_a_number_of_days(noon: float, since: str) -> None:
     day = moment(noon - 3 * DAY)[:10]
     assert document("--since", since.format(day=day))["since"] == day
     assert document("--since", since.format(day=day))["total"]["turns"] == 5
@@ -156,17 +156,17 @@ def test_since_takes_a_day_or_a_number_of_days_with_today(noon: float, since: st
 @pytest.mark.parametrize(
     "since", ["0d", "-1d", "yesterday", "2026-13-01", "d", "999999999d", "999999d", "1 d", "\x1b[2J"]
 )
-def test_what_is_no_day_is_refused(path: Path, since: str) -> None:
+def test_an_invalid_day_is_refused(path: Path, since: str) -> None:
     result = run("--since", since, code=2)
     assert "neither a day" in result.stderr
     assert "\x1b" not in result.stderr
 
 
-def test_csv_and_json_at_once_are_refused(path: Path) -> None:
+def test_csv_and_json_cannot_be_combined(path: Path) -> None:
     assert "cannot be combined" in run("--csv", "--json", code=2).stderr
 
 
-def test_where_nothing_was_used_it_says_so(path: Path, noon: float) -> None:
+def test_no_usage_is_reported(path: Path, noon: float) -> None:
     assert run("--since", "2026-11-25").stdout == "No turns since 2026-11-25 (UTC).\n"
     made = document()
     assert (made["rows"], made["total"]["turns"], made["total"]["first_at"]) == ([], 0, None)
@@ -191,7 +191,7 @@ def test_where_nothing_was_used_it_says_so(path: Path, noon: float) -> None:
         ("", "(unknown)"),
     ],
 )
-def test_no_model_that_a_client_has_named_does_harm(path: Path, noon: float, model: str, in_csv: str) -> None:
+def test_a_hostile_model_name_is_harmless(path: Path, noon: float, model: str, in_csv: str) -> None:
     # given: a model as the ledger would never have it, but another program may have written it
     counted(path, lambda ledger: ledger.served("ann", "work", "m", TOKENS, noon))
     with sqlite3.connect(path) as connection:
@@ -207,9 +207,7 @@ def test_no_model_that_a_client_has_named_does_harm(path: Path, noon: float, mod
     assert [row["model"] for row in document("--by", "model")["rows"]] == [model or None]
 
 
-def test_a_narrow_terminal_leaves_out_the_times_and_cuts_no_number(
-    path: Path, noon: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_table_omits_the_times(path: Path, noon: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     many = Tokens(987_654_321, 876_543_210, 12_345_678, 1_234_567)
     counted(path, lambda ledger: ledger.served("somebody-with-a-long-name", "work", "m", many, noon))
@@ -222,13 +220,13 @@ def test_a_narrow_terminal_leaves_out_the_times_and_cuts_no_number(
     assert "1,234,567" in shown
 
 
-def test_a_state_that_cannot_be_read_is_a_failure_with_the_reason(path: Path) -> None:
+def test_an_unreadable_state_fails_with_the_reason(path: Path) -> None:
     path.write_bytes(b"no database at all, but long enough to be one" * 30)
     result = run(code=1)
     assert f"codexpool: cannot read {path}: file is not a database" in result.stderr
 
 
-def test_looking_leaves_no_trace(path: Path, noon: float) -> None:
+def test_usage_changes_no_file(path: Path, noon: float) -> None:
     counted(path, lambda ledger: ledger.served("ann", "work", "m", TOKENS, noon))
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     run()

@@ -1,4 +1,4 @@
-"""Which proxy is asked, and what is said where it cannot be."""
+"""Which proxy is found, and what is reported if it does not answer."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def announces(monkeypatch: pytest.MonkeyPatch, *found: Announcement) -> None:
 # -- which proxy
 
 
-def test_the_one_that_is_named_is_asked(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_proxy_is_asked(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODEXPOOL_PROXY", "http://127.0.0.1:1")
     announces(monkeypatch, announcement(1))
 
     assert find_proxy(fake.url).get("/api/status")["version"] == 1
 
 
-def test_the_environment_comes_before_what_is_announced(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_precedes_announcements(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODEXPOOL_PROXY", fake.url)
     announces(monkeypatch, announcement(1))
 
     assert find_proxy(None).at.port == fake.port
 
 
-def test_the_one_that_has_announced_itself_is_found(
+def test_an_announced_proxy_is_found(
     fake: FakeProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     announces(monkeypatch, announcement(fake.port))
@@ -73,7 +73,7 @@ def test_the_one_that_has_announced_itself_is_found(
     assert capsys.readouterr().err == ""
 
 
-def test_of_several_it_is_the_newest_and_the_others_are_named(
+def test_the_newest_of_several_is_used_and_others_named(
     fake: FakeProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running() as newer:
@@ -87,7 +87,7 @@ def test_of_several_it_is_the_newest_and_the_others_are_named(
     assert "--proxy" in said
 
 
-def test_one_that_does_not_answer_is_passed_over(
+def test_a_silent_proxy_is_skipped(
     fake: FakeProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     announces(monkeypatch, announcement(fake.port, 1.0), announcement(free_port(), 2.0))
@@ -96,13 +96,13 @@ def test_one_that_does_not_answer_is_passed_over(
     assert capsys.readouterr().err == ""
 
 
-def test_without_any_it_is_mitmproxys_usual_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_mitmproxys_port(monkeypatch: pytest.MonkeyPatch) -> None:
     announces(monkeypatch)
 
     assert str(find_proxy(None)) == "127.0.0.1:8080"
 
 
-def test_one_that_has_announced_itself_and_is_silent_is_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_announced_proxy_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = free_port()
     announces(monkeypatch, announcement(silent))
     monkeypatch.setattr(running_proxy, "DEFAULT", f"http://127.0.0.1:{free_port()}")
@@ -128,7 +128,7 @@ def test_one_that_has_announced_itself_and_is_silent_is_spoken_of(monkeypatch: p
         ("http://me:se%40cret@127.0.0.1:8081", Address("127.0.0.1", 8081, "me", "se@cret")),
     ],
 )
-def test_an_address_can_be_written_in_more_than_one_way(text: str, expected: Address) -> None:
+def test_forms_of_an_address(text: str, expected: Address) -> None:
     assert address(text) == expected
 
 
@@ -146,7 +146,7 @@ def test_an_address_can_be_written_in_more_than_one_way(text: str, expected: Add
         "",
     ],
 )
-def test_what_is_no_address_of_a_proxy_is_a_usage_error_without_its_password(text: str) -> None:
+def test_an_invalid_address_is_refused_without_its_password(text: str) -> None:
     with pytest.raises(click.UsageError) as raised:
         address(text)
 
@@ -156,7 +156,7 @@ def test_what_is_no_address_of_a_proxy_is_a_usage_error_without_its_password(tex
 # -- passwords
 
 
-def test_a_user_and_a_password_are_given_and_never_shown(fake: FakeProxy) -> None:
+def test_a_password_is_sent_and_never_shown(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
     asked = find_proxy(f"http://me:se-cret@127.0.0.1:{fake.port}")
 
@@ -164,7 +164,7 @@ def test_a_user_and_a_password_are_given_and_never_shown(fake: FakeProxy) -> Non
     assert "se-cret" not in f"{asked} {asked.at!r} {asked.at}"
 
 
-def test_a_proxy_that_wants_a_password_says_where_to_put_it(fake: FakeProxy) -> None:
+def test_a_required_password_fails_with_a_remedy(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
 
     with pytest.raises(Refused, match="CODEXPOOL_PROXY=http://USER:PASSWORD@") as raised:
@@ -173,7 +173,7 @@ def test_a_proxy_that_wants_a_password_says_where_to_put_it(fake: FakeProxy) -> 
     assert raised.value.status == 407
 
 
-def test_a_wrong_password_is_said_to_be_wrong_and_not_repeated(fake: FakeProxy) -> None:
+def test_a_wrong_password_is_reported_and_not_repeated(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
 
     with pytest.raises(Refused, match="refused this user and password") as raised:
@@ -185,7 +185,7 @@ def test_a_wrong_password_is_said_to_be_wrong_and_not_repeated(fake: FakeProxy) 
 # -- what goes wrong
 
 
-def test_where_nothing_listens_it_is_said_how_to_start_one() -> None:
+def test_without_a_listener_the_remedy_is_named() -> None:
     with pytest.raises(Unanswered, match="codexpool run"):
         find_proxy(f"http://127.0.0.1:{free_port()}").get("/api/status")
 
@@ -193,7 +193,7 @@ def test_where_nothing_listens_it_is_said_how_to_start_one() -> None:
 @pytest.mark.parametrize(
     "answer", [(502, HTML), (200, HTML), (404, "not found"), (200, "[1]"), (200, ""), (301, ""), (200, "[" * 9999)]
 )
-def test_what_is_no_codexpool_is_said_to_be_something_else(fake: FakeProxy, answer: tuple[int, Any]) -> None:
+def test_an_answer_not_from_codexpool_is_recognised(fake: FakeProxy, answer: tuple[int, Any]) -> None:
     fake.answers["/api/status"] = answer
 
     with pytest.raises(Unanswered, match="a proxy without the codexpool addon"):
@@ -201,7 +201,7 @@ def test_what_is_no_codexpool_is_said_to_be_something_else(fake: FakeProxy, answ
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-server\r\n", b"\x15\x03\x01\x00\x02\x02\x16", b""])
-def test_what_speaks_no_http_is_said_to_be_something_else(said: bytes) -> None:
+def test_a_server_without_http_is_recognised(said: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -215,31 +215,31 @@ def test_what_speaks_no_http_is_said_to_be_something_else(said: bytes) -> None:
             find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status")
 
 
-def test_a_proxy_that_is_stuck_is_not_waited_for_for_ever() -> None:
+def test_a_stuck_proxy_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Unanswered, match="stuck"):
         find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status", timeout=0.2)
 
 
-def test_who_is_not_on_the_same_machine_is_told_so(fake: FakeProxy) -> None:
+def test_a_refusal_of_another_machine_has_a_remedy(fake: FakeProxy) -> None:
     fake.answers["/api/status"] = (403, {"error": {"message": "this page is for the machine that the proxy runs on"}})
 
     with pytest.raises(Refused, match="Run this on the proxy's machine"):
         find_proxy(fake.url).get("/api/status")
 
 
-def test_a_proxy_that_is_too_old_is_said_to_be(fake: FakeProxy) -> None:
+def test_an_older_proxy_is_reported(fake: FakeProxy) -> None:
     with pytest.raises(Refused, match="older than this command"):
         find_proxy(fake.url).get("/api/later")
 
 
-def test_a_proxy_of_another_release_is_not_misread(fake: FakeProxy) -> None:
+def test_a_proxy_of_another_version_is_reported(fake: FakeProxy) -> None:
     fake.answers["/api/status"] = (200, {"version": 2})
 
     with pytest.raises(Failure, match="different release of codexpool"):
         find_proxy(fake.url).get("/api/status")
 
 
-def test_what_an_error_says_is_no_order_to_the_terminal(fake: FakeProxy) -> None:
+def test_an_error_message_cannot_control_the_terminal(fake: FakeProxy) -> None:
     fake.answers["/api/status"] = (400, {"error": {"message": "\x1b[31mred\nline" + "x" * 5000}})
 
     with pytest.raises(Refused) as raised:
@@ -249,14 +249,14 @@ def test_what_an_error_says_is_no_order_to_the_terminal(fake: FakeProxy) -> None
     assert len(raised.value.message) < 500
 
 
-def test_the_proxies_of_the_shell_are_not_asked(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_of_the_shell_are_ignored(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
     assert find_proxy(fake.url).get("/api/status")["version"] == 1
 
 
-def test_the_state_is_where_announcements_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_announcements_are_beside_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = []
     monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "state.sqlite3"))
 
