@@ -25,21 +25,28 @@ SHORTEST: Final = 5  # Characters from which on a secret is searched for: a shor
 _PSEUDONYM: Final = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))(?:{PSEUDONYM.pattern})(?![A-Za-z0-9])")
 _EMAIL: Final = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,9}[A-Za-z]{2,24}")
 _JSON_IN_BASE64: Final = re.compile(r"eyJ[\w+/-]{8,}={0,2}(?![\w.+/-])")
-_HAR_BODIES: Final = (("content", "text"), ("postData", "text"))
-_HEADER: Final = re.compile(r"[A-Za-z][A-Za-z-]{0,40}")
+_PARTS: Final = {
+    **{part: part for part in ("request", "response", "error", "websocket", "comment")},
+    "metadata": "trace",
+    "_codexpool": "trace",
+}
+"""What an error calls the parts of a flow in a file. It quotes nothing else of a flow."""
 _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "chatgpt-account-id", "x-api-key"})
 
 
+BODY: Final = "(a body)"
+
+
 class Finding(NamedTuple):
-    """Something private: in which flow (from 1; 0: outside of flows), where in it, and what it is."""
+    """Something private: in which flow (from 1; 0: outside of flows), in which part of it, and what it is."""
 
     flow: int
-    where: str
+    part: str
     what: str
 
     def __str__(self) -> str:
         flow = f"flow {self.flow}: " if self.flow else ""
-        return f"{flow}{self.where}: {self.what}"
+        return f"{flow}{self.part}: {self.what}"
 
 
 def secrets_in(flows: Iterable[http.HTTPFlow]) -> set[str]:
@@ -70,19 +77,19 @@ class Check:
 
     def findings(self, content: bytes) -> list[Finding]:
         """Return what must not be in the content of a file."""
-        found: list[Finding] = []
+        found: dict[Finding, None] = {}
         clean: set[str] = set()  # Most texts of a file repeat.
-        for number, path, text in _texts(content):
-            if text in clean:
-                continue
-            if what := self._in_text(path, text):
-                found += [Finding(number, _place(path), one) for one in sorted(what)]
-            else:
-                clean.add(text)
-        return list(dict.fromkeys(found))
+        for number, entry in enumerate(_entries(content)):
+            for name, part in entry.items():
+                for text in _texts(part):
+                    if text not in clean:
+                        what = self._in_text(text)
+                        found |= {Finding(number, _PARTS.get(name, "the flow"), one): None for one in sorted(what)}
+                        clean |= set() if what else {text}
+        return list(found)
 
-    def _in_text(self, path: tuple[str, ...], text: str) -> set[str]:
-        what = {"a body"} if path[-1:] == ("content",) or path[-2:] in _HAR_BODIES else set()
+    def _in_text(self, text: str) -> set[str]:
+        what = {"a body"} if text == BODY else set()
         for layer in (text, *layers(text)):
             if self._others.search(layer):
                 what.add("a known secret")
@@ -105,52 +112,33 @@ def _without_json(match: re.Match[str]) -> str:
         return match[0]
 
 
-def _texts(content: bytes) -> Iterator[tuple[int, tuple[str, ...], str]]:
-    """Yield each text of a file, with the number of its flow and the path to it."""
+def _entries(content: bytes) -> list[dict[str, Any]]:
+    """Return what a file has outside of flows, and then each of its flows."""
     if content[:1] == b"{":
-        har = json.loads(content)
-        entries = har["log"].pop("entries")
-        yield from ((0, path, text) for path, text in _walk(har, ()))
-    else:
-        entries, rest = [], io.BytesIO(content)
-        while rest.tell() < len(content):
-            entries.append(tnetstring.load(rest))
-    for number, entry in enumerate(entries, 1):
-        yield from ((number, path, text) for path, text in _walk(entry, ()))
+        log = json.loads(content)["log"]
+        return [{**log, "entries": None}, *log["entries"]]
+    entries: list[dict[str, Any]] = [{}]
+    rest = io.BytesIO(content)
+    while rest.tell() < len(content):
+        entries.append(tnetstring.load(rest))
+    return entries
 
 
-def _walk(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _texts(node: Any) -> Iterator[str]:
+    """Yield each text in a part of a flow, and `BODY` for a body."""
     match node:
         case dict():
-            name = node.get("name")
             for key, value in node.items():
-                yield (*path, ""), str(key)
-                yield from _walk(value, (*path, name if key == "value" and isinstance(name, str) else str(key)))
-        case [str() | bytes() as name, str() | bytes() as value]:
-            yield (*path, ""), _text(name)
-            yield (*path, _text(name)), _text(value)
+                yield str(key)
+                if key in ("content", "text") and isinstance(value, str | bytes) and value:
+                    yield BODY
+                yield from _texts(value)
         case list() | tuple():
             for item in node:
-                yield from _walk(item, path)
-        case str() | bytes() if node:
-            yield path, _text(node)
+                yield from _texts(item)
+        case str() if node:
+            yield node
+        case bytes() if node:
+            yield node.decode("utf-8", "replace")
         case int() if node > 99_999:
-            yield path, str(node)
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8", "replace")
-
-
-def _place(path: tuple[str, ...]) -> str:
-    """Return where in a flow something is. Of the flow itself only names of headers are told."""
-    match path:
-        case (("request" | "response") as top, "headers" | "cookies", *_, name) if _HEADER.fullmatch(name):
-            return f"{top}, header {name}"
-        case (("request" | "response") as top, "path" | "url" | "host" | "content" | "postData" as part, *_):
-            return f"{top}, {part}"
-        case (top, *_) if top in ("request", "response", "error", "websocket", "comment"):
-            return top
-        case ("metadata" | "_codexpool", *_):
-            return "trace"
-    return "the flow"
+            yield str(node)

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -119,11 +118,9 @@ def _annotate(entry: dict[str, Any], one: http.HTTPFlow) -> None:
 def check_place(path: Path) -> None:
     """Raise RecordingError where a recording could not be written."""
     real = path.expanduser().resolve()
-    if real.is_dir():
-        raise RecordingError(f"{path}: is a folder; name a file")
     if not real.parent.is_dir():
         raise RecordingError(f"{path}: there is no folder {real.parent}; create it first")
-    if real.exists() and not stat.S_ISREG(real.stat().st_mode):
+    if real.exists() and not real.is_file():
         raise RecordingError(f"{path}: is not a regular file; name another one")
     if not os.access(real.parent, os.W_OK | os.X_OK):
         raise RecordingError(f"{path}: its folder is not writable; name a file elsewhere")
@@ -138,14 +135,10 @@ def put(path: Path, content: bytes) -> None:
     new = real.with_name(f".{real.name}.new")
     try:
         new.unlink(missing_ok=True)  # left behind by a killed process
-        descriptor = os.open(new, _CREATE, 0o600)
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with os.fdopen(os.open(new, _CREATE, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(real)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -216,14 +216,8 @@ def _ends_with_a_line(descriptor: int, size: int) -> bool:
 
 
 def _trouble(path: Path, error: OSError) -> str:
-    match error:
-        case FileNotFoundError() | NotADirectoryError():
-            return f"there is no folder {path.parent}; create it, or name a file elsewhere"
-        case IsADirectoryError():
-            return f"{path} is a folder; name a file in it, such as {path / 'events.jsonl'}"
-        case OSError(errno=errno.EINVAL | errno.ENXIO | errno.ELOOP):
-            return f"{path} is not a regular file; name another one"
-        case PermissionError():
-            return f"{path} cannot be written: {error.strerror}; let the proxy's user write there, or name another"
-        case _:
-            return f"{path} cannot be written: {error.strerror}"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"there is no folder {path.parent}; create it, or name a file elsewhere"
+    if error.errno in (errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.EISDIR):
+        return f"{path} is not a regular file; name another one"
+    return f"{path} cannot be written: {error.strerror}; make it writable for the proxy's user, or name another file"

@@ -114,7 +114,7 @@ def test_where_something_would_be_left_nothing_is_written(
     result = run("record", str(out), "--from", str(source), code=1)
 
     assert f"{out}: not written, because it would contain private values" in result.stderr
-    assert "flow 1: request, header authorization" in result.stderr
+    assert "flow 1: request: a known secret" in result.stderr
     assert out.read_text() == "before"
 
 
@@ -122,7 +122,7 @@ def test_where_something_would_be_left_nothing_is_written(
     ("arguments", "code", "said"),
     [
         (["record", "{tmp}/no/out", "--from", "{source}"], 1, "there is no folder {tmp}/no; create it first"),
-        (["record", "{tmp}", "--from", "{source}"], 1, "is a folder; name a file"),
+        (["record", "{tmp}", "--from", "{source}"], 1, "is not a regular file; name another one"),
         (
             ["record", "{tmp}/out", "--from", "{tmp}/nowhere"],
             1,

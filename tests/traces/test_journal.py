@@ -596,7 +596,7 @@ def test_a_locked_file_is_waited_for(path: Path) -> None:
     [
         ("missing/events", "there is no folder"),
         ("file/events", "there is no folder"),
-        ("folder", "is a folder; name a file in it, such as"),
+        ("folder", "is not a regular file"),
         ("pipe", "is not a regular file"),
         ("other.toml", "contains something other than events; name a new file"),
         ("loop", "is not a regular file"),
@@ -621,7 +621,7 @@ def test_a_place_that_may_not_be_written_to_is_refused(path: Path, monkeypatch: 
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(ValueError, match=r"Permission denied; let the proxy's user write there"):
+    with pytest.raises(ValueError, match=r"Permission denied; make it writable for the proxy's user"):
         Journal.check(path)
 
 
