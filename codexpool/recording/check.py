@@ -117,7 +117,7 @@ def _entries(content: bytes) -> list[dict[str, Any]]:
     if content[:1] == b"{":
         log = json.loads(content)["log"]
         return [{**log, "entries": None}, *log["entries"]]
-    entries: list[dict[str, Any]] = [{}]
+    entries: list[Any] = [{}]
     rest = io.BytesIO(content)
     while rest.tell() < len(content):
         entries.append(tnetstring.load(rest))
