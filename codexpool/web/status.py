@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -19,7 +19,7 @@ from codexpool.config.model import Access, IdentitySpec, MemberSpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
-from codexpool.pool.identity import Condition, Identity, Status
+from codexpool.pool.identity import Condition, Identity, Metadata, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
@@ -41,6 +41,9 @@ WINDOWS_SHOWN: Final = 20
 
 NOT_FOR_SHOWN: Final = 20
 """Endpoints and models shown of those an identity is not used for now."""
+
+UNVERIFIED: Final = Metadata("", "", "", origin="")
+"""Stands for the metadata of an identity that has none yet."""
 
 safe = lru_cache(maxsize=8192)(redact_text)
 """Redact a text. Cached: the same names and reasons appear in each document, and redacting is slow."""
@@ -136,16 +139,10 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
 
 
 def _proxy(view: View) -> dict[str, Any]:
-    proxy = view.proxy
     return {
-        "pid": proxy.pid,
-        "version": proxy.version,
-        "mitmproxy": proxy.mitmproxy,
-        "python": proxy.python,
-        "listens": list(proxy.listens),
-        "started_at": proxy.started_at,
+        **asdict(view.proxy),
+        "listens": list(view.proxy.listens),
         "pool": safe(str(view.config.path)) if view.config is not None else None,
-        "observe": proxy.observe,
         "access": str(view.access),
         "probe": PROBE_VERSION,
         "closed": safe(view.why_closed),
@@ -178,19 +175,18 @@ def _identities(view: View, now: float) -> Iterator[dict[str, Any]]:
 def _identity(
     view: View, pool: Pool, identity: Identity, spec: IdentitySpec | None, sessions: Counter[str], now: float
 ) -> dict[str, Any]:
-    condition, metadata = condition_at(pool, identity, now), identity.metadata
+    condition, metadata = condition_at(pool, identity, now), identity.metadata or UNVERIFIED
     usage = usage_of(pool, identity)
     requests, refusals, used_at = view.history.of_identity(identity.name, now)
-    user_id = metadata.user_id if metadata is not None else ""
     return {
         "name": safe(identity.name),
         "kind": identity.kind.value,
         "fingerprint": identity.fingerprint,
-        "account_id": safe(metadata.account_id) or None if metadata is not None else None,
-        "user_id": None if user_id.startswith(UNKNOWN) else safe(user_id) or None,
-        "plan": safe(metadata.plan) or None if metadata is not None else None,
-        "fedramp": metadata is not None and metadata.fedramp,
-        "origin": safe(metadata.origin) if metadata is not None else "",
+        "account_id": safe(metadata.account_id) or None,
+        "user_id": None if metadata.user_id.startswith(UNKNOWN) else safe(metadata.user_id) or None,
+        "plan": safe(metadata.plan) or None,
+        "fedramp": metadata.fedramp,
+        "origin": safe(metadata.origin),
         "status": condition.status.value,
         "since": condition.since,
         "until": condition.until,

@@ -234,7 +234,7 @@ def test_a_request_in_detail_says_what_the_proxy_says(tab: Tab, site: StandInSit
 def test_a_forgotten_request_is_reported_as_such(tab: Tab, site: StandInSite) -> None:
     shown(tab, site, "/#flow/%E0%A4%A")
 
-    tab.wait("document.getElementById('flow-words').innerText.includes('does not keep this request any more')")
+    tab.wait("document.getElementById('flow-words').innerText.includes('no longer remembers this request')")
 
 
 def test_the_list_updates_itself_and_stays_bounded(tab: Tab, site: StandInSite) -> None:
@@ -335,7 +335,7 @@ def test_it_outlives_a_restart_of_the_proxy(tab: Tab, site: StandInSite) -> None
     assert "does not answer" not in text(tab, "#notices")
     site.say("first of the new run")
     tab.wait("document.querySelector('#events-list > li').innerText.includes('first of the new run')")
-    assert "The proxy was started anew." in text(tab, "#events-list > li:nth-child(2)")
+    assert "The proxy was restarted." in text(tab, "#events-list > li:nth-child(2)")
     assert tab.run("document.querySelectorAll('#requests-rows > tr').length") == 0
 
 
@@ -349,12 +349,12 @@ def test_it_notices_a_restart_between_two_questions(tab: Tab, site: StandInSite)
     hurry(tab)
 
     rows = "[...document.querySelectorAll('#events-list .words')].map((one) => one.innerText)"
-    tab.wait(f"{rows}[40].startsWith('The proxy was started anew.')")
+    tab.wait(f"{rows}[40].startsWith('The proxy was restarted.')")
     assert tab.run(rows)[:40] == [f"event {number} of the new run" for number in reversed(range(40))]
 
 
 def test_it_says_why_the_proxy_does_not_serve_it(tab: Tab, site: StandInSite) -> None:
-    site.refusal = "this page is for the machine that the proxy runs on"
+    site.refusal = "this page is only available on the machine that the proxy runs on"
 
     tab.open(site.url)
 

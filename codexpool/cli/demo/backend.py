@@ -1,8 +1,7 @@
 """The demo's backend: a small, strict stand-in for ChatGPT on loopback.
 
-It serves what the Codex CLI needs for a session (discovery, models, turns over HTTP and WebSocket, whoami), knows the
-account and routing of each token, and refuses a request whose headers do not match its token. One port takes CONNECT
-requests, as mitmproxy's upstream mode sends them, and speaks TLS on the same connection.
+It serves what the Codex CLI needs for a session, and refuses a request whose headers do not match its token. One port
+takes CONNECT requests, as mitmproxy's upstream mode sends them, and speaks TLS on the same connection.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from mitmproxy.certs import CertStore
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Ping, Request, TextMessage
+from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
 from codexpool.protocol import endpoints, routes
 from codexpool.protocol.endpoints import API_HOST, AUTH_HOST, HOST, NO_CONSTRAINT, RESPONSES, WHOAMI_PATH
-from codexpool.tokens.bearer import fingerprint
 
 HOSTS: Final = (HOST, AUTH_HOST, "ab.chatgpt.com", API_HOST)
 
@@ -43,12 +41,6 @@ FORBIDDEN: Final = (
     "x-openai-actor-authorization",
 )
 """Headers that describe the client's own workspace: they must not travel with a token of the pool."""
-
-LONGEST_BODY: Final = 1 << 24
-"""Bytes of a request's body, as sent and decompressed."""
-
-IDLE: Final = 60.0
-"""Seconds without a byte after which a connection is closed."""
 
 
 @dataclass
@@ -85,12 +77,8 @@ class Seen:
         return (self.header("authorization") or "").removeprefix("Bearer ")
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.bearer)
-
-    @property
-    def is_websocket(self) -> bool:
-        return (self.header("upgrade") or "").lower() == "websocket"
+    def kind(self) -> str:
+        return "WebSocket" if self.header("upgrade") else self.method
 
 
 class RefusedError(Exception):
@@ -207,7 +195,6 @@ class _Connection(BaseHTTPRequestHandler):
     """One connection: a CONNECT, then TLS and requests on it."""
 
     protocol_version = "HTTP/1.1"
-    timeout = IDLE
     server: _Server
     host = ""
 
@@ -235,9 +222,9 @@ class _Connection(BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_POST(self) -> None:
-        body = self.rfile.read(min(int(self.headers.get("content-length", 0)), LONGEST_BODY))
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.headers.get("content-encoding") == "zstd":
-            body = zstandard.ZstdDecompressor().stream_reader(body).read(LONGEST_BODY)
+            body = zstandard.ZstdDecompressor().stream_reader(body).read()
         self._answer(body)
 
     def _answer(self, body: bytes) -> None:
@@ -251,7 +238,7 @@ class _Connection(BaseHTTPRequestHandler):
             return self._send(seen, refusal.status, json.dumps(refusal.body).encode())
         if path != RESPONSES:
             return self._send(seen, 200, json.dumps(_document(path, token)).encode())
-        if seen.is_websocket:
+        if seen.kind == "WebSocket":
             return self._converse(seen, token)
         events = _generation(token, next(standin.numbers), json.loads(body))
         stream = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
@@ -283,8 +270,6 @@ class _Connection(BaseHTTPRequestHandler):
                             for answer in _generation(token, next(self.server.standin.numbers), json.loads(text)):
                                 self.wfile.write(socket.send(TextMessage(json.dumps(answer))))
                             text = ""
-                    case Ping():
-                        self.wfile.write(socket.send(event.response()))
                     case CloseConnection():
                         self.wfile.write(socket.send(event.response()))
                         return

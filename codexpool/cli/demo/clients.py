@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import httpx
 
@@ -37,15 +37,6 @@ class Turn(NamedTuple):
 
     answer: str
     trouble: list[str]
-
-
-class Client(Protocol):
-    """One session with the backend through the proxy."""
-
-    name: str
-
-    def turn(self, prompt: str) -> Turn:
-        """Send a prompt in the session. Raises Failure if no answer arrives."""
 
 
 class BuiltIn:
@@ -138,6 +129,10 @@ class Codex:
         if code != 0:
             raise _failed(f"exited with {code}", err_text)
         return out_text, err_text
+
+
+Client = BuiltIn | Codex
+"""One session with the backend through the proxy; ``turn`` raises Failure if no answer arrives."""
 
 
 def signs_of_trouble(text: str) -> list[str]:

@@ -91,8 +91,8 @@ class Stage:
 
     def refused(self, *, by_whoami: bool) -> list[Seen]:
         """Return the requests refused because of their token."""
-        refused = [seen for seen in list(self.standin.seen) if seen.status == 401]
-        return [seen for seen in refused if (seen.path == WHOAMI_PATH) is by_whoami]
+        seen = list(self.standin.seen)
+        return [one for one in seen if one.status == 401 and (one.path == WHOAMI_PATH) is by_whoami]
 
     def flows(self) -> list[dict[str, Any]]:
         """Return the proxy's traces of the requests for turns, oldest first."""

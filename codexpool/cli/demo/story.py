@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import time
 import tomllib
 from typing import Any, Final
@@ -29,7 +30,7 @@ class Story:
         self._stage = stage
         self._client = client
         self._output = Output()
-        self._steps = 0
+        self._steps = itertools.count(1)
         self._checks = 0
         self._failed: list[str] = []
 
@@ -71,11 +72,9 @@ class Story:
         if serving is None:
             raise Failure("no turn reached the backend under an identity of the pool")
         self._show_headers(stage.flows()[-1])
-        self._show_answer(turn)
-        self._check(
-            _served(attempts, [serving]), f"the backend got one request, with {serving.name}'s token and account"
-        )
-        self._check(_answered(turn, serving, "first"), f"the client got {serving.name}'s answer and noticed nothing")
+        name = serving.name
+        self._check(_served(attempts, [serving]), f"the backend got one request, with {name}'s token and account")
+        self._check(_answered(turn, serving, "first"), f"the client got {name}'s answer and noticed nothing")
         return serving
 
     def _second_turn(self, serving: Token, following: Token) -> None:
@@ -85,24 +84,19 @@ class Story:
         turn = self._turn("say hi again echo:second")
         attempts = stage.attempts()[earlier:]
         for number, seen in enumerate(attempts, 1):
-            kind = "WebSocket" if seen.is_websocket else seen.method
             outcome = "refused (401 token_revoked)" if seen.status == 401 else f"accepted ({seen.status})"
-            self._line(f"attempt {number}: {kind}, sha256:{seen.fingerprint} ({seen.name}) -> {outcome}")
+            self._line(f"attempt {number}: {seen.kind}, sha256:{fingerprint(seen.bearer)} ({seen.name}) -> {outcome}")
         new = stage.flows()[flows:]
         for flow in new:
             self._show_headers(flow)
         self._show_log("sent again")
-        self._show_answer(turn)
-        self._check(
-            _served(attempts, [serving, following]),
-            f"first as {serving.name}, then as {following.name}, each with its own token and account",
-        )
+        order = f"first as {serving.name}, then as {following.name}"
+        self._check(_served(attempts, [serving, following]), f"{order}, each with its own token and account")
         refused = stage.refused(by_whoami=False)
         self._check(len(refused) == 1, f"exactly one request was refused ({len(refused)})")
         self._check(len(new) == 1, "in the proxy's flow list, and for the client, it was one request")
-        self._check(
-            _answered(turn, following, "second"), f"the client got {following.name}'s answer and noticed nothing"
-        )
+        answer = f"the client got {following.name}'s answer and noticed nothing"
+        self._check(_answered(turn, following, "second"), answer)
 
     def _confirmation(self, serving: Token) -> None:
         stage = self._stage
@@ -110,7 +104,9 @@ class Story:
         until(lambda: stage.refused(by_whoami=True), SETTLED)
         refused = stage.refused(by_whoami=True)
         for seen in refused:
-            self._line(f"{seen.method} https://{seen.host}{seen.path}, sha256:{seen.fingerprint} -> {seen.status}")
+            self._line(
+                f"{seen.method} https://{seen.host}{seen.path}, sha256:{fingerprint(seen.bearer)} -> {seen.status}"
+            )
         confirmed = [seen.name for seen in refused] == [serving.name]
         self._check(confirmed, f"whoami was asked once and confirmed it ({len(refused)})")
 
@@ -120,23 +116,19 @@ class Story:
         until(lambda: stage.pool.read_text(encoding="utf-8") != before, SETTLED)
         after = stage.pool.read_text(encoding="utf-8")
         for line in difflib.unified_diff(
-            before.splitlines(), after.splitlines(), "pool.toml", "pool.toml", "", "", 2, ""
+            before.splitlines(), after.splitlines(), "before", "after", n=2, lineterm=""
         ):
             self._line(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[0], ""))
         self._show_log("needs_replacement")
         # Read with tomllib, not with the package's own reader: a check should not trust what it checks.
         identities = tomllib.loads(after)["identity"]
         flags = {one["name"]: one["needs_replacement"]["token"] for one in identities if "needs_replacement" in one}
-        self._check(
-            flags == {serving.name: f"sha256:{fingerprint(serving.token)}"},
-            f"only {serving.name} is flagged, with the fingerprint of this token",
-        )
+        flagged = flags == {serving.name: f"sha256:{fingerprint(serving.token)}"}
+        self._check(flagged, f"only {serving.name} is flagged, with the fingerprint of this token")
         lines = after.splitlines(keepends=True)
         rest = [line for line in lines if not line.startswith("needs_replacement")]
-        self._check(
-            len(lines) == len(rest) + 1 and "".join(rest) == before,
-            "one line was added, and nothing else in the file changed",
-        )
+        one_added = len(lines) == len(rest) + 1 and "".join(rest) == before
+        self._check(one_added, "one line was added, and nothing else in the file changed")
 
     def _leaks(self) -> None:
         stage = self._stage
@@ -152,12 +144,11 @@ class Story:
 
     def _turn(self, prompt: str) -> Turn:
         self._line(f"> {prompt}", "bold")
-        return self._client.turn(prompt)
-
-    def _show_answer(self, turn: Turn) -> None:
+        turn = self._client.turn(prompt)
         self._line(f"< {turn.answer}", "bold")
         for line in turn.trouble:
             self._line(f"the client noticed: {line}", "red")
+        return turn
 
     def _show_headers(self, flow: dict[str, Any]) -> None:
         for line in header_lines(flow, changed_only=True):
@@ -177,8 +168,7 @@ class Story:
             self._print(f"   NOT  {text}", "bold red")
 
     def _step(self, text: str) -> None:
-        self._steps += 1
-        self._print(f"\n{self._steps}. {text}", "bold cyan")
+        self._print(f"\n{next(self._steps)}. {text}", "bold cyan")
 
     def _line(self, text: str, style: str = "") -> None:
         self._print(f"   {text}", style)

@@ -1,9 +1,9 @@
-// One request in detail: its way, why it went so, each attempt, headers, and the time it took. Its address (#flow/ID)
-// can be kept; Escape, Close and a click beside it lead back to where it was opened.
+// The details of one request: its route and why, each attempt, headers, and timing. Its address (#flow/ID) is a
+// permanent link; Escape, Close and a click outside return to where it was opened.
 
-import { ask } from "./asking.js";
+import { ask } from "./api.js";
 import { showAnswers, showHeaders } from "./headers.js";
-import { keyed, known, make, name, node, offer, put, row, set, texts } from "./nodes.js";
+import { keyed, known, make, name, node, putOrHide, put, row, set, texts } from "./nodes.js";
 import { answerWords, toneOf } from "./requests.js";
 import { KINDS, resign, sign, toneOfAnswer } from "./signs.js";
 import { facts, sentence, time } from "./times.js";
@@ -12,7 +12,7 @@ import { listed, short, size, took } from "./words.js";
 const LONGEST = 2000;
 const detail = { id: "", found: null };
 
-/** Open or close it, as the page's address says. */
+/** Open or close the dialog to match the page's address. */
 function navigate() {
   const id = /^#flow\/(.+)$/.exec(location.hash)?.[1];
   const dialog = node("flow");
@@ -24,7 +24,7 @@ function navigate() {
   node("flow-content").hidden = true;
   put(node("flow-title"), "Request");
   put(node("flow-where"), "");
-  offer(node("flow-words"), "Asking the proxy …");
+  putOrHide(node("flow-words"), "Loading …");
   if (!dialog.open) dialog.showModal();
   node("flow-title").focus();
   refresh();
@@ -38,7 +38,7 @@ function unquoted(text) {
   }
 }
 
-/** Ask again for what is shown, while the request is under way. */
+/** Refresh the details while the request is under way. */
 export async function refreshDetail() {
   if (detail.found?.flow.ended_at === null) await refresh();
 }
@@ -49,22 +49,22 @@ async function refresh() {
     const found = await ask(`/api/flows/${encodeURIComponent(id)}`);
     if (detail.id !== id) return;
     detail.found = found;
-    offer(node("flow-words"), found.flow.ended_at === null ? "This request is under way." : "");
+    putOrHide(node("flow-words"), found.flow.ended_at === null ? "This request is under way." : "");
     node("flow-content").hidden = false;
     show(found);
   } catch (error) {
     if (detail.id !== id || detail.found) return;
     const why = error.message || "the proxy does not answer";
-    offer(node("flow-words"), error.status === 404 ? "The proxy does not keep this request any more." : `It cannot be shown: ${why}.`);
+    putOrHide(node("flow-words"), error.status === 404 ? "The proxy no longer remembers this request." : `Cannot show this request: ${why}.`);
   }
 }
 
 function show({ flow, table, explanation }) {
   put(node("flow-title"), `${short(flow.method, 16)} ${short(flow.path, 200)}`);
-  const how = [flow.transport === "websocket" ? "WebSocket" : "HTTP", flow.client && `from ${flow.client}`, flow.observed && "observed: nothing was changed"];
+  const how = [flow.transport === "websocket" ? "WebSocket" : "HTTP", flow.client && `from ${flow.client}`, flow.observed && "observe mode: nothing was changed"];
   sentence(node("flow-where"), `${short(flow.host, 100)} · no. ${flow.number} · `, [flow.at, "clock"], ` · ${listed(how)}`);
-  showWay(flow);
-  const lines = explanation.filter((line) => line !== `${flow.method} ${flow.url}`); // The title says it.
+  showRoute(flow);
+  const lines = explanation.filter((line) => line !== `${flow.method} ${flow.url}`); // Same as the title.
   texts(node("flow-explanation"), lines, (made, line) => {
     made.className = line.startsWith("  ") ? "under" : /^[A-Z][a-z ]+$/.test(line) ? "heading" : "";
   });
@@ -79,8 +79,8 @@ function show({ flow, table, explanation }) {
   node("flow-json").href = `/api/flows/${encodeURIComponent(flow.id)}`;
 }
 
-/** The way of a request in a line: the client, each attempt, and what the client got. */
-function showWay(flow) {
+/** Show the route of a request: the client, each attempt, and what the client got. */
+function showRoute(flow) {
   const tries = flow.attempts.map((one) => {
     const status = one.status === 0 ? "lost" : one.status ?? (flow.observed ? "would serve" : one.sent_at ? "asked" : "not sent");
     return { title: one.identity, note: listed([status, one.verdict?.finding], " "), signs: toneOfAnswer(one.status) };
@@ -127,10 +127,10 @@ function updateAttempt(own, attempt, made) {
   sentence(own.who, ...facts(...whose, took(attempt.milliseconds)));
   const lines = [
     `chosen because: ${attempt.because}`,
-    attempt.lighter && "sent without the encrypted reasoning",
+    attempt.lighter && "sent without encrypted reasoning",
     attempt.evidence && `evidence: ${short(attempt.evidence, 400)}`,
     verdict && `verdict: ${verdict.finding}, row ${verdict.row}: ${verdict.next}`,
-    attempt.request_id && `the backend calls it ${short(attempt.request_id, 100)}`,
+    attempt.request_id && `request id: ${short(attempt.request_id, 100)}`,
   ];
   texts(own.lines, lines.filter(Boolean));
   keyed(own.candidates, attempt.candidates ?? [], (one) => one.name, createCandidate, updateCandidate);
@@ -186,7 +186,7 @@ function createSpent() {
 function showFacts({ session, member, policy, answer, url, request_bytes: bytes }) {
   const items = [
     ["Member", member],
-    ["Session", session.key ?? "names none", session.from ? `from ${session.from}` : ""],
+    ["Session", session.key ?? "none", session.from ? `from ${session.from}` : ""],
     ["Started by", session.parent],
     ["Model", session.model],
     ["Client", session.user_agent],
@@ -194,12 +194,12 @@ function showFacts({ session, member, policy, answer, url, request_bytes: bytes 
     ["URL", url],
     ["Sent by the client", size(bytes)],
     ["Answered with", size(answer?.bytes)],
-    ["Broken off", answer?.error],
-    ["Said in the backend’s place", answer?.message],
+    ["Error", answer?.error],
+    ["Message of codexpool", answer?.message],
   ].filter(([, value]) => value);
   keyed(node("flow-facts"), items, ([title]) => title, createFact, (own, [, value, note]) => {
     put(own.value, short(value, LONGEST));
-    offer(own.note, short(note ?? "", LONGEST));
+    putOrHide(own.note, short(note ?? "", LONGEST));
   });
 }
 
@@ -208,7 +208,7 @@ function createFact([title]) {
   return known(make("div", "", make("dt", "", title), make("dd", "", own.value, own.note)), own);
 }
 
-/** Open it where the address names a request, now and later. */
+/** Open the dialog whenever the page's address names a request. */
 export function listenToDetail() {
   const dialog = node("flow");
   addEventListener("hashchange", navigate);

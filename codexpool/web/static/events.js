@@ -1,28 +1,28 @@
-// What happens, as it happens. Rows stay where they are while somebody is about to read or use them.
+// The list of events, live. Rows do not move while they are being read or used.
 
-import { Trouble, ask, pause, rest } from "./asking.js";
-import { make, node, offer, put, set } from "./nodes.js";
+import { ApiError, ask, pause, rest } from "./api.js";
+import { make, node, putOrHide, put, set } from "./nodes.js";
 import { isLive } from "./notices.js";
 import { flowLink, requestsChanged } from "./requests.js";
 import { sign, toneOfAnswer, toneOfStatus } from "./signs.js";
-import { tell } from "./telling.js";
+import { announce } from "./announcements.js";
 import { now, time } from "./times.js";
 import { count, short } from "./words.js";
 
-const KEPT = 200; // Rows, and events that wait to become some.
-const HELD = 20; // Seconds that the proxy holds a question until there is an answer,
-const PATIENCE = 30; // and that we wait for it.
-const BETWEEN = 0.5; // Seconds between two questions at least.
-const TRIES = [1, 2, 4, 8]; // Seconds between two questions that got no answer.
-const STILL = 2; // Seconds that rows stay where they are after a pointer has moved over them.
+const KEPT = 200; // Rows shown, and events waiting to be shown.
+const HELD = 20; // Seconds that the proxy may hold a request until there is an event,
+const PATIENCE = 30; // and that the page waits for its answer.
+const BETWEEN = 0.5; // Least seconds between two requests.
+const TRIES = [1, 2, 4, 8]; // Seconds before each retry.
+const STILL = 2; // Seconds that rows stay in place after a pointer has moved over them.
 
 const feed = { after: null, run: "", isPaused: false, touchedAt: 0, control: null, trouble: "" };
-const pending = []; // The oldest first.
-const known = new Set(); // The keys of what is pending or shown.
-const news = { count: 0, latest: null, grave: null }; // What a screen reader was not told of yet.
+const pending = []; // Oldest first.
+const known = new Set(); // The keys of pending and shown events.
+const news = { count: 0, latest: null, grave: null }; // Not yet announced to screen readers.
 const keyOf = (event) => `${event.number} ${event.time}`;
 
-/** Whose events are followed, by a status document: a proxy that was started anew counts anew. */
+/** Note which run of the proxy to follow, from a status document: each run numbers its events from 1. */
 export function follow({ proxy, events_last: last }) {
   const run = `${proxy.pid} ${proxy.started_at}`;
   if (feed.after === null) feed.after = Math.max(0, last - KEPT);
@@ -30,7 +30,7 @@ export function follow({ proxy, events_last: last }) {
   feed.run = run;
 }
 
-/** Follow them for good. */
+/** Fetch events for as long as the page is open. */
 export async function followEvents() {
   let isFirst = true;
   let tries = 0;
@@ -45,7 +45,7 @@ export async function followEvents() {
       const wait = isFirst ? 0 : HELD;
       const path = `/api/events?after=${after}&wait=${wait}&limit=${KEPT}`;
       const found = await ask(path, { seconds: PATIENCE, control: feed.control });
-      if (feed.after !== after) continue; // It was begun anew meanwhile.
+      if (feed.after !== after) continue; // Another run began meanwhile.
       tries = 0;
       feed.trouble = "";
       if (found.last < after) startOver();
@@ -53,9 +53,9 @@ export async function followEvents() {
       isFirst = false;
       await rest(BETWEEN);
     } catch (error) {
-      if (!(error instanceof Trouble)) console.error(error);
+      if (!(error instanceof ApiError)) console.error(error);
       if (feed.after !== after) continue;
-      feed.trouble = error.status ? `none come: ${short(error.message, 100)}` : "";
+      feed.trouble = error.status ? `not available: ${short(error.message, 100)}` : "";
       flush();
       await pause(TRIES[Math.min(tries++, TRIES.length - 1)]);
     }
@@ -63,14 +63,14 @@ export async function followEvents() {
 }
 
 function hear({ events, last, lost }, isFirst) {
-  if (lost && !isFirst) gap("Some events are not here: more have happened than the proxy keeps.");
+  if (lost && !isFirst) gap("Some events are missing: the proxy keeps only the latest.");
   feed.after = events.length ? events.at(-1).number : last;
   const fresh = take(events);
   if (!isFirst && !feed.isPaused) mention(fresh);
   flush();
 }
 
-/** Begin with the first event. What came from the new run before that was noticed has its place above the gap. */
+/** Start over with the first event of a new run. Its events that arrived before the run was noticed go above the gap. */
 function startOver(startedAt = Infinity) {
   Object.assign(feed, { after: 0, run: "" });
   feed.control?.abort();
@@ -78,12 +78,12 @@ function startOver(startedAt = Infinity) {
   for (const key of known) if (isNew(key)) known.delete(key);
   for (const made of [...node("events-list").children]) if (isNew(made.dataset.key)) made.remove();
   pending.splice(0, pending.length, ...pending.filter((event) => !isNew(keyOf(event))));
-  gap("The proxy was started anew. What is below is from before, and has no details any more.");
+  gap("The proxy was restarted. Older events have no details.");
   flush();
   requestsChanged();
 }
 
-/** A row in place of events that are missing. */
+/** Add a row in place of missing events. */
 function gap(text) {
   const at = new Date(now() * 1000).toISOString();
   take([{ number: 0, time: `${at} ${text}`, at: now(), event: "gap", flow: null, text }]);
@@ -104,7 +104,7 @@ const isHeld = () =>
   Date.now() - feed.touchedAt < STILL * 1000 ||
   node("events-list").contains(document.activeElement);
 
-/** Show what has come, unless the rows are to stay; then say how much waits. */
+/** Show pending events, or their number while the rows must stay in place. */
 export function flush(isWanted = false) {
   const list = node("events-list");
   if (pending.length && (isWanted || !isHeld())) {
@@ -118,7 +118,7 @@ export function flush(isWanted = false) {
   put(node("held-show"), `Show ${count(pending.length, "new event")}`);
   const kept = list.childElementCount;
   node("events-none").hidden = kept > 0 || pending.length > 0;
-  offer(node("events-count"), feed.trouble || (feed.isPaused ? "paused" : kept ? `the latest ${kept}` : ""));
+  putOrHide(node("events-count"), feed.trouble || (feed.isPaused ? "paused" : kept ? `the latest ${kept}` : ""));
 }
 
 function create(event) {
@@ -147,7 +147,7 @@ function toneOf(event) {
       return event.becomes === "closed" ? ["good", "good"] : ["bad", "bad"];
     case "move":
       return ["warn", "note"];
-    case "turn": // Its outcome is in its text only.
+    case "turn": // The outcome is only in the text.
       return event.text.endsWith(": completed") ? ["good", "good"] : ["warn", event.text.includes(": failed") ? "bad" : "note"];
     case "request":
       if (event.status === null || event.status >= 400) return toneOfAnswer(event.status ?? 0);
@@ -157,13 +157,13 @@ function toneOf(event) {
   }
 }
 
-/** Have it said how much is new, and the latest of it; of identities and of the breaker before all else. */
+/** Announce the number of new events and the latest one; events of identities and of the breaker take precedence. */
 function mention(fresh) {
   if (!fresh.length) return;
   news.count += fresh.length;
   news.latest = fresh.at(-1);
   news.grave = fresh.findLast((event) => event.event === "identity" || event.event === "breaker") ?? news.grave;
-  tell(() => {
+  announce(() => {
     const { event, text } = news.grave ?? news.latest;
     const words = `${count(news.count, "new event")}. ${event}: ${short(text, 160)}`;
     Object.assign(news, { count: 0, grave: null });
@@ -171,7 +171,7 @@ function mention(fresh) {
   });
 }
 
-/** Listen to those who read. */
+/** Set up the controls of the list. */
 export function listenToEvents() {
   const panel = node("events-panel");
   panel.addEventListener("pointermove", () => {

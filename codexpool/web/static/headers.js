@@ -1,12 +1,12 @@
-// The headers of one request: what the client sent, what went upstream, what came back.
+// The headers of a request: what the client sent, what went upstream, and what came back.
 
-import { code, keyed, known, make, name, node, offer, partsOf, put, row } from "./nodes.js";
+import { code, keyed, known, make, name, node, putOrHide, partsOf, put, row } from "./nodes.js";
 import { count, short } from "./words.js";
 
 const CHANGES = { "=": ["kept", "idle"], "~": ["replaced", "warn"], "+": ["added", "good"], "-": ["removed", "bad"] };
 const LONGEST = 2000;
 
-/** Show the table of a request's headers: all, or only those that are not as the client sent them. */
+/** Show the table of a request's headers: all, or only the changed ones. */
 export function showHeaders(flow, table) {
   const changed = table.filter((one) => one.sign !== "=");
   const tries = flow.attempts.filter((one) => one.request_headers.length).map((one) => `${one.number} ${short(one.identity, 24)}`);
@@ -20,7 +20,7 @@ export function showHeaders(flow, table) {
   put(node("flow-headers-count"), `${changed.length} changed, ${table.length - changed.length} kept`);
 }
 
-/** A cell that names its column itself where a narrow page does not show the columns' titles. */
+/** Make a cell that names its column itself, for narrow pages without column titles. */
 function cell(title) {
   const value = make("div", "value");
   return known(make("div", "", make("span", "unit", title), value), value);
@@ -36,7 +36,7 @@ function create(one) {
 }
 
 function update(own, one) {
-  offer(own.means, one.means ?? "");
+  putOrHide(own.means, one.means ?? "");
   const client = partsOf(own.client);
   put(client, one.client === null ? "nothing" : short(one.client, LONGEST));
   client.classList.toggle("aside", one.client === null);
@@ -44,20 +44,20 @@ function update(own, one) {
   const areAlike = new Set(one.upstream).size <= 1;
   const lines = areAlike ? [{ value: one.upstream[0], who: "" }] : values;
   keyed(partsOf(own.upstream), lines, (line) => line.who, createTry, (item, { value }) => {
-    const aside = value === undefined ? "it has not left" : value === null ? "nothing" : value === one.client ? "the same" : "";
+    const aside = value === undefined ? "not sent" : value === null ? "nothing" : value === one.client ? "the same" : "";
     put(item, aside || short(value, LONGEST));
     item.classList.toggle("aside", Boolean(aside));
   });
 }
 
-/** What went out with one attempt; `who` is empty where that is the same for all. */
+/** Make the value of one attempt; `who` is empty if the value is the same for all. */
 function createTry({ who }) {
   const item = make("bdi");
   const made = make("div", "", ...(who ? [make("span", "try", name(who))] : []), item);
   return known(made, item);
 }
 
-/** Show the headers of the answers, one for each attempt that was answered. */
+/** Show the headers of each attempt's answer. */
 export function showAnswers(flow) {
   const answers = flow.attempts.filter((one) => one.response_headers.length);
   keyed(node("flow-answers"), answers, (one) => one.number, createAnswer, updateAnswer);

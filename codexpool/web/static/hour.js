@@ -1,12 +1,12 @@
-// The last hour: figures, and a chart of it, minute by minute. Requests go upwards; refusals and failures downwards.
+// The last hour: figures, and a chart by minute. Requests grow upwards; refusals and failures downwards.
 
 import { drawn, keyed, known, make, node, put, row, set } from "./nodes.js";
 import { minuteOf, time } from "./times.js";
 import { count, figure, listed, size } from "./words.js";
 
-const TALL = { narrow: 172, wide: 216, from: 640 }; // Pixels, as all that follows.
+const TALL = { narrow: 172, wide: 216, from: 640 }; // In pixels, as below.
 const EDGE = { left: 38, right: 2, top: 10, bottom: 24 };
-const LEAST = { bar: 2, below: 16 }; // One request is seen, however many others there are; so is the lower half.
+const LEAST = { bar: 2, below: 16 }; // A single request stays visible beside many; so does the lower half.
 const LABELS = 5;
 
 const chart = { minutes: [], width: 0, svg: null };
@@ -22,16 +22,16 @@ export function showHour({ hour, totals }) {
     ["Refusals", figure(all.refusals), `${figure(totals.sent_again)} sent again since the start`],
     ["Failures", figure(all.failures), `${figure(totals.failures)} since the start`],
     ["Under way", figure(totals.under_way), count(totals.sockets_open, "open socket")],
-    ["Traffic", size(totals.bytes_out + totals.bytes_in), `${size(totals.bytes_out)} asked, ${size(totals.bytes_in)} answered`],
+    ["Traffic", size(totals.bytes_out + totals.bytes_in), `${size(totals.bytes_out)} sent, ${size(totals.bytes_in)} received`],
   ];
   keyed(node("figures"), figures, ([title]) => title, createFigure, (own, [, value, note]) => {
     put(own.value, value);
     put(own.note, note);
   });
   const busiest = hour.reduce((best, one) => (one.requests > best.requests ? one : best), { requests: 0 });
-  const most = busiest.requests ? ` The most in a minute: ${count(busiest.requests, "request")}, at ${minuteOf(busiest.at)}.` : "";
+  const most = busiest.requests ? ` Busiest minute: ${count(busiest.requests, "request")}, at ${minuteOf(busiest.at)}.` : "";
   const isEmpty = !all.requests && !all.refusals && !all.failures;
-  put(node("chart-words"), isEmpty ? "Nothing was asked in the last hour." : `In the last hour: ${words(all)}.${most}`);
+  put(node("chart-words"), isEmpty ? "No requests in the last hour." : `In the last hour: ${words(all)}.${most}`);
   chart.minutes = hour;
   draw();
   showTable();
@@ -56,7 +56,7 @@ function createMinute(one) {
   return made;
 }
 
-/** The least of 1, 2, 4, 10, 20, 40, 100 … that is not below a number: its half is whole, or it is 1. */
+/** Round up to 1, 2, 4, 10, 20, 40, 100 …: half of each is whole, except of 1. */
 function roundUp(number) {
   const power = 10 ** Math.floor(Math.log10(Math.max(1, number)));
   return [1, 2, 4, 10].map((step) => step * power).find((one) => one >= number);
@@ -110,7 +110,7 @@ function change(made, attributes) {
   }
 }
 
-/** Make the parts of the drawing, for so many minutes. */
+/** Create the elements of the chart for a number of minutes. */
 function prepare(minutes) {
   chart.svg?.remove();
   chart.svg = drawn("svg", { role: "img", "aria-labelledby": "chart-words", focusable: "false" });
@@ -138,7 +138,7 @@ function prepare(minutes) {
   node("chart").append(chart.svg);
 }
 
-/** Draw it as wide as there is room, and its table when that is opened. */
+/** Draw the chart at the available width, and its table when it is opened. */
 export function listenToHour() {
   node("hour-details").addEventListener("toggle", showTable);
   new ResizeObserver(([{ contentRect }]) => {

@@ -1,11 +1,11 @@
-// The identities of the pool: how each one stands, what it needs, and what is used of its limits.
+// The identities of the pool: status, what each needs, and usage of its limits.
 
 import { keyed, known, make, name, node, put, set } from "./nodes.js";
 import { KINDS, NEEDING, STATUSES, resign, sign, toneOfStatus } from "./signs.js";
 import { facts, now, sentence } from "./times.js";
 import { count, listed, period, short, spaced } from "./words.js";
 
-/** Show them: first those that need a person, then in the order of the pool. */
+/** Show the identities: those that need an operator first, then in the pool's order. */
 export function showIdentities({ identities: all, proxy }) {
   const needing = all.filter((one) => NEEDING.has(one.status));
   const others = all.filter((one) => !NEEDING.has(one.status));
@@ -47,7 +47,7 @@ function update(own, one, made) {
   const whose = [one.plan, one.account_id, one.user_id, one.fedramp && "FedRAMP", origin];
   const credential = listed([KINDS[one.kind] ?? one.kind, one.fingerprint], " ");
   sentence(own.who, ...facts(...[credential, ...whose].map((text) => text && short(text, 48))));
-  sentence(own.when, ...standing(one));
+  sentence(own.when, ...condition(one));
   const needs = listed([one.needs, one.reminder, ...(one.not_for ?? [])], ". ");
   own.call.hidden = !needs;
   set(own.call, "data-tone", NEEDING.has(one.status) ? "bad" : "warn");
@@ -64,8 +64,8 @@ function update(own, one, made) {
   sentence(own.counts, ...use(one));
 }
 
-/** Since when and until when an identity stands as it does, and why. */
-function standing(one) {
+/** Return since when or until when an identity has its status, and why. */
+function condition(one) {
   const said = [];
   if (one.until) said.push("until ", [one.until, "both"]);
   else if (one.since && one.status !== "ready") said.push("since ", [one.since, "both"]);
@@ -74,7 +74,7 @@ function standing(one) {
 }
 
 function use(one) {
-  const left = one.headroom === null ? "usage not known yet" : `${Math.round(one.headroom * 100)} % left`;
+  const left = one.headroom === null ? "usage unknown" : `${Math.round(one.headroom * 100)} % left`;
   const refusals = one.refusals ? count(one.refusals, "refusal") : "";
   const said = facts(left, count(one.sessions, "session"), count(one.requests, "request"), refusals);
   if (one.last_used_at) said.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
@@ -112,6 +112,6 @@ function updateLimit(own, limit) {
   set(own.meter, "aria-valuenow", Math.round(percent));
   set(own.meter, "aria-valuetext", left === null ? used : `${used}, ${Math.round(passed)} % of its time has passed`);
   put(own.used, used);
-  if (left === null) sentence(own.reset, limit.used_percent ? "reset not known" : "begins anew");
+  if (left === null) sentence(own.reset, limit.used_percent ? "reset unknown" : "has reset");
   else sentence(own.reset, left > 0 ? "resets " : "was reset ", [limit.resets_at, "relative"]);
 }

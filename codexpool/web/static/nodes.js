@@ -1,10 +1,10 @@
-// Elements of the page, made and changed. Texts become text nodes here, and nothing else.
+// Creates and changes elements. Texts become text nodes only, so no value can add markup.
 
 import { short } from "./words.js";
 
 export const node = (id) => document.getElementById(id);
 
-/** A new element; what is put into it are other elements, or texts. */
+/** Create an element with other elements and texts in it. */
 export function make(tag, names = "", ...content) {
   const made = document.createElement(tag);
   if (names) made.className = names;
@@ -12,14 +12,14 @@ export function make(tag, names = "", ...content) {
   return made;
 }
 
-/** A new element of a drawing. */
+/** Create an SVG element. */
 export function drawn(tag, attributes = {}) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
   return made;
 }
 
-/** A text of somebody else's; which way it is written says nothing about what is beside it. */
+/** Create an element for a foreign text: its direction does not affect the text around it. */
 export const name = (text, length = 80) => make("bdi", "", short(text, length));
 export const code = (text, length = 300) => make("bdi", "code", short(text, length));
 
@@ -27,8 +27,8 @@ export function put(where, text) {
   if (where.textContent !== text) where.textContent = text;
 }
 
-/** Put a text, and hide its element where the text is empty. */
-export function offer(where, text) {
+/** Set a text, and hide its element if the text is empty. */
+export function putOrHide(where, text) {
   put(where, text);
   where.hidden = !text;
 }
@@ -37,10 +37,10 @@ export function set(where, attribute, value) {
   if (where.getAttribute(attribute) !== String(value)) where.setAttribute(attribute, value);
 }
 
-/** A table's row. Each cell is an element or a text; the first one is the row's header. */
+/** Create a table row. Cells are elements or texts; the first is the row's header. */
 export function row(...cells) {
   const made = make("tr");
-  made.setAttribute("role", "row"); // A narrow page shows rows as blocks; to a screen reader they stay rows.
+  made.setAttribute("role", "row"); // Narrow pages show rows as blocks; for screen readers they stay rows.
   cells.forEach((cell, index) => {
     const place = make(index ? "td" : "th", "", cell);
     if (!index) place.scope = "row";
@@ -53,18 +53,17 @@ export function row(...cells) {
 const children = new WeakMap();
 const parts = new WeakMap();
 
-/** Remember the parts of an element that change: `keyed` gives them to `update`. */
+/** Remember the parts of an element that change; `keyed` passes them to `update`. */
 export function known(made, own) {
   parts.set(made, own);
   return made;
 }
 
-/** The parts of an element. */
 export const partsOf = (made) => parts.get(made) ?? made;
 
 /**
- * Make the children of an element those of a list: one for each item, told apart by a key. Those that are there are
- * changed where they are: `update(parts, item, child)`. With `steady` they also stay in their order, new ones first.
+ * Give an element one child for each item of a list, identified by a key. Existing children are updated in place by
+ * `update(parts, item, child)`. With `steady` they also keep their order, after the new ones.
  */
 export function keyed(parent, items, keyOf, create, update, steady = false) {
   const there = children.get(parent) ?? new Map();
@@ -94,12 +93,12 @@ export function keyed(parent, items, keyOf, create, update, steady = false) {
   children.set(parent, there);
 }
 
-/** Show texts as the items of a list, and hide the list where there are none. */
-export function texts(where, lines, dress = () => {}) {
+/** Show texts as the items of a list, and hide the list if there are none. */
+export function texts(where, lines, style = () => {}) {
   const items = lines.map((text, index) => ({ text, index }));
   keyed(where, items, (item) => item.index, () => make("li"), (made, item) => {
     put(made, item.text);
-    dress(made, item.text);
+    style(made, item.text);
   });
   where.hidden = !lines.length;
 }

@@ -1,9 +1,9 @@
-// The page of a running proxy. It asks for the status every other second, and waits for news of what happens.
+// The page of a running proxy. It fetches the status every other second, and long-polls for events.
 //
-// What it shows comes from clients and backends. So it goes into the page as text and in no other way (nodes.js); what
-// is there is changed where it is, so that focus, selection and scroll position stay; and each list has its bound.
+// Its data comes from clients and backends, so it enters the page as text only (nodes.js), and each list is bounded.
+// Elements are updated in place, which keeps focus, selection and scroll position.
 
-import { Trouble, ask, pause, wake } from "./asking.js";
+import { ApiError, ask, pause, wake } from "./api.js";
 import { listenToDetail, refreshDetail } from "./detail.js";
 import { flush, follow, followEvents, listenToEvents } from "./events.js";
 import { listenToHour, showHour } from "./hour.js";
@@ -15,8 +15,8 @@ import { showSessions } from "./sessions.js";
 import { facts, sentence, setClock, tick } from "./times.js";
 import { short } from "./words.js";
 
-const EVERY = { shown: 2, hidden: 30 }; // Seconds between two questions for the status,
-const TRIES = [1, 2, 4, 8]; // and between those that got no answer.
+const EVERY = { shown: 2, hidden: 30 }; // Seconds between two requests for the status,
+const TRIES = [1, 2, 4, 8]; // and before each retry.
 
 let status = null;
 
@@ -51,10 +51,10 @@ async function followStatus() {
       await showRequests();
       await refreshDetail();
       tries = 0;
-      wake(); // Events may have waited for the proxy to be back.
+      wake(); // The events may be waiting for the proxy.
     } catch (error) {
-      if (!(error instanceof Trouble)) console.error(error);
-      unanswered(error instanceof Trouble ? error.message : "an error of this page's own, see the console", status);
+      if (!(error instanceof ApiError)) console.error(error);
+      unanswered(error instanceof ApiError ? error.message : "an error in this page; see the console", status);
       tries += 1;
     }
     tick();
@@ -64,7 +64,7 @@ async function followStatus() {
   }
 }
 
-/** Arrow keys go from row to row; Tab does so too, but takes its time. */
+/** Let arrow keys move from row to row. */
 function arrows(list) {
   list.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

@@ -1,6 +1,6 @@
-// The latest requests, and the words for what became of one.
+// The latest requests, and the outcome of each.
 
-import { ask } from "./asking.js";
+import { ask } from "./api.js";
 import { code, keyed, known, make, node, put, row, set } from "./nodes.js";
 import { resign, sign, toneOfAnswer } from "./signs.js";
 import { time } from "./times.js";
@@ -9,12 +9,12 @@ import { listed, short, size, took } from "./words.js";
 const KEPT = 50;
 let stale = true;
 
-/** There is news of requests: ask for them next time. */
+/** Fetch the requests next time: they have changed. */
 export function requestsChanged() {
   stale = true;
 }
 
-/** Ask for the latest requests, if there is news of any. */
+/** Fetch and show the latest requests, if any has changed. */
 export async function showRequests() {
   if (!stale) return;
   const { flows } = await ask(`/api/flows?limit=${KEPT}`);
@@ -62,7 +62,7 @@ function update(own, flow) {
   ]));
   own.more.title = session.key ?? "";
   const tries = flow.attempts.map((one) => listed([short(one.identity, 40), one.status === 0 ? "lost" : one.status], " "));
-  put(own.way, tries.join(" → ") || (isSwapped ? "nobody" : "the client’s own"));
+  put(own.way, tries.join(" → ") || (isSwapped ? "no identity" : "the client’s own"));
   const [tone, kind] = toneOf(flow);
   set(own.badge, "data-tone", tone);
   resign(own.sign, kind);
@@ -73,16 +73,16 @@ function update(own, flow) {
 
 const isUnderWay = (flow) => flow.ended_at === null && !flow.answer?.error;
 
-/** The tone and the sign of what the client got. */
+/** Return the tone and the sign of what the client got. */
 export function toneOf(flow) {
   if (flow.answer?.error || (!flow.answer?.status && !isUnderWay(flow))) return ["bad", "bad"];
   return flow.answer?.status ? toneOfAnswer(flow.answer.status) : ["idle", "wait"];
 }
 
-/** What the client got, in few words. */
+/** Describe what the client got. */
 export function answerWords(flow) {
   const { answer } = flow;
-  if (answer?.error) return listed([answer.status, "broken off"], ", ");
+  if (answer?.error) return listed([answer.status, "interrupted"], ", ");
   if (!answer?.status) return isUnderWay(flow) ? "under way" : "no answer";
   const open = flow.ended_at === null && (answer.status === 101 ? "open" : "under way");
   return listed([listed([answer.status, answer.by === "codexpool" && "by codexpool"], " "), open], ", ");

@@ -1,4 +1,4 @@
-// Sessions, and the identity each is with.
+// Sessions, and the identity that serves each.
 
 import { code, keyed, known, make, name, node, put, row } from "./nodes.js";
 import { retime, time } from "./times.js";
@@ -7,7 +7,7 @@ import { figure, short } from "./words.js";
 const KEPT = 100;
 const CELLS = ["key", "serves", "model", "client", "number requests", "number moves", "last"];
 
-/** Show them, the latest first; but nothing moves under a pointer. */
+/** Show the sessions, last used first; rows under a pointer do not move. */
 export function showSessions(all, total) {
   const rows = all.slice(0, KEPT);
   const isPointedAt = node("sessions-panel").matches(":hover");
@@ -38,7 +38,7 @@ function create(one) {
 }
 
 function update(own, one) {
-  put(own.identity, one.identity ? short(one.identity, 64) : "nobody");
+  put(own.identity, one.identity ? short(one.identity, 64) : "none");
   put(own.model, short(one.model ?? "", 48));
   put(own.client, short(one.client ?? "", 48));
   put(own.requests, figure(one.requests));

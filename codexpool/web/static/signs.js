@@ -1,8 +1,8 @@
-// Signs and tones. No meaning is in a colour alone: beside each sign there is its word.
+// Signs and tones. Each sign is shown with a word: colour alone carries no meaning.
 
 import { drawn, set } from "./nodes.js";
 
-/** The tone and the sign of each status of an identity. */
+/** Tone and sign of each status of an identity. */
 export const STATUSES = {
   needs_replacement: ["bad", "bad"],
   needs_login: ["bad", "bad"],
@@ -20,7 +20,7 @@ export const KINDS = { pat: "PAT", oauth: "login", command: "command" };
 
 export const toneOfStatus = (word) => STATUSES[word] ?? ["idle", "ask"];
 
-/** The tone and the sign of an HTTP status; 0 is a connection that was lost. */
+/** Return the tone and the sign of an HTTP status; 0 is a lost connection. */
 export function toneOfAnswer(status) {
   if (status === null) return ["idle", "wait"];
   return status === 0 || status >= 500 ? ["bad", "bad"] : status >= 400 ? ["warn", "bad"] : ["good", "good"];

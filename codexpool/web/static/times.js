@@ -1,4 +1,4 @@
-// Times in the reader's own zone, which say by themselves how long ago they are; the exact one is in each element.
+// Times in the reader's time zone, absolute and relative; each element also has the exact time.
 
 import { make, put, set } from "./nodes.js";
 import { span } from "./words.js";
@@ -7,11 +7,11 @@ const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const minute = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-let ahead = 0; // Seconds that the proxy's clock is ahead of this browser's.
-const shown = new WeakMap(); // The time and the form of each element.
-const said = new WeakMap(); // What `sentence` has put into each.
+let ahead = 0; // Seconds by which the proxy's clock is ahead of this browser's.
+const shown = new WeakMap(); // Time and format of each element.
+const contents = new WeakMap(); // The content that `sentence` gave each element.
 
-/** Unix seconds, by the proxy's clock. */
+/** Return the time of the proxy's clock in unix seconds. */
 export const now = () => Date.now() / 1000 + ahead;
 
 export function setClock(at) {
@@ -35,7 +35,7 @@ const FORMS = {
   both: (at) => `${dayOf(at)}${minuteOf(at)} (${relative(at)})`,
 };
 
-/** A time, given in unix seconds; `form` is one of FORMS. */
+/** Create an element for a time in unix seconds; `form` is one of FORMS. */
 export function time(at, form) {
   const made = make("time");
   retime(made, at, form);
@@ -50,7 +50,7 @@ export function retime(made, at, form) {
   put(made, FORMS[form](at));
 }
 
-/** Let the times that are shown go on. */
+/** Update all times on the page. */
 export function tick() {
   for (const made of document.getElementsByTagName("time")) {
     const { at, form } = shown.get(made);
@@ -58,11 +58,11 @@ export function tick() {
   }
 }
 
-/** Put one after the other: texts, times ([at, form]), commands ({command}), and facts ({fact}) that break as a whole. */
+/** Fill an element with texts, times ([at, form]), commands ({command}), and facts ({fact}), which break as a whole. */
 export function sentence(where, ...content) {
   const words = JSON.stringify(content);
-  if (said.get(where) === words) return;
-  said.set(where, words);
+  if (contents.get(where) === words) return;
+  contents.set(where, words);
   const shownAs = (part) => {
     if (Array.isArray(part)) return time(...part);
     if (part.command) return make("code", "", part.command);
@@ -72,5 +72,5 @@ export function sentence(where, ...content) {
   where.hidden = !content.length;
 }
 
-/** Facts for `sentence`, with a dot between them; those that are empty are left out. */
+/** Return facts for `sentence` with dots between them; empty ones are left out. */
 export const facts = (...all) => all.filter(Boolean).flatMap((fact, index) => [...(index ? [" · "] : []), { fact }]);

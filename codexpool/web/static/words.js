@@ -1,9 +1,9 @@
-// Numbers, lengths of time and other people's texts, in words.
+// Formats numbers and durations, and shortens texts.
 
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g;
 const numbers = new Intl.NumberFormat("en");
 
-/** A text with what cannot be seen in it made visible: no value hides what is beside it, or turns it round. */
+/** Escape invisible characters, so that no value can hide or reverse the text around it. */
 export const visible = (text) =>
   text.replace(UNSEEN, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
@@ -17,7 +17,7 @@ export const count = (number, one, many = `${one}s`) => `${figure(number)} ${num
 export const listed = (parts, between = " · ") => parts.filter(Boolean).join(between);
 export const spaced = (word) => word.replaceAll("_", " ");
 
-/** A length of time in its two largest units. */
+/** Format a duration in its two largest units. */
 export function span(seconds) {
   if (seconds < 59.5) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
@@ -41,7 +41,7 @@ export function size(bytes) {
   return `${power ? (bytes / 1000 ** power).toFixed(1) : bytes} ${units[power]}`;
 }
 
-/** What a window of so many minutes is called. */
+/** Name a window by its length. */
 export function period(minutes) {
   if (minutes % 1440 === 0) return `${minutes / 1440} d`;
   return minutes % 60 === 0 ? `${minutes / 60} h` : `${minutes} min`;

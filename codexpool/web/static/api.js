@@ -1,41 +1,41 @@
-// Questions to the proxy, and the time between them.
+// Requests to the proxy's API, and the pauses between them.
 
 import { visible } from "./words.js";
 
-/** Why there is no document; `status` is 0 where the proxy did not answer at all. */
-export class Trouble extends Error {
+/** The proxy sent no document; `status` is 0 if it did not answer at all. */
+export class ApiError extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;
   }
 }
 
-/** The document that the proxy has at a path. Its texts hold no sign that cannot be seen. */
+/** Fetch the document at a path, with invisible characters in its texts escaped. */
 export async function ask(path, { seconds = 10, control = new AbortController() } = {}) {
-  const patience = setTimeout(() => control.abort(), seconds * 1000);
+  const timeout = setTimeout(() => control.abort(), seconds * 1000);
   try {
     const headers = { accept: "application/json" };
     const answer = await fetch(path, { cache: "no-store", signal: control.signal, headers });
     const found = parsed(await answer.text());
     if (answer.ok && found) return found;
-    throw new Trouble(found?.error?.message ?? `something answers ${answer.status} in its place`, answer.status);
+    throw new ApiError(found?.error?.message ?? `something else answered ${answer.status}`, answer.status);
   } catch (error) {
-    throw error instanceof Trouble ? error : new Trouble("", 0);
+    throw error instanceof ApiError ? error : new ApiError("", 0);
   } finally {
-    clearTimeout(patience);
+    clearTimeout(timeout);
   }
 }
 
 function parsed(text) {
   try {
-    return JSON.parse(text, (_, value) => seen(value));
+    return JSON.parse(text, (_, value) => escaped(value));
   } catch {
     return null;
   }
 }
 
-/** A value without signs that cannot be seen, neither in it nor in the names of what it holds. */
-function seen(value) {
+/** Escape invisible characters in a value of a JSON document, and in its keys. */
+function escaped(value) {
   if (typeof value === "string") return visible(value);
   if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
   return Object.fromEntries(Object.entries(value).map(([key, one]) => [visible(key), one]));
@@ -43,7 +43,7 @@ function seen(value) {
 
 const waiting = new Set();
 
-/** Wait so many seconds, or until `wake`. */
+/** Wait a number of seconds, or until `wake`. */
 export function pause(seconds) {
   return new Promise((resolve) => {
     const done = () => {
@@ -56,8 +56,8 @@ export function pause(seconds) {
   });
 }
 
-/** Something has changed that those who wait should look at. */
+/** End all pauses: something has changed. */
 export const wake = () => [...waiting].forEach((done) => done());
 
-/** Wait at least so many seconds, whatever happens. */
+/** Wait a number of seconds; `wake` does not end it. */
 export const rest = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
