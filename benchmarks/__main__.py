@@ -2,8 +2,8 @@
 
 Every row is measured in rounds, both sides alternating, and the medians are compared: throughput and time of the
 wall, and the processor time that the proxy itself took, which a busy machine disturbs least. First a bare mitmdump is
-compared with one that has the addon; then the addon that nobody looks at with one whose events go into a file, and
-that a page, a Prometheus and a follower of events look at.
+compared with one that has the addon; then the addon alone with one that writes events into a file and is observed by
+a page, a Prometheus and a follower of events.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import load, own
-from benchmarks.looking import Lookers, nobody
+from benchmarks.observers import Observers
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
@@ -91,25 +91,25 @@ Measure = Callable[[load.Target], Awaitable[float]]
 
 
 class Bench:
-    """Rows of a table, as they are measured: what the second proxy costs beyond the first.
+    """Measures and prints the rows of a table: what the second proxy costs beyond the first.
 
-    ``lookers`` look at the second one while it is measured.
+    ``observers`` observe the second one while it is measured.
     """
 
-    def __init__(self, first: Proxy, second: Proxy, rounds: int, lookers: Lookers | None = None) -> None:
-        self.first, self.second, self.rounds, self.lookers = first, second, rounds, lookers
+    def __init__(self, first: Proxy, second: Proxy, rounds: int, observers: Observers | None = None) -> None:
+        self.first, self.second, self.rounds, self.observers = first, second, rounds, observers
         print(f"{'':44} {first.name:>10} {second.name:>10} {'':9} {'wall':>7} {'cpu':>7}   (1.0: no cost)")
 
     async def row(self, title: str, measure: Measure, work: int = 0, unit: str = "s") -> None:
-        """One row. ``measure`` gives seconds; with ``work`` they are shown as so much of it per second."""
+        """Print a row. ``measure`` gives seconds; with ``work`` they are shown as work per second."""
         walls: tuple[list[float], list[float]] = ([], [])
         cpus: tuple[list[float], list[float]] = ([], [])
         for round_ in range(self.rounds + 1):
             for side, proxy in enumerate((self.first, self.second)):
                 before = proxy.cpu
-                async with self.lookers.looking() if self.lookers is not None and side else nobody():
+                async with self.observers.active() if self.observers is not None and side else nullcontext():
                     seconds = await measure(proxy.target)
-                if round_:  # the first one warms up
+                if round_:  # The first one warms up.
                     walls[side].append(seconds)
                     cpus[side].append(proxy.cpu - before)
         first, second = map(statistics.median, walls)
@@ -160,30 +160,30 @@ async def rows(bench: Bench, scale: float) -> None:
         )
 
 
-async def rows_while_looked_at(bench: Bench, scale: float) -> None:
-    """What it costs to be looked at."""
+async def rows_while_observed(bench: Bench, scale: float) -> None:
+    """What it costs to be observed."""
     for clients in (1, 10, 100):
         count = max(clients, int(3000 * scale))
         count -= count % clients
         await bench.row(
-            f"small requests, looked at, {clients} clients",
+            f"small requests, observed, {clients} clients",
             partial(load.small_requests, path=load.SWAPPED, clients=clients, requests=count),
             count,
             "/s",
         )
     events, messages = max(20, int(2000 * scale)), max(20, int(2000 * scale))
     await bench.row(
-        "SSE events, looked at, 10 streams", partial(last_byte, clients=10, events=events), events * 10, "events/s"
+        "SSE events, observed, 10 streams", partial(last_byte, clients=10, events=events), events * 10, "events/s"
     )
     await bench.row(
-        "WebSocket messages, looked at, 10 sockets",
+        "WebSocket messages, observed, 10 sockets",
         partial(load.websocket, clients=10, messages=messages),
         messages * 10,
         "msgs/s",
     )
-    assert bench.lookers is not None
-    looked = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in bench.lookers.answers.items())
-    print(f"meanwhile they have looked so often: {looked}")
+    assert bench.observers is not None
+    answered = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in bench.observers.answers.items())
+    print(f"answers to the observers meanwhile: {answered}")
 
 
 async def first_byte(target: load.Target, clients: int) -> float:
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each row (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work a row is (1.0)")
     parser.add_argument("--messages", type=int, default=100_000, help="messages of the memory row (100000)")
-    parser.add_argument("--only", choices=("addon", "looking"), help="one of the two comparisons (both)")
+    parser.add_argument("--only", choices=("addon", "observed"), help="one of the two comparisons (both)")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     with tempfile.TemporaryDirectory() as name:
@@ -255,13 +255,13 @@ def main() -> None:
 
 
 STREAMING = ("--set", "stream_large_bodies=100")
-"""For the bare side: without it mitmproxy keeps a stream until its end, which is not what is compared here.
-Answers above 100 bytes are then streamed; the small requests of these rows have shorter bodies."""
+"""For the bare side: without it mitmproxy keeps a stream until its end. Answers above 100 bytes are streamed then;
+the small requests of these rows have shorter bodies."""
 
 
 def run(upstream: dict[str, Any], folder: Path, options: argparse.Namespace, cores: list[int]) -> None:
     own.report()
-    if options.only != "looking":
+    if options.only != "observed":
         start_up(upstream, folder, options.rounds)
         bare = Proxy("bare", upstream, folder, *STREAMING)
         addon = Proxy("addon", upstream, folder, *with_addon(folder, "work"))
@@ -271,11 +271,11 @@ def run(upstream: dict[str, Any], folder: Path, options: argparse.Namespace, cor
             asyncio.run(memory(bench, options.messages))
     if options.only != "addon":
         arguments = with_addon(folder, "work")
-        looked_at = Proxy("looked at", upstream, folder, *arguments, "--set", f"codexpool_events={folder}/events")
+        observed = Proxy("observed", upstream, folder, *arguments, "--set", f"codexpool_events={folder}/events")
         addon = Proxy("addon", upstream, folder, *arguments)
-        with running(cores, addon, looked_at):
-            bench = Bench(addon, looked_at, options.rounds, Lookers(looked_at.target))
-            asyncio.run(rows_while_looked_at(bench, options.scale))
+        with running(cores, addon, observed):
+            bench = Bench(addon, observed, options.rounds, Observers(observed.target))
+            asyncio.run(rows_while_observed(bench, options.scale))
         lines = (folder / "events").read_bytes().count(b"\n")
         print(f"events in the file: {lines}")
 

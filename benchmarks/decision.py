@@ -1,7 +1,7 @@
 """What one decision costs: the identity for a request, of a thousand. `python -m benchmarks.decision`.
 
 Every row calls the real `Pool.choose` and times each call on its own, in the processor's time, which a busy machine
-disturbs least. The pool's clock goes on with each call, so that it makes its order anew as often as it would.
+disturbs least. The pool's clock advances with each call, so it ranks the identities as often as it would in use.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Scene:
         return identity.metadata.key
 
     def use(self, identity: Identity) -> None:
-        """An answer has told how much of its windows is used."""
+        """Report how much of its windows is used."""
         assert identity.metadata is not None
         usage = self.pool.states.usage(identity.metadata.key)
         for minutes in (300, 10_080):
@@ -78,18 +78,18 @@ class Scene:
         self.pool.saw_usage(identity.metadata.key)
 
     def limit(self, identity: Identity) -> None:
-        """Its limit is reached."""
+        """Have it reach its limit."""
         assert identity.metadata is not None
         limit = Limit(MAIN, self.at + self.chance.uniform(600, 18_000))
         self.pool.states.limited(identity.name, identity.metadata.key, limit, Evidence(self.at, status=429), self.at)
 
     def rest(self, identity: Identity) -> None:
-        """It is asked too much, and is left alone for some seconds."""
+        """Have it rest for some seconds after too many requests."""
         evidence = Evidence(self.at, status=429, fingerprint=identity.fingerprint)
         self.pool.states.throttled(identity.name, evidence, self.at, self.chance.uniform(1, 60))
 
     def key_of(self, asked: Asked) -> IdentityKey | None:
-        """Whom a session belongs to."""
+        """The identity that serves a session."""
         bound = self.pool.sessions.get(asked.session)
         return bound.key if bound is not None else None
 
@@ -104,11 +104,11 @@ def _identity(name: str) -> Identity:
 
 
 Prepared = Callable[[], Callable[[], object]]
-"""What is done before each call, which is not timed; it gives the call."""
+"""Done before each call, without being timed; returns the call."""
 
 
 def timed(scene: Scene, prepare: Prepared, between: float = BETWEEN, repeat: int = 0) -> list[float]:
-    """Microseconds of each call, once it is warm."""
+    """Microseconds of each call, after a warm-up."""
     repeat = repeat or scene.size.repeat
     times = []
     for number in range(repeat + repeat // 10):
@@ -150,9 +150,9 @@ def new(size: Size, selection: Selection, limited: float = 0.0, between: float =
 
 
 def in_use(size: Size, selection: Selection) -> list[float]:
-    """New sessions, where answers come in between: one before each decision, and some of them send to rest."""
+    """New sessions with answers in between: one before each decision, some of which send an identity to rest."""
     scene = Scene(size, selection, limited=0.2, resting=0.1)
-    away = size.identities / 50_000  # One in fifty of a thousand; of fewer fewer, or nobody is left.
+    away = size.identities / 50_000  # One in fifty of a thousand; fewer of a smaller pool, or none is left.
     served: list[Identity] = []
 
     def prepare() -> Callable[[], object]:
@@ -208,7 +208,7 @@ def reached(size: Size, selection: Selection) -> list[float]:
 
 
 def of_a_model(size: Size, selection: Selection, family: str) -> list[float]:
-    """A new session that asks a model of which an answer has said which limit counts for it."""
+    """A new session for a model whose limit an answer has named."""
     scene = Scene(size, selection)
     scene.pool.learn_family(MODEL, family)
     repeat = max(20, size.repeat // 10)
@@ -216,7 +216,7 @@ def of_a_model(size: Size, selection: Selection, family: str) -> list[float]:
 
 
 def after_a_refusal(size: Size, selection: Selection) -> list[float]:
-    """A new session, once some other endpoint has turned an identity away."""
+    """A new session after another endpoint has refused an identity."""
     scene = Scene(size, selection)
     first = scene.identities[0]
     evidence = Evidence(scene.at, "POST", OTHER_PATH, 401, "no_matching_rule", fingerprint=first.fingerprint)
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report("a known session, 9 of 10 identities limited", known(size, Selection.HEADROOM, 0.9))
     for selection in Selection:
         report(f"a new session, 9 of 10 identities limited, {selection}", new(size, selection, 0.9))
-    # These may take longer: they are rare, and somebody has just waited for an answer of the backend.
+    # These may take longer: they are rare, and come after an answer of the backend.
     report("a session that moves", moving(size, Selection.HEADROOM), None)
     report("a session that moves, 9 of 10 identities limited", moving(size, Selection.HEADROOM, 0.9), None)
     report("a new session, just after a limit was reached", reached(size, Selection.HEADROOM), None)

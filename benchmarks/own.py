@@ -1,4 +1,4 @@
-"""What our own code takes for a request, and for sending it again: no network, no mitmproxy around it."""
+"""The time of our own code for a request, and for sending it again: without network and mitmproxy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def _served(exchanges: SwapHandler, one: http.HTTPFlow, answer: http.Respo
     exchanges.is_over(one)
 
 
-async def measure_looking(requests: int) -> tuple[float, float]:
+async def measure_tracing(requests: int) -> tuple[float, float]:
     """Seconds of processor time for the trace of a request, and for its event in a file, which a thread writes."""
     keeper, history = StillKeeper("first", "second"), History()
     exchanges = SwapHandler(history=history)
@@ -64,7 +64,7 @@ async def measure_looking(requests: int) -> tuple[float, float]:
         await _served(exchanges, one, http.Response.make(200, b"{}", {"content-type": "application/json"}))
         exchange = exchanges.flows[one]
         identity, fields, tries = keeper.pool.identities["first"], one.request.headers.fields, exchange.tries
-        keeper.pool.because, exchange.tries = Because.OWN, []  # as for nearly all: nobody else was looked at
+        keeper.pool.because, exchange.tries = Because.OWN, []  # As for nearly all: no other identity was considered.
         begun = time.process_time()
         made = tracer.begun(one, exchange.policy, exchange.asked, "thread-id", False)
         exchange.trace = made
@@ -89,8 +89,8 @@ def report(requests: int = 1000) -> None:
     asyncio.run(measure(50))
     first, second = asyncio.run(measure(requests))
     print(f"our own part of a request: {first * 1e6:.0f} µs; of sending one again: {second * 1e6:.0f} µs")
-    asyncio.run(measure_looking(50))
-    trace, event = asyncio.run(measure_looking(requests))
+    asyncio.run(measure_tracing(50))
+    trace, event = asyncio.run(measure_tracing(requests))
     print(f"of that for its trace: {trace * 1e6:.0f} µs; beyond it, for its event in a file: {event * 1e6:.0f} µs")
 
 

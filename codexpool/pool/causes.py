@@ -23,7 +23,7 @@ from codexpool.pool.identity import Asked
 
 MOST: Final = 2  # Identities that may change their status over the same cause.
 WITHIN: Final = 60.0  # Seconds for which a change counts, or for as long as it lasts.
-HOLDS: Final = 3600.0  # Seconds for which a cause stays the request's own after it was last seen.
+LASTS: Final = 3600.0  # Seconds for which a cause stays the request's own after it was last seen.
 LONGEST: Final = 8 * 86_400.0  # Seconds for which a change is remembered at least that only a person ends.
 KEPT: Final = 1_000  # Lines that are kept; beyond that the one that changed longest ago is forgotten.
 
@@ -72,7 +72,7 @@ class _Counted:
     def is_own(self, at: float) -> bool:
         if len(self.changed) < MOST:
             return False
-        return at < max(self.seen_at + HOLDS, *(change.ends for change in self.changed.values()))
+        return at < max(self.seen_at + LASTS, *(change.ends for change in self.changed.values()))
 
 
 class Causes:

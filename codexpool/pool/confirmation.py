@@ -4,8 +4,8 @@
 |---|---|
 | whoami: dead, or of another account; a client's request with this token was refused, too | at once |
 | the same, without such a request | when it is repeated `CONFIRMED_AFTER` s later |
-| the same for several identities within a minute, and no request was refused | after `HOLDS` s of the same |
-| routing discovery: the account is not among those of this login | after `HOLDS` s of the same |
+| the same for several identities within a minute, and no request was refused | after `LASTS` s of the same |
+| routing discovery: the account is not among those of this login | after `LASTS` s of the same |
 | a token's own claims: it is of another account | at once |
 
 A good word in between ends it; no answer counts for nothing.
@@ -25,7 +25,7 @@ CONFIRMED_AFTER: Final = 2.0
 
 TOGETHER: Final = 60.0  # Seconds within which words against several identities have one cause.
 
-HOLDS: Final = 600.0
+LASTS: Final = 600.0
 """Seconds for which a word is repeated before it counts, if it may be the answer's fault and not the token's."""
 
 KEPT: Final = 1_000  # Tokens that are remembered because a client's request was refused with them.
@@ -80,7 +80,7 @@ class Confirmation:
         word.in_company = word.in_company or self._has_company(name, at)
         is_borne_out = abs(at - self._borne_out_at) < TOGETHER
         if evidence.path == DISCOVERY or (word.in_company and not is_borne_out):
-            return at - word.since >= HOLDS
+            return at - word.since >= LASTS
         return at - word.since >= CONFIRMED_AFTER
 
     def _has_company(self, name: str, at: float) -> bool:

@@ -27,8 +27,8 @@ from codexpool.redaction import redact_text
 
 KEPT: Final = 1_000  # Entries of one kind; beyond that the oldest is forgotten.
 SHARED: Final = 50  # The newest entries of one subject, which other proxies and commands see.
-ENDPOINT_HOLDS: Final = 900.0  # Seconds for an endpoint whose answer does not say.
-MODEL_HOLDS: Final = 3600.0  # Seconds for a model: plans change.
+ENDPOINT_LASTS: Final = 900.0  # Seconds for an endpoint whose answer does not say.
+MODEL_LASTS: Final = 3600.0  # Seconds for a model: plans change.
 AWAY: Final = 60.0  # Seconds for which a session does not return to an identity that it was told to leave.
 
 
@@ -54,7 +54,7 @@ class Exclusion(NamedTuple):
     is_limit: bool = False
     passes: bool = False
 
-    def holds(self, at: float) -> bool:
+    def counts(self, at: float) -> bool:
         """Whether it counts now. (One from the future was made before the clock was set back.)"""
         return self.since <= at < self.until
 
@@ -102,7 +102,7 @@ class Exclusions:
         kept[key] = new._replace(until=min(new.until, new.since + LONGEST_LIMIT))
         if len(kept) > KEPT:
             kept.popitem(last=False)
-        return known is None or not known.holds(new.since)
+        return known is None or not known.counts(new.since)
 
     def against(self, identity: Identity, asked: Asked, at: float) -> Sequence[Exclusion]:
         """Return what keeps an identity from serving a request."""
@@ -116,7 +116,7 @@ class Exclusions:
         if not asked.is_side:
             found.append(self._kept[Kind.MODEL].get((mine.plan, asked.model)))
             found.append(self._kept[Kind.LIMIT].get((mine.owner, asked.model)))
-        return [entry for entry in found if entry is not None and entry.holds(at)]
+        return [entry for entry in found if entry is not None and entry.counts(at)]
 
     def has_left(self, session: str | None, at: float) -> bool:
         """Whether a session was told to leave an identity within the last minute."""
@@ -126,7 +126,7 @@ class Exclusions:
     def of(self, identity: Identity, at: float) -> list[Exclusion]:
         """List what an identity is not used for now, for people."""
         mine = subjects(identity.fingerprint, identity.metadata)
-        return [e for e in self._shared() if e.subject in mine and e.holds(at)]
+        return [e for e in self._shared() if e.subject in mine and e.counts(at)]
 
     def forget(self, identity: Identity) -> set[str]:
         """Forget all entries about an identity. Return the subjects of those that others know."""
@@ -160,6 +160,6 @@ def entries_of(document: Mapping[str, Any], at: float) -> list[Exclusion]:
         entry = Exclusion(
             Kind(kind), str(subject), str(what), float(since), float(until), str(why), bool(is_limit), bool(passes)
         )
-        if entry.holds(at) and entry.until <= at + LONGEST_LIMIT:
+        if entry.counts(at) and entry.until <= at + LONGEST_LIMIT:
             entries.append(entry)
     return entries

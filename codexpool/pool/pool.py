@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from codexpool.pool.causes import Cause
-from codexpool.pool.exclusions import AWAY, ENDPOINT_HOLDS, MODEL_HOLDS, Exclusion, Exclusions, subjects
+from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusion, Exclusions, subjects
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.patience import Edges
@@ -295,7 +295,7 @@ class Pool:
         identity = self.states.current(name, evidence.fingerprint)
         if identity is None or self.states.causes.is_own(cause, identity.fingerprint, at):
             return False
-        ends = at + ENDPOINT_HOLDS if until is None else until
+        ends = at + ENDPOINT_LASTS if until is None else until
         self.states.causes.changed(cause, identity.fingerprint, at, ends)
         entry = Exclusion(About.ENDPOINT, identity.fingerprint, path, at, ends, str(evidence), is_limit)
         return self._exclude(entry._replace(passes=evidence.status == 429))
@@ -306,7 +306,7 @@ class Pool:
         if identity is None:
             return False
         plan = subjects(identity.fingerprint, identity.metadata).plan
-        return self._exclude(Exclusion(About.MODEL, plan, model, at, at + MODEL_HOLDS, str(evidence)))
+        return self._exclude(Exclusion(About.MODEL, plan, model, at, at + MODEL_LASTS, str(evidence)))
 
     def limited_for_model(
         self, name: str, model: str, evidence: Evidence, at: float, until: float | None, *, is_limit: bool

@@ -38,7 +38,7 @@ ASKED_FOR = 120.0
 """Seconds after which no answer of whoami is still on its way. (What seems older was asked after the clock was set
 back.)"""
 
-RENEWAL_HOLDS = 300.0
+JUST_ISSUED = 300.0
 """Seconds for which a token that was just issued is not renewed when refused: the next one would be refused too."""
 
 RENEWED_AGAIN = 15.0
@@ -167,7 +167,7 @@ class IdentityStates:
             return
         self.confirmation.request_refused(evidence.fingerprint)
         is_new = identity.kind.is_renewable and (
-            identity.issued_at <= at < identity.issued_at + RENEWAL_HOLDS
+            identity.issued_at <= at < identity.issued_at + JUST_ISSUED
             or identity.renewed_at <= at < identity.renewed_at + RENEWED_AGAIN
         )
         if self.causes.is_own(cause, identity.fingerprint, at):

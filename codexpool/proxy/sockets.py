@@ -25,7 +25,7 @@ from mitmproxy import ctx, http, websocket
 from codexpool.common import tasks
 from codexpool.members.turn_queue import Slot
 from codexpool.pool.causes import Cause
-from codexpool.pool.exclusions import AWAY, MODEL_HOLDS
+from codexpool.pool.exclusions import AWAY, MODEL_LASTS
 from codexpool.pool.identity import Evidence, Identity, Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.patience import PATIENCE
@@ -321,7 +321,7 @@ class OpenSocket:
             return  # This was the second identity.
         attempt = self.exchange.attempt
         is_able = verdict.next is not Next.SAME and pool.is_able(attempt.name, attempt.bearer.fingerprint, asked, now)
-        lasts = MODEL_HOLDS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
+        lasts = MODEL_LASTS if verdict.finding is Finding.NOT_FOR_THIS_MODEL else AWAY
         if is_able and not pool.leaves(attempt.name, asked, now, lasts):
             if received.status == 401:
                 message.content = frames.unservable(no_identity(pool, asked, now).message)

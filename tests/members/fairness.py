@@ -1,7 +1,7 @@
 """One greedy member among many: how long the turns of each wait. `python -m tests.members.fairness`.
 
 The queue is the real one, and the clock goes ahead by itself. The n-th turn of a client takes as long on both
-sides, but whoever waits longer asks for fewer of them. "First come" is what the queue makes of members that it
+sides, but a client that waits longer asks for fewer of them. "First come" is what the queue makes of members that it
 does not know apart.
 """
 
@@ -21,7 +21,7 @@ from tests.timetravel import TimeTravelLoop
 
 HOUR: Final = 3600.0
 PATIENCE: Final = 365 * 24 * HOUR
-"""Seconds: nobody gives up, so that each wait is measured to its end."""
+"""Seconds, so many that each wait is measured to its end."""
 
 GREEDY: Final = "greedy"
 FIRST_COME, ROUND_ROBIN = "first come", "round robin"
@@ -52,7 +52,7 @@ class Setting:
         return math.ceil(self.members / self.places) * self.longest
 
     def at_its_worst(self) -> Setting:
-        """Every turn takes as long as one may, and nobody ever thinks."""
+        """Make every turn take the longest, without a pause between two."""
         return replace(self, takes=self.longest, spread=0.0, thinks=0.0)
 
 
@@ -97,7 +97,7 @@ class Simulation:
 
 
 def simulated(setting: Setting, side: str) -> Waits:
-    """What everybody has waited, on one side."""
+    """Return the waits of one side."""
     loop = TimeTravelLoop(0.0)
     try:
         simulation = Simulation(setting, side, loop)
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"turns of {setting.takes:g} s in the median, {setting.thinks:g} s between two of the others\n")
     report(setting)
-    print("as hard as it can be: every turn takes the longest, and nobody ever thinks\n")
+    print("as hard as it can be: every turn takes the longest, without a pause between two\n")
     report(setting.at_its_worst())
     costs()
 

@@ -27,7 +27,7 @@ MODELS = "/backend-api/codex/models"
 
 
 def metadata(who: str) -> Metadata:
-    """Whose token it is: everybody has an account of their own."""
+    """The metadata of an identity with an account of its own."""
     return Metadata(f"account-{who}", f"user-{who}", "business")
 
 
@@ -107,7 +107,7 @@ def serving(pool: Pool, path: str, at: float) -> list[Identity]:
 
 
 def bound(pool: Pool, session: str) -> IdentityKey | None:
-    """Whom a session belongs to."""
+    """The identity that a session belongs to."""
     known = pool.sessions.get(session)
     return known.key if known is not None else None
 

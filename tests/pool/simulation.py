@@ -1,4 +1,4 @@
-"""A week of a pool, simulated: what each way to spread sessions comes to. `python -m tests.pool.simulation`.
+"""A week of a pool, simulated: how the ways to spread sessions compare. `python -m tests.pool.simulation`.
 
 The pool, its decisions and its recovery are the real ones; the backend, its limits and its clients are made up. The
 same seed gives the same week, and every strategy is given the same turns.
@@ -56,7 +56,7 @@ SPREAD = 1.2
 class Setting:
     """What is simulated. ``load`` is the work that is asked for, as a share of what the weekly limits allow.
 
-    ``before`` days go by that count for nothing: a pool that has only begun lives on what nobody has used yet.
+    ``before`` days go by that count for nothing: a new pool lives on windows that are still unused.
     """
 
     seed: int = 1
@@ -118,7 +118,7 @@ class Allowance:
     used: float = 0.0
     ends: float = 0.0
     refused: bool = False
-    """Somebody was told that it is used up, and until when."""
+    """A client was told that it is used up, and until when."""
 
     def is_used_up(self, at: float) -> bool:
         return at < self.ends and self.used >= self.capacity

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from codexpool.pool.breaker import FIRST_PAUSE
-from codexpool.pool.causes import HOLDS, MOST, WITHIN, Cause, Causes
-from codexpool.pool.exclusions import MODEL_HOLDS
+from codexpool.pool.causes import LASTS, MOST, WITHIN, Cause, Causes
+from codexpool.pool.exclusions import MODEL_LASTS
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.patience import PATIENCE
@@ -22,7 +22,7 @@ from codexpool.pool.usage import ENDED_LIMIT
 from codexpool.pool.verdict import ADDRESS_CODES, ENDPOINT_CODES, LIMIT_CODES
 from codexpool.proxy.judge import of_event, of_failure
 from tests.pool.pools import MODELS, NOW, RESPONSES, Changes, condemn, not_for_endpoint, ready_pool, statuses
-from tests.pool.saying import COMPACT, GOOD, IMAGES, BackendAnswer, Scene
+from tests.pool.scene import COMPACT, GOOD, IMAGES, BackendAnswer, Scene
 
 EXOTIC = "gpt-exotic"
 DAY = 86_400.0
@@ -95,7 +95,7 @@ def test_what_an_answer_changes_and_for_how_many(name: str) -> None:
     known = [pool.exclusions.against(i, Asked(None, case.path, model=EXOTIC), at) for i in ready]
     assert sum(any(e.kind == "endpoint" for e in entries) for entries in known) == case.endpoint
     assert sum(any(e.kind != "endpoint" for e in entries) for entries in known) == case.model
-    # another model, and another endpoint, have whoever is left
+    # another model, and another endpoint, have any that is left
     for other in (Asked(None, RESPONSES, model="m"), Asked(None, MODELS), Asked(None, IMAGES)):
         assert pool.can_serve(other, at)
     assert len(set(tried)) == (5 if case.outcome is NobodyServes or case.out or case.endpoint else len(tried))
@@ -193,7 +193,7 @@ def test_a_missing_model_counts_for_its_account_for_an_hour() -> None:
     ]
     assert scene.request(wants, GOOD)[1] == ["paid"]
     assert scene.request(other, GOOD)[1] == ["free"]
-    scene.now += MODEL_HOLDS
+    scene.now += MODEL_LASTS
     assert scene.request(wants, GOOD)[1] == ["free"]
 
 
@@ -225,7 +225,7 @@ def test_a_session_that_is_told_to_leave_does_not_come_back() -> None:
     assert pool.leaves("free", blind, NOW)
 
     assert pool.choose(blind, NOW + 1) is pool.identities["paid"]
-    assert not pool.leaves("paid", blind, NOW + 1)  # There is nobody else.
+    assert not pool.leaves("paid", blind, NOW + 1)  # There is no other.
     assert not pool.leaves("free", Asked(None, RESPONSES), NOW)  # It could not be recognised.
     assert pool.choose(Asked("t", RESPONSES), NOW) is pool.identities["free"]
 
@@ -292,10 +292,10 @@ def test_a_cause_is_own_for_an_hour_and_while_it_lasts() -> None:
     causes = Causes()
     for fingerprint in "ab":
         causes.changed(A_CAUSE, fingerprint, NOW, NOW + 10)
-    assert causes.is_own(A_CAUSE, "c", NOW + HOLDS - 1)
-    causes.seen(A_CAUSE, NOW + HOLDS - 1)
-    assert causes.is_own(A_CAUSE, "c", NOW + 2 * HOLDS - 2)
-    assert not causes.is_own(A_CAUSE, "c", NOW + 2 * HOLDS)
+    assert causes.is_own(A_CAUSE, "c", NOW + LASTS - 1)
+    causes.seen(A_CAUSE, NOW + LASTS - 1)
+    assert causes.is_own(A_CAUSE, "c", NOW + 2 * LASTS - 2)
+    assert not causes.is_own(A_CAUSE, "c", NOW + 2 * LASTS)
 
     for fingerprint in "ab":
         causes.changed(A_CAUSE, fingerprint, NOW, None)
@@ -366,7 +366,7 @@ saids = st.builds(
 
 
 class Others(RuleBasedStateMachine):
-    """A client whose requests are always refused, by whoever is asked; nobody else is to notice.
+    """A client whose requests are always refused, by every identity; no other client may notice.
 
     It may ask any endpoint and any model but that of the others, over HTTP and on sockets, with or without a session.
     """
@@ -397,10 +397,10 @@ class Others(RuleBasedStateMachine):
             if scene.pool.is_able(identity.name, identity.fingerprint, asked, scene.now):
                 if not scene.pool.leaves(identity.name, asked, scene.now):
                     return
-                # a client that connects again gets somebody else
+                # a client that connects again gets another identity
                 assert scene.pool.choose(asked, scene.now) is not identity
 
-    @rule(seconds=st.sampled_from([0.1, 5, 61, 1000, HOLDS + 1]))
+    @rule(seconds=st.sampled_from([0.1, 5, 61, 1000, LASTS + 1]))
     def time_goes_by(self, seconds: float) -> None:
         self.scene.now += seconds
 

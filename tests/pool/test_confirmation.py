@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.confirmation import CONFIRMED_AFTER, DISCOVERY, HOLDS, TOGETHER
+from codexpool.pool.confirmation import CONFIRMED_AFTER, DISCOVERY, LASTS, TOGETHER
 from codexpool.pool.identity import WHOAMI, Evidence, Status, Word
 from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import DEAD_TOKEN_CODES, says_dead
@@ -14,7 +14,7 @@ from tests.pool.pools import NOW, metadata, pool_of, ready_pool, refuse, statuse
 
 
 def says(pool: Pool, name: str, at: float, word: Word = Word.REFUSED, path: str = WHOAMI) -> Status:
-    """Somebody says this of an identity's token; what the identity is then."""
+    """Say this of an identity's token. Return the identity's status after it."""
     evidence = Evidence(at, "GET", path, fingerprint=pool.identities[name].fingerprint)
     pool.states.whoami_said(name, word, evidence)
     return pool.identities[name].status
@@ -54,18 +54,18 @@ def test_a_refused_request_confirms_whoami_for_ever() -> None:
     pool = ready_pool("a")
     refuse(pool, "a", NOW, NOW)
 
-    assert says(pool, "a", NOW + 10 * HOLDS) is Status.NEEDS_REPLACEMENT
+    assert says(pool, "a", NOW + 10 * LASTS) is Status.NEEDS_REPLACEMENT
 
 
 def test_several_refused_at_once_must_stay_refused() -> None:
     pool = pool_of(*map(unverified, "abc"))
     seen: dict[str, list[float]] = {}
-    for seconds in range(0, int(HOLDS) + 60, 15):
+    for seconds in range(0, int(LASTS) + 60, 15):
         for name in "abc":
             if says(pool, name, NOW + seconds) is Status.NEEDS_REPLACEMENT:
                 seen.setdefault(name, []).append(seconds)
 
-    assert {name: times[0] for name, times in seen.items()} == dict.fromkeys("abc", HOLDS)
+    assert {name: times[0] for name, times in seen.items()} == dict.fromkeys("abc", LASTS)
 
 
 def test_an_older_token_of_the_same_identity_is_no_company() -> None:
@@ -108,7 +108,7 @@ def test_a_missing_account_is_believed_after_ten_minutes() -> None:
 
     becomes = [says(pool, "a", NOW + seconds, Word.OTHER_ACCOUNT, DISCOVERY) for seconds in range(0, 630, 30)]
 
-    assert becomes.index(Status.CONFLICT) == HOLDS / 30
+    assert becomes.index(Status.CONFLICT) == LASTS / 30
 
 
 def test_a_tokens_own_claims_are_believed_at_once() -> None:
@@ -135,7 +135,7 @@ def test_less_than_ten_minutes_condemn_no_two_at_once(
     for name in "abc":
         says(pool, name, at)
     for name, pause, word in words:
-        at = min(at + pause, NOW + HOLDS - 1)
+        at = min(at + pause, NOW + LASTS - 1)
         if word is Word.HEALTHY:
             vouch(pool, name, at)
         else:

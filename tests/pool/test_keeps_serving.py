@@ -180,7 +180,7 @@ def test_a_sub_agent_follows_its_parent() -> None:
     owner = chosen(pool, "parent")
 
     assert {chosen(pool, f"child-{n}", parent="parent") for n in range(5)} == {owner}
-    # an agent whose parent nobody knows is a session as any other
+    # an agent whose parent is not known is a session like any other
     assert chosen(pool, "orphan", parent="nobody") is not None
 
 
@@ -205,7 +205,7 @@ def test_moves_are_counted_and_no_session_goes_back() -> None:
     session = pool.sessions.get("s")
     assert session is not None
     assert session.moves == 3
-    # everybody is back, and it stays
+    # All are back, and it stays.
     assert {chosen(pool, "s", at + 1000 + n) for n in range(10)} == {chosen(pool, "s", at + 1000)}
     assert session.moves == 3
 
@@ -218,7 +218,7 @@ def test_a_session_moves_within_its_workspace_if_possible() -> None:
     limit(pool, "a", NOW + HOUR)
 
     assert chosen(pool, "s") == "c"
-    assert chosen(pool, "new") == "b"  # for a new one the file's order holds
+    assert chosen(pool, "new") == "b"  # for a new one the file's order counts
     limit_of(pool, "c", NOW + HOUR)
     assert chosen(pool, "s") == "b"
 

@@ -337,8 +337,8 @@ def test_an_excluded_endpoint_is_tried_again_later() -> None:
     pool = ready_pool("a")
     not_for_endpoint(pool, "a", RESPONSES)
 
-    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_HOLDS - 1) is None
-    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_HOLDS) is pool.identities["a"]
+    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_LASTS - 1) is None
+    assert pool.choose(Asked(None, RESPONSES), NOW + exclusions.ENDPOINT_LASTS) is pool.identities["a"]
 
 
 def test_remembered_endpoints_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.pool.confirmation import HOLDS
+from codexpool.pool.confirmation import LASTS
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Status, Word
 from codexpool.pool.patience import FORGOTTEN_AFTER, LEAST_PATIENCE, PATIENCE
 from codexpool.pool.pool import Pool
@@ -567,7 +567,7 @@ class World(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """Whoami is asked about whoever is in doubt, and everybody has had a rest."""
-        for _ in range(int(HOLDS // 60) + 2):  # until whoami's word is final, whoever it is on
+        for _ in range(int(LASTS // 60) + 2):  # until whoami's word is final, whoever it is on
             for asking in list(self.askings):
                 self._hear(asking)
             self._spend(60)

@@ -12,7 +12,7 @@ from codexpool.pool.needs import expiry
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import MOST_RENEWALS, NobodyServes, Relay, Renew, Try, Wait, attempts
-from codexpool.pool.states import LONGEST_REST, RENEWAL_HOLDS, RENEWED_AGAIN, SHORT_REST
+from codexpool.pool.states import JUST_ISSUED, LONGEST_REST, RENEWED_AGAIN, SHORT_REST
 from codexpool.pool.verdict import Answer, Verdict, classify
 from tests.pool.pools import (
     NOW,
@@ -124,7 +124,7 @@ def test_a_session_waits_for_its_identitys_renewal(kind: Kind) -> None:
     assert isinstance(step, Try)
     assert step.identity.name == "login"
     # a new session does not
-    refuse(pool, "login", NOW + RENEWAL_HOLDS, NOW + RENEWAL_HOLDS)
+    refuse(pool, "login", NOW + JUST_ISSUED, NOW + JUST_ISSUED)
     assert isinstance(other := next(attempts(pool, Asked("new", RESPONSES), lambda: NOW + 1, lambda: NOW + 1)), Try)
     assert other.identity.name == "a"
 
@@ -340,7 +340,7 @@ def test_a_token_expected_to_be_over_is_tried_after_all_others() -> None:
     assert (chosen := pool.choose(Asked("t", RESPONSES), NOW + 1)) is not None
     assert chosen.name == "b"
 
-    # nobody else is left: it is tried all the same, and a session of its own stays
+    # No other is left: it is tried all the same, and a session of its own stays
     pool.sessions.bind("mine", metadata("login").key)
     for _ in range(3):
         chosen = pool.choose(Asked("mine", RESPONSES), NOW + 1, without=["b"])

@@ -76,7 +76,7 @@ def test_another_proxys_word_counts_only_if_newer() -> None:
     assert list(seen.windows.values()) == [early]
     seen.take(usage(late).document(), NOW)
     assert list(seen.windows.values()) == [late]
-    seen.take(usage(late._replace(used_percent=99.0, seen_at=NOW + 500)).document(), NOW)  # nobody has seen that yet
+    seen.take(usage(late._replace(used_percent=99.0, seen_at=NOW + 500)).document(), NOW)  # from the future
     assert list(seen.windows.values()) == [late]
 
 

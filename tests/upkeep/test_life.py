@@ -31,7 +31,7 @@ from codexpool.credentials import NoTokenNowError, command, token_endpoint
 from codexpool.credentials.authapi import UndiscoveredError, Whoami, place_in, whoami_of
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import tokens_of
-from codexpool.pool.confirmation import HOLDS
+from codexpool.pool.confirmation import LASTS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
 from codexpool.pool.states import CONDEMNED
@@ -501,7 +501,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def in_the_end_exactly_the_dead_are_flagged(self) -> None:
         assert self.keeper is not None
-        self.do(asyncio.sleep(HOLDS + 60))  # if whoami refuses several at once, they are flagged after this time
+        self.do(asyncio.sleep(LASTS + 60))  # if whoami refuses several at once, they are flagged after this time
         for _ in range(3):
             self.turns(len(NAMES))
             self.do(self.try_each())

@@ -1,4 +1,4 @@
-"""Those who look at a proxy while it works: the page, a Prometheus, and whoever follows the events."""
+"""Clients that observe a proxy while it works: the page, a Prometheus, a follower of the events."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from typing import Final
 from benchmarks import load
 
 EVERY: Final = {"/api/status": 2.0, "/api/flows?limit=50": 2.0, "/metrics": 5.0}
-"""Seconds between two askings: as the page asks, and a Prometheus that is in a hurry."""
+"""Seconds between two requests: those of the page, and of a fast Prometheus."""
 
 BETWEEN: Final = 0.5
-"""Seconds between two askings for events: what the page leaves between them."""
+"""Seconds between two requests for events, as the page waits."""
 
 
-class Lookers:
-    """They look only while the proxy is measured, and go on where they were in the next round: a round of a second
-    is not to have each of them once."""
+class Observers:
+    """Observe only while the proxy is measured, and continue in the next round: a round may last only a second."""
 
     def __init__(self, target: load.Target) -> None:
         self._target = target
@@ -32,8 +31,8 @@ class Lookers:
         """How often each was answered."""
 
     @contextlib.asynccontextmanager
-    async def looking(self) -> AsyncIterator[None]:
-        """They look as long as this lasts."""
+    async def active(self) -> AsyncIterator[None]:
+        """Observe as long as this lasts."""
         self._begun = time.perf_counter()
         tasks = [asyncio.create_task(self._ask_again(path)) for path in EVERY]
         tasks.append(asyncio.create_task(self._follow()))
@@ -46,11 +45,11 @@ class Lookers:
             self._seconds, self._begun = self._now, None
         for error in ended:
             if not isinstance(error, asyncio.CancelledError):
-                raise RuntimeError("nobody looks any more") from error
+                raise RuntimeError("an observer has failed") from error
 
     @property
     def _now(self) -> float:
-        """Seconds for which they have looked so far."""
+        """Seconds of observation so far."""
         return self._seconds + (time.perf_counter() - self._begun if self._begun is not None else 0.0)
 
     async def _ask_again(self, path: str) -> None:
@@ -77,9 +76,3 @@ class Lookers:
             return await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r")[0]))
         finally:
             writer.close()
-
-
-@contextlib.asynccontextmanager
-async def nobody() -> AsyncIterator[None]:
-    """Nobody looks."""
-    yield
