@@ -45,9 +45,7 @@ def test_a_file_that_is_another_one_by_now_is_not_replaced(tmp_path: Path) -> No
     assert path.read_text() == "of somebody else"
 
 
-def test_a_disk_that_is_full_is_found_out_before_there_is_anything_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_found_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "auth.json"
     path.write_text("old")
 
@@ -75,7 +73,7 @@ def test_a_file_system_that_cannot_reserve_is_no_obstacle(tmp_path: Path, monkey
 
 
 @needs_a_plain_user
-def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_found_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "auth.json").write_text("old")

@@ -48,7 +48,7 @@ async def test_what_takes_long_keeps_no_thread_that_others_need() -> None:
     assert await asyncio.gather(*slow) == [True] * 40
 
 
-async def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:
+async def test_an_exception_in_a_thread_reaches_the_awaiter() -> None:
     def broken() -> None:
         raise KeyError("x")
 

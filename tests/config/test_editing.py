@@ -1,4 +1,4 @@
-"""pool.toml is edited whole or not at all, whoever else writes to it."""
+"""Edits of pool.toml are atomic, whoever else writes to the file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_mode_and_symlinks_survive_an_edit(write: WritePrivate, tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_of_another_user_stays_theirs_and_so_does_the_lock(write: WritePrivate, tmp_path: Path) -> None:
+def test_an_edit_as_root_keeps_the_owner(write: WritePrivate, tmp_path: Path) -> None:
     path = write("pool.toml", TEXT)
     os.chown(path, 12345, 54321)
 
@@ -78,7 +78,7 @@ def test_an_edit_that_changes_nothing_does_not_write(write: WritePrivate) -> Non
     assert not watcher.changed()
 
 
-def test_an_edit_after_which_the_file_would_not_hold_is_refused(write: WritePrivate) -> None:
+def test_an_edit_that_makes_the_file_invalid_is_refused(write: WritePrivate) -> None:
     path = write("pool.toml", TEXT)
 
     with pytest.raises(EditError, match=r"would be invalid after the edit: .*there is no identity"):
@@ -86,7 +86,7 @@ def test_an_edit_after_which_the_file_would_not_hold_is_refused(write: WritePriv
     assert path.read_text() == TEXT
 
 
-def test_what_the_change_raises_goes_through_and_nothing_is_written(write: WritePrivate) -> None:
+def test_an_exception_of_the_change_writes_nothing(write: WritePrivate) -> None:
     path = write("pool.toml", TEXT)
 
     def fail(text: str) -> str:
@@ -142,9 +142,7 @@ def test_a_disk_that_fails_leaves_the_old_file(write: WritePrivate, monkeypatch:
     assert {file.name for file in path.parent.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
 
 
-def test_a_file_locked_by_another_process_is_waited_for_only_so_long(
-    write: WritePrivate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_locked_file_ends(write: WritePrivate, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("pool.toml", TEXT)
     monkeypatch.setattr(editing, "LOCK_TIMEOUT", 0.05)
     with filelock.FileLock(path.with_name(".pool.toml.lock")), pytest.raises(EditError, match="another process"):
@@ -167,7 +165,7 @@ def test_an_editor_that_saves_in_between_loses_nothing(write: WritePrivate) -> N
     assert load(path).selection == "round-robin"
 
 
-def test_a_file_that_never_rests_is_given_up(write: WritePrivate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_keeps_changing_is_given_up(write: WritePrivate, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("pool.toml", TEXT)
     monkeypatch.setattr(editing, "PAUSE", 0)
 
@@ -194,7 +192,7 @@ def test_processes_that_flag_at_once_all_succeed(write: WritePrivate) -> None:
     assert all(identity.flag for identity in load(path).identities)
 
 
-def test_a_reader_never_sees_half_a_file_and_a_killed_editor_leaves_none(write: WritePrivate) -> None:
+def test_a_killed_editor_leaves_a_whole_file(write: WritePrivate) -> None:
     text = TEXT + "# padding\n" * 20_000
     path = write("pool.toml", text)
     program = (

@@ -1,4 +1,4 @@
-"""A flag is set and taken away again, and not one other byte of the file changes."""
+"""Setting and removing a flag changes no other byte of the file."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def test_a_second_flag_takes_the_place_of_the_first(
 
 
 @given(pool_texts(), st.permutations(range(8)), st.data())
-def test_flags_of_several_identities_come_and_go_in_any_order(
-    written: Written, order: list[int], data: st.DataObject
-) -> None:
+def test_flags_can_be_removed_in_any_order(written: Written, order: list[int], data: st.DataObject) -> None:
     text = written.text
     for name in written.names:
         text = flagged(text, name, FLAG)
@@ -82,17 +80,17 @@ def test_the_flag_is_written_as_the_last_line_of_its_table() -> None:
     assert flagged(text, "a", FLAG) == text.replace("# mine\n", f"# mine\n{LINE}\n")
 
 
-def test_a_flag_in_the_middle_of_a_crlf_file_ends_like_the_other_lines() -> None:
+def test_a_flag_in_a_crlf_file_ends_with_crlf() -> None:
     text = '[[identity]]\r\nname = "a"\r\n\r\n[[identity]]\r\nname = "b"\r\n'
     assert flagged(text, "a", FLAG) == text.replace('"a"\r\n', f'"a"\r\n{LINE}\r\n')
 
 
-def test_line_ends_and_indentation_are_those_of_the_line_before() -> None:
+def test_line_end_and_indent_follow_the_line_before() -> None:
     text = '[[identity]]\r\n  name = "a"\r\n  token = "at-test-1"'
     assert flagged(text, "a", FLAG) == f"{text}\r\n  {LINE}"
 
 
-def test_an_identity_in_an_inline_array_is_flagged_in_its_braces() -> None:
+def test_an_identity_in_an_inline_array_is_flagged() -> None:
     text = 'identity = [{ name = "a", token = "at-test-1" }, {name="b"}]\n'
     assert flagged(text, "a", FLAG) == text.replace('1" }', f'1", {LINE}}}')
 
@@ -123,7 +121,7 @@ def test_a_flag_written_by_hand_is_removed_whole_in_any_form(by_hand: str) -> No
         ('identity = [{ name = "a", needs_replacement.reason = "", x = 1 }]', 'identity = [{ name = "a",  x = 1 }]'),
     ],
 )
-def test_a_flag_written_by_hand_in_braces_takes_its_comma_along(by_hand: str, without: str) -> None:
+def test_a_flag_in_braces_is_removed_with_its_comma(by_hand: str, without: str) -> None:
     assert unflagged(by_hand, "a") == without
 
 

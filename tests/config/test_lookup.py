@@ -1,4 +1,4 @@
-"""pool.toml is found in one order, and a file named by a person is never passed over."""
+"""The order in which pool.toml is looked for; a named file is never skipped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_named_path_may_be_relative_or_start_at_home(home: Path, monkeypatch: 
     assert find("~/p.toml", {}, None) == find("home/p.toml", {}, None) == home / "home" / "p.toml"
 
 
-def test_a_named_file_that_is_not_there_is_an_error_that_says_who_named_it(home: Path) -> None:
+def test_a_missing_named_file_is_an_error_with_the_setting(home: Path) -> None:
     make(Path(places(None)[-1]))
     for option, environ, key in (
         ("none.toml", {}, "codexpool_config"),
@@ -58,7 +58,7 @@ def test_a_named_file_that_is_not_there_is_an_error_that_says_who_named_it(home:
             find(option, environ, None)
 
 
-def test_the_places_are_told_in_their_order(home: Path) -> None:
+def test_places_are_listed_in_order(home: Path) -> None:
     told = places(home / "addon")
     assert told[:3] == ("--set codexpool_config=PATH", "CODEXPOOL_CONFIG", str(home / "config" / "pool.toml"))
     assert told[3].endswith("pool.toml")

@@ -1,4 +1,4 @@
-"""Who may use the pool is read as strictly as who it speaks as, and no key is ever repeated."""
+"""[[member]] tables are read strictly, and no key is ever shown."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ turns_a_day = 500
 @pytest.mark.parametrize(
     ("said", "reads"), [("", "codex"), ('intercept = "codex"', "codex"), ('intercept = "all"', "all")]
 )
-def test_which_hosts_are_read_is_codexs_unless_it_says_all(said: str, reads: str) -> None:
+def test_intercept_is_codex_unless_all(said: str, reads: str) -> None:
     assert parse(f"[pool]\n{said}\n{IDENTITY}", Path("pool.toml")).intercept == reads
 
 
-def test_who_says_nothing_has_no_members_no_bounds_and_leaves_access_to_the_listeners() -> None:
+def test_defaults_have_no_members_and_no_limits() -> None:
     config = with_members("")
     assert (config.access, config.members, config.turns_at_once) == (None, (), None)
     [ann] = with_members(ANN).members
     assert ann == MemberSpec("ann", KEY, 3)
 
 
-def test_a_change_of_a_member_is_a_change_of_the_configuration() -> None:
+def test_a_changed_member_changes_the_configuration() -> None:
     before = with_members(ANN)
     assert with_members(ANN) == before
     assert with_members(ANN + "revoked = 2026-11-25T04:12:00Z\n") != before
@@ -132,7 +132,7 @@ def test_a_member_may_have_the_name_of_an_identity() -> None:
         (ANN + "turns_a_day = 1.5", "4: member[1].turns_a_day: is a float; write a whole number, 1 or more"),
     ],
 )
-def test_a_mistake_is_told_with_line_key_and_remedy(text: str, said: str) -> None:
+def test_a_mistake_is_reported_with_line_key_and_remedy(text: str, said: str) -> None:
     assert any(said in line for line in lines_said(text)), lines_said(text)
 
 

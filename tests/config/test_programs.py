@@ -1,4 +1,4 @@
-"""What programs that codexpool runs see of its environment: not the secrets of the pool."""
+"""Programs that codexpool runs do not see the secrets of the pool."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_tokens_and_our_own_variables_are_not_seen() -> None:
     assert environ_of_programs({**SEEN, **HIDDEN}, frozenset({"WORK"})) == SEEN
 
 
-def test_a_state_that_is_an_address_may_have_a_password_in_it() -> None:
+def test_a_state_url_may_have_a_password() -> None:
     assert environ_of_programs({"CODEXPOOL_STATE": "postgresql://pool:secret@db/pool"}, frozenset()) == {}
 
 
@@ -44,7 +44,7 @@ def config(*variables: str) -> str:
     return "".join(f'[[identity]]\nname = "i{n}"\n{token}\n' for n, token in enumerate([*tokens, PRINT]))
 
 
-async def test_a_token_command_sees_no_token_of_another_identity_whenever_that_came(tmp_path: Path) -> None:
+async def test_a_token_command_sees_no_token_of_another_identity(tmp_path: Path) -> None:
     environ = {"WORK": GOOD, "ADDED": OTHER, "PATH": "/bin:/usr/bin"}
     before = parse(config("WORK"), tmp_path / "pool.toml")
     after = parse(config("WORK", "ADDED"), tmp_path / "pool.toml")
@@ -52,7 +52,7 @@ async def test_a_token_command_sees_no_token_of_another_identity_whenever_that_c
 
     running = resolve(before, sources(environ)).credentials["i1"]
     first = await running.renewed(None, refused=False)
-    # when pool.toml comes to name another variable, and the command that runs stays in use
+    # when: pool.toml names another variable, and the running command stays in use
     running = resolve(after, sources(environ)).credentials["i2"].after(running)
     second = await running.renewed(None, refused=False)
 

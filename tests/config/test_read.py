@@ -1,4 +1,4 @@
-"""pool.toml is read whole or refused, with every mistake named by its line."""
+"""pool.toml is read whole or refused, with every mistake and its line."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_whole_file_is_read() -> None:
     assert config.files == (POOL, Path("/pools/tokens/third"))
 
 
-def test_every_kind_of_credential_is_read_with_what_it_was_declared_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_credential_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/kim")
     text = """
 [pool]
@@ -105,16 +105,16 @@ expires = 2026-12-31
     assert config.files == (POOL, Path("/home/kim/.codex-spare/auth.json"))
 
 
-def test_a_command_is_run_beside_pool_toml_as_often_as_codex_would() -> None:
+def test_a_command_has_the_defaults_of_codex() -> None:
     config = parse('[[identity]]\nname = "a"\ntoken.command = ["./login"]', POOL)
     assert config.identities[0].source == FromCommand(CommandLine(("./login",), POOL.parent, 5000, 300_000))
 
 
-def test_headroom_is_what_you_get_if_you_say_nothing() -> None:
+def test_headroom_is_the_default() -> None:
     assert parse('[[identity]]\nname = "a"\ntoken = "x"', POOL).selection is Selection.HEADROOM
 
 
-def test_the_breaker_and_who_is_drained_first_are_the_operators_word() -> None:
+def test_breaker_and_priority_are_read() -> None:
     config = parse('[pool]\nbreaker = 5\n[[identity]]\nname = "a"\ntoken = "x"\npriority = -2', POOL)
 
     assert (config.breaker, config.identities[0].priority) == (5, -2)
@@ -130,14 +130,14 @@ def test_the_breaker_and_who_is_drained_first_are_the_operators_word() -> None:
         ("[pool]\nbreaker = true", "2: pool.breaker: is a boolean; write a whole number, 1 or more"),
     ],
 )
-def test_a_breaker_that_is_no_number_is_told_by_its_line(line: str, said: str) -> None:
+def test_an_invalid_breaker_is_reported_with_its_line(line: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(f'{line}\n[[identity]]\nname = "a"\ntoken = "x"', POOL)
 
     assert str(error.value).endswith(said)
 
 
-def test_a_priority_that_is_no_number_is_told_by_its_line() -> None:
+def test_an_invalid_priority_is_reported_with_its_line() -> None:
     with pytest.raises(ConfigError) as error:
         parse('[[identity]]\nname = "a"\ntoken = "x"\npriority = 1.5', POOL)
 
@@ -151,7 +151,7 @@ def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.identities[0].source == FromFile(Path("/home/kim/t"))
 
 
-def test_a_bom_and_crlf_are_no_mistake() -> None:
+def test_a_bom_and_crlf_are_accepted() -> None:
     assert parse("\ufeff" + WHOLE.replace("\n", "\r\n"), POOL) == parse(WHOLE, POOL)
 
 
@@ -293,7 +293,7 @@ ACCEPTED_TOKEN = (
         ),
     ],
 )
-def test_a_mistake_is_told_with_line_key_and_remedy(text: str, said: str) -> None:
+def test_a_mistake_is_reported_with_line_key_and_remedy(text: str, said: str) -> None:
     assert any(line.startswith(said) for line in lines_said(text)), lines_said(text)
 
 
@@ -305,7 +305,7 @@ def test_a_name_given_twice_names_both_lines() -> None:
     ]
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+def test_all_mistakes_are_reported_in_file_order() -> None:
     text = '[[identity]]\nnmae = "a"\ntoken = 3\n[pool]\nselection = "random"\nspeed = 9\n'
     assert [line.split(":")[1] for line in lines_said(text)] == ["1", "2", "3", "5", "6"]
 
@@ -337,7 +337,7 @@ def test_a_hostile_text_is_a_problem_and_not_a_crash(text: str) -> None:
 
 
 @given(st.text(st.sampled_from("[]{}=.,'\"# \n\\at-identynmpol1")))
-def test_any_text_holds_or_is_refused_in_lines_of_its_own(text: str) -> None:
+def test_each_problem_of_any_text_is_one_line(text: str) -> None:
     problems: tuple[Problem, ...] = ()
     try:
         parse(text, POOL)
@@ -366,9 +366,7 @@ def test_a_private_file_is_loaded(write: WritePrivate) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o666])
-def test_a_file_others_can_read_or_write_is_refused_with_the_chmod_that_mends_it(
-    write: WritePrivate, mode: int
-) -> None:
+def test_a_file_open_to_others_is_refused_with_a_chmod(write: WritePrivate, mode: int) -> None:
     path = write("my pool.toml", WHOLE)
     path.chmod(mode)
 
@@ -378,7 +376,7 @@ def test_a_file_others_can_read_or_write_is_refused_with_the_chmod_that_mends_it
     assert load(path).path == path
 
 
-def test_what_cannot_be_read_is_refused_with_the_reason(write: WritePrivate, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused_with_the_reason(write: WritePrivate, tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.toml") == ": there is no such file; create it, or correct the path"
     assert refusal(tmp_path) == ": is a folder; name a file"
     assert refusal(write("latin.toml", b'# ok\nname = "\xe9"')) == (
@@ -394,7 +392,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 @needs_a_plain_user
-def test_a_file_that_may_not_be_read_is_refused(write: WritePrivate) -> None:
+def test_a_file_without_read_permission_is_refused(write: WritePrivate) -> None:
     path = write("pool.toml", WHOLE)
     path.chmod(0o200)
     assert refusal(path).startswith(": cannot be read: Permission denied; let the user")

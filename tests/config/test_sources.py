@@ -1,4 +1,4 @@
-"""A token that cannot be had leaves out its identity; the rest of the pool serves."""
+"""A credential that is not available leaves out its identity; the rest of the pool serves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def left_out(source: str, environ: dict[str, str] | None = None, folder: Path = 
     return problem
 
 
-def test_a_token_comes_from_the_file_itself_a_variable_or_another_file(write: WritePrivate) -> None:
+def test_a_token_is_read_from_text_variable_or_file(write: WritePrivate) -> None:
     path = write("third", "\n at-test-third \r\n")
     config = pool(f'"{GOOD}"', '{ env = "SPARE" }', '{ file = "third" }', folder=path.parent)
 
@@ -67,13 +67,13 @@ def test_a_token_comes_from_the_file_itself_a_variable_or_another_file(write: Wr
     assert resolved.problems == ()
 
 
-def test_a_token_comes_from_the_keyring_under_the_name_of_its_identity() -> None:
+def test_a_token_is_read_from_the_keyring() -> None:
     config = pool(f'"{GOOD}"', '{ keyring = "codexpool" }')
     assert bearers(resolve(config, sources(keyring={("codexpool", "i2"): OTHER})))["i2"] == Bearer.of(OTHER)
     assert "the keyring has nothing" in left_out('{ keyring = "codexpool" }').what
 
 
-def test_what_the_keyring_has_not_said_yet_is_pending_and_no_problem() -> None:
+def test_an_unread_keyring_entry_is_pending_not_a_problem() -> None:
     config = pool(f'"{GOOD}"', '{ keyring = "codexpool" }')
     resolved = resolve(config, sources()._replace(keyring=CachedKeyring()))
     assert (bearers(resolved), resolved.problems) == ({"i1": Bearer.of(GOOD)}, ())
@@ -116,7 +116,7 @@ def test_a_variable_without_a_token_leaves_out_its_identity(environ: dict[str, s
         (f"{OTHER}\\u0000", "is not a complete token"),
     ],
 )
-def test_what_is_no_token_leaves_out_its_identity_and_is_not_shown(token: str, said: str) -> None:
+def test_an_invalid_token_is_left_out_and_not_shown(token: str, said: str) -> None:
     problem = left_out(f'"{token}"')
     assert said in problem.what
     assert OTHER not in str(problem)
@@ -132,9 +132,7 @@ def test_what_is_no_token_leaves_out_its_identity_and_is_not_shown(token: str, s
         ("sk-test-1", "does not start with at-"),
     ],
 )
-def test_a_token_file_without_a_token_leaves_out_its_identity(
-    write: WritePrivate, content: str | bytes, said: str
-) -> None:
+def test_a_token_file_without_a_token_is_left_out(write: WritePrivate, content: str | bytes, said: str) -> None:
     path = write("token", content)
     problem = left_out('{ file = "token" }', folder=path.parent)
     assert said in problem.what
@@ -142,7 +140,7 @@ def test_a_token_file_without_a_token_leaves_out_its_identity(
     assert OTHER not in str(problem)
 
 
-def test_a_member_key_is_no_identitys_token_wherever_it_stands(write: WritePrivate) -> None:
+def test_a_member_key_is_never_an_identitys_token(write: WritePrivate) -> None:
     key = new_key()
     folder = write("token", key).parent
     write("auth.json", json.dumps({"personal_access_token": key}))
@@ -162,14 +160,14 @@ def test_a_member_key_is_no_identitys_token_wherever_it_stands(write: WritePriva
         assert key not in str(problem)
 
 
-def test_a_token_file_that_is_not_there_leaves_out_its_identity(tmp_path: Path) -> None:
+def test_a_missing_token_file_is_left_out(tmp_path: Path) -> None:
     assert "there is no such file" in left_out('{ file = "none" }', folder=tmp_path).what
     (tmp_path / "folder").mkdir()
     assert "is a folder" in left_out('{ file = "folder" }', folder=tmp_path).what
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_a_token_file_others_can_read_leaves_out_its_identity(write: WritePrivate) -> None:
+def test_a_token_file_open_to_others_is_left_out(write: WritePrivate) -> None:
     path = write("token", OTHER)
     path.chmod(0o640)
     problem = left_out('{ file = "token" }', folder=path.parent)
@@ -177,7 +175,7 @@ def test_a_token_file_others_can_read_leaves_out_its_identity(write: WritePrivat
     assert problem.remedy == f"chmod 600 {path}"
 
 
-def test_of_two_identities_with_one_token_the_first_keeps_it() -> None:
+def test_the_first_of_two_identities_keeps_a_shared_token() -> None:
     problem = left_out('{ env = "SPARE" }', {"SPARE": GOOD})
     assert problem.what.startswith('is also the token of "i1"')
     assert GOOD not in str(problem)
@@ -193,7 +191,7 @@ def test_the_example_loads(write: WritePrivate) -> None:
     assert resolved.problems == ()
 
 
-def test_the_example_holds_with_all_it_comments_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_is_valid_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     example = Path(__file__).parents[2] / "config" / "pool.example.toml"
     setting = re.compile(r"# (\[\[(identity|member)\]\]$|[a-z_]+ *= )")
     lines = [line.removeprefix("# ") if setting.match(line) else line for line in example.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Identities and members come and go, and their keys; everything else of the text stays."""
+"""Tables and keys are added and removed; the rest of the text stays."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_key_set_and_taken_out_again_leaves_the_same_text(
 
 @settings(max_examples=40)
 @given(pool_texts(members=2), st.data())
-def test_a_members_key_is_exchanged_in_place_and_no_other_byte_changes(written: Written, data: st.DataObject) -> None:
+def test_replacing_a_key_changes_no_other_byte(written: Written, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(written.members))
     old = tomllib.loads(written.text)["member"][written.members.index(name)]["key"]
 
@@ -45,7 +45,7 @@ def test_a_members_key_is_exchanged_in_place_and_no_other_byte_changes(written: 
 
 
 @given(pool_texts(), st.data())
-def test_a_token_is_replaced_in_place_whatever_it_looked_like(written: Written, data: st.DataObject) -> None:
+def test_any_form_of_token_is_replaced(written: Written, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(written.names))
     before = tomllib.loads(written.text)
 
@@ -71,7 +71,7 @@ def test_a_member_is_added_at_the_end_whatever_is_before_it(written: Written, ke
 def test_an_identity_is_added_at_the_end_and_removed_again(written: Written) -> None:
     try:
         text = with_table(written.text, {"name": "new-one", "token": "at-test-x"}, Table.IDENTITY)
-    except UneditableError:  # identities in an inline array are a person's to edit
+    except UneditableError:  # an inline array has to be edited by hand
         assert not has_headers(written.text)
         return
 
@@ -82,7 +82,7 @@ def test_an_identity_is_added_at_the_end_and_removed_again(written: Written) -> 
 
 
 @given(pool_texts(), st.data())
-def test_removing_one_identity_leaves_all_others_and_every_comment(written: Written, data: st.DataObject) -> None:
+def test_removing_an_identity_keeps_others_and_comments(written: Written, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(written.names))
     before = tomllib.loads(written.text)
     try:

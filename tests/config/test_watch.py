@@ -1,4 +1,4 @@
-"""A change of a watched file is seen once."""
+"""Each change of a watched file is seen once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_kind_of_change_is_seen_and_seen_once(file: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_the_chmod_that_mends_a_refused_file_is_seen(file: Path) -> None:
+def test_a_chmod_is_seen(file: Path) -> None:
     os.utime(file, ns=(1, 1))
     watcher = Watcher([file])
     file.chmod(0o600)
@@ -58,7 +58,7 @@ def test_a_change_behind_a_symlink_is_seen(file: Path, tmp_path: Path) -> None:
     assert watcher.changed()
 
 
-def test_files_that_are_not_there_are_no_change_until_they_are(tmp_path: Path, file: Path) -> None:
+def test_a_missing_file_is_a_change_once_it_exists(tmp_path: Path, file: Path) -> None:
     token = tmp_path / "folder" / "token"
     watcher = Watcher([file, token, file / "below-a-file"])
     assert not watcher.changed()

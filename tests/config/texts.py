@@ -1,4 +1,4 @@
-"""Texts of pool.toml as people write them: comments, blank lines, spacing, quotes and order at will."""
+"""Texts of pool.toml as people write them, with any comments, blank lines, spacing, quotes and order."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def member_tables(draw: st.DrawFn, name: str) -> list[str]:
 
 @st.composite
 def endings(draw: st.DrawFn) -> str:
-    """What may stand behind a value or header on its line."""
+    """What may follow a value or header on its line."""
     return draw(SPACES) + draw(st.one_of(st.just(""), COMMENTS))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codexpool.members.client_addresses import ADDRESSES, EVERY, REFUSALS, WORKS_FOR, ClientAddresses
 
 
-def test_an_address_is_refused_in_full_so_often_and_then_once_in_a_while() -> None:
+def test_refusals_in_full_are_limited_for_each_address() -> None:
     addresses = ClientAddresses()
 
     said = [addresses.count_refusal("10.0.0.9", 0.0) for _ in range(10_000)]
@@ -28,7 +28,7 @@ def test_no_memory_grows_with_the_addresses_of_an_attacker() -> None:
     assert all(len(addresses) <= ADDRESSES for addresses in kept)
 
 
-def test_an_address_is_a_members_from_its_key_on_and_not_for_ever() -> None:
+def test_an_address_is_a_members_for_a_limited_time() -> None:
     addresses = ClientAddresses()
     addresses.note_bad_key("10.0.0.9", "revoked", 0.0)
     assert addresses.bad_key("10.0.0.9", 1.0) == "revoked"

@@ -60,7 +60,7 @@ def book() -> Book:
     return Book()
 
 
-def test_turns_and_tokens_are_counted_by_day_member_identity_and_model(book: Book) -> None:
+def test_usage_is_counted_by_day_member_identity_and_model(book: Book) -> None:
     ledger = book.ledger()
 
     ledger.served("ann", "work", "gpt-5", TOKENS, NOW)
@@ -75,14 +75,14 @@ def test_turns_and_tokens_are_counted_by_day_member_identity_and_model(book: Boo
     }
 
 
-def test_a_turn_whose_tokens_nobody_said_is_counted_as_one_without(book: Book) -> None:
+def test_a_turn_with_unknown_tokens_is_unmetered(book: Book) -> None:
     ledger = book.ledger()
     ledger.served("ann", "work", "m", None, NOW)
     ledger.served("ann", "work", "m", TOKENS, NOW)
     assert list(book.values()) == [Spent(2, 1, *TOKENS, NOW, NOW)]
 
 
-def test_a_turn_counts_for_its_member_as_soon_as_it_begins_and_not_once_more_at_its_end(book: Book) -> None:
+def test_a_turn_counts_once_from_its_beginning(book: Book) -> None:
     ledger = book.ledger()
     ledger.begun("ann", NOW)
     assert ledger.turns_today("ann", NOW) == 1
@@ -92,7 +92,7 @@ def test_a_turn_counts_for_its_member_as_soon_as_it_begins_and_not_once_more_at_
     assert sum(spent.turns for spent in book.served.values()) == 1
 
 
-def test_a_turn_over_midnight_is_begun_on_one_day_and_served_on_the_other(book: Book) -> None:
+def test_a_turn_over_midnight_counts_on_two_days(book: Book) -> None:
     ledger = book.ledger()
     ledger.begun("ann", MIDNIGHT - 1)
 
@@ -102,7 +102,7 @@ def test_a_turn_over_midnight_is_begun_on_one_day_and_served_on_the_other(book: 
     assert {(account.day, account.is_of_begun) for account in book} == {("2026-11-24", True), ("2026-11-25", False)}
 
 
-def test_a_clock_that_is_set_back_finds_the_day_before_as_it_was(book: Book) -> None:
+def test_a_clock_set_back_continues_the_day_before(book: Book) -> None:
     ledger = book.ledger()
     ledger.begun("ann", MIDNIGHT - 1)
     ledger.begun("ann", MIDNIGHT + 1)
@@ -132,7 +132,7 @@ def test_days_that_are_over_are_let_go_of(book: Book) -> None:
     assert ledger.turns_today("ann", NOW + 399 * DAY) == ledger.turns_today("ann", NOW + 398 * DAY) == 1
 
 
-def test_of_too_many_models_of_a_member_the_rest_are_counted_as_others_and_nobody_else_is_touched(book: Book) -> None:
+def test_models_beyond_the_limit_are_counted_as_other(book: Book) -> None:
     ledger = book.ledger()
     for number in range(5000):
         ledger.served("greedy", "work", f"made-up-{number}", TOKENS, NOW)
@@ -146,9 +146,7 @@ def test_of_too_many_models_of_a_member_the_rest_are_counted_as_others_and_nobod
 
 
 @pytest.mark.parametrize("model", ["x" * 5000, "\udc80", "a\x1b[2Jb\r\nc", "\x00", "\u202e", ""])
-def test_a_model_of_any_name_is_counted_under_one_that_can_be_kept_and_shown(
-    book: Book, tmp_path: Path, model: str
-) -> None:
+def test_any_model_name_is_made_printable_and_short(book: Book, tmp_path: Path, model: str) -> None:
     book.ledger().served("ann", "work", model, TOKENS, NOW)
 
     (account,) = book
@@ -157,7 +155,7 @@ def test_a_model_of_any_name_is_counted_under_one_that_can_be_kept_and_shown(
     assert account.model.encode().decode() == account.model
 
 
-def test_what_other_proxies_have_counted_counts_once_however_often_it_is_told(book: Book) -> None:
+def test_the_counts_of_other_proxies_count_once(book: Book) -> None:
     mine, (a, b) = book.ledger(), (Book(), Book())
     of_a, of_b = a.ledger(), b.ledger()
     mine.begun("ann", NOW)
@@ -176,7 +174,7 @@ def test_what_other_proxies_have_counted_counts_once_however_often_it_is_told(bo
     assert book[Account(POOL, "2026-11-25", "ann", "", "")].turns == 1
 
 
-def test_members_of_another_pool_that_have_the_same_name_are_others(book: Book) -> None:
+def test_members_of_another_pool_are_counted_apart(book: Book) -> None:
     ledger, other = book.ledger(), Book()
     other.ledger("/q/pool.toml").begun("ann", NOW)
     ledger.take(other.news())
@@ -192,7 +190,7 @@ Steps = list[tuple[int, str, str, int]]
         max_size=60,
     )
 )
-def test_proxies_that_tell_each_other_everything_agree_and_their_sum_is_what_happened(steps: Steps) -> None:
+def test_proxies_agree_on_the_sum_of_what_they_counted(steps: Steps) -> None:
     books = [Book(), Book(), Book()]
     ledgers = [book.ledger() for book in books]
     begun: dict[tuple[str, int], int] = {}
@@ -247,7 +245,7 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_a_bound_for_a_day_cannot_be_evaded_by_another_proxy_nor_by_a_restart(pool_toml: Path) -> None:
+async def test_a_daily_limit_holds_across_proxies_and_restarts(pool_toml: Path) -> None:
     # given: turns that have begun before the state was open, and have not ended
     one, other = started(pool_toml), started(pool_toml)
     for _ in range(3):
@@ -267,7 +265,7 @@ async def test_a_bound_for_a_day_cannot_be_evaded_by_another_proxy_nor_by_a_rest
     again.stop()
 
 
-async def test_what_is_spent_before_the_state_is_open_is_written_as_soon_as_it_is(tmp_path: Path) -> None:
+async def test_usage_before_the_state_is_open_is_written_later(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     tasks = Tasks()
     kept = persistence.Persistence(lambda: SqliteState(path, lambda: NOW), tasks)

@@ -17,7 +17,7 @@ KEY, OLD = (f"at-pool-test-{name}-0123456789abcdefghijklmnopq" for name in ("new
 ANN = MemberSpec("ann", hashed(KEY), 1)
 
 
-def test_a_key_is_for_codex_a_pat_of_256_bits_and_the_file_has_its_hash_only() -> None:
+def test_a_key_looks_like_a_pat_and_its_hash_hides_it() -> None:
     keys = {new_key() for _ in range(100)}
 
     assert len(keys) == 100
@@ -43,14 +43,14 @@ def test_a_key_opens_the_pool_until_it_is_revoked_or_expires(spec: MemberSpec, s
     assert found.member.name == "ann"
 
 
-def test_after_a_rotation_both_keys_open_the_pool_for_a_while() -> None:
+def test_after_a_rotation_both_keys_are_valid_for_a_while() -> None:
     register = Register([replace(ANN, previous=PreviousKey(hashed(OLD), NOW + 60))])
 
     assert [register.holder(key, NOW).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.VALID]
     assert [register.holder(key, NOW + 60).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.REPLACED]
 
 
-def test_both_keys_of_a_member_are_one_person_to_the_client_and_no_other_one() -> None:
+def test_both_keys_of_a_member_have_the_same_ids() -> None:
     before, after = Register([ANN]), Register([replace(ANN, key=hashed(OLD), previous=PreviousKey(ANN.key, NOW + 9))])
     people = [register.holder(key, NOW).member for register, key in ((before, KEY), (after, KEY), (after, OLD))]
     other = Register([replace(ANN, name="bob")]).holder(KEY, NOW).member
@@ -85,7 +85,7 @@ def test_nothing_but_the_key_opens_the_pool(guess: str) -> None:
         ([], False),
     ],
 )
-def test_what_was_let_in_goes_on_until_its_key_is_taken_away(now: list[MemberSpec], goes_on: bool) -> None:
+def test_admission_lasts_until_the_key_is_revoked(now: list[MemberSpec], goes_on: bool) -> None:
     member = Register([ANN]).holder(KEY, NOW).member
     assert member is not None
 
