@@ -17,18 +17,49 @@ from codexpool.credentials.command import CommandLine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+@dataclass(frozen=True, slots=True)
+class GivenToken:
+    """Where the token is, and the keys of pool.toml that record it."""
+
+    source: Source
+    keys: Mapping[str, Value]
+
+
+def _from_env(variable: str) -> GivenToken:
+    if not VARIABLE.fullmatch(variable):
+        raise click.BadParameter("not the name of an environment variable")
+    return GivenToken(FromEnv(variable), {"token": {"env": variable}})
+
+
+def _from_file(file: Path) -> GivenToken:
+    return GivenToken(FromFile(file.expanduser().absolute()), {"token": {"file": _with_tilde(file)}})
+
+
+def _from_auth_json(file: Path) -> GivenToken:
+    return GivenToken(FromAuthJson(file.expanduser().absolute()), {"auth_json": _with_tilde(file)})
+
+
+def _from_keyring(service: str) -> GivenToken:
+    return GivenToken(FromKeyring(service), {"token": {"keyring": service}})
+
+
+def _source(option: str, metavar: str, make: Callable[[Any], GivenToken], help: str) -> Callable[[F], F]:
+    kind = click.Path(path_type=Path) if metavar == "PATH" else None
+
+    def given(context: click.Context, parameter: click.Parameter, value: Any) -> GivenToken | None:
+        return None if value is None else make(value)
+
+    return click.option(option, metavar=metavar, type=kind, callback=given, help=help)
+
+
 OPTIONS = (
     click.option("--token-stdin", is_flag=True, help="Read a personal access token from standard input."),
-    click.option("--env", "variable", metavar="VAR", help="Use the token in this environment variable."),
-    click.option("--file", metavar="PATH", type=click.Path(path_type=Path), help="Use the token in this file."),
-    click.option("--keyring", metavar="SERVICE", help="Use the keyring's entry for this service and NAME."),
-    click.option(
-        "--auth-json",
-        metavar="PATH",
-        type=click.Path(path_type=Path),
-        help="Use the login in this auth.json. It must belong to the pool alone.",
-    ),
-    click.option("--command", "is_command", is_flag=True, help="Run ARGV, after --, to get the token."),
+    _source("--env", "VAR", _from_env, "Use the token in this environment variable."),
+    _source("--file", "PATH", _from_file, "Use the token in this file."),
+    _source("--keyring", "SERVICE", _from_keyring, "Use the keyring's entry for this service and NAME."),
+    _source("--auth-json", "PATH", _from_auth_json, "Use the login in this auth.json, made for the pool only."),
+    click.option("--command", is_flag=True, help="Run ARGV, after --, to get the token."),
     click.argument("argv", metavar="[-- ARGV...]", nargs=-1, type=click.UNPROCESSED),
 )
 
@@ -40,55 +71,21 @@ def token_options(command: F) -> F:
     return command
 
 
-@dataclass(frozen=True, slots=True)
-class GivenToken:
-    """Where the token is, and the keys of pool.toml that record it."""
-
-    source: Source
-    keys: Mapping[str, Value]
-
-
-def given_token(
-    name: str,
-    folder: Path,
-    *,
-    token_stdin: bool,
-    variable: str | None,
-    file: Path | None,
-    keyring: str | None,
-    auth_json: Path | None,
-    is_command: bool,
-    argv: tuple[str, ...],
-) -> GivenToken:
+def given_token(name: str, folder: Path, argv: tuple[str, ...], **options: Any) -> GivenToken:
     """Return the source the options name; without any, prompt for the token. Raises click.UsageError."""
-    options = {
-        "--token-stdin": token_stdin,
-        "--env": variable is not None,
-        "--file": file is not None,
-        "--keyring": keyring is not None,
-        "--auth-json": auth_json is not None,
-        "--command": is_command,
-    }
-    given = [option for option, is_given in options.items() if is_given]
+    given = {f"--{option.replace('_', '-')}": value for option, value in options.items() if value}
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} cannot be combined: a token has one source")
-    if argv and not is_command:
+    if argv and "--command" not in given:
         raise click.UsageError("a token cannot be an argument: other users could see it. Use --token-stdin")
-    if variable is not None:
-        if not VARIABLE.fullmatch(variable):
-            raise click.UsageError("--env: not the name of an environment variable")
-        return GivenToken(FromEnv(variable), {"token": {"env": variable}})
-    if file is not None:
-        return GivenToken(FromFile(file.expanduser().absolute()), {"token": {"file": _with_tilde(file)}})
-    if keyring is not None:
-        return GivenToken(FromKeyring(keyring), {"token": {"keyring": keyring}})
-    if auth_json is not None:
-        return GivenToken(FromAuthJson(auth_json.expanduser().absolute()), {"auth_json": _with_tilde(auth_json)})
-    if is_command:
+    if "--command" in given:
         if not argv:
             raise click.UsageError("--command: put the program and its arguments after --")
         return GivenToken(FromCommand(CommandLine(argv, folder)), {"token": {"command": list(argv)}})
-    token = _read_token(f"Personal access token of {name}", token_stdin)
+    for source in given.values():
+        if isinstance(source, GivenToken):
+            return source
+    token = _read_token(f"Personal access token of {name}", "--token-stdin" in given)
     return GivenToken(Inline(token), {"token": token})
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from codexpool.cli.common import Failure, console, json_option, open_the_state, verification
+from codexpool.cli.common import Failure, json_option, open_the_state, verification
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
 from codexpool.cli.pool import Pool, pool_option
 from codexpool.cli.tokens import checked, remember
@@ -68,22 +68,16 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
 
 
 async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
-    from rich.progress import Progress
-
     api = await verification()
     at_once = asyncio.Semaphore(AT_ONCE)
     answers: dict[str, Whoami] = {}
-    out = console(stderr=True)
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
-        task = progress.add_task("verifying", total=len(rows))
 
-        async def one(spec: IdentitySpec) -> None:
-            if (credential := pool.resolved.credentials.get(spec.name)) is not None:
-                async with at_once:
-                    answers[spec.name] = await checked(spec, credential, api)
-            progress.advance(task)
+    async def one(spec: IdentitySpec) -> None:
+        if (credential := pool.resolved.credentials.get(spec.name)) is not None:
+            async with at_once:
+                answers[spec.name] = await checked(spec, credential, api)
 
-        await asyncio.gather(*(one(row.spec) for row in rows.values()))
+    await asyncio.gather(*(one(row.spec) for row in rows.values()))
     return answers
 
 

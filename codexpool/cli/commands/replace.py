@@ -125,12 +125,12 @@ def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
     if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
         ((key, value),) = given.keys.items()
         others = [other for other in SOURCES if other != key]
-        _edit(
-            pool,
-            lambda text: _without(
-                with_key(_without(text, spec.name, others), spec.name, key, value), spec.name, OUTDATED
-            ),
-        )
+
+        def change(text: str) -> str:
+            text = with_key(_without(text, spec.name, others), spec.name, key, value)
+            return _without(text, spec.name, OUTDATED)
+
+        _edit(pool, change)
         return
     match spec.source:
         case FromFile(path):

@@ -61,12 +61,10 @@ def _explanation(prepared: Prepared, is_default: bool) -> str:
   SHA-256      {certificate.fingerprint}
   valid until  {certificate.expires:%Y-%m-%d}
 
-Give {CERTIFICATE} to members, and the fingerprint over another channel. They compare it with:
+Give {CERTIFICATE} to members. Give them the fingerprint over another channel, to compare with:
   openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}
 Never give away {" or ".join(SECRETS)}: they contain the private key.
-
-A client that trusts this CA lets the proxy read all its traffic. Trust it in the client only
-(CODEX_CA_CERTIFICATE, as codexpool env sets it), not in the system or a browser.
+Trust the CA in the client only (codexpool env does), since the proxy can read what its clients send.
 
 Next:
   codexpool run{run}
