@@ -36,7 +36,7 @@ def _decoded(text: str) -> Iterator[str]:
     yield from (_text(bytes.fromhex(match[0])) for match in _HEX.finditer(text))
     for match in _BASE64.finditer(text):
         run = match[0].replace("-", "+").replace("_", "/")
-        for shift in range(4):  # What stands before it may look like base64, too.
+        for shift in range(4):  # Characters before it may look like base64, too.
             whole = run[shift:]
             yield _text(_from_base64(whole[: len(whole) - (len(whole) % 4 == 1)]))
 

@@ -74,9 +74,9 @@ def parse(content: bytes, name: str) -> Read:
 
 def _restore(one: http.HTTPFlow, entry: dict[str, Any]) -> None:
     """Give a flow what mitmproxy's reader leaves out: all of its headers, and what codexpool added to the entry."""
-    for message, told in ((one.request, entry["request"]), (one.response, entry["response"])):
+    for message, saved in ((one.request, entry["request"]), (one.response, entry["response"])):
         if message is not None:
-            message.headers = fix_headers(told["headers"])
+            message.headers = fix_headers(saved["headers"])
             if HAR_NOTE in entry:
                 message.raw_content = None
     if not entry["response"]["status"]:
@@ -134,7 +134,7 @@ def put(path: Path, content: bytes) -> None:
     real = path.expanduser().resolve()
     new = real.with_name(f".{real.name}.new")
     try:
-        new.unlink(missing_ok=True)  # left behind by a killed process
+        new.unlink(missing_ok=True)  # A killed process may have left it.
         with os.fdopen(os.open(new, _CREATE, 0o600), "wb") as file:
             file.write(content)
             file.flush()

@@ -16,7 +16,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
 PREFIX: Final = re.compile(
     r"(?:at|rt|sk|sess|gh[pousr]|user|org|proj|acc|acct|ws|resp|msg|req|call|conv|thread|turn)[-_]"
 )
-"""How tokens and ids begin that say what they are."""
+"""Prefixes of tokens and ids that name their kind."""
 
 PSEUDONYM: Final = re.compile(
     r"(?:00000000-0000-[0-9a-f]000-8000-)?0{6}\d{6}|person\d{1,6}@example\.com|identity-\d{1,6}"

@@ -1,7 +1,7 @@
 """Redaction: no secret is ever shown, logged, or written to a file. Other packages import from here only.
 
-A secret becomes its kind, its length and its fingerprint; everything else stays as it is. What is a secret is told by
-the name of a value (`names_secret`, `known_header`) and by what it looks like (`find_secrets`).
+A secret becomes its kind, its length and its fingerprint; everything else stays as it is. Secrets are recognized by
+the name of a value (`names_secret`, `known_header`) and by what they look like (`find_secrets`).
 """
 
 from codexpool.redaction.describe import describe_secret, fingerprint_of
@@ -11,7 +11,7 @@ from codexpool.redaction.known_headers import known_header
 from codexpool.redaction.logs import redact_logs, redact_tokens
 from codexpool.redaction.named_values import SCHEMES, is_redacted
 from codexpool.redaction.redact import escape, redact_header, redact_text
-from codexpool.redaction.telling_names import names_secret
+from codexpool.redaction.secret_names import names_secret
 
 __all__ = [
     "DEEPEST",

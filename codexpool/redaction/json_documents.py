@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.redaction.describe import describe_secret
 from codexpool.redaction.named_values import is_redacted
-from codexpool.redaction.telling_names import is_secret, names_secret
+from codexpool.redaction.secret_names import is_secret, names_secret
 
 DEEPEST: Final = 60  # Levels that are searched; what is below counts as one value
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from codexpool.redaction.telling_names import is_secret, may_name_secret, names_secret
+from codexpool.redaction.secret_names import is_secret, may_name_secret, names_secret
 
 Span = tuple[int, int, bool]
 """Where a secret begins and ends, and whether it is an email address."""
@@ -98,7 +98,7 @@ _OPTION: Final = re.compile(
 
 _USER: Final = re.compile(r"(?<!\S)(?:-u|-U|--user|--proxy-user)[ \t=]{1,8}[\"']?([^\s:\"']{1,128}+:[^\s\"']++)")
 
-_SPOKEN: Final = re.compile(
+_IN_SENTENCE: Final = re.compile(
     r"(?i)(?<![\w-])(?:pass(?:word|phrase|code)|token|secret|credential|(?:api|access|secret|private)[ _-]?key)s?"
     rf"(?P<is>\s(?:is|was|provided|given))?:?\s{{1,4}}b?(?P<value>{_QUOTED}|[^\s\"'<>(),;]++)",
     re.DOTALL,
@@ -121,8 +121,8 @@ def find_named(text: str) -> Iterator[Span]:
             yield from _of_name(match["key"], text, *match.span("value"))
     for match in _USER.finditer(text):
         yield *match.span(1), False
-    for match in _SPOKEN.finditer(text):
-        yield from _spoken(text, match)
+    for match in _IN_SENTENCE.finditer(text):
+        yield from _in_sentence(text, match)
     for match in _OF_HEADER.finditer(text):
         yield *_unquoted(text, *match.span("value")), False
 
@@ -196,7 +196,7 @@ def _of_line(key: str, text: str, begin: int, end: int) -> Iterator[Span]:
         yield begin, end, False
 
 
-def _spoken(text: str, match: re.Match[str]) -> Iterator[Span]:
+def _in_sentence(text: str, match: re.Match[str]) -> Iterator[Span]:
     """Yield a password in a sentence. Words are not one: "the password is wrong"."""
     begin, end = match.span("value")
     if text[begin] in "\"'":

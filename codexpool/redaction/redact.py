@@ -14,7 +14,7 @@ from codexpool.redaction.describe import describe_secret, fingerprint_of, replac
 from codexpool.redaction.json_documents import TOP, parse_json, redact_json
 from codexpool.redaction.known_headers import Value, known_header
 from codexpool.redaction.named_values import SCHEMES, is_redacted
-from codexpool.redaction.telling_names import is_secret
+from codexpool.redaction.secret_names import is_secret
 
 LONGEST: Final = 300  # Characters of a header's value that are shown
 LONGEST_JSON: Final = 1200  # The same for JSON: a client puts much about a turn into one header

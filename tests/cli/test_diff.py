@@ -27,7 +27,7 @@ from tests.traces.documents import FLOW, document
 
 URL = "https://chatgpt.com/backend-api/codex/responses"
 PAT = "at-test-work-0123456789abcdef0123456789"
-"""What nobody may see."""
+"""This must never be shown."""
 
 
 def run(*arguments: str | Path, **env: str) -> Result:
@@ -222,7 +222,7 @@ def test_a_request_is_selected_from_the_end_or_by_its_id(tmp_path: Path) -> None
     assert f"+ B  {file}#2: " in output
 
 
-def test_file_whose_name_has_a_number_sign_is_found(tmp_path: Path) -> None:
+def test_a_file_with_a_number_sign_in_its_name_is_found(tmp_path: Path) -> None:
     file = dump(tmp_path / "flows#2", flow())
 
     assert run(file, f"{file}#1").exit_code == 0
@@ -238,7 +238,7 @@ def test_file_whose_name_has_a_number_sign_is_found(tmp_path: Path) -> None:
         ("#0d5f4", "no flows have an id that begins with 0d5f4"),
     ],
 )
-def test_request_that_is_not_there_is_trouble(tmp_path: Path, which: str, words: str) -> None:
+def test_a_missing_request_is_an_error(tmp_path: Path, which: str, words: str) -> None:
     file = dump(tmp_path / "flows", flow(), flow())
 
     result = run(f"{file}{which}", file)
@@ -267,7 +267,7 @@ def test_request_that_is_not_there_is_trouble(tmp_path: Path, which: str, words:
         (b'{"log": {"entries": ' + b"[" * 100_000, ""),
     ],
 )
-def test_file_that_cannot_be_read_is_trouble_that_says_where(tmp_path: Path, content: bytes, words: str) -> None:
+def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "broken"
     file.write_bytes(content)
 
@@ -279,7 +279,7 @@ def test_file_that_cannot_be_read_is_trouble_that_says_where(tmp_path: Path, con
     assert "Traceback" not in result.output
 
 
-def test_file_that_may_not_be_read_is_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = dump(tmp_path / "flows", flow())
 
     def refuse(self: Path) -> bytes:
@@ -301,9 +301,7 @@ def test_the_beginning_of_a_cut_dump_can_be_compared(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_no_file_is_so_broken_that_it_is_worth_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_no_broken_file_causes_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.mktemp("broken") / "flows"
     file.write_bytes(content)
 
@@ -382,14 +380,14 @@ def test_flow_of_a_proxy_is_compared_with_a_file(proxy: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("which", "words"), [("0000", "no flow of that id"), ("dead", "cannot read the proxy")])
-def test_flow_that_the_proxy_does_not_tell_of_is_trouble(proxy: str, which: str, words: str) -> None:
+def test_an_unknown_flow_of_a_proxy_is_an_error(proxy: str, which: str, words: str) -> None:
     result = run(which, "last", "--proxy", proxy)
 
     assert result.exit_code == 2
     assert words in result.output
 
 
-def test_proxy_that_does_not_run_is_trouble(tmp_path: Path) -> None:
+def test_a_missing_proxy_is_an_error(tmp_path: Path) -> None:
     result = run("last", "last", "--proxy", "http://127.0.0.1:1")
 
     assert result.exit_code == 2
@@ -424,7 +422,7 @@ def test_options_for_requests_are_refused_for_identities() -> None:
     assert run("--identities", "work", "spare", "--full").exit_code == 2
 
 
-def test_identity_that_nobody_knows_is_trouble(proxy: str) -> None:
+def test_an_unknown_identity_is_an_error(proxy: str) -> None:
     result = run("--identities", "work", "wrok", "--proxy", proxy)
 
     assert result.exit_code == 2

@@ -105,7 +105,7 @@ def test_without_a_proxy_the_exit_code_is_1() -> None:
 
 
 @pytest.mark.parametrize("name", ["no/such.flow", "missing.flow", "missing.flow#2", ""])
-def test_a_file_that_is_not_there_is_no_flow_to_ask_for(fake: FakeProxy, name: str) -> None:
+def test_a_missing_file_is_not_asked_of_the_proxy(fake: FakeProxy, name: str) -> None:
     assert "there is no such file" in of(fake, name, code=2).stderr
     assert fake.asked == []
 
@@ -173,25 +173,25 @@ def test_a_flow_without_a_trace_is_explained_too(tmp_path: Path) -> None:
         ("#x", 2, "1 is the first"),
     ],
 )
-def test_a_number_that_is_none_is_said_to_be(tmp_path: Path, number: str, code: int, said: str) -> None:
+def test_an_invalid_number_is_an_error(tmp_path: Path, number: str, code: int, said: str) -> None:
     path = saved(tmp_path / "flows", document(), None)
 
     assert said in run(f"{path}{number}", code=code).stderr
 
 
-def test_a_dump_whose_end_is_missing_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_cut_dump_is_read_in_part(tmp_path: Path) -> None:
     path = saved(tmp_path / "flows", document(), document(url="https://second/"))
     path.write_bytes(path.read_bytes()[:-100])
 
     assert "chatgpt.com" in run(str(path)).stdout
 
 
-def test_a_file_whose_name_has_a_sharp_is_a_file(tmp_path: Path) -> None:
+def test_a_number_sign_in_a_file_name_is_fine(tmp_path: Path) -> None:
     assert "spare served it" in run(str(saved(tmp_path / "flows#2", document()))).stdout
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"{}", b"5:hello,", b"3:1:a}"])
-def test_what_is_no_dump_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_dump_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "flows"
     path.write_bytes(content)
 
@@ -219,7 +219,7 @@ def test_a_folder_is_no_dump(tmp_path: Path) -> None:
         {**document(), "time": [["a", "b", "c"]]},
     ],
 )
-def test_a_document_that_is_none_of_ours_is_no_traceback(tmp_path: Path, made: Any) -> None:
+def test_a_foreign_document_causes_no_traceback(tmp_path: Path, made: Any) -> None:
     result = run(str(saved(tmp_path / "flows", made)), code=1)
 
     assert result.stderr.startswith("codexpool: ")
@@ -256,7 +256,7 @@ def test_a_terminal_gets_colours(fake: FakeProxy, tmp_path: Path) -> None:
         assert "passing the answer on" in plain(terminal.output)
 
 
-def test_values_are_no_orders_to_the_terminal_and_no_markup(tmp_path: Path) -> None:
+def test_values_are_neither_escape_codes_nor_markup(tmp_path: Path) -> None:
     hostile = document(
         url=HOSTILE,
         method=HOSTILE,
@@ -272,7 +272,7 @@ def test_values_are_no_orders_to_the_terminal_and_no_markup(tmp_path: Path) -> N
     assert "[bold]x[/bold]" in text
 
 
-def test_a_reader_who_has_seen_enough_hears_no_complaint(fake: FakeProxy, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(fake: FakeProxy, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     with Piped(tmp_path, "explain", "last", "--proxy", fake.url, stdout=write) as piped:

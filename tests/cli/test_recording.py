@@ -19,7 +19,7 @@ from tests.standin import RESPONSES
 
 TOKEN = "at-0123456789abcdefABCDEFghij"
 POOLED = pat("alice-private")
-PROMPT = "the prompt, which is nobody's business"
+PROMPT = "the prompt, which is private"
 AUTH = [("authorization", f"Bearer {TOKEN}"), ("chatgpt-account-id", "acc-of-alice")]
 
 
@@ -93,7 +93,7 @@ def test_tokens_and_names_of_the_pool_are_known(tmp_path: Path) -> None:
     assert "alice" not in error.msg
 
 
-def test_a_pool_that_cannot_be_read_is_no_reason_to_go_on(tmp_path: Path, source: Path) -> None:
+def test_an_unreadable_pool_stops_the_recording(tmp_path: Path, source: Path) -> None:
     pool = tmp_path / "pool.toml"
     pool.touch(mode=0o600)
     pool.write_text("[[identity]]\nname = 3\n")
@@ -104,9 +104,7 @@ def test_a_pool_that_cannot_be_read_is_no_reason_to_go_on(tmp_path: Path, source
     assert not (tmp_path / "out").exists()
 
 
-def test_where_something_would_be_left_nothing_is_written(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_recording_is_not_written(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     out.write_text("before")
     monkeypatch.setattr(Anonymizer, "_headers", lambda _self, headers: headers)
@@ -132,9 +130,7 @@ def test_where_something_would_be_left_nothing_is_written(
         (["record", "{tmp}/out", "--from", "{source}", "-p", "8081"], 2, "--from starts no proxy"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_the_file(
-    tmp_path: Path, source: Path, arguments: list[str], code: int, said: str
-) -> None:
+def test_an_error_names_the_file(tmp_path: Path, source: Path, arguments: list[str], code: int, said: str) -> None:
     (tmp_path / "text").write_text("no flows\n")
     names = {"tmp": str(tmp_path), "source": str(source)}
 
@@ -144,7 +140,7 @@ def test_what_cannot_be_done_is_said_with_the_file(
     assert "Traceback" not in result.stderr
 
 
-def test_a_dump_whose_end_is_missing_is_recorded_as_far_as_it_goes(tmp_path: Path, source: Path) -> None:
+def test_a_cut_dump_is_recorded_in_part(tmp_path: Path, source: Path) -> None:
     source.write_bytes(source.read_bytes()[:-20])
 
     result = run("record", str(tmp_path / "out"), "--from", str(source))

@@ -27,7 +27,7 @@ from tests.standin import RESPONSES, Answer, StandIn
 
 COOKIE = "Zq7rTk2LmVb94XwPcN"
 EMAIL = "alice@corp.example"
-PROMPT = "the prompt, and nobody's business"
+PROMPT = "the prompt, which is private"
 
 
 def recording(path: Path, *more: str) -> tuple[str, ...]:

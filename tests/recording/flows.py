@@ -87,7 +87,7 @@ def read(content: bytes) -> list[http.HTTPFlow]:
 
 
 def readable(content: bytes) -> str:
-    """All that somebody can read in a recording who undoes every encoding that is in it."""
+    """Return everything readable in a recording, with every encoding undone."""
     texts = [content]
     if content[:1] != b"{":
         for one in read(content):

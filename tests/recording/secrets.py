@@ -115,7 +115,7 @@ def in_json(document: dict[str, Any]) -> http.HTTPFlow:
 
 
 ANYWHERE: dict[str, Place] = {
-    "a header nobody knows": lambda value: a_flow(headers=[("x-somebodys-own", f"see {value}")]),
+    "an unknown header": lambda value: a_flow(headers=[("x-unknown", f"see {value}")]),
     "a header of the answer": lambda value: a_flow(answer_headers=[("x-odd", value)]),
     "a header with JSON": lambda value: a_flow(headers=[("x-codex-turn-metadata", json.dumps({"note": value}))]),
     "a path": lambda value: a_flow(f"/backend-api/things/{quote(value, safe='')}/x"),

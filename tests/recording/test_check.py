@@ -84,7 +84,7 @@ PLACES: dict[str, tuple[http.HTTPFlow, str]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_it_says_where_and_never_what(place: str) -> None:
+def test_a_finding_names_the_part_and_never_the_value(place: str) -> None:
     flow, where = PLACES[place]
 
     findings = found(raw(a_flow(), a_flow(), flow), SECRET, SECRET.lower())

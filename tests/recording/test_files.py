@@ -180,7 +180,7 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
 
     assert run.returncode == -signal.SIGKILL
     assert path.read_bytes() == OLD
-    files.put(path, b"new")  # What was left behind is no hindrance.
+    files.put(path, b"new")  # The leftover of a killed process is overwritten.
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,4 +1,4 @@
-"""The promise: nothing that is anybody's is in a recording, and what is there instead is good for something."""
+"""The promise: a recording contains nothing private, and its pseudonyms are still useful."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_pseudonyms_keep_the_shape(email: str, uuid: str, bearer: str, cookie: s
     assert headers["chatgpt-account-id"].count("-") == (4 if len(account) == 36 else 2)
 
 
-def test_what_is_nobodys_stays_as_it_is() -> None:
+def test_harmless_values_stay() -> None:
     headers = [
         ("user-agent", "codex_exec/0.169.0 (Debian 12.0.0; x86_64) dumb (codex_exec; 0.169.0)"),
         ("x-codex-beta-features", "remote_compaction_v2"),
@@ -224,7 +224,7 @@ def test_names_of_identities_are_replaced() -> None:
     assert trace["answer"]["message"] == message
 
 
-def test_placeholders_that_name_nobody_stay() -> None:
+def test_placeholders_without_an_identity_stay() -> None:
     flow = a_flow(
         headers=[("authorization", "Bearer <codexpool:waiting>"), ("x-oai-attestation", "<codexpool:removed>")]
     )
@@ -235,7 +235,7 @@ def test_placeholders_that_name_nobody_stay() -> None:
     assert headers["x-oai-attestation"] == "<codexpool:removed>"
 
 
-def test_a_repository_and_a_project_are_not_told() -> None:
+def test_a_repository_and_a_project_are_replaced() -> None:
     metadata = {
         "installation_id": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
         "workspaces": {

@@ -85,7 +85,7 @@ names = st.sampled_from(
         *("client_assertion", "attestation", "OPENAI_API_KEY", "agent_private_key", "passwd", "csrfToken", "key"),
     ]
 )
-"""Names that say that their value is a secret."""
+"""Names that make their value a secret."""
 
 
 def escaped(secret: str) -> str:
@@ -123,7 +123,7 @@ bare_places = st.sampled_from(
         *("<p>{}</p>", "user-agent: x ({})", "name={}; path=/", "https://h.example/#{}", "{}@host", "Basic {}"),
     ]
 )
-"""Where a secret may be that can be told by itself."""
+"""Where a secret may be that is recognized by itself."""
 
 named_places = st.sampled_from(
     [

@@ -14,7 +14,7 @@ import pytest
 from codexpool.protocol.headers import CLIENT_SECRETS, HEADERS
 from codexpool.protocol.rate_limits import ACTIVE
 from codexpool.redaction.known_headers import KNOWN, Value, known_header
-from codexpool.redaction.telling_names import names_secret
+from codexpool.redaction.secret_names import names_secret
 from tests.standin import StandIn
 from tests.standin.clients import ask, client_token, http, say, spare, websocket, work
 from tests.standin.tokens import FORBIDDEN, SINGLE
@@ -36,7 +36,7 @@ def test_every_header_of_the_policy_is_explained() -> None:
 
 @pytest.mark.parametrize("limit", ["codex", "codex-spark", "some-family-of-2026"])
 @pytest.mark.parametrize("window", ["primary", "secondary"])
-def test_every_header_of_a_limit_is_explained_and_says_which_one_it_is(limit: str, window: str) -> None:
+def test_every_header_of_a_limit_is_explained(limit: str, window: str) -> None:
     for what in ("used-percent", "window-minutes", "reset-at", "reset-after-seconds"):
         explained = known_header(f"X-{limit}-{window}-{what}")
         assert explained is not None
@@ -126,7 +126,7 @@ def test_what_a_flow_hides_is_no_plain_value() -> None:
         assert explained.value is Value.CREDENTIAL
 
 
-def test_header_with_a_telling_name_is_plain_only_where_somebody_thought_of_it() -> None:
+def test_few_headers_with_a_telling_name_are_plain() -> None:
     told = {name for name, explained in KNOWN.items() if names_secret(name) and explained.is_plain}
 
     assert told == {"www-authenticate", "proxy-authenticate"}

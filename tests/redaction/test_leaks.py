@@ -65,18 +65,18 @@ NAMED = [
 
 
 @pytest.mark.parametrize("document", NAMED)
-def test_a_name_tells_of_the_value_beside_it_wherever_that_is(document: Any) -> None:
+def test_a_name_makes_the_value_beside_it_secret(document: Any) -> None:
     assert "hunter2" not in redact_text(json.dumps(document))
     for one, other in ((document, {}), ({}, document), ([document], [{"headers": []}])):
         assert "hunter2" not in str(list(members(one, other)))
 
 
 @pytest.mark.parametrize("document", NAMED[:2])
-def test_a_name_tells_of_the_value_beside_it_in_an_event_of_a_stream(document: Any) -> None:
+def test_a_name_makes_the_value_beside_it_secret_in_an_event(document: Any) -> None:
     assert "hunter2" not in redact_text(f"data: {json.dumps(document)}")
 
 
-def test_a_name_tells_of_a_value_that_only_one_of_two_has() -> None:
+def test_a_name_makes_a_value_secret_in_one_of_two() -> None:
     one, other = {"h": [{"name": "x-api-key", "value": "hunter2"}]}, {"h": [{"name": "x-api-key"}]}
 
     assert "hunter2" not in str([*members(one, other), *members(other, one)])
@@ -181,7 +181,7 @@ def test_what_the_pool_puts_in_the_place_of_secrets_can_be_read(name: str, value
         *("Authorization: Bearer a hunter2-Xq", "Bearer hunter2", "//u:hunter2@x.y/", "bob:hunter2@db.example"),
     ],
 )
-def test_what_stands_before_a_secret_gives_it_away(text: str) -> None:
+def test_a_word_before_a_secret_gives_it_away(text: str) -> None:
     assert "hunter2" not in redact_text(text)
 
 
@@ -228,7 +228,7 @@ def test_secret_that_can_be_guessed_has_no_fingerprint(name: str, value: str) ->
     assert "sha256" not in safe
 
 
-def test_nobody_can_find_out_whose_address_is_behind_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_email_address_cannot_be_confirmed_by_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     here = [redact_text(f"see {address}") for address in ("sam@corp.example", "SAM@corp.example", "eve@corp.example")]
     monkeypatch.setattr(describe, "_KEY", b"of another process")
 

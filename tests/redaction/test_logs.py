@@ -38,7 +38,7 @@ def logged() -> Iterator[io.StringIO]:
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(MitmFormatter(colorize=False))
-    logger = logging.getLogger("somebody else")
+    logger = logging.getLogger("another.library")
     logger.addHandler(handler)
     logger.propagate = False
     undo = redact_logs()
@@ -47,7 +47,7 @@ def logged() -> Iterator[io.StringIO]:
     logger.removeHandler(handler)
 
 
-logger = logging.getLogger("somebody else")
+logger = logging.getLogger("another.library")
 
 
 @given(prose, st.sampled_from(BEFORE), tokens, st.sampled_from(AFTER), prose)
@@ -61,12 +61,12 @@ def test_no_token_survives_whatever_is_around_it(left: str, before: str, token: 
 
 
 @given(st.sampled_from(["Bearer ", "bearer ", "BEARER ", "Bearer\t", "Bearer%20"]), opaque, st.sampled_from(AFTER))
-def test_no_bearer_value_survives_though_it_looks_like_nothing_known(before: str, value: str, after: str) -> None:
+def test_no_bearer_value_survives(before: str, value: str, after: str) -> None:
     assert value not in redact_tokens(f"authorization: {before}{value}{after}")
 
 
 @given(tokens, st.sampled_from(["{}", "token {}", "Bearer {}", "{}. And so on", '{{"token":"{}"}}']))
-def test_fingerprint_that_stands_for_a_token_is_its_own(token: str, around: str) -> None:
+def test_a_token_is_replaced_with_its_fingerprint(token: str, around: str) -> None:
     assert redact_tokens(around.format(token)) == around.format(f"<sha256:{fingerprint(token)}>")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from codexpool.redaction.describe import describe_secret
 from codexpool.redaction.redact import LONGEST, redact_header, redact_text
-from codexpool.redaction.telling_names import names_secret
+from codexpool.redaction.secret_names import names_secret
 from codexpool.tokens.bearer import fingerprint
 from tests.redaction import planting
 from tests.redaction.planting import jwt, pieces_in
@@ -27,7 +27,7 @@ readable = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "Zs")
 
 
 def nothing_of(secret: str, text: str) -> bool:
-    """Whether nothing of a secret is in a text, however somebody decodes that."""
+    """Return whether nothing of a secret is in a text, in any decoding."""
     views = [text, unquote(text), unquote(unquote(text))]
     views += [re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), view) for view in views]
     views += [html.unescape(view) for view in views]
@@ -194,7 +194,7 @@ def test_each_kind_of_secret_has_its_name(secret: str, kind: str) -> None:
     assert describe_secret(secret) == f"{kind} {len(secret)} chars sha256:{fingerprint(secret)}"
 
 
-def test_short_secret_has_no_fingerprint_that_it_could_be_guessed_by() -> None:
+def test_a_short_secret_has_no_fingerprint() -> None:
     assert describe_secret("hunter2") == "secret 7 chars"
 
 
@@ -231,7 +231,7 @@ def test_claim_that_is_a_secret_itself_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("exp", [float("nan"), float("inf"), -1, 10**400, True, "soon", None, [], 1e300])
-def test_token_with_an_end_that_cannot_be_meant_is_shown_without_one(exp: object) -> None:
+def test_an_impossible_expiry_is_not_shown(exp: object) -> None:
     assert "exp" not in describe_secret(jwt({"exp": exp}))
 
 
@@ -375,7 +375,7 @@ def test_long_value_is_shortened_and_says_so(text: str) -> None:
     assert redact_header("x-foo", text) == safe
 
 
-def test_long_values_that_differ_at_their_end_only_can_be_told_apart() -> None:
+def test_long_values_that_differ_at_their_end_look_different() -> None:
     words = "many words " * 50
 
     one, other = redact_header("x-foo", f"{words}one"), redact_header("x-foo", f"{words}two")
@@ -385,7 +385,7 @@ def test_long_values_that_differ_at_their_end_only_can_be_told_apart() -> None:
 
 
 @given(planting.recognised | planting.keys, st.integers(0, 60))
-def test_nothing_is_left_of_a_secret_that_is_cut_in_two_by_the_end_of_what_is_read(secret: str, at: int) -> None:
+def test_nothing_is_left_of_a_secret_cut_at_the_bound(secret: str, at: int) -> None:
     text = f"{'word ' * 1638}{'w' * (at % 5)} {secret}"[: 8192 + 5 + at] + f" {secret}"
 
     assert nothing_of(secret, redact_text(text))

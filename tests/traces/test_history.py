@@ -1,4 +1,4 @@
-"""What is remembered of requests: bounded, counted, and there for whoever waits for news."""
+"""The history of requests: bounded, counted, and readers can wait for news."""
 
 from __future__ import annotations
 

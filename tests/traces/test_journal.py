@@ -301,7 +301,7 @@ def test_a_link_is_followed_at_the_start_only(tmp_path: Path) -> None:
     link.symlink_to(real)
     journal = Journal(link)
     assert journal.path == real
-    real.symlink_to(other)  # by somebody who may write there, too
+    real.symlink_to(other)  # Another user may write there, too.
     with pytest.raises(OSError, match="symbolic links"):
         append(journal.path, b"{}\n")
     real.unlink()
@@ -357,7 +357,7 @@ def test_a_batch_that_stays_in_part_is_followed_by_a_new_line(path: Path, monkey
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["with locks", "without locks"])
-@pytest.mark.parametrize("another_writes", [True, False], ids=["another writes", "nobody writes"])
+@pytest.mark.parametrize("another_writes", [True, False], ids=["another writes", "no other writes"])
 def test_lines_of_another_process_are_never_cut_off(
     path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool, another_writes: bool
 ) -> None:

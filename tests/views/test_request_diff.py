@@ -54,7 +54,7 @@ def test_requests_that_are_the_same_have_no_difference() -> None:
     assert compare(side("a"), side("b")) == Comparison([], [])
 
 
-def test_only_what_differs_is_told_in_the_order_of_a_request() -> None:
+def test_only_differences_are_shown_in_the_order_of_a_request() -> None:
     # Given
     one = side(
         url=f"{URL}?a=1&token=hunter2",

@@ -1,4 +1,4 @@
-"""The story of a request: what a person is told, whatever has become of it."""
+"""The explanation of a request, whatever has become of it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_row_says_what_becomes_of_the_request(row: Any) -> None:
     assert re.search(words[row.next], ROW_MEANS[row.number])
 
 
-# -- what is told
+# -- the explanation
 
 
 def test_a_dead_token_and_the_one_that_served_instead() -> None:
@@ -111,7 +111,7 @@ def test_each_reason_makes_a_sentence(because: Because) -> None:
     assert re.fullmatch(r"work was chosen because (the|it|this|nobody|no) [a-z, ]+", sentence)
 
 
-def test_nobody_served() -> None:
+def test_no_identity_served() -> None:
     told_instead = "codexpool: no identity can serve. work: replace its PAT"
     changes = {
         "attempts": [attempt(1, "work", 401)],
@@ -122,7 +122,7 @@ def test_nobody_served() -> None:
     assert role_of(told_instead, **changes) is Role.BAD
 
 
-def test_nobody_was_there_to_be_tried() -> None:
+def test_no_identity_was_tried() -> None:
     changes = {"attempts": [], "answer": answer(status=503, by="codexpool", message="closed")}
 
     assert role_of("no identity served it", **changes) is Role.BAD
@@ -211,7 +211,7 @@ def test_a_socket_and_what_was_asked_on_it() -> None:
     assert role_of("16:00:10 UTC: under way", **changes) is Role.FACT
 
 
-def test_what_would_have_been_done_is_not_told_as_done() -> None:
+def test_an_observed_request_is_explained_in_the_conditional() -> None:
     planned = attempt(1, "work", None, verdict=None, sent_at=None, milliseconds=None, evidence="")
 
     text = told(observed=True, attempts=[planned])
@@ -333,7 +333,7 @@ documents = st.fixed_dictionaries(
 
 
 @given(documents)
-def test_whatever_has_become_of_a_request_it_is_told(made: dict[str, Any]) -> None:
+def test_any_document_can_be_explained(made: dict[str, Any]) -> None:
     lines = explained(made)
 
     text = "\n".join(line.text for line in lines)
@@ -344,5 +344,5 @@ def test_whatever_has_become_of_a_request_it_is_told(made: dict[str, Any]) -> No
 
 
 @given(documents)
-def test_no_line_moves_a_cursor_or_is_two(made: dict[str, Any]) -> None:
+def test_no_line_has_a_control_character(made: dict[str, Any]) -> None:
     assert all(line.text.isprintable() for line in explained(made))

@@ -13,7 +13,7 @@ _STEMS: Final = (
     *("privatekey", "oauth", "csrf", "xsrf", "codeverifier", "usercode", "devicecode", "authcode", "accesscode"),
     *("pincode", "verificationcode", "2fa"),
 )
-"""Telling anywhere in a name."""
+"""These make the value a secret anywhere in a name."""
 
 _WORDS: Final = frozenset(
     {
@@ -21,7 +21,7 @@ _WORDS: Final = frozenset(
         *("sid", "sessionid", "sessid", "jsessionid", "phpsessid", "pw", "psk", "mfa"),
     }
 )
-"""Telling as a whole word only: there are "authors" and "monkeys"."""
+"""These do so as a whole word only: there are "authors" and "monkeys"."""
 
 _NO_KEYS: Final = frozenset({"monkey", "turkey", "hotkey", "whiskey", "donkey", "hockey", "jockey"})
 
@@ -38,7 +38,7 @@ _ABOUT: Final = frozenset(
         *("enabled", "supported", "present", "label", "policy", "reason", "message", "window", "budget", "balance"),
     }
 )
-"""A name that ends with one of these tells something about a secret, not the secret."""
+"""A name that ends with one of these is about a secret, but its value is not one."""
 
 _EITHER: Final = frozenset({"code", "session", "xsession"})
 """Names of values that are secrets or plain words."""
@@ -49,7 +49,7 @@ _HARMLESS: Final = re.compile(r"(?i:true|false|null|none|undefined|yes|no|on|off
 
 _AMOUNT: Final = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?\s?(?:ms|s|m|h|d|%|[kKM])?")
 
-_SAID: Final = re.compile(
+_ERROR_OR_ID: Final = re.compile(
     r"(?:[A-Z]?[a-z]+|(?:[A-Z][a-z]+|[a-z]{2,})(?:[A-Z][a-z]{2,})+|[A-Z]+)(?:[ _.-](?:[A-Z]?[a-z]+|[A-Z]+))*"
     r"|-?\d{1,5}|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
 )
@@ -86,7 +86,7 @@ def is_secret(name: str, value: str) -> bool:
         case _Sort.NAMED:
             return _HARMLESS.fullmatch(value) is None and not ("tokens" in _words(name) and _AMOUNT.fullmatch(value))
         case _Sort.EITHER:
-            return len(value) >= 6 and " " not in value and _SAID.fullmatch(value) is None
+            return len(value) >= 6 and " " not in value and _ERROR_OR_ID.fullmatch(value) is None
         case _Sort.ABOUT:
             return _NO_WORD.fullmatch(value) is not None
         case _:
