@@ -42,7 +42,7 @@ class Examination:
         self._config: PoolConfig | None = None
         self._resolved = Resolved({})
         self._auth_json = _private_text(client.home / logins.AUTH_JSON)
-        self._token = probe.token_of(client, self._auth_json)
+        self._token = probe.client_token(client, self._auth_json)
 
     def areas(self) -> Iterator[tuple[str, Iterator[Finding]]]:
         """Yield each area's name and its findings."""
@@ -63,7 +63,7 @@ class Examination:
             yield wrong(configuration.ABOUT, failure.message, "correct CODEXPOOL_CONFIG, or unset it")
             return
         if path is None:
-            yield configuration.nowhere()
+            yield configuration.missing()
             return
         self._config, problems = configuration.read(path)
         yield from problems
@@ -100,7 +100,7 @@ class Examination:
         if self._status or self._knows_probe:
             tunnel = Tunnel(at.host, at.port, at.user, at.password)
             certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
-            seen = trust.looked_at(self._client, tunnel, certificate if certificate.is_file() else None)
+            seen = trust.check(self._client, tunnel, certificate if certificate.is_file() else None)
             yield from self._probe(tunnel, seen)
         yield from variables.findings(self._client, (at.host, at.port), self._places())
         yield from seen.findings

@@ -14,7 +14,7 @@ from codexpool.doctor.findings import Finding, note, ok, wrong
 ABOUT: Final = "pool"
 
 
-def nowhere() -> Finding:
+def missing() -> Finding:
     """Report that there is no pool.toml; a member's machine needs none."""
     text = "no pool.toml on this machine: fine for a member, whose proxy runs elsewhere"
     return note(ABOUT, text, "for a pool of your own: codexpool add NAME, or codexpool login NAME")

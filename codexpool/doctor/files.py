@@ -54,13 +54,13 @@ def findings(kept: Iterable[Kept]) -> Iterator[Finding]:
     if os.name != "posix":
         return
     found = [(one, mode) for one in dict.fromkeys(kept) if (mode := _mode(one.path)) is not None]
-    too_open = [finding for one, mode in found if (finding := judged(one, mode)) is not None]
+    too_open = [finding for one, mode in found if (finding := evaluate(one, mode)) is not None]
     yield from too_open
     if found and not too_open:
         yield ok(ABOUT, f"none of {len(found)} files and folders with secrets is open to others")
 
 
-def judged(one: Kept, mode: int) -> Finding | None:
+def evaluate(one: Kept, mode: int) -> Finding | None:
     """Return what is wrong with a mode (``st_mode``); None if nothing is."""
     is_folder = stat.S_ISDIR(mode)
     if not mode & OPEN_TO_OTHERS and not (is_folder and mode & 0o011):

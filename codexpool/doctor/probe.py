@@ -1,6 +1,6 @@
 """Sends the probe: a request as a client sends it, which the proxy prepares as usual and then answers itself.
 
-It is sent only to a proxy that has said it knows the probe, over a connection that is known to end at that proxy.
+It is sent only to a proxy that reports that it knows the probe, over a connection that is known to end at that proxy.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Probe(NamedTuple):
     token: str
 
 
-def token_of(client: ClientEnvironment, auth_json: str) -> str:
+def client_token(client: ClientEnvironment, auth_json: str) -> str:
     """Return the token that the client would send if it begins with ``at-``; otherwise an empty string.
 
-    ``auth_json`` is the text of the client's auth.json. A login's tokens are not used: members are not told by them.
+    ``auth_json`` is the text of the client's auth.json. A login's tokens are not used: they identify no member.
     """
     token = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
     if not token:
@@ -65,19 +65,19 @@ def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Fi
         made_up = f"{PREFIX}codexpool-probe-{secrets.token_urlsafe(12)}"
         probe = Probe(secrets.token_urlsafe(12), transport, token or made_up)
         try:
-            yield judged(_send(tunnel, context, probe), probe)
+            yield evaluate(_send(tunnel, context, probe), probe)
         except (UntrustedError, NoTunnelError, OSError, http.client.HTTPException) as error:
             yield wrong(ABOUT, f"{how}: no answer ({error or type(error).__name__})", "see the proxy's log")
 
 
 def _send(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
     if probe.transport == "websocket":
-        return tunnel.ask(context, "GET", RESPONSES, headers_of(probe), None)
+        return tunnel.ask(context, "GET", RESPONSES, probe_headers(probe), None)
     body = json.dumps({"model": "codexpool-probe", "stream": True, "store": False, "input": []}).encode()
-    return tunnel.ask(context, "POST", RESPONSES, headers_of(probe), body)
+    return tunnel.ask(context, "POST", RESPONSES, probe_headers(probe), body)
 
 
-def headers_of(probe: Probe) -> dict[str, str]:
+def probe_headers(probe: Probe) -> dict[str, str]:
     """Return the headers of a probe, as a client sends them."""
     session = str(uuid.uuid4())
     headers = {
@@ -101,7 +101,7 @@ def headers_of(probe: Probe) -> dict[str, str]:
     }
 
 
-def judged(answer: Answer, probe: Probe) -> Finding:
+def evaluate(answer: Answer, probe: Probe) -> Finding:
     """Return what an answer shows about the path to the proxy."""
     how, document = TRANSPORTS[probe.transport], _document(answer.body)
     if answer.headers.get(HEADER) == probe.number and document.get("probe") == probe.number:

@@ -33,7 +33,7 @@ class Trusted(NamedTuple):
 UNCHECKED: Final = Trusted([note(ABOUT, "not checked: no proxy answers")], None)
 
 
-def looked_at(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Trusted:
+def check(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Trusted:
     """Check whether the client trusts what the proxy presents for the backend; nothing is sent to the backend.
 
     ``ca_file`` is the proxy's own certificate, if this machine has it.

@@ -26,7 +26,7 @@ TRIED: Final[tuple[Version, ...]] = ((0, 169, 0), (0, 171, 0))
 _VERSION: Final = re.compile(r"\b(\d{1,5})\.(\d{1,5})\.(\d{1,5})(-[0-9A-Za-z.-]+)?")
 
 
-def program_of(named: Path | None, environ: Mapping[str, str]) -> Path | None:
+def find_program(named: Path | None, environ: Mapping[str, str]) -> Path | None:
     """Return the client that is named, or in ``CODEXPOOL_CODEX``, or on the PATH; None if there is none."""
     wanted = str(named) if named is not None else environ.get("CODEXPOOL_CODEX") or "codex"
     found = shutil.which(wanted, path=environ.get("PATH"))

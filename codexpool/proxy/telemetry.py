@@ -175,7 +175,7 @@ class Telemetry:
 
     def unready(self) -> str:
         if not self._runs:
-            return health.STARTS
+            return health.STARTING
         view, leaves = self.view, self._shutdown.has_begun
         return health.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
 

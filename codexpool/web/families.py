@@ -1,6 +1,6 @@
 """Metric families of `prometheus_client`, and their text.
 
-The library is slow to import, and most proxies are never scraped: it is imported with the first scrape.
+The library is slow to import, and most proxies are never scrape: it is imported with the first scrape.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def histogram(name: str, text: str, buckets: Buckets) -> Metric:
     return HistogramMetricFamily(name, text, counts, buckets.sum, unit=_unit(name))
 
 
-def exposed(families: Iterable[Metric], accept: str) -> tuple[Iterator[bytes], str]:
+def encode_all(families: Iterable[Metric], accept: str) -> tuple[Iterator[bytes], str]:
     """Return the text of the metrics in pieces, in the format an ``Accept`` header asks for, and its content type.
 
     Consecutive families of one name are pieces of one family.

@@ -16,11 +16,11 @@ from codexpool.protocol.headers import PROBE_VERSION
 PATH: Final = "/healthz"
 READY_PATH: Final = "/healthz/ready"
 
-STARTS: Final = "the proxy is starting"
-LEAVES: Final = "the proxy is shutting down and finishing its turns"
-REFUSES: Final = "requests are refused; the proxy's log says why"
+STARTING: Final = "the proxy is starting"
+SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
+REFUSING: Final = "requests are refused; see the proxy's log"
 NO_POOL: Final = "no pool is configured"
-NOBODY: Final = "no identity can serve now"
+NO_IDENTITY: Final = "no identity can serve now"
 
 
 def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool) -> str:
@@ -29,13 +29,13 @@ def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool)
     ``is_closed``: without a pool, requests are refused instead of relayed.
     """
     if leaves:
-        return LEAVES
+        return SHUTTING_DOWN
     if observes:
         return ""
     if pool is None:
-        return REFUSES if is_closed else NO_POOL
+        return REFUSING if is_closed else NO_POOL
     if not any(identity.status is Status.READY for identity in pool.identities.values()):
-        return NOBODY
+        return NO_IDENTITY
     return ""
 
 

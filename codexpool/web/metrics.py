@@ -18,7 +18,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.web import families
 from codexpool.web.families import Row, counter, counters, gauge, gauges, histogram, infos
-from codexpool.web.status import View, condition_at, joined, safe, share_left, usage_of, windows
+from codexpool.web.status import View, condition_at, join, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -28,15 +28,15 @@ BY_NAME = ("identity",)
 BY_WINDOW = ("identity", "family", "window")
 
 
-async def scraped(view: View, accept: str, now: float) -> tuple[bytes, str]:
+async def scrape(view: View, accept: str, now: float) -> tuple[bytes, str]:
     """Return all metrics in the format an ``Accept`` header asks for, and their content type.
 
     ``now`` is a unix second. The event loop gets its turn between pieces.
     """
     if families.LIBRARY not in sys.modules:
         await in_thread(import_module, families.LIBRARY)
-    pieces, content_type = families.exposed(_families(view, now), accept)
-    return await joined(pieces), content_type
+    pieces, content_type = families.encode_all(_families(view, now), accept)
+    return await join(pieces), content_type
 
 
 def _families(view: View, now: float) -> Iterator[Metric]:
@@ -63,7 +63,7 @@ def _of_the_proxy(view: View) -> Iterator[Metric]:
     yield from infos("codexpool_build_info", "Versions of codexpool, mitmproxy and Python.", labels, [versions])
     yield from gauge("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
     yield from gauge("codexpool_observing", "1 in observe mode, where no request is changed.", proxy.observe)
-    yield from gauge("codexpool_closed", "1 while all requests are refused: the log says why.", bool(view.why_closed))
+    yield from gauge("codexpool_closed", "1 while all requests are refused; see the log.", bool(view.why_closed))
     is_open = pool is not None and pool.states.breaker.opened_at is not None
     text = "1 while sessions are not moved because several identities died at once."
     yield from gauge("codexpool_breaker_open", text, is_open)

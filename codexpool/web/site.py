@@ -24,7 +24,7 @@ from codexpool.traces.history import History
 from codexpool.views.header_table import rows
 from codexpool.views.story import explained
 from codexpool.web import health, metrics, status
-from codexpool.web.status import as_json, joined
+from codexpool.web.status import as_json, join
 
 logger = logging.getLogger("codexpool")
 
@@ -130,7 +130,7 @@ class Site:
             return page
         match parts.path.split("/")[1:]:
             case ["api", "status"]:
-                return Answer(200, await joined(status.pieces(self._proxy.status_view(now), now)))
+                return Answer(200, await join(status.pieces(self._proxy.status_view(now), now)))
             case ["api", "flows"]:
                 return Answer(200, await self._flow_list(_number(query, "limit", 50, MOST_FLOWS)))
             case ["api", "flows", wanted] if wanted:
@@ -139,14 +139,14 @@ class Site:
                 return await self._events(query)
             case ["metrics"]:
                 accept = request.headers.get("accept", "")
-                return Answer(200, *await metrics.scraped(self._proxy.status_view(now), accept, now))
+                return Answer(200, *await metrics.scrape(self._proxy.status_view(now), accept, now))
             case _:
                 return _error(404, f"no such page; there are: {', '.join(PAGES)}")
 
     async def _flow_list(self, limit: int) -> bytes:
         traces = list(self._history.traces())
         documents = (as_json(trace.document(with_headers=False)) for trace in traces[:limit])
-        return await joined(_list("flows", documents, {"total": len(traces)}))
+        return await join(_list("flows", documents, {"total": len(traces)}))
 
     def _flow(self, wanted: str) -> Answer:
         trace = self._history.trace(wanted)
@@ -179,7 +179,7 @@ class Site:
         events = history.events(after, max(1, limit))
         last = events[-1].number if events else history.last
         about = {"last": last, "lost": lost, "run": self.run}
-        return Answer(200, await joined(_list("events", (event.json for event in events), about)))
+        return Answer(200, await join(_list("events", (event.json for event in events), about)))
 
 
 @cache

@@ -1,7 +1,7 @@
 """The status document: what `/api/status`, the page and `codexpool status` show of a running proxy.
 
 It is built for each request from what is in memory. With a thousand identities that takes a while, so it is built in
-pieces (see `joined`); of what grows with traffic, only the newest is included.
+pieces (see `join`); of what grows with traffic, only the newest is included.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def pieces(view: View, now: float) -> Iterator[bytes]:
     yield b"]}"
 
 
-async def joined(pieces: Iterable[bytes]) -> bytes:
+async def join(pieces: Iterable[bytes]) -> bytes:
     """Join pieces, and let the event loop work after each: a client's request must not wait for a long answer."""
     made: list[bytes] = []
     for piece in pieces:
@@ -214,7 +214,7 @@ def _left_out(view: View, pool: Pool, spec: IdentitySpec, sessions: Counter[str]
         "user_id": safe(spec.user_id) if spec.user_id else None,
         "since": None,
         "evidence": "its token cannot be read",
-        "needs": safe(f"Fix it at {_place(view.config, spec)}; the proxy's log says what is wrong"),
+        "needs": safe(f"Fix it at {_place(view.config, spec)}; see the proxy's log"),
     }
 
 

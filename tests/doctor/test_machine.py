@@ -16,7 +16,7 @@ from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat
 from codexpool.doctor import clocks, configuration, files, logins, versions
-from codexpool.doctor.files import Kept, judged
+from codexpool.doctor.files import Kept, evaluate
 from codexpool.doctor.findings import Level
 from codexpool.local.ca_files import KEY
 from codexpool.tokens.bearer import Bearer
@@ -71,7 +71,7 @@ def test_the_client_is_run_for_its_version(tmp_path: Path, says: str, helps: str
 
 
 def test_no_client_is_a_note() -> None:
-    assert versions.program_of(None, {"PATH": "/nowhere"}) is None
+    assert versions.find_program(None, {"PATH": "/nowhere"}) is None
     assert levels(versions.findings(None, "")) == [Level.NOTE]
 
 
@@ -95,7 +95,7 @@ FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
     ],
 )
 def test_a_mode_that_is_too_open_has_its_chmod(mode: int, level: Level | None, remedy: str) -> None:
-    finding = judged(Kept(Path("/a b"), "the state"), mode)
+    finding = evaluate(Kept(Path("/a b"), "the state"), mode)
 
     assert (finding and finding.level, finding.remedy if finding else "") == (level, remedy)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codexpool.doctor.findings import Level
-from codexpool.doctor.probe import HEADER, Probe, headers_of, judged, token_of
+from codexpool.doctor.probe import HEADER, Probe, client_token, evaluate, probe_headers
 from codexpool.doctor.tunnel import Answer
 from tests.doctor.fakes import KEY, client, probed
 
@@ -60,7 +60,7 @@ PROBE = Probe(NUMBER, "http", "at-test-0123456789abcdef")
     ],
 )
 def test_each_answer_has_its_finding(given: Answer, level: Level, words: str) -> None:
-    finding = judged(given, PROBE)
+    finding = evaluate(given, PROBE)
 
     assert finding.level is level
     assert words in finding.text
@@ -70,8 +70,8 @@ def test_each_answer_has_its_finding(given: Answer, level: Level, words: str) ->
 def test_a_refused_key_and_no_key_have_different_remedies() -> None:
     refusal = answer(error("codexpool_not_a_member", "codexpool: unknown"), 401)
 
-    assert "new key" in judged(refusal, PROBE._replace(token=KEY)).remedy
-    assert "CODEX_ACCESS_TOKEN" in judged(refusal, PROBE).remedy
+    assert "new key" in evaluate(refusal, PROBE._replace(token=KEY)).remedy
+    assert "CODEX_ACCESS_TOKEN" in evaluate(refusal, PROBE).remedy
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_a_refused_key_and_no_key_have_different_remedies() -> None:
     ],
 )
 def test_the_probe_has_the_token_of_the_client(environ: dict[str, str], auth_json: str, token: str) -> None:
-    assert token_of(client(environ), auth_json) == token
+    assert client_token(client(environ), auth_json) == token
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_a_probe_looks_like_the_request_of_a_client(transport: str) -> None:
-    headers = headers_of(Probe(NUMBER, transport, KEY))
+    headers = probe_headers(Probe(NUMBER, transport, KEY))
 
     assert headers[HEADER] == NUMBER
     assert headers["authorization"] == f"Bearer {KEY}"

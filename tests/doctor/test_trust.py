@@ -9,7 +9,7 @@ import certifi
 import pytest
 
 from codexpool.doctor.findings import Finding, Level
-from codexpool.doctor.trust import Trusted, looked_at
+from codexpool.doctor.trust import Trusted, check
 from codexpool.doctor.tunnel import Tunnel
 from tests.doctor.fakes import FakeProxy, client, running
 
@@ -21,7 +21,7 @@ def fake(tmp_path: Path) -> Iterator[FakeProxy]:
 
 
 def looked(fake: FakeProxy, environ: dict[str, str], ca_file: Path | None = None) -> Trusted:
-    return looked_at(client(environ), Tunnel("127.0.0.1", fake.port), ca_file)
+    return check(client(environ), Tunnel("127.0.0.1", fake.port), ca_file)
 
 
 def finding(trusted: Trusted) -> Finding:
@@ -87,7 +87,7 @@ def test_a_public_certificate_allows_no_probe(fake: FakeProxy, monkeypatch: pyte
 def test_a_proxy_that_is_gone_is_wrong(tmp_path: Path) -> None:
     with running(tmp_path) as fake:
         port = fake.port
-    trusted = looked_at(client(), Tunnel("127.0.0.1", port), None)
+    trusted = check(client(), Tunnel("127.0.0.1", port), None)
 
     assert finding(trusted).level is Level.WRONG
     assert trusted.context is None

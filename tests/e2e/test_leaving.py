@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from codexpool.local import running_proxies
-from codexpool.web.health import LEAVES
+from codexpool.web.health import SHUTTING_DOWN
 from tests.e2e.conftest import Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, socket_turn
 from tests.running import pat, until
@@ -81,7 +81,7 @@ async def test_turns_under_way_lose_no_byte(make: Make) -> None:
             refused = await post(client, "kept")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "0")
             assert refused.json()["error"]["code"] == FAILED_CLOSED
-            assert (await probe.get("/healthz/ready")).json()["reason"] == LEAVES
+            assert (await probe.get("/healthz/ready")).json()["reason"] == SHUTTING_DOWN
             # and another proxy can listen in its place
             assert running_proxies.announced(world.proxy.state.parent) == []
             await asyncio.to_thread(successor.start)

@@ -31,11 +31,16 @@ async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GE
 
 @pytest.mark.parametrize(("path", "when_unready"), [("/healthz", 200), ("/healthz/ready", 503)])
 async def test_a_proxy_that_cannot_serve_is_alive_but_not_ready(path: str, when_unready: int) -> None:
-    ready, unready = await asked(path, ""), await asked(path, health.NOBODY)
+    ready, unready = await asked(path, ""), await asked(path, health.NO_IDENTITY)
 
     assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
     assert unready.status_code == when_unready
-    assert json.loads(unready.content or b"") == {"status": "ok", "ready": False, "probe": 1, "reason": health.NOBODY}
+    assert json.loads(unready.content or b"") == {
+        "status": "ok",
+        "ready": False,
+        "probe": 1,
+        "reason": health.NO_IDENTITY,
+    }
 
 
 @pytest.mark.parametrize("peer", [ELSEWHERE, ("127.0.0.1", 1), ("fe80::1%eth0", 1, 0, 3), None], ids=str)
@@ -66,13 +71,13 @@ def condemned() -> Pool:
     ("pool", "more", "reason"),
     [
         (lambda: ready_pool("alice@corp"), {}, ""),
-        (lambda: ready_pool("alice@corp"), {"leaves": True}, health.LEAVES),
-        (condemned, {}, health.NOBODY),
-        (lambda: pool_of(unverified("alice@corp")), {}, health.NOBODY),
+        (lambda: ready_pool("alice@corp"), {"leaves": True}, health.SHUTTING_DOWN),
+        (condemned, {}, health.NO_IDENTITY),
+        (lambda: pool_of(unverified("alice@corp")), {}, health.NO_IDENTITY),
         (lambda: None, {}, health.NO_POOL),
-        (lambda: None, {"is_closed": True}, health.REFUSES),
+        (lambda: None, {"is_closed": True}, health.REFUSING),
         (lambda: None, {"observes": True}, ""),
-        (lambda: None, {"observes": True, "leaves": True}, health.LEAVES),
+        (lambda: None, {"observes": True, "leaves": True}, health.SHUTTING_DOWN),
     ],
     ids=["ready", "leaving", "condemned", "unverified", "no pool", "closed", "observing", "observing, leaving"],
 )

@@ -24,7 +24,7 @@ from codexpool.traces.counts import BOUNDS
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.families import AT_ONCE
-from codexpool.web.metrics import length, scraped
+from codexpool.web.metrics import length, scrape
 from codexpool.web.status import View
 from tests.pool.pools import NOW, condemn, ready_pool, refuse, unverified
 from tests.redaction.planting import pieces_in, recognised
@@ -40,7 +40,7 @@ PROMETHEUS = (
 
 
 def exposition(looked_at: View, accept: str = "", now: float = NOW) -> tuple[bytes, str]:
-    return asyncio.run(scraped(looked_at, accept, now))
+    return asyncio.run(scrape(looked_at, accept, now))
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -329,7 +329,7 @@ async def test_a_scrape_in_pieces_yields_to_others() -> None:
             await asyncio.sleep(0)
 
     meanwhile = asyncio.create_task(others())
-    body, content_type = await scraped(looked_at, OPEN, NOW)
+    body, content_type = await scrape(looked_at, OPEN, NOW)
     meanwhile.cancel()
 
     assert turns > len(Status)
@@ -345,9 +345,9 @@ def test_the_library_is_not_imported_without_a_scrape() -> None:
 
 def test_the_first_scrape_imports_the_library() -> None:
     program = (
-        "import asyncio, sys; from codexpool.web.metrics import scraped; from tests.web.views import view;"
+        "import asyncio, sys; from codexpool.web.metrics import scrape; from tests.web.views import view;"
         "assert 'prometheus_client' not in sys.modules;"
-        "print(asyncio.run(scraped(view(None), '', 0.0))[1])"
+        "print(asyncio.run(scrape(view(None), '', 0.0))[1])"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.startswith("text/plain")

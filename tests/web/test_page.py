@@ -306,7 +306,7 @@ def test_a_screen_reader_is_told_little_of_many_events(tab: Tab, site: StandInSi
     shown(tab, site)
     tab.run("""
       window.said = [];
-      const told = document.getElementById("said");
+      const told = document.getElementById("announcement");
       new MutationObserver(() => said.push(told.textContent)).observe(told, { childList: true });
     """)
 

@@ -18,7 +18,7 @@ from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Identi
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.traces.history import History
-from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, View, joined, pieces
+from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
@@ -426,7 +426,7 @@ async def test_other_tasks_run_between_the_pieces() -> None:
             await asyncio.sleep(0)
 
     meanwhile = asyncio.create_task(others())
-    made = await joined(pieces(view(pool), NOW))
+    made = await join(pieces(view(pool), NOW))
     meanwhile.cancel()
 
     assert turns >= 6

@@ -58,7 +58,7 @@ def doctor(
             _print_routes(out, as_json)
         return
     client = environment.client_environment(os.environ)
-    named = versions.program_of(program, os.environ)
+    named = versions.find_program(program, os.environ)
     if program is not None and named is None:
         raise click.UsageError(f"--client: {program} is not a program")
     with Signals(), quiet_end():

@@ -13,6 +13,6 @@ export function announce(words) {
   last.timer = setTimeout(() => {
     last.timer = 0;
     last.at = Date.now();
-    put(node("said"), last.words());
+    put(node("announcement"), last.words());
   }, left);
 }

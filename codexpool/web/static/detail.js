@@ -123,8 +123,8 @@ function updateAttempt(own, attempt, made) {
   const unanswered = attempt.sent_at === null ? "not sent" : "no answer yet";
   put(own.answer, status === null ? unanswered : status === 0 ? "connection lost" : String(status));
   const credential = listed([KINDS[attempt.kind] ?? attempt.kind, attempt.fingerprint], " ");
-  const whose = [credential, attempt.account_id, attempt.origin].map((text) => text && short(text, 80));
-  sentence(own.who, ...facts(...whose, took(attempt.milliseconds)));
+  const details = [credential, attempt.account_id, attempt.origin].map((text) => text && short(text, 80));
+  sentence(own.who, ...facts(...details, took(attempt.milliseconds)));
   const lines = [
     `chosen because: ${attempt.because}`,
     attempt.lighter && "sent without encrypted reasoning",

@@ -44,9 +44,9 @@ function update(own, one, made) {
   resign(own.sign, kind);
   put(own.word, short(spaced(one.status), 24));
   const origin = one.origin === "https://chatgpt.com" ? "" : one.origin;
-  const whose = [one.plan, one.account_id, one.user_id, one.fedramp && "FedRAMP", origin];
+  const details = [one.plan, one.account_id, one.user_id, one.fedramp && "FedRAMP", origin];
   const credential = listed([KINDS[one.kind] ?? one.kind, one.fingerprint], " ");
-  sentence(own.who, ...facts(...[credential, ...whose].map((text) => text && short(text, 48))));
+  sentence(own.who, ...facts(...[credential, ...details].map((text) => text && short(text, 48))));
   sentence(own.when, ...condition(one));
   const needs = listed([one.needs, one.reminder, ...(one.not_for ?? [])], ". ");
   own.call.hidden = !needs;
@@ -66,20 +66,20 @@ function update(own, one, made) {
 
 /** Return since when or until when an identity has its status, and why. */
 function condition(one) {
-  const said = [];
-  if (one.until) said.push("until ", [one.until, "both"]);
-  else if (one.since && one.status !== "ready") said.push("since ", [one.since, "both"]);
-  if (one.evidence) said.push(`${said.length ? ": " : ""}${short(one.evidence, 300)}`);
-  return said;
+  const content = [];
+  if (one.until) content.push("until ", [one.until, "both"]);
+  else if (one.since && one.status !== "ready") content.push("since ", [one.since, "both"]);
+  if (one.evidence) content.push(`${content.length ? ": " : ""}${short(one.evidence, 300)}`);
+  return content;
 }
 
 function use(one) {
   const left = one.headroom === null ? "usage unknown" : `${Math.round(one.headroom * 100)} % left`;
   const refusals = one.refusals ? count(one.refusals, "refusal") : "";
-  const said = facts(left, count(one.sessions, "session"), count(one.requests, "request"), refusals);
-  if (one.last_used_at) said.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
-  if (one.expires_at) said.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
-  return said;
+  const content = facts(left, count(one.sessions, "session"), count(one.requests, "request"), refusals);
+  if (one.last_used_at) content.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
+  if (one.expires_at) content.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
+  return content;
 }
 
 function createLimit() {
