@@ -1,4 +1,4 @@
-"""Whose an address is: this machine's, or one household's. Pure."""
+"""IP addresses: this machine's, and those of one household."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can be meant by a host."""
+    """Return whether a host can only be this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -16,7 +16,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_from_here(address: str) -> bool:
-    """Whether a client's address is this machine's own, or none of a network: mitmproxy itself sends a flow again."""
+    """Return whether a client is on this machine; a flow that mitmproxy replays has no address."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -24,7 +24,7 @@ def is_from_here(address: str) -> bool:
 
 
 def household(text: str) -> str:
-    """An address, or of IPv6 its first 64 bits: whoever has one has all of them."""
+    """Return an address; of IPv6 the /64 network, which belongs to one household."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -33,13 +33,13 @@ def household(text: str) -> str:
 
 
 def address_of(peername: tuple[Any, ...] | None) -> str:
-    """Return the address of a connection's other end, as a socket names it; empty where there is none."""
+    """Return the address of a peer; empty if there is none."""
     return plain_address(peername[0]) if peername else ""
 
 
 @lru_cache(maxsize=256)
 def plain_address(text: str) -> str:
-    """An address without its zone, and as IPv4 if it is one."""
+    """Return an address without its zone, and as IPv4 if it is a mapped one."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""A file put in the place of another one: all of it or nothing, whenever the process is killed."""
+"""Replace a file atomically: whenever the process is killed, the old or the new file is there."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from pathlib import Path
 from types import TracebackType
 
 SPARE = 4096
-"""Bytes reserved beyond the length of the old file."""
+"""Bytes to reserve beyond the size of the old file."""
 
 KEPT_IN_A_SECOND = 10
-"""Files that are kept beside another one within a second at most."""
+"""Backups of one file within a second."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 _NOT_HERE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-"""How a file system says that it cannot reserve."""
+"""Errors of a file system that cannot reserve space."""
 
 
 class Replacement:
-    """The new file, made beside the old one before there is anything to write into it.
+    """The new file, made beside the old one before its content is known.
 
-    What would keep it from being written (a folder that may not be written to, a full disk) is so found out while
-    nothing is at stake. Leaving the block removes what was not `put`. Only ever used under `locked`.
+    So a folder without write permission, or a full disk, is noticed before anything is at stake. Leaving the block
+    without `put` removes it. Use it under `locked`.
 
     Args:
-        real: the file itself, no symlink to it. Its owner and its mode are kept.
+        real: the file itself, not a symlink. Its owner and mode are kept.
     """
 
     def __init__(self, real: Path) -> None:
         self._real = real
-        # One fixed name, used under the lock: what a killed process left behind is overwritten, never heaped up.
+        # One fixed name: what a killed process left behind is overwritten.
         self._new = real.with_name(f".{real.name}.new")
         self._descriptor = -1
 
     def __enter__(self) -> Replacement:
-        """Raises OSError where the file could not be written."""
+        """Raises OSError if the file could not be written."""
         status = self._real.stat()
         self._new.unlink(missing_ok=True)
         self._descriptor = os.open(self._new, _CREATE, 0o600)
@@ -54,12 +54,12 @@ class Replacement:
         return self
 
     def put(self, content: bytes, instead_of: bytes | None = None) -> bool:
-        """Write the content, and let it take the old file's place. Raises OSError.
+        """Write the content and replace the old file; return whether that was done. Raises OSError.
 
-        With ``instead_of`` only if the old file still has that content; whether it was done.
+        With ``instead_of``, only if the old file still has that content.
         """
         _write(self._descriptor, content)
-        self._close()  # Windows replaces no file that is open.
+        self._close()  # Windows replaces no open file.
         if instead_of is not None and self._real.read_bytes() != instead_of:
             return False
         self._new.replace(self._real)
@@ -79,10 +79,7 @@ class Replacement:
 
 
 def keep_beside(real: Path, content: bytes) -> Path:
-    """Write what a file has held into a new file beside it, for its owner only, and return that one's path.
-
-    No file that is there is overwritten. Raises OSError.
-    """
+    """Write a backup beside a file, for its owner only, and return its path. Raises OSError."""
     stem = f"{real.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for number in range(KEPT_IN_A_SECOND):
         path = real.with_name(f"{stem}-{number}" if number else stem)
@@ -103,12 +100,12 @@ def keep_beside(real: Path, content: bytes) -> Path:
 
 @contextlib.contextmanager
 def locked(real: Path, timeout: float) -> Iterator[None]:
-    """No other process of ours replaces the file meanwhile.
+    """Keep other codexpool processes from replacing a file.
 
-    The lock stands beside it: who may replace the file can write there. Waits ``timeout`` seconds at most: not for
-    an event loop. Raises TimeoutError, OSError, and NotImplementedError on a file system without locks.
+    The lock is a file beside it. Waits up to ``timeout`` seconds: not for an event loop. Raises TimeoutError,
+    OSError, and NotImplementedError on a file system without locks.
     """
-    import filelock  # only where something is written
+    import filelock  # Slow, and seldom needed.
 
     path = real.with_name(f".{real.name}.lock")
     lock = filelock.FileLock(path, timeout=timeout, mode=0o600)
@@ -117,7 +114,7 @@ def locked(real: Path, timeout: float) -> Iterator[None]:
     except filelock.Timeout:
         raise TimeoutError("is being edited by another process") from None
     try:
-        with contextlib.suppress(OSError):  # root's lock file must not keep the owner out
+        with contextlib.suppress(OSError):  # A lock file of root must not lock the owner out.
             give_owner(path, real.stat())
         yield
     finally:
@@ -125,7 +122,7 @@ def locked(real: Path, timeout: float) -> Iterator[None]:
 
 
 def give_owner(path: Path, status: os.stat_result) -> None:
-    """Let a file be owned by whom ``status`` names. Raises OSError where that is not ours to give."""
+    """Give a file the owner in ``status``. Raises OSError."""
     now = path.stat()
     if os.name == "posix" and (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
         os.chown(path, status.st_uid, status.st_gid)
@@ -140,7 +137,7 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    with contextlib.suppress(AttributeError):  # macOS and Windows have no such call
+    with contextlib.suppress(AttributeError):  # macOS and Windows do not have it.
         try:
             os.posix_fallocate(descriptor, 0, size)
         except OSError as error:
@@ -149,7 +146,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where a folder can be synced."""
+    """Make a rename durable, if the system can sync folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

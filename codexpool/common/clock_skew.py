@@ -1,5 +1,4 @@
-"""Times that others say, and how far this machine's clock is from the backend's: the ends of tokens and of limits are
-reckoned by it."""
+"""How far this machine's clock is from the backend's. Ends of tokens and limits are computed with it."""
 
 from __future__ import annotations
 
@@ -8,26 +7,26 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 LATEST: Final = 1e11
-"""No unix second that anybody means is beyond this."""
+"""Latest plausible unix second."""
 
 
 class Clock:
-    """What the last answer with a ``Date`` has said. ``offset`` is our clock minus the backend's, in seconds."""
+    """``offset`` is this machine's clock minus the backend's, in seconds, by the last answer with a ``Date``."""
 
     def __init__(self) -> None:
         self.offset: float | None = None
 
-    def saw(self, date: str | None, asked_at: float, answered_at: float) -> None:
-        """An answer had this ``Date``; it was made between these two unix seconds of ours. Raises nothing."""
-        said = offset(date, asked_at, answered_at) if date else None
-        if said is not None:
-            self.offset = said
+    def learn(self, date: str | None, asked_at: float, answered_at: float) -> None:
+        """Learn from the ``Date`` of an answer, with the unix seconds of its request and arrival. Raises nothing."""
+        found = offset(date, asked_at, answered_at) if date else None
+        if found is not None:
+            self.offset = found
 
 
 def offset(date: str, asked_at: float, answered_at: float) -> float | None:
-    """Our clock minus theirs: 0.0 if theirs may well be the same; None for what is no date.
+    """Return our clock minus theirs, in seconds: 0.0 if they may be equal, None for an invalid date.
 
-    The header is to the second and the answer took its time, so that there is a span of times that fit.
+    The header has whole seconds and the answer took some time, so a range of times fits.
     """
     try:
         parsed = parsedate_to_datetime(date)

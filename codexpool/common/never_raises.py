@@ -1,4 +1,4 @@
-"""Who looks on does no harm: what fails in keeping a trace is said in the log, and costs no request its answer."""
+"""Functions that only observe must not fail a request: their exceptions are logged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ P = ParamSpec("P")
 
 
 def harmless(keep: Callable[P, None]) -> Callable[P, None]:
-    """Have a function log what it raises."""
+    """Make a function log its exceptions instead of raising them."""
 
     @wraps(keep)
     def kept(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             keep(*args, **kwargs)
         except Exception:
-            logger.exception("what is seen of a request could not be kept")
+            logger.exception("%s failed; the request goes on", keep.__qualname__)
 
     return kept

@@ -9,12 +9,12 @@ from pathlib import Path
 
 OPEN_TO_OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
-# A named pipe is then refused like any other thing that is no file, and not waited for.
+# So that a named pipe is refused, not waited for.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class UnusableError(Exception):
-    """A secret, or the file it is in, that cannot be used: what is wrong, and what mends it."""
+    """A secret, or its file, that cannot be used: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, remedy: str, line: int | None = None) -> None:
         super().__init__(what)
@@ -24,15 +24,14 @@ class UnusableError(Exception):
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that only its owner can read and write. Line ends stay as they are, a BOM goes.
+    """Return the text of a file that only its owner can read. Line ends are kept, a BOM is removed.
 
-    Raises UnusableError if there is no such file, it cannot be read, is no regular file, is open to others (POSIX
-    only), or is not UTF-8.
+    Raises UnusableError if the file is missing, not readable, not regular, open to others (POSIX only), or not UTF-8.
     """
     try:
         descriptor = os.open(path, _OPEN)
         try:
-            _refuse_the_unfit(path, os.fstat(descriptor))
+            _check(path, os.fstat(descriptor))
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read()
         finally:
@@ -50,11 +49,11 @@ def read_private(path: Path) -> str:
         raise UnusableError(f"is not UTF-8 text (line {line})", "save it as UTF-8", line) from None
 
 
-def _refuse_the_unfit(path: Path, status: os.stat_result) -> None:
+def _check(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise UnusableError("is a folder", "name a file")
     if not stat.S_ISREG(status.st_mode):
-        raise UnusableError("is no regular file", "put the text into a file")
+        raise UnusableError("is not a regular file", "put the text into a file")
     if os.name == "posix" and status.st_mode & OPEN_TO_OTHERS:
         mode = stat.S_IMODE(status.st_mode)
         raise UnusableError(f"is open to other users (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")

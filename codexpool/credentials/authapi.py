@@ -87,7 +87,7 @@ class AuthApi:
         except NoAnswerError as error:
             note = f"whoami cannot be reached ({error})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
-        self._clock.saw(response.headers.get("date"), at, time.time())
+        self._clock.learn(response.headers.get("date"), at, time.time())
         return whoami_of(response, bearer, at)
 
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:

@@ -388,7 +388,7 @@ def test_an_unreadable_file_is_refused_with_the_reason(write: WritePrivate, tmp_
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pool.toml", 0o600)
-    assert refusal(tmp_path / "pool.toml").startswith(": is no regular file")
+    assert refusal(tmp_path / "pool.toml").startswith(": is not a regular file")
 
 
 @needs_a_plain_user
