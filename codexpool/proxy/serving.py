@@ -73,8 +73,8 @@ class SwapHandler:
             self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
-        keeper = Keeper(_open_state, os.environ, options.own_route(), self)
-        keeper.start(setup, watcher)
+        keeper = Keeper(setup, _open_state, os.environ, options.own_route(), self)
+        keeper.start(watcher)
         self.flows.mode = Serving(keeper)
 
     @staticmethod
@@ -103,7 +103,7 @@ class SwapHandler:
     def changed(self, keeper: Keeper) -> None:
         """Follow a change of the identities or the members."""
         self.gate.follow(keeper.config)
-        self.turns.follow(keeper.config.turns_at_once if keeper.config is not None else None)
+        self.turns.follow(keeper.config.turns_at_once)
         self.sockets.pool_changed(keeper.pool)
 
     def status_changed(self, identity: Identity, before: Condition) -> None:

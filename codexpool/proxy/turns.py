@@ -103,8 +103,7 @@ def _spec_now(keeper: Keeper, member: Member | None) -> MemberSpec | None:
     """Return what pool.toml says about a member now: a socket may have been opened under other settings."""
     if member is None:
         return None
-    now = keeper.config.member(member.name) if keeper.config is not None else None
-    return now or member.spec
+    return keeper.config.member(member.name) or member.spec
 
 
 def _day_used_up(ledger: Ledger, spec: MemberSpec | None) -> Denied | None:

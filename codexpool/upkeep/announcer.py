@@ -22,11 +22,11 @@ REMIND_EVERY = 86_400.0
 class Announcer:
     """Logs each change once, and sends a notice when an identity needs a person.
 
-    ``config`` is the configuration in force. Commands of notices run with ``environ`` less the pool's secrets.
+    ``config`` is the configuration in use. Commands of notices run with ``environ`` without the pool's secrets.
     """
 
-    def __init__(self, pool: Pool, notices: Notices, environ: Mapping[str, str]) -> None:
-        self.config: PoolConfig | None = None
+    def __init__(self, config: PoolConfig, pool: Pool, notices: Notices, environ: Mapping[str, str]) -> None:
+        self.config = config
         self._pool = pool
         self._notices = notices
         self._environ = environ
@@ -80,8 +80,8 @@ class Announcer:
 
     def _needs_a_person(self, identity: Identity) -> None:
         config, evidence, status = self.config, identity.condition.evidence, identity.status
-        spec = config.identity(identity.name) if config is not None else None
-        if spec is None or config is None or evidence is None:
+        spec = config.identity(identity.name)
+        if spec is None or evidence is None:
             return
         what = f"is in {status}" if status is Status.CONFLICT else str(status)
         logger.warning("%s %s: %s. %s", identity.name, what, evidence, remedy(identity, f"{config.path}:{spec.line}"))

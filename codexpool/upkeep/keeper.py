@@ -63,10 +63,15 @@ class Keeper(PoolListener):
     """
 
     def __init__(
-        self, open_state: Callable[[], State], environ: Mapping[str, str], route: Route, listener: Listener
+        self,
+        config: PoolConfig,
+        open_state: Callable[[], State],
+        environ: Mapping[str, str],
+        route: Route,
+        listener: Listener,
     ) -> None:
         self.pool = Pool(self)
-        self.config: PoolConfig | None = None
+        self.config = config
         self.hosts = frozenset({endpoints.HOST})
         """Every host an identity is or was served from, and the one every client asks first."""
         self.clock = Clock()
@@ -78,10 +83,11 @@ class Keeper(PoolListener):
         self._persistence = Persistence(open_state, self._tasks)
         self.ledger = Ledger(self._persistence.put_spent)
         """What each member has used."""
-        self._vault = Vault(self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
-        self._reloader = Reloader(environ, TokenEndpoint(route, environ), self.follow)
-        self._flags = FlagWriter(self.pool, self._vault, self._tasks)
-        self._announcer = Announcer(self.pool, Notices(route, self._tasks, self._persistence.claim), environ)
+        self.ledger.pool = str(config.path)
+        self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
+        self._reloader = Reloader(config, environ, TokenEndpoint(route, environ), self.follow)
+        self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
+        self._announcer = Announcer(config, self.pool, Notices(route, self._tasks, self._persistence.claim), environ)
 
     # -- for requests
 
@@ -116,7 +122,7 @@ class Keeper(PoolListener):
             self._watch_breaker()
             self._wake()
         identity = self.pool.identities.get(name)
-        if identity is None or identity.metadata is None or self.config is None:
+        if identity is None or identity.metadata is None:
             return
         self._persistence.identity_served(self.config.path, identity)
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
@@ -140,15 +146,14 @@ class Keeper(PoolListener):
 
     # -- life
 
-    def start(self, config: PoolConfig, watcher: Watcher) -> None:
-        """Load a configuration and follow its files. ``watcher`` must have watched pool.toml before it was read."""
-        self.ledger.pool = str(config.path)
+    def start(self, watcher: Watcher) -> None:
+        """Load the pool and follow its files. ``watcher`` must have watched pool.toml before it was read."""
         self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
-        watcher.watch(config.files)
-        self.follow(config, self._reloader.at_once(config))
+        watcher.watch(self.config.files)
+        self._reloader.load_now()
         self._tasks.spawn(self._know_hosts())
-        self._tasks.spawn(self._reloader.files(watcher, lambda: self.config))
-        self._tasks.spawn(self._reloader.keyring(lambda: self.config))
+        self._tasks.spawn(self._reloader.watch_files(watcher))
+        self._tasks.spawn(self._reloader.watch_keyring())
         self._tasks.spawn(self._tend())
 
     def follow(self, config: PoolConfig, resolved: Resolved) -> None:
@@ -165,7 +170,7 @@ class Keeper(PoolListener):
         self.pool.states.breaker.most = config.breaker
         self.pool.replace_identities((self._vault.identity(spec, now) for spec in specs), config.selection, now)
         for spec in specs:
-            self._flags.apply(spec, before.identity(spec.name) if before is not None else None)
+            self._flags.apply(spec, before.identity(spec.name))
             self._vault.look_after(self.pool.identities[spec.name])
         self._announcer.remind(now)
         self._wake()
@@ -200,7 +205,7 @@ class Keeper(PoolListener):
 
     def _apply(self, news: Snapshot) -> None:
         self.ledger.take(news.spent)
-        apply(self.pool, news, self.config.path if self.config is not None else None)
+        apply(self.pool, news, self.config.path)
         self._watch_breaker()
         self._wake()
 
@@ -212,8 +217,7 @@ class Keeper(PoolListener):
         text = self._announcer.breaker()
         if text:
             self._listener.breaker_changed(self.pool.states.breaker.opened_at is not None, text)
-            if self.config is not None:
-                self._persistence.put_note(BREAKER, str(self.config.path), self.pool.states.breaker.document())
+            self._persistence.put_note(BREAKER, str(self.config.path), self.pool.states.breaker.document())
 
     def token_doubted(self, identity: Identity) -> None:
         self._vault.verify_later(identity)

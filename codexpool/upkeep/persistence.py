@@ -184,7 +184,7 @@ class Persistence(Rows):
         return state, state.load()
 
 
-def apply(pool: Pool, news: Snapshot, pool_toml: Path | None) -> None:
+def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> None:
     """Apply to a pool what others stored."""
     pool.sessions.restore({s: (key, news.moves.get(s, 0)) for s, key in news.sessions.items()})
     for (kind, name), note in news.notes.items():
@@ -197,13 +197,13 @@ def apply(pool: Pool, news: Snapshot, pool_toml: Path | None) -> None:
             pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
 
-def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path | None) -> None:
+def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -> None:
     now = time.time()
     if kind == USAGE:
         key = IdentityKey(*json.loads(name))
         pool.states.usage(key).take(note, now)
         pool.saw_usage(key)
-    elif kind == BREAKER and pool_toml is not None and name == str(pool_toml):
+    elif kind == BREAKER and name == str(pool_toml):
         _apply_breaker(pool, note, now)
     elif kind == FAMILIES:
         for model, family in note.items():

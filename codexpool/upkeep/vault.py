@@ -35,11 +35,11 @@ NO_OWNER = IdentityKey("", "")
 class Vault:
     """Holds the credential and token of each identity, independently of all others. `Pool` says what they need."""
 
-    def __init__(self, pool: Pool, tasks: Tasks, persistence: Persistence, api: AuthApi) -> None:
+    def __init__(self, config: PoolConfig, pool: Pool, tasks: Tasks, persistence: Persistence, api: AuthApi) -> None:
         self._pool = pool
         self._tasks = tasks
         self._persistence = persistence
-        self._config: PoolConfig | None = None
+        self._config = config
         self._credentials: dict[str, Credential] = {}
         self._bearers: dict[str, Bearer] = {}
         """The tokens that may be sent: their owners are known, or being asked for."""
@@ -61,13 +61,11 @@ class Vault:
 
         A file may be half written, or a keyring locked: that must not take away a healthy token.
         """
-        before = self._config
         return [
             spec
             for spec in config.identities
             if spec.name in self._credentials.keys() - credentials.keys()
-            and before is not None
-            and (was := before.identity(spec.name)) is not None
+            and (was := self._config.identity(spec.name)) is not None
             and was.source == spec.source
         ]
 
@@ -76,10 +74,9 @@ class Vault:
         held = {name: new.after(self._credentials.get(name)) for name, new in credentials.items()}
         held |= {spec.name: self._credentials[spec.name] for spec in self.kept(config, credentials)}
         changed = [name for name, credential in held.items() if credential is not self._credentials.get(name)]
-        if self._config is not None:
-            for gone in {spec.name for spec in self._config.identities} - {spec.name for spec in config.identities}:
-                self._owners.pop(gone, None)
-                self._persistence.drop_identity(self._config.path, gone)
+        for gone in {spec.name for spec in self._config.identities} - {spec.name for spec in config.identities}:
+            self._owners.pop(gone, None)
+            self._persistence.drop_identity(config.path, gone)
         self._config = config
         self._credentials = held
         self._bearers = {name: bearer for name, one in held.items() if (bearer := one.bearer()) is not None}
@@ -185,9 +182,8 @@ class Vault:
         answer = of_its_login(await self._verification.owner(renewal.bearer, credential, spec), renewal, spec)
         answer = self._checked_owner(identity, spec, answer)
         if answer.word is Word.OTHER_ACCOUNT:
-            if renewal.previous_owner != NO_OWNER and self._config is not None and identity.name not in self._owners:
-                self._owners[identity.name] = renewal.previous_owner
-                self._put_owner(self._config, identity, renewal.previous_owner)
+            if renewal.previous_owner != NO_OWNER and identity.name not in self._owners:
+                self._put_owner(identity, renewal.previous_owner)
             self._learn(identity, Condition(Status.CONFLICT, answer.evidence.at, evidence=answer.evidence))
         elif answer.metadata is None:
             raise NoTokenNowError(f"it has another token, but {answer.evidence}")
@@ -277,12 +273,11 @@ class Vault:
             self._recalled[identity] = True
             self.look_after(identity)
         earlier = await self._persistence.earlier()
-        if self._config is not None:
-            record = earlier.records.get(record_name(self._config.path, identity.name))
-            if record is not None and is_late and identity.kind.is_renewable:
-                self._compare(identity, record)
-            elif record is not None:
-                self._owners.setdefault(identity.name, record.key)
+        record = earlier.records.get(record_name(self._config.path, identity.name))
+        if record is not None and is_late and identity.kind.is_renewable:
+            self._compare(identity, record)
+        elif record is not None:
+            self._owners.setdefault(identity.name, record.key)
         self._recalled[identity] = True
         if self._spec(identity) is not None:
             if identity.status is Status.UNVERIFIED:
@@ -295,8 +290,8 @@ class Vault:
         if spec is None or self._owners.setdefault(identity.name, record.key) == record.key:
             return
         self._owners[identity.name] = record.key
-        if not (spec.account_id and spec.user_id) and self._config is not None:
-            self._put_owner(self._config, identity, record.key)
+        if not (spec.account_id and spec.user_id):
+            self._put_owner(identity, record.key)
             self.doubt(identity)
 
     def _resume(self, identity: Identity, earlier: Snapshot) -> None:
@@ -316,23 +311,25 @@ class Vault:
 
     def _remember(self, identity: Identity, answer: Whoami) -> None:
         """Store the owner of a token, unless the token is gone with the process."""
-        if answer.metadata is None or identity.metadata is None or self._config is None:
+        if answer.metadata is None or identity.metadata is None:
             return
         self._owners[identity.name] = identity.metadata.key
         if identity.kind is not Kind.COMMAND:
             self._persistence.put_metadata(identity.fingerprint, identity.metadata, answer.evidence.at)
         self._persistence.put_identity(self._config.path, identity)
 
-    def _put_owner(self, config: PoolConfig, identity: Identity, owner: IdentityKey) -> None:
+    def _put_owner(self, identity: Identity, owner: IdentityKey) -> None:
         """Store the owner that an identity must have, although its present token has another one."""
-        self._persistence.put_record(record_name(config.path, identity.name), Record(identity.fingerprint, owner))
+        self._owners[identity.name] = owner
+        name = record_name(self._config.path, identity.name)
+        self._persistence.put_record(name, Record(identity.fingerprint, owner))
 
     def _learn(self, identity: Identity, condition: Condition) -> None:
         self._pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
     def _spec(self, identity: Identity) -> IdentitySpec | None:
         """Return the identity's table in pool.toml; None if it has left the pool, or was replaced."""
-        if self._config is None or self._pool.identities.get(identity.name) is not identity:
+        if self._pool.identities.get(identity.name) is not identity:
             return None
         return self._config.identity(identity.name)
 

@@ -1,4 +1,4 @@
-"""pool.toml, the files it names and the keyring, followed while the proxy runs."""
+"""Reloads pool.toml, the files it names and the keyring when they change."""
 
 from __future__ import annotations
 
@@ -18,77 +18,78 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 logger = logging.getLogger("codexpool")
 
 POLL = 1.0
-"""Seconds between two looks at pool.toml and the files it names."""
+"""Seconds between two checks of pool.toml and the files it names."""
 
 KEYRING_POLL = 10.0
-"""Seconds between two looks at a keyring, which may cost a person a password."""
+"""Seconds between two reads of a keyring, which may ask a person for a password."""
 
 
 class Reloader:
-    """Calls ``follow`` with a configuration and its credentials whenever either has changed."""
+    """Calls ``follow`` with the configuration and its credentials after each change."""
 
     def __init__(
         self,
+        config: PoolConfig,
         environ: Mapping[str, str],
         endpoint: TokenEndpoint,
         follow: Callable[[PoolConfig, Resolved], None],
     ) -> None:
+        self._config = config
         self._keyring = CachedKeyring()
         self._sources = Sources(environ, endpoint, self._keyring)
         self._follow = follow
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
+        """One reload at a time."""
 
-    def at_once(self, config: PoolConfig) -> Resolved:
-        """The credentials as far as they can be had without waiting for anybody; the others are pending."""
-        return resolve(config, self._sources)
+    def load_now(self) -> None:
+        """Follow the first configuration. Credentials from a keyring are still pending then."""
+        self._follow(self._config, resolve(self._config, self._sources))
 
-    async def files(self, watcher: Watcher, current: Callable[[], PoolConfig | None]) -> None:
-        """Follow the files that are watched. ``current`` is the configuration in force."""
+    async def watch_files(self, watcher: Watcher) -> None:
+        """Reload when a watched file changes."""
         while True:
             await asyncio.sleep(POLL)
-            before = current()
-            if before is None or not await tasks.in_thread(watcher.changed):
+            if not await tasks.in_thread(watcher.changed):
                 continue
-            async with self._one_at_a_time:
+            async with self._lock:
+                before = self._config
                 try:
                     config = await tasks.in_thread(load, before.path)
                 except ConfigError as error:
                     for problem in error.problems:
                         logger.error("%s", problem)
-                    logger.error("%s does not hold: what it said before stays in force", before.path)
-                    await self._take_over(before)  # The files that it names may have changed all the same.
+                    logger.error("%s is invalid; keeping the previous configuration", before.path)
+                    await self._reload(before)  # The files that it names may have changed all the same.
                     continue
                 if _without_flags(config) != _without_flags(before):
-                    logger.info("%s has changed and is in force", config.path)
+                    logger.info("%s was reloaded", config.path)
                 await tasks.in_thread(watcher.watch, config.files)
-                await self._take_over(config)
+                await self._reload(config)
 
-    async def keyring(self, current: Callable[[], PoolConfig | None]) -> None:
-        """Follow the keyring, as far as the configuration in force uses it."""
+    async def watch_keyring(self) -> None:
+        """Reload when the keyring's secrets for the present configuration change."""
         while True:
-            wanted = _in_keyring(current())
-            has_changed = bool(wanted) and await tasks.in_thread(self._keyring.read, tuple(wanted), daemon=True)
-            if has_changed:
-                async with self._one_at_a_time:
-                    if (config := current()) is not None:
-                        await self._take_over(config)
+            wanted = self._in_keyring()
+            if wanted and await tasks.in_thread(self._keyring.read, tuple(wanted), daemon=True):
+                async with self._lock:
+                    await self._reload(self._config)
             waited = 0.0
-            while waited < KEYRING_POLL and wanted == _in_keyring(current()):
+            while waited < KEYRING_POLL and wanted == self._in_keyring():
                 await asyncio.sleep(POLL)
                 waited += POLL
 
-    async def _take_over(self, config: PoolConfig) -> None:
+    async def _reload(self, config: PoolConfig) -> None:
+        self._config = config
         try:
             self._follow(config, await tasks.in_thread(resolve, config, self._sources))
-        except Exception:  # A bug of ours; what is followed has to be followed on.
-            logger.exception("%s could not be taken over", config.path)
+        except Exception:  # A bug of ours must not end the watching.
+            logger.exception("%s could not be reloaded", config.path)
 
-
-def _in_keyring(config: PoolConfig | None) -> list[tuple[str, str]]:
-    identities = config.identities if config is not None else ()
-    return [(i.source.service, i.name) for i in identities if isinstance(i.source, FromKeyring)]
+    def _in_keyring(self) -> list[tuple[str, str]]:
+        sources = [(identity.source, identity.name) for identity in self._config.identities]
+        return [(source.service, name) for source, name in sources if isinstance(source, FromKeyring)]
 
 
 def _without_flags(config: PoolConfig) -> PoolConfig:
-    """What a person has said: a flag that we have written ourselves is no news."""
+    """Return what a person wrote: our own flags are no news."""
     return replace(config, identities=tuple(replace(spec, flag=None) for spec in config.identities))

@@ -105,9 +105,9 @@ def main(folder: Path) -> None:
             until(lambda: text in log.read_text(), 30, f"{text!r} in:\n{log.read_text()}")
 
         def changed(change: Callable[[], object]) -> None:
-            times = log.read_text().count("is in force")
+            times = log.read_text().count("was reloaded")
             change()
-            until(lambda: log.read_text().count("is in force") > times, 10, "the change to be noticed")
+            until(lambda: log.read_text().count("was reloaded") > times, 10, "the change to be noticed")
 
         try:
             wait_for("work is ready")

@@ -103,7 +103,7 @@ def revoke(world: World, name: str) -> None:
     pool.write_text(
         pool.read_text().replace(f'name = "{name}"\n', f'name = "{name}"\nrevoked = 2026-11-25T04:12:00Z\n')
     )
-    world.proxy.says("is in force", 10)
+    world.proxy.says("was reloaded", 10)
 
 
 def requests(seen: list[Seen]) -> list[Seen]:

@@ -21,7 +21,7 @@ def serving(world: World, session: str) -> set[str]:
 
 def in_force(world: World, times: int) -> None:
     begun = time.monotonic()
-    until(lambda: world.proxy.log.count("has changed and is in force") == times, 10, "the change")
+    until(lambda: world.proxy.log.count("was reloaded") == times, 10, "the change")
     assert time.monotonic() - begun < 2 * SOON
 
 
@@ -51,7 +51,7 @@ def test_pool_toml_is_reloaded_while_streams_go_on(make: Make) -> None:
     good = world.proxy.pool.read_text()
     world.proxy.pool.write_text(good + '[[identity]]\nname = "third"\ntokn = "x"\n')
     world.proxy.says("pool.toml:9: identity[3]")
-    world.proxy.says("what it said before stays in force")
+    world.proxy.says("is invalid; keeping the previous configuration")
     assert serving(world, "three") <= {"work", "spare"}
 
     # A change that does, and permissions that do not

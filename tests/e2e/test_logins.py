@@ -251,9 +251,9 @@ def test_a_foreign_login_stays_a_conflict(tmp_path: Path) -> None:
             world.login.path.write_text(foreign.path.read_text())
             until(lambda n=number: world.proxy.log.count("spare is in conflict") == n + 1, 10, "the conflict")  # type: ignore[misc]
         for change in (lambda t: with_key(t, "spare", "paused", True), lambda t: without_key(t, "spare", "paused")):
-            changes = world.proxy.log.count("has changed and is in force")
+            changes = world.proxy.log.count("was reloaded")
             editing.edit(world.proxy.pool, change)
-            until(lambda n=changes: world.proxy.log.count("has changed and is in force") > n, 10, "the change")  # type: ignore[misc]
+            until(lambda n=changes: world.proxy.log.count("was reloaded") > n, 10, "the change")  # type: ignore[misc]
         assert turn(world, "s-2") == "work"
         assert world.standin.requests(RESPONSES, "stranger") == []
 
@@ -264,7 +264,7 @@ def test_a_removed_name_can_be_used_again(tmp_path: Path) -> None:
         world.proxy.stop()
         world.proxy.start()  # by now it is known from an earlier run
         pool_toml(tmp_path, pat("work"))
-        world.proxy.says("has changed and is in force")
+        world.proxy.says("was reloaded")
         another = login_of(world.standin, tmp_path / "another", owner("another"))
         world.login.path.write_text(another.path.read_text())
         pool_toml(tmp_path, pat("work"), head=DRAIN_FIRST + auth_entry("spare", world.login.path))

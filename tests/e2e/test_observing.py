@@ -395,7 +395,7 @@ def test_a_session_keeps_the_identity_of_an_earlier_run(tmp_path: Path) -> None:
     tokens = (pat("work"), pat("spare"))
     with a_world(tmp_path, *tokens) as world:
         pool_toml(tmp_path, *tokens, head='[pool]\nselection = "round-robin"\n')
-        world.proxy.says("has changed and is in force")
+        world.proxy.says("was reloaded")
         with world.proxy.client() as client:
             served = {session: served_by(world.turn(client, session)) for session in ("one", "two")}
         world.proxy.stop()

@@ -45,7 +45,7 @@ def test_a_refused_pat_is_replaced_unseen(make: Make) -> None:
     dead = bound(world, "s")
     head = "# mine\n[pool]   # odd  spacing\nselection = 'round-robin'\n"
     world.proxy.pool.write_text(head + world.proxy.pool.read_text() + "# the end\n\n\n")
-    world.proxy.says("has changed and is in force")
+    world.proxy.says("was reloaded")
     before = world.proxy.pool.read_bytes().splitlines(keepends=True)
     world.standin.kill(dead.token)
     world.standin.plan(Answer(path=RESPONSES, token=next(t.token for t in world.tokens if t is not dead), pace=0.2))

@@ -233,8 +233,8 @@ def pool_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def started(pool_toml: Path) -> Keeper:
     path = pool_toml.with_name("state.sqlite3")
-    keeper = Keeper(lambda: SqliteState(path, lambda: NOW), {}, Route(), Unheard())
-    keeper.start(load(pool_toml), Watcher([pool_toml]))
+    keeper = Keeper(load(pool_toml), lambda: SqliteState(path, lambda: NOW), {}, Route(), Unheard())
+    keeper.start(Watcher([pool_toml]))
     return keeper
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from mitmproxy import http
@@ -32,7 +33,7 @@ class StillKeeper(Keeper):
     def __init__(self, *names: str) -> None:
         self._bearers = {name: Bearer.of(f"at-test-{name}-0123456789abcdef") for name in names}
         self.hosts = frozenset({"chatgpt.com"})
-        self.config: PoolConfig | None = None
+        self.config = PoolConfig(Path("pool.toml"), Selection.DRAIN_FIRST, ())
         self.pool = Pool()
         self.ledger = Ledger(lambda account, spent: None)
         self.reset()

@@ -8,15 +8,17 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from mitmproxy import flow as flows
 from mitmproxy import http, websocket
 from wsproto.frame_protocol import Opcode
 
-from codexpool.config.model import MemberSpec
+from codexpool.config.model import MemberSpec, PoolConfig
 from codexpool.members.ledger import Account, Ledger, Spent
 from codexpool.pool.identity import Condition, Status
+from codexpool.pool.selection import Selection
 from codexpool.proxy import sockets, turns
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.serving import SwapHandler
@@ -619,8 +621,9 @@ OTHER_SOCKETS = [f"/backend-api/codex/{path}" for path in ("realtime/x", "images
 
 def keyless(room: Room) -> http.HTTPFlow:
     """A client without a key, of a pool that is for anybody on this machine."""
-    room.exchanges.gate.on_loopback, room.keeper.config = True, None
-    room.exchanges.gate.follow(None)
+    room.exchanges.gate.on_loopback = True
+    room.keeper.config = PoolConfig(Path("pool.toml"), Selection.DRAIN_FIRST, ())
+    room.exchanges.gate.follow(room.keeper.config)
     return coming(None)
 
 

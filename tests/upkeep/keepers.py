@@ -68,8 +68,8 @@ def keeper_of(path: Path, open_state: Callable[[], State]) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
     with mock.patch.object(keeper_module, "AuthApi", return_value=Backend()):
-        keeper = Keeper(open_state, os.environ, Route(), Unheard())
-        keeper.start(load(path), Watcher([path]))
+        keeper = Keeper(load(path), open_state, os.environ, Route(), Unheard())
+        keeper.start(Watcher([path]))
         try:
             yield keeper
         finally:

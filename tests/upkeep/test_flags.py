@@ -84,7 +84,7 @@ async def test_flags_that_cannot_be_written_now_are_written_when_they_can_be(
         await until_ready(keeper)
         with unwritable(trouble) if isinstance(trouble, int) else locked(path):
             condemn(keeper, "a")
-            await until(lambda: said(caplog.records, "are written when that is possible"))
+            await until(lambda: said(caplog.records, "Retrying; flags not written yet"))
             condemn(keeper, "b")
             await asyncio.sleep(1)
 
@@ -98,7 +98,7 @@ async def test_flags_that_cannot_be_written_now_are_written_when_they_can_be(
         await until(lambda: flags(path).keys() == {"a", "b"})
         await until(lambda: said(caplog.records, "the flags are written"))
         assert {flag.token for flag in flags(path).values()} == {f"sha256:{fingerprint(token_of(n))}" for n in "ab"}
-        assert len(said(caplog.records, "are written when that is possible")) == 1
+        assert len(said(caplog.records, "Retrying; flags not written yet")) == 1
         assert len(said(caplog.records, "the flags are written")) == 1
 
 
@@ -173,9 +173,9 @@ async def test_what_is_still_to_be_written_at_the_end_is_tried_once_more(
             await until(lambda k=keeper, n=name: k.pool.identities[n].status is Status.READY)  # type: ignore[misc]
             with locked(path):
                 condemn(keeper, name)
-                await until(lambda: said(caplog.records, "are written when that is possible"))
+                await until(lambda: said(caplog.records, "Retrying; flags not written yet"))
                 if not is_free:
                     keeper.stop()
         caplog.clear() if is_free else None
     assert flags(path).keys() == {"a"}
-    assert said(caplog.records, "not written before the end: b")
+    assert said(caplog.records, "flags not written before the end: b")

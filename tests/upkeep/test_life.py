@@ -347,8 +347,8 @@ class Life(RuleBasedStateMachine):
 
     async def started(self) -> None:
         watcher = Watcher([self.folder / "pool.toml"])
-        self.keeper = Keeper(lambda: self.state, {}, Route(), Unheard())
-        self.keeper.start(load(self.folder / "pool.toml"), watcher)
+        self.keeper = Keeper(load(self.folder / "pool.toml"), lambda: self.state, {}, Route(), Unheard())
+        self.keeper.start(watcher)
         await asyncio.sleep(3)
 
     async def stopped(self) -> None:
