@@ -280,9 +280,9 @@ class ObserveHandler(Hooks):
 
     def message(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("reading a message"):
-            if self._sockets.follows(flow):
-                self._sockets.message(flow)
-            elif self.policy(flow.request).swaps:
+            self._sockets.message(flow)
+        with self._fail_open("forgetting old messages"):
+            if self.policy(flow.request).swaps:
                 trim(flow)
 
     def socket_closed(self, flow: http.HTTPFlow) -> None:

@@ -22,18 +22,14 @@ from codexpool.traces.trace import TurnTrace
 
 logger = logging.getLogger("codexpool")
 
-KEPT = 2**22
-"""Bytes of the last messages that a flow shows; mitmproxy would keep them all."""
-
 
 @dataclass(slots=True)
 class ObservedSocket:
-    """An open socket: the last request with encrypted reasoning, and the bytes of the messages kept in the flow."""
+    """An open socket, and its last request if that has encrypted reasoning."""
 
     observation: Observation
     turn: TurnTrace | None = None
     request: bytes = b""
-    kept: int = 0
 
 
 class ObservedSockets:
@@ -48,21 +44,14 @@ class ObservedSockets:
         self._sockets[flow] = ObservedSocket(observation)
         self._history.socket_opened(observation.trace)
 
-    def follows(self, flow: http.HTTPFlow) -> bool:
-        """Return whether this socket is followed."""
-        return flow in self._sockets
-
     def message(self, flow: http.HTTPFlow) -> None:
         """Read a message from either side before it is passed on."""
         socket = self._sockets.get(flow)
         if socket is None or flow.websocket is None:
             return
         message = flow.websocket.messages[-1]
-        try:
-            if not message.injected:
-                self._asked(socket, message) if message.from_client else self._answered(socket, message)
-        finally:
-            _trim(flow.websocket, socket)
+        if not message.injected:
+            self._asked(socket, message) if message.from_client else self._answered(socket, message)
 
     def closed(self, flow: http.HTTPFlow, secrets: Iterable[bytes]) -> None:
         """End a socket, and remove the client's ``secrets`` from the messages the flow shows."""
@@ -130,15 +119,3 @@ class ObservedSockets:
         session = observation.exchange.asked.session or "-"
         text = f"a turn on the socket of session {session}: {observation.would}; {outcome}"
         logger.info("observed: %s", redact_text(text))
-
-
-def _trim(data: websocket.WebSocketData, socket: ObservedSocket) -> None:
-    """Forget the first half of the messages once there are too many: not one for each new one."""
-    socket.kept += len(data.messages[-1].content)
-    if socket.kept <= KEPT:
-        return
-    first = 0
-    while socket.kept > KEPT // 2 and first < len(data.messages) - 1:
-        socket.kept -= len(data.messages[first].content)
-        first += 1
-    del data.messages[:first]
