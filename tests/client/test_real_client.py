@@ -62,7 +62,7 @@ def test_a_pat_refused_only_at_the_model_goes_unseen(make: Make, transport: str)
     world.check()
 
 
-@pytest.mark.parametrize("login", ["pat", "oauth"])
+@pytest.mark.parametrize(("transport", "login"), [("websocket", "oauth"), ("http", "pat")])
 def test_with_all_dead_the_client_shows_what_each_needs(make: Make, transport: str, login: str) -> None:
     """It shows this at once."""
     own = (lambda home: oauth_login(home, "acc-own", 86400)) if login == "oauth" else None
@@ -142,7 +142,9 @@ def test_a_healthy_pat_survives_an_unclear_whoami(make: Make, whoami: Answer) ->
     assert "needs_replacement" not in world.proxy.log
 
 
-@pytest.mark.parametrize("expires_in", [86400, -3600], ids=["made up", "expired"])
+@pytest.mark.parametrize(
+    ("transport", "expires_in"), [("websocket", 86400), ("http", -3600)], ids=["made up", "expired"]
+)
 def test_a_client_without_a_valid_login_works(make: Make, transport: str, expires_in: float) -> None:
     world = make(pat("work"), transport=transport, login=lambda home: oauth_login(home, "acc-own", expires_in))
 
