@@ -37,7 +37,7 @@ async def measure(requests: int) -> tuple[float, float]:
         begun = time.process_time()
         exchanges.headers_came(one)
         await exchanges.judge(one)
-        if not exchanges.again(one) or not isinstance(exchanges.outbound(one), http.Request):
+        if not exchanges.should_resend(one) or not isinstance(exchanges.outbound(one), http.Request):
             raise RuntimeError("not sent again")
         second += time.process_time() - begun
     return first / requests, second / requests

@@ -87,7 +87,7 @@ class Answers:
         if not is_held(response.status_code) and self._flows.policy(flow.request) is Policy.SWAP:
             response.stream = True
 
-    def head(self, flow: http.HTTPFlow) -> None:
+    def head_seen(self, flow: http.HTTPFlow) -> None:
         """Handle the head of an answer if our own hook was skipped (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
         if exchange is not None and not exchange.incoming.head_seen:
@@ -96,12 +96,12 @@ class Answers:
             except Exception as error:
                 self.fail(flow, error, "reading the answer")
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
+    def should_hold(self, flow: http.HTTPFlow) -> bool:
         """Return whether to look at the beginning of a stream first (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
         return exchange is not None and exchange.incoming.beginning is not None
 
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         """Return whether a stream has begun to answer, or the failure to judge instead (see `resend.Sender`)."""
         try:
             exchange = self._flows.get(flow)
@@ -150,7 +150,7 @@ class Answers:
         self._history.judged(attempt.name, verdict)
         learn(keeper, exchange.asked, attempt, received, verdict, evidence)
 
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Return what to judge in place of a held answer that was cut off (see `resend.Sender`).
 
         None if its status means nothing without a body: then it counts as a lost connection, and the request is sent
@@ -176,7 +176,7 @@ class Answers:
             logger.exception("reading an answer that was cut off failed")
             return None
 
-    def whole(self, flow: http.HTTPFlow) -> None:
+    def response_complete(self, flow: http.HTTPFlow) -> None:
         """Remove the token from a refusal that repeats it, before any addon sees it (see `resend.Sender`).
 
         Not in our own hook: mitmproxy skips that if a hook of another addon raises, and still writes its dump.
@@ -191,7 +191,7 @@ class Answers:
         except Exception as error:
             self.fail(flow, error, "reading the answer")
 
-    def lost(self, flow: http.HTTPFlow) -> None:
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
         """Note that the connection was lost before the client got anything (see `resend.Sender`)."""
         exchange = self._flows.get(flow)
         if exchange is not None:
@@ -285,7 +285,7 @@ class Answers:
                 self._turns.ended(flow, exchange, self._flows.keeper_if_any)
         return not exchange.go_again
 
-    def again(self, flow: http.HTTPFlow) -> bool:
+    def should_resend(self, flow: http.HTTPFlow) -> bool:
         """Return whether to drop the held answer and send the request again (see `resend.Sender`)."""
         try:
             return self._is_sent_again(flow)

@@ -154,7 +154,7 @@ class Requests:
         keeper = self._flows.keeper
         if exchange.member is not None and not await self._take_key_out(flow, exchange):
             return
-        if exchange.is_turn and not await self._turns.begins(flow, exchange, keeper):
+        if exchange.is_turn and not await self._turns.admit(flow, exchange, keeper):
             return
         if not exchange.tries and self._attempts.goes_on(keeper, flow, exchange):
             if exchange.steps is None:
@@ -201,7 +201,7 @@ class Requests:
             if keeper is None or not exchange.tries:
                 reason = self._flows.closed or "no identity was assigned; see the proxy's log"
                 return replies.failed_closed(reason)
-            if self.outdated(flow) and not self._attempts.choose_again(flow, exchange):
+            if self.is_outdated(flow) and not self._attempts.choose_again(flow, exchange):
                 reason = "the identity of this request stopped serving meanwhile; try again"
                 return replies.failed_closed(reason, at_once=True)
             if not self._gate.may_go_on(exchange.member):
@@ -229,7 +229,7 @@ class Requests:
         label(flow, "refused")  # A dump may have it, and the client's credential is a secret too.
         return replies.failed_closed(reason)
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
+    def is_outdated(self, flow: http.HTTPFlow) -> bool:
         """Return whether the identity of the attempt stopped serving since it was chosen (see `resend.Sender`).
 
         An identity whose token is being renewed still serves: its session stays with it, and a refusal costs nothing.

@@ -10,7 +10,7 @@ How much is held is bounded. The answer to an attempt has these states:
 
 - head: nothing has arrived. A head to be streamed leads to *beginning* or *streamed*, any other to *held*.
 - held: the body is read, until its end, `MOST_HELD` bytes, `LONGEST_READ` or a lost connection. Unless it is
-  complete, the sender decides what the head alone means (`Sender.cut`), or that the attempt is lost.
+  complete, the sender decides what the head alone means (`Sender.judge_incomplete`), or that the attempt is lost.
 - beginning: the first pieces of a stream are read, for at most `LONGEST_HOLD`; then all is passed on.
 - streamed: nothing can be taken back.
 
@@ -116,28 +116,28 @@ class Sender(Protocol):
         A response answers a request that must not leave. None: the flow is not the sender's, and is sent as it is.
         """
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
+    def is_outdated(self, flow: http.HTTPFlow) -> bool:
         """Return whether `outbound` has to be asked again, now that the connection is made.
 
         This runs for every attempt: it must be cheap.
         """
         return False
 
-    def head(self, flow: http.HTTPFlow) -> None:
+    def head_seen(self, flow: http.HTTPFlow) -> None:
         """Note that all addons have seen the head of a response, which is held or streamed next."""
 
-    def whole(self, flow: http.HTTPFlow) -> None:
+    def response_complete(self, flow: http.HTTPFlow) -> None:
         """Note that a held response is complete, before any addon sees it in the ``response`` hook."""
         return
 
-    def again(self, flow: http.HTTPFlow) -> bool:
+    def should_resend(self, flow: http.HTTPFlow) -> bool:
         """Return whether to send the request again, after all addons have seen its response or its error.
 
         After a response that was streamed the result is ignored.
         """
         return False
 
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Return what an incomplete held response counts as; None: as a lost connection.
 
         ``why`` completes the sentence "the answer …". ``is_lost``: the connection was lost; otherwise the response is
@@ -145,14 +145,14 @@ class Sender(Protocol):
         """
         return None
 
-    def lost(self, flow: http.HTTPFlow) -> None:
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
         """Note that the connection was lost before anything was passed on, before the ``error`` hook."""
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
+    def should_hold(self, flow: http.HTTPFlow) -> bool:
         """Return whether to hold the beginning of a stream."""
         return False
 
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         """Take the next piece of a held beginning. Return True to pass on everything, False to hold more.
 
         A response replaces the stream, which has failed and is dropped.
@@ -247,7 +247,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             return
         if (yield from self.check_killed(True)):
             return  # While the connection was made, the client has left or an addon has killed the flow.
-        if self.sender.outdated(self.flow) and not again:  # Once only: then it leaves as it is.
+        if self.sender.is_outdated(self.flow) and not again:  # Once only: then it leaves as it is.
             yield from self._send(self.sender.outbound(self.flow), connection)
             return
         self.context.server = self.flow.server_conn = connection
@@ -277,13 +277,13 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             yield from super().send_response(already_streamed)
             return
         if not already_streamed:
-            self.sender.whole(self.flow)
+            self.sender.response_complete(self.flow)
         sending: Commands = super().send_response(already_streamed)
         command = next(sending)
         while True:
             reply = yield command
             if isinstance(command, HttpResponseHook):
-                again = self.sender.again(self.flow) and not already_streamed
+                again = self.sender.should_resend(self.flow) and not already_streamed
                 # The response is complete: whatever else is queued for it is late. (After a 101, data follows.)
                 is_over = again or self._is_abandoned
                 self._drop_queued(FROM_SERVER if is_over else (ResponseProtocolError,))
@@ -312,15 +312,15 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def _handle_loss(self, event: Any, is_lost: bool = True) -> Commands:
         is_cut = self.server_state == self.state_consume_response_body
-        response = self.sender.cut(self.flow, event.message, is_lost) if is_cut else None
+        response = self.sender.judge_incomplete(self.flow, event.message, is_lost) if is_cut else None
         if response is not None:
             yield from self._take_for(response)
             return
-        self.sender.lost(self.flow)
+        self.sender.connection_lost(self.flow)
         handling: Commands = super().handle_protocol_error(event)
         for command in handling:
             yield command
-            if isinstance(command, HttpErrorHook) and self.sender.again(self.flow):
+            if isinstance(command, HttpErrorHook) and self.sender.should_resend(self.flow):
                 handling.close()
                 self._drop_queued(FROM_SERVER)
                 if not (yield from self.check_killed(True)):
@@ -333,7 +333,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         for command in super().state_wait_for_response_headers(event):
             yield command
             if self.claimed and isinstance(command, HttpResponseHeadersHook):
-                self.sender.head(self.flow)
+                self.sender.head_seen(self.flow)
         if self.claimed and not event.end_stream and self.server_state == self.state_consume_response_body:
             yield from self._hold_for(LONGEST_READ)
 
@@ -406,7 +406,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
     # -- the beginning of a stream
 
     def start_response_stream(self) -> Commands:
-        if self.claimed and self.sender.holds(self.flow):
+        if self.claimed and self.sender.should_hold(self.flow):
             self._beginning = []
             self.server_state = self._state_hold_beginning
             yield from self._hold_for(LONGEST_HOLD)
@@ -415,7 +415,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def _state_hold_beginning(self, event: Any) -> Commands:
         self._beginning.append(event)
-        taken_for = self.sender.begins(self.flow, event.data) if isinstance(event, ResponseData) else True
+        taken_for = self.sender.judge_beginning(self.flow, event.data) if isinstance(event, ResponseData) else True
         if isinstance(taken_for, http.Response):
             yield from self._cancel_attempt()
             yield from self._take_for(taken_for)

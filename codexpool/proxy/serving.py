@@ -175,34 +175,34 @@ class SwapHandler:
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
         return self.requests.outbound(flow)
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
-        return self.requests.outdated(flow)
+    def is_outdated(self, flow: http.HTTPFlow) -> bool:
+        return self.requests.is_outdated(flow)
 
     # -- answers
 
     def headers_came(self, flow: http.HTTPFlow) -> None:
         self.answers.headers_came(flow)
 
-    def head(self, flow: http.HTTPFlow) -> None:
-        self.answers.head(flow)
+    def head_seen(self, flow: http.HTTPFlow) -> None:
+        self.answers.head_seen(flow)
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
-        return self.answers.holds(flow)
+    def should_hold(self, flow: http.HTTPFlow) -> bool:
+        return self.answers.should_hold(flow)
 
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        return self.answers.begins(flow, piece)
+    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+        return self.answers.judge_beginning(flow, piece)
 
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
-        return self.answers.cut(flow, why, is_lost)
+    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+        return self.answers.judge_incomplete(flow, why, is_lost)
 
-    def whole(self, flow: http.HTTPFlow) -> None:
-        self.answers.whole(flow)
+    def response_complete(self, flow: http.HTTPFlow) -> None:
+        self.answers.response_complete(flow)
 
     async def judge(self, flow: http.HTTPFlow) -> None:
         await self.answers.judge(flow)
 
-    def lost(self, flow: http.HTTPFlow) -> None:
-        self.answers.lost(flow)
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
+        self.answers.connection_lost(flow)
 
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
         await self.answers.judge_loss(flow)
@@ -210,8 +210,8 @@ class SwapHandler:
     def is_over(self, flow: http.HTTPFlow) -> bool:
         return self.answers.is_over(flow)
 
-    def again(self, flow: http.HTTPFlow) -> bool:
-        return self.answers.again(flow)
+    def should_resend(self, flow: http.HTTPFlow) -> bool:
+        return self.answers.should_resend(flow)
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         self.answers.fail(flow, error, doing)

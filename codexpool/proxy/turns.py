@@ -49,7 +49,7 @@ class Turns:
         """Use the bound that pool.toml sets for the whole pool."""
         self.queue.limit(at_once)
 
-    async def begins(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
+    async def admit(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Return whether a turn over HTTP has got its slot; if not, the client has its answer."""
         begun = time.monotonic()
         got = await self.begin(keeper, exchange.member)

@@ -74,10 +74,10 @@ class ScriptedSender(Sender):
         dressed.headers["authorization"] = f"Bearer at-test-{number}"
         return self.dress(dressed, number)
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
+    def is_outdated(self, flow: http.HTTPFlow) -> bool:
         return self.tries[flow.id] in self.stale
 
-    def again(self, flow: http.HTTPFlow) -> bool:
+    def should_resend(self, flow: http.HTTPFlow) -> bool:
         if flow.id in self.lost_flows:
             self.lost_flows.discard(flow.id)
             return self.repeats and self.tries[flow.id] < self.attempts
@@ -85,26 +85,26 @@ class ScriptedSender(Sender):
         refused = response is not None and (response.status_code == 401 or response.content == FAILED)
         return refused and self.tries[flow.id] < self.attempts
 
-    def head(self, flow: http.HTTPFlow) -> None:
+    def head_seen(self, flow: http.HTTPFlow) -> None:
         self.told.append("head")
 
-    def whole(self, flow: http.HTTPFlow) -> None:
+    def response_complete(self, flow: http.HTTPFlow) -> None:
         self.told.append("whole")
 
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         assert flow.response is not None
         self.told.append(why)
         status = flow.response.status_code
         return http.Response.make(status, CUT) if status in self.judges else None
 
-    def lost(self, flow: http.HTTPFlow) -> None:
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
         self.lost_flows.add(flow.id)
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
+    def should_hold(self, flow: http.HTTPFlow) -> bool:
         assert flow.response is not None
         return "event-stream" in flow.response.headers.get("content-type", "")
 
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         if b"failed" in piece:
             return http.Response.make(429, FAILED)
         return b"created" not in piece

@@ -42,30 +42,30 @@ class Refusing:
         dressed.headers["authorization"] = f"Bearer at-test-{number}"
         return dressed
 
-    def outdated(self, flow: http.HTTPFlow) -> bool:
+    def is_outdated(self, flow: http.HTTPFlow) -> bool:
         return False
 
-    def again(self, flow: http.HTTPFlow) -> bool:
+    def should_resend(self, flow: http.HTTPFlow) -> bool:
         if flow.id in self.lost_flows:
             self.lost_flows.discard(flow.id)
             return "again" in flow.request.query and self.tries[flow.id] < ATTEMPTS
         return flow.response is not None and flow.response.status_code == 401 and self.tries[flow.id] < ATTEMPTS
 
-    def head(self, flow: http.HTTPFlow) -> None: ...
+    def head_seen(self, flow: http.HTTPFlow) -> None: ...
 
-    def whole(self, flow: http.HTTPFlow) -> None: ...
+    def response_complete(self, flow: http.HTTPFlow) -> None: ...
 
-    def cut(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
+    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         assert flow.response is not None
         return http.Response.make(401, b"cut") if flow.response.status_code == 401 else None
 
-    def lost(self, flow: http.HTTPFlow) -> None:
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
         self.lost_flows.add(flow.id)
 
-    def holds(self, flow: http.HTTPFlow) -> bool:
+    def should_hold(self, flow: http.HTTPFlow) -> bool:
         return "hold" in flow.request.query
 
-    def begins(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
+    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         if b"failed" in piece:
             return http.Response.make(401, b"failed")
         return b"created" not in piece

@@ -208,12 +208,12 @@ async def test_a_bomb_as_a_refusal_is_judged_by_its_status(watched: Watched, nam
 
     async def answered() -> None:
         exchanges.headers_came(request)
-        exchanges.whole(request)
+        exchanges.response_complete(request)
         await exchanges.judge(request)
 
     await watched.run(answered)
 
-    assert exchanges.again(request)
+    assert exchanges.should_resend(request)
     assert keeper.pool.identities["first"].status is Status.SUSPECT
     assert watched.peak < MOST
     assert watched.longest < STANDS

@@ -32,7 +32,7 @@ async def sent_again() -> http.HTTPFlow:
         exchanges.headers_came(one)
         await exchanges.judge(one)
         exchanges.is_over(one)
-        exchanges.again(one)
+        exchanges.should_resend(one)
     return one
 
 

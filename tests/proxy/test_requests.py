@@ -82,7 +82,7 @@ async def test_no_request_leaves_under_an_identity_that_ended(what: str) -> None
         new = dataclasses.replace(identity, paused=True)
         keeper.pool.replace_identities([new] if what == "paused" else [], keeper.pool.selection, 1)
 
-    assert exchanges.outdated(request)
+    assert exchanges.is_outdated(request)
     wire = exchanges.outbound(request)
 
     assert isinstance(wire, http.Response)
@@ -124,7 +124,7 @@ async def test_another_addons_answer_says_nothing_about_an_identity() -> None:
     exchanges.headers_came(request)
     await exchanges.judge(request)
 
-    assert not exchanges.again(request)
+    assert not exchanges.should_resend(request)
     assert request.response.status_code == 401
     assert keeper.pool.identities["first"].status is Status.READY
 
@@ -139,7 +139,7 @@ async def test_a_token_repeated_by_a_refusal_is_hidden(status: int) -> None:
 
     exchanges.headers_came(request)
     assert not request.response.stream
-    exchanges.whole(request)
+    exchanges.response_complete(request)
     await exchanges.judge(request)
 
     assert token.encode() not in (request.response.content or b"")
@@ -160,11 +160,11 @@ async def test_a_late_error_of_ours_lets_no_refusal_pass(
         raise RuntimeError("ours")
 
     monkeypatch.setattr("codexpool.proxy.answers.label", broken)
-    assert not exchanges.again(request)
+    assert not exchanges.should_resend(request)
     assert request.response is not None
     assert request.response.status_code == 503
     monkeypatch.setattr(Attempts, "is_outdated", broken)
-    assert exchanges.outdated(request)
+    assert exchanges.is_outdated(request)
 
 
 async def test_flow_list_and_log_name_identities_and_attempts(
@@ -177,7 +177,7 @@ async def test_flow_list_and_log_name_identities_and_attempts(
     request.response = answer(401)
     exchanges.headers_came(request)
     await exchanges.judge(request)
-    assert exchanges.again(request)
+    assert exchanges.should_resend(request)
     session = request.request.headers["thread-id"]
     assert f"session {session}: sent again, first -> second (401 token_revoked on codex/responses)" in caplog.text
     exchanges.outbound(request)
@@ -230,7 +230,7 @@ async def test_a_stream_that_cannot_be_read_is_passed_on_at_once(encoding: str, 
     stream = streaming(exchanges, request, encoding)
 
     assert stream(b"a piece") == b"a piece"
-    assert exchanges.holds(request) == looked_at
+    assert exchanges.should_hold(request) == looked_at
 
 
 def streaming(exchanges: SwapHandler, request: http.HTTPFlow, encoding: str = "") -> Callable[[bytes], bytes]:
@@ -271,7 +271,7 @@ async def test_a_limit_late_in_a_stream_moves_the_next_request(failure: dict[str
     stream = streaming(exchanges, request, encoding)
     whole = encode(events(CREATED, DELTA, failure))
     # when the answer has begun, and fails then
-    assert exchanges.begins(request, encode(events(CREATED, DELTA))) is True
+    assert exchanges.judge_beginning(request, encode(events(CREATED, DELTA))) is True
     passed = b"".join(stream(whole[at : at + 7]) for at in range(0, len(whole), 7)) + stream(b"")
     await exchanges.judge(request)
 
@@ -306,4 +306,4 @@ async def test_a_silent_stream_that_was_passed_on_counts_as_served() -> None:
     comments.append(request.comment)
 
     assert comments == ["", "codexpool: first, attempt 1"]
-    assert not exchanges.holds(request)
+    assert not exchanges.should_hold(request)

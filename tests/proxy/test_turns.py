@@ -114,8 +114,8 @@ async def answered(room: Room, request: http.HTTPFlow, status: int = 200, body: 
     if status == 200:
         del request.response.headers["content-length"]
     exchanges.headers_came(request)
-    if exchanges.holds(request):
-        assert exchanges.begins(request, body)
+    if exchanges.should_hold(request):
+        assert exchanges.judge_beginning(request, body)
     if callable(request.response.stream):
         request.response.stream(body)
     return await ended(room, request)
@@ -125,7 +125,7 @@ async def ended(room: Room, request: http.HTTPFlow) -> bool:
     """An answer is there in full; whether the request goes out again."""
     await room.exchanges.judge(request)
     room.exchanges.is_over(request)
-    return room.exchanges.again(request)
+    return room.exchanges.should_resend(request)
 
 
 async def lost(room: Room, request: http.HTTPFlow, why: str) -> None:
@@ -183,11 +183,11 @@ async def left_before_it_is_sent_again(room: Room) -> None:
 async def lost_by_the_backend(room: Room) -> None:
     request = await begun(room)
     room.exchanges.outbound(request)
-    room.exchanges.lost(request)
+    room.exchanges.connection_lost(request)
     await lost(room, request, "connection closed")
-    while room.exchanges.again(request):
+    while room.exchanges.should_resend(request):
         room.exchanges.outbound(request)
-        room.exchanges.lost(request)
+        room.exchanges.connection_lost(request)
         await lost(room, request, "connection closed")
     room.keeper.reset()
 
@@ -223,7 +223,7 @@ async def broken_while_it_is_sent_again(room: Room) -> None:
     await room.exchanges.judge(request)
     room.exchanges.is_over(request)
     room.exchanges.flows[request].tries.pop(0)  # a bug of ours: there is no attempt that was refused
-    assert not room.exchanges.again(request)
+    assert not room.exchanges.should_resend(request)
     room.keeper.reset()
 
 

@@ -195,12 +195,12 @@ class ObserveHandler(Hooks):
             if (turn_state := first_values(fields).get(TURN_STATE)) is not None:
                 observation.issued(turn_state)
 
-    def head(self, flow: http.HTTPFlow) -> None:
+    def head_seen(self, flow: http.HTTPFlow) -> None:
         """Stream an answer if our own hook was skipped."""
         if flow.response is not None and flow.response.status_code >= 200 and not flow.response.stream:
             flow.response.stream = True
 
-    def lost(self, flow: http.HTTPFlow) -> None:
+    def connection_lost(self, flow: http.HTTPFlow) -> None:
         if (observation := self._observed.get(flow)) is not None:
             observation.is_lost = True
 

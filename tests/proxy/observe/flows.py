@@ -68,7 +68,7 @@ async def sent(observed: ObserveHandler, flow: http.HTTPFlow) -> http.Request:
     observed.open(flow)
     await observed.assign(flow)
     wire = observed.outbound(flow)
-    assert not observed.outdated(flow)
+    assert not observed.is_outdated(flow)
     assert not isinstance(wire, http.Response)
     return flow.request if wire is None else wire
 
@@ -82,10 +82,10 @@ async def answered(
     flow.response = http.Response.make(status, b"", {**kind, **{k.replace("_", "-"): v for k, v in headers.items()}})
     flow.response.data.content = None
     observed.headers_came(flow)
-    assert not observed.holds(flow)
+    assert not observed.should_hold(flow)
     passed = passed_on(flow.response, content[:7], content[7:])
     await observed.judge(flow)
-    assert not observed.again(flow)
+    assert not observed.should_resend(flow)
     return passed
 
 

@@ -263,7 +263,7 @@ async def test_request_and_answer_pass_unchanged_whatever_breaks(
     passed = passed_on(flow.response, b"a", b"b")
     assert (passed, flow.response.status_code, flow.response.headers.fields) == (b"ab", 401, fields)
     await async_hook(observed.judge)
-    assert not observed.again(flow)
+    assert not observed.should_resend(flow)
     assert flow.response.status_code == 401
 
 
@@ -362,12 +362,12 @@ async def test_a_lost_connection_is_judged_too(tmp_path: Path, caplog: pytest.Lo
     observed = observing(tmp_path, "work", "spare")
     flow = request("/backend-api/codex/images/x")
     await sent(observed, flow)
-    observed.lost(flow)
+    observed.connection_lost(flow)
     flow.error = Error("server disconnected")
     await observed.judge_loss(flow)
 
     assert flow.response is None
-    assert not observed.again(flow)
+    assert not observed.should_resend(flow)
     assert said(caplog) == [
         "POST /backend-api/codex/images/x (session s): would be sent as work; server disconnected"
         " (row 13b: would be passed on to the client)"
