@@ -95,7 +95,7 @@ class Turns:
         if isinstance(got, Full):
             return _no_slot(got, name)
         if member is not None:
-            keeper.ledger.begun(name, time.time())
+            keeper.ledger.count_begun(name, time.time())
         return got
 
 
@@ -128,4 +128,4 @@ def _turns(count: int) -> str:
 def served(keeper: Keeper, exchange: Exchange, tokens: Tokens | None, model: str = "") -> None:
     """Count a turn that was served to its end; ``model`` is the one it named, if not that of the exchange."""
     name = exchange.member.name if exchange.member is not None else ""
-    keeper.ledger.served(name, exchange.attempt.name, model or exchange.asked.model, tokens, time.time())
+    keeper.ledger.count_served(name, exchange.attempt.name, model or exchange.asked.model, tokens, time.time())

@@ -204,7 +204,7 @@ class Keeper(PoolListener):
     # -- what follows from a change
 
     def _apply(self, news: Snapshot) -> None:
-        self.ledger.take(news.spent)
+        self.ledger.merge(news.spent)
         apply(self.pool, news, self.config.path)
         self._watch_breaker()
         self._wake()

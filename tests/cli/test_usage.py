@@ -52,11 +52,11 @@ def counted(path: Path, count: Callable[[Ledger], None], pool: str = "/p/pool.to
 def team(path: Path, noon: float) -> None:
     def count(ledger: Ledger) -> None:
         for days in (0, 0, 3):
-            ledger.begun("ann", noon - days * DAY)
-            ledger.served("ann", "work", "gpt-5", TOKENS, noon - days * DAY)
-        ledger.served("ann", "spare", "gpt-5", None, noon + 60)
-        ledger.served("", "work", "gpt-5-mini", Tokens(1, 0, 2, 0), noon)
-        ledger.served("bob", "work", "gpt-5", TOKENS, noon - 40 * DAY)
+            ledger.count_begun("ann", noon - days * DAY)
+            ledger.count_served("ann", "work", "gpt-5", TOKENS, noon - days * DAY)
+        ledger.count_served("ann", "spare", "gpt-5", None, noon + 60)
+        ledger.count_served("", "work", "gpt-5-mini", Tokens(1, 0, 2, 0), noon)
+        ledger.count_served("bob", "work", "gpt-5", TOKENS, noon - 40 * DAY)
 
     counted(path, count)
 
@@ -173,7 +173,7 @@ def test_no_usage_is_reported(path: Path, noon: float) -> None:
     assert run("--csv").stdout_bytes.count(b"\r\n") == 1
     assert list(path.parent.iterdir()) == []
 
-    counted(path, lambda ledger: ledger.begun("ann", noon))  # and nobody has served it
+    counted(path, lambda ledger: ledger.count_begun("ann", noon))  # and nobody has served it
     assert run().stdout.startswith("No turns since")
 
 
@@ -193,7 +193,7 @@ def test_no_usage_is_reported(path: Path, noon: float) -> None:
 )
 def test_a_hostile_model_name_is_harmless(path: Path, noon: float, model: str, in_csv: str) -> None:
     # given: a model as the ledger would never have it, but another program may have written it
-    counted(path, lambda ledger: ledger.served("ann", "work", "m", TOKENS, noon))
+    counted(path, lambda ledger: ledger.count_served("ann", "work", "m", TOKENS, noon))
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE spent SET model = ?", (model,))
     connection.close()
@@ -210,7 +210,7 @@ def test_a_hostile_model_name_is_harmless(path: Path, noon: float, model: str, i
 def test_a_narrow_table_omits_the_times(path: Path, noon: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     many = Tokens(987_654_321, 876_543_210, 12_345_678, 1_234_567)
-    counted(path, lambda ledger: ledger.served("somebody-with-a-long-name", "work", "m", many, noon))
+    counted(path, lambda ledger: ledger.count_served("somebody-with-a-long-name", "work", "m", many, noon))
 
     shown = run().stdout
 
@@ -227,7 +227,7 @@ def test_an_unreadable_state_fails_with_the_reason(path: Path) -> None:
 
 
 def test_usage_changes_no_file(path: Path, noon: float) -> None:
-    counted(path, lambda ledger: ledger.served("ann", "work", "m", TOKENS, noon))
+    counted(path, lambda ledger: ledger.count_served("ann", "work", "m", TOKENS, noon))
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     run()
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before

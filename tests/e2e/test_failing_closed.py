@@ -25,7 +25,7 @@ OURS = [
     ("codexpool.proxy.requests", "carries_key"),
     ("codexpool.proxy.gate", "Gate.enter"),
     ("codexpool.proxy.turns", "Turns.begin"),
-    ("codexpool.members.ledger", "Ledger.served"),
+    ("codexpool.members.ledger", "Ledger.count_served"),
     ("codexpool.protocol.token_usage", "Meter.passed"),
     ("codexpool.proxy.requests", "Requests.assign"),
     ("codexpool.proxy.answers", "Answers.headers_came"),

@@ -63,10 +63,10 @@ def book() -> Book:
 def test_usage_is_counted_by_day_member_identity_and_model(book: Book) -> None:
     ledger = book.ledger()
 
-    ledger.served("ann", "work", "gpt-5", TOKENS, NOW)
-    ledger.served("ann", "work", "gpt-5", Tokens(1, 0, 2, 0), NOW + 5)
-    ledger.served("ann", "spare", "gpt-5", TOKENS, NOW + 6)
-    ledger.served("", "work", "gpt-5", TOKENS, NOW + DAY)
+    ledger.count_served("ann", "work", "gpt-5", TOKENS, NOW)
+    ledger.count_served("ann", "work", "gpt-5", Tokens(1, 0, 2, 0), NOW + 5)
+    ledger.count_served("ann", "spare", "gpt-5", TOKENS, NOW + 6)
+    ledger.count_served("", "work", "gpt-5", TOKENS, NOW + DAY)
 
     assert book == {
         Account(POOL, "2026-11-25", "ann", "work", "gpt-5"): Spent(2, 0, 101, 60, 22, 5, NOW, NOW + 5),
@@ -77,16 +77,16 @@ def test_usage_is_counted_by_day_member_identity_and_model(book: Book) -> None:
 
 def test_a_turn_with_unknown_tokens_is_unmetered(book: Book) -> None:
     ledger = book.ledger()
-    ledger.served("ann", "work", "m", None, NOW)
-    ledger.served("ann", "work", "m", TOKENS, NOW)
+    ledger.count_served("ann", "work", "m", None, NOW)
+    ledger.count_served("ann", "work", "m", TOKENS, NOW)
     assert list(book.values()) == [Spent(2, 1, *TOKENS, NOW, NOW)]
 
 
 def test_a_turn_counts_once_from_its_beginning(book: Book) -> None:
     ledger = book.ledger()
-    ledger.begun("ann", NOW)
+    ledger.count_begun("ann", NOW)
     assert ledger.turns_today("ann", NOW) == 1
-    ledger.served("ann", "work", "m", TOKENS, NOW)
+    ledger.count_served("ann", "work", "m", TOKENS, NOW)
     assert ledger.turns_today("ann", NOW) == 1
     assert ledger.turns_today("bob", NOW) == 0
     assert sum(spent.turns for spent in book.served.values()) == 1
@@ -94,22 +94,22 @@ def test_a_turn_counts_once_from_its_beginning(book: Book) -> None:
 
 def test_a_turn_over_midnight_counts_on_two_days(book: Book) -> None:
     ledger = book.ledger()
-    ledger.begun("ann", MIDNIGHT - 1)
+    ledger.count_begun("ann", MIDNIGHT - 1)
 
     assert (ledger.turns_today("ann", MIDNIGHT - 0.1), ledger.turns_today("ann", MIDNIGHT)) == (1, 0)
 
-    ledger.served("ann", "work", "m", TOKENS, MIDNIGHT + 1)
+    ledger.count_served("ann", "work", "m", TOKENS, MIDNIGHT + 1)
     assert {(account.day, account.is_of_begun) for account in book} == {("2026-11-24", True), ("2026-11-25", False)}
 
 
 def test_a_clock_set_back_continues_the_day_before(book: Book) -> None:
     ledger = book.ledger()
-    ledger.begun("ann", MIDNIGHT - 1)
-    ledger.begun("ann", MIDNIGHT + 1)
+    ledger.count_begun("ann", MIDNIGHT - 1)
+    ledger.count_begun("ann", MIDNIGHT + 1)
 
-    ledger.begun("ann", MIDNIGHT - 2)
-    ledger.served("ann", "work", "m", TOKENS, MIDNIGHT + 3)
-    ledger.served("ann", "work", "m", TOKENS, MIDNIGHT + 2)
+    ledger.count_begun("ann", MIDNIGHT - 2)
+    ledger.count_served("ann", "work", "m", TOKENS, MIDNIGHT + 3)
+    ledger.count_served("ann", "work", "m", TOKENS, MIDNIGHT + 2)
 
     assert (ledger.turns_today("ann", MIDNIGHT - 1), ledger.turns_today("ann", MIDNIGHT)) == (2, 1)
     (spent,) = book.served.values()
@@ -126,8 +126,8 @@ def test_a_day_is_one_of_utc(at: float) -> None:
 def test_days_that_are_over_are_let_go_of(book: Book) -> None:
     ledger = book.ledger()
     for day in range(400):
-        ledger.begun("ann", NOW + day * DAY)
-        ledger.served("ann", "work", f"m{day}", TOKENS, NOW + day * DAY)
+        ledger.count_begun("ann", NOW + day * DAY)
+        ledger.count_served("ann", "work", f"m{day}", TOKENS, NOW + day * DAY)
     assert len(ledger._days) == DAYS_KEPT
     assert ledger.turns_today("ann", NOW + 399 * DAY) == ledger.turns_today("ann", NOW + 398 * DAY) == 1
 
@@ -135,9 +135,9 @@ def test_days_that_are_over_are_let_go_of(book: Book) -> None:
 def test_models_beyond_the_limit_are_counted_as_other(book: Book) -> None:
     ledger = book.ledger()
     for number in range(5000):
-        ledger.served("greedy", "work", f"made-up-{number}", TOKENS, NOW)
-    ledger.served("greedy", "work", "made-up-0", TOKENS, NOW)
-    ledger.served("ann", "work", "gpt-5", TOKENS, NOW)
+        ledger.count_served("greedy", "work", f"made-up-{number}", TOKENS, NOW)
+    ledger.count_served("greedy", "work", "made-up-0", TOKENS, NOW)
+    ledger.count_served("ann", "work", "gpt-5", TOKENS, NOW)
 
     of_greedy = {account.model: spent.turns for account, spent in book.items() if account.member == "greedy"}
     assert len(of_greedy) == MODELS_KEPT + 1
@@ -147,7 +147,7 @@ def test_models_beyond_the_limit_are_counted_as_other(book: Book) -> None:
 
 @pytest.mark.parametrize("model", ["x" * 5000, "\udc80", "a\x1b[2Jb\r\nc", "\x00", "\u202e", ""])
 def test_any_model_name_is_made_printable_and_short(book: Book, tmp_path: Path, model: str) -> None:
-    book.ledger().served("ann", "work", model, TOKENS, NOW)
+    book.ledger().count_served("ann", "work", model, TOKENS, NOW)
 
     (account,) = book
     assert account.model.isprintable()
@@ -158,17 +158,17 @@ def test_any_model_name_is_made_printable_and_short(book: Book, tmp_path: Path, 
 def test_the_counts_of_other_proxies_count_once(book: Book) -> None:
     mine, (a, b) = book.ledger(), (Book(), Book())
     of_a, of_b = a.ledger(), b.ledger()
-    mine.begun("ann", NOW)
+    mine.count_begun("ann", NOW)
     for ledger in (of_a, of_a, of_b):
-        ledger.begun("ann", NOW)
-        ledger.served("ann", "work", "m", TOKENS, NOW)
+        ledger.count_begun("ann", NOW)
+        ledger.count_served("ann", "work", "m", TOKENS, NOW)
 
     for news in (a.news("a"), b.news("b"), a.news("a")):
-        mine.take(news)
+        mine.merge(news)
     assert mine.turns_today("ann", NOW) == 4
 
-    of_a.begun("ann", NOW)
-    mine.take(a.news("a"))
+    of_a.count_begun("ann", NOW)
+    mine.merge(a.news("a"))
     assert mine.turns_today("ann", NOW) == 5
     assert book.keys() == {Account(POOL, "2026-11-25", "ann", "", "")}  # what they counted is theirs to write
     assert book[Account(POOL, "2026-11-25", "ann", "", "")].turns == 1
@@ -176,8 +176,8 @@ def test_the_counts_of_other_proxies_count_once(book: Book) -> None:
 
 def test_members_of_another_pool_are_counted_apart(book: Book) -> None:
     ledger, other = book.ledger(), Book()
-    other.ledger("/q/pool.toml").begun("ann", NOW)
-    ledger.take(other.news())
+    other.ledger("/q/pool.toml").count_begun("ann", NOW)
+    ledger.merge(other.news())
     assert ledger.turns_today("ann", NOW) == 0
 
 
@@ -198,16 +198,16 @@ def test_proxies_agree_on_the_sum_of_what_they_counted(steps: Steps) -> None:
     for proxy, member, what, day in steps:
         at = NOW + day * DAY
         if what == "b":
-            ledgers[proxy].begun(member, at)
+            ledgers[proxy].count_begun(member, at)
             begun[(member, day)] = begun.get((member, day), 0) + 1
         elif what == "s":
-            ledgers[proxy].served(member, "work", "m", TOKENS, at)
+            ledgers[proxy].count_served(member, "work", "m", TOKENS, at)
             served += 1
         else:
-            ledgers[proxy].take(books[(proxy + 1) % 3].news(str((proxy + 1) % 3)))
+            ledgers[proxy].merge(books[(proxy + 1) % 3].news(str((proxy + 1) % 3)))
     for number, ledger in enumerate(ledgers):
         for other in {0, 1, 2} - {number}:
-            ledger.take(books[other].news(str(other)))
+            ledger.merge(books[other].news(str(other)))
 
     for ledger in ledgers:
         for member, day in ((member, day) for member in ("ann", "bob", "") for day in range(3)):
@@ -249,14 +249,14 @@ async def test_a_daily_limit_holds_across_proxies_and_restarts(pool_toml: Path) 
     # given: turns that have begun before the state was open, and have not ended
     one, other = started(pool_toml), started(pool_toml)
     for _ in range(3):
-        one.ledger.begun("ann", NOW)
-    other.ledger.begun("ann", NOW)
+        one.ledger.count_begun("ann", NOW)
+    other.ledger.count_begun("ann", NOW)
 
     # then: either proxy counts those of both
     await until(lambda: one.ledger.turns_today("ann", NOW) == other.ledger.turns_today("ann", NOW) == 4)
 
     # when: one says more and is stopped at once, and both are started anew
-    one.ledger.begun("ann", NOW)
+    one.ledger.count_begun("ann", NOW)
     one.stop()
     other.stop()
     again = started(pool_toml)

@@ -62,10 +62,10 @@ from codexpool.members.ledger import Ledger
 from codexpool.state import SqliteState
 state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
 ledger = Ledger(state.put_spent)
-ledger.take(state.load().spent)
+ledger.merge(state.load().spent)
 for n in range(1, 1_000_000):
-    ledger.begun("ann", now)
-    ledger.served("ann", "work", "m", None, now)
+    ledger.count_begun("ann", now)
+    ledger.count_served("ann", "work", "m", None, now)
     if n % 50 == 0 and state.flush(10):
         print(ledger.turns_today("ann", now), flush=True)
 """
@@ -139,7 +139,7 @@ def test_processes_killed_while_they_count_leave_all_that_was_flushed_and_nothin
     (kept,) = read_spent(path, ["member"], "2000-01-01").values()
     with contextlib.closing(SqliteState(path)) as state:
         ledger = Ledger(state.put_spent)
-        ledger.take(state.load().spent)
+        ledger.merge(state.load().spent)
     # Each may have been killed between the beginning of a turn and its end.
     assert told[2] <= kept.turns <= ledger.turns_today("ann", now) <= min(kept.turns + 2, told[2] + 50)
 

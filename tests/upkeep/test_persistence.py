@@ -95,7 +95,7 @@ async def test_a_state_that_opens_late_gets_all_that_was_learned_until_then(
             assert a.metadata is not None
             keeper.pool.sessions.bind("s1", a.metadata.key)
             keeper.served("a", Asked("s1", "/backend-api/codex/responses"), time.time())
-            keeper.ledger.begun("ann", time.time())
+            keeper.ledger.count_begun("ann", time.time())
             condemn(keeper, "b")
             await asyncio.sleep(0.5)
             assert len(said(caplog.records, "Retrying; new data is kept in memory")) == 1
