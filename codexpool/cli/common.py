@@ -21,14 +21,9 @@ from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from codexpool.upkeep.verification import Verification
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-WIDTH: Final = 160
-"""Columns of a table in a file or a pipe, if COLUMNS is not set."""
 
 
 CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
@@ -149,16 +144,6 @@ def state_snapshot() -> Snapshot:
         raise Failure(f"state: {error}") from None
     with contextlib.closing(state):
         return state.load()
-
-
-def console(stderr: bool = False) -> Console:
-    """Return a console for tables: with colours on a terminal, and wide elsewhere."""
-    from rich.console import Console
-
-    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
-        made.width = WIDTH
-    return made
 
 
 def moment(at: float | None) -> str | None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from codexpool.cli.common import console, moment
-from codexpool.cli.output import STATUS_STYLES, print_table
+from rich.text import Text
+
+from codexpool.cli.common import moment
+from codexpool.cli.output import STATUS_STYLES, console, print_table
 from codexpool.cli.pool import Pool
 from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
@@ -169,8 +171,6 @@ OPTIONAL: Final = ("account", "user", "fingerprint")
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it why some do not serve, or soon will not."""
-    from rich.text import Text
-
     out = console()
     titles = [title for title in COLUMNS if out.width >= WIDE or title not in OPTIONAL]
     cells = [

@@ -7,16 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from codexpool.cli.common import console
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.text import Text
+WIDTH: Final = 160
+"""Columns of a table in a file or a pipe, if COLUMNS is not set."""
 
 
 STATUS_STYLES: Final = {
@@ -30,13 +33,21 @@ STATUS_STYLES: Final = {
 }
 
 
+def console(stderr: bool = False) -> Console:
+    """Return a console for tables: with colours on a terminal, and wide elsewhere."""
+    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = WIDTH
+    return made
+
+
 class Output:
     """Standard output. All it prints is written at once, also to a file or a pipe."""
 
     def __init__(self) -> None:
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             reconfigure(errors="replace")  # An ASCII terminal is no reason to fail over an arrow.
-        self.console: Console = console()
+        self.console = console()
 
     @property
     def columns(self) -> int | None:
@@ -73,9 +84,6 @@ def print_table(
     out: Console, titles: Sequence[str], rows: Iterable[Sequence[Text]], no_wrap: Collection[str]
 ) -> None:
     """Print rows as a table; the columns ``no_wrap`` keep each value on one line."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     for title in titles:
         table.add_column(title, overflow="fold", no_wrap=title in no_wrap)

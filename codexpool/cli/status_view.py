@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.output import STATUS_STYLES
 from codexpool.pool.identity import Status
 from codexpool.views.formatting import clock, plain_document, size, span
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
 
 Document = Mapping[str, Any]
 

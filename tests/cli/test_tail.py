@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from codexpool.cli.commands.tail import EventLines
 from codexpool.cli.commands.tail import tail as command
-from codexpool.cli.event_lines import EventLines
 from codexpool.traces.events import Kind
 from tests.cli.fakeproxy import FakeProxy, event, running
 from tests.cli.terminals import Piped, Terminal, after_one_line, plain

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from codexpool.cli.common import Failure, config_option, console, json_option
+from codexpool.cli.common import Failure, config_option, json_option
 from codexpool.cli.diff_sources import side_of
+from codexpool.cli.output import console
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.redaction import redact_text
 from codexpool.views.formatting import Line, Role, plain

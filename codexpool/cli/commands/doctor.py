@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from codexpool.cli.common import console, json_option
-from codexpool.cli.output import Output, quiet_end
+from codexpool.cli.common import json_option
+from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.doctor import environment, versions

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import click
+from rich.table import Table
 
-from codexpool.cli.common import console, json_option, moment, name_argument
+from codexpool.cli.common import json_option, moment, name_argument
 from codexpool.cli.identity_rows import identity_rows, print_rows
-from codexpool.cli.output import STATUS_STYLES
+from codexpool.cli.output import STATUS_STYLES, console
 from codexpool.cli.pool import Pool, pool_option
 
 
@@ -45,8 +46,6 @@ def show(name: str, pool: Pool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
-    from rich.table import Table
-
     table = Table.grid(padding=(0, 2))
     for key, value in document.items():
         style = STATUS_STYLES[row.status] if key == "status" else ""

@@ -13,9 +13,10 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import click
+from rich.text import Text
 
-from codexpool.cli.common import Failure, Unchanged, console, json_option, moment, name_argument
-from codexpool.cli.output import print_table
+from codexpool.cli.common import Failure, Unchanged, json_option, moment, name_argument
+from codexpool.cli.output import console, print_table
 from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.model import Access, MemberSpec, PoolConfig, shown
 from codexpool.config.named import Table, name_problem
@@ -143,8 +144,6 @@ def list_(pool: Pool, as_json: bool) -> None:
     if not rows:
         click.echo("no members. To add one: codexpool member add NAME")
         return
-    from rich.text import Text
-
     cells = [
         [Text(_cell(row[key]), STYLES[row["status"]] if key == "status" else "") for key in COLUMNS.values()]
         for row in rows

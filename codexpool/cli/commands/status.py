@@ -6,17 +6,18 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end, until_ended
 from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
+from codexpool.cli.status_view import StatusView
 from codexpool.views.formatting import clock, plain, span
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 EVERY: Final = 2.0
 """Seconds between updates by default."""
@@ -88,11 +89,6 @@ class Watched:
         return f"{self.proxy} does not answer {since}: {self.error} (This is its status of {age} ago.)"
 
     def drawn(self, out: Output) -> RenderableType:
-        from rich.console import Group
-        from rich.text import Text
-
-        from codexpool.cli.status_view import StatusView
-
         view = StatusView(self.document, out.console).drawn()
         return Group(Text(self.notice, "bold red"), view) if self.error else view
 
@@ -123,8 +119,6 @@ def _screen(out: Output, last: Callable[[], RenderableType]) -> Iterator[Callabl
     if not out.console.is_terminal:
         yield lambda picture: out.show(picture, "")
         return
-    from rich.live import Live
-
     try:
         with Live(console=out.console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
             yield lambda picture: live.update(picture, refresh=True)

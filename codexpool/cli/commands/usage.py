@@ -12,6 +12,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option, moment, state_file
 from codexpool.cli.output import Output, quiet_end
@@ -142,10 +145,6 @@ def _names(key: Sequence[str], by: Sequence[str]) -> list[str]:
 
 
 def _show(rows: Rows, by: Sequence[str], out: Output) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     total = _total(rows)
     titles = TITLES if out.console.width >= WIDE else TITLES[:-2]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_footer=True, padding=(0, 1))
