@@ -8,8 +8,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from codexpool.pool.patience import Waited
-from codexpool.pool.selection import Load
 from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS
+
+HALF_LIFE = 900.0
+"""Seconds after which a new session counts half: by then answers have told what it uses.
+
+Longer, and the number of sessions outweighs what the backend says; shorter, and long sessions are overlooked (tried
+with tests/pool/simulation.py)."""
 
 LONGEST_AVOIDED = 60.0  # Seconds for which new sessions avoid an identity at most.
 WHOAMI = "whoami"  # The path of evidence that whoami itself gave.
@@ -103,6 +108,20 @@ class Evidence:
         if self.path == WHOAMI or self.whoami not in _WHOAMI_WORDS:
             return text
         return f"{text}, {_WHOAMI_WORDS[self.whoami]}"
+
+
+class Load(NamedTuple):
+    """Sessions begun under an identity, decayed by `HALF_LIFE`; ``at`` is the unix second of ``sessions``."""
+
+    sessions: float = 0.0
+    at: float = 0.0
+
+    def now(self, at: float) -> float:
+        """The load at a later second. A clock that was set back does not make it grow."""
+        return self.sessions * float(0.5 ** (max(0.0, at - self.at) / HALF_LIFE))
+
+    def with_session(self, at: float) -> Load:
+        return Load(self.now(at) + 1.0, at)
 
 
 class Asked(NamedTuple):

@@ -13,7 +13,7 @@ from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.patience import Edges
 from codexpool.pool.ranking import Ranking
-from codexpool.pool.selection import Because, Candidate, Selection, rank, select
+from codexpool.pool.selection import Because, Rank, Selection, rank
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
@@ -28,7 +28,7 @@ class Pool:
 
     def __init__(self, listener: PoolListener = NO_LISTENER) -> None:
         self._listener = listener
-        self._ranking = Ranking(self._ranked)
+        self._ranking = Ranking(self._rank_by_name)
         self.states = IdentityStates(listener, self._ranking)
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
@@ -214,22 +214,23 @@ class Pool:
 
     def _near(self, asked: Asked, session: Session, excluded: frozenset[str], at: float) -> Identity | None:
         """An identity of the session's workspace, which takes its encrypted reasoning for sure."""
-        candidates = [
-            self._candidate(i, at, self.family_of(asked))
+        near = [
+            i
             for i in self.states.by_account.get(session.key.account_id, ())
-            if i.name not in excluded and not i.is_doubtful(at) and self._is_able(i, asked, at)
+            if i.name not in excluded
+            and not i.is_doubtful(at)
+            and self._is_able(i, asked, at)
+            and self.left(i, asked, at) > 0
         ]
-        candidates = [candidate for candidate in candidates if candidate.headroom > 0]
-        return self.identities[select(self.selection, candidates, at)] if candidates else None
+        return min(near, key=lambda i: self._rank(i, at, self.family_of(asked)), default=None)
 
     def _in_order(self, asked: Asked, at: float) -> Iterator[Identity]:
         """The ready identities, the one that a new session gets first."""
         family = self.family_of(asked)
         if family == MAIN:
-            return (self.identities[name] for name in self._ranking.names(self.selection, self.identities, at))
-        ready = [self._candidate(i, at, family) for i in self.identities.values() if self._is_ready(i, at)]
-        ready.sort(key=lambda candidate: rank(self.selection, candidate, at))
-        return (self.identities[candidate.name] for candidate in ready)
+            return (self.identities[name] for name in self._ranking.names(self.identities, at))
+        ready = (identity for identity in self.identities.values() if self._is_ready(identity, at))
+        return iter(sorted(ready, key=lambda identity: self._rank(identity, at, family)))
 
     def _settled(self, asked: Asked, session: Session | None, chosen: Identity, at: float) -> Identity:
         """Bind the request's session to the identity it is sent under, unless its own just cannot serve this."""
@@ -264,16 +265,12 @@ class Pool:
         self.states.become(identity, self.states.awake(identity, at))
         return False
 
-    def _ranked(self, name: str, at: float) -> Candidate | None:
+    def _rank_by_name(self, name: str, at: float) -> Rank | None:
         identity = self.identities.get(name)
-        if identity is None or not self._is_ready(identity, at):
-            return None
-        return self._candidate(identity, at, MAIN)
+        return self._rank(identity, at, MAIN) if identity is not None and self._is_ready(identity, at) else None
 
-    def _candidate(self, identity: Identity, at: float, family: str) -> Candidate:
-        i = identity
-        headroom = self.states.usage_of(i).headroom(family, at)
-        return Candidate(i.name, i.load, i.last_picked, headroom, i.order, i.priority, i.is_doubtful(at))
+    def _rank(self, identity: Identity, at: float, family: str) -> Rank:
+        return rank(self.selection, identity, self.states.usage_of(identity).headroom(family, at), at)
 
     # -- what is learned from answers
 

@@ -1,14 +1,39 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.pool.identity import Asked
-from codexpool.pool.selection import HALF_LIFE, STEP, Candidate, Load, Selection, select
+from codexpool.pool.identity import HALF_LIFE, Asked, Condition, Identity, Kind, Load, Status
+from codexpool.pool.selection import STEP, Selection, rank
 from tests.pool.pools import NOW, RESPONSES, ready_pool
+
+
+class Candidate(NamedTuple):
+    """What of an identity decides whether a new session gets it."""
+
+    name: str
+    load: Load = Load()
+    last_picked: int = 0
+    headroom: float = 1.0
+    order: int = 0
+    priority: int = 0
+    is_doubtful: bool = False
+
+    def identity(self) -> Identity:
+        identity = Identity(self.name, Kind.PAT, "", Condition(Status.READY, NOW))
+        identity.load, identity.last_picked = self.load, self.last_picked
+        identity.order, identity.priority = self.order, self.priority
+        identity.expires_at = 0.0 if self.is_doubtful else None
+        return identity
+
+
+def select(selection: Selection, among: list[Candidate], at: float) -> str:
+    return min(among, key=lambda c: rank(selection, c.identity(), c.headroom, at)).name
+
 
 seconds = st.floats(0, 1e10)
 loads = st.builds(Load, st.floats(0, 1e6), seconds)
@@ -35,12 +60,12 @@ def chosen(selection: Selection, among: list[Candidate], at: float) -> Candidate
 
 
 @given(st.sampled_from(Selection), candidates, seconds)
-def test_somebody_is_selected_and_only_a_candidate(selection: Selection, among: list[Candidate], at: float) -> None:
+def test_a_candidate_is_selected(selection: Selection, among: list[Candidate], at: float) -> None:
     assert select(selection, among, at) in [candidate.name for candidate in among]
 
 
 @given(st.sampled_from(Selection), candidates, seconds)
-def test_whoever_is_doubtful_or_used_up_comes_last(selection: Selection, among: list[Candidate], at: float) -> None:
+def test_doubtful_or_used_up_comes_last(selection: Selection, among: list[Candidate], at: float) -> None:
     best = chosen(selection, among, at)
 
     assert not best.is_doubtful or all(c.is_doubtful for c in among)
@@ -72,7 +97,7 @@ def test_priority_comes_before_the_order_of_the_file() -> None:
 
 
 @given(candidates, seconds)
-def test_round_robin_takes_who_was_picked_longest_ago(among: list[Candidate], at: float) -> None:
+def test_round_robin_takes_the_one_picked_longest_ago(among: list[Candidate], at: float) -> None:
     best = chosen(Selection.ROUND_ROBIN, among, at)
 
     for other in among:
@@ -92,14 +117,14 @@ def test_headroom_takes_one_with_about_the_most_per_session(among: list[Candidat
             assert share(other) <= share(best) * STEP + 1e-3
 
 
-def test_headroom_does_not_prefer_anybody_for_a_small_difference() -> None:
+def test_headroom_ignores_a_small_difference() -> None:
     among = [Candidate("a", headroom=0.81, last_picked=7), Candidate("b", headroom=0.80, last_picked=3)]
 
     assert select(Selection.HEADROOM, among, NOW) == "b"
     assert select(Selection.HEADROOM, [among[0], among[1]._replace(headroom=0.4)], NOW) == "a"
 
 
-def test_headroom_takes_who_was_picked_longest_ago_among_equals() -> None:
+def test_headroom_takes_the_one_picked_longest_ago_among_equals() -> None:
     among = [Candidate("a", Load(1, NOW), 7), Candidate("b", Load(1, NOW), 3), Candidate("c", Load(2, NOW), 1)]
 
     assert select(Selection.HEADROOM, among, NOW) == "b"
