@@ -7,7 +7,6 @@ uses from 0.12.16 on.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -84,22 +83,13 @@ def bypasses(no_proxy: str, host: str) -> str:
     """Return the entry of ``NO_PROXY`` that sends requests for ``host`` past the proxy; empty if none does.
 
     An entry matches its host and all subdomains, with or without a leading dot and in any case; ``*`` matches all.
-    Networks are for hosts that are addresses, which the backend's are not.
     """
     for entry in (part.strip() for part in no_proxy.split(",")):
         # With the port, WebSockets bypass the proxy (0.169.0), and HTTP does not.
         domain = entry.lower().removesuffix(":443").removeprefix(".")
-        if domain and not _is_network(entry) and (domain == "*" or f".{host}".endswith(f".{domain}")):
+        if domain and (domain == "*" or f".{host}".endswith(f".{domain}")):
             return entry
     return ""
-
-
-def _is_network(entry: str) -> bool:
-    try:
-        ipaddress.ip_network(entry, strict=False)
-    except ValueError:
-        return False
-    return True
 
 
 def dotenv(text: str) -> dict[str, str]:

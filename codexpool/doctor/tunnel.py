@@ -6,7 +6,7 @@ import base64
 import contextlib
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -46,37 +46,30 @@ class Tunnel:
 
     def handshake(self, context: ssl.SSLContext) -> None:
         """Make a TLS handshake, and close. Raises UntrustedError, NoTunnelError and OSError."""
-        with contextlib.closing(self._connected(context)):
+        with self._connected(context):
             pass
 
     def ask(
         self, context: ssl.SSLContext, method: str, path: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
         """Send a request to the backend's host. Raises what `handshake` does, and http.client.HTTPException."""
-        with contextlib.closing(self._connected(context)) as connection:
+        with self._connected(context) as connection:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, named, b"" if response.status == 101 else response.read(LONGEST))
 
-    def _connected(self, context: ssl.SSLContext) -> http.client.HTTPSConnection:
+    @contextlib.contextmanager
+    def _connected(self, context: ssl.SSLContext) -> Iterator[http.client.HTTPSConnection]:
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=SECONDS, context=context)
-        connection.set_tunnel(HOST, 443, self._credentials())
-        try:
-            connection.connect()
-        except ssl.SSLCertVerificationError as error:
-            connection.close()
-            raise UntrustedError(error.verify_message) from None
-        except ssl.SSLError as error:
-            connection.close()
-            raise NoTunnelError(f"no TLS at the other end ({error.reason or type(error).__name__})") from None
-        except OSError:
-            connection.close()
-            raise
-        return connection
-
-    def _credentials(self) -> dict[str, str]:
-        if not self.user and not self.password:
-            return {}
-        given = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-        return {"proxy-authorization": f"Basic {given}"}
+        credentials = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        proxyauth = {"proxy-authorization": f"Basic {credentials}"} if self.user or self.password else {}
+        connection.set_tunnel(HOST, 443, proxyauth)
+        with contextlib.closing(connection):
+            try:
+                connection.connect()
+            except ssl.SSLCertVerificationError as error:
+                raise UntrustedError(error.verify_message) from None
+            except ssl.SSLError as error:
+                raise NoTunnelError(f"no TLS at the other end ({error.reason or type(error).__name__})") from None
+            yield connection

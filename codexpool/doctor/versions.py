@@ -59,18 +59,10 @@ def version_of(text: str) -> Version | None:
 
 def _output(program: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(
-            [str(program), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
+        command, silent = [str(program), *arguments], subprocess.DEVNULL
+        return subprocess.check_output(command, stdin=silent, stderr=silent, timeout=SECONDS, errors="replace")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout
 
 
 def _shown(version: Version) -> str:

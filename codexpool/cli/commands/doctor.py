@@ -19,6 +19,7 @@ from codexpool.doctor import environment, versions
 from codexpool.doctor.findings import Finding, Level, count, document
 from codexpool.protocol.hosts import OTHERS
 from codexpool.protocol.routes import ROUTES
+from codexpool.views.formatting import Line, wrap
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,6 +28,9 @@ STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red
 
 AREA: Final = 10
 """Columns for the name of an area."""
+
+INDENT: Final = 5 + 2 + AREA + 2
+"""Columns before a finding's text."""
 
 
 @click.command()
@@ -88,22 +92,17 @@ def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json:
 
 def _print(out: Output, finding: Finding) -> None:
     """Print a finding: on one line in a file, otherwise wrapped, with its remedy below."""
-    from rich.table import Table
     from rich.text import Text
 
-    style, text = STYLES[finding.level], Text(finding.text)
+    text = f"{finding.level:<5}  {finding.about:<{AREA}}  {finding.text}"
+    remedy = f"-> {finding.remedy}" if finding.remedy else ""
     if out.columns is None:
-        text.append(f" -> {finding.remedy}" if finding.remedy else "")
-        out.lines(Text.assemble((f"{finding.level:<5}", style), f"  {finding.about:<{AREA}}  ", text))
-        return
-    if finding.remedy:
-        text.append(f"\n{'->' if out.console.options.ascii_only else '→'} {finding.remedy}", "cyan")
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(width=5)
-    grid.add_column(width=AREA)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(finding.level.value, style), finding.about, text)
-    out.show(grid)
+        text, remedy = f"{text} {remedy}".rstrip(), ""
+    lines = [Text(line) for line in wrap(Line(text, hang=INDENT), out.columns)]
+    lines[0].stylize(STYLES[finding.level], 0, len(finding.level))
+    if remedy:
+        lines += [Text(line, "cyan") for line in wrap(Line(" " * INDENT + remedy, hang=INDENT + 3), out.columns)]
+    out.lines(*lines)
 
 
 def _summary(found: Sequence[Finding]) -> Text:

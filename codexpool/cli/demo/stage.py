@@ -42,22 +42,16 @@ token = "{spare}"
 """
 
 
-class Stage:
+class Stage(ExitStack):
     """Everything but the client. `start` starts it; leaving the context removes all of it."""
 
     def __init__(self, signals: Signals) -> None:
+        super().__init__()
         self.work = _token("work")
         self.spare = _token("spare", routing_override="us")  # its workspace is served in one region only
         self.own = _token("client", own=True)
         self.port = 0
         self._signals = signals
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Stage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def start(self) -> None:
         """Start the backend and the proxy. Raises Failure if the proxy does not start.
@@ -66,10 +60,10 @@ class Stage:
         """
         with self._signals.held():
             temporary = tempfile.TemporaryDirectory(prefix="codexpool-demo-", ignore_cleanup_errors=True)
-            self.folder = Path(self._stack.enter_context(temporary))
+            self.folder = Path(self.enter_context(temporary))
             standin = StandIn([self.work, self.spare, self.own], self.folder)
-            self.standin = self._stack.enter_context(standin)
-            self.children = self._stack.enter_context(Children(self._signals))
+            self.standin = self.enter_context(standin)
+            self.children = self.enter_context(Children(self._signals))
         self.pool = self.folder / "pool.toml"
         self.dump = self.folder / "flows"
         self.ca_file = self.folder / "mitmproxy" / "mitmproxy-ca-cert.pem"
