@@ -33,9 +33,6 @@ IDENTIFYING: Final = frozenset(
 )
 """Known headers with the id of a person, a session or a request. Headers that are not known are private anyway."""
 
-KEPT: Final = frozenset({"sec-websocket-key", "sec-websocket-accept"})
-"""Headers that are random for one handshake."""
-
 URLS: Final = frozenset({"location", "referer", "content-location", "origin", "url", "path"})
 
 HARMLESS_MEMBERS: Final = frozenset(
@@ -104,8 +101,6 @@ class Anonymizer:
 
     def header(self, name: str, value: str) -> str:
         lower = name.lower()
-        if lower in KEPT:
-            return value
         if lower in URLS:
             return self._url(value)
         if lower in ("cookie", "set-cookie"):

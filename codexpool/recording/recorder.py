@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from mitmproxy import http
 
+from codexpool.protocol.hosts import is_codex
 from codexpool.recording import files
+from codexpool.recording.anonymize import Anonymizer
+from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.files import RecordingError
-from codexpool.recording.recording import LeakError, Recording, is_wanted
+from codexpool.recording.pseudonyms import Pseudonyms
 from codexpool.recording.strip import strip, weight
 
 logger = logging.getLogger("codexpool")
@@ -25,10 +27,68 @@ logger = logging.getLogger("codexpool")
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Memory that a recording may take: some 4 000 requests. Later ones are not recorded, and a warning says so."""
 
-ASK: Final = 1.0  # Seconds after which the pool is asked for its tokens again: they may have been renewed
-
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
 """The variable with the file in which `codexpool record` wants the reason if there is no recording."""
+
+
+ROUNDS: Final = 6  # Passes over the flows until no new value is learned; two or three are usual
+SHOWN: Final = 5  # Findings that an error names
+
+
+class LeakError(Exception):
+    """A recording would have something private in it, so it is not written."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        shown = "\n".join(f"  {finding}" for finding in findings[:SHOWN])
+        more = f"\n  and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
+        super().__init__(f"it would contain private values:\n{shown}{more}")
+
+
+def is_wanted(flow: http.HTTPFlow) -> bool:
+    return is_codex(flow.request.host)
+
+
+class Recording:
+    """What goes into one file; ``as_har``: a HAR file, and not one of mitmproxy's flow files."""
+
+    def __init__(self, as_har: bool) -> None:
+        self.flows: list[http.HTTPFlow] = []
+        """Stripped flows (see `codexpool.recording.strip`)."""
+        self._as_har = as_har
+        self._pseudonyms = Pseudonyms()
+        self._secrets: set[str] = set()
+
+    def learn(self, secrets: Iterable[str], names: Iterable[str] = ()) -> None:
+        """Replace these secrets, and names of identities, wherever they are."""
+        for secret in secrets:
+            self._secrets.add(secret)
+            self._pseudonyms.of(secret)
+        for name in names:
+            self._pseudonyms.of_identity(name)
+
+    def content(self) -> bytes:
+        """Return the content of the file. Raises LeakError."""
+        content = files.dump(self._anonymized(), self._as_har)
+        check = Check({*self._secrets, *self._pseudonyms.values(), *secrets_in(self.flows)})
+        if findings := check.findings(content):
+            raise LeakError(findings)
+        return content
+
+    def _anonymized(self) -> list[http.HTTPFlow]:
+        """Return the flows with pseudonyms: a value learned in the last one is replaced in the first one, too."""
+        anonymizer, generation = Anonymizer(self._pseudonyms), -1
+        made: list[http.HTTPFlow] = []
+        for _ in range(ROUNDS):
+            if generation == self._pseudonyms.generation:
+                break
+            generation = self._pseudonyms.generation
+            self._pseudonyms.settle()
+            made = [anonymizer.flow(flow) for flow in self.flows]
+        return made
+
+    def replaced(self) -> int:
+        return self._pseudonyms.count()
 
 
 class Recorder:
@@ -53,7 +113,6 @@ class Recorder:
         self.path = path
         self._all_hosts = all_hosts
         self._secrets, self._names = secrets, names
-        self._ask_at = 0.0
         self._recording = Recording(files.is_har(path))
         self._open: dict[str, http.HTTPFlow] = {}
         self._bytes, self._others = 0, 0
@@ -77,7 +136,7 @@ class Recorder:
         self._is_over = True
         for flow in self._open.values():
             self._keep(flow)
-        self._ask(at_once=True)
+        self._ask()
         count, failure = len(self._recording.flows), ""
         try:
             files.put(self.path, self._recording.content())
@@ -100,11 +159,9 @@ class Recorder:
         self._bytes += weight(stripped)
         self._recording.flows.append(stripped)
 
-    def _ask(self, at_once: bool = False) -> None:
-        """Collect the pool's tokens and names: when the proxy ends, the pool may be gone."""
-        if at_once or time.monotonic() >= self._ask_at:
-            self._ask_at = time.monotonic() + ASK
-            self._recording.learn(self._secrets(), self._names())
+    def _ask(self) -> None:
+        """Learn the pool's tokens and names: they may be renewed, and when the proxy ends, the pool may be gone."""
+        self._recording.learn(self._secrets(), self._names())
 
     def _accepts(self, flow: http.HTTPFlow) -> bool:
         if not self._all_hosts and not is_wanted(flow):

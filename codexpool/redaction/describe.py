@@ -17,8 +17,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from codexpool.common.clock_skew import LATEST
-from codexpool.redaction.decode import decode
-from codexpool.redaction.find import find_secrets
+from codexpool.redaction.find import decode, find_secrets
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.jwt import AUTH, payload_of
 

@@ -50,11 +50,9 @@ def redact_tokens(text: str) -> str:
     lower = text.lower()
     if not any(hint in lower for hint in _HINTS):
         return text
-    return _SECRET.sub(_shown, text)
-
-
-def _shown(match: re.Match[str]) -> str:
-    return f"{match['scheme'] or ''}<sha256:{fingerprint(match['credential'] or match['token'])}>"
+    return _SECRET.sub(
+        lambda match: f"{match['scheme'] or ''}<sha256:{fingerprint(match['credential'] or match['token'])}>", text
+    )
 
 
 def redact_logs() -> Callable[[], None]:

@@ -13,7 +13,7 @@ from mitmproxy.net import encoding
 from wsproto.frame_protocol import Opcode
 
 from codexpool.recording import files
-from codexpool.recording.recording import Recording
+from codexpool.recording.recorder import Recording
 from codexpool.recording.strip import strip
 
 Pairs = Sequence[tuple[str, str]]

@@ -15,7 +15,7 @@ from mitmproxy import http
 from codexpool.recording import files
 from codexpool.recording.anonymize import Anonymizer
 from codexpool.recording.check import Check, Finding, secrets_in
-from codexpool.recording.recording import LeakError, Recording
+from codexpool.recording.recorder import LeakError, Recording
 from codexpool.recording.strip import strip
 from codexpool.redaction import redact_tokens
 from tests.recording.flows import a_flow, readable, recorded

@@ -168,7 +168,6 @@ def test_harmless_values_stay() -> None:
         ("content-type", "application/json"),
         ("version", "0.169.0"),
         ("originator", "codex_exec"),
-        ("sec-websocket-key", "N4kwaorYcXS3H3HpPr2lsA=="),
         ("x-codex-primary-reset-at", "1764000000"),
     ]
     flow = a_flow("/backend-api/codex/responses?client_version=0.169.0&limit=200", headers=headers)

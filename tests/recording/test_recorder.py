@@ -167,7 +167,6 @@ def test_a_refused_recording_leaves_the_old_file(
 
 
 def test_tokens_that_the_pool_had_are_known_at_the_end(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "ASK", 0)
     secrets = ["Zq7rTk2LmVb94XwPcN"]
     started = Recorder(out, secrets=lambda: secrets, names=lambda: ["work"])
     for _ in range(2):

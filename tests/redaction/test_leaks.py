@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from codexpool.redaction import describe
 from codexpool.redaction.find import find_secrets
 from codexpool.redaction.redact import LONGEST_READ, redact_header, redact_text
-from codexpool.views.json_diff import members
-from codexpool.views.request_diff import Side, compare
+from codexpool.views.request_diff import Side, compare, members
 from tests.redaction import planting
 from tests.redaction.planting import pieces_in
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from codexpool.redaction import redact_header
 from codexpool.views.header_table import Sign
-from codexpool.views.json_diff import Member, members, same
-from codexpool.views.request_diff import Comparison, Part, Side, compare, compare_identities
+from codexpool.views.request_diff import Comparison, Member, Part, Side, compare, compare_identities, members, same
 from tests.redaction import planting
 from tests.redaction.planting import pieces_in
 

@@ -53,7 +53,7 @@ def record(out: Path, source: Path | None, all_hosts: bool, named: Path | None, 
 
 def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> None:
     from codexpool.recording import files
-    from codexpool.recording.recording import LeakError, Recording, is_wanted
+    from codexpool.recording.recorder import LeakError, Recording, is_wanted
     from codexpool.recording.strip import strip
 
     try:
