@@ -70,7 +70,7 @@ class Reloader:
         """Reload when the keyring's secrets for the present configuration change."""
         while True:
             wanted = self._in_keyring()
-            if wanted and await tasks.in_thread(self._keyring.read, tuple(wanted), daemon=True):
+            if bool(wanted) and await tasks.in_thread(self._keyring.read, tuple(wanted), daemon=True):
                 async with self._lock:
                     await self._reload(self._config)
             waited = 0.0
