@@ -30,7 +30,8 @@ from codexpool.proxy.telemetry import Telemetry
 from codexpool.proxy.tunnels import UndecidedError
 from codexpool.proxy.versions import connections, resend, support
 from codexpool.redaction import redact_logs
-from codexpool.state import StateError, named_state
+from codexpool.state import StateError
+from codexpool.state.sqlite import named_state
 from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")

@@ -18,7 +18,8 @@ from codexpool.config.sources import Sources
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
-from codexpool.state import Snapshot, State, StateError, UnavailableError, open_state, state_path
+from codexpool.state import Snapshot, State, StateError, UnavailableError
+from codexpool.state.sqlite import open_state, state_path
 
 if TYPE_CHECKING:
     from codexpool.upkeep.verification import Verification

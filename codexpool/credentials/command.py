@@ -88,10 +88,7 @@ async def output(line: CommandLine, environ: Mapping[str, str] | None = None) ->
         printed, errors = await run(line, environ)
     except ProgramError as error:
         raise NoTokenNowError(str(error)) from None
-    try:
-        token = printed.decode("ascii").strip()
-    except UnicodeDecodeError:
-        raise NoTokenNowError(f"{name} printed something that is not a token{_quoted(errors)}") from None
+    token = printed.decode(errors="replace").strip()
     if not token:
         raise NoTokenNowError(f"{name} printed nothing{_quoted(errors)}")
     if (lines := len(token.splitlines())) > 1:

@@ -27,7 +27,8 @@ from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Services, Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
-from codexpool.state import State, open_state, state_path
+from codexpool.state import State
+from codexpool.state.sqlite import open_state, state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper

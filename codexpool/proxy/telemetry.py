@@ -23,7 +23,7 @@ from codexpool.local import running_proxies
 from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host
 from codexpool.proxy.mitm.shutdown import Shutdown
-from codexpool.state import state_path
+from codexpool.state.sqlite import state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal

@@ -9,7 +9,7 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codexpool.state.base import StateError
+from codexpool.state import StateError
 
 logger = logging.getLogger("codexpool")
 

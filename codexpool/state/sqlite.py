@@ -16,16 +16,7 @@ from typing import Final
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state.base import (
-    GONE,
-    MAX_SESSIONS,
-    Record,
-    Row,
-    Snapshot,
-    State,
-    StateError,
-    UnavailableError,
-)
+from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError, UnavailableError
 from codexpool.state.database import COLUMNS, Database, open_read_only
 from codexpool.state.writer import Writer
 
@@ -60,17 +51,6 @@ PRUNED = "pruned"
 
 CLOSE_TIMEOUT = 5.0
 """Seconds ``close`` waits for the disk."""
-
-NEWEST = " UNION ALL ".join(
-    f"SELECT max({column}) AS at FROM {table} WHERE writer != :writer"
-    for table, column in (
-        ("sessions", "at"),
-        ("metadata", "at"),
-        ("conditions", "at"),
-        ("notes", "at"),
-        ("spent", "last_at"),
-    )
-)
 
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
@@ -248,12 +228,13 @@ class SqliteState(State):
 
         A clock that is years ahead must not age all rows at once. So this time follows the clock only as fast as time
         passes in this process, plus a day at its first pruning; in a file that was never pruned it begins at the
-        newest row. After a long pause, rows are therefore kept for some days longer.
+        newest session. After a long pause, rows are therefore kept for some days longer.
         """
         clock, passed = self._clock(), time.monotonic()
         before = connection.execute('SELECT at FROM claims WHERE "case" = ?', (PRUNED,)).fetchone()
         if before is None:
-            before = connection.execute(f"SELECT max(at) FROM ({NEWEST})", {"writer": self._writer.name}).fetchone()
+            newest = "SELECT max(at) FROM sessions WHERE writer != ?"
+            before = connection.execute(newest, (self._writer.name,)).fetchone()
         at = clock if before[0] is None else float(before[0])
         at += DAY if self._pruned_at is None else passed - self._pruned_at
         at, self._pruned_at = min(at, clock), passed

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable
 
-from codexpool.state.base import Row, StateError
+from codexpool.state import Row, StateError
 from codexpool.state.database import COLUMNS, Database
 
 logger = logging.getLogger("codexpool")

@@ -1,34 +1,64 @@
-"""Tells people what happened to the pool: log lines, notices by command or webhook, reminders."""
+"""Tells people what happened to the pool: log lines, reminders, and notices by command or webhook.
+
+A notice is sent once per case, without delaying requests, and without secrets.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
 
+from codexpool.common import tasks
+from codexpool.common.tasks import Tasks
 from codexpool.config.model import PoolConfig
 from codexpool.config.programs import environ_of_programs, secret_variables
+from codexpool.credentials import http_client
+from codexpool.credentials.command import CommandLine, run
+from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Identity, Status, clock
 from codexpool.pool.needs import described, expiry, reasons_of, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import RETURNING
-from codexpool.upkeep.notify import Notices
+from codexpool.redaction import redact_tokens
 
 logger = logging.getLogger("codexpool")
 
-REMIND_EVERY = 86_400.0
+REMIND_EVERY: Final = 86_400.0
 """Seconds between two reminders that the same token expires soon."""
+
+TIMEOUT: Final = 10.0
+"""Seconds for the command or the webhook of a notice."""
+
+PAUSES: Final = (1.0, 5.0, 30.0)
+"""Seconds between two attempts to send a notice."""
 
 
 class Announcer:
     """Logs each change once, and sends a notice when an identity needs a person.
 
-    ``config`` is the configuration in use. Commands of notices run with ``environ`` without the pool's secrets.
+    ``config`` is the configuration in use. ``claim`` tells whether this process may handle a case: several proxies
+    may find out the same thing. The command of a notice runs with ``environ`` without the pool's secrets.
     """
 
-    def __init__(self, config: PoolConfig, pool: Pool, notices: Notices, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        pool: Pool,
+        owner: Tasks,
+        claim: Callable[[str], Awaitable[bool]],
+        route: Route,
+        environ: Mapping[str, str],
+    ) -> None:
         self.config = config
         self._pool = pool
-        self._notices = notices
+        self._tasks = owner
+        self._claim = claim
+        self._route = route
         self._environ = environ
         self._reminded: dict[str, float] = {}
         self._announced_breaker: float | None = None
@@ -85,5 +115,55 @@ class Announcer:
             return
         what = f"is in {status}" if status is Status.CONFLICT else str(status)
         logger.warning("%s %s: %s. %s", identity.name, what, evidence, remedy(identity, f"{config.path}:{spec.line}"))
+        text, folder, notify = json.dumps(notice(identity)), config.path.parent, config.notify
+        for channel, send in (
+            ("command", partial(self._run, config, text) if notify.command else None),
+            ("webhook", partial(self._post, notify.webhook, text) if notify.webhook else None),
+        ):
+            if send is not None:
+                case = f"{channel}:{folder}:{identity.name}:{status}:{identity.fingerprint}"
+                self._tasks.spawn(self._send(case, f"notify.{channel}", identity.name, send))
+
+    async def _send(self, case: str, channel: str, name: str, send: Callable[[], Awaitable[None]]) -> None:
+        if not await self._claim(case):
+            return
+        for pause in (*PAUSES, None):
+            try:
+                await send()
+            except Exception as error:  # Whatever a command or a server comes up with.
+                reason = redact_tokens(str(error)) or type(error).__name__
+                if pause is None:
+                    logger.error("%s: could not send the notice about %s: %s", channel, name, reason)
+                    return
+                logger.warning("%s: %s; retrying in %.0f s", channel, reason, pause)
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    async def _run(self, config: PoolConfig, text: str) -> None:
+        line = CommandLine(config.notify.command, config.path.parent, timeout_ms=round(TIMEOUT * 1000))
         environ = environ_of_programs(self._environ, secret_variables(config))
-        self._notices.send(identity, config.notify, config.path.parent, environ)
+        await run(line, environ, text=text, wants_output=False)
+
+    async def _post(self, address: str, text: str) -> None:
+        headers = {"content-type": "application/json"}
+        async with (
+            await tasks.in_thread(http_client.client, self._route, TIMEOUT, headers) as client,
+            client.stream("POST", address, content=text) as response,
+        ):
+            status = response.status_code  # The body is not read.
+        if status >= 400:
+            raise RuntimeError(f"the webhook answers {status}")
+
+
+def notice(identity: Identity) -> dict[str, str]:
+    """Return the notice about an identity; ``since`` is in UTC."""
+    condition = identity.condition
+    since = datetime.fromtimestamp(int(condition.since), UTC).isoformat().replace("+00:00", "Z")
+    return {
+        "name": identity.name,
+        "status": str(condition.status),
+        "reason": redact_tokens(str(condition.evidence or "")),
+        "since": since,
+        "fingerprint": identity.fingerprint,
+    }

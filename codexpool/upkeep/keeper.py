@@ -31,7 +31,6 @@ from codexpool.state import Snapshot, State
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
-from codexpool.upkeep.notify import Notices
 from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, PATIENCE, Persistence, apply
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
@@ -87,7 +86,7 @@ class Keeper(PoolListener):
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
         self._reloader = Reloader(config, environ, TokenEndpoint(route, environ), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
-        self._announcer = Announcer(config, self.pool, Notices(route, self._tasks, self._persistence.claim), environ)
+        self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, route, environ)
 
     # -- for requests
 

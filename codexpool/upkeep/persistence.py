@@ -22,8 +22,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
-from codexpool.state import Record, Snapshot, State, record_name
-from codexpool.state.base import Note, Row, Rows, UnwrittenRows
+from codexpool.state import Note, Record, Row, Rows, Snapshot, State, UnwrittenRows, record_name
 
 logger = logging.getLogger("codexpool")
 

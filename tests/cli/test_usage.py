@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from codexpool.cli.commands.usage import usage
 from codexpool.members.ledger import Ledger
 from codexpool.protocol.token_usage import Tokens
-from codexpool.state import SqliteState
+from codexpool.state.sqlite import SqliteState
 
 TOKENS = Tokens(12_345, 10_000, 678, 300)
 DAY = 86_400.0

@@ -16,7 +16,7 @@ import filelock
 import pytest
 
 from codexpool.config.read import load
-from codexpool.state import read_state
+from codexpool.state.sqlite import read_state
 from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, served_by, socket_turn

@@ -26,7 +26,7 @@ from codexpool.members.ledger import (
     day_of,
 )
 from codexpool.protocol.token_usage import Tokens
-from codexpool.state import SqliteState
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
 from tests.upkeep.keepers import Unheard

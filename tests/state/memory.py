@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from codexpool.state import Snapshot, State
-from codexpool.state.base import Row
+from codexpool.state import Row, Snapshot, State
 from codexpool.state.database import STEPS
 from codexpool.state.sqlite import rows
 from codexpool.state.writer import STATEMENTS

@@ -18,8 +18,9 @@ import pytest
 
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import SqliteState, State, UnavailableError, open_state, read_spent
+from codexpool.state import State, UnavailableError
 from codexpool.state import writer as writing
+from codexpool.state.sqlite import SqliteState, open_state, read_spent
 
 WORK = IdentityKey("acct-work", "user-1")
 
@@ -27,7 +28,7 @@ PRELUDE = """
 import sys, time
 from pathlib import Path
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import SqliteState
+from codexpool.state.sqlite import SqliteState
 path, name = Path(sys.argv[1]), sys.argv[2]
 state = SqliteState(path)
 def put(n):
@@ -59,7 +60,7 @@ COUNTS_FOREVER = """
 import sys
 from pathlib import Path
 from codexpool.members.ledger import Ledger
-from codexpool.state import SqliteState
+from codexpool.state.sqlite import SqliteState
 state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
 ledger = Ledger(state.put_spent)
 ledger.merge(state.load().spent)

@@ -13,7 +13,8 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, SqliteState, StateError, read_spent, read_state
+from codexpool.state import Record, Snapshot, StateError
+from codexpool.state.sqlite import SqliteState, read_spent, read_state
 
 SPENT = Spent(2, 1, 100, 60, 20, 5, 10.0, 20.0)
 KEY = IdentityKey("acc-a", "user-a")

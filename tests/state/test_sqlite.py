@@ -15,10 +15,10 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, SqliteState, StateError, database, open_state, read_spent
+from codexpool.state import Record, Row, Snapshot, StateError, database
 from codexpool.state import writer as writing
-from codexpool.state.base import Row
 from codexpool.state.database import SCHEMA_VERSION
+from codexpool.state.sqlite import SqliteState, open_state, read_spent
 
 ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
 SPENT = Spent(1, 0, 100, 60, 20, 5, 1_800_000_000.0, 1_800_000_001.0)

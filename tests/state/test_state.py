@@ -9,17 +9,8 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import (
-    Record,
-    Snapshot,
-    SqliteState,
-    State,
-    StateError,
-    UnavailableError,
-    open_state,
-    state_path,
-)
-from codexpool.state.base import UnwrittenRows
+from codexpool.state import Record, Snapshot, State, StateError, UnavailableError, UnwrittenRows
+from codexpool.state.sqlite import SqliteState, open_state, state_path
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -269,7 +260,7 @@ def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_t
 
 
 def test_what_waits_in_memory_is_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.base.MAX_UNWRITTEN", 3)
+    monkeypatch.setattr("codexpool.state.MAX_UNWRITTEN", 3)
     memory, other = UnwrittenRows(), SqliteState(tmp_path / "s.sqlite3")
     for number in range(10):
         memory.put_metadata(f"f{number}", META, NOW)

@@ -15,7 +15,7 @@ import pytest
 
 from codexpool.config import editing
 from codexpool.pool.identity import Status
-from codexpool.state import SqliteState, read_state
+from codexpool.state.sqlite import SqliteState, read_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import flags as pending_flags
 from tests.state.memory import MemoryState

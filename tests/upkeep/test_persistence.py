@@ -17,7 +17,8 @@ import pytest
 from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Status
-from codexpool.state import Record, SqliteState, State, open_state, read_state, record_name
+from codexpool.state import Record, State, record_name
+from codexpool.state.sqlite import SqliteState, open_state, read_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence, vault
 from codexpool.upkeep.persistence import Persistence

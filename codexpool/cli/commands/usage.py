@@ -19,7 +19,8 @@ from rich.text import Text
 from codexpool.cli.common import Failure, json_option, moment, state_file
 from codexpool.cli.output import Output, quiet_end
 from codexpool.members.ledger import Spent
-from codexpool.state import COUNTED_BY, StateError, read_spent
+from codexpool.state import StateError
+from codexpool.state.sqlite import COUNTED_BY, read_spent
 from codexpool.views.formatting import clock, plain
 
 VERSION: Final = 1

@@ -45,7 +45,7 @@ from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.redaction import redact_text
-from codexpool.state import state_path
+from codexpool.state.sqlite import state_path
 from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")

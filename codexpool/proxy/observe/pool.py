@@ -39,7 +39,8 @@ from codexpool.pool.states import IN_DOUBT, RETURNING
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
-from codexpool.state import Record, Snapshot, read_state, record_name
+from codexpool.state import Record, Snapshot, record_name
+from codexpool.state.sqlite import read_state
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.persistence import apply
 from codexpool.upkeep.verification import UNKNOWN, expected

@@ -17,7 +17,7 @@ from codexpool.config.read import load
 from codexpool.config.watch import Watcher
 from codexpool.proxy.handler import NoPool
 from codexpool.proxy.observe.handler import ObserveHandler
-from codexpool.state import SqliteState
+from codexpool.state.sqlite import SqliteState
 from codexpool.traces.history import History
 from codexpool.traces.trace import Trace
 from tests.running import CLIENT, pat, pool_toml

@@ -11,7 +11,8 @@ import pytest
 from codexpool.config.read import load
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.proxy.observe.pool import Consulted, consult
-from codexpool.state import Record, SqliteState
+from codexpool.state import Record
+from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import fingerprint
 from tests.proxy.observe.flows import HEADERS, observing, request, sent, state_in, trace_of
 from tests.running import pat, pool_toml
