@@ -145,7 +145,9 @@ class Answers:
         if received is None:
             return
         method = exchange.trace.method
-        verdict, evidence = judge(keeper, exchange.asked, attempt, method, received, repeatable=False, lightens=False)
+        verdict, evidence = judge(
+            keeper.pool, exchange.asked, attempt, method, received, repeatable=False, lightens=False
+        )
         attempt.trace.verdict, attempt.trace.evidence = verdict, str(evidence)
         self._history.judged(attempt.name, verdict)
         learn(keeper, exchange.asked, attempt, received, verdict, evidence)
@@ -246,7 +248,7 @@ class Answers:
         may_lighten = received.code == NOT_PORTABLE and not attempt.lighter
         lightens = may_lighten and await self._lightens(flow)
         verdict, evidence = judge(
-            keeper, exchange.asked, attempt, method, received, repeatable=repeatable, lightens=lightens
+            keeper.pool, exchange.asked, attempt, method, received, repeatable=repeatable, lightens=lightens
         )
         attempt.outcome = attempt.trace.evidence = str(evidence)
         attempt.trace.verdict = verdict

@@ -36,29 +36,16 @@ Mode = Closed | Passthrough | Serving
 
 
 class NotServingError(Exception):
-    """There is no pool, or none any more."""
+    """No pool serves."""
 
 
-class Flows:
-    """The exchange of each flow under way, and the mode the proxy is in."""
+class Flows(WeakKeyDictionary[http.HTTPFlow, Exchange]):
+    """The exchange of each flow under way that is swapped, and the mode the proxy is in."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.mode: Mode = Closed("the pool is not set up yet")
-        self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._hosts = routes.BACKEND_ONLY
-
-    def __setitem__(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        self._exchanges[flow] = exchange
-
-    def __getitem__(self, flow: http.HTTPFlow) -> Exchange:
-        return self._exchanges[flow]
-
-    def get(self, flow: http.HTTPFlow) -> Exchange | None:
-        """Return the exchange of a flow, or None if the flow is not swapped."""
-        return self._exchanges.get(flow)
-
-    def __len__(self) -> int:
-        return len(self._exchanges)
 
     @property
     def keeper(self) -> Keeper:

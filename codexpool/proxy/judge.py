@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from mitmproxy import http
 
@@ -29,13 +29,6 @@ from codexpool.redaction import redact_header, redact_text
 from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
-
-
-class HasPool(Protocol):
-    """The keeper of a pool, or the pool that observe mode consults."""
-
-    @property
-    def pool(self) -> Pool: ...
 
 
 class BackendAnswer(NamedTuple):
@@ -103,7 +96,7 @@ def _limit(error: Mapping[str, Any]) -> str:
 
 
 def judge(
-    keeper: HasPool,
+    pool: Pool,
     asked: Asked,
     attempt: Attempt,
     method: str,
@@ -113,7 +106,7 @@ def judge(
     lightens: bool,
 ) -> tuple[Verdict, Evidence]:
     """Return the verdict on the answer to an attempt, and the evidence for it."""
-    identity = keeper.pool.identities.get(attempt.name)
+    identity = pool.identities.get(attempt.name)
     answer = Answer(
         received.status,
         kind=Kind.PAT if identity is None else identity.kind,
@@ -125,7 +118,7 @@ def judge(
         repeatable=repeatable,
         lightens=lightens,
         side=asked.is_side,
-        own=keeper.pool.states.causes.is_own(_cause(asked, received), attempt.bearer.fingerprint, time.time()),
+        own=pool.states.causes.is_own(_cause(asked, received), attempt.bearer.fingerprint, time.time()),
     )
     evidence = Evidence(
         time.time(),

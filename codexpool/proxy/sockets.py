@@ -281,7 +281,7 @@ class OpenSocket:
             request = None  # Nothing could be remembered: the next request would be refused in the same way.
         lightens = received.code == NOT_PORTABLE and request is not None and has_encrypted(request, "")
         verdict, evidence = judge(
-            keeper, exchange.asked, exchange.attempt, "MESSAGE", received, repeatable=False, lightens=lightens
+            keeper.pool, exchange.asked, exchange.attempt, "MESSAGE", received, repeatable=False, lightens=lightens
         )
         if self.turn is not None:
             self.turn.verdict, self.turn.evidence = verdict, str(evidence)

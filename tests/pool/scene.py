@@ -39,7 +39,9 @@ class Scene:
         attempt = Attempt(identity.name, bearer, identity.metadata, self.now, cast(Any, None))
         model = asked.model if body_model is None else body_model
         with patch.object(judge, "time", SimpleNamespace(time=lambda: self.now)):
-            verdict, evidence = judge.judge(keeper, asked, attempt, "POST", said, repeatable=True, lightens=False)
+            verdict, evidence = judge.judge(
+                keeper.pool, asked, attempt, "POST", said, repeatable=True, lightens=False
+            )
             judge.learn(keeper, asked, attempt, said, verdict, evidence, lambda: model)
         return verdict
 

@@ -486,7 +486,7 @@ class Life(RuleBasedStateMachine):
                         said = BackendAnswer(401) if spurious else self.backend.model(bearer.token)
                     spurious = False
                     verdict, evidence = judge.judge(
-                        keeper, asked, attempt, "POST", said, repeatable=False, lightens=False
+                        keeper.pool, asked, attempt, "POST", said, repeatable=False, lightens=False
                     )
                     judge.learn(keeper, asked, attempt, said, verdict, evidence)
                     if verdict.finding is Finding.OK:

@@ -133,16 +133,9 @@ class Observation:
     ) -> tuple[Verdict, Evidence]:
         """Return the verdict on an answer, had the identity of the pool got it, and the evidence for it."""
         assert self.consulted is not None
-        exchange, lightens = self.exchange, received.code == NOT_PORTABLE and lightens
-        return judge(
-            self.consulted,
-            exchange.asked,
-            exchange.attempt,
-            method,
-            received,
-            repeatable=repeatable,
-            lightens=lightens,
-        )
+        pool, asked, attempt = self.consulted.pool, self.exchange.asked, self.exchange.attempt
+        lightens = lightens and received.code == NOT_PORTABLE
+        return judge(pool, asked, attempt, method, received, repeatable=repeatable, lightens=lightens)
 
     def _settled(self, consulted: Consulted) -> Step | Outcome:
         """Return the next step without waiting for anything; an attempt gets the headers it would be sent with."""
