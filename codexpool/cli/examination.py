@@ -76,17 +76,14 @@ class Examination:
         self._asked_at = time.time()
         try:
             self._status = self._proxy.get(running_proxy.STATUS)
-        except running_proxy.Refused as refused:
-            if refused.status != 403:
-                yield wrong(proxy_status.PROXY, refused.what, refused.remedy)
+        except running_proxy.ProxyFailure as failure:
+            if failure.status != 403:
+                yield wrong(proxy_status.PROXY, failure.what, failure.remedy)
                 return
             with contextlib.suppress(Failure):
                 self._knows_probe = _knows_probe(self._proxy.get(health.PATH))
             text = f"answers at {self._proxy}, but shows its status only on its own machine"
             yield note(proxy_status.PROXY, text, "for the rest, run codexpool doctor there")
-            return
-        except running_proxy.ProxyFailure as failure:
-            yield wrong(proxy_status.PROXY, failure.what, failure.remedy)
             return
         self._answered_at = time.time()
         self._knows_probe = _knows_probe(self._status.get("proxy"))

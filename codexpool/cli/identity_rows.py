@@ -151,8 +151,7 @@ def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tu
     return tuple(found)
 
 
-WIDE: Final = 150
-"""Columns from which all of a row fits."""
+WIDE: Final = 150  # columns from which all of a row fits
 
 COLUMNS: Final[Mapping[str, Callable[[IdentityRow], str]]] = {
     "name": lambda row: row.spec.name,
@@ -165,8 +164,7 @@ COLUMNS: Final[Mapping[str, Callable[[IdentityRow], str]]] = {
     "fingerprint": lambda row: row.fingerprint,
 }
 
-OPTIONAL: Final = ("account", "user", "fingerprint")
-"""Columns left out of a narrow table: `codexpool show` has them."""
+OPTIONAL: Final = ("account", "user", "fingerprint")  # columns left out of a narrow table: `codexpool show` has them
 
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:

@@ -18,8 +18,7 @@ from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 
-WIDTH: Final = 160
-"""Columns of a table in a file or a pipe, if COLUMNS is not set."""
+WIDTH: Final = 160  # columns of a table in a file or a pipe, if COLUMNS is not set
 
 
 STATUS_STYLES: Final = {

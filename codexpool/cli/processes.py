@@ -12,9 +12,7 @@ from types import FrameType
 from typing import IO, Any, Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-GRACE: Final = 5.0
-"""Seconds a process has to end after SIGTERM."""
+GRACE: Final = 5.0  # seconds a process has to end after SIGTERM
 
 
 class InterruptedBySignal(SystemExit):

@@ -20,50 +20,22 @@ from codexpool.local.running_proxies import Announcement, addresses, announced
 from codexpool.views.formatting import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-SITE: Final = "http://codex.pool"
-"""What a proxy with the addon answers itself."""
-
+SITE: Final = "http://codex.pool"  # what a proxy with the addon answers itself
 STATUS: Final = "/api/status"
-
-VARIABLE: Final = "CODEXPOOL_PROXY"
-"""The environment variable with the proxy's URL."""
-
-DEFAULT: Final = "http://127.0.0.1:8080"
-"""Where mitmproxy listens by default."""
-
-TIMEOUT: Final = 5.0
-"""Seconds for an answer that needs no waiting."""
-
-FIRST_TIMEOUT: Final = 2.0
-"""Seconds for the first answer of a proxy that has announced itself."""
-
-VERSION: Final = 1
-"""Version of the documents this command understands."""
-
-LONGEST: Final = 300
-"""Characters of an answer's own message to repeat."""
+VARIABLE: Final = "CODEXPOOL_PROXY"  # the environment variable with the proxy's URL
+DEFAULT: Final = "http://127.0.0.1:8080"  # where mitmproxy listens by default
+TIMEOUT: Final = 5.0  # seconds for an answer that needs no waiting
+FIRST_TIMEOUT: Final = 2.0  # seconds for the first answer of a proxy that has announced itself
+VERSION: Final = 1  # version of the documents this command understands
+LONGEST: Final = 300  # characters of an answer's own message to repeat
 
 
 class ProxyFailure(Failure):
-    """No usable answer from a proxy: what happened, and what to do."""
+    """No usable answer from a proxy: what happened, and what to do. ``status`` is 0 if it did not answer at all."""
 
-    def __init__(self, what: str, remedy: str) -> None:
+    def __init__(self, what: str, remedy: str, status: int = 0) -> None:
         super().__init__(f"{what}. {remedy[:1].upper()}{remedy[1:]}")
-        self.what = what
-        self.remedy = remedy
-
-
-class Unanswered(ProxyFailure):
-    """The proxy does not answer, or something else does. It may answer later."""
-
-
-class Refused(ProxyFailure):
-    """The proxy answered with an error; ``status`` is its HTTP status."""
-
-    def __init__(self, status: int, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.status = status
+        self.what, self.remedy, self.status = what, remedy, status
 
 
 def proxy_option(command: F) -> F:
@@ -101,13 +73,12 @@ def address(text: str, where: str = "--proxy") -> Address:
     try:
         url = urlsplit(whole)
         port = 80 if url.port is None else url.port
+        is_proxy = url.scheme == "http" and url.hostname and port and url.path in ("", "/")
     except ValueError:
-        raise click.UsageError(f"{where}: not a URL; use http://HOST:PORT") from None
-    if url.scheme != "http":
-        raise click.UsageError(f"{where}: only http:// proxies are supported; use http://HOST:PORT")
-    if not url.hostname or not port or url.path not in ("", "/") or url.query or url.fragment:
-        raise click.UsageError(f"{where}: use http://HOST:PORT with nothing after it")
-    return Address(url.hostname, port, unquote(url.username or ""), unquote(url.password or ""))
+        is_proxy = False
+    if not is_proxy or url.query or url.fragment:
+        raise click.UsageError(f"{where}: not the address of an HTTP proxy; use http://HOST:PORT")
+    return Address(url.hostname or "", port, unquote(url.username or ""), unquote(url.password or ""))
 
 
 class RunningProxy:
@@ -123,27 +94,24 @@ class RunningProxy:
         return str(self.at)
 
     def get(self, path: str, timeout: float = TIMEOUT) -> dict[str, Any]:
-        """Return the document at a path such as ``/api/status``; wait at most so many seconds for each step.
-
-        Raises Unanswered, Refused, and Failure for an answer of another version.
-        """
+        """Return the document at a path. Wait at most ``timeout`` seconds for each step. Raises ProxyFailure."""
         connection = http.client.HTTPConnection(self.at.host, self.at.port, timeout=timeout)
         try:
             connection.connect()
         except TimeoutError:
-            raise Unanswered(f"no connection to {self} within {timeout:.0f} s{self._hint}", START) from None
+            raise ProxyFailure(f"no connection to {self} within {timeout:.0f} s{self._hint}", START) from None
         except OSError as error:
-            raise Unanswered(f"no proxy is running at {self} ({_reason(error)}){self._hint}", START) from None
+            raise ProxyFailure(f"no proxy is running at {self} ({_reason(error)}){self._hint}", START) from None
         try:
             connection.request("GET", f"{SITE}{path}", headers=self._headers())
             response = connection.getresponse()
             return self._document(response.status, response.read())
         except TimeoutError:
             what = f"{self} did not answer within {timeout:.0f} s: the proxy is busy or stuck"
-            raise Unanswered(what, "see the log of the proxy") from None
+            raise ProxyFailure(what, "see the log of the proxy") from None
         except (OSError, http.client.HTTPException) as error:
             what = f"{self} closed the connection ({_reason(error)}): the proxy has just stopped, or is no HTTP proxy"
-            raise Unanswered(what, START) from None
+            raise ProxyFailure(what, START) from None
         finally:
             connection.close()
 
@@ -156,9 +124,8 @@ class RunningProxy:
 
     def _document(self, status: int, body: bytes) -> dict[str, Any]:
         if status == 407:
-            wants = "refused this user and password" if self.at.user or self.at.password else "requires a password"
-            what = f"{self} {wants} (mitmproxy's proxyauth)"
-            raise Refused(status, what, f"set {VARIABLE}=http://USER:PASSWORD@{self}")
+            what = f"{self} requires a user and password (mitmproxy's proxyauth), or refused those given"
+            raise ProxyFailure(what, f"set {VARIABLE}=http://USER:PASSWORD@{self}", status)
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
@@ -168,13 +135,13 @@ class RunningProxy:
                 f"{self} answered {status}, but not as {SITE}/ does: it is a proxy without the codexpool addon, an "
                 "older codexpool, or not a proxy"
             )
-            raise Unanswered(what, START)
+            raise ProxyFailure(what, START)
         if status != 200:
             remedy = REMEDIES.get(status, "see the log of the proxy")
-            raise Refused(status, f"{self} answered {status}: {_message(document)}", remedy)
+            raise ProxyFailure(f"{self} answered {status}: {_message(document)}", remedy, status)
         if document.get("version", VERSION) != VERSION:
             what = f"the proxy at {self} is a different release of codexpool"
-            raise ProxyFailure(what, "install the same release for both, and restart the proxy")
+            raise ProxyFailure(what, "install the same release for both, and restart the proxy", status)
         return document
 
 
@@ -240,10 +207,9 @@ def _answering(announcement: Announcement, silent: list[str]) -> RunningProxy | 
         proxy = RunningProxy(Address(host, port), announcement=announcement)
         try:
             proxy.get(STATUS, FIRST_TIMEOUT)
-        except Unanswered:
-            silent.append(str(proxy))
-            continue
-        except Failure:
-            pass  # It runs; the next question gets the same error, and reports it.
-        return proxy
+        except ProxyFailure as failure:
+            if not failure.status:
+                silent.append(str(proxy))
+                continue
+        return proxy  # Another error comes again with the next question.
     return None

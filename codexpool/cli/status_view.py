@@ -30,19 +30,12 @@ COUNTS: Final = ("requests", "sessions")
 UNKNOWN: Final = (Text("?", "dim"), Text("not known yet", "dim"), Text())
 """The cells of an identity without known limits."""
 
-MANY: Final = 70.0
-"""Percent of a limit from which its use is yellow."""
-
-TOO_MANY: Final = 90.0
-"""Percent from which it is red."""
-
+MANY: Final = 70.0  # percent of a limit from which its use is yellow
+TOO_MANY: Final = 90.0  # percent from which it is red
 SESSIONS_SHOWN: Final = 3
-
 MEMBERS_SHOWN: Final = 20
-
 HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 ASCII_HEIGHTS: Final = ".:-=+*#@"
-
 USUAL_FAMILY: Final = "codex"
 
 

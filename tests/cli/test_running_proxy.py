@@ -13,7 +13,7 @@ import pytest
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import Address, Refused, Unanswered, address, find_proxy
+from codexpool.cli.running_proxy import Address, ProxyFailure, address, find_proxy
 from codexpool.local.running_proxies import Announcement
 from tests.cli.fakeproxy import FakeProxy, running
 
@@ -107,7 +107,7 @@ def test_a_silent_announced_proxy_is_in_the_error(monkeypatch: pytest.MonkeyPatc
     announces(monkeypatch, announcement(silent))
     monkeypatch.setattr(running_proxy, "DEFAULT", f"http://127.0.0.1:{free_port()}")
 
-    with pytest.raises(Unanswered, match=f"127.0.0.1:{silent}, but does not answer"):
+    with pytest.raises(ProxyFailure, match=f"127.0.0.1:{silent}, but does not answer"):
         find_proxy(None).get("/api/status")
 
 
@@ -167,7 +167,7 @@ def test_a_password_is_sent_and_never_shown(fake: FakeProxy) -> None:
 def test_a_required_password_fails_with_a_remedy(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
 
-    with pytest.raises(Refused, match="CODEXPOOL_PROXY=http://USER:PASSWORD@") as raised:
+    with pytest.raises(ProxyFailure, match="CODEXPOOL_PROXY=http://USER:PASSWORD@") as raised:
         find_proxy(fake.url).get("/api/status")
 
     assert raised.value.status == 407
@@ -176,7 +176,7 @@ def test_a_required_password_fails_with_a_remedy(fake: FakeProxy) -> None:
 def test_a_wrong_password_is_reported_and_not_repeated(fake: FakeProxy) -> None:
     fake.credentials = ("me", "se-cret")
 
-    with pytest.raises(Refused, match="refused this user and password") as raised:
+    with pytest.raises(ProxyFailure, match="refused those given") as raised:
         find_proxy(f"http://me:wr-ong@127.0.0.1:{fake.port}").get("/api/status")
 
     assert "wr-ong" not in raised.value.message
@@ -186,7 +186,7 @@ def test_a_wrong_password_is_reported_and_not_repeated(fake: FakeProxy) -> None:
 
 
 def test_without_a_listener_the_remedy_is_named() -> None:
-    with pytest.raises(Unanswered, match="codexpool run"):
+    with pytest.raises(ProxyFailure, match="codexpool run"):
         find_proxy(f"http://127.0.0.1:{free_port()}").get("/api/status")
 
 
@@ -196,7 +196,7 @@ def test_without_a_listener_the_remedy_is_named() -> None:
 def test_an_answer_not_from_codexpool_is_recognised(fake: FakeProxy, answer: tuple[int, Any]) -> None:
     fake.answers["/api/status"] = answer
 
-    with pytest.raises(Unanswered, match="a proxy without the codexpool addon"):
+    with pytest.raises(ProxyFailure, match="a proxy without the codexpool addon"):
         find_proxy(fake.url).get("/api/status")
 
 
@@ -211,24 +211,24 @@ def test_a_server_without_http_is_recognised(said: bytes) -> None:
                 connection.sendall(said)
 
         threading.Thread(target=serve, daemon=True).start()
-        with pytest.raises(Unanswered, match="no HTTP proxy"):
+        with pytest.raises(ProxyFailure, match="no HTTP proxy"):
             find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status")
 
 
 def test_a_stuck_proxy_times_out() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Unanswered, match="stuck"):
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ProxyFailure, match="stuck"):
         find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status", timeout=0.2)
 
 
 def test_a_refusal_of_another_machine_has_a_remedy(fake: FakeProxy) -> None:
     fake.answers["/api/status"] = (403, {"error": {"message": "this page is for the machine that the proxy runs on"}})
 
-    with pytest.raises(Refused, match="Run this on the proxy's machine"):
+    with pytest.raises(ProxyFailure, match="Run this on the proxy's machine"):
         find_proxy(fake.url).get("/api/status")
 
 
 def test_an_older_proxy_is_reported(fake: FakeProxy) -> None:
-    with pytest.raises(Refused, match="older than this command"):
+    with pytest.raises(ProxyFailure, match="older than this command"):
         find_proxy(fake.url).get("/api/later")
 
 
@@ -242,7 +242,7 @@ def test_a_proxy_of_another_version_is_reported(fake: FakeProxy) -> None:
 def test_an_error_message_cannot_control_the_terminal(fake: FakeProxy) -> None:
     fake.answers["/api/status"] = (400, {"error": {"message": "\x1b[31mred\nline" + "x" * 5000}})
 
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(ProxyFailure) as raised:
         find_proxy(fake.url).get("/api/status")
 
     assert raised.value.message.isprintable()

@@ -22,11 +22,8 @@ from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word
 from codexpool.pool.states import CONDEMNED
 
-AT_ONCE: Final = 8
-"""Tokens verified at the same time."""
-
-FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})
-"""Statuses that make the exit code 1."""
+AT_ONCE: Final = 8  # tokens verified at the same time
+FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})  # statuses that make the exit code 1
 
 REFUSED: Final[Mapping[Kind, Status]] = {Kind.PAT: Status.NEEDS_REPLACEMENT, Kind.OAUTH: Status.NEEDS_LOGIN}
 """Statuses of a refused token; of other kinds it is only suspect: the next token may be good."""

@@ -101,8 +101,8 @@ def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
 
     try:
         identities = running_proxy.find_proxy(proxy_url).get("/api/status")["identities"]
-    except running_proxy.Unanswered:
-        if proxy_url is not None:
+    except running_proxy.ProxyFailure as failure:
+        if failure.status or proxy_url is not None:
             raise
         return None
     return {identity["name"]: identity for identity in identities}

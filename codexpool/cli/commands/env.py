@@ -23,8 +23,7 @@ from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, c
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
 """What a client must reach through the proxy: the backend, and the host that answers for a member's key."""
 
-KEY: Final = "CODEX_ACCESS_TOKEN"
-"""Where a client looks for a member's key."""
+KEY: Final = "CODEX_ACCESS_TOKEN"  # where a client looks for a member's key
 
 CA_FILES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian

@@ -12,7 +12,7 @@ import click
 
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end
-from codexpool.cli.running_proxy import Refused, RunningProxy, find_proxy, proxy_option
+from codexpool.cli.running_proxy import ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
 from codexpool.views.formatting import Role, plain, wrap
 from codexpool.views.header_table import header_lines, rows
@@ -79,7 +79,7 @@ def _from_proxy(running: RunningProxy, flow: str) -> dict[str, Any]:
     """Return the document of a flow that a proxy remembers. Raises Failure."""
     try:
         document = running.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
-    except Refused as refused:
+    except ProxyFailure as refused:
         if refused.status != 404:
             raise
         which = f"no flow {plain(flow)}, or several that begin so" if flow != "last" else "no flow yet"

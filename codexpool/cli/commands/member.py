@@ -41,9 +41,7 @@ COLUMNS: Final = {
 """The titles of the table, and their keys in JSON."""
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 LONGEST_GRACE: Final = timedelta(days=365)
-
 NOTICED: Final = "Running proxies notice within two seconds"
 
 

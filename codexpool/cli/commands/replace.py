@@ -32,14 +32,9 @@ from codexpool.config.sources import credential_of
 from codexpool.config.tables import with_key, with_table, without_key
 from codexpool.pool.identity import IdentityKey
 
-LOCK_TIMEOUT = 40.0
-"""Seconds to wait for a process that renews the same login, or writes the same file."""
-
-SOURCES = ("token", "auth_json")
-"""The keys of which an identity has one."""
-
-OUTDATED = ("needs_replacement", "expires")
-"""Keys about the old token."""
+LOCK_TIMEOUT = 40.0  # seconds to wait for a process that renews the same login, or writes the same file
+SOURCES = ("token", "auth_json")  # the keys of which an identity has one
+OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 
 
 @click.command()

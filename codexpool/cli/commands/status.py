@@ -19,8 +19,7 @@ from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_
 from codexpool.cli.status_view import StatusView
 from codexpool.views.formatting import clock, plain, span
 
-EVERY: Final = 2.0
-"""Seconds between updates by default."""
+EVERY: Final = 2.0  # seconds between updates by default
 
 
 @click.command()

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,52 +16,22 @@ from rich.text import Text
 
 from codexpool.cli.common import Failure
 from codexpool.cli.output import Output, until_ended
-from codexpool.cli.running_proxy import STATUS, Refused, RunningProxy, find_proxy, proxy_option
+from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import short, style_of
 from codexpool.protocol.endpoints import CHATGPT
 from codexpool.views.formatting import clock, plain, plain_document, size, took, wrap
 from codexpool.views.header_table import header_lines
 
-KEPT: Final = 1_000
-"""Events a proxy keeps; a filter searches all of them."""
-
-WAIT: Final = 5
-"""Seconds the proxy may wait for an event before it answers."""
-
-GRACE: Final = 5.0
-"""Seconds after that until the proxy counts as silent."""
-
-PAGE: Final = 500
-"""Events in one answer."""
-
-PAUSE: Final = 1.0
-"""Seconds until a silent proxy is asked again."""
-
-INDENT: Final = 9
-"""Columns before what belongs to an event: the width of its time."""
+KEPT: Final = 1_000  # events a proxy keeps; a filter searches all of them
+WAIT: Final = 5  # seconds the proxy may wait for an event before it answers
+GRACE: Final = 5.0  # seconds after that until the proxy counts as silent
+PAGE: Final = 500  # events in one answer
+PAUSE: Final = 1.0  # seconds until a silent proxy is asked again
+INDENT: Final = 9  # columns before what belongs to an event: the width of its time
 
 
-LONGEST: Final = 24
-"""The widest a column grows to fit a name."""
-
-PREFIX: Final = "/backend-api/"
-"""Left out: all paths of the backend begin with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which events to print; an empty value matches all."""
-
-    session: str = ""
-    identity: str = ""
-
-    def matches(self, event: dict[str, Any]) -> bool:
-        if self.session and not (event["session"] or "").startswith(self.session):
-            return False
-        if not self.identity:
-            return True
-        names = (event["identity"], event["was"], event["becomes"])
-        return self.identity in names or any(text.startswith(f"{self.identity}: ") for text in event["refusals"])
+LONGEST: Final = 24  # the widest a column grows to fit a name
+PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with it
 
 
 @click.command("tail")
@@ -84,7 +53,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
     if headers and as_json:
         raise click.UsageError("--headers cannot be combined with --json; use http://codex.pool/api/flows/ID")
     out = Output()
-    feed = Feed(find_proxy(proxy_url), Filter(session.rstrip("…"), identity))
+    feed = Feed(find_proxy(proxy_url), session.rstrip("…"), identity)
     past = feed.past(number)
     with until_ended():
         lines = EventLines(out.console.width)
@@ -100,9 +69,9 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
 def _headers(proxy: RunningProxy, flow: str, columns: int | None) -> Iterator[Text]:
     try:
         document = proxy.get(f"/api/flows/{quote(flow, safe='')}")["flow"]
-    except Failure as failure:
-        is_gone = isinstance(failure, Refused) and failure.status == 404
-        yield Text(f"{' ' * INDENT}headers: {'no longer kept' if is_gone else plain(failure.message)}", "dim")
+    except ProxyFailure as failure:
+        reason = "no longer kept" if failure.status == 404 else plain(failure.message)
+        yield Text(f"{' ' * INDENT}headers: {reason}", "dim")
         return
     for line in header_lines(document):
         for text in wrap(line, None if columns is None else columns - INDENT):
@@ -188,9 +157,10 @@ def _style(status: int) -> str:
 class Feed:
     """The events of a proxy, over restarts. Prints notes about the feed to standard error."""
 
-    def __init__(self, proxy: RunningProxy, wanted: Filter) -> None:
+    def __init__(self, proxy: RunningProxy, session: str, identity: str) -> None:
         self.proxy = proxy
-        self._filter = wanted
+        self._session = session
+        self._identity = identity
         self._after = 0
         """The number of the last event seen in this run of the proxy."""
         self._run = ""
@@ -200,21 +170,29 @@ class Feed:
     def past(self, number: int) -> list[dict[str, Any]]:
         """Return the last matching events, oldest first. Raises Failure."""
         last = int(self.proxy.get(STATUS)["events_last"])
-        self._after = max(0, last - (number if self._filter == Filter() else KEPT))
+        self._after = max(0, last - (KEPT if self._session or self._identity else number))
         kept: deque[dict[str, Any]] = deque(maxlen=number)
         while self._after < last:
             answer = self._ask(0)
             if not answer["events"]:
                 break
-            kept.extend(event for event in answer["events"] if self._filter.matches(event))
+            kept.extend(filter(self._is_wanted, answer["events"]))
         return list(kept)
 
     def all(self, past: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield the past events, then each new one. Ends by an exception."""
         yield from past
         while True:
-            yield from (event for event in self._next() if self._filter.matches(event))
+            yield from filter(self._is_wanted, self._next())
             _check_reader()
+
+    def _is_wanted(self, event: dict[str, Any]) -> bool:
+        if not (event["session"] or "").startswith(self._session):
+            return False
+        names = (event["identity"], event["was"], event["becomes"])
+        refusals = event["refusals"]
+        name = self._identity
+        return not name or name in names or any(refusal.startswith(f"{name}: ") for refusal in refusals)
 
     def _next(self) -> list[dict[str, Any]]:
         """Return new events, or none after a while."""

@@ -23,8 +23,7 @@ from codexpool.state import StateError
 from codexpool.state.sqlite import COUNTED_BY, read_spent
 from codexpool.views.formatting import clock, plain
 
-VERSION: Final = 1
-"""Version of the JSON document."""
+VERSION: Final = 1  # version of the JSON document
 
 Rows = Mapping[tuple[str, ...], Spent]
 """What was used, by the values of the columns it is counted by."""
@@ -33,11 +32,8 @@ EMPTY: Final[Mapping[str, str]] = {"member": "(no key)", "model": "(unknown)"}
 """Shown for empty values; names in pool.toml have no brackets."""
 
 TOKENS: Final = ("input", "cached", "output", "reasoning")
-
 TITLES: Final = ("turns", "tokens in", "cached", "tokens out", "reasoning", "first used", "last used")
-
-WIDE: Final = 110
-"""Columns from which the times fit."""
+WIDE: Final = 110  # columns from which the times fit
 
 
 def _day(context: click.Context, parameter: click.Parameter, value: str) -> date:
