@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codexpool.config.model import Problem, looks_like_a_token, shown
+from codexpool.config.model import Problem, Table, looks_like_a_token, shown
 from codexpool.config.statements import KeyPath, first_lines
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -28,19 +32,27 @@ class Checks:
             at = at[:-1]
         return self._lines.get(at, 1)
 
-    def problem(self, at: KeyPath, what: str, remedy: str) -> None:
+    def problem(self, at: KeyPath, what: str, remedy: str, line_of: KeyPath | None = None) -> None:
         """Note what is wrong with the value at ``at``, or with the whole file if that is empty."""
-        self.problems.append(Problem(self.path, self.line(at) if at else None, dotted(at), what, remedy))
+        line_of = line_of or at
+        dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in at)
+        line = self.line(line_of) if line_of else None
+        self.problems.append(Problem(self.path, line, dotted.removeprefix("."), what, remedy))
+
+    def text(self, at: KeyPath, value: object, form: str) -> str:
+        """Return a string that is not empty, fits on a line and is no token; else the empty string."""
+        if isinstance(value, str) and value and value.isprintable() and not looks_like_a_token(value):
+            return value
+        what = f"is a token, not {form}" if isinstance(value, str) and looks_like_a_token(value) else f"is not {form}"
+        self.problem(at, what if isinstance(value, str) else f"is {kind(value)}", f"write {form}")
+        return ""
 
 
 class Section:
     """One table of the file. What reads a value returns a harmless one in place of one that is wrong or missing."""
 
-    def __init__(
-        self, checks: Checks, at: KeyPath, value: object, keys: tuple[str, ...], form: str, unknown: str = ""
-    ) -> None:
-        """``keys`` are all that there may be. ``form`` is how to write the table, ``unknown`` what else to write
-        in place of an unknown key."""
+    def __init__(self, checks: Checks, at: KeyPath, value: object, keys: tuple[str, ...], form: str) -> None:
+        """``keys`` are all the table may have; ``form`` is how to write it."""
         self.checks = checks
         self.at = at
         self.is_table = isinstance(value, dict)
@@ -49,9 +61,7 @@ class Section:
             checks.problem(at, f"is {kind(value)}", form)
         for key in self._values:
             if key not in keys:
-                problem = f"unknown key {shown(key)}"
-                line = checks.line((*at, key))
-                checks.problems.append(Problem(checks.path, line, dotted(at), problem, unknown or choice(key, keys)))
+                checks.problem(at, f"unknown key {shown(key)}", choice(key, keys), (*at, key))
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -67,13 +77,43 @@ class Section:
         """Note what is wrong with the value of ``key``, or with the table itself if that is empty."""
         self.checks.problem((*self.at, key) if key else self.at, what, remedy)
 
-    def section(self, key: str, keys: tuple[str, ...], form: str, unknown: str = "") -> Section:
+    def section(self, key: str, keys: tuple[str, ...], form: str) -> Section:
         """Return an inner table; an empty one if it is not set."""
-        return Section(self.checks, (*self.at, key), self._values.get(key, {}), keys, form, unknown)
+        return Section(self.checks, (*self.at, key), self._values.get(key, {}), keys, form)
+
+    def sections(self, of: Table, keys: tuple[str, ...]) -> list[Section]:
+        """Return the tables of an array, and note names that two of them have."""
+        value = self.get(of)
+        a_table = f"{'an' if of is Table.IDENTITY else 'a'} [[{of}]] table"
+        if isinstance(value, dict):
+            self.problem(of, "is one table", f"write [[{of}]], with two brackets")
+        elif value is not None and not isinstance(value, list):
+            self.problem(of, f"is {kind(value)}", f"write {a_table} for each {of}")
+        items = value if isinstance(value, list) else []
+        tables = [Section(self.checks, (of, i), item, keys, f"write {a_table}") for i, item in enumerate(items)]
+        lines: dict[str, int] = {}
+        for table in tables:
+            name = table.get("name")
+            if isinstance(name, str) and name in lines:
+                what = f"{shown(name)} is also the name of the {of} in line {lines[name]}"
+                table.problem("name", what, f"give each {of} a name of its own")
+            elif isinstance(name, str):
+                lines[name] = table.line("name")
+        return [table for table in tables if table.is_table]
+
+    def name(self, of: Table) -> str:
+        name = self.get("name")
+        if name is None:
+            self.problem("", "has no name", 'add name = "…"')
+        elif not isinstance(name, str):
+            self.problem("name", f"is {kind(name)}", "write a string")
+        elif problem := name_problem(name, of):
+            self.problem("name", *problem)
+        return str(name)
 
     def text(self, key: str, form: str) -> str:
         """Return a string that is not empty, fits on a line and is no token; else the empty string."""
-        return text(self.checks, (*self.at, key), self._values[key], form) if key in self else ""
+        return self.checks.text((*self.at, key), self._values[key], form) if key in self else ""
 
     def path(self, key: str, form: str = "the path of a file") -> Path | None:
         """Return a path, which may start with ``~`` and is relative to the folder of pool.toml."""
@@ -87,13 +127,11 @@ class Section:
     def argv(self, key: str) -> tuple[str, ...]:
         """Return a program with its arguments."""
         value = self.get(key)
-        form = 'write the program and its arguments: ["program", "argument"]'
-        if not isinstance(value, list):
-            self.problem(key, f"is {kind(value)}", form)
-        elif not value or not all(isinstance(part, str) and "\0" not in part for part in value) or not value[0]:
-            self.problem(key, "is not a program with its arguments", form)
-        else:
+        is_list = isinstance(value, list)
+        if is_list and value and value[0] and all(isinstance(part, str) and "\0" not in part for part in value):
             return tuple(value)
+        what = "is not a program with its arguments" if is_list else f"is {kind(value)}"
+        self.problem(key, what, 'write the program and its arguments: ["program", "argument"]')
         return ()
 
     def boolean(self, key: str) -> bool:
@@ -126,23 +164,34 @@ class Section:
             self.problem(key, f"is {found}", choice(value, list(words)))
             return None
 
+    def end(self, key: str) -> float | None:
+        """Return the unix second at which something ends, set as a time with a zone, or as its last day (UTC).
 
-def text(checks: Checks, at: KeyPath, value: object, form: str) -> str:
-    """Return a string that is not empty, fits on a line and is no token; else the empty string."""
-    if not isinstance(value, str):
-        checks.problem(at, f"is {kind(value)}", f"write {form}")
-    elif looks_like_a_token(value):
-        checks.problem(at, f"is a token, not {form}", f"write {form}")
-    elif not value or not value.isprintable():
-        checks.problem(at, f"is not {form}", f"write {form}")
-    else:
-        return value
-    return ""
+        Return None if it is not set, or too far away to be a unix second.
+        """
+        value = self.get(key)
+        try:
+            if isinstance(value, datetime) and value.tzinfo is not None:
+                return value.timestamp()
+            if isinstance(value, date) and not isinstance(value, datetime):
+                return datetime.combine(value + timedelta(days=1), time(), UTC).timestamp()
+        except (OverflowError, ValueError):
+            return None
+        if key in self:
+            what = f"is not a date, nor a time with a zone: it is {kind(value)}"
+            self.problem(key, what, f"write {key} = 2026-12-31")
+        return None
 
 
-def dotted(at: KeyPath) -> str:
-    """Return a path as people read it, counted from 1: ``identity[2].token``."""
-    return "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in at).removeprefix(".")
+def name_problem(name: str, of: Table = Table.IDENTITY) -> tuple[str, str] | None:
+    """Return what is wrong with a name and how to fix it; None if it is valid."""
+    if looks_like_a_token(name):
+        return "looks like a token", "names are shown in logs: choose another one"
+    if not name:
+        return "is empty", f"give the {of} a name"
+    if not NAME.fullmatch(name):
+        return f"{shown(name)} is not a valid name", "use at most 64 letters, digits, - _ and ."
+    return None
 
 
 def choice(value: object, accepted: Iterable[str]) -> str:

@@ -5,33 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from codexpool.config import model
 from codexpool.config.checks import Section, kind
-from codexpool.config.model import (
-    Flag,
-    FromAuthJson,
-    FromCommand,
-    FromEnv,
-    FromFile,
-    FromKeyring,
-    IdentitySpec,
-    Inline,
-    Source,
-)
-from codexpool.config.named import Table, read_end, read_name, read_tables
+from codexpool.config.model import Flag, IdentitySpec, Inline, Source, Table
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 
 FLAG = "needs_replacement"
-IDENTITY_KEYS = (
-    "name",
-    "token",
-    "auth_json",
-    "account_id",
-    "user_id",
-    "expires",
-    "paused",
-    "priority",
-    FLAG,
-)
+IDENTITY_KEYS = ("name", "token", "auth_json", "account_id", "user_id", "expires", "paused", "priority", FLAG)
 TOKEN_KEYS = ("env", "file", "keyring", "command")
 COMMAND_KEYS = ("command", "timeout_ms", "refresh_interval_ms", "cwd")
 FLAG_FORMS = {
@@ -43,12 +23,9 @@ SOURCE_FORMS = (
     'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
     '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
 )
-
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
-
-MOST_MS = 24 * 3_600_000
-"""A day: more milliseconds than that are a mistake."""
+MOST_MS = 24 * 3_600_000  # A day: more milliseconds are a mistake.
 
 _INVALID = Inline("")
 """In place of a source that is wrong."""
@@ -58,21 +35,20 @@ def read_identities(root: Section) -> list[IdentitySpec]:
     """Return the identities of a document."""
     if root.get(Table.IDENTITY) in (None, []):
         root.problem("", "there is no identity", "add an [[identity]] table with a name and a token")
-    return [_identity(table) for table in read_tables(root, Table.IDENTITY, IDENTITY_KEYS)]
-
-
-def _identity(table: Section) -> IdentitySpec:
-    return IdentitySpec(
-        name=read_name(table, Table.IDENTITY),
-        source=_source(table),
-        line=table.line("auth_json" if "auth_json" in table else "token"),
-        flag=_flag(table) if FLAG in table else None,
-        account_id=table.text("account_id", "an id as whoami returns it") or None,
-        user_id=table.text("user_id", "an id as whoami returns it") or None,
-        expires_at=read_end(table, "expires"),
-        paused=table.boolean("paused"),
-        priority=table.number("priority", 0),
-    )
+    return [
+        IdentitySpec(
+            name=table.name(Table.IDENTITY),
+            source=_source(table),
+            line=table.line("auth_json" if "auth_json" in table else "token"),
+            flag=_flag(table) if FLAG in table else None,
+            account_id=table.text("account_id", "an id as whoami returns it") or None,
+            user_id=table.text("user_id", "an id as whoami returns it") or None,
+            expires_at=table.end("expires"),
+            paused=table.boolean("paused"),
+            priority=table.number("priority", 0),
+        )
+        for table in root.sections(Table.IDENTITY, IDENTITY_KEYS)
+    ]
 
 
 def _source(table: Section) -> Source:
@@ -80,12 +56,11 @@ def _source(table: Section) -> Source:
     if "auth_json" in table:
         if token is not None:
             table.problem("auth_json", "is set beside a token", "keep one of them")
-        path = table.path("auth_json")
-        return FromAuthJson(path) if path else _INVALID
+        return model.FromAuthJson(path) if (path := table.path("auth_json")) else _INVALID
     if isinstance(token, str):
         return Inline(token)
     if isinstance(token, dict):
-        return _from_table(table, [key for key in TOKEN_KEYS if key in token], is_empty=not token)
+        return _from_table(table, [key for key in TOKEN_KEYS if key in token])
     if token is None:
         table.problem("", "has no token", SOURCE_FORMS)
     else:
@@ -93,35 +68,30 @@ def _source(table: Section) -> Source:
     return _INVALID
 
 
-def _from_table(table: Section, given: list[str], is_empty: bool) -> Source:
-    if given == ["command"]:
-        return _from_command(table.section("token", COMMAND_KEYS, SOURCE_FORMS))
-    token = table.section("token", TOKEN_KEYS, SOURCE_FORMS, unknown=SOURCE_FORMS)
+def _from_table(table: Section, given: list[str]) -> Source:
+    token = table.section("token", COMMAND_KEYS if given == ["command"] else TOKEN_KEYS, SOURCE_FORMS)
     match given:
         case ["env"]:
             variable = token.get("env")
             if isinstance(variable, str) and VARIABLE.fullmatch(variable):
-                return FromEnv(variable)
-            what = "is not the name of an environment variable"
-            what = what if isinstance(variable, str) else f"is {kind(variable)}"
-            token.problem("env", what, "write the name of an environment variable")
+                return model.FromEnv(variable)
+            what = "not the name of an environment variable" if isinstance(variable, str) else kind(variable)
+            token.problem("env", f"is {what}", "write the name of an environment variable")
         case ["file"]:
-            return FromFile(path) if (path := token.path("file")) else _INVALID
+            return model.FromFile(path) if (path := token.path("file")) else _INVALID
         case ["keyring"]:
-            return FromKeyring(token.text("keyring", "the name of a service in the keyring"))
+            return model.FromKeyring(token.text("keyring", "the name of a service in the keyring"))
+        case ["command"]:
+            argv = token.argv("command")
+            timeout = token.number("timeout_ms", TIMEOUT_MS, 1, MOST_MS)
+            interval = token.number("refresh_interval_ms", REFRESH_INTERVAL_MS, 0, MOST_MS)
+            cwd = token.path("cwd", "the path of a folder") or token.checks.path.parent
+            return model.FromCommand(CommandLine(argv, cwd, timeout, interval))
         case [first, second, *_]:
             token.problem("", f"has both {first} and {second}", SOURCE_FORMS)
-        case _ if is_empty:
+        case _:
             token.problem("", f"has none of {', '.join(TOKEN_KEYS)}", SOURCE_FORMS)
     return _INVALID
-
-
-def _from_command(token: Section) -> Source:
-    argv = token.argv("command")
-    timeout = token.number("timeout_ms", TIMEOUT_MS, 1, MOST_MS)
-    interval = token.number("refresh_interval_ms", REFRESH_INTERVAL_MS, 0, MOST_MS)
-    cwd = token.path("cwd", "the path of a folder") or token.checks.path.parent
-    return FromCommand(CommandLine(argv, cwd, timeout, interval))
 
 
 def _flag(table: Section) -> Flag | None:

@@ -52,27 +52,26 @@ class CachedKeyring:
     """The secrets of the keyring as last read, for an event loop, which must not wait for it."""
 
     def __init__(self) -> None:
-        self._secrets: dict[tuple[str, str], str] = {}
-        self._errors: dict[tuple[str, str], UnusableError] = {}
+        self._known: dict[tuple[str, str], str | UnusableError] = {}
 
     def __call__(self, service: str, name: str) -> str:
         """Return a secret as `read_keyring` does. Raises PendingError for one that has not been read yet."""
-        if error := self._errors.get((service, name)):
-            raise error
-        try:
-            return self._secrets[service, name]
-        except KeyError:
-            raise PendingError from None
+        known = self._known.get((service, name))
+        if known is None:
+            raise PendingError
+        if isinstance(known, UnusableError):
+            raise known
+        return known
 
     def read(self, wanted: Sequence[tuple[str, str]]) -> bool:
         """Read these secrets again, and return whether any has changed. Waits: for a thread."""
-        before = self._secrets, {pair: error.what for pair, error in self._errors.items()}
-        secrets: dict[tuple[str, str], str] = {}
-        errors: dict[tuple[str, str], UnusableError] = {}
-        for pair in wanted:
-            try:
-                secrets[pair] = read_keyring(*pair)
-            except UnusableError as error:
-                errors[pair] = error
-        self._secrets, self._errors = secrets, errors
-        return before != (secrets, {pair: error.what for pair, error in errors.items()})
+        before = {pair: repr(known) for pair, known in self._known.items()}
+        self._known = {pair: _read(*pair) for pair in wanted}
+        return before != {pair: repr(known) for pair, known in self._known.items()}
+
+
+def _read(service: str, name: str) -> str | UnusableError:
+    try:
+        return read_keyring(service, name)
+    except UnusableError as error:
+        return error

@@ -6,20 +6,13 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from codexpool.config.checks import Section, kind, text
-from codexpool.config.model import MemberSpec, PreviousKey
-from codexpool.config.named import Table, read_end, read_name, read_tables
+from codexpool.config.checks import Section, kind
+from codexpool.config.model import MemberSpec, PreviousKey, Table
 from codexpool.tokens.member_key import HASHED, PREFIX
 
 MEMBER_KEYS: Final = (
-    "name",
-    "key",
-    "previous",
-    "expires",
-    "revoked",
-    "identities",
-    "turns_at_once",
-    "turns_a_day",
+    *("name", "key", "previous", "expires", "revoked"),
+    *("identities", "turns_at_once", "turns_a_day"),
 )
 HASH_FORM: Final = '"sha256:" and 64 hexadecimal digits'
 PREVIOUS_FORM: Final = "write { key = …, until = … }"
@@ -29,24 +22,22 @@ NEW_KEY: Final = "remove this [[member]] table, and let codexpool write one: cod
 
 def read_members(root: Section) -> list[MemberSpec]:
     """Return the members of a document."""
-    tables = read_tables(root, Table.MEMBER, MEMBER_KEYS)
-    members = [_member(table) for table in tables]
+    tables = root.sections(Table.MEMBER, MEMBER_KEYS)
     _refuse_keys_given_twice(tables)
-    return members
-
-
-def _member(table: Section) -> MemberSpec:
-    return MemberSpec(
-        name=read_name(table, Table.MEMBER),
-        key=_key(table),
-        line=table.line("key"),
-        previous=_previous(table) if "previous" in table else None,
-        expires_at=read_end(table, "expires"),
-        revoked_at=_revoked(table) if "revoked" in table else None,
-        identities=_patterns(table) if "identities" in table else (),
-        turns_at_once=table.limit("turns_at_once"),
-        turns_a_day=table.limit("turns_a_day"),
-    )
+    return [
+        MemberSpec(
+            name=table.name(Table.MEMBER),
+            key=_key(table),
+            line=table.line("key"),
+            previous=_previous(table) if "previous" in table else None,
+            expires_at=table.end("expires"),
+            revoked_at=_revoked(table) if "revoked" in table else None,
+            identities=_patterns(table) if "identities" in table else (),
+            turns_at_once=table.limit("turns_at_once"),
+            turns_a_day=table.limit("turns_a_day"),
+        )
+        for table in tables
+    ]
 
 
 def _key(table: Section) -> str:
@@ -69,7 +60,7 @@ def _previous(table: Section) -> PreviousKey | None:
     previous = table.section("previous", ("key", "until"), PREVIOUS_FORM)
     if not previous.is_table:
         return None
-    key, until = _key(previous), read_end(previous, "until")
+    key, until = _key(previous), previous.end("until")
     if "until" not in previous:
         previous.problem("", "has no until", PREVIOUS_FORM)
     return PreviousKey(key, until) if until is not None else None
@@ -85,13 +76,12 @@ def _revoked(table: Section) -> float | None:
 
 
 def _patterns(table: Section) -> tuple[str, ...]:
-    value = table.get("identities")
+    value, at = table.get("identities"), (*table.at, "identities")
     if not isinstance(value, list) or not value:
         table.problem("identities", "is empty" if value == [] else f"is {kind(value)}", PATTERNS_FORM)
         return ()
-    at = (*table.at, "identities")
     form = "the name of an identity, or a pattern"
-    return tuple(filter(None, (text(table.checks, (*at, index), part, form) for index, part in enumerate(value))))
+    return tuple(table.checks.text((*at, index), part, form) for index, part in enumerate(value))
 
 
 def _refuse_keys_given_twice(tables: Iterable[Section]) -> None:
@@ -100,10 +90,9 @@ def _refuse_keys_given_twice(tables: Iterable[Section]) -> None:
         previous = table.get("previous")
         old = previous.get("key") if isinstance(previous, dict) else None
         for path, key in ((("key",), table.get("key")), (("previous", "key"), old)):
-            at = (*table.at, *path)
-            if not isinstance(key, str) or not HASHED.fullmatch(key):
-                continue
-            if key in lines:
+            if isinstance(key, str) and key in lines:
                 what = f"is also the key in line {lines[key]}"
-                table.checks.problem(at, what, "give each member a key of its own: codexpool member add NAME")
-            lines.setdefault(key, table.checks.line(at))
+                remedy = "give each member a key of its own: codexpool member add NAME"
+                table.checks.problem((*table.at, *path), what, remedy)
+            elif isinstance(key, str):
+                lines[key] = table.checks.line((*table.at, *path))

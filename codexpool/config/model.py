@@ -111,6 +111,13 @@ class IdentitySpec:
                 return Kind.PAT
 
 
+class Table(StrEnum):
+    """The arrays of tables of a pool.toml, by their keys."""
+
+    IDENTITY = "identity"
+    MEMBER = "member"
+
+
 class Access(StrEnum):
     """Who may use the pool: those with a member key, or everyone who can reach the proxy."""
 

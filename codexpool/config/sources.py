@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from codexpool.common.private_files import UnusableError, read_private
+from codexpool.config import model
 from codexpool.config.keyrings import PendingError, read_keyring
-from codexpool.config.model import (
-    FromAuthJson,
-    FromCommand,
-    FromEnv,
-    FromFile,
-    FromKeyring,
-    IdentitySpec,
-    Inline,
-    PoolConfig,
-    Problem,
-)
-from codexpool.config.programs import environ_of_programs, secret_variables
+from codexpool.config.model import FromAuthJson, FromEnv, IdentitySpec, PoolConfig, Problem
 from codexpool.credentials import Credential, auth_json
 from codexpool.credentials.command import Command
 from codexpool.credentials.oauth import OAuth
@@ -27,6 +17,12 @@ from codexpool.credentials.pat import PREFIX, Pat
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens import member_key
 from codexpool.tokens.bearer import Bearer
+
+PREFIX_OF_OURS: Final = "CODEXPOOL_"
+"""The prefix of codexpool's own variables, some of which have tokens, keys and proxy passwords in them."""
+
+HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})
+"""Those that a program needs to run `codexpool` itself; not if it is a URL, which may have a password in it."""
 
 Keyring = Callable[[str, str], str]
 """Returns the secret of a service and user. Raises UnusableError, or PendingError if it has not been read yet."""
@@ -88,22 +84,37 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
 def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
     """Return the credential of an identity. Raises UnusableError, or PendingError if it has not been read yet."""
     match identity.source:
-        case Inline(token):
+        case model.Inline(token):
             return _pat(token, "the token")
-        case FromEnv(variable):
+        case model.FromEnv(variable):
             token = sources.environ.get(variable, "")
             if not token:
                 what = f"environment variable {variable} is {'empty' if variable in sources.environ else 'not set'}"
                 raise UnusableError(what, "set it where the proxy is started")
             return _pat(token, f"the token in environment variable {variable}")
-        case FromFile(path):
+        case model.FromFile(path):
             return _pat(_only_line(path), f"the token in file {path}")
-        case FromKeyring(service):
+        case model.FromKeyring(service):
             return _pat(sources.keyring(service, identity.name), f"the token in the keyring ({service})")
-        case FromCommand(line):
+        case model.FromCommand(line):
             return Command(line, environ_of_programs(sources.environ, sources.secret))
-        case FromAuthJson(path):
+        case model.FromAuthJson(path):
             return _from_auth_json(path, sources.endpoint)
+
+
+def secret_variables(config: PoolConfig) -> frozenset[str]:
+    """Return the variables that hold the tokens of a pool."""
+    sources = (identity.source for identity in config.identities)
+    return frozenset(source.variable for source in sources if isinstance(source, FromEnv))
+
+
+def environ_of_programs(environ: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
+    """Return the environment for a program: ``environ`` without the ``secret`` variables and codexpool's own."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in secret and (not name.startswith(PREFIX_OF_OURS) or (name in HARMLESS and "://" not in value))
+    }
 
 
 def other_owner(path: Path, environ: Mapping[str, str]) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import tomlkit
 import tomlkit.items
 
-from codexpool.config.model import shown
-from codexpool.config.named import Table
+from codexpool.config.model import Table, shown
 from codexpool.config.statements import KeyPath, Statement, split
 
 Value = str | bool | Sequence[str] | Mapping[str, "Value"] | int

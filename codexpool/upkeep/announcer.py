@@ -16,7 +16,7 @@ from typing import Final
 from codexpool.common import tasks
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import PoolConfig
-from codexpool.config.programs import environ_of_programs, secret_variables
+from codexpool.config.sources import environ_of_programs, secret_variables
 from codexpool.credentials import http_client
 from codexpool.credentials.command import CommandLine, run
 from codexpool.credentials.http_client import Route

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config.programs import environ_of_programs, secret_variables
 from codexpool.config.read import parse
-from codexpool.config.sources import resolve
+from codexpool.config.sources import environ_of_programs, resolve, secret_variables
 from codexpool.credentials.command import Command
 from tests.config.test_sources import GOOD, OTHER, sources
 

@@ -200,7 +200,7 @@ ACCEPTED_TOKEN = (
         ),
         (
             '[[identity]]\ntoken = { keychain = "k" }',
-            f'pool.toml:2: identity[1].token: unknown key "keychain"; {ACCEPTED_TOKEN}',
+            'pool.toml:2: identity[1].token: unknown key "keychain"; did you mean "keyring"?',
         ),
         ("[[identity]]\ntoken.keyring = 1", "pool.toml:2: identity[1].token.keyring: is an integer; write the name"),
         (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexpool.config.named import Table
+from codexpool.config.model import Table
 from codexpool.config.tables import UneditableError, Value, with_key, with_table, without_identity, without_key
 from tests.config.texts import Written, has_headers, is_same, pool_texts
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from codexpool.config.named import Table
+from codexpool.config.model import Table
 from codexpool.config.statements import split
 
 NAMES = st.text("abcXYZ019-_.", min_size=1, max_size=12).filter(lambda name: not name.lower().startswith("at-"))

@@ -17,9 +17,9 @@ from codexpool.cli.common import Failure, Unchanged, config_option, name_argumen
 from codexpool.cli.pool import Pool, edit_pool
 from codexpool.cli.token_options import GivenToken, given_token, token_options
 from codexpool.cli.tokens import Verified, identity_of, remember_new, verify
+from codexpool.config.checks import name_problem
 from codexpool.config.lookup import default_paths
-from codexpool.config.model import FromAuthJson, IdentitySpec
-from codexpool.config.named import Table, name_problem
+from codexpool.config.model import FromAuthJson, IdentitySpec, Table
 from codexpool.config.sources import other_owner
 from codexpool.config.tables import Value, with_table
 from codexpool.pool.needs import NAMES

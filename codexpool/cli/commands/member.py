@@ -18,8 +18,8 @@ from rich.text import Text
 from codexpool.cli.common import Failure, Unchanged, json_option, moment, name_argument
 from codexpool.cli.output import console, print_table
 from codexpool.cli.pool import Pool, pool_option
-from codexpool.config.model import Access, MemberSpec, PoolConfig, shown
-from codexpool.config.named import Table, name_problem
+from codexpool.config.checks import name_problem
+from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
 from codexpool.config.tables import Literal, Value, time_literal, with_key, with_table, without_key
 from codexpool.members.register import KeyStatus, key_status

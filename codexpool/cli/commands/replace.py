@@ -26,8 +26,8 @@ from codexpool.config.model import (
     FromKeyring,
     IdentitySpec,
     Inline,
+    Table,
 )
-from codexpool.config.named import Table
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import with_key, with_table, without_key
 from codexpool.pool.identity import IdentityKey
