@@ -16,7 +16,7 @@ from codexpool.views.request_diff import Side
 if TYPE_CHECKING:
     from mitmproxy.http import HTTPFlow, Message
 
-LONGEST: Final = 64 * 2**20  # Bytes of a body, inflated, that is compared
+LONGEST: Final = 64 * 2**20  # bytes of a body, inflated, that is compared
 
 
 def side_of(text: str, proxy_url: str | None) -> Side:

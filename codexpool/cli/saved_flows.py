@@ -15,8 +15,7 @@ from codexpool.views.formatting import plain
 if TYPE_CHECKING:
     from mitmproxy.http import HTTPFlow
 
-IN_PROXY: Final = re.compile(r"last|[0-9a-f][0-9a-f-]{3,35}")
-"""A flow of the running proxy."""
+IN_PROXY: Final = re.compile(r"last|[0-9a-f][0-9a-f-]{3,35}")  # a flow of the running proxy
 
 
 class Selected(NamedTuple):

@@ -60,7 +60,7 @@ _NAMED: Final = re.compile(r"(?:(?<=^codexpool: )|(?<=\()|(?<=; ))[A-Za-z][\w.-]
 
 _IN_TEXT: Final = re.compile(
     rf"(?P<id>{UUID.pattern}|(?<![0-9A-Za-z]){PREFIX.pattern}(?=[A-Za-z]*\d)[A-Za-z0-9]{{8,}})"
-    r"|(?:sha256:|<email )(?P<digest>[0-9a-f]{12})(?![0-9a-f])"
+    r"|sha256:(?P<digest>[0-9a-f]{12})(?![0-9a-f])"
     r"|(?<![\w.])(?P<address>(?!127\.)(?:\d{1,3}\.){3}\d{1,3})(?![\w.])"
     r"|(?:/home/|/Users/|[A-Za-z]:\\{1,2}[Uu]sers\\{1,2})(?P<home>[^\s/\\\"'<>:;,|?*&()\[\]{}`%]{1,64})"
 )

@@ -20,8 +20,7 @@ from codexpool.recording.encodings import layers
 from codexpool.recording.pseudonyms import PSEUDONYM, UUID, any_of, is_pseudonym
 from codexpool.redaction import redact_tokens
 
-SHORTEST: Final = 5  # Characters from which on a secret is searched for: a shorter one is part of many words
-
+SHORTEST: Final = 5  # characters from which on a secret is searched for: a shorter one is part of many words
 _PSEUDONYM: Final = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))(?:{PSEUDONYM.pattern})(?![A-Za-z0-9])")
 _EMAIL: Final = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,9}[A-Za-z]{2,24}")
 _JSON_IN_BASE64: Final = re.compile(r"eyJ[\w+/-]{8,}={0,2}(?![\w.+/-])")

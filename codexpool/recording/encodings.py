@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote, unquote_plus
 
-_DEPTH: Final = 3  # Encodings within one another that are undone
+_DEPTH: Final = 3  # encodings within one another that are undone
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{8,}")
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2}){6,}")

@@ -19,11 +19,10 @@ from codexpool.common.atomic_replace import sync_folder
 from codexpool.recording.strip import NOTE
 from codexpool.traces.trace import METADATA
 
+# Members of a HAR entry for what HAR has no place for.
 HAR_TRACE: Final = "_codexpool"
 HAR_NOTE: Final = "_codexpool_recording"
 HAR_ID: Final = "_codexpool_flow"
-"""Members of a HAR entry for what HAR has no place for."""
-
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 

@@ -10,7 +10,6 @@ from urllib.parse import quote, unquote
 
 UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 EMAIL: Final = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,9}[A-Za-z]{2,24}")
-
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
 
 PREFIX: Final = re.compile(

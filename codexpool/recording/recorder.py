@@ -20,19 +20,19 @@ from codexpool.recording.anonymize import Anonymizer
 from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.files import RecordingError
 from codexpool.recording.pseudonyms import Pseudonyms
-from codexpool.recording.strip import strip, weight
+from codexpool.recording.strip import strip
 
 logger = logging.getLogger("codexpool")
 
-MOST_BYTES: Final = 64 * 1024 * 1024
-"""Memory that a recording may take: some 4 000 requests. Later ones are not recorded, and a warning says so."""
+MOST: Final = 4_000
+"""Requests in a recording, some 18 kB of memory each. Later ones are not recorded, and a warning says so."""
 
 REPORT: Final = "CODEXPOOL_RECORD_REPORT"
 """The variable with the file in which `codexpool record` wants the reason if there is no recording."""
 
 
-ROUNDS: Final = 6  # Passes over the flows until no new value is learned; two or three are usual
-SHOWN: Final = 5  # Findings that an error names
+ROUNDS: Final = 6  # passes over the flows until no new value is learned; two or three are usual
+SHOWN: Final = 5  # findings that an error names
 
 
 class LeakError(Exception):
@@ -115,7 +115,7 @@ class Recorder:
         self._secrets, self._names = secrets, names
         self._recording = Recording(files.is_har(path))
         self._open: dict[str, http.HTTPFlow] = {}
-        self._bytes, self._others = 0, 0
+        self._others = 0
         self._is_full = self._is_over = False
 
     def add(self, flow: http.HTTPFlow) -> None:
@@ -126,7 +126,7 @@ class Recorder:
         if is_open:
             self._open[flow.id] = flow  # It is recorded when it is closed.
         else:
-            self._keep(flow)
+            self._recording.flows.append(strip(flow))
         self._ask()
 
     def finish(self) -> None:
@@ -135,7 +135,7 @@ class Recorder:
             return
         self._is_over = True
         for flow in self._open.values():
-            self._keep(flow)
+            self._recording.flows.append(strip(flow))
         self._ask()
         count, failure = len(self._recording.flows), ""
         try:
@@ -154,11 +154,6 @@ class Recorder:
             logger.info("%s: %d requests recorded%s; %d values replaced", self.path, count, others, replaced)
         _report(failure)
 
-    def _keep(self, flow: http.HTTPFlow) -> None:
-        stripped = strip(flow)
-        self._bytes += weight(stripped)
-        self._recording.flows.append(stripped)
-
     def _ask(self) -> None:
         """Learn the pool's tokens and names: they may be renewed, and when the proxy ends, the pool may be gone."""
         self._recording.learn(self._secrets(), self._names())
@@ -167,15 +162,10 @@ class Recorder:
         if not self._all_hosts and not is_wanted(flow):
             self._others += 1
             return False
-        if not self._is_full and self._bytes > MOST_BYTES:
+        if not self._is_full and len(self._recording.flows) >= MOST:
             self._is_full = True
-            logger.warning(
-                "%s: full after %d requests (%d MB); later ones are not recorded. To continue, start the proxy again "
-                "with another file",
-                self.path,
-                len(self._recording.flows),
-                self._bytes // 1_000_000,
-            )
+            again = "To continue, start the proxy again with another file"
+            logger.warning("%s: full after %d requests; later ones are not recorded. %s", self.path, MOST, again)
         return not self._is_full
 
 

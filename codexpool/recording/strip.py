@@ -19,10 +19,6 @@ _OF_CONNECTION: Final = (
     *("timestamp_start", "timestamp_end", "timestamp_tls_setup"),
 )
 _NOWHERE: Final = ("127.0.0.1", 0)
-
-_OVERHEAD: Final = 14_000
-"""Bytes that a stripped flow and its trace take besides their texts (measured: 18 kB in all are usual)."""
-
 M = TypeVar("M", http.Request, http.Response)
 
 
@@ -50,13 +46,6 @@ def strip(flow: http.HTTPFlow) -> http.HTTPFlow:
     if METADATA in flow.metadata:
         made.metadata[METADATA] = flow.metadata[METADATA]
     return made
-
-
-def weight(flow: http.HTTPFlow) -> int:
-    """Return about how many bytes a stripped flow takes in memory."""
-    messages = (flow.request, flow.response)
-    headers = [field for message in messages if message is not None for field in message.headers.fields]
-    return _OVERHEAD + len(flow.request.path) + sum(len(name) + len(value) for name, value in headers)
 
 
 def _bare(message: M) -> M:

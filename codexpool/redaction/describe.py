@@ -1,16 +1,10 @@
-"""Describes secrets without giving them away, and the claims of a JWT.
-
-An email address has a stable description within one process only.
-"""
+"""Describes secrets, and the claims of a JWT, without giving them away."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,19 +15,14 @@ from codexpool.redaction.find import decode, find_secrets
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.jwt import AUTH, payload_of
 
-FINGERPRINTED: Final = 16
-"""Characters from which on a fingerprint is shown: it would help to guess a shorter secret."""
+FINGERPRINTED: Final = 16  # characters from which on a fingerprint is shown: it would help to guess a shorter secret
 
 _PIECE: Final = re.compile(r"[^\s\"'\[\]{}(),:;=&]+")
 """The parts of a secret: each of them could be guessed by itself."""
 
-_KEY: Final = secrets.token_bytes(32)
-"""Random for each process: without it a guessed email address could be confirmed by its description."""
-
-PROFILE: Final = "https://api.openai.com/profile"
-"""The claim with the email address."""
-
-LONGEST_CLAIM: Final = 90  # Characters of a claim that are shown
+EMAIL: Final = "<email>"  # every address looks the same: a digest would confirm a guessed one
+PROFILE: Final = "https://api.openai.com/profile"  # the claim with the email address
+LONGEST_CLAIM: Final = 90  # characters of a claim that are shown
 
 _KINDS: Final = (
     ("member key", re.compile(r"(?i)at-pool-")),
@@ -79,12 +68,6 @@ def _pair(secret: str) -> str:
     return pair if ":" in pair else ""
 
 
-def redact_email(address: str) -> str:
-    """Return what an email address is shown as: the same for equal ones within this process."""
-    person = decode(address).strip().lower().encode("utf-8", "backslashreplace")
-    return f"<email {hmac.new(_KEY, person, hashlib.sha256).hexdigest()[:12]}>"
-
-
 def fingerprint_of(text: str) -> str:
     """Return the fingerprint of any text, even if it is not valid Unicode."""
     return fingerprint(text.encode("utf-8", "backslashreplace").decode())
@@ -111,7 +94,7 @@ def _claim_texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     email = document.get("email") or profile.get("email")
     yield "sub", _text(document.get("sub"))
     if isinstance(email, str):
-        yield "email", redact_email(email)
+        yield "email", EMAIL
     yield "account", _text(auth.get("chatgpt_account_id"))
     yield "user", _text(auth.get("chatgpt_user_id") or auth.get("user_id"))
     yield "plan", _text(auth.get("chatgpt_plan_type"))
@@ -146,7 +129,7 @@ def replace_secrets(text: str, safe: Callable[[str], str]) -> str:
     at = 0
     for secret in find_secrets(text):
         pieces.append(safe(text[at : secret.begin]))
-        pieces.append(redact_email(secret.text) if secret.is_email else f"<{describe_secret(secret.text)}>")
+        pieces.append(EMAIL if secret.is_email else f"<{describe_secret(secret.text)}>")
         at = secret.end
     pieces.append(safe(text[at:]))
     return "".join(pieces)

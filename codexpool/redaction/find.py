@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from codexpool.redaction.named_values import PROSE, Span, find_named
 from codexpool.redaction.opaque import find_opaque
 
-DEPTH: Final = 5  # Layers of encoding that are undone
+DEPTH: Final = 5  # layers of encoding that are undone
 
 _ESCAPE: Final = re.compile(
     r"""%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[bfnrtv"'/\\]|&(?:amp|quot|apos|\#\d{1,6}|\#[xX][0-9A-Fa-f]{1,5});"""

@@ -10,11 +10,9 @@ from codexpool.redaction.describe import describe_secret
 from codexpool.redaction.named_values import is_redacted
 from codexpool.redaction.secret_names import is_secret, names_secret
 
-DEEPEST: Final = 60  # Levels that are searched; what is below counts as one value
-
+DEEPEST: Final = 60  # levels that are searched; what is below counts as one value
 _NAMES: Final = frozenset({"name", "key", "header", "field", "parameter"})
-_VALUES: Final = frozenset({"value", "values", "val"})
-"""Members with a name and its value, as HAR files have headers."""
+_VALUES: Final = frozenset({"value", "values", "val"})  # members with a name and its value, as HAR files have headers
 
 
 class Place(NamedTuple):

@@ -28,7 +28,7 @@ _CLAIM: Final = (
 DESCRIBED: Final = re.compile(
     rf"<?(?:client's own(?: \(\d{{1,3}}\))?: )?(?:JWT \d{{1,7}} chars {_FINGERPRINT}(?:{_CLAIM}){{1,11}}"
     r"|(?:PAT|JWT|member key|refresh token|(?:API|AWS|private) key|GitHub token|secret|opaque) \d{1,7} chars?"
-    rf"(?: {_FINGERPRINT})?)>?|<?{_FINGERPRINT}>?|<email [0-9a-f]{{12}}>"
+    rf"(?: {_FINGERPRINT})?)>?|<?{_FINGERPRINT}>?|<email>"
 )
 """A description that replaced a secret, with nothing after it that a client could have added."""
 
@@ -54,9 +54,7 @@ _NAME: Final = re.compile(
 )
 _VALUE: Final = re.compile(rf"{_QUOTED}|<[^<>\r\n]{{1,256}}+>|(?:[^\s\"'&;<>{{}}\[\]]|'(?=\w))++", re.DOTALL)
 _BRACKET: Final = re.compile(rf"{_QUOTED}|[\[\]{{}}]", re.DOTALL)
-
-_LONGEST: Final = 512  # Characters of a value that are searched if its name alone does not make it a secret
-
+_LONGEST: Final = 512  # characters of a value that are searched if its name alone does not make it a secret
 _PASSWORD: Final = re.compile(r"(?i)passw|passphrase|passcode|pwd|pass\Z|pw\Z")
 _PHRASE: Final = re.compile(r"(?:[ \t]++(?![\w.@-]++\s*+[:=])[^\s\"'&;<>{}\[\]]++)++")
 """Further words of a password, up to the name of the next value."""
@@ -105,9 +103,7 @@ _IN_SENTENCE: Final = re.compile(
 )
 _MIXED: Final = re.compile(r"(?=[^\s\d]*\d)[A-Za-z]\S{5,}")
 _WORDED: Final = re.compile(r"[A-Z]?[a-z_. -]*|.{0,3}")
-
 _OF_HEADER: Final = re.compile(rf"(?i)header value:?\s{{1,4}}b?(?P<value>{_QUOTED})", re.DOTALL)
-
 _MAIL: Final = re.compile(r"(?i)e?-?mail")
 
 

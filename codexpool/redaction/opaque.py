@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-LEAST: Final = 20  # Characters from which on a string may be a secret by its looks alone
-_LEAST_CORE: Final = 12  # Characters of such a string, apart from words, that make it a secret
-_LEAST_WHOLE: Final = 16  # The same, with words around them that may be there by chance
+LEAST: Final = 20  # characters from which on a string may be a secret by its looks alone
+_LEAST_CORE: Final = 12  # characters of such a string, apart from words, that make it a secret
+_LEAST_WHOLE: Final = 16  # the same, with words around them that may be there by chance
 _BRIDGED: Final = 6  # A shorter word within random characters is there by chance
 
 
@@ -29,9 +29,7 @@ _ID: Final = re.compile(
 """UUIDs, and ids of the backend."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9]+")
-
-_PLAIN_WORD: Final = re.compile(r"[a-z]{1,20}|[A-Z][a-z]{3,19}|\d{1,19}")
-"""A word, or a number."""
+_PLAIN_WORD: Final = re.compile(r"[a-z]{1,20}|[A-Z][a-z]{3,19}|\d{1,19}")  # a word, or a number
 
 _WORD: Final = re.compile(
     r"""

@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,17 +15,11 @@ from codexpool.redaction.known_headers import Value, known_header
 from codexpool.redaction.named_values import SCHEMES, is_redacted
 from codexpool.redaction.secret_names import is_secret
 
-LONGEST: Final = 300  # Characters of a header's value that are shown
-LONGEST_JSON: Final = 1200  # The same for JSON: a client puts much about a turn into one header
-LONGEST_TEXT: Final = 4000  # Characters of a text that are shown
-REMEMBERED: Final = 256  # Characters up to which a redacted text is cached
-LONGEST_READ: Final = 8192  # Characters of a value that are searched; the rest is left out
-
-_ATTRIBUTE: Final = re.compile(
-    r"(?i)path=/[a-z/_-]{0,64}|domain=\.?(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}|expires=[\w, :-]{10,40}|max-age=-?\d{1,12}"
-    r"|samesite=[a-z]{1,8}|priority=[a-z]{1,8}|secure|httponly|partitioned"
-)
-"""Attributes of a Set-Cookie header, which are not secret."""
+LONGEST: Final = 300  # characters of a header's value that are shown
+LONGEST_JSON: Final = 1200  # the same for JSON: a client puts much about a turn into one header
+LONGEST_TEXT: Final = 4000  # characters of a text that are shown
+REMEMBERED: Final = 256  # characters up to which a redacted text is cached
+LONGEST_READ: Final = 8192  # characters of a value that are searched; the rest is left out
 
 _ID: Final = re.compile(
     r"(?:W/)?\"?(?:(?:req|resp|msg|call|chatcmpl|trace|span)[_-])?[0-9A-Fa-f-]{1,40}(?:-[A-Z]{3})?\"?|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
@@ -34,7 +27,6 @@ _ID: Final = re.compile(
 """Ids of requests and answers."""
 
 _FLAG: Final = re.compile(r"[A-Za-z]{1,12}|\d{1,10}")
-
 _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTALL)
 _WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
 
@@ -74,9 +66,10 @@ def _shown(name: str, value: str, full: bool = False) -> str:
         return _text(value, full)
     match name:
         case "cookie":
-            return _crumbs(value, _crumb)
+            return _crumbs(value)
         case "set-cookie":
-            return _crumbs(value, _attribute)
+            cookie, semicolon, _ = value.partition(";")
+            return _crumb(cookie.strip()) + ("; …" if semicolon else "")
         case "x-error-json":
             return _of_error(value)
     if name.endswith("authorization"):
@@ -115,11 +108,10 @@ def _secret(value: str, name: str = "") -> str:
     return _text(value) if is_redacted(name, value) else describe_secret(value)
 
 
-def _crumbs(value: str, other: Callable[[str], str]) -> str:
-    """Redact cookies; all after the first one with ``other``."""
+def _crumbs(value: str) -> str:
+    """Redact cookies; their names stay."""
     read = value if len(value) <= LONGEST_READ else value[:LONGEST_READ].rpartition(";")[0]
-    first, *rest = read.split(";")
-    made = "; ".join([_crumb(first.strip()), *(other(part.strip()) for part in rest)])
+    made = "; ".join(_crumb(crumb.strip()) for crumb in read.split(";"))
     return made if read == value else f"{made}… ({len(value)} chars)"
 
 
@@ -128,10 +120,6 @@ def _crumb(crumb: str) -> str:
     if not equals:
         return _secret(crumb) if crumb else ""
     return f"{_text(name)}={_secret(value) if value else ''}"
-
-
-def _attribute(part: str) -> str:
-    return _text(part) if _ATTRIBUTE.fullmatch(part) is not None else _crumb(part)
 
 
 def _of_error(value: str) -> str:

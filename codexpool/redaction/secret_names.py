@@ -40,13 +40,9 @@ _ABOUT: Final = frozenset(
 )
 """A name that ends with one of these is about a secret, but its value is not one."""
 
-_EITHER: Final = frozenset({"code", "session", "xsession"})
-"""Names of values that are secrets or plain words."""
-
+_EITHER: Final = frozenset({"code", "session", "xsession"})  # names of values that are secrets or plain words
 _EITHER_AT_THE_END: Final = frozenset({"ticket", "license", "licence"})
-
 _HARMLESS: Final = re.compile(r"(?i:true|false|null|none|undefined|yes|no|on|off|required|optional|include|omit)?")
-
 _AMOUNT: Final = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?\s?(?:ms|s|m|h|d|%|[kKM])?")
 
 _ERROR_OR_ID: Final = re.compile(
@@ -59,8 +55,7 @@ _NO_WORD: Final = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])(?![\d:.TZ+-]+\Z)[^\s/]{8
 """Letters and digits, but not a path or a date: a secret, not something about one."""
 
 _PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-
-LONGEST: Final = 512  # Characters of a name, its last ones, that are read
+LONGEST: Final = 512  # characters of a name, its last ones, that are read
 
 
 class _Sort(Enum):

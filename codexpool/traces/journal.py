@@ -27,18 +27,15 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("codexpool")
 
-OPTION: Final = "codexpool_events"
-"""The mitmproxy option that names the file."""
+OPTION: Final = "codexpool_events"  # the mitmproxy option that names the file
 
 KEPT: Final = 10_000
 """Events that may wait for the disk, about 1 kB each. Further ones are dropped and counted."""
 
-BATCH: Final = 1_000  # Events in one write
-LINGER = 0.1  # Seconds that an event waits for others, to be written in one batch
-RETRY = (1.0, 60.0)  # Seconds until a failed write is retried: at first, and at most (doubling in between)
-
-ENDS_WITHIN: Final = 2.0
-"""Seconds that `Journal.stop` waits for the disk."""
+BATCH: Final = 1_000  # events in one write
+LINGER = 0.1  # seconds that an event waits for others, to be written in one batch
+RETRY = (1.0, 60.0)  # seconds until a failed write is retried: at first, and at most (doubling in between)
+ENDS_WITHIN: Final = 2.0  # seconds that `Journal.stop` waits for the disk
 
 BEGINNING: Final = b'{"version":'
 """How a file of events begins: no other file is appended to, so a typo in the option ruins none."""

@@ -23,17 +23,13 @@ VERSION = 1
 METADATA = "codexpool"
 """The key of the trace in a flow's metadata; the trace becomes its document when the flow is saved."""
 
-TURNS_KEPT = 16  # Turns on one WebSocket that its trace keeps
-
+TURNS_KEPT = 16  # turns on one WebSocket that its trace keeps
 WAITS_KEPT = 16
-
-HEADERS_KEPT = 16_384  # Bytes of headers that a trace keeps, per request or answer
-FIELDS_KEPT = 200  # Headers that a trace keeps, per request or answer
-LONGEST_NAME = 256  # Bytes of a header's name that are kept
-LONGEST_PATH = 2_048  # Characters of a path with its query that are kept
-
-LONGEST_MESSAGE = 4_000
-"""Characters kept of what codexpool answered in place of the backend: it names every identity."""
+HEADERS_KEPT = 16_384  # bytes of headers that a trace keeps, per request or answer
+FIELDS_KEPT = 200  # headers that a trace keeps, per request or answer
+LONGEST_NAME = 256  # bytes of a header's name that are kept
+LONGEST_PATH = 2_048  # characters of a path with its query that are kept
+LONGEST_MESSAGE = 4_000  # characters kept of what codexpool answered in place of the backend: it names every identity
 
 MEANS = {
     "swap": "sent under an identity of the pool",

@@ -11,10 +11,8 @@ from typing import Any, Final, NamedTuple, TypeGuard
 from codexpool.redaction import escape
 
 UNKNOWN: Final = "?"
-
 LONG_AGO: Final = "a time outside the calendar"
-
-LEAST_WIDTH: Final = 40  # The narrowest line that is wrapped, in columns
+LEAST_WIDTH: Final = 40  # the narrowest line that is wrapped, in columns
 
 
 def plain(value: object) -> str:

@@ -15,7 +15,6 @@ from codexpool.views.formatting import Line, Role
 Document = Mapping[str, Any]
 
 NOTHING: Final = "(nothing)"
-
 LEGEND: Final = "~ replaced   + added   - removed   = as the client sent it"
 
 

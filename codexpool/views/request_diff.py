@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,19 +23,12 @@ from codexpool.redaction import (
 from codexpool.views.formatting import relative
 from codexpool.views.header_table import Sign, joined, meaning, sign_of
 
-WIDTH: Final = 120  # Characters of a value that are shown, unless ``full``
-BEFORE: Final = 30  # Characters before the first difference of two long values that are shown
-
-_EMAIL: Final = re.compile(r"<email [0-9a-f]{12}>")  # Different in each process
-
-MOST_FIELDS: Final = 10_000  # Fields of a query that are read
-
+WIDTH: Final = 120  # characters of a value that are shown, unless ``full``
+BEFORE: Final = 30  # characters before the first difference of two long values that are shown
+MOST_FIELDS: Final = 10_000  # fields of a query that are read
 _MISSING: Final = object()
-
-LONGEST_NAME: Final = 80  # Characters of a member's name that are shown
-
-TIMES: Final = frozenset({"since", "until"})
-"""Members of an identity with a time, besides those that end in ``_at``."""
+LONGEST_NAME: Final = 80  # characters of a member's name that are shown
+TIMES: Final = frozenset({"since", "until"})  # members of an identity with a time, besides those that end in ``_at``
 
 
 class Part(StrEnum):
@@ -146,7 +138,7 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
         value_a, value_b = raw_a.get(name), raw_b.get(name)
         shown_a = None if value_a is None else redact_header(name, value_a, full=True)
         shown_b = None if value_b is None else redact_header(name, value_b, full=True)
-        if value_a == value_b or (not is_raw and _comparable(shown_a) == _comparable(shown_b)):
+        if value_a == value_b or (not is_raw and shown_a == shown_b):
             continue
         means = meaning(name)
         inside = _inside(value_a, value_b)
@@ -238,10 +230,6 @@ def _readable(value: Any, now: float, key: str = "") -> Any:
 
 def _difference(part: Part, name: str, a: str | None, b: str | None) -> Difference:
     return Difference(part, name, sign_of(a, b), a, b)
-
-
-def _comparable(value: str | None) -> str | None:
-    return None if value is None else _EMAIL.sub("<email>", value)
 
 
 def _shortened(difference: Difference) -> Difference:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.redaction import describe
 from codexpool.redaction.find import find_secrets
 from codexpool.redaction.redact import LONGEST_READ, redact_header, redact_text
 from codexpool.views.request_diff import Side, compare, members
@@ -227,12 +226,8 @@ def test_secret_that_can_be_guessed_has_no_fingerprint(name: str, value: str) ->
     assert "sha256" not in safe
 
 
-def test_an_email_address_cannot_be_confirmed_by_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [redact_text(f"see {address}") for address in ("sam@corp.example", "SAM@corp.example", "eve@corp.example")]
-    monkeypatch.setattr(describe, "_KEY", b"of another process")
-
-    assert here[0] == here[1] != here[2]
-    assert describe.replace_secrets("see sam@corp.example", str) != here[0]
+def test_every_email_address_looks_the_same() -> None:
+    assert redact_text("see sam@corp.example") == redact_text("see eve@corp.example") == "see <email>"
 
 
 @pytest.mark.parametrize(

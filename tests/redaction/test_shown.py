@@ -161,7 +161,7 @@ def test_header_that_was_made_safe_once_stays_as_it_is(secret: str, name: str) -
         (
             "set-cookie",
             "__cf_bm=abc; path=/; expires=Wed, 25-Nov-26 01:02:03 GMT; HttpOnly; SameSite=None",
-            "__cf_bm=secret 3 chars; path=/; expires=Wed, 25-Nov-26 01:02:03 GMT; HttpOnly; SameSite=None",
+            "__cf_bm=secret 3 chars; …",
         ),
         (
             "x-codex-turn-state",
@@ -213,7 +213,7 @@ def test_token_says_what_is_in_it_and_its_signature_is_dropped() -> None:
     safe = redact_header("authorization", f"Bearer {token}")
     # Then
     assert safe.startswith(
-        f"Bearer JWT {len(token)} chars sha256:{fingerprint(token)}, sub auth0|65f0c9d2, email <email "
+        f"Bearer JWT {len(token)} chars sha256:{fingerprint(token)}, sub auth0|65f0c9d2, email <email>"
     )
     assert safe.endswith(f">, account {SESSION}, plan business, iat 2025-11-24 13:00 UTC, exp 2025-11-24 16:04 UTC")
     assert token.rpartition(".")[2] not in safe

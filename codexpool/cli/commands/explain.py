@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-VERSION: Final = 1  # The version of the documents that can be read
+VERSION: Final = 1  # the version of the documents that can be read
 
 
 @click.command()
