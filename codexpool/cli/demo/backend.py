@@ -1,7 +1,7 @@
 """The demo's backend: a small, strict stand-in for ChatGPT on loopback.
 
-It serves what the Codex CLI needs for a session, and refuses a request whose headers do not match its token. One port
-takes CONNECT requests, as mitmproxy's upstream mode sends them, and speaks TLS on the same connection.
+It serves what the Codex CLI needs for a session, and reports each request whose headers do not match its token. One
+port takes CONNECT requests, as mitmproxy's upstream mode sends them, and speaks TLS on the same connection.
 """
 
 from __future__ import annotations
@@ -31,15 +31,9 @@ from codexpool.protocol.endpoints import API_HOST, AUTH_HOST, HOST, NO_CONSTRAIN
 
 HOSTS: Final = (HOST, AUTH_HOST, "ab.chatgpt.com", API_HOST)
 
-SWAPPED: Final = (RESPONSES, routes.MODELS, endpoints.ACCOUNTS_CHECK)
-"""Paths that must be requested with a token of the pool; all others with the client's own."""
+SWAPPED: Final = (RESPONSES, routes.MODELS, endpoints.ACCOUNTS_CHECK)  # with a token of the pool; others with own
 
-FORBIDDEN: Final = (
-    "x-openai-internal-codex-residency",
-    "openai-organization",
-    "openai-project",
-    "x-openai-actor-authorization",
-)
+FORBIDDEN: Final = ("x-openai-internal-codex-residency", "openai-organization", "openai-project")
 """Headers that describe the client's own workspace: they must not travel with a token of the pool."""
 
 
@@ -81,28 +75,17 @@ class Seen:
         return "WebSocket" if self.header("upgrade") else self.method
 
 
-class RefusedError(Exception):
-    """The request breaks a rule, or its token is dead: the status, and the error of the answer."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"code": code, "message": message, "type": "invalid_request_error"}}
-
-
 class StandIn:
     """A context in which the backend serves ``tokens``.
 
     ``proxy_port`` on 127.0.0.1 takes CONNECT requests; ``ca_file`` is the authority to trust. ``seen`` has every
-    request in order, ``refusals`` the rules that requests broke (using a dead token breaks none), and ``leaks`` the
-    requests that carried a token of the pool where it does not belong.
+    request in order, and ``problems`` says what was wrong with them; that a token is dead is no problem.
     """
 
     def __init__(self, tokens: Iterable[Token], folder: Path) -> None:
         self.tokens = {token.token: token for token in tokens}
         self.seen: list[Seen] = []
-        self.refusals: list[str] = []
-        self.leaks: list[str] = []
+        self.problems: list[str] = []
         self.numbers = itertools.count(1)
         self.tls, self.ca_file = _certified(folder)
         self._server = _Server(self)
@@ -120,59 +103,45 @@ class StandIn:
         """Refuse a token from now on, on every endpoint."""
         self.tokens[token].alive = False
 
-    def receive(self, seen: Seen, body: bytes) -> Token:
-        """Record a request and return its token. Raises RefusedError if a rule is broken or the token is dead."""
+    def receive(self, seen: Seen, body: bytes) -> Token | None:
+        """Record a request, and return its token; None if that is unknown or dead."""
         self.seen.append(seen)
         token = self.tokens.get(seen.bearer)
         seen.name = token.name if token else ""
-        self._look_for_leaks(seen, body)
-        try:
-            if token is None:
-                raise RefusedError(401, "invalid_token", "unknown token")
-            _check(seen, token)
-        except RefusedError as error:
-            self.refusals.append(f"{seen.method} {seen.host}{seen.path}: {error}")
-            raise
-        if not token.alive:
-            raise RefusedError(401, "token_revoked", "Your authentication token has been revoked.")
-        return token
+        request = f"{seen.method} {seen.host}{seen.path}"
+        self.problems += [f"{request}: {problem}" for problem in self._problems(seen, token, body)]
+        return token if token and token.alive else None
 
-    def _look_for_leaks(self, seen: Seen, body: bytes) -> None:
-        """Record a token of the pool anywhere but in the authorization header of a path that needs it."""
-        skipped = "authorization" if seen.path in SWAPPED or seen.path == WHOAMI_PATH else ""
+    def _problems(self, seen: Seen, token: Token | None, body: bytes) -> Iterator[str]:
+        is_swapped, is_whoami = seen.path in SWAPPED, seen.path == WHOAMI_PATH
+        skipped = "authorization" if is_swapped or is_whoami else ""
         text = "\n".join([seen.path, *(value for name, value in seen.headers if name.lower() != skipped)])
         pooled = [token.token for token in self.tokens.values() if not token.own]
         if any(token in text or token.encode() in body for token in pooled):
-            self.leaks.append(f"{seen.method} {seen.host}{seen.path}")
-
-
-def _check(seen: Seen, token: Token) -> None:
-    """Raise RefusedError if a request's headers do not match its token and path."""
-    if seen.path == WHOAMI_PATH:
-        return
-    if token.own is (seen.path in SWAPPED):
-        raise RefusedError(401, "invalid_token", f"the token of {token.name} does not belong on this path")
-    if (account := seen.header("chatgpt-account-id")) != token.account_id:
-        raise RefusedError(403, "account_mismatch", f"chatgpt-account-id is {account!r}, not {token.account_id!r}")
-    if any("<codexpool" in value for _, value in seen.headers):
-        raise RefusedError(400, "placeholder", "a header has a placeholder of codexpool")
-    if token.own:
-        return
-    if sent := [name for name in FORBIDDEN if seen.header(name) is not None]:
-        raise RefusedError(400, "unexpected_header", f"{', '.join(sent)} must not be sent")
-    override = seen.header("x-openai-account-routing-override")
-    if (override or seen.path == RESPONSES) and (override or NO_CONSTRAINT) != token.routing_override:
-        raise RefusedError(400, "routing_mismatch", f"x-openai-account-routing-override is {override!r}")
+            yield "a token of the pool where it does not belong"
+        if token is None or is_whoami:
+            yield from () if token else ["unknown token"]
+            return
+        if token.own is is_swapped:
+            yield f"the token of {token.name} does not belong on this path"
+        if (account := seen.header("chatgpt-account-id")) != token.account_id:
+            yield f"chatgpt-account-id is {account!r}, not {token.account_id!r}"
+        if "<codexpool" in text:
+            yield "a placeholder of codexpool"
+        if is_swapped and (sent := [name for name in FORBIDDEN if seen.header(name) is not None]):
+            yield f"{', '.join(sent)} must not be sent"
+        override = seen.header("x-openai-account-routing-override")
+        if seen.path == RESPONSES and (override or NO_CONSTRAINT) != token.routing_override:
+            yield f"x-openai-account-routing-override is {override!r}"
 
 
 def _certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """Return a TLS context for ``HOSTS``, and the file of its certificate authority."""
     store = CertStore.from_store(folder / "backend", "standin", 2048)
     entry = store.get_cert(HOST, [x509.DNSName(host) for host in HOSTS])
-    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     chain = folder / "backend" / "hosts.pem"
-    chain.touch(mode=0o600)
-    chain.write_bytes(entry.privatekey.private_bytes(*pem, serialization.NoEncryption()) + entry.cert.to_pem())
+    chain.write_bytes(entry.privatekey.private_bytes(*pem) + entry.cert.to_pem())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(chain)
@@ -232,10 +201,10 @@ class _Connection(BaseHTTPRequestHandler):
         seen = Seen(self.command, self.host, path, list(self.headers.items()))
         if self.host not in (HOST, AUTH_HOST):
             return self._send(seen, 200, b"{}")
-        try:
-            token = standin.receive(seen, body)
-        except RefusedError as refusal:
-            return self._send(seen, refusal.status, json.dumps(refusal.body).encode())
+        token = standin.receive(seen, body)
+        if token is None:
+            error = {"code": "token_revoked", "message": "Your authentication token has been revoked."}
+            return self._send(seen, 401, json.dumps({"error": error}).encode())
         if path != RESPONSES:
             return self._send(seen, 200, json.dumps(_document(path, token)).encode())
         if seen.kind == "WebSocket":

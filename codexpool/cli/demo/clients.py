@@ -17,19 +17,14 @@ from codexpool.cli.common import Failure
 from codexpool.cli.demo.stage import Stage
 from codexpool.protocol.endpoints import CHATGPT, RESPONSES
 
-TURN: Final = 30.0
-"""Seconds a turn may take."""
+TURN: Final = 30.0  # seconds a turn may take
 
 TROUBLE: Final = re.compile(
     "Reconnecting|Falling back|unexpected status|stream disconnected|status: 401|ERROR codex(?!.*load models cache)"
 )
-"""What the Codex CLI prints when a user would notice a problem.
+"""What the Codex CLI prints when a user would notice a problem; users do not see one with its models cache."""
 
-It also logs an error when one task reads its models cache while another writes it, which users do not see.
-"""
-
-PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR")
-"""The variables of the user that the Codex CLI gets."""
+PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR")  # the user's variables that the Codex CLI gets
 
 
 class Turn(NamedTuple):

@@ -20,8 +20,7 @@ from codexpool.cli.running_proxy import Address, RunningProxy
 from codexpool.pool.identity import Status
 from codexpool.protocol.endpoints import RESPONSES, WHOAMI_PATH
 
-START: Final = 20.0
-"""Seconds the proxy may take to listen and verify its pool."""
+START: Final = 20.0  # seconds the proxy may take to listen and verify its pool
 
 NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
 """Variables of the user that would point the proxy to files or services outside the demo."""
