@@ -16,7 +16,7 @@ from codexpool.cli.common import Failure, pool_path, sources, state_file
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved, resolve
-from codexpool.doctor import clocks, configuration, files, logins, probe, proxy_status, trust, variables, versions
+from codexpool.doctor import configuration, machine, probe, proxy_status, trust, variables
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, wrong
 from codexpool.doctor.tunnel import Tunnel
@@ -41,7 +41,7 @@ class Examination:
         self._knows_probe = False
         self._config: PoolConfig | None = None
         self._resolved = Resolved({})
-        self._auth_json = _private_text(client.home / logins.AUTH_JSON)
+        self._auth_json = _private_text(client.home / configuration.AUTH_JSON)
         self._token = probe.client_token(client, self._auth_json)
 
     def areas(self) -> Iterator[tuple[str, Iterator[Finding]]]:
@@ -49,18 +49,19 @@ class Examination:
         yield "pool.toml", self._pool()
         yield "the proxy", self._running()
         yield "a request's way through the proxy", self._way()
-        yield "the client's version", versions.findings(self._program, self._token)
-        yield "files", files.findings(self._kept())
+        yield "the client's version", machine.check_client(self._program, self._token)
+        yield "files", machine.check_files(self._kept())
         if self._status:
-            yield "the clock", clocks.findings(self._status, self._asked_at, self._answered_at)
+            yield "the clock", machine.check_clocks(self._status, self._asked_at, self._answered_at)
         if self._config is not None:
-            yield "logins", logins.findings(self._config, self._resolved.credentials, self._client, self._auth_json)
+            credentials = self._resolved.credentials
+            yield "logins", configuration.check_logins(self._config, credentials, self._client, self._auth_json)
 
     def _pool(self) -> Iterator[Finding]:
         try:
             path = pool_path(None)
         except Failure as failure:
-            yield wrong(configuration.ABOUT, failure.message, "correct CODEXPOOL_CONFIG, or unset it")
+            yield wrong(configuration.POOL, failure.message, "correct CODEXPOOL_CONFIG, or unset it")
             return
         if path is None:
             yield configuration.missing()
@@ -69,7 +70,7 @@ class Examination:
         yield from problems
         if self._config is not None:
             self._resolved = resolve(self._config, sources())
-            yield from configuration.findings(self._config, self._resolved)
+            yield from configuration.check_config(self._config, self._resolved)
 
     def _running(self) -> Iterator[Finding]:
         """Ask the proxy for its status."""
@@ -119,15 +120,19 @@ class Examination:
             places.append(wanted)  # It listens on all addresses, whatever the client calls this machine.
         return places
 
-    def _kept(self) -> Iterator[files.Kept]:
+    def _kept(self) -> list[machine.Kept]:
         import platformdirs
 
-        if self._config is not None:
-            yield from files.of_pool(self._config.files)
-        yield from files.of_logins(platformdirs.user_data_path("codexpool", appauthor=False) / "logins")
-        yield from files.of_confdir(running_proxy.confdir_of(self._proxy))
-        yield from files.of_state(state_file(), bool(os.environ.get(STATE_VARIABLE)))
-        yield files.Kept(self._client.home / logins.AUTH_JSON, "the client's login")
+        kept = machine.secret_files(
+            self._config.files if self._config is not None else (),
+            platformdirs.user_data_path("codexpool", appauthor=False) / "logins",
+            running_proxy.confdir_of(self._proxy),
+            state_file(),
+            self._client.home / configuration.AUTH_JSON,
+        )
+        if not os.environ.get(STATE_VARIABLE):  # A folder that the user names may have other uses.
+            kept.append(machine.Kept(state_file().parent, "the folder of the state"))
+        return kept
 
 
 def _proxy_of(url: str | None, client: ClientEnvironment) -> running_proxy.RunningProxy:

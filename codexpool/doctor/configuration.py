@@ -1,23 +1,35 @@
-"""Checks pool.toml: whether it exists, is valid, and whether each token can be read."""
+"""Checks pool.toml and its tokens, and that no client has a login or token of the pool.
+
+A login that two programs renew becomes invalid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from codexpool.config.model import ConfigError, FromEnv, PoolConfig, Problem
+from codexpool.common.private_files import UnusableError
+from codexpool.config.model import ConfigError, FromAuthJson, FromEnv, PoolConfig, Problem
 from codexpool.config.read import load
-from codexpool.config.sources import Resolved
+from codexpool.config.sources import Resolved, other_owner
+from codexpool.credentials import Credential, auth_json
+from codexpool.credentials.auth_json import Login
+from codexpool.credentials.oauth import OAuth
+from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
+from codexpool.tokens.bearer import Bearer
 
-ABOUT: Final = "pool"
+POOL: Final = "pool"
+LOGINS: Final = "logins"
+
+AUTH_JSON: Final = "auth.json"
 
 
 def missing() -> Finding:
     """Report that there is no pool.toml; a member's machine needs none."""
     text = "no pool.toml on this machine: fine for a member, whose proxy runs elsewhere"
-    return note(ABOUT, text, "for a pool of your own: codexpool add NAME, or codexpool login NAME")
+    return note(POOL, text, "for a pool of your own: codexpool add NAME, or codexpool login NAME")
 
 
 def read(path: Path) -> tuple[PoolConfig | None, list[Finding]]:
@@ -28,13 +40,13 @@ def read(path: Path) -> tuple[PoolConfig | None, list[Finding]]:
         return None, [_finding(problem) for problem in error.problems]
 
 
-def findings(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
+def check_config(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
     """Check a valid pool.toml."""
     total = len(config.identities)
     if not total:
-        yield wrong(ABOUT, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")
+        yield wrong(POOL, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")
         return
-    yield ok(ABOUT, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}")
+    yield ok(POOL, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}")
     from_env = {
         f"identity[{number}].token"
         for number, spec in enumerate(config.identities, 1)
@@ -43,10 +55,52 @@ def findings(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
     for problem in resolved.problems:
         found = _finding(problem)
         if problem.key in from_env:  # The proxy's environment may have what this shell's does not.
-            found = note(ABOUT, f"{found.text} (in this shell)", found.remedy)
+            found = note(POOL, f"{found.text} (in this shell)", found.remedy)
         yield found
 
 
 def _finding(problem: Problem) -> Finding:
     place = str(problem.file) if problem.line is None else f"{problem.file}:{problem.line}"
-    return wrong(ABOUT, ": ".join(part for part in (place, problem.key, problem.what) if part), problem.remedy)
+    return wrong(POOL, ": ".join(part for part in (place, problem.key, problem.what) if part), problem.remedy)
+
+
+def check_logins(
+    config: PoolConfig, credentials: Mapping[str, Credential], client: ClientEnvironment, text: str
+) -> Iterator[Finding]:
+    """Compare the pool's credentials, by name, with the client's auth.json (``text``; empty if there is none)."""
+    path = client.home / AUTH_JSON
+    stored = _login(text)
+    variable = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
+    found: list[Finding] = []
+    for name, credential in credentials.items():
+        if isinstance(stored, Login):
+            if _is_copied(credential, stored, path):
+                text = f"{path} is a copy of the login of {name}: the first to renew it invalidates the other's"
+                found.append(wrong(LOGINS, text, f"give the pool a login of its own: codexpool login {name}"))
+        elif stored is not None and credential.bearer() == stored:
+            found.append(_shared_token(name, str(path)))
+        if variable and credential.bearer() == Bearer.of(variable):
+            found.append(_shared_token(name, "CODEX_ACCESS_TOKEN"))
+    yield from found
+    # `codexpool.config.resolve` reports a file that both the pool and a client use.
+    files = [spec.source.path for spec in config.identities if isinstance(spec.source, FromAuthJson)]
+    if not found and not any(other_owner(file, client.variables) for file in files):
+        yield ok(LOGINS, "no client uses a login or token of the pool")
+
+
+def _is_copied(credential: Credential, stored: Login, path: Path) -> bool:
+    if not isinstance(credential, OAuth) or credential.path.resolve() == path.resolve():
+        return False
+    return credential.login.refresh_token == stored.refresh_token
+
+
+def _shared_token(name: str, where: str) -> Finding:
+    text = f"{where} has the token of {name} itself: this client works as {name} even without the proxy"
+    return note(LOGINS, text, "give clients keys of their own: codexpool member add NAME")
+
+
+def _login(text: str) -> Login | Bearer | None:
+    try:
+        return auth_json.parse(text) if text else None
+    except UnusableError:
+        return None

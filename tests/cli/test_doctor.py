@@ -78,7 +78,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr("codexpool.doctor.clocks.TOLERATED", 1e12)  # The documents of the fake are of one moment.
+    monkeypatch.setattr("codexpool.doctor.machine.TOLERATED", 1e12)  # The documents of the fake are of one moment.
     with running(tmp_path / "ca") as fake:
         yield Machine(tmp_path, fake)
 

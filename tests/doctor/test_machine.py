@@ -15,9 +15,9 @@ from codexpool.config.sources import resolve
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.pat import Pat
-from codexpool.doctor import clocks, configuration, files, logins, versions
-from codexpool.doctor.files import Kept, evaluate
+from codexpool.doctor import configuration, machine
 from codexpool.doctor.findings import Level
+from codexpool.doctor.machine import Kept
 from codexpool.local.ca_files import KEY
 from codexpool.tokens.bearer import Bearer
 from tests.config.test_sources import sources
@@ -42,8 +42,8 @@ def levels(findings: Any) -> list[Level]:
         ("", None),
     ],
 )
-def test_the_version_is_parsed(text: str, version: versions.Version | None) -> None:
-    assert versions.version_of(text) == version
+def test_the_version_is_parsed(text: str, version: tuple[int, ...] | None) -> None:
+    assert machine.version_of(text) == version
 
 
 def program(folder: Path, says: str, helps: str = "--with-access-token") -> Path:
@@ -65,14 +65,14 @@ def program(folder: Path, says: str, helps: str = "--with-access-token") -> Path
     ],
 )
 def test_the_client_is_run_for_its_version(tmp_path: Path, says: str, helps: str, expected: Level) -> None:
-    found = versions.findings(program(tmp_path, says, helps), "at-test-0123456789abcdef")
+    found = machine.check_client(program(tmp_path, says, helps), "at-test-0123456789abcdef")
 
     assert levels(found) == [expected]
 
 
 def test_no_client_is_a_note() -> None:
-    assert versions.find_program(None, {"PATH": "/nowhere"}) is None
-    assert levels(versions.findings(None, "")) == [Level.NOTE]
+    assert machine.find_program(None, {"PATH": "/nowhere"}) is None
+    assert levels(machine.check_client(None, "")) == [Level.NOTE]
 
 
 # -- modes
@@ -95,7 +95,7 @@ FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
     ],
 )
 def test_a_mode_that_is_too_open_has_its_chmod(mode: int, level: Level | None, remedy: str) -> None:
-    finding = evaluate(Kept(Path("/a b"), "the state"), mode)
+    finding = machine.check_mode(Kept(Path("/a b"), "the state"), mode)
 
     assert (finding and finding.level, finding.remedy if finding else "") == (level, remedy)
 
@@ -105,17 +105,14 @@ def test_missing_files_have_no_finding(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / KEY).touch(0o600)
 
-    assert levels(files.findings(files.of_confdir(tmp_path))) == [Level.OK]
+    def found(folder: Path) -> list[Level]:
+        nowhere = folder / "none"
+        return levels(machine.check_files(machine.secret_files([nowhere], nowhere, folder, nowhere, nowhere)))
+
+    assert found(tmp_path) == [Level.OK]
     (tmp_path / KEY).chmod(0o640)
-    assert levels(files.findings(files.of_confdir(tmp_path))) == [Level.WRONG]
-    assert levels(files.findings(files.of_confdir(tmp_path / "none"))) == []
-
-
-def test_the_folder_of_a_named_state_is_left_alone() -> None:
-    database = Path("/tmp/state.sqlite3")
-
-    assert [kept.path for kept in files.of_state(database, is_named=True)] == [database]
-    assert [kept.path for kept in files.of_state(database, is_named=False)] == [Path("/tmp"), database]
+    assert found(tmp_path) == [Level.WRONG]
+    assert found(tmp_path / "none") == []
 
 
 # -- clocks
@@ -134,7 +131,7 @@ def test_the_folder_of_a_named_state_is_left_alone() -> None:
     ],
 )
 def test_clocks_may_be_a_minute_apart(at: float, clock: Any, expected: list[Level]) -> None:
-    findings = list(clocks.findings({"at": at, "clock": clock}, NOW, NOW))
+    findings = list(machine.check_clocks({"at": at, "clock": clock}, NOW, NOW))
 
     assert levels(findings) == expected
 
@@ -142,8 +139,8 @@ def test_clocks_may_be_a_minute_apart(at: float, clock: Any, expected: list[Leve
 def test_it_says_which_clock_is_ahead() -> None:
     ahead, behind = ({"at": NOW, "clock": {"offset": seconds}} for seconds in (300.0, -300.0))
 
-    assert "5 min ahead of the backend's" in next(clocks.findings(ahead, NOW, NOW)).text
-    assert "5 min behind the backend's" in next(clocks.findings(behind, NOW, NOW)).text
+    assert "5 min ahead of the backend's" in next(machine.check_clocks(ahead, NOW, NOW)).text
+    assert "5 min behind the backend's" in next(machine.check_clocks(behind, NOW, NOW)).text
 
 
 @pytest.mark.parametrize(
@@ -193,7 +190,7 @@ def test_an_invalid_pool_says_where(tmp_path: Path) -> None:
     config, problems = configuration.read(pool(tmp_path, ONE))
     assert config is not None
     assert problems == []
-    assert levels(configuration.findings(config, resolve(config, sources()))) == [Level.OK]
+    assert levels(configuration.check_config(config, resolve(config, sources()))) == [Level.OK]
 
     none, problems = configuration.read(pool(tmp_path, ONE + "nonsense = 1\n"))
     assert none is None
@@ -207,7 +204,7 @@ def test_a_variable_that_only_the_proxy_has_is_a_note(tmp_path: Path) -> None:
     config, _ = configuration.read(pool(tmp_path, text))
     assert config is not None
 
-    assert levels(configuration.findings(config, resolve(config, sources()))) == [Level.OK, Level.NOTE]
+    assert levels(configuration.check_config(config, resolve(config, sources()))) == [Level.OK, Level.NOTE]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +222,7 @@ def test_a_client_with_a_token_of_the_pool_is_a_note(
     config, _ = configuration.read(pool(tmp_path, ONE))
     assert config is not None
 
-    found = list(logins.findings(config, {"work": Pat(Bearer.of(PAT))}, client(environ), auth_json))
+    found = list(configuration.check_logins(config, {"work": Pat(Bearer.of(PAT))}, client(environ), auth_json))
 
     assert levels(found) == [expected]
     assert PAT not in str(found)

@@ -15,7 +15,7 @@ from codexpool.cli.common import json_option
 from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
-from codexpool.doctor import environment, versions
+from codexpool.doctor import environment, machine
 from codexpool.doctor.findings import Finding, Level, count, document
 from codexpool.protocol.hosts import OTHERS
 from codexpool.protocol.routes import ROUTES
@@ -62,7 +62,7 @@ def doctor(
             _print_routes(out, as_json)
         return
     client = environment.client_environment(os.environ)
-    named = versions.find_program(program, os.environ)
+    named = machine.find_program(program, os.environ)
     if program is not None and named is None:
         raise click.UsageError(f"--client: {program} is not a program")
     with Signals(), quiet_end():
