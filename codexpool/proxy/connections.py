@@ -1,8 +1,8 @@
 """What mitmproxy's connections lack: trailers, interim answers, and bounds.
 
 Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raises an exception on trailers: either way
-the client hangs. Here interim answers are dropped, as mitmproxy does over HTTP/2, and trailers are passed on to a
-peer that can take them. An endless head and a WebSocket message that is too long end their connection.
+the client hangs. Here both are dropped. An endless head and a WebSocket message that is too long end their
+connection.
 
 A server that refuses a request before it has read the body, and closes, answers the rest of the body with a reset.
 When asyncio cannot write, it drops the connection and the refusal that was received but not read. `hear` makes
@@ -32,12 +32,7 @@ from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers import websocket
 from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import (
-    RequestEndOfMessage,
-    RequestTrailers,
-    ResponseEndOfMessage,
-    ResponseTrailers,
-)
+from mitmproxy.proxy.layers.http._events import RequestTrailers, ResponseTrailers
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
@@ -60,8 +55,8 @@ Commands = Generator[Any, Any, None]
 _Websocket: Any = next(cls for cls in websocket.WebsocketConnection.__mro__ if cls.__module__ == websocket.__name__)
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
-    _http1.Http1Client: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
-    _http1.Http1Server: ("read_body", "send", "done", "ReceiveProtocolError", "ReceiveEndOfMessage"),
+    _http1.Http1Client: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError"),
+    _http1.Http1Server: ("read_body", "send", "done", "ReceiveProtocolError"),
     server.ConnectionIO: ("reader", "writer"),
     server.ConnectionHandler: ("handle_connection",),
     _Websocket: ("send2",),
@@ -69,62 +64,38 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {
 }
 
 _INTERIM: Final = re.compile(rb"HTTP/\d\.\d 1\d\d(\s|$)")
-_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 # -- HTTP/1
 
 
 class _Chunks:
-    """A reader of chunks that hides the trailers from mitmproxy, which would raise."""
+    """A reader of chunks that drops the trailers, at which mitmproxy would raise."""
 
     def __init__(self, reader: ChunkedReader) -> None:
         self._reader = reader
-        self.trailers: list[tuple[bytes, bytes]] = []
+        self.read_eof = reader.read_eof
 
     def __call__(self, buffer: Any) -> Any:
         event = self._reader(buffer)
-        if isinstance(event, h11.EndOfMessage) and event.headers:
-            self.trailers = list(event.headers)
-            return h11.EndOfMessage()
-        return event
-
-    def read_eof(self) -> Any:
-        return self._reader.read_eof()
+        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
 
 
-class _Trailing:
-    """One side of HTTP/1, with trailers. A peer whose body is not chunked does not get them."""
+class _WithoutTrailers:
+    """One side of HTTP/1, which drops trailers (as RFC 9110, 6.5.1 allows) and bounds what frames a body."""
 
     body_reader: Any
-    ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
-    _to_send: http.Headers | None = None
 
     def read_body(self: Any, event: events.Event) -> Commands:
         if isinstance(self.body_reader, ChunkedReader):
             self.body_reader = _Chunks(self.body_reader)
-        reader = self.body_reader
-        for command in super().read_body(event):  # type: ignore[misc]
-            is_end = isinstance(command, ReceiveHttp) and isinstance(command.event, self.ReceiveEndOfMessage)
-            if is_end and isinstance(reader, _Chunks) and reader.trailers:
-                trailers, reader.trailers = reader.trailers, []
-                yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, http.Headers(trailers)))
-            yield command
+        yield from super().read_body(event)  # type: ignore[misc]
         if self.state == self.read_body and len(self.buf) > MOST_OF_A_HEAD:
             yield from _give_up(self, "the framing of its body does not end")
 
     def send(self: Any, event: Any) -> Commands:
-        if isinstance(event, RequestTrailers | ResponseTrailers):
-            self._to_send = event.trailers
-            return
-        trailers = None
-        if isinstance(event, RequestEndOfMessage | ResponseEndOfMessage):
-            trailers, self._to_send = self._to_send, None
-        for command in super().send(event):  # type: ignore[misc]
-            if trailers and isinstance(command, commands.SendData) and command.data == _LAST_CHUNK:
-                yield commands.SendData(self.conn, b"0\r\n%b\r\n" % bytes(trailers))
-            else:
-                yield command
+        if not isinstance(event, RequestTrailers | ResponseTrailers):
+            yield from super().send(event)  # type: ignore[misc]
 
 
 def _give_up(connection: Any, why: str) -> Commands:
@@ -134,8 +105,7 @@ def _give_up(connection: Any, why: str) -> Commands:
     yield ReceiveHttp(error(connection.stream_id, f"HTTP/1 protocol error: {why}", code=error.code))
 
 
-class Http1Client(_Trailing, _http1.Http1Client):
-    ReceiveTrailers = ResponseTrailers
+class Http1Client(_WithoutTrailers, _http1.Http1Client):
     _interim = 0
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
@@ -167,8 +137,8 @@ class Http1Client(_Trailing, _http1.Http1Client):
         return "the head of the answer does not end" if len(self.buf) > MOST_OF_A_HEAD else ""
 
 
-class Http1Server(_Trailing, _http1.Http1Server):
-    ReceiveTrailers = RequestTrailers
+class Http1Server(_WithoutTrailers, _http1.Http1Server):
+    pass
 
 
 # -- the last answer of a server that has closed

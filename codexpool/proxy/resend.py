@@ -59,16 +59,11 @@ from mitmproxy.proxy.utils import ReceiveBuffer
 
 from codexpool.proxy import connections
 
-CANCEL: Any
-CONNECT_FAILED: Any
-UNSENDABLE: Any
-try:
-    from mitmproxy.proxy.layers.http._events import ErrorCode
-except ImportError:  # mitmproxy 11.0 has plain status codes in their place
-    CANCEL, CONNECT_FAILED, UNSENDABLE = 499, 502, 502
-else:
-    CANCEL, CONNECT_FAILED = ErrorCode.CANCEL, ErrorCode.CONNECT_FAILED
-    UNSENDABLE = ErrorCode.GENERIC_SERVER_ERROR
+# mitmproxy 11.0 has plain status codes in place of its error codes.
+_codes: Any = getattr(layers, "ErrorCode", None)
+CANCEL: Any = _codes.CANCEL if _codes else 499
+CONNECT_FAILED: Any = _codes.CONNECT_FAILED if _codes else 502
+UNSENDABLE: Any = _codes.GENERIC_SERVER_ERROR if _codes else 502
 
 LONGEST_HOLD = 2.0  # seconds from its head for which the beginning of a stream is held
 LONGEST_READ = 5.0  # seconds from its head in which the body of a held answer must be complete
