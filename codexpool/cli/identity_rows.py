@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.text import Text
@@ -43,40 +42,19 @@ class IdentityRow:
     def status(self) -> Status:
         return self.condition.status
 
-    @property
-    def evidence(self) -> str:
-        return str(self.condition.evidence or "")
-
-    @property
-    def user_id(self) -> str:
-        user_id = self.metadata.user_id if self.metadata is not None else self.spec.user_id or ""
-        return "" if user_id.startswith(UNKNOWN) else user_id
-
-    @property
-    def account_id(self) -> str:
-        return self.metadata.account_id if self.metadata is not None else self.spec.account_id or ""
-
-    @property
-    def plan(self) -> str:
-        return self.metadata.plan if self.metadata is not None else ""
-
-    @property
-    def reminder(self) -> str:
-        """A warning that its token expires soon, if it does."""
-        return expiry(self.spec.expires_at, time.time())
-
     def document(self) -> dict[str, Any]:
         """Return what `codexpool list --json` prints."""
+        metadata = self.metadata or Metadata(self.spec.account_id or "", self.spec.user_id or "", "")
         return {
             "name": self.spec.name,
             "kind": str(self.kind),
-            "account_id": self.account_id or None,
-            "user_id": self.user_id or None,
-            "plan": self.plan or None,
+            "account_id": metadata.account_id or None,
+            "user_id": None if metadata.user_id.startswith(UNKNOWN) else metadata.user_id or None,
+            "plan": metadata.plan or None,
             "status": str(self.status),
             "since": moment(self.condition.since or None),
             "until": moment(self.condition.until),
-            "evidence": self.evidence or None,
+            "evidence": str(self.condition.evidence or "") or None,
             "not_for": list(self.not_for),
             "fingerprint": self.fingerprint or None,
             "last_used": moment(self.last_used),
@@ -151,49 +129,28 @@ def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tu
     return tuple(found)
 
 
-WIDE: Final = 150  # columns from which all of a row fits
-
-COLUMNS: Final[Mapping[str, Callable[[IdentityRow], str]]] = {
-    "name": lambda row: row.spec.name,
-    "kind": lambda row: str(row.kind),
-    "account": lambda row: row.account_id,
-    "user": lambda row: row.user_id,
-    "plan": lambda row: row.plan,
-    "status": lambda row: str(row.status),
-    "last used": lambda row: _minute(row.last_used),
-    "fingerprint": lambda row: row.fingerprint,
+COLUMNS: Final = {
+    "name": "name",
+    "kind": "kind",
+    "account": "account_id",
+    "user": "user_id",
+    "plan": "plan",
+    "status": "status",
+    "last used": "last_used",
+    "fingerprint": "fingerprint",
 }
-
-OPTIONAL: Final = ("account", "user", "fingerprint")  # columns left out of a narrow table: `codexpool show` has them
 
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it why some do not serve, or soon will not."""
     out = console()
-    titles = [title for title in COLUMNS if out.width >= WIDE or title not in OPTIONAL]
-    cells = [
-        [Text(COLUMNS[title](row), STATUS_STYLES[row.status] if title == "status" else "") for title in titles]
-        for row in rows
-    ]
-    print_table(out, titles, cells, no_wrap=("kind", "status", "last used", "fingerprint"))
-    for row in rows:
-        notes = [
-            (_reason(row), STATUS_STYLES[row.status]),
-            *((text, "yellow") for text in (*row.not_for, row.reminder)),
-        ]
+    documents = [row.document() for row in rows]
+    print_table(out, COLUMNS, documents, STATUS_STYLES, optional=("account", "user", "fingerprint"))
+    for row, document in zip(rows, documents, strict=True):
+        notes = [(text, "yellow") for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
+        if document["evidence"]:
+            since = f" since {document['since']}" if document["since"] else ""
+            when = f" until {document['until']}" if document["until"] else since
+            notes.insert(0, (f"{row.status}{when}: {document['evidence']}", STATUS_STYLES[row.status]))
         for text, style in notes:
-            if text:
-                out.print(Text.assemble((row.spec.name, "bold"), ": ", (text, style)), soft_wrap=True)
-
-
-def _reason(row: IdentityRow) -> str:
-    if not row.evidence:
-        return ""
-    if row.condition.until is not None:
-        return f"{row.status} until {_minute(row.condition.until)}: {row.evidence}"
-    since = f" since {_minute(row.condition.since)}" if row.condition.since else ""
-    return f"{row.status}{since}: {row.evidence}"
-
-
-def _minute(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            out.print(Text.assemble((row.spec.name, "bold"), ": ", (text, style)), soft_wrap=True)

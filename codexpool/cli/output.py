@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -18,6 +18,7 @@ from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 
+WIDE: Final = 150  # columns of a terminal from which all columns of a table fit
 WIDTH: Final = 160  # columns of a table in a file or a pipe, if COLUMNS is not set
 
 
@@ -80,15 +81,25 @@ class Output:
 
 
 def print_table(
-    out: Console, titles: Sequence[str], rows: Iterable[Sequence[Text]], no_wrap: Collection[str]
+    out: Console,
+    columns: Mapping[str, str],
+    documents: Iterable[Mapping[str, Any]],
+    styles: Mapping[Any, str],
+    optional: Collection[str] = (),
 ) -> None:
-    """Print rows as a table; the columns ``no_wrap`` keep each value on one line."""
+    """Print documents as rows. ``columns`` has a key for each title; the ``optional`` ones need a wide terminal."""
+    titles = [title for title in columns if out.width >= WIDE or title not in optional]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in no_wrap)
-    for row in rows:
-        table.add_row(*row)
+        table.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))
+    for document in documents:
+        style = {"status": styles[document["status"]]}
+        table.add_row(*(Text(_cell(document[columns[title]]), style.get(title, "")) for title in titles))
     out.print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else ", ".join(value) or "all" if isinstance(value, list) else str(value)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import click
 from rich.table import Table
@@ -11,6 +12,7 @@ from codexpool.cli.common import json_option, moment, name_argument
 from codexpool.cli.identity_rows import identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console
 from codexpool.cli.pool import Pool, pool_option
+from codexpool.pool.needs import expiry
 
 
 @click.command("list")
@@ -50,8 +52,8 @@ def show(name: str, pool: Pool, as_json: bool) -> None:
     for key, value in document.items():
         style = STATUS_STYLES[row.status] if key == "status" else ""
         table.add_row(key.replace("_", " "), _text(value), style=style)
-    if row.reminder:
-        table.add_row("reminder", row.reminder, style="yellow")
+    if reminder := expiry(row.spec.expires_at, time.time()):
+        table.add_row("reminder", reminder, style="yellow")
     console().print(table)
 
 

@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import click
-from rich.text import Text
 
 from codexpool.cli.common import Failure, Unchanged, json_option, moment, name_argument
 from codexpool.cli.output import console, print_table
@@ -142,11 +141,7 @@ def list_(pool: Pool, as_json: bool) -> None:
     if not rows:
         click.echo("no members. To add one: codexpool member add NAME")
         return
-    cells = [
-        [Text(_cell(row[key]), STYLES[row["status"]] if key == "status" else "") for key in COLUMNS.values()]
-        for row in rows
-    ]
-    print_table(console(), list(COLUMNS), cells, no_wrap=("status", "fingerprint"))
+    print_table(console(), COLUMNS, rows, STYLES)
     for row in rows:
         for warning in _unmatched(pool.config, row["identities"]):
             click.echo(f"{row['name']}: {warning}")
@@ -290,7 +285,3 @@ def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]
         "previous_until": moment(previous.until) if previous is not None else None,
         "where": f"{config.path}:{spec.line}",
     }
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else ", ".join(value) or "all" if isinstance(value, list) else str(value)
