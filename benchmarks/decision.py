@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.ranking import LASTS
-from codexpool.pool.selection import Selection
+from codexpool.pool.selection import LASTS, Selection
 from codexpool.pool.usage import MAIN, Limit, Window
 
 AIM = 20.0

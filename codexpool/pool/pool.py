@@ -12,8 +12,7 @@ from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusi
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.patience import Edges
-from codexpool.pool.ranking import Ranking
-from codexpool.pool.selection import Because, Rank, Selection, rank
+from codexpool.pool.selection import Because, Rank, Ranking, Selection, rank
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from heapq import heappop, heappush
 
 from codexpool.pool.identity import Identity
 
 STEP = 1.1
 """Identities whose headroom differs by less than about this factor take turns: a small difference is no reason to
 prefer one for long."""
+
+LASTS = 300.0
+"""Seconds after which all are ranked again: headroom and load change slowly with time. (An identity that is used,
+limited or rests is ranked again at once.)"""
 
 
 class Selection(StrEnum):
@@ -52,3 +59,58 @@ def rank(selection: Selection, identity: Identity, headroom: float, at: float) -
         case Selection.HEADROOM:
             steps = round(math.log(max(headroom, 1e-3) / (1.0 + i.load.now(at)), STEP))
             return (*first, -steps, i.last_picked, i.order)
+
+
+Entry = tuple[bool, bool, float, int, int, str]
+"""A rank, and the name of the identity."""
+
+
+class Ranking:
+    """The order. ``rank`` gives the rank of an identity by name; None if it cannot serve."""
+
+    def __init__(self, rank: Callable[[str, float], Rank | None]) -> None:
+        self._rank = rank
+        self._order: list[Entry] = []
+        self._entries: dict[str, Entry] = {}
+        self._changed: set[str] = set()
+        self._times: list[tuple[float, str]] = []  # A heap: when time alone changes an identity's rank.
+        self._known: dict[str, tuple[float | None, float]] = {}
+        self._made_at = float("-inf")
+
+    def change(self, identity: Identity) -> None:
+        """Rank an identity again before the next decision, and when its rest or limit ends."""
+        self._changed.add(identity.name)
+        times = (identity.returns_at, identity.avoided_until)
+        if self._known.get(identity.name) != times:
+            self._known[identity.name] = times
+            for time in filter(None, times):
+                heappush(self._times, (time, identity.name))
+
+    def forget(self) -> None:
+        """Rank all again: there are other identities."""
+        self._made_at = float("-inf")
+
+    def names(self, names: Iterable[str], at: float) -> Iterator[str]:
+        """Those of ``names`` that can serve, the one for the next new session first."""
+        while self._times and self._times[0][0] <= at:
+            self._changed.add(heappop(self._times)[1])
+        if not self._made_at <= at < self._made_at + LASTS:
+            entries = ((name, self._entry(name, at)) for name in names)
+            self._entries = {name: entry for name, entry in entries if entry is not None}
+            self._order = sorted(self._entries.values())
+            self._made_at, self._changed = at, set()
+        changed, self._changed = self._changed, set()
+        for name in changed:
+            self._place(name, at)
+        return (entry[5] for entry in self._order)
+
+    def _place(self, name: str, at: float) -> None:
+        if (old := self._entries.pop(name, None)) is not None:
+            del self._order[bisect_left(self._order, old)]
+        if (entry := self._entry(name, at)) is not None:
+            self._entries[name] = entry
+            insort(self._order, entry)
+
+    def _entry(self, name: str, at: float) -> Entry | None:
+        rank = self._rank(name, at)
+        return (*rank, name) if rank is not None else None

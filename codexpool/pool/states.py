@@ -23,7 +23,7 @@ from codexpool.pool.breaker import Breaker
 from codexpool.pool.causes import Cause, Causes
 from codexpool.pool.confirmation import Confirmation
 from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Metadata, Status, Word
-from codexpool.pool.ranking import Ranking
+from codexpool.pool.selection import Ranking
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
 SHORT_REST = 2.0  # Seconds of the first rest after a refusal that sets no time; doubles up to...
@@ -194,9 +194,7 @@ class IdentityStates:
 
     def unusable(self, name: str, fingerprint: str, evidence: Evidence) -> None:
         """Handle an expired token whose replacement cannot be used."""
-        identity = self.current(name, fingerprint)
-        if identity is not None:
-            self._apply(identity, Event.UNUSABLE, evidence.at, evidence)
+        self._apply(self.current(name, fingerprint), Event.UNUSABLE, evidence.at, evidence)
 
     def unrenewed(self, name: str, fingerprint: str, evidence: Evidence, at: float, until: float | None) -> None:
         """Handle a failed renewal: there is only a refused token, or none. ``until`` says when that may change.
@@ -243,9 +241,7 @@ class IdentityStates:
 
     def login_over(self, name: str, fingerprint: str, evidence: Evidence) -> None:
         """Handle the token endpoint's word that a refresh token is dead."""
-        identity = self.current(name, fingerprint)
-        if identity is not None:
-            self._apply(identity, Event.LOGIN_OVER, evidence.at, evidence)
+        self._apply(self.current(name, fingerprint), Event.LOGIN_OVER, evidence.at, evidence)
 
     def recall(self, name: str, fingerprint: str, metadata: Metadata, at: float) -> None:
         """Take an earlier run's word on the same token: enough to serve until whoami confirms it."""
@@ -259,13 +255,7 @@ class IdentityStates:
     # -- its account
 
     def limited(
-        self,
-        name: str,
-        key: IdentityKey,
-        limit: Limit,
-        evidence: Evidence,
-        at: float,
-        cause: Cause | None = None,
+        self, name: str, key: IdentityKey, limit: Limit, evidence: Evidence, at: float, cause: Cause | None = None
     ) -> float:
         """Handle a limit of an account, whatever its token. Return the unix second until which it is believed."""
         until = self.usage(key).limit(limit, at)
@@ -301,8 +291,7 @@ class IdentityStates:
 
     def workspace_closed(self, name: str, evidence: Evidence, at: float, cause: Cause | None = None) -> None:
         """Pause an identity until a person says that its workspace serves it again."""
-        identity = self.current(name, evidence.fingerprint)
-        if identity is not None and self._apply(identity, Event.WORKSPACE_CLOSED, at, evidence, cause=cause):
+        if self._apply(self.current(name, evidence.fingerprint), Event.WORKSPACE_CLOSED, at, evidence, cause=cause):
             self.breaker.tried()
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
@@ -385,7 +374,7 @@ class IdentityStates:
 
     def _apply(
         self,
-        identity: Identity,
+        identity: Identity | None,
         event: Event,
         at: float,
         evidence: Evidence | None = None,
@@ -393,8 +382,7 @@ class IdentityStates:
         cause: Cause | None = None,
     ) -> bool:
         """Change an identity as the table says. Return whether it does."""
-        status = TRANSITIONS[event].get(identity.status)
-        if status is None:
+        if identity is None or (status := TRANSITIONS[event].get(identity.status)) is None:
             return False
         condition = self.awake(identity, at) if status is Status.READY else Condition(status, at, until, evidence)
         self.become(identity, condition, is_refusal=event in (Event.CONFIRMED_DEAD, Event.LOGIN_OVER))

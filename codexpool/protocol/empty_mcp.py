@@ -14,6 +14,12 @@ from codexpool.protocol.inflate import inflated
 
 VERSION: Final = "2025-06-18"  # Of the protocol, if a client does not say which one it speaks.
 LONGEST: Final = 1 << 20  # Bytes of a message, inflated.
+EMPTY: Final[dict[str, Any]] = {
+    "ping": {},
+    "tools/list": {"tools": []},
+    "resources/list": {"resources": []},
+    "resources/templates/list": {"resourceTemplates": []},
+}
 
 
 def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]:
@@ -28,20 +34,12 @@ def answer(body: bytes, encoding: str = "") -> tuple[int, dict[str, Any] | None]
 
 
 def _result(call: dict[str, Any]) -> dict[str, Any]:
-    parameters = call.get("params")
-    match call.get("method"):
-        case "initialize":
-            wanted = parameters.get("protocolVersion") if isinstance(parameters, dict) else None
-            version = wanted if isinstance(wanted, str) else VERSION
-            server = {"name": "codexpool", "version": "1"}
-            return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server}}
-        case "ping":
-            return {"result": {}}
-        case "tools/list":
-            return {"result": {"tools": []}}
-        case "resources/list":
-            return {"result": {"resources": []}}
-        case "resources/templates/list":
-            return {"result": {"resourceTemplates": []}}
-        case _:
-            return {"error": {"code": -32601, "message": "a member key has no tools"}}
+    method, parameters = call.get("method"), call.get("params")
+    if method == "initialize":
+        wanted = parameters.get("protocolVersion") if isinstance(parameters, dict) else None
+        version = wanted if isinstance(wanted, str) else VERSION
+        server = {"name": "codexpool", "version": "1"}
+        return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server}}
+    if isinstance(method, str) and method in EMPTY:
+        return {"result": EMPTY[method]}
+    return {"error": {"code": -32601, "message": "a member key has no tools"}}

@@ -11,12 +11,6 @@ CODEX: Final = ("chatgpt.com", "openai.com")
 
 PAGE: Final = "codex.pool"  # The host that the proxy answers itself.
 
-OTHERS: Final = (
-    ("other hosts of openai.com and chatgpt.com", "never"),
-    ("every other host", "passed through"),
-)
-"""What `codexpool doctor --routes` says about hosts that the table of paths is not for."""
-
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 

@@ -85,15 +85,9 @@ def limit_id(name: str) -> str:
     return MAIN_LIMIT if made in ALSO_MAIN or not made else made
 
 
-class Reset(NamedTuple):
-    """What a refusal says about the end of a limit: unix seconds, and seconds from now."""
-
-    resets_at: float | None = None
-    resets_in: float | None = None
-
-
-def reset_of(error: Mapping[str, Any]) -> Reset:
-    return Reset(_number(error.get("resets_at")), _number(error.get("resets_in_seconds")))
+def reset_of(error: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return what a refusal says about the end of a limit: the unix second, and the seconds until then."""
+    return _number(error.get("resets_at")), _number(error.get("resets_in_seconds"))
 
 
 def retry_after(values: Mapping[bytes, bytes], message: str, at: float) -> float | None:

@@ -12,9 +12,8 @@ from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import TROUBLES, Pool
-from codexpool.pool.ranking import LASTS
 from codexpool.pool.recovery import BEFORE_AGAIN, NobodyServes, Pause, Relay, Try, Wait, attempts
-from codexpool.pool.selection import Selection
+from codexpool.pool.selection import LASTS, Selection
 from codexpool.pool.states import LONGEST_RETRY_AFTER
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
 from codexpool.pool.verdict import Answer, Verdict, classify

@@ -17,13 +17,13 @@ from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.doctor import environment, machine
 from codexpool.doctor.findings import Finding, Level, count, document
-from codexpool.protocol.hosts import OTHERS
 from codexpool.protocol.routes import ROUTES
 from codexpool.views.formatting import Line, wrap
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+OTHERS: Final = (("other hosts of openai.com and chatgpt.com", "never"), ("every other host", "passed through"))
 STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
 
 AREA: Final = 10
