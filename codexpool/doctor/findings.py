@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 from codexpool.redaction import redact_tokens
 from codexpool.views.formatting import plain
 
-VERSION: Final = 1
-"""The version of the JSON document."""
+VERSION: Final = 1  # the version of the JSON document
 
 
 class Level(StrEnum):

@@ -28,13 +28,11 @@ ABOUT: Final = "probe"
 
 HEADER: Final = PROBE.decode()
 
-SUBPROTOCOL: Final = "responses_websockets=2026-02-06"
-"""The ``openai-beta`` that Codex 0.169 sends with an upgrade."""
+SUBPROTOCOL: Final = "responses_websockets=2026-02-06"  # the ``openai-beta`` that Codex 0.169 sends with an upgrade
 
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
 
-LONGEST: Final = 500
-"""Characters quoted of a refusal."""
+LONGEST: Final = 500  # characters quoted of a refusal
 
 NO_OTHER_PROXY: Final = "make sure that no other proxy is in between"
 

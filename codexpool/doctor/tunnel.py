@@ -12,11 +12,9 @@ from typing import Final, NamedTuple
 
 from codexpool.protocol.endpoints import HOST
 
-SECONDS: Final = 15.0
-"""For each step of a connection; the proxy may wait for an identity first."""
+SECONDS: Final = 15.0  # for each step of a connection; the proxy may wait for an identity first
 
-LONGEST: Final = 65_536
-"""Bytes read of an answer."""
+LONGEST: Final = 65_536  # bytes read of an answer
 
 
 class UntrustedError(Exception):

@@ -17,7 +17,7 @@ from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.web import families
-from codexpool.web.families import Row, counter, counters, gauge, gauges, histogram, infos
+from codexpool.web.families import Row, histogram, metric
 from codexpool.web.status import View, condition_at, join, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:
@@ -59,14 +59,15 @@ def _process_collector() -> Collector:
 
 def _of_the_proxy(view: View) -> Iterator[Metric]:
     proxy, pool = view.proxy, view.pool
-    labels, versions = ("version", "mitmproxy", "python"), (proxy.version, proxy.mitmproxy, proxy.python)
-    yield from infos("codexpool_build_info", "Versions of codexpool, mitmproxy and Python.", labels, [versions])
-    yield from gauge("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
-    yield from gauge("codexpool_observing", "1 in observe mode, where no request is changed.", proxy.observe)
-    yield from gauge("codexpool_closed", "1 while all requests are refused; see the log.", bool(view.why_closed))
+    versions = proxy.version, proxy.mitmproxy, proxy.python
+    text, labels = "Versions of codexpool, mitmproxy and Python.", ("version", "mitmproxy", "python")
+    yield from metric("codexpool_build_info", text, [(versions, {})], labels)
+    yield from metric("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
+    yield from metric("codexpool_observing", "1 in observe mode, where no request is changed.", proxy.observe)
+    yield from metric("codexpool_closed", "1 while all requests are refused; see the log.", bool(view.why_closed))
     is_open = pool is not None and pool.states.breaker.opened_at is not None
     text = "1 while sessions are not moved because several identities died at once."
-    yield from gauge("codexpool_breaker_open", text, is_open)
+    yield from metric("codexpool_breaker_open", text, is_open)
 
 
 def _of_requests(view: View) -> Iterator[Metric]:
@@ -76,42 +77,33 @@ def _of_requests(view: View) -> Iterator[Metric]:
     def counted(counts: Iterable[tuple[tuple[str, str], int]]) -> Iterator[Row]:
         return (((safe(name), safe(what)), n) for (name, what), n in sorted(counts) if not name or name in known)
 
-    yield from counters(
-        "codexpool_requests_total",
+    text = (
         "Requests and WebSocket handshakes, by the class of the answer's status (lost: no answer). "
-        "Without an identity: codexpool answered itself.",
-        ("identity", "status"),
-        counted(tallies.requests.items()),
+        "Without an identity: codexpool answered itself."
     )
-    yield from counters(
-        "codexpool_turns_total",
-        "Turns on open WebSockets, by outcome.",
-        ("identity", "outcome"),
-        counted(tallies.turns.items()),
-    )
-    yield from counters(
-        "codexpool_refusals_total",
-        "Answers that refused an identity or its token, by row of the verdict table.",
-        ("identity", "row"),
-        counted(tallies.refusals.items()),
-    )
+    rows = counted(tallies.requests.items())
+    yield from metric("codexpool_requests_total", text, rows, ("identity", "status"))
+    text, rows = "Turns on open WebSockets, by outcome.", counted(tallies.turns.items())
+    yield from metric("codexpool_turns_total", text, rows, ("identity", "outcome"))
+    text = "Answers that refused an identity or its token, by row of the verdict table."
+    yield from metric("codexpool_refusals_total", text, counted(tallies.refusals.items()), ("identity", "row"))
     text = "Requests that were answered with a status of 400 or more, or not at all."
-    yield from counter("codexpool_failures_total", text, tallies.failures)
-    yield from counter("codexpool_resends_total", "Second and further attempts of requests.", tallies.sent_again)
-    yield from counter("codexpool_session_moves_total", "Moves of a session to another identity.", tallies.moves)
-    yield from counter("codexpool_request_bytes_total", "Bytes of request bodies.", tallies.bytes_out)
-    yield from counter("codexpool_response_bytes_total", "Bytes of answers sent to clients.", tallies.bytes_in)
+    yield from metric("codexpool_failures_total", text, tallies.failures)
+    yield from metric("codexpool_resends_total", "Second and further attempts of requests.", tallies.sent_again)
+    yield from metric("codexpool_session_moves_total", "Moves of a session to another identity.", tallies.moves)
+    yield from metric("codexpool_request_bytes_total", "Bytes of request bodies.", tallies.bytes_out)
+    yield from metric("codexpool_response_bytes_total", "Bytes of answers sent to clients.", tallies.bytes_in)
     text = "Time from a request's headers to those of its answer, including all attempts and waits."
     yield histogram("codexpool_request_duration_seconds", text, tallies.answers)
     text = "Time that requests waited for an identity or for another attempt."
     yield histogram("codexpool_request_wait_seconds", text, tallies.waits)
     text = "Remembered requests without a complete answer, and open WebSockets."
-    yield from gauge("codexpool_requests_under_way", text, history.under_way)
-    yield from gauge("codexpool_sockets_open", "Open WebSockets.", tallies.sockets_open)
-    yield from gauge("codexpool_sessions", "Remembered sessions of this run.", history.session_count)
-    yield from counter("codexpool_events_total", "Events on the page and in the events file.", history.last)
+    yield from metric("codexpool_requests_under_way", text, history.under_way)
+    yield from metric("codexpool_sockets_open", "Open WebSockets.", tallies.sockets_open)
+    yield from metric("codexpool_sessions", "Remembered sessions of this run.", history.session_count)
+    yield from metric("codexpool_events_total", "Events on the page and in the events file.", history.last)
     text = "Events missing from the events file because it could not be written."
-    yield from counter("codexpool_events_lost_total", text, view.events_lost)
+    yield from metric("codexpool_events_lost_total", text, view.events_lost)
 
 
 def _statuses(view: View, now: float) -> Iterator[Metric]:
@@ -124,7 +116,7 @@ def _statuses(view: View, now: float) -> Iterator[Metric]:
             yield from (((safe(name), status.value), status is is_in) for status in Status)
 
     text = "The status of an identity: 1 for the one it has, 0 for all others."
-    yield from gauges("codexpool_identity_status", text, ("identity", "status"), rows())
+    yield from metric("codexpool_identity_status", text, rows(), ("identity", "status"))
 
 
 def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
@@ -133,26 +125,19 @@ def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
     def by_name(values: Iterable[tuple[Identity, float | None]]) -> Iterator[Row]:
         return (((safe(identity.name),), value) for identity, value in values if value is not None)
 
-    yield from infos(
-        "codexpool_identity_info",
-        "Kind and plan of an identity.",
-        ("identity", "kind", "plan"),
-        map(_facts, identities),
-    )
+    text = "Kind and plan of an identity."
+    yield from metric("codexpool_identity_info", text, map(_facts, identities), ("identity", "kind", "plan"))
     text = "Unix time at which a limited or resting identity serves again."
     ends = by_name((i, condition_at(pool, i, now).until) for i in identities)
-    yield from gauges("codexpool_identity_returns_timestamp_seconds", text, BY_NAME, ends)
+    yield from metric("codexpool_identity_returns_timestamp_seconds", text, ends, BY_NAME)
     text = "Unix time at which a token expires, as set in pool.toml."
     expected = by_name((i, i.expires_at) for i in identities)
-    yield from gauges("codexpool_identity_expiry_timestamp_seconds", text, BY_NAME, expected)
+    yield from metric("codexpool_identity_expiry_timestamp_seconds", text, expected, BY_NAME)
     text = "What is left of the fullest window of the main limit, from 0 to 1."
     shares = by_name((i, share_left(usage_of(pool, i), now)) for i in identities)
-    yield from gauges("codexpool_identity_headroom_ratio", text, BY_NAME, shares)
-    counts = view.history.sessions_by_identity()
-    sessions = by_name((i, counts[i.name]) for i in identities)
-    yield from gauges(
-        "codexpool_identity_sessions", "Sessions of this run that an identity serves.", BY_NAME, sessions
-    )
+    yield from metric("codexpool_identity_headroom_ratio", text, shares, BY_NAME)
+    text, counts = "Sessions of this run that an identity serves.", view.history.sessions_by_identity()
+    yield from metric("codexpool_identity_sessions", text, by_name((i, counts[i.name]) for i in identities), BY_NAME)
 
 
 def _of_limits(pool: Pool, now: float) -> Iterator[Metric]:
@@ -163,10 +148,10 @@ def _of_limits(pool: Pool, now: float) -> Iterator[Metric]:
 
     text = "The used part of a limit's window, from 0 to 1, as the last answer reported it."
     used = ((labels, 1.0 - window.left(now)) for labels, window in seen())
-    yield from gauges("codexpool_limit_used_ratio", text, BY_WINDOW, used)
+    yield from metric("codexpool_limit_used_ratio", text, used, BY_WINDOW)
     text = "Unix time at which a limit's window resets."
     ends = ((labels, w.ends) for labels, w in seen() if w.resets_at is not None and not w.has_passed(now))
-    yield from gauges("codexpool_limit_resets_timestamp_seconds", text, BY_WINDOW, ends)
+    yield from metric("codexpool_limit_resets_timestamp_seconds", text, ends, BY_WINDOW)
 
 
 def length(minutes: int) -> str:
@@ -185,6 +170,6 @@ def _names(view: View) -> dict[str, None]:
     return names | dict.fromkeys(spec.name for spec in view.config.identities) if view.config is not None else names
 
 
-def _facts(identity: Identity) -> tuple[str, str, str]:
+def _facts(identity: Identity) -> Row:
     plan = identity.metadata.plan if identity.metadata is not None else ""
-    return safe(identity.name), identity.kind.value, safe(plan)
+    return (safe(identity.name), identity.kind.value, safe(plan)), {}

@@ -30,18 +30,14 @@ logger = logging.getLogger("codexpool")
 
 HOST = "codex.pool"
 
-LONGEST_WAIT = 25.0
-"""Seconds an answer to ``/api/events`` waits at most for an event."""
+LONGEST_WAIT = 25.0  # seconds an answer to ``/api/events`` waits at most for an event
 
-GATHERED = 0.25
-"""Seconds to gather further events after the first, so that a busy proxy is not asked for each."""
+GATHERED = 0.25  # seconds to gather further events after the first, so that a busy proxy is not asked for each
 
-MOST_WAITERS = 32
-"""Requests that may wait for events at the same time; more are answered at once."""
+MOST_WAITERS = 32  # requests that may wait for events at the same time; more are answered at once
 
 MOST_EVENTS = 500
-MOST_FLOWS = 500
-"""Events, or flows, in one answer."""
+MOST_FLOWS = 500  # events, or flows, in one answer
 
 TYPES = {
     ".html": "text/html; charset=utf-8",

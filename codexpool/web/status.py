@@ -33,17 +33,14 @@ VERSION: Final = 1
 
 SESSIONS_SHOWN: Final = 100
 
-AT_ONCE: Final = 50
-"""Identities in one piece of the document."""
+AT_ONCE: Final = 50  # identities in one piece of the document
 
 WINDOWS_SHOWN: Final = 20
 """Windows shown of one identity: the backend names the families of models, and could name many."""
 
-NOT_FOR_SHOWN: Final = 20
-"""Endpoints and models shown of those an identity is not used for now."""
+NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 
-UNVERIFIED: Final = Metadata("", "", "", origin="")
-"""Stands for the metadata of an identity that has none yet."""
+UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
 
 safe = lru_cache(maxsize=8192)(redact_text)
 """Redact a text. Cached: the same names and reasons appear in each document, and redacting is slow."""

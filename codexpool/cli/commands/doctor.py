@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 OTHERS: Final = (("other hosts of openai.com and chatgpt.com", "never"), ("every other host", "passed through"))
 STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "bold red"}
 
-AREA: Final = 10
-"""Columns for the name of an area."""
+AREA: Final = 10  # columns for the name of an area
 
-INDENT: Final = 5 + 2 + AREA + 2
-"""Columns before a finding's text."""
+INDENT: Final = 5 + 2 + AREA + 2  # columns before a finding's text
 
 
 @click.command()
