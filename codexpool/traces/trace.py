@@ -287,39 +287,28 @@ class Trace:
             yield doing, max(0.0, self.ended_at - answered)
 
 
+COPIED = ("kind", "fingerprint", "sent_at", "lighter", "answered_at", "status", "milliseconds")
+
+
 def _attempt(number: int, attempt: AttemptTrace, with_headers: bool) -> dict[str, Any]:
-    candidates = attempt.candidates
+    candidates = None if attempt.candidates is None else [_candidate(one) for one in attempt.candidates]
     return {
         "number": number,
-        "identity": redact_text(attempt.identity),
-        "kind": attempt.kind,
-        "fingerprint": attempt.fingerprint,
-        "account_id": redact_text(attempt.account_id),
+        **{name: getattr(attempt, name) for name in COPIED},
+        **{name: redact_text(getattr(attempt, name)) for name in ("identity", "account_id", "origin", "evidence")},
         "because": str(attempt.because),
-        "candidates": None if candidates is None else [_candidate(candidate) for candidate in candidates],
-        "sent_at": attempt.sent_at,
-        "origin": redact_text(attempt.origin),
-        "lighter": attempt.lighter,
+        "candidates": candidates,
         "request_headers": _described(attempt.fields) if with_headers else None,
-        "answered_at": attempt.answered_at,
-        "status": attempt.status,
         "response_headers": _described(attempt.answer_fields) if with_headers else None,
         "request_id": redact_header("x-request-id", attempt.request_id),
         "verdict": _verdict(attempt.verdict),
-        "evidence": redact_text(attempt.evidence),
-        "milliseconds": attempt.milliseconds,
     }
 
 
 def _turn(turn: TurnTrace) -> dict[str, Any]:
-    return {
-        "at": turn.at,
-        "milliseconds": turn.milliseconds,
-        "bytes": turn.bytes_in,
-        "outcome": redact_text(turn.outcome),
-        "verdict": _verdict(turn.verdict),
-        "evidence": redact_text(turn.evidence),
-    }
+    texts = {"outcome": redact_text(turn.outcome), "evidence": redact_text(turn.evidence)}
+    verdict = _verdict(turn.verdict)
+    return {"at": turn.at, "milliseconds": turn.milliseconds, "bytes": turn.bytes_in, "verdict": verdict, **texts}
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
@@ -329,12 +318,9 @@ def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
 
 
 def _candidate(candidate: Candidacy) -> dict[str, Any]:
-    return {
-        "name": redact_text(candidate.name),
-        "chosen": candidate.chosen,
-        "for": [redact_text(reason) for reason in candidate.speaks_for],
-        "against": [redact_text(reason) for reason in candidate.speaks_against],
-    }
+    reasons = {"for": candidate.speaks_for, "against": candidate.speaks_against}
+    texts = {name: list(map(redact_text, texts)) for name, texts in reasons.items()}
+    return {"name": redact_text(candidate.name), "chosen": candidate.chosen, **texts}
 
 
 def _described(fields: Fields) -> list[list[str]]:

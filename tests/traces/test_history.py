@@ -281,4 +281,4 @@ def test_a_bug_in_tracing_costs_no_request_its_answer(
     served(history, trace(), "work", "spare")
     history.socket_opened(trace())
 
-    assert "could not be kept" in caplog.text
+    assert "failed; the request goes on" in caplog.text
