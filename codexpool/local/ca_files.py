@@ -24,21 +24,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from codexpool.common.atomic_replace import locked
 
-CERTIFICATE: Final = "mitmproxy-ca-cert.pem"
-"""The certificate that clients trust. It is public."""
-
-KEY: Final = "mitmproxy-ca.pem"
-"""The private key with its certificate. Whoever has it can read the traffic of clients that trust the CA."""
-
-SECRETS: Final = (KEY, "mitmproxy-ca.p12")
-"""The files that contain the private key."""
-
-SETTLING: Final = 1.0
-"""Seconds in which a starting mitmproxy writes its CA; it may overwrite one that was made meanwhile."""
-
-PATIENCE: Final = 10.0
-"""Seconds to wait for another `codexpool setup`."""
-
+CERTIFICATE: Final = "mitmproxy-ca-cert.pem"  # public: the certificate that clients trust
+KEY: Final = "mitmproxy-ca.pem"  # the private key; with it, the traffic of clients that trust the CA can be read
+SECRETS: Final = (KEY, "mitmproxy-ca.p12")  # the files with the private key
+SETTLING: Final = 1.0  # seconds in which a starting mitmproxy writes its CA, perhaps over one made meanwhile
+PATIENCE: Final = 10.0  # seconds to wait for another `codexpool setup`
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import json
 import os
 import time
@@ -22,16 +21,16 @@ from codexpool import __version__
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-FOLDER: Final = "proxies"
-"""The folder of the notes, beside the state database."""
-
+FOLDER: Final = "proxies"  # of the notes, beside the state database
 VERSION: Final = 1
-
-LONGEST: Final = 65_536
-"""Longest note, in bytes."""
-
-PATIENCE: Final = 2.0
-"""Seconds to wait for a command that checks a note at this moment."""
+LONGEST: Final = 65_536  # bytes of a note
+PATIENCE: Final = 2.0  # seconds to wait for a command that checks a note at this moment
+LOCAL: Final = {
+    "": "127.0.0.1",
+    "*": "127.0.0.1",
+    "0.0.0.0": "127.0.0.1",
+    "::": "::1",
+}  # of all addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +102,8 @@ def addresses(announcement: Announcement) -> Iterator[tuple[str, int]]:
     for text in announcement.listens:
         host, _, port = text.rpartition(":")
         if port.isdecimal() and 0 < int(port) < 65_536:
-            yield _reachable(host.strip("[]")), int(port)
-
-
-def _reachable(host: str) -> str:
-    """Return the host to connect to for one to listen on, which may mean all addresses."""
-    if host in ("", "*"):
-        return "127.0.0.1"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if not address.is_unspecified:
-        return host
-    return "127.0.0.1" if address.version == 4 else "::1"
+            host = host.strip("[]")
+            yield LOCAL.get(host, host), int(port)
 
 
 def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
@@ -131,24 +118,19 @@ def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
         "addon": __version__,
     }
     if confdir:
-        path = Path(confdir)
-        with contextlib.suppress(RuntimeError):  # "~name" without such a user is a folder of that name.
-            path = path.expanduser()
-        document["confdir"] = str(path.absolute())
+        document["confdir"] = os.path.abspath(os.path.expanduser(confdir))  # noqa: PTH100, PTH111 (no error for ~unknown)
     return document
 
 
 def _write(note: Path, document: dict[str, Any]) -> None:
     new = note.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(document).encode())
-        new.replace(note)
-    except BaseException:
         new.unlink(missing_ok=True)
-        raise
+        new.touch(mode=0o600, exist_ok=False)
+        new.write_text(json.dumps(document))
+        new.replace(note)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _read(note: Path) -> Announcement | None:
@@ -207,12 +189,11 @@ def _is_stale(note: Path) -> bool:
 
 
 def _may_run(pid: int) -> bool:
-    if os.name != "posix":  # Windows has no harmless way to ask.
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # Another user's process.
-        return True
+    if os.name == "posix":  # Windows has no harmless way to ask.
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # Another user's process.
+            return True
     return True
