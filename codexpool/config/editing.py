@@ -14,7 +14,7 @@ from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.config.identities import FLAG
 from codexpool.config.model import ConfigError, Flag, one_line
 from codexpool.config.read import parse
-from codexpool.config.tables import UneditableError, time_literal, with_key, without_key
+from codexpool.config.tables import UneditableError, with_key, without_key
 from codexpool.tokens.bearer import Bearer
 
 LOCK_TIMEOUT = 5.0
@@ -37,9 +37,6 @@ class EditError(Exception):
 
     def __init__(self, path: Path, what: str, remedy: str) -> None:
         super().__init__(one_line(f"{path}: {what}; {remedy}"))
-        self.path = path
-        self.what = what
-        self.remedy = remedy
 
 
 def edit(path: Path, change: Change) -> None:
@@ -73,8 +70,7 @@ def unflag(path: Path, name: str) -> None:
 
 def flagged(text: str, name: str, flag: Flag) -> str:
     """Return ``text`` with ``flag`` in the table of identity ``name``. Raises UneditableError."""
-    value = {"since": time_literal(flag.since), "reason": flag.reason, "token": flag.token}
-    return with_key(text, name, FLAG, value)
+    return with_key(text, name, FLAG, {"since": flag.since, "reason": flag.reason, "token": flag.token})
 
 
 def put_flags(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import tomlkit
@@ -19,14 +19,7 @@ import tomlkit.items
 from codexpool.config.model import Table, shown
 from codexpool.config.statements import KeyPath, Statement, split
 
-Value = str | bool | Sequence[str] | Mapping[str, "Value"] | int
-"""What a key can be set to. A raw TOML literal (a time) is a `Literal`."""
-
-
-class Literal(str):
-    """A value that is TOML already."""
-
-    __slots__ = ()
+Value = str | bool | int | date | Sequence[str] | Mapping[str, "Value"]
 
 
 class UneditableError(ValueError):
@@ -42,13 +35,14 @@ def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDE
     expected = _read(text)
     expected[of][at[1]][key] = tomllib.loads(f"value = {toml(value)}")["value"]
     statements = split(text)
-    parts = [statement for statement in statements if statement.belongs_to((*at, key))]
     if _is_inline(statements, at):
-        result = _edited_inline(statements, at, key, value)
-    elif len(parts) == 1 and (replaced := _replaced(parts[0], key, value)):
-        result = "".join(replaced if statement is parts[0] else statement.text for statement in statements)
-    else:
-        result = _inserted(split(_without(statements, (*at, key))), at, f"{key} = {toml(value)}")
+        return _checked(_edited_inline(statements, at, key, value), expected, key)
+    parts = [index for index, statement in enumerate(statements) if statement.belongs_to((*at, key))]
+    texts = [statement.text for statement in statements]
+    if len(parts) == 1 and (replaced := _replaced(statements[parts[0]], key, value)):
+        texts[parts[0]] = replaced
+        return _checked("".join(texts), expected, key)
+    result = _inserted(split(_without(statements, (*at, key))), at, f"{key} = {toml(value)}")
     return _checked(result, expected, key)
 
 
@@ -109,17 +103,12 @@ def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
     raise UneditableError(f"there is no {of} {shown(name)}")
 
 
-def time_literal(at: datetime) -> Literal:
-    """Return a time with its zone as pool.toml has it: UTC, to the second."""
-    return Literal(f"{at.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z")
-
-
 def toml(value: Value) -> str:
-    """Return a value as pool.toml has it: tables and arrays on one line."""
-    if isinstance(value, Literal):
-        return str(value)
+    """Return a value as pool.toml has it: tables and arrays on one line, times in UTC and to the second."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, datetime):
+        value = value.astimezone(UTC).replace(microsecond=0)
     return tomlkit.item(value).as_string()
 
 
@@ -129,19 +118,14 @@ def _is_inline(statements: Iterable[Statement], at: KeyPath) -> bool:
 
 def _edited_inline(statements: Iterable[Statement], at: tuple[Table, int], key: str, value: Value | None) -> str:
     """Set a key in an ``identity = [{ … }]``, or remove it if ``value`` is None."""
-    of, index = at
-    texts = []
+    text = ""
     for statement in statements:
-        if statement.table == () and of in statement.values:
-            document: Any = tomlkit.parse(statement.text)
-            if value is None:
-                del document[of][index][key]
-            else:
-                document[of][index][key] = tomlkit.value(toml(value))
-            texts.append(document.as_string())
-        else:
-            texts.append(statement.text)
-    return "".join(texts)
+        document: Any = tomlkit.parse(statement.text)
+        if at[0] in statement.values:
+            table = document[at[0]][at[1]]
+            table.pop(key) if value is None else table.update({key: tomlkit.value(toml(value))})
+        text += document.as_string()
+    return text
 
 
 def _replaced(entry: Statement, key: str, value: Value) -> str:

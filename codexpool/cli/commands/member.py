@@ -20,7 +20,7 @@ from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
-from codexpool.config.tables import Literal, Value, time_literal, with_key, with_table, without_key
+from codexpool.config.tables import Value, toml, with_key, with_table, without_key
 from codexpool.members.register import KeyStatus, key_status
 from codexpool.tokens.bearer import FINGERPRINT_DIGITS
 from codexpool.tokens.member_key import hashed, new_key
@@ -44,25 +44,22 @@ LONGEST_GRACE: Final = timedelta(days=365)
 NOTICED: Final = "Running proxies notice within two seconds"
 
 
-def _end(context: click.Context, parameter: click.Parameter, value: str | None) -> Literal | None:
-    """Parse a future day or time with its zone, for pool.toml; None for ``never``. Raises click.BadParameter."""
+def _end(context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:
+    """Parse a future day or time with its zone; None for ``never``. Raises click.BadParameter."""
     if value is None or value == "never":
         return None
     now = datetime.now(UTC)
-    literal, is_future = None, False
+    end: date | None = None
+    with contextlib.suppress(ValueError, OverflowError):
+        at = datetime.fromisoformat(value)
+        end = at.astimezone(UTC) if at.tzinfo is not None else None
     with contextlib.suppress(ValueError):
-        day = date.fromisoformat(value)
-        literal, is_future = Literal(day.isoformat()), day >= now.date()
-    if literal is None:
-        with contextlib.suppress(ValueError, OverflowError):
-            at = datetime.fromisoformat(value)
-            if at.tzinfo is not None:
-                literal, is_future = time_literal(at), at > now
-    if literal is None:
+        end = date.fromisoformat(value)
+    if end is None:
         raise click.BadParameter(f"{shown(value)} is neither a day (2027-01-31) nor a time (2027-01-31T18:00:00Z)")
-    if not is_future:
-        raise click.BadParameter(f"{literal} has passed. To end a membership now: codexpool member revoke NAME")
-    return literal
+    if end < (now if isinstance(end, datetime) else now.date()):
+        raise click.BadParameter(f"{toml(end)} has passed. To end a membership now: codexpool member revoke NAME")
+    return end
 
 
 def _grace(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
@@ -161,7 +158,7 @@ def revoke(name: str, pool: Pool) -> None:
     if spec.revoked_at is not None:
         click.echo(f"{name} was already revoked at {moment(spec.revoked_at)}")
         return
-    revoked = time_literal(datetime.now(UTC))
+    revoked = datetime.now(UTC)
 
     def change(text: str) -> str:
         text = with_key(text, name, "revoked", revoked, Table.MEMBER)
@@ -193,7 +190,7 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
     if is_revoked and not reinstate:
         raise Failure(f"{name} is revoked. To readmit it: codexpool member rotate {name} --reinstate")
     grace = timedelta() if is_revoked else grace
-    key, until = new_key(), time_literal(datetime.now(UTC) + grace)
+    key, until = new_key(), datetime.now(UTC) + grace
 
     def change(text: str) -> str:
         old = parse(text, pool.path).member(name)
@@ -204,7 +201,7 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
         return with_key(text, name, "previous", {"key": old.key, "until": until}, Table.MEMBER)
 
     _issue(pool, key, change)
-    old_key = f"the old one is valid until {until}" if grace else "the old one is invalid now"
+    old_key = f"the old one is valid until {toml(until)}" if grace else "the old one is invalid now"
     click.echo(f"{name} has a new key; {old_key}. {_instructions(name)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
         click.echo(f"codexpool: {name} has expired. To renew it: codexpool member expires {name} never", err=True)
@@ -212,17 +209,17 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
 
 @member.command()
 @name_argument
-@click.argument("date", metavar="DATE|never", callback=_end)
+@click.argument("end", metavar="DATE|never", callback=_end)
 @pool_option
-def expires(name: str, date: Literal | None, pool: Pool) -> None:
+def expires(name: str, end: date | None, pool: Pool) -> None:
     """Set the last day (UTC) of member NAME's key, a time with its zone, or `never`."""
     pool.member(name)
-    if date is None:
+    if end is None:
         pool.edit(lambda text: without_key(text, name, "expires", Table.MEMBER))
         click.echo(f"{name} does not expire. {NOTICED}")
     else:
-        pool.edit(lambda text: with_key(text, name, "expires", date, Table.MEMBER))
-        click.echo(f"{name} expires: {date}. {NOTICED}")
+        pool.edit(lambda text: with_key(text, name, "expires", end, Table.MEMBER))
+        click.echo(f"{name} expires: {toml(end)}. {NOTICED}")
 
 
 def _issue(pool: Pool, key: str, change: Callable[[str], str]) -> None:
