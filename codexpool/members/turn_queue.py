@@ -27,22 +27,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import NamedTuple
 
 
-class Bound(StrEnum):
-    """What turns under way are counted against."""
-
-    MEMBER = "member"
-    POOL = "pool"
-
-
 class Full(NamedTuple):
-    """A bound is met: ``at_once`` turns are under way."""
+    """The bound of the member, or of the pool, is met: ``at_once`` turns are under way."""
 
-    bound: Bound
     at_once: int
+    is_members: bool
 
 
 class Slot:
@@ -154,9 +146,9 @@ class TurnQueue:
 
     def _bound_met(self, member: str, at_once: int | None) -> Full | None:
         if at_once is not None and self._under_way.get(member, 0) >= at_once:
-            return Full(Bound.MEMBER, at_once)
+            return Full(at_once, is_members=True)
         if self._at_once is not None and self._total >= self._at_once:
-            return Full(Bound.POOL, self._at_once)
+            return Full(self._at_once, is_members=False)
         return None
 
     def _admit(self) -> None:

@@ -229,10 +229,8 @@ class _Bound(Extension):
     name = "codexpool-bound"
 
     def __init__(self) -> None:
-        self.size = 0
-        """Bytes of the message so far, inflated."""
-        self.deflated = 0
-        """Bytes of it as received, if it is deflated."""
+        self.size = 0  # bytes of the message so far, inflated
+        self.deflated = 0  # bytes of it as received, if it is deflated
         self._is_control = False
 
     def enabled(self) -> bool:

@@ -55,8 +55,6 @@ MISSING: Final = (
 
 REFUSALS: Final = frozenset({Outcome.REFUSED, Outcome.WITHHELD, Outcome.EXPLAINED})  # what counts against an address
 
-ACCOUNT: Final = "chatgpt-account-id"
-
 _LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")  # the access token of a login: a JWT
 
 
@@ -67,8 +65,7 @@ class Entrance:
     outcome: Outcome
     member: Member | None = None
     why: str = ""
-    is_few: bool = True
-    """Its address has had few refusals lately."""
+    is_few: bool = True  # Its address has had few refusals lately.
     policy: Policy = Policy.NEVER
 
 
@@ -76,16 +73,11 @@ UNTOUCHED: Final = Entrance(Outcome.UNTOUCHED)
 
 
 class Gate:
-    """Decides what requests get.
-
-    Attributes:
-        on_loopback: only this machine can reach the proxy.
-        lets_all: mitmproxy's `proxyauth` has authenticated all clients.
-    """
+    """Decides what requests get."""
 
     def __init__(self, history: History) -> None:
-        self.on_loopback = True
-        self.lets_all = False
+        self.on_loopback = True  # Only this machine can reach the proxy.
+        self.lets_all = False  # mitmproxy's `proxyauth` has authenticated all clients.
         self.addresses = ClientAddresses()
         self._register = Register()
         self._config: PoolConfig | None = None
@@ -206,11 +198,8 @@ class Gate:
         if status is KeyStatus.VALID:
             what = TABLE[self.access][Proof.KEY][purpose]
             self.addresses.note_member(source_of(flow), member.name if member else "", time.monotonic())
-            return Entrance(
-                what,
-                member,
-                ELSEWHERE if what is Outcome.WITHHELD else NO_SOCKET if purpose is Purpose.SOCKET else "",
-            )
+            why = ELSEWHERE if what is Outcome.WITHHELD else NO_SOCKET if purpose is Purpose.SOCKET else ""
+            return Entrance(what, member, why)
         why = refusal(status, member) if found else MISPLACED
         self.addresses.note_bad_key(source_of(flow), why, time.monotonic())
         return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why)
@@ -268,7 +257,9 @@ def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
     match entrance.outcome:
         case Outcome.WITHHELD:
             return replies.withheld(entrance.why)
-        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and (own := flow.request.headers.get(ACCOUNT)):
+        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and (
+            own := flow.request.headers.get("chatgpt-account-id")
+        ):
             return replies.discovered(own)  # Without it the client would not send the request that tells it why.
         case Outcome.EXPLAINED:
             return replies.unservable(f"codexpool: {entrance.why}", "", upgrade, None, False, 0.0)

@@ -106,16 +106,10 @@ class Sender(Protocol):
     """
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
-        """Return the dressed copy of ``flow.request`` to send now.
-
-        A response answers a request that must not leave. None: the flow is not the sender's, and is sent as it is.
-        """
+        """Return the dressed copy to send now, an answer instead, or None to send a flow of others as it is."""
 
     def is_outdated(self, flow: http.HTTPFlow) -> bool:
-        """Return whether `outbound` has to be asked again, now that the connection is made.
-
-        This runs for every attempt: it must be cheap.
-        """
+        """Return whether `outbound` has to be asked again, now that the connection is made. Must be cheap."""
         return False
 
     def head_seen(self, flow: http.HTTPFlow) -> None:
@@ -126,17 +120,13 @@ class Sender(Protocol):
         return
 
     def should_resend(self, flow: http.HTTPFlow) -> bool:
-        """Return whether to send the request again, after all addons have seen its response or its error.
-
-        After a response that was streamed the result is ignored.
-        """
+        """Return whether to send a request again, after all addons have seen its held response or its error."""
         return False
 
     def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
         """Return what an incomplete held response counts as; None: as a lost connection.
 
-        ``why`` completes the sentence "the answer …". ``is_lost``: the connection was lost; otherwise the response is
-        too long or too slow.
+        ``why`` completes "the answer …". ``is_lost``: the connection was lost, and not only too long or too slow.
         """
         return None
 
@@ -148,10 +138,7 @@ class Sender(Protocol):
         return False
 
     def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        """Take the next piece of a held beginning. Return True to pass on everything, False to hold more.
-
-        A response replaces the stream, which has failed and is dropped.
-        """
+        """Take the next piece of a beginning. Return True to pass all on, or a response to replace the stream."""
         return True
 
 
@@ -185,8 +172,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     installed: Sender
     _paused_event_queue: deque[events.Event]
-    _attempt_ids = count(-1, -1)
-    """Stream ids of second and later attempts, below all of mitmproxy's own."""
+    _attempt_ids = count(-1, -1)  # stream ids of second and later attempts, below all of mitmproxy's own
 
     def __init__(self, context: Any, stream_id: int) -> None:
         super().__init__(context, stream_id)

@@ -24,7 +24,7 @@ from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.requests import Requests
-from codexpool.proxy.sockets import Services, Sockets, trim
+from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.state import State
@@ -64,7 +64,7 @@ class SwapHandler:
         attempts = Attempts(self.flows, dressing, history)
         self.requests = Requests(self.flows, attempts, dressing, self.gate, self.tunnels, self.turns, history)
         self.answers = Answers(self.flows, attempts, dressing, self.turns, history)
-        self.sockets = Sockets(Services(self.flows, dressing, history, self.gate, self.turns))
+        self.sockets = Sockets(self.flows, dressing, history, self.gate, self.turns)
 
     # -- its life
 

@@ -78,40 +78,23 @@ class Pending(NamedTuple):
             self.slot.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all sockets share."""
-
-    flows: Flows
-    dressing: Dressing
-    history: History
-    gate: Gate
-    turns: Turns
-
-
 @dataclass(slots=True)
 class OpenSocket:
     """One open socket, from its handshake to its end."""
 
     flow: http.HTTPFlow
     exchange: Exchange
-    services: Services
-    pending: list[Pending] = field(default_factory=list)
-    """Requests without the end of their answer, in order; without any the socket is idle."""
-    last_request: bytes | None = None
-    """The last request, if it has encrypted reasoning, until its answer begins."""
-    has_left: bool = False
-    """The client was told to connect again, or the socket was closed."""
-    closes_when_idle: bool = False
-    has_begun: bool = False
-    """Part of the current answer has arrived."""
-    has_answered: bool = False
-    """An answer has been completed on this socket."""
+    sockets: Sockets
+    pending: list[Pending] = field(default_factory=list)  # requests without the end of their answer, in order
+    last_request: bytes | None = None  # if it has encrypted reasoning, until its answer begins
+    has_left: bool = False  # The client was told to connect again, or the socket was closed.
+    has_begun: bool = False  # Part of the current answer has arrived.
+    has_answered: bool = False  # An answer has been completed on this socket.
     turn: TurnTrace | None = None
 
     @property
     def _keeper(self) -> Keeper:
-        return self.services.flows.keeper
+        return self.sockets.flows.keeper
 
     @property
     def _is_model(self) -> bool:
@@ -141,14 +124,18 @@ class OpenSocket:
         # mitmproxy reads nothing from this socket meanwhile: waiting for a turn of its own would never end.
         may_wait = not any(pending.slot is not None for pending in self.pending)
         try:
-            got = await self.services.turns.begin(self._keeper, self.exchange.member, may_wait=may_wait)
+            got = await self.sockets.turns.begin(self._keeper, self.exchange.member, may_wait=may_wait)
         except Exception:
             self.pending.append(Pending())  # The message is passed on, and its answer ends the first of the pending.
             raise
         if isinstance(got, Denied):
             message.drop()
             logger.info("session %s: %s", self.exchange.named, got.message)
-            _inject(self.flow, _denial(got))
+            if got.is_limit:
+                told_so = frames.limited(limit_error(got.message, got.returns_at), promo(got.message))
+            else:
+                told_so = frames.wait(got.message, seconds_to(got.returns_at, time.time()))
+            _inject(self.flow, told_so)
         elif self._takes_requests():
             self.pending.append(Pending(got, frames.model_of(message.content)))
         else:  # It was closed while the turn waited.
@@ -181,7 +168,7 @@ class OpenSocket:
             case frames.METADATA:
                 values = frames.headers_of(frames.parsed(message.content))
                 if (turn_state := values.get(TURN_STATE)) is not None:
-                    self.services.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+                    self.sockets.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
                 learn_limits(keeper, exchange.asked, exchange.attempt, values)
             case frames.ERROR | frames.FAILED:
                 self._fail(message, kind)
@@ -197,10 +184,9 @@ class OpenSocket:
         closing = self.flow.websocket
         by_client = closing is not None and closing.closed_by_client
         self._end_turn(f"the socket was closed by {'the client' if by_client else 'the backend'}", failed=True)
-        pending = bool(self.pending)
+        if closing is not None and not by_client and not self.has_left and self.sockets.flows.serves:
+            self._closed_by_backend(closing.close_code)
         self._release_slots()
-        if closing is not None and not by_client and not self.has_left and self.services.flows.serves:
-            self._closed_by_backend(closing.close_code, pending)
         self.has_left = True
 
     def close_if_unserved(self, pool: Pool) -> None:
@@ -214,20 +200,20 @@ class OpenSocket:
         identity = self._identity(pool)
         if identity is None or identity.status in ENDED:
             self._close("its identity no longer serves")
-        elif not self.services.gate.may_go_on(self.exchange.member):
+        elif not self.sockets.gate.may_go_on(self.exchange.member):
             self._close("its member key is no longer valid")
 
-    def close_when_idle(self) -> None:
-        """Close the socket, because the proxy is ending, as soon as no request is under way."""
-        self.closes_when_idle = True
-        self._close_if_idle()
+    def close_if_ending(self) -> None:
+        """Close an idle socket if the proxy is ending."""
+        if self.sockets.are_ending and not self.pending and not self.has_left:
+            self._close("the proxy is ending")  # mitmproxy passes on the current message first.
 
     # -- from the client
 
     def _ask(self, message: websocket.WebSocketMessage) -> None:
         exchange, pool = self.exchange, self._keeper.pool
         identity = self._identity(pool)
-        may_go_on = self.services.gate.may_go_on(exchange.member)
+        may_go_on = self.sockets.gate.may_go_on(exchange.member)
         if not may_go_on or identity is None or not pool.serves_on(identity, exchange.asked, time.time()):
             message.drop()
             _inject(self.flow, frames.connect_again())
@@ -238,7 +224,7 @@ class OpenSocket:
         if self.turn is None:  # Of several requests at once the trace has the first.
             self.turn = exchange.trace.begin_turn(exchange.attempt.at)
         session = pool.sessions.get(exchange.session)
-        content = self.services.dressing.message(message.content, exchange.asked, session, exchange.attempt)
+        content = self.sockets.dressing.message(message.content, exchange.asked, session, exchange.attempt)
         if content is not message.content:
             message.content = content
         self.last_request = content if b'"encrypted_content"' in content else None
@@ -255,7 +241,7 @@ class OpenSocket:
         # A request that only warms the socket up is no turn: it says nothing about calls of a model.
         asked = exchange.asked._replace(is_turn=pending.slot is not None)
         keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
-        self._close_if_idle()
+        self.close_if_ending()
 
     def _fail(self, message: websocket.WebSocketMessage, kind: str) -> None:
         attempt = self.exchange.attempt
@@ -272,7 +258,7 @@ class OpenSocket:
             self._end_turn(
                 f"failed: {received.status} {received.code}" if received is not None else kind, failed=True
             )
-            self._close_if_idle()
+            self.close_if_ending()
 
     def _judge(self, message: websocket.WebSocketMessage, received: BackendAnswer) -> None:
         exchange, keeper = self.exchange, self._keeper
@@ -285,7 +271,7 @@ class OpenSocket:
         )
         if self.turn is not None:
             self.turn.verdict, self.turn.evidence = verdict, str(evidence)
-        self.services.history.judged(exchange.attempt.name, verdict)
+        self.sockets.history.judged(exchange.attempt.name, verdict)
         learn(keeper, exchange.asked, exchange.attempt, received, verdict, evidence, self._model_of_request)
         if verdict.next is Next.LIGHTER and request is not None:
             self._retry_lighter(message, request)
@@ -299,7 +285,7 @@ class OpenSocket:
         A request that builds on an earlier answer of this socket cannot be repeated, because the refusal may have
         discarded that answer: then the client connects again, and sends its whole history.
         """
-        exchange, dressing = self.exchange, self.services.dressing
+        exchange, dressing = self.exchange, self.sockets.dressing
         session = self._keeper.pool.sessions.get(exchange.session)
         dressing.not_portable(exchange.asked, session, exchange.attempt)
         if frames.parsed(request).get("previous_response_id") is not None:
@@ -343,19 +329,19 @@ class OpenSocket:
         else:
             message.content = frames.limited(limit_error(why.message, why.returns_at), promo(why.summary))
 
-    def _closed_by_backend(self, code: int | None, pending: bool) -> None:
+    def _closed_by_backend(self, code: int | None) -> None:
         exchange, attempt, at = self.exchange, self.exchange.attempt, time.time()
         pool, session = self._keeper.pool, exchange.named
         if code in MESSAGE_REFUSED:
             logger.info("session %s: %s closed its socket with %d", session, attempt.name, code)
-        elif (pending and not self.has_begun and code not in SERVER_CLOSES) or (
+        elif (self.pending and not self.has_begun and code not in SERVER_CLOSES) or (
             code in CLIENT_REFUSED and not self.has_answered
         ):  # That may be the identity's fault, and no status says so.
             why = f"its socket was closed with {code or 'no code'} before an answer"
             evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
             logger.warning("session %s: %s: %s", session, attempt.name, why)
             pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
-        elif pending:
+        elif self.pending:
             logger.info("session %s: %s closed its socket during an answer (%s)", session, attempt.name, code)
             pool.troubled(attempt.name, at)
 
@@ -398,7 +384,7 @@ class OpenSocket:
     def _end_turn(self, outcome: str, failed: bool) -> None:
         if self.turn is not None:
             turn, self.turn = self.turn, None
-            self.services.history.turn_ended(self.exchange.trace, turn, outcome, failed)
+            self.sockets.history.turn_ended(self.exchange.trace, turn, outcome, failed)
 
     def _leave(self, why: str) -> None:
         self.has_left, self.last_request = True, None
@@ -412,27 +398,26 @@ class OpenSocket:
         self._leave(why)
         _hang_up(self.flow)
 
-    def _close_if_idle(self) -> None:
-        if self.closes_when_idle and not self.pending and not self.has_left:
-            self._close("the proxy is ending")  # mitmproxy passes on the current message first.
-
 
 class Sockets:
     """All open WebSockets of swap paths."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, flows: Flows, dressing: Dressing, history: History, gate: Gate, turns: Turns) -> None:
+        self.flows = flows
+        self.dressing = dressing
+        self.history = history
+        self.gate = gate
+        self.turns = turns
+        self.are_ending = False
         self._open: WeakKeyDictionary[http.HTTPFlow, OpenSocket] = WeakKeyDictionary()
-        self._is_ending = False
 
     def __len__(self) -> int:
         return len(self._open)
 
     def opened(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Register the socket of a handshake that was answered."""
-        self._open[flow] = socket = OpenSocket(flow, exchange, self._services)
-        if self._is_ending:
-            socket.close_when_idle()
+        self._open[flow] = socket = OpenSocket(flow, exchange, self)
+        socket.close_if_ending()
 
     def closed(self, flow: http.HTTPFlow) -> None:
         """Forget a socket. In the middle of an answer the client connects again by itself."""
@@ -476,9 +461,9 @@ class Sockets:
 
     def end(self) -> None:
         """Close idle sockets now, and busy ones as soon as they have their answer."""
-        self._is_ending = True
+        self.are_ending = True
         for socket in list(self._open.values()):
-            socket.close_when_idle()
+            socket.close_if_ending()
 
 
 def trim(flow: http.HTTPFlow) -> None:
@@ -500,13 +485,6 @@ async def _ambiguity(message: websocket.WebSocketMessage) -> str:
     if len(message.content) > strict.AT_ONCE:
         return await tasks.in_thread(strict.ambiguity, message.content)
     return strict.ambiguity(message.content)
-
-
-def _denial(denied: Denied) -> bytes:
-    """Return the frame that makes a client show a limit, or retry after a moment."""
-    if denied.is_limit:
-        return frames.limited(limit_error(denied.message, denied.returns_at), promo(denied.message))
-    return frames.wait(denied.message, seconds_to(denied.returns_at, time.time()))
 
 
 def _hang_up(flow: http.HTTPFlow) -> None:

@@ -16,7 +16,7 @@ from codexpool.common.never_raises import harmless
 from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import DAY, Ledger
 from codexpool.members.register import Member
-from codexpool.members.turn_queue import Bound, Full, Slot, TurnQueue
+from codexpool.members.turn_queue import Full, Slot, TurnQueue
 from codexpool.pool.verdict import is_held
 from codexpool.protocol.token_usage import Tokens
 from codexpool.proxy import replies
@@ -116,7 +116,7 @@ def _day_used_up(ledger: Ledger, spec: MemberSpec | None) -> Denied | None:
 
 def _no_slot(full: Full, name: str) -> Denied:
     at = time.time() + TRY_AGAIN
-    if full.bound is Bound.MEMBER:
+    if full.is_members:
         return Denied(f"codexpool: {name} already has {_turns(full.at_once)} under way, its maximum", at, True)
     return Denied(f"codexpool: the pool already has {_turns(full.at_once)} under way, its maximum", at, False)
 

@@ -20,17 +20,11 @@ NEXT_UNKNOWN = (13,)
 
 
 class Support(NamedTuple):
-    """What a version of mitmproxy means for the addon.
+    """What a version of mitmproxy means for the addon."""
 
-    Attributes:
-        refusal: why the addon cannot load; empty if it can.
-        loopback_only: known vulnerabilities limit it to loopback clients, and to tools without a web interface.
-        notice: a warning for the log, or empty.
-    """
-
-    refusal: str = ""
-    loopback_only: bool = False
-    notice: str = ""
+    refusal: str = ""  # why the addon cannot load; empty if it can
+    loopback_only: bool = False  # vulnerabilities limit it to loopback clients, and to tools without a web interface
+    notice: str = ""  # a warning for the log, or empty
 
 
 def support(version: str) -> Support:

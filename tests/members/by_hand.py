@@ -12,7 +12,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, TypeVarTuple
 
-from codexpool.members.turn_queue import Bound, Full, Slot, TurnQueue
+from codexpool.members.turn_queue import Full, Slot, TurnQueue
 
 LONG = 1e6
 """Seconds that nobody waits in a test."""
@@ -77,13 +77,13 @@ class ByHand(asyncio.BaseEventLoop):
 
 @dataclass(eq=False)
 class Turn:
-    """What somebody has asked for. ``bound`` is what it was refused for."""
+    """What somebody has asked for. ``is_members`` tells which bound it was refused for."""
 
     who: str
     task: asyncio.Task[Slot | Full] | None = None
     timer: asyncio.TimerHandle | None = None
     slot: Slot | None = None
-    bound: Bound | None = None
+    is_members: bool | None = None
     is_gone: bool = False
     passed_by: Counter[str] = field(default_factory=Counter)
 
@@ -127,7 +127,7 @@ class Pool:
             if isinstance(got, Slot):
                 turn.slot = got
             else:
-                turn.bound = got.bound
+                turn.is_members = got.is_members
         return True
 
     def leave_one_by_one(self, turns: list[Turn]) -> Iterator[Turn]:

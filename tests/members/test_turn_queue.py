@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from codexpool.members.turn_queue import Bound, TurnQueue
+from codexpool.members.turn_queue import TurnQueue
 from tests.members.by_hand import LONG, Pool
 from tests.members.fairness import FIRST_COME, ROUND_ROBIN, Setting, simulated
 
@@ -161,7 +161,7 @@ def test_a_turn_that_waits_too_long_learns_the_bound(own: int | None) -> None:
     pool.loop.settle()
 
     assert (pool.heard(late), pool.heard(patient)) == (True, False)
-    assert late.bound is (Bound.POOL if own is None else Bound.MEMBER)
+    assert late.is_members is (own is not None)
 
 
 def test_a_turn_admitted_as_its_time_ends_is_admitted() -> None:

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codexpool.members.turn_queue import Bound, TurnQueue
+from codexpool.members.turn_queue import TurnQueue
 from tests.members.by_hand import LONG, Pool, Turn
 
 
@@ -20,7 +20,7 @@ class Model:
         self.line: list[Turn] = []
         self.own: dict[str, int | None] = {}
         self.since: dict[str, int] = {}
-        self.late: dict[Turn, Bound] = {}
+        self.late: dict[Turn, bool] = {}
         self._events = 0
 
     def under_way(self, who: str) -> int:
@@ -72,7 +72,7 @@ class Model:
             self.line.remove(turn)
             own = self.own[turn.who]
             at_own = own is not None and self.under_way(turn.who) >= own
-            self.late[turn] = Bound.MEMBER if at_own else Bound.POOL
+            self.late[turn] = at_own
 
 
 MEMBERS = ["", "a", "b", "c"]
@@ -163,7 +163,7 @@ class Anything(RuleBasedStateMachine):
                 self.model.leaves(turn)
         else:
             assert turn.is_let_in == (turn in self.model.inside)
-            assert turn.bound == self.model.late.get(turn)
+            assert turn.is_members == self.model.late.get(turn)
 
     @invariant()
     def as_many_are_in_as_should_be(self) -> None:

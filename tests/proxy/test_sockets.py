@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.states import DOUBTS
-from codexpool.proxy.sockets import OpenSocket, Pending, Services
+from codexpool.proxy.sockets import OpenSocket, Pending, Sockets
 from tests.pool.pools import RESPONSES, ready_pool
 
 
@@ -30,9 +30,9 @@ def test_a_close_counts_only_if_it_may_be_the_identitys_fault(code: int | None, 
     flow: Any = SimpleNamespace(websocket=SimpleNamespace(closed_by_client=False, close_code=code))
     flows = SimpleNamespace(keeper=SimpleNamespace(pool=pool), serves=True)
     nothing: Any = None
-    services = Services(flows, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+    sockets = Sockets(flows, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
 
     for _ in range(DOUBTS):
-        OpenSocket(flow, exchange, services, [Pending()]).on_close()
+        OpenSocket(flow, exchange, sockets, [Pending()]).on_close()
 
     assert one.status is (Status.RESTING if rests else Status.READY)

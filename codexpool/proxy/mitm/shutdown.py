@@ -29,12 +29,7 @@ REASON: Final = "this proxy is shutting down and takes no new requests; try agai
 
 
 class Shutdown:
-    """Handles SIGTERM.
-
-    Args:
-        tell: called once, after the proxy has stopped listening, to tell open sockets and the commands.
-        open_sockets: returns how many of those sockets are still open.
-    """
+    """Handles SIGTERM. ``tell`` is called once the proxy has stopped listening; it ends idle sockets."""
 
     def __init__(self, tell: Callable[[], None], open_sockets: Callable[[], int]) -> None:
         self.has_begun = False
