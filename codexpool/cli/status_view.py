@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,20 +16,12 @@ from codexpool.views.formatting import clock, plain_document, size, span
 
 Document = Mapping[str, Any]
 
-COLUMNS: Final = (
-    *("identity", "status", "window", "used", "resets in", "requests", "sessions"),
-    *("account", "token"),
-)
+TITLES: Final = ("identity", "status", "limits (reset in)", "requests", "sessions", "account", "token")
 """Requests and refusals are of the last hour."""
 
-LAYOUTS: Final = ((COLUMNS, 16), (COLUMNS[:-2], 16), (COLUMNS[:-2], 8), (COLUMNS[:-3], 8))
-"""Columns of the table and of a bar in it; the first layout that fits is used."""
-
-COUNTS: Final = ("requests", "sessions")
-
-UNKNOWN: Final = (Text("?", "dim"), Text("not known yet", "dim"), Text())
-"""The cells of an identity without known limits."""
-
+WIDE: Final = 110  # columns of a terminal from which all titles fit
+NARROW: Final = 72  # columns below which only the first three fit
+BAR: Final = 8  # columns of a bar
 MANY: Final = 70.0  # percent of a limit from which its use is yellow
 TOO_MANY: Final = 90.0  # percent from which it is red
 SESSIONS_SHOWN: Final = 3
@@ -83,72 +75,53 @@ class StatusView:
             what = "the pool has no identity" if self._document["proxy"]["pool"] else "there is no pool"
             yield Text(f"{what}: requests keep the client's own login. To begin: codexpool add NAME", "yellow")
             return
-        for titles, bar in LAYOUTS:
-            table = _table(titles, [self._row(identity, bar) for identity in identities])
-            if self._console.measure(table, options=self._console.options.update(max_width=9999)).maximum <= (
-                self._console.width
-            ):
-                yield table
-                for identity in identities:
-                    for note in _notes(identity):
-                        yield Text.assemble((identity["name"], "bold"), ": ", note)
-                return
+        width = self._console.width
+        titles = TITLES if width >= WIDE else TITLES[:-2] if width >= NARROW else TITLES[:3]
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for title in titles:
+            justify: JustifyMethod = "right" if title in ("requests", "sessions") else "left"
+            table.add_column(title, overflow="fold", no_wrap=title == "status", justify=justify)
         for identity in identities:
-            yield from self._card(identity)
+            table.add_row(*self._row(identity)[: len(titles)])
+        yield table
+        for identity in identities:
             for note in _notes(identity):
-                yield Text.assemble("  ", note)
+                yield Text.assemble((identity["name"], "bold"), ": ", note)
 
-    def _row(self, identity: Document, bar: int) -> list[Text]:
-        """Return an identity's cells, in the order of `COLUMNS`; each window is a line in three of them."""
-        windows = [self._window(limit, bar) for limit in identity["limits"]]
-        window, used, resets = (
-            (Text("\n").join(lines) for lines in zip(*windows, strict=True)) if windows else UNKNOWN
-        )
+    def _row(self, identity: Document) -> list[Text]:
+        """Return an identity's cells, in the order of `TITLES`."""
+        limits = [self._limit(limit) for limit in identity["limits"]] or [Text("not known yet", "dim")]
         requests = Text(f"{identity['requests']:,}")
         if identity["refusals"]:
             requests.append(f"\n{identity['refusals']:,} refused", "yellow")
         return [
             Text(identity["name"], "bold"),
-            self._status(identity, "\n"),
-            window,
-            used,
-            resets,
+            self._status(identity),
+            Text("\n").join(limits),
             requests,
             Text(f"{identity['sessions']:,}"),
             Text(f"{identity['account_id'] or ''}\n{identity['plan'] or ''}", "dim"),
             Text(f"{identity['kind']}\n{identity['fingerprint']}", "dim"),
         ]
 
-    def _card(self, identity: Document) -> Iterator[Text]:
-        """Draw an identity where a table does not fit."""
-        yield Text.assemble((identity["name"], "bold"), "  ", self._status(identity, " "))
-        for limit in identity["limits"]:
-            window, used, resets = self._window(limit, 8)
-            yield Text.assemble(f"  {window} ", used, *((", resets in ", resets) if resets.plain else ()))
-        refused = f", {identity['refusals']:,} refused" if identity["refusals"] else ""
-        requests, sessions = _counted(identity["requests"], "request"), _counted(identity["sessions"], "session")
-        yield Text(f"  {requests}{refused}, {sessions}", "dim")
-
-    def _status(self, identity: Document, between: str) -> Text:
+    def _status(self, identity: Document) -> Text:
         status, until = identity["status"], identity["until"]
         text = Text(status, style_of(status))
         if until is not None and until > self._at:
-            text.append(f"{between}for {span(until - self._at)}", "dim")
+            text.append(f"\nfor {span(until - self._at)}", "dim")
         return text
 
-    def _window(self, limit: Document, bar: int) -> tuple[Text, Text, Text]:
-        """Return a limit's name, how much of it is used, and in what time it resets."""
+    def _limit(self, limit: Document) -> Text:
+        """Draw how much of a limit is used, and in what time it resets."""
         length = span(limit["minutes"] * 60) if limit["minutes"] else "limit"
-        is_usual = limit["family"] in ("", USUAL_FAMILY)
+        name = length if limit["family"] in ("", USUAL_FAMILY) else f"{limit['family']} {length}"
         used, resets_at = limit["used_percent"], limit["resets_at"]
         style = "red" if used >= TOO_MANY else "yellow" if used >= MANY else "green"
         filled, empty = "#-" if self._is_ascii else "█░"
-        full = round(min(100.0, max(0.0, used)) / 100 * bar)
-        return (
-            Text(length if is_usual else f"{limit['family']} {length}"),
-            Text.assemble((filled * full + empty * (bar - full), style), f" {used:3.0f} %"),
-            Text(span(resets_at - self._at) if resets_at is not None else "", "dim"),
-        )
+        full = round(min(100.0, max(0.0, used)) / 100 * BAR)
+        resets = f" ({span(resets_at - self._at)})" if resets_at is not None else ""
+        bar = (filled * full + empty * (BAR - full), style)
+        return Text.assemble(f"{name} ", bar, f" {used:.0f} %", (resets, "dim"))
 
     def _members(self) -> Iterator[RenderableType]:
         members = self._document.get("members", ())
@@ -214,15 +187,6 @@ class StatusView:
         sums = [sum(counts[i : i + together]) for i in range(0, len(counts), together)]
         heights, most = ASCII_HEIGHTS if self._is_ascii else HEIGHTS, max(sums, default=0)
         return "".join(heights[min(7, (count * 8 - 1) // most)] if count else " " for count in sums)
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in titles:
-        table.add_column(title, no_wrap=True, justify="right" if title in COUNTS else "left")
-    for row in rows:
-        table.add_row(*row[: len(titles)])
-    return table
 
 
 def _notes(identity: Document) -> Iterator[Text]:
