@@ -23,7 +23,7 @@ FRAMES: Final = 1_000  # Frames or members in one go: a megabyte has room for a 
 # Bytes given to a decoder at once.
 _ZSTD_SLICE: Final = 64  # Its output cannot be bounded, and a block of 4 bytes can be 128 KiB.
 _ZLIB_SLICE: Final = 16_384  # It copies what follows the end of a member.
-_BROTLI_SLICE: Final = 4  # Before 1.2 (mitmproxy 11 has such a one) its output cannot be bounded: a block has 16 MiB.
+_BROTLI_SLICE: Final = 4  # Before 1.2 (mitmproxy 11 has such a one) its output cannot be bounded; a block has 16 MiB.
 
 
 class UnreadableError(ValueError):
@@ -126,28 +126,6 @@ class _Zlib(_Framed):
                 return
 
 
-class _Deflate:
-    """Some servers omit the zlib header (RFC 9110, 8.4.1.2)."""
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._zlib: _Zlib | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        return self._zlib is not None and self._zlib.has_ended
-
-    def take(self, data: bytes) -> Iterator[bytes]:
-        if self._zlib is None:
-            self._head += data
-            if len(self._head) < 2:
-                return
-            has_header = self._head[0] & 15 == 8 and int.from_bytes(self._head[:2], "big") % 31 == 0
-            bits = zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
-            self._zlib, data = _Zlib(lambda: zlib.decompressobj(bits), _ZLIB_SLICE), self._head
-        yield from self._zlib.take(data)
-
-
 class _Brotli:
     def __init__(self) -> None:
         self._stream: Any = brotli.Decompressor()
@@ -157,35 +135,26 @@ class _Brotli:
         return bool(self._stream.is_finished())
 
     def take(self, data: bytes) -> Iterator[bytes]:
-        if not hasattr(self._stream, "can_accept_more_data"):
-            for at in range(0, len(data), _BROTLI_SLICE):
-                if inflated := self._stream.process(data[at : at + _BROTLI_SLICE]):
-                    yield inflated
-            return
-        inflated = self._stream.process(data, output_buffer_limit=PIECE)
-        while inflated:
-            yield inflated
-            if self._stream.can_accept_more_data():
-                return
-            inflated = self._stream.process(b"", output_buffer_limit=PIECE)
+        for at in range(0, len(data), _BROTLI_SLICE):
+            if inflated := self._stream.process(data[at : at + _BROTLI_SLICE]):
+                yield inflated
 
 
 def _zstd() -> _Framed:
-    reader = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-    return _Framed(reader.decompressobj, _ZSTD_SLICE)
+    return _Framed(zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj, _ZSTD_SLICE)
 
 
-def _gzip() -> _Zlib:
-    return _Zlib(lambda: zlib.decompressobj(zlib.MAX_WBITS | 32), _ZLIB_SLICE)
+def _zlib() -> _Zlib:
+    return _Zlib(lambda: zlib.decompressobj(zlib.MAX_WBITS | 32), _ZLIB_SLICE)  # 32: gzip or zlib, by the header.
 
 
 _DECODERS: Final[dict[str, Callable[[], Any]]] = {
     "": _Plain,
     "identity": _Plain,
     "zstd": _zstd,
-    "gzip": _gzip,
-    "x-gzip": _gzip,
-    "deflate": _Deflate,
+    "gzip": _zlib,
+    "x-gzip": _zlib,
+    "deflate": _zlib,
     "br": _Brotli,
 }
 """The content-encodings that Codex, or a gateway in front of the backend, may use."""

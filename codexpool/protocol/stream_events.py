@@ -83,8 +83,12 @@ class Beginning:
                 if _ends_in(text) > EVENTS_AT_ONCE:
                     return True
                 for event in self._events.take(text):
-                    if (found := _found(event)) is not False:
-                        return found
+                    data = _data(event)
+                    kind = frames.kind(data) if data else ""
+                    if kind in FAILURES:
+                        return frames.parsed(data)
+                    if kind not in frames.PRELUDE:
+                        return True
                 if self._taken > MOST:
                     return True
         except UnreadableError:
@@ -146,14 +150,6 @@ class Reading:
                     self.has_failed, self._events = True, None
                     break
         return [frames.parsed(data) for data in found.values()]
-
-
-def _found(event: bytes) -> dict[str, Any] | bool:
-    data = _data(event)
-    kind = frames.kind(data) if data else ""
-    if kind in FAILURES:
-        return frames.parsed(data)
-    return kind not in frames.PRELUDE
 
 
 def _data(event: bytes) -> bytes:
