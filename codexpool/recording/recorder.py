@@ -35,29 +35,37 @@ ROUNDS: Final = 6  # passes over the flows until no new value is learned; two or
 SHOWN: Final = 5  # findings that an error names
 
 
-class LeakError(Exception):
+class LeakError(RecordingError):
     """A recording would have something private in it, so it is not written."""
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings = tuple(findings)
+    def __init__(self, path: Path, findings: Sequence[Finding]) -> None:
         shown = "\n".join(f"  {finding}" for finding in findings[:SHOWN])
         more = f"\n  and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
-        super().__init__(f"it would contain private values:\n{shown}{more}")
-
-
-def is_wanted(flow: http.HTTPFlow) -> bool:
-    return is_codex(flow.request.host)
+        super().__init__(f"{path}: not written, because it would contain private values:\n{shown}{more}")
 
 
 class Recording:
-    """What goes into one file; ``as_har``: a HAR file, and not one of mitmproxy's flow files."""
+    """What goes into one file. Raises RecordingError if it could not be written.
 
-    def __init__(self, as_har: bool) -> None:
+    ``path`` names a HAR file if it ends in ``.har``, otherwise one of mitmproxy's flow files. Only requests to the
+    backend's hosts are recorded, unless ``all_hosts``.
+    """
+
+    def __init__(self, path: Path, all_hosts: bool = False) -> None:
+        files.check_place(path)
+        self.path = path
         self.flows: list[http.HTTPFlow] = []
         """Stripped flows (see `codexpool.recording.strip`)."""
-        self._as_har = as_har
+        self._all_hosts = all_hosts
+        self._left_out = 0
         self._pseudonyms = Pseudonyms()
         self._secrets: set[str] = set()
+
+    def wants(self, flow: http.HTTPFlow) -> bool:
+        """Return whether to record a flow, by its host; count it if not."""
+        is_wanted = self._all_hosts or is_codex(flow.request.host)
+        self._left_out += not is_wanted
+        return is_wanted
 
     def learn(self, secrets: Iterable[str], names: Iterable[str] = ()) -> None:
         """Replace these secrets, and names of identities, wherever they are."""
@@ -69,11 +77,18 @@ class Recording:
 
     def content(self) -> bytes:
         """Return the content of the file. Raises LeakError."""
-        content = files.dump(self._anonymized(), self._as_har)
+        content = files.dump(self._anonymized(), files.is_har(self.path))
         check = Check({*self._secrets, *self._pseudonyms.values(), *secrets_in(self.flows)})
         if findings := check.findings(content):
-            raise LeakError(findings)
+            raise LeakError(self.path, findings)
         return content
+
+    def write(self) -> str:
+        """Write the file, and return in one line what is in it. Raises RecordingError."""
+        files.put(self.path, self.content())
+        others = f"; left out {self._left_out} to other hosts" if self._left_out else ""
+        replaced = self._pseudonyms.count()
+        return f"{self.path}: {len(self.flows)} requests recorded{others}; {replaced} values replaced"
 
     def _anonymized(self) -> list[http.HTTPFlow]:
         """Return the flows with pseudonyms: a value learned in the last one is replaced in the first one, too."""
@@ -87,18 +102,11 @@ class Recording:
             made = [anonymizer.flow(flow) for flow in self.flows]
         return made
 
-    def replaced(self) -> int:
-        return self._pseudonyms.count()
-
 
 class Recorder:
     """A recording of what passes, until `finish` writes it. Raises RecordingError if it could not be written.
 
-    Args:
-        path: the file; ``.har`` makes a HAR file, anything else a flow file of mitmproxy.
-        all_hosts: record requests to any host, and not only to the backend's.
-        secrets: returns the tokens that the pool has now.
-        names: returns the names of its identities.
+    ``secrets`` and ``names`` return the tokens that the pool has now, and the names of its identities.
     """
 
     def __init__(
@@ -109,13 +117,9 @@ class Recorder:
         secrets: Callable[[], Iterable[str]] = tuple,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        files.check_place(path)
-        self.path = path
-        self._all_hosts = all_hosts
         self._secrets, self._names = secrets, names
-        self._recording = Recording(files.is_har(path))
+        self._recording = Recording(path, all_hosts)
         self._open: dict[str, http.HTTPFlow] = {}
-        self._others = 0
         self._is_full = self._is_over = False
 
     def add(self, flow: http.HTTPFlow) -> None:
@@ -134,24 +138,17 @@ class Recorder:
         if self._is_over:
             return
         self._is_over = True
-        for flow in self._open.values():
-            self._recording.flows.append(strip(flow))
+        self._recording.flows += map(strip, self._open.values())
         self._ask()
-        count, failure = len(self._recording.flows), ""
+        failure = ""
         try:
-            files.put(self.path, self._recording.content())
-        except LeakError as error:
-            failure = f"{self.path}: not written, because {error}"
+            logger.info("%s", self._recording.write())
         except RecordingError as error:
             failure = str(error)
         except Exception as error:  # Its text may quote a secret.
-            failure = f"{self.path}: not written, because of a bug in codexpool ({type(error).__name__})"
+            failure = f"{self._recording.path}: not written, because of a bug in codexpool ({type(error).__name__})"
         if failure:
             logger.error("%s", failure)
-        else:
-            others = f"; left out {self._others} to other hosts" if self._others else ""
-            replaced = self._recording.replaced()
-            logger.info("%s: %d requests recorded%s; %d values replaced", self.path, count, others, replaced)
         _report(failure)
 
     def _ask(self) -> None:
@@ -159,13 +156,13 @@ class Recorder:
         self._recording.learn(self._secrets(), self._names())
 
     def _accepts(self, flow: http.HTTPFlow) -> bool:
-        if not self._all_hosts and not is_wanted(flow):
-            self._others += 1
+        if not self._recording.wants(flow):
             return False
         if not self._is_full and len(self._recording.flows) >= MOST:
             self._is_full = True
             again = "To continue, start the proxy again with another file"
-            logger.warning("%s: full after %d requests; later ones are not recorded. %s", self.path, MOST, again)
+            full = "%s: full after %d requests; later ones are not recorded. %s"
+            logger.warning(full, self._recording.path, MOST, again)
         return not self._is_full
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -76,7 +77,7 @@ def _encoded(body: bytes | str, headers: http.Headers) -> bytes:
 
 def recorded(*flows: http.HTTPFlow, as_har: bool = False) -> bytes:
     """The content of a recording of these flows."""
-    recording = Recording(as_har)
+    recording = Recording(Path("it.har" if as_har else "it.flows"))
     recording.flows += [strip(flow) for flow in flows]
     return recording.content()
 

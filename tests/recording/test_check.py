@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -172,7 +173,7 @@ def test_what_is_harmless_is_not_refused(text: str) -> None:
 def test_a_value_without_a_pseudonym_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = a_flow(headers=[("authorization", f"Bearer {SECRET}")])
     monkeypatch.setattr(Anonymizer, "_headers", lambda _self, headers: headers)
-    recording = Recording(False)
+    recording = Recording(Path("it.flows"))
     recording.flows.append(strip(flow))
 
     with pytest.raises(LeakError) as refused:
@@ -183,7 +184,7 @@ def test_a_value_without_a_pseudonym_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_token_of_the_pool_is_replaced_wherever_it_comes_from() -> None:
-    recording = Recording(False)
+    recording = Recording(Path("it.flows"))
     recording.flows.append(strip(a_flow(status=None, error=f"echo {SECRET}")))
     recording.learn([SECRET], ["work"])
 

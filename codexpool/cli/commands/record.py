@@ -53,25 +53,19 @@ def record(out: Path, source: Path | None, all_hosts: bool, named: Path | None, 
 
 def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> None:
     from codexpool.recording import files
-    from codexpool.recording.recorder import LeakError, Recording, is_wanted
+    from codexpool.recording.recorder import Recording
     from codexpool.recording.strip import strip
 
     try:
         read = files.read(source)
         if read.is_cut:
             click.echo(f"codexpool: {source}: its end is missing; {len(read.flows)} flows were read", err=True)
-        wanted = [flow for flow in read.flows if all_hosts or is_wanted(flow)]
-        recording = Recording(files.is_har(out))
+        recording = Recording(out, all_hosts)
         recording.learn(*_of_the_pool(named))
-        recording.flows += [strip(flow) for flow in wanted]
-        files.put(out, recording.content())
+        recording.flows += [strip(flow) for flow in read.flows if recording.wants(flow)]
+        click.echo(recording.write())
     except files.RecordingError as error:
         raise Failure(str(error)) from None
-    except LeakError as error:
-        raise Failure(f"{out}: not written, because {error}") from None
-    click.echo(f"{out}: {len(wanted)} requests; {recording.replaced()} values replaced")
-    if left_out := len(read.flows) - len(wanted):
-        click.echo(f"left out {left_out} to other hosts (include them with --all-hosts)")
 
 
 def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
