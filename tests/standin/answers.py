@@ -1,4 +1,4 @@
-"""The events of a generated answer, and what is read from the request they answer."""
+"""Generate the events of an answer from its request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ECHO = re.compile(r"echo:([\w.-]+)")
 
 
 class MalformedError(ValueError):
-    """A request body that the backend could not work with; the text says why."""
+    """A request body that the backend cannot use. The text has the reason."""
 
 
 def parse_generation(body: bytes | str) -> dict[str, Any]:
-    """The JSON object of a generation request, with the fields the backend cannot do without.
+    """Return the JSON object of a model request, with all required fields.
 
-    An ``input`` that is a plain string stands for one user message, as in the public Responses API.
+    An ``input`` that is a plain string means one user message, as in the public Responses API.
 
     Raises:
         MalformedError: no JSON object, or a field is missing or of the wrong kind.
@@ -41,7 +41,7 @@ def parse_generation(body: bytes | str) -> dict[str, Any]:
 
 
 def prompt_in(message: dict[str, Any]) -> str:
-    """The text of a message."""
+    """Return the text of a message."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -49,13 +49,13 @@ def prompt_in(message: dict[str, Any]) -> str:
 
 
 def answer_text(name: str, number: int, prompt: str) -> str:
-    """``answer from <name>, request <n>``, and the word of an ``echo:<word>`` in the prompt."""
+    """Return ``answer from <name>, request <n>``, with the word of an ``echo:<word>`` in the prompt."""
     echo = _ECHO.search(prompt)
     return f"answer from {name}, request {number}" + (f", {echo[1]}" if echo else "")
 
 
 def encrypted_owners(data: dict[str, Any]) -> set[str]:
-    """The accounts whose encrypted reasoning (as made by ``generation``) stands in ``input``."""
+    """Return the accounts that issued the encrypted reasoning in ``input``."""
     contents = (item.get("encrypted_content") for item in data["input"] if isinstance(item, dict))
     return {text.split(":")[1] for text in contents if isinstance(text, str) and text.startswith("enc:")}
 
@@ -69,7 +69,7 @@ def generation(
     encrypted: str | None = None,
     call: Event | None = None,
 ) -> Iterator[Event]:
-    """A whole answer: created, the text in ``deltas`` pieces, completed with usage.
+    """Return a complete answer: created, the text in ``deltas`` pieces, completed with usage.
 
     ``encrypted`` puts a reasoning item with that content before the message. A tool ``call`` comes instead of one.
     """
@@ -107,7 +107,7 @@ def generation(
 
 
 def failing(events: Iterable[Event], error: Event, after: int) -> Iterator[Event]:
-    """An answer that ends in this ``error`` (code, message) after so many deltas; at its end if it has fewer."""
+    """Return an answer that fails with ``error`` (code, message) after some deltas, at the latest at its end."""
     response: Event = {}
     for event in events:
         if event["type"] == "response.completed" or (response and after <= 0):
@@ -119,7 +119,7 @@ def failing(events: Iterable[Event], error: Event, after: int) -> Iterator[Event
 
 
 def prewarmed(response_id: str, model: str) -> Iterator[Event]:
-    """The answer to ``generate: false``: nothing is generated, but there is an id to refer to."""
+    """Return the answer to ``generate: false``: an id, and no text."""
     response = {"id": response_id, "object": "response", "model": model, "output": []}
     yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
     yield {"type": "response.completed", "response": {**response, "status": "completed", "usage": _usage(0)}}

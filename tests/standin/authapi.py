@@ -1,4 +1,4 @@
-"""What the stand-in answers as auth.openai.com: whoami, the token endpoint and device logins."""
+"""auth.openai.com: whoami, the token endpoint and device logins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.standin.tokens import Token, refused
 
 
 class Register(Protocol):
-    """Where the tokens are known."""
+    """The known tokens."""
 
     pool: dict[str, Token]
     clients: dict[str, Token]
@@ -34,17 +34,17 @@ class Register(Protocol):
 
 
 class AuthApi:
-    """The logins that were given out, and the endpoints that renew them."""
+    """The issued logins, and the endpoints that renew them."""
 
     def __init__(self, register: Register) -> None:
         self._register = register
         self.refresh_tokens = RefreshTokens()
         self.devices = DeviceLogins()
         self.refreshes = 0
-        """How often the token endpoint was asked for new tokens."""
+        """Return the number of requests to the token endpoint."""
 
     def reply(self, request: Request) -> Reply:
-        """The answer to a request. Raises MalformedError."""
+        """Answer a request. Raises MalformedError."""
         if request.path == WHOAMI and request.method == "GET":
             token = self._register.known(request.bearer)
             return Reply.of_json(whoami(token)) if token is not None and token.is_good else refused(token)
@@ -103,7 +103,7 @@ class AuthApi:
 
 
 def whoami(token: Token) -> dict[str, Any]:
-    """Who a token belongs to."""
+    """Return the owner of a token, as whoami does."""
     return {
         "email": token.email,
         "chatgpt_user_id": token.user_id,

@@ -1,4 +1,4 @@
-"""A certificate authority for one run: it signs the hosts the stand-in plays, and nobody else trusts it."""
+"""A certificate authority for one run, which signs the hosts of the stand-in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIFETIME = timedelta(days=30)
 
 
 class Authority:
-    """Made anew at every start; its private key stays in memory.
+    """A new CA at each start. Its private key stays in memory.
 
     Args:
         folder: where ``ca.pem`` (for clients to trust) and ``hosts.pem`` (key and chain of the server) go.

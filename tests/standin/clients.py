@@ -30,7 +30,7 @@ def client_token() -> Token:
 
 
 def dressed(token: Token) -> dict[str, str]:
-    """The headers that fit a token, all of them."""
+    """Return all headers that belong to a token."""
     headers = {"authorization": f"Bearer {token.token}", "chatgpt-account-id": token.account_id}
     if token.fedramp:
         headers["x-openai-fedramp"] = "true"
@@ -40,7 +40,7 @@ def dressed(token: Token) -> dict[str, str]:
 
 
 def prompt(text: str, **more: Any) -> dict[str, Any]:
-    """The body of a generation request."""
+    """Return the body of a model request."""
     message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
     return {"model": "gpt-test", "stream": True, "store": False, "input": [message], **more}
 
@@ -50,7 +50,7 @@ def tls(standin: StandIn) -> ssl.SSLContext:
 
 
 def settings(standin: StandIn, *, http2: bool = False) -> dict[str, Any]:
-    """For an httpx client that reaches the stand-in as a proxy does, through the CONNECT proxy."""
+    """Return the options of an httpx client that uses the CONNECT proxy."""
     return {
         "proxy": f"http://127.0.0.1:{standin.proxy_port}",
         "verify": tls(standin),
@@ -62,17 +62,17 @@ def settings(standin: StandIn, *, http2: bool = False) -> dict[str, Any]:
 
 
 def http(standin: StandIn, *, http2: bool = False) -> httpx.Client:
-    """Such a client, for one thread at a time."""
+    """Return such a client, for one thread at a time."""
     return httpx.Client(**settings(standin, http2=http2))
 
 
 def ask(client: httpx.Client, token: Token, text: str = "say hi", **headers: str) -> httpx.Response:
-    """One generation over HTTP."""
+    """Send a model request over HTTP."""
     return post(client, token, prompt(text), **headers)
 
 
 def post(client: httpx.Client, token: Token, body: dict[str, Any], **headers: str) -> httpx.Response:
-    """One generation over HTTP, with the body given, compressed as the real client does."""
+    """Send a model request over HTTP with this body, compressed as the real client does."""
     return client.post(
         f"{token.origin}{RESPONSES}",
         content=zstandard.compress(json.dumps(body).encode()),
@@ -81,19 +81,19 @@ def post(client: httpx.Client, token: Token, body: dict[str, Any], **headers: st
 
 
 def answer_in(response: httpx.Response) -> str:
-    """The text that the deltas of a server-sent answer add up to."""
+    """Join the deltas of an event stream."""
     events = events_in(response)
     assert events[-1]["type"] == "response.completed"
     return text_in(events)
 
 
 def events_in(response: httpx.Response) -> list[dict[str, Any]]:
-    """The events of a server-sent answer."""
+    """Return the events of an event stream."""
     return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
 
 
 def websocket(standin: StandIn, token: Token, **headers: str) -> ClientConnection:
-    """A WebSocket to the responses endpoint."""
+    """Open a WebSocket to the responses endpoint."""
     return connect(
         f"wss://{token.host}{RESPONSES}",
         ssl=tls(standin),
@@ -108,7 +108,7 @@ ENDS = ("response.completed", "response.failed", "error")
 
 
 def say(socket: ClientConnection, text: str = "say hi", **more: Any) -> list[dict[str, Any]]:
-    """One turn on a socket: all its frames, up to the end or an error."""
+    """Take a turn on a socket. Return all its frames, up to the end or an error."""
     socket.send(json.dumps({"type": "response.create", **prompt(text), **more}))
     frames: list[dict[str, Any]] = []
     while not frames or frames[-1]["type"] not in ENDS:

@@ -1,4 +1,4 @@
-"""Streams in a content-encoding, as a backend may send them: each piece can be read as it comes."""
+"""Compressed streams whose pieces can be read as they arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 Coder = tuple[Callable[[bytes], bytes], Callable[[], bytes]]
-"""What compresses a piece, all of which can be read then, and what ends the stream."""
+"""Functions that compress and flush a piece, and that end the stream."""
 
 
 def _gzip(bits: int) -> Coder:
@@ -39,14 +39,14 @@ CODERS: Final[dict[str, Callable[[], Coder]]] = {
 
 
 def accepted(accept_encoding: str) -> str:
-    """The content-encoding for a client that says what it understands; empty where that is none of these."""
+    """Return the content-encoding for an ``accept-encoding``; empty if it has none of these."""
     offers = [offer.partition(";") for offer in accept_encoding.lower().split(",")]
     names = {name.strip() for name, _, weight in offers if weight.replace(" ", "") not in ("q=0", "q=0.0")}
     return next((coding for coding in CODERS if coding in names), "")
 
 
 async def compressed(pieces: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
-    """The pieces of a stream, compressed."""
+    """Compress the pieces of a stream."""
     take, end = CODERS[coding]()
     async for piece in pieces:
         yield take(piece)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 and WebSocket, the server's side: strict about framing, and lean, so as not to slow a benchmark."""
+"""The server side of HTTP/1.1 and WebSocket: strict about framing, and fast enough for benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from tests.standin.exchange import CutError, Headers, Reply
 
 PIECES_BEFORE_CUT = 3
-"""How much of a streamed body goes out before it is cut: the text has begun by then."""
+"""Bytes of a streamed body to send before a cut, so that the text has begun."""
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.1")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
@@ -27,11 +27,11 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;.*)?\r\n")
 
 
 class FramingError(ValueError):
-    """What came is no well-formed HTTP/1.1; the text says why."""
+    """Malformed HTTP/1.1. The text has the reason."""
 
 
 class Head(NamedTuple):
-    """The start of a request, headers as received."""
+    """The head of a request, with headers as received."""
 
     method: str
     target: str
@@ -81,7 +81,7 @@ class Http1:
         while size := await self._chunk_size():
             parts.append(await self.reader.readexactly(size))
             if await self.reader.readexactly(2) != b"\r\n":
-                raise FramingError("a chunk is longer than it says")
+                raise FramingError("a chunk is longer than its size")
         while await self.reader.readuntil(b"\r\n") != b"\r\n":
             pass
         return b"".join(parts)
@@ -96,7 +96,7 @@ class Http1:
     async def send(self, reply: Reply) -> None:
         """Send an answer, a streamed one piece by piece.
 
-        Raises CutError where it is to be cut, after what is to go out before that.
+        Raises CutError for a planned cut, after sending what precedes it.
         """
         if reply.cut == "head":
             raise CutError
@@ -127,7 +127,7 @@ class Http1:
 class Socket:
     """A WebSocket whose upgrade request has been read. Raises RemoteProtocolError if that is no valid one.
 
-    ``closed`` is the code with which the stand-in has said good-bye, or 0.
+    ``closed`` is the close code that the stand-in has sent, or 0.
     """
 
     def __init__(self, http: Http1, target: str, headers: Headers) -> None:
@@ -146,7 +146,7 @@ class Socket:
         await self._write(self._ws.send(AcceptConnection(extra_headers=extra, extensions=[PerMessageDeflate()])))
 
     async def messages(self) -> AsyncIterator[str]:
-        """The texts the client sends, until either side closes. Raises RemoteProtocolError."""
+        """Yield the client's texts until either side closes. Raises RemoteProtocolError."""
         parts: list[str] = []
         while data := await self._reader.read(65536):
             self._ws.receive_data(data)
@@ -158,7 +158,7 @@ class Socket:
                             yield "".join(parts)
                             parts = []
                     case Ping():
-                        with contextlib.suppress(LocalProtocolError):  # after a good-bye nothing else is said
+                        with contextlib.suppress(LocalProtocolError):  # nothing may follow a close frame
                             await self._write(self._ws.send(event.response()))
                     case BytesMessage():
                         await self.close(1003)
@@ -168,7 +168,7 @@ class Socket:
                         return
 
     async def send(self, document: Any) -> None:
-        """Send a document as one text message. Raises ConnectionError where either side has said good-bye."""
+        """Send a document as one text message. Raises ConnectionError if either side has closed."""
         try:
             data = self._ws.send(TextMessage(json.dumps(document)))
         except LocalProtocolError as error:
@@ -176,7 +176,7 @@ class Socket:
         await self._write(data)
 
     async def close(self, code: int = 1000) -> None:
-        """Say good-bye; the client's answer ends ``messages``."""
+        """Send a close frame; the client's answer ends ``messages``."""
         with contextlib.suppress(LocalProtocolError, OSError):
             data = self._ws.send(CloseConnection(code))
             self.closed = code
@@ -193,7 +193,7 @@ class Socket:
 
 
 def parse_head(head: bytes) -> Head:
-    """A request's head, up to and with its empty line. Raises FramingError."""
+    """Read a request's head, including its empty line. Raises FramingError."""
     line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     start = _REQUEST_LINE.fullmatch(line)
     if start is None:

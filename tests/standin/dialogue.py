@@ -1,4 +1,4 @@
-"""The turns on one open WebSocket: each message is answered in its order, and builds upon the one before it."""
+"""The turns on one open WebSocket: messages are answered in order, and each can continue the previous one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.standin.tools import Conversation
 
 
 class Desk(Protocol):
-    """What a dialogue needs of the service: where requests go on record, and what to answer."""
+    """The parts of the service that a dialogue needs: the record of requests, and the answers."""
 
     backend: Backend
     plan: Plan
@@ -32,7 +32,7 @@ class Desk(Protocol):
 
 
 class Dialogue:
-    """What is said on one socket, under the identity of its upgrade."""
+    """The messages on one socket, under the identity of its upgrade."""
 
     def __init__(self, desk: Desk, socket: Socket, upgrade: Request, writer: asyncio.StreamWriter) -> None:
         self._desk = desk
@@ -41,10 +41,10 @@ class Dialogue:
         self._upgrade = upgrade
         self._writer = writer
         self._talk = Conversation()
-        """What the next message may build upon: the conversation behind the last answer."""
+        """The conversation up to the last answer, which the next message can continue."""
 
     async def run(self) -> None:
-        """Take turns until either side closes. Raises RemoteProtocolError."""
+        """Answer messages until either side closes. Raises RemoteProtocolError."""
         messages: asyncio.Queue[str] = asyncio.Queue()
         turns = self._desk.spawn(self._take_turns(messages))
         try:
@@ -79,7 +79,7 @@ class Dialogue:
         return request
 
     async def _turn(self, request: Request) -> Conversation:
-        """Answer one ``response.create``; returns what the next one may build upon."""
+        """Answer one ``response.create``; return the conversation that the next one can continue."""
         self._desk.note_leak(request)
         answer = self._desk.plan.take(request)
         if answer is not None:
@@ -98,7 +98,7 @@ class Dialogue:
         return await self._generate(request, token, data, talk, answer)
 
     def _admit(self, request: Request) -> tuple[Token, dict[str, Any], Conversation]:
-        """Who is asking, for what, and what has been said with that."""
+        """Return the token, the request and the conversation of a message."""
         token = self._backend.known(request.bearer)
         if token is None or not token.is_good:
             raise _TurnError(_frame(refused(token)))

@@ -1,4 +1,4 @@
-"""What the stand-in answers: the endpoints of the backend, as far as Codex asks for them."""
+"""The endpoints of the backend that Codex uses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NO_FAMILIES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(slots=True)
 class Style:
-    """How generated answers come: in so many pieces, with so many seconds between two events."""
+    """The form of generated answers: number of pieces, and seconds between events."""
 
     deltas: int
     pace: float
@@ -67,7 +67,7 @@ class Style:
 
 
 class Backend:
-    """The endpoints, over the tokens the stand-in knows.
+    """The endpoints and the known tokens.
 
     Args:
         pool: the tokens that may arrive on swapped paths.
@@ -106,26 +106,26 @@ class Backend:
 
     @property
     def refreshes(self) -> int:
-        """How often the token endpoint was asked for new tokens."""
+        """Return the number of requests to the token endpoint."""
         return self._auth.refreshes
 
     def known(self, bearer: str) -> Token | None:
-        """The token behind a bearer, whosever it is."""
+        """Return the token of a bearer, of the pool or a client."""
         return self.pool.get(bearer) or self.clients.get(bearer)
 
     def secrets(self) -> list[str]:
-        """The pool's tokens that no client has for a login of its own."""
+        """Return the pool's tokens that no client has as its own login."""
         with self._lock:
             return [token for token in self.pool if token not in self.clients]
 
     def learn(self, token: Token, *, pool: bool, client: bool) -> None:
-        """Know one more token, of the pool or of a client (or of both, where there is no proxy between)."""
+        """Add a token of the pool or of a client (or of both, if there is no proxy)."""
         with self._lock:
             self.pool |= {token.token: token} if pool else {}
             self.clients |= {token.token: token} if client else {}
 
     def admitted(self, request: Request) -> str:
-        """The token that may stand in this request's Authorization, as far as the place goes."""
+        """Return the token in Authorization, if it is allowed on this path."""
         if request.host == AUTH_HOST:
             return request.bearer if request.path == WHOAMI else ""
         token = self.pool.get(request.bearer)
@@ -134,7 +134,7 @@ class Backend:
         return request.bearer if at_home and (SWAPPED.fullmatch(path) or LENT.fullmatch(path)) else ""
 
     def refusal(self, request: Request) -> Refusal | None:
-        """The rule that a request breaks; a token that is merely dead breaks none."""
+        """Return the rule that a request breaks. A dead token breaks none."""
         if refusal := refuse_headers(request.headers):
             return refusal
         path = unquote(request.path)
@@ -145,7 +145,7 @@ class Backend:
         return refuse_bearer(request, self.clients, "a client")
 
     def reply(self, request: Request, answer: Answer | None) -> Reply:
-        """The answer to a request that breaks no rule. ``answer`` may change how a generated one comes.
+        """Answer a request that breaks no rule. ``answer`` can change a generated one.
 
         Raises MalformedError.
         """
@@ -167,9 +167,9 @@ class Backend:
     def events(
         self, token: Token, number: int, data: dict[str, Any], talk: Conversation, answer: Answer | None
     ) -> Iterable[Event]:
-        """The events of a model's answer: ``answer from <name>, request <n>``, and the word of an ``echo:``.
+        """Return the events of a model's answer: ``answer from <name>, request <n>``, and the word of an ``echo:``.
 
-        ``talk`` is what has been said up to and with the request ``data``.
+        ``talk`` is the conversation including the request ``data``.
         """
         response_id = f"resp_{next(self._ids)}"
         if data.get("generate") is False:
@@ -189,7 +189,7 @@ class Backend:
         return failing(events, {"code": answer.fail, "message": answer.fail_message}, answer.fail_after)
 
     def refuse_generation(self, data: dict[str, Any], token: Token) -> Reply | None:
-        """What a generation gets that its account may not have now, or that holds what was issued to another."""
+        """Return the refusal for a limit, or for reasoning that was issued to another account."""
         if limited := self.limits.refusal(token, data["model"]):
             return limited
         refusal = self._refuse_foreign(data, token)
@@ -248,7 +248,7 @@ class Backend:
 
 
 def discovery(token: Token) -> dict[str, Any]:
-    """Routing discovery for one token."""
+    """Return routing discovery for one token."""
     entry = {
         "id": token.account_id,
         "plan_type": token.plan,
@@ -260,7 +260,7 @@ def discovery(token: Token) -> dict[str, Any]:
 
 
 def _mcp(request: Request) -> Reply:
-    """An MCP server that has nothing to offer, so that the client does not complain about one that is missing."""
+    """Answer as an empty MCP server, so that the client does not report a missing one."""
     call = json.loads(request.body)
     if not isinstance(call, dict) or "id" not in call:
         return Reply(202)

@@ -1,4 +1,4 @@
-"""What the parts of the stand-in hand one another: a request, a reply, and the record of both."""
+"""Requests, replies, and the records of both."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import zstandard
 Headers = list[tuple[str, str]]
 
 Transport = Literal["http/1.1", "h2", "websocket", "message", "connect"]
-"""How a request came. ``websocket`` is the upgrade, ``message`` one ``response.create`` on the open socket."""
+"""The transport of a request. ``websocket`` is the upgrade, ``message`` a ``response.create`` on the socket."""
 
 
 class CutError(Exception):
-    """The stand-in drops this connection, as it was told to."""
+    """The stand-in drops this connection, as planned."""
 
 
 Cut = Literal["", "head", "body"]
@@ -27,13 +27,13 @@ Cut = Literal["", "head", "body"]
 
 @dataclass(slots=True)
 class Seen:
-    """One request as the stand-in received it, and what became of it.
+    """One request as received, and its result.
 
     ``headers`` are as received, in order and spelling. ``fingerprint`` and ``name`` are those of the bearer
     token, the name only where the stand-in knows it. ``status`` is 0 until answered; for a message it is the
-    status of the error frame, or 200. ``refusal`` says which rule the request broke; a token that is merely
+    status of the error frame, or 200. ``refusal`` is the rule that the request broke; a token that is merely
     dead breaks none. ``complete``: the whole answer is on its way. Where it is not, the stand-in has ``cut`` the
-    connection or ``closed`` the socket (with this code) as it was told to, or the client ``aborted`` it.
+    connection or ``closed`` the socket (with this code) as planned, or the client ``aborted`` it.
     ``body`` is decoded; length and hash are of the body as received.
     """
 
@@ -59,13 +59,13 @@ class Seen:
     aborted: bool = False
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, compared without case."""
+        """Return the first header of that name, ignoring case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 @dataclass(slots=True)
 class Request:
-    """A request that is being answered; header names in lower case, ``server_name`` from TLS, ``body`` decoded."""
+    """A request in progress; header names in lower case, ``server_name`` from TLS, ``body`` decoded."""
 
     host: str
     method: str
@@ -78,7 +78,7 @@ class Request:
     body: bytes = b""
     first: dict[str, str] = field(init=False)
     bearer: str = field(init=False, default="")
-    """The token of ``Authorization: Bearer …``, or nothing."""
+    """Return the token of ``Authorization: Bearer …``, or an empty string."""
 
     def __post_init__(self) -> None:
         self.first = dict(reversed(self.headers))
@@ -87,11 +87,11 @@ class Request:
             self.bearer = token
 
     def header(self, name: str) -> str | None:
-        """The first header of that name."""
+        """Return the first header of that name."""
         return self.first.get(name)
 
     def received(self, body: bytes) -> None:
-        """Take the body and undo its content coding. Raises ValueError for one that cannot be undone."""
+        """Set the body, without its content coding. Raises ValueError if it cannot be decoded."""
         self.seen.body_length = len(body)
         self.seen.body_sha256 = hashlib.sha256(body).hexdigest()
         self.body = decoded(body, self.header("content-encoding") or "identity")
@@ -116,7 +116,7 @@ class Reply:
 
 
 def decoded(body: bytes, coding: str) -> bytes:
-    """A body without its content coding. Raises ValueError where it is damaged, cut short or unknown."""
+    """A body without its content coding. Raises ValueError if it is damaged, cut short or unknown."""
     match coding:
         case "identity":
             return body
@@ -138,5 +138,5 @@ def error_body(code: str, message: str, kind: str = "invalid_request_error", **m
 
 
 def nothing_here() -> Reply:
-    """The answer where there is no endpoint."""
+    """The answer on unknown paths."""
     return Reply.of_json(error_body("not_found", "no such endpoint"), 404)

@@ -1,4 +1,4 @@
-"""Scripted deviations: which request is answered otherwise than it would be, and how."""
+"""Planned faults: which requests get another answer, and which one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.standin.exchange import Cut, Headers, Reply, Request, Transport
 from tests.standin.paths import COMPACT, RESPONSES
 
 CLOUDFLARE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>cloudflare</body></html>"
-"""A body for ``Answer``: what the edge says when it takes a client for a bot. No JSON."""
+"""A body for ``Answer``: the content network's page for suspected bots. Not JSON."""
 
 
 LEAVING = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
@@ -24,7 +24,7 @@ LEAVING = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One deviation. Empty conditions fit every request; all given ones have to fit.
+    """One fault. Empty conditions match every request; all given ones have to match.
 
     Args:
         path: the path begins with this.
@@ -86,7 +86,7 @@ class Answer:
             raise ValueError("only an answer to a message can be a close frame")
 
     def fits(self, request: Request) -> bool:
-        """Whether the conditions fit, whatever the counts say."""
+        """Tell whether the conditions match, ignoring the counts."""
         if request.transport == "message" and self.transport != "message":
             return False
         return (
@@ -98,12 +98,12 @@ class Answer:
         )
 
     def frame(self) -> dict[str, Any]:
-        """The error frame in place of the usual answer to a message; only where ``status`` is given."""
+        """Return the error frame for a message; only with ``status``."""
         body = self.body if isinstance(self.body, Mapping) else {}
         return {"type": "error", "status": self.status, **body, "headers": dict(self.headers)}
 
     def reply(self) -> Reply:
-        """The answer in place of the usual one; only where ``status`` is given."""
+        """Return the answer; only with ``status``."""
         headers: Headers = [(name.lower(), value) for name, value in self.headers.items()]
         kind, body = _encoded(self.body)
         if body and not any(name == "content-type" for name, _ in headers):
@@ -127,7 +127,7 @@ def _encoded(body: object) -> tuple[str, bytes]:
 
 
 class Plan:
-    """The deviations still to come. The first one that fits and is due is taken; every fit is counted.
+    """The planned faults. The first one that matches and is due is used; every match is counted.
 
     ``cut_share`` is the share of model calls, of those that nothing is planned for, whose connection is cut: always
     the same ones, as far as they arrive in the same order.
@@ -148,7 +148,7 @@ class Plan:
             self._answers = []
 
     def take(self, request: Request) -> Answer | None:
-        """The deviation for this request, which counts as used by it."""
+        """Return the fault for this request, and count it as used."""
         if self._answers and (answer := self._due(request)):
             return answer
         if self.cut_share and _is_model_call(request) and self._chance.random() < self.cut_share:
@@ -156,7 +156,7 @@ class Plan:
         return None
 
     def take_early(self, request: Request) -> Answer | None:
-        """The deviation for this request that does not wait for its body."""
+        """Return the fault for this request that does not wait for its body."""
         return self._due(request, early=True) if self._answers else None
 
     def _due(self, request: Request, *, early: bool = False) -> Answer | None:
@@ -172,7 +172,7 @@ class Plan:
 
 
 SEED = 20
-"""Of the random cuts: a soak test is the same every time."""
+"""Seed of the random cuts, so that a soak test is repeatable."""
 
 CUTS = (Answer(cut="head"), Answer(cut="body"))
 

@@ -1,4 +1,4 @@
-"""HTTP/2, the server's side: one connection, a task for each request that is being answered."""
+"""The server side of HTTP/2: one connection, with a task for each request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = 1 << 20
 
 @dataclass(slots=True)
 class Stream:
-    """One request and the room there is to answer it."""
+    """One request and its flow-control window."""
 
     request: Request
     body: bytearray = field(default_factory=bytearray)
@@ -33,7 +33,7 @@ class Stream:
 
 
 class Http2:
-    """One connection's requests, side by side.
+    """The concurrent requests of one connection.
 
     Args:
         received: makes a request of method, target, authority and headers.
@@ -63,10 +63,10 @@ class Http2:
         )
 
     async def serve(self) -> None:
-        """Answer until the peer goes away.
+        """Answer until the peer disconnects.
 
         Raises:
-            h2.exceptions.ProtocolError: the peer broke a rule of HTTP/2; it has been told.
+            h2.exceptions.ProtocolError: the peer broke a rule of HTTP/2, and was told so.
         """
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(WINDOW)

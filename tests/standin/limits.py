@@ -1,4 +1,4 @@
-"""What an account has used of its limits, and what a model call gets where one of them is used up."""
+"""The limits of accounts, and the answers once they are used up."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tests.standin.exchange import Headers, Reply, Request, error_body
 from tests.standin.tokens import Token
 
 MAIN = ""
-"""The limit that counts for every model call, as against that of one family of models."""
+"""The limit that counts for every model request, as opposed to that of one model family."""
 
 SHORT, WEEK = 300, 10080
 """The windows, in minutes; each account has one of both."""
 
 USED_UP = 100.0
 UNTOLD_RESET = 3600.0
-"""Seconds from now to the next reset, where a token does not say."""
+"""Seconds to the next reset, unless a token sets it."""
 
 
 def usage_limit_body(
     resets_at: float, plan: str = "business", *, code: str = "usage_limit_reached"
 ) -> dict[str, Any]:
-    """A body for a 429: the quota is used up until ``resets_at`` (unix seconds)."""
+    """Return a body for a 429: the quota is used up until ``resets_at`` (unix seconds)."""
     return error_body(
         code,
         "The usage limit has been reached",
@@ -38,7 +38,7 @@ def usage_limit_body(
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """That one window is used up, until ``resets_at`` (unix seconds)."""
+    """Return the headers for a window that is used up until ``resets_at`` (unix seconds)."""
 
     resets_at: int
     window: int
@@ -46,7 +46,7 @@ class Limit:
 
 
 class Window(NamedTuple):
-    """How much of so many minutes is used, and when they begin anew."""
+    """A window: minutes, percent used, and reset time."""
 
     used_percent: float
     window_minutes: int
@@ -54,7 +54,7 @@ class Window(NamedTuple):
 
 
 class Limits:
-    """The limits that are reached, by account and user: a new login of the same account is no way around them.
+    """The reached limits, by account and user, so that a new login of the same account does not avoid them.
 
     Args:
         families: the limit id of each model that has one of its own.
@@ -65,7 +65,7 @@ class Limits:
         self._reached: dict[tuple[str, str], dict[str, Limit]] = {}
 
     def reach(self, token: Token, resets_at: float, *, family: str, window: int, code: str) -> None:
-        """Begin to limit. The backend speaks of whole seconds, so that is what it keeps to.
+        """Start a limit. As in the backend, times are whole seconds.
 
         Raises ValueError for a family that no model belongs to.
         """
@@ -80,7 +80,7 @@ class Limits:
         self._reached.pop(_account(token), None)
 
     def refusal(self, token: Token, model: str) -> Reply | None:
-        """The 429 for a call of this model, if its own limit or the main one is reached."""
+        """Return the 429 for this model, if its own limit or the main one is reached."""
         for family in (self._family(model), MAIN):
             if limit := self._limit(token, family):
                 body = usage_limit_body(limit.resets_at, token.plan, code=limit.code)
@@ -88,11 +88,11 @@ class Limits:
         return None
 
     def headers(self, token: Token, model: str) -> Headers:
-        """The limits of a token's account, as an answer of this model carries them."""
+        """Return the headers with the limits of a token's account for this model."""
         return self._headers(token, self._family(model))
 
     def frames(self, token: Token, model: str) -> list[dict[str, Any]]:
-        """The same as frames, as they come with each turn on a WebSocket."""
+        """Return the same as WebSocket frames."""
         frames = [_frame(token, self._windows(token))]
         if family := self._family(model):
             frames.append({**_frame(token, self._family_windows(token, family)), "metered_limit_name": family})
@@ -137,7 +137,7 @@ class Limits:
 
 
 def hinted_model(request: Request) -> str:
-    """The model a request says it is for where that is not in its body: ``model=<slug>[;…]``, or nothing."""
+    """Return the model in a routing hint, ``model=<slug>[;…]``, or an empty string."""
     hints = (request.header("x-codex-routing-hint") or "").split(";")
     return next((hint.strip()[6:] for hint in hints if hint.strip().startswith("model=")), "")
 

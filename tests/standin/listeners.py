@@ -17,9 +17,9 @@ HANDSHAKE_SECONDS = 20.0
 
 
 class Link(asyncio.StreamReaderProtocol):
-    """A connection as streams, which also says at once when the peer is gone.
+    """A connection as streams, which also notices at once that the peer is gone.
 
-    While ``answering`` is set, nobody reads, so nobody would notice: that task is cancelled then.
+    While ``answering`` is set, no code reads from the peer; the task is cancelled if the peer leaves.
     """
 
     def __init__(self, connected: Callable[[Link, asyncio.StreamReader, asyncio.StreamWriter], object]) -> None:
@@ -43,7 +43,7 @@ class Link(asyncio.StreamReaderProtocol):
 
 
 class Tls:
-    """The TLS context of the server, and the server name each client asked for."""
+    """The server's TLS context, and the server name of each client."""
 
     def __init__(self, certificate: Path, alpn: tuple[str, ...]) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -60,7 +60,7 @@ class Tls:
         self.context.load_cert_chain(certificate)
 
     def server_name(self, writer: asyncio.StreamWriter) -> str:
-        """The name in the ClientHello, or nothing."""
+        """Return the name in the ClientHello, or an empty string."""
         return self._names.get(writer.get_extra_info("ssl_object"), "")
 
     def _note(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
@@ -69,12 +69,12 @@ class Tls:
 
 
 class Gate(Protocol):
-    """What the CONNECT proxy needs to know of the stand-in."""
+    """The parts of the stand-in that the CONNECT proxy needs."""
 
     tls: Tls
 
     def admits(self, head: Head) -> bool:
-        """Whether this is a CONNECT to a host the stand-in plays; what is not is on record afterwards."""
+        """Tell whether this is a CONNECT to a host of the stand-in. Record it if not."""
 
     def link(self) -> Link: ...
 

@@ -14,17 +14,17 @@ from typing import Any
 from tests.standin.tokens import Token
 
 ACCESS_LIFETIME = 10 * 86400.0
-"""Seconds an access token is valid for."""
+"""Lifetime of an access token, in seconds."""
 
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
-"""The client id with which Codex asks for new tokens."""
+"""Codex' client id at the token endpoint."""
 
 REFRESH_REASONS = ("unauthorized_recovery", "proactive_expiry", "scheduled")
 """Why it asks."""
 
 
 def make_jwt(claims: dict[str, Any]) -> str:
-    """A JWT that anybody can read and nobody can verify."""
+    """Return a JWT with an invalid signature."""
     parts = [{"alg": "none", "typ": "JWT"}, claims]
     head, body = (_b64(json.dumps(part).encode()) for part in parts)
     return f"{head}.{body}.{_b64(b'unsigned')}"
@@ -69,7 +69,7 @@ def auth_json(login: Token, refresh_token: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What the token endpoint says: a new login in place of the old one, or the code of a permanent failure."""
+    """Return a new login that replaces the old one, or the code of a permanent failure."""
 
     code: str = ""
     old: Token | None = None
@@ -98,7 +98,7 @@ class RefreshTokens:
             self._logins.pop(refresh_token, None)
 
     def hand_over(self, refresh_token: str, owner: Token) -> None:
-        """From now on it renews the login of somebody else: of another workspace, say."""
+        """From now on, renew this login as that of another owner."""
         with self._lock:
             self._logins[refresh_token] = owner
 
@@ -116,7 +116,7 @@ class RefreshTokens:
 
 
 class DeviceLogins:
-    """Logging in with a code: somebody says yes elsewhere, and the client, which has been asking, gets its login."""
+    """Device logins: a person approves a code elsewhere, and the polling client gets its login."""
 
     def __init__(self) -> None:
         self._approved: list[Token] = []
@@ -131,7 +131,7 @@ class DeviceLogins:
         return {"device_auth_id": f"device-{secrets.token_hex(6)}", "user_code": "TEST-CODE", "interval": "1"}
 
     def poll(self) -> dict[str, Any] | None:
-        """What the client may spend at the token endpoint, once somebody has said yes."""
+        """Return the authorization code, once a person has approved."""
         if not self._approved:
             return None
         code, verifier = secrets.token_hex(12), secrets.token_hex(24)

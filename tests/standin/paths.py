@@ -35,4 +35,4 @@ PLAIN: dict[str, Any] = {
     "/backend-api/ps/plugins/suggested/codex": {"plugins": []},
     "/backend-api/codex/analytics-events/events": {},
 }
-"""Answers that say nothing."""
+"""Paths with empty answers."""

@@ -67,7 +67,7 @@ class Service:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The transports say connection_lost in the next turn of the loop.
+        # The transports call connection_lost in the next iteration of the loop.
         await asyncio.sleep(0)
 
     def drop(self, transport: Transport | None) -> None:
@@ -136,7 +136,7 @@ class Service:
         except CutError:
             writer.transport.abort()
         except (OSError, EOFError):
-            # The peer went away; where that concerns a request, its record says so.
+            # The peer left; the record of its request notes that.
             pass
         finally:
             del self._writers[writer]
@@ -260,6 +260,6 @@ class Service:
 
 
 async def _push(socket: Socket, frame: dict[str, Any]) -> None:
-    # Where either side has just said good-bye, nobody is left to hear it.
+    # Either side may have just closed.
     with contextlib.suppress(OSError):
         await socket.send(frame)

@@ -203,7 +203,7 @@ class StandIn:
         self._call(self._service.drop, transport)
 
     def close(self, transport: Literal["websocket"] = "websocket", code: int = 1001) -> None:
-        """Say good-bye on every open socket, in the middle of a turn too. Raises ValueError for no such code."""
+        """Send a close frame on every open socket, even during a turn. Raises ValueError for an invalid code."""
         if transport != "websocket" or code not in LEAVING:
             raise ValueError(f"no close frame for {transport} with {code}")
         self._call(self._service.close, code)
@@ -258,10 +258,10 @@ class StandIn:
         """Every rule that was broken, in order."""
         return [f"{seen.method} {seen.host}{seen.path}: {seen.refusal}" for seen in list(self.seen) if seen.refusal]
 
-    def wait(self, holds: Callable[[], object], seconds: float = 10.0) -> None:
-        """Wait until something holds. Raises TimeoutError after so many seconds."""
+    def wait(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+        """Wait until ``condition()`` is true. Raises TimeoutError after ``seconds``."""
         deadline = time.monotonic() + seconds
-        while not holds():
+        while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it did not come to hold within {seconds} s")
             time.sleep(0.01)

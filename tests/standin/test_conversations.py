@@ -1,4 +1,4 @@
-"""Answers depend on what has been said before: tool calls, encrypted reasoning, over HTTP and on a socket."""
+"""Answers depend on the conversation: tool calls and encrypted reasoning, over HTTP and on a socket."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_prompt_may_ask_for_tool_calls_before_the_answer(standin: StandIn) -> 
     with http(standin) as client:
         for number in (1, 2):
             call = call_in(events_in(post(client, work(), body)))
-            # then: the call says who made it, and in answer to which request
+            # then: the call has its author, and the number of its request
             command = json.loads(call["arguments"])["cmd"]
             assert (call["type"], call["name"]) == ("function_call", "exec_command")
             assert command == f"echo 'answer from work, request {number}, banana'"
             # when: it is carried out
             body["input"] += [call, output_of(call)]
         assert answer_in(post(client, work(), body)) == "answer from work, request 3, banana"
-        # and: the next turn begins anew
+        # and: the next turn starts from the beginning
         body["input"] += [*prompt("once more")["input"]]
         assert answer_in(post(client, work(), body)) == "answer from work, request 4"
 
@@ -91,7 +91,7 @@ def reasoning(**more: Any) -> dict[str, Any]:
     return {"type": "reasoning", "summary": [], **more}
 
 
-def test_foreign_encrypted_reasoning_on_a_socket_is_an_error_and_the_socket_serves_on(standin: StandIn) -> None:
+def test_foreign_reasoning_on_a_socket_is_only_an_error(standin: StandIn) -> None:
     standin.backend.encrypted = "bound"
     with websocket(standin, work()) as mine, websocket(standin, spare()) as other:
         # given: two turns of one account

@@ -1,4 +1,4 @@
-"""Answers that fail in the middle, sockets that are closed, frames nobody asked for, and random cuts."""
+"""Answers that fail in the middle, closed sockets, unrequested frames, and random cuts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_answer_can_fail_in_the_middle_of_its_stream(standin: StandIn, http2:
     assert answer_in(served)
 
 
-def test_a_turn_can_fail_in_the_middle_and_nothing_builds_upon_it(standin: StandIn) -> None:
+def test_a_turn_that_fails_in_the_middle_cannot_be_continued(standin: StandIn) -> None:
     standin.plan(Answer(transport="message", fail="rate_limit_exceeded", fail_after=1))
     with websocket(standin, work()) as connection:
         frames = say(connection)
@@ -79,7 +79,7 @@ def test_a_close_frame_that_cannot_be_is_a_mistake_of_the_test(answer: dict[str,
         Answer(**answer)  # type: ignore[arg-type]
 
 
-def test_all_sockets_can_be_closed_from_outside_between_and_within_turns(standin: StandIn) -> None:
+def test_sockets_can_be_closed_between_and_within_turns(standin: StandIn) -> None:
     standin.plan(Answer(transport="message", after=1, pace=0.2))
     with websocket(standin, work()) as idle, websocket(standin, work()) as busy:
         assert text_in(say(idle))

@@ -1,4 +1,4 @@
-"""Whatever happens on its connections, the stand-in ends cleanly and leaves nothing behind."""
+"""The stand-in always ends cleanly and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def start_process(tmp_path: Path) -> tuple[subprocess.Popen[str], dict[str, Any]
     return process, json.loads(process.stdout.readline())
 
 
-def test_as_a_process_it_says_where_it_is_and_ends_with_its_input(tmp_path: Path) -> None:
+def test_the_process_prints_its_ports_and_ends_with_its_input(tmp_path: Path) -> None:
     process, ready = start_process(tmp_path)
     assert process.stdin is not None
     assert process.stdout is not None

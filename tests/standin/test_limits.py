@@ -48,7 +48,7 @@ def assert_limited(status: int, headers: Any, error: dict[str, Any], resets_at: 
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
-def test_a_limit_meets_requests_upgrades_and_messages_until_it_is_lifted(standin: StandIn, http2: bool) -> None:
+def test_a_limit_affects_requests_upgrades_and_messages(standin: StandIn, http2: bool) -> None:
     resets_at = int(time.time() + SOON)
     with http(standin, http2=http2) as client, websocket(standin, work()) as connection:
         assert text_in(say(connection))
@@ -135,7 +135,7 @@ def test_the_main_limit_concerns_the_models_of_families_too(standin: StandIn) ->
     assert response.headers["x-codex-active-limit"] == "premium"
 
 
-def test_good_answers_tell_of_the_limit_that_counts_for_their_model(standin: StandIn) -> None:
+def test_good_answers_have_the_limit_of_their_model(standin: StandIn) -> None:
     token = standin.backend.pool[WORK]
     token.weekly_percent, token.family_percent, token.resets_at = 41.5, 77.0, 2_000_000_000.0
     with http(standin) as client, websocket(standin, work(), **SPARK) as connection:

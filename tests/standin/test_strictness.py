@@ -16,7 +16,7 @@ USAGE = "https://chatgpt.com/backend-api/wham/usage"
 SETTINGS = "https://chatgpt.com/backend-api/wham/settings/user"
 
 
-def test_a_request_that_fits_its_token_is_answered_under_its_name(standin: StandIn) -> None:
+def test_a_valid_request_is_answered_under_its_name(standin: StandIn) -> None:
     with http(standin) as client:
         response = ask(client, work(), "say hi echo:banana")
     [seen] = standin.seen
@@ -54,7 +54,7 @@ def test_headers_that_do_not_fit_the_token_are_refused(
 
 
 @pytest.mark.parametrize("name", [name for name in SINGLE if name != "host"])
-def test_a_second_header_of_a_kind_is_refused_even_if_it_says_the_same(standin: StandIn, name: str) -> None:
+def test_duplicate_headers_are_refused(standin: StandIn, name: str) -> None:
     value = dressed(work()).get(name, "x")
     headers = [*dressed(work()).items(), (name, value)]
     if name not in dressed(work()):
@@ -79,7 +79,7 @@ def test_a_routed_workspace_is_served_at_its_origin_only(standin: StandIn) -> No
 
 
 @pytest.mark.parametrize("path", [DISCOVERY, MODELS])
-def test_discovery_and_models_are_answered_before_the_client_knows_the_origin(standin: StandIn, path: str) -> None:
+def test_discovery_and_models_need_no_origin(standin: StandIn, path: str) -> None:
     token = work(**GOV)
     standin.add(token)
     headers = dressed(token)
@@ -115,7 +115,7 @@ def test_a_dead_token_is_a_401_but_no_broken_rule(standin: StandIn) -> None:
     assert (standin.refusals, standin.leaks) == ([], [])
 
 
-def test_paths_that_act_for_a_person_take_the_clients_own_token_only(standin: StandIn) -> None:
+def test_personal_paths_take_the_clients_own_token_only(standin: StandIn) -> None:
     with http(standin) as client:
         own = client.get(SETTINGS, headers=dressed(client_token()))
         pooled = client.get(SETTINGS, headers=dressed(work()))
@@ -123,7 +123,7 @@ def test_paths_that_act_for_a_person_take_the_clients_own_token_only(standin: St
     assert standin.leaks == [standin.seen[1]]
 
 
-def test_what_is_lent_to_members_takes_a_token_of_the_pool_with_all_that_belongs_to_it(standin: StandIn) -> None:
+def test_lent_paths_take_a_pool_token_with_its_headers(standin: StandIn) -> None:
     with http(standin) as client:
         own, pooled = (client.get(USAGE, headers=dressed(token)) for token in (client_token(), work()))
         mixed = client.get(USAGE, headers={**dressed(work()), "chatgpt-account-id": client_token().account_id})
@@ -189,9 +189,7 @@ def test_a_body_the_backend_could_not_read_is_refused(standin: StandIn, body: by
 
 
 @pytest.mark.parametrize(("kind", "status"), [("bound", 400), ("portable", 200)])
-def test_encrypted_reasoning_of_another_account_is_taken_back_only_where_it_is_portable(
-    standin: StandIn, kind: str, status: int
-) -> None:
+def test_foreign_reasoning_is_accepted_only_if_portable(standin: StandIn, kind: str, status: int) -> None:
     standin.backend.encrypted = "bound" if kind == "bound" else "portable"
     with http(standin) as client:
         events = ask(client, work()).text
@@ -206,7 +204,7 @@ def test_encrypted_reasoning_of_another_account_is_taken_back_only_where_it_is_p
         assert response.json()["error"]["code"] == "invalid_encrypted_content"
 
 
-def test_compact_and_models_and_discovery_speak_of_the_tokens_account(standin: StandIn) -> None:
+def test_compact_models_and_discovery_name_the_account(standin: StandIn) -> None:
     with http(standin) as client:
         compact = client.post(f"https://chatgpt.com{COMPACT}", json=prompt("hi"), headers=dressed(work()))
         models = client.get(f"https://chatgpt.com{MODELS}", headers=dressed(work()))

@@ -114,9 +114,7 @@ def test_a_cut_answer_ends_in_an_error_and_is_on_record_as_cut(standin: StandIn,
 
 
 @BOTH
-def test_a_client_that_goes_away_is_noticed_while_the_answer_is_still_being_made(
-    standin: StandIn, http2: bool
-) -> None:
+def test_a_client_that_leaves_early_is_noticed(standin: StandIn, http2: bool) -> None:
     standin.plan(Answer(path=RESPONSES, delay=30))
     with http(standin, http2=http2) as client:
         client.timeout = httpx.Timeout(0.5)
@@ -126,7 +124,7 @@ def test_a_client_that_goes_away_is_noticed_while_the_answer_is_still_being_made
     assert not last(standin).complete
 
 
-def test_a_socket_answers_turns_that_build_upon_one_another(standin: StandIn) -> None:
+def test_turns_on_a_socket_continue_one_another(standin: StandIn) -> None:
     with websocket(standin, work()) as connection:
         prewarm = say(connection, generate=False)
         first = say(connection, "echo:one", previous_response_id=prewarm[-1]["response"]["id"])
@@ -149,7 +147,7 @@ def test_a_previous_response_is_known_on_its_own_socket_only(standin: StandIn) -
     assert text_in(again).startswith("answer from work")
 
 
-def test_a_token_that_dies_while_its_socket_is_open_gets_an_error_frame(standin: StandIn) -> None:
+def test_a_token_that_dies_on_a_socket_gets_an_error_frame(standin: StandIn) -> None:
     with websocket(standin, work()) as connection:
         say(connection)
         standin.kill(WORK)
@@ -187,7 +185,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_turn_is_noticed(standin: StandI
     assert not last(standin).complete
 
 
-def test_a_turn_state_of_another_identity_is_refused_on_a_socket_too(standin: StandIn) -> None:
+def test_a_foreign_turn_state_is_refused_on_a_socket(standin: StandIn) -> None:
     with websocket(standin, work()) as connection:
         [error] = say(connection, client_metadata={"x-codex-turn-state": "turn-acc-spare-7"})
     assert error["error"]["code"] == "foreign_turn_state"
@@ -232,7 +230,7 @@ def test_a_client_without_the_proxy_reaches_the_tls_listener(standin: StandIn) -
         "x-folded: a\r\n b",
     ],
 )
-def test_framing_that_two_servers_could_read_differently_is_refused(tmp_path: Path, framing: str) -> None:
+def test_ambiguous_framing_is_refused(tmp_path: Path, framing: str) -> None:
     head = f"POST {RESPONSES} HTTP/1.1\r\nhost: chatgpt.com\r\n{framing}\r\n\r\n{{}}"
     with StandIn([work()], folder=tmp_path) as standin:
         with (

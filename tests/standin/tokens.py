@@ -17,8 +17,8 @@ class Token:
 
     ``name`` is put into answers ("answer from <name>, request <n>"). A token that is not ``alive`` is answered
     401 ``token_revoked``, by the backend as well as by whoami; one that has expired (unix seconds) is answered 401
-    ``token_expired``. ``used_percent`` is what the headers say of its primary window (5 hours),
-    ``weekly_percent`` of its secondary one and ``family_percent`` of those of families; both windows begin anew at
+    ``token_expired``. ``used_percent`` is how much of its primary window (5 hours) is used,
+    ``weekly_percent`` of its secondary one and ``family_percent`` of those of families; both windows reset at
     ``resets_at`` (unix seconds; None: always an hour from now).
     """
 
@@ -88,7 +88,7 @@ SINGLE = (
     "x-openai-account-routing-override",
     "x-codex-turn-state",
 )
-"""Headers that say who is speaking; two of one kind would leave that to chance."""
+"""Headers that identify the sender, and must not be duplicated."""
 
 PLACEHOLDER = "<codexpool"
 """How the addon's readable stand-ins for a token begin; none of them may reach the wire."""
@@ -107,14 +107,14 @@ Discovery is where it learns that in the first place; Codex 0.169.0 asks for the
 
 
 def refuse_headers(headers: Headers) -> Refusal | None:
-    """What is wrong with a request's headers whoever sends it: placeholders, duplicates of ``SINGLE``."""
+    """Return what is wrong with a request's headers for any sender: placeholders, duplicates of ``SINGLE``."""
     names = [name for name, _ in headers]
     for name in SINGLE:
         if names.count(name) > 1:
             return Refusal(400, "duplicate_header", f"{name} appears {names.count(name)} times")
     for name, value in headers:
         if PLACEHOLDER in value:
-            return Refusal(400, "placeholder", f"{name} holds a placeholder")
+            return Refusal(400, "placeholder", f"{name} has a placeholder")
     return None
 
 
@@ -122,7 +122,7 @@ def refuse_bearer(request: Request, known: Mapping[str, Token], whose: str) -> R
     """The bearer token must be a known one, and the account header must name its account."""
     token = known.get(request.bearer)
     if token is None:
-        return Refusal(401, "invalid_token", f"authorization holds no token of {whose}")
+        return Refusal(401, "invalid_token", f"authorization has no token of {whose}")
     account = request.header("chatgpt-account-id")
     if account != token.account_id:
         return Refusal(

@@ -1,4 +1,4 @@
-"""What a model is told in the course of a conversation, and the tool calls it makes: ``tools:<n>`` in a prompt.
+"""Conversations with tool calls: ``tools:<n>`` in a prompt makes the model call n tools.
 
 With ``printenv:<NAME>`` in it they also print a variable of the client's environment.
 """
@@ -29,14 +29,14 @@ Tool = Literal["exec_command", "exec"]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What has been said up to a request, as far as the answer depends on it.
+    """The part of a conversation on which the next answer depends.
 
     Attributes:
         prompt: the text of the last user message.
         outputs: how many outputs of tool calls there were since.
         calls: the kind and id of each tool call that was made.
         tool: what the client offered for running a command.
-        response_id: of the last answer; a request on the same socket may build upon it.
+        response_id: of the last answer; a request on the same socket can continue it.
     """
 
     prompt: str = ""
@@ -67,7 +67,7 @@ class Conversation:
         return Conversation(prompt, outputs, frozenset(calls), tool)
 
     def answered(self, event: Event) -> Conversation:
-        """It with what one event of the answer adds. Nothing builds upon an answer that failed."""
+        """Return the conversation after one event of the answer. A failed answer cannot be continued."""
         match event:
             case {"type": "response.created", "response": {"id": str(response_id)}}:
                 return replace(self, response_id=response_id)
