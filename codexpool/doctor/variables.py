@@ -19,7 +19,7 @@ ABOUT: Final = "client"
 
 AUTH_HOST: Final = urlsplit(AUTHAPI).hostname or ""
 
-BUILT_IN: Final = "openai"  # codex's model provider for ChatGPT
+BUILT_IN: Final = "openai"  # Codex's model provider for ChatGPT
 
 KINDS: Final = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token", "eyJ": "a JWT", "sk-": "an API key"}
 """Kinds of tokens by how they begin; a member key also begins as a personal access token does."""
