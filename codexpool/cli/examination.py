@@ -101,7 +101,7 @@ class Examination:
             seen = trust.check(self._client, tunnel, certificate if certificate.is_file() else None)
             yield from self._probe(tunnel, seen)
         yield from variables.findings(self._client, (at.host, at.port), self._places())
-        yield from seen.findings
+        yield seen.finding
 
     def _probe(self, tunnel: Tunnel, seen: trust.Trusted) -> Iterator[Finding]:
         if not self._knows_probe:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from codexpool.redaction import redact_tokens
 from codexpool.views.formatting import plain
@@ -50,12 +50,3 @@ def wrong(about: str, text: str, remedy: str) -> Finding:
 
 def count(findings: Iterable[Finding], level: Level) -> int:
     return sum(finding.level is level for finding in findings)
-
-
-def document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return the JSON document."""
-    return {
-        "version": VERSION,
-        "findings": [{**finding._asdict(), "level": finding.level.value} for finding in findings],
-        "wrong": count(findings, Level.WRONG),
-    }

@@ -18,7 +18,7 @@ from codexpool import __version__
 from codexpool.credentials.pat import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.doctor.tunnel import Answer, NoTunnelError, Tunnel, UntrustedError
+from codexpool.doctor.tunnel import Answer, Tunnel
 from codexpool.protocol.endpoints import RESPONSES
 from codexpool.protocol.headers import PROBE
 from codexpool.redaction import redact_text
@@ -64,8 +64,8 @@ def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Fi
         probe = Probe(secrets.token_urlsafe(12), transport, token or made_up)
         try:
             yield evaluate(_send(tunnel, context, probe), probe)
-        except (UntrustedError, NoTunnelError, OSError, http.client.HTTPException) as error:
-            yield wrong(ABOUT, f"{how}: no answer ({error or type(error).__name__})", "see the proxy's log")
+        except (OSError, http.client.HTTPException) as error:
+            yield wrong(ABOUT, f"{how}: no answer ({str(error) or type(error).__name__})", "see the proxy's log")
 
 
 def _send(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:

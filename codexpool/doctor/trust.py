@@ -15,7 +15,7 @@ import certifi
 
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.doctor.tunnel import NoTunnelError, Tunnel, UntrustedError
+from codexpool.doctor.tunnel import Tunnel
 from codexpool.local.ca_files import CERTIFICATE
 
 ABOUT: Final = "trust"
@@ -24,13 +24,13 @@ VARIABLES: Final = ("CODEX_CA_CERTIFICATE", "SSL_CERT_FILE")
 
 
 class Trusted(NamedTuple):
-    """The result: findings, and the TLS context to send a probe with; None if none may be sent."""
+    """The result, and the TLS context to send a probe with; None if none may be sent."""
 
-    findings: list[Finding]
+    finding: Finding
     context: ssl.SSLContext | None
 
 
-UNCHECKED: Final = Trusted([note(ABOUT, "not checked: no proxy answers")], None)
+UNCHECKED: Final = Trusted(note(ABOUT, "not checked: no proxy answers"), None)
 
 
 def check(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Trusted:
@@ -40,13 +40,15 @@ def check(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Tr
     """
     try:
         own = _trusted_context(tunnel, ca_file) if ca_file is not None else None
-        if own is None and _trusted_context(tunnel, certifi.where()) is not None:
-            return Trusted([_passes_unread()], None)
+        if own is None and _trusted_context(tunnel, certifi.where()) is not None:  # It is the backend's own.
+            text = "the proxy relays connections to the backend unread: nothing can be swapped, and no probe is sent"
+            remedy = "remove chatgpt.com from mitmproxy's ignore_hosts (or add it to allow_hosts), and restart it"
+            return Trusted(wrong(ABOUT, text, remedy), None)
         finding, context = _of_client(client, tunnel, ca_file)
-    except (NoTunnelError, OSError, http.client.HTTPException) as error:
-        text = f"the proxy does not connect to the backend: {error or type(error).__name__}"
-        return Trusted([wrong(ABOUT, text, "see the proxy's log; it usually cannot reach the backend itself")], None)
-    return Trusted([finding], own or context)
+    except (OSError, http.client.HTTPException) as error:
+        text = f"the proxy does not connect to the backend: {str(error) or type(error).__name__}"
+        return Trusted(wrong(ABOUT, text, "see the proxy's log; it usually cannot reach the backend itself"), None)
+    return Trusted(finding, own or context)
 
 
 def _trusted_context(tunnel: Tunnel, ca_file: Path | str) -> ssl.SSLContext | None:
@@ -56,7 +58,7 @@ def _trusted_context(tunnel: Tunnel, ca_file: Path | str) -> ssl.SSLContext | No
         context.load_verify_locations(cafile=str(ca_file))
     except OSError:
         return None
-    return context if _trusts(tunnel, context) else None
+    return context if tunnel.is_trusted(context) else None
 
 
 def _of_client(
@@ -76,25 +78,8 @@ def _of_client(
     except OSError as error:
         hint = "; write the path in full: the client does not expand ~" if path.startswith("~") else ""
         return wrong(ABOUT, f"{name} cannot be read: {error.strerror or type(error).__name__}", remedy + hint), None
-    if not _trusts(tunnel, context):
+    if not tunnel.is_trusted(context):
         unset = "neither CODEX_CA_CERTIFICATE nor SSL_CERT_FILE is set, and this system does not trust the proxy"
         return wrong(ABOUT, f"{name} lacks the proxy's certificate authority" if path else unset, remedy), None
     needless = "this system trusts the proxy's certificates; no variable is needed"
     return ok(ABOUT, f"{name} has the proxy's certificate authority" if path else needless), context
-
-
-def _passes_unread() -> Finding:
-    """Report a tunnel that ends at a server with a public certificate: the backend itself."""
-    return wrong(
-        ABOUT,
-        "the proxy relays connections to the backend unread: nothing can be swapped, and no probe is sent",
-        "remove chatgpt.com from mitmproxy's ignore_hosts (or add it to allow_hosts), and restart it",
-    )
-
-
-def _trusts(tunnel: Tunnel, context: ssl.SSLContext) -> bool:
-    try:
-        tunnel.handshake(context)
-    except UntrustedError:
-        return False
-    return True

@@ -17,14 +17,6 @@ SECONDS: Final = 15.0  # for each step of a connection; the proxy may wait for a
 LONGEST: Final = 65_536  # bytes read of an answer
 
 
-class UntrustedError(Exception):
-    """The certificate presented for the backend is not trusted."""
-
-
-class NoTunnelError(Exception):
-    """The proxy does not open a tunnel, or its other end does not speak TLS."""
-
-
 class Answer(NamedTuple):
     """An answer; the names of headers are in lower case."""
 
@@ -42,15 +34,18 @@ class Tunnel:
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
-    def handshake(self, context: ssl.SSLContext) -> None:
-        """Make a TLS handshake, and close. Raises UntrustedError, NoTunnelError and OSError."""
-        with self._connected(context):
-            pass
+    def is_trusted(self, context: ssl.SSLContext) -> bool:
+        """Make a TLS handshake, and return whether the certificate is trusted. Raises OSError if it fails."""
+        try:
+            with self._connected(context):
+                return True
+        except ssl.SSLCertVerificationError:
+            return False
 
     def ask(
         self, context: ssl.SSLContext, method: str, path: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
-        """Send a request to the backend's host. Raises what `handshake` does, and http.client.HTTPException."""
+        """Send a request to the backend's host. Raises OSError and http.client.HTTPException."""
         with self._connected(context) as connection:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
@@ -64,10 +59,5 @@ class Tunnel:
         proxyauth = {"proxy-authorization": f"Basic {credentials}"} if self.user or self.password else {}
         connection.set_tunnel(HOST, 443, proxyauth)
         with contextlib.closing(connection):
-            try:
-                connection.connect()
-            except ssl.SSLCertVerificationError as error:
-                raise UntrustedError(error.verify_message) from None
-            except ssl.SSLError as error:
-                raise NoTunnelError(f"no TLS at the other end ({error.reason or type(error).__name__})") from None
+            connection.connect()
             yield connection

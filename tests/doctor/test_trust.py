@@ -8,7 +8,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from codexpool.doctor.findings import Finding, Level
+from codexpool.doctor.findings import Level
 from codexpool.doctor.trust import Trusted, check
 from codexpool.doctor.tunnel import Tunnel
 from tests.doctor.fakes import FakeProxy, client, running
@@ -24,17 +24,12 @@ def looked(fake: FakeProxy, environ: dict[str, str], ca_file: Path | None = None
     return check(client(environ), Tunnel("127.0.0.1", fake.port), ca_file)
 
 
-def finding(trusted: Trusted) -> Finding:
-    (found,) = trusted.findings
-    return found
-
-
 @pytest.mark.parametrize("name", ["CODEX_CA_CERTIFICATE", "SSL_CERT_FILE"])
 def test_either_variable_makes_the_client_trust_the_proxy(fake: FakeProxy, name: str) -> None:
     trusted = looked(fake, {name: str(fake.authority.ca_file)})
 
-    assert finding(trusted).level is Level.OK
-    assert name in finding(trusted).text
+    assert trusted.finding.level is Level.OK
+    assert name in trusted.finding.text
     assert trusted.context is not None
 
 
@@ -44,9 +39,9 @@ def test_codex_ca_certificate_comes_first_unless_it_is_empty(fake: FakeProxy) ->
     hidden = looked(fake, {"CODEX_CA_CERTIFICATE": certifi.where(), "SSL_CERT_FILE": right})
     empty = looked(fake, {"CODEX_CA_CERTIFICATE": "", "SSL_CERT_FILE": right})
 
-    assert finding(hidden).level is Level.WRONG
-    assert "CODEX_CA_CERTIFICATE" in finding(hidden).text
-    assert finding(empty).level is Level.OK
+    assert hidden.finding.level is Level.WRONG
+    assert "CODEX_CA_CERTIFICATE" in hidden.finding.text
+    assert empty.finding.level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -60,16 +55,16 @@ def test_codex_ca_certificate_comes_first_unless_it_is_empty(fake: FakeProxy) ->
 def test_an_unusable_file_is_wrong_and_a_probe_is_possible(fake: FakeProxy, path: str, words: str) -> None:
     trusted = looked(fake, {"CODEX_CA_CERTIFICATE": path}, fake.authority.ca_file)
 
-    assert finding(trusted).level is Level.WRONG
-    assert words in finding(trusted).text + finding(trusted).remedy
-    assert f"CODEX_CA_CERTIFICATE={fake.authority.ca_file}" in finding(trusted).remedy
+    assert trusted.finding.level is Level.WRONG
+    assert words in trusted.finding.text + trusted.finding.remedy
+    assert f"CODEX_CA_CERTIFICATE={fake.authority.ca_file}" in trusted.finding.remedy
     assert trusted.context is not None
 
 
 def test_without_a_variable_no_probe_is_possible(fake: FakeProxy) -> None:
     trusted = looked(fake, {})
 
-    assert finding(trusted).level is Level.WRONG
+    assert trusted.finding.level is Level.WRONG
     assert trusted.context is None
 
 
@@ -79,8 +74,8 @@ def test_a_public_certificate_allows_no_probe(fake: FakeProxy, monkeypatch: pyte
 
     trusted = looked(fake, {})
 
-    assert finding(trusted).level is Level.WRONG
-    assert "unread" in finding(trusted).text
+    assert trusted.finding.level is Level.WRONG
+    assert "unread" in trusted.finding.text
     assert trusted.context is None
 
 
@@ -89,5 +84,5 @@ def test_a_proxy_that_is_gone_is_wrong(tmp_path: Path) -> None:
         port = fake.port
     trusted = check(client(), Tunnel("127.0.0.1", port), None)
 
-    assert finding(trusted).level is Level.WRONG
+    assert trusted.finding.level is Level.WRONG
     assert trusted.context is None

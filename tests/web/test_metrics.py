@@ -23,8 +23,7 @@ from codexpool.pool.usage import MAIN, Limit, Window
 from codexpool.traces.counts import BOUNDS
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
-from codexpool.web.families import AT_ONCE
-from codexpool.web.metrics import length, scrape
+from codexpool.web.metrics import AT_ONCE, length, scrape
 from codexpool.web.status import View
 from tests.pool.pools import NOW, condemn, ready_pool, refuse, unverified
 from tests.redaction.planting import pieces_in, recognised

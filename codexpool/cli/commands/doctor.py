@@ -16,7 +16,7 @@ from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.doctor import environment, machine
-from codexpool.doctor.findings import Finding, Level, count, document
+from codexpool.doctor.findings import VERSION, Finding, Level, count
 from codexpool.protocol.routes import ROUTES
 from codexpool.views.formatting import Line, wrap
 
@@ -82,7 +82,9 @@ def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json:
         for finding in new if not as_json else ():
             _print(out, finding)
     if as_json:
-        out.line(json.dumps(document(found), indent=2))
+        rows = [{**finding._asdict(), "level": finding.level.value} for finding in found]
+        document = {"version": VERSION, "findings": rows, "wrong": count(found, Level.WRONG)}
+        out.line(json.dumps(document, indent=2))
     else:
         out.lines(_summary(found))
     return found
