@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
 
 
@@ -47,13 +46,7 @@ class Unchanged(Failure):
 
 def config_option(command: F) -> F:
     """Add ``--config PATH``."""
-    option = click.option(
-        "--config",
-        "named",
-        metavar="PATH",
-        type=click.Path(path_type=Path),
-        help=CONFIG_HELP,
-    )
+    option = click.option("--config", "named", metavar="PATH", type=click.Path(path_type=Path), help=CONFIG_HELP)
     return option(command)
 
 
@@ -99,7 +92,7 @@ def route() -> Route:
     return Route()
 
 
-async def verification() -> Verification:
+def verification() -> Verification:
     """Return what verifies tokens with the backend."""
     from codexpool.credentials.authapi import AuthApi
     from codexpool.upkeep.verification import Verification
@@ -116,10 +109,9 @@ def open_the_state() -> Iterator[State]:
         raise Failure(f"state: {error}") from None
     try:
         yield state
-    except BaseException:
-        state.close()
-        raise
-    if not state.close():
+    finally:
+        is_written = state.close()
+    if not is_written:
         raise Failure("state: could not write all of it; try again")
 
 

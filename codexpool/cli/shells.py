@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Final
 
+from codexpool.cli.common import Failure
+
 Changes = Mapping[str, str | None]
 """New values of environment variables; None to unset."""
-
-
-class LineBreakError(ValueError):
-    """A value with a line break, in a file of lines."""
 
 
 def bash(changes: Changes) -> Iterator[str]:
@@ -43,13 +41,13 @@ def powershell(changes: Changes) -> Iterator[str]:
 
 
 def github(changes: Changes) -> Iterator[str]:
-    """For the file named in ``$GITHUB_ENV``. Raises LineBreakError."""
+    """For the file named in ``$GITHUB_ENV``. Raises Failure."""
     for name, value in changes.items():
         yield f"{name}={_one_line(name, value or '')}"
 
 
 def dotenv(changes: Changes) -> Iterator[str]:
-    """For ``~/.codex/.env``. Raises LineBreakError.
+    """For ``~/.codex/.env``. Raises Failure.
 
     Quotes only where needed: the client ignores everything after the first line it cannot parse.
     """
@@ -66,7 +64,7 @@ def dotenv(changes: Changes) -> Iterator[str]:
 
 def _one_line(name: str, value: str) -> str:
     if "\n" in value or "\r" in value:
-        raise LineBreakError(f"the value of {name} contains a line break, which the file cannot hold: {value!r}")
+        raise Failure(f"the value of {name} contains a line break, which the file cannot hold: {value!r}")
     return value
 
 
@@ -76,14 +74,6 @@ SHELLS: Final[Mapping[str, Callable[[Changes], Iterator[str]]]] = {
     "fish": fish,
     "powershell": powershell,
 }
-
-HOW_TO_READ: Final = {
-    "bash": 'eval "$(codexpool env)"',
-    "zsh": 'eval "$(codexpool env)"',
-    "fish": "codexpool env | source",
-    "powershell": "codexpool env | Out-String | Invoke-Expression",
-}
-"""How to apply the output, by shell."""
 
 
 def shell_of(environ: Mapping[str, str]) -> str:

@@ -52,11 +52,7 @@ def verify(spec: IdentitySpec, may_renew: bool = True) -> Verified:
         credential = credential_of(spec, sources())
     except UnusableError as error:
         raise Unchanged(f"{error.what}; {error.remedy}") from None
-
-    async def ask() -> Whoami:
-        return await checked(spec, credential, await verification(), may_renew)
-
-    answer = asyncio.run(ask())
+    answer = asyncio.run(checked(spec, credential, verification(), may_renew))
     if answer.metadata is None or answer.word is not Word.HEALTHY:
         raise Unchanged(f"{REFUSALS[answer.word]}: {answer.evidence}")
     return Verified(credential, answer, answer.metadata)

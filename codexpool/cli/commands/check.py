@@ -65,7 +65,7 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
 
 
 async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
-    api = await verification()
+    api = verification()
     at_once = asyncio.Semaphore(AT_ONCE)
     answers: dict[str, Whoami] = {}
 

@@ -92,10 +92,7 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
     changes |= without_bypasses(os.environ)
     shell = shell or shells.shell_of(os.environ)
     form = {"cli": shells.SHELLS[shell], "ci": shells.github}.get(kind, shells.dotenv)
-    try:
-        text = "".join(f"{line}\n" for line in form(changes))
-    except shells.LineBreakError as error:
-        raise Failure(str(error)) from None
+    text = "".join(f"{line}\n" for line in form(changes))
     # A path is bytes, whatever the terminal's encoding is.
     click.echo(os.fsencode(text) if os.name == "posix" else text, nl=False)
     for note in [*NOTES[kind], *_hints(kind, shell, proxy, os.environ)]:
@@ -174,7 +171,7 @@ def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str
     """Return what the user should know or do."""
     hints = []
     if kind == "cli" and sys.stdout.isatty():
-        hints.append(f"to apply this to your shell: {shells.HOW_TO_READ[shell]}")
+        hints.append("to apply this to your shell, see: codexpool env --help")
     for name, value in without_bypasses(environ).items():
         hints.append(f"{name}={environ[name]} bypasses the proxy; changed to {value or 'nothing'}")
     if environ.get("CODEX_API_KEY"):

@@ -107,12 +107,8 @@ def _ask_owner(spec: IdentitySpec) -> IdentityKey | None:
         credential = credential_of(spec, sources())
     except UnusableError:
         return None
-
-    async def ask() -> IdentityKey | None:
-        metadata = (await checked(spec, credential, await verification())).metadata
-        return metadata.key if metadata is not None else None
-
-    return asyncio.run(ask())
+    metadata = asyncio.run(checked(spec, credential, verification())).metadata
+    return metadata.key if metadata is not None else None
 
 
 def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
