@@ -28,11 +28,8 @@ from codexpool.tokens.bearer import Bearer
 if TYPE_CHECKING:
     import httpx
 
-TIMEOUT = 10.0
-"""Seconds for one request, from connecting to the last byte of the answer."""
-
-SHOWN = 200
-"""Characters of an answer that a message quotes at most."""
+TIMEOUT = 10.0  # Seconds for one request, from connecting to the last byte of the answer.
+SHOWN = 200  # Characters of an answer that a message quotes at most.
 
 
 class Whoami(NamedTuple):

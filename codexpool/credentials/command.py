@@ -19,17 +19,13 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.member_key import PREFIX
 
 TIMEOUT_MS: Final = 5_000
-REFRESH_INTERVAL_MS: Final = 300_000
-"""Codex's defaults for its own command credentials."""
-
-MAX_OUTPUT: Final = 65_536
-"""Bytes of output that are kept; a token with its claims has some thousand."""
+REFRESH_INTERVAL_MS: Final = 300_000  # Codex's defaults for its own command credentials.
+MAX_OUTPUT: Final = 65_536  # Bytes of output that are kept; a token with its claims has some thousand.
 
 MAX_QUOTED: Final = 300
 """Characters of standard error that a message quotes: the end, where programs say what went wrong."""
 
-KILL_TIMEOUT: Final = 2.0
-"""Seconds to wait for a killed program."""
+KILL_TIMEOUT: Final = 2.0  # Seconds to wait for a killed program.
 
 MIN_TOKEN: Final = 20
 """Characters of the shortest output accepted as a token: shorter ones are words, numbers, errors."""

@@ -42,20 +42,14 @@ from codexpool.tokens.bearer import Bearer
 
 logger = logging.getLogger("codexpool")
 
-EARLY: Final = 300.0
-"""Seconds before its expiry at which an access token is renewed, as in Codex."""
-
-JITTER: Final = 60.0
-"""Seconds earlier, at random: the proxies of one machine must not all ask in the same second."""
-
-FLOOR: Final = 60.0
-"""Seconds between two renewals without a refusal: tokens may be short-lived, and clocks wrong."""
+EARLY: Final = 300.0  # Seconds before its expiry at which an access token is renewed, as in Codex.
+JITTER: Final = 60.0  # Seconds earlier, at random: the proxies of one machine must not all ask in the same second.
+FLOOR: Final = 60.0  # Seconds between two renewals without a refusal: tokens may be short-lived, and clocks wrong.
 
 WRITE_PAUSES: Final = (1.0, 60.0)
 """Seconds between two attempts to write a login after a disk error: the first pause and the longest."""
 
-LOCK_TIMEOUT: Final = TIMEOUT + 10.0
-"""Seconds to wait for another process that renews the same login."""
+LOCK_TIMEOUT: Final = TIMEOUT + 10.0  # Seconds to wait for another process that renews the same login.
 
 
 class OAuth(Credential):
@@ -70,10 +64,8 @@ class OAuth(Credential):
         self._endpoint = endpoint
         self._in_file = login.access.fingerprint
         self._in_file_at = time.monotonic()
-        self._unwritten: Login | None = None
-        """A renewed login that could not be written yet."""
-        self._writes_again = False
-        """Whether a thread is trying to write it."""
+        self._unwritten: Login | None = None  # A renewed login that could not be written yet.
+        self._writes_again = False  # Whether a thread is trying to write it.
         self._renewed_at = 0.0
         self._early = EARLY + random.uniform(0, JITTER)
 

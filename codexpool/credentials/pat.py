@@ -8,8 +8,7 @@ from codexpool.credentials import Credential, Renewal
 from codexpool.pool.identity import Kind
 from codexpool.tokens.bearer import Bearer
 
-PREFIX = "at-"
-"""How Codex tells a PAT from other tokens (personal_access_token.rs)."""
+PREFIX = "at-"  # How Codex tells a PAT from other tokens (personal_access_token.rs).
 
 
 @dataclass(frozen=True, slots=True)

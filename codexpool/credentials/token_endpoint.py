@@ -15,8 +15,7 @@ from codexpool.redaction import redact_tokens
 if TYPE_CHECKING:
     import httpx
 
-CLIENT_ID: Final = "app_EMoamEEZ73f0CkXaXp7hrann"
-"""Codex's own."""
+CLIENT_ID: Final = "app_EMoamEEZ73f0CkXaXp7hrann"  # Codex's own.
 
 TIMEOUT: Final = 25.0
 """Seconds for a renewal, from connecting to the last byte. Generous: once sent, it has spent the refresh token."""
@@ -39,8 +38,7 @@ Sources: openai/codex pull requests 24830 and 27351 ("all six terminal AuthAPI r
 ``token_expired`` from decolua/9router pull request 1821, where the endpoint says so of a refresh token.
 """
 
-REFUSALS: Final = frozenset({400, 401, 403})
-"""The statuses with which these codes count."""
+REFUSALS: Final = frozenset({400, 401, 403})  # The statuses with which these codes count.
 
 
 class TokenEndpoint:

@@ -13,14 +13,9 @@ from typing import Any, NamedTuple
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
-MAX_SESSIONS = 100_000
-"""Sessions that are kept; of more, the least recently served are dropped."""
-
-MAX_UNWRITTEN = 100_000
-"""Rows that `UnwrittenRows` keeps; of more, the oldest are dropped."""
-
-GONE = ""
-"""The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it."""
+MAX_SESSIONS = 100_000  # Sessions that are kept; of more, the least recently served are dropped.
+MAX_UNWRITTEN = 100_000  # Rows that `UnwrittenRows` keeps; of more, the oldest are dropped.
+GONE = ""  # The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it.
 
 
 class StateError(Exception):

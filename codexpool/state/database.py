@@ -14,11 +14,8 @@ from codexpool.state import StateError
 logger = logging.getLogger("codexpool")
 
 SCHEMA_VERSION = 4
-APPLICATION_ID = 0x636F6470
-"""Marks a SQLite file as codexpool's ("codp")."""
-
-BUSY_TIMEOUT = 2.0
-"""Seconds to wait for another process that writes, or creates the file."""
+APPLICATION_ID = 0x636F6470  # Marks a SQLite file as codexpool's ("codp").
+BUSY_TIMEOUT = 2.0  # Seconds to wait for another process that writes, or creates the file.
 
 SUFFIXES = (".sqlite3", ".sqlite", ".db")
 
@@ -75,8 +72,7 @@ CREATE TABLE spent (
 ) WITHOUT ROWID;
 """
 
-STEPS = (SCHEMA, SINCE_2, SINCE_3, SINCE_4)
-"""The statements that lead from each version to the next."""
+STEPS = (SCHEMA, SINCE_2, SINCE_3, SINCE_4)  # The statements that lead from each version to the next.
 
 COLUMNS = {
     "sessions": "session, account_id, user_id, at, moves",

@@ -22,8 +22,7 @@ from codexpool.state.writer import Writer
 
 logger = logging.getLogger("codexpool")
 
-VARIABLE = "CODEXPOOL_STATE"
-"""The environment variable that names another file."""
+VARIABLE = "CODEXPOOL_STATE"  # The environment variable that names another file.
 
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
 """A scheme has at least two letters: a single one is a drive of Windows."""
@@ -40,17 +39,10 @@ PRUNING: Final = (
 )
 """What is deleted, and the age in seconds."""
 
-SESSION_AGE = 30 * DAY
-"""Seconds after which a session is not read any more, pruned or not."""
-
-USAGE_AGE = 400 * DAY
-"""Seconds for which usage is kept: a year, and time to look back on it."""
-
-PRUNED = "pruned"
-"""The claim with the time at which ages were last computed."""
-
-CLOSE_TIMEOUT = 5.0
-"""Seconds ``close`` waits for the disk."""
+SESSION_AGE = 30 * DAY  # Seconds after which a session is not read any more, pruned or not.
+USAGE_AGE = 400 * DAY  # Seconds for which usage is kept: a year, and time to look back on it.
+PRUNED = "pruned"  # The claim with the time at which ages were last computed.
+CLOSE_TIMEOUT = 5.0  # Seconds ``close`` waits for the disk.
 
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
@@ -136,8 +128,7 @@ class SqliteState(State):
         self._data_version = -1
         self._failing = False
         self._closed = False
-        self._pruned_at: float | None = None
-        """When this process last pruned, on the monotonic clock."""
+        self._pruned_at: float | None = None  # When this process last pruned, on the monotonic clock.
         self._writer = Writer(Database(path), self._prune)
 
     def put(self, row: Row) -> None:

@@ -15,20 +15,14 @@ from codexpool.state.database import COLUMNS, Database
 
 logger = logging.getLogger("codexpool")
 
-BATCH = 1000
-"""Rows in one transaction."""
-
-LINGER = 0.05
-"""Seconds that a first row waits for others to share its transaction."""
+BATCH = 1000  # Rows in one transaction.
+LINGER = 0.05  # Seconds that a first row waits for others to share its transaction.
 
 RETRY = (1.0, 60.0)
 """Seconds until a failed transaction is retried: the first pause and the longest; each is twice the one before."""
 
-MAX_WAITING = 100_000
-"""Rows that are kept while the disk cannot be written; of more, the oldest are dropped."""
-
-PRUNE_EVERY = 3600.0
-"""Seconds between two prunings."""
+MAX_WAITING = 100_000  # Rows that are kept while the disk cannot be written; of more, the oldest are dropped.
+PRUNE_EVERY = 3600.0  # Seconds between two prunings.
 
 Key = tuple[str, Hashable]
 """A table and the key of a row in it."""

@@ -28,14 +28,9 @@ from codexpool.redaction import redact_tokens
 
 logger = logging.getLogger("codexpool")
 
-REMIND_EVERY: Final = 86_400.0
-"""Seconds between two reminders that the same token expires soon."""
-
-TIMEOUT: Final = 10.0
-"""Seconds for the command or the webhook of a notice."""
-
-PAUSES: Final = (1.0, 5.0, 30.0)
-"""Seconds between two attempts to send a notice."""
+REMIND_EVERY: Final = 86_400.0  # Seconds between two reminders that the same token expires soon.
+TIMEOUT: Final = 10.0  # Seconds for the command or the webhook of a notice.
+PAUSES: Final = (1.0, 5.0, 30.0)  # Seconds between two attempts to send a notice.
 
 
 class Announcer:
@@ -61,8 +56,7 @@ class Announcer:
         self._route = route
         self._environ = environ
         self._reminded: dict[str, float] = {}
-        self._announced_breaker: float | None = None
-        """When the open breaker ends, as last announced."""
+        self._announced_breaker: float | None = None  # When the open breaker ends, as last announced.
 
     def status(self, identity: Identity, before: Condition) -> None:
         """Announce an identity's condition; ``before`` is the one it left."""

@@ -14,11 +14,8 @@ from collections.abc import Iterator
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0
 """Seconds from one attempt to the next: doubled each time, with a jitter of a fifth."""
 
-AT_LEAST = 0.5
-"""Seconds between the end of an attempt and the next one, however long it took."""
-
-WANTED_AFTER = 2.0
-"""Seconds from one attempt to the next while a client's request waits for it."""
+AT_LEAST = 0.5  # Seconds between the end of an attempt and the next one, however long it took.
+WANTED_AFTER = 2.0  # Seconds from one attempt to the next while a client's request waits for it.
 
 
 class Waiting:

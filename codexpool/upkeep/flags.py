@@ -30,8 +30,7 @@ logger = logging.getLogger("codexpool")
 PAUSES: Final = (0.5, 15.0)
 """Seconds between two attempts to write: the first pause and the longest. Each is twice the one before."""
 
-LAST_LOCK_TIMEOUT: Final = 0.5
-"""Seconds that the last attempt waits for another editor."""
+LAST_LOCK_TIMEOUT: Final = 0.5  # Seconds that the last attempt waits for another editor.
 
 
 class FlagWriter:
@@ -42,8 +41,7 @@ class FlagWriter:
         self._pool = pool
         self._vault = vault
         self._owner = owner
-        self._queued: dict[str, Flag | None] = {}
-        """By identity; None removes a flag."""
+        self._queued: dict[str, Flag | None] = {}  # By identity; None removes a flag.
         self._writing: asyncio.Task[None] | None = None
         self._is_failing = False
 

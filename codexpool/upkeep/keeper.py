@@ -37,8 +37,7 @@ from codexpool.upkeep.watching import Reloader
 
 logger = logging.getLogger("codexpool")
 
-TICK = 1.0
-"""Seconds between two checks for tokens that expire soon."""
+TICK = 1.0  # Seconds between two checks for tokens that expire soon.
 
 
 class Listener(Protocol):
@@ -73,15 +72,13 @@ class Keeper(PoolListener):
         self.config = config
         self.hosts = frozenset({endpoints.HOST})
         """Every host an identity is or was served from, and the one every client asks first."""
-        self.clock = Clock()
-        """The offset of this machine's clock from the backend's."""
+        self.clock = Clock()  # The offset of this machine's clock from the backend's.
         self._hosts_known = asyncio.Event()
         self._changed = asyncio.Event()
         self._listener = listener
         self._tasks = Tasks()
         self._persistence = Persistence(open_state, self._tasks)
-        self.ledger = Ledger(self._persistence.put_spent)
-        """What each member has used."""
+        self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = str(config.path)
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
         self._reloader = Reloader(config, environ, TokenEndpoint(route, environ), self.follow)

@@ -26,23 +26,15 @@ from codexpool.state import Note, Record, Row, Rows, Snapshot, State, UnwrittenR
 
 logger = logging.getLogger("codexpool")
 
-POLL = 1.0
-"""Seconds between two reads of what other proxies wrote."""
-
-SESSION_REWRITE = 3600.0
-"""Seconds after which a session in use is written again, so that it is not pruned."""
-
-USED_REWRITE = 10.0
-"""Seconds after which the last use of an identity, or an account's usage, is written again."""
-
-PATIENCE = 2.0
-"""Seconds that an identity or a notice waits for the state at the start."""
+POLL = 1.0  # Seconds between two reads of what other proxies wrote.
+SESSION_REWRITE = 3600.0  # Seconds after which a session in use is written again, so that it is not pruned.
+USED_REWRITE = 10.0  # Seconds after which the last use of an identity, or an account's usage, is written again.
+PATIENCE = 2.0  # Seconds that an identity or a notice waits for the state at the start.
 
 OPEN_PAUSES = (1.0, 30.0)
 """Seconds between two attempts to open the state: the first pause and the longest; each is twice the one before."""
 
-SESSIONS_TRACKED = 10_000
-"""Sessions for which it is known when they were written."""
+SESSIONS_TRACKED = 10_000  # Sessions for which it is known when they were written.
 
 USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
 """The kinds of notes: by account and user, for all, by pool.toml, by token, and by the subject of an exclusion."""
@@ -55,8 +47,7 @@ class Persistence(Rows):
         super().__init__()
         self._open_state = open_state
         self._unwritten = UnwrittenRows()
-        self._state: State | None = None
-        """None until it is open, and the contents of the file were applied."""
+        self._state: State | None = None  # None until it is open, and the contents of the file were applied.
         self._earlier = Snapshot()
         self._is_open = asyncio.Event()
         self._is_closed = False

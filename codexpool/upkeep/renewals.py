@@ -31,13 +31,10 @@ class _Renewal:
     """The renewal of one identity's token."""
 
     def __init__(self, waiting: Waiting) -> None:
-        self.attempt = asyncio.Event()
-        """Set when the present attempt has ended."""
+        self.attempt = asyncio.Event()  # Set when the present attempt has ended.
         self.pauses = Pauses(waiting)
-        self.logged = ""
-        """Why an attempt gave no token, as last logged."""
-        self.is_wanted_again = False
-        """The token was refused again meanwhile, perhaps too late for this renewal."""
+        self.logged = ""  # Why an attempt gave no token, as last logged.
+        self.is_wanted_again = False  # The token was refused again meanwhile, perhaps too late for this renewal.
 
 
 class Renewals:

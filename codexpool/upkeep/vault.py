@@ -51,8 +51,7 @@ class Vault:
         """Identities for which the knowledge of earlier runs was requested, and whether it has arrived."""
         self._owners: dict[str, IdentityKey] = {}
         """The account and user of each identity, by name: its tokens may change, and these may not."""
-        self.waiting = Waiting()
-        """The requests that wait for an identity: they make attempts more frequent."""
+        self.waiting = Waiting()  # The requests that wait for an identity: they make attempts more frequent.
         self._verification = Verification(api)
         self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._renewed)
 

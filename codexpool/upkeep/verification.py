@@ -123,5 +123,4 @@ def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Meta
     return Metadata(account_id, user_id, claims.plan if claims else "", bool(claims and claims.fedramp))
 
 
-UNKNOWN = "command:"
-"""The prefix of the made-up user id of a bearer that does not name its owner."""
+UNKNOWN = "command:"  # The prefix of the made-up user id of a bearer that does not name its owner.

@@ -17,11 +17,8 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("codexpool")
 
-POLL = 1.0
-"""Seconds between two checks of pool.toml and the files it names."""
-
-KEYRING_POLL = 10.0
-"""Seconds between two reads of a keyring, which may ask a person for a password."""
+POLL = 1.0  # Seconds between two checks of pool.toml and the files it names.
+KEYRING_POLL = 10.0  # Seconds between two reads of a keyring, which may ask a person for a password.
 
 
 class Reloader:
@@ -38,8 +35,7 @@ class Reloader:
         self._keyring = CachedKeyring()
         self._sources = Sources(environ, endpoint, self._keyring)
         self._follow = follow
-        self._lock = asyncio.Lock()
-        """One reload at a time."""
+        self._lock = asyncio.Lock()  # One reload at a time.
 
     def load_now(self) -> None:
         """Follow the first configuration. Credentials from a keyring are still pending then."""
