@@ -61,19 +61,10 @@ class AuthApi:
         self._route = route
         self._client: asyncio.Future[httpx.AsyncClient] | None = None
 
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
-            await (await self._client).aclose()
-
     async def _answer(self, url: str, headers: Mapping[str, str] | Mapping[bytes, bytes]) -> httpx.Response:
         if self._client is None or (self._client.done() and self._client.exception() is not None):
             self._client = asyncio.ensure_future(tasks.in_thread(http_client.client, self._route, TIMEOUT))
-        try:
-            client = await asyncio.shield(self._client)
-        except OSError as error:  # The trusted certificates cannot be read.
-            raise NoAnswerError(str(error)) from error
-        return await http_client.answer(client, "GET", url, TIMEOUT, headers=headers)
+        return await http_client.answer(await asyncio.shield(self._client), "GET", url, TIMEOUT, headers=headers)
 
     async def whoami(self, bearer: Bearer) -> Whoami:
         """Return the owner of a token. Raises nothing: no answer is `Word.UNREACHABLE` with a note."""

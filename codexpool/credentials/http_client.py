@@ -66,12 +66,17 @@ def client(route: Route, seconds: float, headers: Mapping[str, str] = JSON) -> h
     """Return a client that ignores the environment's proxies and keeps no cookies.
 
     ``seconds`` bounds each step of a request; ``headers`` are sent with every request. Reads files and imports
-    modules: not for the event loop. Raises OSError if the trusted certificates cannot be read.
+    modules: not for the event loop. Raises NoAnswerError if the trusted certificates cannot be read.
     """
     import httpx
 
+    try:
+        tls = _tls(route)
+    except OSError as error:
+        raise NoAnswerError(f"trusted certificates: {error}") from error
+
     # trust_env: the environment's HTTPS_PROXY may well be this very proxy.
-    transport = httpx.AsyncHTTPTransport(verify=_tls(route), proxy=route.proxy, trust_env=False)
+    transport = httpx.AsyncHTTPTransport(verify=tls, proxy=route.proxy, trust_env=False)
     pool: Any = transport._pool
     pool._network_backend = _Network()  # httpx has no parameter for httpcore's.
     made = httpx.AsyncClient(

@@ -61,9 +61,8 @@ class TokenEndpoint:
         try:
             # An event loop of its own can bound the whole exchange; a blocking client bounds each read only.
             response = asyncio.run(self._post(form))
-        except (NoAnswerError, OSError) as error:
-            reason = str(error) if isinstance(error, NoAnswerError) else type(error).__name__
-            raise NoTokenNowError(f"the token endpoint cannot be reached ({reason})") from error
+        except NoAnswerError as error:
+            raise NoTokenNowError(f"the token endpoint cannot be reached ({error})") from error
         return tokens_of(response, refresh_token)
 
     async def _post(self, form: Mapping[str, str]) -> httpx.Response:

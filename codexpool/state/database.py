@@ -201,25 +201,21 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path, version: int) ->
 
 def _lacks(connection: sqlite3.Connection, version: int) -> str:
     """Return what a database of this version lacks; empty if it is complete."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as whole:
-        whole.executescript("".join(STEPS[:version]))
-        wanted, present = _columns(whole), _columns(connection)
+    with contextlib.closing(sqlite3.connect(":memory:")) as complete:
+        complete.executescript("".join(STEPS[:version]))
+        wanted, present = _columns(complete), _columns(connection)
     if present and not version:
         return "its version"
-    for table, columns in wanted.items():
-        if table not in present:
-            return f"the table {table}"
-        if missing := columns - present[table]:
-            return f"{min(missing)} in the table {table}"
+    if missing := wanted - present:
+        return min(missing)
     if version and connection.execute("SELECT count(*) FROM revision").fetchone() != (1,):
         return "its revision"
     return ""
 
 
-def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    of_each = "SELECT name FROM pragma_table_info(?)"
-    return {table: {name for (name,) in connection.execute(of_each, (table,))} for (table,) in tables}
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    query = "SELECT t.name || '.' || c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
+    return {name for (name,) in connection.execute(query)}
 
 
 class _Corrupt(sqlite3.DatabaseError):

@@ -31,7 +31,7 @@ from codexpool.state import Snapshot, State
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, PATIENCE, Persistence, apply
+from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, Persistence, apply
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
 
@@ -73,7 +73,6 @@ class Keeper(PoolListener):
         self.hosts = frozenset({endpoints.HOST})
         """Every host an identity is or was served from, and the one every client asks first."""
         self.clock = Clock()  # The offset of this machine's clock from the backend's.
-        self._hosts_known = asyncio.Event()
         self._changed = asyncio.Event()
         self._listener = listener
         self._tasks = Tasks()
@@ -135,10 +134,9 @@ class Keeper(PoolListener):
         self._persistence.usage_seen(key, self.pool.states.usage(key))
 
     async def hosts_known(self, seconds: float) -> None:
-        """Wait until ``hosts`` has those of earlier runs, ``seconds`` at most."""
-        if not self._hosts_known.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hosts_known.wait(), seconds)
+        """Wait until ``hosts`` has those of earlier runs, ``seconds`` at most, unless the state opens late."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._persistence.opens_in_time(), seconds)
 
     # -- life
 
@@ -147,7 +145,6 @@ class Keeper(PoolListener):
         self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
         watcher.watch(self.config.files)
         self._reloader.load_now()
-        self._tasks.spawn(self._know_hosts())
         self._tasks.spawn(self._reloader.watch_files(watcher))
         self._tasks.spawn(self._reloader.watch_keyring())
         self._tasks.spawn(self._tend())
@@ -188,18 +185,10 @@ class Keeper(PoolListener):
             except Exception:  # A bug of ours must not end the renewal of all tokens.
                 logger.exception("cannot check for tokens that expire soon; retrying in %.0f s", TICK)
 
-    async def _know_hosts(self) -> None:
-        """Restore the hosts of earlier runs: clients still ask them before any identity is verified."""
-        try:
-            await self._persistence.opens_within(PATIENCE)
-        finally:
-            self._hosts_known.set()  # Even if the state cannot be opened: connections wait for this.
-        earlier = await self._persistence.earlier()
-        self.hosts |= {host_of(metadata.origin) for metadata in earlier.metadata.values()}
-
     # -- what follows from a change
 
     def _apply(self, news: Snapshot) -> None:
+        self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
         apply(self.pool, news, self.config.path)
         self._watch_breaker()

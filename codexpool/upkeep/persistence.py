@@ -7,11 +7,12 @@ after the contents of the file were applied: a limit noted by an earlier run cou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ logger = logging.getLogger("codexpool")
 POLL = 1.0  # Seconds between two reads of what other proxies wrote.
 SESSION_REWRITE = 3600.0  # Seconds after which a session in use is written again, so that it is not pruned.
 USED_REWRITE = 10.0  # Seconds after which the last use of an identity, or an account's usage, is written again.
-PATIENCE = 2.0  # Seconds that an identity or a notice waits for the state at the start.
+PATIENCE = 2.0  # Seconds from the start that connections, identities and notices wait for the state.
 
 OPEN_PAUSES = (1.0, 30.0)
 """Seconds between two attempts to open the state: the first pause and the longest; each is twice the one before."""
 
-SESSIONS_TRACKED = 10_000  # Sessions for which it is known when they were written.
+ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
 USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
 """The kinds of notes: by account and user, for all, by pool.toml, by token, and by the subject of an exclusion."""
@@ -50,10 +51,10 @@ class Persistence(Rows):
         self._state: State | None = None  # None until it is open, and the contents of the file were applied.
         self._earlier = Snapshot()
         self._is_open = asyncio.Event()
+        self._patient_until = asyncio.get_running_loop().time() + PATIENCE
         self._is_closed = False
         self._opening = owner.spawn(self._open())
-        self._sessions_written: OrderedDict[str, tuple[IdentityKey, float]] = OrderedDict()
-        self._usages_written: dict[IdentityKey, tuple[tuple[tuple[str, float], ...], float]] = {}
+        self._written: OrderedDict[Hashable, tuple[object, float]] = OrderedDict()
         self._used_at: dict[str, float] = {}
 
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
@@ -73,18 +74,16 @@ class Persistence(Rows):
         await self._is_open.wait()
         return self._earlier
 
-    async def opens_within(self, seconds: float) -> bool:
-        """Wait until the state is open, ``seconds`` at most. Return whether it is."""
-        try:
-            async with asyncio.timeout(seconds):
+    async def opens_in_time(self) -> bool:
+        """Wait until the state is open, or `PATIENCE` after the start is over. Return whether it is open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._patient_until):
                 await self._is_open.wait()
-        except TimeoutError:
-            return False
-        return True
+        return self._is_open.is_set()
 
     async def claim(self, case: str) -> bool:
         """Return whether this process must handle a case: none has before, here or in another process."""
-        await self.opens_within(PATIENCE)
+        await self.opens_in_time()
         if self._state is None:
             return self._unwritten.claim(case, time.time())
         return await tasks.in_thread(self._state.claim, case, time.time())
@@ -102,28 +101,30 @@ class Persistence(Rows):
 
     def session_served(self, name: str, session: Session) -> None:
         """Store the identity of a session, if that changed or was stored long ago."""
-        now = time.time()
-        written, at = self._sessions_written.get(name, (None, 0.0))
-        if written != session.key or abs(now - at) > SESSION_REWRITE:
-            self.put_session(name, session.key, now, session.moves)
-            self._sessions_written[name] = (session.key, now)
-            if len(self._sessions_written) > SESSIONS_TRACKED:
-                self._sessions_written.popitem(last=False)
+        if self._is_due(name, session.key, SESSION_REWRITE):
+            self.put_session(name, session.key, time.time(), session.moves)
 
     def usage_seen(self, key: IdentityKey, usage: Usage) -> None:
         """Store an account's usage: a reached limit at once, everything else now and then."""
-        now, limited = time.time(), tuple(usage.limited.items())
-        written, at = self._usages_written.get(key, ((), 0.0))
-        if limited != written or abs(now - at) > USED_REWRITE:
+        if self._is_due(key, tuple(usage.limited.items()), USED_REWRITE):
             self.put_note(USAGE, json.dumps(key), usage.document())
-            self._usages_written[key] = (limited, now)
 
     def identity_served(self, pool_toml: Path, identity: Identity) -> None:
         """Store, now and then, that an identity served a request."""
-        now = time.time()
-        if abs(now - self._used_at.get(identity.name, 0.0)) > USED_REWRITE:
-            self._used_at[identity.name] = now
+        if self._is_due(identity, None, USED_REWRITE):
+            self._used_at[identity.name] = time.time()
             self.put_identity(pool_toml, identity)
+
+    def _is_due(self, key: Hashable, value: object, seconds: float) -> bool:
+        """Return whether a value is new, or was last written more than ``seconds`` ago; it counts as written then."""
+        now = time.time()
+        written, at = self._written.get(key, (None, 0.0))
+        if written == value and abs(now - at) <= seconds:
+            return False
+        self._written[key] = (value, now)
+        if len(self._written) > ROWS_TRACKED:
+            self._written.popitem(last=False)
+        return True
 
     def put_identity(self, pool_toml: Path, identity: Identity) -> None:
         """Store the token of an identity, whose that is, and when it last served."""

@@ -19,7 +19,7 @@ from codexpool.pool.states import HELD_OVER, IN_DOUBT
 from codexpool.state import Record, Snapshot, record_name
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.backoff import Pauses, Waiting
-from codexpool.upkeep.persistence import PATIENCE, Persistence
+from codexpool.upkeep.persistence import Persistence
 from codexpool.upkeep.renewals import Renewals
 from codexpool.upkeep.verification import Verification, expected, of_its_login
 
@@ -267,7 +267,7 @@ class Vault:
 
         If the state does not open in time, the identity is looked after without it, and compared with it later.
         """
-        is_late = not await self._persistence.opens_within(PATIENCE)
+        is_late = not await self._persistence.opens_in_time()
         if is_late:
             self._recalled[identity] = True
             self.look_after(identity)

@@ -79,7 +79,6 @@ async def test_whoami_goes_through_a_proxy_with_any_password_and_no_part_of_it_i
 
     api = AuthApi(route, {})
     answer = await api.whoami(Bearer.of("at-test-0123456789abcdef"))
-    await api.close()
 
     assert answer.word is Word.UNREACHABLE
     assert seen == [f"kim:{secret}"]

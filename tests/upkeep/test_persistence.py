@@ -20,7 +20,7 @@ from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Sta
 from codexpool.state import Record, State, record_name
 from codexpool.state.sqlite import SqliteState, open_state, read_state
 from codexpool.tokens.bearer import fingerprint
-from codexpool.upkeep import persistence, vault
+from codexpool.upkeep import persistence
 from codexpool.upkeep.persistence import Persistence
 from tests.standin.logins import access_token, auth_json
 from tests.standin.tokens import Token
@@ -34,7 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.1)
     monkeypatch.setattr(persistence, "OPEN_PAUSES", (0.05, 0.2))
     monkeypatch.setattr(persistence, "PATIENCE", 0.2)
-    monkeypatch.setattr(vault, "PATIENCE", 0.2)
 
 
 @pytest.fixture
