@@ -165,10 +165,6 @@ class SqliteState(State):
                 news.dropped.discard(str(key))
         return news
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until all that was put is on the disk, ``timeout`` seconds at most. Return whether it is."""
-        return self._writer.flush(timeout)
-
     def close(self) -> bool:
         is_written = self._writer.close(CLOSE_TIMEOUT)
         if not is_written:

@@ -57,7 +57,6 @@ class Writer:
         self._wake = threading.Condition()
         self._waiting: dict[Key, Row] = {}
         self._writing: dict[Key, Row] = {}
-        self._flushing = 0
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="codexpool-state", daemon=True)
@@ -81,16 +80,6 @@ class Writer:
         with self._wake:
             return self._waiting.keys() | self._writing.keys()
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything is written, ``timeout`` seconds at most. Return whether it is."""
-        with self._wake:
-            self._flushing += 1
-            self._wake.notify_all()
-            try:
-                return self._wake.wait_for(lambda: not self._waiting and not self._writing, timeout)
-            finally:
-                self._flushing -= 1
-
     def close(self, timeout: float) -> bool:
         """Write what is queued, and end the thread. Return whether that took less than ``timeout`` seconds."""
         with self._wake:
@@ -104,13 +93,10 @@ class Writer:
         while batch := self._next_batch(pause):
             written = self._try(batch)
             with self._wake:
-                if written:
-                    pause = 0.0
-                else:
-                    pause = min(max(RETRY[0], pause * 2), RETRY[1])
+                pause = 0.0 if written else min(max(RETRY[0], pause * 2), RETRY[1])
+                if not written:
                     self._waiting = batch | self._waiting
                 self._writing = {}
-                self._wake.notify_all()
                 if self._closing and not written:
                     break
         self._database.close()
@@ -119,10 +105,7 @@ class Writer:
         """Wait for rows, and after a failure for ``pause`` seconds; return none at the end."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closing)
-            if pause:
-                self._wake.wait_for(lambda: self._closing, pause)
-            else:
-                self._wake.wait_for(lambda: self._closing or self._flushing, LINGER)
+            self._wake.wait_for(lambda: self._closing, pause or LINGER)
             keys = list(itertools.islice(self._waiting, BATCH))
             self._writing = {key: self._waiting.pop(key) for key in keys}
             return self._writing

@@ -21,6 +21,8 @@ from codexpool.pool.identity import IdentityKey
 from codexpool.state import State, UnavailableError
 from codexpool.state import writer as writing
 from codexpool.state.sqlite import SqliteState, open_state, read_spent
+from tests.running import ROOT
+from tests.state.flushed import flushed
 
 WORK = IdentityKey("acct-work", "user-1")
 
@@ -29,6 +31,7 @@ import sys, time
 from pathlib import Path
 from codexpool.pool.identity import IdentityKey
 from codexpool.state.sqlite import SqliteState
+from tests.state.flushed import flushed
 path, name = Path(sys.argv[1]), sys.argv[2]
 state = SqliteState(path)
 def put(n):
@@ -40,7 +43,7 @@ WRITES_FOREVER = (
     + """
 for n in range(1_000_000):
     put(n)
-    if n % 50 == 49 and state.flush(10):
+    if n % 50 == 49 and flushed(state, 10):
         print(n, flush=True)
 """
 )
@@ -51,7 +54,7 @@ WRITES_2000 = (
 for n in range(2000):
     put(n)
     if n % 100 == 99:
-        assert state.flush(30)
+        assert flushed(state, 30)
 state.close()
 """
 )
@@ -61,13 +64,14 @@ import sys
 from pathlib import Path
 from codexpool.members.ledger import Ledger
 from codexpool.state.sqlite import SqliteState
+from tests.state.flushed import flushed
 state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
 ledger = Ledger(state.put_spent)
 ledger.merge(state.load().spent)
 for n in range(1, 1_000_000):
     ledger.count_begun("ann", now)
     ledger.count_served("ann", "work", "m", None, now)
-    if n % 50 == 0 and state.flush(10):
+    if n % 50 == 0 and flushed(state, 10):
         print(ledger.turns_today("ann", now), flush=True)
 """
 
@@ -79,14 +83,14 @@ logging.basicConfig(level="INFO", stream=sys.stdout, format="%(levelname)s %(mes
 from codexpool.state import writer
 writer.RETRY = (0.05, 0.1)
 put(0)
-assert state.flush(10)
+assert flushed(state, 10)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 for n in range(1, 5000):
     put(n)
-assert not state.flush(1)
+assert not flushed(state, 1)
 state.load(), state.changes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-assert state.flush(20)
+assert flushed(state, 20)
 assert len(state.load().sessions) == 5000
 state.close()
 """
@@ -100,7 +104,7 @@ def path(tmp_path: Path) -> Path:
 
 def run(program: str, path: Path, name: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program, str(path), name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -198,7 +202,7 @@ def test_a_broken_database_is_kept_aside_and_a_new_one_begun(
         assert isinstance(state, SqliteState)
         assert state.load().sessions == {}
         state.put_session("new", WORK, time.time())
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert state.load().sessions == {"new": WORK}
 
     (aside,) = path.parent.glob("*.corrupt-*")
@@ -240,12 +244,12 @@ def test_a_database_that_is_taken_away_is_made_anew(path: Path) -> None:
     path = folder / path.name
     with contextlib.closing(SqliteState(path)) as mine, contextlib.closing(SqliteState(path)) as other:
         mine.put_session("before", WORK, time.time())
-        assert mine.flush(10)
+        assert flushed(mine, 10)
         shutil.rmtree(folder)
 
         for state, name in ((mine, "mine"), (other, "other")):
             state.put_session(name, WORK, time.time())
-            assert state.flush(10)
+            assert flushed(state, 10)
 
         assert mine.changes().sessions == {"other": WORK}
         assert other.load().sessions == {"mine": WORK, "other": WORK}
@@ -264,12 +268,12 @@ def test_a_disk_that_goes_away_is_logged_once_for_reading_and_for_writing(
     for n in range(10):
         state.put_session(f"s{n}", WORK, time.time())
         assert state.changes().sessions == {}
-        assert not state.flush(0.05)
+        assert not flushed(state, 0.05)
     assert sum("cannot be written" in said for said in caplog.messages) == 1
     assert sum("cannot be read" in said for said in caplog.messages) == 1
 
     folder.unlink()
-    assert state.flush(10)
+    assert flushed(state, 10)
     assert len(state.load().sessions) == 10
     state.close()
 

@@ -15,6 +15,7 @@ from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, IdentityKey, Metadata, Status
 from codexpool.state import Record, Snapshot, StateError
 from codexpool.state.sqlite import SqliteState, read_spent, read_state
+from tests.state.flushed import flushed
 
 SPENT = Spent(2, 1, 100, 60, 20, 5, 10.0, 20.0)
 KEY = IdentityKey("acc-a", "user-a")
@@ -40,7 +41,7 @@ def written(path: Path) -> Iterator[SqliteState]:
         state.put_record("pool.toml#work", Record("0" * 12, KEY, 3.0))
         state.put_note("families", "", {"m": "f"})
         state.put_spent(account(day_of(time.time()), "ann"), SPENT)
-        assert state.flush(10)
+        assert flushed(state, 10)
         yield state
     finally:
         state.close()

@@ -19,6 +19,7 @@ from codexpool.state import Record, Row, Snapshot, StateError, database
 from codexpool.state import writer as writing
 from codexpool.state.database import SCHEMA_VERSION
 from codexpool.state.sqlite import SqliteState, open_state, read_spent
+from tests.state.flushed import flushed
 
 ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
 SPENT = Spent(1, 0, 100, 60, 20, 5, 1_800_000_000.0, 1_800_000_001.0)
@@ -63,7 +64,7 @@ def test_what_was_put_outlives_the_process(path: Path) -> None:
 def test_folder_and_files_are_the_users_alone(path: Path) -> None:
     with opened(path) as state:
         state.put_session("s1", WORK, NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert set(modes) >= {"state.sqlite3", "state.sqlite3-wal"}
@@ -86,15 +87,15 @@ def test_each_process_sees_what_the_others_wrote_and_only_that_and_once(path: Pa
         other.put_session("theirs", SPARE, NOW)
         other.put_metadata("f1", META, NOW)
         other.put_condition("f1", DEAD)
-        assert mine.flush(10)
-        assert other.flush(10)
+        assert flushed(mine, 10)
+        assert flushed(other, 10)
 
         assert mine.changes() == Snapshot({"theirs": SPARE}, {"f1": META}, {"f1": DEAD})
         assert mine.changes() == Snapshot()
         assert other.changes() == Snapshot({"mine": WORK})
 
         other.drop_condition("f1")
-        assert other.flush(10)
+        assert flushed(other, 10)
         assert mine.changes() == Snapshot(dropped={"f1"})
         assert mine.load().conditions == {}
 
@@ -102,7 +103,7 @@ def test_each_process_sees_what_the_others_wrote_and_only_that_and_once(path: Pa
 def test_what_was_there_at_load_is_no_change(path: Path) -> None:
     with opened(path) as mine, opened(path) as other:
         other.put_session("theirs", SPARE, NOW)
-        assert other.flush(10)
+        assert flushed(other, 10)
         assert mine.load().sessions == {"theirs": SPARE}
         assert mine.changes() == Snapshot()
 
@@ -112,14 +113,14 @@ def test_a_change_that_an_unwritten_word_of_ours_overrules_is_not_told(path: Pat
         mine.load()
         other.put_session("s1", SPARE, NOW)
         other.put_session("s2", SPARE, NOW)
-        assert other.flush(10)
+        assert flushed(other, 10)
         lock.execute("BEGIN IMMEDIATE")  # nothing is written from here on
         mine.put_session("s1", WORK, NOW)
 
         assert mine.changes().sessions == {"s2": SPARE}
 
         lock.execute("ROLLBACK")
-        assert mine.flush(10)
+        assert flushed(mine, 10)
         assert other.changes().sessions == {"s1": WORK}
 
 
@@ -129,7 +130,7 @@ def test_a_word_of_ours_written_while_changes_are_read_overrules_them_too(
     with opened(path) as mine, opened(path) as other, raw(path) as lock:
         mine.load()
         other.put_session("s1", SPARE, NOW)
-        assert other.flush(10)
+        assert flushed(other, 10)
         lock.execute("BEGIN IMMEDIATE")
         mine.put_session("s1", WORK, NOW)
         read = mine._read
@@ -137,7 +138,7 @@ def test_a_word_of_ours_written_while_changes_are_read_overrules_them_too(
         def read_slowly(since: int | None, except_writer: str) -> Snapshot:
             news = read(since, except_writer)
             lock.execute("ROLLBACK")
-            assert mine.flush(10)
+            assert flushed(mine, 10)
             return news
 
         monkeypatch.setattr(mine, "_read", read_slowly)
@@ -153,7 +154,7 @@ def test_a_word_of_ours_put_while_changes_are_read_overrules_them_too(
         other.put_condition("f1", DEAD)
         other.drop_condition("f2")
         other.put_metadata("f1", META, NOW)
-        assert other.flush(10)
+        assert flushed(other, 10)
         read = mine._read
 
         def read_slowly(since: int | None, except_writer: str) -> Snapshot:
@@ -177,13 +178,13 @@ def test_sessions_not_served_for_30_days_are_forgotten(path: Path) -> None:
         state.put_session("new", WORK, NOW)
         state.drop_condition("f1")
         state.put_condition("f2", DEAD)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert set(state.load().sessions) == {"old", "new"}
 
     def used_on(day: int) -> set[str]:
         with opened(path, NOW + day * DAY) as state:
             state.put_session("daily", WORK, NOW + day * DAY)
-            assert state.flush(10)
+            assert flushed(state, 10)
             return set(state.load().sessions)
 
     assert used_on(1) == {"old", "new", "daily"}
@@ -206,7 +207,7 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
             state.put_spent(ACCOUNT._replace(day=day_of(NOW - day * DAY)), SPENT)
         state.put_note("usage", "a", {"n": 1})
         assert state.claim("case", NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         before = state.load()
 
     # when: three starts, 500 days ahead, each with more than one pruning
@@ -215,12 +216,12 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
             assert set(state.load().sessions) >= before.sessions.keys()
             for number in range(3):
                 state.put_session(f"ahead-{start}-{number}", WORK, NOW + 500 * DAY)
-                assert state.flush(10)
+                assert flushed(state, 10)
 
     # then: nothing is missed with the clock as it should be
     with opened(path, NOW + 60) as state:
         state.put_session("after", WORK, NOW + 60)
-        assert state.flush(10)
+        assert flushed(state, 10)
         after = state.load()
         assert after.sessions.keys() >= before.sessions.keys()
         assert after.metadata == before.metadata
@@ -236,7 +237,7 @@ def test_a_state_of_before_that_was_never_pruned_is_not_emptied_by_a_clock_ahead
         connection.execute("DELETE FROM claims")
     with opened(path, NOW + 500 * DAY) as state:
         state.put_session("ahead", WORK, NOW + 500 * DAY)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert set(state.load().sessions) == {"s1", "ahead"}
 
 
@@ -266,7 +267,7 @@ def test_a_state_of_ours_that_lacks_something_is_set_aside_and_said_in_one_line(
         made.put_session("s2", WORK, time.time())
         assert made.claim("case", NOW)
         assert isinstance(made, SqliteState)
-        assert made.flush(10)
+        assert flushed(made, 10)
         assert made.load().sessions == {"s2": WORK}
 
     (line,) = caplog.messages
@@ -281,11 +282,11 @@ def test_a_table_that_is_lost_while_a_proxy_runs_costs_one_line_and_what_comes_a
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
     with opened(path) as state:
         state.put_session("s1", WORK, NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         with raw(path) as connection:
             connection.execute("DROP TABLE sessions")
         state.put_session("s2", WORK, NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert state.load().sessions == {"s2": WORK}
     assert sum("it lacks sessions.account_id" in line for line in caplog.messages) == 1
 
@@ -302,7 +303,7 @@ def test_a_claim_that_cannot_be_written_now_is_made_once_and_written_later(
 
         lock.execute("ROLLBACK")
 
-        assert mine.flush(10)
+        assert flushed(mine, 10)
         assert not other.claim("case", NOW)
 
 
@@ -331,13 +332,13 @@ def test_a_put_returns_at_once_while_the_database_is_locked(
         for n in range(500):
             state.put_session(f"s{n}", WORK, NOW)
         assert time.monotonic() - begun < 2
-        assert not state.flush(0.6)  # several tries
+        assert not flushed(state, 0.6)  # several tries
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "locked" in caplog.text
 
         lock.execute("ROLLBACK")
 
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert len(state.load().sessions) == 500
         assert caplog.messages[-1].endswith("is written again")
 
@@ -347,17 +348,17 @@ def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_written(path: Path
         state.put_session("half \udc80 a pair", WORK, NOW)
         state.put_session("not a number", WORK, float("nan"))
         state.put_session("good", WORK, NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert state.load().sessions == {"good": WORK}
 
 
 def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "MAX_WAITING", 10)
-    monkeypatch.setattr(writing, "LINGER", 30)
+    monkeypatch.setattr(writing, "LINGER", 1)
     with opened(path) as state:
         for n in range(25):
             state.put_session(f"s{n}", WORK, NOW)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert set(state.load().sessions) == {f"s{n}" for n in range(15, 25)}
 
 
@@ -397,7 +398,7 @@ def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: P
     with opened(path) as state:
         assert state.load().sessions == {"s1": WORK}
         state.put_record("p#work", Record("f1", WORK, NOW))
-        assert state.flush(10)
+        assert flushed(state, 10)
 
     with opened(path) as state:
         assert state.load().records == {"p#work": Record("f1", WORK, NOW)}
@@ -435,12 +436,12 @@ def test_each_process_has_totals_of_its_own_and_sees_those_of_the_others(path: P
         mine.load()
         other.load()
         other.put_spent(ACCOUNT, SPENT)
-        assert other.flush(10)
+        assert flushed(other, 10)
         mine.put_spent(ACCOUNT, SPENT._replace(turns=5))  # is still to be written, and overrules nobody
 
         assert totals(mine.changes()) == [(ACCOUNT, SPENT)]
         assert mine.changes() == Snapshot()
-        assert mine.flush(10)
+        assert flushed(mine, 10)
         assert totals(other.changes()) == [(ACCOUNT, SPENT._replace(turns=5))]
         assert len(other.load().spent) == 2
 
@@ -455,7 +456,7 @@ def test_what_was_spent_on_other_days_is_kept_for_400_days_and_loaded_by_nobody(
     with opened(path) as state:
         for day in days:
             state.put_spent(ACCOUNT._replace(day=day), SPENT)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert {account.day for account, _ in state.load().spent} == {day_of(NOW + n * DAY) for n in (-1, 0, 1)}
 
     kept = {day for (day,) in read_spent(path, ["day"], "2000-01-01")}
@@ -476,7 +477,7 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
 
         monkeypatch.setattr(state._writer, "_write", write_and_fail)
         state.put_spent(ACCOUNT, SPENT)
-        assert state.flush(10)
+        assert flushed(state, 10)
         assert len(tries) == 2
         state.put_spent(ACCOUNT, SPENT._replace(turns=2))
 
@@ -488,12 +489,12 @@ def test_a_note_of_another_process_is_news_once_and_not_where_ours_is_newer(path
         mine.load()
         other.put_note("usage", "a", {"n": 1})
         other.put_note("usage", "b", {"n": 1})
-        assert other.flush(10)
+        assert flushed(other, 10)
         mine.put_note("usage", "b", {"n": 2})
 
         assert mine.changes().notes == {("usage", "a"): {"n": 1}}
         assert mine.changes().notes == {}
-        assert mine.flush(10)
+        assert flushed(mine, 10)
         assert other.changes().notes == {("usage", "b"): {"n": 2}}
 
 
@@ -501,7 +502,7 @@ def test_a_note_that_was_damaged_by_hand_is_passed_over(path: Path) -> None:
     with opened(path) as state:
         state.put_note("usage", "a", {"n": 1})
         state.put_note("usage", "b", {"n": 1})
-        assert state.flush(10)
+        assert flushed(state, 10)
     with raw(path) as connection:
         connection.execute("UPDATE notes SET note = '{' WHERE name = 'a'")
 
@@ -556,7 +557,7 @@ def test_a_condition_of_an_unknown_word_is_passed_over(path: Path) -> None:
         state.put_condition("f1", DEAD)
         state.put_condition("f2", DEAD)
         state.put_condition("f3", DEAD)
-        assert state.flush(10)
+        assert flushed(state, 10)
         with raw(path) as connection:
             connection.execute("UPDATE conditions SET status = 'exalted' WHERE fingerprint = 'f1'")
             connection.execute("UPDATE conditions SET evidence = '[' WHERE fingerprint = 'f2'")
@@ -566,7 +567,7 @@ def test_a_condition_of_an_unknown_word_is_passed_over(path: Path) -> None:
 def test_evidence_with_a_field_of_a_later_version_is_read(path: Path) -> None:
     with opened(path) as state:
         state.put_condition("f1", DEAD)
-        assert state.flush(10)
+        assert flushed(state, 10)
         with raw(path) as connection:
             connection.execute("""UPDATE conditions SET evidence = '{"at": 1.5, "status": 401, "mood": "low"}'""")
         assert state.load().conditions == {"f1": DEAD}

@@ -11,6 +11,7 @@ from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import Record, Snapshot, State, StateError, UnavailableError, UnwrittenRows
 from codexpool.state.sqlite import SqliteState, open_state, state_path
+from tests.state.flushed import flushed
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
@@ -18,6 +19,7 @@ META = Metadata("acct-work", "user-1", "business", True, "https://eu.example", "
 EVIDENCE = Evidence(
     1.5, "POST", "/backend-api/codex/responses", 401, "token_revoked", "req-1", "1a2b", "refused", "é"
 )
+
 DEAD = Condition(Status.NEEDS_REPLACEMENT, 1.5, None, EVIDENCE)
 LIMITED = Condition(Status.LIMITED, 2.5, 9.75)
 NOW = 1_800_000_000.0
@@ -43,7 +45,7 @@ class PutBefore(UnwrittenRows, State):
 
     def load(self) -> Snapshot:
         self.write_to(self.file)
-        assert self.file.flush(10)
+        assert flushed(self.file, 10)
         return self.file.load()
 
     def changes(self) -> Snapshot:
@@ -56,7 +58,7 @@ class PutBefore(UnwrittenRows, State):
 
 def settled(state: State) -> Snapshot:
     if isinstance(state, SqliteState):
-        assert state.flush(10)
+        assert flushed(state, 10)
     return state.load()
 
 

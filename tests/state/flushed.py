@@ -1,0 +1,17 @@
+"""Waits until what was put into a state is on the disk."""
+
+from __future__ import annotations
+
+import time
+
+from codexpool.state.sqlite import SqliteState
+
+
+def flushed(state: SqliteState, seconds: float) -> bool:
+    """Wait until all that was put is written, ``seconds`` at most. Return whether it is."""
+    end = time.monotonic() + seconds
+    while state._writer.unwritten():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.002)
+    return True
