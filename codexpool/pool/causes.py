@@ -41,17 +41,13 @@ class Cause(NamedTuple):
     @classmethod
     def of(cls, asked: Asked, answered: str) -> Cause:
         """Return the cause of an answer, by its status, or the code with which a socket was closed."""
-        return cls(row_of(asked.path), asked.model, answered, asked.session)
+        row = "/".join(asked.path.split("/")[:4])  # ``/backend-api/codex/images/x`` is one of the images.
+        return cls(row, asked.model, answered, asked.session)
 
     def lines(self) -> Iterator[Line]:
         yield ("asked", self.row, self.model)
         yield ("answered", self.row, self.answered)
         yield ("session", self.session or "")  # Requests that name none count as one session.
-
-
-def row_of(path: str) -> str:
-    """Return the group of endpoints of a path: ``/backend-api/codex/images/x`` is one of the images."""
-    return "/".join(path.split("/")[:4])
 
 
 class _Change(NamedTuple):

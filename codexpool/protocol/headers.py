@@ -82,11 +82,6 @@ def swapped(
     return tuple(out)
 
 
-def trailing(fields: Fields) -> Fields:
-    """Return the trailers of a request without the headers of the table, none of which belongs there."""
-    return tuple(field for field in fields if field[0].lower() not in HEADERS)
-
-
 def first_values(fields: Fields) -> dict[bytes, bytes]:
     values: dict[bytes, bytes] = {}
     for name, value in fields:

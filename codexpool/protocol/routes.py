@@ -61,6 +61,8 @@ ROUTES = (
 The rows that are not repeatable write memories, generate paid images or begin calls, and it cannot be known how far
 such a request has come. A GET always is (RFC 9110, 9.2.1)."""
 
+NO_ROUTE = Route("", Policy.OWN)
+
 BACKEND_ONLY = frozenset({HOST})
 """The hosts of the path policy as long as no identity is served from another one."""
 
@@ -75,29 +77,17 @@ _ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::44
 
 
 @lru_cache(maxsize=4096)
-def route_of(method: str, path: str) -> Route | None:
-    """Return the row for a request on a host of the backend; None if there is none."""
+def route_of(method: str, path: str) -> Route:
+    """Return the row for a request on a host of the backend; `NO_ROUTE` if it has none."""
     plain = normalised(path)
-    for route in ROUTES:
-        if _fits(route, plain) and (not route.methods or method in route.methods):
-            return route
-    return None
-
-
-def path_policy(method: str, path: str) -> Policy:
-    route = route_of(method, path)
-    return route.policy if route is not None else Policy.OWN
+    fitting = (r for r in ROUTES if _fits(r, plain) and (not r.methods or method in r.methods))
+    return next(fitting, NO_ROUTE)
 
 
 def is_repeatable(method: str, path: str) -> bool:
     """Whether a request of a swap path may be sent once more though it may have reached the backend."""
     route = route_of(method, path)
-    return route is not None and (method == "GET" or route.repeatable)
-
-
-def row_of(method: str, path: str) -> str:
-    route = route_of(method, path)
-    return route.path if route is not None else ""
+    return route is not NO_ROUTE and (method == "GET" or route.repeatable)
 
 
 def asks_for_stream(method: str, path: str) -> bool:
@@ -123,7 +113,7 @@ def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: f
     if host.lower() not in hosts or scheme != "https" or port != 443:
         return Policy.NEVER
     path = target.partition("?")[0]
-    return path_policy(method, path) if max(len(method), len(path)) <= LONGEST else Policy.OWN
+    return route_of(method, path).policy if max(len(method), len(path)) <= LONGEST else Policy.OWN
 
 
 def normalised(path: str) -> str:

@@ -32,7 +32,8 @@ def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> h
     if data.authority:
         data.authority = host.encode()
     if data.trailers is not None:
-        data.trailers = http.Headers(headers.trailing(data.trailers.fields))
+        fields = data.trailers.fields  # No header of the table belongs into trailers.
+        data.trailers = http.Headers(field for field in fields if field[0].lower() not in headers.HEADERS)
     return wire
 
 

@@ -129,7 +129,7 @@ class Requests:
     @staticmethod
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
         """Return the identities that may serve a member's request; None for all."""
-        lent = routes.path_policy("GET", routes.normalised(path.partition("?")[0])) is Policy.LENT
+        lent = routes.route_of("GET", routes.normalised(path.partition("?")[0])).policy is Policy.LENT
         return persona.names_of_its_plan(keeper.pool, member) if lent else member.identities
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:

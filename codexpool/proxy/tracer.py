@@ -49,7 +49,7 @@ def _trace(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None
         data.host,
         path,
         policy,
-        routes.row_of(method, path.partition("?")[0]) if policy is not Policy.NEVER else "",
+        routes.route_of(method, path.partition("?")[0]).path if policy is not Policy.NEVER else "",
         data.headers.fields,
         is_upgrade,
         session=asked.session,

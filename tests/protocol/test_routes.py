@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codexpool.protocol.endpoints import ACCOUNTS_CHECK
-from codexpool.protocol.routes import ROUTES, Policy, host_of, normalised, path_policy, policy
+from codexpool.protocol.routes import ROUTES, Policy, host_of, normalised, policy, route_of
 
 HOSTS = frozenset({"chatgpt.com", "gov.chatgpt.com"})
 CODEX = "/backend-api/codex"
@@ -90,17 +90,17 @@ AMBIGUOUS = [
 
 @pytest.mark.parametrize(("method", "path"), SWAPPED)
 def test_what_the_table_lists_is_swapped(method: str, path: str) -> None:
-    assert path_policy(method, path) is Policy.SWAP
+    assert route_of(method, path).policy is Policy.SWAP
 
 
 def test_ids_are_rewritten_in_routing_discovery_only() -> None:
-    assert path_policy("GET", ACCOUNTS_CHECK) is Policy.SWAP_IDS
+    assert route_of("GET", ACCOUNTS_CHECK).policy is Policy.SWAP_IDS
     assert {route.path for route in ROUTES if route.policy is Policy.SWAP_IDS} == {ACCOUNTS_CHECK}
 
 
 @pytest.mark.parametrize(("method", "path"), OWN)
 def test_whatever_is_not_listed_keeps_the_clients_own_credential(method: str, path: str) -> None:
-    assert path_policy(method, path) is Policy.OWN
+    assert route_of(method, path).policy is Policy.OWN
 
 
 @pytest.mark.parametrize("path", AMBIGUOUS)
@@ -108,7 +108,7 @@ def test_whatever_is_not_listed_keeps_the_clients_own_credential(method: str, pa
 def test_an_ambiguous_path_never_gets_a_pooled_credential(method: str, path: str) -> None:
     """Servers may read it differently."""
     assert normalised(path) == ""
-    assert path_policy(method, path) is Policy.OWN
+    assert route_of(method, path).policy is Policy.OWN
 
 
 def readings(path: str) -> set[str]:
@@ -143,7 +143,7 @@ paths = st.tuples(
 @example("POST", f"{CODEX}/models/.")
 @example("POST", f"{CODEX}/memories/..;/x")
 def test_swapped_path_is_the_same_for_every_server(method: str, path: str) -> None:
-    if path_policy(method, path).swaps:
+    if route_of(method, path).policy.swaps:
         assert readings(path) - {path} <= {normalised(path)}
 
 
@@ -222,8 +222,8 @@ def test_what_is_no_https_origin_is_refused(origin: str) -> None:
 
 @pytest.mark.parametrize("path", ["/backend-api/wham/usage", "/backend-api/wham/config/bundle"])
 def test_what_is_lent_to_members_is_swapped_for_nobody_else(path: str) -> None:
-    policy = path_policy("GET", path)
+    policy = route_of("GET", path).policy
 
     assert policy is Policy.LENT
     assert not policy.swaps
-    assert path_policy("POST", path) is Policy.OWN
+    assert route_of("POST", path).policy is Policy.OWN
