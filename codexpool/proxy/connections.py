@@ -306,16 +306,7 @@ class WebsocketConnection(_Websocket):  # type: ignore[misc]
         super().__init__(connection_type, [*bounded, bound], **more)
 
 
-# -- installing
-
-
 def install() -> None:
     """Make every new connection one of these."""
     vars(layers).update(Http1Client=Http1Client, Http1Server=Http1Server)
     vars(websocket).update(WebsocketConnection=WebsocketConnection)
-
-
-def uninstall() -> None:
-    """Give mitmproxy its own classes back."""
-    vars(layers).update(Http1Client=_http1.Http1Client, Http1Server=_http1.Http1Server)
-    vars(websocket).update(WebsocketConnection=_Websocket)

@@ -480,9 +480,3 @@ def install(sender: Sender) -> None:
     ResendStream.installed = sender
     layers.HttpStream = ResendStream  # type: ignore[misc]
     connections.install()
-
-
-def uninstall() -> None:
-    """Give mitmproxy its own classes back."""
-    layers.HttpStream = HttpStream  # type: ignore[misc]
-    connections.uninstall()

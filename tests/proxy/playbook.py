@@ -25,16 +25,27 @@ import h11
 from mitmproxy import connection, http, options
 from mitmproxy.addons import proxyserver
 from mitmproxy.proxy import commands, context, events, mode_specs
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers import websocket as websocket_layer
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, _http1
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.test import taddons
 
+from codexpool.proxy import connections, resend
 from codexpool.proxy.resend import Sender
 
 Protocol = Literal["h1", "h2"]
 Fields = Iterable[tuple[str, str]]
 
 HOST = "upstream.test"
+
+
+def uninstall() -> None:
+    """Give mitmproxy its own classes back."""
+    vars(http_layers).update(
+        HttpStream=resend.HttpStream, Http1Client=_http1.Http1Client, Http1Server=_http1.Http1Server
+    )
+    vars(websocket_layer).update(WebsocketConnection=connections._Websocket)
 
 
 def proxy_options(**settings: Any) -> options.Options:

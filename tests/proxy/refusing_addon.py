@@ -25,9 +25,6 @@ class Refusing:
     def load(self, loader: object) -> None:
         resend.install(self)
 
-    def done(self) -> None:
-        resend.uninstall()
-
     def client_connected(self, client: Client) -> None:
         connections.close_well(ctx.master.addons.get("proxyserver"), client)
 

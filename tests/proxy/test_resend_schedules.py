@@ -26,6 +26,7 @@ from tests.proxy.playbook import (
     ScriptedSender,
     Seen,
     proxy_options,
+    uninstall,
 )
 
 ATTEMPTS = 3
@@ -87,7 +88,7 @@ class Schedules(RuleBasedStateMachine):
         try:
             self.settle()
         finally:
-            resend.uninstall()
+            uninstall()
 
     # -- the client
 
