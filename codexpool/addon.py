@@ -14,10 +14,9 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from codexpool.config.lookup import find, places
+from codexpool.config.files import Watcher, find, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from codexpool.proxy import content_view
 from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from codexpool.cli.entry import entry
-from codexpool.config.lookup import find, places
+from codexpool.config.files import find, places
 from codexpool.config.model import ConfigError
 from codexpool.config.sources import Sources
 from codexpool.credentials.http_client import Route

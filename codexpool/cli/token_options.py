@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from codexpool.config.identities import VARIABLE
 from codexpool.config.model import FromAuthJson, FromCommand, FromEnv, FromFile, FromKeyring, Inline, Source
+from codexpool.config.read import VARIABLE
 from codexpool.config.tables import Value
 from codexpool.credentials.command import CommandLine
 

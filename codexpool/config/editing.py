@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
-from codexpool.config.identities import FLAG
 from codexpool.config.model import ConfigError, Flag, one_line
-from codexpool.config.read import parse
+from codexpool.config.read import FLAG, parse
 from codexpool.config.tables import UneditableError, with_key, without_key
 from codexpool.tokens.bearer import Bearer
 
@@ -55,22 +54,14 @@ def edit(path: Path, change: Change) -> None:
     _rewrite(path, checked)
 
 
-def flag(path: Path, name: str, flag: Flag) -> None:
-    """Write ``needs_replacement`` into the table of identity ``name``, even if another part of the file is invalid.
-
-    Waits and raises as `edit` does, also if there is no such identity.
-    """
-    _rewrite(path, lambda text: flagged(text, name, flag))
-
-
-def unflag(path: Path, name: str) -> None:
-    """Remove the flag of identity ``name``, if it has one. Waits and raises as `flag` does."""
-    _rewrite(path, lambda text: without_key(text, name, FLAG))
-
-
 def flagged(text: str, name: str, flag: Flag) -> str:
-    """Return ``text`` with ``flag`` in the table of identity ``name``. Raises UneditableError."""
+    """Return ``text`` with ``needs_replacement`` in the table of identity ``name``. Raises UneditableError."""
     return with_key(text, name, FLAG, {"since": flag.since, "reason": flag.reason, "token": flag.token})
+
+
+def unflagged(text: str, name: str) -> str:
+    """Return ``text`` without the flag of identity ``name``, if it has one. Raises UneditableError."""
+    return without_key(text, name, FLAG)
 
 
 def put_flags(
@@ -88,7 +79,7 @@ def put_flags(
         refused.clear()
         for name, flag in _relevant(text, flags).items():
             try:
-                text = without_key(text, name, FLAG) if flag is None else flagged(text, name, flag)
+                text = unflagged(text, name) if flag is None else flagged(text, name, flag)
             except UneditableError as error:
                 refused[name] = error
         return text

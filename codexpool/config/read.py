@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from codexpool.common.private_files import UnusableError, read_private
-from codexpool.config.checks import Checks, Section
-from codexpool.config.identities import read_identities
-from codexpool.config.members import read_members
-from codexpool.config.model import Access, ConfigError, Intercept, Notify, PoolConfig, Problem
+from codexpool.config import model
+from codexpool.config.checks import Checks, Section, kind
+from codexpool.config.model import (
+    ConfigError,
+    Flag,
+    IdentitySpec,
+    Inline,
+    MemberSpec,
+    PoolConfig,
+    Problem,
+    Source,
+    Table,
+)
+from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
+from codexpool.tokens.member_key import HASHED, PREFIX
 
 FILE_KEYS = ("pool", "identity", "member")
 POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept")
@@ -49,27 +62,27 @@ def parse(text: str, path: Path) -> PoolConfig:
     config = PoolConfig(
         path,
         pool.word("selection", Selection) or Selection.HEADROOM,
-        tuple(read_identities(root)),
-        _notify(pool) if "notify" in pool else Notify(),
+        tuple(_identities(root)),
+        _notify(pool) if "notify" in pool else model.Notify(),
         pool.number("breaker", MOST, least=1),
-        pool.word("access", Access),
-        tuple(read_members(root)),
+        pool.word("access", model.Access),
+        tuple(_members(root)),
         pool.limit("turns_at_once"),
-        pool.word("intercept", Intercept) or Intercept.CODEX,
+        pool.word("intercept", model.Intercept) or model.Intercept.CODEX,
     )
     if checks.problems:
         raise ConfigError(sorted(checks.problems, key=lambda problem: problem.line or 0))
     return config
 
 
-def _notify(pool: Section) -> Notify:
+def _notify(pool: Section) -> model.Notify:
     notify = pool.section("notify", ("command", "webhook"), NOTIFY_FORM)
     if pool.get("notify") == {}:
         notify.problem("", "is empty", NOTIFY_FORM)
     webhook = notify.text("webhook", "an address that begins with https://")
     if webhook and not _is_https(webhook):
         notify.problem("webhook", "is not an https address", 'write "https://host/path"')
-    return Notify(notify.argv("command") if "command" in notify else (), webhook)
+    return model.Notify(notify.argv("command") if "command" in notify else (), webhook)
 
 
 def _is_https(address: str) -> bool:
@@ -93,3 +106,191 @@ def _document(text: str, path: Path) -> dict[str, Any]:
         what = f"is not TOML: {reason[: where.start()] if where else reason}{column}"
         problem = Problem(path, line, "", what, "correct this line or the one before it")
     raise ConfigError([problem])
+
+
+FLAG = "needs_replacement"
+IDENTITY_KEYS = ("name", "token", "auth_json", "account_id", "user_id", "expires", "paused", "priority", FLAG)
+TOKEN_KEYS = ("env", "file", "keyring", "command")
+COMMAND_KEYS = ("command", "timeout_ms", "refresh_interval_ms", "cwd")
+FLAG_FORMS = {
+    "since": "a time with a zone (2026-11-20T14:02:11Z)",
+    "reason": "a string",
+    "token": '"sha256:" and 12 hexadecimal digits',
+}
+SOURCE_FORMS = (
+    'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
+    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
+)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
+MOST_MS = 24 * 3_600_000  # A day: more milliseconds are a mistake.
+
+_INVALID = Inline("")
+"""In place of a source that is wrong."""
+
+
+def _identities(root: Section) -> list[IdentitySpec]:
+    if root.get(Table.IDENTITY) in (None, []):
+        root.problem("", "there is no identity", "add an [[identity]] table with a name and a token")
+    return [
+        IdentitySpec(
+            name=table.name(Table.IDENTITY),
+            source=_source(table),
+            line=table.line("auth_json" if "auth_json" in table else "token"),
+            flag=_flag(table) if FLAG in table else None,
+            account_id=table.text("account_id", "an id as whoami returns it") or None,
+            user_id=table.text("user_id", "an id as whoami returns it") or None,
+            expires_at=table.end("expires"),
+            paused=table.boolean("paused"),
+            priority=table.number("priority", 0),
+        )
+        for table in root.sections(Table.IDENTITY, IDENTITY_KEYS)
+    ]
+
+
+def _source(table: Section) -> Source:
+    token = table.get("token")
+    if "auth_json" in table:
+        if token is not None:
+            table.problem("auth_json", "is set beside a token", "keep one of them")
+        return model.FromAuthJson(path) if (path := table.path("auth_json")) else _INVALID
+    if isinstance(token, str):
+        return Inline(token)
+    if isinstance(token, dict):
+        return _from_table(table, [key for key in TOKEN_KEYS if key in token])
+    if token is None:
+        table.problem("", "has no token", SOURCE_FORMS)
+    else:
+        table.problem("token", f"is {kind(token)}", SOURCE_FORMS)
+    return _INVALID
+
+
+def _from_table(table: Section, given: list[str]) -> Source:
+    token = table.section("token", COMMAND_KEYS if given == ["command"] else TOKEN_KEYS, SOURCE_FORMS)
+    match given:
+        case ["env"]:
+            variable = token.get("env")
+            if isinstance(variable, str) and VARIABLE.fullmatch(variable):
+                return model.FromEnv(variable)
+            what = "not the name of an environment variable" if isinstance(variable, str) else kind(variable)
+            token.problem("env", f"is {what}", "write the name of an environment variable")
+        case ["file"]:
+            return model.FromFile(path) if (path := token.path("file")) else _INVALID
+        case ["keyring"]:
+            return model.FromKeyring(token.text("keyring", "the name of a service in the keyring"))
+        case ["command"]:
+            argv = token.argv("command")
+            timeout = token.number("timeout_ms", TIMEOUT_MS, 1, MOST_MS)
+            interval = token.number("refresh_interval_ms", REFRESH_INTERVAL_MS, 0, MOST_MS)
+            cwd = token.path("cwd", "the path of a folder") or token.checks.path.parent
+            return model.FromCommand(CommandLine(argv, cwd, timeout, interval))
+        case [first, second, *_]:
+            token.problem("", f"has both {first} and {second}", SOURCE_FORMS)
+        case _:
+            token.problem("", f"has none of {', '.join(TOKEN_KEYS)}", SOURCE_FORMS)
+    return _INVALID
+
+
+def _flag(table: Section) -> Flag | None:
+    flag = table.section(FLAG, tuple(FLAG_FORMS), "write { since = …, reason = …, token = … }")
+    since, reason, token = _in_utc(flag.get("since")), flag.get("reason"), flag.get("token")
+    is_token = isinstance(token, str) and FLAGGED_TOKEN.fullmatch(token) is not None
+    fits = {"since": since is not None, "reason": isinstance(reason, str), "token": is_token}
+    for key in (key for key, fit in fits.items() if not fit and flag.is_table):
+        what = f"is not {FLAG_FORMS[key]}" if key in flag else "is missing"
+        flag.problem(key, what, f"write {FLAG_FORMS[key]}, or remove the flag")
+    return Flag(since, reason, token) if since is not None and all(fits.values()) else None
+
+
+def _in_utc(value: object) -> datetime | None:
+    try:
+        return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else None
+    except OverflowError:
+        return None
+
+
+MEMBER_KEYS: Final = (
+    *("name", "key", "previous", "expires", "revoked"),
+    *("identities", "turns_at_once", "turns_a_day"),
+)
+HASH_FORM: Final = '"sha256:" and 64 hexadecimal digits'
+PREVIOUS_FORM: Final = "write { key = …, until = … }"
+PATTERNS_FORM: Final = 'write ["team-*"], or remove it to allow all identities'
+NEW_KEY: Final = "remove this [[member]] table, and let codexpool write one: codexpool member add NAME"
+
+
+def _members(root: Section) -> list[MemberSpec]:
+    tables = root.sections(Table.MEMBER, MEMBER_KEYS)
+    _refuse_keys_given_twice(tables)
+    return [
+        MemberSpec(
+            name=table.name(Table.MEMBER),
+            key=_key(table),
+            line=table.line("key"),
+            previous=_previous(table) if "previous" in table else None,
+            expires_at=table.end("expires"),
+            revoked_at=_revoked(table) if "revoked" in table else None,
+            identities=_patterns(table) if "identities" in table else (),
+            turns_at_once=table.limit("turns_at_once"),
+            turns_a_day=table.limit("turns_a_day"),
+        )
+        for table in tables
+    ]
+
+
+def _key(table: Section) -> str:
+    """Return the hash of a key. A value that is not one may be the key, and is never shown."""
+    value = table.get("key")
+    if isinstance(value, str) and HASHED.fullmatch(value):
+        return value
+    if value is None:
+        table.problem("", "has no key", NEW_KEY)
+    elif not isinstance(value, str):
+        table.problem("key", f"is {kind(value)}", f"write {HASH_FORM}")
+    elif value.startswith(PREFIX):
+        table.problem("key", "is a key, not its hash", f"never store a key: {NEW_KEY}")
+    else:
+        table.problem("key", f"is not {HASH_FORM}", NEW_KEY)
+    return ""
+
+
+def _previous(table: Section) -> model.PreviousKey | None:
+    previous = table.section("previous", ("key", "until"), PREVIOUS_FORM)
+    if not previous.is_table:
+        return None
+    key, until = _key(previous), previous.end("until")
+    if "until" not in previous:
+        previous.problem("", "has no until", PREVIOUS_FORM)
+    return model.PreviousKey(key, until) if until is not None else None
+
+
+def _revoked(table: Section) -> float | None:
+    value = table.get("revoked")
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.timestamp()
+    what = f"is not a time with a zone: it is {kind(value)}"
+    table.problem("revoked", what, "write revoked = 2026-12-31T10:00:00Z, or run: codexpool member revoke NAME")
+    return None
+
+
+def _patterns(table: Section) -> tuple[str, ...]:
+    value, at = table.get("identities"), (*table.at, "identities")
+    if not isinstance(value, list) or not value:
+        table.problem("identities", "is empty" if value == [] else f"is {kind(value)}", PATTERNS_FORM)
+        return ()
+    form = "the name of an identity, or a pattern"
+    return tuple(table.checks.text((*at, index), part, form) for index, part in enumerate(value))
+
+
+def _refuse_keys_given_twice(tables: Iterable[Section]) -> None:
+    lines: dict[str, int] = {}
+    for table in tables:
+        previous = table.get("previous")
+        old = previous.get("key") if isinstance(previous, dict) else None
+        for path, key in ((("key",), table.get("key")), (("previous", "key"), old)):
+            if isinstance(key, str) and key in lines:
+                what = f"is also the key in line {lines[key]}"
+                remedy = "give each member a key of its own: codexpool member add NAME"
+                table.checks.problem((*table.at, *path), what, remedy)
+            elif isinstance(key, str):
+                lines[key] = table.checks.line((*table.at, *path))

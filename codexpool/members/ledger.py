@@ -16,17 +16,10 @@ from codexpool.protocol.token_usage import Tokens
 
 DAY: Final = 86_400
 
-DAYS_KEPT: Final = 4
-"""Days in memory: today, yesterday for turns over midnight, and some for a clock that is set."""
-
-MODELS_KEPT: Final = 50
-"""Models to tell apart for a member within a day: clients name them, and can invent any number."""
-
-LONGEST_MODEL: Final = 64
-"""Characters of a model's name to keep."""
-
-OTHER: Final = "other"
-"""The name of every model beyond those."""
+DAYS_KEPT: Final = 4  # Today, yesterday for turns over midnight, and some for a clock that is set.
+MODELS_KEPT: Final = 50  # For each member and day: clients name models, and can invent any number.
+LONGEST_MODEL: Final = 64  # Characters of a model's name.
+OTHER: Final = "other"  # The name of every model beyond those.
 
 NONE: Final = Tokens(0, 0, 0, 0)
 

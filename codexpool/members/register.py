@@ -1,19 +1,25 @@
-"""Finds the member that a key belongs to."""
+"""Finds the member that a key belongs to, and makes up the account that the member's client sees.
+
+At its start a client asks whoami four times about its credential (docs/protocol.md, section 1b). With a business-like
+plan it insists on the policy of its workspace (section 4b). So a member's whoami shows the plan of an identity that
+serves it, and the policy comes from an identity of the same plan.
+"""
 
 from __future__ import annotations
 
 import hmac
 import secrets
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from codexpool.config.model import MemberSpec
-from codexpool.pool.identity import clock
+from codexpool.pool.identity import Identity, Metadata, Status, clock
+from codexpool.pool.pool import Pool
 from codexpool.tokens.member_key import hashed
 
 NAMESPACE: Final = uuid.UUID("5c0d6e1f-7a52-4e6b-9d0a-2f6d3b8c41e7")
@@ -126,3 +132,43 @@ def _member(spec: MemberSpec, key: str, identities: Collection[str]) -> Member:
         served_by = frozenset(n for n in identities if any(fnmatchcase(n, pattern) for pattern in spec.identities))
     account, user = (uuid.uuid5(NAMESPACE, f"{what} {spec.name}") for what in ("account", "user"))
     return Member(spec, key, str(account), f"user-{user.hex}", served_by)
+
+
+def shown_metadata(pool: Pool, member: Member) -> Metadata | None:
+    """Return the metadata that a member's client sees: of the first ready identity that serves it, or else the first.
+
+    Return None as long as whoami has not answered for any of them.
+    """
+    known = [identity for identity in _serving(pool, member) if identity.metadata is not None]
+    ready = (identity for identity in known if identity.status is Status.READY)
+    first = next(ready, known[0] if known else None)
+    return first.metadata if first is not None else None
+
+
+def names_of_its_plan(pool: Pool, member: Member) -> frozenset[str] | None:
+    """Return the names of the identities that serve a member and have the plan that its client sees.
+
+    As long as no plan is known, return all that serve the member; None means all of the pool.
+    """
+    shown = shown_metadata(pool, member)
+    if shown is None:
+        return member.identities
+    serving = _serving(pool, member)
+    return frozenset(i.name for i in serving if i.metadata is not None and i.metadata.plan == shown.plan)
+
+
+def whoami(member: Member, shown: Metadata | None) -> dict[str, Any]:
+    """Return a whoami answer for a member's key (openai/codex, personal_access_token.rs)."""
+    return {
+        "email": None,
+        "chatgpt_user_id": member.user_id,
+        "chatgpt_account_id": member.account_id,
+        "chatgpt_plan_type": shown.plan if shown is not None and shown.plan else "unknown",
+        "chatgpt_account_is_fedramp": shown is not None and shown.fedramp,
+    }
+
+
+def _serving(pool: Pool, member: Member) -> Iterator[Identity]:
+    """Yield the identities that serve a member, in the order of the file."""
+    allowed = member.identities
+    return (i for name, i in pool.identities.items() if allowed is None or name in allowed)

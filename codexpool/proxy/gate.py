@@ -18,7 +18,7 @@ from mitmproxy.connection import Client
 
 from codexpool.common.addresses import address_of, household, is_from_here, plain_address
 from codexpool.config.model import Access, PoolConfig
-from codexpool.members import persona
+from codexpool.members import register
 from codexpool.members.access import TABLE, Outcome, Proof, Purpose
 from codexpool.members.client_addresses import ClientAddresses
 from codexpool.members.register import KeyStatus, Member, Register, key_status, refusal
@@ -272,9 +272,9 @@ def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
 async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
     """Return the answer of whoami. After a start it waits a moment for the accounts of the identities."""
     ends = time.monotonic() + PATIENCE
-    while (shown := persona.shown_metadata(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
+    while (shown := register.shown_metadata(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
         await keeper.change(left)
-    return persona.whoami(member, shown)
+    return register.whoami(member, shown)
 
 
 def purpose_of(request: http.Request, policy: Policy) -> Purpose:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from mitmproxy import http
 
+from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
-from codexpool.config.watch import Watcher
 from codexpool.pool.pool import Pool
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate

@@ -11,7 +11,7 @@ import time
 
 from mitmproxy import http
 
-from codexpool.members import persona
+from codexpool.members import register
 from codexpool.members.access import Outcome
 from codexpool.members.register import Member
 from codexpool.pool.pool import Pool
@@ -130,7 +130,7 @@ class Requests:
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
         """Return the identities that may serve a member's request; None for all."""
         lent = routes.route_of("GET", routes.normalised(path.partition("?")[0])).policy is Policy.LENT
-        return persona.names_of_its_plan(keeper.pool, member) if lent else member.identities
+        return register.names_of_its_plan(keeper.pool, member) if lent else member.identities
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Refuse a request of a swap path because the proxy is ending; return whether it was one."""

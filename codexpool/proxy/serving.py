@@ -10,8 +10,8 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.connection import Client
 
+from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
-from codexpool.config.watch import Watcher
 from codexpool.pool.identity import Condition, Identity
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
+from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved
-from codexpool.config.watch import Watcher
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint

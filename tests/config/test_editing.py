@@ -16,14 +16,22 @@ import filelock
 import pytest
 
 from codexpool.config import editing
-from codexpool.config.editing import EditError, edit, flag, unflag
+from codexpool.config.editing import EditError, edit, flagged, unflagged
+from codexpool.config.files import Watcher
 from codexpool.config.model import Flag
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from tests.config.conftest import WritePrivate, needs_a_plain_user
 
 TEXT = '# mine\n[[identity]]\nname = "a"\ntoken = "at-test-1"   # one\n\n# next\n[[identity]]\nname="b"\ntoken="x"\n'
 FLAG = Flag(datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC), "401", "sha256:1a2b3c4d5e6f")
+
+
+def flag(path: Path, name: str, flag: Flag) -> None:
+    edit(path, lambda text: flagged(text, name, flag))
+
+
+def unflag(path: Path, name: str) -> None:
+    edit(path, lambda text: unflagged(text, name))
 
 
 def round_robin(text: str) -> str:
@@ -183,9 +191,10 @@ def test_processes_that_flag_at_once_all_succeed(write: WritePrivate) -> None:
     path = write("pool.toml", "".join(f'[[identity]]\nname = "{n}"\ntoken = "x"\n' for n in names))
     program = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
-        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import flag\n"
+        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import edit, flagged\n"
+        "flag = Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12)\n"
         "for name in sys.argv[2:]:\n"
-        "    flag(Path(sys.argv[1]), name, Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"
+        "    edit(Path(sys.argv[1]), lambda text: flagged(text, name, flag))\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program, path, *names[n::3]]) for n in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
@@ -197,11 +206,12 @@ def test_a_killed_editor_leaves_a_whole_file(write: WritePrivate) -> None:
     path = write("pool.toml", text)
     program = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
-        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import flag, unflag\n"
+        "from codexpool.config.model import Flag\nfrom codexpool.config.editing import edit, flagged, unflagged\n"
+        "flag = Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12)\n"
         "print('go', flush=True)\n"
         "while True:\n"
-        "    flag(Path(sys.argv[1]), 'a', Flag(datetime.now(UTC), 'x', 'sha256:' + '0' * 12))\n"
-        "    unflag(Path(sys.argv[1]), 'a')\n"
+        "    edit(Path(sys.argv[1]), lambda text: flagged(text, 'a', flag))\n"
+        "    edit(Path(sys.argv[1]), lambda text: unflagged(text, 'a'))\n"
     )
     for delay in (0.02, 0.05, 0.11, 0.17):
         process = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.config.editing import flagged
-from codexpool.config.identities import FLAG as KEY
+from codexpool.config.editing import flagged, unflagged
 from codexpool.config.model import Flag
 from codexpool.config.read import parse
-from codexpool.config.tables import UneditableError, without_key
+from codexpool.config.tables import UneditableError
 from tests.config.texts import Written, is_same, pool_texts
 
 SINCE = datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC)
@@ -30,10 +29,6 @@ FLAGS = st.builds(
     REASONS,
     st.text("0123456789abcdef", min_size=12, max_size=12).map("sha256:".__add__),
 )
-
-
-def unflagged(text: str, name: str) -> str:
-    return without_key(text, name, KEY)
 
 
 @given(pool_texts(), FLAGS, st.data())

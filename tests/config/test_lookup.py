@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config.lookup import find, places
+from codexpool.config.files import find, places
 from codexpool.config.model import ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config.watch import Watcher
+from codexpool.config.files import Watcher
 
 
 @pytest.fixture

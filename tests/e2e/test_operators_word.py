@@ -154,7 +154,7 @@ def test_a_person_is_told_once_by_a_webhook_that_fails_at_first(make: Make) -> N
         until(lambda: [seen.status for seen in world.standin.requests("/tell")] == [503, 204], 15, "the second try")
         world.proxy.says("notify.webhook: the webhook answers 503; retrying")
         # taken back and found out once more, it is the same case
-        editing.unflag(world.proxy.pool, "work")
+        editing.edit(world.proxy.pool, lambda text: editing.unflagged(text, "work"))
         until(lambda: world.proxy.log.count("work needs_replacement") == 2, 15, "the same again")
         time.sleep(1.5)
     finally:

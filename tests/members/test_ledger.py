@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.common.tasks import Tasks
+from codexpool.config.files import Watcher
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from codexpool.credentials.http_client import Route
 from codexpool.members.ledger import (
     DAYS_KEPT,

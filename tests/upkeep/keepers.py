@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from codexpool.config.files import Watcher
 from codexpool.config.model import Flag
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word

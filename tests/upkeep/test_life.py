@@ -25,8 +25,8 @@ from hypothesis import Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from codexpool.config.files import Watcher
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from codexpool.credentials import NoTokenNowError, command, token_endpoint
 from codexpool.credentials.authapi import UndiscoveredError, Whoami, place_in, whoami_of
 from codexpool.credentials.http_client import Route

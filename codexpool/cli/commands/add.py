@@ -18,7 +18,7 @@ from codexpool.cli.pool import Pool, edit_pool
 from codexpool.cli.token_options import GivenToken, given_token, token_options
 from codexpool.cli.tokens import Verified, identity_of, remember_new, verify
 from codexpool.config.checks import name_problem
-from codexpool.config.lookup import default_paths
+from codexpool.config.files import default_paths
 from codexpool.config.model import FromAuthJson, IdentitySpec, Table
 from codexpool.config.sources import other_owner
 from codexpool.config.tables import Value, with_table

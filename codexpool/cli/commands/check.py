@@ -149,6 +149,7 @@ def _record(pool: Pool, answers: Mapping[str, Whoami], statuses: Mapping[str, St
 def _flag(pool: Pool, spec: IdentitySpec, status: Status, token: str, evidence: Evidence) -> None:
     if status is Status.NEEDS_REPLACEMENT and (spec.flag is None or spec.flag.token != token):
         since = datetime.fromtimestamp(int(evidence.at), UTC)
-        editing.flag(pool.path, spec.name, Flag(since, str(evidence), token))
+        flag = Flag(since, str(evidence), token)
+        editing.edit(pool.path, lambda text: editing.flagged(text, spec.name, flag))
     elif status is Status.READY and spec.flag is not None:
-        editing.unflag(pool.path, spec.name)
+        editing.edit(pool.path, lambda text: editing.unflagged(text, spec.name))

@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 from mitmproxy.connection import Client
 
+from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
-from codexpool.config.watch import Watcher
 from codexpool.pool.pool import Pool
 from codexpool.pool.verdict import is_held
 from codexpool.protocol import endpoints, headers, routes

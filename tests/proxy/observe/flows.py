@@ -13,8 +13,8 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
+from codexpool.config.files import Watcher
 from codexpool.config.read import load
-from codexpool.config.watch import Watcher
 from codexpool.proxy.handler import NoPool
 from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.state.sqlite import SqliteState
