@@ -23,7 +23,7 @@ from codexpool.doctor.tunnel import Tunnel
 from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE
-from codexpool.web import health
+from codexpool.web import site
 
 RESTART: Final = "install the same codexpool for both, and restart the proxy"
 
@@ -82,7 +82,7 @@ class Examination:
                 yield wrong(proxy_status.PROXY, failure.what, failure.remedy)
                 return
             with contextlib.suppress(Failure):
-                self._knows_probe = _knows_probe(self._proxy.get(health.PATH))
+                self._knows_probe = _knows_probe(self._proxy.get(site.HEALTH))
             text = f"answers at {self._proxy}, but shows its status only on its own machine"
             yield note(proxy_status.PROXY, text, "for the rest, run codexpool doctor there")
             return

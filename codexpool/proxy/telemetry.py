@@ -27,7 +27,7 @@ from codexpool.state.sqlite import state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
-from codexpool.web import health, status
+from codexpool.web import site, status
 from codexpool.web.site import Site
 
 logger = logging.getLogger("codexpool")
@@ -175,9 +175,9 @@ class Telemetry:
 
     def unready(self) -> str:
         if not self._runs:
-            return health.STARTING
+            return site.STARTING
         view, leaves = self.view, self._shutdown.has_begun
-        return health.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
+        return site.unready(view.pool, is_closed=bool(view.closed), observes=view.observes, leaves=leaves)
 
     def status_view(self, now: float) -> status.View:
         view, journal = self.view, self._journal

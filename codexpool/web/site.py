@@ -1,6 +1,6 @@
 """`http://codex.pool/`, answered by the proxy itself: the page, the same as JSON, and metrics.
 
-Only this machine gets an answer; `/healthz` alone answers others too (see `codexpool.web.health`). These requests are
+Only this machine gets an answer; `/healthz` alone answers others too (see `_health`). These requests are
 not traffic: `addon.py` ends their hooks, so the flow list, dumps and other addons do not see them. The site is
 read-only: every path is GET. There is no CORS header, so no other site's script can read an answer.
 """
@@ -14,21 +14,33 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mitmproxy import http
 
 from codexpool.common.addresses import address_of, is_loopback
+from codexpool.pool.identity import Status
+from codexpool.pool.pool import Pool
+from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.traces.history import History
 from codexpool.views.header_table import rows
 from codexpool.views.story import explained
-from codexpool.web import health, metrics, status
+from codexpool.web import metrics, status
 from codexpool.web.status import as_json, join
 
 logger = logging.getLogger("codexpool")
 
 HOST = "codex.pool"
+
+HEALTH: Final = "/healthz"
+READY: Final = "/healthz/ready"
+
+STARTING: Final = "the proxy is starting"
+SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
+REFUSING: Final = "requests are refused; see the proxy's log"
+NO_POOL: Final = "no pool is configured"
+NO_IDENTITY: Final = "no identity can serve now"
 
 LONGEST_WAIT = 25.0  # seconds an answer to ``/api/events`` waits at most for an event
 
@@ -105,13 +117,13 @@ class Site:
 
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
         request, peer = flow.request, flow.client_conn.peername
-        is_for_all = (path := request.path.partition("?")[0]) in (health.PATH, health.READY_PATH)
+        is_for_all = (path := request.path.partition("?")[0]) in (HEALTH, READY)
         if not is_for_all and (not is_loopback(address_of(peer)) or self._proxy.is_own_connection(peer)):
             return _error(403, "this page is only available on the machine that the proxy runs on")
         if request.method not in ("GET", "HEAD"):
             return _error(405, "this site is read-only: use GET")
         if is_for_all:
-            return Answer(*health.answer(path, self._proxy.unready()))
+            return _health(path, self._proxy.unready())
         try:
             return await self._document(request)
         except ValueError as error:
@@ -191,7 +203,7 @@ def _pages() -> dict[str, Answer]:
 
 PAGES = (
     *("/", "/api/status", "/api/flows", "/api/flows/ID", "/api/flows/last", "/api/events", "/metrics"),
-    *(health.PATH, health.READY_PATH),
+    *(HEALTH, READY),
 )
 
 
@@ -216,3 +228,31 @@ def _list(name: str, items: Iterable[bytes], about: dict[str, Any]) -> Iterator[
 
 def _error(status: int, message: str) -> Answer:
     return Answer(status, as_json({"error": {"message": message}}))
+
+
+# -- /healthz and /healthz/ready: whether the process runs, and whether it can serve
+
+
+def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool) -> str:
+    """Return why a proxy cannot serve; empty if it can. A proxy that only observes relays everything.
+
+    ``is_closed``: without a pool, requests are refused instead of relayed.
+    """
+    if leaves:
+        return SHUTTING_DOWN
+    if observes:
+        return ""
+    if pool is None:
+        return REFUSING if is_closed else NO_POOL
+    if not any(identity.status is Status.READY for identity in pool.identities.values()):
+        return NO_IDENTITY
+    return ""
+
+
+def _health(path: str, reason: str) -> Answer:
+    """Answer a health check. Other machines may ask, so it has no name, no path and no text of the log.
+
+    ``probe`` tells `codexpool doctor` on another machine that this is a proxy with the addon.
+    """
+    document = {"status": "ok", "ready": not reason, "probe": PROBE_VERSION, **({"reason": reason} if reason else {})}
+    return Answer(503 if path == READY and reason else 200, as_json(document))

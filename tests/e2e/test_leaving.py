@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from codexpool.local import running_proxies
-from codexpool.web.health import SHUTTING_DOWN
+from codexpool.web.site import SHUTTING_DOWN
 from tests.e2e.conftest import Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, socket_turn
 from tests.running import pat, until

@@ -11,9 +11,7 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from codexpool.pool.pool import Pool
-from codexpool.web import health
-from codexpool.web.health import unready
-from codexpool.web.site import Site
+from codexpool.web import site
 from tests.pool.pools import NOW, condemn, pool_of, ready_pool, unverified
 from tests.web.test_site import Proxy
 
@@ -24,14 +22,14 @@ async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GE
     flow = tflow.tflow()
     flow.request = http.Request.make(method, f"http://codex.pool{path}")
     flow.client_conn.peername = peer
-    await Site(Proxy(reason=reason)).answer(flow)
+    await site.Site(Proxy(reason=reason)).answer(flow)
     assert flow.response is not None
     return flow.response
 
 
 @pytest.mark.parametrize(("path", "when_unready"), [("/healthz", 200), ("/healthz/ready", 503)])
 async def test_a_proxy_that_cannot_serve_is_alive_but_not_ready(path: str, when_unready: int) -> None:
-    ready, unready = await asked(path, ""), await asked(path, health.NO_IDENTITY)
+    ready, unready = await asked(path, ""), await asked(path, site.NO_IDENTITY)
 
     assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
     assert unready.status_code == when_unready
@@ -39,7 +37,7 @@ async def test_a_proxy_that_cannot_serve_is_alive_but_not_ready(path: str, when_
         "status": "ok",
         "ready": False,
         "probe": 1,
-        "reason": health.NO_IDENTITY,
+        "reason": site.NO_IDENTITY,
     }
 
 
@@ -71,17 +69,17 @@ def condemned() -> Pool:
     ("pool", "more", "reason"),
     [
         (lambda: ready_pool("alice@corp"), {}, ""),
-        (lambda: ready_pool("alice@corp"), {"leaves": True}, health.SHUTTING_DOWN),
-        (condemned, {}, health.NO_IDENTITY),
-        (lambda: pool_of(unverified("alice@corp")), {}, health.NO_IDENTITY),
-        (lambda: None, {}, health.NO_POOL),
-        (lambda: None, {"is_closed": True}, health.REFUSING),
+        (lambda: ready_pool("alice@corp"), {"leaves": True}, site.SHUTTING_DOWN),
+        (condemned, {}, site.NO_IDENTITY),
+        (lambda: pool_of(unverified("alice@corp")), {}, site.NO_IDENTITY),
+        (lambda: None, {}, site.NO_POOL),
+        (lambda: None, {"is_closed": True}, site.REFUSING),
         (lambda: None, {"observes": True}, ""),
-        (lambda: None, {"observes": True, "leaves": True}, health.SHUTTING_DOWN),
+        (lambda: None, {"observes": True, "leaves": True}, site.SHUTTING_DOWN),
     ],
     ids=["ready", "leaving", "condemned", "unverified", "no pool", "closed", "observing", "observing, leaving"],
 )
 def test_it_is_ready_with_a_ready_identity_until_the_shutdown(
     pool: Callable[[], Pool | None], more: dict[str, bool], reason: str
 ) -> None:
-    assert unready(pool(), **{"is_closed": False, "observes": False, "leaves": False, **more}) == reason
+    assert site.unready(pool(), **{"is_closed": False, "observes": False, "leaves": False, **more}) == reason

@@ -75,12 +75,15 @@ class Seen:
         return "WebSocket" if self.header("upgrade") else self.method
 
 
-class StandIn:
+class StandIn(ThreadingTCPServer):
     """A context in which the backend serves ``tokens``.
 
     ``proxy_port`` on 127.0.0.1 takes CONNECT requests; ``ca_file`` is the authority to trust. ``seen`` has every
     request in order, and ``problems`` says what was wrong with them; that a token is dead is no problem.
     """
+
+    daemon_threads = True
+    block_on_close = False
 
     def __init__(self, tokens: Iterable[Token], folder: Path) -> None:
         self.tokens = {token.token: token for token in tokens}
@@ -88,16 +91,19 @@ class StandIn:
         self.problems: list[str] = []
         self.numbers = itertools.count(1)
         self.tls, self.ca_file = _certified(folder)
-        self._server = _Server(self)
-        self.proxy_port = self._server.server_address[1]
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.proxy_port = self.server_address[1]
 
     def __enter__(self) -> StandIn:
-        threading.Thread(target=self._server.serve_forever, name="stand-in", daemon=True).start()
+        threading.Thread(target=self.serve_forever, name="stand-in", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing: a client may close its connection at any time."""
 
     def kill(self, token: str) -> None:
         """Refuse a token from now on, on every endpoint."""
@@ -148,23 +154,11 @@ def _certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
     return context, folder / "backend" / "standin-ca-cert.pem"
 
 
-class _Server(ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, standin: StandIn) -> None:
-        self.standin = standin
-        super().__init__(("127.0.0.1", 0), _Connection)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: a client may close its connection at any time."""
-
-
 class _Connection(BaseHTTPRequestHandler):
     """One connection: a CONNECT, then TLS and requests on it."""
 
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: StandIn
     host = ""
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -177,7 +171,7 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self.send_response_only(200)
         self.end_headers()
-        self.connection = self.server.standin.tls.wrap_socket(self.connection, server_side=True)
+        self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
         self.rfile = self.connection.makefile("rb")
         self.wfile = self.connection.makefile("wb", 0)
         self.host = host
@@ -187,21 +181,15 @@ class _Connection(BaseHTTPRequestHandler):
             super().finish()
         self.connection.close()
 
-    def do_GET(self) -> None:
-        self._answer(b"")
-
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.headers.get("content-encoding") == "zstd":
             body = zstandard.ZstdDecompressor().stream_reader(body).read()
-        self._answer(body)
-
-    def _answer(self, body: bytes) -> None:
-        standin, path = self.server.standin, self.path.partition("?")[0]
+        path = self.path.partition("?")[0]
         seen = Seen(self.command, self.host, path, list(self.headers.items()))
         if self.host not in (HOST, AUTH_HOST):
             return self._send(seen, 200, b"{}")
-        token = standin.receive(seen, body)
+        token = self.server.receive(seen, body)
         if token is None:
             error = {"code": "token_revoked", "message": "Your authentication token has been revoked."}
             return self._send(seen, 401, json.dumps({"error": error}).encode())
@@ -209,9 +197,12 @@ class _Connection(BaseHTTPRequestHandler):
             return self._send(seen, 200, json.dumps(_document(path, token)).encode())
         if seen.kind == "WebSocket":
             return self._converse(seen, token)
-        events = _generation(token, next(standin.numbers), json.loads(body))
+        events = _generation(token, next(self.server.numbers), json.loads(body))
         stream = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
         return self._send(seen, 200, stream.encode(), "text/event-stream")
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def _send(self, seen: Seen, status: int, body: bytes, content_type: str = "application/json") -> None:
         seen.status = status
@@ -236,7 +227,7 @@ class _Connection(BaseHTTPRequestHandler):
                     case TextMessage():
                         text += event.data
                         if event.message_finished:
-                            for answer in _generation(token, next(self.server.standin.numbers), json.loads(text)):
+                            for answer in _generation(token, next(self.server.numbers), json.loads(text)):
                                 self.wfile.write(socket.send(TextMessage(json.dumps(answer))))
                             text = ""
                     case CloseConnection():

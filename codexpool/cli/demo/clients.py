@@ -44,8 +44,18 @@ class BuiltIn:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._session = str(uuid.uuid4())
         self._history: list[dict[str, object]] = []
+        session = str(uuid.uuid4())
+        self._headers = {
+            "authorization": f"Bearer {stage.own.token}",
+            "chatgpt-account-id": stage.own.account_id,
+            "openai-organization": "org-of-the-client",
+            "x-openai-internal-codex-residency": "eu",
+            "originator": "codexpool_demo",
+            "user-agent": "codexpool_demo",
+            "session-id": session,
+            "thread-id": session,
+        }
 
     def turn(self, prompt: str) -> Turn:
         content = [{"type": "input_text", "text": prompt}]
@@ -54,7 +64,7 @@ class BuiltIn:
         context = ssl.create_default_context(cafile=str(self._stage.ca_file))
         try:
             with httpx.Client(proxy=self._stage.url, verify=context, timeout=TURN, trust_env=False) as client:
-                response = client.post(f"{CHATGPT}{RESPONSES}", json=request, headers=self._headers())
+                response = client.post(f"{CHATGPT}{RESPONSES}", json=request, headers=self._headers)
         except httpx.HTTPError as error:
             raise Failure(f"the client got no answer: {error!r}") from error
         if response.status_code != 200:
@@ -63,19 +73,6 @@ class BuiltIn:
         item = next(event["item"] for event in events if event["type"] == "response.output_item.done")
         self._history.append(item)
         return Turn(item["content"][0]["text"], [])
-
-    def _headers(self) -> dict[str, str]:
-        return {
-            "authorization": f"Bearer {self._stage.own.token}",
-            "chatgpt-account-id": self._stage.own.account_id,
-            "openai-organization": "org-of-the-client",
-            "x-openai-internal-codex-residency": "eu",
-            "accept": "text/event-stream",
-            "originator": "codexpool_demo",
-            "user-agent": "codexpool_demo",
-            "session-id": self._session,
-            "thread-id": self._session,
-        }
 
 
 class Codex:
