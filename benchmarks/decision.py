@@ -80,12 +80,12 @@ class Scene:
         """Have it reach its limit."""
         assert identity.metadata is not None
         limit = Limit(MAIN, self.at + self.chance.uniform(600, 18_000))
-        self.pool.states.limited(identity.name, identity.metadata.key, limit, Evidence(self.at, status=429), self.at)
+        self.pool.states.limited(identity.name, identity.metadata.key, limit, Evidence(self.at, status=429))
 
     def rest(self, identity: Identity) -> None:
         """Have it rest for some seconds after too many requests."""
         evidence = Evidence(self.at, status=429, fingerprint=identity.fingerprint)
-        self.pool.states.throttled(identity.name, evidence, self.at, self.chance.uniform(1, 60))
+        self.pool.states.throttled(identity.name, evidence, self.chance.uniform(1, 60))
 
     def key_of(self, asked: Asked) -> IdentityKey | None:
         """The identity that serves a session."""
@@ -181,7 +181,7 @@ def moving(size: Size, selection: Selection, limited: float = 0.0) -> list[float
     reached = next(identity for identity in scene.identities if identity.status is Status.READY)
     ends = scene.at + 36_000
     evidence = Evidence(scene.at, status=429)
-    scene.pool.states.limited(reached.name, scene.key(reached), Limit(MAIN, ends), evidence, scene.at)
+    scene.pool.states.limited(reached.name, scene.key(reached), Limit(MAIN, ends), evidence)
     numbers = iter(range(sys.maxsize))
 
     def prepare() -> Callable[[], object]:
@@ -219,7 +219,7 @@ def after_a_refusal(size: Size, selection: Selection) -> list[float]:
     scene = Scene(size, selection)
     first = scene.identities[0]
     evidence = Evidence(scene.at, "POST", OTHER_PATH, 401, "no_matching_rule", fingerprint=first.fingerprint)
-    scene.pool.not_for_endpoint(first.name, OTHER_PATH, evidence, scene.at)
+    scene.pool.not_for_endpoint(first.name, OTHER_PATH, evidence)
     return timed(scene, lambda: _choice(scene, scene.new_session()), repeat=max(20, size.repeat // 10))
 
 

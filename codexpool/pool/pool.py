@@ -278,7 +278,6 @@ class Pool:
         name: str,
         path: str,
         evidence: Evidence,
-        at: float,
         *,
         until: float | None = None,
         is_limit: bool = False,
@@ -288,30 +287,32 @@ class Pool:
 
         Return whether that is news. Nothing is remembered of a refusal that is the request's own.
         """
-        identity = self.states.current(name, evidence.fingerprint)
+        identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None or self.states.causes.is_own(cause, identity.fingerprint, at):
             return False
         ends = at + ENDPOINT_LASTS if until is None else until
         self.states.causes.changed(cause, identity.fingerprint, at, ends)
-        entry = Exclusion(About.ENDPOINT, identity.fingerprint, path, at, ends, str(evidence), is_limit)
-        return self._exclude(entry._replace(passes=evidence.status == 429))
+        passes = evidence.status == 429
+        return self._exclude(
+            Exclusion(About.ENDPOINT, identity.fingerprint, path, at, ends, str(evidence), is_limit, passes)
+        )
 
-    def not_for_model(self, name: str, model: str, evidence: Evidence, at: float) -> bool:
+    def not_for_model(self, name: str, model: str, evidence: Evidence) -> bool:
         """Exclude an account from a model that it does not have. Return whether that is news."""
-        identity = self.states.current(name, evidence.fingerprint)
+        identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None:
             return False
         plan = subjects(identity.fingerprint, identity.metadata).plan
         return self._exclude(Exclusion(About.MODEL, plan, model, at, at + MODEL_LASTS, str(evidence)))
 
     def limited_for_model(
-        self, name: str, model: str, evidence: Evidence, at: float, until: float | None, *, is_limit: bool
+        self, name: str, model: str, evidence: Evidence, until: float | None, *, is_limit: bool
     ) -> bool:
         """Limit an account for one model: the cause is the request's own. Return whether that is news.
 
         ``until`` None: a limit of unknown length, or too many requests for now.
         """
-        identity = self.states.current(name, evidence.fingerprint)
+        identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None:
             return False
         if until is None:

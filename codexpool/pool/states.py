@@ -154,7 +154,7 @@ class IdentityStates:
 
     # -- its token
 
-    def refused(self, name: str, evidence: Evidence, sent_at: float, at: float, cause: Cause | None = None) -> None:
+    def refused(self, name: str, evidence: Evidence, sent_at: float, cause: Cause | None = None) -> None:
         """Handle a 401 that may mean the token is dead. The identity is suspect until whoami or a renewal tells.
 
         If the token was only just issued, the identity rests: the next one would be refused too. If the refusal is
@@ -163,6 +163,7 @@ class IdentityStates:
         identity = self.current(name, evidence.fingerprint)
         if identity is None or not self.changes(identity, Event.REFUSED):
             return
+        at = evidence.at
         if sent_at < identity.vouched_at <= at:  # A time in the future says nothing: the clock was set back.
             return
         self.confirmation.request_refused(evidence.fingerprint)
@@ -255,43 +256,42 @@ class IdentityStates:
     # -- its account
 
     def limited(
-        self, name: str, key: IdentityKey, limit: Limit, evidence: Evidence, at: float, cause: Cause | None = None
+        self, name: str, key: IdentityKey, limit: Limit, evidence: Evidence, cause: Cause | None = None
     ) -> float:
         """Handle a limit of an account, whatever its token. Return the unix second until which it is believed."""
-        until = self.usage(key).limit(limit, at)
+        until = self.usage(key).limit(limit, evidence.at)
         identity = self.identities.get(name)
         if identity is not None:
             self._ranking.change(identity)
         if identity is not None and identity.metadata is not None and identity.metadata.key == key:
             if limit.family == MAIN:
-                self._apply(identity, Event.LIMITED, at, evidence, until, cause)
+                self._apply(identity, Event.LIMITED, evidence.at, evidence, until, cause)
             self.breaker.tried()
         return until
 
-    def throttled(
-        self, name: str, evidence: Evidence, at: float, retry_after: float | None, cause: Cause | None = None
-    ) -> None:
+    def throttled(self, name: str, evidence: Evidence, retry_after: float | None, cause: Cause | None = None) -> None:
         """Handle a 429 without a limit: rest for the seconds that the answer says, else for longer each time."""
         identity = self.current(name, evidence.fingerprint)
         if identity is not None and self.changes(identity, Event.THROTTLED):
-            self._rest(identity, Event.THROTTLED, at, evidence, retry_after, cause)
+            self._rest(identity, Event.THROTTLED, evidence.at, evidence, retry_after, cause)
             self.breaker.tried()
 
-    def doubted(self, name: str, evidence: Evidence, at: float, cause: Cause | None = None) -> None:
+    def doubted(self, name: str, evidence: Evidence, cause: Cause | None = None) -> None:
         """Handle a refusal that does not say whether the identity is at fault: the third in a row has it rest."""
         identity = self.current(name, evidence.fingerprint)
         if identity is None or not self.changes(identity, Event.DOUBTED):
             return
-        if self.causes.is_own(cause, identity.fingerprint, at):
+        if self.causes.is_own(cause, identity.fingerprint, evidence.at):
             return
         identity.doubts += 1
         if identity.doubts >= DOUBTS:
-            self._rest(identity, Event.DOUBTED, at, evidence, cause=cause)
+            self._rest(identity, Event.DOUBTED, evidence.at, evidence, cause=cause)
             self.breaker.tried()
 
-    def workspace_closed(self, name: str, evidence: Evidence, at: float, cause: Cause | None = None) -> None:
+    def workspace_closed(self, name: str, evidence: Evidence, cause: Cause | None = None) -> None:
         """Pause an identity until a person says that its workspace serves it again."""
-        if self._apply(self.current(name, evidence.fingerprint), Event.WORKSPACE_CLOSED, at, evidence, cause=cause):
+        identity = self.current(name, evidence.fingerprint)
+        if self._apply(identity, Event.WORKSPACE_CLOSED, evidence.at, evidence, cause=cause):
             self.breaker.tried()
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:

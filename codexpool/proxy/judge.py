@@ -163,21 +163,21 @@ def learn(
     learn_limits(keeper, asked, attempt, received.values)
     match verdict.finding:
         case Finding.REFUSED:
-            pool.states.refused(name, evidence, attempt.at, at, cause)
+            pool.states.refused(name, evidence, attempt.at, cause)
         case Finding.NOT_FOR_THIS_CREDENTIAL:
-            if pool.not_for_endpoint(name, asked.path, evidence, at, cause=cause):
+            if pool.not_for_endpoint(name, asked.path, evidence, cause=cause):
                 logger.warning("%s: %s; its token is not used for this path for a while", name, evidence)
         case Finding.NOT_FOR_THIS_MODEL:
             asks = model() if model is not None else asked.model
-            if asks and named_model(received.message) == asks and pool.not_for_model(name, asks, evidence, at):
+            if asks and named_model(received.message) == asks and pool.not_for_model(name, asks, evidence):
                 logger.warning("%s: its account does not have the model %s: %s", name, redact_text(asks), evidence)
         case Finding.NOT_ON_THIS_ENDPOINT:
             until, is_limit = _ends(received, at), received.code in LIMIT_CODES
-            if pool.not_for_endpoint(name, asked.path, evidence, at, until=until, is_limit=is_limit, cause=cause):
+            if pool.not_for_endpoint(name, asked.path, evidence, until=until, is_limit=is_limit, cause=cause):
                 logger.warning("%s: %s; it is not used for this path for a while", name, evidence)
         case Finding.UNCLEAR:
             logger.warning("%s: %s, for no known reason; trying one other identity", name, evidence)
-            pool.states.doubted(name, evidence, at, cause)
+            pool.states.doubted(name, evidence, cause)
         case Finding.OWN if is_own:
             logger.warning(
                 "%s: %s; other identities were refused for the same, so the request itself is the cause",
@@ -194,23 +194,23 @@ def learn(
                 pause,
             )
         case Finding.WORKSPACE:
-            pool.states.workspace_closed(name, evidence, at, cause)
+            pool.states.workspace_closed(name, evidence, cause)
         case Finding.LIMITED | Finding.THROTTLED if is_own:
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(received, at)
-            if asks and pool.limited_for_model(name, asks, evidence, at, until, is_limit=is_limit):
+            if asks and pool.limited_for_model(name, asks, evidence, until, is_limit=is_limit):
                 logger.warning(
                     "%s: %s; other identities were refused for the same, so it counts for the model", name, evidence
                 )
         case Finding.LIMITED:
             limit = Limit(_family(keeper, asked, received.values), *rate_limits.reset_of(received.error))
-            until = pool.states.limited(name, attempt.metadata.key, limit, evidence, at, cause)
+            until = pool.states.limited(name, attempt.metadata.key, limit, evidence, cause)
             keeper.saw_usage(attempt.metadata.key)
             if limit.family != MAIN:
                 logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
         case Finding.THROTTLED:
             pool.states.throttled(
-                name, evidence, at, rate_limits.retry_after(received.values, received.message, at), cause
+                name, evidence, rate_limits.retry_after(received.values, received.message, at), cause
             )
         case Finding.UPSTREAM:
             pool.troubled(name, at)

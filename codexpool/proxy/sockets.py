@@ -340,7 +340,7 @@ class OpenSocket:
             why = f"its socket was closed with {code or 'no code'} before an answer"
             evidence = Evidence(at, "MESSAGE", exchange.asked.path, fingerprint=attempt.bearer.fingerprint, note=why)
             logger.warning("session %s: %s: %s", session, attempt.name, why)
-            pool.states.doubted(attempt.name, evidence, at, Cause.of(exchange.asked, f"closed with {code}"))
+            pool.states.doubted(attempt.name, evidence, Cause.of(exchange.asked, f"closed with {code}"))
         elif self.pending:
             logger.info("session %s: %s closed its socket during an answer (%s)", session, attempt.name, code)
             pool.troubled(attempt.name, at)

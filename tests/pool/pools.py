@@ -94,7 +94,7 @@ def condemn(pool: Pool, name: str, at: float) -> None:
 
 
 def refuse(pool: Pool, name: str, sent_at: float, at: float) -> None:
-    pool.states.refused(name, refusal(pool.identities[name], at), sent_at, at)
+    pool.states.refused(name, refusal(pool.identities[name], at), sent_at)
 
 
 def statuses(pool: Pool) -> dict[str, Status]:
@@ -121,4 +121,4 @@ def not_for_endpoint(pool: Pool, name: str, path: str, at: float = NOW, code: st
     """An endpoint refuses the token of an identity. Whether that was news."""
     identity = pool.identities.get(name)
     evidence = Evidence(at, "POST", path, 401, code, fingerprint=identity.fingerprint if identity else "")
-    return pool.not_for_endpoint(name, path, evidence, at)
+    return pool.not_for_endpoint(name, path, evidence)

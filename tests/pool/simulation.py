@@ -315,7 +315,7 @@ class Simulation:
             for window in used_up:
                 window.refused = True
             limit = Limit(MAIN, max(window.ends for window in used_up))
-            self.pool.states.limited(name, key, limit, Evidence(at, "POST", PATH, 429, "usage_limit_reached"), at)
+            self.pool.states.limited(name, key, limit, Evidence(at, "POST", PATH, 429, "usage_limit_reached"))
         else:
             self.pool.succeeded(name, at, True)
             self._note_served(turn, name, counts)

@@ -47,7 +47,7 @@ def evidence(identity: Identity, at: float, status: int = 429, code: str = "usag
 
 def limit(pool: Pool, name: str, until: float, at: float = NOW, family: str = MAIN) -> None:
     identity = pool.identities[name]
-    pool.states.limited(name, metadata(name).key, Limit(family, until), evidence(identity, at), at)
+    pool.states.limited(name, metadata(name).key, Limit(family, until), evidence(identity, at))
 
 
 def chosen(
@@ -130,7 +130,7 @@ def test_too_many_requests_are_a_bounded_rest() -> None:
     """As long as the answer says."""
     for seconds, rest in ((7.0, 7.0), (1e9, LONGEST_RETRY_AFTER), (0.0, 0.1), (None, 2.0)):
         pool = ready_pool("a")
-        pool.states.throttled("a", evidence(pool.identities["a"], NOW), NOW, seconds)
+        pool.states.throttled("a", evidence(pool.identities["a"], NOW), seconds)
 
         assert pool.identities["a"].status is Status.RESTING
         assert pool.identities["a"].condition.until == pytest.approx(NOW + rest)
@@ -139,7 +139,7 @@ def test_too_many_requests_are_a_bounded_rest() -> None:
 def test_a_closed_workspace_is_a_pause_that_a_person_ends() -> None:
     pool = ready_pool("a", "b")
 
-    pool.states.workspace_closed("a", evidence(pool.identities["a"], NOW, 402, "deactivated_workspace"), NOW)
+    pool.states.workspace_closed("a", evidence(pool.identities["a"], NOW, 402, "deactivated_workspace"))
 
     assert chosen(pool, "s", NOW + 1e6) == "b"
     assert "a: paused (402 deactivated_workspace" in no_identity(pool, Asked("s", RESPONSES), NOW).message
@@ -233,7 +233,7 @@ def vouch_as(pool: Pool, name: str, account: str, user: str) -> None:
 def limit_of(pool: Pool, name: str, until: float) -> None:
     identity = pool.identities[name]
     assert identity.metadata is not None
-    pool.states.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW), NOW)
+    pool.states.limited(name, identity.metadata.key, Limit(MAIN, until), evidence(identity, NOW))
 
 
 def test_an_excluded_endpoint_does_not_move_a_session() -> None:
@@ -284,7 +284,7 @@ def test_the_ranking_agrees_with_a_full_scan(
             case "limit":
                 limit(pool, name, at + 40, at)
             case "rest":
-                pool.states.throttled(name, evidence(pool.identities[name], at), at, 25)
+                pool.states.throttled(name, evidence(pool.identities[name], at), 25)
             case "usage":
                 pool.states.usage(metadata(name).key).see(Window(MAIN, 300, index * 20.0, at + HOUR, at))
                 pool.saw_usage(metadata(name).key)
@@ -359,13 +359,13 @@ def test_a_short_rest_of_the_only_identity_is_waited_for() -> None:
     pool, clock = ready_pool("a"), [NOW]
     steps = attempts(pool, Asked("s", RESPONSES), lambda: clock[0], lambda: clock[0])
     assert isinstance(next(steps), Try)
-    pool.states.throttled("a", evidence(pool.identities["a"], NOW), NOW, 3.0)
+    pool.states.throttled("a", evidence(pool.identities["a"], NOW), 3.0)
 
     assert isinstance(steps.send(THROTTLED), Wait)
     clock[0] += 3.0
     assert isinstance(steps.send(None), Try)
     # but not for ever
-    pool.states.throttled("a", evidence(pool.identities["a"], clock[0]), clock[0], 3.0)
+    pool.states.throttled("a", evidence(pool.identities["a"], clock[0]), 3.0)
     with pytest.raises(StopIteration) as end:
         steps.send(THROTTLED)
     assert end.value.value == NobodyServes()

@@ -254,7 +254,7 @@ def test_refusal_of_an_older_token_changes_nothing() -> None:
     vouch(pool, "a", NOW)
 
     evidence = Evidence(NOW + 1, "POST", RESPONSES, 401, fingerprint=old.fingerprint)
-    pool.states.refused("a", evidence, NOW + 1, NOW + 1)
+    pool.states.refused("a", evidence, NOW + 1)
     for word in Word:
         pool.states.whoami_said("a", word, asked(old, NOW + 2), metadata("somebody else"))
 
@@ -268,7 +268,7 @@ def test_word_on_an_identity_that_left_changes_nothing() -> None:
     gone = pool.identities["a"]
     pool.replace_identities([], Selection.DRAIN_FIRST, NOW)
 
-    pool.states.refused("a", Evidence(NOW, fingerprint=gone.fingerprint), NOW, NOW)
+    pool.states.refused("a", Evidence(NOW, fingerprint=gone.fingerprint), NOW)
     pool.states.whoami_said("a", Word.REFUSED, asked(gone, NOW))
     pool.succeeded("a", NOW, True)
 

@@ -69,7 +69,7 @@ class Request:
         """The answer of the present attempt has come; the pool learns what the addon would tell it."""
         identity = self.identity
         if verdict.finding is Finding.REFUSED:
-            self.pool.states.refused(identity.name, refusal(identity, self.at), self._sent_at, self.at)
+            self.pool.states.refused(identity.name, refusal(identity, self.at), self._sent_at)
         self.step = self._next(verdict)
         return self
 
@@ -655,11 +655,9 @@ class World(RuleBasedStateMachine):
                 self.pool.succeeded(name, request.sent_at, True)
             case Finding.LIMITED:
                 limit = Limit(resets_in=30.0)
-                self.pool.states.limited(
-                    name, metadata(OWNERS[name]).key, limit, self._evidence(request, 429), self.now
-                )
+                self.pool.states.limited(name, metadata(OWNERS[name]).key, limit, self._evidence(request, 429))
             case Finding.THROTTLED:
-                self.pool.states.throttled(name, self._evidence(request, 429), self.now, None)
+                self.pool.states.throttled(name, self._evidence(request, 429), None)
             case Finding.UPSTREAM:
                 self.pool.troubled(name, self.now)
             case Finding.NOT_FOR_THIS_CREDENTIAL if request.path != MODELS:
@@ -667,7 +665,7 @@ class World(RuleBasedStateMachine):
             case Finding.REFUSED:
                 before = self.pool.identities.get(name)
                 status = before.status if before is not None else None
-                self.pool.states.refused(name, self._evidence(request, 401), request.sent_at, self.now)
+                self.pool.states.refused(name, self._evidence(request, 401), request.sent_at)
                 if before is not None and request.sent_at < before.vouched_at <= self.now:
                     assert before.status is status
 

@@ -84,7 +84,7 @@ def test_renewals_are_bounded_for_a_client_always_refused(kind: Kind) -> None:
         for identity in pool.identities.values():
             pool.can_serve(Asked(None, RESPONSES), at)  # Rests that are over end.
             before = len(wanted)
-            pool.states.refused(identity.name, refusal(identity, at), at, at, cause)
+            pool.states.refused(identity.name, refusal(identity, at), at, cause)
             if identity.status is Status.SUSPECT:
                 wanted.append(identity.name)
             if len(wanted) > before:
@@ -202,7 +202,7 @@ def test_a_refusal_of_an_older_token_costs_the_newer_one_nothing(kind: Kind) -> 
     refuse(pool, "login", NOW, NOW)
     renew(pool, "new")
 
-    pool.states.refused("login", Evidence(NOW + 1, fingerprint=old), NOW - 1, NOW + 1)
+    pool.states.refused("login", Evidence(NOW + 1, fingerprint=old), NOW - 1)
     pool.states.unrenewed("login", old, Evidence(NOW + 1), NOW + 1, until=None)
     pool.states.renewed("login", old, "newer", NOW + 1, True)
     pool.states.condition_learned("login", old, Condition(Status.NEEDS_LOGIN, NOW))

@@ -28,12 +28,12 @@ def whoami(pool: Pool, word: Word) -> None:
 
 def issued(pool: Pool) -> None:
     pool.identities["a"].kind, pool.identities["a"].issued_at = Kind.OAUTH, AT - 1
-    pool.states.refused("a", evidence(pool), AT, AT)
+    pool.states.refused("a", evidence(pool), AT)
 
 
 def doubted(pool: Pool) -> None:
     for _ in range(DOUBTS):
-        pool.states.doubted("a", evidence(pool, status=403), AT)
+        pool.states.doubted("a", evidence(pool, status=403))
 
 
 def recalled(pool: Pool) -> None:
@@ -48,14 +48,14 @@ def of(pool: Pool) -> str:
 
 
 HAPPENS: dict[Event, Callable[[Pool], object]] = {
-    Event.REFUSED: lambda pool: pool.states.refused("a", evidence(pool), AT, AT),
+    Event.REFUSED: lambda pool: pool.states.refused("a", evidence(pool), AT),
     Event.REFUSED_WHEN_NEW: issued,
-    Event.THROTTLED: lambda pool: pool.states.throttled("a", evidence(pool, status=429), AT, None),
+    Event.THROTTLED: lambda pool: pool.states.throttled("a", evidence(pool, status=429), None),
     Event.DOUBTED: doubted,
     Event.LIMITED: lambda pool: pool.states.limited(
-        "a", metadata("a").key, Limit(MAIN, AT + 60), evidence(pool, status=429), AT
+        "a", metadata("a").key, Limit(MAIN, AT + 60), evidence(pool, status=429)
     ),
-    Event.WORKSPACE_CLOSED: lambda pool: pool.states.workspace_closed("a", evidence(pool, status=402), AT),
+    Event.WORKSPACE_CLOSED: lambda pool: pool.states.workspace_closed("a", evidence(pool, status=402)),
     Event.VOUCHED: lambda pool: whoami(pool, Word.HEALTHY),
     Event.OTHER_ACCOUNT: lambda pool: whoami(pool, Word.OTHER_ACCOUNT),
     Event.CONFIRMED_DEAD: lambda pool: whoami(pool, Word.REFUSED),

@@ -80,7 +80,7 @@ def condemn(keeper: Keeper, name: str) -> None:
     """A request has refused the identity's token, and whoami as well."""
     now, present = time.time(), fingerprint(token_of(name))
     DEAD.add(present)
-    keeper.pool.states.refused(name, _refusal("/backend-api/codex/responses", present), now, now)
+    keeper.pool.states.refused(name, _refusal("/backend-api/codex/responses", present), now)
     keeper.pool.states.whoami_said(name, Word.REFUSED, _refusal("whoami", present))
 
 

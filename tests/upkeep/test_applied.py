@@ -56,7 +56,7 @@ def test_a_closed_workspace_is_taken_over_and_an_operators_pause_of_elsewhere_is
 def test_a_person_who_resumes_an_identity_is_heard() -> None:
     pool, now = ready_pool("a"), time.time()
     evidence = Evidence(now, status=429, fingerprint=fingerprint(pool, "a"))
-    pool.states.limited("a", metadata("a").key, Limit(MAIN, now + HOUR), evidence, now)
+    pool.states.limited("a", metadata("a").key, Limit(MAIN, now + HOUR), evidence)
     assert statuses(pool) == {"a": Status.LIMITED}
 
     # that another proxy has a newer token for it, and drops what it knew of this one, says nothing

@@ -75,7 +75,7 @@ def in_use() -> View:
     pool, history = ready_pool("work", "spare", "dead"), History()
     for window in (Window(MAIN, 300, 25.0, NOW + 600, NOW), Window("codex_other", 10_080, 50.0, None, NOW)):
         pool.states.usage(key(pool, "work")).see(window)
-    pool.states.limited("spare", key(pool, "spare"), Limit(MAIN, NOW + 60), Evidence(NOW, status=429), NOW)
+    pool.states.limited("spare", key(pool, "spare"), Limit(MAIN, NOW + 60), Evidence(NOW, status=429))
     refuse(pool, "dead", NOW, NOW)
     condemn(pool, "dead", NOW)
     pool.identities["work"].expires_at = NOW + 86_400

@@ -54,7 +54,7 @@ def key(pool: Pool, name: str) -> IdentityKey:
 def limit(pool: Pool, name: str, until: float, at: float = NOW) -> None:
     """Its main limit is reached."""
     pool.states.limited(
-        name, key(pool, name), Limit(MAIN, until), Evidence(at, "POST", "x", 429, "usage_limit_reached"), at
+        name, key(pool, name), Limit(MAIN, until), Evidence(at, "POST", "x", 429, "usage_limit_reached")
     )
 
 
@@ -244,7 +244,7 @@ def test_a_status_is_the_one_the_pool_would_use(rests: int, is_limited: int, aft
     pool = ready_pool("work")
     if rests:
         evidence = Evidence(NOW, status=429, fingerprint=pool.identities["work"].fingerprint)
-        pool.states.throttled("work", evidence, NOW, rests)
+        pool.states.throttled("work", evidence, rests)
     if is_limited:
         limit(pool, "work", NOW + is_limited)
     if not is_known:
