@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -46,7 +45,3 @@ def note(about: str, text: str, remedy: str = "") -> Finding:
 
 def wrong(about: str, text: str, remedy: str) -> Finding:
     return Finding(Level.WRONG, about, text, remedy)
-
-
-def count(findings: Iterable[Finding], level: Level) -> int:
-    return sum(finding.level is level for finding in findings)

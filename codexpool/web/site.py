@@ -43,11 +43,8 @@ NO_POOL: Final = "no pool is configured"
 NO_IDENTITY: Final = "no identity can serve now"
 
 LONGEST_WAIT = 25.0  # seconds an answer to ``/api/events`` waits at most for an event
-
 GATHERED = 0.25  # seconds to gather further events after the first, so that a busy proxy is not asked for each
-
 MOST_WAITERS = 32  # requests that may wait for events at the same time; more are answered at once
-
 MOST_EVENTS = 500
 MOST_FLOWS = 500  # events, or flows, in one answer
 
@@ -68,8 +65,6 @@ HEADERS = {
 
 
 class Answer(NamedTuple):
-    """An answer of the site."""
-
     status: int
     body: bytes
     content_type: str = "application/json; charset=utf-8"

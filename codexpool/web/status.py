@@ -30,14 +30,9 @@ from codexpool.traces.history import History
 from codexpool.upkeep.verification import UNKNOWN
 
 VERSION: Final = 1
-
-SESSIONS_SHOWN: Final = 100
-
 AT_ONCE: Final = 50  # identities in one piece of the document
-
-WINDOWS_SHOWN: Final = 20
-"""Windows shown of one identity: the backend names the families of models, and could name many."""
-
+SESSIONS_SHOWN: Final = 100
+WINDOWS_SHOWN: Final = 20  # of one identity: the backend names the families of models, and could name many
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet

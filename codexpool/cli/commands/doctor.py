@@ -16,7 +16,7 @@ from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.doctor import environment, machine
-from codexpool.doctor.findings import VERSION, Finding, Level, count
+from codexpool.doctor.findings import VERSION, Finding, Level
 from codexpool.protocol.routes import ROUTES
 from codexpool.views.formatting import Line, wrap
 
@@ -68,7 +68,7 @@ def doctor(
         from codexpool.cli.examination import Examination
 
         found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
-    context.exit(1 if count(found, Level.WRONG) else 0)
+    context.exit(1 if _count(found, Level.WRONG) else 0)
 
 
 def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json: bool) -> list[Finding]:
@@ -83,7 +83,7 @@ def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json:
             _print(out, finding)
     if as_json:
         rows = [{**finding._asdict(), "level": finding.level.value} for finding in found]
-        document = {"version": VERSION, "findings": rows, "wrong": count(found, Level.WRONG)}
+        document = {"version": VERSION, "findings": rows, "wrong": _count(found, Level.WRONG)}
         out.line(json.dumps(document, indent=2))
     else:
         out.lines(_summary(found))
@@ -105,10 +105,14 @@ def _print(out: Output, finding: Finding) -> None:
     out.lines(*lines)
 
 
+def _count(found: Sequence[Finding], level: Level) -> int:
+    return sum(finding.level is level for finding in found)
+
+
 def _summary(found: Sequence[Finding]) -> Text:
     from rich.text import Text
 
-    wrong, notes = count(found, Level.WRONG), count(found, Level.NOTE)
+    wrong, notes = _count(found, Level.WRONG), _count(found, Level.NOTE)
     more = f"; {notes} {'note' if notes == 1 else 'notes'}" if notes else ""
     if not wrong:
         return Text(f"Nothing is wrong{more}.", "bold green")

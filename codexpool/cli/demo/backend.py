@@ -125,8 +125,9 @@ class StandIn(ThreadingTCPServer):
         pooled = [token.token for token in self.tokens.values() if not token.own]
         if any(token in text or token.encode() in body for token in pooled):
             yield "a token of the pool where it does not belong"
+        if token is None:
+            yield "unknown token"
         if token is None or is_whoami:
-            yield from () if token else ["unknown token"]
             return
         if token.own is is_swapped:
             yield f"the token of {token.name} does not belong on this path"
@@ -134,10 +135,12 @@ class StandIn(ThreadingTCPServer):
             yield f"chatgpt-account-id is {account!r}, not {token.account_id!r}"
         if "<codexpool" in text:
             yield "a placeholder of codexpool"
-        if is_swapped and (sent := [name for name in FORBIDDEN if seen.header(name) is not None]):
+        if not is_swapped:
+            return
+        if sent := [name for name in FORBIDDEN if seen.header(name) is not None]:
             yield f"{', '.join(sent)} must not be sent"
         override = seen.header("x-openai-account-routing-override")
-        if seen.path == RESPONSES and (override or NO_CONSTRAINT) != token.routing_override:
+        if (override or seen.path == RESPONSES) and (override or NO_CONSTRAINT) != token.routing_override:
             yield f"x-openai-account-routing-override is {override!r}"
 
 
