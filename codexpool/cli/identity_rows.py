@@ -17,10 +17,10 @@ from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
-from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status
+from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.states import SERVING_OR_SOON
-from codexpool.state import Snapshot, record_name
+from codexpool.state import Record, Snapshot, record_name
 from codexpool.upkeep.persistence import NOT_FOR
 from codexpool.upkeep.verification import UNKNOWN
 
@@ -34,13 +34,21 @@ class IdentityRow:
     metadata: Metadata | None
     condition: Condition
     fingerprint: str
-    last_used: float | None
+    record: Record | None
     not_for: tuple[str, ...] = ()
     """What it is not used for, although its token is good."""
 
     @property
     def status(self) -> Status:
         return self.condition.status
+
+    @property
+    def owner(self) -> IdentityKey | None:
+        """The account and user as pool.toml pins them, or as far as they are known."""
+        if self.spec.account_id and self.spec.user_id:
+            return IdentityKey(self.spec.account_id, self.spec.user_id)
+        known = self.metadata or self.record
+        return known.key if known is not None else None
 
     def document(self) -> dict[str, Any]:
         """Return what `codexpool list --json` prints."""
@@ -57,7 +65,7 @@ class IdentityRow:
             "evidence": str(self.condition.evidence or "") or None,
             "not_for": list(self.not_for),
             "fingerprint": self.fingerprint or None,
-            "last_used": moment(self.last_used),
+            "last_used": moment(self.record.used_at if self.record is not None else None),
         }
 
 
@@ -74,6 +82,17 @@ def identity_rows(pool: Pool) -> list[IdentityRow]:
         _row(pool, spec, resolved.credentials.get(spec.name), problems.get(spec.name, ""))
         for spec in pool.config.identities
     ]
+
+
+def identity_row(pool: Pool, name: str) -> IdentityRow:
+    """Return the identity of that name. Raises click.UsageError."""
+    spec = pool.identity(name)
+    return next(row for row in identity_rows(pool) if row.spec is spec)
+
+
+def identity_of(pool: Pool, owner: IdentityKey) -> IdentitySpec | None:
+    """Return the identity that has this account and user; None if there is none."""
+    return next((row.spec for row in identity_rows(pool) if row.owner == owner), None)
 
 
 def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem: str) -> IdentityRow:
@@ -96,7 +115,7 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
         metadata,
         _condition(spec, fingerprint, known, problem, is_recorded),
         fingerprint,
-        record.used_at if record is not None else None,
+        record,
         _not_for(fingerprint, metadata, known),
     )
 

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codexpool.cli.common import Failure, Unchanged, open_the_state, sources, verification
-from codexpool.cli.pool import Pool
 from codexpool.common.private_files import UnusableError
-from codexpool.config.keyrings import PendingError
 from codexpool.config.model import IdentitySpec
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import Whoami
-from codexpool.credentials.oauth import OAuth
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status, Word
+from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED
 from codexpool.state import Record, State, record_name
@@ -93,28 +90,6 @@ async def _present(credential: Credential) -> Renewal:
     if renewal is None:
         raise NoTokenNowError("there is no token")
     return renewal
-
-
-def owner_of(pool: Pool, spec: IdentitySpec) -> IdentityKey | None:
-    """Return an identity's account and user from pool.toml, its login or the state; None if none of them knows."""
-    if spec.account_id and spec.user_id:
-        return IdentityKey(spec.account_id, spec.user_id)
-    try:
-        credential = credential_of(spec, pool.sources)
-    except (UnusableError, PendingError):
-        credential = None
-    if isinstance(credential, OAuth):
-        return IdentityKey(credential.login.account_id, credential.login.user_id)
-    bearer = credential.bearer() if credential is not None else None
-    if bearer is not None and (metadata := pool.known.metadata.get(bearer.fingerprint)) is not None:
-        return metadata.key
-    record = pool.known.records.get(record_name(pool.path, spec.name))
-    return record.key if record is not None else None
-
-
-def identity_of(pool: Pool, key: IdentityKey) -> IdentitySpec | None:
-    """Return the identity that has this account and user; None if there is none."""
-    return next((spec for spec in pool.config.identities if owner_of(pool, spec) == key), None)
 
 
 def remember_new(pool_toml: Path, name: str, verified: Verified) -> None:

@@ -14,9 +14,10 @@ import click
 
 from codexpool.cli.commands.replace import replace_login
 from codexpool.cli.common import Failure, Unchanged, config_option, name_argument, pool_path
+from codexpool.cli.identity_rows import identity_of
 from codexpool.cli.pool import Pool, edit_pool
 from codexpool.cli.token_options import GivenToken, given_token, token_options
-from codexpool.cli.tokens import Verified, identity_of, remember_new, verify
+from codexpool.cli.tokens import Verified, remember_new, verify
 from codexpool.config.checks import name_problem
 from codexpool.config.files import default_paths
 from codexpool.config.model import FromAuthJson, IdentitySpec, Table
@@ -91,7 +92,12 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
 
 def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
     verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
-    _require_new_owner(_pool(path), verified)
+    pool, owner = _pool(path), verified.metadata.key
+    if pool is not None and (other := identity_of(pool, owner)) is not None:
+        raise Unchanged(
+            f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
+            f"shares its limits. To replace that token: codexpool replace {other.name}"
+        )
     table: dict[str, Value] = {"name": name, **given.keys, **verified.owner}
     if dry_run:
         click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
@@ -103,9 +109,9 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
     _write(path, table)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
-    if isinstance(given.source, FromAuthJson) and (owner := other_owner(given.source.path, os.environ)):
+    if isinstance(given.source, FromAuthJson) and (other_client := other_owner(given.source.path, os.environ)):
         click.echo(
-            f"codexpool: {given.source.path} is also the login of {owner}: two programs that renew one "
+            f"codexpool: {given.source.path} is also the login of {other_client}: two programs that renew one "
             f"login break it. Give the pool its own: codexpool remove {name}, then codexpool login {name}",
             err=True,
         )
@@ -133,22 +139,12 @@ def _require_free_name(name: str, pool: Pool | None) -> None:
         raise Failure(f"identity {name} already exists ({where}). Use another name, or: codexpool replace {name}")
 
 
-def _require_new_owner(pool: Pool | None, verified: Verified) -> None:
-    """Reject a second token of one account and user: both would share every limit."""
-    key = verified.metadata.key
-    if pool is not None and (other := identity_of(pool, key)) is not None:
-        raise Unchanged(
-            f"this token has the same account and user as {other.name} ({key.account_id}, {key.user_id}), and shares "
-            f"its limits. To replace that token: codexpool replace {other.name}"
-        )
-
-
 def _write(path: Path, table: Mapping[str, Value]) -> None:
     is_new = not path.exists()
     if is_new:
         _private(path.parent)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-            file.write(HEADER)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(HEADER, encoding="utf-8")
     try:
         edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
     except Failure:
@@ -174,9 +170,7 @@ def _codex_login(folder: Path, device_auth: bool) -> Path:
     """Run `codex login` with this folder as CODEX_HOME; return the auth.json it wrote. Raises Failure."""
     program = shutil.which(os.environ.get("CODEXPOOL_CODEX") or "codex")
     if program is None:
-        raise Failure(
-            "no `codex` on the PATH. Install it (npm install -g @openai/codex), or set CODEXPOOL_CODEX=PATH"
-        )
+        raise Failure("`codex` not found. Install it (npm install -g @openai/codex), or set CODEXPOOL_CODEX=PATH")
     command = [program, "login", *(["--device-auth"] if device_auth else [])]
     environ = {name: value for name, value in os.environ.items() if name != "CODEX_ACCESS_TOKEN"}
     code = subprocess.run(command, env={**environ, "CODEX_HOME": str(folder)}, check=False).returncode

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from codexpool.cli.common import json_option, moment, name_argument
-from codexpool.cli.identity_rows import identity_rows, print_rows
+from codexpool.cli.identity_rows import identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console
 from codexpool.cli.pool import Pool, pool_option
 from codexpool.pool.needs import expiry
@@ -36,8 +36,7 @@ def list_(pool: Pool, as_json: bool) -> None:
 @json_option
 def show(name: str, pool: Pool, as_json: bool) -> None:
     """Show all that is known about identity NAME, except secrets."""
-    pool.identity(name)
-    row = next(row for row in identity_rows(pool) if row.spec.name == name)
+    row = identity_row(pool, name)
     document = {
         **row.document(),
         "expires": moment(row.spec.expires_at),

@@ -65,11 +65,9 @@ def _end(context: click.Context, parameter: click.Parameter, value: str | None) 
 def _grace(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
     """Parse a duration (``90m``, ``24h``, ``7d``, ``0``). Raises click.BadParameter."""
     found = re.fullmatch(r"0|([0-9]{1,8})([smhd])", value)
-    if found is None:
-        raise click.BadParameter(f"{shown(value)} is not a duration: use a number with s, m, h or d (90m, 7d), or 0")
-    grace = timedelta(**{UNITS[found[2]]: int(found[1])}) if found[1] else timedelta()
-    if grace > LONGEST_GRACE:
-        raise click.BadParameter(f"{shown(value)} is too long: at most {LONGEST_GRACE.days}d")
+    grace = timedelta(**{UNITS[found[2]]: int(found[1])}) if found and found[1] else timedelta()
+    if not found or grace > LONGEST_GRACE:
+        raise click.BadParameter(f"{shown(value)} is not a duration of at most 365d: use 90m, 24h, 7d, or 0")
     return grace
 
 

@@ -9,7 +9,7 @@ import time
 import click
 
 from codexpool.cli.common import Failure, name_argument, open_the_state
-from codexpool.cli.identity_rows import identity_rows
+from codexpool.cli.identity_rows import identity_row
 from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.model import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
@@ -45,7 +45,7 @@ def resume(name: str, pool: Pool) -> None:
         pool.edit(lambda text: without_key(text, name, "paused"))
         click.echo(f"{name} is resumed")
         return
-    row = next(row for row in identity_rows(pool) if row.spec.name == name)
+    row = identity_row(pool, name)
     key = json.dumps(row.metadata.key) if row.metadata is not None else ""
     note = pool.known.notes.get((USAGE, key), {})
     is_held_back = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for

@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from codexpool.cli.common import Failure, Unchanged, name_argument, sources, verification
+from codexpool.cli.identity_rows import identity_of, identity_row
 from codexpool.cli.pool import Pool, pool_option
 from codexpool.cli.token_options import GivenToken, given_token, token_options
-from codexpool.cli.tokens import Verified, checked, identity_of, owner_of, remember_new, verify
+from codexpool.cli.tokens import Verified, checked, remember_new, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
 from codexpool.config.keyrings import write_keyring
@@ -85,7 +86,7 @@ def _add(pool: Pool, name: str, given: GivenToken, verified: Verified) -> None:
 
 
 def _require_same_owner(pool: Pool, spec: IdentitySpec, verified: Verified) -> None:
-    old = owner_of(pool, spec) or _ask_owner(spec)
+    old = identity_row(pool, spec.name).owner or _ask_owner(spec)
     new = verified.metadata.key
     as_new = f"To add it as another identity: codexpool replace {spec.name} --as-new"
     if old is None:

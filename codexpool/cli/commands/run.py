@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from codexpool.cli.entry import entry, tool
+
+TOOLS: Final = ("mitmdump", "mitmproxy", "mitmweb")
 
 
 @click.command("addon-path")
@@ -19,14 +23,7 @@ def addon_path() -> None:
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
-@click.option(
-    "--with",
-    "name",
-    type=click.Choice(("mitmdump", "mitmproxy", "mitmweb")),
-    default="mitmdump",
-    show_default=True,
-    help="The mitmproxy tool to start.",
-)
+@click.option("--with", "name", type=click.Choice(TOOLS), default=TOOLS[0], show_default=True, help="What to start.")
 @click.option("--config", metavar="PATH", type=click.Path(path_type=Path), help="The pool.toml to use.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
@@ -53,10 +50,8 @@ def _has_listen_host(arguments: tuple[str, ...]) -> bool:
         return True
     folder = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")
     for name in ("config.yaml", "config.yml"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             text = (Path(folder).expanduser() / name).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            continue
-        if any(line.startswith("listen_host") for line in text.splitlines()):
-            return True
+            if any(line.startswith("listen_host") for line in text.splitlines()):
+                return True
     return False
