@@ -10,10 +10,9 @@ from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.keyrings import PendingError, read_keyring
 from codexpool.config.model import FromAuthJson, FromEnv, IdentitySpec, PoolConfig, Problem
-from codexpool.credentials import Credential, auth_json
+from codexpool.credentials import PREFIX, Credential, Pat, auth_json
 from codexpool.credentials.command import Command
 from codexpool.credentials.oauth import OAuth
-from codexpool.credentials.pat import PREFIX, Pat
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens import member_key
 from codexpool.tokens.bearer import Bearer

@@ -1,8 +1,12 @@
-"""What proves an identity. A kind of credential implements `Credential`; `codexpool.config.sources` constructs it."""
+"""What proves an identity. A kind of credential implements `Credential`; `codexpool.config.sources` constructs it.
+
+`Pat`, the simplest kind, is here; the others are in `oauth` and `command`.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from codexpool.pool.identity import IdentityKey, Kind
@@ -73,3 +77,20 @@ class Credential(Protocol):
     def after(self, before: Credential | None) -> Credential:
         """Return the credential to use after a reload: this one, or ``before`` (in use until now) updated by it."""
         return self
+
+
+PREFIX = "at-"  # How Codex tells a PAT from other tokens (personal_access_token.rs).
+
+
+@dataclass(frozen=True, slots=True)
+class Pat(Credential):
+    """A personal access token, from any source that pool.toml can name: only a person can replace it."""
+
+    kind = Kind.PAT
+    token: Bearer
+
+    def bearer(self) -> Bearer:
+        return self.token
+
+    async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
+        return None

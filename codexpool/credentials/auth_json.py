@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from codexpool.common.private_files import UnusableError
-from codexpool.credentials.pat import PREFIX
+from codexpool.credentials import PREFIX
 from codexpool.pool.identity import IdentityKey
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of, is_jwt

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from codexpool import __version__
-from codexpool.credentials.pat import PREFIX
+from codexpool.credentials import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.doctor.tunnel import Answer, Tunnel

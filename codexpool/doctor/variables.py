@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from codexpool.common.addresses import is_loopback
-from codexpool.credentials.pat import PREFIX
+from codexpool.credentials import PREFIX
 from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment, bypasses
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.protocol.endpoints import AUTHAPI, HOST

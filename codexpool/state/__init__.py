@@ -14,7 +14,6 @@ from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
 MAX_SESSIONS = 100_000  # Sessions that are kept; of more, the least recently served are dropped.
-MAX_UNWRITTEN = 100_000  # Rows that `UnwrittenRows` keeps; of more, the oldest are dropped.
 GONE = ""  # The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it.
 
 
@@ -23,8 +22,6 @@ class StateError(Exception):
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}; {remedy}")
-        self.what = what
-        self.remedy = remedy
 
 
 class UnavailableError(StateError):
@@ -53,7 +50,7 @@ class Snapshot:
     """The contents of a state, or what is new in it.
 
     ``metadata`` and ``conditions`` are by fingerprint, ``records`` by `record_name`, ``notes`` by kind and name.
-    ``dropped`` are fingerprints whose condition another process dropped. ``moves`` counts for the sessions that have
+    ``moves`` counts for the sessions that have
     moved to another identity. ``spent`` has totals of today and the days around it, by account and by the process
     that counted them.
     """
@@ -61,7 +58,6 @@ class Snapshot:
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
     metadata: dict[str, Metadata] = field(default_factory=dict)
     conditions: dict[str, Condition] = field(default_factory=dict)
-    dropped: set[str] = field(default_factory=set)
     records: dict[str, Record] = field(default_factory=dict)
     notes: dict[tuple[str, str], Note] = field(default_factory=dict)
     moves: dict[str, int] = field(default_factory=dict)
@@ -124,36 +120,6 @@ class Rows(ABC):
 
     @abstractmethod
     def put(self, row: Row) -> None: ...
-
-
-class UnwrittenRows(Rows):
-    """Keeps rows in memory until there is a state to write them to."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(clock)
-        self._rows: dict[tuple[str, Hashable], Row] = {}
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._rows
-
-    def write_to(self, state: State) -> None:
-        """Put all rows into a state, and forget them."""
-        rows, self._rows = self._rows, {}
-        for row in rows.values():
-            state.put(row)
-
-    def put(self, row: Row) -> None:
-        self._rows.pop(row[:2], None)
-        self._rows[row[:2]] = row
-        if len(self._rows) > MAX_UNWRITTEN:
-            del self._rows[next(iter(self._rows))]
-
-    def claim(self, case: str, at: float) -> bool:
-        """As `State.claim`, among the claims that were put."""
-        is_new = ("claims", case) not in self._rows
-        self.put_claim(case, at)
-        return is_new
 
 
 class State(Rows):

@@ -149,9 +149,7 @@ class SqliteState(State):
 
     def load(self) -> Snapshot:
         with self._reading:
-            snapshot = self._read(since=0, except_writer="")
-        snapshot.dropped.clear()
-        return snapshot
+            return self._read(since=0, except_writer="")
 
     def changes(self) -> Snapshot:
         # An unwritten row of ours will replace what others wrote before it: that is not news.
@@ -161,8 +159,6 @@ class SqliteState(State):
         for table, key in ours | self._writer.unwritten():
             if table not in ("spent", "claims"):
                 getattr(news, table).pop(key, None)
-            if table == "conditions":
-                news.dropped.discard(str(key))
         return news
 
     def close(self) -> bool:
@@ -249,9 +245,7 @@ def rows(connection: sqlite3.Connection, since: int, except_writer: str, now: fl
         metadata = Metadata(account_id, user_id, plan, bool(fedramp), origin, routing_override)
         snapshot.metadata[fingerprint] = metadata
     for fingerprint, status, begun, until, evidence, _ in select("conditions"):
-        if status is None:
-            snapshot.dropped.add(fingerprint)
-        elif condition := _condition(status, begun, until, evidence):
+        if status is not None and (condition := _condition(status, begun, until, evidence)):
             snapshot.conditions[fingerprint] = condition
     for name, fingerprint, account_id, user_id, used_at in select("records"):
         if fingerprint != GONE:

@@ -77,21 +77,20 @@ class Announcer:
     def breaker(self) -> str:
         """Announce that the breaker opened or closed. Return the text, empty if nothing changed."""
         breaker = self._pool.states.breaker
-        if self._announced_breaker == breaker.until or (
-            self._announced_breaker is None and breaker.opened_at is None
-        ):
+        until = breaker.until if breaker.opened_at is not None else None
+        if until == self._announced_breaker:
             return ""
-        if breaker.opened_at is not None:
+        self._announced_breaker = until
+        if until is not None:
             why = reasons_of(self._pool, breaker.names)
             text = (
-                f"the breaker is open until {clock(breaker.until)} UTC, sessions are not moved: refused for good "
+                f"the breaker is open until {clock(until)} UTC, sessions are not moved: refused for good "
                 f"within a minute: {', '.join(breaker.names)}{why}. Then one request finds out. To end it now: "
                 "codexpool breaker --close"
             )
         else:
             text = "the breaker is closed: sessions are moved again"
         logger.warning("%s", text)
-        self._announced_breaker = breaker.until if breaker.opened_at is not None else None
         return text
 
     def remind(self, now: float) -> None:

@@ -23,7 +23,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
-from codexpool.state import Note, Record, Row, Rows, Snapshot, State, UnwrittenRows, record_name
+from codexpool.state import Note, Record, Row, Rows, Snapshot, State, record_name
 
 logger = logging.getLogger("codexpool")
 
@@ -35,6 +35,7 @@ PATIENCE = 2.0  # Seconds from the start that connections, identities and notice
 OPEN_PAUSES = (1.0, 30.0)
 """Seconds between two attempts to open the state: the first pause and the longest; each is twice the one before."""
 
+MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the oldest are dropped.
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
 USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
@@ -47,7 +48,7 @@ class Persistence(Rows):
     def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks) -> None:
         super().__init__()
         self._open_state = open_state
-        self._unwritten = UnwrittenRows()
+        self._unwritten: dict[tuple[str, Hashable], Row] = {}  # What was put before the state is open.
         self._state: State | None = None  # None until it is open, and the contents of the file were applied.
         self._earlier = Snapshot()
         self._is_open = asyncio.Event()
@@ -61,8 +62,7 @@ class Persistence(Rows):
         """Apply what earlier runs stored, and then, for ever, what others on this machine write."""
         state, self._earlier = await self._opening
         apply(self._earlier)
-        self._unwritten.write_to(state)
-        self._state = state
+        self._use(state)
         self._is_open.set()
         while True:
             await asyncio.sleep(POLL)
@@ -85,11 +85,25 @@ class Persistence(Rows):
         """Return whether this process must handle a case: none has before, here or in another process."""
         await self.opens_in_time()
         if self._state is None:
-            return self._unwritten.claim(case, time.time())
+            is_new = ("claims", case) not in self._unwritten
+            self.put_claim(case, time.time())
+            return is_new
         return await tasks.in_thread(self._state.claim, case, time.time())
 
     def put(self, row: Row) -> None:
-        (self._state or self._unwritten).put(row)
+        if self._state is not None:
+            self._state.put(row)
+            return
+        self._unwritten.pop(row[:2], None)
+        self._unwritten[row[:2]] = row
+        if len(self._unwritten) > MAX_UNWRITTEN:
+            del self._unwritten[next(iter(self._unwritten))]
+
+    def _use(self, state: State) -> None:
+        self._state = state
+        for row in self._unwritten.values():
+            state.put(row)
+        self._unwritten.clear()
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
         if fingerprint:
@@ -141,15 +155,14 @@ class Persistence(Rows):
         """Write what is unwritten. May take some seconds: for the end of the process."""
         self._is_closed = True
         if self._state is None:
-            if self._unwritten.is_empty:
+            if not self._unwritten:
                 return
             try:
-                self._state = self._open_state()
+                self._use(self._open_state())
             except Exception as error:
                 logger.error("state: what this proxy learned and counted is lost: %s", error)
-                return
-            self._unwritten.write_to(self._state)
-        self._state.close()
+        if self._state is not None:
+            self._state.close()
 
     async def _open(self) -> tuple[State, Snapshot]:
         is_failing = False

@@ -6,10 +6,9 @@ import time
 from dataclasses import replace
 
 from codexpool.config.model import IdentitySpec
-from codexpool.credentials import Credential, Renewal
+from codexpool.credentials import PREFIX, Credential, Renewal
 from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, Whoami
 from codexpool.credentials.oauth import OAuth
-from codexpool.credentials.pat import PREFIX
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import Evidence, IdentityKey, Metadata, Word
 from codexpool.protocol.discovery import NotListedError

@@ -14,8 +14,8 @@ from codexpool.config.keyrings import CachedKeyring
 from codexpool.config.model import Access, PoolConfig, Problem
 from codexpool.config.read import load, parse
 from codexpool.config.sources import Resolved, Sources, resolve
+from codexpool.credentials import Pat
 from codexpool.credentials.http_client import Route
-from codexpool.credentials.pat import Pat
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.member_key import new_key

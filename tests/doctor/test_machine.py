@@ -12,9 +12,9 @@ import pytest
 
 from codexpool.common.clock_skew import Clock, offset
 from codexpool.config.sources import resolve
+from codexpool.credentials import Pat
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
-from codexpool.credentials.pat import Pat
 from codexpool.doctor import configuration, machine
 from codexpool.doctor.findings import Level
 from codexpool.doctor.machine import Kept

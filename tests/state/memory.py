@@ -29,9 +29,7 @@ class MemoryState(State):
         )
 
     def load(self) -> Snapshot:
-        snapshot = rows(self._connection, 0, "-", time.time())
-        snapshot.dropped.clear()
-        return snapshot
+        return rows(self._connection, 0, "-", time.time())
 
     def changes(self) -> Snapshot:
         return Snapshot()

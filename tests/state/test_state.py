@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, State, StateError, UnavailableError, UnwrittenRows
+from codexpool.state import Record, Snapshot, State, StateError, UnavailableError
 from codexpool.state.sqlite import SqliteState, open_state, state_path
 from tests.state.flushed import flushed
 
@@ -28,32 +28,11 @@ ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
 BEGUN = Account("/p/pool.toml", "2027-01-15", "ann", "", "")
 
 
-@pytest.fixture(params=["sqlite", "unopened"])
-def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
-    """A state in a file, and one whose rows are written into a file as soon as they are read."""
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[SqliteState]:
     kept = SqliteState(tmp_path / "s.sqlite3", lambda: NOW)
-    yield kept if request.param == "sqlite" else PutBefore(kept)
+    yield kept
     kept.close()
-
-
-class PutBefore(UnwrittenRows, State):
-    """Has its rows written when they are read, as if the file could be opened only then."""
-
-    def __init__(self, file: SqliteState) -> None:
-        super().__init__(lambda: NOW)
-        self.file = file
-
-    def load(self) -> Snapshot:
-        self.write_to(self.file)
-        assert flushed(self.file, 10)
-        return self.file.load()
-
-    def changes(self) -> Snapshot:
-        self.load()
-        return self.file.changes()
-
-    def close(self) -> bool:
-        return self.file.close()
 
 
 def settled(state: State) -> Snapshot:
@@ -79,7 +58,6 @@ def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
     assert loaded.sessions == {"s1": WORK, "s2": SPARE}
     assert loaded.metadata == {"f1": META, "f2": Metadata("a", "b", "plus")}
     assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
-    assert loaded.dropped == set()
 
 
 def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: State) -> None:
@@ -221,52 +199,3 @@ def test_a_disk_that_cannot_be_used_now_is_an_error_that_says_what_to_do(tmp_pat
         with pytest.raises(UnavailableError, match=r"cannot be used .*; let the user .* CODEXPOOL_STATE") as caught:
             open_state(unusable)
         assert str(unusable) in str(caught.value)
-
-
-def test_what_was_put_into_memory_is_written_into_a_file_as_if_it_had_been_put_there(tmp_path: Path) -> None:
-    # given: rows that the file has from before
-    path = tmp_path / "s.sqlite3"
-    first = SqliteState(path, lambda: NOW)
-    first.put_record("p#gone", Record("f0", WORK))
-    first.put_condition("f0", LIMITED)
-    first.put_session("s1", SPARE, NOW - 10)
-    assert first.close()
-
-    # when: everything there is to put is put into memory first
-    memory = UnwrittenRows(lambda: NOW)
-    assert memory.is_empty
-    memory.put_session("s1", WORK, NOW, 2)
-    memory.put_metadata("f1", META, NOW)
-    memory.put_condition("f1", LIMITED)
-    memory.put_condition("f1", DEAD)
-    memory.drop_condition("f0")
-    memory.put_record("p#work", Record("f1", WORK, NOW))
-    memory.drop_record("p#gone")
-    memory.put_note("breaker", "/p/pool.toml", {"opened_at": None})
-    memory.put_spent(ACCOUNT, Spent(3))
-    assert memory.claim("case", NOW)
-    state = SqliteState(path, lambda: NOW)
-    memory.write_to(state)
-
-    # then: the file has it, and what was dropped is gone
-    loaded = settled(state)
-    assert loaded.sessions == {"s1": WORK}
-    assert loaded.moves == {"s1": 2}
-    assert loaded.metadata == {"f1": META}
-    assert loaded.conditions == {"f1": DEAD}
-    assert loaded.records == {"p#work": Record("f1", WORK, NOW)}
-    assert loaded.notes == {("breaker", "/p/pool.toml"): {"opened_at": None}}
-    assert {account for account, _ in loaded.spent} == {ACCOUNT}
-    assert not state.claim("case", NOW)
-    state.close()
-
-
-def test_what_waits_in_memory_is_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.MAX_UNWRITTEN", 3)
-    memory, other = UnwrittenRows(), SqliteState(tmp_path / "s.sqlite3")
-    for number in range(10):
-        memory.put_metadata(f"f{number}", META, NOW)
-        memory.put_metadata("f0", META, NOW)
-    memory.write_to(other)
-    assert settled(other).metadata.keys() == {"f0", "f8", "f9"}
-    other.close()

@@ -59,9 +59,6 @@ def test_a_person_who_resumes_an_identity_is_heard() -> None:
     pool.states.limited("a", metadata("a").key, Limit(MAIN, now + HOUR), evidence)
     assert statuses(pool) == {"a": Status.LIMITED}
 
-    # that another proxy has a newer token for it, and drops what it knew of this one, says nothing
-    apply(pool, Snapshot(dropped={fingerprint(pool, "a")}), POOL)
-    assert statuses(pool) == {"a": Status.LIMITED}
     apply(pool, Snapshot(notes={(RESUMED, fingerprint(pool, "a")): {"at": int(now)}}), POOL)
 
     assert statuses(pool) == {"a": Status.READY}

@@ -16,7 +16,7 @@ import pytest
 
 from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
-from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Status
+from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import Record, State, record_name
 from codexpool.state.sqlite import SqliteState, open_state, read_state
 from codexpool.tokens.bearer import fingerprint
@@ -213,3 +213,35 @@ async def test_a_state_that_can_never_be_opened_for_whatever_reason_holds_nobody
     with keeper_of(write_pool(path.parent, "a"), broken) as keeper:
         await until_ready(keeper)
     assert len(said(caplog.records, "no locks on this file system. Retrying")) == 1
+
+
+async def test_rows_that_wait_for_the_state_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go; a newer row of the same key takes the place of the older one."""
+    monkeypatch.setattr(persistence, "MAX_UNWRITTEN", 3)
+    tasks, work = Tasks(), Metadata("acc", "user", "plus")
+    kept = Persistence(lambda: open_state(path), tasks)
+    for number in range(10):
+        kept.put_metadata(f"f{number}", work, time.time())
+        kept.put_metadata("f0", work, time.time())
+    kept.close()
+    tasks.stop()
+    known = read_state(path)
+    assert known is not None
+    assert known.metadata.keys() == {"f0", "f8", "f9"}
+
+
+async def test_what_is_dropped_before_the_state_is_open_is_gone(path: Path) -> None:
+    key = IdentityKey("acc", "user")
+    first = SqliteState(path)
+    first.put_record("p#gone", Record("f0", key))
+    first.put_condition("f0", Condition(Status.RESTING, time.time()))
+    assert first.close()
+    tasks = Tasks()
+    kept = Persistence(lambda: open_state(path), tasks)
+    kept.drop_condition("f0")
+    kept.drop_record("p#gone")
+    kept.close()
+    tasks.stop()
+    known = read_state(path)
+    assert known is not None
+    assert (known.records, known.conditions) == ({}, {})
