@@ -191,7 +191,7 @@ class Pool:
             session, because = self.sessions.get(asked.parent), Because.PARENT
         if session is not None and (own := self.states.by_keys.get(session.key)) is not None:
             yield own, because
-        if asked.session is not None and self.sessions.has_asides:
+        if asked.session is not None:
             for what in (asked.path, self.family_of(asked)):
                 key = self.sessions.aside(asked.session, what)
                 if key is not None and (own := self.states.by_keys.get(key)):

@@ -57,10 +57,6 @@ class Sessions:
     # If a session's own identity cannot serve one endpoint or family of models, another one does, always the same;
     # the session itself does not move for that.
 
-    @property
-    def has_asides(self) -> bool:
-        return bool(self._asides)
-
     def aside(self, session: str, what: str) -> IdentityKey | None:
         """Return the identity that serves an endpoint or family for a session in place of its own."""
         return self._asides.get((session, what))
