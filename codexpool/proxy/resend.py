@@ -33,6 +33,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator
+from inspect import isroutine
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
@@ -76,25 +77,13 @@ HttpStream: type[layers.HttpStream] = next(
     cls for cls in layers.HttpStream.__mro__ if cls.__module__ == layers.__name__
 )
 
-_TOUCHED = {
-    HttpStream: (
-        "_handle_event",
-        "check_killed",
-        "handle_event",
-        "handle_protocol_error",
-        "make_server_connection",
-        "passthrough",
-        "send_response",
-        "start_response_stream",
-        "state_consume_response_body",
-        "state_done",
-        "state_wait_for_response_headers",
-    ),
+# What this file and `codexpool.proxy.connections` use, besides the methods that `ResendStream` overrides.
+_USED = {
+    HttpStream: ("_handle_event", "check_killed", "state_done"),
     HttpLayer: ("event_to_child", "make_stream"),
     layer.Layer: ("handle_event",),
     **connections.TOUCHED,
 }
-"""What this file and `codexpool.proxy.connections` override or call. None of it is mitmproxy's public API."""
 
 Commands = Generator[Any, Any, None]
 
@@ -465,9 +454,9 @@ def hang_up(proxyserver: Any, flow: http.HTTPFlow) -> None:
 
 def missing_names() -> list[str]:
     """Return the names this file needs and the running mitmproxy lacks; empty on every supported version."""
-    missing = [
-        f"{cls.__name__}.{name}" for cls, names in _TOUCHED.items() for name in names if not hasattr(cls, name)
-    ]
+    overridden = [name for name, value in vars(ResendStream).items() if name[0] != "_" and isroutine(value)]
+    needed = [*_USED.items(), (HttpStream, overridden)]
+    missing = [f"{cls.__name__}.{name}" for cls, names in needed for name in names if not hasattr(cls, name)]
     looked_up = ("HttpStream", "Http1Client", "Http1Server")
     return missing + [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]
 

@@ -104,7 +104,7 @@ class SwapHandler:
     def changed(self, keeper: Keeper) -> None:
         """Follow a change of the identities or the members."""
         self.gate.follow(keeper.config)
-        self.turns.follow(keeper.config.turns_at_once)
+        self.turns.queue.limit(keeper.config.turns_at_once)
         self.sockets.pool_changed(keeper.pool)
 
     def status_changed(self, identity: Identity, before: Condition) -> None:

@@ -45,10 +45,6 @@ class Turns:
     def __init__(self) -> None:
         self.queue = TurnQueue()
 
-    def follow(self, at_once: int | None) -> None:
-        """Use the bound that pool.toml sets for the whole pool."""
-        self.queue.limit(at_once)
-
     async def admit(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Return whether a turn over HTTP has got its slot; if not, the client has its answer."""
         begun = time.monotonic()

@@ -203,9 +203,7 @@ def test_a_renewal_for_another_workspace_is_a_conflict(tmp_path: Path) -> None:
 
         assert turn(world) == "work"
 
-        world.proxy.says(
-            "spare is in conflict: its token is of account acc-stranger, user user-stranger; expected"
-        )
+        world.proxy.says("spare is in conflict: its token is of account acc-stranger, user user-stranger; expected")
         assert world.standin.requests(RESPONSES, "stranger") == []
         # nor is it after a restart
         world.proxy.stop()

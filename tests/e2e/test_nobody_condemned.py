@@ -221,9 +221,7 @@ def test_foreign_tokens_at_the_first_start_are_a_conflict(
         )
         world.proxy.start()
 
-        world.proxy.says(
-            "spare is in conflict: its token is of account acc-stranger, user user-stranger; expected"
-        )
+        world.proxy.says("spare is in conflict: its token is of account acc-stranger, user user-stranger; expected")
         [kept] = world.login.path.parent.glob("auth.json.before-*")
         world.proxy.says(f"the previous auth.json is kept in {kept}")
         assert kept.read_text() == before
