@@ -21,17 +21,10 @@ from codexpool.tokens.member_key import PREFIX
 TIMEOUT_MS: Final = 5_000
 REFRESH_INTERVAL_MS: Final = 300_000  # Codex's defaults for its own command credentials.
 MAX_OUTPUT: Final = 65_536  # Bytes of output that are kept; a token with its claims has some thousand.
-
-MAX_QUOTED: Final = 300
-"""Characters of standard error that a message quotes: the end, where programs say what went wrong."""
-
+MAX_QUOTED: Final = 300  # Characters at the end of standard error that a message quotes.
 KILL_TIMEOUT: Final = 2.0  # Seconds to wait for a killed program.
-
-MIN_TOKEN: Final = 20
-"""Characters of the shortest output accepted as a token: shorter ones are words, numbers, errors."""
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""The syntax of a bearer token (RFC 6750, section 2.1)."""
+MIN_TOKEN: Final = 20  # Characters; shorter output is a word, a number or an error.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1.
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +136,12 @@ async def run(
 
 
 async def _read(stream: asyncio.StreamReader | None, into: bytearray) -> None:
-    """Read until the end, and keep `MAX_OUTPUT` bytes. An unread pipe would block the program."""
+    # Reads until the end, and keeps `MAX_OUTPUT` bytes: an unread pipe would block the program.
     while stream is not None and (piece := await stream.read(MAX_OUTPUT)):
         into += piece[: MAX_OUTPUT - len(into)]
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a program and what it has started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

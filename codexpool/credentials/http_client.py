@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # At INFO they log every request.
 
-MAX_ANSWER: Final = 1 << 20
-"""Bytes of an answer, both as received and inflated. The expected answers have some thousand."""
-
+MAX_ANSWER: Final = 1 << 20  # Bytes of an answer, both as received and inflated.
 JSON: Final[Mapping[str, str]] = {"accept": "application/json", "accept-encoding": "gzip"}
-
 _ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 

@@ -45,10 +45,7 @@ logger = logging.getLogger("codexpool")
 EARLY: Final = 300.0  # Seconds before its expiry at which an access token is renewed, as in Codex.
 JITTER: Final = 60.0  # Seconds earlier, at random: the proxies of one machine must not all ask in the same second.
 FLOOR: Final = 60.0  # Seconds between two renewals without a refusal: tokens may be short-lived, and clocks wrong.
-
-WRITE_PAUSES: Final = (1.0, 60.0)
-"""Seconds between two attempts to write a login after a disk error: the first pause and the longest."""
-
+WRITE_PAUSES: Final = (1.0, 60.0)  # Seconds between two attempts to write a login after a disk error.
 LOCK_TIMEOUT: Final = TIMEOUT + 10.0  # Seconds to wait for another process that renews the same login.
 
 
@@ -121,7 +118,6 @@ class OAuth(Credential):
             return self._store(new, present or login, text, answer, refused)
 
     def _read(self) -> tuple[Login, str]:
-        """Return the login to renew, and the text of the file."""
         try:
             text = read_private(self.path)
             login = auth_json.parse(text)

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 CLIENT_ID: Final = "app_EMoamEEZ73f0CkXaXp7hrann"  # Codex's own.
-
-TIMEOUT: Final = 25.0
-"""Seconds for a renewal, from connecting to the last byte. Generous: once sent, it has spent the refresh token."""
-
+TIMEOUT: Final = 25.0  # Seconds for a renewal. Generous: once sent, it has spent the refresh token.
 REUSED: Final = "refresh_token_reused"
 
 PERMANENT: Final[Mapping[str, str]] = {

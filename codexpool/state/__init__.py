@@ -41,8 +41,7 @@ def record_name(pool_toml: Path, name: str) -> str:
     return f"{pool_toml}#{name}"
 
 
-Note = Mapping[str, Any]
-"""A JSON object: an account's usage, the breaker of a pool. Notes have a kind and a name."""
+Note = Mapping[str, Any]  # A JSON object: an account's usage, the breaker of a pool. It has a kind and a name.
 
 
 @dataclass(slots=True)

@@ -121,7 +121,9 @@ def open_database(path: Path) -> sqlite3.Connection:
 
     # Of several processes that start with a broken file, only one moves it away.
     with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=BUSY_TIMEOUT, mode=0o600):
-        _make(path)
+        # An existing file is not touched: closing it would release the locks that SQLite has on it in this process.
+        if not path.exists():
+            path.touch(mode=0o600)
         try:
             return _opened(path)
         except sqlite3.DatabaseError as error:
@@ -132,7 +134,7 @@ def open_database(path: Path) -> sqlite3.Connection:
                 raise StateError(f"{path} is not a database ({error})", "correct CODEXPOOL_STATE") from None
             aside = _moved_aside(path)
             logger.warning("state: %s is broken (%s); kept as %s, starting with an empty one", path, error, aside)
-        _make(path)
+        path.touch(mode=0o600)
         return _opened(path)
 
 
@@ -152,15 +154,6 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _make(path: Path) -> None:
-    # An existing file is not opened: closing it would release the locks that SQLite has on it in this process.
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if not path.is_file():
-            raise
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -3,13 +3,10 @@
 A flag is only queued; one task writes the whole queue in one edit, in a thread, under the lock of
 `codexpool.config.editing`. No request waits for it.
 
-- The file cannot be written (locked, read-only, full, half saved): the flag stays queued and is retried after a
-  growing pause. The failure is logged once, and so is the recovery.
-- A newer flag for the same identity is queued during a write: it is written next.
-- The reason is gone (a new token, a removed identity): such a flag is dropped before each attempt, and the edit
-  compares the fingerprint of the token in the file.
-- The process ends: one last attempt, which waits for the lock `LAST_LOCK_TIMEOUT` at most. A flag lost then is found
-  out again after the next start.
+While the file cannot be written (locked, read-only, full, half saved), the flags stay queued; the failure and the
+recovery are logged once. A flag without a reason (a new token, a removed identity) is dropped before each attempt,
+and the edit compares the fingerprint of the token in the file. At the end of the process there is one last attempt;
+a flag lost then is found out again after the next start.
 """
 
 from __future__ import annotations
@@ -27,9 +24,7 @@ from codexpool.upkeep.vault import Vault
 
 logger = logging.getLogger("codexpool")
 
-PAUSES: Final = (0.5, 15.0)
-"""Seconds between two attempts to write: the first pause and the longest. Each is twice the one before."""
-
+PAUSES: Final = (0.5, 15.0)  # Seconds between two attempts to write: the first pause and the longest.
 LAST_LOCK_TIMEOUT: Final = 0.5  # Seconds that the last attempt waits for another editor.
 
 

@@ -1,12 +1,16 @@
-"""Renews tokens that were refused or are about to expire: one renewal at a time for each identity."""
+"""Renews tokens that were refused or are about to expire: one renewal at a time for each identity.
+
+The pauses between two attempts to ask the backend grow, and are short while a client's request waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials import (
@@ -19,9 +23,83 @@ from codexpool.credentials import (
 from codexpool.pool.identity import Evidence, Identity, Kind
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.backoff import Pauses, Waiting
 
 logger = logging.getLogger("codexpool")
+
+# A pause counts from the start of the attempt before it. However long an attempt hangs, the next one starts within
+# `LONGEST_PAUSE` and its jitter, so a recovery is noticed within 30 s.
+FIRST_PAUSE, LONGEST_PAUSE = (
+    1.0,
+    20.0,
+)  # Seconds from one attempt to the next: doubled, and jittered by a fifth.
+AT_LEAST = 0.5  # Seconds between the end of an attempt and the next one, however long it took.
+WANTED_AFTER = 2.0  # Seconds from one attempt to the next while a client's request waits for it.
+
+
+class Waiting:
+    """Counts the client's requests that wait for an identity."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.pauses: set[Pauses] = set()
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count one more request within the block, and shorten the present pauses."""
+        self.number += 1
+        try:
+            for pauses in self.pauses:
+                pauses.recompute()
+            yield
+        finally:
+            self.number -= 1
+
+
+class Pauses:
+    """The pauses between the attempts for one identity. Requests in ``waiting`` cut them short."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._next = FIRST_PAUSE
+        self._changed = asyncio.Event()
+        self._is_hurried = False
+        self._seconds = 0.0
+        self._begun = asyncio.get_running_loop().time()
+
+    def begin(self) -> float:
+        """Start an attempt. Return the seconds until the next one, should this one fail."""
+        self._begun = asyncio.get_running_loop().time()
+        self._is_hurried = False
+        self._seconds = self._next * random.uniform(0.8, 1.2)
+        self._next = min(2 * self._next, LONGEST_PAUSE)
+        return self._seconds
+
+    def hurry(self) -> None:
+        """End the pause now, and begin with short ones again: the credential has changed."""
+        self._next, self._is_hurried = FIRST_PAUSE, True
+        self._changed.set()
+
+    def recompute(self) -> None:
+        self._changed.set()
+
+    async def pause(self) -> None:
+        """Wait until the next attempt is due."""
+        clock = asyncio.get_running_loop().time
+        earliest = clock() + AT_LEAST
+        self._waiting.pauses.add(self)
+        try:
+            while not self._is_hurried:
+                seconds = min(self._seconds, WANTED_AFTER) if self._waiting.number else self._seconds
+                left = max(self._begun + seconds, earliest) - clock()
+                if left <= 0:
+                    return
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._changed.wait()
+        finally:
+            self._waiting.pauses.discard(self)
+
 
 Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
 """Returns an identity's present credential and token; None if it has left the pool."""

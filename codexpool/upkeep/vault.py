@@ -18,18 +18,14 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.states import HELD_OVER, IN_DOUBT
 from codexpool.state import Record, Snapshot, record_name
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.backoff import Pauses, Waiting
 from codexpool.upkeep.persistence import Persistence
-from codexpool.upkeep.renewals import Renewals
+from codexpool.upkeep.renewals import Pauses, Renewals, Waiting
 from codexpool.upkeep.verification import Verification, expected, of_its_login
 
 logger = logging.getLogger("codexpool")
 
-VERIFIED_FOR = 5.0
-"""Seconds for which whoami's answer about a ready identity counts, however many of its requests are refused."""
-
-NO_OWNER = IdentityKey("", "")
-"""The owner of a token that may belong to any account and user."""
+VERIFIED_FOR = 5.0  # Seconds for which whoami's answer counts, however many requests are refused.
+NO_OWNER = IdentityKey("", "")  # Of a token that may belong to any account and user.
 
 
 class Vault:
@@ -41,16 +37,15 @@ class Vault:
         self._persistence = persistence
         self._config = config
         self._credentials: dict[str, Credential] = {}
-        self._bearers: dict[str, Bearer] = {}
-        """The tokens that may be sent: their owners are known, or being asked for."""
+        self._bearers: dict[str, Bearer] = {}  # Owners are known, or being asked for.
         self._verifying: set[Identity] = set()
         self._verified_later: set[Identity] = set()
+        # Fingerprints of tokens for which the knowledge of earlier runs does not count.
         self._distrusted: set[str] = set()
-        """Fingerprints of tokens for which the knowledge of earlier runs does not count."""
+        # Identities for which the knowledge of earlier runs was requested, and whether it has arrived.
         self._recalled: WeakKeyDictionary[Identity, bool] = WeakKeyDictionary()
-        """Identities for which the knowledge of earlier runs was requested, and whether it has arrived."""
+        # The account and user of each identity, by name: its tokens may change, and these may not.
         self._owners: dict[str, IdentityKey] = {}
-        """The account and user of each identity, by name: its tokens may change, and these may not."""
         self.waiting = Waiting()  # The requests that wait for an identity: they make attempts more frequent.
         self._verification = Verification(api)
         self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._renewed)
@@ -334,7 +329,6 @@ class Vault:
 
 
 def _still_applies(condition: Condition, now: float) -> bool:
-    """Return whether a condition of an earlier run still applies."""
     if condition.status is Status.NEEDS_LOGIN or is_of_workspace(condition):
         return True
     return condition.status in HELD_OVER and condition.since <= now < (condition.until or 0)

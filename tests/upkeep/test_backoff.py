@@ -9,7 +9,7 @@ import time
 import pytest
 
 from codexpool.credentials import authapi, token_endpoint
-from codexpool.upkeep.backoff import AT_LEAST, FIRST_PAUSE, LONGEST_PAUSE, WANTED_AFTER, Pauses, Waiting
+from codexpool.upkeep.renewals import AT_LEAST, FIRST_PAUSE, LONGEST_PAUSE, WANTED_AFTER, Pauses, Waiting
 from tests.timetravel import time_travel
 
 JITTER = 0.2

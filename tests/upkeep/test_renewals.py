@@ -13,8 +13,7 @@ from codexpool.credentials.command import Command, CommandLine
 from codexpool.pool.identity import Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.backoff import Waiting
-from codexpool.upkeep.renewals import Renewals
+from codexpool.upkeep.renewals import Renewals, Waiting
 from tests.pool.pools import NOW, pool_of, refuse, unverified, vouch
 
 TOKEN = Bearer.of("at-test-login")
