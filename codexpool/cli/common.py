@@ -18,8 +18,8 @@ from codexpool.config.sources import Sources
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
-from codexpool.state import Snapshot, State, StateError, UnavailableError
-from codexpool.state.sqlite import open_state, state_path
+from codexpool.state import Snapshot, StateError, UnavailableError
+from codexpool.state.sqlite import SqliteState, open_state, state_path
 
 if TYPE_CHECKING:
     from codexpool.upkeep.verification import Verification
@@ -101,7 +101,7 @@ def verification() -> Verification:
 
 
 @contextlib.contextmanager
-def open_the_state() -> Iterator[State]:
+def open_the_state() -> Iterator[SqliteState]:
     """Open the state to write to it. Raises Failure, also at the end if not all of it was written."""
     try:
         state = open_state(state_file())

@@ -18,7 +18,8 @@ from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED
-from codexpool.state import Record, State, record_name
+from codexpool.state import Record, record_name
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep.verification import Verification, of_its_login
 
 REFUSALS = {
@@ -102,7 +103,12 @@ def remember_new(pool_toml: Path, name: str, verified: Verified) -> None:
 
 
 def remember(
-    state: State, pool_toml: Path, name: str, credential: Credential, answer: Whoami, status: Status = Status.READY
+    state: SqliteState,
+    pool_toml: Path,
+    name: str,
+    credential: Credential,
+    answer: Whoami,
+    status: Status = Status.READY,
 ) -> None:
     """Write the backend's answer about an identity's token to the state, for proxies and later commands."""
     bearer, metadata, at = credential.bearer(), answer.metadata, answer.evidence.at

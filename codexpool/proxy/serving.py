@@ -27,8 +27,7 @@ from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
-from codexpool.state import State
-from codexpool.state.sqlite import open_state, state_path
+from codexpool.state.sqlite import SqliteState, open_state, state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -41,7 +40,7 @@ FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})
 """Hosts that a member's client asks with its key."""
 
 
-def _open_state() -> State:
+def _open_state() -> SqliteState:
     return open_state(state_path(os.environ))
 
 

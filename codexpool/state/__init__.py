@@ -1,4 +1,4 @@
-"""What outlives the process, and the interfaces to it: `Rows` to put, `State` to read as well. Never a secret."""
+"""What outlives the process, and the interface to put it: `Rows`. Never a secret."""
 
 from __future__ import annotations
 
@@ -119,26 +119,3 @@ class Rows(ABC):
 
     @abstractmethod
     def put(self, row: Row) -> None: ...
-
-
-class State(Rows):
-    """Rows in a place that outlives the process."""
-
-    @abstractmethod
-    def claim(self, case: str, at: float) -> bool:
-        """Return whether the caller must handle a case: True once, in one process. May take a while.
-
-        If the claim cannot be written now, it is granted: better handled twice than never.
-        """
-
-    @abstractmethod
-    def load(self) -> Snapshot:
-        """Return all there is. May take a while; raises nothing."""
-
-    @abstractmethod
-    def changes(self) -> Snapshot:
-        """Return what others wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""
-
-    @abstractmethod
-    def close(self) -> bool:
-        """Write what is unwritten, within a few seconds. Return whether all was written."""

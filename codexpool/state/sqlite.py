@@ -16,7 +16,7 @@ from typing import Final
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError, UnavailableError
+from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Rows, Snapshot, StateError, UnavailableError
 from codexpool.state.database import COLUMNS, Database, open_read_only
 from codexpool.state.writer import Writer
 
@@ -68,7 +68,7 @@ def state_path(environ: Mapping[str, str]) -> Path:
     return platformdirs.user_state_path("codexpool", appauthor=False) / "state.sqlite3"
 
 
-def open_state(path: Path) -> State:
+def open_state(path: Path) -> SqliteState:
     """Open the state in the file at ``path``; create it if it is missing.
 
     Raises UnavailableError if it cannot be used now, and another StateError if it must not be touched: a newer
@@ -115,8 +115,8 @@ def read_spent(path: Path, by: Sequence[str], since: str) -> dict[tuple[str, ...
         return {tuple(row[8:]): Spent(*row[:8]) for row in found}
 
 
-class SqliteState(State):
-    """A `State` in one file. A disk error is logged once, and new data stays in memory until it can be written."""
+class SqliteState(Rows):
+    """The state in one file. A disk error is logged once, and new data stays in memory until it can be written."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises StateError, sqlite3.Error and OSError; later calls raise nothing."""
@@ -135,6 +135,10 @@ class SqliteState(State):
         self._writer.put(row)
 
     def claim(self, case: str, at: float) -> bool:
+        """Return whether the caller must handle a case: True once, in one process. May take a while.
+
+        If the claim cannot be written now, it is granted: better handled twice than never.
+        """
         if ("claims", case) in self._writer.unwritten():
             return False
         with self._reading:
@@ -148,10 +152,12 @@ class SqliteState(State):
             return done.rowcount == 1
 
     def load(self) -> Snapshot:
+        """Return all there is. May take a while; raises nothing."""
         with self._reading:
             return self._read(since=0, except_writer="")
 
     def changes(self) -> Snapshot:
+        """Return what others wrote since the last ``load`` or ``changes``. Cheap if nothing; raises nothing."""
         # An unwritten row of ours will replace what others wrote before it: that is not news.
         ours = self._writer.unwritten()
         with self._reading:
@@ -162,6 +168,7 @@ class SqliteState(State):
         return news
 
     def close(self) -> bool:
+        """Write what is unwritten, within a few seconds. Return whether all was written."""
         is_written = self._writer.close(CLOSE_TIMEOUT)
         if not is_written:
             logger.warning("state: not all data could be written to %s", self._database.path)

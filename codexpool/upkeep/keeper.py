@@ -27,7 +27,8 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.states import PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
-from codexpool.state import Snapshot, State
+from codexpool.state import Snapshot
+from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
@@ -63,7 +64,7 @@ class Keeper(PoolListener):
     def __init__(
         self,
         config: PoolConfig,
-        open_state: Callable[[], State],
+        open_state: Callable[[], SqliteState],
         environ: Mapping[str, str],
         route: Route,
         listener: Listener,

@@ -23,7 +23,8 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
-from codexpool.state import Note, Record, Row, Rows, Snapshot, State, record_name
+from codexpool.state import Note, Record, Row, Rows, Snapshot, record_name
+from codexpool.state.sqlite import SqliteState
 
 logger = logging.getLogger("codexpool")
 
@@ -42,11 +43,11 @@ USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "re
 class Persistence(Rows):
     """The state of a running proxy. ``open_state`` opens it, and may read files and fail; it is retried."""
 
-    def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks) -> None:
+    def __init__(self, open_state: Callable[[], SqliteState], owner: tasks.Tasks) -> None:
         super().__init__()
         self._open_state = open_state
         self._unwritten: dict[tuple[str, Hashable], Row] = {}  # What was put before the state is open.
-        self._state: State | None = None  # None until it is open, and the contents of the file were applied.
+        self._state: SqliteState | None = None  # None until it is open, and the contents of the file were applied.
         self._earlier = Snapshot()
         self._is_open = asyncio.Event()
         self._patient_until = asyncio.get_running_loop().time() + PATIENCE
@@ -96,7 +97,7 @@ class Persistence(Rows):
         if len(self._unwritten) > MAX_UNWRITTEN:
             del self._unwritten[next(iter(self._unwritten))]
 
-    def _use(self, state: State) -> None:
+    def _use(self, state: SqliteState) -> None:
         self._state = state
         for row in self._unwritten.values():
             state.put(row)
@@ -161,7 +162,7 @@ class Persistence(Rows):
         if self._state is not None:
             self._state.close()
 
-    async def _open(self) -> tuple[State, Snapshot]:
+    async def _open(self) -> tuple[SqliteState, Snapshot]:
         is_failing = False
         for pause in tasks.growing_pauses(*OPEN_PAUSES):
             try:
@@ -178,7 +179,7 @@ class Persistence(Rows):
                 return opened
         raise AssertionError("pauses do not end")
 
-    def _open_and_load(self) -> tuple[State, Snapshot]:
+    def _open_and_load(self) -> tuple[SqliteState, Snapshot]:
         state = self._open_state()
         if self._is_closed:  # The addon was reloaded meanwhile: nothing else would close this one.
             state.close()

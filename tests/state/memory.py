@@ -5,17 +5,17 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from codexpool.state import Row, Snapshot, State
+from codexpool.state import Row, Snapshot
 from codexpool.state.database import STEPS
-from codexpool.state.sqlite import rows
+from codexpool.state.sqlite import SqliteState, rows
 from codexpool.state.writer import STATEMENTS
 
 
-class MemoryState(State):
+class MemoryState(SqliteState):
     """Nothing else writes to it, so it never has changes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._clock = time.time
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._connection.executescript("".join(STEPS))
 

@@ -18,7 +18,7 @@ import pytest
 
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import State, UnavailableError
+from codexpool.state import UnavailableError
 from codexpool.state import writer as writing
 from codexpool.state.sqlite import SqliteState, open_state, read_spent
 from tests.running import ROOT
@@ -260,7 +260,7 @@ def test_a_disk_that_goes_away_is_logged_once_for_reading_and_for_writing(
 ) -> None:
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
     folder = path.parent / "folder"
-    state: State = open_state(folder / path.name)
+    state: SqliteState = open_state(folder / path.name)
     assert isinstance(state, SqliteState)
     shutil.rmtree(folder)
     folder.touch()

@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, Snapshot, State, StateError, UnavailableError
+from codexpool.state import Record, Snapshot, StateError, UnavailableError
 from codexpool.state.sqlite import SqliteState, open_state, state_path
 from tests.state.flushed import flushed
 
@@ -35,17 +35,17 @@ def state(tmp_path: Path) -> Iterator[SqliteState]:
     kept.close()
 
 
-def settled(state: State) -> Snapshot:
+def settled(state: SqliteState) -> Snapshot:
     if isinstance(state, SqliteState):
         assert flushed(state, 10)
     return state.load()
 
 
-def test_a_new_state_is_empty(state: State) -> None:
+def test_a_new_state_is_empty(state: SqliteState) -> None:
     assert state.load() == state.changes() == Snapshot()
 
 
-def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
+def test_what_is_put_is_loaded_as_it_was(state: SqliteState) -> None:
     state.put_session("s1", WORK, NOW)
     state.put_session("s2", SPARE, NOW)
     state.put_metadata("f1", META, NOW)
@@ -60,7 +60,7 @@ def test_what_is_put_is_loaded_as_it_was(state: State) -> None:
     assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
 
 
-def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: State) -> None:
+def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: SqliteState) -> None:
     state.put_session("s1", WORK, NOW)
     state.put_session("s2", SPARE, NOW, 3)
     state.put_note("usage", '["acct", "user"]', {"windows": [], "limited": {"codex": NOW}})
@@ -76,7 +76,7 @@ def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: 
     }
 
 
-def test_what_an_identity_last_was_is_loaded_as_it_was(state: State) -> None:
+def test_what_an_identity_last_was_is_loaded_as_it_was(state: SqliteState) -> None:
     state.put_record("/p/pool.toml#work", Record("f1", WORK))
     state.put_record("/p/pool.toml#work", Record("f2", WORK, NOW))
     state.put_record("/q/pool.toml#work", Record("f3", SPARE))
@@ -87,7 +87,7 @@ def test_what_an_identity_last_was_is_loaded_as_it_was(state: State) -> None:
     }
 
 
-def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: State) -> None:
+def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: SqliteState) -> None:
     state.put_record("p#work", Record("f1", WORK))
     state.drop_record("p#work")
     assert settled(state).records == {}
@@ -95,7 +95,7 @@ def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: St
     assert settled(state).records == {"p#work": Record("f2", SPARE)}
 
 
-def test_what_was_spent_is_loaded_as_it_was_last_put(state: State) -> None:
+def test_what_was_spent_is_loaded_as_it_was_last_put(state: SqliteState) -> None:
     state.put_spent(ACCOUNT, Spent(1, 0, 100, 60, 20, 5, NOW, NOW))
     state.put_spent(BEGUN, Spent(1, 0, 0, 0, 0, 0, NOW, NOW))
     state.put_spent(ACCOUNT, Spent(2, 1, 100, 60, 20, 5, NOW, NOW + 1))
@@ -105,11 +105,11 @@ def test_what_was_spent_is_loaded_as_it_was_last_put(state: State) -> None:
     assert loaded == {ACCOUNT: Spent(2, 1, 100, 60, 20, 5, NOW, NOW + 1), BEGUN: Spent(1, 0, 0, 0, 0, 0, NOW, NOW)}
 
 
-def test_a_case_is_claimed_once(state: State) -> None:
+def test_a_case_is_claimed_once(state: SqliteState) -> None:
     assert [state.claim(case, NOW) for case in ("a", "b", "a", "a", "b")] == [True, True, False, False, False]
 
 
-def test_the_last_word_on_a_key_counts(state: State) -> None:
+def test_the_last_word_on_a_key_counts(state: SqliteState) -> None:
     for key in (WORK, SPARE, WORK, SPARE):
         state.put_session("s1", key, NOW)
         settled(state)
@@ -126,20 +126,20 @@ def test_the_last_word_on_a_key_counts(state: State) -> None:
     assert loaded.conditions == {"f2": LIMITED}
 
 
-def test_what_one_wrote_itself_is_no_change(state: State) -> None:
+def test_what_one_wrote_itself_is_no_change(state: SqliteState) -> None:
     state.put_session("s1", WORK, NOW)
     state.drop_condition("f1")
     settled(state)
     assert state.changes() == Snapshot()
 
 
-def test_a_loaded_snapshot_is_the_callers_own(state: State) -> None:
+def test_a_loaded_snapshot_is_the_callers_own(state: SqliteState) -> None:
     state.put_session("s1", WORK, NOW)
     settled(state).sessions.clear()
     assert state.load().sessions == {"s1": WORK}
 
 
-def test_nothing_is_raised_after_close(state: State) -> None:
+def test_nothing_is_raised_after_close(state: SqliteState) -> None:
     state.close()
     state.put_session("s1", WORK, NOW)
     state.drop_condition("f1")
@@ -148,7 +148,7 @@ def test_nothing_is_raised_after_close(state: State) -> None:
     state.close()
 
 
-def test_of_too_many_sessions_the_least_recently_used_go(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_sessions_the_least_recently_used_go(state: SqliteState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codexpool.state.sqlite.MAX_SESSIONS", 3)
     monkeypatch.setattr("codexpool.state.writer.PRUNE_EVERY", 0)
     for at, session in enumerate(["a", "b", "c", "a", "d"]):

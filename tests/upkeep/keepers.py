@@ -17,7 +17,7 @@ from codexpool.config.read import load
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word
-from codexpool.state import State
+from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper
@@ -64,7 +64,7 @@ def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
 
 
 @contextmanager
-def keeper_of(path: Path, open_state: Callable[[], State]) -> Iterator[Keeper]:
+def keeper_of(path: Path, open_state: Callable[[], SqliteState]) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
     with mock.patch.object(keeper_module, "AuthApi", return_value=Backend()):

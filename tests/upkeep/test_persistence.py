@@ -17,7 +17,7 @@ import pytest
 from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, State, record_name
+from codexpool.state import Record, record_name
 from codexpool.state.sqlite import SqliteState, open_state, read_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence
@@ -207,7 +207,7 @@ async def test_a_process_that_ends_before_the_state_is_open_writes_what_it_has_c
 async def test_a_state_that_can_never_be_opened_for_whatever_reason_holds_nobody_up(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> State:
+    def broken() -> SqliteState:
         raise NotImplementedError("no locks on this file system")
 
     with keeper_of(write_pool(path.parent, "a"), broken) as keeper:
