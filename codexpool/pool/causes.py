@@ -14,11 +14,11 @@ What follows from an own cause is in the table of `codexpool.pool.verdict` and i
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import Asked
 
 MOST: Final = 2  # Identities that may change their status over the same cause.
@@ -75,7 +75,7 @@ class Causes:
     """The recent causes. Identities go by the fingerprint of their token."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[Line, _Counted] = OrderedDict()
+        self._lines: Recent[Line, _Counted] = Recent(KEPT)
 
     def is_own(self, cause: Cause | None, fingerprint: str, at: float) -> bool:
         """Whether a refusal is the request's own: enough other identities changed over its cause."""
@@ -106,15 +106,12 @@ class Causes:
         if cause is None:
             return
         for line in cause.lines():
-            counted = self._lines.setdefault(line, _Counted())
-            self._lines.move_to_end(line)
+            counted = self._lines[line] = self._lines.get(line, _Counted())
             if not counted.is_own(at):  # A change that is long over no longer counts.
                 counted.changed = {f: c for f, c in counted.changed.items() if at - c.at < WITHIN or at < c.ends}
             ends = at + LONGEST if until is None else until
             counted.changed[fingerprint] = _Change(at, ends, until is not None)
             counted.seen_at = max(counted.seen_at, at)
-        while len(self._lines) > KEPT:
-            self._lines.popitem(last=False)
 
     def ended(self, fingerprint: str, at: float) -> None:
         """End what was done to an identity: it serves again."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import WHOAMI, Evidence
 
 DISCOVERY: Final = "wham/accounts/check"  # The path of evidence that routing discovery gave.
@@ -47,15 +48,12 @@ class Confirmation:
 
     def __init__(self) -> None:
         self._against: dict[str, _Against] = {}  # By the name of the identity: an older token of it is no company.
-        self._refused: dict[str, None] = {}  # The tokens that a client's request was refused with, the latest last.
+        self._refused: Recent[str, None] = Recent(KEPT)  # The tokens that a client's request was refused with.
         self._borne_out_at = 0.0  # When whoami last confirmed a client's refusal.
 
     def request_refused(self, fingerprint: str) -> None:
         """Remember that a client's request was refused with this token."""
-        self._refused.pop(fingerprint, None)
         self._refused[fingerprint] = None
-        if len(self._refused) > KEPT:
-            del self._refused[next(iter(self._refused))]
 
     def vouched(self, name: str, fingerprint: str) -> None:
         """Forget what was said against a token: it is good."""

@@ -16,11 +16,11 @@ client that connects again gets another identity, even if its handshake does not
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import Asked, Identity, Metadata, clock
 from codexpool.pool.usage import LONGEST_LIMIT
 from codexpool.redaction import redact_text
@@ -88,7 +88,7 @@ def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
 
 class Exclusions:
     def __init__(self) -> None:
-        self._kept: dict[Kind, OrderedDict[tuple[str, str], Exclusion]] = {kind: OrderedDict() for kind in Kind}
+        self._kept: dict[Kind, Recent[tuple[str, str], Exclusion]] = {kind: Recent(KEPT) for kind in Kind}
 
     @property
     def knows_models(self) -> bool:
@@ -98,10 +98,8 @@ class Exclusions:
     def add(self, new: Exclusion) -> bool:
         """Remember an entry. Return whether it is news."""
         kept, key = self._kept[new.kind], (new.subject, new.what)
-        known = kept.pop(key, None)
+        known = kept.get(key)
         kept[key] = new._replace(until=min(new.until, new.since + LONGEST_LIMIT))
-        if len(kept) > KEPT:
-            kept.popitem(last=False)
         return known is None or not known.counts(new.since)
 
     def against(self, identity: Identity, asked: Asked, at: float) -> Sequence[Exclusion]:

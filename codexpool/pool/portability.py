@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Collection
 
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import IdentityKey
 from codexpool.protocol.headers import TURN_STATE, Fields
 
@@ -18,12 +18,10 @@ class TurnStates:
     """Which identity issued a turn state, by digest: it must not be sent under another one."""
 
     def __init__(self) -> None:
-        self._issuers: OrderedDict[bytes, IdentityKey] = OrderedDict()
+        self._issuers: Recent[bytes, IdentityKey] = Recent(TURN_STATES_KEPT)
 
     def issued(self, value: bytes, key: IdentityKey) -> None:
         self._issuers[_digest(value)] = key
-        if len(self._issuers) > TURN_STATES_KEPT:
-            self._issuers.popitem(last=False)
 
     def is_of(self, value: bytes, key: IdentityKey) -> bool:
         return self._issuers.get(_digest(value)) == key
@@ -45,14 +43,14 @@ class Portability:
 
     def __init__(self) -> None:
         self._pairs: set[tuple[str, str]] = set()  # The issuing account, and the one that refused.
-        self._foreign: OrderedDict[tuple[str, str], set[bytes] | None] = OrderedDict()
+        self._foreign: Recent[tuple[str, str], set[bytes] | None] = Recent(SESSIONS_KEPT)
         """Digests by session and account; None for all that the next request has."""
 
     def refused(self, session: str | None, before: Collection[str], account: str) -> None:
         """Remember that an account refused the encrypted reasoning of a session that others had served ``before``."""
         self._pairs |= {(other, account) for other in before if other != account}
         if session is not None:
-            self._keep(session, account, None)
+            self._foreign[session, account] = None
 
     def left_out(self, session: str | None, account: str, digests: Collection[bytes]) -> None:
         if session is None:
@@ -60,7 +58,7 @@ class Portability:
         known = self._foreign.get((session, account)) or set()
         if len(known) + len(digests) <= DIGESTS_KEPT:
             known.update(digests)
-        self._keep(session, account, known)
+        self._foreign[session, account] = known
 
     def foreign(self, session: str | None, before: Collection[str], account: str) -> Collection[bytes] | None:
         """The digests to leave out of a session's next request: empty for nothing, None for all."""
@@ -69,9 +67,3 @@ class Portability:
         if session is not None and (session, account) in self._foreign:
             return self._foreign[(session, account)]
         return None if any((other, account) in self._pairs for other in before) else ()
-
-    def _keep(self, session: str, account: str, digests: set[bytes] | None) -> None:
-        self._foreign[(session, account)] = digests
-        self._foreign.move_to_end((session, account))
-        if len(self._foreign) > SESSIONS_KEPT:
-            self._foreign.popitem(last=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import IdentityKey
 
 KEPT = 100_000  # Sessions that are remembered; beyond that the one used longest ago is forgotten.
@@ -25,8 +25,8 @@ class Sessions:
     """The sessions in use. They belong to an account and user, not to a token or a name."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._asides: OrderedDict[tuple[str, str], IdentityKey] = OrderedDict()
+        self._sessions: Recent[str, Session] = Recent(KEPT)
+        self._asides: Recent[tuple[str, str], IdentityKey] = Recent(ASIDES_KEPT)
 
     def get(self, session: str | None) -> Session | None:
         """Return a known session, which counts as used."""
@@ -36,16 +36,11 @@ class Sessions:
         return found
 
     def bind(self, session: str, key: IdentityKey) -> Session:
-        known = self._sessions.get(session)
-        if known is None:
-            known = self._sessions[session] = Session(key)
-            if len(self._sessions) > KEPT:
-                self._sessions.popitem(last=False)
-        elif known.key != key:
+        known = self._sessions[session] = self._sessions.get(session) or Session(key)
+        if known.key != key:
             known.accounts |= {known.key.account_id}
             known.key = key
             known.moves += 1
-        self._sessions.move_to_end(session)
         return known
 
     def restore(self, sessions: Mapping[str, tuple[IdentityKey, int]]) -> None:
@@ -63,5 +58,3 @@ class Sessions:
 
     def set_aside(self, session: str, what: str, key: IdentityKey) -> None:
         self._asides[(session, what)] = key
-        if len(self._asides) > ASIDES_KEPT:
-            self._asides.popitem(last=False)
