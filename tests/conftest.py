@@ -53,16 +53,16 @@ SLOW = (
     "state/test_chaos.py",
     "credentials/test_oauth.py::test_killed_at",
     "e2e/test_attackers.py",
-    "e2e/test_beside_scripts.py",
     "e2e/test_bombs.py",
-    "e2e/test_commands.py",
+    "e2e/test_failing_scripts.py",
     "e2e/test_fairness.py",
+    "e2e/test_late_writes.py",
     "e2e/test_logins.py",
     "e2e/test_memory.py",
-    "e2e/test_nobody_condemned.py",
-    "e2e/test_operators_word.py",
-    "e2e/test_passersby.py",
-    "e2e/test_written_later.py",
+    "e2e/test_no_false_flags.py",
+    "e2e/test_operator_edits.py",
+    "e2e/test_other_hosts.py",
+    "e2e/test_token_commands.py",
 )
 """The beginnings of the ids, below tests/, that `just test-slow` runs. Every `real_client` test is slow, too."""
 

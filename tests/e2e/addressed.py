@@ -1,6 +1,6 @@
-"""Run inside a network namespace of its own, as root: clients that name the backend's address and not its name.
+"""Clients that use the backend's address instead of its name, inside a network namespace, as root.
 
-The stand-in listens on port 443, and so does somebody else at another address; mitmdump runs in its regular mode and
+The stand-in listens on port 443, and another server at another address; mitmdump runs in its regular mode and
 as a SOCKS proxy. Prints one JSON line; `test_addressed.py` looks at it.
 """
 
@@ -24,7 +24,7 @@ from tests.running import CLIENT, ROOT, member, pat, pool_toml
 from tests.standin import RESPONSES, StandIn
 
 OTHER = "10.9.8.9"
-"""Where somebody else listens on port 443."""
+"""The address of another server on port 443."""
 
 OWN_PATH = "/backend-api/wham/tasks"
 
@@ -129,7 +129,7 @@ WAYS: dict[str, tuple[type[Here], Way, tuple[Any, ...]]] = {
     "SOCKS with an address": (Here, lambda proxy: socks(proxy, HERE), ()),
     "a WebSocket": (Here, lambda proxy: connect(proxy, HERE), (RESPONSES, "chatgpt.com", *UPGRADE)),
     "CONNECT to a pinned name": (Pinned, lambda proxy: connect(proxy, "chatgpt.com"), ()),
-    "an address of somebody else": (Here, lambda proxy: connect(proxy, OTHER), ()),
+    "another server's address": (Here, lambda proxy: connect(proxy, OTHER), ()),
     "a person's own": (Here, lambda proxy: connect(proxy, HERE), (OWN_PATH,)),
 }
 
@@ -143,7 +143,7 @@ def asked(proxy: Here, way: Way, more: tuple[Any, ...]) -> str:
 
 
 def a_stranger_asks(proxy: Reachable) -> dict[str, str]:
-    """What becomes of a stranger's tunnels to somebody else's address, where TLS names the backend."""
+    """Return what happens to a stranger's tunnels to another server's address if TLS names the backend."""
     came = Machine(proxy, FIRST).asks(f"{OTHER}:443")
     with socket.create_connection((FIRST, proxy.socks), 10, (FIRST, 0)) as plain:
         try:

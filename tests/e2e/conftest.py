@@ -36,12 +36,12 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 @pytest.fixture(scope="module")
 def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world with two identities for a whole module; `shared` begins it anew for each test."""
+    """A world with two identities for a whole module. `shared` resets it for each test."""
     with a_world(tmp_path_factory.mktemp("shared"), pat("work"), pat("spare")) as world:
         yield world
 
 
 @pytest.fixture
 def shared(shared_world: World) -> World:
-    shared_world.anew()
+    shared_world.reset()
     return shared_world

@@ -1,10 +1,9 @@
 """A door into the proxy's process, for tests: ``mitmdump -s door.py -s addon -s others.py``.
 
-Requests for ``http://door.test/…`` are answered here: ``state`` says how much there is of what, ``break/…`` lets a
-function of codexpool raise from now on, ``set/…`` sets an option of mitmproxy's, ``flow/…`` has the addon of
-``others.py`` do something to every flow that comes by, ``raise/…`` has a hook of this script raise for Codex's flows,
-and ``mend`` undoes all of it. This script comes first: where a hook of a script raises, mitmproxy leaves out the
-scripts behind it.
+It answers requests for ``http://door.test/…``: ``state`` returns counts of objects, ``break/…`` makes a function of
+codexpool raise, ``set/…`` sets an option of mitmproxy, ``flow/…`` makes the addon of ``others.py`` change every flow,
+``raise/…`` makes a hook of this script raise for Codex's flows, and ``restore`` undoes all of it. It is loaded
+first: if a hook of a script raises, mitmproxy skips the later scripts.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ HOST = "door.test"
 CODEX_HOST = "chatgpt.com"
 
 SECRET = "at-test-quoted-by-an-exception-0123456789"
-"""Exceptions quote what they choke on: what is raised here quotes a token."""
+"""Exceptions often quote values, so the one raised here quotes a token."""
 
 SEQUENCES = ("map_remote", "modify_headers", "modify_body", "block_list")
-"""Options of mitmproxy's that take several values."""
+"""mitmproxy's options with several values."""
 
 _PAGE = 4096
 
 
 class BreakageError(Exception):
-    """Not one of ours: what a bug would raise."""
+    """An exception that a bug might raise."""
 
 
 class Door:
     def __init__(self) -> None:
-        self.mends: list[Callable[[], None]] = []
+        self.repairs: list[Callable[[], None]] = []
         self.raises = ""
         self.longest = 0.0
         self.ticker: asyncio.Task[None] | None = None
@@ -62,14 +61,14 @@ class Door:
 
     def _raise_in(self, hook: str, flow: http.HTTPFlow) -> None:
         if self.raises == hook and flow.request.host == CODEX_HOST:
-            raise BreakageError("a script of somebody else")
+            raise BreakageError("another script")
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self._raise_in("requestheaders", flow)
         if flow.request.host == HOST:
             words = [unquote(word) for word in flow.request.path.strip("/").split("/")]
-            said = getattr(self, f"do_{words[0]}")(*words[1:])
-            flow.response = http.Response.make(200, json.dumps(said), {"content-type": "application/json"})
+            result = getattr(self, f"do_{words[0]}")(*words[1:])
+            flow.response = http.Response.make(200, json.dumps(result), {"content-type": "application/json"})
 
     def do_break(self, module: str, name: str) -> str:
         """Let ``module``'s ``name`` (``Class.method`` or a function) raise."""
@@ -84,7 +83,7 @@ class Door:
             raise BreakageError(f"{name} chokes on {SECRET}")
 
         setattr(owner, last, bad)
-        self.mends.append(lambda: setattr(owner, last, good))
+        self.repairs.append(lambda: setattr(owner, last, good))
         return "broken"
 
     def do_raise(self, hook: str) -> str:
@@ -92,28 +91,28 @@ class Door:
         self.raises = hook
         return hook
 
-    def do_mend(self) -> str:
+    def do_restore(self) -> str:
         self.raises = ""
-        for mend in reversed(self.mends):
-            mend()
+        for repair in reversed(self.repairs):
+            repair()
         ctx.options.update(**{name: [] for name in SEQUENCES}, proxyauth=None)
-        self.mends = []
+        self.repairs = []
         self.do_flow("")
-        return "mended"
+        return "restored"
 
     def do_set(self, option: str, value: str) -> str:
-        """Set one of mitmproxy's own options, until `mend`."""
+        """Set one of mitmproxy's own options, until `restore`."""
         ctx.options.update(**{option: [value] if option in SEQUENCES else value})
         return value
 
     def do_close(self, reason: str) -> str:
-        """Nobody serves any more."""
+        """Stop serving."""
         addon: Any = ctx.master.addons.get("codexpool")
         addon.handler.stop(reason)
         return "closed"
 
     def do_rested(self) -> list[str]:
-        """Let every identity that rests be ready; the names of those that whoami has not spoken of yet."""
+        """Make every resting identity ready. Return the names of those that wait for whoami."""
         addon: Any = ctx.master.addons.get("codexpool")
         identity: Any
         if addon is None or addon.handler.pool is None:
@@ -131,20 +130,18 @@ class Door:
             if identity.status in ("resting", "limited") or (identity.status == "paused" and not identity.paused):
                 pool.resumed(identity.name, identity.fingerprint, time.time())
             elif identity.status == "suspect":
-                addon.handler.flows.keeper._vault.look_after(
-                    identity
-                )  # where asking was broken, nobody does it again
+                addon.handler.flows.keeper._vault.look_after(identity)  # in case asking was broken
         return [identity.name for identity in identities if identity.status == "suspect"]
 
     def do_flow(self, deed: str) -> str:
-        """What `others.py` does to flows from now on."""
+        """Set what `others.py` does to flows."""
         others: Any = ctx.master.addons.get("others")
         if others is not None:
             others.deed = deed
         return deed
 
     def do_ticks(self) -> float:
-        """The longest that the loop has stood since this was asked before, in seconds of its own processor time."""
+        """Return the longest block of the loop since the last call, in seconds of processor time."""
         longest, self.longest = self.longest, 0.0
         if self.ticker is None:
             self.ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -157,7 +154,7 @@ class Door:
             self.longest = max(self.longest, time.thread_time() - begun)
 
     def do_peak(self) -> int:
-        """The most memory that the process had since this was asked before, in bytes."""
+        """Return the peak memory since the last call, in bytes."""
         status = Path("/proc/self/status").read_text()
         Path("/proc/self/clear_refs").write_text("5")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -63,7 +63,7 @@ def owner(name: str, **more: Any) -> Token:
 
 
 def login_of(standin: StandIn, folder: Path, who: Token, lifetime: float = 10 * DAY) -> Login:
-    """Log somebody in; the access token is good for so many seconds."""
+    """Create a login whose access token is valid for so many seconds."""
     document = {**standin.login(who, lifetime=lifetime), **FOREIGN}
     path = write_private(folder / f"login-{who.name}" / "auth.json", json.dumps(document, indent=2))
     return Login(path, document)

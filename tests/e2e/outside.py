@@ -1,4 +1,4 @@
-"""Run inside a network namespace of its own, as root: a proxy that others can reach, and others who reach it.
+"""A proxy that other machines reach, inside a network namespace, as root.
 
 There are two more machines, by their addresses, the stand-in listens on port 443, and mitmdump runs in its regular
 mode. Prints one JSON line; `test_attackers.py` looks at it.
@@ -54,14 +54,14 @@ class Reachable(Proxy):
 
 
 def free() -> int:
-    """A port that nobody listens on."""
+    """Return an unused port."""
     with socket.create_server((HERE, 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
 class Victim:
-    """A service of the proxy's machine that nobody from outside is to reach."""
+    """A service on the proxy's machine that other machines must not reach."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("0.0.0.0", 0))

@@ -1,4 +1,4 @@
-"""Hosts that are none of the pool's business: over TLS with an authority of their own, and not over TLS at all."""
+"""Other hosts: over TLS with their own CA, and without TLS."""
 
 from __future__ import annotations
 

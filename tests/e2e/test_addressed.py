@@ -22,7 +22,7 @@ WAYS = [
     "CONNECT, its end a dot",
     "SOCKS with an address",
     "CONNECT to a pinned name",
-    "an address of somebody else",
+    "another server's address",
 ]
 
 

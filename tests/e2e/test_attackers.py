@@ -43,7 +43,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def world(attacked: World) -> World:
-    attacked.anew()
+    attacked.reset()
     return attacked
 
 
@@ -282,7 +282,7 @@ async def test_ten_thousand_guesses_leave_nothing_behind(world: World) -> None:
 
     assert sum(answered) == TRIES
     assert len(world.seen) == len(delays)
-    world.nothing_amiss()
+    world.check()
     assert max(delays) < LONGEST_DELAY
     assert memory(world) - before < MOST_MEMORY
     refusals = [line for line in said if "is refused" in line]
@@ -311,13 +311,13 @@ def test_the_proxy_relays_nothing_for_strangers(tmp_path: Path) -> None:
     assert {what: let_in for what, let_in in saw["stranger"].items() if let_in} == {}
     assert saw["stranger's model"] == 401
     assert saw["the page from outside"] == 403
-    # a member does, and nobody else from another address
+    # a member does, but no stranger from another address
     assert saw["member's model"] == 200
     assert {what: let_in for what, let_in in saw["member"].items() if not let_in} == {}
     assert {what: let_in for what, let_in in saw["another stranger"].items() if let_in} == {}
     assert saw["the page through itself"] != 200  # mitmproxy does not connect to itself, and the page would see it
     # the file is changed to "anyone" while it runs: it stays the members'
     assert saw["model without a key, once it says anyone"] == 401
-    # proxyauth lets somebody pass, and nobody speak as the pool
+    # proxyauth lets a client pass, but does not give it the pool
     assert saw["proxyauth"] == {"without": 407, "elsewhere": True, "no key": 401, "key": 200}
     assert saw["leaks"] == 0

@@ -151,10 +151,10 @@ async def test_bombs_cost_little_memory_and_never_stop_the_loop(
         for attack in everything:
             await asyncio.to_thread(attack, world, client)
             note(attack.__name__)
-            await asyncio.to_thread(world.anew)
+            await asyncio.to_thread(world.reset)
         await messages_that_inflate(world)
         note(messages_that_inflate.__name__)
-        await asyncio.to_thread(world.anew)
+        await asyncio.to_thread(world.reset)
         assert served_by(await asyncio.to_thread(world.turn, client, "afterwards"))
 
     assert max(memory for memory, _ in measured.values()) <= MEMORY // MB, measured

@@ -27,7 +27,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(autouse=True)
 def _anew(world: World) -> None:
-    world.anew()
+    world.reset()
 
 
 REFUSALS = {
@@ -50,7 +50,7 @@ def test_any_401_moves_to_another_identity(world: World, how: str) -> None:
     served_by(answer)
     assert len({seen.name for seen in world.seen}) == 2
     world.nothing_of_the_client_left()
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("how", REFUSALS)
@@ -75,7 +75,7 @@ def test_a_refusal_cut_before_its_reason_is_a_lost_connection(world: World, stat
 
     served_by(answer)
     assert [seen.status for seen in world.seen if seen.path == RESPONSES] == [status, 200]
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_401_before_the_body_was_read_costs_nothing(world: World) -> None:
@@ -85,7 +85,7 @@ def test_a_401_before_the_body_was_read_costs_nothing(world: World) -> None:
 
     served_by(answer)
     assert [seen.status for seen in world.seen if seen.path == RESPONSES] == [401, 200]
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 400])

@@ -1,4 +1,4 @@
-"""The entry file: from wherever it is started, under each of mitmproxy's tools, and after a reload."""
+"""The entry file: from any folder, in each of mitmproxy's tools, and after a reload."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -
                 reload(world, entry, 2)
                 text += b"".join(pieces)
             assert b"response.completed" in text
-            # the socket is still open, and its client is asked to connect anew: nobody knows it any more
+            # the socket is still open, and its client is asked to reconnect, because the new addon does not know it
             assert (await socket_turn(socket))[-1]["error"]["code"] == "websocket_connection_limit_reached"
         async with world.socket("r-0") as socket:
             assert served_by(await socket_turn(socket)) == served
@@ -166,7 +166,7 @@ async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -
     # (a thread of an old one may still be on its way)
     until(lambda: world.proxy.door("state")["keepers"] == 1, 10, "the keepers of before to be gone")
     assert world.proxy.door("state")["stream_classes"] == before["stream_classes"]
-    world.nothing_amiss()
+    world.check()
     assert "Traceback" not in world.proxy.log
 
 
@@ -228,7 +228,7 @@ def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -
 
     def refused() -> None:
         until(closed, 10, "swap paths to be refused")
-        world.anew()
+        world.reset()
         with world.proxy.client() as client:
             answers = [world.turn(client, f"closed-{number}") for number in range(3)]
             upgrade = client.get(MODEL, headers={"upgrade": "websocket", "connection": "upgrade"})
@@ -236,9 +236,9 @@ def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -
             assert world.seen == []
             assert client.get(USAGE).status_code == 200
             assert world.seen[-1].name == "client"
-        world.nothing_amiss()
+        world.check()
 
-    def mended() -> None:
+    def fixed() -> None:
         ready = world.proxy.log.count("work is ready")
         package.write_text(source)
         entry.write_text(good)
@@ -248,11 +248,11 @@ def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -
 
     entry.write_text(good + "\nthis is no Python\n")
     refused()
-    mended()
+    fixed()
     package.write_text(source + "\nthis is no Python\n")
     os.utime(entry)
     refused()
-    mended()
+    fixed()
     entry.unlink()
     refused()
 

@@ -94,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _anew(world: World) -> None:
-    world.anew()
+    world.reset()
 
 
 @pytest.mark.parametrize(("module", "name"), OURS, ids=[name for _, name in OURS])
@@ -124,9 +124,9 @@ async def test_nothing_leaves_undressed_whatever_breaks(world: World, module: st
     assert SECRET not in told + world.proxy.log
     assert own.status_code == 200 or name in ("Flows.policy", "policy", "carries_key", "Tunnels.name")
     world.nothing_of_the_client_left()
-    world.nothing_amiss()
+    world.check()
 
-    world.anew()
+    world.reset()
     with world.proxy.client() as client:
         served_by(world.turn(client, f"after-{name}"))
 
@@ -150,7 +150,7 @@ def test_beside_another_addon_nothing_leaves_undressed(world: World, deed: str) 
 
     assert {answer.status_code for answer in answers} <= DEEDS[deed]
     world.nothing_of_the_client_left()
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("deed", ["kill", "kill-answer"])
@@ -187,7 +187,7 @@ def test_beside_mitmproxys_own_addons_nothing_leaves_undressed(world: World, opt
         assert {seen.body for seen in world.seen} == {b'{"model":"m","input":"good bye"}'}
     assert all(seen.host == "chatgpt.com" for seen in world.seen)
     world.nothing_of_the_client_left()
-    world.nothing_amiss()
+    world.check()
 
 
 def test_with_proxyauth_only_members_are_swapped(world: World) -> None:
@@ -218,4 +218,4 @@ def test_under_a_storm_of_breakages_nothing_leaves_undressed(world: World) -> No
 
     assert statuses <= {200, 400, 503}
     world.nothing_of_the_client_left()
-    world.nothing_amiss()
+    world.check()

@@ -50,14 +50,14 @@ def calls(world: World, name: str | None = None, method: str = "POST") -> list[S
 
 @pytest.fixture(scope="module")
 def lonely_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world with one identity for the whole module; `alone` begins it anew for each test."""
+    """A world with one identity for the whole module; `alone` resets it for each test."""
     with a_world(tmp_path_factory.mktemp("alone"), pat("work"), encrypted="bound") as world:
         yield world
 
 
 @pytest.fixture
 def alone(lonely_world: World) -> Iterator[World]:
-    lonely_world.anew()
+    lonely_world.reset()
     yield lonely_world
     assert "needs_replacement" not in lonely_world.proxy.pool.read_text()
 
@@ -74,7 +74,7 @@ def test_a_limit_moves_the_session_unseen_and_costs_one_call(shared: World) -> N
 
     assert set(served) == {other(world, first)}
     assert [seen.status for seen in calls(world, first)].count(429) == 1
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_limit_of_one_family_of_models_leaves_the_others(make: Make) -> None:
@@ -94,7 +94,7 @@ def test_a_limit_of_one_family_of_models_leaves_the_others(make: Make) -> None:
         tried = len(calls(world, first))
         assert [served_by(spark(client)) for _ in range(2)] == [other(world, first)] * 2
         assert len(calls(world, first)) == tried
-    world.nothing_amiss()
+    world.check()
     # and it is known after a restart
     world.proxy.stop()
     world.proxy.start()
@@ -148,7 +148,7 @@ def test_a_stream_that_fails_before_it_answers_moves_on(shared: World, code: str
     assert answer.text.count("event: response.created") == 1
     assert len({seen.name for seen in calls(world)}) == 2
     assert served_by(answer) == calls(world)[-1].name
-    world.nothing_amiss()
+    world.check()
 
 
 def test_other_and_later_stream_failures_are_relayed(shared: World) -> None:
@@ -193,7 +193,7 @@ def test_a_closed_workspace_pauses_until_a_person_resumes(make: Make) -> None:
     world.proxy.start()
     with world.proxy.client() as client:
         assert {served_by(world.turn(client, f"t{n}")) for n in range(4)} == {other(world, first)}
-    world.nothing_amiss()
+    world.check()
 
 
 # -- sessions
@@ -225,7 +225,7 @@ async def test_a_turn_state_goes_with_the_identity_that_issued_it(shared: World)
         assert served_by(moved) == other(world, first)
     messages = [json.loads(seen.body or b"") for seen in world.seen if seen.transport == "message"]
     assert messages[-1]["client_metadata"] == {"session_id": "x"}
-    world.nothing_amiss()
+    world.check()
 
 
 async def turn_with(socket: ClientConnection, more: dict[str, Any]) -> list[dict[str, Any]]:
@@ -399,7 +399,7 @@ async def test_idle_sockets_close_when_their_identity_cannot_serve(make: Make, h
         assert served_by(await socket_turn(bystander)) == other(world, first)
     async with world.socket("idle") as socket:
         assert served_by(await socket_turn(socket)) == other(world, first)
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_a_flag_does_not_disturb_a_turn_under_way(make: Make) -> None:
@@ -430,13 +430,13 @@ async def test_a_limit_in_a_frame_makes_the_client_connect_again(shared: World) 
         assert [event["type"] for event in events] == ["error"]
         assert events[0]["error"]["code"] == CONNECT_AGAIN
         assert events[0]["headers"] == {"retry-after": "0"}
-        # whatever the client still sends on this socket reaches nobody, and it is closed then
+        # what the client still sends on this socket is dropped, and then it is closed
         await socket.send(json.dumps({"type": "response.create", "model": "m", "input": "lost"}))
         assert await closed_within(socket, 5) is not None
     async with world.socket("framed") as socket:
         assert served_by(await socket_turn(socket)) == other(world, first)
     assert not [seen for seen in world.seen if seen.body and b"lost" in seen.body]
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_a_client_that_keeps_its_socket_is_hung_up_on(shared: World) -> None:
@@ -579,4 +579,4 @@ def test_a_cascade_costs_each_identity_one_call_at_most(make: Make) -> None:
     environ = {**os.environ, "CODEXPOOL_STATE": str(world.proxy.state)}
     assert subprocess.run(command, env=environ, check=False, timeout=30).returncode == 0
     world.proxy.says("the breaker is closed: sessions are moved again", 10)
-    world.nothing_amiss()
+    world.check()

@@ -38,7 +38,7 @@ async def turns(world: World, number: int) -> list[str]:
 
 
 def all_is_well(world: LoginWorld) -> None:
-    world.nothing_amiss()
+    world.check()
     assert world.login.is_whole()
     assert "rt_test" not in world.proxy.log
     assert "eyJ" not in world.proxy.log

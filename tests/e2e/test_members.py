@@ -1,4 +1,4 @@
-"""A pool for its members, through a real proxy: what a member gets, and what nobody else does."""
+"""A pool for members only, through a real proxy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def members_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def world(members_world: World) -> World:
-    members_world.anew()
+    members_world.reset()
     return members_world
 
 
@@ -84,7 +84,7 @@ def test_a_member_gets_an_identity_and_its_key_stays_here(world: World) -> None:
     assert served_by(answers[0]) in ("work", "spare")
     assert [answer.status_code for answer in answers[1:]] == [200, 200]
     assert world.whoamis() == []
-    world.nothing_amiss()
+    world.check()
 
 
 def test_paths_for_a_person_are_answered_here(world: World) -> None:
@@ -156,7 +156,7 @@ async def test_a_members_turn_on_a_websocket_is_counted(world: World) -> None:
         events = await socket_turn(socket)
 
     assert served_by(events) in ("work", "spare")
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_an_ambiguous_message_of_a_member_is_refused(
@@ -225,7 +225,7 @@ async def test_a_turn_over_the_members_bound_waits(world: World) -> None:
 
     assert (await first).status_code == second.status_code == 200
     assert waited > 0.3
-    world.nothing_amiss()
+    world.check()
 
 
 # -- everybody else

@@ -49,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def _anew(request: pytest.FixtureRequest) -> None:
     if "world" in request.fixturenames:
-        request.getfixturevalue("world").anew()
+        request.getfixturevalue("world").reset()
 
 
 def nothing_of_the_pool(world: World) -> None:
@@ -122,7 +122,7 @@ async def test_a_chunked_body_leaves_whole(world: World) -> None:
         assert served_by(await client.post(MODEL, content=body())) == CLIENT.name
 
     assert world.seen[0].body_sha256 == hashlib.sha256(BODY).hexdigest()
-    world.nothing_amiss()
+    world.check()
 
 
 def test_http2_requests_leave_with_the_clients_headers(make: Make) -> None:
@@ -133,7 +133,7 @@ def test_http2_requests_leave_with_the_clients_headers(make: Make) -> None:
 
     assert (answer.http_version, served_by(answer)) == ("HTTP/2", CLIENT.name)
     assert world.seen[0].header("authorization") == f"Bearer {CLIENT.token}"
-    world.nothing_amiss()
+    world.check()
 
 
 DEEDS = {"stream": 200, "answer": 418, "credential": 401, "path": 200, "break-response": 200}
@@ -301,7 +301,7 @@ async def test_the_client_gets_the_backends_answer_whatever_breaks(world: World,
     assert world.seen[0].headers == head
     assert {seen.header("authorization") for seen in world.seen} == {f"Bearer {CLIENT.token}"}
     assert CLIENT.token not in world.proxy.log
-    world.anew()
+    world.reset()
     with world.proxy.client() as client:
         assert served_by(world.turn(client)) == CLIENT.name
 

@@ -26,7 +26,7 @@ def bound(world: World, session: str) -> Token:
     """The identity that serves a session, which is begun with this."""
     with world.proxy.client() as client:
         name = served_by(world.turn(client, session))
-    world.anew()
+    world.reset()
     return next(token for token in world.tokens if token.name == name)
 
 
@@ -63,7 +63,7 @@ def test_a_refused_pat_is_replaced_unseen(make: Make) -> None:
     assert arrivals[-1] - arrivals[0] > 0.6
     assert [(seen.name, seen.status) for seen in world.seen] == [(dead.name, 401), (other_than(world, dead), 200)]
     assert len({(seen.body_sha256, seen.path) for seen in world.seen}) == 1
-    world.nothing_amiss()
+    world.check()
 
     world.proxy.says(f"{dead.name} needs_replacement")
     until(lambda: in_pool(world), 5, "the flag")
@@ -92,11 +92,11 @@ def test_a_refused_pat_is_replaced_unseen(make: Make) -> None:
     numbers = count()
     with world.proxy.client() as client:
         until(lambda: served_by(world.turn(client, f"new-{next(numbers)}")) == "new", 10, "the new one to serve")
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_page_of_the_content_network_is_relayed(shared: World) -> None:
-    """It condemns nobody."""
+    """It flags no identity."""
     bound(shared, "edge")
     shared.standin.plan(
         Answer(path=RESPONSES, status=403, headers={"cf-mitigated": "challenge"}, body=CLOUDFLARE_PAGE)
@@ -170,7 +170,7 @@ async def test_many_refusals_at_once_cost_one_confirmation(shared: World) -> Non
 
         served = await asyncio.gather(*(turn(number) for number in range(24)))
         dead = Counter(served).most_common(1)[0][0]
-        world.anew()
+        world.reset()
         token = next(token.token for token in world.tokens if token.name == dead)
         world.standin.plan(Answer(path=RESPONSES, token=token, times=None, status=401, body=REVOKED, delay=0.2))
         again = await asyncio.gather(*(turn(number) for number in range(24)))
@@ -180,14 +180,14 @@ async def test_many_refusals_at_once_cost_one_confirmation(shared: World) -> Non
     assert all(now == then for now, then in zip(again, served, strict=True) if then != dead)
     await asyncio.to_thread(until, lambda: not world.proxy.door("rested"), 10, "whoami's word")
     assert len(world.whoamis(dead)) == 1
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_a_refused_handshake_becomes_a_101_elsewhere(shared: World) -> None:
     world = shared
     async with world.socket("ws") as socket:
         dead = served_by(await socket_turn(socket))
-    world.anew()
+    world.reset()
     world.standin.plan(Answer(path=RESPONSES, transport="websocket", status=401, body=REVOKED))
 
     async with world.socket("ws") as socket:
@@ -196,7 +196,7 @@ async def test_a_refused_handshake_becomes_a_101_elsewhere(shared: World) -> Non
     assert served_by(events) != dead
     assert "cherry" in json.dumps(events)
     assert [seen.status for seen in world.seen if seen.transport == "websocket"] == [401, 101]
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_when_all_are_dead_the_client_gets_one_answer(make: Make) -> None:
@@ -242,7 +242,7 @@ def test_the_client_never_sees_a_401(shared: World) -> None:
     chance = random.Random(seed)
     with world.proxy.client() as client:
         for number in range(12):
-            world.anew()
+            world.reset()
             verdicts = [chance.choice(says) for _ in range(chance.randint(1, 4))]
             for verdict in verdicts:
                 world.standin.plan(verdict)

@@ -76,7 +76,7 @@ async def test_nothing_written_has_a_token(make: Make, tmp_path: Path) -> None:
                 )
             for number in range(2):
                 tell(world.turn(client, f"echo-{status}-{number}"))
-            world.anew()
+            world.reset()
         for token in world.tokens:  # a backend can repeat the token that it was sent
             squeezed = gzip.compress(json.dumps({"error": {"message": [token.token]}}).encode())
             gzipped = {"content-encoding": "gzip"}
@@ -90,12 +90,12 @@ async def test_nothing_written_has_a_token(make: Make, tmp_path: Path) -> None:
             assert tell(world.turn(client, "broken-judge")) == 503
         with world.proxy.broken("codexpool.proxy.requests", "Requests.open"):
             assert tell(world.turn(client, "broken-open")) == 503
-        world.anew()
+        world.reset()
         async with world.socket("socket") as socket:
             served_by(await socket_turn(socket))
 
         # Whoami repeats the token that it refuses.
-        world.anew()
+        world.reset()
         dead = next(token for token in world.tokens if token.name == served_by(world.turn(client, "one")))
         echo = {"error": {"code": dead.token, "message": f"no such token: {dead.token}"}}
         world.standin.plan(
@@ -149,7 +149,7 @@ def test_a_token_repeated_by_whoami_is_written_nowhere(make: Make, tmp_path: Pat
         answer = world.turn(client)
     world.proxy.stop()
 
-    assert answer.status_code == 200  # Such a word condemns nobody: the next one, of the real whoami, counts.
+    assert answer.status_code == 200  # flags nothing: the real whoami decides
     assert token.token not in answer.text
     assert world.proxy.pool.read_text().count(token.token) == 1
     assert "needs_replacement" not in world.proxy.pool.read_text()

@@ -177,7 +177,7 @@ def test_one_dead_token_does_not_stop_the_rest(make: Make, tmp_path: Path) -> No
     assert "its token is of the same account and user as that of work" in world.proxy.log
     with world.proxy.client() as client:
         assert {served_by(world.turn(client, f"env-{number}")) for number in range(6)} == {"work", "spare"}
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_early_requests_wait_for_the_first_identity(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Flows that are read from a file: mitmproxy runs all hooks for them, and the addon leaves them alone."""
+"""Flows from a file: mitmproxy runs all hooks for them, but the addon ignores them."""
 
 from __future__ import annotations
 

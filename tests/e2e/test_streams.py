@@ -14,7 +14,7 @@ from tests.running import pat
 from tests.standin import RESPONSES, Answer
 
 CODINGS = pytest.mark.parametrize("coding", ["", "zstd", "gzip", "br", "deflate"])
-"""Of the backend, which compresses though nobody has asked for that."""
+"""Codings of a backend that compresses without being asked."""
 
 
 def fails(world: World, after: int) -> None:
@@ -51,7 +51,7 @@ def test_a_limit_in_a_stream_moves_the_session(make: Make, coding: str) -> None:
     first, second = asked(world)
     assert served_by(retry) == second != first
     world.proxy.says(f"{first} is limited until")
-    world.nothing_amiss()
+    world.check()
 
 
 def test_only_streams_are_requested_without_compression(make: Make) -> None:
@@ -66,7 +66,7 @@ def test_only_streams_are_requested_without_compression(make: Make) -> None:
     asked = [seen for seen in world.seen if "/codex/" in seen.path]
     sent = {seen.path.rpartition("/")[2]: seen.header("accept-encoding") for seen in asked}
     assert sent == {"responses": None, "models": "zstd,gzip"}
-    world.nothing_amiss()
+    world.check()
 
 
 @CODINGS

@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _anew(world: World) -> None:
-    world.anew()
+    world.reset()
 
 
 def session_of(world: World, client: httpx.Client, name: str) -> str:
@@ -79,7 +79,7 @@ def test_headers_fit_the_identity_and_all_others_are_unchanged(world: World, nam
         }
         world.turn(client, session, headers=odd)
 
-    world.nothing_amiss()
+    world.check()
     seen = world.seen[-1]
     assert seen.name == name
     kept = {"X-Odd-Case", "user-agent", "x-codex-installation-id"}
@@ -100,7 +100,7 @@ def test_any_number_of_credentials_is_replaced_by_one(world: World) -> None:
     status, _ = raw_exchange(world, b"\r\n".join(lines) + b"\r\n\r\n" + body)
 
     assert status == 200
-    world.nothing_amiss()
+    world.check()
     names = [key.lower() for key, _ in world.seen[-1].headers]
     assert (names.count("authorization"), names.count("chatgpt-account-id")) == (1, 1)
 
@@ -110,7 +110,7 @@ def test_a_request_without_credential_gets_one(world: World) -> None:
     head = f"POST {RESPONSES} HTTP/1.1\r\nhost: chatgpt.com\r\ncontent-length: {len(body)}\r\n\r\n".encode()
 
     assert raw_exchange(world, head + body)[0] == 200
-    world.nothing_amiss()
+    world.check()
     world.nothing_of_the_client_left()
 
 
@@ -150,7 +150,7 @@ async def test_a_chunked_body_leaves_whole(world: World) -> None:
         assert (await client.post(MODEL, content=body())).status_code == 200
 
     assert world.seen[-1].body_sha256 == hashlib.sha256(b"".join(pieces)).hexdigest()
-    world.nothing_amiss()
+    world.check()
 
 
 def test_an_answer_streams_from_its_first_byte(world: World) -> None:
@@ -171,7 +171,7 @@ async def test_a_websocket_is_opened_and_answered_under_the_identity(world: Worl
         assert served_by(await socket_turn(socket, "x" * 300_000)) == first
 
     assert {seen.name for seen in world.seen} == {first}
-    world.nothing_amiss()
+    world.check()
     world.nothing_of_the_client_left()
 
 
@@ -211,7 +211,7 @@ def test_a_forged_host_header_leads_no_pooled_token_elsewhere(world: World, conn
 
     assert status == 200
     assert world.seen[-1].header("host") in ("chatgpt.com", "gov.chatgpt.com")
-    world.nothing_amiss()
+    world.check()
     world.nothing_of_the_client_left()
 
 
@@ -274,7 +274,7 @@ def test_routing_discovery_names_the_clients_own_account(world: World, name: str
     assert answer.json() == {"accounts": [{**entry, "id": own}], "default_account_id": own, "account_ordering": [own]}
     assert answer.headers.get("content-encoding", "identity") == encoding
     assert world.seen[-1].name == name
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_client_is_served_at_its_discovered_origin(world: World) -> None:
@@ -287,7 +287,7 @@ def test_a_client_is_served_at_its_discovered_origin(world: World) -> None:
         assert served_by(answer) == "work"
 
     assert world.seen[-1].host == "chatgpt.com"
-    world.nothing_amiss()
+    world.check()
 
 
 def test_an_answer_about_the_request_itself_is_relayed(world: World) -> None:
@@ -325,7 +325,7 @@ def test_http2_is_spoken_with_clients_where_the_user_set_it(tmp_path_factory: py
 
         bodies = {seen.body_sha256 for seen in world.seen if seen.path == RESPONSES and seen.body_length > 50_000}
         assert bodies == {hashlib.sha256(body).hexdigest()}
-        world.nothing_amiss()
+        world.check()
         world.nothing_of_the_client_left()
 
 
@@ -346,7 +346,7 @@ def test_an_own_path_after_a_swap_keeps_its_credential(world: World) -> None:
             assert client.get(USAGE).status_code == 200
 
     assert [seen.name for seen in world.seen if seen.path.endswith("usage")] == ["client"] * 5
-    world.nothing_amiss()
+    world.check()
 
 
 def test_a_path_that_is_merely_encoded_is_swapped_too(world: World) -> None:

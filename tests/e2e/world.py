@@ -103,8 +103,8 @@ class E2EProxy(Proxy):
         return self._process.wait(seconds)
 
     def door(self, *words: str) -> Any:
-        """Ask the door something."""
-        proxy = self.url.replace("://", "://door:knocks@")  # where proxyauth is set, this is what it is set to
+        """Send a command to the door."""
+        proxy = self.url.replace("://", "://door:knocks@")  # the password if proxyauth is set
         with httpx.Client(proxy=proxy, trust_env=False, verify=False, timeout=30) as client:
             answer = client.get("http://door.test/" + "/".join(quote(word, safe="") for word in words))
             assert answer.status_code == 200, answer.text
@@ -112,38 +112,38 @@ class E2EProxy(Proxy):
 
     @contextmanager
     def broken(self, module: str, name: str) -> Iterator[None]:
-        """A function of codexpool raises, as long as this lasts."""
+        """Make a function of codexpool raise inside the block."""
         self.door("break", module, name)
         try:
             yield
         finally:
-            self.door("mend")
+            self.door("restore")
 
     @property
     def trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.ca_file))
 
     def client_of_http2(self) -> httpx.Client:
-        """What `client` is, with HTTP/2 as its first wish."""
+        """Return a client that prefers HTTP/2."""
 
-        class Wishes(ssl.SSLContext):
+        class PrefersHttp2(ssl.SSLContext):
             def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
                 super().set_alpn_protocols(["h2", "http/1.1"])
 
-        context = Wishes(ssl.PROTOCOL_TLS_CLIENT)
+        context = PrefersHttp2(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(self.ca_file)
         options: Any = {"verify": context, "headers": own_headers(), "timeout": 30, "trust_env": False}
         return httpx.Client(proxy=self.url, http2=True, **options)
 
     def async_client(self, **more: Any) -> httpx.AsyncClient:
-        """What `client` is, for many requests at once."""
+        """Return an asynchronous client."""
         return httpx.AsyncClient(
             proxy=self.url, verify=self.trust, headers=own_headers(), timeout=30, trust_env=False, **more
         )
 
 
 class World:
-    """A stand-in, a proxy in front of it, and what a client does."""
+    """A stand-in, a proxy, and the actions of a client."""
 
     def __init__(self, standin: StandIn, proxy: E2EProxy, tokens: tuple[Token, ...]) -> None:
         self.standin, self.proxy, self.tokens = standin, proxy, tokens
@@ -151,9 +151,9 @@ class World:
 
     # -- what was seen
 
-    def anew(self) -> None:
-        """Only what is seen from now on counts; every token is alive, nothing is planned, nothing is broken."""
-        self.proxy.door("mend")
+    def reset(self) -> None:
+        """Forget earlier requests, faults and limits, and revive all tokens."""
+        self.proxy.door("restore")
         self.standin._plan.clear()
         for token in self.tokens:
             token.alive = True
@@ -164,21 +164,21 @@ class World:
 
     @property
     def seen(self) -> list[Seen]:
-        """Requests the stand-in received since `anew`, those of whoami excepted."""
+        """The stand-in's requests since `reset`, without whoami's."""
         return [seen for seen in list(self.standin.seen)[self._since :] if seen.host != "auth.openai.com"]
 
     def whoamis(self, name: str | None = None) -> list[Seen]:
-        """Askings of whoami since `anew`."""
+        """Return whoami's requests since `reset`."""
         seen = list(self.standin.seen)[self._since :]
         return [one for one in seen if one.host == "auth.openai.com" and name in (None, one.name)]
 
-    def nothing_amiss(self) -> None:
-        """The strict stand-in objected to nothing, and no token of the pool went where it does not belong."""
+    def check(self) -> None:
+        """Check that the stand-in refused nothing, and that no pool token went where it does not belong."""
         assert [(s.method, s.host, s.path, s.refusal) for s in self.standin.seen[self._since :] if s.refusal] == []
         assert self.standin.leaks == []
 
     def nothing_of_the_client_left(self) -> None:
-        """No swap path was asked with the client's token, with none, or with one that is not of the pool."""
+        """Check that every swap path was requested with a token of the pool."""
         pool = {token.token for token in self.tokens}
         for seen in self.seen:
             if seen.path.startswith(("/backend-api/codex/", "/backend-api/wham/accounts/check")):
@@ -187,13 +187,13 @@ class World:
     # -- what a client does
 
     def turn(self, client: httpx.Client, session: str = "s", text: str = "hello", **more: Any) -> httpx.Response:
-        """One request for the model, as Codex makes it over HTTP."""
+        """Send a model request, as Codex does over HTTP."""
         headers = {"thread-id": session, **more.pop("headers", {})}
         return client.post(MODEL, json={"model": "m", "input": text}, headers=headers, **more)
 
     @asynccontextmanager
     async def socket(self, session: str = "s", **headers: str) -> AsyncIterator[ClientConnection]:
-        """A WebSocket to the model."""
+        """Open a WebSocket to the model."""
         names = {**own_headers(), "thread-id": session, **headers}
         url = MODEL.replace("https", "wss")
         proxy, trust = self.proxy.url, self.proxy.trust

@@ -1,4 +1,4 @@
-"""What codexpool says of a request, in a flow, on its page and in its events: one story everywhere, and no secret."""
+"""A request in the flow, on the page and in the events: the same everywhere, and without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM: what is under way ends as it would have, and a successor goes on with the sessions."""
+"""SIGTERM: running requests end normally, and a successor continues the sessions."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_turns_under_way_lose_no_byte(make: Make) -> None:
                 assert served_by(await post(client, "idle")) == of_idle
             finally:
                 successor.stop()
-    world.nothing_amiss()
+    world.check()
 
 
 WAITS = {
@@ -141,7 +141,7 @@ async def test_ctrl_c_ends_the_proxy_without_a_traceback(make: Make, what: str) 
 
 
 async def test_a_second_sigterm_ends_it_at_once_whatever_hangs(make: Make) -> None:
-    # given a request that nobody answers, and a log in JSON
+    # given a request without an answer, and a log in JSON
     world = make(pat("work"), arguments=("--set", "codexpool_logs=json"))
     world.standin.plan(Answer(path=RESPONSES, times=1, delay=60))
     async with world.proxy.async_client() as client:

@@ -1,4 +1,4 @@
-"""Nobody healthy is condemned: whatever whoami, discovery and the token endpoint, or what stands before them, say."""
+"""No valid identity is flagged, whatever whoami, discovery, the token endpoint or a gateway answers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_last_discovery_stays_in_force(make: Make) -> None:
         served_by(world.turn(client, "after the restart"))
 
     assert {seen.host for seen in world.standin.requests(RESPONSES)} == {"gov.chatgpt.com"}
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
@@ -155,7 +155,7 @@ async def test_one_request_refused_by_all_flags_nobody(make: Make, transport: st
                 pass
     world.standin.unplan()
 
-    # then nobody is flagged, and everybody is served again soon after all is well
+    # then no identity is flagged, and all serve again soon after the failure
     def is_served() -> bool:
         with world.proxy.client() as client:
             return world.turn(client, f"{time.monotonic()}").status_code == 200

@@ -1,4 +1,4 @@
-"""What the operator says of an identity while proxies run: paused, expected to expire, elsewhere, and who is told."""
+"""Edits by the operator while proxies run: pauses, expiry, other origins, notifications."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_person_is_told_once_by_a_command(make: Make, tmp_path: Path) -> None:
     try:
         world.standin.kill(dead.token)
         serving(world, "s")
-        until((tmp_path / "told").exists, 10, "somebody to be told")
+        until((tmp_path / "told").exists, 10, "the notification")
         world.proxy.stop()
         world.proxy.ready = 1
         world.proxy.start()

@@ -1,4 +1,4 @@
-"""What is one identity's refusal stays that identity's, and one request never takes the pool from the others."""
+"""A refusal of one identity affects only that one, and one request never stops the pool for others."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_endpoint_that_refuses_one_pat_gets_the_next(
     [words] = rows["one"]["not_for"]
     assert words.startswith("not used on codex/responses until")
     assert "401 no_matching_rule on codex/responses" in words
-    world.nothing_amiss()
+    world.check()
 
 
 def test_an_endpoints_refusal_lasts_as_long_as_the_token(make: Make) -> None:
@@ -143,7 +143,7 @@ def test_a_model_one_account_lacks_is_served_by_another(make: Make, hint: bool) 
     assert asked(world, "free") == 2
     until(lambda: listed(world)["free"]["not_for"], 10, "the list to say so")
     assert listed(world)["free"]["not_for"][0].startswith("not used for the model m until")
-    world.nothing_amiss()
+    world.check()
 
 
 @pytest.mark.parametrize("has_error", [True, False], ids=["error", "detail"])
@@ -163,7 +163,7 @@ async def test_a_model_refused_in_a_frame_moves_the_session(make: Make, has_erro
     # then what is known counts over HTTP too
     with world.proxy.client() as client:
         assert served_by(world.turn(client, "t")) == "paid"
-    world.nothing_amiss()
+    world.check()
 
 
 async def test_a_model_no_account_has_is_refused_once(make: Make) -> None:
@@ -206,7 +206,7 @@ def test_an_unclear_403_is_tried_once_elsewhere(make: Make, body: Any) -> None:
     assert world.proxy.log.count("one: 403 on codex/responses") >= 3
     world.proxy.says("one rests until")
     assert "two rests" not in world.proxy.log
-    world.nothing_amiss()
+    world.check()
 
 
 def test_an_unclear_403_from_two_identities_is_relayed(make: Make) -> None:

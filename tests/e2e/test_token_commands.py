@@ -69,7 +69,7 @@ def test_a_command_is_run_before_it_serves_and_again_after_a_401(tmp_path: Path)
 
         assert world.runs == 2
         assert [seen.status for seen in world.standin.requests(RESPONSES)] == [200, 401, 200]
-        world.nothing_amiss()
+        world.check()
         assert "corp-token" not in world.proxy.log
 
 

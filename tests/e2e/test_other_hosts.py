@@ -1,4 +1,4 @@
-"""Hosts that are none of the pool's business are passed through unread, whatever they speak and however asked."""
+"""Other hosts pass through undecrypted, with any protocol and any kind of tunnel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN, OURS = "its own", "the proxy's"
 
 @pytest.fixture(scope="module")
 def saw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_in_namespace_once("tests.e2e.passersby", tmp_path_factory, seconds=300)
+    return run_in_namespace_once("tests.e2e.other_hosts", tmp_path_factory, seconds=300)
 
 
 @pytest.mark.parametrize("way", ["CONNECT", "CONNECT to an address", "SOCKS"])

@@ -1,4 +1,4 @@
-"""Another script, loaded before ours, raises in a hook: mitmproxy then skips ours, and nothing may come of it."""
+"""Another script raises in a hook, so that mitmproxy skips ours: nothing may leak."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_unjudged_answers_reach_neither_client_nor_dump(make: Make, tmp_path: Pa
     world.proxy.door("raise", hook)
     with world.proxy.client() as client:
         answer = world.turn(client, "s")
-    world.proxy.door("mend")
+    world.proxy.door("restore")
     with world.proxy.client() as client:
         served_by(world.turn(client, "s"))
     world.proxy.stop()
@@ -79,7 +79,7 @@ async def test_a_good_answer_is_not_held_back(make: Make) -> None:
 
 @pytest.mark.parametrize("hook", ["response", "error"])
 def test_a_member_gets_its_slot_back(make: Make, hook: str) -> None:
-    """The turn is over, whoever was not told so."""
+    """The turn is over, even if a hook was skipped."""
     ann = member("ann", turns_at_once=1)
     world = make(pat("work"), head='[pool]\naccess = "members"\n', tail=ann)
     world.proxy.door("raise", hook)
@@ -91,7 +91,7 @@ def test_a_member_gets_its_slot_back(make: Make, hook: str) -> None:
             elif status:
                 world.standin.plan(Answer(path=RESPONSES, status=status, body={"error": {"message": "no"}}))
             world.turn(client, "s")
-        world.proxy.door("mend")
+        world.proxy.door("restore")
         served_by(world.turn(client, "s"))
 
 
@@ -104,4 +104,4 @@ def test_a_key_in_an_unread_body_does_not_leave(make: Make) -> None:
 
     assert answer.status_code == 503
     until(lambda: not [seen for seen in world.seen if seen.path == RESPONSES], 1, "nothing to have left")
-    world.nothing_amiss()
+    world.check()

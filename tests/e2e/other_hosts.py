@@ -1,6 +1,6 @@
-"""Run inside a network namespace of its own, as root: tunnels to a host that is none of the pool's business.
+"""Tunnels to another host, inside a network namespace, as root.
 
-Prints one JSON line; `test_passersby.py` looks at it. For each way of running the proxy it says whose certificate the
+Prints one JSON line for `test_other_hosts.py`. For each way of running the proxy it says whose certificate the
 client sees, and what else it got.
 """
 

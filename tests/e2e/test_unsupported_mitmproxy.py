@@ -1,4 +1,4 @@
-"""On a mitmproxy that lacks a name codexpool needs to send a request again."""
+"""A mitmproxy without a name that codexpool needs."""
 
 from __future__ import annotations
 
