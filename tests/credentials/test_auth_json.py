@@ -56,7 +56,7 @@ def test_a_personal_access_token_is_found_in_either_form(document: dict[str, Any
     assert parse(json.dumps(document)) == Bearer.of(PAT)
 
 
-def test_without_a_mode_the_first_login_that_codex_would_take_counts() -> None:
+def test_without_a_mode_codexs_first_choice_counts() -> None:
     with pytest.raises(UnusableError, match="Amazon Bedrock"):
         parse(json.dumps(bundle(auth_mode=None, bedrock_api_key={"x": 1})))
     with pytest.raises(UnusableError, match="an API key"):
@@ -140,7 +140,7 @@ def test_an_answer_that_is_half_usable_is_half_used() -> None:
     assert fresh.account_id == "acc-one"
 
 
-def test_an_answer_of_which_nothing_says_whose_it_is_cannot_be_used() -> None:
+def test_tokens_that_name_no_owner_are_unusable() -> None:
     with pytest.raises(UnusableError, match="names its account and user"):
         renewed(login(bundle()), {"access_token": "opaque", "refresh_token": "rt_test-2", "id_token": "x"}, 0)
 

@@ -137,7 +137,7 @@ async def test_an_answer_that_is_compressed_is_read(standin: StandIn) -> None:
     assert (said.word, said.metadata) == (Word.HEALTHY, WORK)
 
 
-async def test_what_is_asked_for_one_identity_leaves_no_cookie_for_the_next(standin: StandIn) -> None:
+async def test_no_cookie_of_one_identity_is_sent_for_the_next(standin: StandIn) -> None:
     standin.plan(
         Answer(path=WHOAMI, status=500, headers={"set-cookie": "who=work; Domain=openai.com; Path=/"}, body={"x": 1})
     )
@@ -187,9 +187,7 @@ def entry(**more: str) -> dict[str, object]:
         (401, {}, error_body("no_matching_rule", "not with this credential")),
     ],
 )
-def test_an_endpoint_that_is_not_for_a_credential_leaves_the_place_as_it_was(
-    status: int, headers: dict[str, str], body: object
-) -> None:
+def test_no_discovery_for_a_credential_keeps_its_place(status: int, headers: dict[str, str], body: object) -> None:
     assert place_in(httpx.Response(status, headers=headers, json=body), KNOWN) == KNOWN
 
 
@@ -220,7 +218,7 @@ def test_of_discovery_too_only_the_backends_own_word_is_one(
     assert len(str(raised.value)) < 300
 
 
-async def test_a_resolver_that_does_not_answer_for_whoami_keeps_no_thread_that_requests_need(
+async def test_a_hanging_resolver_takes_no_thread_of_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # given: many identities, and a name that is not resolved

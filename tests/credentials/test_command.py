@@ -30,7 +30,8 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def test_the_token_is_the_trimmed_output_of_a_program_without_a_shell(tmp_path: Path) -> None:
+async def test_the_token_is_the_trimmed_output(tmp_path: Path) -> None:
+    """The program runs without a shell."""
     command = Command(line(tmp_path, f'[ "$1" = "an argument; with \\$HOME" ] && printf "\\n {TOKEN} \\n"'))
     assert command.bearer() is None
 
@@ -92,7 +93,7 @@ async def test_what_goes_wrong_is_told(tmp_path: Path, lines: tuple[str, ...], s
     assert str(error.value).isprintable()
 
 
-async def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
+async def test_a_slow_program_is_killed_with_its_children(tmp_path: Path) -> None:
     slow = line(tmp_path, "echo waiting for you >&2", 'sleep 60 & echo $! > "$PWD/child"', "wait", timeout_ms=700)
     begun = time.monotonic()
     with pytest.raises(NoTokenNowError, match=r"did not end within 700 ms. It said: waiting for you"):
@@ -116,7 +117,7 @@ async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None
     assert time.monotonic() - begun < 10
 
 
-async def test_what_is_run_in_its_interval_has_not_been_asked_for_by_a_refusal(tmp_path: Path) -> None:
+async def test_a_run_in_its_interval_is_no_issued_token(tmp_path: Path) -> None:
     command = Command(line(tmp_path, f"echo {TOKEN}"))
     assert await command.renewed(None, refused=False) == Renewal(Bearer.of(TOKEN), issued=False)
 
@@ -128,7 +129,8 @@ async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
         await output(CommandLine(("true",), tmp_path / "no-such-folder"))
 
 
-async def test_what_was_left_running_in_the_background_is_not_waited_for_or_ended(tmp_path: Path) -> None:
+async def test_background_processes_are_left_alone(tmp_path: Path) -> None:
+    """They are neither waited for nor killed."""
     daemon = line(tmp_path, 'sleep 3 >/dev/null 2>&1 & echo $! > "$PWD/child"', f"echo {TOKEN}")
     begun = time.monotonic()
     assert await output(daemon) == TOKEN

@@ -56,9 +56,8 @@ def credential(standin: StandIn, file: File, **environ: str) -> OAuth:
     return OAuth(file.path, read(file), TokenEndpoint(route(standin), environ))
 
 
-async def test_a_renewal_is_asked_for_as_codex_does_and_written_before_it_is_used(
-    standin: StandIn, file: File
-) -> None:
+async def test_a_renewal_is_asked_for_as_codex_does(standin: StandIn, file: File) -> None:
+    """It is written before it is used."""
     oauth = credential(standin, file)
     stale = oauth.bearer()
 
@@ -80,7 +79,8 @@ async def test_a_renewal_is_asked_for_as_codex_does_and_written_before_it_is_use
     assert standin.refusals == []
 
 
-async def test_what_the_disk_has_by_now_is_taken_over_and_nothing_is_asked(standin: StandIn, file: File) -> None:
+async def test_a_newer_login_on_the_disk_is_used(standin: StandIn, file: File) -> None:
+    """The token endpoint is not asked."""
     oauth = credential(standin, file)
     newer = login_of(standin, file.path.parent.parent / "newer", owner("spare"))
     file.path.write_text(newer.path.read_text())
@@ -121,7 +121,7 @@ def test_it_is_renewed_some_minutes_before_its_end(standin: StandIn, file: File)
     assert len(several) == 5  # not all in the same second
 
 
-async def test_tokens_that_live_for_minutes_only_are_not_renewed_without_end(standin: StandIn, file: File) -> None:
+async def test_short_lived_tokens_are_not_renewed_endlessly(standin: StandIn, file: File) -> None:
     short = login_of(standin, file.path.parent.parent / "short", owner("spare"), lifetime=100)
     oauth = credential(standin, short)
     due_at = oauth.due_at()
@@ -137,7 +137,7 @@ async def test_tokens_that_live_for_minutes_only_are_not_renewed_without_end(sta
     assert not oauth.is_over(time.time() + 5)
 
 
-async def test_a_login_that_a_person_makes_while_the_backend_is_asked_counts(standin: StandIn, file: File) -> None:
+async def test_a_login_made_during_a_renewal_counts(standin: StandIn, file: File) -> None:
     standin.plan(Answer(path=TOKEN_ENDPOINT, delay=0.5))
     theirs = login_of(standin, file.path.parent.parent / "theirs", owner("spare"))
     oauth = credential(standin, file)
@@ -152,7 +152,7 @@ async def test_a_login_that_a_person_makes_while_the_backend_is_asked_counts(sta
     assert file.document == theirs.first
 
 
-async def test_a_field_that_is_written_while_the_backend_is_asked_is_kept(standin: StandIn, file: File) -> None:
+async def test_a_field_written_during_a_renewal_is_kept(standin: StandIn, file: File) -> None:
     standin.plan(Answer(path=TOKEN_ENDPOINT, delay=0.5))
     oauth = credential(standin, file)
     renewing = asyncio.create_task(oauth.renewed(oauth.bearer(), refused=True))
@@ -236,9 +236,8 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-async def test_a_refresh_token_beside_an_unusable_access_token_is_kept_and_spent_next(
-    standin: StandIn, file: File, kind: str
-) -> None:
+async def test_the_refresh_token_of_an_unusable_answer_is_kept(standin: StandIn, file: File, kind: str) -> None:
+    """The next renewal spends it."""
     # given an answer of the backend whose access token is of no use, and whose refresh token is good
     fresh = standin.login(owner("spare"))["tokens"]["refresh_token"]
     standin.plan(Answer(path=TOKEN_ENDPOINT, status=200, body={**UNUSABLE[kind], "refresh_token": fresh}))
@@ -282,7 +281,7 @@ async def test_the_same_where_the_disk_does_not_take_it(
     assert read(file).access == renewal.bearer
 
 
-async def test_the_file_as_it_was_is_kept_beside_the_tokens_of_another_account(standin: StandIn, file: File) -> None:
+async def test_tokens_of_another_account_keep_the_old_file(standin: StandIn, file: File) -> None:
     text = file.path.read_text()
     standin.backend.refresh_tokens.hand_over(file.first["tokens"]["refresh_token"], owner("stranger"))
     oauth = credential(standin, file)
@@ -333,7 +332,7 @@ async def test_an_answer_without_an_end_is_given_up_and_asked_for_again(
 
 
 @needs_a_plain_user
-async def test_a_refresh_token_is_not_spent_where_the_new_one_could_not_be_kept(standin: StandIn, file: File) -> None:
+async def test_no_refresh_token_is_spent_in_a_read_only_folder(standin: StandIn, file: File) -> None:
     file.path.parent.chmod(0o500)
     try:
         oauth = credential(standin, file)
@@ -344,7 +343,7 @@ async def test_a_refresh_token_is_not_spent_where_the_new_one_could_not_be_kept(
     assert standin.refreshes == 0
 
 
-async def test_a_full_disk_is_found_out_before_the_refresh_token_is_spent(
+async def test_no_refresh_token_is_spent_on_a_full_disk(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int, offset: int, size: int) -> None:
@@ -357,7 +356,7 @@ async def test_a_full_disk_is_found_out_before_the_refresh_token_is_spent(
     assert standin.refreshes == 0
 
 
-async def test_a_login_that_the_disk_did_not_take_serves_and_is_what_the_next_renewal_goes_on_from(
+async def test_an_unwritten_login_serves_and_is_renewed(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     oauth = credential(standin, file)
@@ -383,7 +382,7 @@ def refused_by_the_disk(self: Replacement, content: bytes, instead_of: bytes | N
     raise OSError(5, "Input/output error")
 
 
-async def test_a_login_that_the_disk_did_not_take_is_written_as_soon_as_it_does(
+async def test_an_unwritten_login_is_written_when_possible(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -404,7 +403,7 @@ async def test_a_login_that_the_disk_did_not_take_is_written_as_soon_as_it_does(
 
 
 @pytest.mark.parametrize("how", ["another login", "a token", "removed"])
-async def test_a_login_that_the_disk_did_not_take_overwrites_nothing_that_a_person_has_put_there(
+async def test_an_unwritten_login_overwrites_no_newer_file(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(oauth_module, "WRITE_PAUSES", (0.05, 0.1))
@@ -482,7 +481,7 @@ def undisturbed(killer: Killer) -> float:
     return time.monotonic() - begun
 
 
-def test_killed_at_200_moments_the_file_is_always_a_whole_and_valid_bundle(standin: StandIn, file: File) -> None:
+def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: File) -> None:
     killer = Killer(standin, file)
     try:
         duration = min(undisturbed(killer) for _ in range(5))

@@ -67,9 +67,10 @@ def corporate() -> Iterator[tuple[int, list[str]]]:
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-async def test_whoami_goes_through_a_proxy_with_any_password_and_no_part_of_it_is_said(
+async def test_whoami_uses_an_upstream_proxy_with_any_password(
     password: str, corporate: tuple[int, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """No part of the password is logged."""
     caplog.set_level(logging.DEBUG)
     port, seen = corporate
     secret = f"{password}-hunter2"

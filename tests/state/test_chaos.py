@@ -109,7 +109,7 @@ def run(program: str, path: Path, name: str) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.23])
-def test_a_killed_process_leaves_a_whole_database_with_all_that_was_flushed(path: Path, delay: float) -> None:
+def test_a_killed_process_leaves_a_complete_database(path: Path, delay: float) -> None:
     process = run(WRITES_FOREVER, path, "p")
     assert process.stdout
     first = process.stdout.readline()
@@ -129,7 +129,7 @@ def test_a_killed_process_leaves_a_whole_database_with_all_that_was_flushed(path
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_processes_killed_while_they_count_leave_all_that_was_flushed_and_nothing_twice(path: Path) -> None:
+def test_killed_counting_processes_leave_exact_totals(path: Path) -> None:
     now, told = time.time(), [0]
     for _ in range(2):
         process = run(COUNTS_FOREVER, path, str(now))
@@ -160,7 +160,7 @@ def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
-def test_a_full_disk_is_logged_once_and_written_to_when_there_is_room(path: Path) -> None:
+def test_a_full_disk_is_logged_once_and_retried(path: Path) -> None:
     process = run(FILLS_THE_DISK, path, "p")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -210,7 +210,7 @@ def test_a_broken_database_is_kept_aside_and_a_new_one_begun(
     assert str(aside) in caplog.text
 
 
-def test_of_several_that_start_on_a_broken_database_one_moves_it_away(path: Path) -> None:
+def test_one_of_several_processes_moves_a_broken_database(path: Path) -> None:
     remains = broken("noise", filled(path))
     for _ in range(5):
         path.write_bytes(remains)
@@ -255,7 +255,7 @@ def test_a_database_that_is_taken_away_is_made_anew(path: Path) -> None:
         assert other.load().sessions == {"mine": WORK, "other": WORK}
 
 
-def test_a_disk_that_goes_away_is_logged_once_for_reading_and_for_writing(
+def test_a_lost_disk_is_logged_once_per_direction(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))

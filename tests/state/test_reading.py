@@ -132,7 +132,8 @@ def test_what_was_spent_is_summed_and_its_folder_stays_as_it_was(path: Path) -> 
     assert listing(path) == before
 
 
-def test_nothing_is_spent_where_there_is_no_state_and_what_cannot_be_read_is_said(path: Path) -> None:
+def test_without_a_state_there_is_no_usage(path: Path) -> None:
+    """A state that cannot be read is an error."""
     assert read_spent(path, ["member"], "2033-05-18") == {}
     assert list(path.parent.iterdir()) == []
 

@@ -80,7 +80,7 @@ def test_a_file_that_became_open_to_others_is_closed_again(path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_each_process_sees_what_the_others_wrote_and_only_that_and_once(path: Path) -> None:
+def test_each_process_sees_the_others_rows_once(path: Path) -> None:
     with opened(path) as mine, opened(path) as other:
         mine.load()
         mine.put_session("mine", WORK, NOW)
@@ -108,7 +108,7 @@ def test_what_was_there_at_load_is_no_change(path: Path) -> None:
         assert mine.changes() == Snapshot()
 
 
-def test_a_change_that_an_unwritten_word_of_ours_overrules_is_not_told(path: Path) -> None:
+def test_a_change_below_an_unwritten_row_is_no_news(path: Path) -> None:
     with opened(path) as mine, opened(path) as other, raw(path) as lock:
         mine.load()
         other.put_session("s1", SPARE, NOW)
@@ -124,9 +124,7 @@ def test_a_change_that_an_unwritten_word_of_ours_overrules_is_not_told(path: Pat
         assert other.changes().sessions == {"s1": WORK}
 
 
-def test_a_word_of_ours_written_while_changes_are_read_overrules_them_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_below_a_row_being_written_is_no_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as mine, opened(path) as other, raw(path) as lock:
         mine.load()
         other.put_session("s1", SPARE, NOW)
@@ -145,9 +143,7 @@ def test_a_word_of_ours_written_while_changes_are_read_overrules_them_too(
         assert mine.changes() == Snapshot()
 
 
-def test_a_word_of_ours_put_while_changes_are_read_overrules_them_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_below_a_row_just_put_is_no_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as mine, opened(path) as other:
         mine.load()
         other.put_session("s1", SPARE, NOW)
@@ -230,7 +226,7 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
     assert len(read_spent(path, ["day"], "2000-01-01")) == 365
 
 
-def test_a_state_of_before_that_was_never_pruned_is_not_emptied_by_a_clock_ahead(path: Path) -> None:
+def test_a_clock_ahead_does_not_empty_an_unpruned_state(path: Path) -> None:
     with opened(path) as state:
         state.put_session("s1", WORK, NOW)
     with raw(path) as connection:
@@ -253,7 +249,7 @@ def test_a_state_of_before_that_was_never_pruned_is_not_emptied_by_a_clock_ahead
     ],
 )
 @pytest.mark.parametrize("name", ["state.sqlite3", "by another name"])
-def test_a_state_of_ours_that_lacks_something_is_set_aside_and_said_in_one_line(
+def test_an_incomplete_state_is_set_aside_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, said: str, name: str
 ) -> None:
     path = tmp_path / name
@@ -276,9 +272,10 @@ def test_a_state_of_ours_that_lacks_something_is_set_aside_and_said_in_one_line(
     assert str(aside) in line
 
 
-def test_a_table_that_is_lost_while_a_proxy_runs_costs_one_line_and_what_comes_after_is_written(
+def test_a_table_lost_at_run_time_costs_one_line(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is put afterwards is written."""
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
     with opened(path) as state:
         state.put_session("s1", WORK, NOW)
@@ -291,9 +288,8 @@ def test_a_table_that_is_lost_while_a_proxy_runs_costs_one_line_and_what_comes_a
     assert sum("it lacks sessions.account_id" in line for line in caplog.messages) == 1
 
 
-def test_a_claim_that_cannot_be_written_now_is_made_once_and_written_later(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_claim_is_granted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written later."""
     monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
     monkeypatch.setattr(writing, "RETRY", (0.05, 0.1))
     with opened(path) as mine, opened(path) as other, raw(path) as lock:
@@ -343,7 +339,7 @@ def test_a_put_returns_at_once_while_the_database_is_locked(
         assert caplog.messages[-1].endswith("is written again")
 
 
-def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_written(path: Path) -> None:
+def test_an_unstorable_row_does_not_stop_the_others(path: Path) -> None:
     with opened(path) as state:
         state.put_session("half \udc80 a pair", WORK, NOW)
         state.put_session("not a number", WORK, float("nan"))
@@ -386,7 +382,7 @@ def test_close_is_bounded_while_the_database_is_locked(
     assert "not all data could be written" in caplog.text
 
 
-def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: Path) -> None:
+def test_a_database_of_the_first_schema_is_upgraded(path: Path) -> None:
     # given: what the first version made and wrote
     path.parent.mkdir(parents=True, exist_ok=True)
     with raw(path) as connection:
@@ -407,7 +403,7 @@ def test_a_database_of_the_first_schema_is_taken_along_with_all_it_holds(path: P
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-def test_a_database_of_the_third_schema_keeps_all_it_holds_and_counts_from_then_on(path: Path) -> None:
+def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
     # given: what the version before has made and written
     path.parent.mkdir(parents=True, exist_ok=True)
     with raw(path) as connection:
@@ -431,7 +427,8 @@ def test_a_database_of_the_third_schema_keeps_all_it_holds_and_counts_from_then_
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-def test_each_process_has_totals_of_its_own_and_sees_those_of_the_others(path: Path) -> None:
+def test_each_process_has_its_own_totals(path: Path) -> None:
+    """It sees those of the others."""
     with opened(path) as mine, opened(path) as other:
         mine.load()
         other.load()
@@ -448,9 +445,8 @@ def test_each_process_has_totals_of_its_own_and_sees_those_of_the_others(path: P
     assert read_spent(path, ["member"], "2027-01-01")[("ann",)].turns == 6
 
 
-def test_what_was_spent_on_other_days_is_kept_for_400_days_and_loaded_by_nobody(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_usage_is_kept_for_400_days(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load` returns that of the days around today only."""
     monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
     days = {day_of(NOW + days * DAY) for days in (-401, -400, -2, -1, 0, 1, 2)}
     with opened(path) as state:
@@ -484,7 +480,8 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
     assert read_spent(path, ["member"], "2027-01-01") == {("ann",): SPENT._replace(turns=2)}
 
 
-def test_a_note_of_another_process_is_news_once_and_not_where_ours_is_newer(path: Path) -> None:
+def test_a_note_of_another_process_is_news_once(path: Path) -> None:
+    """It is no news if ours is newer."""
     with opened(path) as mine, opened(path) as other:
         mine.load()
         other.put_note("usage", "a", {"n": 1})
@@ -531,7 +528,8 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("setup", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 7"])
-def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path: Path, setup: str) -> None:
+def test_the_database_of_another_program_is_refused(tmp_path: Path, setup: str) -> None:
+    """It is left as it is."""
     path = tmp_path / "theirs.db"
     with raw(path) as connection:
         connection.execute(setup)

@@ -60,7 +60,7 @@ def test_what_is_put_is_loaded_as_it_was(state: SqliteState) -> None:
     assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
 
 
-def test_how_often_a_session_moved_and_what_is_noted_is_loaded_as_it_was(state: SqliteState) -> None:
+def test_moves_and_notes_are_loaded_as_they_were(state: SqliteState) -> None:
     state.put_session("s1", WORK, NOW)
     state.put_session("s2", SPARE, NOW, 3)
     state.put_note("usage", '["acct", "user"]', {"windows": [], "limited": {"codex": NOW}})
@@ -87,7 +87,7 @@ def test_what_an_identity_last_was_is_loaded_as_it_was(state: SqliteState) -> No
     }
 
 
-def test_an_identity_that_is_gone_has_no_record_until_there_is_another(state: SqliteState) -> None:
+def test_a_removed_identity_has_no_record(state: SqliteState) -> None:
     state.put_record("p#work", Record("f1", WORK))
     state.drop_record("p#work")
     assert settled(state).records == {}
@@ -179,7 +179,7 @@ def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch:
         "mongodb+srv://example/x",
     ],
 )
-def test_a_url_is_refused_with_what_is_allowed_and_without_its_password(url: str) -> None:
+def test_a_url_is_refused_without_showing_its_password(url: str) -> None:
     with pytest.raises(
         StateError, match=r"CODEXPOOL_STATE is a URL \(\S+:…\), and only files .*; name a file"
     ) as caught:
@@ -193,7 +193,7 @@ def test_a_name_with_a_colon_is_no_url(name: str, tmp_path: Path, monkeypatch: p
     assert state_path({"CODEXPOOL_STATE": name}) == tmp_path / name
 
 
-def test_a_disk_that_cannot_be_used_now_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_an_unusable_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for unusable in (tmp_path / "file" / "s.sqlite3", tmp_path):
         with pytest.raises(UnavailableError, match=r"cannot be used .*; let the user .* CODEXPOOL_STATE") as caught:

@@ -43,7 +43,8 @@ def test_what_each_proxy_finds_out_for_itself_is_not_taken_over(status: Status) 
     assert pool.identities["a"].status is Status.READY
 
 
-def test_a_closed_workspace_is_taken_over_and_an_operators_pause_of_elsewhere_is_not() -> None:
+def test_a_closed_workspace_is_applied() -> None:
+    """An operator's pause in another pool.toml is not."""
     pool, now = ready_pool("a", "b"), time.time()
     closed = Condition(Status.PAUSED, now, evidence=Evidence(now, status=402, code="deactivated_workspace"))
     paused = Condition(Status.PAUSED, now, evidence=Evidence(now, note="paused in pool.toml"))

@@ -52,7 +52,7 @@ def test_an_attempt_that_hung_was_a_pause_itself(takes: float) -> None:
     assert min(pauses) >= takes + AT_LEAST - 0.01
 
 
-def test_while_somebody_waits_they_are_short_and_never_shorter_than_that() -> None:
+def test_pauses_are_short_while_a_request_waits() -> None:
     async def said() -> list[float]:
         waiting = Waiting()
         pauses = Pauses(waiting)
@@ -64,7 +64,9 @@ def test_while_somebody_waits_they_are_short_and_never_shorter_than_that() -> No
         assert loop.run_until_complete(said()) == pytest.approx([WANTED_AFTER] * 5, abs=0.1)
 
 
-def test_one_that_has_begun_ends_when_somebody_comes_to_wait_and_not_for_each_one_that_does() -> None:
+def test_a_new_request_ends_a_pause_once() -> None:
+    """Further requests do not shorten the next pause again and again."""
+
     async def ended() -> float:
         waiting = Waiting()
         pauses = Pauses(waiting)
@@ -89,7 +91,7 @@ def test_one_that_has_begun_ends_when_somebody_comes_to_wait_and_not_for_each_on
         assert loop.run_until_complete(ended()) == pytest.approx(WANTED_AFTER, abs=0.1)
 
 
-def test_what_has_changed_is_asked_about_at_once_and_with_short_pauses_again() -> None:
+def test_a_change_ends_the_pause_and_resets_it() -> None:
     async def said() -> tuple[float, float]:
         pauses = Pauses(Waiting())
         await attempts(pauses, 6)

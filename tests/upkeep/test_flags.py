@@ -75,7 +75,7 @@ async def test_flags_of_many_wait_for_a_lock_and_nobody_waits_for_them(
 
 
 @pytest.mark.parametrize("trouble", [locked, errno.EROFS, errno.ENOSPC, errno.EACCES])
-async def test_flags_that_cannot_be_written_now_are_written_when_they_can_be(
+async def test_unwritable_flags_are_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: object
 ) -> None:
     caplog.set_level("INFO")
@@ -102,7 +102,7 @@ async def test_flags_that_cannot_be_written_now_are_written_when_they_can_be(
         assert len(said(caplog.records, "the flags are written")) == 1
 
 
-async def test_a_flag_whose_token_was_replaced_meanwhile_is_never_written(tmp_path: Path) -> None:
+async def test_no_flag_is_written_for_a_replaced_token(tmp_path: Path) -> None:
     path = write_pool(tmp_path, "a", "b")
     with keeper_of(path, MemoryState) as keeper:
         await until_ready(keeper)
@@ -120,7 +120,7 @@ async def test_a_flag_whose_token_was_replaced_meanwhile_is_never_written(tmp_pa
         assert flags(path).keys() == {"b"}
 
 
-async def test_a_flag_of_an_identity_that_was_removed_meanwhile_holds_up_no_other(
+async def test_the_flag_of_a_removed_identity_delays_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_pool(tmp_path, "a", "b", "c")
@@ -163,7 +163,7 @@ async def test_a_flag_that_is_to_go_goes_when_the_file_can_be_written(tmp_path: 
         assert token_of("a", 2) in path.read_text()
 
 
-async def test_what_is_still_to_be_written_at_the_end_is_tried_once_more(
+async def test_queued_flags_are_tried_once_more_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_flags, "PAUSES", (60.0, 60.0))

@@ -81,7 +81,7 @@ Trouble = Callable[[Path], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_a_state_that_opens_late_gets_all_that_was_learned_until_then(
+async def test_a_late_state_gets_all_that_was_learned(
     path: Path, caplog: pytest.LogCaptureFixture, trouble: Trouble
 ) -> None:
     caplog.set_level("INFO")
@@ -143,7 +143,7 @@ async def test_what_an_earlier_run_knew_counts_although_it_comes_late(path: Path
     assert known.sessions["mine"].account_id == "acc-a"
 
 
-async def test_a_login_that_is_of_another_workspace_by_now_is_found_out_late(path: Path) -> None:
+async def test_a_login_of_another_workspace_is_found_out_late(path: Path) -> None:
     # given: a login of one workspace where an earlier run knew it to be of another one
     token = access_token(Token("", "acc-other", "user-x"), lifetime=3600)
     login = path.parent / "auth.json"
@@ -168,7 +168,8 @@ async def test_a_login_that_is_of_another_workspace_by_now_is_found_out_late(pat
     assert known.records[record_name(pool, "login")].key == record.key
 
 
-async def test_whoever_is_to_be_told_is_told_once_while_the_state_is_locked_and_after_it(path: Path) -> None:
+async def test_a_case_is_claimed_once_with_a_locked_state(path: Path) -> None:
+    """Before the state is open and after it."""
     tasks = Tasks()
     with another_opens_it(path):
         kept = Persistence(lambda: open_state(path), tasks)
@@ -183,9 +184,10 @@ async def test_whoever_is_to_be_told_is_told_once_while_the_state_is_locked_and_
 
 
 @pytest.mark.parametrize("is_locked_still", [False, True])
-async def test_a_process_that_ends_before_the_state_is_open_writes_what_it_has_counted_or_says_so(
+async def test_a_process_that_ends_early_writes_what_it_counted(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_locked_still: bool
 ) -> None:
+    """Before the state is open; if it cannot be opened, the log says that the data is lost."""
     monkeypatch.setattr(persistence, "OPEN_PAUSES", (60.0, 60.0))
     tasks = Tasks()
     with contextlib.ExitStack() as stack:
@@ -204,9 +206,7 @@ async def test_a_process_that_ends_before_the_state_is_open_writes_what_it_has_c
     assert bool(said(caplog.records, "learned and counted is lost")) is is_locked_still
 
 
-async def test_a_state_that_can_never_be_opened_for_whatever_reason_holds_nobody_up(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_state_that_never_opens_delays_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> SqliteState:
         raise NotImplementedError("no locks on this file system")
 

@@ -36,7 +36,7 @@ async def the_same_token(*_: object) -> str:
     return TOKEN.token
 
 
-async def test_a_refusal_in_the_moment_a_renewal_ends_has_another_one_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_as_a_renewal_ends_starts_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "output", the_same_token)
     # given a login whose time has come, so that it is renewed without having been refused
     pool = pool_of(unverified("login", TOKEN.token, kind=Kind.COMMAND))
