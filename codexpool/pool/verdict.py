@@ -56,8 +56,7 @@ class Answer:
 
     status: int
     current: bool = True
-    html: bool = False
-    mitigated: bool = False
+    from_edge: bool = False  # Sent by the content network in front of the backend: it says nothing about a token.
     code: str = ""
     message: str = ""
     kind: Kind = Kind.PAT
@@ -65,11 +64,6 @@ class Answer:
     lightens: bool = False
     side: bool = False
     own: bool = False
-
-    @property
-    def from_edge(self) -> bool:
-        """Sent by the content network in front of the backend: it says nothing about a credential."""
-        return self.html or self.mitigated
 
     @property
     def speaks_of_endpoint(self) -> bool:

@@ -51,7 +51,7 @@ from tests.pool.pools import (
 GOOD = classify(Answer(200))
 REFUSED = classify(Answer(401, code="token_revoked"))
 STALE = classify(Answer(401, current=False))
-EDGE = classify(Answer(401, html=True))
+EDGE = classify(Answer(401, from_edge=True))
 NOT_FOR_PATS = classify(Answer(401, code="no_matching_rule"))
 
 
@@ -637,7 +637,7 @@ class World(RuleBasedStateMachine):
         if self.tokens[request.fingerprint].endpoint_takes_it:
             answer = {
                 "fair": Answer(200, current),
-                "edge": Answer(401, current, html=True),
+                "edge": Answer(401, current, from_edge=True),
                 "not for PATs": Answer(401, current, code="no_matching_rule"),
                 "overloaded": Answer(503, current, code="server_is_overloaded"),
                 "in trouble": Answer(503, current, repeatable=True),

@@ -39,8 +39,7 @@ answers = st.builds(
     Answer,
     status=st.integers(100, 599) | st.sampled_from([0, 200, 400, 401, 402, 403, 429, 502, 503, 504]),
     current=st.booleans(),
-    html=st.booleans(),
-    mitigated=st.booleans(),
+    from_edge=st.booleans(),
     code=said,
     message=said,
     kind=st.sampled_from(Kind),
@@ -55,16 +54,15 @@ ROWS = [
     (Answer(200), "1", Finding.OK, Next.RELAY),
     (Answer(101), "1", Finding.OK, Next.RELAY),
     (Answer(304), "1", Finding.OK, Next.RELAY),
-    (Answer(200, current=False, html=True, mitigated=True), "1", Finding.OK, Next.RELAY),
+    (Answer(200, current=False, from_edge=True), "1", Finding.OK, Next.RELAY),
     (Answer(401, current=False), "2", Finding.STALE, Next.SAME),
     (Answer(403, current=False), "2", Finding.STALE, Next.SAME),
     (Answer(401, current=False, code="no_matching_rule"), "2", Finding.STALE, Next.SAME),
-    (Answer(401, current=False, html=True), "2", Finding.STALE, Next.SAME),
-    (Answer(403, html=True), "3", Finding.EDGE, Next.RELAY),
-    (Answer(403, mitigated=True), "3", Finding.EDGE, Next.RELAY),
-    (Answer(503, html=True), "3", Finding.EDGE, Next.RELAY),
-    (Answer(401, html=True), "3a", Finding.EDGE, Next.OTHER),
-    (Answer(401, mitigated=True, code="token_revoked"), "3a", Finding.EDGE, Next.OTHER),
+    (Answer(401, current=False, from_edge=True), "2", Finding.STALE, Next.SAME),
+    (Answer(403, from_edge=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(503, from_edge=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(401, from_edge=True), "3a", Finding.EDGE, Next.OTHER),
+    (Answer(401, from_edge=True, code="token_revoked"), "3a", Finding.EDGE, Next.OTHER),
     (Answer(401, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(401, code="rejected_by_access_enforcement"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(401, message="Missing scopes: api.responses.write"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
@@ -98,12 +96,12 @@ ROWS = [
     (Answer(429, own=True, code="usage_limit_reached"), "10", Finding.LIMITED, Next.OTHER),
     (Answer(429, own=True), "11", Finding.THROTTLED, Next.OTHER),
     (Answer(400), "14", Finding.OWN, Next.RELAY),
-    (Answer(404, html=True), "14", Finding.OWN, Next.RELAY),
-    (Answer(429, html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(404, from_edge=True), "14", Finding.OWN, Next.RELAY),
+    (Answer(429, from_edge=True), "3", Finding.EDGE, Next.RELAY),
     (Answer(402), "5", Finding.WORKSPACE, Next.OTHER),
     (Answer(402, code="deactivated_workspace"), "5", Finding.WORKSPACE, Next.OTHER),
     (Answer(403, code="workspace_not_authorized_in_region"), "5", Finding.WORKSPACE, Next.OTHER),
-    (Answer(403, code="deactivated_workspace", html=True), "3", Finding.EDGE, Next.RELAY),
+    (Answer(403, code="deactivated_workspace", from_edge=True), "3", Finding.EDGE, Next.RELAY),
     (Answer(429, code="usage_limit_reached"), "10", Finding.LIMITED, Next.OTHER),
     (Answer(429, code="usage_not_included"), "10", Finding.LIMITED, Next.OTHER),
     (Answer(429, code="usage_limit_reached", current=False), "10", Finding.LIMITED, Next.OTHER),
@@ -115,7 +113,7 @@ ROWS = [
     (Answer(503, code="server_is_overloaded", repeatable=True), "13a", Finding.OVERLOADED, Next.RELAY),
     (Answer(503, code="slow_down"), "13a", Finding.OVERLOADED, Next.RELAY),
     (Answer(503, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
-    (Answer(502, repeatable=True, html=True), "13", Finding.UPSTREAM, Next.AGAIN),
+    (Answer(502, repeatable=True, from_edge=True), "13", Finding.UPSTREAM, Next.AGAIN),
     (Answer(504, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
     (Answer(0, repeatable=True), "13", Finding.UPSTREAM, Next.AGAIN),
     (Answer(0), "13b", Finding.UPSTREAM, Next.RELAY),
@@ -165,7 +163,7 @@ def test_good_answer_is_streamed_and_relayed(answer: Answer, status: int) -> Non
 def test_only_a_401_of_the_present_token_casts_doubt_on_it(answer: Answer) -> None:
     """The backend itself must have sent it."""
     of_the_endpoint = answer.code in ENDPOINT_CODES or "Missing scopes" in answer.message
-    of_the_edge = answer.html or answer.mitigated
+    of_the_edge = answer.from_edge
 
     finding = classify(replace(answer, status=401)).finding
 
