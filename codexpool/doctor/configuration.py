@@ -5,6 +5,7 @@ A login that two programs renew becomes invalid.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,9 @@ def check_logins(
 ) -> Iterator[Finding]:
     """Compare the pool's credentials, by name, with the client's auth.json (``text``; empty if there is none)."""
     path = client.home / AUTH_JSON
-    stored = _login(text)
+    stored: Login | Bearer | None = None
+    with contextlib.suppress(UnusableError):
+        stored = auth_json.parse(text) if text else None
     variable = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
     found: list[Finding] = []
     for name, credential in credentials.items():
@@ -97,10 +100,3 @@ def _is_copied(credential: Credential, stored: Login, path: Path) -> bool:
 def _shared_token(name: str, where: str) -> Finding:
     text = f"{where} has the token of {name} itself: this client works as {name} even without the proxy"
     return note(LOGINS, text, "give clients keys of their own: codexpool member add NAME")
-
-
-def _login(text: str) -> Login | Bearer | None:
-    try:
-        return auth_json.parse(text) if text else None
-    except UnusableError:
-        return None

@@ -64,7 +64,10 @@ def client_environment(environ: Mapping[str, str]) -> ClientEnvironment:
     home = codex_home(environ)
     given = dotenv(_text(home / DOTENV))
     taken = {name: value for name, value in given.items() if not name.upper().startswith(RESERVED)}
-    config, broken = _config(home / CONFIG)
+    try:
+        config, broken = tomllib.loads(_text(home / CONFIG)), ""
+    except (ValueError, RecursionError) as error:
+        config, broken = {}, str(error).splitlines()[0]
     return ClientEnvironment(
         home, {**environ, **taken}, frozenset(taken), frozenset(given) - frozenset(taken), config, broken
     )
@@ -103,13 +106,6 @@ def dotenv(text: str) -> dict[str, str]:
         else:
             found[name] = _COMMENT.sub("", value)
     return found
-
-
-def _config(path: Path) -> tuple[Mapping[str, Any], str]:
-    try:
-        return tomllib.loads(_text(path)), ""
-    except (ValueError, RecursionError) as error:
-        return {}, str(error).splitlines()[0]
 
 
 def _text(path: Path) -> str:

@@ -28,7 +28,7 @@ ABOUT: Final = "probe"
 
 HEADER: Final = PROBE.decode()
 
-SUBPROTOCOL: Final = "responses_websockets=2026-02-06"  # the ``openai-beta`` that Codex 0.169 sends with an upgrade
+MINIMAL: Final = b'{"model": "codexpool-probe", "stream": true, "store": false, "input": []}'
 
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
 
@@ -62,17 +62,11 @@ def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Fi
     for transport, how in TRANSPORTS.items():
         made_up = f"{PREFIX}codexpool-probe-{secrets.token_urlsafe(12)}"
         probe = Probe(secrets.token_urlsafe(12), transport, token or made_up)
+        method, body = ("POST", MINIMAL) if transport == "http" else ("GET", None)
         try:
-            yield evaluate(_send(tunnel, context, probe), probe)
+            yield evaluate(tunnel.ask(context, method, RESPONSES, probe_headers(probe), body), probe)
         except (OSError, http.client.HTTPException) as error:
             yield wrong(ABOUT, f"{how}: no answer ({str(error) or type(error).__name__})", "see the proxy's log")
-
-
-def _send(tunnel: Tunnel, context: ssl.SSLContext, probe: Probe) -> Answer:
-    if probe.transport == "websocket":
-        return tunnel.ask(context, "GET", RESPONSES, probe_headers(probe), None)
-    body = json.dumps({"model": "codexpool-probe", "stream": True, "store": False, "input": []}).encode()
-    return tunnel.ask(context, "POST", RESPONSES, probe_headers(probe), body)
 
 
 def probe_headers(probe: Probe) -> dict[str, str]:
@@ -95,7 +89,7 @@ def probe_headers(probe: Probe) -> dict[str, str]:
         "upgrade": "websocket",
         "sec-websocket-version": "13",
         "sec-websocket-key": base64.b64encode(secrets.token_bytes(16)).decode(),
-        "openai-beta": SUBPROTOCOL,
+        "openai-beta": "responses_websockets=2026-02-06",  # as Codex 0.169 sends it
     }
 
 

@@ -241,15 +241,12 @@ def _encoded(families: Iterable[Metric], encode: Callable[[Any], bytes], is_open
         text = encode(SimpleNamespace(collect=lambda family=family: [family]))
         if is_open:
             text = text.removesuffix(END)
-        yield text if family.name != last else _without_head(text)
+        if family.name == last:  # a further piece: without HELP and TYPE
+            text = b"\n".join(line for line in text.split(b"\n") if not line.startswith(b"#"))
+        yield text
         last = family.name
     if is_open:
         yield END
-
-
-def _without_head(text: bytes) -> bytes:
-    """Remove HELP and TYPE lines from a further piece of a family."""
-    return b"\n".join(line for line in text.split(b"\n") if not line.startswith(b"#"))
 
 
 def _unit(name: str) -> str:
