@@ -33,8 +33,6 @@ FILE_KEYS = ("pool", "identity", "member")
 POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept")
 NOTIFY_FORM = 'write { command = ["PROGRAM"] } or { webhook = "https://…" }'
 
-_WHERE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")
-
 
 def load(path: Path) -> PoolConfig:
     """Read a pool.toml.
@@ -100,11 +98,8 @@ def _document(text: str, path: Path) -> dict[str, Any]:
         problem = Problem(path, None, "", "is nested too deeply", "a pool.toml needs no more than two levels")
     except ValueError as error:  # TOMLDecodeError, or int() refusing a number of 5000 digits
         reason = str(error).splitlines()[0]
-        where = _WHERE.search(reason)
-        line = int(where["line"]) if where else text.count("\n") + 1
-        column = f" in column {where['column']}" if where else ""
-        what = f"is not TOML: {reason[: where.start()] if where else reason}{column}"
-        problem = Problem(path, line, "", what, "correct this line or the one before it")
+        line = int(where[1]) if (where := re.search(r"\(at line (\d+)", reason)) else text.count("\n") + 1
+        problem = Problem(path, line, "", f"is not TOML: {reason}", "correct this line or the one before it")
     raise ConfigError([problem])
 
 

@@ -17,11 +17,8 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens import member_key
 from codexpool.tokens.bearer import Bearer
 
-PREFIX_OF_OURS: Final = "CODEXPOOL_"
-"""The prefix of codexpool's own variables, some of which have tokens, keys and proxy passwords in them."""
-
-HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})
-"""Those that a program needs to run `codexpool` itself; not if it is a URL, which may have a password in it."""
+PREFIX_OF_OURS: Final = "CODEXPOOL_"  # Some of these variables have tokens, keys and proxy passwords in them.
+HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})  # Needed to run codexpool; a URL may be secret.
 
 Keyring = Callable[[str, str], str]
 """Returns the secret of a service and user. Raises UnusableError, or PendingError if it has not been read yet."""

@@ -29,14 +29,12 @@ class UneditableError(ValueError):
 def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDENTITY) -> str:
     """Return ``text`` with ``key`` set in the table of that name.
 
-    Raises UneditableError if the text is not TOML or has no such table.
+    Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
     """
     at = table_at(text, name, of)
     expected = _read(text)
     expected[of][at[1]][key] = tomllib.loads(f"value = {toml(value)}")["value"]
-    statements = split(text)
-    if _is_inline(statements, at):
-        return _checked(_edited_inline(statements, at, key, value), expected, key)
+    statements = _statements(text, at)
     parts = [index for index, statement in enumerate(statements) if statement.belongs_to((*at, key))]
     texts = [statement.text for statement in statements]
     if len(parts) == 1 and (replaced := _replaced(statements[parts[0]], key, value)):
@@ -49,16 +47,13 @@ def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDE
 def without_key(text: str, name: str, key: str, of: Table = Table.IDENTITY) -> str:
     """Return ``text`` without that key of the table of that name: the same text as before the key was set.
 
-    Raises UneditableError if the text is not TOML or has no such table.
+    Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
     """
     at = table_at(text, name, of)
     expected = _read(text)
     if expected[of][at[1]].pop(key, None) is None:
         return text
-    statements = split(text)
-    is_inline = _is_inline(statements, at)
-    result = _edited_inline(statements, at, key, None) if is_inline else _without(statements, (*at, key))
-    return _checked(result, expected, key)
+    return _checked(_without(_statements(text, at), (*at, key)), expected, key)
 
 
 def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
@@ -91,7 +86,7 @@ def without_identity(text: str, name: str) -> str:
     del expected[at[0]][at[1]]
     if not expected[at[0]]:
         del expected[at[0]]
-    return _checked(_without(split(text), at), expected, "the identity")
+    return _checked(_without(_statements(text, at), at), expected, "the identity")
 
 
 def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
@@ -112,20 +107,11 @@ def toml(value: Value) -> str:
     return tomlkit.item(value).as_string()
 
 
-def _is_inline(statements: Iterable[Statement], at: KeyPath) -> bool:
-    return not any(statement.table == at for statement in statements)
-
-
-def _edited_inline(statements: Iterable[Statement], at: tuple[Table, int], key: str, value: Value | None) -> str:
-    """Set a key in an ``identity = [{ … }]``, or remove it if ``value`` is None."""
-    text = ""
-    for statement in statements:
-        document: Any = tomlkit.parse(statement.text)
-        if at[0] in statement.values:
-            table = document[at[0]][at[1]]
-            table.pop(key) if value is None else table.update({key: tomlkit.value(toml(value))})
-        text += document.as_string()
-    return text
+def _statements(text: str, at: tuple[Table, int]) -> list[Statement]:
+    statements = split(text)
+    if not any(statement.table == at for statement in statements):
+        raise UneditableError(f"has its {at[0]} tables in an inline array")
+    return statements
 
 
 def _replaced(entry: Statement, key: str, value: Value) -> str:

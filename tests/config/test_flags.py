@@ -14,7 +14,7 @@ from codexpool.config.editing import flagged, unflagged
 from codexpool.config.model import Flag
 from codexpool.config.read import parse
 from codexpool.config.tables import UneditableError
-from tests.config.texts import Written, is_same, pool_texts
+from tests.config.texts import Written, pool_texts
 
 SINCE = datetime(2026, 11, 20, 14, 2, 11, tzinfo=UTC)
 FLAG = Flag(SINCE, "401 token_revoked on codex/responses, confirmed by whoami", "sha256:1a2b3c4d5e6f")
@@ -31,13 +31,13 @@ FLAGS = st.builds(
 )
 
 
-@given(pool_texts(), FLAGS, st.data())
+@given(pool_texts(inline=False), FLAGS, st.data())
 def test_flag_then_unflag_gives_back_the_same_text(written: Written, flag: Flag, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(written.names))
-    assert is_same(unflagged(flagged(written.text, name, flag), name), written.text)
+    assert unflagged(flagged(written.text, name, flag), name) == written.text
 
 
-@given(pool_texts(), FLAGS, st.data())
+@given(pool_texts(inline=False), FLAGS, st.data())
 def test_a_flag_changes_that_key_and_only_adds_text(written: Written, flag: Flag, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(written.names))
 
@@ -49,10 +49,10 @@ def test_a_flag_changes_that_key_and_only_adds_text(written: Written, flag: Flag
     del document["identity"][written.names.index(name)]["needs_replacement"]
     assert document == tomllib.loads(written.text)
     start = next(i for i, (a, b) in enumerate(zip(written.text + "\0", after, strict=False)) if a != b)
-    assert after.endswith(written.text[start:].lstrip())
+    assert after.endswith(written.text[start:])
 
 
-@given(pool_texts(), FLAGS, FLAGS, st.data())
+@given(pool_texts(inline=False), FLAGS, FLAGS, st.data())
 def test_a_second_flag_takes_the_place_of_the_first(
     written: Written, first: Flag, second: Flag, data: st.DataObject
 ) -> None:
@@ -60,14 +60,14 @@ def test_a_second_flag_takes_the_place_of_the_first(
     assert flagged(flagged(written.text, name, first), name, second) == flagged(written.text, name, second)
 
 
-@given(pool_texts(), st.permutations(range(8)), st.data())
+@given(pool_texts(inline=False), st.permutations(range(8)), st.data())
 def test_flags_can_be_removed_in_any_order(written: Written, order: list[int], data: st.DataObject) -> None:
     text = written.text
     for name in written.names:
         text = flagged(text, name, FLAG)
     for index in (index for index in order if index < len(written.names)):
         text = unflagged(text, written.names[index])
-    assert is_same(text, written.text)
+    assert text == written.text
 
 
 def test_the_flag_is_written_as_the_last_line_of_its_table() -> None:
@@ -83,11 +83,6 @@ def test_a_flag_in_a_crlf_file_ends_with_crlf() -> None:
 def test_line_end_and_indent_follow_the_line_before() -> None:
     text = '[[identity]]\r\n  name = "a"\r\n  token = "at-test-1"'
     assert flagged(text, "a", FLAG) == f"{text}\r\n  {LINE}"
-
-
-def test_an_identity_in_an_inline_array_is_flagged() -> None:
-    text = 'identity = [{ name = "a", token = "at-test-1" }, {name="b"}]\n'
-    assert flagged(text, "a", FLAG) == text.replace('1" }', f'1", {LINE}}}')
 
 
 def test_a_flag_stays_before_the_sub_tables_of_its_identity() -> None:
@@ -109,17 +104,6 @@ def test_a_flag_written_by_hand_is_removed_whole_in_any_form(by_hand: str) -> No
     assert document["identity"][0]["needs_replacement"]["token"] == FLAG.token
 
 
-@pytest.mark.parametrize(
-    ("by_hand", "without"),
-    [
-        ('identity = [{ needs_replacement = {}, name = "a" }]', 'identity = [{  name = "a" }]'),
-        ('identity = [{ name = "a", needs_replacement.reason = "", x = 1 }]', 'identity = [{ name = "a",  x = 1 }]'),
-    ],
-)
-def test_a_flag_in_braces_is_removed_with_its_comma(by_hand: str, without: str) -> None:
-    assert unflagged(by_hand, "a") == without
-
-
 def test_a_comment_beside_the_flag_outlives_it() -> None:
     text = '[[identity]]\nname = "a"\n'
     commented = flagged(text, "a", FLAG).removesuffix("\n") + "  # ask Kim for a new one\n"
@@ -132,7 +116,8 @@ def test_a_time_of_another_zone_is_written_in_utc() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['[[identity]]\nname = "b"', "", "identity = 3", "identity = [1]", "[[identity]", "["]
+    "text",
+    ['[[identity]]\nname = "b"', "", "identity = 3", "identity = [1]", "identity = [{name='a'}]", "[[identity]", "["],
 )
 def test_a_text_without_that_identity_is_refused(text: str) -> None:
     with pytest.raises(UneditableError):

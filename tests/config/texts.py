@@ -41,11 +41,6 @@ def has_headers(text: str) -> bool:
     return any(statement.table == ("identity", 0) for statement in split(text))
 
 
-def is_same(text: str, before: str) -> bool:
-    """Whether no byte has changed; in an inline array of identities, spaces may."""
-    return text == before if has_headers(before) else "".join(text.split()) == "".join(before.split())
-
-
 @st.composite
 def quoted(draw: st.DrawFn, value: str) -> str:
     escaped = "".join(f"\\u{ord(c):04x}" if draw(st.booleans()) else c for c in value)
@@ -133,13 +128,13 @@ def inline_tables(draw: st.DrawFn, name: str) -> str:
 
 
 @st.composite
-def pool_texts(draw: st.DrawFn, members: int = 0) -> Written:
-    """Texts with some identities, and that many members, which may have the names of identities."""
+def pool_texts(draw: st.DrawFn, members: int = 0, inline: bool = True) -> Written:
+    """Texts with some identities, perhaps ``inline``, and that many members, some with the names of identities."""
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
     also = draw(st.lists(st.sampled_from(names) | NAMES, min_size=members, max_size=members, unique=True))
     left = list(also)
     lines = draw(fillers())
-    if draw(st.booleans()):
+    if inline and draw(st.booleans()):
         separator = draw(st.sampled_from([", ", ",", ",\n  ", " , # ] }\n"]))
         items = separator.join([draw(inline_tables(name)) for name in names])
         lines += f"identity = [{draw(SPACES)}{items}{draw(st.sampled_from(['', ',', ' # x' + chr(10)]))}]".split("\n")
