@@ -82,16 +82,11 @@ class Codex:
         self.name = f"the Codex CLI ({program})"
         self._stage = stage
         self._program = program
-        self._session = ""
+        self._resume: list[str] = []
 
     def turn(self, prompt: str) -> Turn:
-        resume = ("resume", self._session) if self._session else ()
-        out, err = self._run([str(self._program), "exec", "--skip-git-repo-check", *resume, prompt])
-        if not self._session:
-            match = re.search(r"session id: (\S+)", err)
-            if match is None:
-                raise _failed("printed no session id", err)
-            self._session = match[1]
+        out, err = self._run([str(self._program), "exec", "--skip-git-repo-check", *self._resume, prompt])
+        self._resume = ["resume", "--last"]
         return Turn(out.strip(), signs_of_trouble(out + err))
 
     def _run(self, command: list[str]) -> tuple[str, str]:
