@@ -309,8 +309,7 @@ class Codexpool:
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
         if not options.is_stored(flow):
-            await self.handler.before_message(flow)
-            self.handler.message(flow)
+            await self.handler.message(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if not options.is_stored(flow):

@@ -101,11 +101,7 @@ class Hooks(Sender, Protocol):
     def socket_opened(self, flow: http.HTTPFlow) -> None:
         """Handle the start of a WebSocket."""
 
-    async def before_message(self, flow: http.HTTPFlow) -> None:
-        """Have a WebSocket message wait, if it must."""
-        return
-
-    def message(self, flow: http.HTTPFlow) -> None:
+    async def message(self, flow: http.HTTPFlow) -> None:
         """Handle a WebSocket message."""
 
     def socket_closed(self, flow: http.HTTPFlow) -> None:

@@ -226,19 +226,12 @@ class SwapHandler:
         if exchange.is_answered:
             self.sockets.opened(flow, exchange)
 
-    async def before_message(self, flow: http.HTTPFlow) -> None:
-        try:
-            if self.flows.serves and self.flows.get(flow) is not None:
-                await self.sockets.await_slot(flow)
-        except Exception:
-            logger.exception("waiting for a slot for a message failed")
-
-    def message(self, flow: http.HTTPFlow) -> None:
+    async def message(self, flow: http.HTTPFlow) -> None:
         """Act on a WebSocket message, and have the flow keep only the last few of its connection."""
         is_known, swaps = self.flows.get(flow) is not None, self.flows.policy(flow.request).swaps
         try:
             if self.flows.serves and is_known:
-                self.sockets.on_message(flow)
+                await self.sockets.on_message(flow)
             elif self.flows.serves and swaps:
                 self.sockets.refuse_unknown(flow)
         except Exception:  # It is passed on as it is: it has no secret, and there is no way to answer it.

@@ -106,10 +106,24 @@ class OpenSocket:
 
     # -- hooks
 
-    async def await_slot(self, message: websocket.WebSocketMessage) -> None:
-        """Have a message that begins a turn wait for its slot; answer the client if there is none."""
-        if not self._takes_requests() or not message.from_client:
+    async def on_client(self, message: websocket.WebSocketMessage) -> None:
+        """Pass on, change or drop a message of the client. One that begins a turn waits for its slot."""
+        if self._takes_requests():
+            try:
+                await self._await_slot(message)
+            except Exception:
+                logger.exception("waiting for a slot for a message failed")
+        if message.dropped:
             return
+        if self.exchange.member is not None:
+            self._remove_keys(message)
+        if self.has_left:
+            message.drop()
+            _hang_up(self.flow)  # The client ignored the frame that told it to connect again.
+        elif self._is_model and frames.kind(message.content) == frames.CREATE:
+            self._ask(message)
+
+    async def _await_slot(self, message: websocket.WebSocketMessage) -> None:
         if self.exchange.member is not None and (why := await _ambiguity(message)):
             self._remove_keys(message)
             message.drop()
@@ -140,16 +154,6 @@ class OpenSocket:
             self.pending.append(Pending(got, frames.model_of(message.content)))
         else:  # It was closed while the turn waited.
             got.release()
-
-    def on_client(self, message: websocket.WebSocketMessage) -> None:
-        """Pass on, change or drop a message of the client."""
-        if self.exchange.member is not None:
-            self._remove_keys(message)
-        if self.has_left:
-            message.drop()
-            _hang_up(self.flow)  # The client ignored the frame that told it to connect again.
-        elif self._is_model and frames.kind(message.content) == frames.CREATE:
-            self._ask(message)
 
     def on_backend(self, message: websocket.WebSocketMessage) -> None:
         """Pass on, change or drop a message of the backend, and learn from it."""
@@ -424,19 +428,13 @@ class Sockets:
         if (socket := self._open.pop(flow, None)) is not None:
             socket.on_close()
 
-    async def await_slot(self, flow: http.HTTPFlow) -> None:
-        """Have the last message wait for its slot if it begins a turn."""
-        message, socket = _new_message(flow), self._open.get(flow)
-        if message is not None and socket is not None:
-            await socket.await_slot(message)
-
-    def on_message(self, flow: http.HTTPFlow) -> None:
+    async def on_message(self, flow: http.HTTPFlow) -> None:
         """Act on the last message before it is passed on."""
         message, socket = _new_message(flow), self._open.get(flow)
         if message is None or socket is None:
             return
         if message.from_client:
-            socket.on_client(message)
+            await socket.on_client(message)
         else:
             socket.on_backend(message)
 

@@ -375,8 +375,7 @@ async def says(room: Room, request: http.HTTPFlow, frame: dict[str, object], cli
     assert request.websocket is not None
     message = websocket.WebSocketMessage(Opcode.TEXT, client, json.dumps(frame).encode())
     request.websocket.messages.append(message)
-    await room.exchanges.before_message(request)
-    room.exchanges.message(request)
+    await room.exchanges.message(request)
     return not message.dropped
 
 
@@ -561,8 +560,7 @@ async def sends(room: Room, request: http.HTTPFlow, content: bytes, opcode: Opco
     assert request.websocket is not None
     message = websocket.WebSocketMessage(opcode, True, content)
     request.websocket.messages.append(message)
-    await room.exchanges.before_message(request)
-    room.exchanges.message(request)
+    await room.exchanges.message(request)
     return not message.dropped
 
 

@@ -278,7 +278,7 @@ class ObserveHandler(Hooks):
         with self._fail_open("following a socket"):
             self._sockets.opened(flow, observation)
 
-    def message(self, flow: http.HTTPFlow) -> None:
+    async def message(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("reading a message"):
             self._sockets.message(flow)
         with self._fail_open("forgetting old messages"):

@@ -23,12 +23,12 @@ def opened(observed: ObserveHandler, flow: http.HTTPFlow) -> websocket.WebSocket
     return flow.websocket
 
 
-def message(observed: ObserveHandler, flow: http.HTTPFlow, from_client: bool, content: bytes) -> None:
+async def message(observed: ObserveHandler, flow: http.HTTPFlow, from_client: bool, content: bytes) -> None:
     """A message passes by, and is passed on."""
     assert flow.websocket is not None
     made = websocket.WebSocketMessage(Opcode.TEXT, from_client, content)
     flow.websocket.messages.append(made)
-    observed.message(flow)
+    await observed.message(flow)
     assert (made.content, made.dropped) == (content, False)
 
 
@@ -72,9 +72,9 @@ async def test_each_turn_on_a_socket_is_judged_and_relayed(
     caplog.set_level(logging.INFO)
     observed = observing(tmp_path, "work", "spare")
     flow = await socket(observed)
-    message(observed, flow, True, CREATE)
-    message(observed, flow, False, b'{"type": "response.created"}')
-    message(observed, flow, False, frame)
+    await message(observed, flow, True, CREATE)
+    await message(observed, flow, False, b'{"type": "response.created"}')
+    await message(observed, flow, False, frame)
 
     (turn,) = trace_of(flow).turns
     assert turn.outcome == outcome
@@ -88,8 +88,8 @@ async def test_each_turn_on_a_socket_is_judged_and_relayed(
 async def test_a_turn_is_traced_without_a_pool(tmp_path: Path) -> None:
     observed = observing(tmp_path)
     flow = await socket(observed)
-    message(observed, flow, True, CREATE)
-    message(observed, flow, False, error_frame(401, REVOKED))
+    await message(observed, flow, True, CREATE)
+    await message(observed, flow, False, error_frame(401, REVOKED))
 
     assert [turn.outcome for turn in trace_of(flow).turns] == ["failed: 401 token_revoked"]
 
@@ -98,7 +98,7 @@ async def test_a_socket_from_before_a_reload_keeps_its_last_messages(tmp_path: P
     observed = observing(tmp_path, "work")
     flow = await socket(observing(tmp_path, "work"))
     for number in range(100):
-        message(observed, flow, False, b"%d" % number)
+        await message(observed, flow, False, b"%d" % number)
 
     assert flow.websocket is not None
     assert [kept.content for kept in flow.websocket.messages] == [b"%d" % n for n in range(84, 100)]
@@ -113,7 +113,7 @@ async def test_only_turns_of_the_client_are_traced_on_a_socket(tmp_path: Path) -
         (False, error_frame(401, REVOKED)),
         (False, b'{"type": "response.metadata", "headers": {"x-codex-turn-state": "state"}}'),
     ):
-        message(observed, flow, from_client, content)
+        await message(observed, flow, from_client, content)
     assert flow.websocket is not None
     flow.websocket.closed_by_client = True
     observed.socket_closed(flow)
@@ -127,7 +127,7 @@ async def test_only_turns_of_the_client_are_traced_on_a_socket(tmp_path: Path) -
 async def test_a_socket_shows_its_last_messages_redacted(tmp_path: Path) -> None:
     observed = observing(tmp_path, "work")
     flow = await socket(observed)
-    message(observed, flow, False, error_frame(401, {"error": {"message": f"bad: {CLIENT.token}"}}))
+    await message(observed, flow, False, error_frame(401, {"error": {"message": f"bad: {CLIENT.token}"}}))
     assert flow.websocket is not None
     first = flow.websocket.messages[0]
     observed.socket_closed(flow)
@@ -136,7 +136,7 @@ async def test_a_socket_shows_its_last_messages_redacted(tmp_path: Path) -> None
     flow = await socket(observed)
     assert flow.websocket is not None
     for number in range(100):
-        message(observed, flow, False, b'{"type": "x", "number": %d}' % number)
+        await message(observed, flow, False, b'{"type": "x", "number": %d}' % number)
     assert len(flow.websocket.messages) == MESSAGES_KEPT
     assert b"99" in flow.websocket.messages[-1].content
 
@@ -151,5 +151,5 @@ async def test_a_socket_whose_messages_cannot_be_read_goes_on(
         raise RuntimeError("ours")
 
     monkeypatch.setattr("codexpool.proxy.observe.sockets.frames.kind", broken)
-    message(observed, flow, True, CREATE)
-    message(observed, flow, False, b'{"type": "response.completed"}')
+    await message(observed, flow, True, CREATE)
+    await message(observed, flow, False, b'{"type": "response.completed"}')
