@@ -45,15 +45,8 @@ def named(text: str) -> Selected | None:
     return None
 
 
-class Picked(NamedTuple):
-    """A request of a file. ``number`` counts from 1."""
-
-    flow: HTTPFlow
-    number: int
-
-
-def pick(where: Selected) -> Picked:
-    """Return the selected request; by default the last that codexpool has handled. Raises Failure.
+def pick(where: Selected) -> tuple[HTTPFlow, int]:
+    """Return the selected request and its number, from 1; by default the last of codexpool. Raises Failure.
 
     A flow has one record for each of its attempts; an id means the last one, which says most.
     """
@@ -79,4 +72,4 @@ def pick(where: Selected) -> Picked:
     else:
         ours = [index for index, flow in enumerate(flows) if METADATA in flow.metadata]
         index = ours[-1] if ours else len(flows) - 1
-    return Picked(flows[index], index + 1)
+    return flows[index], index + 1

@@ -16,7 +16,7 @@ from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.io.har import fix_headers
 
 from codexpool.common.atomic_replace import sync_folder
-from codexpool.recording.strip import NOTE
+from codexpool.recording.anonymize import NOTE
 from codexpool.traces.trace import METADATA
 
 # Members of a HAR entry for what HAR has no place for.

@@ -16,11 +16,10 @@ from mitmproxy import http
 
 from codexpool.protocol.hosts import is_codex
 from codexpool.recording import files
-from codexpool.recording.anonymize import Anonymizer
+from codexpool.recording.anonymize import Anonymizer, strip
 from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.files import RecordingError
 from codexpool.recording.pseudonyms import Pseudonyms
-from codexpool.recording.strip import strip
 
 logger = logging.getLogger("codexpool")
 
@@ -55,7 +54,7 @@ class Recording:
         files.check_place(path)
         self.path = path
         self.flows: list[http.HTTPFlow] = []
-        """Stripped flows (see `codexpool.recording.strip`)."""
+        """Stripped flows (see `codexpool.recording.anonymize`)."""
         self._all_hosts = all_hosts
         self._left_out = 0
         self._pseudonyms = Pseudonyms()

@@ -45,7 +45,7 @@ def describe_secret(secret: str, other: str = "secret") -> str:
     """
     bare = decode(secret).strip().strip("\"'")
     claims = _claims(bare)
-    kind = "JWT" if claims is not None else _kind(bare) or other
+    kind = "JWT" if claims is not None else next((kind for kind, begins in _KINDS if begins.match(bare)), other)
     parts = [f"{kind} {len(bare)} char{'s' * (len(bare) != 1)}"]
     if not _can_be_guessed(bare):
         parts[0] += f" sha256:{fingerprint_of(bare)}"
@@ -71,10 +71,6 @@ def _pair(secret: str) -> str:
 def fingerprint_of(text: str) -> str:
     """Return the fingerprint of any text, even if it is not valid Unicode."""
     return fingerprint(text.encode("utf-8", "backslashreplace").decode())
-
-
-def _kind(secret: str) -> str:
-    return next((kind for kind, beginning in _KINDS if beginning.match(secret)), "")
 
 
 @lru_cache(maxsize=128)

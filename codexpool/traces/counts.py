@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
+
+from codexpool.common.recent import Recent
 
 MINUTES = 60
 
@@ -48,32 +50,26 @@ class Tallies:
 
 
 class Hour:
-    """Counts by minute, for the last hour."""
+    """Requests, refusals and failures by minute, for the last hour."""
 
     def __init__(self) -> None:
-        self._minutes: deque[list[int]] = deque(maxlen=MINUTES)
+        self._minutes: Recent[int, tuple[int, int, int]] = Recent(MINUTES)
 
     def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0) -> None:
         minute = int(at // 60)
-        if not self._minutes or self._minutes[-1][0] != minute:
-            self._minutes.append([minute, 0, 0, 0])
-        row = self._minutes[-1]
-        row[1] += requests
-        row[2] += refusals
-        row[3] += failures
+        before = self._minutes.get(minute, (0, 0, 0))
+        self._minutes[minute] = (before[0] + requests, before[1] + refusals, before[2] + failures)
 
     def by_minute(self, now: float) -> list[dict[str, int]]:
         """Return all sixty minutes, the oldest first; ``at`` is the unix second at which a minute begins."""
         last = int(now // 60)
-        rows = {row[0]: row for row in self._minutes}
-        empty = [0, 0, 0, 0]
-        return [
-            {"at": minute * 60, "requests": row[1], "refusals": row[2], "failures": row[3]}
-            for minute in range(last - MINUTES + 1, last + 1)
-            for row in (rows.get(minute, empty),)
-        ]
+        made = []
+        for minute in range(last - MINUTES + 1, last + 1):
+            requests, refusals, failures = self._minutes.get(minute, (0, 0, 0))
+            made.append({"at": minute * 60, "requests": requests, "refusals": refusals, "failures": failures})
+        return made
 
     def sums(self, now: float) -> tuple[int, int]:
         since = int(now // 60) - MINUTES
-        rows = [row for row in self._minutes if row[0] > since]
-        return sum(row[1] for row in rows), sum(row[2] for row in rows)
+        rows = [row for minute, row in self._minutes.items() if minute > since]
+        return sum(row[0] for row in rows), sum(row[1] for row in rows)

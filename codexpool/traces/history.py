@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from codexpool.common.never_raises import harmless
+from codexpool.common.recent import Recent
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Finding, Verdict
 from codexpool.redaction import redact_text
@@ -27,13 +28,8 @@ EVENTS_KEPT = 1_000
 SESSIONS_KEPT = 1_000
 IDENTITIES_KEPT = 1_000
 
-REFUSALS = frozenset(Finding) - {
-    Finding.OK,
-    Finding.NOT_PORTABLE,
-    Finding.OVERLOADED,
-    Finding.UPSTREAM,
-    Finding.OWN,
-}
+NO_REFUSALS = frozenset({Finding.OK, Finding.NOT_PORTABLE, Finding.OVERLOADED, Finding.UPSTREAM, Finding.OWN})
+REFUSALS = frozenset(Finding) - NO_REFUSALS
 """The findings that count as a refusal of the identity, its token, or the proxy's address."""
 
 
@@ -60,13 +56,13 @@ class History:
         self.tallies = Tallies()
         self.last = 0
         """The number of the last event."""
-        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._traces: Recent[str, Trace] = Recent(TRACES_KEPT)
         self._numbers = 0
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self._sessions: OrderedDict[str, SessionSeen] = OrderedDict()
+        self._sessions: Recent[str, SessionSeen] = Recent(SESSIONS_KEPT)
         self._hour = Hour()
-        self._hours: dict[str, Hour] = {}
-        self._used_at: dict[str, float] = {}
+        self._hours: Recent[str, Hour] = Recent(IDENTITIES_KEPT)
+        self._used_at: Recent[str, float] = Recent(IDENTITIES_KEPT)
         self._news: asyncio.Event | None = None
 
     # -- recording
@@ -75,10 +71,7 @@ class History:
     def began(self, trace: Trace) -> None:
         self._numbers += 1
         trace.number = self._numbers
-        self._traces.pop(trace.id, None)  # A replayed flow has the same id.
         self._traces[trace.id] = trace
-        if len(self._traces) > TRACES_KEPT:
-            self._traces.popitem(last=False)
 
     @harmless
     def assigned(self, trace: Trace) -> None:
@@ -89,8 +82,6 @@ class History:
         seen = self._sessions.get(trace.session)
         if seen is None:
             seen = self._sessions[trace.session] = SessionSeen(attempt.identity, trace.at)
-            if len(self._sessions) > SESSIONS_KEPT:
-                self._sessions.popitem(last=False)
         elif attempt.because is Because.MOVED:
             seen.moves += 1
             self.tallies.moves += 1
@@ -190,10 +181,6 @@ class History:
     def _hour_of(self, identity: str) -> Hour:
         hour = self._hours.get(identity)
         if hour is None:
-            if len(self._hours) >= IDENTITIES_KEPT:
-                oldest = next(iter(self._hours))
-                del self._hours[oldest]
-                self._used_at.pop(oldest, None)
             hour = self._hours[identity] = Hour()
         return hour
 

@@ -14,8 +14,8 @@ from mitmproxy.net import encoding
 from wsproto.frame_protocol import Opcode
 
 from codexpool.recording import files
+from codexpool.recording.anonymize import strip
 from codexpool.recording.recorder import Recording
-from codexpool.recording.strip import strip
 
 Pairs = Sequence[tuple[str, str]]
 

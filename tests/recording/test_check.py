@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from mitmproxy import http
 
 from codexpool.recording import files
-from codexpool.recording.anonymize import Anonymizer
+from codexpool.recording.anonymize import Anonymizer, strip
 from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.recorder import LeakError, Recording
-from codexpool.recording.strip import strip
 from codexpool.redaction import redact_tokens
 from tests.recording.flows import a_flow, readable, recorded
 from tests.recording.secrets import ANYWHERE, anything, bearers, emails, pats, uuids

@@ -17,8 +17,8 @@ from mitmproxy import http
 from mitmproxy.io import FlowReader
 
 from codexpool.recording import files
+from codexpool.recording.anonymize import strip
 from codexpool.recording.files import RecordingError
-from codexpool.recording.strip import strip
 from tests.recording.flows import a_flow, a_socket, recorded
 
 OLD = b"what was there before"

@@ -45,7 +45,7 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
     else:
         from codexpool.proxy import content_view
 
-        document = content_view.document_of(pick(where).flow)
+        document = content_view.document_of(pick(where)[0])
     with _checked(document), quiet_end():
         if as_json:
             table = [row.document() for row in rows(document)]

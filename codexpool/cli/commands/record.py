@@ -53,8 +53,8 @@ def record(out: Path, source: Path | None, all_hosts: bool, named: Path | None, 
 
 def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> None:
     from codexpool.recording import files
+    from codexpool.recording.anonymize import strip
     from codexpool.recording.recorder import Recording
-    from codexpool.recording.strip import strip
 
     try:
         read = files.read(source)
