@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
-from codexpool.config.model import ConfigError, Flag, one_line
+from codexpool.config.model import ConfigError, Flag, Table, one_line
 from codexpool.config.read import FLAG, parse
-from codexpool.config.tables import UneditableError, with_key, without_key
+from codexpool.config.tables import UneditableError, named, read, with_key, without_key
 from codexpool.tokens.bearer import Bearer
 
-LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that edits the same file."""
-
-TRIES = 5
-"""How often to repeat an edit because the file changed meanwhile."""
-
-PAUSE = 0.05
-"""Seconds between two tries."""
-
+LOCK_TIMEOUT = 5.0  # Seconds to wait for another process that edits the same file.
+TRIES = 5  # Edits are repeated if the file changes meanwhile,
+PAUSE = 0.05  # after so many seconds.
 BOM = "\ufeff"
 
-Change = Callable[[str], str]
-"""Maps the current text to the new text."""
+Change = Callable[[str], str]  # Maps the current text to the new text.
 
 
 class EditError(Exception):
@@ -77,39 +69,25 @@ def put_flags(
 
     def change(text: str) -> str:
         refused.clear()
-        for name, flag in _relevant(text, flags).items():
-            try:
-                text = unflagged(text, name) if flag is None else flagged(text, name, flag)
-            except UneditableError as error:
-                refused[name] = error
+        for name, (_, table) in named(read(text), Table.IDENTITY).items():
+            if name in flags and _is_relevant(table, flag := flags[name]):
+                try:
+                    text = unflagged(text, name) if flag is None else flagged(text, name, flag)
+                except UneditableError as error:
+                    refused[name] = error
         return text
 
     _rewrite(path, change, lock_timeout)
     return refused
 
 
-def _relevant(text: str, flags: Mapping[str, Flag | None]) -> dict[str, Flag | None]:
-    try:
-        tables = tomllib.loads(text).get("identity", [])
-    except tomllib.TOMLDecodeError as error:
-        raise UneditableError(f"is not TOML ({error})") from None
-    by_name = {t.get("name"): t for t in tables if isinstance(t, dict)} if isinstance(tables, list) else {}
-    return {name: flag for name, flag in flags.items() if name in by_name and _is_relevant(by_name[name], flag)}
-
-
 def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
     """Return whether a flag is about the token of a table, as far as that token is in the table itself."""
-    token = table.get("token")
+    token, present = table.get("token"), table.get(FLAG)
     if not isinstance(token, str):
         return True
-    present = str(Bearer.of(token))
-    if flag is not None:
-        return flag.token == present
-    match table.get(FLAG):
-        case {"token": about}:
-            return bool(about != present)
-        case _:
-            return True
+    about = flag.token if flag is not None else present.get("token") if isinstance(present, dict) else None
+    return (about == str(Bearer.of(token))) is (flag is not None)
 
 
 def _rewrite(path: Path, change: Change, lock_timeout: float | None = None) -> None:

@@ -9,10 +9,7 @@ from pathlib import Path
 from codexpool.config.model import ConfigError, Problem
 
 OPTION = "codexpool_config"
-"""The mitmproxy option that names a pool.toml."""
-
 VARIABLE = "CODEXPOOL_CONFIG"
-"""The environment variable that names one."""
 
 
 def find(option: str | None, environ: Mapping[str, str], entry: Path | None) -> Path | None:

@@ -16,9 +16,7 @@ from codexpool.pool.identity import Kind
 from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import Bearer, fingerprint
 
-LONGEST_SHOWN = 64
-"""Characters of a value that a message repeats; a longer one is more likely a secret than a typo."""
-
+LONGEST_SHOWN = 64  # A longer value is more likely a secret than a typo.
 _LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9])at-")
 
 

@@ -20,8 +20,7 @@ from codexpool.tokens.bearer import Bearer
 PREFIX_OF_OURS: Final = "CODEXPOOL_"  # Some of these variables have tokens, keys and proxy passwords in them.
 HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})  # Needed to run codexpool; a URL may be secret.
 
-Keyring = Callable[[str, str], str]
-"""Returns the secret of a service and user. Raises UnusableError, or PendingError if it has not been read yet."""
+Keyring = Callable[[str, str], str]  # `read_keyring`, or a cache that raises PendingError for what was not read yet
 
 
 class Resolved(NamedTuple):

@@ -31,10 +31,8 @@ def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDE
 
     Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
     """
-    at = table_at(text, name, of)
-    expected = _read(text)
-    expected[of][at[1]][key] = tomllib.loads(f"value = {toml(value)}")["value"]
-    statements = _statements(text, at)
+    at, expected, statements = _find(text, name, of)
+    expected[of][at[1]][key] = read(f"value = {toml(value)}")["value"]
     parts = [index for index, statement in enumerate(statements) if statement.belongs_to((*at, key))]
     texts = [statement.text for statement in statements]
     if len(parts) == 1 and (replaced := _replaced(statements[parts[0]], key, value)):
@@ -49,11 +47,9 @@ def without_key(text: str, name: str, key: str, of: Table = Table.IDENTITY) -> s
 
     Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
     """
-    at = table_at(text, name, of)
-    expected = _read(text)
-    if expected[of][at[1]].pop(key, None) is None:
-        return text
-    return _checked(_without(_statements(text, at), (*at, key)), expected, key)
+    at, expected, statements = _find(text, name, of)
+    expected[of][at[1]].pop(key, None)
+    return _checked(_without(statements, (*at, key)), expected, key)
 
 
 def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
@@ -61,7 +57,7 @@ def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
 
     Raises UneditableError if the text is not TOML, or has these tables in an inline array.
     """
-    expected = _read(text)
+    expected = read(text)
     newline = "\r\n" if "\r\n" in text and not re.search(r"(?<!\r)\n", text) else "\n"
     width = max(map(len, table))
     lines = [f"[[{of}]]", *(f"{key:{width}} = {toml(value)}" for key, value in table.items())]
@@ -69,10 +65,10 @@ def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
     start = text if not text or text.endswith("\n") else text + newline
     result = start + (newline if start.strip() else "") + added
     try:
-        _read(result)
+        read(result)
     except UneditableError:
         raise UneditableError(f"has its {of} tables in an inline array") from None
-    expected[of] = [*expected.get(of, []), *_read(added)[of]]
+    expected[of] = [*expected.get(of, []), *read(added)[of]]
     return _checked(result, expected, f"the {of}")
 
 
@@ -81,21 +77,11 @@ def without_identity(text: str, name: str) -> str:
 
     Raises UneditableError if the text is not TOML, has no such identity, or has it in an inline array.
     """
-    at = table_at(text, name, Table.IDENTITY)
-    expected = _read(text)
+    at, expected, statements = _find(text, name, Table.IDENTITY)
     del expected[at[0]][at[1]]
     if not expected[at[0]]:
         del expected[at[0]]
-    return _checked(_without(_statements(text, at), at), expected, "the identity")
-
-
-def table_at(text: str, name: str, of: Table) -> tuple[Table, int]:
-    """Return the path of the table of that name. Raises UneditableError if there is none."""
-    tables = _read(text).get(of)
-    for index, table in enumerate(tables if isinstance(tables, list) else []):
-        if isinstance(table, dict) and table.get("name") == name:
-            return (of, index)
-    raise UneditableError(f"there is no {of} {shown(name)}")
+    return _checked(_without(statements, at), expected, "the identity")
 
 
 def toml(value: Value) -> str:
@@ -107,11 +93,15 @@ def toml(value: Value) -> str:
     return tomlkit.item(value).as_string()
 
 
-def _statements(text: str, at: tuple[Table, int]) -> list[Statement]:
-    statements = split(text)
-    if not any(statement.table == at for statement in statements):
-        raise UneditableError(f"has its {at[0]} tables in an inline array")
-    return statements
+def _find(text: str, name: str, of: Table) -> tuple[tuple[Table, int], dict[str, Any], list[Statement]]:
+    """Return the path of the table of that name, and the text as a document and as statements."""
+    document, statements = read(text), split(text)
+    index, _ = named(document, of).get(name, (None, {}))
+    if index is None:
+        raise UneditableError(f"there is no {of} {shown(name)}")
+    if not any(statement.table == (of, index) for statement in statements):
+        raise UneditableError(f"has its {of} tables in an inline array")
+    return (of, index), document, statements
 
 
 def _replaced(entry: Statement, key: str, value: Value) -> str:
@@ -149,12 +139,22 @@ def _without(statements: Iterable[Statement], path: KeyPath) -> str:
 
 def _checked(result: str, expected: Mapping[str, Any], what: str) -> str:
     """Return ``result`` if it means what is ``expected``. Raises UneditableError otherwise."""
-    if _read(result) != expected:
+    if read(result) != expected:
         raise UneditableError(f"{what} cannot be edited without changing something else")
     return result
 
 
-def _read(text: str) -> dict[str, Any]:
+def named(document: Mapping[str, Any], of: Table) -> dict[str, tuple[int | None, Mapping[str, Any]]]:
+    """Return the tables of an array by name, each with its index. The document may be an invalid pool.toml."""
+    tables = document.get(of)
+    found = (
+        [(i, table) for i, table in enumerate(tables) if isinstance(table, dict)] if isinstance(tables, list) else []
+    )
+    return {table["name"]: (i, table) for i, table in found if isinstance(table.get("name"), str)}
+
+
+def read(text: str) -> dict[str, Any]:
+    """Parse ``text``. Raises UneditableError if it is not TOML."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -11,20 +11,11 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-REFUSALS: Final = 20
-"""Refusals of one address in a row that are answered and logged in full."""
-
-EVERY: Final = 3.0
-"""Seconds after which one more of them is."""
-
-ADDRESSES: Final = 4_096
-"""Addresses to remember, of each kind."""
-
-REMEMBERED_FOR: Final = 60.0
-"""Seconds to remember that a bad key came from an address."""
-
-WORKS_FOR: Final = 12 * 3600.0
-"""Seconds for which an address counts as one that a member works from."""
+REFUSALS: Final = 20  # of one address in a row that are answered and logged in full, and one more
+EVERY: Final = 3.0  # seconds
+ADDRESSES: Final = 4_096  # to remember, of each kind
+REMEMBERED_FOR: Final = 60.0  # seconds for a bad key of an address
+WORKS_FOR: Final = 12 * 3600.0  # seconds for which a member is taken to work from an address
 
 
 class ClientAddresses:

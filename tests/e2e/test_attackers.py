@@ -305,7 +305,7 @@ def test_the_proxy_relays_nothing_for_strangers(tmp_path: Path) -> None:
     said = [line for line in log if not line.endswith("/addon")]
     assert code == 1
     assert len(said) == 1
-    assert said[0].startswith('codexpool: pool.toml says access = "anyone", and the proxy listens on 0.0.0.0')
+    assert said[0].startswith('codexpool: pool.toml has access = "anyone", and the proxy listens on 0.0.0.0')
     assert all(saw["this machine"].values())
     # a stranger gets to what a client asks first, and nowhere else
     assert {what: let_in for what, let_in in saw["stranger"].items() if let_in} == {}
