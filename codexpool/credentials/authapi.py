@@ -95,7 +95,7 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     Raises RefusedError if the token is dead, `codexpool.protocol.discovery.NotListedError` if only other accounts are
     listed, and UndiscoveredError for any other answer.
     """
-    status, document = response.status_code, _json(response)
+    status, document = response.status_code, http_client.json_of(response)
     code = redact_tokens(error_of(response.headers, response.content)[0])
     is_json, from_edge = isinstance(document, dict), _is_from_edge(response)
     if says_dead(status, code, is_json, from_edge):
@@ -123,7 +123,7 @@ def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
     code, request_id = map(
         redact_tokens, (error_of(response.headers, response.content)[0], response.headers.get("x-request-id", ""))
     )
-    status, document = response.status_code, _json(response)
+    status, document = response.status_code, http_client.json_of(response)
     evidence = Evidence(at, "GET", "whoami", status, code, request_id, bearer.fingerprint)
     if says_dead(status, code, isinstance(document, dict), _is_from_edge(response)):
         return Whoami(Word.REFUSED, evidence)
@@ -150,13 +150,6 @@ def _metadata_of(document: dict[str, Any]) -> Metadata:
 
 def _is_sendable(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
 
 
 def _is_from_edge(response: httpx.Response) -> bool:

@@ -32,7 +32,6 @@ for _name in ("httpx", "httpcore"):
 
 MAX_ANSWER: Final = 1 << 20  # Bytes of an answer, both as received and inflated.
 JSON: Final[Mapping[str, str]] = {"accept": "application/json", "accept-encoding": "gzip"}
-_ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
 class NoAnswerError(Exception):
@@ -106,8 +105,16 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
         raise NoAnswerError(f"no whole answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:
         raise NoAnswerError(type(error).__name__) from error
-    headers = {name: value for name, value in response.headers.items() if name not in _ENCODING_HEADERS}
-    return httpx.Response(response.status_code, headers=headers, content=content)
+    response.headers.pop("content-encoding", None)
+    return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """Return the JSON document of an answer, or None if it is not JSON."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
 
 
 @functools.cache

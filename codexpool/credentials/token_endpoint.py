@@ -73,10 +73,7 @@ def tokens_of(response: httpx.Response, refresh_token: str) -> dict[str, Any]:
     Raises NoTokenAnyMoreError for a refusal in JSON with a code of `PERMANENT`, else NoTokenNowError: proxies and
     content networks refuse in JSON too.
     """
-    try:
-        document = response.json()
-    except (ValueError, RecursionError):
-        document = None
+    document = http_client.json_of(response)
     if response.status_code == 200 and isinstance(document, dict):
         if any(isinstance(document.get(key), str) and document[key] for key in ("access_token", "refresh_token")):
             return document

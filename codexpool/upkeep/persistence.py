@@ -12,9 +12,8 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
 
 from codexpool.common import tasks
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
@@ -206,7 +205,11 @@ def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -
         pool.states.usage(key).take(note, now)
         pool.saw_usage(key)
     elif kind == BREAKER and name == str(pool_toml):
-        _apply_breaker(pool, note, now)
+        breaker = pool.states.breaker
+        if note.get("opened_at") is None:
+            breaker.close()
+        elif breaker.opened_at is None and float(note["opened_at"]) <= now < float(note["until"]):
+            breaker.take(note)
     elif kind == FAMILIES:
         for model, family in note.items():
             pool.learn_family(str(model), str(family))
@@ -216,14 +219,6 @@ def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -
         for identity in pool.identities.values():
             if identity.fingerprint == name:
                 pool.resumed(identity.name, name, now)
-
-
-def _apply_breaker(pool: Pool, note: Mapping[str, Any], now: float) -> None:
-    breaker = pool.states.breaker
-    if note.get("opened_at") is None:
-        breaker.close()
-    elif breaker.opened_at is None and float(note["opened_at"]) <= now < float(note["until"]):
-        breaker.take(note)
 
 
 def _is_news(identity: Identity, condition: Condition) -> bool:

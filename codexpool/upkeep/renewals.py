@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials import (
@@ -105,14 +106,16 @@ Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
 """Returns an identity's present credential and token; None if it has left the pool."""
 
 
-class _Renewal:
-    """The renewal of one identity's token."""
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """The renewal of one identity's token; ``refused``: the backend refused the present one."""
 
-    def __init__(self, waiting: Waiting) -> None:
-        self.attempt = asyncio.Event()  # Set when the present attempt has ended.
-        self.pauses = Pauses(waiting)
-        self.logged = ""  # Why an attempt gave no token, as last logged.
-        self.is_wanted_again = False  # The token was refused again meanwhile, perhaps too late for this renewal.
+    identity: Identity
+    refused: bool
+    pauses: Pauses
+    attempt: asyncio.Event = field(default_factory=asyncio.Event)  # Set when the present attempt has ended.
+    logged: str = ""  # Why an attempt gave no token, as last logged.
+    is_wanted_again: bool = False  # The token was refused again meanwhile, perhaps too late for this renewal.
 
 
 class Renewals:
@@ -135,7 +138,7 @@ class Renewals:
         self._waiting = waiting
         self._present = present
         self._use = use
-        self._under_way: dict[Identity, _Renewal] = {}
+        self._under_way: dict[Identity, _UnderWay] = {}
 
     def begin(self, identity: Identity, refused: bool) -> None:
         """Start to renew an identity's token, unless that is under way; ``refused``: the backend refused it."""
@@ -143,9 +146,8 @@ class Renewals:
             before.is_wanted_again = before.is_wanted_again or refused
         else:
             # Registered before the task runs: a request may wait for it by then.
-            under_way = self._under_way[identity] = _Renewal(self._waiting)
-            task = self._tasks.spawn(self._until_settled(identity, under_way, refused))
-            task.add_done_callback(lambda _: self._ended(identity, under_way))
+            under_way = self._under_way[identity] = _UnderWay(identity, refused, Pauses(self._waiting))
+            self._tasks.spawn(self._renew(under_way)).add_done_callback(lambda _: self._ended(under_way))
 
     def hurry(self, identity: Identity) -> None:
         """Retry a present renewal now: the identity's credential has changed."""
@@ -159,32 +161,27 @@ class Renewals:
                 async with asyncio.timeout(seconds):
                     await under_way.attempt.wait()
 
-    def _ended(self, identity: Identity, under_way: _Renewal) -> None:
+    def _ended(self, under_way: _UnderWay) -> None:
+        identity = under_way.identity
         if self._under_way.get(identity) is under_way:
             del self._under_way[identity]
         under_way.attempt.set()
         if under_way.is_wanted_again and identity.is_in_renewal and self._present(identity) is not None:
             self.begin(identity, refused=True)
 
-    async def _until_settled(self, identity: Identity, under_way: _Renewal, refused: bool) -> None:
+    async def _renew(self, under_way: _UnderWay) -> None:
+        identity, pauses = under_way.identity, under_way.pauses
         while not identity.paused and (present := self._present(identity)) is not None:
-            wait = under_way.pauses.begin()
-            if await self._is_settled(identity, under_way, *present, refused, wait):
+            wait = pauses.begin()
+            if await self._attempt(under_way, *present, wait):
                 return
             under_way.attempt.set()
-            await under_way.pauses.pause()
+            await pauses.pause()
             under_way.attempt = asyncio.Event()
 
-    async def _is_settled(
-        self,
-        identity: Identity,
-        under_way: _Renewal,
-        credential: Credential,
-        stale: Bearer | None,
-        refused: bool,
-        wait: float,
-    ) -> bool:
-        """Make one attempt. Return False if it must be repeated, in ``wait`` seconds."""
+    async def _attempt(self, under_way: _UnderWay, credential: Credential, stale: Bearer | None, wait: float) -> bool:
+        """Return False if the attempt must be repeated, in ``wait`` seconds."""
+        identity, refused = under_way.identity, under_way.refused
         fingerprint = identity.fingerprint
         try:
             renewal = await credential.renewed(stale, refused)
@@ -194,7 +191,7 @@ class Renewals:
             if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
                 evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
                 self._pool.states.unusable(identity.name, fingerprint, evidence)
-            self._failed(identity, under_way, str(error), wait)
+            self._failed(under_way, str(error), wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
@@ -206,11 +203,11 @@ class Renewals:
             self._pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 
-    def _failed(self, identity: Identity, under_way: _Renewal, reason: str, wait: float) -> None:
+    def _failed(self, under_way: _UnderWay, reason: str, wait: float) -> None:
+        identity, now = under_way.identity, time.time()
         if reason != under_way.logged:  # Once for each reason, not for each attempt.
             logger.warning("%s: %s; retrying in %.0f s", identity.name, reason, max(1.0, wait))
             under_way.logged = reason
         if identity.kind is Kind.COMMAND:
-            now = time.time()
             evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
             self._pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
