@@ -29,7 +29,7 @@ class UnavailableError(StateError):
 
 
 class Record(NamedTuple):
-    """An identity of a pool.toml as last seen: its token's fingerprint, whose that is, when it last served."""
+    """An identity of a pool.toml as last seen: its token's fingerprint and owner, and when it last served."""
 
     fingerprint: str
     key: IdentityKey

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -33,6 +34,7 @@ TIMEOUT: Final = 10.0  # Seconds for the command or the webhook of a notice.
 PAUSES: Final = (1.0, 5.0, 30.0)  # Seconds between two attempts to send a notice.
 
 
+@dataclass(slots=True)
 class Announcer:
     """Logs each change once, and sends a notice when an identity needs a person.
 
@@ -40,23 +42,14 @@ class Announcer:
     may find out the same thing. The command of a notice runs with ``environ`` without the pool's secrets.
     """
 
-    def __init__(
-        self,
-        config: PoolConfig,
-        pool: Pool,
-        owner: Tasks,
-        claim: Callable[[str], Awaitable[bool]],
-        route: Route,
-        environ: Mapping[str, str],
-    ) -> None:
-        self.config = config
-        self._pool = pool
-        self._tasks = owner
-        self._claim = claim
-        self._route = route
-        self._environ = environ
-        self._reminded: dict[str, float] = {}
-        self._announced_breaker: float | None = None  # When the open breaker ends, as last announced.
+    config: PoolConfig
+    pool: Pool
+    owner: Tasks
+    claim: Callable[[str], Awaitable[bool]]
+    route: Route
+    environ: Mapping[str, str]
+    _reminded: dict[str, float] = field(default_factory=dict)
+    _announced_breaker: float | None = None  # When the open breaker ends, as last announced.
 
     def status(self, identity: Identity, before: Condition) -> None:
         """Announce an identity's condition; ``before`` is the one it left."""
@@ -76,13 +69,13 @@ class Announcer:
 
     def breaker(self) -> str:
         """Announce that the breaker opened or closed. Return the text, empty if nothing changed."""
-        breaker = self._pool.states.breaker
+        breaker = self.pool.states.breaker
         until = breaker.until if breaker.opened_at is not None else None
         if until == self._announced_breaker:
             return ""
         self._announced_breaker = until
         if until is not None:
-            why = reasons_of(self._pool, breaker.names)
+            why = reasons_of(self.pool, breaker.names)
             text = (
                 f"the breaker is open until {clock(until)} UTC, sessions are not moved: refused for good "
                 f"within a minute: {', '.join(breaker.names)}{why}. Then one request finds out. To end it now: "
@@ -95,7 +88,7 @@ class Announcer:
 
     def remind(self, now: float) -> None:
         """Log, once a day for each identity, that its token expires soon and should be replaced."""
-        for identity in self._pool.identities.values():
+        for identity in self.pool.identities.values():
             text = expiry(identity.expires_at, now)
             if text and abs(now - self._reminded.get(identity.name, 0.0)) > REMIND_EVERY:
                 self._reminded[identity.name] = now
@@ -115,10 +108,10 @@ class Announcer:
         ):
             if send is not None:
                 case = f"{channel}:{folder}:{identity.name}:{status}:{identity.fingerprint}"
-                self._tasks.spawn(self._send(case, f"notify.{channel}", identity.name, send))
+                self.owner.spawn(self._send(case, f"notify.{channel}", identity.name, send))
 
     async def _send(self, case: str, channel: str, name: str, send: Callable[[], Awaitable[None]]) -> None:
-        if not await self._claim(case):
+        if not await self.claim(case):
             return
         for pause in (*PAUSES, None):
             try:
@@ -135,13 +128,13 @@ class Announcer:
 
     async def _run(self, config: PoolConfig, text: str) -> None:
         line = CommandLine(config.notify.command, config.path.parent, timeout_ms=round(TIMEOUT * 1000))
-        environ = environ_of_programs(self._environ, secret_variables(config))
+        environ = environ_of_programs(self.environ, secret_variables(config))
         await run(line, environ, text=text, wants_output=False)
 
     async def _post(self, address: str, text: str) -> None:
         headers = {"content-type": "application/json"}
         async with (
-            await tasks.in_thread(http_client.client, self._route, TIMEOUT, headers) as client,
+            await tasks.in_thread(http_client.client, self.route, TIMEOUT, headers) as client,
             client.stream("POST", address, content=text) as response,
         ):
             status = response.status_code  # The body is not read.

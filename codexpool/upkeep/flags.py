@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -28,30 +29,30 @@ PAUSES: Final = (0.5, 15.0)  # Seconds between two attempts to write: the first 
 LAST_LOCK_TIMEOUT: Final = 0.5  # Seconds that the last attempt waits for another editor.
 
 
+@dataclass(slots=True)
 class FlagWriter:
     """Keeps the flags of pool.toml and the statuses of identities consistent. ``config`` is the one in use."""
 
-    def __init__(self, config: PoolConfig, pool: Pool, vault: Vault, owner: tasks.Tasks) -> None:
-        self.config = config
-        self._pool = pool
-        self._vault = vault
-        self._owner = owner
-        self._queued: dict[str, Flag | None] = {}  # By identity; None removes a flag.
-        self._writing: asyncio.Task[None] | None = None
-        self._is_failing = False
+    config: PoolConfig
+    pool: Pool
+    vault: Vault
+    owner: tasks.Tasks
+    _queued: dict[str, Flag | None] = field(default_factory=dict)  # By identity; None removes a flag.
+    _writing: asyncio.Task[None] | None = None
+    _is_failing: bool = False
 
     def apply(self, spec: IdentitySpec, before: IdentitySpec | None) -> None:
         """Apply to an identity the flag that pool.toml has; ``before`` is its entry before the reload."""
-        identity, bearer = self._pool.identities[spec.name], self._vault.bearer(spec.name)
+        identity, bearer = self.pool.identities[spec.name], self.vault.bearer(spec.name)
         if bearer is None:
             return
         if before is not None and (before.account_id, before.user_id) != (spec.account_id, spec.user_id):
-            self._vault.doubt(identity)
+            self.vault.doubt(identity)
         if spec.flag is None:
             if identity.status is not Status.NEEDS_REPLACEMENT:
                 return
             if before is not None and before.flag is not None:
-                self._vault.doubt(identity)  # A person removed the flag and kept the token.
+                self.vault.doubt(identity)  # A person removed the flag and kept the token.
             else:
                 self.flag(identity)  # An editor saved an older text over our flag.
         elif not spec.flag.applies_to(bearer):
@@ -59,7 +60,7 @@ class FlagWriter:
         elif identity.status is not Status.NEEDS_REPLACEMENT:
             evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
             condition = Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence)
-            self._pool.states.condition_learned(identity.name, identity.fingerprint, condition)
+            self.pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
     def flag(self, identity: Identity) -> None:
         """Write the flag of an identity with a dead token, unless pool.toml has it."""
@@ -79,7 +80,7 @@ class FlagWriter:
     def _queue(self, name: str, flag: Flag | None) -> None:
         self._queued[name] = flag
         if self._writing is None or self._writing.done():
-            self._writing = self._owner.spawn(self._write())
+            self._writing = self.owner.spawn(self._write())
 
     async def _write(self) -> None:
         pauses = tasks.growing_pauses(*PAUSES)
@@ -121,7 +122,7 @@ class FlagWriter:
             self._is_failing = False
 
     def _is_wanted(self, name: str, flag: Flag | None) -> bool:
-        identity, spec = self._pool.identities.get(name), self.config.identity(name)
+        identity, spec = self.pool.identities.get(name), self.config.identity(name)
         if identity is None or spec is None:
             return False
         if flag is None:

@@ -138,7 +138,7 @@ class Persistence(Rows):
         return True
 
     def put_identity(self, pool_toml: Path, identity: Identity) -> None:
-        """Store the token of an identity, whose that is, and when it last served."""
+        """Store the token of an identity, its owner, and when it last served."""
         if identity.metadata is not None:
             record = Record(identity.fingerprint, identity.metadata.key, self._used_at.get(identity.name))
             self.put_record(record_name(pool_toml, identity.name), record)

@@ -118,6 +118,7 @@ class _UnderWay:
     is_wanted_again: bool = False  # The token was refused again meanwhile, perhaps too late for this renewal.
 
 
+@dataclass(slots=True)
 class Renewals:
     """The present renewals.
 
@@ -125,20 +126,12 @@ class Renewals:
     first, and raises NoTokenNowError if it cannot yet. ``waiting`` requests cut pauses short.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        tasks: Tasks,
-        waiting: Waiting,
-        present: Present,
-        use: Callable[[Identity, Renewal], Awaitable[None]],
-    ) -> None:
-        self._pool = pool
-        self._tasks = tasks
-        self._waiting = waiting
-        self._present = present
-        self._use = use
-        self._under_way: dict[Identity, _UnderWay] = {}
+    pool: Pool
+    tasks: Tasks
+    waiting: Waiting
+    present: Present
+    use: Callable[[Identity, Renewal], Awaitable[None]]
+    _under_way: dict[Identity, _UnderWay] = field(default_factory=dict)
 
     def begin(self, identity: Identity, refused: bool) -> None:
         """Start to renew an identity's token, unless that is under way; ``refused``: the backend refused it."""
@@ -146,8 +139,8 @@ class Renewals:
             before.is_wanted_again = before.is_wanted_again or refused
         else:
             # Registered before the task runs: a request may wait for it by then.
-            under_way = self._under_way[identity] = _UnderWay(identity, refused, Pauses(self._waiting))
-            self._tasks.spawn(self._renew(under_way)).add_done_callback(lambda _: self._ended(under_way))
+            under_way = self._under_way[identity] = _UnderWay(identity, refused, Pauses(self.waiting))
+            self.tasks.spawn(self._renew(under_way)).add_done_callback(lambda _: self._ended(under_way))
 
     def hurry(self, identity: Identity) -> None:
         """Retry a present renewal now: the identity's credential has changed."""
@@ -166,12 +159,12 @@ class Renewals:
         if self._under_way.get(identity) is under_way:
             del self._under_way[identity]
         under_way.attempt.set()
-        if under_way.is_wanted_again and identity.is_in_renewal and self._present(identity) is not None:
+        if under_way.is_wanted_again and identity.is_in_renewal and self.present(identity) is not None:
             self.begin(identity, refused=True)
 
     async def _renew(self, under_way: _UnderWay) -> None:
         identity, pauses = under_way.identity, under_way.pauses
-        while not identity.paused and (present := self._present(identity)) is not None:
+        while not identity.paused and (present := self.present(identity)) is not None:
             wait = pauses.begin()
             if await self._attempt(under_way, *present, wait):
                 return
@@ -186,21 +179,21 @@ class Renewals:
         try:
             renewal = await credential.renewed(stale, refused)
             if renewal is not None:
-                await self._use(identity, renewal)
+                await self.use(identity, renewal)
         except NoTokenNowError as error:
             if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
                 evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
-                self._pool.states.unusable(identity.name, fingerprint, evidence)
+                self.pool.states.unusable(identity.name, fingerprint, evidence)
             self._failed(under_way, str(error), wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
-            self._pool.states.login_over(identity.name, fingerprint, evidence)
+            self.pool.states.login_over(identity.name, fingerprint, evidence)
             return True
         if renewal is None:
             note = "its token is refused, and there is no other"
             evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint, note=note)
-            self._pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
+            self.pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
 
     def _failed(self, under_way: _UnderWay, reason: str, wait: float) -> None:
@@ -210,4 +203,4 @@ class Renewals:
             under_way.logged = reason
         if identity.kind is Kind.COMMAND:
             evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
-            self._pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
+            self.pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
