@@ -141,21 +141,14 @@ def _headers(part: Part, a: Side, b: Side, one: Headers, other: Headers) -> Iter
         if value_a == value_b or (not is_raw and shown_a == shown_b):
             continue
         means = meaning(name)
-        inside = _inside(value_a, value_b)
+        are_json = all(isinstance(parse_json(value or ""), dict) for value in (value_a, value_b))
+        inside = list(members(value_a, value_b)) if are_json else []
         for member in inside:
             yield Difference(part, f"{redact_text(name)}: {member.path}", *member[1:], means)
             means = ""
         if not inside:
             sign = sign_of(value_a, value_b)
             yield Difference(part, redact_text(name), sign, shown_a, told_apart(shown_a, shown_b), means)
-
-
-def _inside(a: str | None, b: str | None) -> list[Member]:
-    """Return the differences in the JSON of two headers, if both are JSON."""
-    documents = [_json(value.encode("utf-8", "replace")) for value in (a, b) if value is not None]
-    if len(documents) == 2 and all(isinstance(document, dict) for document in documents):
-        return list(members(documents[0], documents[1]))
-    return []
 
 
 def _order(a: Headers, b: Headers) -> Iterator[str]:
@@ -169,7 +162,7 @@ def _order(a: Headers, b: Headers) -> Iterator[str]:
 
 
 def _bodies(a: bytes, b: bytes) -> list[Difference]:
-    one, other = _json(a), _json(b)
+    one, other = (parse_json(body.decode("utf-8", "replace")) for body in (a, b))
     if one is None or other is None:
         text_a, text_b = _text(a), _text(b)
         return [_difference(Part.BODY, "text", text_a, told_apart(text_a, text_b))]
@@ -178,13 +171,6 @@ def _bodies(a: bytes, b: bytes) -> list[Difference]:
     except RecursionError:
         found = [Member("", Sign.REPLACED, "(very many levels)", "(very many levels, and others)")]
     return [Difference(Part.BODY, member.path or "all of it", *member[1:]) for member in found]
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _text(body: bytes) -> str | None:
