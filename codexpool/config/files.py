@@ -50,9 +50,6 @@ def _named(key: str, value: str) -> Path:
     return path
 
 
-Mark = tuple[int, int, int, int, int]
-
-
 class Watcher:
     """Reports that one of some files was changed, created, removed or given other permissions.
 
@@ -60,7 +57,7 @@ class Watcher:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._marks: dict[Path, Mark | None] = {path: _mark(path) for path in paths}
+        self._marks: dict[Path, tuple[int, ...]] = {path: _mark(path) for path in paths}
 
     def watch(self, paths: Iterable[Path]) -> None:
         """Watch these files from now on. Those already watched keep their last mark, so that no change is missed."""
@@ -72,10 +69,10 @@ class Watcher:
         return self._marks != before
 
 
-def _mark(path: Path) -> Mark | None:
+def _mark(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except (OSError, ValueError):
-        return None
+        return ()
     # The change time also tells a chmod, which may fix a file that was refused.
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)

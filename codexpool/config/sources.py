@@ -1,24 +1,64 @@
-"""Fetches the credentials of the identities from where pool.toml says they are."""
+"""Fetches the credentials of the identities from where pool.toml says they are: files, variables, the keyring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
-from codexpool.config.keyrings import PendingError, read_keyring
 from codexpool.config.model import FromAuthJson, FromEnv, IdentitySpec, PoolConfig, Problem
 from codexpool.credentials import PREFIX, Credential, Pat, auth_json
 from codexpool.credentials.command import Command
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.redaction import redact_tokens
 from codexpool.tokens import member_key
 from codexpool.tokens.bearer import Bearer
 
 PREFIX_OF_OURS: Final = "CODEXPOOL_"  # Some of these variables have tokens, keys and proxy passwords in them.
 HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})  # Needed to run codexpool; a URL may be secret.
+
+
+class PendingError(Exception):
+    """A secret that has not been read yet; the keyring may be waiting for a person to unlock it."""
+
+
+def read_keyring(service: str, name: str) -> str:
+    """Return the secret of a service and user. Waits as long as the keyring does. Raises UnusableError."""
+    with _library() as keyring:
+        secret: str | None = keyring.get_password(service, name)
+    if not secret:
+        raise UnusableError(
+            f'the keyring has nothing for service "{service}" and user "{name}"',
+            f"store it: keyring set {service} {name}",
+        )
+    return secret
+
+
+def write_keyring(service: str, name: str, secret: str) -> None:
+    """Set the secret of a service and user. Raises UnusableError."""
+    with _library() as keyring:
+        keyring.set_password(service, name, secret)
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[Any]:
+    try:
+        import keyring
+    except ImportError:
+        raise UnusableError(
+            "the library `keyring` is not installed",
+            "install it: uv tool install '.[keyring]' in the checkout, or --with keyring beside mitmproxy",
+        ) from None
+    try:
+        yield keyring
+    except Exception as error:  # The backends of many vendors raise whatever they like.
+        what = f"the keyring does not answer: {redact_tokens(str(error)) or type(error).__name__}"
+        raise UnusableError(what, "unlock it, or keep the token elsewhere") from None
+
 
 Keyring = Callable[[str, str], str]  # `read_keyring`, or a cache that raises PendingError for what was not read yet
 
@@ -97,6 +137,35 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
             return _from_auth_json(path, sources.endpoint)
 
 
+class CachedKeyring:
+    """The secrets of the keyring as last read, for an event loop, which must not wait for it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str | UnusableError] = {}
+
+    def __call__(self, service: str, name: str) -> str:
+        """Return a secret as `read_keyring` does. Raises PendingError for one that has not been read yet."""
+        known = self._known.get((service, name))
+        if known is None:
+            raise PendingError
+        if isinstance(known, UnusableError):
+            raise known
+        return known
+
+    def read(self, wanted: Sequence[tuple[str, str]]) -> bool:
+        """Read these secrets again, and return whether any has changed. Waits: for a thread."""
+        before = {pair: repr(known) for pair, known in self._known.items()}
+        self._known = {pair: _read(*pair) for pair in wanted}
+        return before != {pair: repr(known) for pair, known in self._known.items()}
+
+
+def _read(service: str, name: str) -> str | UnusableError:
+    try:
+        return read_keyring(service, name)
+    except UnusableError as error:
+        return error
+
+
 def secret_variables(config: PoolConfig) -> frozenset[str]:
     """Return the variables that hold the tokens of a pool."""
     sources = (identity.source for identity in config.identities)
@@ -130,10 +199,9 @@ def _only_line(path: Path) -> str:
         text = read_private(path).strip()
     except UnusableError as error:
         raise UnusableError(f"token file {path}: {error.what}", error.remedy) from None
-    if not text:
-        raise UnusableError(f"token file {path} is empty", "write the token into it")
-    if len(text.splitlines()) > 1:
-        raise UnusableError(f"token file {path} has more than one line", "keep only the token in it")
+    if len(text.splitlines()) != 1:
+        what = f"token file {path} {'has more than one line' if text else 'is empty'}"
+        raise UnusableError(what, "write the token into it, and nothing else")
     return text
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from codexpool.config.model import MemberSpec
 from codexpool.pool.identity import Identity, Metadata, Status, clock
@@ -55,13 +55,6 @@ class Member:
         return self.spec.name
 
 
-class Holder(NamedTuple):
-    """The member of a key, None if it is unknown. Only a ``VALID`` key opens the pool."""
-
-    status: KeyStatus
-    member: Member | None
-
-
 class Register:
     """The members of one configuration.
 
@@ -77,13 +70,13 @@ class Register:
             for key in _keys(spec):
                 self._members[self._digest(key)] = _member(spec, key, identities)
 
-    def holder(self, key: str, at: float) -> Holder:
-        """Return the member of a key, and the status of that key at the unix second ``at``."""
+    def holder(self, key: str, at: float) -> tuple[KeyStatus, Member | None]:
+        """Return the status of a key at the unix second ``at``, and its member. Only ``VALID`` opens the pool."""
         given = hashed(key)
         member = self._members.get(self._digest(given))
         if not hmac.compare_digest(member.key if member is not None else "", given) or member is None:
-            return Holder(KeyStatus.UNKNOWN, None)
-        return Holder(key_status(member.spec, member.key, at), member)
+            return KeyStatus.UNKNOWN, None
+        return key_status(member.spec, member.key, at), member
 
     def is_still_valid(self, member: Member, at: float) -> bool:
         """Return whether what was admitted for a member may continue: its key has not been revoked since."""

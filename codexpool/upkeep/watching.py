@@ -9,10 +9,9 @@ from dataclasses import replace
 
 from codexpool.common import tasks
 from codexpool.config.files import Watcher
-from codexpool.config.keyrings import CachedKeyring
 from codexpool.config.model import ConfigError, FromKeyring, PoolConfig
 from codexpool.config.read import load
-from codexpool.config.sources import Resolved, Sources, resolve
+from codexpool.config.sources import CachedKeyring, Resolved, Sources, resolve
 from codexpool.credentials.token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("codexpool")

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from codexpool.common.private_files import UnusableError
-from codexpool.config.keyrings import CachedKeyring
 from codexpool.config.model import Access, PoolConfig, Problem
 from codexpool.config.read import load, parse
-from codexpool.config.sources import Resolved, Sources, resolve
+from codexpool.config.sources import CachedKeyring, Resolved, Sources, resolve
 from codexpool.credentials import Pat
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint

@@ -36,24 +36,24 @@ def test_a_key_looks_like_a_pat_and_its_hash_hides_it() -> None:
     ],
 )
 def test_a_key_opens_the_pool_until_it_is_revoked_or_expires(spec: MemberSpec, status: KeyStatus) -> None:
-    found = Register([spec]).holder(KEY, NOW)
+    found, member = Register([spec]).holder(KEY, NOW)
 
-    assert found.status is status
-    assert found.member is not None
-    assert found.member.name == "ann"
+    assert found is status
+    assert member is not None
+    assert member.name == "ann"
 
 
 def test_after_a_rotation_both_keys_are_valid_for_a_while() -> None:
     register = Register([replace(ANN, previous=PreviousKey(hashed(OLD), NOW + 60))])
 
-    assert [register.holder(key, NOW).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.VALID]
-    assert [register.holder(key, NOW + 60).status for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.REPLACED]
+    assert [register.holder(key, NOW)[0] for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.VALID]
+    assert [register.holder(key, NOW + 60)[0] for key in (KEY, OLD)] == [KeyStatus.VALID, KeyStatus.REPLACED]
 
 
 def test_both_keys_of_a_member_have_the_same_ids() -> None:
     before, after = Register([ANN]), Register([replace(ANN, key=hashed(OLD), previous=PreviousKey(ANN.key, NOW + 9))])
-    people = [register.holder(key, NOW).member for register, key in ((before, KEY), (after, KEY), (after, OLD))]
-    other = Register([replace(ANN, name="bob")]).holder(KEY, NOW).member
+    people = [register.holder(key, NOW)[1] for register, key in ((before, KEY), (after, KEY), (after, OLD))]
+    other = Register([replace(ANN, name="bob")]).holder(KEY, NOW)[1]
 
     assert len({(who.account_id, who.user_id) for who in people if who is not None}) == 1
     assert None not in people
@@ -86,7 +86,7 @@ def test_nothing_but_the_key_opens_the_pool(guess: str) -> None:
     ],
 )
 def test_admission_lasts_until_the_key_is_revoked(now: list[MemberSpec], goes_on: bool) -> None:
-    member = Register([ANN]).holder(KEY, NOW).member
+    member = Register([ANN]).holder(KEY, NOW)[1]
     assert member is not None
 
     assert Register(now).is_still_valid(member, NOW) is goes_on
@@ -98,7 +98,7 @@ def test_admission_lasts_until_the_key_is_revoked(now: list[MemberSpec], goes_on
 )
 def test_patterns_say_which_identities_serve_a_member(patterns: tuple[str, ...], allowed: set[str] | None) -> None:
     register = Register([replace(ANN, identities=patterns)], ["team-a", "spare", "team-b", "Team-c"])
-    member = register.holder(KEY, NOW).member
+    member = register.holder(KEY, NOW)[1]
 
     assert member is not None
     assert member.identities == allowed

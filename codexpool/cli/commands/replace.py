@@ -18,7 +18,6 @@ from codexpool.cli.token_options import GivenToken, given_token, token_options
 from codexpool.cli.tokens import Verified, checked, remember_new, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
-from codexpool.config.keyrings import write_keyring
 from codexpool.config.model import (
     FromAuthJson,
     FromCommand,
@@ -29,7 +28,7 @@ from codexpool.config.model import (
     Inline,
     Table,
 )
-from codexpool.config.sources import credential_of
+from codexpool.config.sources import credential_of, write_keyring
 from codexpool.config.tables import with_key, with_table, without_key
 from codexpool.pool.identity import IdentityKey
 

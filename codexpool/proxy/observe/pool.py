@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codexpool.config.keyrings import PendingError
 from codexpool.config.model import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig
-from codexpool.config.sources import Sources, resolve
+from codexpool.config.sources import PendingError, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route

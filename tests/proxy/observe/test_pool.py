@@ -85,7 +85,7 @@ async def test_no_command_or_keyring_is_used(tmp_path: Path, monkeypatch: pytest
     def asked(*_: object) -> None:
         raise AssertionError("the keyring was asked")
 
-    monkeypatch.setattr("codexpool.config.keyrings.read_keyring", asked)
+    monkeypatch.setattr("codexpool.config.sources.read_keyring", asked)
     ran = tmp_path / "ran"
     text = (
         f'[[identity]]\nname = "sso"\ntoken = {{ command = ["touch", "{ran}"] }}\n'
