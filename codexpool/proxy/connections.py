@@ -1,14 +1,10 @@
-"""What mitmproxy's connections lack: trailers, interim answers, and bounds.
+"""What mitmproxy's connections lack: bounds, and a clean end. `codexpool.proxy.resend` installs this for all of them.
 
 Over HTTP/1 mitmproxy takes an interim answer (1xx) for the final one, and raises an exception on trailers: either way
-the client hangs. Here both are dropped. An endless head and a WebSocket message that is too long end their
-connection.
+the client hangs. Here both are dropped. An endless head or WebSocket message ends its connection.
 
 A server that refuses a request before it has read the body, and closes, answers the rest of the body with a reset.
-When asyncio cannot write, it drops the connection and the refusal that was received but not read. `hear` makes
-mitmproxy read it first. `close_well` makes mitmproxy close a connection that it gives up at the wrong moment.
-
-`codexpool.proxy.resend` installs these classes, and they serve every connection.
+asyncio then drops the connection, and the refusal with it. `hear` makes mitmproxy read the refusal first.
 """
 
 from __future__ import annotations

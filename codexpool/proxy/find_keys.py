@@ -64,21 +64,15 @@ async def take_key_out(flow: http.HTTPFlow) -> bool:
     Raises UnreadableError for a body that cannot be decoded.
     """
     body, encoding = flow.request.raw_content, flow.request.headers.get("content-encoding", "")
-    if not body:
-        return False
-    if (clean := await look(without_keys, body, encoding)) is None:
+    if not body or (clean := await look(without_keys, body, encoding)) is None:
         return False
     with_body(flow.request, clean)
     return True
 
 
 def _without(fields: Fields) -> Fields:
-    return tuple((_KEY.sub(SHOWN_IN_NAMES, name), _shown(value)) for name, value in fields)
-
-
-def _shown(value: bytes) -> bytes:
-    shown = _KEY.sub(SHOWN, value)
-    return shown if not _holds(shown) else SHOWN
+    shown = ((_KEY.sub(SHOWN_IN_NAMES, name), _KEY.sub(SHOWN, value)) for name, value in fields)
+    return tuple((name, SHOWN if _holds(value) else value) for name, value in shown)
 
 
 def _may_hold(fields: Fields) -> bool:

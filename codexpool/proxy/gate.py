@@ -43,11 +43,8 @@ PATIENCE: Final = 5.0  # seconds that whoami waits for the pool to learn the acc
 FOR_CLIENTS: Final = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST, "ab.chatgpt.com"})
 
 MISPLACED: Final = "a member key is in a place where none belongs"
-
 ELSEWHERE: Final = "a member key is valid for this pool only, and is not sent to other hosts"
-
 NO_SOCKET: Final = "a member key opens no WebSocket but that of the model (codex/responses)"
-
 MISSING: Final = (
     "this pool is for its members, and the request has no member key. Set CODEX_ACCESS_TOKEN to yours (at-pool-…), "
     "or ask the operator of this proxy for one: codexpool member add NAME"
@@ -188,9 +185,8 @@ class Gate:
         credential = flow.request.headers.get("authorization")
         if credential is not None:
             return (Proof.LOGIN if _LOGIN.match(credential) else Proof.OTHER), MISSING
-        if self.addresses.has_bad_keys and (why := self.addresses.bad_key(source_of(flow), time.monotonic())):
-            return Proof.LOST_KEY, why
-        return Proof.NOTHING, MISSING
+        why = self.addresses.bad_key(source_of(flow), time.monotonic())
+        return (Proof.LOST_KEY, why) if why else (Proof.NOTHING, MISSING)
 
     def _with_key(self, flow: http.HTTPFlow, found: bytes, policy: Policy) -> Entrance:
         now, purpose = time.time(), purpose_of(flow.request, policy)
@@ -254,12 +250,11 @@ class Gate:
 
 def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
     upgrade = flow.request.headers.get("upgrade", "").lower() == "websocket"
+    own = flow.request.headers.get("chatgpt-account-id")
     match entrance.outcome:
         case Outcome.WITHHELD:
             return replies.withheld(entrance.why)
-        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and (
-            own := flow.request.headers.get("chatgpt-account-id")
-        ):
+        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and own:
             return replies.discovered(own)  # Without it the client would not send the request that tells it why.
         case Outcome.EXPLAINED:
             return replies.unservable(f"codexpool: {entrance.why}", "", upgrade, None, False, 0.0)

@@ -1,10 +1,8 @@
 """A mitmproxy stream that dresses its request at the last moment, and can send it again.
 
-mitmproxy answers a client exactly once per flow. `ResendStream` keeps that rule, but decides later when a *held* (not
-streamed) response is final: after every addon has seen it in the ``response`` hook, it asks the sender whether to
-send the request again. If so, the response is dropped and the client never learns of it. The same goes for a
-connection lost before anything was passed on (the ``error`` hook), and for a stream whose beginning reports a
-failure.
+mitmproxy answers a client once per flow. `ResendStream` keeps that rule, but when every addon has seen a *held* (not
+streamed) response, or an error before anything was passed on, it asks the sender whether to send the request again.
+If so, the client never learns of that answer. The same goes for a stream whose beginning reports a failure.
 
 How much is held is bounded. The answer to an attempt has these states:
 
@@ -14,18 +12,13 @@ How much is held is bounded. The answer to an attempt has these states:
 - beginning: the first pieces of a stream are read, for at most `LONGEST_HOLD`; then all is passed on.
 - streamed: nothing can be taken back.
 
-Two ideas make this work:
+Towards the server, each attempt has a stream id of its own, because mitmproxy's server-side layers keep their state
+per stream id. What still arrives for an abandoned attempt has the old id and is dropped. Towards the client the id
+never changes. A claimed flow leaves as a dressed copy from ``make_server_connection``, where mitmproxy would send
+``flow.request``. So ``flow.request``, which dumps show, never has a pool's token, and a request that was not dressed
+cannot leave by mistake. Body chunks and WebSocket messages of a first attempt take mitmproxy's own path.
 
-- Towards the server, each attempt has a stream id of its own. mitmproxy's server-side layers keep their state per
-  stream id, so a new id is a new exchange, on the same connection if it is still good. What still arrives for an
-  abandoned attempt has the old id and is dropped here. Towards the client the id never changes.
-- ``make_server_connection`` is where mitmproxy is about to send ``flow.request``. A flow the sender claims leaves
-  from there as a dressed copy. So ``flow.request``, which dumps and HAR files show, never has a pool's token, and a
-  request that was not dressed cannot leave by mistake.
-
-Only claimed flows pay for this, once per request: body chunks and WebSocket messages of a first attempt take
-mitmproxy's own path. This file and `codexpool.proxy.connections` know nothing of Codex. They are the only ones that
-touch mitmproxy's internals.
+This file and `codexpool.proxy.connections` know nothing of Codex.
 """
 
 from __future__ import annotations
@@ -197,11 +190,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             yield from self._refuse("codexpool: not sent, because its sender has disowned it")
 
     def _put_on_the_wire(self, request: http.Request, granted: Any = None) -> Commands:
-        """Send a request. ``granted`` is a connection that was made for it before it was outdated.
-
-        mitmproxy counts the connections it has granted, and shares none between HTTP/2 and HTTP/1: one that is
-        requested and not used is lost.
-        """
+        """Send a request. ``granted`` was made for it before it was outdated; mitmproxy would never reuse it."""
         again = granted is not None
         if again and granted.connected and granted.address == (request.host, request.port):
             connection, err = granted, None

@@ -68,9 +68,9 @@ class Tunnels:
     def is_known(self, context: Context) -> bool:
         """Return whether a connection is for a host that is certainly read, or for no host yet."""
         server = context.server
-        return server.address is None or is_read(
-            self._name(server, context.client, server.address[0], None), self._hosts()
-        )
+        if server.address is None:
+            return True
+        return is_read(self._name(server, context.client, server.address[0], None), self._hosts())
 
     def pass_through(self, asked: layer.NextLayer, reads_all: bool) -> None:
         """Pass a new tunnel through unread, unless the proxy reads its host.

@@ -50,12 +50,14 @@ def log_as(form: str) -> Callable[[], None]:
 
     Raises OptionsError for another form, and if mitmproxy shows its log in a window.
     """
-    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)] if form else []
-    if form and form != "json":
+    if not form:
+        return lambda: None
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)]
+    if form != "json":
         raise exceptions.OptionsError(f"{OPTION} is {form!r}; use --set {OPTION}=json, or leave it out")
-    if form and not handlers:
+    if not handlers:
         raise exceptions.OptionsError(f"{OPTION}: mitmproxy's own window shows the log itself; use mitmdump")
-    if form and "flow_detail" in ctx.options and not is_set_by_user("flow_detail"):
+    if "flow_detail" in ctx.options and not is_set_by_user("flow_detail"):
         ctx.options.update(flow_detail=0)  # Never undone: the next `load` would take that for the user's setting.
     before = [(one, one.formatter) for one in handlers]
     for handler in handlers:

@@ -35,8 +35,6 @@ HIDDEN: Final = "<codexpool: not recorded>"
 
 # Modes in which a request has an address, and perhaps no host name.
 NAMELESS: Final = frozenset({"transparent", "local", "wireguard"})
-# Modes in which other machines may reach the proxy although it listens on no address.
-NETWORKS: Final = frozenset({"tun"})
 
 UNFIT_FOR_A_POOL: Final = (
     ("websocket", False, "member keys, limits and turns on WebSockets would go unseen"),
@@ -102,10 +100,7 @@ def warn_of_modes() -> None:
 
 
 def refuse_unfit(loopback_only: bool) -> None:
-    """Raise OptionsError for settings with which requests could not be sent, or not safely.
-
-    ``loopback_only``: this version of mitmproxy is safe for loopback clients only.
-    """
+    """Raise OptionsError for settings with which requests could not be sent, or not safely by this mitmproxy."""
     if ctx.options.stream_large_bodies:
         raise exceptions.OptionsError(
             "codexpool cannot work with stream_large_bodies: a body that was streamed cannot be sent again under "
@@ -193,15 +188,13 @@ def _other_hosts() -> list[str]:
     return [host or "all addresses" for host in hosts if not is_loopback(host)]
 
 
-def _networks() -> frozenset[str]:
-    return NETWORKS & {spec.type_name for spec in _modes()}
+def _networks() -> list[str]:
+    """Return the modes in which other machines may reach the proxy although it listens on no address."""
+    return [spec.type_name for spec in _modes() if spec.type_name == "tun"]
 
 
 def is_own_connection(address: tuple[object, ...]) -> bool:
-    """Return whether a client's address is the near end of a connection that this proxy has made.
-
-    Then the client is whoever asked for that connection, perhaps on another machine.
-    """
+    """Return whether a client's address is the near end of a connection that this proxy has made for another."""
     connections = getattr(ctx.master.addons.get("proxyserver"), "connections", None)
     handlers = connections.values() if isinstance(connections, dict) else connections or ()
     servers = (one for handler in list(handlers) for one in list(handler.transports) if isinstance(one, Server))
