@@ -19,7 +19,7 @@ from codexpool.config.sources import Resolved, resolve
 from codexpool.doctor import configuration, machine, probe, proxy_status, trust, variables
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, wrong
-from codexpool.doctor.tunnel import Tunnel
+from codexpool.doctor.trust import Tunnel
 from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE

@@ -18,7 +18,7 @@ from codexpool import __version__
 from codexpool.credentials import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.doctor.tunnel import Answer, Tunnel
+from codexpool.doctor.trust import Answer, Tunnel
 from codexpool.protocol.endpoints import RESPONSES
 from codexpool.protocol.headers import PROBE
 from codexpool.redaction import redact_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -107,7 +107,10 @@ def of_config(client: ClientEnvironment) -> Iterator[Finding]:
         if isinstance(base, str) and base.strip() and _host(base) != HOST:
             yield wrong(ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"remove {key}")
     provider = client.config.get("model_provider", BUILT_IN)
-    if provider != BUILT_IN and not _leads_to_the_backend(client.config, provider):
+    providers = client.config.get("model_providers")
+    entry = providers.get(str(provider)) if isinstance(providers, dict) else None
+    base = str(entry.get("base_url")) if isinstance(entry, dict) else ""
+    if provider != BUILT_IN and _host(base) != HOST:
         text = f'model_provider in {path} is "{redact_text(str(provider))}", which does not use {HOST}'
         yield wrong(ABOUT, text, f'remove it, or start the client with -c model_provider="{BUILT_IN}"')
 
@@ -120,15 +123,6 @@ def place_of(proxy: str) -> Place | None:
     except ValueError:
         return None
     return (parts.hostname, port) if parts.hostname and parts.scheme in ("http", "https") else None
-
-
-def _leads_to_the_backend(config: Mapping[str, object], provider: object) -> bool:
-    match config.get("model_providers"):
-        case {**providers}:
-            match providers.get(str(provider)):
-                case {"base_url": str(base)}:
-                    return _host(base) == HOST
-    return False
 
 
 def _is_same(one: Place, other: Place) -> bool:

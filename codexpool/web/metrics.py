@@ -7,7 +7,7 @@ client, a session or a path could make up, so the number of samples is bounded b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from itertools import accumulate, islice
@@ -29,8 +29,7 @@ LIBRARY: Final = "prometheus_client"
 
 AT_ONCE: Final = 100  # samples in one piece of a family, so that encoding a piece takes a millisecond or two
 
-OPEN_METRICS: Final = "application/openmetrics-text"
-END: Final = b"# EOF\n"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Row = tuple[Sequence[str], Any]
 """The label values of a sample, and its number (or {} for an info metric)."""
@@ -39,15 +38,11 @@ BY_NAME = ("identity",)
 BY_WINDOW = ("identity", "family", "window")
 
 
-async def scrape(view: View, accept: str, now: float) -> tuple[bytes, str]:
-    """Return all metrics in the format an ``Accept`` header asks for, and their content type.
-
-    ``now`` is a unix second. The event loop gets its turn between pieces.
-    """
+async def scrape(view: View, now: float) -> bytes:
+    """Return all metrics as text; ``now`` is a unix second. The event loop gets its turn between pieces."""
     if LIBRARY not in sys.modules:
         await in_thread(import_module, LIBRARY)
-    pieces, content_type = encode_all(_families(view, now), accept)
-    return await join(pieces), content_type
+    return await join(_encoded(_families(view, now)))
 
 
 def _families(view: View, now: float) -> Iterator[Metric]:
@@ -205,7 +200,7 @@ def metric(name: str, text: str, value: float | Iterable[Row], labels: Sequence[
             family = InfoMetricFamily(base, text, labels=labels)
         else:
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            family = kind(base, text, labels=labels, unit=_unit(base))
+            family = kind(base, text, labels=labels)
         for values, number in some:
             family.add_metric(values, number)
         yield family
@@ -218,38 +213,18 @@ def histogram(name: str, text: str, buckets: Buckets) -> Metric:
     from prometheus_client.utils import floatToGoString
 
     counts = list(zip(map(floatToGoString, BOUNDS), accumulate(buckets.counts), strict=True))
-    return HistogramMetricFamily(name, text, counts, buckets.sum, unit=_unit(name))
+    return HistogramMetricFamily(name, text, counts, buckets.sum)
 
 
-def encode_all(families: Iterable[Metric], accept: str) -> tuple[Iterator[bytes], str]:
-    """Return the text of the metrics in pieces, in the format an ``Accept`` header asks for, and its content type.
+def _encoded(families: Iterable[Metric]) -> Iterator[bytes]:
+    """Yield the text of metrics; consecutive families of one name are pieces of one family."""
+    from prometheus_client import generate_latest
 
-    Consecutive families of one name are pieces of one family.
-    """
-    from prometheus_client.exposition import choose_encoder
-
-    try:
-        encode, content_type = choose_encoder(accept)
-    except Exception:  # The library raises on a malformed Accept header.
-        encode, content_type = choose_encoder("")
-    return _encoded(families, encode, content_type.startswith(OPEN_METRICS)), content_type
-
-
-def _encoded(families: Iterable[Metric], encode: Callable[[Any], bytes], is_open: bool) -> Iterator[bytes]:
     last = ""
     for family in families:
-        text = encode(SimpleNamespace(collect=lambda family=family: [family]))
-        if is_open:
-            text = text.removesuffix(END)
+        registry: Any = SimpleNamespace(collect=lambda family=family: [family])
+        text = generate_latest(registry)
         if family.name == last:  # a further piece: without HELP and TYPE
             text = b"\n".join(line for line in text.split(b"\n") if not line.startswith(b"#"))
         yield text
         last = family.name
-    if is_open:
-        yield END
-
-
-def _unit(name: str) -> str:
-    """Return the unit at the end of a name; OpenMetrics wants it separately."""
-    last = name.rpartition("_")[2]
-    return last if last in ("seconds", "bytes", "ratio") else ""

@@ -141,8 +141,7 @@ class Site:
             case ["api", "events"]:
                 return await self._events(query)
             case ["metrics"]:
-                accept = request.headers.get("accept", "")
-                return Answer(200, *await metrics.scrape(self._proxy.status_view(now), accept, now))
+                return Answer(200, await metrics.scrape(self._proxy.status_view(now), now), metrics.CONTENT_TYPE)
             case _:
                 return _error(404, f"no such page; there are: {', '.join(PAGES)}")
 

@@ -47,7 +47,7 @@ def test_demo_passes_every_step(built_in: Shown) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert [heading for heading in STEPS if heading not in run.stdout] == []
     assert "NOT  " not in run.stdout
-    assert run.stdout.rstrip().splitlines()[-1].startswith("All 11 checks passed")
+    assert run.stdout.rstrip().splitlines()[-1].startswith("All 12 checks passed")
 
 
 def test_demo_shows_how_headers_changed(built_in: Shown) -> None:
@@ -110,7 +110,7 @@ def shown(words: str) -> Callable[[World, subprocess.Popen[str]], None]:
     [
         pytest.param(proxy_is_starting, [signal.SIGINT], 130, id="Ctrl-C while the proxy starts"),
         pytest.param(shown("> say hi echo:first"), [signal.SIGINT], 130, id="Ctrl-C in a turn"),
-        pytest.param(shown("> say hi again"), [signal.SIGINT] * 3, 130, id="an impatient Ctrl-C"),
+        pytest.param(shown("> say hi echo:second"), [signal.SIGINT] * 3, 130, id="an impatient Ctrl-C"),
         pytest.param(shown("token dies"), [signal.SIGTERM], 143, id="terminated"),
         pytest.param(shown("A pool of two"), [signal.SIGHUP], 129, id="terminal closed"),
     ],

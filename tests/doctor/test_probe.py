@@ -9,7 +9,7 @@ import pytest
 
 from codexpool.doctor.findings import Level
 from codexpool.doctor.probe import HEADER, Probe, client_token, evaluate, probe_headers
-from codexpool.doctor.tunnel import Answer
+from codexpool.doctor.trust import Answer
 from tests.doctor.fakes import KEY, client, probed
 
 NUMBER = "0123456789abcdef"

@@ -9,8 +9,7 @@ import certifi
 import pytest
 
 from codexpool.doctor.findings import Level
-from codexpool.doctor.trust import Trusted, check
-from codexpool.doctor.tunnel import Tunnel
+from codexpool.doctor.trust import Trusted, Tunnel, check
 from tests.doctor.fakes import FakeProxy, client, running
 
 

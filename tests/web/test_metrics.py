@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.core import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parsed_open
-from prometheus_client.parser import text_string_to_metric_families as parsed_text
+from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from codexpool.pool.identity import Condition, Evidence, Metadata, Status
 from codexpool.pool.pool import Pool
@@ -30,31 +29,22 @@ from tests.redaction.planting import pieces_in, recognised
 from tests.running import ROOT
 from tests.web.views import clock, config, many, request, served, view
 
-OPEN = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-PROMETHEUS = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-)
-"""What a Prometheus asks for."""
 
-
-def exposition(looked_at: View, accept: str = "", now: float = NOW) -> tuple[bytes, str]:
-    return asyncio.run(scrape(looked_at, accept, now))
+def exposition(looked_at: View, now: float = NOW) -> str:
+    return asyncio.run(scrape(looked_at, now)).decode()
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def families(looked_at: View, accept: str = "", now: float = NOW) -> list[Metric]:
-    body, content_type = exposition(looked_at, accept, now)
-    parse = parsed_open if content_type.startswith("application/openmetrics-text") else parsed_text
-    return list(parse(body.decode()))
+def families(looked_at: View, now: float = NOW) -> list[Metric]:
+    return list(parsed(exposition(looked_at, now)))
 
 
-def samples(looked_at: View, accept: str = "", now: float = NOW) -> Samples:
+def samples(looked_at: View, now: float = NOW) -> Samples:
     """All samples by name and labels; none is there twice."""
     found: Samples = {}
-    for family in families(looked_at, accept, now):
+    for family in families(looked_at, now):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
             assert key not in found, key
@@ -97,9 +87,8 @@ def key(pool: Pool, name: str) -> Any:
     return metadata.key
 
 
-@pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
-def test_the_numbers_equal_those_of_history_and_pool(accept: str) -> None:
-    found = samples(in_use(), accept)
+def test_the_numbers_equal_those_of_history_and_pool() -> None:
+    found = samples(in_use())
 
     assert labelled(found, "codexpool_requests_total") == {
         frozenset({("identity", "work"), ("status", "2xx")}): 2,
@@ -239,17 +228,12 @@ def complaints(family: Metric, names: Counter[str]) -> Iterable[str]:
                 yield f"has a label that will not do: {label}"
 
 
-@pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
-def test_names_help_and_units_follow_prometheus(accept: str) -> None:
-    found = families(in_use(), accept)
+def test_names_help_and_units_follow_prometheus() -> None:
+    found = families(in_use())
     names = Counter(family.name for family in found)
 
     assert {family.name: list(complaints(family, names)) for family in found} == {family.name: [] for family in found}
     assert len(found) > 25
-    if accept:
-        units = {family.name: family.unit for family in found if family.name.startswith("codexpool_")}
-        with_unit = {name: unit for name in units for unit in BASE_UNITS if name.endswith(f"_{unit}")}
-        assert {name: unit for name, unit in units.items() if unit} == with_unit
 
 
 def test_the_documented_metrics_exist() -> None:
@@ -273,43 +257,13 @@ def test_the_process_metrics_have_the_usual_names() -> None:
         assert value(found, name), name
 
 
-# -- which format
-
-
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
-    [
-        ("", "text/plain; version=0.0.4"),
-        ("*/*", "text/plain; version=0.0.4"),
-        ("text/html,application/xhtml+xml;q=0.9", "text/plain; version=0.0.4"),
-        (OPEN, "application/openmetrics-text; version=1.0.0"),
-        (PROMETHEUS, "application/openmetrics-text; version=1.0.0"),
-    ],
-)
-def test_openmetrics_is_sent_on_request_only(accept: str, content_type: str) -> None:
-    body, given_type = exposition(in_use(), accept, NOW)
-    assert given_type.startswith(content_type)
-    assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics-text")
-    assert body.count(b"# EOF") == body.endswith(b"# EOF\n")
-
-
-@given(st.one_of(st.text(max_size=100), st.text("application/openmetrics-text;version=0.1,q* ", max_size=100)))
-@settings(max_examples=50)
-@example("application/openmetrics-text; version=none")
-def test_whatever_the_header_says_there_is_an_answer(accept: str) -> None:
-    body, content_type = exposition(view(None), accept, NOW)
-    assert b"codexpool_build_info{" in body
-    assert content_type
-
-
 # -- in pieces
 
 
-@pytest.mark.parametrize("accept", ["", OPEN], ids=["text", "OpenMetrics"])
 @pytest.mark.parametrize("count", [0, 1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
-def test_many_identities_still_make_one_family(count: int, accept: str) -> None:
+def test_many_identities_still_make_one_family(count: int) -> None:
     looked_at = view(many(count))
-    found = families(looked_at, accept)
+    found = families(looked_at)
     names = Counter(family.name for family in found)
     (statuses,) = (family for family in found if family.name == "codexpool_identity_status")
 
@@ -328,11 +282,10 @@ async def test_a_scrape_in_pieces_yields_to_others() -> None:
             await asyncio.sleep(0)
 
     meanwhile = asyncio.create_task(others())
-    body, content_type = await scrape(looked_at, OPEN, NOW)
+    body = await scrape(looked_at, NOW)
     meanwhile.cancel()
 
     assert turns > len(Status)
-    assert content_type.startswith("application/openmetrics-text")
     assert body.count(b"codexpool_identity_info{") == AT_ONCE
 
 
@@ -346,10 +299,10 @@ def test_the_first_scrape_imports_the_library() -> None:
     program = (
         "import asyncio, sys; from codexpool.web.metrics import scrape; from tests.web.views import view;"
         "assert 'prometheus_client' not in sys.modules;"
-        "print(asyncio.run(scrape(view(None), '', 0.0))[1])"
+        "print(asyncio.run(scrape(view(None), 0.0)).decode())"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert run.stdout.startswith("text/plain")
+    assert run.stdout.startswith("# HELP ")
 
 
 # -- bounded, and without a secret
@@ -379,10 +332,10 @@ def test_no_secret_is_in_the_metrics(secret: str, other: str) -> None:
     evidence = Evidence(NOW, "POST", f"/x?access_token={secret}", 401, f"token {other} is invalid")
     pool.states.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
     served(history, request(secret, path=f"/{other}", model=other), ["work"])
-    body, _ = exposition(view(pool, history, closed=secret), "", NOW)
+    body = exposition(view(pool, history, closed=secret))
 
-    assert pieces_in(secret, body.decode()) == []
-    assert pieces_in(other, body.decode()) == []
+    assert pieces_in(secret, body) == []
+    assert pieces_in(other, body) == []
 
 
 def test_an_unverified_identity_has_no_plan() -> None:

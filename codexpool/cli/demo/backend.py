@@ -19,7 +19,6 @@ from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any, Final
 
-import zstandard
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from mitmproxy.certs import CertStore
@@ -186,8 +185,6 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.headers.get("content-encoding") == "zstd":
-            body = zstandard.ZstdDecompressor().stream_reader(body).read()
         path = self.path.partition("?")[0]
         seen = Seen(self.command, self.host, path, list(self.headers.items()))
         if self.host not in (HOST, AUTH_HOST):

@@ -6,13 +6,13 @@ import difflib
 import itertools
 import time
 import tomllib
-from typing import Any, Final
+from typing import Final
 
 from rich.text import Text
 
 from codexpool.cli.common import Failure
-from codexpool.cli.demo.backend import Seen, Token
-from codexpool.cli.demo.clients import Client, Turn
+from codexpool.cli.demo.backend import Token
+from codexpool.cli.demo.clients import Client
 from codexpool.cli.demo.stage import Stage, until
 from codexpool.cli.output import Output
 from codexpool.redaction import redact_tokens
@@ -37,13 +37,16 @@ class Story:
         """Run all steps. Raises Failure if a check failed, or if a step leaves the next one nothing to show."""
         start = time.monotonic()
         self._introduce()
-        serving = self._first_turn()
-        following = self._stage.spare if serving is self._stage.work else self._stage.work
+        self._step("First turn: the request leaves under an identity of the pool")
+        serving = self._turn("first", refused=[])
         before = self._stage.pool.read_text(encoding="utf-8")
         self._step(f"{serving.name}'s token dies: from now on the backend refuses it")
         self._line("The proxy is not told. It serves this session, and the session continues.")
         self._stage.standin.kill(serving.token)
-        self._second_turn(serving, following)
+        self._step("Second turn of the same session: refused, and sent again")
+        self._turn("second", refused=[serving])
+        refused = len(self._stage.refused(by_whoami=False))
+        self._check(refused == 1, f"exactly one request was refused ({refused})")
         self._confirmation(serving)
         self._flag(serving, before)
         self._leaks()
@@ -62,40 +65,36 @@ class Story:
         self._line(f"client  {self._client.name}")
         self._show_log(" is ready")
 
-    def _first_turn(self) -> Token:
+    def _turn(self, word: str, refused: list[Token]) -> Token:
+        """Run a turn that is refused under each of these tokens; return the token it is served under."""
         stage = self._stage
-        self._step("First turn: the request leaves under an identity of the pool")
-        turn = self._turn("say hi echo:first")
-        attempts = stage.attempts()
-        serving = next((t for t in (stage.work, stage.spare) if attempts and t.name == attempts[0].name), None)
+        earlier, flows = len(stage.attempts()), len(stage.flows())
+        self._line(f"> say hi echo:{word}", "bold")
+        turn = self._client.turn(f"say hi echo:{word}")
+        attempts, new = stage.attempts()[earlier:], stage.flows()[flows:]
+        serving = next((t for t in (stage.work, stage.spare) if attempts and t.name == attempts[-1].name), None)
         if serving is None:
             raise Failure("no turn reached the backend under an identity of the pool")
-        self._show_headers(stage.flows()[-1])
-        name = serving.name
-        self._check(_served(attempts, [serving]), f"the backend got one request, with {name}'s token and account")
-        self._check(_answered(turn, serving, "first"), f"the client got {name}'s answer and noticed nothing")
-        return serving
-
-    def _second_turn(self, serving: Token, following: Token) -> None:
-        stage = self._stage
-        self._step("Second turn of the same session: refused, and sent again")
-        earlier, flows = len(stage.attempts()), len(stage.flows())
-        turn = self._turn("say hi again echo:second")
-        attempts = stage.attempts()[earlier:]
         for number, seen in enumerate(attempts, 1):
             outcome = "refused (401 token_revoked)" if seen.status == 401 else f"accepted ({seen.status})"
             self._line(f"attempt {number}: {seen.kind}, sha256:{fingerprint(seen.bearer)} ({seen.name}) -> {outcome}")
-        new = stage.flows()[flows:]
         for flow in new:
-            self._show_headers(flow)
-        self._show_log("sent again")
-        order = f"first as {serving.name}, then as {following.name}"
-        self._check(_served(attempts, [serving, following]), f"{order}, each with its own token and account")
-        refused = stage.refused(by_whoami=False)
-        self._check(len(refused) == 1, f"exactly one request was refused ({len(refused)})")
+            for line in header_lines(flow, changed_only=True):
+                self._line(line.text, line.role.value)
+        if refused:
+            self._show_log("sent again")
+        self._line(f"< {turn.answer}", "bold")
+        for trouble in turn.trouble:
+            self._line(f"the client noticed: {trouble}", "red")
+        tokens = [*refused, serving]
+        expected = [(token.name, token.account_id, token in refused) for token in tokens]
+        made = [(seen.name, seen.header("chatgpt-account-id"), seen.status == 401) for seen in attempts]
+        order = ", then as ".join(token.name for token in tokens)
+        self._check(made == expected, f"the backend got it as {order}, with the token and account of each")
         self._check(len(new) == 1, "in the proxy's flow list, and for the client, it was one request")
-        answer = f"the client got {following.name}'s answer and noticed nothing"
-        self._check(_answered(turn, following, "second"), answer)
+        is_whole = f"answer from {serving.name}," in turn.answer and turn.answer.endswith(word) and not turn.trouble
+        self._check(is_whole, f"the client got {serving.name}'s answer and noticed nothing")
+        return serving
 
     def _confirmation(self, serving: Token) -> None:
         stage = self._stage
@@ -142,18 +141,6 @@ class Story:
 
     # -- parts
 
-    def _turn(self, prompt: str) -> Turn:
-        self._line(f"> {prompt}", "bold")
-        turn = self._client.turn(prompt)
-        self._line(f"< {turn.answer}", "bold")
-        for line in turn.trouble:
-            self._line(f"the client noticed: {line}", "red")
-        return turn
-
-    def _show_headers(self, flow: dict[str, Any]) -> None:
-        for line in header_lines(flow, changed_only=True):
-            self._line(line.text, line.role.value)
-
     def _show_log(self, words: str) -> None:
         for line in self._stage.log().splitlines():
             if words in line:
@@ -175,13 +162,3 @@ class Story:
 
     def _print(self, text: str, style: str) -> None:
         self._output.lines(Text(redact_tokens(text), style))
-
-
-def _served(attempts: list[Seen], tokens: list[Token]) -> bool:
-    """Return whether the attempts were made under these identities, and all but the last refused."""
-    identities = [(seen.name, seen.header("chatgpt-account-id"), seen.status == 401) for seen in attempts]
-    return identities == [(token.name, token.account_id, token is not tokens[-1]) for token in tokens]
-
-
-def _answered(turn: Turn, token: Token, word: str) -> bool:
-    return f"answer from {token.name}," in turn.answer and turn.answer.endswith(word) and not turn.trouble
