@@ -41,15 +41,8 @@ BEGINNING: Final = b'{"version":'
 """How a file of events begins: no other file is appended to, so a typo in the option ruins none."""
 
 # Never follow a link that was put there since, and never wait for a named pipe.
-_OPEN: Final = (
-    os.O_RDWR
-    | os.O_CREAT
-    | os.O_APPEND
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+_FLAGS: Final = ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | sum(getattr(os, name, 0) for name in _FLAGS)
 
 
 class Journal:
@@ -101,13 +94,10 @@ class Journal:
         """
         real = _real(path)
         try:
-            descriptor = _opened(real)
+            with os.fdopen(_opened(real), "rb") as file:
+                begins = file.read(len(BEGINNING))
         except OSError as error:
             raise ValueError(f"{OPTION}: {_trouble(real, error)}") from None
-        try:
-            begins = os.read(descriptor, len(BEGINNING))
-        finally:
-            os.close(descriptor)
         if not BEGINNING.startswith(begins):  # A file that is empty, or was cut off right there, will do.
             raise ValueError(f"{OPTION}: {real} contains something other than events; name a new file")
 

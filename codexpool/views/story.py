@@ -12,40 +12,25 @@ Document = Mapping[str, Any]
 ROW_MEANS: Final = {
     "1": "a good answer; the client gets it.",
     "2": "the refused token is no longer the identity's; the request goes out again with its present one.",
-    "3": "the content network in front of the backend answered, which says nothing about any token; the client gets "
-    "it, and further requests for that host are delayed.",
-    "3a": "a 401 from the content network says nothing about any token, and a client that saw it would renew a login "
-    "of its own; the request goes out under the next identity.",
+    "3": "the content network answered, which says nothing about the token; the client gets it, and the host rests.",
+    "3a": "a 401 of the content network, which makes a client renew its login; it goes out under the next identity.",
     "3b": "this is about the proxy's address, the same under every identity; the client gets it.",
-    "4": "this endpoint does not accept this token, which may be good for all others; this is remembered, and "
-    "the request goes out under the next identity.",
-    "4a": "the account does not have the model; that is remembered for the two for an hour, and the request goes out "
-    "under the next identity.",
-    "4b": "a 403 without a reason; another identity is tried once. The third in a row pauses the identity for a "
-    "while.",
-    "5": "the workspace is not served any more, whatever the token; the identity is paused until it is resumed by "
-    "hand, and the request goes out under the next one.",
-    "5a": "several identities were refused for the same reason, so it is about the request; the others are "
-    "tried, and the client gets it if all refuse. No identity suffers.",
-    "5b": "an endpoint beside the model refuses the identity; that counts for this endpoint alone, and the request "
-    "goes out under the next identity.",
-    "6": "the backend refuses the access token of a login; it is renewed, and the request goes out again with the "
-    "new one, else under the next identity.",
+    "4": "this endpoint refuses the token, which others may accept; the request goes out under the next identity.",
+    "4a": "the account does not have the model, for an hour at least; the request goes out under the next identity.",
+    "4b": "a 403 without a reason; another identity is tried once. The third in a row pauses the identity briefly.",
+    "5": "the workspace is no longer served; its identity is paused, and the request goes out under the next one.",
+    "5a": "several identities were refused alike; the others are tried, and the client gets it if all refuse.",
+    "5b": "an endpoint beside the model refuses, which counts there alone; it goes out under the next identity.",
+    "6": "the access token of a login is refused; it is renewed and sent again, else under the next identity.",
     "7": "the backend refuses a PAT, which only a person can replace; the request goes out under the next identity, "
     "and whoami is asked meanwhile whether the token is dead.",
-    "8": "the backend refuses a token printed by a command; the command is run again, and the request goes out with "
-    "what it prints, else under the next identity.",
-    "10": "the account has used up a limit; it rests until the limit resets, and the request goes out under the next "
-    "identity.",
-    "11": "the account is asked to slow down; it rests for a moment, and the request goes out under the next "
-    "identity.",
-    "12": "the request has encrypted reasoning that another account issued; it goes out once more without it, under "
-    "the same identity.",
-    "13": "trouble at the backend or on the way to it, and the request can safely be sent twice; it goes out once "
-    "more under the same identity.",
+    "8": "a token printed by a command is refused; the command is run again, else under the next identity.",
+    "10": "the account has used up a limit, and rests until it resets; the request goes out under the next identity.",
+    "11": "the account is asked to slow down, and rests for a moment; the request goes out under the next identity.",
+    "12": "the request has encrypted reasoning of another account; it goes out once more without it.",
+    "13": "trouble at the backend or on the way, and safe to repeat; it goes out once more under the same identity.",
     "13a": "the model is at capacity for everyone; the client gets it at once, and no identity suffers.",
-    "13b": "trouble at the backend or on the way to it, and the request may have begun to act; the client gets it, "
-    "because sending it twice might not be safe.",
+    "13b": "trouble at the backend or on the way, and the request may have begun to act; the client gets it.",
     "14": "this is about the request itself, under any identity; the client gets it.",
 }
 """What each row of the table of verdicts (`codexpool.pool.verdict`) means, by its number."""
