@@ -6,10 +6,9 @@ because of what others tried from the same address.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final, TypeVar
+from typing import Final
 
-T = TypeVar("T")
+from codexpool.common.recent import Recent
 
 REFUSALS: Final = 20  # of one address in a row that are answered and logged in full, and one more
 EVERY: Final = 3.0  # seconds
@@ -22,18 +21,18 @@ class ClientAddresses:
     """Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
-        self._refused: OrderedDict[str, float] = OrderedDict()
+        self._refused: Recent[str, float] = Recent(ADDRESSES)
         """By address, when its refusals are forgotten."""
-        self._bad_keys: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._bad_keys: Recent[str, tuple[float, str]] = Recent(ADDRESSES)
         """By address, until when a client there may continue without its refused key, and why that was refused."""
-        self._members: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._members: Recent[str, tuple[float, str]] = Recent(ADDRESSES)
         """By address, until when a member works from there, and the name of the last one that came."""
 
     def count_refusal(self, address: str, at: float) -> bool:
         """Count a refusal, and return whether to answer and log it in full."""
         clear_at = max(self._refused.get(address, at), at) + EVERY
         is_within = clear_at - at <= REFUSALS * EVERY
-        _put(self._refused, address, clear_at if is_within else clear_at - EVERY)
+        self._refused[address] = clear_at if is_within else clear_at - EVERY
         return is_within
 
     def pause(self, address: str, at: float) -> float:
@@ -42,7 +41,7 @@ class ClientAddresses:
 
     def note_bad_key(self, address: str, why: str, at: float) -> None:
         """Note that a key came from an address and was refused, and why."""
-        _put(self._bad_keys, address, (at + REMEMBERED_FOR, why))
+        self._bad_keys[address] = (at + REMEMBERED_FOR, why)
 
     @property
     def has_bad_keys(self) -> bool:
@@ -57,16 +56,9 @@ class ClientAddresses:
     def note_member(self, address: str, name: str, at: float) -> None:
         """Note that a member came from an address."""
         self._bad_keys.pop(address, None)
-        _put(self._members, address, (at + WORKS_FOR, name))
+        self._members[address] = (at + WORKS_FOR, name)
 
     def member_at(self, address: str, at: float) -> str:
         """Return the name of the member that works from an address; empty if none does."""
         until, name = self._members.get(address, (at, ""))
         return name if until > at else ""
-
-
-def _put(known: OrderedDict[str, T], address: str, value: T) -> None:
-    known[address] = value
-    known.move_to_end(address)
-    if len(known) > ADDRESSES:
-        known.popitem(last=False)
