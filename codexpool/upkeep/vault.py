@@ -268,25 +268,19 @@ class Vault:
             self.look_after(identity)
         earlier = await self._persistence.earlier()
         record = earlier.records.get(record_name(self._config.path, identity.name))
-        if record is not None and is_late and identity.kind.is_renewable:
-            self._compare(identity, record)
-        elif record is not None:
-            self._owners.setdefault(identity.name, record.key)
+        spec = self._spec(identity)
         self._recalled[identity] = True
-        if self._spec(identity) is not None:
+        if spec is not None:
+            owner = self._owners.setdefault(identity.name, record.key) if record is not None else None
+            if record is not None and owner != record.key and is_late and identity.kind.is_renewable:
+                # Looked after without the state, it has a token of another account and user by now.
+                self._owners[identity.name] = record.key
+                if not (spec.account_id and spec.user_id):
+                    self._put_owner(identity, record.key)
+                    self.doubt(identity)
             if identity.status is Status.UNVERIFIED:
                 self._resume(identity, earlier)
             self.look_after(identity)
-
-    def _compare(self, identity: Identity, record: Record) -> None:
-        """Doubt an identity whose present token belongs to another account and user than its late record says."""
-        spec = self._spec(identity)
-        if spec is None or self._owners.setdefault(identity.name, record.key) == record.key:
-            return
-        self._owners[identity.name] = record.key
-        if not (spec.account_id and spec.user_id):
-            self._put_owner(identity, record.key)
-            self.doubt(identity)
 
     def _resume(self, identity: Identity, earlier: Snapshot) -> None:
         """Let an identity serve at once if an earlier run verified the same token."""

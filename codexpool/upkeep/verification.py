@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from codexpool.config.model import IdentitySpec
 from codexpool.credentials import PREFIX, Credential, Renewal
@@ -16,11 +16,11 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of
 
 
+@dataclass(frozen=True, slots=True)
 class Verification:
     """Asks the backend once per call."""
 
-    def __init__(self, api: AuthApi) -> None:
-        self._api = api
+    api: AuthApi
 
     async def owner(self, bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Whoami:
         """Return the owner of a token: from whoami for a PAT, from its claims for a JWT, else from pool.toml.
@@ -28,7 +28,7 @@ class Verification:
         Where pool.toml names an owner, another one is `Word.OTHER_ACCOUNT`.
         """
         if bearer.token.startswith(PREFIX):
-            answer = await self._api.whoami(bearer)
+            answer = await self.api.whoami(bearer)
         else:
             evidence = Evidence(time.time(), fingerprint=bearer.fingerprint)
             answer = Whoami(Word.HEALTHY, evidence, _claimed(bearer, credential, spec))
@@ -45,23 +45,20 @@ class Verification:
         ``by_other_means`` it is about the endpoint. Without a usable answer, the place in ``before`` (the identity's
         metadata until now) stays.
         """
-        if answer.metadata is None:
-            return answer
         metadata = answer.metadata
-        if before is not None and before.key == answer.metadata.key:
+        if metadata is None:
+            return answer
+        is_placed = before is not None and before.key == metadata.key
+        if before is not None and is_placed:
             metadata = replace(metadata, origin=before.origin, routing_override=before.routing_override)
             answer = answer._replace(metadata=metadata)
-        else:
-            before = None
         try:
-            metadata = await self._api.routing(bearer, metadata)
-        except UndiscoveredError as error:
-            if before is not None:
+            metadata = await self.api.routing(bearer, metadata)
+        except (UndiscoveredError, NotListedError) as error:
+            if is_placed:
                 return answer
-            return Whoami(Word.UNREACHABLE, replace(answer.evidence, note=str(error)))
-        except NotListedError as error:
-            if before is not None:
-                return answer
+            if isinstance(error, UndiscoveredError):
+                return Whoami(Word.UNREACHABLE, replace(answer.evidence, note=str(error)))
             note = f"{error} {metadata.account_id}: this login has lost its workspace"
             evidence = replace(answer.evidence, method="GET", path=DISCOVERY, status=200, note=note)
             return Whoami(Word.OTHER_ACCOUNT, evidence)
