@@ -224,7 +224,8 @@ def _members(root: Section) -> list[MemberSpec]:
             line=table.line("key"),
             previous=_previous(table) if "previous" in table else None,
             expires_at=table.end("expires"),
-            revoked_at=_revoked(table) if "revoked" in table else None,
+            # A time out of range revokes, too.
+            revoked_at=(table.end("revoked") or 0.0) if "revoked" in table else None,
             identities=_patterns(table) if "identities" in table else (),
             turns_at_once=table.limit("turns_at_once"),
             turns_a_day=table.limit("turns_a_day"),
@@ -257,15 +258,6 @@ def _previous(table: Section) -> model.PreviousKey | None:
     if "until" not in previous:
         previous.problem("", "has no until", PREVIOUS_FORM)
     return model.PreviousKey(key, until) if until is not None else None
-
-
-def _revoked(table: Section) -> float | None:
-    value = table.get("revoked")
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.timestamp()
-    what = f"is not a time with a zone: it is {kind(value)}"
-    table.problem("revoked", what, "write revoked = 2026-12-31T10:00:00Z, or run: codexpool member revoke NAME")
-    return None
 
 
 def _patterns(table: Section) -> tuple[str, ...]:

@@ -21,12 +21,10 @@ class ClientAddresses:
     """Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
-        self._refused: Recent[str, float] = Recent(ADDRESSES)
-        """By address, when its refusals are forgotten."""
+        self._refused: Recent[str, float] = Recent(ADDRESSES)  # by address, when its refusals are forgotten
+        # By address, until when a client there may continue without its refused key, and why that was refused.
         self._bad_keys: Recent[str, tuple[float, str]] = Recent(ADDRESSES)
-        """By address, until when a client there may continue without its refused key, and why that was refused."""
-        self._members: Recent[str, tuple[float, str]] = Recent(ADDRESSES)
-        """By address, until when a member works from there, and the name of the last one that came."""
+        self._members: Recent[str, tuple[float, str]] = Recent(ADDRESSES)  # until when, and the last one that came
 
     def count_refusal(self, address: str, at: float) -> bool:
         """Count a refusal, and return whether to answer and log it in full."""

@@ -57,12 +57,9 @@ class Spent(NamedTuple):
 
 @dataclass(slots=True)
 class _Day:
-    spent: dict[Account, Spent] = field(default_factory=dict)
-    """By this process."""
-    begun: Counter[str] = field(default_factory=Counter)
-    """Turns by member, of all processes."""
-    others: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Those of them that other processes counted, by member and process."""
+    spent: dict[Account, Spent] = field(default_factory=dict)  # by this process
+    begun: Counter[str] = field(default_factory=Counter)  # turns by member, of all processes
+    others: dict[tuple[str, str], int] = field(default_factory=dict)  # those of others, by member and process
     models: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
@@ -71,8 +68,7 @@ class Ledger:
 
     def __init__(self, on_spent: Callable[[Account, Spent], None]) -> None:
         """``on_spent`` is called with each account that changes, and its new total of this process."""
-        self.pool = ""
-        """The pool.toml that members and identities belong to."""
+        self.pool = ""  # the pool.toml that members and identities belong to
         self._on_spent = on_spent
         self._days: dict[str, _Day] = {}
 
@@ -91,10 +87,7 @@ class Ledger:
         self._spend(day, account, tokens, at)
 
     def turns_today(self, member: str, at: float) -> int:
-        """Return the turns that a member has begun on the day of ``at``, in all proxies of this pool on the machine.
-
-        Those of other proxies count as soon as they are merged.
-        """
+        """Return the turns that a member has begun on the day of ``at``, in this proxy and those merged."""
         day = self._days.get(day_of(at))
         return day.begun[member] if day is not None else 0
 

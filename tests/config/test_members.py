@@ -88,6 +88,11 @@ def test_a_changed_member_changes_the_configuration() -> None:
     assert with_members(ANN.replace(KEY, OLD)) != before
 
 
+@pytest.mark.parametrize("revoked", ["2026-11-25", "9999-12-31", "0001-01-01T00:00:00+14:00"])
+def test_any_time_of_revocation_revokes(revoked: str) -> None:
+    assert with_members(f"{ANN}revoked = {revoked}\n").members[0].revoked_at is not None
+
+
 def test_a_member_may_have_the_name_of_an_identity() -> None:
     assert with_members(ANN.replace("ann", "work")).member("work")
 
@@ -116,8 +121,7 @@ def test_a_member_may_have_the_name_of_an_identity() -> None:
         ("[[member]]\nexpire = 1", '2: member[1]: unknown key "expire"; did you mean "expires"?'),
         (ANN + "expires = 2026-12-31T00:00:00", "4: member[1].expires: is not a date, nor a time with a zone"),
         (ANN + "expires = 'never'", "4: member[1].expires: is not a date, nor a time with a zone: it is a string"),
-        (ANN + "revoked = true", "4: member[1].revoked: is not a time with a zone: it is a boolean; write revoked"),
-        (ANN + "revoked = 2026-12-31", "4: member[1].revoked: is not a time with a zone"),
+        (ANN + "revoked = true", "4: member[1].revoked: is not a date, nor a time with a zone: it is a boolean"),
         (ANN + "previous = 'x'", "4: member[1].previous: is a string; write { key = …, until = … }"),
         (ANN + "previous = { until = 2026-12-31 }", "4: member[1].previous: has no key;"),
         (ANN + f"previous = {{ key = '{OLD}' }}", "4: member[1].previous: has no until"),
