@@ -48,10 +48,9 @@ Note = Mapping[str, Any]  # A JSON object: an account's usage, the breaker of a 
 class Snapshot:
     """The contents of a state, or what is new in it.
 
-    ``metadata`` and ``conditions`` are by fingerprint, ``records`` by `record_name`, ``notes`` by kind and name.
-    ``moves`` counts for the sessions that have
-    moved to another identity. ``spent`` has totals of today and the days around it, by account and by the process
-    that counted them.
+    ``metadata`` and ``conditions`` are by fingerprint, ``records`` by `record_name`, ``notes`` by kind and name;
+    ``moves`` has the sessions that have moved to another identity. ``spent`` has totals of today and the days around
+    it, by account and by the process that counted them.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
