@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mitmproxy import ctx, exceptions, http, version
+from mitmproxy import ctx, exceptions, http
 
 from codexpool import __version__
 from codexpool.common import tasks
@@ -182,17 +181,7 @@ class Telemetry:
     def status_view(self, now: float) -> status.View:
         view, journal = self.view, self._journal
         access, members = view.members(now)
-        proxy = status.ProxyFacts(
-            os.getpid(),
-            __version__,
-            version.VERSION,
-            ".".join(map(str, sys.version_info[:3])),
-            tuple(self.listens),
-            self._started_at,
-            view.observes,
-        )
         return status.View(
-            proxy,
             self.history,
             view.pool,
             view.config,
@@ -201,6 +190,9 @@ class Telemetry:
             access,
             members,
             view.clock_offset,
+            self.listens,
+            self._started_at,
+            view.observes,
         )
 
 

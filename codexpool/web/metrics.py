@@ -19,7 +19,7 @@ from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.traces.counts import BOUNDS, Buckets
-from codexpool.web.status import View, condition_at, join, safe, share_left, usage_of, windows
+from codexpool.web.status import PROGRAMS, View, condition_at, join, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -64,12 +64,11 @@ def _process_collector() -> Collector:
 
 
 def _of_the_proxy(view: View) -> Iterator[Metric]:
-    proxy, pool = view.proxy, view.pool
-    versions = proxy.version, proxy.mitmproxy, proxy.python
-    text, labels = "Versions of codexpool, mitmproxy and Python.", ("version", "mitmproxy", "python")
-    yield from metric("codexpool_build_info", text, [(versions, {})], labels)
-    yield from metric("codexpool_start_time_seconds", "Unix time at which the proxy was started.", proxy.started_at)
-    yield from metric("codexpool_observing", "1 in observe mode, where no request is changed.", proxy.observe)
+    pool = view.pool
+    text = "Versions of codexpool, mitmproxy and Python."
+    yield from metric("codexpool_build_info", text, [((*PROGRAMS.values(),), {})], (*PROGRAMS,))
+    yield from metric("codexpool_start_time_seconds", "Unix time at which the proxy was started.", view.started_at)
+    yield from metric("codexpool_observing", "1 in observe mode, where no request is changed.", view.observes)
     yield from metric("codexpool_closed", "1 while all requests are refused; see the log.", bool(view.why_closed))
     is_open = pool is not None and pool.states.breaker.opened_at is not None
     text = "1 while sessions are not moved because several identities died at once."

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
+from mitmproxy import version
+
+from codexpool import __version__
 from codexpool.config.model import Access, IdentitySpec, MemberSpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import key_status
@@ -35,23 +40,16 @@ SESSIONS_SHOWN: Final = 100
 WINDOWS_SHOWN: Final = 20  # of one identity: the backend names the families of models, and could name many
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 
+PROGRAMS: Final = {
+    "version": __version__,
+    "mitmproxy": version.VERSION,
+    "python": ".".join(map(str, sys.version_info[:3])),
+}
+
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
 
 safe = lru_cache(maxsize=8192)(redact_text)
 """Redact a text. Cached: the same names and reasons appear in each document, and redacting is slow."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyFacts:
-    """Facts that do not change while a proxy runs; ``listens`` has addresses (``127.0.0.1:8080``)."""
-
-    pid: int
-    version: str
-    mitmproxy: str
-    python: str
-    listens: tuple[str, ...]
-    started_at: float
-    observe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class View:
     could not be written to the events file.
     """
 
-    proxy: ProxyFacts
     history: History
     pool: Pool | None = None
     config: PoolConfig | None = None
@@ -72,6 +69,10 @@ class View:
     members: Sequence[Mapping[str, Any]] = ()
     clock_offset: float | None = None
     """This machine's clock minus the backend's, in seconds, once that is known."""
+    listens: Sequence[str] = ()
+    """Addresses such as ``127.0.0.1:8080``."""
+    started_at: float = 0.0
+    observes: bool = False
 
     @property
     def why_closed(self) -> str:
@@ -132,8 +133,11 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
 
 def _proxy(view: View) -> dict[str, Any]:
     return {
-        **asdict(view.proxy),
-        "listens": list(view.proxy.listens),
+        "pid": os.getpid(),
+        **PROGRAMS,
+        "listens": list(view.listens),
+        "started_at": view.started_at,
+        "observe": view.observes,
         "pool": safe(str(view.config.path)) if view.config is not None else None,
         "access": str(view.access),
         "probe": PROBE_VERSION,

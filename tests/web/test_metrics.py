@@ -23,7 +23,7 @@ from codexpool.traces.counts import BOUNDS
 from codexpool.traces.history import History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.metrics import AT_ONCE, length, scrape
-from codexpool.web.status import View
+from codexpool.web.status import PROGRAMS, View
 from tests.pool.pools import NOW, condemn, ready_pool, refuse, unverified
 from tests.redaction.planting import pieces_in, recognised
 from tests.running import ROOT
@@ -114,8 +114,7 @@ def test_the_numbers_equal_those_of_history_and_pool() -> None:
         "codexpool_start_time_seconds": NOW - 60,
     }.items():
         assert value(found, name) == number, name
-    versions = {"version": "0.1.0", "mitmproxy": "12.3.1", "python": "3.12.1"}
-    assert value(found, "codexpool_build_info", **versions) == 1
+    assert value(found, "codexpool_build_info", **PROGRAMS) == 1
     assert value(found, "codexpool_identity_info", identity="work", kind="pat", plan="business") == 1
     assert value(found, "codexpool_identity_headroom_ratio", identity="work") == 0.75
     assert value(found, "codexpool_identity_headroom_ratio", identity="spare") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Identi
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.traces.history import History
-from codexpool.web.status import AT_ONCE, SESSIONS_SHOWN, WINDOWS_SHOWN, View, join, pieces
+from codexpool.web.status import AT_ONCE, PROGRAMS, SESSIONS_SHOWN, WINDOWS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
@@ -329,10 +330,8 @@ def test_a_proxy_without_a_pool_shows_why_and_its_requests() -> None:
     assert found["identities"] == []
     assert found["breaker"] == {"open": False, "until": None, "names": []}
     assert found["proxy"] == {
-        "pid": 4711,
-        "version": "0.1.0",
-        "mitmproxy": "12.3.1",
-        "python": "3.12.1",
+        "pid": os.getpid(),
+        **PROGRAMS,
         "listens": ["127.0.0.1:8080"],
         "started_at": NOW - 60,
         "pool": None,

@@ -17,10 +17,9 @@ from codexpool.pool.selection import Because, Selection
 from codexpool.pool.verdict import Answer, classify
 from codexpool.traces.history import History
 from codexpool.traces.trace import AttemptTrace, Trace
-from codexpool.web.status import ProxyFacts, View
+from codexpool.web.status import View
 from tests.pool.pools import NOW
 
-PROXY = ProxyFacts(4711, "0.1.0", "12.3.1", "3.12.1", ("127.0.0.1:8080",), NOW - 60)
 POOL_TOML = Path("/somewhere/pool.toml")
 REVOKED = classify(Answer(401, code="token_revoked"))
 RESPONSES = "/backend-api/codex/responses"
@@ -29,7 +28,8 @@ _numbers = itertools.count(1)
 
 
 def view(pool: Pool | None = None, history: History | None = None, **more: Any) -> View:
-    return View(PROXY, history if history is not None else History(), pool, **more)
+    known = {"listens": ("127.0.0.1:8080",), "started_at": NOW - 60, **more}
+    return View(history if history is not None else History(), pool, **known)
 
 
 def config(*names: str) -> PoolConfig:
