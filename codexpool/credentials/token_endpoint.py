@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, http_client
 from codexpool.credentials.http_client import NoAnswerError, Route
 from codexpool.protocol.endpoints import REFRESH_URL
-from codexpool.protocol.errors import error_of
+from codexpool.protocol.errors import error_in
 from codexpool.redaction import redact_tokens
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tokens_of(response: httpx.Response, refresh_token: str) -> dict[str, Any]:
         if any(isinstance(document.get(key), str) and document[key] for key in ("access_token", "refresh_token")):
             return document
         raise NoTokenNowError("the token endpoint answers 200 without a token")
-    code = redact_tokens(error_of(response.headers, response.content)[0].replace(refresh_token, "…")).lower()
+    code = redact_tokens(error_in(response.headers, document)[0].replace(refresh_token, "…")).lower()
     text = f"the token endpoint answers {response.status_code}" + (f" {code}" if code else "")
     is_final = response.status_code in REFUSALS and code in PERMANENT and "cf-mitigated" not in response.headers
     if is_final and isinstance(document, dict):

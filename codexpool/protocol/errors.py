@@ -12,18 +12,13 @@ from codexpool.protocol.bounded_json import loads
 LONGEST = 500  # Characters of a code or message: it goes into a log, a flag and the state.
 
 
-def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
-    """Return code and message of a refusal; empty if it has none.
+def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
+    """Return code and message of a refusal with a parsed body; empty if it has none.
 
     They are in the base64 of ``x-error-json``, the most specific; else in the body: ``{"error": {"code", "type",
     "message"}}``, ``{"detail": …}``, ``{"code", "message"}``; else there is a code in
     ``x-openai-authorization-error``.
     """
-    return error_in(headers, document_of(body))
-
-
-def error_in(headers: Mapping[str, str], body: Any) -> tuple[str, str]:
-    """Return the same of a refusal whose body is parsed already."""
     for document in (document_of(unpacked(headers.get("x-error-json", ""))), body):
         code, message = code_and_message(document)
         if code or message:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.protocol.errors import LONGEST, error_of
+from codexpool.protocol.errors import LONGEST, document_of, error_in
+
+
+def error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    return error_in(headers, document_of(body))
 
 
 def in_base64(document: Any) -> str:

@@ -36,7 +36,7 @@ from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Wor
 from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import Finding
-from codexpool.protocol.errors import error_of
+from codexpool.protocol.errors import document_of, error_in
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.judge import BackendAnswer
@@ -242,7 +242,7 @@ class Backend:
         answer = self.gateway.instead_of("model", self.name_of(token))
         if answer is None:
             answer = httpx.Response(200) if self.accepts(token) else REVOKED
-        code, message = error_of(answer.headers, answer.content)
+        code, message = error_in(answer.headers, document_of(answer.content))
         values = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
         html = "html" in answer.headers.get("content-type", "")
         return BackendAnswer(answer.status_code, values, code, message, {}, html)
