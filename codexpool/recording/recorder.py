@@ -7,7 +7,6 @@ value that is only recognized in a later flow is replaced in earlier ones, too. 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,9 +24,6 @@ logger = logging.getLogger("codexpool")
 
 MOST: Final = 4_000
 """Requests in a recording, some 18 kB of memory each. Later ones are not recorded, and a warning says so."""
-
-REPORT: Final = "CODEXPOOL_RECORD_REPORT"
-"""The variable with the file in which `codexpool record` wants the reason if there is no recording."""
 
 
 ROUNDS: Final = 6  # passes over the flows until no new value is learned; two or three are usual
@@ -139,16 +135,13 @@ class Recorder:
         self._is_over = True
         self._recording.flows += map(strip, self._open.values())
         self._ask()
-        failure = ""
         try:
             logger.info("%s", self._recording.write())
         except RecordingError as error:
-            failure = str(error)
+            logger.error("%s", error)
         except Exception as error:  # Its text may quote a secret.
-            failure = f"{self._recording.path}: not written, because of a bug in codexpool ({type(error).__name__})"
-        if failure:
-            logger.error("%s", failure)
-        _report(failure)
+            bug = type(error).__name__
+            logger.error("%s: not written, because of a bug in codexpool (%s)", self._recording.path, bug)
 
     def _ask(self) -> None:
         """Learn the pool's tokens and names: they may be renewed, and when the proxy ends, the pool may be gone."""
@@ -163,12 +156,3 @@ class Recorder:
             full = "%s: full after %d requests; later ones are not recorded. %s"
             logger.warning(full, self._recording.path, MOST, again)
         return not self._is_full
-
-
-def _report(failure: str) -> None:
-    """Tell `codexpool record` whether there is a recording, if it has started this proxy."""
-    if path := os.environ.get(REPORT):
-        try:
-            Path(path).write_text(failure, encoding="utf-8")
-        except OSError as error:
-            logger.error("%s: cannot write the outcome of the recording (%s)", path, error.strerror)

@@ -6,11 +6,19 @@ the name of a value (`names_secret`, `known_header`) and by what they look like 
 
 from codexpool.redaction.describe import describe_secret, fingerprint_of
 from codexpool.redaction.find import find_secrets
-from codexpool.redaction.json_documents import DEEPEST, TOP, Place, parse_json, redact_json
 from codexpool.redaction.known_headers import known_header
 from codexpool.redaction.logs import redact_logs, redact_tokens
 from codexpool.redaction.named_values import SCHEMES, is_redacted
-from codexpool.redaction.redact import escape, redact_header, redact_text
+from codexpool.redaction.redact import (
+    DEEPEST,
+    TOP,
+    Place,
+    escape,
+    parse_json,
+    redact_header,
+    redact_json,
+    redact_text,
+)
 from codexpool.redaction.secret_names import names_secret
 
 __all__ = [

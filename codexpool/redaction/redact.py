@@ -6,14 +6,14 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from codexpool.redaction.describe import describe_secret, fingerprint_of, replace_secrets
-from codexpool.redaction.json_documents import TOP, parse_json, redact_json
 from codexpool.redaction.known_headers import Value, known_header
 from codexpool.redaction.named_values import SCHEMES, is_redacted
-from codexpool.redaction.secret_names import is_secret
+from codexpool.redaction.secret_names import is_secret, names_secret
 
 LONGEST: Final = 300  # characters of a header's value that are shown
 LONGEST_JSON: Final = 1200  # the same for JSON: a client puts much about a turn into one header
@@ -29,6 +29,40 @@ _ID: Final = re.compile(
 _FLAG: Final = re.compile(r"[A-Za-z]{1,12}|\d{1,10}")
 _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(\s+)(\S.*)", re.DOTALL)
 _WORDS: Final = re.compile(r"[A-Za-z]+|.*\s.*", re.DOTALL)
+
+
+DEEPEST: Final = 60  # levels that are searched; what is below counts as one value
+_NAMES: Final = frozenset({"name", "key", "header", "field", "parameter"})
+_VALUES: Final = frozenset({"value", "values", "val"})  # members with a name and its value, as HAR files have headers
+
+
+class Place(NamedTuple):
+    """Where in a document a value is: its name, and its depth. ``secret`` is the telling name at or above it."""
+
+    name: str = ""
+    secret: str = ""
+    depth: int = 0
+
+    def member(self, key: str, *objects: dict[str, Any]) -> Place:
+        """Return the place of a member of the object here, which may be several ``objects`` that are compared."""
+        name = _called(objects) if key.lower() in _VALUES else ""
+        below = next((one for one in (self.secret, key, name) if names_secret(one)), "")
+        return Place(name or key, below, self.depth + 1)
+
+    def item(self, index: int, *lists: list[Any]) -> Place:
+        """Return the place of an item of the list here: it may be the value of the name before it."""
+        below = self.secret or next(filter(None, (self._before(index, one) for one in lists)), "")
+        return Place(self.name, below, self.depth + 1)
+
+    def _before(self, index: int, items: list[Any]) -> str:
+        before = items[index - 1] if 0 < index < len(items) else None
+        if not isinstance(before, str) or not names_secret(before):
+            return ""
+        is_paired = index % 2 and ((len(items) == 2 and self.name != "required") or "header" in self.name.lower())
+        return before if is_paired or before.startswith("--") else ""
+
+
+TOP: Final = Place()
 
 
 def redact_header(name: str, value: str, *, full: bool = False) -> str:
@@ -161,3 +195,52 @@ def _shortened(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
     return f"{text[: longest - 40]}… ({len(text)} chars, sha256:{fingerprint_of(text)})"
+
+
+# -- JSON documents
+
+
+def _called(objects: tuple[dict[str, Any], ...]) -> str:
+    """Return the name that objects have as a member, preferably a telling one."""
+    names = [value for one in objects for key, value in one.items() if key.lower() in _NAMES]
+    texts = [name for name in names if isinstance(name, str)]
+    return next(filter(names_secret, texts), texts[0] if texts else "")
+
+
+def parse_json(text: str) -> Any:
+    """Return the object or list that a text is; None for anything else, and for repeated members."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("two members of one name")
+    return made
+
+
+def redact_json(value: Any, place: Place, shown: Callable[[str, str], str]) -> Any:
+    """Return a JSON value without secrets; ``shown`` redacts a text by its name."""
+    match value:
+        case dict() | list() if place.depth >= DEEPEST:
+            return "(more levels than are looked into)"
+        case dict():
+            return {shown("", key): redact_json(item, place.member(key, value), shown) for key, item in value.items()}
+        case list():
+            return [redact_json(item, place.item(index, value), shown) for index, item in enumerate(value)]
+        case str():
+            return describe_secret(value) if _is_secret(place, value) else shown(place.name, value)
+        case int() | float() if not isinstance(value, bool) and _is_secret(place, str(value)):
+            return describe_secret(str(value))
+        case _:
+            return value
+
+
+def _is_secret(place: Place, value: str) -> bool:
+    name = place.secret or place.name
+    return is_secret(name, value) and not is_redacted(name, value)

@@ -148,7 +148,7 @@ def test_record_reports_a_missing_recording(standin: StandIn, tmp_path: Path) ->
     process = record(standin, tmp_path, str(tmp_path / "out"), "--no-such-option")
 
     assert process.wait(60) == 1
-    assert "out: not recorded, because the proxy did not end properly" in (tmp_path / "log").read_text()
+    assert "out: not recorded; the lines above say why" in (tmp_path / "log").read_text()
     assert not (tmp_path / "out").exists()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -90,28 +88,26 @@ def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
 
 def _live(out: Path, all_hosts: bool, named: Path | None, arguments: Sequence[str]) -> int:
     """Run mitmdump until it ends; return its exit code. Raises Failure if there is no recording."""
-    from codexpool.recording.recorder import REPORT
-
+    path = out.expanduser().absolute()
     command = [*RUN, *(("--config", str(named)) if named is not None else ())]
-    command += ["--set", f"codexpool_record={out.expanduser().absolute()}"]
+    command += ["--set", f"codexpool_record={path}"]
     if all_hosts:
         command += ["--set", "codexpool_record_all_hosts=true"]
-    with tempfile.TemporaryDirectory(prefix="codexpool-record-") as folder:
-        report = Path(folder) / "report"
-        code = _in_the_foreground([*command, *arguments], {**os.environ, REPORT: str(report)})
-        try:
-            failure = report.read_text(encoding="utf-8")
-        except OSError:
-            raise Failure(f"{out}: not recorded, because the proxy did not end properly") from None
-    if failure:
-        raise Failure(failure)
+    before = _version(path)
+    # A session of its own: a terminal would send its Ctrl-C to both.
+    child = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in ENDING:
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    code = child.wait()
+    if _version(path) == before:
+        raise Failure(f"{out}: not recorded; the lines above say why")
     return code
 
 
-def _in_the_foreground(command: Sequence[str], environ: dict[str, str]) -> int:
-    """Run a program until it ends, and forward signals to it, each of them once."""
-    # A session of its own: a terminal would send its Ctrl-C to both.
-    child = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
-    for number in ENDING:
-        signal.signal(number, lambda number, _: child.send_signal(number))
-    return child.wait()
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return what differs when a file was written again; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
