@@ -1,11 +1,12 @@
-"""What commands share: options, pool.toml, the state, and the way to the backend."""
+"""What commands share: options, the pool they work on, the state, and the way to the backend."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,8 +14,9 @@ import click
 
 from codexpool.cli.entry import entry
 from codexpool.config.files import find, places
-from codexpool.config.model import ConfigError
-from codexpool.config.sources import Sources
+from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
+from codexpool.config.read import load
+from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
@@ -24,7 +26,9 @@ from codexpool.state.sqlite import SqliteState, open_state, state_path
 if TYPE_CHECKING:
     from codexpool.upkeep.verification import Verification
 
+
 F = TypeVar("F", bound=Callable[..., Any])
+Spec = TypeVar("Spec", IdentitySpec, MemberSpec)
 
 CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
 
@@ -142,3 +146,69 @@ def state_snapshot() -> Snapshot:
 def moment(at: float | None) -> str | None:
     """Return a time as JSON has it: UTC, to the second."""
     return None if at is None else datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
+
+
+class Pool:
+    """A valid pool.toml. Raises Failure if it is invalid."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.config = load(path)
+        except ConfigError as error:
+            raise Failure(str(error)) from None
+        self.path = self.config.path
+
+    @cached_property
+    def sources(self) -> Sources:
+        return sources()
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The credentials, and the problems of identities without one."""
+        return resolve(self.config, self.sources)
+
+    @cached_property
+    def known(self) -> Snapshot:
+        """What proxies have found out."""
+        return state_snapshot()
+
+    def identity(self, name: str) -> IdentitySpec:
+        """Return the identity of that name. Raises click.UsageError."""
+        return self._named("identity", self.config.identities, name)
+
+    def member(self, name: str) -> MemberSpec:
+        """Return the member of that name. Raises click.UsageError."""
+        return self._named("member", self.config.members, name)
+
+    def edit(self, change: Callable[[str], str]) -> None:
+        """Change the text of pool.toml. Raises Failure if it cannot be written, or would be invalid."""
+        edit_pool(self.path, change)
+
+    def _named(self, what: str, specs: Sequence[Spec], name: str) -> Spec:
+        for spec in specs:
+            if spec.name == name:
+                return spec
+        names = ", ".join(spec.name for spec in specs) or "none"
+        raise click.UsageError(f"no {what} {shown(name)} in {self.path}; it has: {names}")
+
+
+def edit_pool(path: Path, change: Callable[[str], str]) -> None:
+    """Change the text of a pool.toml, which may still be empty. Raises Failure."""
+    from codexpool.config import editing  # only where something is written
+
+    try:
+        editing.edit(path, change)
+    except editing.EditError as error:
+        raise Failure(str(error)) from None
+
+
+def pool_option(command: F) -> F:
+    """Add ``--config PATH``, and pass the `Pool`."""
+
+    def opened(context: click.Context, parameter: click.Parameter, named: Path | None) -> Pool:
+        return Pool(existing_pool_path(named))
+
+    option = click.option(
+        "--config", "pool", metavar="PATH", type=click.Path(path_type=Path), callback=opened, help=CONFIG_HELP
+    )
+    return option(command)

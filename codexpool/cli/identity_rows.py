@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from codexpool.cli.common import moment
+from codexpool.cli.common import Pool, moment
 from codexpool.cli.output import STATUS_STYLES, console, print_table
-from codexpool.cli.pool import Pool
 from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
 from codexpool.credentials.oauth import OAuth

@@ -17,8 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from codexpool.cli.commands.member import member
-from codexpool.cli.common import Failure
-from codexpool.cli.pool import Pool
+from codexpool.cli.common import Failure, Pool
 from codexpool.config.read import load
 from codexpool.tokens.member_key import PREFIX, hashed
 

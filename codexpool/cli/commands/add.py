@@ -1,28 +1,50 @@
-"""`codexpool add` and `codexpool login`: verify a token, and add an identity that has it."""
+"""`codexpool add`, `login` and `replace`: verify a token, and store it in the pool."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from codexpool.cli.commands.replace import replace_login
-from codexpool.cli.common import Failure, Unchanged, config_option, name_argument, pool_path
-from codexpool.cli.identity_rows import identity_of
-from codexpool.cli.pool import Pool, edit_pool
-from codexpool.cli.token_options import GivenToken, given_token, token_options
-from codexpool.cli.tokens import Verified, remember_new, verify
+from codexpool.cli.common import (
+    Failure,
+    Pool,
+    Unchanged,
+    config_option,
+    edit_pool,
+    name_argument,
+    pool_option,
+    pool_path,
+    sources,
+    verification,
+)
+from codexpool.cli.identity_rows import identity_of, identity_row
+from codexpool.cli.tokens import GivenToken, Verified, checked, given_token, remember_new, token_options, verify
+from codexpool.common.atomic_replace import Replacement, locked
+from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
 from codexpool.config.checks import name_problem
 from codexpool.config.files import default_paths
-from codexpool.config.model import FromAuthJson, IdentitySpec, Table
-from codexpool.config.sources import other_owner
-from codexpool.config.tables import Value, with_table
+from codexpool.config.model import (
+    FromAuthJson,
+    FromCommand,
+    FromEnv,
+    FromFile,
+    FromKeyring,
+    IdentitySpec,
+    Inline,
+    Table,
+)
+from codexpool.config.sources import credential_of, other_owner, write_keyring
+from codexpool.config.tables import Value, with_key, with_table, without_key
+from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
 from codexpool.tokens.bearer import fingerprint
 
@@ -78,7 +100,7 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
         new = _codex_login(Path(folder), device_auth)
         if pool is not None and spec is not None:
-            replace_login(pool, spec, new)
+            _replace_login(pool, spec, new)
             return
         auth_json = _private(home) / "auth.json"
         new.replace(auth_json)
@@ -106,7 +128,7 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
         for key, value in table.items():
             click.echo(f"    {key} = {value!r}")
         return
-    _write(path, table)
+    _write_table(path, table)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
     if isinstance(given.source, FromAuthJson) and (other_client := other_owner(given.source.path, os.environ)):
@@ -139,7 +161,7 @@ def _require_free_name(name: str, pool: Pool | None) -> None:
         raise Failure(f"identity {name} already exists ({where}). Use another name, or: codexpool replace {name}")
 
 
-def _write(path: Path, table: Mapping[str, Value]) -> None:
+def _write_table(path: Path, table: Mapping[str, Value]) -> None:
     is_new = not path.exists()
     if is_new:
         _private(path.parent)
@@ -178,3 +200,132 @@ def _codex_login(folder: Path, device_auth: bool) -> Path:
     if code != 0 or not auth_json.exists():
         raise Unchanged(f"`codex login` failed with exit code {code}")
     return auth_json
+
+
+LOCK_TIMEOUT = 40.0  # seconds to wait for a process that renews the same login, or writes the same file
+SOURCES = ("token", "auth_json")  # the keys of which an identity has one
+OUTDATED = ("needs_replacement", "expires")  # keys about the old token
+
+
+@click.command()
+@name_argument
+@token_options
+@pool_option
+@click.option("--as-new", is_flag=True, help="Keep NAME, and add the token as another identity.")
+def replace(name: str, pool: Pool, as_new: bool, **options: Any) -> None:
+    """Replace NAME's token with another one of the same account and user.
+
+    Prompts for the token unless an option names its source, and stores it where the old one is. NAME keeps its
+    sessions and its history.
+    """
+    spec = pool.identity(name)
+    if as_new:
+        name = _free_name(pool, name)
+        _add(name, pool.path, given_token(name, pool.path.parent, **options), dry_run=False)
+        return
+    given = given_token(name, pool.path.parent, **options)
+    verified = verify(changed(spec, source=given.source, account_id=None, user_id=None))
+    _require_same_owner(pool, spec, verified)
+    _store(pool, spec, given)
+    remember_new(pool.path, name, verified)
+    click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
+
+
+def _replace_login(pool: Pool, spec: IdentitySpec, new: Path) -> None:
+    """Replace an identity's auth.json with a new one of the same account and user. Raises Failure."""
+    assert isinstance(spec.source, FromAuthJson)
+    verified = verify(changed(spec, source=FromAuthJson(new), account_id=None, user_id=None))
+    _require_same_owner(pool, spec, verified)
+    _write(spec.source.path, new.read_text(encoding="utf-8"))
+    _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
+    remember_new(pool.path, spec.name, verified)
+    click.echo(f"{spec.name} is logged in again: {verified.credential.bearer()}, of the same account and user")
+
+
+def _free_name(pool: Pool, name: str) -> str:
+    return next(free for n in range(2, 1000) if pool.config.identity(free := f"{name}-{n}") is None)
+
+
+def _require_same_owner(pool: Pool, spec: IdentitySpec, verified: Verified) -> None:
+    old = identity_row(pool, spec.name).owner or _ask_owner(spec)
+    new = verified.metadata.key
+    as_new = f"To add it as another identity: codexpool replace {spec.name} --as-new"
+    if old is None:
+        raise Failure(
+            f"cannot compare: the owner of {spec.name}'s old token is unknown. Nothing was changed. {as_new}"
+        )
+    if old != new:
+        raise Failure(
+            f"the new token belongs to another account or user. Nothing was changed\n"
+            f"  {spec.name}: account {old.account_id}, user {old.user_id}\n"
+            f"  new token: account {new.account_id}, user {new.user_id}\n"
+            f"{as_new}"
+        )
+
+
+def _ask_owner(spec: IdentitySpec) -> IdentityKey | None:
+    """Ask the backend for the owner of the old token, which may still be valid."""
+    try:
+        credential = credential_of(spec, sources())
+    except UnusableError:
+        return None
+    metadata = asyncio.run(checked(spec, credential, verification())).metadata
+    return metadata.key if metadata is not None else None
+
+
+def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
+    """Write the new token to where the old one is, or its new source to pool.toml."""
+    if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
+        ((key, value),) = given.keys.items()
+        others = [other for other in SOURCES if other != key]
+
+        def change(text: str) -> str:
+            text = with_key(_without(text, spec.name, others), spec.name, key, value)
+            return _without(text, spec.name, OUTDATED)
+
+        _edit(pool, change)
+        return
+    match spec.source:
+        case FromFile(path):
+            _write(path, f"{given.source.token}\n")
+        case FromKeyring(service):
+            try:
+                write_keyring(service, spec.name, given.source.token)
+            except UnusableError as error:
+                raise Unchanged(f"{error.what}; {error.remedy}") from None
+        case FromEnv(variable):
+            raise Unchanged(
+                f"{spec.name}'s token is in the environment variable {variable}: set it where the proxy is started, "
+                "and restart the proxy. Or move the token: --file, --keyring"
+            )
+        case FromAuthJson(path):
+            raise Unchanged(f"{spec.name} is a login ({path}). Log in again: codexpool login {spec.name}")
+        case FromCommand():
+            raise Unchanged(f"{spec.name}'s token comes from a command: have that print the new one")
+    _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
+
+
+def _without(text: str, name: str, keys: Iterable[str]) -> str:
+    for key in keys:
+        text = without_key(text, name, key)
+    return text
+
+
+def _edit(pool: Pool, change: Callable[[str], str]) -> None:
+    pool.edit(change)
+    # Proxies watch this file; a change in the keyring is invisible to them.
+    os.utime(pool.path)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        real = path.resolve(strict=True)
+        if os.name == "posix" and real.stat().st_mode & OPEN_TO_OTHERS:
+            raise Unchanged(f"other users can read {path}. Run: chmod 600 {path}")
+        with locked(real, LOCK_TIMEOUT), Replacement(real) as new:
+            new.put(text.encode())
+    except OSError as error:
+        raise Unchanged(f"cannot write {path}: {error.strerror or error}") from None

@@ -11,9 +11,8 @@ from typing import Final
 
 import click
 
-from codexpool.cli.common import Failure, json_option, open_the_state, verification
+from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, verification
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
-from codexpool.cli.pool import Pool, pool_option
 from codexpool.cli.tokens import checked, remember
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec

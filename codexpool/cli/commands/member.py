@@ -14,9 +14,8 @@ from typing import Any, Final
 
 import click
 
-from codexpool.cli.common import Failure, Unchanged, json_option, moment, name_argument
+from codexpool.cli.common import Failure, Pool, Unchanged, json_option, moment, name_argument, pool_option
 from codexpool.cli.output import console, print_table
-from codexpool.cli.pool import Pool, pool_option
 from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
