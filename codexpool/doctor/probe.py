@@ -110,7 +110,7 @@ def evaluate(answer: Answer, probe: Probe) -> Finding:
 def _of_answer(document: Mapping[str, Any], probe: Probe, how: str) -> Finding:
     if document.get("observing"):
         return note(ABOUT, f"{how}: arrives; the proxy only observes, and would not swap it")
-    changed = [*_names(document.get("replaced")), *_names(document.get("added"))]
+    changed = [*map(str, document.get("replaced") or ()), *map(str, document.get("added") or ())]
     member, identity, transport = document.get("member"), document.get("identity"), document.get("transport")
     arrives = f"{how}: arrives for member {member}" if member else f"{how}: arrives"
     if not identity or "authorization" not in changed:
@@ -156,7 +156,3 @@ def _document(body: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _names(value: object) -> list[str]:
-    return [str(name) for name in value] if isinstance(value, list) else []

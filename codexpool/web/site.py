@@ -35,6 +35,7 @@ HOST = "codex.pool"
 
 HEALTH: Final = "/healthz"
 READY: Final = "/healthz/ready"
+PAGES: Final = f"/, /api/status, /api/flows, /api/flows/ID, /api/flows/last, /api/events, /metrics, {HEALTH}, {READY}"
 
 STARTING: Final = "the proxy is starting"
 SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
@@ -143,7 +144,7 @@ class Site:
             case ["metrics"]:
                 return Answer(200, await metrics.scrape(self._proxy.status_view(now), now), metrics.CONTENT_TYPE)
             case _:
-                return _error(404, f"no such page; there are: {', '.join(PAGES)}")
+                return _error(404, f"no such page; there are: {PAGES}")
 
     async def _flow_list(self, limit: int) -> bytes:
         traces = list(self._history.traces())
@@ -166,9 +167,8 @@ class Site:
         limit = _number(query, "limit", 200, MOST_EVENTS)
         seconds = min(float(_number(query, "wait", 0, 3600)), LONGEST_WAIT)
         lost = history.has_lost(after)
-        if (
-            after > history.last or query.get("run", self.run) != self.run
-        ):  # The client knows an earlier run: all events are new.
+        is_other_run = after > history.last or query.get("run", self.run) != self.run
+        if is_other_run:  # All events are new to this client.
             lost, after = True, 0
         if seconds and self._waiters < MOST_WAITERS:
             self._waiters += 1
@@ -193,12 +193,6 @@ def _pages() -> dict[str, Answer]:
             found[f"/{file.name}"] = Answer(200, file.read_bytes(), content_type)
     found["/"] = found.pop("/index.html")
     return found
-
-
-PAGES = (
-    *("/", "/api/status", "/api/flows", "/api/flows/ID", "/api/flows/last", "/api/events", "/metrics"),
-    *(HEALTH, READY),
-)
 
 
 def _number(query: dict[str, str], name: str, default: int, most: int) -> int:
