@@ -12,7 +12,7 @@ from typing import Final
 import zstandard
 
 from codexpool.protocol.frames import dumped, parsed
-from codexpool.protocol.inflate import UnreadableError, inflated
+from codexpool.protocol.inflate import UnreadableError, inflated, pieces
 from codexpool.tokens.member_key import PREFIX
 
 MARK: Final = PREFIX.encode()
@@ -28,10 +28,22 @@ def without_keys(body: bytes, encoding: str, most: int) -> bytes | None:
     """
     if encoding not in ("", "identity", "zstd"):
         raise UnreadableError(f"content-encoding {encoding[:32]}")
+    if not _may_have_key(body, encoding, most):
+        return None
     clean, count = _KEY.subn(SHOWN, inflated(body, encoding, most))
     if not count:
         return None
     return zstandard.ZstdCompressor().compress(clean) if encoding == "zstd" else clean
+
+
+def _may_have_key(body: bytes, encoding: str, most: int) -> bool:
+    """Search a body piece by piece: one that inflates beyond ``most`` bytes must not take as much memory."""
+    found, tail = False, b""
+    for piece in pieces(body, encoding, most):
+        text = tail + piece
+        found = found or MARK in text
+        tail = text[-len(MARK) :]
+    return found
 
 
 def message_without_keys(message: bytes) -> bytes | None:
