@@ -118,8 +118,7 @@ class Codex:
         return out_text, err_text
 
 
-Client = BuiltIn | Codex
-"""One session with the backend through the proxy; ``turn`` raises Failure if no answer arrives."""
+Client = BuiltIn | Codex  # a session with the backend through the proxy; `turn` raises Failure without an answer
 
 
 def signs_of_trouble(text: str) -> list[str]:

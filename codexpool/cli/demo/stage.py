@@ -26,8 +26,6 @@ NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE"
 """Variables of the user that would point the proxy to files or services outside the demo."""
 
 POOL: Final = """\
-# The identities of this demo.
-
 [pool]
 selection = "round-robin"     # requests without a session go to the other one
 
