@@ -55,12 +55,10 @@ def config_option(command: F) -> F:
 
 
 def json_option(command: F) -> F:
-    """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def name_argument(command: F) -> F:
-    """Add ``NAME``."""
     return click.argument("name", metavar="NAME")(command)
 
 
@@ -84,7 +82,6 @@ def existing_pool_path(named: Path | None) -> Path:
 
 
 def sources() -> Sources:
-    """Return where credentials come from."""
     return Sources(os.environ, TokenEndpoint(route(), os.environ))
 
 
@@ -97,7 +94,6 @@ def route() -> Route:
 
 
 def verification() -> Verification:
-    """Return what verifies tokens with the backend."""
     from codexpool.credentials.authapi import AuthApi
     from codexpool.upkeep.verification import Verification
 
@@ -169,15 +165,12 @@ class Pool:
 
     @cached_property
     def known(self) -> Snapshot:
-        """What proxies have found out."""
         return state_snapshot()
 
     def identity(self, name: str) -> IdentitySpec:
-        """Return the identity of that name. Raises click.UsageError."""
         return self._named("identity", self.config.identities, name)
 
     def member(self, name: str) -> MemberSpec:
-        """Return the member of that name. Raises click.UsageError."""
         return self._named("member", self.config.members, name)
 
     def edit(self, change: Callable[[str], str]) -> None:

@@ -73,7 +73,6 @@ class Examination:
             yield from configuration.check_config(self._config, self._resolved)
 
     def _running(self) -> Iterator[Finding]:
-        """Ask the proxy for its status."""
         self._asked_at = time.time()
         try:
             self._status = self._proxy.get(running_proxy.STATUS)
@@ -112,7 +111,6 @@ class Examination:
             yield from probe.findings(tunnel, seen.context, self._token)
 
     def _places(self) -> list[variables.Place]:
-        """Where the proxy listens, as its status says."""
         listens = [str(text) for text in (self._status.get("proxy") or {}).get("listens") or ()]
         places = [place for text in listens if (place := variables.place_of(text)) is not None]
         wanted = variables.place_of(self._client.proxy_variable()[1])

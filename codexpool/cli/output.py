@@ -72,7 +72,6 @@ class Output:
         self._write(captured.get())
 
     def line(self, text: str) -> None:
-        """Print a line unchanged. Raises BrokenPipeError."""
         self._write(f"{text}\n")
 
     def _write(self, text: str) -> None:

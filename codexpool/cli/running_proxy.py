@@ -39,7 +39,6 @@ class ProxyFailure(Failure):
 
 
 def proxy_option(command: F) -> F:
-    """Add ``--proxy URL``."""
     option = click.option(
         "--proxy",
         "proxy_url",
@@ -95,32 +94,23 @@ class RunningProxy:
 
     def get(self, path: str, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Return the document at a path. Wait at most ``timeout`` seconds for each step. Raises ProxyFailure."""
-        connection = http.client.HTTPConnection(self.at.host, self.at.port, timeout=timeout)
-        try:
-            connection.connect()
-        except TimeoutError:
-            raise ProxyFailure(f"no connection to {self} within {timeout:.0f} s{self._hint}", START) from None
-        except OSError as error:
-            raise ProxyFailure(f"no proxy is running at {self} ({_reason(error)}){self._hint}", START) from None
-        try:
-            connection.request("GET", f"{SITE}{path}", headers=self._headers())
-            response = connection.getresponse()
-            return self._document(response.status, response.read())
-        except TimeoutError:
-            what = f"{self} did not answer within {timeout:.0f} s: the proxy is busy or stuck"
-            raise ProxyFailure(what, "see the log of the proxy") from None
-        except (OSError, http.client.HTTPException) as error:
-            what = f"{self} closed the connection ({_reason(error)}): the proxy has just stopped, or is no HTTP proxy"
-            raise ProxyFailure(what, START) from None
-        finally:
-            connection.close()
-
-    def _headers(self) -> dict[str, str]:
         headers = {"accept": "application/json"}
         if self.at.user or self.at.password:
             credentials = base64.b64encode(f"{self.at.user}:{self.at.password}".encode()).decode()
             headers["proxy-authorization"] = f"Basic {credentials}"
-        return headers
+        connection = http.client.HTTPConnection(self.at.host, self.at.port, timeout=timeout)
+        try:
+            connection.request("GET", f"{SITE}{path}", headers=headers)
+            response = connection.getresponse()
+            return self._document(response.status, response.read())
+        except TimeoutError:
+            what = f"{self} did not answer within {timeout:.0f} s: it is busy or stuck"
+            raise ProxyFailure(what, "see the log of the proxy") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = plain((getattr(error, "strerror", None) or str(error))[:LONGEST]) or type(error).__name__
+            raise ProxyFailure(f"no proxy is running at {self} ({reason}){self._hint}", START) from None
+        finally:
+            connection.close()
 
     def _document(self, status: int, body: bytes) -> dict[str, Any]:
         if status == 407:
@@ -160,10 +150,6 @@ def _message(document: dict[str, Any]) -> str:
             return plain(message[:LONGEST]).removesuffix(".")
         case _:
             return "(no reason given)"
-
-
-def _reason(error: Exception) -> str:
-    return plain((getattr(error, "strerror", None) or str(error))[:LONGEST]) or type(error).__name__
 
 
 def find_proxy(url: str | None) -> RunningProxy:

@@ -16,7 +16,6 @@ Changes = Mapping[str, str | None]
 
 
 def bash(changes: Changes) -> Iterator[str]:
-    """For bash, zsh and other POSIX shells."""
     for name, value in changes.items():
         yield f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}"
 

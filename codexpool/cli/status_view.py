@@ -40,7 +40,6 @@ class StatusView:
         self._at = float(self._document["at"])
 
     def drawn(self) -> RenderableType:
-        """Return all parts, from top to bottom."""
         return Group(
             *self._head(), *self._notices(), Text(), *self._identities(), Text(), *self._members(), self._summary()
         )
@@ -112,7 +111,6 @@ class StatusView:
         return text
 
     def _limit(self, limit: Document) -> Text:
-        """Draw how much of a limit is used, and in what time it resets."""
         length = span(limit["minutes"] * 60) if limit["minutes"] else "limit"
         name = length if limit["family"] in ("", USUAL_FAMILY) else f"{limit['family']} {length}"
         used, resets_at = limit["used_percent"], limit["resets_at"]
@@ -137,7 +135,6 @@ class StatusView:
         yield Text()
 
     def _summary(self) -> RenderableType:
-        """Draw the last hour, the sessions, and the totals since the start."""
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -213,7 +210,6 @@ def _member(member: Document) -> Text:
 
 
 def short(key: str) -> str:
-    """Return the beginning of a session's key."""
     return key if len(key) <= 14 else f"{key[:13]}…"
 
 

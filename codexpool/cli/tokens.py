@@ -124,7 +124,6 @@ def _read_token(prompt: str, from_stdin: bool) -> str:
 
 
 def _with_tilde(path: Path) -> str:
-    """Return the absolute path, with ~ for the home folder."""
     whole, home = path.expanduser().absolute(), Path.home()
     return f"~/{whole.relative_to(home)}" if whole.is_relative_to(home) else str(whole)
 

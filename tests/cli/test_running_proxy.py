@@ -211,7 +211,7 @@ def test_a_server_without_http_is_recognised(said: bytes) -> None:
                 connection.sendall(said)
 
         threading.Thread(target=serve, daemon=True).start()
-        with pytest.raises(ProxyFailure, match="no HTTP proxy"):
+        with pytest.raises(ProxyFailure, match="no proxy is running"):
             find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status")
 
 

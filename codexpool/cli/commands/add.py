@@ -149,7 +149,6 @@ def _pool_toml(named: Path | None) -> Path:
 
 
 def _pool(path: Path) -> Pool | None:
-    """Return the pool to add to; None if there is none yet. Raises Failure."""
     return Pool(path) if path.exists() else None
 
 

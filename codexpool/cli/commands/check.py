@@ -111,7 +111,6 @@ def _status(kind: Kind, answer: Whoami) -> Status | None:
 
 
 def _after(row: IdentityRow, answer: Whoami | None, status: Status | None) -> IdentityRow:
-    """Return the row with the answer in it."""
     if answer is None:
         return row  # It has no token; the row has the reason.
     evidence = answer.evidence

@@ -168,7 +168,6 @@ def _url(at: Address) -> str:
 
 
 def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str]) -> list[str]:
-    """Return what the user should know or do."""
     hints = []
     if kind == "cli" and sys.stdout.isatty():
         hints.append("to apply this to your shell, see: codexpool env --help")

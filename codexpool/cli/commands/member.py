@@ -255,14 +255,11 @@ def _unmatched(config: PoolConfig, patterns: Sequence[str]) -> list[str]:
 
 def _openness(config: PoolConfig) -> list[str]:
     """Warn of a pool that serves clients without a key."""
+    if config.access is Access.MEMBERS:
+        return []
+    where = 'access = "anyone"' if config.access is Access.ANYONE else "on loopback"
     remedy = 'To require keys: access = "members" under [pool] in pool.toml'
-    match config.access:
-        case Access.ANYONE:
-            return [f'access = "anyone": the proxy serves clients without a key, too. {remedy}']
-        case None:
-            return [f"on loopback, the proxy serves clients without a key, too. {remedy}"]
-        case _:
-            return []
+    return [f"{where}: the proxy serves clients without a key, too. {remedy}"]
 
 
 def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]:

@@ -103,7 +103,6 @@ def _total(rows: Rows) -> Spent:
 
 
 def _document(rows: Rows, by: Sequence[str], since: date) -> dict[str, Any]:
-    """Return the JSON document; empty values are null."""
     return {
         "version": VERSION,
         "since": since.isoformat(),
@@ -158,6 +157,5 @@ def _show(rows: Rows, by: Sequence[str], out: Output) -> None:
 
 
 def _cells(spent: Spent) -> list[str]:
-    """Return the cells of a row, in the order of `TITLES`."""
     numbers = (spent.turns, *(getattr(spent, name) for name in TOKENS))
     return [*(f"{n:,}" for n in numbers), *(clock(at, day=True)[:16] for at in (spent.first_at, spent.last_at))]
