@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import count
 from os.path import commonprefix
 from typing import Final
 from urllib.parse import quote, unquote
@@ -46,7 +47,7 @@ class Pseudonyms:
         """Grows with every value learned."""
         self._made: dict[str, str] = {}
         self._taken: set[str] = set()
-        self._last: dict[str, int] = {}
+        self._numbers: dict[str, count[int]] = {}
         self._names: set[str] = set()
         self._identities: set[str] = set()
         self._search = re.compile(r"(?!)")
@@ -74,21 +75,17 @@ class Pseudonyms:
 
     def of_identity(self, name: str) -> str:
         """Return the pseudonym of an identity's name; it is searched for in what codexpool says."""
-        if not is_pseudonym(name):
-            self._identities.add(name)
-        return self._of(name, "identity-{}") if not is_pseudonym(name) else self.of(name)
+        if is_pseudonym(name):
+            return self.of(name)
+        self._identities.add(name)
+        return self._of(name, "identity-{}")
 
     def _of(self, value: str, shape: str) -> str:
         if value not in self._made:
             self.generation += 1
-            while (made := shape.format(self._next(shape))) in self._taken:
-                pass
-            self._made[value] = made
+            numbers = self._numbers.setdefault(shape, count(1))
+            self._made[value] = next(made for made in map(shape.format, numbers) if made not in self._taken)
         return self._made[value]
-
-    def _next(self, shape: str) -> int:
-        self._last[shape] = self._last.get(shape, 0) + 1
-        return self._last[shape]
 
     def settle(self) -> None:
         """Search every text for what was learned."""

@@ -164,8 +164,5 @@ def known_header(name: str) -> Known | None:
         return None
     limit = "the main limit" if match["limit"] == "codex" else f"the limit {match['limit']}"
     window = {"primary": ", its shorter window", "secondary": ", its longer window"}.get(match["window"] or "", "")
-    return Known(f"Of {limit}{window}: {_lowered(_OF_A_LIMIT[match['what'].removeprefix('primary-')])}")
-
-
-def _lowered(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:]
+    what = _OF_A_LIMIT[match["what"].removeprefix("primary-")]
+    return Known(f"Of {limit}{window}: {what[0].lower()}{what[1:]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +24,11 @@ _SECRET = re.compile(
     re.VERBOSE,
 )
 
-
 _WORDS = (
     *("authorization", "cookie", "api-key", "api_key", "apikey", "secret", "passw", "credential", "token"),
     *("sk-", "ghp_", "gho_", "github_pat", "basic ", "session"),
 )
 """What is near a secret in what others log, as the raw bytes of a connection, in lower case."""
-
 
 _MARKS = re.compile(r"(<sha256:[0-9a-f]{12}>|\n)")
 
@@ -68,7 +65,8 @@ def redact_logs() -> Callable[[], None]:
         record = make(*args, **kwargs)
         try:
             text = record.getMessage()
-            trace = _traceback(record)
+            error = record.exc_info
+            trace = logging.Formatter().formatException(error) if error and error[1] is not None else ""
             safe_one = redact_tokens if record.name.split(".")[0] == "codexpool" else _of_others
             safe, safe_trace = safe_one(text), safe_one(trace)
         except Exception:
@@ -87,9 +85,3 @@ def redact_logs() -> Callable[[], None]:
             logging.setLogRecordFactory(make)
 
     return undo
-
-
-def _traceback(record: logging.LogRecord) -> str:
-    if not record.exc_info or record.exc_info[1] is None:
-        return ""
-    return "".join(traceback.format_exception(*record.exc_info)).rstrip()

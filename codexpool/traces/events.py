@@ -61,6 +61,7 @@ class Event:
         """Return the event as a JSON document: always the same keys, and no secret."""
         request, turn = self.request or {}, self.turn
         served = request if self.kind is Kind.REQUEST else {}
+        bytes_in, milliseconds = self._size_and_time()
         return {
             "version": VERSION,
             "number": self.number,
@@ -73,26 +74,25 @@ class Event:
             **{name: _safe(request.get(name)) for name in ("method", "host", "path")},
             "status": self.status,
             "attempts": served.get("attempts"),
-            "milliseconds": turn.milliseconds if turn is not None else self._milliseconds(),
+            "milliseconds": milliseconds,
             "outcome": _safe(turn.outcome) if turn is not None else None,
             "bytes_out": served.get("bytes_out"),
-            "bytes_in": turn.bytes_in if turn is not None else self._bytes_in(),
+            "bytes_in": bytes_in,
             "refusals": [redact_text(text) for text in served.get("refusals", ())],
             "was": _safe(self.was),
             "becomes": _safe(self.becomes),
             "text": redact_text(self._in_words()),
         }
 
-    def _milliseconds(self) -> float | None:
-        if self.request is None or self.kind not in (Kind.REQUEST, Kind.SOCKET) or self.becomes == "open":
-            return None
-        return float(round((self.at - self.request["at"]) * 1000, 1))
-
-    def _bytes_in(self) -> int | None:
-        if self.request is None or self.becomes == "open":
-            return None
-        counts = self.kind is Kind.SOCKET or (self.kind is Kind.REQUEST and self.status != 101)
-        return int(self.request["bytes_in"]) if counts else None
+    def _size_and_time(self) -> tuple[int | None, float | None]:
+        """Return the bytes of the answer and the milliseconds it took, of an event for which these are known."""
+        request, is_socket = self.request, self.kind is Kind.SOCKET
+        if self.turn is not None:
+            return self.turn.bytes_in, self.turn.milliseconds
+        if request is None or self.becomes == "open" or not (is_socket or self.kind is Kind.REQUEST):
+            return None, None
+        size = request["bytes_in"] if is_socket or self.status != 101 else None
+        return size, round((self.at - request["at"]) * 1000, 1)
 
     def _in_words(self) -> str:
         request, identity = self.request, self.identity or "no identity"

@@ -125,7 +125,7 @@ class History:
         answered_at = attempt.answered_at if attempt is not None and attempt.answered_at is not None else now
         tallies.answers.add(answered_at - trace.at)
         if trace.waits:
-            tallies.waits.add(sum(wait.seconds for wait in trace.waits))
+            tallies.waits.add(sum(seconds for _, seconds in trace.waits))
         self._count(trace, name, failed, now)
         self.record(Event(Kind.REQUEST, now, trace.summary(), identity=name or None, status=status))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from codexpool.pool.reasons import Candidacy
 from codexpool.pool.selection import Because
@@ -117,13 +117,6 @@ class TurnTrace:
         return _milliseconds(self.at, self.ended_at)
 
 
-class WaitTrace(NamedTuple):
-    """A wait of the request, in seconds."""
-
-    what: str
-    seconds: float
-
-
 @dataclass(slots=True, weakref_slot=True, repr=False)
 class Trace:
     """One request of a client. ``fields`` are its raw headers; ``source`` is what named its session.
@@ -154,7 +147,8 @@ class Trace:
     whole_at: float | None = None
     """When the request had arrived in full."""
     attempts: list[AttemptTrace] = field(default_factory=list)
-    waits: list[WaitTrace] = field(default_factory=list)
+    waits: list[tuple[str, float]] = field(default_factory=list)
+    """What the request waited for, and for how many seconds."""
     turns: list[TurnTrace] = field(default_factory=list)
     answered_by: str = ""
     """``backend`` or ``codexpool``, once there is an answer."""
@@ -212,7 +206,7 @@ class Trace:
 
     def waited(self, what: str, seconds: float) -> None:
         if len(self.waits) < WAITS_KEPT:
-            self.waits.append(WaitTrace(what, seconds))
+            self.waits.append((what, seconds))
 
     def begin_turn(self, at: float) -> TurnTrace:
         turn = TurnTrace(at)
@@ -276,7 +270,7 @@ class Trace:
         answered = whole_at = self.at if self.whole_at is None else self.whole_at
         yield "reading the request", whole_at - self.at
         if self.waits:
-            yield "waiting", sum(wait.seconds for wait in self.waits)
+            yield "waiting", sum(seconds for _, seconds in self.waits)
         for number, attempt in enumerate(self.attempts, 1):
             if attempt.sent_at is not None and attempt.answered_at is not None:
                 seconds = attempt.answered_at - attempt.sent_at
