@@ -85,10 +85,7 @@ class Causes:
         return any(counted.is_own(at) and fingerprint not in counted.changed for counted in found)
 
     def asks_so(self, asked: Asked, at: float) -> bool:
-        """Whether a request that is still to be sent is like one that every identity refuses.
-
-        Refusals for limits do not count: two identities that have used theirs up are an ordinary day.
-        """
+        """Whether a request to be sent is like one that every identity refuses. (Limits do not count.)"""
         if not self._lines:
             return False
         lines = [line for line in Cause.of(asked, "").lines() if line[0] != "answered"]

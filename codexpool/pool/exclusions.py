@@ -40,10 +40,7 @@ class Kind(StrEnum):
 
 
 class Exclusion(NamedTuple):
-    """One entry. Times are unix seconds; ``why`` may be shown.
-
-    ``is_limit``: the reason is a limit. ``passes``: it is only a matter of time.
-    """
+    """One entry. Times are unix seconds. ``is_limit``: the reason is a limit. ``passes``: it only takes time."""
 
     kind: Kind
     subject: str

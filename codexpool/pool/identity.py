@@ -65,10 +65,7 @@ class IdentityKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What whoami and routing discovery say about a token.
-
-    ``origin`` is a scheme and host without a path; ``routing_override`` is None for NO_CONSTRAINT.
-    """
+    """What whoami and routing discovery say about a token. ``routing_override`` is None for NO_CONSTRAINT."""
 
     account_id: str
     user_id: str

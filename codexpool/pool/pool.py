@@ -1,7 +1,4 @@
-"""The pool: which identity serves which request, and what is learned from answers.
-
-Plain data and methods on one thread; the statuses of the identities are in `codexpool.pool.states`.
-"""
+"""The pool: which identity serves which request, and what is learned from answers. Everything runs on one thread."""
 
 from __future__ import annotations
 
@@ -39,11 +36,7 @@ class Pool:
         self._picks = 0
 
     def replace_identities(self, identities: Iterable[Identity], selection: Selection, at: float) -> None:
-        """Take over what the configuration says now.
-
-        An identity with the same token keeps its state. A new token starts afresh, but the sessions stay: they belong
-        to the account and user.
-        """
+        """Take over a configuration. The same token keeps its state; the sessions of a name stay in any case."""
         before, taken = self.identities, {}
         known = {(old.name, old.kind, old.fingerprint): old for old in before.values()}
         for order, new in enumerate(identities):
@@ -283,10 +276,7 @@ class Pool:
         is_limit: bool = False,
         cause: Cause | None = None,
     ) -> bool:
-        """Exclude an identity's token from an endpoint; ``until``: the end, if the answer says it.
-
-        Return whether that is news. Nothing is remembered of a refusal that is the request's own.
-        """
+        """Exclude a token from an endpoint, unless the cause is the request's own. Return whether that is news."""
         identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None or self.states.causes.is_own(cause, identity.fingerprint, at):
             return False
@@ -308,10 +298,7 @@ class Pool:
     def limited_for_model(
         self, name: str, model: str, evidence: Evidence, until: float | None, *, is_limit: bool
     ) -> bool:
-        """Limit an account for one model: the cause is the request's own. Return whether that is news.
-
-        ``until`` None: a limit of unknown length, or too many requests for now.
-        """
+        """Limit an account for one model, if the cause is the request's own. Return whether that is news."""
         identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None:
             return False
@@ -328,10 +315,7 @@ class Pool:
         return is_news
 
     def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
-        """Have a session leave an identity that serves, for so many seconds.
-
-        Return False if no other identity can serve it, or it cannot be recognised when it comes back.
-        """
+        """Have a session leave an identity for a while. Return False if it has no name, or no other serves it."""
         identity = self.identities.get(name)
         others = any(i is not identity and self._is_able(i, asked, at) for i in self.identities.values())
         if identity is None or asked.session is None or not others:

@@ -45,10 +45,7 @@ Rank = tuple[bool, bool, float, int, int]
 
 
 def rank(selection: Selection, identity: Identity, headroom: float, at: float) -> Rank:
-    """Return the rank of an identity at the unix second ``at``; ``headroom`` as `codexpool.pool.usage` weighs it.
-
-    One that is used up comes after all that are not, and one that is doubtful after both.
-    """
+    """Return the rank of an identity; ``headroom`` as `codexpool.pool.usage` weighs it. Doubtful ones come last."""
     i = identity
     first = (i.is_doubtful(at), headroom <= 0)
     match selection:

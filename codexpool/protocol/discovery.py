@@ -26,10 +26,7 @@ class NotListedError(ValueError):
 
 
 def workspace_of(document: Any, account_id: str) -> Workspace:
-    """Return what routing discovery says about an account; about the only one if ``account_id`` is empty.
-
-    Raise ValueError if it does not, NotListedError if it lists others only.
-    """
+    """Return what routing discovery says about an account, the only one if ``account_id`` is empty, or raise."""
     accounts = document.get("accounts") if isinstance(document, dict) else None
     if not isinstance(accounts, list):
         raise ValueError("routing discovery has no accounts")

@@ -105,10 +105,9 @@ def _fits(route: Route, plain: str) -> bool:
 
 
 def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
-    """Return the policy for a request that would leave for ``host``, which is where the connection goes.
+    """Return the policy for a request to ``host``: where the connection goes, never what a ``Host`` header says.
 
-    (Never what a ``Host`` header says.) ``target`` is the request's path with its query; ``hosts`` are those that the
-    backend and the pool's identities are served from.
+    ``target`` is the path with its query; ``hosts`` are those of the backend and the pool's identities.
     """
     if host.lower() not in hosts or scheme != "https" or port != 443:
         return Policy.NEVER

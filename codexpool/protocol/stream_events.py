@@ -61,10 +61,7 @@ class Events:
 
 
 class Beginning:
-    """Reads the first pieces of a stream until it is clear whether the backend answers.
-
-    Raises UnreadableError for an unknown content-encoding.
-    """
+    """Reads the first pieces of a stream. Raises UnreadableError for an unknown content-encoding."""
 
     def __init__(self, encoding: str = "") -> None:
         self._inflater = Inflater(encoding)

@@ -33,10 +33,7 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(end: bytes) -> Tokens | None:
-    """Return the tokens of a turn from the last bytes of its stream, or from its last frame.
-
-    None if they are not there: the turn broke off, or the bytes are compressed.
-    """
+    """Return the tokens of a turn from the end of its stream, or from its last frame; None if they are not there."""
     for event in reversed(end[-KEPT:].replace(b"\r\n", b"\n").split(b"\n\n")):
         if _KEY in event and (tokens := _of_event(event)) is not None:
             return tokens

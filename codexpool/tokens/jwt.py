@@ -1,7 +1,4 @@
-"""Reads the claims of a JSON Web Token, without verifying it: the backend does.
-
-The claims are those that Codex itself reads (openai/codex, token_data.rs).
-"""
+"""Reads the claims of a JWT that Codex reads too (openai/codex, token_data.rs). The backend verifies it, not we."""
 
 from __future__ import annotations
 
