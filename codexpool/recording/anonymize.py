@@ -14,7 +14,7 @@ from mitmproxy import connection, http, websocket
 
 from codexpool.recording.check import layers
 from codexpool.recording.pseudonyms import PREFIX, PSEUDONYM, UUID, Pseudonyms, is_pseudonym
-from codexpool.redaction import SCHEMES, is_redacted, known_header, redact_text
+from codexpool.redaction import SCHEMES, is_redacted, known_header, parse_json, redact_text
 from codexpool.tokens.jwt import payload_of
 from codexpool.traces.trace import METADATA
 
@@ -180,7 +180,7 @@ class Anonymizer:
         if is_redacted("", secret):  # In a trace. What a JWT says of its bearer is left out.
             return scheme + self._text(secret.partition(",")[0])
         for text in (secret, _from_base64(secret)):
-            document = _json(text)
+            document = parse_json(text)
             if document is not None:
                 return json.dumps(self._document(document), separators=(",", ":"))
         rest, uuids = UUID.subn("", secret)
@@ -291,15 +291,6 @@ class Anonymizer:
         value = match[match.lastgroup or 0]
         made = self._pseudonyms.of_name(value) if match.lastgroup == "home" else self._pseudonyms.of(value)
         return match[0].replace(value, made)
-
-
-def _json(text: str) -> Any:
-    if text.lstrip()[:1] not in ("{", "["):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _from_base64(text: str) -> str:
