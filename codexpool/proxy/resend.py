@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Generator
 from inspect import isroutine
 from itertools import count
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 from mitmproxy import http
@@ -138,7 +139,11 @@ class _Timer(commands.RequestWakeup):
 
     def __init__(self, delay: float, stream: ResendStream) -> None:
         super().__init__(delay)
-        self.stream = stream
+        self.stream: ResendStream | None = stream
+
+
+# Receives the timers of holds that are over.
+_NOWHERE = cast(layer.Layer, SimpleNamespace(handle_event=lambda _: iter(())))
 
 
 class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, valid-type]
@@ -305,13 +310,29 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
     def _handle_event(self, event: Any) -> Commands:
         if isinstance(event, events.Wakeup):
             return self._hold_ends(event.command)
-        return cast(Commands, super()._handle_event(event))
+        handling: Commands = super()._handle_event(event)
+        return handling if self._timer is None else self._while_it_holds(handling)
+
+    def _while_it_holds(self, handling: Commands) -> Commands:
+        yield from handling
+        if self.server_state not in (self._state_hold_beginning, self.state_consume_response_body):
+            self._forget_timer()
+
+    def _forget_timer(self) -> None:
+        """End the hold. mitmproxy keeps the timer until it fires, but must not keep the stream and its request."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stream = None
+            sources = self._http_layer.command_sources
+            if timer in sources:
+                sources[timer] = _NOWHERE
 
     def passthrough(self, event: Any) -> Commands:
         timer = event.command if isinstance(event, events.Wakeup) else None
         if isinstance(timer, _Timer) and timer.stream is self:
             return self._hold_ends(timer)  # All others belong to inner layers.
-        return cast(Commands, super().passthrough(event))
+        passing: Commands = super().passthrough(event)
+        return passing
 
     def _hold_ends(self, timer: commands.RequestWakeup) -> Commands:
         if timer is not self._timer or self.client_state == self.state_errored:
@@ -377,7 +398,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             yield DropStream(self.attempt_id)
         self.attempt_id = next(self._attempt_ids)
         self._http_layer.streams[self.attempt_id] = self
-        self._timer = None
+        self._forget_timer()
         self.handle_event = self._handle_event_of_later_attempt
 
     def _send_again(self) -> Commands:
