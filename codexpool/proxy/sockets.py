@@ -259,9 +259,8 @@ class OpenSocket:
             self._judge(message, received)
         if not message.dropped:
             self._end_first()
-            self._end_turn(
-                f"failed: {received.status} {received.code}" if received is not None else kind, failed=True
-            )
+            outcome = f"failed: {received.status} {received.code}" if received is not None else kind
+            self._end_turn(outcome, failed=True)
             self.close_if_ending()
 
     def _judge(self, message: websocket.WebSocketMessage, received: BackendAnswer) -> None:

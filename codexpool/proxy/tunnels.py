@@ -77,12 +77,10 @@ class Tunnels:
 
         With ``reads_all`` mitmproxy decides. Raises UndecidedError while the host is not known yet.
         """
-        context = asked.context
-        if asked.layer is not None or not _begins(context):
+        context, server = asked.context, asked.context.server
+        if asked.layer is not None or server.address is None or not _begins(context):
             return
-        server = context.server
-        host = server.address[0] if server.address is not None else ""
-        name = self._name(server, context.client, host, None)
+        name = self._name(server, context.client, server.address[0], None)
         if is_address(name):
             if reads_all:
                 return
@@ -104,12 +102,11 @@ class Tunnels:
 
 
 def _begins(context: Context) -> bool:
-    """Return whether a tunnel begins here: its server is known, and no TLS or proxy layer is around it yet."""
+    """Return whether a tunnel begins here: no TLS or proxy layer is around it yet."""
     first, last = context.layers[0], context.layers[-1]
     proxies = modes.HttpProxy | modes.HttpUpstreamProxy | modes.ReverseProxy
     return (
         context.client.transport_protocol == "tcp"
-        and context.server.address is not None
         and not isinstance(first, modes.ReverseProxy)
         and not isinstance(last, proxies | layers.ClientTLSLayer)
     )

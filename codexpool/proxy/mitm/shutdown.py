@@ -38,8 +38,6 @@ class Shutdown:
         self._flows: WeakSet[http.HTTPFlow] = WeakSet()
         self._tasks = Tasks()
 
-    # -- the addon's hooks
-
     def running(self) -> None:
         """Handle SIGTERM from now on."""
         if _is_mitmdump():
@@ -67,8 +65,6 @@ class Shutdown:
         response, is_http1 = flow.response, flow.request.http_version.startswith("HTTP/1")
         if self.has_begun and is_http1 and response is not None and response.status_code != 101:
             response.headers["connection"] = "close"
-
-    # -- the shutdown
 
     def begin(self) -> None:
         """Shut down; called again, end at once."""
