@@ -18,7 +18,7 @@ from codexpool.common.tasks import in_thread
 from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
-from codexpool.traces.counts import BOUNDS, Buckets
+from codexpool.traces.history import BOUNDS, Buckets
 from codexpool.web.status import PROGRAMS, View, condition_at, join, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:

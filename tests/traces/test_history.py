@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Answer, Finding, classify
 from codexpool.traces import history as histories
-from codexpool.traces.counts import MINUTES, Buckets, Hour
 from codexpool.traces.events import Event, Kind
-from codexpool.traces.history import History
+from codexpool.traces.history import MINUTES, Buckets, History, Hour
 from codexpool.traces.trace import AttemptTrace, Trace
 
 REVOKED = classify(Answer(401, code="token_revoked"))

@@ -19,8 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from codexpool.pool.identity import Condition, Evidence, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Window
-from codexpool.traces.counts import BOUNDS
-from codexpool.traces.history import History
+from codexpool.traces.history import BOUNDS, History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.metrics import AT_ONCE, length, scrape
 from codexpool.web.status import PROGRAMS, View

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,9 @@ from typing import Any
 import click
 
 from codexpool.cli.common import Failure, config_option, json_option
-from codexpool.cli.diff_sources import side_of
 from codexpool.cli.output import console
 from codexpool.cli.running_proxy import proxy_option
+from codexpool.cli.saved_flows import side_of
 from codexpool.redaction import redact_text
 from codexpool.views.formatting import Line, Role, plain
 from codexpool.views.header_table import ROLES, Sign
@@ -22,7 +21,7 @@ from codexpool.views.request_diff import Comparison, Difference, compare, compar
 
 
 class _Trouble(Failure):
-    exit_code = 2
+    exit_code = 2  # as diff(1) has it
 
 
 @click.command()
@@ -53,7 +52,7 @@ def diff(
     Signs: - only in A, + only in B, ~ different. Secrets are not shown. The exit code is 0 if nothing differs, 1 if
     something does, and 2 on errors.
     """
-    with _exit_code_2():
+    try:
         if identities:
             if full or no_answers:
                 raise click.UsageError("--full and --no-answers are for requests, not for identities")
@@ -62,6 +61,8 @@ def diff(
             one, other = side_of(a, proxy_url), side_of(b, proxy_url)
             titles = [f"{side.label}: {redact_text(side.method)} {redact_text(side.url)}" for side in (one, other)]
             comparison = compare(one, other, answers=not no_answers, full=full)
+    except Failure as failure:
+        raise _Trouble(failure.message) from None
     if as_json:
         differences = [difference.document() for difference in comparison.differences]
         document = {"a": titles[0], "b": titles[1], "differences": differences, "notes": comparison.notes}
@@ -73,15 +74,6 @@ def diff(
         for line in _lines(titles, comparison):
             out.print(Text(line.text, line.role.value), soft_wrap=True)
     raise SystemExit(1 if comparison.differences else 0)
-
-
-@contextlib.contextmanager
-def _exit_code_2() -> Iterator[None]:
-    """Exit with 2 on failures, as diff(1) does."""
-    try:
-        yield
-    except Failure as failure:
-        raise _Trouble(failure.message) from None
 
 
 def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Comparison:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -46,23 +45,17 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
         from codexpool.proxy import content_view
 
         document = content_view.document_of(pick(where)[0])
-    with _checked(document), quiet_end():
-        if as_json:
-            table = [row.document() for row in rows(document)]
-            explanation = [line.text for line in explained(document)]
-            out.line(json.dumps({"flow": document, "table": table, "explanation": explanation}, indent=2))
-        else:
-            out.lines(*_texts(document, out.columns))
-
-
-@contextlib.contextmanager
-def _checked(document: Document) -> Iterator[None]:
-    """Raise Failure for a document that is not codexpool's: a file may contain anything."""
     try:
         if document["version"] != VERSION:
             raise Failure("written by another release of codexpool; use that release to explain it")
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        with quiet_end():
+            if as_json:
+                table = [row.document() for row in rows(document)]
+                explanation = [line.text for line in explained(document)]
+                out.line(json.dumps({"flow": document, "table": table, "explanation": explanation}, indent=2))
+            else:
+                out.lines(*_texts(document, out.columns))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # A file may contain anything.
         raise Failure("this is not a trace that codexpool has written") from None
 
 

@@ -93,21 +93,16 @@ def _live(out: Path, all_hosts: bool, named: Path | None, arguments: Sequence[st
     command += ["--set", f"codexpool_record={path}"]
     if all_hosts:
         command += ["--set", "codexpool_record_all_hosts=true"]
-    before = _version(path)
+    before = _written_at(path)
     # A session of its own: a terminal would send its Ctrl-C to both.
     child = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
     for number in ENDING:
         signal.signal(number, lambda number, _: child.send_signal(number))
     code = child.wait()
-    if _version(path) == before:
+    if _written_at(path) == before:
         raise Failure(f"{out}: not recorded; the lines above say why")
     return code
 
 
-def _version(path: Path) -> tuple[int, int] | None:
-    """Return what differs when a file was written again; None if there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+def _written_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
