@@ -16,27 +16,21 @@ Changes = Mapping[str, str | None]
 
 
 def bash(changes: Changes) -> Iterator[str]:
+    """For bash, zsh and other POSIX shells."""
     for name, value in changes.items():
         yield f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}"
 
 
 def fish(changes: Changes) -> Iterator[str]:
     for name, value in changes.items():
-        if value is None:
-            yield f"set -e {name}"
-        else:
-            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-            yield f"set -gx {name} '{quoted}'"
+        quoted = (value or "").replace("\\", "\\\\").replace("'", "\\'")
+        yield f"set -e {name}" if value is None else f"set -gx {name} '{quoted}'"
 
 
 def powershell(changes: Changes) -> Iterator[str]:
     for name, value in changes.items():
-        if value is None:
-            yield f"Remove-Item Env:{name}"
-        else:
-            # PowerShell treats typographic quotes as quotes.
-            quoted = re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", value)
-            yield f"$env:{name} = '{quoted}'"
+        quoted = re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", value or "")  # these are quotes, too
+        yield f"Remove-Item Env:{name}" if value is None else f"$env:{name} = '{quoted}'"
 
 
 def github(changes: Changes) -> Iterator[str]:

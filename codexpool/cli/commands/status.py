@@ -17,7 +17,7 @@ from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, quiet_end, until_ended
 from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import StatusView
-from codexpool.views.formatting import clock, plain, span
+from codexpool.views.formatting import clock, plain
 
 EVERY: Final = 2.0  # seconds between updates by default
 
@@ -62,34 +62,19 @@ class Watched:
         self.proxy = proxy
         self.document: dict[str, Any] = proxy.get(STATUS)
         self.error = ""
-        """Why the proxy does not answer; empty if it does."""
-        self._silent_since = 0.0
-        self._answered_at = time.time()
+        """That and why the proxy does not answer; empty if it does."""
 
     def update(self) -> None:
         try:
             self.document = self.proxy.get(STATUS)
-        except Failure as failure:
-            if not self.error:
-                self._silent_since = time.time()
-            self.error = plain(failure.message)
-        else:
             self.error = ""
-            self._answered_at = time.time()
-
-    @property
-    def notice(self) -> str:
-        """That the proxy does not answer; empty if it does."""
-        if not self.error:
-            return ""
-        now = time.time()
-        since = f"since {clock(self._silent_since)} UTC ({span(now - self._silent_since)})"
-        age = span(now - self._answered_at)
-        return f"{self.proxy} does not answer {since}: {self.error} (This is its status of {age} ago.)"
+        except Failure as failure:
+            since = f"{self.proxy} does not answer since {clock(time.time())} UTC"
+            self.error = self.error or f"{since}: {plain(failure.message)}"
 
     def drawn(self, out: Output) -> RenderableType:
         view = StatusView(self.document, out.console).drawn()
-        return Group(Text(self.notice, "bold red"), view) if self.error else view
+        return Group(Text(f"{self.error}. This is its last status.", "bold red"), view) if self.error else view
 
 
 def _watch(watched: Watched, out: Output, every: float) -> NoReturn:
@@ -107,7 +92,7 @@ def _watch_lines(watched: Watched, out: Output, every: float) -> NoReturn:
             out.line(json.dumps(watched.document))
         if bool(watched.error) is not was_silent:
             was_silent = not was_silent
-            click.echo(f"codexpool: {watched.notice or f'{watched.proxy} answers again'}", err=True)
+            click.echo(f"codexpool: {watched.error or f'{watched.proxy} answers again'}", err=True)
         time.sleep(every)
         watched.update()
 
