@@ -19,7 +19,7 @@ from codexpool.pool.identity import Evidence, Metadata, Word
 from codexpool.pool.verdict import ENDPOINT_CODES, says_dead
 from codexpool.protocol.discovery import NotListedError, workspace_of
 from codexpool.protocol.endpoints import ACCOUNTS_CHECK, AUTHAPI, CHATGPT, WHOAMI
-from codexpool.protocol.errors import error_in
+from codexpool.protocol.errors import document_of, error_in
 from codexpool.protocol.headers import identity_values
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import redact_tokens
@@ -95,7 +95,7 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     Raises RefusedError if the token is dead, `codexpool.protocol.discovery.NotListedError` if only other accounts are
     listed, and UndiscoveredError for any other answer.
     """
-    status, document = response.status_code, http_client.json_of(response)
+    status, document = response.status_code, document_of(response.content)
     code = redact_tokens(error_in(response.headers, document)[0])
     is_json, from_edge = isinstance(document, dict), _is_from_edge(response)
     if says_dead(status, code, is_json, from_edge):
@@ -120,7 +120,7 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
 def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
     """Interpret an answer of whoami. Only a 401 in JSON with a code of `DEAD_TOKEN_CODES` condemns the token."""
     # Some refusals repeat the token, and evidence is shown: in pool.toml, and to the client.
-    status, document = response.status_code, http_client.json_of(response)
+    status, document = response.status_code, document_of(response.content)
     code = redact_tokens(error_in(response.headers, document)[0])
     request_id = redact_tokens(response.headers.get("x-request-id", ""))
     evidence = Evidence(at, "GET", "whoami", status, code, request_id, bearer.fingerprint)

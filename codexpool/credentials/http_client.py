@@ -109,14 +109,6 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
     return httpx.Response(response.status_code, headers=response.headers, content=content)
 
 
-def json_of(response: httpx.Response) -> Any:
-    """Return the JSON document of an answer, or None if it is not JSON."""
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
-
-
 @functools.cache
 def _tls(route: Route) -> ssl.SSLContext:
     context = ssl.create_default_context()

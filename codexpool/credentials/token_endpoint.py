@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, http_client
 from codexpool.credentials.http_client import NoAnswerError, Route
 from codexpool.protocol.endpoints import REFRESH_URL
-from codexpool.protocol.errors import error_in
+from codexpool.protocol.errors import document_of, error_in
 from codexpool.redaction import redact_tokens
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def tokens_of(response: httpx.Response, refresh_token: str) -> dict[str, Any]:
     Raises NoTokenAnyMoreError for a refusal in JSON with a code of `PERMANENT`, else NoTokenNowError: proxies and
     content networks refuse in JSON too.
     """
-    document = http_client.json_of(response)
+    document = document_of(response.content)
     if response.status_code == 200 and isinstance(document, dict):
         if any(isinstance(document.get(key), str) and document[key] for key in ("access_token", "refresh_token")):
             return document
