@@ -157,7 +157,7 @@ class _Reader:
         try:
             data = await self._reader.read(size)
         except OSError:
-            # The reader raises from now on. Return the rest only once, or mitmproxy would read for ever.
+            # The reader raises from now on. Return the rest only once, or mitmproxy would never stop reading.
             if self._has_failed or not (data := self._rest()):
                 raise
             self._has_failed = True

@@ -1,7 +1,7 @@
 """Tunnels: which host each is for, and whether the proxy reads it.
 
-A client asks for a tunnel by CONNECT or SOCKS, with a host or an address. The gate, the relay policy and the path
-policy all use one name (`codexpool.protocol.hosts.name_of`), whatever address the connection gets:
+A client asks for a tunnel by CONNECT or SOCKS, with a host or an address. The gate and the path policy use one name
+(`codexpool.protocol.hosts.name_of`), whatever address the connection gets:
 
 - A CONNECT names the host. It is noted here, because another addon may replace it by an address in
   ``server_connect``, and mitmproxy takes a connection's address for the host of its requests.
