@@ -7,23 +7,13 @@ import tomllib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.checks import Checks, Section, kind
-from codexpool.config.model import (
-    ConfigError,
-    Flag,
-    IdentitySpec,
-    Inline,
-    MemberSpec,
-    PoolConfig,
-    Problem,
-    Source,
-    Table,
-)
+from codexpool.config.model import ConfigError, Flag, IdentitySpec, Inline, MemberSpec, PoolConfig, Problem, Table
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
@@ -32,6 +22,30 @@ from codexpool.tokens.member_key import HASHED, PREFIX
 FILE_KEYS = ("pool", "identity", "member")
 POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept")
 NOTIFY_FORM = 'write { command = ["PROGRAM"] } or { webhook = "https://…" }'
+
+FLAG = "needs_replacement"
+IDENTITY_KEYS = ("name", "token", "auth_json", "account_id", "user_id", "expires", "paused", "priority", FLAG)
+TOKEN_KEYS = ("env", "file", "keyring", "command")
+COMMAND_KEYS = ("command", "timeout_ms", "refresh_interval_ms", "cwd")
+FLAG_FORMS = {
+    "since": "a time with a zone (2026-11-20T14:02:11Z)",
+    "reason": "a string",
+    "token": '"sha256:" and 12 hexadecimal digits',
+}
+SOURCE_FORMS = (
+    'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
+    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
+)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
+MOST_MS = 24 * 3_600_000  # A day: more milliseconds are a mistake.
+_INVALID = Inline("")  # in place of a source that is wrong
+
+MEMBER_KEYS = ("name", "key", "previous", "expires", "revoked", "identities", "turns_at_once", "turns_a_day")
+HASH_FORM = '"sha256:" and 64 hexadecimal digits'
+PREVIOUS_FORM = "write { key = …, until = … }"
+PATTERNS_FORM = 'write ["team-*"], or remove it to allow all identities'
+NEW_KEY = "remove this [[member]] table, and let codexpool write one: codexpool member add NAME"
 
 
 def load(path: Path) -> PoolConfig:
@@ -103,27 +117,6 @@ def _document(text: str, path: Path) -> dict[str, Any]:
     raise ConfigError([problem])
 
 
-FLAG = "needs_replacement"
-IDENTITY_KEYS = ("name", "token", "auth_json", "account_id", "user_id", "expires", "paused", "priority", FLAG)
-TOKEN_KEYS = ("env", "file", "keyring", "command")
-COMMAND_KEYS = ("command", "timeout_ms", "refresh_interval_ms", "cwd")
-FLAG_FORMS = {
-    "since": "a time with a zone (2026-11-20T14:02:11Z)",
-    "reason": "a string",
-    "token": '"sha256:" and 12 hexadecimal digits',
-}
-SOURCE_FORMS = (
-    'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
-    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
-)
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
-MOST_MS = 24 * 3_600_000  # A day: more milliseconds are a mistake.
-
-_INVALID = Inline("")
-"""In place of a source that is wrong."""
-
-
 def _identities(root: Section) -> list[IdentitySpec]:
     if root.get(Table.IDENTITY) in (None, []):
         root.problem("", "there is no identity", "add an [[identity]] table with a name and a token")
@@ -143,7 +136,7 @@ def _identities(root: Section) -> list[IdentitySpec]:
     ]
 
 
-def _source(table: Section) -> Source:
+def _source(table: Section) -> model.Source:
     token = table.get("token")
     if "auth_json" in table:
         if token is not None:
@@ -160,7 +153,7 @@ def _source(table: Section) -> Source:
     return _INVALID
 
 
-def _from_table(table: Section, given: list[str]) -> Source:
+def _from_table(table: Section, given: list[str]) -> model.Source:
     token = table.section("token", COMMAND_KEYS if given == ["command"] else TOKEN_KEYS, SOURCE_FORMS)
     match given:
         case ["env"]:
@@ -202,16 +195,6 @@ def _in_utc(value: object) -> datetime | None:
         return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else None
     except OverflowError:
         return None
-
-
-MEMBER_KEYS: Final = (
-    *("name", "key", "previous", "expires", "revoked"),
-    *("identities", "turns_at_once", "turns_a_day"),
-)
-HASH_FORM: Final = '"sha256:" and 64 hexadecimal digits'
-PREVIOUS_FORM: Final = "write { key = …, until = … }"
-PATTERNS_FORM: Final = 'write ["team-*"], or remove it to allow all identities'
-NEW_KEY: Final = "remove this [[member]] table, and let codexpool write one: codexpool member add NAME"
 
 
 def _members(root: Section) -> list[MemberSpec]:

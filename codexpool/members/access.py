@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Final
 
 from codexpool.config.model import Access
@@ -54,10 +53,11 @@ class Outcome(Enum):
 
 Row = Mapping[Purpose, Outcome]
 
-_UNTOUCHED: Final[Row] = MappingProxyType(dict.fromkeys(Purpose, Outcome.UNTOUCHED))
+_UNTOUCHED: Final[Row] = dict.fromkeys(Purpose, Outcome.UNTOUCHED)
+_REFUSED: Final[Row] = dict.fromkeys(Purpose, Outcome.REFUSED)
 
-_KEY: Final[Row] = MappingProxyType(
-    {
+_KEYS: Final[Mapping[Proof, Row]] = {
+    Proof.KEY: {
         Purpose.SWAP: Outcome.SWAPPED,
         Purpose.SOCKET: Outcome.NOT_FOR_KEYS,
         Purpose.WORKSPACE: Outcome.SWAPPED,
@@ -66,51 +66,32 @@ _KEY: Final[Row] = MappingProxyType(
         Purpose.PERSONAL: Outcome.NOT_FOR_KEYS,
         Purpose.API: Outcome.WITHHELD,
         Purpose.ELSEWHERE: Outcome.WITHHELD,
-    }
-)
-
-_BAD_KEY: Final[Row] = MappingProxyType(
-    {
-        **dict.fromkeys(Purpose, Outcome.REFUSED),
-        Purpose.API: Outcome.WITHHELD,
-        Purpose.ELSEWHERE: Outcome.WITHHELD,
-    }
-)
-
-# After a refused whoami Codex continues without a credential, at another API, and would show an error only after 14
-# seconds (docs/protocol.md, section 1a).
-_LOST_KEY: Final[Row] = MappingProxyType(
-    {
-        **dict.fromkeys(Purpose, Outcome.REFUSED),
+    },
+    Proof.BAD_KEY: {**_REFUSED, Purpose.API: Outcome.WITHHELD, Purpose.ELSEWHERE: Outcome.WITHHELD},
+    # After a refused whoami Codex continues without a credential, at another API, and would show an error only after
+    # 14 seconds (docs/protocol.md, section 1a).
+    Proof.LOST_KEY: {
+        **_REFUSED,
         Purpose.SWAP: Outcome.EXPLAINED,
         Purpose.SOCKET: Outcome.EXPLAINED,
         Purpose.API: Outcome.EXPLAINED,
         Purpose.WHOAMI: Outcome.UNTOUCHED,
         Purpose.ELSEWHERE: Outcome.UNTOUCHED,
-    }
-)
+    },
+}
 
-_KEYS: Final = {Proof.KEY: _KEY, Proof.BAD_KEY: _BAD_KEY, Proof.LOST_KEY: _LOST_KEY}
-
-TABLE: Final[Mapping[Access, Mapping[Proof, Row]]] = MappingProxyType(
-    {
-        Access.ANYONE: {
-            **_KEYS,
-            Proof.NOTHING: _UNTOUCHED,
-            Proof.LOGIN: _UNTOUCHED,
-            Proof.OTHER: _UNTOUCHED,
+TABLE: Final[Mapping[Access, Mapping[Proof, Row]]] = {
+    Access.ANYONE: {**_KEYS, Proof.NOTHING: _UNTOUCHED, Proof.LOGIN: _UNTOUCHED, Proof.OTHER: _UNTOUCHED},
+    Access.MEMBERS: {
+        **_KEYS,
+        Proof.NOTHING: {
+            **_UNTOUCHED,
+            Purpose.SWAP: Outcome.REFUSED,
+            Purpose.SOCKET: Outcome.REFUSED,
+            Purpose.API: Outcome.EXPLAINED,
         },
-        Access.MEMBERS: {
-            **_KEYS,
-            Proof.NOTHING: {
-                **_UNTOUCHED,
-                Purpose.SWAP: Outcome.REFUSED,
-                Purpose.SOCKET: Outcome.REFUSED,
-                Purpose.API: Outcome.EXPLAINED,
-            },
-            # A 401 would make the client renew its login.
-            Proof.LOGIN: {**_UNTOUCHED, Purpose.SWAP: Outcome.EXPLAINED, Purpose.SOCKET: Outcome.EXPLAINED},
-            Proof.OTHER: {**_UNTOUCHED, Purpose.SWAP: Outcome.REFUSED, Purpose.SOCKET: Outcome.REFUSED},
-        },
-    }
-)
+        # A 401 would make the client renew its login.
+        Proof.LOGIN: {**_UNTOUCHED, Purpose.SWAP: Outcome.EXPLAINED, Purpose.SOCKET: Outcome.EXPLAINED},
+        Proof.OTHER: {**_UNTOUCHED, Purpose.SWAP: Outcome.REFUSED, Purpose.SOCKET: Outcome.REFUSED},
+    },
+}

@@ -106,11 +106,9 @@ def refusal(status: KeyStatus, member: Member | None) -> str:
     if member is None:
         return f"this is not the key of a member of this pool: correct CODEX_ACCESS_TOKEN, or {renew}"
     spec = member.spec
-    at = {
-        KeyStatus.REVOKED: spec.revoked_at,
-        KeyStatus.EXPIRED: spec.expires_at,
-        KeyStatus.REPLACED: spec.previous.until if spec.previous is not None else None,
-    }.get(status)
+    replaced_at = spec.previous.until if spec.previous is not None else None
+    ends = {KeyStatus.REVOKED: spec.revoked_at, KeyStatus.EXPIRED: spec.expires_at, KeyStatus.REPLACED: replaced_at}
+    at = ends.get(status)
     when = f" ({clock(at, 0.0)} UTC)" if at is not None else ""
     return f"this member key of {member.name} is {status.value}{when}: {renew}"
 
