@@ -240,7 +240,8 @@ class Anonymizer:
     def _document(self, node: Any, name: str = "") -> Any:
         match node:
             case dict():
-                return {self._key(key): self._document(value, key) for key, value in node.items()}
+                names = {key: self._text(key) if _SNAKE.fullmatch(key) else self._private(key) for key in node}
+                return {names[key]: self._document(value, key) for key, value in node.items()}
             case list():
                 return [self._document(item, name) for item in node]
             case str():
@@ -251,9 +252,6 @@ class Anonymizer:
                 return 0
             case _:
                 return node
-
-    def _key(self, key: str) -> str:
-        return self._text(key) if _SNAKE.fullmatch(key) else self._private(key)
 
     def _trace(self, node: Any, name: str = "", within: str = "") -> Any:
         match node:
