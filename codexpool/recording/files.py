@@ -30,11 +30,6 @@ class RecordingError(Exception):
     """A file of flows cannot be read or written: what is wrong, and how to fix it."""
 
 
-def is_har(path: Path) -> bool:
-    """Return whether a file of that name is written as HAR; any other one is a flow file."""
-    return path.suffix.lower() == ".har"
-
-
 class Read(NamedTuple):
     """The HTTP flows of a file; ``is_cut``: its end is missing, as it is being written or its writer was killed."""
 

@@ -72,7 +72,7 @@ class Recording:
 
     def content(self) -> bytes:
         """Return the content of the file. Raises LeakError."""
-        content = files.dump(self._anonymized(), files.is_har(self.path))
+        content = files.dump(self._anonymized(), self.path.suffix.lower() == ".har")
         check = Check({*self._secrets, *self._pseudonyms.values(), *secrets_in(self.flows)})
         if findings := check.findings(content):
             raise LeakError(self.path, findings)
