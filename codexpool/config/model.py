@@ -100,13 +100,8 @@ class IdentitySpec:
 
     @property
     def kind(self) -> Kind:
-        match self.source:
-            case FromCommand():
-                return Kind.COMMAND
-            case FromAuthJson():
-                return Kind.OAUTH
-            case _:
-                return Kind.PAT
+        kinds: dict[type, Kind] = {FromCommand: Kind.COMMAND, FromAuthJson: Kind.OAUTH}
+        return kinds.get(type(self.source), Kind.PAT)
 
 
 class Table(StrEnum):

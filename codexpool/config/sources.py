@@ -184,14 +184,13 @@ def environ_of_programs(environ: Mapping[str, str], secret: frozenset[str]) -> d
 def other_owner(path: Path, environ: Mapping[str, str]) -> str:
     """Return which Codex client seems to have its login in this file, judging by the folder; empty if none."""
     folder = path.resolve().parent
-    home = environ.get("CODEX_HOME", "")
-    if home and folder == Path(home).expanduser().resolve():
+    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    if environ.get("CODEX_HOME") and folder == Path(environ["CODEX_HOME"]).expanduser().resolve():
         return "the Codex client of CODEX_HOME"
-    if folder == (Path(environ["HOME"]) if environ.get("HOME") else Path.home()).joinpath(".codex").resolve():
+    if folder == (home / ".codex").resolve():
         return "your Codex client"
-    if (folder / "sessions").is_dir() or (folder / "history.jsonl").is_file():
-        return f"a Codex client that has sessions in {folder}"
-    return ""
+    has_sessions = (folder / "sessions").is_dir() or (folder / "history.jsonl").is_file()
+    return f"a Codex client that has sessions in {folder}" if has_sessions else ""
 
 
 def _only_line(path: Path) -> str:
