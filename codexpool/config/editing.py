@@ -1,4 +1,4 @@
-"""Edits a pool.toml in place: the whole change or nothing, whoever else writes to the file."""
+"""Edits a pool.toml in place: the whole change or nothing, also while others write to the file."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class Flag:
 class IdentitySpec:
     """One ``[[identity]]`` table.
 
-    ``line`` is that of its token, the line to go to for fixing it. ``account_id`` and ``user_id`` are whose token it
-    has to be, if set. From ``expires_at``, a unix second, the token is expected to be invalid. With ``drain-first``,
+    ``line`` is that of its token, for errors. If set, ``account_id`` and ``user_id`` are the owner that the token
+    must have. From ``expires_at``, a unix second, the token is expected to be invalid. With ``drain-first``,
     identities of a higher ``priority`` are drained first.
     """
 

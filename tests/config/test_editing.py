@@ -1,4 +1,4 @@
-"""Edits of pool.toml are atomic, whoever else writes to the file."""
+"""Edits of pool.toml are atomic, also while others write to the file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_edit_as_root_keeps_the_owner(write: WritePrivate, tmp_path: Path) ->
     assert {(f.stat().st_uid, f.stat().st_gid) for f in tmp_path.iterdir()} == {(12345, 54321)}
 
 
-def test_nothing_but_the_lock_is_left_behind(write: WritePrivate, tmp_path: Path) -> None:
+def test_only_the_lock_file_remains(write: WritePrivate, tmp_path: Path) -> None:
     path = write("pool.toml", TEXT)
     flag(path, "a", FLAG)
     assert {file.name for file in tmp_path.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
@@ -90,7 +90,7 @@ def test_an_edit_that_makes_the_file_invalid_is_refused(write: WritePrivate) -> 
     path = write("pool.toml", TEXT)
 
     with pytest.raises(EditError, match=r"would be invalid after the edit: .*there is no identity"):
-        edit(path, lambda text: "# nobody\n")
+        edit(path, lambda text: "# no identity\n")
     assert path.read_text() == TEXT
 
 

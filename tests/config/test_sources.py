@@ -85,7 +85,7 @@ def test_a_command_has_no_token_before_it_is_run() -> None:
     assert resolved.problems == ()
 
 
-def test_an_auth_json_gives_what_it_holds(write: WritePrivate) -> None:
+def test_an_auth_json_gives_its_token(write: WritePrivate) -> None:
     path = write("auth.json", json.dumps({"personal_access_token": OTHER}))
     text = f'[[identity]]\nname = "i1"\nauth_json = "{path}"\n[[identity]]\nname = "i2"\nauth_json = "none.json"\n'
     resolved = resolve(parse(text, path.with_name("pool.toml")), sources())

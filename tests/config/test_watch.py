@@ -50,7 +50,7 @@ def test_a_chmod_is_seen(file: Path) -> None:
     assert watcher.changed()
 
 
-def test_a_change_behind_a_symlink_is_seen(file: Path, tmp_path: Path) -> None:
+def test_a_change_of_a_symlinks_target_is_seen(file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(file)
     watcher = Watcher([link])

@@ -219,7 +219,7 @@ def test_proxies_agree_on_the_sum_of_what_they_counted(steps: Steps) -> None:
 
 
 POOL_TOML = '[[identity]]\nname = "work"\ntoken = { env = "CODEXPOOL_NOT_SET" }\n'
-"""A pool that asks nobody: its one identity has no token."""
+"""A pool that sends nothing: its one identity has no token."""
 
 
 @pytest.fixture
@@ -238,9 +238,9 @@ def started(pool_toml: Path) -> Keeper:
     return keeper
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(is_true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
-    while not holds():
+    while not is_true():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
 
@@ -255,7 +255,7 @@ async def test_a_daily_limit_holds_across_proxies_and_restarts(pool_toml: Path) 
     # then: either proxy counts those of both
     await until(lambda: one.ledger.turns_today("ann", NOW) == other.ledger.turns_today("ann", NOW) == 4)
 
-    # when: one says more and is stopped at once, and both are started anew
+    # when: one counts more and is stopped at once, and both are started again
     one.ledger.count_begun("ann", NOW)
     one.stop()
     other.stop()
