@@ -16,14 +16,12 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.states import IN_DOUBT
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 
-MOST_TRIES = 2
-"""Attempts of one request with one token."""
+MOST_TRIES = 2  # Attempts of one request with one token.
 
 MOST_RENEWALS = 2
 """Renewals of one identity that a request waits for: the first may read one from disk, the second gets one issued."""
 
-BEFORE_AGAIN = 0.25
-"""Seconds before a request is sent again after an error of the backend."""
+BEFORE_AGAIN = 0.25  # Seconds before a request is sent again after an error of the backend.
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +155,7 @@ STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})
 """After these the request stays with its identity."""
 
 
-LEAST = 0.001
-"""Shortest wait, in seconds: less is a rounding error."""
+LEAST = 0.001  # Shortest wait, in seconds: less is a rounding error.
 
 
 class _Patience:

@@ -40,8 +40,7 @@ class Because(StrEnum):
     EXPIRED = "no other could serve, though its token is expected to have expired"
 
 
-Rank = tuple[bool, bool, float, int, int]
-"""The smallest is selected; among equals, the first of the file."""
+Rank = tuple[bool, bool, float, int, int]  # The smallest is selected; among equals, the first of the file.
 
 
 def rank(selection: Selection, identity: Identity, headroom: float, at: float) -> Rank:
@@ -58,8 +57,7 @@ def rank(selection: Selection, identity: Identity, headroom: float, at: float) -
             return (*first, -steps, i.last_picked, i.order)
 
 
-Entry = tuple[bool, bool, float, int, int, str]
-"""A rank, and the name of the identity."""
+Entry = tuple[bool, bool, float, int, int, str]  # A rank, and the name of the identity.
 
 
 class Ranking:

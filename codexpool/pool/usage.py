@@ -137,5 +137,4 @@ class Usage:
         return max((window.ends for window in windows if window.left(at) <= 0), default=None)
 
 
-NOTHING = Usage()
-"""Of an identity without a known account. Never written to."""
+NOTHING = Usage()  # Of an identity without a known account. Never written to.

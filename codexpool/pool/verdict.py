@@ -98,8 +98,7 @@ WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "org
 LIMIT_CODES = frozenset({"usage_limit_reached", "usage_not_included", "insufficient_quota"})
 """An account has used up what it had, or has none of it (docs/protocol.md, section 6c)."""
 
-OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})
-"""The model is at capacity for every account."""
+OVERLOAD_CODES = frozenset({"server_is_overloaded", "slow_down"})  # The model is at capacity for every account.
 
 ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement", "missing_scopes"})
 MISSING_SCOPES = "Missing scopes"

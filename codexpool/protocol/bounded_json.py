@@ -6,8 +6,7 @@ import json
 from typing import Any, Final
 
 LONGEST: Final = 16 * 2**20  # Bytes of a text that is parsed.
-PARTS: Final = 250_000
-"""Values in it, about: three bytes (``[],``) turn into a list of seventy."""
+PARTS: Final = 250_000  # Values in it, about: three bytes (``[],``) turn into a list of seventy.
 
 
 def loads(text: bytes, most: int = PARTS) -> Any:

@@ -18,9 +18,7 @@ from codexpool.protocol.inflate import TooLongError, UnreadableError, inflated
 
 LONGEST: Final = 16 * 2**20  # Bytes of a body, inflated, that something is left out of.
 PARTS: Final = 500_000  # Values in it, about.
-
-Left = tuple[bytes, set[bytes]]
-"""What is left of a body, and the digests of what was left out."""
+Left = tuple[bytes, set[bytes]]  # What is left of a body, and the digests of what was left out.
 
 
 def lighter(body: bytes, encoding: str, known: Collection[bytes] | None, most: int = LONGEST) -> Left | None:

@@ -9,7 +9,6 @@ CHATGPT: Final = f"https://{HOST}"  # The origin of every workspace for which ro
 API_PATHS: Final = "/backend-api/"  # All paths that clients ask; the host's other paths are pages for a browser.
 API_HOST: Final = "api.openai.com"  # Where clients go without a login, or with an API key.
 API_RESPONSES: Final = "/v1/responses"  # The model there.
-
 RESPONSES: Final = "/backend-api/codex/responses"  # The model, over HTTP and WebSocket.
 TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})
 """The endpoints that a session depends on; all others are side endpoints."""
@@ -20,7 +19,6 @@ USAGE: Final = "/backend-api/wham/usage"  # How much of its limits an account ha
 MCP: Final = "/backend-api/ps/mcp"  # The tools of the account that is logged in.
 NO_CONSTRAINT: Final = "NO_CONSTRAINT"  # Routing discovery: a workspace has no origin or routing override of its own.
 MAIN_LIMIT: Final = "codex"  # The limit of every model without one of its own (rate_limits.rs of openai/codex).
-
 AUTH_HOST: Final = "auth.openai.com"  # The host of whoami and of logins.
 AUTHAPI: Final = f"https://{AUTH_HOST}/api/accounts"
 """The base of whoami; Codex lets ``CODEX_AUTHAPI_BASE_URL`` override it (personal_access_token.rs)."""

@@ -20,8 +20,7 @@ METADATA: Final = "response.metadata"
 PRELUDE: Final = frozenset({"response.created", "response.in_progress", LIMITS, METADATA, "codex.response.metadata"})
 """Events that come before anything the client shows of an answer."""
 
-ENDS: Final = frozenset({"response.completed", "response.incomplete", FAILED, ERROR})
-"""Events that end an answer."""
+ENDS: Final = frozenset({"response.completed", "response.incomplete", FAILED, ERROR})  # Events that end an answer.
 
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([\w.]+)"')
 _MODEL = re.compile(rb'"model"\s*:\s*"([\w./:-]{1,64})"')

@@ -15,9 +15,7 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 PIECE: Final = 1 << 20  # Bytes of a piece, about: no step gives more than a few times that.
-
 WINDOW: Final = 8 * 2**20  # Bytes of history that a zstd stream may need (the most that RFC 9659 allows).
-
 FRAMES: Final = 1_000  # Frames or members in one go: a megabyte has room for a hundred thousand empty ones.
 
 # Bytes given to a decoder at once.

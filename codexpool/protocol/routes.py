@@ -18,10 +18,8 @@ class Policy(StrEnum):
     SWAP_IDS = "swap, ids rewritten"
     LENT = "own, lent to members"
     """The client's own credential; a member's client, which has none, gets an identity's answer."""
-    OWN = "own"
-    """The client's own credential, untouched: these requests act for a person."""
-    NEVER = "never"
-    """Not a host of the backend: no pooled secret leaves for it."""
+    OWN = "own"  # The client's own credential, untouched: these requests act for a person.
+    NEVER = "never"  # Not a host of the backend: no pooled secret leaves for it.
 
     @property
     def swaps(self) -> bool:
@@ -63,8 +61,7 @@ such a request has come. A GET always is (RFC 9110, 9.2.1)."""
 
 NO_ROUTE = Route("", Policy.OWN)
 
-BACKEND_ONLY = frozenset({HOST})
-"""The hosts of the path policy as long as no identity is served from another one."""
+BACKEND_ONLY = frozenset({HOST})  # The hosts of the path policy as long as no identity is served from another one.
 
 LONGEST = 1024
 """Characters of a path, or a method, beyond which it equals no row: results are cached, and a client may send any."""

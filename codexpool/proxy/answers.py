@@ -37,8 +37,7 @@ from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")
 
-SMALL = 16_384
-"""Answers up to this many bytes, of known length, are not streamed."""
+SMALL = 16_384  # Answers up to this many bytes, of known length, are not streamed.
 
 
 class Answers:

@@ -29,20 +29,14 @@ SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
 
 NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, endpoints.USAGE})
 
-LONGEST_FOUND = 1_024
-"""Longest value, in bytes and with its name, to find in a body."""
+LONGEST_FOUND = 1_024  # Longest value, in bytes and with its name, to find in a body.
 
 LONGEST_NAME = 200
 """Longest name of a session or model to keep, in characters; a longer one is replaced by its digest."""
 
-_TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'
-"""Within a JSON string the quotes would be escaped."""
-
-PARENT = b"x-codex-parent-thread-id"
-"""The header in which a sub-agent's request names the session that started it."""
-
-Address = tuple[bytes, str, int, bytes, bytes]
-"""Scheme, host, port, method and path of a request."""
+_TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'  # Within a JSON string the quotes would be escaped.
+PARENT = b"x-codex-parent-thread-id"  # The header in which a sub-agent's request names the session that started it.
+Address = tuple[bytes, str, int, bytes, bytes]  # Scheme, host, port, method and path of a request.
 
 
 @dataclass(slots=True)
@@ -57,32 +51,23 @@ class Attempt:
     metadata: Metadata
     at: float
     trace: AttemptTrace
-    lighter: bool = False
-    """Sent without its encrypted reasoning."""
-    body: bytes | None = None
-    """The body to send instead of the client's."""
-    is_prepared: bool = False
-    """The body was checked for what this identity cannot read."""
+    lighter: bool = False  # Sent without its encrypted reasoning.
+    body: bytes | None = None  # The body to send instead of the client's.
+    is_prepared: bool = False  # The body was checked for what this identity cannot read.
     outcome: str = ""
     is_sent: bool = False
-    has_left: bool = False
-    """It had a connection: the backend may have received it."""
+    has_left: bool = False  # It had a connection: the backend may have received it.
 
 
 @dataclass(slots=True)
 class Incoming:
     """What has come back of the last attempt. Each attempt begins with a new one."""
 
-    head_seen: bool = False
-    """Our hook saw the head. (If a hook of another addon raises, mitmproxy skips ours.)"""
-    end_seen: bool = False
-    """Our hook saw the end: a whole answer, or an error."""
-    is_lost: bool = False
-    """The connection was lost before the client got anything."""
-    beginning: Beginning | None = None
-    """The first events of a stream, until it is passed on."""
-    reading: Reading | None = None
-    """Reads the answer as it is passed on."""
+    head_seen: bool = False  # Our hook saw the head. (If a hook of another addon raises, mitmproxy skips ours.)
+    end_seen: bool = False  # Our hook saw the end: a whole answer, or an error.
+    is_lost: bool = False  # The connection was lost before the client got anything.
+    beginning: Beginning | None = None  # The first events of a stream, until it is passed on.
+    reading: Reading | None = None  # Reads the answer as it is passed on.
 
 
 @dataclass(slots=True)
@@ -97,23 +82,17 @@ class Exchange:
     upgrade: bool
     trace: Trace
     member: Member | None = None
-    probe: str = ""
-    """The number of a request that only asks what would be sent (see `codexpool.proxy.probe`)."""
-    slot: Slot | None = None
-    """Its slot among the turns under way."""
+    probe: str = ""  # The number of a request that only asks what would be sent (see `codexpool.proxy.probe`).
+    slot: Slot | None = None  # Its slot among the turns under way.
 
     steps: Steps | None = None
-    step: Step | Outcome | None = None
-    """What ``steps`` yielded last."""
+    step: Step | Outcome | None = None  # What ``steps`` yielded last.
     tries: list[Attempt] = field(default_factory=list)
-    go_again: bool = False
-    """The answer is dropped, and the request sent again."""
+    go_again: bool = False  # The answer is dropped, and the request sent again.
 
     incoming: Incoming = field(default_factory=Incoming)
-    ours: bool = False
-    """The answer is the proxy's, not the backend's."""
-    failure: http.Response | None = None
-    """Replaces an answer that has begun, once it is whole."""
+    ours: bool = False  # The answer is the proxy's, not the backend's.
+    failure: http.Response | None = None  # Replaces an answer that has begun, once it is whole.
 
     @property
     def is_turn(self) -> bool:

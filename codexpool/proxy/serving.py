@@ -36,8 +36,7 @@ from codexpool.web.status import member_rows
 logger = logging.getLogger("codexpool")
 
 
-FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})
-"""Hosts that a member's client asks with its key."""
+FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})  # Hosts that a member's client asks with its key.
 
 
 def _open_state() -> SqliteState:

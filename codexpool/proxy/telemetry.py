@@ -196,8 +196,5 @@ class Telemetry:
         )
 
 
-ANNOUNCE_PAUSES = (1.0, 60.0)
-"""Seconds between two attempts to write the note: at first, and at most."""
-
-SETTLED = 0.3
-"""Seconds until the proxy listens at its final address."""
+ANNOUNCE_PAUSES = (1.0, 60.0)  # Seconds between two attempts to write the note: at first, and at most.
+SETTLED = 0.3  # Seconds until the proxy listens at its final address.

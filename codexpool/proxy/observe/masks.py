@@ -20,14 +20,9 @@ from codexpool.redaction import describe_secret
 
 logger = logging.getLogger("codexpool")
 
-HIDDEN = frozenset({AUTHORIZATION, *CLIENT_SECRETS})
-"""The headers whose values are secrets of the client."""
-
-MARK = b"<client's own"
-"""How every mask begins."""
-
-TEXT = MARK.decode() + "{}: {}>"
-"""A mask; with a number if a request has several secrets with the same description."""
+HIDDEN = frozenset({AUTHORIZATION, *CLIENT_SECRETS})  # The headers whose values are secrets of the client.
+MARK = b"<client's own"  # How every mask begins.
+TEXT = MARK.decode() + "{}: {}>"  # A mask; with a number if a request has several secrets with the same description.
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ from codexpool.proxy.judge import BackendAnswer, judge, of_event
 from codexpool.proxy.observe.pool import Consulted, is_known
 from codexpool.traces.trace import Trace
 
-KEPT = 2**20
-"""Longest answer, in bytes, that the flow shows."""
+KEPT = 2**20  # Longest answer, in bytes, that the flow shows.
 
 
 class Passing:
@@ -73,10 +72,8 @@ class Observation:
     exchange: Exchange
     consulted: Consulted | None
     would: str = "what would be done is not known"
-    came: str = ""
-    """What the client got."""
-    led_to: str = ""
-    """What would have been done next."""
+    came: str = ""  # What the client got.
+    led_to: str = ""  # What would have been done next.
     has_left: bool = False
     is_lost: bool = False
     passing: Passing | None = field(default=None, repr=False)

@@ -46,8 +46,7 @@ from codexpool.upkeep.verification import UNKNOWN, expected
 
 logger = logging.getLogger("codexpool")
 
-NOT_KNOWN = "?"
-"""The fingerprint of an unknown token: this, and the name of its identity."""
+NOT_KNOWN = "?"  # The fingerprint of an unknown token: this, and the name of its identity.
 
 
 @dataclass(slots=True)
@@ -62,8 +61,7 @@ class Consulted:
     tokens: dict[str, str] = field(default_factory=dict)
     hosts: frozenset[str] = frozenset({endpoints.HOST})
     """The backend's host, and those of workspaces that identities are served from."""
-    turn_states: TurnStates = field(default_factory=TurnStates)
-    """The identity that would have got each turn state."""
+    turn_states: TurnStates = field(default_factory=TurnStates)  # The identity that would have got each turn state.
 
     def bearer(self, name: str) -> Bearer:
         """Return what stands for the token of an identity."""
