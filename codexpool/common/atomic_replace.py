@@ -11,16 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-SPARE = 4096
-"""Bytes to reserve beyond the size of the old file."""
-
-KEPT_IN_A_SECOND = 10
-"""Backups of one file within a second."""
+SPARE = 4096  # Bytes to reserve beyond the size of the old file.
+KEPT_IN_A_SECOND = 10  # Backups of one file within a second.
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
-_NOT_HERE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Errors of a file system that cannot reserve space."""
+_NOT_HERE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # Errors of a file system that cannot reserve space.
 
 
 class Replacement:

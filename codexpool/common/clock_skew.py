@@ -6,8 +6,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-LATEST: Final = 1e11
-"""Latest plausible unix second."""
+LATEST: Final = 1e11  # The latest plausible unix second.
 
 
 class Clock:

@@ -23,7 +23,6 @@ from codexpool.tokens.bearer import Bearer
 
 POOL: Final = "pool"
 LOGINS: Final = "logins"
-
 AUTH_JSON: Final = "auth.json"
 
 
@@ -76,8 +75,9 @@ def check_logins(
     variable = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
     found: list[Finding] = []
     for name, credential in credentials.items():
-        if isinstance(stored, Login):
-            if _is_copied(credential, stored, path):
+        if isinstance(stored, Login) and isinstance(credential, OAuth):
+            is_copied = credential.login.refresh_token == stored.refresh_token
+            if is_copied and credential.path.resolve() != path.resolve():
                 text = f"{path} is a copy of the login of {name}: the first to renew it invalidates the other's"
                 found.append(wrong(LOGINS, text, f"give the pool a login of its own: codexpool login {name}"))
         elif stored is not None and credential.bearer() == stored:
@@ -89,12 +89,6 @@ def check_logins(
     files = [spec.source.path for spec in config.identities if isinstance(spec.source, FromAuthJson)]
     if not found and not any(other_owner(file, client.variables) for file in files):
         yield ok(LOGINS, "no client uses a login or token of the pool")
-
-
-def _is_copied(credential: Credential, stored: Login, path: Path) -> bool:
-    if not isinstance(credential, OAuth) or credential.path.resolve() == path.resolve():
-        return False
-    return credential.login.refresh_token == stored.refresh_token
 
 
 def _shared_token(name: str, where: str) -> Finding:

@@ -16,9 +16,7 @@ from typing import Any, Final
 
 DOTENV: Final = ".env"
 CONFIG: Final = "config.toml"
-
 RESERVED: Final = "CODEX_"  # the prefix of names ignored in ``.env`` (``ILLEGAL_ENV_VAR_PREFIX``)
-
 LONGEST: Final = 1 << 20  # bytes read of a file
 
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*")

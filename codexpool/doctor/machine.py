@@ -21,7 +21,6 @@ from codexpool.views.formatting import span
 FILES: Final = "files"
 CLOCK: Final = "clock"
 VERSION: Final = "version"
-
 TOLERATED: Final = 60.0  # seconds that clocks may differ
 
 CLOCK_REMEDIES: Final = {
@@ -33,9 +32,6 @@ CLOCK_REMEDIES: Final = {
 TRIED: Final = ((0, 169, 0), (0, 171, 0))  # the client's versions codexpool is tested with, oldest first
 UPDATE: Final = "npm install -g @openai/codex@latest"
 SECONDS: Final = 20.0  # for the client to print its version
-
-
-# -- files
 
 
 class Kept(NamedTuple):
@@ -82,11 +78,8 @@ def check_mode(one: Kept, mode: int) -> Finding | None:
     return wrong(FILES, f"{place}: others can {verb} {one.what}", remedy)
 
 
-# -- clocks: expiry and limits depend on them
-
-
 def check_clocks(document: Mapping[str, Any], before: float, after: float) -> Iterator[Finding]:
-    """Check a status document that was requested at ``before`` and received at ``after``, in unix seconds."""
+    """Check the clocks by a status document requested at ``before`` and received at ``after``, in unix seconds."""
     at, offset = document.get("at"), (document.get("clock") or {}).get("offset")
     if not isinstance(at, int | float):
         return
@@ -103,9 +96,6 @@ def check_clocks(document: Mapping[str, Any], before: float, after: float) -> It
 
 def _difference(ahead: float) -> str:
     return f"{span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
-
-
-# -- the client
 
 
 def find_program(named: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -25,15 +25,10 @@ from codexpool.redaction import redact_text
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "probe"
-
 HEADER: Final = PROBE.decode()
-
 MINIMAL: Final = b'{"model": "codexpool-probe", "stream": true, "store": false, "input": []}'
-
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
-
 LONGEST: Final = 500  # characters quoted of a refusal
-
 NO_OTHER_PROXY: Final = "make sure that no other proxy is in between"
 
 
@@ -100,11 +95,8 @@ def evaluate(answer: Answer, probe: Probe) -> Finding:
         return _of_answer(document, probe, how)
     if _is_refusal(answer):
         return _of_refusal(answer, document, probe, how)
-    return wrong(
-        ABOUT,
-        f"{how}: {answer.status} from something that is not this proxy",
-        f"{NO_OTHER_PROXY} (mitmproxy's mode), and restart this one with the same codexpool",
-    )
+    remedy = f"{NO_OTHER_PROXY} (mitmproxy's mode), and restart this one with the same codexpool"
+    return wrong(ABOUT, f"{how}: {answer.status} from something that is not this proxy", remedy)
 
 
 def _of_answer(document: Mapping[str, Any], probe: Probe, how: str) -> Finding:

@@ -29,9 +29,8 @@ def findings(document: Mapping[str, Any], where: str, pool_toml: Path | None) ->
         text = f"uses {used}; commands in this shell use {pool_toml}"
         yield note(PROXY, text, f"to use the same for both, set CODEXPOOL_CONFIG={used}")
     if closed:
-        yield wrong(
-            PROXY, f"refuses all requests: {closed}", "fix pool.toml (codexpool config check); no restart is needed"
-        )
+        remedy = "fix pool.toml (codexpool config check); no restart is needed"
+        yield wrong(PROXY, f"refuses all requests: {closed}", remedy)
     elif proxy.get("observe"):
         text = "only observes: nothing is swapped, clients keep their own credentials"
         yield note(PROXY, text, "to swap, restart it without codexpool_observe")

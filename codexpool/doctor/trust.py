@@ -23,9 +23,7 @@ from codexpool.local.ca_files import CERTIFICATE
 from codexpool.protocol.endpoints import HOST
 
 ABOUT: Final = "trust"
-
 VARIABLES: Final = ("CODEX_CA_CERTIFICATE", "SSL_CERT_FILE")
-
 SECONDS: Final = 15.0  # for each step of a connection; the proxy may wait for an identity first
 LONGEST: Final = 65_536  # bytes read of an answer
 
@@ -97,11 +95,11 @@ def check(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Tr
             text = "the proxy relays connections to the backend unread: nothing can be swapped, and no probe is sent"
             remedy = "remove chatgpt.com from mitmproxy's ignore_hosts (or add it to allow_hosts), and restart it"
             return Trusted(wrong(ABOUT, text, remedy), None)
-        finding, context = _of_client(client, tunnel, ca_file)
+        trusted = _of_client(client, tunnel, ca_file)
     except (OSError, http.client.HTTPException) as error:
         text = f"the proxy does not connect to the backend: {str(error) or type(error).__name__}"
         return Trusted(wrong(ABOUT, text, "see the proxy's log; it usually cannot reach the backend itself"), None)
-    return Trusted(finding, own or context)
+    return trusted._replace(context=own or trusted.context)
 
 
 def _trusted_context(tunnel: Tunnel, ca_file: Path | str) -> ssl.SSLContext | None:
@@ -114,9 +112,7 @@ def _trusted_context(tunnel: Tunnel, ca_file: Path | str) -> ssl.SSLContext | No
     return context if tunnel.is_trusted(context) else None
 
 
-def _of_client(
-    client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None
-) -> tuple[Finding, ssl.SSLContext | None]:
+def _of_client(client: ClientEnvironment, tunnel: Tunnel, ca_file: Path | None) -> Trusted:
     variable = next((name for name in VARIABLES if client.variables.get(name)), "")
     path = client.variables.get(variable, "")
     name = f"{client.where(variable)} ({path})"
@@ -127,12 +123,14 @@ def _of_client(
         if path:
             context.load_verify_locations(cafile=path)
     except ssl.SSLError:
-        return wrong(ABOUT, f"{name} has no certificate in PEM form", remedy), None
+        return Trusted(wrong(ABOUT, f"{name} has no certificate in PEM form", remedy), None)
     except OSError as error:
         hint = "; write the path in full: the client does not expand ~" if path.startswith("~") else ""
-        return wrong(ABOUT, f"{name} cannot be read: {error.strerror or type(error).__name__}", remedy + hint), None
+        text = f"{name} cannot be read: {error.strerror or type(error).__name__}"
+        return Trusted(wrong(ABOUT, text, remedy + hint), None)
     if not tunnel.is_trusted(context):
         unset = "neither CODEX_CA_CERTIFICATE nor SSL_CERT_FILE is set, and this system does not trust the proxy"
-        return wrong(ABOUT, f"{name} lacks the proxy's certificate authority" if path else unset, remedy), None
+        text = f"{name} lacks the proxy's certificate authority" if path else unset
+        return Trusted(wrong(ABOUT, text, remedy), None)
     needless = "this system trusts the proxy's certificates; no variable is needed"
-    return ok(ABOUT, f"{name} has the proxy's certificate authority" if path else needless), context
+    return Trusted(ok(ABOUT, f"{name} has the proxy's certificate authority" if path else needless), context)

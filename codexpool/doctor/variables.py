@@ -16,16 +16,11 @@ from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "client"
-
 AUTH_HOST: Final = urlsplit(AUTHAPI).hostname or ""
-
 BUILT_IN: Final = "openai"  # Codex's model provider for ChatGPT
-
+# By how they begin; a member key also begins as a personal access token does.
 KINDS: Final = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token", "eyJ": "a JWT", "sk-": "an API key"}
-"""Kinds of tokens by how they begin; a member key also begins as a personal access token does."""
-
-Place = tuple[str, int]
-"""Host and port."""
+Place = tuple[str, int]  # Host and port.
 
 
 def findings(client: ClientEnvironment, here: Place, listens: Sequence[Place] = ()) -> Iterator[Finding]:

@@ -25,12 +25,7 @@ FOLDER: Final = "proxies"  # of the notes, beside the state database
 VERSION: Final = 1
 LONGEST: Final = 65_536  # bytes of a note
 PATIENCE: Final = 2.0  # seconds to wait for a command that checks a note at this moment
-LOCAL: Final = {
-    "": "127.0.0.1",
-    "*": "127.0.0.1",
-    "0.0.0.0": "127.0.0.1",
-    "::": "::1",
-}  # of all addresses
+LOCAL: Final = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # of all addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +43,7 @@ class Announcement:
     confdir: Path | None = None
 
 
-_held: dict[Path, BaseFileLock] = {}
-"""The locks this process holds. (Its one proxy may announce itself again.)"""
+_held: dict[Path, BaseFileLock] = {}  # The locks of this process. (Its one proxy may announce itself again.)
 
 
 def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> Path:
@@ -79,8 +73,7 @@ def withdraw(note: Path) -> None:
     if (lock := _held.pop(note, None)) is not None:
         with contextlib.suppress(OSError):
             lock.release()
-        with contextlib.suppress(OSError):  # After the release: Windows removes no open file.
-            _lock_of(note).unlink(missing_ok=True)
+        _remove_lock(note)
 
 
 def announced(state_folder: Path) -> list[Announcement]:
@@ -156,15 +149,11 @@ def _read(note: Path) -> Announcement | None:
             return None
 
 
-def _lock_of(note: Path) -> Path:
-    return note.with_suffix(".lock")
-
-
 def _lock(note: Path) -> BaseFileLock:
     import filelock  # Slow, and not needed at start-up.
 
     # The addon acquires it in one thread, and releases it in another.
-    return filelock.FileLock(_lock_of(note), mode=0o600, thread_local=False)
+    return filelock.FileLock(note.with_suffix(".lock"), mode=0o600, thread_local=False)
 
 
 def _is_stale(note: Path) -> bool:
@@ -183,9 +172,13 @@ def _is_stale(note: Path) -> bool:
             note.unlink(missing_ok=True)
     finally:
         lock.release()
-        with contextlib.suppress(OSError):
-            _lock_of(note).unlink(missing_ok=True)
+        _remove_lock(note)
     return True
+
+
+def _remove_lock(note: Path) -> None:
+    with contextlib.suppress(OSError):  # After its release: Windows removes no open file.
+        note.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _may_run(pid: int) -> bool:

@@ -16,9 +16,7 @@ logger = logging.getLogger("codexpool")
 SCHEMA_VERSION = 4
 APPLICATION_ID = 0x636F6470  # Marks a SQLite file as codexpool's ("codp").
 BUSY_TIMEOUT = 2.0  # Seconds to wait for another process that writes, or creates the file.
-
 SUFFIXES = (".sqlite3", ".sqlite", ".db")
-
 SIDE_FILES = ("-wal", "-shm")
 
 # ``revision`` counts transactions, ``writer`` is the process that wrote: one query finds what others wrote since.

@@ -24,21 +24,15 @@ logger = logging.getLogger("codexpool")
 
 VARIABLE = "CODEXPOOL_STATE"  # The environment variable that names another file.
 
-_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
-"""A scheme has at least two letters: a single one is a drive of Windows."""
-
-COUNTED_BY: Final = ("day", "member", "identity", "model", "pool")
-"""What usage can be grouped by: see `codexpool.members.ledger.Account`."""
-
-PRUNING: Final = (
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")  # At least two letters: one is a drive of Windows.
+COUNTED_BY: Final = ("day", "member", "identity", "model", "pool")  # How usage can be grouped, see `Account`.
+PRUNING: Final = (  # What is deleted, and the age in seconds.
     ("DELETE FROM sessions WHERE at < ?", 30 * DAY),
     ("DELETE FROM conditions WHERE status IS NULL AND at < ?", 30 * DAY),
     ("DELETE FROM notes WHERE at < ?", 30 * DAY),
     ("DELETE FROM metadata WHERE at < ?", 180 * DAY),  # whoami tells it again.
     ("DELETE FROM claims WHERE at < ?", 365 * DAY),
 )
-"""What is deleted, and the age in seconds."""
-
 SESSION_AGE = 30 * DAY  # Seconds after which a session is not read any more, pruned or not.
 USAGE_AGE = 400 * DAY  # Seconds for which usage is kept: a year, and time to look back on it.
 PRUNED = "pruned"  # The claim with the time at which ages were last computed.

@@ -17,10 +17,7 @@ logger = logging.getLogger("codexpool")
 
 BATCH = 1000  # Rows in one transaction.
 LINGER = 0.05  # Seconds that a first row waits for others to share its transaction.
-
-RETRY = (1.0, 60.0)
-"""Seconds until a failed transaction is retried: the first pause and the longest, doubled in between."""
-
+RETRY = (1.0, 60.0)  # Seconds until a failed transaction is retried: the first pause and the longest.
 MAX_WAITING = 100_000  # Rows that are kept while the disk cannot be written; of more, the oldest are dropped.
 PRUNE_EVERY = 3600.0  # Seconds between two prunings.
 

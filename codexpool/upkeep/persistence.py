@@ -11,11 +11,11 @@ import contextlib
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from codexpool.common import tasks
+from codexpool.common.recent import Recent
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.needs import is_of_workspace
 from codexpool.pool.pool import Pool
@@ -52,7 +52,7 @@ class Persistence(Rows):
         self._patient_until = asyncio.get_running_loop().time() + PATIENCE
         self._is_closed = False
         self._opening = owner.spawn(self._open())
-        self._written: OrderedDict[Hashable, tuple[object, float]] = OrderedDict()
+        self._written: Recent[Hashable, tuple[object, float]] = Recent(ROWS_TRACKED)
         self._used_at: dict[str, float] = {}
 
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
@@ -133,8 +133,6 @@ class Persistence(Rows):
         if written == value and abs(now - at) <= seconds:
             return False
         self._written[key] = (value, now)
-        if len(self._written) > ROWS_TRACKED:
-            self._written.popitem(last=False)
         return True
 
     def put_identity(self, pool_toml: Path, identity: Identity) -> None:

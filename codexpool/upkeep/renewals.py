@@ -14,13 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from codexpool.common.tasks import Tasks
-from codexpool.credentials import (
-    Credential,
-    NoTokenAnyMoreError,
-    NoTokenNowError,
-    Renewal,
-    UnusableTokenError,
-)
+from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal, UnusableTokenError
 from codexpool.pool.identity import Evidence, Identity, Kind
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
@@ -29,10 +23,7 @@ logger = logging.getLogger("codexpool")
 
 # A pause counts from the start of the attempt before it. However long an attempt hangs, the next one starts within
 # `LONGEST_PAUSE` and its jitter, so a recovery is noticed within 30 s.
-FIRST_PAUSE, LONGEST_PAUSE = (
-    1.0,
-    20.0,
-)  # Seconds from one attempt to the next: doubled, and jittered by a fifth.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0  # Seconds from one attempt to the next: doubled, and jittered by a fifth.
 AT_LEAST = 0.5  # Seconds between the end of an attempt and the next one, however long it took.
 WANTED_AFTER = 2.0  # Seconds from one attempt to the next while a client's request waits for it.
 
@@ -102,8 +93,8 @@ class Pauses:
             self._waiting.pauses.discard(self)
 
 
+# Returns an identity's present credential and token; None if it has left the pool.
 Present = Callable[[Identity], tuple[Credential, Bearer | None] | None]
-"""Returns an identity's present credential and token; None if it has left the pool."""
 
 
 @dataclass(slots=True, eq=False)

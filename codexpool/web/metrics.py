@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from importlib import import_module
 from itertools import accumulate, islice
 from types import SimpleNamespace
@@ -19,48 +18,38 @@ from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.traces.history import BOUNDS, Buckets
-from codexpool.web.status import PROGRAMS, View, condition_at, join, safe, share_left, usage_of, windows
+from codexpool.web.status import PROGRAMS, UNVERIFIED, View, condition_at, join, safe, share_left, usage_of, windows
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-    from prometheus_client.registry import Collector
 
 LIBRARY: Final = "prometheus_client"
-
 AT_ONCE: Final = 100  # samples in one piece of a family, so that encoding a piece takes a millisecond or two
-
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-Row = tuple[Sequence[str], Any]
-"""The label values of a sample, and its number (or {} for an info metric)."""
-
+Row = tuple[Sequence[str], Any]  # The label values of a sample, and its number (or {} for an info metric).
 BY_NAME = ("identity",)
 BY_WINDOW = ("identity", "family", "window")
 
 
 async def scrape(view: View, now: float) -> bytes:
     """Return all metrics as text; ``now`` is a unix second. The event loop gets its turn between pieces."""
+    # It is slow to import, and most proxies are never scraped.
     if LIBRARY not in sys.modules:
         await in_thread(import_module, LIBRARY)
     return await join(_encoded(_families(view, now)))
 
 
 def _families(view: View, now: float) -> Iterator[Metric]:
-    yield from _process_collector().collect()
+    from prometheus_client import ProcessCollector
+
+    yield from ProcessCollector(registry=None).collect()  # Time, memory, open files; found on Linux only.
     yield from _of_the_proxy(view)
     yield from _of_requests(view)
     yield from _statuses(view, now)
     if view.pool is not None:
         yield from _of_identities(view, view.pool, now)
         yield from _of_limits(view.pool, now)
-
-
-@lru_cache(maxsize=1)
-def _process_collector() -> Collector:
-    """Return the collector of processor time, memory and open files; it finds them on Linux only."""
-    from prometheus_client import ProcessCollector
-
-    return ProcessCollector(registry=None)
 
 
 def _of_the_proxy(view: View) -> Iterator[Metric]:
@@ -131,7 +120,10 @@ def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
         return (((safe(identity.name),), value) for identity, value in values if value is not None)
 
     text = "Kind and plan of an identity."
-    yield from metric("codexpool_identity_info", text, map(_facts, identities), ("identity", "kind", "plan"))
+    facts: Iterator[Row] = (
+        ((safe(i.name), i.kind.value, safe((i.metadata or UNVERIFIED).plan)), {}) for i in identities
+    )
+    yield from metric("codexpool_identity_info", text, facts, ("identity", "kind", "plan"))
     text = "Unix time at which a limited or resting identity serves again."
     ends = by_name((i, condition_at(pool, i, now).until) for i in identities)
     yield from metric("codexpool_identity_returns_timestamp_seconds", text, ends, BY_NAME)
@@ -173,14 +165,6 @@ def _names(view: View) -> dict[str, None]:
         return {}
     names = dict.fromkeys(view.pool.identities)
     return names | dict.fromkeys(spec.name for spec in view.config.identities) if view.config is not None else names
-
-
-def _facts(identity: Identity) -> Row:
-    plan = identity.metadata.plan if identity.metadata is not None else ""
-    return (safe(identity.name), identity.kind.value, safe(plan)), {}
-
-
-# -- the text format; prometheus_client is slow to import, and most proxies are never scraped
 
 
 def metric(name: str, text: str, value: float | Iterable[Row], labels: Sequence[str] = ()) -> Iterator[Metric]:

@@ -32,7 +32,6 @@ from codexpool.web.status import as_json, join
 logger = logging.getLogger("codexpool")
 
 HOST = "codex.pool"
-
 HEALTH: Final = "/healthz"
 READY: Final = "/healthz/ready"
 PAGES: Final = f"/, /api/status, /api/flows, /api/flows/ID, /api/flows/last, /api/events, /metrics, {HEALTH}, {READY}"
@@ -92,8 +91,7 @@ class Site:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._history = proxy.history
-        self.run = f"{time.time():.3f}"
-        """Identifies this run of the addon: each run numbers its events from 1."""
+        self.run = f"{time.time():.3f}"  # Identifies this run of the addon: each numbers its events from 1.
         self._waiters = 0
 
     def has(self, flow: http.HTTPFlow) -> bool:
@@ -154,8 +152,7 @@ class Site:
     def _flow(self, wanted: str) -> Answer:
         trace = self._history.trace(wanted)
         if trace is None:
-            what = "no request yet" if wanted == "last" else "the proxy remembers no such flow"
-            return _error(404, what)
+            return _error(404, "no request yet" if wanted == "last" else "the proxy remembers no such flow")
         document = trace.document()
         table = [row.document() for row in rows(document)]
         explanation = [line.text for line in explained(document)]
@@ -216,9 +213,6 @@ def _list(name: str, items: Iterable[bytes], about: dict[str, Any]) -> Iterator[
 
 def _error(status: int, message: str) -> Answer:
     return Answer(status, as_json({"error": {"message": message}}))
-
-
-# -- /healthz and /healthz/ready: whether the process runs, and whether it can serve
 
 
 def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from mitmproxy import version
 
 from codexpool import __version__
-from codexpool.config.model import Access, IdentitySpec, MemberSpec, PoolConfig
+from codexpool.config.model import Access, IdentitySpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
@@ -67,10 +67,8 @@ class View:
     events_lost: int = 0
     access: str = Access.ANYONE
     members: Sequence[Mapping[str, Any]] = ()
-    clock_offset: float | None = None
-    """This machine's clock minus the backend's, in seconds, once that is known."""
-    listens: Sequence[str] = ()
-    """Addresses such as ``127.0.0.1:8080``."""
+    clock_offset: float | None = None  # This machine's clock minus the backend's in seconds, once known.
+    listens: Sequence[str] = ()  # Addresses such as ``127.0.0.1:8080``.
     started_at: float = 0.0
     observes: bool = False
 
@@ -148,11 +146,8 @@ def _proxy(view: View) -> dict[str, Any]:
 def _breaker(pool: Pool | None) -> dict[str, Any]:
     if pool is None or pool.states.breaker.opened_at is None:
         return {"open": False, "until": None, "names": []}
-    return {
-        "open": True,
-        "until": pool.states.breaker.until,
-        "names": [safe(name) for name in pool.states.breaker.names],
-    }
+    breaker = pool.states.breaker
+    return {"open": True, "until": breaker.until, "names": [safe(name) for name in breaker.names]}
 
 
 def _identities(view: View, now: float) -> Iterator[dict[str, Any]]:
@@ -284,17 +279,16 @@ def _place(config: PoolConfig | None, spec: IdentitySpec | None) -> str:
 
 def member_rows(config: PoolConfig | None, queue: TurnQueue, ledger: Ledger, now: float) -> list[dict[str, Any]]:
     """Return the members in the order of pool.toml, without their keys and the hashes of those."""
-    return [_member(spec, queue, ledger, now) for spec in (config.members if config is not None else ())]
-
-
-def _member(spec: MemberSpec, queue: TurnQueue, ledger: Ledger, now: float) -> dict[str, Any]:
-    return {
-        "name": redact_text(spec.name),
-        "key": key_status(spec, spec.key, now).value,
-        "expires_at": spec.expires_at,
-        "identities": [redact_text(pattern) for pattern in spec.identities],
-        "turns_under_way": queue.under_way(spec.name),
-        "turns_at_once": spec.turns_at_once,
-        "turns_today": ledger.turns_today(spec.name, now),
-        "turns_a_day": spec.turns_a_day,
-    }
+    return [
+        {
+            "name": redact_text(spec.name),
+            "key": key_status(spec, spec.key, now).value,
+            "expires_at": spec.expires_at,
+            "identities": [redact_text(pattern) for pattern in spec.identities],
+            "turns_under_way": queue.under_way(spec.name),
+            "turns_at_once": spec.turns_at_once,
+            "turns_today": ledger.turns_today(spec.name, now),
+            "turns_a_day": spec.turns_a_day,
+        }
+        for spec in (config.members if config is not None else ())
+    ]

@@ -29,11 +29,9 @@ from codexpool.protocol import endpoints, routes
 from codexpool.protocol.endpoints import API_HOST, AUTH_HOST, HOST, NO_CONSTRAINT, RESPONSES, WHOAMI_PATH
 
 HOSTS: Final = (HOST, AUTH_HOST, "ab.chatgpt.com", API_HOST)
-
 SWAPPED: Final = (RESPONSES, routes.MODELS, endpoints.ACCOUNTS_CHECK)  # with a token of the pool; others with own
-
+# They describe the client's own workspace: they must not travel with a token of the pool.
 FORBIDDEN: Final = ("x-openai-internal-codex-residency", "openai-organization", "openai-project")
-"""Headers that describe the client's own workspace: they must not travel with a token of the pool."""
 
 
 @dataclass

@@ -18,12 +18,10 @@ from codexpool.cli.demo.stage import Stage
 from codexpool.protocol.endpoints import CHATGPT, RESPONSES
 
 TURN: Final = 30.0  # seconds a turn may take
-
+# What the Codex CLI prints when a user would notice a problem; users do not see one with its models cache.
 TROUBLE: Final = re.compile(
     "Reconnecting|Falling back|unexpected status|stream disconnected|status: 401|ERROR codex(?!.*load models cache)"
 )
-"""What the Codex CLI prints when a user would notice a problem; users do not see one with its models cache."""
-
 PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TERM", "TMPDIR")  # the user's variables that the Codex CLI gets
 
 

@@ -21,9 +21,8 @@ from codexpool.pool.identity import Status
 from codexpool.protocol.endpoints import RESPONSES, WHOAMI_PATH
 
 START: Final = 20.0  # seconds the proxy may take to listen and verify its pool
-
+# Variables of the user that would point the proxy to files or services outside the demo.
 NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
-"""Variables of the user that would point the proxy to files or services outside the demo."""
 
 POOL: Final = """\
 [pool]
@@ -70,8 +69,6 @@ class Stage(ExitStack):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    # -- what happened
-
     def log(self) -> str:
         """Return what the proxy printed."""
         return (self.folder / "proxy.log").read_text(errors="replace")
@@ -91,8 +88,6 @@ class Stage(ExitStack):
         return [
             self._get(f"/api/flows/{flow['id']}")["flow"] for flow in reversed(flows) if flow["path"] == RESPONSES
         ]
-
-    # -- the proxy
 
     def _start_proxy(self) -> None:
         self.pool.touch(mode=0o600)

@@ -139,8 +139,6 @@ class Story:
         clean = not any(token in path.read_bytes() for path in kept for token in pooled)
         self._check(clean, "no token of the pool is in the proxy's dump (-w), state or log")
 
-    # -- parts
-
     def _show_log(self, words: str) -> None:
         for line in self._stage.log().splitlines():
             if words in line:
