@@ -29,10 +29,12 @@ class UneditableError(ValueError):
 def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDENTITY) -> str:
     """Return ``text`` with ``key`` set in the table of that name.
 
-    Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
+    Raises UneditableError if the text is not TOML, or has no such table.
     """
     at, expected, statements = _find(text, name, of)
     expected[of][at[1]][key] = read(f"value = {toml(value)}")["value"]
+    if _is_inline(at, statements):
+        return _checked(_in_array(statements, at, key, value), expected, key)
     parts = [index for index, statement in enumerate(statements) if statement.belongs_to((*at, key))]
     texts = [statement.text for statement in statements]
     if len(parts) == 1 and (replaced := _replaced(statements[parts[0]], key, value)):
@@ -45,10 +47,12 @@ def with_key(text: str, name: str, key: str, value: Value, of: Table = Table.IDE
 def without_key(text: str, name: str, key: str, of: Table = Table.IDENTITY) -> str:
     """Return ``text`` without that key of the table of that name: the same text as before the key was set.
 
-    Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
+    Raises UneditableError if the text is not TOML, or has no such table.
     """
     at, expected, statements = _find(text, name, of)
     expected[of][at[1]].pop(key, None)
+    if _is_inline(at, statements):
+        return _checked(_in_array(statements, at, key, None), expected, key)
     return _checked(_without(statements, (*at, key)), expected, key)
 
 
@@ -78,6 +82,8 @@ def without_identity(text: str, name: str) -> str:
     Raises UneditableError if the text is not TOML, has no such identity, or has it in an inline array.
     """
     at, expected, statements = _find(text, name, Table.IDENTITY)
+    if _is_inline(at, statements):
+        raise UneditableError(f"has its {Table.IDENTITY} tables in an inline array")
     del expected[at[0]][at[1]]
     if not expected[at[0]]:
         del expected[at[0]]
@@ -99,9 +105,25 @@ def _find(text: str, name: str, of: Table) -> tuple[tuple[Table, int], dict[str,
     index, _ = named(document, of).get(name, (None, {}))
     if index is None:
         raise UneditableError(f"there is no {of} {shown(name)}")
-    if not any(statement.table == (of, index) for statement in statements):
-        raise UneditableError(f"has its {of} tables in an inline array")
     return (of, index), document, statements
+
+
+def _is_inline(at: KeyPath, statements: Iterable[Statement]) -> bool:
+    return not any(statement.table == at for statement in statements)
+
+
+def _in_array(statements: list[Statement], at: tuple[Table, int], key: str, value: Value | None) -> str:
+    """Set a key of a table in an inline array, or remove it if ``value`` is None."""
+    texts = [statement.text for statement in statements]
+    part = next(i for i, statement in enumerate(statements) if statement.belongs_to(at[:1]))
+    document: Any = tomlkit.parse(texts[part])
+    table = document[at[0]][at[1]]
+    if value is not None:
+        table[key] = tomlkit.value(toml(value))
+    elif key in table:
+        table.remove(key)
+    texts[part] = document.as_string()
+    return "".join(texts)
 
 
 def _replaced(entry: Statement, key: str, value: Value) -> str:

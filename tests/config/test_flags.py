@@ -117,7 +117,7 @@ def test_a_time_of_another_zone_is_written_in_utc() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['[[identity]]\nname = "b"', "", "identity = 3", "identity = [1]", "identity = [{name='a'}]", "[[identity]", "["],
+    ['[[identity]]\nname = "b"', "", "identity = 3", "identity = [1]", "identity = [{name='b'}]", "[[identity]", "["],
 )
 def test_a_text_without_that_identity_is_refused(text: str) -> None:
     with pytest.raises(UneditableError):
