@@ -35,7 +35,6 @@ from codexpool.web.status import member_rows
 
 logger = logging.getLogger("codexpool")
 
-
 FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})  # Hosts that a member's client asks with its key.
 
 
@@ -46,8 +45,8 @@ def _open_state() -> SqliteState:
 class SwapHandler:
     """Sends requests under the identities of a pool (see `codexpool.proxy.handler.Handler` for the methods).
 
-    `Requests` handles what goes out, `Answers` what comes back, `Sockets` the messages on open WebSockets. They share
-    `Flows`: the exchanges under way, and the pool that serves them.
+    `Requests` handles what goes out, `Answers` what comes back, `Sockets` the messages on open WebSockets: their
+    methods are the hooks. They share `Flows`: the exchanges under way, and the pool that serves them.
     """
 
     observes = False
@@ -63,6 +62,18 @@ class SwapHandler:
         self.requests = Requests(self.flows, attempts, dressing, self.gate, self.tunnels, self.turns, history)
         self.answers = Answers(self.flows, attempts, dressing, self.turns, history)
         self.sockets = Sockets(self.flows, dressing, history, self.gate, self.turns)
+
+        self.open, self.turns_away, self.assign = self.requests.open, self.requests.turns_away, self.requests.assign
+        self.outbound, self.is_outdated = self.requests.outbound, self.requests.is_outdated
+
+        self.headers_came, self.head_seen = self.answers.headers_came, self.answers.head_seen
+        self.should_hold, self.judge_beginning = self.answers.should_hold, self.answers.judge_beginning
+        self.judge_incomplete, self.response_complete = self.answers.judge_incomplete, self.answers.response_complete
+        self.judge, self.judge_loss = self.answers.judge, self.answers.judge_loss
+        self.connection_lost, self.fail = self.answers.connection_lost, self.answers.fail
+        self.is_over, self.should_resend = self.answers.is_over, self.answers.should_resend
+
+        self.end_sockets = self.sockets.end
 
     # -- its life
 
@@ -160,61 +171,6 @@ class SwapHandler:
             case Closed():
                 return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY)
 
-    # -- requests
-
-    def open(self, flow: http.HTTPFlow) -> None:
-        self.requests.open(flow)
-
-    def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
-        return self.requests.turns_away(flow, reason)
-
-    async def assign(self, flow: http.HTTPFlow) -> None:
-        await self.requests.assign(flow)
-
-    def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
-        return self.requests.outbound(flow)
-
-    def is_outdated(self, flow: http.HTTPFlow) -> bool:
-        return self.requests.is_outdated(flow)
-
-    # -- answers
-
-    def headers_came(self, flow: http.HTTPFlow) -> None:
-        self.answers.headers_came(flow)
-
-    def head_seen(self, flow: http.HTTPFlow) -> None:
-        self.answers.head_seen(flow)
-
-    def should_hold(self, flow: http.HTTPFlow) -> bool:
-        return self.answers.should_hold(flow)
-
-    def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
-        return self.answers.judge_beginning(flow, piece)
-
-    def judge_incomplete(self, flow: http.HTTPFlow, why: str, is_lost: bool) -> http.Response | None:
-        return self.answers.judge_incomplete(flow, why, is_lost)
-
-    def response_complete(self, flow: http.HTTPFlow) -> None:
-        self.answers.response_complete(flow)
-
-    async def judge(self, flow: http.HTTPFlow) -> None:
-        await self.answers.judge(flow)
-
-    def connection_lost(self, flow: http.HTTPFlow) -> None:
-        self.answers.connection_lost(flow)
-
-    async def judge_loss(self, flow: http.HTTPFlow) -> None:
-        await self.answers.judge_loss(flow)
-
-    def is_over(self, flow: http.HTTPFlow) -> bool:
-        return self.answers.is_over(flow)
-
-    def should_resend(self, flow: http.HTTPFlow) -> bool:
-        return self.answers.should_resend(flow)
-
-    def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
-        self.answers.fail(flow, error, doing)
-
     # -- open sockets
 
     def socket_opened(self, flow: http.HTTPFlow) -> None:
@@ -244,9 +200,6 @@ class SwapHandler:
         if exchange is not None and socket is not None:
             by = "the client" if socket.closed_by_client else "the backend"
             self.history.socket_closed(exchange.trace, f"by {by} ({socket.close_code})")
-
-    def end_sockets(self) -> None:
-        self.sockets.end()
 
     @property
     def open_sockets(self) -> int:

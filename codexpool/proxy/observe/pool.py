@@ -19,17 +19,7 @@ from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.pool.identity import (
-    Condition,
-    Evidence,
-    Identity,
-    IdentityKey,
-    Kind,
-    Metadata,
-    Status,
-    Word,
-    clock,
-)
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word, clock
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
 from codexpool.pool.portability import TurnStates
