@@ -15,9 +15,7 @@ from typing import Any
 MOST = 3  # Identities refused for good within a minute that open it; all of them if there are fewer.
 WITHIN = 60.0  # Seconds.
 FIRST_PAUSE = 5.0  # Seconds until one request is let through; doubles up to...
-
 LONGEST_PAUSE = 300.0
-
 LATE = 600.0
 """Seconds for which the answer to a request from before the breaker opened may be on its way. (What seems older was
 sent since: the clock was set back.)"""

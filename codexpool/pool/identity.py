@@ -177,13 +177,10 @@ class Identity:
     order: int = 0  # Its place in the file.
     priority: int = 0  # The highest is drained first.
     troubles: int = 0  # Answers in a row that reported trouble of the backend's own.
-    doubts: int = 0
-    """Refusals in a row that may be its fault and do not say so; a good answer of the model resets it."""
-    avoided_until: float = 0.0
-    """Until then new sessions get another identity if there is one: the backend has had trouble with it."""
+    doubts: int = 0  # Refusals in a row that may be its fault; a good answer of the model resets it.
+    avoided_until: float = 0.0  # Until then new sessions avoid it: the backend has had trouble with it.
     waited: Waited = field(default_factory=Waited)
-    twin_of: str | None = None
-    """The identity that is listed earlier for the same account and user; only that one serves."""
+    twin_of: str | None = None  # The identity listed earlier for the same account and user; only that one serves.
 
     @property
     def status(self) -> Status:

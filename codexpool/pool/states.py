@@ -27,11 +27,8 @@ from codexpool.pool.selection import Ranking
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
 SHORT_REST = 2.0  # Seconds of the first rest after a refusal that sets no time; doubles up to...
-
 LONGEST_REST = 60.0
-
 SHORTEST_REST = 0.1
-
 LONGEST_RETRY_AFTER = 3600.0  # Seconds that an answer may have an identity rest; whatever takes longer is a limit.
 
 ASKED_FOR = 120.0
@@ -68,16 +65,13 @@ class Event(StrEnum):
 
 
 SERVING_OR_SOON: Final = (Status.READY, Status.RESTING, Status.LIMITED)
-
 RETURNING: Final = frozenset({Status.LIMITED, Status.RESTING})  # Statuses that end by themselves.
-
-CONDEMNED: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})
-"""Statuses that only a person ends."""
-
+CONDEMNED: Final = frozenset(
+    {Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT}
+)  # Only a person ends them.
 REFUSED_FOR_GOOD: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})  # Statuses the breaker counts.
 
-IN_DOUBT: Final = frozenset({Status.UNVERIFIED, Status.SUSPECT})
-"""Statuses that end with whoami's answer, or with another token."""
+IN_DOUBT: Final = frozenset({Status.UNVERIFIED, Status.SUSPECT})  # Whoami's answer or another token ends them.
 
 JUDGED: Final = frozenset({Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT})
 """Statuses an answer led to: whoami's word cannot end them if it was asked before that answer."""
@@ -137,8 +131,7 @@ class IdentityStates:
         self.breaker = Breaker()
         self.causes = Causes()
         self.confirmation = Confirmation()
-        self.by_keys: dict[IdentityKey, Identity] = {}
-        """The identity that serves an account and user: the first of the file."""
+        self.by_keys: dict[IdentityKey, Identity] = {}  # Who serves an account and user: the first of the file.
         self.by_account: dict[str, list[Identity]] = {}
         self._listener = listener
         self._ranking = ranking
@@ -221,8 +214,7 @@ class IdentityStates:
         identity = self.current(name, evidence.fingerprint)
         if identity is None:
             return
-        at = evidence.at
-        since = identity.condition.since
+        at, since = evidence.at, identity.condition.since
         if word is Word.HEALTHY and identity.status in JUDGED and since - ASKED_FOR < at < since:
             return  # Asked before the refusal: the token may have died in between.
         if word is Word.HEALTHY:

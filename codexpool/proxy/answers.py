@@ -58,8 +58,9 @@ class Answers:
         response = flow.response
         if response is None:
             return
-        if exchange is None:
-            self._stream_unknown(flow, response)
+        if exchange is None:  # The answer to a request from before a reload.
+            if not is_held(response.status_code) and self._flows.policy(flow.request) is Policy.SWAP:
+                response.stream = True
             return
         exchange.incoming.head_seen = True
         if not exchange.is_answered:
@@ -71,7 +72,8 @@ class Answers:
         if not is_held(response.status_code):
             judging.learn_limits(self._flows.keeper, exchange.asked, exchange.attempt, values)
             events = is_event_stream(response)
-            is_small = _is_small(values.get(b"content-length")) and not events
+            length = values.get(b"content-length", b"")
+            is_small = length.isdigit() and int(length) <= SMALL and not events  # The flow shows its body.
             encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()
             exchange.incoming.reading = Reading(encoding, is_metered=exchange.is_turn, has_events=events)
             is_passed = exchange.policy is Policy.SWAP and not is_small
@@ -80,11 +82,6 @@ class Answers:
             exchange.incoming.beginning = Beginning(encoding) if looks else None
             if exchange.incoming.beginning is None:
                 self._attempts.served(flow, exchange)
-
-    def _stream_unknown(self, flow: http.HTTPFlow, response: http.Response) -> None:
-        """Stream the answer to a request from before a reload, which has no exchange."""
-        if not is_held(response.status_code) and self._flows.policy(flow.request) is Policy.SWAP:
-            response.stream = True
 
     def head_seen(self, flow: http.HTTPFlow) -> None:
         """Handle the head of an answer if our own hook was skipped (see `resend.Sender`)."""
@@ -165,13 +162,8 @@ class Answers:
                 return None
             if is_lost and not says_enough(response.status_code):
                 return None
-            logger.info(
-                "session %s: the %d of %s is judged by its status alone: %s",
-                exchange.named,
-                response.status_code,
-                exchange.attempt.name,
-                why,
-            )
+            text = "session %s: the %d of %s is judged by its status alone: %s"
+            logger.info(text, exchange.named, response.status_code, exchange.attempt.name, why)
             return replies.cut(response, why)
         except Exception:
             logger.exception("reading an answer that was cut off failed")
@@ -245,7 +237,8 @@ class Answers:
         keeper, attempt, method = self._flows.keeper, exchange.attempt, flow.request.method
         repeatable = not attempt.has_left or routes.is_repeatable(method, flow.request.path.partition("?")[0])
         may_lighten = received.code == NOT_PORTABLE and not attempt.lighter
-        lightens = may_lighten and await self._lightens(flow)
+        encoding = flow.request.headers.get("content-encoding", "")
+        lightens = may_lighten and await look(has_encrypted, flow.request.raw_content or b"", encoding)
         verdict, evidence = judge(
             keeper.pool, exchange.asked, attempt, method, received, repeatable=repeatable, lightens=lightens
         )
@@ -269,11 +262,6 @@ class Answers:
         if exchange.go_again:
             await self._attempts.prepare(flow, exchange)
         comment(flow, exchange)
-
-    @staticmethod
-    async def _lightens(flow: http.HTTPFlow) -> bool:
-        encoding = flow.request.headers.get("content-encoding", "")
-        return await look(has_encrypted, flow.request.raw_content or b"", encoding)
 
     def is_over(self, flow: http.HTTPFlow) -> bool:
         """Return whether the client gets the answer or error a flow has now; if so, end its trace."""
@@ -318,12 +306,8 @@ class Answers:
         response = flow.response
         acts = exchange.policy is Policy.SWAP_IDS or (response is not None and is_held(response.status_code))
         if response is not None and flow.error is None and exchange.is_answered and acts:
-            logger.warning(
-                "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503",
-                exchange.named,
-                response.status_code,
-                exchange.attempt.name,
-            )
+            text = "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503"
+            logger.warning(text, exchange.named, response.status_code, exchange.attempt.name)
             reason = "a hook of another addon raised, and the backend's answer was not judged"
             replace_response(flow, exchange, replies.failed_closed(reason))
         self.is_over(flow)
@@ -340,8 +324,3 @@ class Answers:
         elif flow.response is None and self._flows.policy(flow.request).swaps:
             flow.response = refusal
             label(flow, "refused")
-
-
-def _is_small(content_length: bytes | None) -> bool:
-    """Return whether an answer is short enough to be held: then the flow shows its body."""
-    return content_length is not None and content_length.isdigit() and int(content_length) <= SMALL

@@ -178,29 +178,21 @@ def learn(
             logger.warning("%s: %s, for no known reason; trying one other identity", name, evidence)
             pool.states.doubted(name, evidence, cause)
         case Finding.OWN if is_own:
-            logger.warning(
-                "%s: %s; other identities were refused for the same, so the request itself is the cause",
-                name,
-                evidence,
-            )
+            text = "%s: %s; other identities were refused for the same, so the request itself is the cause"
+            logger.warning(text, name, evidence)
         case Finding.EDGE:
-            pause = pool.edges.turned_away(attempt.metadata.origin, at)
-            logger.warning(
-                "%s: a page of the content delivery network, not the backend (%s); no requests to %s for %.0f s",
-                name,
-                evidence,
-                attempt.metadata.origin,
-                pause,
-            )
+            origin = attempt.metadata.origin
+            pause = pool.edges.turned_away(origin, at)
+            text = "%s: a page of the content delivery network, not the backend (%s); no requests to %s for %.0f s"
+            logger.warning(text, name, evidence, origin, pause)
         case Finding.WORKSPACE:
             pool.states.workspace_closed(name, evidence, cause)
         case Finding.LIMITED | Finding.THROTTLED if is_own:
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(received, at)
             if asks and pool.limited_for_model(name, asks, evidence, until, is_limit=is_limit):
-                logger.warning(
-                    "%s: %s; other identities were refused for the same, so it counts for the model", name, evidence
-                )
+                text = "%s: %s; other identities were refused for the same, so it counts for the model"
+                logger.warning(text, name, evidence)
         case Finding.LIMITED:
             limit = Limit(_family(keeper, asked, received.values), *rate_limits.reset_of(received.error))
             until = pool.states.limited(name, attempt.metadata.key, limit, evidence, cause)
@@ -208,9 +200,8 @@ def learn(
             if limit.family != MAIN:
                 logger.info("%s is limited for %s until %s: %s", name, limit.family, clock(until, at), evidence)
         case Finding.THROTTLED:
-            pool.states.throttled(
-                name, evidence, rate_limits.retry_after(received.values, received.message, at), cause
-            )
+            after = rate_limits.retry_after(received.values, received.message, at)
+            pool.states.throttled(name, evidence, after, cause)
         case Finding.UPSTREAM:
             pool.troubled(name, at)
         case _:

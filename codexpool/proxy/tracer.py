@@ -61,19 +61,12 @@ def _trace(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None
 
 def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: str, lighter: bool) -> AttemptTrace:
     """Add the trace of an attempt under the identity the pool just chose."""
-    assert identity.metadata is not None
-    because = pool.because
+    metadata, because = identity.metadata, pool.because
+    assert metadata is not None
     looked_around = because in LOOKED_AROUND or bool(exchange.tries)
     candidates = _candidacies(pool, exchange, identity.name) if looked_around else None
     trace = AttemptTrace(
-        identity.name,
-        identity.kind,
-        fingerprint,
-        identity.metadata.account_id,
-        identity.metadata.origin,
-        because,
-        candidates,
-        lighter,
+        identity.name, identity.kind, fingerprint, metadata.account_id, metadata.origin, because, candidates, lighter
     )
     exchange.trace.attempts.append(trace)
     return trace

@@ -161,7 +161,7 @@ class Observation:
         match step:
             case Try(identity, lighter):
                 how = " without its encrypted reasoning" if lighter else ""
-                return f"would be sent {again}as {self._who()}{how}"
+                return f"would be sent {again}as {self._assigned()}{how}"
             case Renew(identity):
                 return f"would be sent again as {identity.name}, once that has another token"
             case Wait(seconds):
@@ -175,13 +175,9 @@ class Observation:
                 self.trace.message = no_identity(self.consulted.pool, self.exchange.asked, at).message
                 return f"nobody would serve: {self.trace.message.removeprefix('codexpool: ')}"
 
-    def _who(self) -> str:
+    def _assigned(self) -> str:
         assert self.consulted is not None
         attempt = self.trace.attempts[-1]
         kind = NAMES[Kind(attempt.kind)] + (f" sha256:{attempt.fingerprint}" if attempt.fingerprint else "")
-        words = [
-            kind,
-            str(attempt.because),
-            *([note] if (note := self.consulted.notes.get(attempt.identity)) else []),
-        ]
-        return f"{attempt.identity} ({', '.join(words)})"
+        words = (kind, str(attempt.because), self.consulted.notes.get(attempt.identity))
+        return f"{attempt.identity} ({', '.join(filter(None, words))})"

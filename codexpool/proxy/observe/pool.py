@@ -76,14 +76,11 @@ class Consulted:
 
     def lines(self) -> list[str]:
         """Return a line about each identity."""
-        return [self._line(identity) for identity in self.pool.identities.values()]
-
-    def _line(self, identity: Identity) -> str:
-        note = self.notes.get(identity.name, "")
-        words = f"{identity.name} {_described(identity.condition, note)}"
-        if identity.metadata is not None and is_known(identity):
-            words += f": {described(identity)}"
-        return words
+        return [
+            f"{i.name} {_described(i.condition, self.notes.get(i.name, ''))}"
+            + (f": {described(i)}" if i.metadata is not None and is_known(i) else "")
+            for i in self.pool.identities.values()
+        ]
 
 
 def is_known(identity: Identity) -> bool:

@@ -98,17 +98,12 @@ class ObservedSockets:
         elif received.status:  # Without one the client goes on waiting.
             outcome = f"failed: {received.status} {received.code}".rstrip()
             if socket.observation.exchange.tries:
-                outcome += self._led_to(socket, received)
+                lightens = has_encrypted(socket.request, "")
+                verdict, evidence = socket.observation.verdict(received, "MESSAGE", False, lightens)
+                if socket.turn is not None:
+                    socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
+                outcome += ", would be told to connect again" if verdict.next in MOVES else ""
             self._ended(socket, outcome, failed=True)
-
-    def _led_to(self, socket: ObservedSocket, received: judge.BackendAnswer) -> str:
-        """Return what a refusal would have led to, had the identity of the pool got it."""
-        verdict, evidence = socket.observation.verdict(
-            received, "MESSAGE", repeatable=False, lightens=has_encrypted(socket.request, "")
-        )
-        if socket.turn is not None:
-            socket.turn.verdict, socket.turn.evidence = verdict, str(evidence)
-        return ", would be told to connect again" if verdict.next in MOVES else ""
 
     def _ended(self, socket: ObservedSocket, outcome: str, failed: bool) -> None:
         if socket.turn is None:
