@@ -17,7 +17,7 @@ from codexpool.views.formatting import clock, plain_document, size, span
 Document = Mapping[str, Any]
 
 TITLES: Final = ("identity", "status", "limits (reset in)", "requests", "sessions", "account", "token")
-"""Requests and refusals are of the last hour."""
+"""The columns. Requests and refusals are those of the last hour."""
 
 WIDE: Final = 110  # columns of a terminal from which all titles fit
 NARROW: Final = 72  # columns below which only the first three fit
@@ -168,8 +168,8 @@ class StatusView:
                 f"{totals['sent_again']:,} sent again",
                 f"{totals['under_way']:,} under way",
                 f"{_counted(totals['sockets_open'], 'socket')} open",
-                f"{size(totals['bytes_out'])} asked",
-                f"{size(totals['bytes_in'])} answered",
+                f"{size(totals['bytes_out'])} sent",
+                f"{size(totals['bytes_in'])} received",
             )
         )
 

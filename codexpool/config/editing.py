@@ -82,7 +82,7 @@ def put_flags(
 
 
 def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
-    """Return whether a flag is about the token of a table, as far as that token is in the table itself."""
+    """Return whether a flag matches the token in a table; True if the token is stored elsewhere."""
     token, present = table.get("token"), table.get(FLAG)
     if not isinstance(token, str):
         return True

@@ -1,10 +1,10 @@
 """How much one request may change: at most two identities over the same cause.
 
 A refusal may be the identity's fault or the request's; the first one cannot tell. Once two identities were refused
-over the same cause within a minute, or still are, the cause is *the request's own*: it would put out one identity
-after the other, for all other clients too. It stays so for an hour after it was last seen, and at least as long as
-what it has done to them. A change that is confirmed otherwise (whoami refuses the token, there is a new one) is
-withdrawn: it was no request's doing.
+over the same cause within a minute, or are still affected, the cause is *the request's own*: otherwise it would
+disable one identity after another, for all other clients too. It stays so for an hour after it was last seen, and at
+least as long as what it has done to them. A change that is confirmed otherwise (whoami refuses the token, there is a
+new one) is withdrawn: it was no request's doing.
 
 A cause is counted along several lines, each bounded by itself: what was asked (endpoint and model), what was answered
 (endpoint and status) and who asked (session). So a client that changes its model with each request is recognised too.

@@ -48,7 +48,7 @@ class Kind(StrEnum):
 
 
 class Word(StrEnum):
-    """What whoami says about a token."""
+    """What the backend says about a token: whoami, or routing discovery."""
 
     HEALTHY = "healthy"
     REFUSED = "refused"

@@ -29,7 +29,7 @@ from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 SHORT_REST = 2.0  # Seconds of the first rest after a refusal that sets no time; doubles up to...
 LONGEST_REST = 60.0
 SHORTEST_REST = 0.1
-LONGEST_RETRY_AFTER = 3600.0  # Seconds that an answer may have an identity rest; whatever takes longer is a limit.
+LONGEST_RETRY_AFTER = 3600.0  # Longest rest, in seconds, that a Retry-After can set.
 
 ASKED_FOR = 120.0
 """Seconds after which no answer of whoami is still on its way. (What seems older was asked after the clock was set
@@ -39,8 +39,8 @@ JUST_ISSUED = 300.0
 """Seconds for which a token that was just issued is not renewed when refused: the next one would be refused too."""
 
 RENEWED_AGAIN = 15.0
-"""The same for a token that has served others since: a client that is always refused must not have each login renewed
-each time."""
+"""The same for a token that has served others since: a client that is always refused must not cause a renewal each
+time."""
 
 DOUBTS = 3  # Refusals in a row of unknown cause after which an identity rests.
 
@@ -58,7 +58,7 @@ class Event(StrEnum):
     LOGIN_OVER = "the token endpoint says its login is over"
     RENEWED = "it has a new token"
     UNUSABLE = "its token has expired, and the new one cannot be used"
-    UNRENEWED = "there is no token but a refused one"
+    UNRENEWED = "its only token was refused"
     RECALLED = "an earlier run knew the account of its token"
     TIME_UP = "its rest or limit is over"
     RESUMED = "a person says that nothing is wrong with it"

@@ -15,7 +15,7 @@ SHORTEST_LIMIT = 1.0
 ENDED_LIMIT = 5.0  # Seconds of a limit that has ended by the answer's own word: it ended while the answer came.
 JUST_ENDED = 60.0  # Seconds since such an end; what ended earlier is the mistake of a clock.
 WINDOWS_KEPT = 64  # Windows of one account besides the main ones: the backend has two for each family.
-URGENCY = 4.0  # The most that a window about to be reset counts: what it has left is lost then.
+URGENCY = 4.0  # Highest weight of a window that is about to reset: what is left then is lost.
 
 
 class Window(NamedTuple):
@@ -43,7 +43,7 @@ class Window(NamedTuple):
         return 1.0 - self.used_percent / USED_UP if self.used_percent < USED_UP else 0.0
 
     def headroom(self, at: float) -> float:
-        """What is left, weighted by the time to its reset: 1 is a window used as evenly as its time goes by.
+        """What is left, weighted by the time to its reset: 1 means that usage keeps pace with time.
 
         Half of it left with a tenth of its time to go is much; half of it left right at its beginning is little.
         """

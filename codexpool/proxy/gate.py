@@ -141,7 +141,7 @@ class Gate:
     # -- the head of a request
 
     def enter(self, flow: http.HTTPFlow, policy: Policy, keeper: Keeper | None, closed: str) -> Entrance:
-        """Decide what a request gets, once its headers are there. `answer` answers it later if that is up to us."""
+        """Decide what a request gets, by its headers. If the proxy answers it, `answer` does so later."""
         found = key_of(flow.request)
         if found is not None:
             hide_key(flow)

@@ -175,10 +175,10 @@ def learn(
             if pool.not_for_endpoint(name, asked.path, evidence, until=until, is_limit=is_limit, cause=cause):
                 logger.warning("%s: %s; it is not used for this path for a while", name, evidence)
         case Finding.UNCLEAR:
-            logger.warning("%s: %s, for no known reason; trying one other identity", name, evidence)
+            logger.warning("%s: %s; the reason is unknown, trying one other identity", name, evidence)
             pool.states.doubted(name, evidence, cause)
         case Finding.OWN if is_own:
-            text = "%s: %s; other identities were refused for the same, so the request itself is the cause"
+            text = "%s: %s; other identities were refused for the same reason, so the request itself is the cause"
             logger.warning(text, name, evidence)
         case Finding.EDGE:
             origin = attempt.metadata.origin
@@ -191,7 +191,7 @@ def learn(
             is_limit = verdict.finding is Finding.LIMITED
             asks, until = model() if model is not None else asked.model, _ends(received, at)
             if asks and pool.limited_for_model(name, asks, evidence, until, is_limit=is_limit):
-                text = "%s: %s; other identities were refused for the same, so it counts for the model"
+                text = "%s: %s; other identities were refused for the same reason, so it counts for the model"
                 logger.warning(text, name, evidence)
         case Finding.LIMITED:
             limit = Limit(_family(keeper, asked, received.values), *rate_limits.reset_of(received.error))

@@ -21,7 +21,7 @@ logger = logging.getLogger("codexpool")
 
 
 class Dressing:
-    """Removes what the backend issued to another identity: turn states and encrypted reasoning."""
+    """Makes the copy that leaves: sets the identity's token and headers, removes what another identity was issued."""
 
     def __init__(self) -> None:
         self.turn_states = TurnStates()

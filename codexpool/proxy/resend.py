@@ -187,7 +187,9 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         elif outbound is not None:
             yield from self._answer_in_place(outbound)
         else:
-            yield from self._refuse("codexpool: not sent, because its sender has disowned it")
+            yield from self._refuse(
+                "codexpool: not sent, because the addon no longer handles this request; try again"
+            )
 
     def _put_on_the_wire(self, request: http.Request, granted: Any = None) -> Commands:
         """Send a request. ``granted`` was made for it before it was outdated; mitmproxy would never reuse it."""

@@ -2,7 +2,8 @@
 
 A socket keeps the identity of its handshake. To move a session, the proxy tells the client to connect again (see
 `codexpool.protocol.frames.connect_again`). The client does so at once and silently, with its whole history, and the
-new handshake gets another identity. So the proxy never repeats a client's message: it relays or drops it.
+new handshake gets another identity. The proxy repeats a client's message only to remove encrypted reasoning that the
+identity cannot read.
 
 A socket is in one of three states:
 

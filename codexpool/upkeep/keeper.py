@@ -57,8 +57,8 @@ class Listener(Protocol):
 class Keeper(PoolListener):
     """Carries out what a pool decides. All methods are for the thread of the event loop.
 
-    ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``; our own
-    requests take ``route``.
+    ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``;
+    ``route`` is how our own requests reach the backend.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class Reloader:
         try:
             self._follow(config, await tasks.in_thread(resolve, config, self._sources))
         except Exception:  # A bug of ours must not end the watching.
-            logger.exception("%s could not be reloaded", config.path)
+            logger.exception("reloading %s failed; parts of it may be in use: restart the proxy", config.path)
 
     def _in_keyring(self) -> list[tuple[str, str]]:
         sources = [(identity.source, identity.name) for identity in self._config.identities]

@@ -130,7 +130,7 @@ def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
     text = "Unix time at which a token expires, as set in pool.toml."
     expected = by_name((i, i.expires_at) for i in identities)
     yield from metric("codexpool_identity_expiry_timestamp_seconds", text, expected, BY_NAME)
-    text = "What is left of the fullest window of the main limit, from 0 to 1."
+    text = "What is left of the most used window of the main limit, from 0 to 1."
     shares = by_name((i, share_left(usage_of(pool, i), now)) for i in identities)
     yield from metric("codexpool_identity_headroom_ratio", text, shares, BY_NAME)
     text, counts = "Sessions of this run that an identity serves.", view.history.sessions_by_identity()

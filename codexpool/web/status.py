@@ -226,7 +226,7 @@ def usage_of(pool: Pool, identity: Identity) -> Usage:
 
 
 def share_left(usage: Usage, now: float) -> float | None:
-    """Return what is left of the fullest window of the main limit, from 0 to 1; None if no window is known.
+    """Return what is left of the most used window of the main limit, from 0 to 1; None if no window is known.
 
     New sessions are assigned by another number, which includes the time to the reset: `Usage.headroom`.
     """

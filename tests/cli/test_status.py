@@ -179,7 +179,7 @@ def test_totals_are_shown(fake: FakeProxy) -> None:
     text = shown(fake, columns=200)
 
     assert "1,234 requests, 12 refusals, 3 failures, 15 sent again" in text
-    assert "3.4 MB asked, 12.0 MB answered" in text
+    assert "3.4 MB sent, 12.0 MB received" in text
 
 
 def test_narrow_terminals_show_fewer_columns(fake: FakeProxy) -> None:

@@ -31,7 +31,7 @@ def test_a_turn_survives_the_shutdown_of_its_proxy(make: Make, transport: str) -
 
     # then the proxy waits for it
     assert world.proxy.stop(0) == 0
-    assert "1 under way, with 30 seconds to end" in log.read_text()
+    assert "requests under way: 1; waiting up to 30 s" in log.read_text()
     # and another proxy continues the session
     world.proxy.start()
     world.client.environ["HTTPS_PROXY"] = world.proxy.url

@@ -149,7 +149,7 @@ async def test_a_second_sigterm_ends_it_at_once_whatever_hangs(make: Make) -> No
         await asyncio.to_thread(until, lambda: world.standin.requests(RESPONSES), 10, "the request to have left")
 
         terminate(world)
-        await asyncio.to_thread(world.proxy.says, "1 under way, with 30 seconds", 5)
+        await asyncio.to_thread(world.proxy.says, "requests under way: 1; waiting up to 30 s", 5)
         log = world.proxy.log.splitlines()
         terminate(world)
 

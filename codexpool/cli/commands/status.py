@@ -30,7 +30,7 @@ EVERY: Final = 2.0  # seconds between updates by default
     is_flag=False,
     flag_value=EVERY,
     metavar="[SECONDS]",
-    help=f"Update every SECONDS (default: {EVERY:.0f}) until Ctrl-C, also over restarts of the proxy.",
+    help=f"Update every SECONDS (default: {EVERY:.0f}) until Ctrl-C, even if the proxy restarts.",
 )
 @json_option
 @proxy_option

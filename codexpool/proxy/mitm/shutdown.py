@@ -83,7 +83,7 @@ class Shutdown:
                 self._tell()
                 left = self._under_way(proxyserver)
                 if left:
-                    logger.info("SIGTERM: %d under way, with %.0f seconds to end", left, BOUND)
+                    logger.info("SIGTERM: requests under way: %d; waiting up to %.0f s", left, BOUND)
                 while left:
                     await asyncio.sleep(LOOK)
                     left = self._under_way(proxyserver)
