@@ -20,15 +20,9 @@ from codexpool.common.recent import Recent
 from codexpool.pool.identity import WHOAMI, Evidence
 
 DISCOVERY: Final = "wham/accounts/check"  # The path of evidence that routing discovery gave.
-
-CONFIRMED_AFTER: Final = 2.0
-"""Seconds after which the same word confirms the first one; until then others of the same minute are heard."""
-
+CONFIRMED_AFTER: Final = 2.0  # Seconds after which the same word confirms the first; others are heard until then.
 TOGETHER: Final = 60.0  # Seconds within which words against several identities have one cause.
-
-LASTS: Final = 600.0
-"""Seconds for which a word is repeated before it counts, if it may be the answer's fault and not the token's."""
-
+LASTS: Final = 600.0  # Seconds for which a word is repeated if it may be the answer's fault, not the token's.
 KEPT: Final = 1_000  # Tokens that are remembered because a client's request was refused with them.
 
 

@@ -8,12 +8,8 @@ PATIENCE = 5.5
 """Seconds that a request waits in all for an identity to become ready. With what the client asks before and after it,
 each `LEAST_PATIENCE`, its user is told within 8 s. (Codex gives its first requests 5 s each, and asks once more.)"""
 
-LEAST_PATIENCE = 0.25
-"""Seconds that a request waits at least: whoami is asked because it waits, and may answer at once."""
-
-FORGOTTEN_AFTER = 10.0
-"""Seconds after which a wait in vain is forgotten: a later request is another client, or another try."""
-
+LEAST_PATIENCE = 0.25  # Seconds that each request waits: whoami is asked because it does, and may answer at once.
+FORGOTTEN_AFTER = 10.0  # Seconds after which a wait in vain is forgotten: a later request is another client or try.
 FIRST_PAUSE = 1.0  # Seconds for which a host is left alone after a page of the content network; doubles up to...
 LONGEST_PAUSE = 8.0  # ... this. A request waits for it as long as its `PATIENCE` lasts, and is sent then.
 FORGIVEN_AFTER = 60.0  # Seconds after which such a page counts as the first one again.
@@ -50,8 +46,7 @@ class Edges:
     """Hosts whose content network has turned a request away: all requests for them are slowed down."""
 
     def __init__(self) -> None:
-        self._paused: dict[str, tuple[float, float, float]] = {}
-        """By origin: since, until, and how long the pause was."""
+        self._paused: dict[str, tuple[float, float, float]] = {}  # By origin: since, until, for how long.
 
     def turned_away(self, origin: str, at: float) -> float:
         """Pause an origin after a page of the content network. Return the seconds."""

@@ -30,8 +30,7 @@ class Pool:
         self.sessions = Sessions()
         self.edges = Edges()
         self.exclusions = Exclusions()
-        self.families: dict[str, str] = {}
-        """The limit that counts for a model, as answers have said; `MAIN` for all others."""
+        self.families: dict[str, str] = {}  # The limits of models, as answers have said; `MAIN` for all others.
         self.because = Because.NEW  # Why `choose` gave what it gave last.
         self._picks = 0
 

@@ -17,10 +17,7 @@ from codexpool.pool.states import IN_DOUBT
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 
 MOST_TRIES = 2  # Attempts of one request with one token.
-
-MOST_RENEWALS = 2
-"""Renewals of one identity that a request waits for: the first may read one from disk, the second gets one issued."""
-
+MOST_RENEWALS = 2  # Of one identity that a request waits for: the first may be read from disk, the second is issued.
 BEFORE_AGAIN = 0.25  # Seconds before a request is sent again after an error of the backend.
 
 
@@ -151,8 +148,7 @@ def advance(steps: Steps, verdict: Verdict | None) -> Step | Outcome:
         return outcome
 
 
-STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})
-"""After these the request stays with its identity."""
+STAYS = frozenset({Next.SAME, Next.RENEWED, Next.LIGHTER, Next.AGAIN})  # The request stays with its identity.
 
 
 LEAST = 0.001  # Shortest wait, in seconds: less is a rounding error.

@@ -66,18 +66,14 @@ class Event(StrEnum):
 
 SERVING_OR_SOON: Final = (Status.READY, Status.RESTING, Status.LIMITED)
 RETURNING: Final = frozenset({Status.LIMITED, Status.RESTING})  # Statuses that end by themselves.
-CONDEMNED: Final = frozenset(
-    {Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT}
-)  # Only a person ends them.
+CONDEMNED: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN, Status.CONFLICT})  # A person ends them.
 REFUSED_FOR_GOOD: Final = frozenset({Status.NEEDS_REPLACEMENT, Status.NEEDS_LOGIN})  # Statuses the breaker counts.
-
 IN_DOUBT: Final = frozenset({Status.UNVERIFIED, Status.SUSPECT})  # Whoami's answer or another token ends them.
 
 JUDGED: Final = frozenset({Status.SUSPECT, Status.NEEDS_REPLACEMENT, Status.CONFLICT})
 """Statuses an answer led to: whoami's word cannot end them if it was asked before that answer."""
 
-SHARED: Final = frozenset({Status.LIMITED, Status.PAUSED})
-"""Statuses that apply to the whole account, so that what one process finds out counts for the others."""
+SHARED: Final = frozenset({Status.LIMITED, Status.PAUSED})  # Of the whole account: other processes take them over.
 
 HELD_OVER: Final = frozenset({Status.LIMITED, Status.RESTING, Status.NEEDS_LOGIN})
 """Statuses that outlive the process until their time is up; a new process finds out all others again."""

@@ -89,8 +89,7 @@ class Answer:
         return self.side and self.status in (402, 403, 429)
 
 
-NOT_PORTABLE = "invalid_encrypted_content"
-"""The request has encrypted reasoning that another account has issued (openai/codex #13724)."""
+NOT_PORTABLE = "invalid_encrypted_content"  # Another account issued its encrypted reasoning (openai/codex #13724).
 
 WORKSPACE_WORDS = ("workspace", "account_deactivated", "account_suspended", "organization_disabled")
 """What the codes contain with which the backend refuses a whole workspace (``deactivated_workspace``, …)."""
@@ -104,8 +103,7 @@ ENDPOINT_CODES = frozenset({"no_matching_rule", "rejected_by_access_enforcement"
 MISSING_SCOPES = "Missing scopes"
 """Not with this credential (openai/codex #33664 for the scopes). Access rules belong to one workspace or token."""
 
-ADDRESS_CODES = frozenset({"unsupported_country_region_territory"})
-"""The refusal is about the address the request comes from: every identity would get it."""
+ADDRESS_CODES = frozenset({"unsupported_country_region_territory"})  # About the address: no identity helps.
 
 DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
     "token_revoked": "openai/codex pull request 23563, issue 13118",
@@ -116,8 +114,7 @@ DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
 """Codes of a 401 that say a token is dead, in lower case, and where they were seen. A 401 without one says nothing
 about the token: proxies, firewalls and content networks answer 401 and 403 in JSON too."""
 
-_MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")
-"""How the backend says that an account does not have a model (openai/codex #6603, #19654)."""
+_MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")  # openai/codex #6603, #19654.
 
 
 def says_dead(status: int, code: str, is_json: bool, from_edge: bool) -> bool:

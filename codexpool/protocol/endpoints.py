@@ -10,9 +10,7 @@ API_PATHS: Final = "/backend-api/"  # All paths that clients ask; the host's oth
 API_HOST: Final = "api.openai.com"  # Where clients go without a login, or with an API key.
 API_RESPONSES: Final = "/v1/responses"  # The model there.
 RESPONSES: Final = "/backend-api/codex/responses"  # The model, over HTTP and WebSocket.
-TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})
-"""The endpoints that a session depends on; all others are side endpoints."""
-
+TURN_PATHS: Final = frozenset({RESPONSES, f"{RESPONSES}/compact"})  # Sessions need them; all others are "side".
 ACCOUNTS_CHECK: Final = "/backend-api/wham/accounts/check"  # Routing discovery: the workspaces of a login.
 CONFIG_BUNDLE: Final = "/backend-api/wham/config/bundle"  # A workspace's policy (docs/protocol.md, section 4b).
 USAGE: Final = "/backend-api/wham/usage"  # How much of its limits an account has used.

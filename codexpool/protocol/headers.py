@@ -18,15 +18,11 @@ ATTESTATION: Final = b"x-oai-attestation"
 ACTOR: Final = b"x-openai-actor-authorization"
 AGENT: Final = b"x-openai-agent-assertion"
 
-CLIENT_SECRETS: Final = frozenset({ATTESTATION, ACTOR, AGENT})
-"""Secrets of the client besides its token: a flow must not show them either."""
-
-PROBE: Final = b"x-codexpool-probe"
-"""Marks a request that only asks what would be done with it; its number is repeated in the answer."""
+CLIENT_SECRETS: Final = frozenset({ATTESTATION, ACTOR, AGENT})  # Besides its token: flows must not show them.
+PROBE: Final = b"x-codexpool-probe"  # Asks what would be done with a request; the answer repeats its number.
 PROBE_VERSION: Final = 1
 
-PLACEHOLDER: Final = "<codexpool:{}>"
-"""What a flow shows, by the identity's name, for a value that only the wire sees."""
+PLACEHOLDER: Final = "<codexpool:{}>"  # What a flow shows, by identity, for a value that only the wire sees.
 
 
 class Action(Enum):

@@ -17,8 +17,7 @@ from codexpool.protocol.endpoints import MAIN_LIMIT
 
 USED: bytes = b"-used-percent"
 ACTIVE: bytes = b"x-codex-active-limit"
-ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})
-"""What the live backend calls the limit whose windows are the plain ``x-codex-…``."""
+ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})  # The limits whose windows are the plain ``x-codex-…``.
 
 _TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
 

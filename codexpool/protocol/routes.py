@@ -62,9 +62,7 @@ such a request has come. A GET always is (RFC 9110, 9.2.1)."""
 NO_ROUTE = Route("", Policy.OWN)
 
 BACKEND_ONLY = frozenset({HOST})  # The hosts of the path policy as long as no identity is served from another one.
-
-LONGEST = 1024
-"""Characters of a path, or a method, beyond which it equals no row: results are cached, and a client may send any."""
+LONGEST = 1024  # Characters of a path or method that equals a row: results are cached, and a client may send any.
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
 _DOTS = {".", ".."}

@@ -17,15 +17,9 @@ MOST: Final = 1 << 20
 """Bytes of a beginning, or of a later event, that are read. What is longer is an answer. (The first events may repeat
 the request.)"""
 
-MOST_AT_ONCE: Final = 8 * 2**20
-"""Bytes that one piece of a stream is inflated to. Real text does not compress so well."""
-
-EVENTS_AT_ONCE: Final = 10_000
-"""Events in one piece of a compressed stream, about: a few kilobytes have room for a million."""
-
-FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})
-"""Events that end an answer early, or say that there is none."""
-
+MOST_AT_ONCE: Final = 8 * 2**20  # Bytes that one piece is inflated to: real text does not compress so well.
+EVENTS_AT_ONCE: Final = 10_000  # In one piece of a compressed stream: a few kilobytes have room for a million.
+FAILURES: Final = frozenset({frames.FAILED, frames.ERROR})  # They end an answer early, or say there is none.
 TELLING: Final = FAILURES | {frames.LIMITS}  # Events of a stream that the pool learns from.
 
 _MARKS: Final = tuple(f'"{kind}"'.encode() for kind in TELLING)

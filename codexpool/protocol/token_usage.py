@@ -11,9 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.protocol import frames
 
-KEPT: Final = 16_384
-"""Bytes of the end of a stream that are searched: after the usage come a user and a few pairs of short texts."""
-
+KEPT: Final = 16_384  # Bytes of the end of a stream that are searched: little comes after the usage.
 HELD: Final = 4 * KEPT  # Bytes of a stream that a meter keeps, unless a single piece is larger.
 MOST: Final = 10**9  # Tokens of a turn; a larger number is an error.
 

@@ -24,16 +24,12 @@ from codexpool.redaction import redact_text
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.trace import AttemptTrace, Trace
 
-SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")
-"""The headers that name a session; the first one present counts."""
+SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")  # The first one present names the session.
 
 NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, endpoints.USAGE})
 
 LONGEST_FOUND = 1_024  # Longest value, in bytes and with its name, to find in a body.
-
-LONGEST_NAME = 200
-"""Longest name of a session or model to keep, in characters; a longer one is replaced by its digest."""
-
+LONGEST_NAME = 200  # Characters of the name of a session or model; a longer one is replaced by its digest.
 _TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'  # Within a JSON string the quotes would be escaped.
 PARENT = b"x-codex-parent-thread-id"  # The header in which a sub-agent's request names the session that started it.
 Address = tuple[bytes, str, int, bytes, bytes]  # Scheme, host, port, method and path of a request.
@@ -75,8 +71,7 @@ class Exchange:
     """One request of a client, and what became of it so far."""
 
     policy: Policy
-    address: Address
-    """What the policy was decided by; `codexpool.proxy.requests` notices if another addon changes it."""
+    address: Address  # What the policy was decided by; `Requests.outbound` notices if another addon changes it.
     asked: Asked
     client_account: str
     upgrade: bool

@@ -23,8 +23,7 @@ class NoPool:
     looked_at: str
 
 
-Setup = Closed | NoPool | PoolConfig
-"""What a handler starts with: a pool, none, or the reason why requests are refused."""
+Setup = Closed | NoPool | PoolConfig  # A pool, none, or the reason why requests are refused.
 
 
 class View(Protocol):

@@ -14,8 +14,7 @@ from codexpool.protocol.errors import unpacked
 from codexpool.protocol.headers import Fields
 from codexpool.protocol.inflate import TooLongError, UnreadableError, pieces
 
-LONGEST: Final = 1 << 20
-"""Longest held answer to read, in inflated bytes; a longer one is judged by its status alone."""
+LONGEST: Final = 1 << 20  # Bytes, inflated, of an answer to read; a longer one is judged by its status alone.
 
 UNREAD: Final = b"codexpool: the backend's answer is not readable, and is not passed on"
 """Replaces the body of a refusal that cannot be checked for a token."""

@@ -18,8 +18,7 @@ from mitmproxy import http
 from codexpool.protocol.discovery import synthetic
 from codexpool.protocol.empty_mcp import answer as toolless_answer
 
-AT_ONCE = 60.0
-"""Longest wait, in seconds, for which the client is told to retry by itself; a longer one is shown to the person."""
+AT_ONCE = 60.0  # Longest wait, in seconds, that a client is told to retry after; a longer one is shown to the person.
 
 
 class Advice(Enum):
@@ -42,8 +41,7 @@ def seconds_to(returns_at: float, now: float) -> int:
     return max(1, math.ceil(returns_at - now))
 
 
-PROMO = "x-codex-promo-message"
-"""The header whose text the client shows with a limit; of the body it shows only the time."""
+PROMO = "x-codex-promo-message"  # The client shows its text with a limit; of the body it shows only the time.
 
 
 def unservable(
@@ -105,8 +103,9 @@ def cut(answer: http.Response, why: str) -> http.Response:
     return http.Response.make(answer.status_code, f"codexpool: {why}", http.Headers(fields))
 
 
-OF_A_BODY = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"})
-"""Headers that describe the body they came with."""
+OF_A_BODY = frozenset(
+    {b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"}
+)  # They describe the body.
 
 
 def failed_closed(reason: str, at_once: bool = False) -> http.Response:

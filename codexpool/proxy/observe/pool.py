@@ -49,8 +49,7 @@ class Consulted:
     pool: Pool = field(default_factory=Pool)
     notes: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
-    hosts: frozenset[str] = frozenset({endpoints.HOST})
-    """The backend's host, and those of workspaces that identities are served from."""
+    hosts: frozenset[str] = frozenset({endpoints.HOST})  # The backend's, and those identities are served from.
     turn_states: TurnStates = field(default_factory=TurnStates)  # The identity that would have got each turn state.
 
     def bearer(self, name: str) -> Bearer:
