@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 SPARE = 4096  # Bytes to reserve beyond the size of the old file.
 KEPT_IN_A_SECOND = 10  # Backups of one file within a second.
@@ -44,7 +43,7 @@ class Replacement:
             self._new.chmod(stat.S_IMODE(status.st_mode))
             _reserve(self._descriptor, status.st_size + SPARE)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
@@ -61,9 +60,7 @@ class Replacement:
         sync_folder(self._real.parent)
         return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
         self._new.unlink(missing_ok=True)
 

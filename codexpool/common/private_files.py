@@ -38,8 +38,6 @@ def read_private(path: Path) -> str:
             os.close(descriptor)
     except FileNotFoundError:
         raise UnusableError("there is no such file", "create it, or correct the path") from None
-    except IsADirectoryError:
-        raise UnusableError("is a folder", "name a file") from None
     except OSError as error:
         raise UnusableError(f"cannot be read: {error.strerror}", "let the user the proxy runs as read it") from None
     try:

@@ -1,4 +1,4 @@
-"""Background tasks that end with their owner, and log their errors."""
+"""Background tasks that end with their owner, and functions whose exceptions are only logged."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 logger = logging.getLogger("codexpool")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Tasks:
@@ -33,10 +35,22 @@ class Tasks:
         return task
 
     def stop(self) -> None:
-        """Cancel all tasks."""
         self.are_stopped = True
         for task in list(self._tasks):
             task.cancel()
+
+
+def harmless(keep: Callable[P, None]) -> Callable[P, None]:
+    """Make a function log its exceptions instead of raising them: what only observes must not fail a request."""
+
+    @wraps(keep)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            keep(*args, **kwargs)
+        except Exception:
+            logger.exception("%s failed; the request goes on", keep.__qualname__)
+
+    return kept
 
 
 def growing_pauses(first: float, longest: float) -> Iterator[float]:

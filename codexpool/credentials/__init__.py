@@ -55,7 +55,6 @@ class Credential(Protocol):
     @abstractmethod
     def bearer(self) -> Bearer | None:
         """Return the token to send now, or None if there is none yet. No I/O: this is on the path of requests."""
-        ...
 
     @abstractmethod
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
@@ -64,7 +63,6 @@ class Credential(Protocol):
         ``refused``: the backend refused the stale token; otherwise it is only due. Raises NoTokenNowError and
         NoTokenAnyMoreError.
         """
-        ...
 
     def due_at(self) -> float | None:
         """Return the unix second at which to renew the token without a refusal; None for never."""

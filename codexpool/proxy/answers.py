@@ -14,7 +14,7 @@ from typing import Any
 
 from mitmproxy import http
 
-from codexpool.common.never_raises import harmless
+from codexpool.common.tasks import harmless
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
 from codexpool.protocol import frames, headers, rate_limits, routes
 from codexpool.protocol.encrypted_reasoning import has_encrypted

@@ -16,8 +16,7 @@ from mitmproxy import ctx, exceptions, http
 
 from codexpool import __version__
 from codexpool.common import tasks
-from codexpool.common.never_raises import harmless
-from codexpool.common.tasks import Tasks
+from codexpool.common.tasks import Tasks, harmless
 from codexpool.local import running_proxies
 from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host

@@ -8,7 +8,7 @@ import time
 from mitmproxy import http
 
 from codexpool.common.addresses import address_of
-from codexpool.common.never_raises import harmless
+from codexpool.common.tasks import harmless
 from codexpool.pool.identity import Asked, Identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import LOOKED_AROUND, Candidacy, candidacies

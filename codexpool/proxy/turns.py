@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from mitmproxy import http
 
-from codexpool.common.never_raises import harmless
+from codexpool.common.tasks import harmless
 from codexpool.config.model import MemberSpec
 from codexpool.members.ledger import DAY, Ledger
 from codexpool.members.register import Member

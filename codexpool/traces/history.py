@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from codexpool.common.never_raises import harmless
 from codexpool.common.recent import Recent
+from codexpool.common.tasks import harmless
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import Finding, Verdict
 from codexpool.redaction import redact_text

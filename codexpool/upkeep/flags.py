@@ -1,12 +1,8 @@
 """The flags of pool.toml: read into the pool, and written from it in the background.
 
-A flag is only queued; one task writes the whole queue in one edit, in a thread, under the lock of
-`codexpool.config.editing`. No request waits for it.
-
-While the file cannot be written (locked, read-only, full, half saved), the flags stay queued; the failure and the
-recovery are logged once. A flag that no longer applies (a new token, a removed identity) is dropped before each
-attempt, and the edit compares the fingerprint of the token in the file. At the end of the process there is one last
-attempt; a flag lost then is found out again after the next start.
+A flag is only queued; one task writes the whole queue in one edit, in a thread. While the file cannot be written, the
+flags stay queued. A flag that no longer applies (a new token, a removed identity) is dropped before each attempt. At
+the end of the process there is one last attempt; a flag lost then is found out again after the next start.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ class Keeper(PoolListener):
     ) -> None:
         self.pool = Pool(self)
         self.config = config
-        self.hosts = frozenset({endpoints.HOST})
-        """Every host an identity is or was served from, and the one every client asks first."""
+        self.hosts = frozenset({endpoints.HOST})  # The default, and all that serve or served an identity.
         self.clock = Clock()  # The offset of this machine's clock from the backend's.
         self._changed = asyncio.Event()
         self._listener = listener
@@ -84,8 +83,6 @@ class Keeper(PoolListener):
         self._reloader = Reloader(config, environ, TokenEndpoint(route, environ), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
         self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, route, environ)
-
-    # -- for requests
 
     def bearer(self, name: str) -> Bearer:
         """Return the token to send for an identity. Raise KeyError if it has none or has left the pool."""
@@ -139,8 +136,6 @@ class Keeper(PoolListener):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._persistence.opens_in_time(), seconds)
 
-    # -- life
-
     def start(self, watcher: Watcher) -> None:
         """Load the pool and follow its files. ``watcher`` must have watched pool.toml before it was read."""
         self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
@@ -186,8 +181,6 @@ class Keeper(PoolListener):
             except Exception:  # A bug of ours must not end the renewal of all tokens.
                 logger.exception("cannot check for tokens that expire soon; retrying in %.0f s", TICK)
 
-    # -- what follows from a change
-
     def _apply(self, news: Snapshot) -> None:
         self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
@@ -222,7 +215,6 @@ class Keeper(PoolListener):
         self._wake()
 
     def _wake(self) -> None:
-        """Wake what waits for a change, and tell the listener."""
         origins = {i.metadata.origin for i in self.pool.identities.values() if i.metadata is not None}
         self.hosts |= frozenset(map(host_of, origins))
         changed, self._changed = self._changed, asyncio.Event()

@@ -175,7 +175,13 @@ class Renewals:
             if isinstance(error, UnusableTokenError) and (refused or credential.is_over(time.time())):
                 evidence = Evidence(time.time(), fingerprint=fingerprint, note=str(error))
                 self.pool.states.unusable(identity.name, fingerprint, evidence)
-            self._failed(under_way, str(error), wait)
+            reason, now = str(error), time.time()
+            if reason != under_way.logged:  # Once for each reason, not for each attempt.
+                logger.warning("%s: %s; retrying in %.0f s", identity.name, reason, max(1.0, wait))
+                under_way.logged = reason
+            if identity.kind is Kind.COMMAND:
+                evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
+                self.pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
             return False
         except NoTokenAnyMoreError as error:
             evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
@@ -186,12 +192,3 @@ class Renewals:
             evidence = identity.condition.evidence or Evidence(time.time(), fingerprint=fingerprint, note=note)
             self.pool.states.unrenewed(identity.name, fingerprint, evidence, time.time(), until=None)
         return True
-
-    def _failed(self, under_way: _UnderWay, reason: str, wait: float) -> None:
-        identity, now = under_way.identity, time.time()
-        if reason != under_way.logged:  # Once for each reason, not for each attempt.
-            logger.warning("%s: %s; retrying in %.0f s", identity.name, reason, max(1.0, wait))
-            under_way.logged = reason
-        if identity.kind is Kind.COMMAND:
-            evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
-            self.pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)

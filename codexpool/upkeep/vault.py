@@ -40,12 +40,10 @@ class Vault:
         self._bearers: dict[str, Bearer] = {}  # Owners are known, or being asked for.
         self._verifying: set[Identity] = set()
         self._verified_later: set[Identity] = set()
-        # Fingerprints of tokens for which the knowledge of earlier runs does not count.
-        self._distrusted: set[str] = set()
+        self._distrusted: set[str] = set()  # Fingerprints of tokens for which earlier runs' knowledge does not count.
         # Identities for which the knowledge of earlier runs was requested, and whether it has arrived.
         self._recalled: WeakKeyDictionary[Identity, bool] = WeakKeyDictionary()
-        # The account and user of each identity, by name: its tokens may change, and these may not.
-        self._owners: dict[str, IdentityKey] = {}
+        self._owners: dict[str, IdentityKey] = {}  # By name: an identity's tokens may change, its owner may not.
         self.waiting = Waiting()  # The requests that wait for an identity: they make attempts more frequent.
         self._verification = Verification(api)
         self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._renewed)
@@ -162,7 +160,6 @@ class Vault:
             self._renewals.begin(identity, refused)
 
     def _present(self, identity: Identity) -> tuple[Credential, Bearer | None] | None:
-        """See `codexpool.upkeep.renewals.Present`."""
         credential = self._credentials.get(identity.name)
         if credential is None or self._spec(identity) is None:
             return None

@@ -105,7 +105,6 @@ def _is_known(part: str) -> bool:
 
 
 def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Metadata:
-    """Return the owner of a token without asking whoami."""
     if isinstance(credential, OAuth) and credential.login.access == bearer:
         login = credential.login
         return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)

@@ -134,7 +134,10 @@ class Site:
             case ["api", "status"]:
                 return Answer(200, await join(status.pieces(self._proxy.status_view(now), now)))
             case ["api", "flows"]:
-                return Answer(200, await self._flow_list(_number(query, "limit", 50, MOST_FLOWS)))
+                traces = list(self._history.traces())
+                shown = traces[: _number(query, "limit", 50, MOST_FLOWS)]
+                documents = (as_json(trace.document(with_headers=False)) for trace in shown)
+                return Answer(200, await join(_list("flows", documents, {"total": len(traces)})))
             case ["api", "flows", wanted] if wanted:
                 return self._flow(unquote(wanted))
             case ["api", "events"]:
@@ -143,11 +146,6 @@ class Site:
                 return Answer(200, await metrics.scrape(self._proxy.status_view(now), now), metrics.CONTENT_TYPE)
             case _:
                 return _error(404, f"no such page; there are: {PAGES}")
-
-    async def _flow_list(self, limit: int) -> bytes:
-        traces = list(self._history.traces())
-        documents = (as_json(trace.document(with_headers=False)) for trace in traces[:limit])
-        return await join(_list("flows", documents, {"total": len(traces)}))
 
     def _flow(self, wanted: str) -> Answer:
         trace = self._history.trace(wanted)

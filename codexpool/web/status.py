@@ -107,7 +107,17 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
     return {
         "version": VERSION,
         "at": now,
-        "proxy": _proxy(view),
+        "proxy": {
+            "pid": os.getpid(),
+            **PROGRAMS,
+            "listens": list(view.listens),
+            "started_at": view.started_at,
+            "observe": view.observes,
+            "pool": safe(str(view.config.path)) if view.config is not None else None,
+            "access": str(view.access),
+            "probe": PROBE_VERSION,
+            "closed": safe(view.why_closed),
+        },
         "sessions": history.sessions(SESSIONS_SHOWN),
         "sessions_total": history.session_count,
         "clock": {"offset": view.clock_offset},
@@ -126,20 +136,6 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
             "events_lost": view.events_lost,
         },
         "events_last": history.last,
-    }
-
-
-def _proxy(view: View) -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        **PROGRAMS,
-        "listens": list(view.listens),
-        "started_at": view.started_at,
-        "observe": view.observes,
-        "pool": safe(str(view.config.path)) if view.config is not None else None,
-        "access": str(view.access),
-        "probe": PROBE_VERSION,
-        "closed": safe(view.why_closed),
     }
 
 

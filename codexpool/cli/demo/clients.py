@@ -83,11 +83,7 @@ class Codex:
         self._resume: list[str] = []
 
     def turn(self, prompt: str) -> Turn:
-        out, err = self._run([str(self._program), "exec", "--skip-git-repo-check", *self._resume, prompt])
-        self._resume = ["resume", "--last"]
-        return Turn(out.strip(), signs_of_trouble(out + err))
-
-    def _run(self, command: list[str]) -> tuple[str, str]:
+        command = [str(self._program), "exec", "--skip-git-repo-check", *self._resume, prompt]
         home = self._stage.folder / "home"
         home.mkdir(exist_ok=True)
         environ = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -113,7 +109,8 @@ class Codex:
         out_text, err_text = (file.read_text(errors="replace") for file in files)
         if code != 0:
             raise _failed(f"exited with {code}", err_text)
-        return out_text, err_text
+        self._resume = ["resume", "--last"]
+        return Turn(out_text.strip(), signs_of_trouble(out_text + err_text))
 
 
 Client = BuiltIn | Codex  # a session with the backend through the proxy; `turn` raises Failure without an answer

@@ -85,9 +85,8 @@ class Stage(ExitStack):
     def flows(self) -> list[dict[str, Any]]:
         """Return the proxy's traces of the requests for turns, oldest first."""
         flows = self._get("/api/flows?limit=500")["flows"]
-        return [
-            self._get(f"/api/flows/{flow['id']}")["flow"] for flow in reversed(flows) if flow["path"] == RESPONSES
-        ]
+        turns = [flow["id"] for flow in reversed(flows) if flow["path"] == RESPONSES]
+        return [self._get(f"/api/flows/{turn}")["flow"] for turn in turns]
 
     def _start_proxy(self) -> None:
         self.pool.touch(mode=0o600)

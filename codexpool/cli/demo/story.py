@@ -102,9 +102,8 @@ class Story:
         until(lambda: stage.refused(by_whoami=True), SETTLED)
         refused = stage.refused(by_whoami=True)
         for seen in refused:
-            self._line(
-                f"{seen.method} https://{seen.host}{seen.path}, sha256:{fingerprint(seen.bearer)} -> {seen.status}"
-            )
+            address = f"https://{seen.host}{seen.path}"
+            self._line(f"{seen.method} {address}, sha256:{fingerprint(seen.bearer)} -> {seen.status}")
         confirmed = [seen.name for seen in refused] == [serving.name]
         self._check(confirmed, f"whoami was asked once and confirmed it ({len(refused)})")
 
@@ -113,9 +112,8 @@ class Story:
         self._step("The dead token is flagged in pool.toml, so that you can replace it")
         until(lambda: stage.pool.read_text(encoding="utf-8") != before, SETTLED)
         after = stage.pool.read_text(encoding="utf-8")
-        for line in difflib.unified_diff(
-            before.splitlines(), after.splitlines(), "before", "after", n=2, lineterm=""
-        ):
+        lines = before.splitlines(), after.splitlines()
+        for line in difflib.unified_diff(*lines, "before", "after", n=2, lineterm=""):
             self._line(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[0], ""))
         self._show_log("needs_replacement")
         # Read with tomllib, not with the package's own reader: a check should not trust what it checks.
@@ -123,9 +121,9 @@ class Story:
         flags = {one["name"]: one["needs_replacement"]["token"] for one in identities if "needs_replacement" in one}
         flagged = flags == {serving.name: f"sha256:{fingerprint(serving.token)}"}
         self._check(flagged, f"only {serving.name} is flagged, with the fingerprint of this token")
-        lines = after.splitlines(keepends=True)
-        rest = [line for line in lines if not line.startswith("needs_replacement")]
-        one_added = len(lines) == len(rest) + 1 and "".join(rest) == before
+        found = after.splitlines(keepends=True)
+        rest = [line for line in found if not line.startswith("needs_replacement")]
+        one_added = len(found) == len(rest) + 1 and "".join(rest) == before
         self._check(one_added, "one line was added, and nothing else in the file changed")
 
     def _leaks(self) -> None:
