@@ -22,8 +22,7 @@ NEED = {
     Status.CONFLICT: "its token belongs to another account than before: check it in pool.toml",
 }
 
-NAMES = {Kind.PAT: "PAT", Kind.OAUTH: "OAuth login", Kind.COMMAND: "command token"}
-"""What one credential of a kind is called."""
+NAMES = {Kind.PAT: "PAT", Kind.OAUTH: "OAuth login", Kind.COMMAND: "command token"}  # One credential.
 
 REMINDED_FROM = 14 * 86_400.0  # Seconds before the expected end of a token from which on its operator is reminded.
 

@@ -53,6 +53,12 @@ def parsed(message: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def inner(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the object of that name in another one; an empty one if there is none."""
+    value = document.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def dumped(document: Mapping[str, Any]) -> bytes:
     """Encode a document in ASCII: mitmproxy cuts a changed message into pieces, and through longer characters."""
     return json.dumps(document, separators=(",", ":")).encode()
@@ -68,20 +74,15 @@ def status_of(frame: Mapping[str, Any]) -> int:
 
 def headers_of(frame: Mapping[str, Any]) -> dict[bytes, bytes]:
     """Return the headers of a frame by lower-case name; without any that has a line break, which would make two."""
-    headers = frame.get("headers")
-    if not isinstance(headers, dict):
-        return {}
     return {
         str(name).lower().encode("latin-1", "replace"): str(value).encode("latin-1", "replace")
-        for name, value in headers.items()
+        for name, value in inner(frame, "headers").items()
         if str(name).isprintable() and str(value).isprintable()
     }
 
 
 def failure_of(frame: Mapping[str, Any]) -> dict[str, Any]:
-    response = frame.get("response")
-    error = response.get("error") if isinstance(response, dict) else None
-    return error if isinstance(error, dict) else {}
+    return inner(inner(frame, "response"), "error")
 
 
 def connect_again() -> bytes:
@@ -125,19 +126,17 @@ def scrubbed(message: bytes, token: str, name: str) -> bytes:
     secret, shown = token.encode(), PLACEHOLDER.format(name).encode()
     if b"x-error-json" in message.lower():
         frame = parsed(message)
-        headers = frame.get("headers")
-        if isinstance(headers, dict):
-            kept = {key: value for key, value in headers.items() if secret not in unpacked(str(value))}
-            if len(kept) < len(headers):
-                message = dumped({**frame, "headers": kept})
+        headers = inner(frame, "headers")
+        kept = {key: value for key, value in headers.items() if secret not in unpacked(str(value))}
+        if len(kept) < len(headers):
+            message = dumped({**frame, "headers": kept})
     return message.replace(secret, shown)
 
 
 def turn_state(message: bytes) -> str | None:
     if TURN_STATE not in message:
         return None
-    metadata = parsed(message).get("client_metadata")
-    value = metadata.get(TURN_STATE.decode()) if isinstance(metadata, dict) else None
+    value = inner(parsed(message), "client_metadata").get(TURN_STATE.decode())
     return value if isinstance(value, str) else None
 
 

@@ -80,18 +80,13 @@ def _of_rest(rest: bytes) -> Tokens | None:
 
 
 def _of_document(document: dict[str, Any]) -> Tokens | None:
-    usage = _object(_object(document, "response"), "usage")
+    usage = frames.inner(frames.inner(document, "response"), "usage")
     read, written = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     if read is None or written is None:
         return None
-    cached = _count(_object(usage, "input_tokens_details"), "cached_tokens") or 0
-    reasoning = _count(_object(usage, "output_tokens_details"), "reasoning_tokens") or 0
+    cached = _count(frames.inner(usage, "input_tokens_details"), "cached_tokens") or 0
+    reasoning = _count(frames.inner(usage, "output_tokens_details"), "reasoning_tokens") or 0
     return Tokens(read, min(cached, read), written, min(reasoning, written))
-
-
-def _object(of: dict[str, Any], name: str) -> dict[str, Any]:
-    value = of.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _count(of: dict[str, Any], name: str) -> int | None:

@@ -49,9 +49,7 @@ def is_page(response: http.Response, body: bytes) -> bool:
 
 
 def is_event_stream(response: http.Response) -> bool:
-    """Return whether this is a stream of events."""
-    kind: str = response.headers.get("content-type", "")
-    return kind.startswith("text/event-stream")
+    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
 def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None:

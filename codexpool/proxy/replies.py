@@ -103,9 +103,8 @@ def cut(answer: http.Response, why: str) -> http.Response:
     return http.Response.make(answer.status_code, f"codexpool: {why}", http.Headers(fields))
 
 
-OF_A_BODY = frozenset(
-    {b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"}
-)  # They describe the body.
+OF_A_BODY = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"trailer"})
+"""Headers that describe the body they came with."""
 
 
 def failed_closed(reason: str, at_once: bool = False) -> http.Response:
@@ -164,7 +163,6 @@ def toolless(body: bytes, encoding: str) -> http.Response:
 
 
 def document(told: object, headers: Mapping[str, str] = MappingProxyType({})) -> http.Response:
-    """Return a document of the proxy."""
     return _json(200, told, headers)
 
 

@@ -27,7 +27,7 @@ from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
-from codexpool.state.sqlite import SqliteState, open_state, state_path
+from codexpool.state.sqlite import open_state, state_path
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -36,10 +36,6 @@ from codexpool.web.status import member_rows
 logger = logging.getLogger("codexpool")
 
 FOR_MEMBERS = frozenset({endpoints.AUTH_HOST, endpoints.API_HOST})  # Hosts that a member's client asks with its key.
-
-
-def _open_state() -> SqliteState:
-    return open_state(state_path(os.environ))
 
 
 class SwapHandler:
@@ -83,7 +79,7 @@ class SwapHandler:
             self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
-        keeper = Keeper(setup, _open_state, os.environ, options.own_route(), self)
+        keeper = Keeper(setup, lambda: open_state(state_path(os.environ)), os.environ, options.own_route(), self)
         keeper.start(watcher)
         self.flows.mode = Serving(keeper)
 

@@ -11,7 +11,7 @@ from codexpool.common.addresses import address_of
 from codexpool.common.tasks import harmless
 from codexpool.pool.identity import Asked, Identity
 from codexpool.pool.pool import Pool
-from codexpool.pool.reasons import LOOKED_AROUND, Candidacy, candidacies
+from codexpool.pool.reasons import LOOKED_AROUND, candidacies
 from codexpool.pool.recovery import Pause, Renew, Wait
 from codexpool.pool.verdict import Answer, classify
 from codexpool.protocol import routes
@@ -63,22 +63,18 @@ def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: s
     """Add the trace of an attempt under the identity the pool just chose."""
     metadata, because = identity.metadata, pool.because
     assert metadata is not None
-    looked_around = because in LOOKED_AROUND or bool(exchange.tries)
-    candidates = _candidacies(pool, exchange, identity.name) if looked_around else None
+    candidates = None
+    if because in LOOKED_AROUND or exchange.tries:
+        refused = {attempt.name for attempt in exchange.tries}
+        try:
+            candidates = candidacies(pool, exchange.asked, refused, identity.name, time.time())
+        except Exception:  # The request has its identity; only the explanation is missing.
+            logger.exception("describing the candidates failed")
     trace = AttemptTrace(
         identity.name, identity.kind, fingerprint, metadata.account_id, metadata.origin, because, candidates, lighter
     )
     exchange.trace.attempts.append(trace)
     return trace
-
-
-def _candidacies(pool: Pool, exchange: Exchange, chosen: str) -> list[Candidacy] | None:
-    refused = {attempt.name for attempt in exchange.tries}
-    try:
-        return candidacies(pool, exchange.asked, refused, chosen, time.time())
-    except Exception:  # The request has its identity; only the explanation is missing.
-        logger.exception("describing the candidates failed")
-        return None
 
 
 @harmless

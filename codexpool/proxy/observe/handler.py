@@ -136,7 +136,10 @@ class ObserveHandler(Hooks):
         self._masked.mask(flow)
 
     async def assign(self, flow: http.HTTPFlow) -> None:
-        if self._is_answered_here(flow):
+        self.gate.answer_refusal(flow)
+        if flow.response is None and self.policy(flow.request).swaps:
+            flow.response = probe.observed(flow.request.headers.fields)
+        if flow.response is not None:  # It has a member key, or is a probe.
             return
         self._masked.mask_again(flow)  # If the body is streamed, the headers have left already.
         observation = self._observed.get(flow)
@@ -152,13 +155,6 @@ class ObserveHandler(Hooks):
             flow.comment = f"codexpool: observed, {observation.words}"
             if observation.has_left:
                 observation.left(now)
-
-    def _is_answered_here(self, flow: http.HTTPFlow) -> bool:
-        """Return whether a request has an answer of the proxy: it has a member key, or is a probe."""
-        self.gate.answer_refusal(flow)
-        if flow.response is None and self.policy(flow.request).swaps:
-            flow.response = probe.observed(flow.request.headers.fields)
-        return flow.response is not None
 
     def outbound(self, flow: http.HTTPFlow) -> http.Request | http.Response | None:
         if carries_key(flow.request):

@@ -8,8 +8,9 @@ is. If the flow itself has to leave, because its body is streamed, it is masked 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -76,13 +77,9 @@ def _secret(name: bytes, value: bytes) -> bytes:
     return credential if name.lower() == AUTHORIZATION and scheme and space and credential else value
 
 
-def _unique(text: str, values: Iterable[bytes]) -> bytes:
-    number = 1
-    while True:
-        shown = TEXT.format("" if number == 1 else f" ({number})", text).encode()
-        if not any(shown in value for value in values):
-            return shown
-        number += 1
+def _unique(text: str, values: Collection[bytes]) -> bytes:
+    masks = (TEXT.format("" if number == 1 else f" ({number})", text).encode() for number in count(1))
+    return next(shown for shown in masks if not any(shown in value for value in values))
 
 
 @dataclass(slots=True)
