@@ -21,10 +21,7 @@ class Replacement:
     """The new file, made beside the old one before its content is known.
 
     So a folder without write permission, or a full disk, is noticed before anything is at stake. Leaving the block
-    without `put` removes it. Use it under `locked`.
-
-    Args:
-        real: the file itself, not a symlink. Its owner and mode are kept.
+    without `put` removes it. Use it under `locked`. ``real`` is not a symlink; its owner and mode are kept.
     """
 
     def __init__(self, real: Path) -> None:

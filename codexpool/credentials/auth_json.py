@@ -19,7 +19,7 @@ from codexpool.tokens.jwt import claims_of, is_jwt
 
 LOG_IN = "log in again: codexpool login NAME"
 
-MODES: Mapping[str, str] = {
+MODES: Mapping[str, str] = {  # The login modes of Codex, and why a mode cannot be pooled; empty for those that can.
     "chatgpt": "",
     "personalAccessToken": "",
     "apikey": "an API key, which is for api.openai.com and not for ChatGPT",
@@ -29,9 +29,8 @@ MODES: Mapping[str, str] = {
     "bedrockApiKey": "a key for Amazon Bedrock, which is another backend",
     "bedrockAccessKeys": "keys for Amazon Bedrock, which is another backend",
 }
-"""The login modes of Codex, and why a mode cannot be pooled; empty for those that can."""
 
-MODE_BY_KEY = (
+MODE_BY_KEY = (  # The mode of a file without ``auth_mode``: that of the first of these keys with a value.
     ("personal_access_token", "personalAccessToken"),
     ("bedrock_api_key", "bedrockApiKey"),
     ("bedrock_access_keys", "bedrockAccessKeys"),
@@ -39,7 +38,6 @@ MODE_BY_KEY = (
     ("tokens", "chatgpt"),
     ("agent_identity", "agentIdentity"),
 )
-"""The mode of a file without ``auth_mode``: that of the first of these keys with a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,12 @@ def parse(text: str) -> Login | Bearer:
     mode = _mode(document)
     if reason := MODES.get(mode, f"a login of an unknown kind ({mode[:40]})"):
         raise UnusableError(f"has {reason}", "use a ChatGPT login or a personal access token (codexpool login NAME)")
-    return _login(document) if mode == "chatgpt" else _pat(document)
+    if mode == "chatgpt":
+        return _login(document)
+    token = document.get("personal_access_token")
+    if not isinstance(token, str) or not token.startswith(PREFIX):
+        raise UnusableError("has no personal access token, although its auth_mode is personalAccessToken", LOG_IN)
+    return Bearer.of(token)
 
 
 def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
@@ -116,13 +119,6 @@ def _mode(document: Mapping[str, Any]) -> str:
     if not found:
         raise UnusableError("has no login", LOG_IN)
     return found
-
-
-def _pat(document: Mapping[str, Any]) -> Bearer:
-    token = document.get("personal_access_token")
-    if not isinstance(token, str) or not token.startswith(PREFIX):
-        raise UnusableError("has no personal access token, although its auth_mode is personalAccessToken", LOG_IN)
-    return Bearer.of(token)
 
 
 def _login(document: Mapping[str, Any]) -> Login:

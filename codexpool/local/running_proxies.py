@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from codexpool import __version__
 
@@ -60,7 +60,7 @@ def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> P
             lock = _lock(note)
             lock.acquire(timeout=PATIENCE)  # filelock's Timeout is an OSError.
             _held[note] = lock
-        _write(note, _document(listens, confdir))
+        _write(note, listens, confdir)
     except NotImplementedError:
         raise OSError(errno.ENOLCK, "this file system has no locks") from None
     return note
@@ -99,7 +99,7 @@ def addresses(announcement: Announcement) -> Iterator[tuple[str, int]]:
             yield LOCAL.get(host, host), int(port)
 
 
-def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
+def _write(note: Path, listens: Sequence[str], confdir: str) -> None:
     from mitmproxy import version  # Slow, and not needed to find proxies.
 
     document = {
@@ -112,10 +112,6 @@ def _document(listens: Sequence[str], confdir: str) -> dict[str, Any]:
     }
     if confdir:
         document["confdir"] = os.path.abspath(os.path.expanduser(confdir))  # noqa: PTH100, PTH111 (no error for ~unknown)
-    return document
-
-
-def _write(note: Path, document: dict[str, Any]) -> None:
     new = note.with_suffix(".new")
     try:
         new.unlink(missing_ok=True)

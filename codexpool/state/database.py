@@ -72,7 +72,7 @@ CREATE TABLE spent (
 
 STEPS = (SCHEMA, SINCE_2, SINCE_3, SINCE_4)  # The statements that lead from each version to the next.
 
-COLUMNS = {
+COLUMNS = {  # The columns of each table in the order in which rows are put and read.
     "sessions": "session, account_id, user_id, at, moves",
     "metadata": "fingerprint, account_id, user_id, plan, fedramp, origin, routing_override, at",
     "conditions": "fingerprint, status, since, until, evidence, at",
@@ -81,7 +81,6 @@ COLUMNS = {
     "spent": "pool, day, member, identity, model,"
     " turns, unmetered, input, cached, output, reasoning, first_at, last_at",
 }
-"""The columns of each table in the order in which rows are put and read."""
 
 
 class Database:

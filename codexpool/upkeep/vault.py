@@ -148,8 +148,6 @@ class Vault:
         if not identity.paused:
             self._learn(identity, Condition(Status.UNVERIFIED, time.time()))
 
-    # -- renewals
-
     def _is_due(self, identity: Identity, now: float) -> bool:
         credential = self._credentials.get(identity.name)
         due_at = credential.due_at() if credential is not None else None
@@ -192,8 +190,6 @@ class Vault:
         if stale and fresh.fingerprint != stale:
             logger.info("%s has a new token: %s", identity.name, described(identity))
         self.look_after(identity)
-
-    # -- verification
 
     def _begin_to_verify(self, identity: Identity) -> None:
         self._verifying.add(identity)
@@ -251,8 +247,6 @@ class Vault:
         if identity.kind.is_renewable and not (spec.account_id and spec.user_id):
             answer = expected(answer, self._owners.get(identity.name, NO_OWNER))
         return answer
-
-    # -- what earlier runs knew
 
     async def _recall(self, identity: Identity) -> None:
         """Wait for the knowledge of earlier runs, apply it to an identity, and look after that.

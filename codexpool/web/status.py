@@ -39,13 +39,11 @@ AT_ONCE: Final = 50  # identities in one piece of the document
 SESSIONS_SHOWN: Final = 100
 WINDOWS_SHOWN: Final = 20  # of one identity: the backend names the families of models, and could name many
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
-
 PROGRAMS: Final = {
     "version": __version__,
     "mitmproxy": version.VERSION,
     "python": ".".join(map(str, sys.version_info[:3])),
 }
-
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
 
 safe = lru_cache(maxsize=8192)(redact_text)

@@ -138,5 +138,4 @@ def until(condition: Callable[[], object], seconds: float) -> bool:
 
 
 def _token(name: str, **more: Any) -> Token:
-    """Make up a personal access token of a realistic length."""
     return Token(f"at-demo-{secrets.token_urlsafe(27)}", name, **more)
