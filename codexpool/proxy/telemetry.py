@@ -146,14 +146,13 @@ class Telemetry:
         try:
             all_hosts = host.is_on("codexpool_record_all_hosts")
             self._recorder = Recorder(
-                Path(path), all_hosts=all_hosts, secrets=lambda: self.view.tokens(), names=self._names
+                Path(path),
+                all_hosts=all_hosts,
+                secrets=lambda: self.view.tokens(),
+                names=lambda: list(self.view.pool.identities) if self.view.pool is not None else [],
             )
         except RecordingError as error:
             self._refuse(f"codexpool_record: {error}")
-
-    def _names(self) -> list[str]:
-        pool = self.view.pool
-        return list(pool.identities) if pool is not None else []
 
     def _close_recording(self) -> None:
         if self._recorder is not None:

@@ -79,7 +79,6 @@ def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: s
 
 @harmless
 def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
-    """Record a wait."""
     match step:
         case Wait():
             trace.waited("an identity to become ready", seconds)
@@ -100,8 +99,7 @@ def over(history: History, flow: http.HTTPFlow, exchange: Exchange) -> None:
     if flow.error is not None:
         lost(history, flow, trace)
     elif response is not None:
-        if not trace.bytes_in:
-            trace.bytes_in = len(response.raw_content or b"")
+        trace.bytes_in = trace.bytes_in or len(response.raw_content or b"")
         is_socket = response.status_code == 101 and flow.websocket is not None
         history.ended(trace, response.status_code, stays_open=is_socket)
 

@@ -112,7 +112,6 @@ class ObserveHandler(Hooks):
         return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY) if self.closed else ""
 
     def policy(self, request: http.Request) -> Policy:
-        """Return the path policy of a request as it would leave."""
         return policy_of(request, self.hosts)
 
     # -- requests

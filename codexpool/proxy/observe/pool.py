@@ -74,7 +74,6 @@ class Consulted:
         return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
 
     def lines(self) -> list[str]:
-        """Return a line about each identity."""
         return [
             f"{i.name} {_described(i.condition, self.notes.get(i.name, ''))}"
             + (f": {described(i)}" if i.metadata is not None and is_known(i) else "")
@@ -83,7 +82,6 @@ class Consulted:
 
 
 def is_known(identity: Identity) -> bool:
-    """Return whether the token of an identity is known."""
     return not identity.fingerprint.startswith(NOT_KNOWN)
 
 
