@@ -41,7 +41,6 @@ def read(path: Path) -> tuple[PoolConfig | None, list[Finding]]:
 
 
 def check_config(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
-    """Check a valid pool.toml."""
     total = len(config.identities)
     if not total:
         yield wrong(POOL, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")

@@ -95,10 +95,9 @@ def dotenv(text: str) -> dict[str, str]:
     """Parse a ``.env``: ``NAME=value``, quoted or not, with comments. References to variables are not expanded."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None:
+        if (match := _LINE.fullmatch(line)) is None:
             continue
-        name, value = match[1], match[2]
+        name, value = match.groups()
         if len(value) > 1 and value[0] in "'\"" and value.find(value[0], 1) > 0:
             found[name] = value[1 : value.find(value[0], 1)]
         else:

@@ -55,7 +55,6 @@ def secret_files(pool: Sequence[Path], logins: Path, confdir: Path, state: Path,
 
 
 def check_files(kept: Iterable[Kept]) -> Iterator[Finding]:
-    """Check the modes of those that exist."""
     if os.name != "posix":
         return
     found = [(one, one.path.stat().st_mode) for one in dict.fromkeys(kept) if os.access(one.path, os.F_OK)]

@@ -33,7 +33,6 @@ def findings(client: ClientEnvironment, here: Place, listens: Sequence[Place] = 
 
 
 def of_proxy(client: ClientEnvironment, here: Place, listens: Sequence[Place]) -> Finding:
-    """Check whether the client uses this proxy."""
     name, value = client.proxy_variable()
     wanted = f"export HTTPS_PROXY=http://{_shown(here)}"
     if not name:
@@ -61,7 +60,6 @@ def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
 
 
 def of_credentials(client: ClientEnvironment) -> Iterator[Finding]:
-    """Check which credential the client uses."""
     if client.variables.get("CODEX_API_KEY", "").strip():
         text = "CODEX_API_KEY is set: codex exec then uses api.openai.com, which the pool does not serve"
         yield wrong(ABOUT, text, "unset CODEX_API_KEY")

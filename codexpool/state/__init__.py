@@ -113,7 +113,6 @@ class Rows(ABC):
         self.put(Row("spent", account, (*account, *spent)))
 
     def put_claim(self, case: str, at: float) -> None:
-        """Store that a case was handled."""
         self.put(Row("claims", case, (case, at)))
 
     @abstractmethod

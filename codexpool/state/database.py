@@ -124,7 +124,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         try:
             return _opened(path)
         except sqlite3.DatabaseError as error:
-            if not _is_corrupt(error):
+            primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if not isinstance(error, _Corrupt) and primary not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise
             # Not our format, and not the name of a state: more likely a wrong path than a broken database.
             if not isinstance(error, _Corrupt) and path.suffix not in SUFFIXES:
@@ -210,11 +211,6 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
 
 class _Corrupt(sqlite3.DatabaseError):
     """What is wrong with a database of codexpool's."""
-
-
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return isinstance(error, _Corrupt) or primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _moved_aside(path: Path) -> Path:

@@ -75,7 +75,6 @@ class Pauses:
         self._changed.set()
 
     async def pause(self) -> None:
-        """Wait until the next attempt is due."""
         clock = asyncio.get_running_loop().time
         earliest = clock() + AT_LEAST
         self._waiting.pauses.add(self)

@@ -41,7 +41,6 @@ class Reloader:
         self._follow(self._config, resolve(self._config, self._sources))
 
     async def watch_files(self, watcher: Watcher) -> None:
-        """Reload when a watched file changes."""
         while True:
             await asyncio.sleep(POLL)
             if not await tasks.in_thread(watcher.changed):

@@ -95,12 +95,10 @@ class Site:
         self._waiters = 0
 
     def has(self, flow: http.HTTPFlow) -> bool:
-        """Return whether a request is for this site."""
         request = flow.request
         return request.data.host.lower().rstrip(".") == HOST and request.data.scheme == b"http" and request.port == 80
 
     async def answer(self, flow: http.HTTPFlow) -> None:
-        """Answer a request for this site."""
         try:
             answer = await self._answer(flow)
         except Exception:

@@ -70,7 +70,6 @@ class Stage(ExitStack):
         return f"http://127.0.0.1:{self.port}"
 
     def log(self) -> str:
-        """Return what the proxy printed."""
         return (self.folder / "proxy.log").read_text(errors="replace")
 
     def attempts(self) -> list[Seen]:
