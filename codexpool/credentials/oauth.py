@@ -50,12 +50,11 @@ LOCK_TIMEOUT: Final = TIMEOUT + 10.0  # Seconds to wait for another process that
 
 
 class OAuth(Credential):
-    """A login in an ``auth.json`` that only the pool uses."""
+    """A login in an ``auth.json`` that only the pool uses; ``login`` was just read from the file at ``path``."""
 
     kind = Kind.OAUTH
 
     def __init__(self, path: Path, login: Login, endpoint: TokenEndpoint) -> None:
-        """``login`` was just read from the file at ``path``."""
         self.path = path
         self.login = login
         self._endpoint = endpoint

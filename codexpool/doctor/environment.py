@@ -66,9 +66,8 @@ def client_environment(environ: Mapping[str, str]) -> ClientEnvironment:
         config, broken = tomllib.loads(_text(home / CONFIG)), ""
     except (ValueError, RecursionError) as error:
         config, broken = {}, str(error).splitlines()[0]
-    return ClientEnvironment(
-        home, {**environ, **taken}, frozenset(taken), frozenset(given) - frozenset(taken), config, broken
-    )
+    ignored = frozenset(given) - frozenset(taken)
+    return ClientEnvironment(home, {**environ, **taken}, frozenset(taken), ignored, config, broken)
 
 
 def codex_home(environ: Mapping[str, str]) -> Path:

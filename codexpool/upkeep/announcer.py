@@ -102,13 +102,12 @@ class Announcer:
         what = f"is in {status}" if status is Status.CONFLICT else str(status)
         logger.warning("%s %s: %s. %s", identity.name, what, evidence, remedy(identity, f"{config.path}:{spec.line}"))
         text, folder, notify = json.dumps(notice(identity)), config.path.parent, config.notify
-        for channel, send in (
-            ("command", partial(self._run, config, text) if notify.command else None),
-            ("webhook", partial(self._post, notify.webhook, text) if notify.webhook else None),
-        ):
-            if send is not None:
-                case = f"{channel}:{folder}:{identity.name}:{status}:{identity.fingerprint}"
-                self.owner.spawn(self._send(case, f"notify.{channel}", identity.name, send))
+        sends = {"command": partial(self._run, config, text)} if notify.command else {}
+        if notify.webhook:
+            sends["webhook"] = partial(self._post, notify.webhook, text)
+        for channel, send in sends.items():
+            case = f"{channel}:{folder}:{identity.name}:{status}:{identity.fingerprint}"
+            self.owner.spawn(self._send(case, f"notify.{channel}", identity.name, send))
 
     async def _send(self, case: str, channel: str, name: str, send: Callable[[], Awaitable[None]]) -> None:
         if not await self.claim(case):

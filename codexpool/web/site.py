@@ -48,11 +48,7 @@ MOST_WAITERS = 32  # requests that may wait for events at the same time; more ar
 MOST_EVENTS = 500
 MOST_FLOWS = 500  # events, or flows, in one answer
 
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 HEADERS = {
     "cache-control": "no-store",
@@ -183,7 +179,7 @@ def _pages() -> dict[str, Answer]:
     found = {}
     for file in resources.files("codexpool.web").joinpath("static").iterdir():
         if (content_type := TYPES.get(PurePath(file.name).suffix)) is not None:
-            found[f"/{file.name}"] = Answer(200, file.read_bytes(), content_type)
+            found[f"/{file.name}"] = Answer(200, file.read_bytes(), f"{content_type}; charset=utf-8")
     found["/"] = found.pop("/index.html")
     return found
 

@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _send_file(handler: BaseHTTPRequestHandler, file: Path) -> None:
     if file.is_file():
-        _send(handler, 200, file.read_bytes(), TYPES[file.suffix])
+        _send(handler, 200, file.read_bytes(), f"{TYPES[file.suffix]}; charset=utf-8")
     else:
         _send(handler, 404, b"", "text/plain")
 
