@@ -61,7 +61,7 @@ class Breaker:
         return True
 
     def lets_pass(self, at: float) -> bool:
-        """Whether a request may get another identity now. While half-open one does: the probe."""
+        """Return whether a request may get another identity now. While half-open one does: the probe."""
         match self.state(at):
             case Opening.CLOSED:
                 return True

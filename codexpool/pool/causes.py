@@ -78,14 +78,14 @@ class Causes:
         self._lines: Recent[Line, _Counted] = Recent(KEPT)
 
     def is_own(self, cause: Cause | None, fingerprint: str, at: float) -> bool:
-        """Whether a refusal is the request's own: enough other identities changed over its cause."""
+        """Return whether a refusal is the request's own: enough other identities changed over its cause."""
         if cause is None or not self._lines:
             return False
         found = [self._lines[line] for line in cause.lines() if line in self._lines]
         return any(counted.is_own(at) and fingerprint not in counted.changed for counted in found)
 
     def asks_so(self, asked: Asked, at: float) -> bool:
-        """Whether a request to be sent is like one that every identity refuses. (Limits do not count.)"""
+        """Return whether a request to be sent is like one that every identity refuses. (Limits do not count.)"""
         if not self._lines:
             return False
         lines = [line for line in Cause.of(asked, "").lines() if line[0] != "answered"]

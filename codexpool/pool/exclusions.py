@@ -52,7 +52,7 @@ class Exclusion(NamedTuple):
     passes: bool = False
 
     def counts(self, at: float) -> bool:
-        """Whether it counts now. (One from the future was made before the clock was set back.)"""
+        """Return whether it counts now. (One from the future was made before the clock was set back.)"""
         return self.since <= at < self.until
 
     def described(self, at: float) -> str:
@@ -114,7 +114,7 @@ class Exclusions:
         return [entry for entry in found if entry is not None and entry.counts(at)]
 
     def has_left(self, session: str | None, at: float) -> bool:
-        """Whether a session was told to leave an identity within the last minute."""
+        """Return whether a session was told to leave an identity within the last minute."""
         entries = self._kept[Kind.SESSION].values()
         return any(e.what == session and e.since <= at < e.since + AWAY for e in entries)
 
@@ -133,7 +133,7 @@ class Exclusions:
         return gone
 
     def document(self, subject: str) -> dict[str, Any]:
-        """What other proxies learn of a subject, as JSON."""
+        """Return what other proxies learn of a subject, as JSON."""
         entries = sorted((e for e in self._shared() if e.subject == subject), key=lambda entry: entry.since)
         return {"entries": [list(entry) for entry in entries[-SHARED:]]}
 

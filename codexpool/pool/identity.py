@@ -114,7 +114,7 @@ class Load(NamedTuple):
     at: float = 0.0
 
     def now(self, at: float) -> float:
-        """The load at a later second. A clock that was set back does not make it grow."""
+        """Return the load at a later second. A clock that was set back does not make it grow."""
         return self.sessions * float(0.5 ** (max(0.0, at - self.at) / HALF_LIFE))
 
     def with_session(self, at: float) -> Load:
@@ -196,7 +196,7 @@ class Identity:
         return self.kind.is_renewable and self.status is Status.SUSPECT
 
     def may_serve_soon(self, at: float, within: float) -> bool:
-        """Whether waiting ``within`` seconds could make it ready."""
+        """Return whether waiting ``within`` seconds could make it ready."""
         if self.status in (Status.UNVERIFIED, Status.SUSPECT):
             return True
         return self.condition.until is not None and self.condition.until <= at + within
@@ -207,11 +207,11 @@ class Identity:
         return None if self.unsendable else self.condition.until
 
     def is_doubtful(self, at: float) -> bool:
-        """Whether new sessions should get another identity if there is one."""
+        """Return whether new sessions should get another identity if there is one."""
         return self.has_expired(at) or at < self.avoided_until <= at + LONGEST_AVOIDED
 
     def has_expired(self, at: float) -> bool:
-        """Whether its operator expects its token to have expired: then it is tried last."""
+        """Return whether its operator expects its token to have expired: then it is tried last."""
         return self.expires_at is not None and self.expires_at <= at
 
     @property

@@ -111,18 +111,18 @@ def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
 
 
 def is_a_matter_of_time(condition: Condition) -> bool:
-    """Whether it only takes waiting: a limit, or too many requests. (A refusal may come again.)"""
+    """Return whether it only takes waiting: a limit, or too many requests. (A refusal may come again.)"""
     evidence = condition.evidence
     return condition.status is Status.LIMITED or (evidence is not None and evidence.status == 429)
 
 
 def is_of_the_account(condition: Condition | None) -> bool:
-    """Whether a condition is of an account, so that a good token of it does not end it."""
+    """Return whether a condition is of an account, so that a good token of it does not end it."""
     return condition is not None and (condition.status is Status.LIMITED or is_of_workspace(condition))
 
 
 def is_of_workspace(condition: Condition) -> bool:
-    """Whether an identity is paused because its workspace does not serve it, not by its operator."""
+    """Return whether an identity is paused because its workspace does not serve it, not by its operator."""
     evidence = condition.evidence
     return condition.status is Status.PAUSED and evidence is not None and evidence.status != 0
 

@@ -27,7 +27,7 @@ class Waited:
     until: float = 0.0  # When the last wait ended, or will end: a client may give up before.
 
     def left(self, now: float) -> float:
-        """The seconds that a request may wait from now on."""
+        """Return the seconds that a request may wait from now on."""
         if self.since is None or not self.since <= now <= self.until + FORGOTTEN_AFTER:
             return PATIENCE
         return max(PATIENCE - (now - self.since), LEAST_PATIENCE)

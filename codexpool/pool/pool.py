@@ -92,16 +92,16 @@ class Pool:
         return any(self._is_able(identity, asked, at) for identity in self.identities.values())
 
     def is_able(self, name: str, fingerprint: str, asked: Asked, at: float) -> bool:
-        """Whether an identity would serve a request now with the token of this fingerprint."""
+        """Return whether an identity would serve a request now with the token of this fingerprint."""
         identity = self.states.current(name, fingerprint)
         return identity is not None and self._is_able(identity, asked, at)
 
     def serves_on(self, identity: Identity, asked: Asked, at: float) -> bool:
-        """Whether what an identity has served so far may go on under it."""
+        """Return whether what an identity has served so far may go on under it."""
         return self._is_able(identity, asked, at) or identity.is_in_renewal
 
     def may_be_tried(self, identity: Identity) -> bool:
-        """Whether a request that was assigned to an identity may still leave under it if no other can serve."""
+        """Return whether a request assigned to an identity may still leave under it if no other can serve."""
         return (
             self.identities.get(identity.name) is identity
             and identity.metadata is not None
@@ -109,7 +109,7 @@ class Pool:
         )
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
-        """Whether the client may use an identity, and nothing but a limit is known against it for this request."""
+        """Return whether a client may use an identity, and only a limit is known against it for this request."""
         against = self.exclusions.against(identity, asked, at)
         return asked.is_served_by(identity.name) and all(e.is_limit for e in against)
 
@@ -117,7 +117,7 @@ class Pool:
         return self.families.get(asked.model, MAIN)
 
     def left(self, identity: Identity, asked: Asked, at: float) -> float:
-        """What an identity has left for a request, as `codexpool.pool.usage.Usage.headroom` weighs it."""
+        """Return what an identity has left for a request, as `codexpool.pool.usage.Usage.headroom` weighs it."""
         return self.states.usage_of(identity).headroom(self.family_of(asked), at)
 
     def limited_until(self, identity: Identity, asked: Asked, at: float) -> float | None:
@@ -132,13 +132,13 @@ class Pool:
     # -- what is worth waiting for
 
     def in_renewal(self, asked: Asked) -> Identity | None:
-        """The identity a session belongs to, if its token is being renewed: the session waits for it."""
+        """Return the identity a session belongs to, if its token is being renewed: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
         own = self.states.by_keys.get(session.key) if session is not None else None
         return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
 
     def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
-        """The identities that may serve a request within so many seconds, though none does now."""
+        """Return the identities that may serve a request within so many seconds, though none does now."""
         excluded, breaker = set(without), self.states.breaker
         breaker_ends = breaker.opened_at is not None and breaker.until <= at + within
         return [
@@ -154,7 +154,7 @@ class Pool:
         return self.edges.pause(identity.metadata.origin, at) if identity.metadata is not None else 0.0
 
     def next_return(self, at: float) -> float | None:
-        """The next second at which an identity serves again, or the breaker lets a request through."""
+        """Return the next second at which an identity serves again, or the breaker lets a request through."""
         times = [returns for i in self.identities.values() if (returns := i.returns_at) is not None]
         if self.states.breaker.opened_at is not None:
             times.append(self.states.breaker.until)
@@ -163,7 +163,7 @@ class Pool:
     # -- the choice
 
     def _may_move(self, asked: Asked, at: float) -> bool:
-        """Whether the breaker lets a request have another identity.
+        """Return whether the breaker lets a request have another identity.
 
         A request that every identity refuses would be a wasted probe, so others come first. But if all are like that,
         one of them has to try.
@@ -175,7 +175,7 @@ class Pool:
         return breaker.lets_pass(at)
 
     def _own(self, asked: Asked, session: Session | None, prefer: str | None) -> Iterator[tuple[Identity, Because]]:
-        """The identities that come before all others for a request, and why."""
+        """Return the identities that come before all others for a request, and why."""
         if prefer is not None and (preferred := self.identities.get(prefer)) is not None:
             yield preferred, Because.PREFERRED
         because = Because.OWN
@@ -197,14 +197,14 @@ class Pool:
         return Because.OWN if is_known else Because.NEW if session is None else Because.MOVED
 
     def _next(self, asked: Asked, session: Session | None, excluded: frozenset[str], at: float) -> Identity | None:
-        """The identity for a session that is new, or that its own identity cannot serve."""
+        """Return the identity for a session that is new, or that its own identity cannot serve."""
         if session is not None and (near := self._near(asked, session, excluded, at)) is not None:
             return near
         able = (i for i in self._in_order(asked, at) if i.name not in excluded and self._is_able(i, asked, at))
         return next(able, None)
 
     def _near(self, asked: Asked, session: Session, excluded: frozenset[str], at: float) -> Identity | None:
-        """An identity of the session's workspace, which takes its encrypted reasoning for sure."""
+        """Return an identity of the session's workspace, which takes its encrypted reasoning for sure."""
         near = [
             i
             for i in self.states.by_account.get(session.key.account_id, ())
@@ -216,7 +216,7 @@ class Pool:
         return min(near, key=lambda i: self._rank(i, at, self.family_of(asked)), default=None)
 
     def _in_order(self, asked: Asked, at: float) -> Iterator[Identity]:
-        """The ready identities, the one that a new session gets first."""
+        """Return the ready identities, the one that a new session gets first."""
         family = self.family_of(asked)
         if family == MAIN:
             return (self.identities[name] for name in self._ranking.names(self.identities, at))

@@ -27,7 +27,7 @@ class TurnStates:
         return self._issuers.get(_digest(value)) == key
 
     def fit(self, fields: Fields, key: IdentityKey) -> bool:
-        """Whether an identity issued all the turn states among a request's headers."""
+        """Return whether an identity issued all the turn states among a request's headers."""
         return all(self.is_of(value, key) for name, value in fields if name.lower() == TURN_STATE)
 
 
@@ -61,7 +61,7 @@ class Portability:
         self._foreign[session, account] = known
 
     def foreign(self, session: str | None, before: Collection[str], account: str) -> Collection[bytes] | None:
-        """The digests to leave out of a session's next request: empty for nothing, None for all."""
+        """Return the digests to leave out of a session's next request: empty for nothing, None for all."""
         if not self._foreign:
             return ()
         if session is not None and (session, account) in self._foreign:

@@ -37,13 +37,13 @@ class Window(NamedTuple):
         return self.ends <= at
 
     def left(self, at: float) -> float:
-        """The share that is left, from 0 to 1. A window that was reset is free."""
+        """Return the share that is left, from 0 to 1. A window that was reset is free."""
         if self.used_percent <= 0 or self.ends <= at:
             return 1.0
         return 1.0 - self.used_percent / USED_UP if self.used_percent < USED_UP else 0.0
 
     def headroom(self, at: float) -> float:
-        """What is left, weighted by the time to its reset: 1 means that usage keeps pace with time.
+        """Return what is left, weighted by the time to its reset: 1 means that usage keeps pace with time.
 
         Half of it left with a tenth of its time to go is much; half of it left right at its beginning is little.
         """
@@ -111,7 +111,7 @@ class Usage:
         return until
 
     def headroom(self, family: str, at: float) -> float:
-        """The least that any window of a family has left: 1 if none has begun, 0 if one is used up."""
+        """Return the least that any window of a family has left: 1 if none has begun, 0 if one is used up."""
         if self.limited and self.limited_until(family, at) is not None:
             return 0.0
         left = [w.headroom(at) for w in self.windows.values() if w.family == family and not w.has_passed(at)]

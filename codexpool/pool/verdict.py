@@ -118,7 +118,7 @@ _MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")  # op
 
 
 def says_dead(status: int, code: str, is_json: bool, from_edge: bool) -> bool:
-    """Whether an answer says that the token it was asked with is dead. ``from_edge``: see `Answer.from_edge`."""
+    """Return whether an answer says that its token is dead. ``from_edge``: see `Answer.from_edge`."""
     return status == 401 and is_json and not from_edge and code.lower() in DEAD_TOKEN_CODES
 
 
@@ -190,7 +190,7 @@ def classify(answer: Answer) -> Verdict:
 
 
 def says_enough(status: int) -> bool:
-    """Whether an answer can be judged by its status alone, if its connection is lost before its body has come.
+    """Return whether an answer can be judged by its status alone, if its connection is lost before its body has come.
 
     A 400 cannot: its body says whether the fault is the request's, the model's or the identity's.
     """
@@ -198,5 +198,5 @@ def says_enough(status: int) -> bool:
 
 
 def is_held(status: int) -> bool:
-    """Whether an answer is kept until its verdict is known. (It may repeat the token that it refuses.)"""
+    """Return whether an answer is kept until its verdict is known. (It may repeat the token that it refuses.)"""
     return status >= 400

@@ -42,7 +42,7 @@ def lighter(body: bytes, encoding: str, known: Collection[bytes] | None, most: i
 
 
 def has_encrypted(body: bytes, encoding: str, most: int = LONGEST) -> bool:
-    """Whether there is anything that `lighter` could leave out. Raise TooLongError beyond ``most`` bytes."""
+    """Return whether there is anything that `lighter` could leave out. Raise TooLongError beyond ``most`` bytes."""
     try:
         return any(_encrypted(item) is not None for item in _items(_document(body, encoding, most)))
     except TooLongError:
@@ -56,7 +56,7 @@ def digest(content: str) -> bytes:
 
 
 def _encrypted(item: Any) -> str | None:
-    """The encrypted content of a reasoning item. (A compacted history is encrypted too, and must not be lost.)"""
+    """Return the encrypted content of a reasoning item. (A compacted history is encrypted too, but must stay.)"""
     content = item.get("encrypted_content") if isinstance(item, dict) and item.get("type") == "reasoning" else None
     return content if isinstance(content, str) and content else None
 

@@ -50,7 +50,7 @@ def code_and_message(document: Any) -> tuple[str, str]:
 
 
 def _text(value: Any) -> str:
-    """A text or number in one printable line; empty for anything else."""
+    """Return a text or number in one printable line; empty for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     return "".join(character for character in str(value)[:LONGEST] if character.isprintable())

@@ -34,7 +34,7 @@ def kind(message: bytes) -> str:
 
 
 def begins_turn(message: bytes) -> bool:
-    """Whether a client's message is a turn. (The one it sends when it connects has ``"generate": false``.)"""
+    """Return whether a client's message is a turn. (The one it sends when it connects has ``"generate": false``.)"""
     return kind(message) == CREATE and (b'"generate"' not in message or parsed(message).get("generate") is not False)
 
 

@@ -114,7 +114,7 @@ def _until(date: str, at: float) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number that makes sense here, not negative; None for anything else."""
+    """Return a number that makes sense here, not negative; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | bytes | str):
         return None
     try:

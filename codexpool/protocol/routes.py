@@ -80,7 +80,7 @@ def route_of(method: str, path: str) -> Route:
 
 
 def is_repeatable(method: str, path: str) -> bool:
-    """Whether a request of a swap path may be sent once more though it may have reached the backend."""
+    """Return whether a request of a swap path may be sent once more though it may have reached the backend."""
     route = route_of(method, path)
     return route is not NO_ROUTE and (method == "GET" or route.repeatable)
 
@@ -90,7 +90,7 @@ def asks_for_stream(method: str, path: str) -> bool:
 
 
 def is_swapped_otherwise(path: str) -> bool:
-    """Whether a path is one of a swap row, whatever the method."""
+    """Return whether a path is one of a swap row, whatever the method."""
     plain = normalised(path)
     return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
 

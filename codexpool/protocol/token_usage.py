@@ -69,7 +69,7 @@ def _of_event(event: bytes) -> Tokens | None:
 
 
 def _of_rest(rest: bytes) -> Tokens | None:
-    """The tokens in an event without its beginning. From a key of the response on, the brackets match again."""
+    """Return the tokens in an event without its beginning. From a key of the response on, brackets match again."""
     at = len(rest)
     for _ in range(_TRIES):
         if (at := rest.rfind(_KEY, 0, at)) < 0:

@@ -216,7 +216,7 @@ def comment(flow: http.HTTPFlow, exchange: Exchange) -> None:
     refusals = "; ".join(f"{a.name}: {a.outcome}" for a in exchange.tries if a.outcome)
     if exchange.ours:
         flow.marked = ":x:"
-        text = f"nobody served after {len(exchange.tries)} attempts"
+        text = f"no identity served after {len(exchange.tries)} attempts"
     else:
         flow.marked = MARKS.get(len(exchange.tries), ":asterisk:")
         text = f"{exchange.attempt.name}, attempt {len(exchange.tries)}"

@@ -45,9 +45,9 @@ def observed(fields: Fields) -> http.Response | None:
     number = probe_of(values)
     if not number:
         return None
-    said = _head(number, values.get(b"upgrade", b"").lower() == b"websocket")
+    head = _head(number, values.get(b"upgrade", b"").lower() == b"websocket")
     nothing: dict[str, Any] = {"replaced": [], "added": [], "removed": []}
-    document = {**said, "identity": None, "member": None, "observing": True, **nothing}
+    document = {**head, "identity": None, "member": None, "observing": True, **nothing}
     return replies.document(document, {PROBE.decode(): number})
 
 

@@ -60,7 +60,7 @@ def payload_of(token: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """A string that can be sent in a header."""
+    """Return a string that can be sent in a header."""
     return value if isinstance(value, str) and value.isprintable() else ""
 
 

@@ -173,7 +173,7 @@ class Observation:
             case NobodyServes():
                 assert self.consulted is not None
                 self.trace.message = no_identity(self.consulted.pool, self.exchange.asked, at).message
-                return f"nobody would serve: {self.trace.message.removeprefix('codexpool: ')}"
+                return f"no identity would serve: {self.trace.message.removeprefix('codexpool: ')}"
 
     def _assigned(self) -> str:
         assert self.consulted is not None

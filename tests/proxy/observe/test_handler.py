@@ -407,7 +407,7 @@ async def test_another_addons_answer_is_no_evidence(tmp_path: Path, caplog: pyte
         (
             *((), ""),
             f'[[identity]]\nname = "work"\ntoken = "{pat("work").token}"\npaused = true\n',
-            "nobody would serve: no identity can serve. work: paused (paused in pool.toml",
+            "no identity would serve: no identity can serve. work: paused (paused in pool.toml",
         ),
     ],
     ids=["no pool", "closed", "nobody"],
