@@ -45,11 +45,10 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
 @click.option("--identity", metavar="NAME", default="", help="Only events about this identity.")
 @proxy_option
 def tail(headers: bool, as_json: bool, number: int, session: str, identity: str, proxy_url: str | None) -> None:
-    """Print the events of a running proxy as they happen, until Ctrl-C, even if it
-    restarts.
+    """Print the events of a running proxy as they happen, until Ctrl-C.
 
     A request is one line: time (UTC), client, session, identity, method and path, status, duration, size of the
-    answer, attempts, and its id for `codexpool explain`. Refused attempts are below it.
+    answer, attempts, and its id for `codexpool explain`. Refused attempts are below it. Follows a restarted proxy.
     """
     if headers and as_json:
         raise click.UsageError("--headers cannot be combined with --json; use http://codex.pool/api/flows/ID")
