@@ -82,9 +82,18 @@ class Door:
         def bad(*_: Any, **__: Any) -> Any:
             raise BreakageError(f"{name} chokes on {SECRET}")
 
-        setattr(owner, last, bad)
-        self.repairs.append(lambda: setattr(owner, last, good))
+        self._replace(owner, last, bad)
+        # The handler keeps the hooks of its parts as bound methods.
+        addon: Any = ctx.master.addons.get("codexpool")
+        for hook, bound in list(vars(addon.handler).items()) if addon is not None else ():
+            if getattr(bound, "__func__", None) is good:
+                self._replace(addon.handler, hook, bad)
         return "broken"
+
+    def _replace(self, owner: Any, name: str, bad: Any) -> None:
+        good = getattr(owner, name)
+        setattr(owner, name, bad)
+        self.repairs.append(lambda: setattr(owner, name, good))
 
     def do_raise(self, hook: str) -> str:
         """Let this hook of this script raise."""
