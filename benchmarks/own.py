@@ -50,7 +50,7 @@ async def _served(exchanges: SwapHandler, one: http.HTTPFlow, answer: http.Respo
     one.response = answer
     exchanges.headers_came(one)
     await exchanges.judge(one)
-    exchanges.is_over(one)
+    exchanges.finish(one)
 
 
 async def measure_tracing(requests: int) -> tuple[float, float]:

@@ -282,7 +282,7 @@ class Codexpool:
         except Exception as error:
             self.handler.fail(flow, error, "judging the answer")
         self.shutdown.close_after(flow)
-        if self.handler.is_over(flow):
+        if self.handler.finish(flow):
             self.telemetry.over(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
@@ -292,7 +292,7 @@ class Codexpool:
             await self.handler.judge_loss(flow)
         except Exception as error:
             self.handler.fail(flow, error, "judging a lost connection")
-        if self.handler.is_over(flow):
+        if self.handler.finish(flow):
             self.telemetry.over(flow)
 
     def _is_traffic(self, flow: http.HTTPFlow) -> bool:

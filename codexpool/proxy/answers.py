@@ -263,7 +263,7 @@ class Answers:
             await self._attempts.prepare(flow, exchange)
         comment(flow, exchange)
 
-    def is_over(self, flow: http.HTTPFlow) -> bool:
+    def finish(self, flow: http.HTTPFlow) -> bool:
         """Return whether the client gets the answer or error a flow has now; if so, end its trace."""
         exchange = self._flows.get(flow)
         if exchange is None:
@@ -280,7 +280,7 @@ class Answers:
             return self._is_sent_again(flow)
         except Exception as error:
             self.fail(flow, error, "sending a request again")
-            self.is_over(flow)  # No other hook will.
+            self.finish(flow)  # No other hook will.
             return False
 
     def _is_sent_again(self, flow: http.HTTPFlow) -> bool:
@@ -310,7 +310,7 @@ class Answers:
             logger.warning(text, exchange.named, response.status_code, exchange.attempt.name)
             reason = "a hook of another addon raised, and the backend's answer was not judged"
             replace_response(flow, exchange, replies.failed_closed(reason))
-        self.is_over(flow)
+        self.finish(flow)
 
     def fail(self, flow: http.HTTPFlow, error: Exception, doing: str) -> None:
         """Answer a request after an exception in one of our hooks: nothing leaves."""

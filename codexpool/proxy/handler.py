@@ -90,7 +90,7 @@ class Hooks(Sender, Protocol):
     async def judge_loss(self, flow: http.HTTPFlow) -> None:
         """Handle a flow that ended in an error."""
 
-    def is_over(self, flow: http.HTTPFlow) -> bool:
+    def finish(self, flow: http.HTTPFlow) -> bool:
         """Return whether the client gets the response or error a flow has now."""
         return True
 

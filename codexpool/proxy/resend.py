@@ -421,6 +421,10 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         self._paused_event_queue = deque(event for event in self._paused_event_queue if not isinstance(event, kinds))
 
     def _handle_event_of_later_attempt(self, event: events.Event) -> Commands:
+        """Handle an event as mitmproxy does, under the attempt's own stream id towards the server.
+
+        If the client disconnects, mitmproxy cancels the request; dropping the stream then drops the attempt's, too.
+        """
         if isinstance(event, FROM_SERVER) and event.stream_id != self.attempt_id:
             return
         for command in HttpStream.handle_event(self, event):

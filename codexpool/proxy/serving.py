@@ -67,7 +67,7 @@ class SwapHandler:
         self.judge_incomplete, self.response_complete = self.answers.judge_incomplete, self.answers.response_complete
         self.judge, self.judge_loss = self.answers.judge, self.answers.judge_loss
         self.connection_lost, self.fail = self.answers.connection_lost, self.answers.fail
-        self.is_over, self.should_resend = self.answers.is_over, self.answers.should_resend
+        self.finish, self.should_resend = self.answers.finish, self.answers.should_resend
 
         self.end_sockets = self.sockets.end
 

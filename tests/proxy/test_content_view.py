@@ -31,7 +31,7 @@ async def sent_again() -> http.HTTPFlow:
         one.response = http.Response.make(status, body, {"content-type": "application/json"})
         exchanges.headers_came(one)
         await exchanges.judge(one)
-        exchanges.is_over(one)
+        exchanges.finish(one)
         exchanges.should_resend(one)
     return one
 

@@ -315,7 +315,7 @@ async def test_little_is_kept_of_refused_requests(exchanges: SwapHandler, caplog
         request = coming(f"at-pool-guessed-{number:016}", peer=(f"10.0.{number // 250}.{number % 250}", 1))
         request.request.headers["x-long"] = "x" * (LONGEST_HEAD // 600) * number
         await gone_through(exchanges, request)
-        exchanges.is_over(request)
+        exchanges.finish(request)
 
     traces = list(exchanges.history.traces())
     assert len(traces) == 500

@@ -276,7 +276,7 @@ async def test_a_limit_late_in_a_stream_moves_the_next_request(failure: dict[str
     await exchanges.judge(request)
 
     assert passed == whole  # as it came
-    assert exchanges.is_over(request)
+    assert exchanges.finish(request)
     assert keeper.pool.identities["first"].status is Status.LIMITED
     retry = await assigned(exchanges)
     assert retry.request.headers["authorization"] == "Bearer <codexpool:second>"

@@ -124,7 +124,7 @@ async def answered(room: Room, request: http.HTTPFlow, status: int = 200, body: 
 async def ended(room: Room, request: http.HTTPFlow) -> bool:
     """An answer is there in full; whether the request goes out again."""
     await room.exchanges.judge(request)
-    room.exchanges.is_over(request)
+    room.exchanges.finish(request)
     return room.exchanges.should_resend(request)
 
 
@@ -132,7 +132,7 @@ async def lost(room: Room, request: http.HTTPFlow, why: str) -> None:
     """A flow ends in an error."""
     request.error = flows.Error(why)
     await room.exchanges.judge_loss(request)
-    room.exchanges.is_over(request)
+    room.exchanges.finish(request)
 
 
 # -- over HTTP: each of these ends a turn
@@ -221,7 +221,7 @@ async def broken_while_it_is_sent_again(room: Room) -> None:
     request.response = http.Response.make(401, REVOKED, {"content-type": "application/json"})
     room.exchanges.headers_came(request)
     await room.exchanges.judge(request)
-    room.exchanges.is_over(request)
+    room.exchanges.finish(request)
     room.exchanges.flows[request].tries.pop(0)  # a bug of ours: there is no attempt that was refused
     assert not room.exchanges.should_resend(request)
     room.keeper.reset()
