@@ -84,7 +84,7 @@ def check_logins(
         if variable and credential.bearer() == Bearer.of(variable):
             found.append(_shared_token(name, "CODEX_ACCESS_TOKEN"))
     yield from found
-    # `codexpool.config.resolve` reports a file that both the pool and a client use.
+    # `codexpool.config.sources.resolve` reports a file that both the pool and a client use.
     files = [spec.source.path for spec in config.identities if isinstance(spec.source, FromAuthJson)]
     if not found and not any(other_owner(file, client.variables) for file in files):
         yield ok(LOGINS, "no client uses a login or token of the pool")
