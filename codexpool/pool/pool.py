@@ -363,6 +363,7 @@ class Pool:
         """Rank an account's identity again: something new is known of its limits."""
         if (identity := self.states.by_keys.get(key)) is not None:
             self._ranking.change(identity)
+            self._ranking.change_at(identity, self.states.usage(key).used_up_until(MAIN))
 
     def learn_family(self, model: str, family: str) -> bool:
         """Remember which family's limit counts for a model. Return whether that is news."""

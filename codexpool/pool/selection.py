@@ -70,6 +70,8 @@ class Ranking:
         self._changed: set[str] = set()
         self._times: list[tuple[float, str]] = []  # A heap: when time alone changes an identity's rank.
         self._known: dict[str, tuple[float | None, float]] = {}
+        self._resets: dict[str, float] = {}
+        self._next_reset = math.inf
         self._made_at = float("-inf")
 
     def change(self, identity: Identity) -> None:
@@ -81,6 +83,13 @@ class Ranking:
             for time in filter(None, times):
                 heappush(self._times, (time, identity.name))
 
+    def change_at(self, identity: Identity, reset_at: float | None) -> None:
+        """Rank an identity again when its used-up window is reset; None if none is used up."""
+        self._resets.pop(identity.name, None)
+        if reset_at is not None:
+            self._resets[identity.name] = reset_at
+            self._next_reset = min(self._next_reset, reset_at)
+
     def forget(self) -> None:
         """Rank all again: there are other identities."""
         self._made_at = float("-inf")
@@ -89,6 +98,10 @@ class Ranking:
         """Those of ``names`` that can serve, the one for the next new session first."""
         while self._times and self._times[0][0] <= at:
             self._changed.add(heappop(self._times)[1])
+        if self._next_reset <= at:
+            self._changed |= {name for name, reset_at in self._resets.items() if reset_at <= at}
+            self._resets = {name: reset_at for name, reset_at in self._resets.items() if reset_at > at}
+            self._next_reset = min(self._resets.values(), default=math.inf)
         if not self._made_at <= at < self._made_at + LASTS:
             entries = ((name, self._entry(name, at)) for name in names)
             self._entries = {name: entry for name, entry in entries if entry is not None}

@@ -95,7 +95,8 @@ class Usage:
         """Remember a limit. Return its end: the answer's word, else the end of a used-up window, else a guess."""
         until = limit.ends(at)
         if until is None:  # A guess does not shorten what was said before.
-            guess = self._used_up_until(limit.family, at) or at + UNKNOWN_LIMIT
+            reset_at = self.used_up_until(limit.family)
+            guess = reset_at if reset_at is not None and reset_at > at else at + UNKNOWN_LIMIT
             until = _bounded(max(guess, self.limited_until(limit.family, at) or at), at)
         self.limited[limit.family] = until
         return until
@@ -131,10 +132,10 @@ class Usage:
             if at < until <= at + LONGEST_LIMIT and family not in self.limited:
                 self.limited[family] = until
 
-    def _used_up_until(self, family: str, at: float) -> float | None:
-        """When the last of the used-up windows is reset."""
+    def used_up_until(self, family: str) -> float | None:
+        """Return when the last of the used-up windows is reset, even if that has passed; None if none is used up."""
         windows = (w for w in self.windows.values() if w.family == family and w.resets_at is not None)
-        return max((window.ends for window in windows if window.left(at) <= 0), default=None)
+        return max((window.ends for window in windows if window.used_percent >= USED_UP), default=None)
 
 
 NOTHING = Usage()  # Of an identity without a known account. Never written to.

@@ -262,6 +262,20 @@ def test_new_sessions_go_where_most_is_left() -> None:
     assert served.count("b") > served.count("a") > 0
 
 
+@pytest.mark.parametrize("selection", [Selection.ROUND_ROBIN, Selection.HEADROOM])
+def test_an_identity_serves_again_as_soon_as_its_window_is_reset(selection: Selection) -> None:
+    """Its account was not limited as a whole: only the limit of one model was known."""
+    pool = ready_pool("a", "b", selection=selection)
+    pool.states.usage(metadata("a").key).see(Window(MAIN, 300, 100.0, NOW + 6, NOW))
+    pool.saw_usage(metadata("a").key)
+
+    before = {chosen(pool, f"before-{n}") for n in range(4)}
+    after = {chosen(pool, f"after-{n}", at=NOW + 7) for n in range(4)}
+
+    assert before == {"b"}
+    assert "a" in after
+
+
 @settings(max_examples=60)
 @given(
     selection=st.sampled_from(Selection),
