@@ -17,7 +17,8 @@ class Recent(OrderedDict[K, V]):
         self._most = most
 
     def __setitem__(self, key: K, value: V) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
+        if key in self:
+            self.move_to_end(key)
+        OrderedDict.__setitem__(self, key, value)  # Several times per request: `super()` takes longer.
         if len(self) > self._most:
             self.popitem(last=False)
