@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from codexpool.pool.causes import Cause
@@ -256,9 +257,15 @@ class Pool:
         self.states.become(identity, self.states.awake(identity, at))
         return False
 
-    def _rank_by_name(self, name: str, at: float) -> Rank | None:
-        identity = self.identities.get(name)
-        return self._rank(identity, at, MAIN) if identity is not None and self._is_ready(identity, at) else None
+    def _rank_by_name(self, name: str, at: float) -> tuple[Rank | None, float]:
+        """Return the rank of an identity, None if it cannot serve, and until when time alone does not change it."""
+        if (identity := self.identities.get(name)) is None:
+            return None, math.inf
+        rank = self._rank(identity, at, MAIN) if self._is_ready(identity, at) else None
+        is_used_up = rank is not None and rank[1]
+        reset_at = self.states.usage_of(identity).used_up_until(MAIN) if is_used_up else None
+        times = (identity.returns_at, identity.avoided_until, reset_at)
+        return rank, min([time for time in times if time is not None and time > at], default=math.inf)
 
     def _rank(self, identity: Identity, at: float, family: str) -> Rank:
         return rank(self.selection, identity, self.states.usage_of(identity).headroom(family, at), at)
@@ -363,7 +370,6 @@ class Pool:
         """Rank an account's identity again: something new is known of its limits."""
         if (identity := self.states.by_keys.get(key)) is not None:
             self._ranking.change(identity)
-            self._ranking.change_at(identity, self.states.usage(key).used_up_until(MAIN))
 
     def learn_family(self, model: str, family: str) -> bool:
         """Remember which family's limit counts for a model. Return whether that is news."""

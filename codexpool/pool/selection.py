@@ -61,52 +61,40 @@ Entry = tuple[bool, bool, float, int, int, str]  # A rank, and the name of the i
 
 
 class Ranking:
-    """The order. ``rank`` gives the rank of an identity by name; None if it cannot serve."""
+    """The order. ``rank`` gives the rank of an identity by name, and until when time alone does not change it.
 
-    def __init__(self, rank: Callable[[str, float], Rank | None]) -> None:
+    The rank is None if the identity cannot serve.
+    """
+
+    def __init__(self, rank: Callable[[str, float], tuple[Rank | None, float]]) -> None:
         self._rank = rank
         self._order: list[Entry] = []
         self._entries: dict[str, Entry] = {}
         self._changed: set[str] = set()
-        self._times: list[tuple[float, str]] = []  # A heap: when time alone changes an identity's rank.
-        self._known: dict[str, tuple[float | None, float]] = {}
-        self._resets: dict[str, float] = {}
-        self._next_reset = math.inf
-        self._made_at = float("-inf")
+        self._times: list[tuple[float, str]] = []  # A heap: when time alone changes a rank.
+        self._soonest: dict[str, float] = {}  # The first of these of each name: no other one is needed.
+        self._made_at = -math.inf
 
     def change(self, identity: Identity) -> None:
-        """Rank an identity again before the next decision, and when its rest or limit ends."""
+        """Rank an identity again before the next decision."""
         self._changed.add(identity.name)
-        times = (identity.returns_at, identity.avoided_until)
-        if self._known.get(identity.name) != times:
-            self._known[identity.name] = times
-            for time in filter(None, times):
-                heappush(self._times, (time, identity.name))
-
-    def change_at(self, identity: Identity, reset_at: float | None) -> None:
-        """Rank an identity again when its used-up window is reset; None if none is used up."""
-        self._resets.pop(identity.name, None)
-        if reset_at is not None:
-            self._resets[identity.name] = reset_at
-            self._next_reset = min(self._next_reset, reset_at)
 
     def forget(self) -> None:
         """Rank all again: there are other identities."""
-        self._made_at = float("-inf")
+        self._made_at = -math.inf
 
     def names(self, names: Iterable[str], at: float) -> Iterator[str]:
         """Those of ``names`` that can serve, the one for the next new session first."""
-        while self._times and self._times[0][0] <= at:
-            self._changed.add(heappop(self._times)[1])
-        if self._next_reset <= at:
-            self._changed |= {name for name, reset_at in self._resets.items() if reset_at <= at}
-            self._resets = {name: reset_at for name, reset_at in self._resets.items() if reset_at > at}
-            self._next_reset = min(self._resets.values(), default=math.inf)
         if not self._made_at <= at < self._made_at + LASTS:
+            self._times, self._soonest = [], {}
             entries = ((name, self._entry(name, at)) for name in names)
             self._entries = {name: entry for name, entry in entries if entry is not None}
             self._order = sorted(self._entries.values())
             self._made_at, self._changed = at, set()
+        while self._times and self._times[0][0] <= at:
+            name = heappop(self._times)[1]
+            self._soonest.pop(name, None)
+            self._changed.add(name)
         changed, self._changed = self._changed, set()
         for name in changed:
             self._place(name, at)
@@ -120,5 +108,8 @@ class Ranking:
             insort(self._order, entry)
 
     def _entry(self, name: str, at: float) -> Entry | None:
-        rank = self._rank(name, at)
+        rank, until = self._rank(name, at)
+        if until < self._soonest.get(name, math.inf):
+            self._soonest[name] = until
+            heappush(self._times, (until, name))
         return (*rank, name) if rank is not None else None
