@@ -15,6 +15,7 @@ KeyPath = tuple[str | int, ...]
 """The way to a value, indices counted from 0: ``("identity", 1, "token", "env")``."""
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_MAY_CLOSE = re.compile(r"""[\]}"'][ \t]*(?:\#|\r?$)""", re.MULTILINE)  # The end of a statement of several lines.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def split(text: str) -> list[Statement]:
         stripped = run.strip(" \t\r\n")
         if not stripped or stripped.startswith("#"):
             result.append(Statement(run, start, None, {}))
-        elif (values := _parsed(run)) is None:
+        elif (run != line and not _MAY_CLOSE.search(line)) or (values := _parsed(run)) is None:
             continue
         elif stripped.startswith("["):
             table = _opened(values, lengths)
@@ -72,17 +73,35 @@ def first_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, from 1, that first mentions each path of ``text``, which has to be valid TOML."""
     lines: dict[KeyPath, int] = {}
     for statement in split(text):
-        if statement.table is None:
-            continue
-        run, first = "", statement.line
-        for line, part in enumerate(_LINE.findall(statement.text), statement.line):
-            run += part
-            # Closed after any of its lines but the last, an array has the elements up to that line.
-            if (values := _parsed(f"{run}]")) is not None:
-                first = line + 1
-                _note(lines, values, statement.table, line)
-        _note(lines, statement.values, statement.table, first)
+        if statement.table is not None:
+            first = _note_elements(lines, statement.table, statement)
+            _note(lines, statement.values, statement.table, first)
     return lines
+
+
+def _note_elements(lines: dict[KeyPath, int], table: KeyPath, statement: Statement) -> int:
+    """Note the elements of an array of several lines; return the line of those that are left, which end with it.
+
+    Each line is parsed once, so that a long array takes no longer than as many tables.
+    """
+    path, run, count, first = table, "", 0, statement.line
+    for line, part in enumerate(_LINE.findall(statement.text)[:-1], statement.line):
+        run += part
+        # It could end after this line. Later elements are parsed alone; the one before may have its comma here.
+        value: Any = _parsed(f"{run}]") if path == table else _parsed(f"_ = [{run}]") or _parsed(f"_ = [0 {run}]")
+        if value is None:
+            continue
+        if path == table:
+            _note(lines, value, table, line)
+            while isinstance(value, dict):
+                ((key, value),) = value.items()
+                path = (*path, key)
+        else:
+            value = value["_"][run.lstrip().startswith(",") :]
+        for index, item in enumerate(value, count):
+            _note(lines, item, (*path, index), line)
+        run, count, first = "", count + len(value), line + 1
+    return first
 
 
 def _opened(header: Any, lengths: dict[KeyPath, int]) -> KeyPath:
