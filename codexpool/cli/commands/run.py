@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
+import io
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
-from codexpool.cli.entry import entry, tool
+from codexpool.cli.entry import entry
 
 TOOLS: Final = ("mitmdump", "mitmproxy", "mitmweb")
 
@@ -31,17 +30,19 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
 
     Passes ARGUMENTS to mitmdump: codexpool run -p 8081 -w flows. Listens on 127.0.0.1 unless told otherwise.
     """
-    command = [tool(name), "-s", str(entry())]
+    options = ["-s", str(entry())]
     if not _has_listen_host(arguments):
         # The addon would do so too, but only after mitmproxy has begun to listen on all addresses.
-        command += ["--listen-host", "127.0.0.1"]
+        options += ["--listen-host", "127.0.0.1"]
     if config is not None:
-        command += ["--set", f"codexpool_config={config}"]
-    command += arguments
-    if os.name == "nt":
-        sys.exit(subprocess.run(command, check=False).returncode)
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # A log in a file is read while it grows.
-    os.execvp(command[0], command)
+        options += ["--set", f"codexpool_config={config}"]
+    try:
+        from codexpool.proxy.mitm import master
+    except ImportError as error:
+        sys.exit(f"codexpool: cannot start {name}: {error}; reinstall codexpool")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # A log in a file is read while it grows.
+    master.run(name, [*options, *arguments])
 
 
 def _has_listen_host(arguments: tuple[str, ...]) -> bool:

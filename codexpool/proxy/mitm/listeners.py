@@ -8,7 +8,8 @@ changes, and within `OLDEST` seconds in any case.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import eq, is_
 from time import monotonic
 from types import ModuleType
@@ -23,11 +24,21 @@ OLDEST: Final = 1.0  # seconds after which the table is made anew in any case
 END: Final = object()  # stands between the addons of one parent and those of the next
 
 
+Place = tuple[tuple[Sequence[object], int], ...]
+
+
 class Listener(NamedTuple):
-    """An addon, and its handler for a hook."""
+    """An addon, its handler for a hook, and its place: from the chain down, the list of each level and the index."""
 
     addon: object
     call: Callable[..., Any]
+    place: Place
+
+    def rest(self, name: str) -> Iterator[Listener]:
+        """Yield what comes after it in its group, as mitmproxy would go on after addons have changed meanwhile."""
+        beside = (islice(addons, index + 1, None) for addons, index in reversed(self.place[1:]))
+        for addons in (getattr(self.addon, "addons", ()), *beside):
+            yield from listening(traverse(addons), name)
 
 
 Group = tuple[Listener, ...]
@@ -64,7 +75,8 @@ class Listeners:
         self._look()
         groups = self._groups.get(name)
         if groups is None:
-            found = (tuple(_listeners(top, name)) for top in self._manager.chain)
+            chain = self._manager.chain
+            found = (tuple(_listeners(chain, index, name)) for index in range(len(chain)))
             groups = self._groups[name] = tuple(group for group in found if group)
         return groups
 
@@ -129,17 +141,34 @@ def _parents(addons: Iterable[object]) -> Iterator[Any]:
                     yield addon
 
 
-def _listeners(top: object, name: str) -> Iterator[Listener]:
-    """Yield the handlers of an addon and of those in it, as mitmproxy's `_iter_hooks` does."""
+def _listeners(chain: Sequence[object], index: int, name: str) -> Iterator[Listener]:
+    """Yield the handlers of an addon in the chain and of those in it; the last one raises what went wrong."""
+    top: Place = ((chain, index),)
     try:
-        for addon in traverse([top]):
-            handler = getattr(addon, name, None)
-            if handler and callable(handler):
-                yield Listener(addon, handler)
-            elif handler and not isinstance(handler, ModuleType):  # A script may have `from mitmproxy import log`.
-                raise AddonManagerError(f"Addon handler {name} ({addon}) not callable")
+        for addon, place in _places(chain[index], top):
+            for listener in listening([addon], name):
+                yield listener._replace(place=place)
     except Exception as error:  # mitmproxy meets it, and logs it, after it has called the handlers before it.
-        yield Listener(top, _raiser(error))
+        yield Listener(chain[index], _raiser(error), top)
+
+
+def _places(addon: object, place: Place) -> Iterator[tuple[object, Place]]:
+    """Yield an addon and those in it, in the order of mitmproxy's `traverse`."""
+    yield addon, place
+    if hasattr(addon, "addons"):
+        addons = addon.addons
+        for index, child in enumerate(addons):
+            yield from _places(child, (*place, (addons, index)))
+
+
+def listening(addons: Iterable[object], name: str) -> Iterator[Listener]:
+    """Yield the handlers of addons, as mitmproxy's `_iter_hooks` does. Raises AddonManagerError."""
+    for addon in addons:
+        handler = getattr(addon, name, None)
+        if handler and callable(handler):
+            yield Listener(addon, handler, ())
+        elif handler and not isinstance(handler, ModuleType):  # A script may have `from mitmproxy import log`.
+            raise AddonManagerError(f"Addon handler {name} ({addon}) not callable")
 
 
 def _raiser(error: Exception) -> Callable[..., Any]:

@@ -106,7 +106,7 @@ def refuse_unfit(loopback_only: bool) -> None:
             "codexpool cannot work with stream_large_bodies: a body that was streamed cannot be sent again under "
             "another identity. Take the option away; answers are streamed all the same"
         )
-    if loopback_only and type(ctx.master).__name__ == "WebMaster":
+    if loopback_only and has_master("WebMaster"):
         raise exceptions.OptionsError(
             "codexpool does not run under this version's mitmweb, whose API can be reached through the proxy "
             "(CVE-2025-23217). Use mitmdump or mitmproxy, or a newer mitmproxy: uv python install 3.13"
@@ -217,6 +217,11 @@ def own_route() -> Route:
 
 
 # -- flows, and what outlives a reload
+
+
+def has_master(name: str) -> bool:
+    """Return whether mitmproxy's master is of that class. (By name: to import mitmweb's takes a second.)"""
+    return any(cls.__name__ == name for cls in type(ctx.master).__mro__)
 
 
 def is_stored(flow: http.HTTPFlow) -> bool:

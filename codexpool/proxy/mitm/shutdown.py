@@ -19,6 +19,7 @@ from weakref import WeakSet
 from mitmproxy import ctx, http
 
 from codexpool.common.tasks import Tasks
+from codexpool.proxy.mitm import options
 
 logger = logging.getLogger("codexpool")
 
@@ -26,6 +27,8 @@ BOUND: Final = 30.0  # seconds after SIGTERM in which requests can finish
 LOOK: Final = 0.1  # seconds between checks for requests under way
 # The answer to a new request on a connection that was open before.
 REASON: Final = "this proxy is shutting down and takes no new requests; try again"
+
+MITMDUMP: Final = "DumpMaster"  # the class of its master
 
 
 class Shutdown:
@@ -40,7 +43,7 @@ class Shutdown:
 
     def running(self) -> None:
         """Handle SIGTERM from now on."""
-        if _is_mitmdump():
+        if options.has_master(MITMDUMP):
             _on_sigterm(self.begin)
 
     def done(self) -> None:
@@ -50,7 +53,7 @@ class Shutdown:
             logging.getLogger("asyncio").addFilter(_is_no_cancellation)
         if self.has_begun:
             ctx.master.shutdown()
-        elif _is_mitmdump():
+        elif options.has_master(MITMDUMP):
             _on_sigterm(ctx.master.shutdown)
 
     def track(self, flow: http.HTTPFlow) -> None:
@@ -100,10 +103,6 @@ class Shutdown:
         writers = [io.writer for one in connections if (io := one.transports.get(one.client)) is not None]
         unsent = (isinstance(one, asyncio.StreamWriter) and one.transport.get_write_buffer_size() for one in writers)
         return requests + self._open_sockets() + sum(map(bool, unsent))
-
-
-def _is_mitmdump() -> bool:
-    return type(ctx.master).__name__ == "DumpMaster"
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

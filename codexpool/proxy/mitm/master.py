@@ -1,0 +1,151 @@
+"""mitmproxy's masters, with a table of the handlers in place of a walk through all addons for every hook.
+
+Options, addons, commands and arguments are mitmproxy's. So is everything about the hooks that come with a change of
+the addons: `load`, `configure`, `running` and `done`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from inspect import isawaitable, iscoroutinefunction
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final
+
+from mitmproxy import addonmanager, flow, hooks
+from mitmproxy.exceptions import AddonHalt, AddonManagerError, OptionsError
+from mitmproxy.tools import main
+
+from codexpool.proxy.mitm.listeners import Listener, Listeners, listening
+
+MASTERS: Final = MappingProxyType(
+    {
+        "mitmdump": ("mitmproxy.tools.dump", "DumpMaster"),
+        "mitmproxy": ("mitmproxy.tools.console.master", "ConsoleMaster"),
+        "mitmweb": ("mitmproxy.tools.web.master", "WebMaster"),
+    }
+)
+"""mitmproxy's commands, and where the master of each is."""
+
+WALKED: Final = frozenset({"load", "configure", "running", "done"})
+"""Hooks in which addons come, go, and set handlers on themselves: mitmproxy's own walk finds those meanwhile."""
+
+
+class Manager(addonmanager.AddonManager):
+    """mitmproxy's manager of addons, with a table."""
+
+    def __init__(self, master: Any) -> None:
+        super().__init__(master)  # type: ignore[no-untyped-call]
+        self.listeners = Listeners(self)
+        self._changes = 0  # of the addons
+
+    def register(self, addon: Any) -> Any:
+        self._changes += 1
+        return super().register(addon)  # type: ignore[no-untyped-call]
+
+    def remove(self, addon: Any) -> None:
+        self._changes += 1
+        super().remove(addon)  # type: ignore[no-untyped-call]
+
+    def clear(self) -> None:
+        self._changes += 1
+        super().clear()  # type: ignore[no-untyped-call]
+
+    async def handle_lifecycle(self, event: hooks.Hook) -> None:
+        args = event.args()
+        await self._trigger(event.name, args)
+        if isinstance(args[0], flow.Flow) and self.listeners.of("update"):
+            await self._trigger("update", [[args[0]]])
+
+    async def trigger_event(self, event: hooks.Hook) -> None:
+        if event.name not in WALKED:
+            await self._trigger(event.name, event.args())
+            return
+        try:
+            await super().trigger_event(event)
+        finally:
+            self.listeners.forget()
+
+    def trigger(self, event: hooks.Hook) -> None:
+        if event.name not in WALKED:
+            self._trigger_sync(event.name, event.args())
+            return
+        try:
+            super().trigger(event)
+        finally:
+            self.listeners.forget()
+
+    async def _trigger(self, name: str, args: Sequence[object]) -> None:
+        for group in self._groups(name):
+            try:
+                for listener in group:
+                    result = listener.call(*args)
+                    if result is not None and isawaitable(result):
+                        await result
+            except AddonHalt:
+                return
+            except OptionsError:
+                raise
+            except Exception as error:
+                _log(error)
+
+    def _trigger_sync(self, name: str, args: Sequence[object]) -> None:
+        for group in self._groups(name):
+            try:
+                for listener in group:
+                    if iscoroutinefunction(listener.call):
+                        raise AddonManagerError(
+                            f"Async handler {name} ({listener.addon}) cannot be called from sync context"
+                        )
+                    listener.call(*args)
+            except AddonHalt:
+                return
+            except OptionsError:
+                raise
+            except Exception as error:
+                _log(error)
+
+    def _groups(self, name: str) -> Iterator[Iterator[Listener]]:
+        """Yield the groups of a hook's handlers. Once addons have changed meanwhile, walk on as mitmproxy would."""
+        changes, chain = self._changes, self.chain
+        for group in self.listeners.of(name):
+            yield self._in_turn(group, name, changes)
+            if self._changes != changes:
+                for addon in islice(chain, group[0].place[0][1] + 1, None):
+                    yield listening(addonmanager.traverse([addon]), name)
+                return
+
+    def _in_turn(self, group: Sequence[Listener], name: str, changes: int) -> Iterator[Listener]:
+        for listener in group:
+            yield listener
+            if self._changes != changes:
+                yield from listener.rest(name)
+                return
+
+
+def _log(error: Exception) -> None:
+    """Log an addon's error as mitmproxy does: from the addon's own frame on."""
+    below = error.__traceback__ and error.__traceback__.tb_next
+    addonmanager.logger.error(f"Addon error: {error}", exc_info=(type(error), error, below or error.__traceback__))
+
+
+class _Master:
+    """A master of mitmproxy that has our manager."""
+
+    @property
+    def addons(self) -> Manager:
+        return self._addons
+
+    @addons.setter
+    def addons(self, plain: addonmanager.AddonManager) -> None:
+        self._addons = Manager(self)
+
+
+def run(tool: str, arguments: Sequence[str]) -> None:
+    """Run one of mitmproxy's commands until it ends."""
+    module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
+    setattr(module, name, type(name, (_Master, getattr(module, name)), {}))
+    sys.argv = [tool, *arguments]
+    getattr(main, tool)(arguments)
