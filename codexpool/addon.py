@@ -13,6 +13,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.tls import TlsData
 
 from codexpool.config.files import Watcher, find, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
@@ -27,7 +28,7 @@ from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.telemetry import Telemetry
 from codexpool.proxy.tunnels import UndecidedError
-from codexpool.proxy.versions import connections, resend, support
+from codexpool.proxy.versions import connections, resend, support, tls_sessions
 from codexpool.redaction import redact_logs
 from codexpool.state import StateError
 from codexpool.state.sqlite import named_state
@@ -103,6 +104,8 @@ class Codexpool:
         self._undo_logs = json_log.log_as("")
         options.set_defaults()
         resend.install(self.handler)
+        self.tls_sessions = tls_sessions.TlsSessions(lambda: self.handler.hosts)
+        tls_sessions.install(self.tls_sessions)
         options.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
@@ -209,6 +212,9 @@ class Codexpool:
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
         connections.hear(ctx.master.addons.get("proxyserver"), data)
+
+    def tls_established_server(self, data: TlsData) -> None:
+        self.tls_sessions.keep(data)
 
     async def next_layer(self, asked: NextLayer) -> None:
         try:

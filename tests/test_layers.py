@@ -146,7 +146,12 @@ def test_only_the_face_of_a_package_is_imported(package: str) -> None:
     ]
 
 
-MITMPROXYS_LAYERS = {"codexpool.proxy.resend", "codexpool.proxy.connections", "codexpool.proxy.tunnels"}
+MITMPROXYS_LAYERS = {
+    "codexpool.proxy.resend",
+    "codexpool.proxy.connections",
+    "codexpool.proxy.tls_sessions",
+    "codexpool.proxy.tunnels",
+}
 """Modules that may import mitmproxy's protocol layers and private names, which any release may change."""
 
 WITHOUT_MITMPROXY = {"common", "tokens", "protocol", "pool", "credentials", "config", "members", "state"}

@@ -51,7 +51,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.utils import ReceiveBuffer
 
-from codexpool.proxy import connections
+from codexpool.proxy import connections, tls_sessions
 
 # mitmproxy 11.0 has plain status codes in place of its error codes.
 _codes: Any = getattr(layers, "ErrorCode", None)
@@ -70,12 +70,13 @@ HttpStream: type[layers.HttpStream] = next(
     cls for cls in layers.HttpStream.__mro__ if cls.__module__ == layers.__name__
 )
 
-# What this file and `codexpool.proxy.connections` use, besides the methods that `ResendStream` overrides.
+# What this file and the modules named below use, besides the methods that `ResendStream` overrides.
 _USED = {
     HttpStream: ("_handle_event", "check_killed", "state_done"),
     HttpLayer: ("event_to_child", "make_stream"),
     layer.Layer: ("handle_event",),
     **connections.TOUCHED,
+    **tls_sessions.TOUCHED,
 }
 
 Commands = Generator[Any, Any, None]

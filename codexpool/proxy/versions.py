@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Support", "connections", "resend", "support"]
+__all__ = ["Support", "connections", "resend", "support", "tls_sessions"]
 
 try:
-    from codexpool.proxy import connections, resend
+    from codexpool.proxy import connections, resend, tls_sessions
 except (ImportError, AttributeError, StopIteration) as error:
-    connections = resend = None  # type: ignore[assignment]  # The addon refuses to load (see `support`).
+    connections = resend = tls_sessions = None  # type: ignore[assignment]  # The addon refuses to load (see `support`).
     MISSING = [str(error)]
 else:
     MISSING = resend.missing_names()

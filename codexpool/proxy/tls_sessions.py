@@ -1,0 +1,89 @@
+"""Resumes TLS sessions with the backend: a new connection then needs no certificates, and no check of them.
+
+OpenSSL checks nothing again on a resumed session, neither the certificate nor its name, and older versions of
+pyOpenSSL take any session. So a session serves only a connection to the same host by the same way, with the same
+name in TLS, and with the very OpenSSL context it was made with: mitmproxy has one for each combination of settings
+(`ssl_insecure`, trusted certificates, client certificate, versions, ciphers). An hour after its certificate was
+checked it is forgotten, however often it was resumed. TLS 1.3 wants a ticket to be used once.
+
+Sessions belong to a host, not to an identity: the handshake comes before a request, and so before its identity is
+known. A ticket tells the backend that two connections come from the same proxy. Requests of several identities on one
+connection, which mitmproxy makes when a client's session moves, tell more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from mitmproxy.connection import Connection
+from mitmproxy.proxy.layers import tls
+from mitmproxy.tls import TlsData
+from OpenSSL import SSL
+
+from codexpool.protocol.hosts import is_read, plain
+
+LONGEST: Final = 3600.0  # seconds for which one check of a certificate counts
+MOST: Final = 4  # hosts, each with a connection's buffers
+
+TOUCHED: Final[dict[type, tuple[str, ...]]] = {tls.ServerTLSLayer: ("start_tls", "tls")}
+
+# After a reload of this module the class still has the method installed before.
+_start_tls: Any = getattr(tls.ServerTLSLayer.start_tls, "of_mitmproxy", tls.ServerTLSLayer.start_tls)
+
+
+class _Kept(NamedTuple):
+    """A connection, open or not. It is kept in place of its session, because tickets come after the handshake."""
+
+    server: Connection
+    connection: SSL.Connection
+    checked: float  # when its certificate was checked
+
+
+class TlsSessions:
+    """The newest session with each host. ``hosts`` returns the hosts that identities are served from."""
+
+    def __init__(self, hosts: Callable[[], frozenset[str]]) -> None:
+        self._hosts = hosts
+        self._kept: dict[object, _Kept] = {}
+        self._checked: WeakKeyDictionary[SSL.Connection, float] = WeakKeyDictionary()
+
+    def resume(self, server: Connection, connection: SSL.Connection) -> None:
+        """Resume a session with a connection whose handshake is about to begin."""
+        kept = self._kept.pop(_key(server, connection), None)
+        if kept is None or time.monotonic() > kept.checked + LONGEST or connection.get_session() is not None:
+            return
+        if (session := kept.connection.get_session()) is not None:
+            connection.set_session(session)
+            self._checked[connection] = kept.checked
+            if kept.server.timestamp_end is not None:
+                # Both share the session now. OpenSSL spoils it with a connection that was not shut down.
+                kept.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+
+    def keep(self, data: TlsData) -> None:
+        """Keep the session of a connection whose handshake has succeeded. For the ``tls_established_server`` hook."""
+        server, connection = data.conn, data.ssl_conn
+        if connection is None or data.is_dtls or not is_read(plain(server.sni or ""), self._hosts()):
+            return
+        checked = self._checked.pop(connection, time.monotonic())
+        self._kept[_key(server, connection)] = _Kept(server, connection, checked)
+        if len(self._kept) > MOST:
+            del self._kept[next(iter(self._kept))]
+
+
+def _key(server: Any, connection: SSL.Connection) -> object:
+    return server.address, server.via, server.sni, connection.get_context()
+
+
+def install(sessions: TlsSessions) -> None:
+    """Have new connections resume these sessions."""
+
+    def start_tls(layer: tls.ServerTLSLayer) -> Generator[Any, Any, None]:
+        yield from _start_tls(layer)
+        if layer.tls is not None:
+            sessions.resume(layer.conn, layer.tls)
+
+    start_tls.of_mitmproxy = _start_tls  # type: ignore[attr-defined]
+    tls.ServerTLSLayer.start_tls = start_tls  # type: ignore[method-assign, assignment]
