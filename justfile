@@ -39,7 +39,7 @@ lint:
 types:
     uv run mypy
 
-# compare bare mitmdump with mitmdump and the addon, interleaved, as ratios
+# compare bare mitmdump, mitmdump with the addon, and codexpool run, interleaved, as ratios
 bench *arguments:
     uv run python -m benchmarks "$@"
 

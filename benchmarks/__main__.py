@@ -1,299 +1,260 @@
-"""Runs both sides in one go, in turn, and prints what the addon costs as ratios.
+"""Compare bare mitmdump, `mitmdump -s addon` and `codexpool run` in one go.
 
-Every row is measured in rounds, both sides alternating, and the medians are compared: throughput and time of the
-wall, and the processor time that the proxy itself took, which a busy machine disturbs least. First a bare mitmdump is
-compared with one that has the addon; then the addon alone with one that writes events into a file and is observed by
-a page, a Prometheus and a follower of events.
+Every row is measured in rounds in which the sides take turns, and the medians are compared. The proxies have one
+core, load and upstream share another one. Ratios come first: more than 1 is better than bare mitmdump.
+docs/performance.md explains the rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import fnmatch
+import gc
 import json
 import os
-import re
+import platform
 import ssl
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, own
+from mitmproxy import version
+
+from benchmarks import load, own, rows
 from benchmarks.observers import Observers
-
-ROOT = Path(__file__).resolve().parent.parent
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-class Proxy:
-    """A mitmdump, bare or with the addon."""
-
-    def __init__(self, name: str, upstream: dict[str, Any], folder: Path, *arguments: str) -> None:
-        self.name = name
-        self._log = folder / f"{name}.log"
-        confdir = folder / "mitmproxy"
-        command = [
-            str(Path(sys.executable).with_name("mitmdump")),
-            *("-p", "0", "--listen-host", "127.0.0.1", "--mode", f"upstream:http://127.0.0.1:{upstream['port']}"),
-            *("--set", f"confdir={confdir}", "--set", f"ssl_verify_upstream_trusted_ca={upstream['ca']}"),
-            *("--set", "http2=false", "--set", "flow_detail=0"),
-            *arguments,
-        ]
-        environ = {**os.environ, "CODEXPOOL_STATE": str(folder / "state.sqlite3"), "PYTHONUNBUFFERED": "1"}
-        begun = time.perf_counter()
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, stdin=subprocess.DEVNULL)
-        port = self._says(r"listening at 127\.0\.0\.1:(\d+)")
-        self.start_up = time.perf_counter() - begun
-        ca = confdir / "mitmproxy-ca-cert.pem"
-        self.target = load.Target(int(port), ssl.create_default_context(cafile=str(ca)))
-
-    def _says(self, pattern: str) -> str:
-        deadline = time.monotonic() + 30
-        while not (match := re.search(pattern, self._log.read_text())):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(self._log.read_text())
-            time.sleep(0.002)
-        return match[1] if match.groups() else match[0]
-
-    def ready(self) -> None:
-        """Wait until its identities serve."""
-        self._says("is ready")
-
-    @property
-    def cpu(self) -> float:
-        """Seconds of processor time it has taken so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
-
-    @property
-    def memory(self) -> float:
-        """MiB it has in memory."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-Measure = Callable[[load.Target], Awaitable[float]]
+from benchmarks.progress import Progress, clock
+from benchmarks.report import Report, as_document, as_markdown, as_text
+from benchmarks.results import DIRECT, Result
+from benchmarks.rounds import Watched, measure
+from benchmarks.rows import FULL, SHORT, Row, Size
+from benchmarks.sides import ADDON, BARE, COMPARED, OBSERVED, BenchError, Cores, Proxy, Side, Upstream, command_of
+from codexpool.cli.processes import Children, InterruptedBySignal, Signals
 
 
 class Bench:
-    """Measures and prints the rows of a table: what the second proxy costs beyond the first.
+    """One comparison: its sides, their processes, and what was measured so far."""
 
-    ``observers`` observe the second one while it is measured.
-    """
+    def __init__(self, options: argparse.Namespace, size: Size, folder: Path, children: Children) -> None:
+        self.options, self.size = options, size
+        self._folder, self._children = folder, children
+        self._cores = Cores.chosen()
+        names = (ADDON, OBSERVED) if options.observed else options.sides
+        self.report = Report(list(names), size.rounds, environment(), settings(options, size))
+        chosen = rows.observed() if options.observed else rows.compared()
+        self._rows = [row for row in chosen if self._wants(row.name)]
+        self.progress = Progress(self.expected())
 
-    def __init__(self, first: Proxy, second: Proxy, rounds: int, observers: Observers | None = None) -> None:
-        self.first, self.second, self.rounds, self.observers = first, second, rounds, observers
-        print(f"{'':44} {first.name:>10} {second.name:>10} {'':9} {'wall':>7} {'cpu':>7}   (1.0: no cost)")
+    def _wants(self, name: str) -> bool:
+        pattern = self.options.only
+        return pattern is None or fnmatch.fnmatch(name.lower(), f"*{pattern.lower()}*")
 
-    async def row(self, title: str, measure: Measure, work: int = 0, unit: str = "s") -> None:
-        """Print a row. ``measure`` gives seconds; with ``work`` they are shown as work per second."""
-        walls: tuple[list[float], list[float]] = ([], [])
-        cpus: tuple[list[float], list[float]] = ([], [])
-        for round_ in range(self.rounds + 1):
-            for side, proxy in enumerate((self.first, self.second)):
-                before = proxy.cpu
-                async with self.observers.active() if self.observers is not None and side else nullcontext():
-                    seconds = await measure(proxy.target)
-                if round_:  # The first one warms up.
-                    walls[side].append(seconds)
-                    cpus[side].append(proxy.cpu - before)
-        first, second = map(statistics.median, walls)
-        if work:
-            values = f"{work / first:10.0f} {work / second:10.0f} {unit:9}"
+    def _memory_rows(self) -> tuple[str, str]:
+        return rows.growth_by_messages(self.size.messages), rows.growth_by_requests(self.size.requests)
+
+    def expected(self) -> float:
+        """Estimate the seconds that all of it takes, on the slowest side's account."""
+        size, sides = self.size, len(self.report.sides)
+        seconds = 2.0 * sides
+        for row in self._rows:
+            one = 0.15 + 0.006 * row.clients
+            seconds += sides * (size.rounds * (size.seconds + one) + size.warm_up + one)
+        if not self.options.observed:
+            by_messages, by_requests = map(self._wants, self._memory_rows())
+            seconds += by_messages * size.messages / 1_000 + by_requests * size.requests * sides / 700
+            seconds += self._wants(rows.START_UP) * (size.rounds + 1) * 1.3 * sides
+        return seconds
+
+    async def run(self) -> None:
+        """Measure everything. Raises BenchError."""
+        self._cores.pin_load()
+        upstream = Upstream(self._children, self._folder)
+        if self._wants(rows.START_UP) and not self.options.observed:
+            self._start_up(upstream)
+        sides = [self._side(name, upstream) for name in self.report.sides]
+        proxies = [side.proxy for side in sides if side.proxy is not None]
+        watched = Watched([upstream, *proxies], self.progress)
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 50)
+        if not self.options.observed:
+            self._memory(sides, rows.MEMORY_START)
+        for row in self._rows:
+            await measure(row, sides, self.size, watched, self._result(row))
+        if self.options.observed:
+            self._say_what_was_observed(sides)
         else:
-            values = f"{first * 1000:10.2f} {second * 1000:10.2f} {'ms':9}"
-        wall = statistics.median(b / a for a, b in zip(*walls, strict=True))
-        print(f"{title:44} {values} {1 / wall:7.3f} {self._ratio(*map(sum, cpus))}", flush=True)
+            await self._growth(sides, watched)
+            self._memory(sides, rows.MEMORY_END)
 
-    @staticmethod
-    def _ratio(first: float, second: float) -> str:
-        return f"{first / second:7.3f}" if first > 0.05 and second > 0.05 else "      -"
+    def _result(self, row: Row) -> Result:
+        result = Result(row.name, row.unit)
+        self.report.results.append(result)
+        return result
+
+    def _side(self, name: str, upstream: Upstream) -> Side:
+        if name == DIRECT:
+            return Side(name, upstream.target())
+        self.progress.shows(f"starting {name}")
+        proxy = self._started(name, upstream)
+        if name != BARE:
+            proxy.says(r"(?s)is ready.*is ready")  # Both identities.
+        target = proxy.target()
+        return Side(name, target, proxy, Observers(target) if name == OBSERVED else None)
+
+    def _started(self, name: str, upstream: Upstream) -> Proxy:
+        folder = self._folder / name
+        command = command_of(name, folder, upstream, self.options.flow_detail)
+        return Proxy(self._children, self._cores, name, folder, command)
+
+    def _start_up(self, upstream: Upstream) -> None:
+        """Measure how long each proxy takes until it listens. The first start makes its certificates."""
+        result = Result(rows.START_UP)
+        self.report.results.append(result)
+        for round_ in range(self.size.rounds + 1):
+            for name in (side for side in self.report.sides if side != DIRECT):
+                self.progress.shows(f"{rows.START_UP}, {name}, round {round_} of {self.size.rounds}")
+                proxy = self._started(name, upstream)
+                if round_:
+                    result.add(name, {"start_up": proxy.start_up * 1e3, "start_cpu": proxy.start_cpu * 1e3})
+                proxy.end()
+
+    def _memory(self, sides: Sequence[Side], name: str) -> None:
+        if self._wants(name):
+            result = Result(name)
+            self.report.results.append(result)
+            for side in sides:
+                if side.proxy is not None:
+                    result.add(side.name, {"memory": side.proxy.memory})
+
+    async def _growth(self, sides: Sequence[Side], watched: Watched) -> None:
+        """Measure what a long session and many requests leave in memory."""
+        by_messages, by_requests = (Result(name) for name in self._memory_rows())
+        for result in (by_messages, by_requests):
+            if not self._wants(result.name):
+                continue
+            self.report.results.append(result)
+            for side in sides:
+                if side.proxy is None:
+                    continue
+                self.progress.shows(f"{result.name}, {side.name}")
+                before = side.proxy.memory
+                try:
+                    if result is by_messages:
+                        async with load.long_socket(side.target, self.size.messages):
+                            after = side.proxy.memory
+                    else:
+                        await load.so_many_requests(side.target, self.size.requests)
+                        after = side.proxy.memory
+                except (OSError, EOFError, RuntimeError) as error:
+                    raise watched.failure(f"{result.name}, {side.name}", side, error) from error
+                result.add(side.name, {"growth": after - before})
+                await side.proxy.settle()
+
+    def _say_what_was_observed(self, sides: Sequence[Side]) -> None:
+        observers = next(side.observers for side in sides if side.observers is not None)
+        answered = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in observers.answers.items())
+        events = (self._folder / OBSERVED / "events").read_bytes().count(b"\n")
+        self.report.notes += [f"answers to the observers meanwhile: {answered}", f"events in the file: {events}"]
 
 
-async def rows(bench: Bench, scale: float) -> None:
-    """All rows but start-up and memory."""
-    for path, what in ((load.SWAPPED, "swapped"), (load.OWN, "own")):
-        for clients in (1, 10, 100):
-            count = max(clients, int(1000 * scale))
-            count -= count % clients
-            await bench.row(
-                f"small requests, {what}, {clients} clients",
-                partial(load.small_requests, path=path, clients=clients, requests=count),
-                count,
-                "/s",
-            )
-    for clients in (1, 10, 100):
-        await bench.row(
-            f"first byte of a stream, {clients} clients",
-            partial(first_byte, clients=clients),
-        )
-    for clients in (1, 10, 100):
-        events = max(20, int(6000 * scale) // clients)
-        await bench.row(
-            f"SSE events, {clients} streams",
-            partial(last_byte, clients=clients, events=events),
-            events * clients,
-            "events/s",
-        )
-    for clients in (1, 10, 100):
-        messages = max(20, int(6000 * scale) // clients)
-        await bench.row(
-            f"WebSocket messages, {clients} sockets",
-            partial(load.websocket, clients=clients, messages=messages),
-            messages * clients,
-            "msgs/s",
-        )
+def environment() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    return {
+        "codexpool": metadata.version("codexpool"),
+        "mitmproxy": version.VERSION,
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "platform": platform.platform(),
+        "processor": cpu.partition(": ")[2],
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+    }
 
 
-async def rows_while_observed(bench: Bench, scale: float) -> None:
-    """What it costs to be observed."""
-    for clients in (1, 10, 100):
-        count = max(clients, int(3000 * scale))
-        count -= count % clients
-        await bench.row(
-            f"small requests, observed, {clients} clients",
-            partial(load.small_requests, path=load.SWAPPED, clients=clients, requests=count),
-            count,
-            "/s",
-        )
-    events, messages = max(20, int(2000 * scale)), max(20, int(2000 * scale))
-    await bench.row(
-        "SSE events, observed, 10 streams", partial(last_byte, clients=10, events=events), events * 10, "events/s"
+def settings(options: argparse.Namespace, size: Size) -> dict[str, Any]:
+    return {**vars(options), "rounds": size.rounds, "seconds": size.seconds}
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--short", action="store_true", help="measure everything in about two minutes, roughly")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="counted rounds of each row (5; short: 1)")
+    parser.add_argument("--only", metavar="PATTERN", help="rows whose name contains PATTERN, which may have * and ?")
+    parser.add_argument(
+        "--sides",
+        type=_sides,
+        default=list(COMPARED),
+        metavar="LIST",
+        help=f"what to compare with the first one ({','.join(COMPARED)})",
     )
-    await bench.row(
-        "WebSocket messages, observed, 10 sockets",
-        partial(load.websocket, clients=10, messages=messages),
-        messages * 10,
-        "msgs/s",
-    )
-    assert bench.observers is not None
-    answered = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in bench.observers.answers.items())
-    print(f"answers to the observers meanwhile: {answered}")
+    parser.add_argument("--observed", action="store_true", help="compare the addon with the addon that is observed")
+    parser.add_argument("--flow-detail", type=int, default=0, metavar="N", help="mitmdump's, for all sides (0)")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print one JSON document")
+    shown.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    return parser.parse_args(arguments)
 
 
-async def first_byte(target: load.Target, clients: int) -> float:
-    return (await load.streams(target, clients, 2, 0.01))[0]
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError(text)
+    return value
 
 
-async def last_byte(target: load.Target, clients: int, events: int) -> float:
-    return (await load.streams(target, clients, events))[1]
+def _sides(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(COMPARED):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    return names
 
 
-async def memory(bench: Bench, messages: int) -> None:
-    """What a long WebSocket leaves in memory."""
-    for proxy in (bench.first, bench.second):
-        before = proxy.memory
-        await load.websocket(proxy.target, 1, messages)
-        print(f"memory after {messages} messages, {proxy.name:5}: {proxy.memory - before:+8.1f} MiB", flush=True)
+def main() -> int:
+    """Run the benchmark; return the exit code: 1 after a failure, 2 for wrong usage (of argparse)."""
+    options = parsed()
+    if not sys.platform.startswith("linux"):
+        print("the benchmark reads /proc and pins processes to cores: it needs Linux", file=sys.stderr)
+        return 1
+    size = SHORT if options.short else FULL
+    size = Size(**{**vars(size), "rounds": options.rounds or size.rounds})
+    with (
+        tempfile.TemporaryDirectory(prefix="codexpool-bench-") as folder,
+        Signals() as signals,
+        Children(signals) as children,
+    ):
+        return run(Bench(options, size, Path(folder), children))
 
 
-def pool_toml(folder: Path, *names: str) -> Path:
-    path = folder / f"{'-'.join(names)}.toml"
-    path.touch(mode=0o600)
-    tables = (f'[[identity]]\nname = "{name}"\ntoken = "at-test-{name}-0123456789abcdef"\n' for name in names)
-    path.write_text("".join(tables))
-    return path
-
-
-def with_addon(folder: Path, *names: str) -> tuple[str, ...]:
-    return ("-s", str(ROOT / "addon"), "--set", f"codexpool_config={pool_toml(folder, *names)}")
-
-
-def start_up(upstream: dict[str, Any], folder: Path, rounds: int) -> None:
-    """Milliseconds until the proxy listens."""
-    times: dict[str, list[float]] = {"bare": [], "addon": []}
-    for round_ in range(rounds + 1):
-        for name, arguments in (("bare", ()), ("addon", with_addon(folder, "work"))):
-            proxy = Proxy(name, upstream, folder, *arguments)
-            if round_:
-                times[name].append(proxy.start_up * 1000)
-            proxy.stop()
-    bare, addon = (statistics.median(times[name]) for name in ("bare", "addon"))
-    print(f"start-up until it listens: {bare:.0f} ms, {addon:.0f} ms with the addon: {addon - bare:+.0f} ms")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each row (5)")
-    parser.add_argument("--scale", type=float, default=1.0, help="how much work a row is (1.0)")
-    parser.add_argument("--messages", type=int, default=100_000, help="messages of the memory row (100000)")
-    parser.add_argument("--only", choices=("addon", "observed"), help="one of the two comparisons (both)")
-    options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if len(cores) > 1:  # The proxy has a core of its own; upstream and load share another one.
-            os.sched_setaffinity(0, {cores[1]})
-        up = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.upstream", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        try:
-            assert up.stdout is not None
-            upstream = json.loads(up.stdout.readline())
-            run(upstream, folder, options, cores)
-        finally:
-            up.kill()
-            up.wait()
-
-
-STREAMING = ("--set", "stream_large_bodies=100")
-"""For the bare side: without it mitmproxy keeps a stream until its end. Answers above 100 bytes are streamed then;
-the small requests of these rows have shorter bodies."""
-
-
-def run(upstream: dict[str, Any], folder: Path, options: argparse.Namespace, cores: list[int]) -> None:
-    own.report()
-    if options.only != "observed":
-        start_up(upstream, folder, options.rounds)
-        bare = Proxy("bare", upstream, folder, *STREAMING)
-        addon = Proxy("addon", upstream, folder, *with_addon(folder, "work"))
-        with running(cores, bare, addon):
-            bench = Bench(bare, addon, options.rounds)
-            asyncio.run(rows(bench, options.scale))
-            asyncio.run(memory(bench, options.messages))
-    if options.only != "addon":
-        arguments = with_addon(folder, "work")
-        observed = Proxy("observed", upstream, folder, *arguments, "--set", f"codexpool_events={folder}/events")
-        addon = Proxy("addon", upstream, folder, *arguments)
-        with running(cores, addon, observed):
-            bench = Bench(addon, observed, options.rounds, Observers(observed.target))
-            asyncio.run(rows_while_observed(bench, options.scale))
-        lines = (folder / "events").read_bytes().count(b"\n")
-        print(f"events in the file: {lines}")
-
-
-@contextmanager
-def running(cores: list[int], *proxies: Proxy) -> Iterator[None]:
-    """Proxies on a core of their own, with all their threads, until this ends."""
+def run(bench: Bench) -> int:
+    """Run a comparison, and print what was measured, even if it fails or is interrupted."""
+    options, report = bench.options, bench.report
+    print(f"this takes about {clock(bench.expected())} minutes; Ctrl-C prints what there is", file=sys.stderr)
+    code = 0
     try:
-        for proxy in proxies:
-            if proxy.name != "bare":
-                proxy.ready()
-            for thread in Path(f"/proc/{proxy.process.pid}/task").iterdir() if cores else ():
-                os.sched_setaffinity(int(thread.name), {cores[0]})
-        yield
-    finally:
-        for proxy in proxies:
-            proxy.stop()
+        if options.only is None and not options.observed:
+            with contextlib.redirect_stdout(sys.stderr if options.json or options.markdown else sys.stdout):
+                own.report()
+        asyncio.run(bench.run())
+    except InterruptedBySignal as signal:
+        report.interrupted, code = True, int(str(signal.code))
+    except BenchError as failure:
+        bench.progress.ends()
+        print(f"error: {failure}", file=sys.stderr)
+        report.interrupted, code = True, 1
+    bench.progress.ends()
+    if not report.results and not code:
+        print(f"no row's name contains {options.only!r}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(as_document(report), indent=2))
+    else:
+        print(as_markdown(report) if options.markdown else as_text(report))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,45 +1,95 @@
 """A lean upstream for the benchmarks: it must cost next to nothing, so unlike the stand-in it checks nothing.
 
 It is a CONNECT proxy that ends the tunnel itself, so that mitmdump's `--mode upstream:` leads here whatever host is
-asked for. Run as a process of its own: prints one JSON line, then serves until its standard input is closed.
+asked for. Run as a process of its own: prints one JSON line, then serves until it is ended.
+
+What a client wants is in the query of a POST, and in ``bench`` of a WebSocket message: see `Wanted`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import select
+import selectors
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
 
+from benchmarks import frames
 from tests.standin.certificates import Authority
-from tests.standin.connections import Http1, Socket
 
-EVENT = b"data: " + b"x" * 192 + b"\n\n"
-DEAD = "dead"
-"""A token with this word in it is refused by everything."""
+AT_ONCE: Final = 16
+"""Events of a burst that are written together: a TLS record for each, as a backend writes them, in one packet."""
+
+REFUSED_ONCE: Final = "/again-"
+"""A path with this in it is refused once, with a 401 that is about the endpoint only; then it is answered."""
+
+NOT_HERE: Final = b'{"error":{"code":"no_matching_rule","message":"not with this credential"}}'
+
+STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+    b"x-codex-primary-used-percent: 12\r\nx-codex-primary-window-minutes: 300\r\n"
+    b"x-codex-secondary-used-percent: 3\r\nx-codex-secondary-window-minutes: 10080\r\nx-request-id: req_1\r\n\r\n"
+)
+
+
+class Wanted(NamedTuple):
+    """So many events in a burst, or from ``begin`` (seconds of the monotonic clock) on at ``rate`` a second."""
+
+    events: int
+    rate: float = 0.0
+    begin: float = 0.0
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Wanted:
+        return cls(int(values["events"]), float(values.get("rate", 0)), float(values.get("begin", 0)))
+
+
+CREATED: Final = b'{"type":"response.created","response":{"id":"resp_1","model":"gpt-test","status":"in_progress"}}'
+COMPLETED: Final = (
+    b'{"type":"response.completed","response":{"id":"resp_1","model":"gpt-test","status":"completed","output":[],'
+    b'"usage":{"input_tokens":3210,"input_tokens_details":{"cached_tokens":2048},"output_tokens":30,'
+    b'"output_tokens_details":{"reasoning_tokens":0},"total_tokens":3240}}}'
+)
+
+
+def delta(number: int, due: float, now: float) -> bytes:
+    """Return an event as the model sends it for a word, with when it was due and when it was sent (µs)."""
+    return (
+        b'{"type":"response.output_text.delta","item_id":"msg_0199aaaabbbb7ccc8ddd","output_index":0,"content_index":0,'
+        b'"sequence_number":%d,"delta":" word","obfuscation":"a1b2c3d4e5f6","due":%d,"sent":%d}'
+    ) % (number, due * 1e6, now * 1e6)
+
+
+def as_event(text: bytes) -> bytes:
+    """Return a chunk with an event of a stream."""
+    event = b"event: %s\ndata: %s\n\n" % (text[9 : text.index(b'"', 9)], text)
+    return b"%x\r\n%s\r\n" % (len(event), event)
 
 
 class Upstream:
-    """``/…?events=N&pace=S`` streams N events; a WebSocket sends as many messages as it is asked for."""
+    """Answers everything, for every credential."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
+        self._refused: set[str] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             await writer.start_tls(self._tls)
-            http = Http1(reader, writer)
-            while (received := await http.next_request()) is not None:
-                _, target, headers = received
-                await http.body(headers)
-                fields = {name.lower(): value for name, value in headers}
+            while True:
+                target, fields = _head(await reader.readuntil(b"\r\n\r\n"))
                 if "upgrade" in fields:
-                    await self._talk(http, target, headers)
+                    await self._talk(reader, writer, fields)
                     return
+                await reader.readexactly(int(fields.get("content-length", 0)))
                 await self._answer(writer, target, fields.get("authorization", ""))
         except (OSError, EOFError, ValueError):
             pass
@@ -49,38 +99,86 @@ class Upstream:
     async def _answer(self, writer: asyncio.StreamWriter, target: str, authorization: str) -> None:
         path, _, query = target.partition("?")
         name = authorization.removeprefix("Bearer at-test-").partition("-")[0]
-        if "events=" in query:
-            await self._stream(writer, dict(part.split("=") for part in query.split("&")))
+        if query.startswith("events="):
+            writer.write(STREAM_HEAD + as_event(CREATED))
+            await _send(writer, Wanted.of(dict(parse_qsl(query))), as_event)
+            writer.write(as_event(COMPLETED) + b"0\r\n\r\n")
             return
         status, document = 200, b'{"ok":true}'
-        if name.startswith(DEAD) and not path.endswith("whoami"):
-            status, document = 401, b'{"error":{"code":"token_expired","message":"expired"}}'
+        if REFUSED_ONCE in path and path not in self._refused:
+            self._refused.add(path)
+            status, document = 401, NOT_HERE
         elif path.endswith("whoami"):
             document = json.dumps(whoami(name)).encode()
         elif path.endswith("accounts/check"):
             document = json.dumps(discovery(name)).encode()
+        self._refused -= {path} if status == 200 else set()
+        head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % (status, len(document)) + document)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fields: dict[str, str]) -> None:
+        accept = frames.accepted(fields["sec-websocket-key"])
         writer.write(
-            b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(document))
-            + document
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+            b"sec-websocket-extensions: permessage-deflate\r\nsec-websocket-accept: %s\r\n\r\n" % accept.encode()
         )
+        receiver, sender = frames.Receiver(), frames.Sender(masks=False)
+        while data := await reader.read(65536):
+            if not (text := receiver.feed(data)):
+                continue
+            writer.write(sender.frame(CREATED))
+            await _send(writer, Wanted.of(json.loads(text)["bench"]), sender.frame)
+            writer.write(sender.frame(COMPLETED))
 
-    async def _stream(self, writer: asyncio.StreamWriter, query: dict[str, str]) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        chunk = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
-        pace = float(query.get("pace", 0))
-        for _ in range(int(query["events"])):
-            writer.write(chunk)
-            await writer.drain()
-            # Events are written one by one: a pause of nothing keeps them from growing together in one packet.
-            await asyncio.sleep(pace)
-        writer.write(b"0\r\n\r\n")
 
-    async def _talk(self, http: Http1, target: str, headers: list[tuple[str, str]]) -> None:
-        socket = Socket(http, target, headers)
-        await socket.accept([])
-        async for text in socket.messages():
-            for number in range(int(text)):
-                await socket.send({"type": "response.output_text.delta", "delta": "x" * 150, "n": number})
+async def _send(writer: asyncio.StreamWriter, wanted: Wanted, packed: Callable[[bytes], bytes]) -> None:
+    if wanted.rate:
+        await Steady(writer, wanted, packed).ended
+        return
+    loop, left = asyncio.get_running_loop(), wanted.events
+    while left:
+        now, count = loop.time(), min(AT_ONCE, left)
+        writer.writelines([packed(delta(left - number, now, now)) for number in range(count)])
+        left -= count
+        await writer.drain()
+        await asyncio.sleep(0)  # The other streams go on, too.
+
+
+class Steady:
+    """Sends each event when it is due, whether or not the others have been read: nobody slows the model down."""
+
+    def __init__(self, writer: asyncio.StreamWriter, wanted: Wanted, packed: Callable[[bytes], bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._writer, self._wanted, self._packed = writer, wanted, packed
+        self._number = 0
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.call_at(wanted.begin, self._send)
+
+    def _send(self) -> None:
+        begin, rate, number = self._wanted.begin, self._wanted.rate, self._number
+        if number == self._wanted.events or self._writer.transport.is_closing():
+            if not self.ended.done():
+                self.ended.set_result(None)
+            return
+        self._writer.write(self._packed(delta(number, begin + number / rate, self._loop.time())))
+        self._number += 1
+        self._loop.call_at(begin + self._number / rate, self._send)
+
+
+class FineSelector(selectors.DefaultSelector):
+    """Wakes when a timer is due, not up to a millisecond later as epoll does."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0 and hasattr(self, "fileno"):
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def _head(head: bytes) -> tuple[str, dict[str, str]]:
+    line, *lines = head.decode("latin-1").rstrip().split("\r\n")
+    pairs = (text.partition(":") for text in lines)
+    return line.split(" ")[1], {name.lower(): value.strip() for name, _, value in pairs}
 
 
 def whoami(name: str) -> dict[str, Any]:
@@ -103,8 +201,11 @@ async def main(folder: Path) -> None:
     tls.load_cert_chain(authority.issue(["chatgpt.com", "auth.openai.com"]))
     server = await asyncio.start_server(Upstream(tls).serve, "127.0.0.1", 0, limit=1 << 20, backlog=1024)
     print(json.dumps({"port": server.sockets[0].getsockname()[1], "ca": str(authority.ca_file)}), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(FineSelector())) as runner:
+        runner.run(main(Path(sys.argv[1])))

@@ -1,0 +1,128 @@
+"""The report of a comparison: as a table for a terminal, in Markdown for the docs, in JSON for machines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.results import DIRECT, METRICS, Result
+from benchmarks.targets import Outcome, outcomes
+
+
+@dataclass
+class Report:
+    """All that was measured. ``sides`` begins with the reference of the ratios."""
+
+    sides: list[str]
+    rounds: int
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    results: list[Result] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def compared(self) -> list[str]:
+        """The sides that have a ratio."""
+        return [side for side in self.sides[1:] if side != DIRECT]
+
+    def outcomes(self) -> list[Outcome]:
+        return outcomes(self.results) if "bare" in self.sides else []
+
+
+TITLE = 46
+
+
+def as_text(report: Report) -> str:
+    """Return the table: ratios first, more than 1.0 is better."""
+    width = TITLE + 8 * len(report.compared)
+    lines = [
+        f"{'ratio to ' + report.sides[0]:>{width}} │ medians of {report.rounds} rounds",
+        f"{'':{TITLE}}{_cells(report.compared, 8)} │{_cells(report.sides, 10)}",
+    ]
+    for result in report.results:
+        lines.append(result.name)
+        lines += (f"  {label:{TITLE - 2}}{_cells(a, 8)} │{_cells(b, 10)}" for label, a, b in _rows(report, result))
+    lines += ["", *report.notes] if report.notes else []
+    if found := report.outcomes():
+        lines += ["", *_against_targets(found)]
+    if report.interrupted:
+        lines += ["", "interrupted: rows are missing, or have fewer rounds"]
+    return "\n".join(lines)
+
+
+def as_markdown(report: Report) -> str:
+    """Return the table and the targets, to be pasted into docs/performance.md."""
+    heads = [*(f"{side} ÷ {report.sides[0]}" for side in report.compared), *report.sides]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for result in report.results:
+        for label, ratios, values in _rows(report, result):
+            lines.append(f"| {result.name}: {label} | {' | '.join([*ratios, *values])} |")
+    lines += ["", *report.notes, *_against_targets(report.outcomes())] if report.outcomes() else []
+    return "\n".join(lines)
+
+
+def as_document(report: Report) -> dict[str, Any]:
+    """Return the JSON document: medians and ratios, and the values of each round."""
+    return {
+        "environment": report.environment,
+        "settings": report.settings,
+        "interrupted": report.interrupted,
+        "reference": report.sides[0],
+        "sides": report.sides,
+        "rows": [_row_document(report, result) for result in report.results],
+        "notes": report.notes,
+        "targets": [_target_document(outcome) for outcome in report.outcomes()],
+    }
+
+
+def _row_document(report: Report, result: Result) -> dict[str, Any]:
+    metrics = {}
+    for metric in result.metrics:
+        ratios = {side: result.ratio(metric, side, report.sides[0]) for side in report.compared}
+        metrics[metric] = {
+            "label": result.label(metric),
+            "better": {1: "more", -1: "less", 0: None}[METRICS[metric].better],
+            "median": {side: result.median(metric, side) for side in result.values[metric]},
+            "ratio": {side: ratio for side, ratio in ratios.items() if ratio is not None},
+            "rounds": result.values[metric],
+        }
+    return {"name": result.name, "metrics": metrics}
+
+
+def _target_document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        **outcome.target._asdict(),
+        "row": outcome.row,
+        "value": outcome.value,
+        "met": outcome.is_met,
+        "misses_by": max(0.0, outcome.misses_by),
+    }
+
+
+def _rows(report: Report, result: Result) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield label, ratios and values of each metric, as they are shown."""
+    for metric in result.metrics:
+        ratios = [result.ratio(metric, side, report.sides[0]) for side in report.compared]
+        values = [result.median(metric, side) for side in report.sides]
+        digits = METRICS[metric].digits
+        yield result.label(metric), [_number(ratio, 2) for ratio in ratios], [_number(v, digits) for v in values]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return f"{value:,.{digits}f}" if value is not None else ""
+
+
+def _cells(cells: Sequence[str], width: int) -> str:
+    return "".join(f"{cell:>{width}}" for cell in cells)
+
+
+def _against_targets(found: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the final block: what must hold, and whether it does."""
+    missed = [outcome for outcome in found if not outcome.is_met]
+    yield f"targets: {len(found) - len(missed)} of the {len(found)} that were measured are met"
+    for outcome in found:
+        word = "met   " if outcome.is_met else "MISSED"
+        label = METRICS[outcome.target.metric].label.partition(",")[0].format(unit="event")
+        yield f"  {word} {outcome.row}: {label}: {outcome.described()}"

@@ -1,0 +1,59 @@
+"""Measures rows in rounds: the sides in turn, in changed order, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from benchmarks.progress import Progress
+from benchmarks.results import Result, Sample
+from benchmarks.rows import Row, Size
+from benchmarks.sides import BenchError, Process, Side
+
+
+async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched, result: Result) -> None:
+    """Measure a row: a round that warms up, then those that count. Adds to ``result`` after each of them."""
+    taking_part = [side for side in sides if row.is_for(side)]
+    for round_ in range(size.rounds + 1):
+        samples: dict[str, Sample] = {}
+        for side in in_order(taking_part, round_):
+            watched.progress.shows(f"{row.name}, {side.name}, round {round_} of {size.rounds}")
+            samples[side.name] = await watched.sample(row, side, size.seconds if round_ else size.warm_up)
+        if round_:
+            row.derive(samples)
+            for side in taking_part:
+                result.add(side.name, samples[side.name])
+
+
+def in_order(sides: Sequence[Side], round_: int) -> list[Side]:
+    """Return the sides in the order of a round: each of them comes first, and next to each other one, in turn."""
+    first = round_ % len(sides) if sides else 0
+    turned = [*sides[first:], *sides[:first]]
+    return turned[::-1] if (round_ // max(1, len(sides))) % 2 else turned
+
+
+class Watched:
+    """Measures a side, and says what has happened if that fails."""
+
+    def __init__(self, processes: Sequence[Process], progress: Progress) -> None:
+        self._processes = processes
+        self.progress = progress
+
+    async def sample(self, row: Row, side: Side, seconds: float) -> Sample:
+        """Measure once, and wait until the proxy is idle. Raises BenchError."""
+        try:
+            async with asyncio.timeout(120), side.observed():
+                sample = await row.sample(side, seconds)
+        except (OSError, EOFError, RuntimeError) as error:
+            raise self.failure(f"{row.name}, {side.name}", side, error) from error
+        if side.proxy is not None:
+            await side.proxy.settle()
+        return sample
+
+    def failure(self, what: str, side: Side, error: Exception) -> BenchError:
+        """Explain an error: a process has ended, or what the side's proxy said last."""
+        for process in self._processes:
+            if process.has_ended:
+                return BenchError(f"{what}: {process.name} has ended. {process.last_lines()}")
+        said = side.proxy.last_lines() if side.proxy is not None else ""
+        return BenchError(f"{what}: {type(error).__name__}: {error}. {said}")
