@@ -23,6 +23,7 @@ from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
+from codexpool.proxy.mitm.listeners import Listeners
 from codexpool.proxy.mitm.shutdown import REASON, Shutdown
 from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
@@ -103,7 +104,8 @@ class Codexpool:
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("")
         options.set_defaults()
-        resend.install(self.handler)
+        self.listeners = Listeners(ctx.master.addons)
+        resend.install(self.handler, self._are_messages_heard)
         self.tls_sessions = tls_sessions.TlsSessions(lambda: self.handler.hosts)
         tls_sessions.install(self.tls_sessions)
         options.warn_of_modes()
@@ -165,7 +167,11 @@ class Codexpool:
             raise exceptions.OptionsError("codexpool_observe cannot be changed while the proxy runs: restart it")
         self.handler = ObserveHandler(self.history) if observes else SwapHandler(self.history)
         self.telemetry.view = self.handler
-        resend.install(self.handler)
+        resend.install(self.handler, self._are_messages_heard)
+
+    def _are_messages_heard(self) -> bool:
+        """Return whether another addon has hooks for WebSocket messages."""
+        return self.listeners.others("websocket_message", self) or self.listeners.others("update", self)
 
     def _refuse(self, reason: str) -> None:
         """Refuse to start; while running, refuse the change; after a reload, refuse requests to swap."""

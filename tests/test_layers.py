@@ -151,6 +151,7 @@ MITMPROXYS_LAYERS = {
     "codexpool.proxy.connections",
     "codexpool.proxy.tls_sessions",
     "codexpool.proxy.tunnels",
+    "codexpool.proxy.relay",
 }
 """Modules that may import mitmproxy's protocol layers and private names, which any release may change."""
 

@@ -42,6 +42,7 @@ FRAME: Final = 64  # bytes of memory a frame costs, however short it is
 DENSE_FROM: Final = 8 << 20  # bytes up to which a message may be denser than `MOST_DENSE`
 MOST_DENSE: Final = 100  # how many times its size a message may inflate to. (Deflate reaches 1,000; text reaches 10.)
 PIECE: Final = 1 << 20  # bytes inflated in one step
+END: Final = b"\x00\x00\xff\xff"  # which a deflated message is sent without (RFC 7692, 7.2.1)
 # zlib's level for messages. The default saves a fifth and takes four times as long, while all connections wait.
 EFFORT: Final = 1
 
@@ -227,6 +228,7 @@ class _Bound(Extension):
     def __init__(self) -> None:
         self.size = 0  # bytes of the message so far, inflated
         self.deflated = 0  # bytes of it as received, if it is deflated
+        self.was_deflated = False  # Bytes of the last complete message were deflated.
         self._is_control = False
 
     def enabled(self) -> bool:
@@ -256,6 +258,7 @@ class _Bound(Extension):
 
     def frame_inbound_complete(self, proto: Any, fin: bool) -> None:
         if fin and not self._is_control:
+            self.was_deflated = bool(self.deflated)
             self.size = self.deflated = 0
 
 
@@ -268,21 +271,46 @@ class _Deflate(PerMessageDeflate):
     def __init__(self, negotiated: PerMessageDeflate, bound: _Bound) -> None:
         self.__dict__.update(negotiated.__dict__)
         self._bound = bound
+        self.has_ended = False  # The stream has ended with the last message: not every client can inflate that.
 
     def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes | CloseReason:
         if not self._inbound_compressed or not self._inbound_is_compressible or self._decompressor is None:
             return super().frame_inbound_payload_data(proto, data)
         self._bound.deflated += len(data)
-        pieces, left = [], bytes(data)
-        try:
-            while True:
-                pieces.append(self._decompressor.decompress(left, PIECE))
-                left = self._decompressor.unconsumed_tail
-                self._bound.grow(len(pieces[-1]))
-                if not left and len(pieces[-1]) < PIECE:
-                    return b"".join(pieces)
-        except zlib.error:
-            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        return self._in_pieces(bytes(data))
+
+    def inflate(self, message: bytes) -> bytes:
+        """Inflate a message of a server that came in one frame, as wsproto would. Raises ParseFailed."""
+        if self._decompressor is None:
+            self._decompressor = zlib.decompressobj(-self.server_max_window_bits)
+        bound = self._bound
+        bound.size, bound.deflated = FRAME, len(message)
+        inflated = self._in_pieces(message + END)
+        bound.size = bound.deflated = 0
+        self.has_ended = self._decompressor.eof
+        if self.has_ended:
+            self._decompressor.flush()  # As after wsproto's, the next message is an error.
+        if self.server_no_context_takeover:
+            self._decompressor = None
+        return inflated
+
+    def forget(self) -> None:
+        """Deflate the next message without reference to earlier ones."""
+        self._compressor = None
+
+    def _in_pieces(self, left: bytes) -> bytes:
+        pieces: list[bytes] = []
+        decompressor: Any = self._decompressor
+        while True:
+            try:
+                piece = decompressor.decompress(left, PIECE)
+            except zlib.error as error:
+                raise ParseFailed("error in extension", CloseReason.INVALID_FRAME_PAYLOAD_DATA) from error
+            self._bound.grow(len(piece))
+            left = decompressor.unconsumed_tail
+            if not left and len(piece) < PIECE:
+                return piece if not pieces else b"".join((*pieces, piece))
+            pieces.append(piece)
 
     def frame_outbound(
         self, proto: Any, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
@@ -297,8 +325,9 @@ class WebsocketConnection(_Websocket):  # type: ignore[misc]
     """One side of a WebSocket. A message that is too long closes it with 1009."""
 
     def __init__(self, connection_type: Any, extensions: Iterable[Extension] = (), **more: Any) -> None:
-        bound = _Bound()
+        self.bound = bound = _Bound()
         bounded = [_Deflate(one, bound) if isinstance(one, PerMessageDeflate) else one for one in extensions]
+        self.deflate = next((one for one in bounded if isinstance(one, _Deflate)), None)
         super().__init__(connection_type, [*bounded, bound], **more)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from inspect import isroutine
 from itertools import count
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.utils import ReceiveBuffer
 
-from codexpool.proxy import connections, tls_sessions
+from codexpool.proxy import connections, relay, tls_sessions
 
 # mitmproxy 11.0 has plain status codes in place of its error codes.
 _codes: Any = getattr(layers, "ErrorCode", None)
@@ -77,12 +77,13 @@ _USED = {
     layer.Layer: ("handle_event",),
     **connections.TOUCHED,
     **tls_sessions.TOUCHED,
+    **relay.TOUCHED,
 }
 
 Commands = Generator[Any, Any, None]
 
 
-class Sender(Protocol):
+class Sender(relay.Readers, Protocol):
     """Decides what a flow looks like on the wire, and whether it is sent again. No method may raise.
 
     By default nothing is dressed, held or sent again.
@@ -454,14 +455,18 @@ def missing_names() -> list[str]:
     needed = [*_USED.items(), (HttpStream, overridden)]
     missing = [f"{cls.__name__}.{name}" for cls, names in needed for name in names if not hasattr(cls, name)]
     looked_up = ("HttpStream", "Http1Client", "Http1Server")
-    return missing + [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]
+    missing += [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]
+    return missing + relay.missing_names()
 
 
-def install(sender: Sender) -> None:
+def install(sender: Sender, is_heard: Callable[[], bool] = lambda: True) -> None:
     """Make every new stream ask ``sender``. Streams under way keep the sender they began with.
+
+    ``is_heard`` tells whether other addons have hooks for WebSocket messages.
 
     mitmproxy's HTTP layer looks its classes up in its own module, for live connections and for client replay.
     """
     ResendStream.installed = sender
     layers.HttpStream = ResendStream  # type: ignore[misc]
     connections.install()
+    relay.install(sender, is_heard)

@@ -23,6 +23,7 @@ from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
 from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.relay import Reader
 from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
@@ -189,6 +190,9 @@ class SwapHandler:
             logger.exception("reading a message failed")
         if is_known or swaps:
             trim(flow)
+
+    def message_reader(self, flow: http.HTTPFlow) -> Reader | None:
+        return self.sockets.reader(flow) if self.flows.serves and flow in self.flows else None
 
     def socket_closed(self, flow: http.HTTPFlow) -> None:
         exchange, socket = self.flows.get(flow), flow.websocket

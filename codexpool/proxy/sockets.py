@@ -45,6 +45,7 @@ from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.judge import BackendAnswer, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
 from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.relay import Reader
 from codexpool.proxy.replies import Advice, advice, limit_error, promo, seconds_to
 from codexpool.proxy.resend import hang_up
 from codexpool.proxy.turns import Denied, Turns
@@ -183,6 +184,14 @@ class OpenSocket:
                 self.pending = self.pending or [Pending()]  # The answer may be unsolicited.
                 self.last_request = None
                 self.has_begun = True
+
+    def read(self, message: websocket.WebSocketMessage) -> None:
+        """Do what the hook would do with a message of the backend."""
+        try:
+            self.on_backend(message)
+        except Exception:
+            logger.exception("reading a message failed")
+        trim(self.flow)
 
     def on_close(self) -> None:
         """Release what the socket holds, and learn from the way it ended."""
@@ -437,6 +446,11 @@ class Sockets:
             await socket.on_client(message)
         else:
             socket.on_backend(message)
+
+    def reader(self, flow: http.HTTPFlow) -> Reader | None:
+        """Return what reads the messages of a socket's backend."""
+        socket = self._open.get(flow)
+        return socket.read if socket is not None else None
 
     def refuse_unknown(self, flow: http.HTTPFlow) -> None:
         """Drop a client's message on a socket from before a reload, and have its client connect again.

@@ -31,7 +31,7 @@ from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, _http1
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.test import taddons
 
-from codexpool.proxy import connections, resend
+from codexpool.proxy import connections, relay, resend
 from codexpool.proxy.resend import Sender
 
 Protocol = Literal["h1", "h2"]
@@ -45,7 +45,7 @@ def uninstall() -> None:
     vars(http_layers).update(
         HttpStream=resend.HttpStream, Http1Client=_http1.Http1Client, Http1Server=_http1.Http1Server
     )
-    vars(websocket_layer).update(WebsocketConnection=connections._Websocket)
+    vars(websocket_layer).update(WebsocketConnection=connections._Websocket, WebsocketLayer=relay._Layer)
 
 
 def proxy_options(**settings: Any) -> options.Options:

@@ -62,6 +62,8 @@ class Refusing:
     def should_hold(self, flow: http.HTTPFlow) -> bool:
         return "hold" in flow.request.query
 
+    def message_reader(self, flow: http.HTTPFlow) -> None: ...
+
     def judge_beginning(self, flow: http.HTTPFlow, piece: bytes) -> http.Response | bool:
         if b"failed" in piece:
             return http.Response.make(401, b"failed")

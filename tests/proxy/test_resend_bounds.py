@@ -310,7 +310,7 @@ class Tunnels(Streaming):
 
 def reloaded(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`codexpool.proxy.resend` as the entry file loads it when it is touched: anew, with all it stands on."""
-    for name in ("connections", "resend"):
+    for name in ("connections", "relay", "resend"):
         monkeypatch.delitem(importlib.sys.modules, f"codexpool.proxy.{name}")  # type: ignore[attr-defined]
         monkeypatch.delattr(codexpool.proxy, name)
     return importlib.import_module("codexpool.proxy.resend")

@@ -41,6 +41,7 @@ from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
+from codexpool.proxy.relay import Reader
 from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
@@ -274,6 +275,12 @@ class ObserveHandler(Hooks):
             self._sockets.opened(flow, observation)
 
     async def message(self, flow: http.HTTPFlow) -> None:
+        self._read(flow)
+
+    def message_reader(self, flow: http.HTTPFlow) -> Reader | None:
+        return (lambda _: self._read(flow)) if flow in self._sockets else None
+
+    def _read(self, flow: http.HTTPFlow) -> None:
         with self._fail_open("reading a message"):
             self._sockets.message(flow)
         with self._fail_open("forgetting old messages"):

@@ -39,6 +39,9 @@ class ObservedSockets:
         self._history = history
         self._sockets: WeakKeyDictionary[http.HTTPFlow, ObservedSocket] = WeakKeyDictionary()
 
+    def __contains__(self, flow: http.HTTPFlow) -> bool:
+        return flow in self._sockets
+
     def opened(self, flow: http.HTTPFlow, observation: Observation) -> None:
         """Follow a socket from its 101 on."""
         self._sockets[flow] = ObservedSocket(observation)
