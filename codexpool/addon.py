@@ -171,7 +171,7 @@ class Codexpool:
 
     def _are_messages_heard(self) -> bool:
         """Return whether another addon has hooks for WebSocket messages."""
-        return self.listeners.others("websocket_message", self) or self.listeners.others("update", self)
+        return self.listeners.others("websocket_message", self)
 
     def _refuse(self, reason: str) -> None:
         """Refuse to start; while running, refuse the change; after a reload, refuse requests to swap."""

@@ -19,6 +19,7 @@ from mitmproxy.addonmanager import AddonManager, traverse
 from mitmproxy.addons.dumper import Dumper
 from mitmproxy.exceptions import AddonManagerError
 
+UPDATE: Final = "update"  # the hook that mitmproxy calls after each hook of a flow
 OLDEST: Final = 1.0  # seconds after which the table is made anew in any case
 
 END: Final = object()  # stands between the addons of one parent and those of the next
@@ -81,12 +82,13 @@ class Listeners:
         return groups
 
     def others(self, name: str, ours: object) -> bool:
-        """Return whether an addon other than ``ours`` has something to do in a hook."""
+        """Return whether an addon other than ``ours`` has something to do in a hook, or in `UPDATE` after it."""
         self._look()
         key = name, id(ours)
         has = self._others.get(key)
         if has is None:
-            listeners = (one for group in self.of(name) for one in group if one.addon is not ours)
+            groups = (*self.of(name), *self.of(UPDATE))
+            listeners = (one for group in groups for one in group if one.addon is not ours)
             has = self._others[key] = any(self._is_busy(name, one.addon) for one in listeners)
         return has
 

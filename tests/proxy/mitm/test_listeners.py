@@ -230,6 +230,18 @@ def test_only_others_count(manager: AddonManager) -> None:
     assert not known.others("websocket_message", ours)
 
 
+class View(Silent):
+    def update(self, flows: object) -> None:
+        return
+
+
+def test_whoever_hears_of_all_updates_counts(manager: AddonManager) -> None:
+    known = Listeners(manager)
+    manager.add(view := View("view"))
+    assert known.others("websocket_message", None)
+    assert not known.others("websocket_message", view)
+
+
 @pytest.mark.parametrize(
     ("options", "counts"),
     [
