@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,39 @@ def test_run_exits_with_mitmdumps_exit_code(world: World) -> None:
 
     assert run.returncode == 1  # mitmproxy's own code for it
     assert "invalid int value" in run.stderr
+
+
+ASKS = """
+import os
+from mitmproxy import ctx
+
+def running():
+    print("master", type(ctx.master).__name__, type(ctx.master.addons).__module__, os.getppid(), flush=True)
+    print("filter", ctx.options.dumper_filter, flush=True)
+    ctx.master.shutdown()
+"""
+
+
+def test_run_is_one_process_with_a_master_of_our_own(world: World) -> None:
+    script = world.home / "asks.py"
+    script.write_text(ASKS)
+
+    run = world.run("run", "-p", "0", "-s", str(script), "~q", "&", "~u x")
+
+    assert run.returncode == 0, run.stderr
+    assert f"master DumpMaster codexpool.proxy.mitm.master {os.getpid()}" in run.stdout
+    assert "filter ~q & ~u x" in run.stdout  # mitmdump's own arguments
+    assert "refuses requests" in run.stdout  # the addon has no pool
+
+
+def test_run_says_that_mitmproxy_is_not_there(world: World) -> None:
+    (world.home / "mitmproxy.py").write_text("raise ImportError('No module named mitmproxy')")
+    world.environ["PYTHONPATH"] = os.pathsep.join([str(world.home), world.environ["PYTHONPATH"]])
+
+    run = world.run("run")
+
+    assert run.returncode == 1
+    assert run.stderr == "codexpool: cannot start mitmdump: No module named mitmproxy; reinstall codexpool\n"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ MASTERS: Final = MappingProxyType(
 )
 """mitmproxy's commands, and where the master of each is."""
 
+TOUCHED: Final = ("register", "remove", "clear", "handle_lifecycle", "trigger_event", "trigger")
+if missing := [name for name in TOUCHED if not hasattr(addonmanager.AddonManager, name)]:
+    raise ImportError(f"this mitmproxy's AddonManager lacks {', '.join(missing)}")
+
 WALKED: Final = frozenset({"load", "configure", "running", "done"})
 """Hooks in which addons come, go, and set handlers on themselves: mitmproxy's own walk finds those meanwhile."""
 
@@ -143,9 +147,16 @@ class _Master:
         self._addons = Manager(self)
 
 
+def master(tool: str) -> type[Any]:
+    """Make a mitmproxy command's master one with our manager, from now on, and return it."""
+    module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
+    made = type(name, (_Master, getattr(module, name)), {})
+    setattr(module, name, made)
+    return made
+
+
 def run(tool: str, arguments: Sequence[str]) -> None:
     """Run one of mitmproxy's commands until it ends."""
-    module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
-    setattr(module, name, type(name, (_Master, getattr(module, name)), {}))
-    sys.argv = [tool, *arguments]
+    master(tool)
+    sys.argv = [tool, *arguments]  # for mitmproxy's usage and errors
     getattr(main, tool)(arguments)

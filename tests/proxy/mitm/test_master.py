@@ -7,9 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal, cast
+from unittest.mock import AsyncMock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy import hooks, http, options
@@ -17,8 +20,10 @@ from mitmproxy.addonmanager import AddonManager
 from mitmproxy.exceptions import AddonHalt, AddonManagerError, OptionsError
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHook
 from mitmproxy.test import tflow
+from mitmproxy.tools import dump
 
-from codexpool.proxy.mitm.master import Manager
+from codexpool.proxy.mitm.master import MASTERS, Manager
+from codexpool.proxy.mitm.master import master as mitmproxys_master
 
 Kind = Literal[
     "none", "sync", "async", "waits", "raises", "raises later", "halts", "refuses", "text", "module", "awaitable"
@@ -243,3 +248,43 @@ def test_it_calls_what_mitmproxy_calls(trees: list[Plan], what: list[str]) -> No
     ours = asyncio.run(history(cast(type[AddonManager], Manager), make, what))
 
     assert ours == theirs
+
+
+@pytest.mark.parametrize("tool", MASTERS)
+async def test_a_master_has_all_that_mitmproxys_has(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
+    plain = getattr(module, name)
+    monkeypatch.setattr(module, name, plain)  # restores it
+    made = mitmproxys_master(tool)
+    assert getattr(module, name) is made
+    assert (made.__name__, issubclass(made, plain)) == (name, True)
+
+    theirs, ours = plain(options.Options()), made(options.Options())
+
+    assert isinstance(ours.addons, Manager)
+    assert ours.addons.master is ours
+    assert list(map(type, ours.addons.chain)) == list(map(type, theirs.addons.chain))
+    assert ours.addons.lookup.keys() == theirs.addons.lookup.keys()
+    assert ours.options.keys() == theirs.options.keys()
+    assert ours.commands.commands.keys() == theirs.commands.commands.keys()
+
+
+async def test_an_option_that_an_addon_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dump, "DumpMaster", dump.DumpMaster)
+    made = mitmproxys_master("mitmdump")(options.Options())
+    with pytest.raises(OptionsError, match="nonsense"):
+        made.options.update(mode=["nonsense"])
+    assert made.options.mode == ["regular"]
+
+
+async def test_update_is_triggered_only_if_an_addon_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mitmdump has no such addon, and would build the hook for each message."""
+    manager = Manager(Master())
+    built: list[object] = []
+    monkeypatch.setattr(manager, "_trigger", AsyncMock(side_effect=lambda name, args: built.append(name)))
+    hook = HttpRequestHook(tflow.tflow())
+    await manager.handle_lifecycle(hook)
+    assert built == ["request"]
+    manager.chain.append(SimpleNamespace(update=print))
+    await manager.handle_lifecycle(hook)
+    assert built == ["request", "request", "update"]
