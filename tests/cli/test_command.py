@@ -81,7 +81,7 @@ def test_run_is_one_process_with_a_master_of_our_own(world: World) -> None:
     assert run.returncode == 0, run.stderr
     assert f"master DumpMaster codexpool.proxy.mitm.master {os.getpid()}" in run.stdout
     assert "filter ~q & ~u x" in run.stdout  # mitmdump's own arguments
-    assert "refuses requests" in run.stdout  # the addon has no pool
+    assert "config/pool.example.toml" in run.stdout  # The addon says that there is no pool.
 
 
 def test_run_says_that_mitmproxy_is_not_there(world: World) -> None:

@@ -170,7 +170,10 @@ class Door:
 
     def do_state(self) -> dict[str, Any]:
         gc.collect()
-        names = [type(thing).__name__ for thing in gc.get_objects()]
+        gc.unfreeze()  # The addon has frozen what was there at its start: count it, too.
+        things = gc.get_objects()
+        gc.freeze()
+        names = [type(thing).__name__ for thing in things]
         return {
             "rss": int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE,
             "exchanges": names.count("Exchange"),
@@ -181,7 +184,7 @@ class Door:
             "package": getattr(sys.modules.get("codexpool"), "__file__", None),
             "messages": [
                 len(thing.websocket.messages)
-                for thing in gc.get_objects()
+                for thing in things
                 if type(thing) is http.HTTPFlow and thing.websocket is not None
             ],
         }
