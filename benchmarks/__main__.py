@@ -62,7 +62,7 @@ class Bench:
         seconds = 2.0 * sides
         for row in self._rows:
             one = 0.15 + 0.006 * row.clients
-            seconds += sides * (size.rounds * (size.seconds + one) + size.warm_up + one)
+            seconds += sides * (size.rounds * (size.seconds + one) + row.warms_up * (size.warm_up + one))
         if not self.options.observed:
             by_messages, by_requests = map(self._wants, self._memory_rows())
             seconds += by_messages * size.messages / 1_000 + by_requests * size.requests * sides / 700
@@ -91,7 +91,7 @@ class Bench:
             self._memory(sides, rows.MEMORY_END)
 
     def _result(self, row: Row) -> Result:
-        result = Result(row.name, row.unit)
+        result = Result(row.name, row.unit, row.saturates)
         self.report.results.append(result)
         return result
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.results import DIRECT, METRICS, Result
+from benchmarks.results import DIRECT, METRICS, Result, many
 from benchmarks.targets import Outcome, outcomes
 
 
@@ -27,24 +27,41 @@ class Report:
         """The sides that have a ratio."""
         return [side for side in self.sides[1:] if side != DIRECT]
 
+    def warnings(self) -> list[str]:
+        """Say where a proxy was not busy although it was meant to be."""
+        idle = [
+            f"{result.name}: {', '.join(sides)}"
+            for result in self.results
+            if result.saturates and (sides := [side for side in self.sides if _is_idle(result.share_of_core(side))])
+        ]
+        why = "Less than 85 % of their core took, so the load or another process of this machine was the limit:"
+        return [why, *idle] if idle else []
+
     def outcomes(self) -> list[Outcome]:
         return outcomes(self.results) if "bare" in self.sides else []
 
 
-TITLE = 46
+TITLE: Final = 46
+BUSY: Final = 0.85
+"""Share of a core that a proxy takes at least if nothing else limits it."""
+
+
+def _is_idle(share: float | None) -> bool:
+    return share is not None and share < BUSY
 
 
 def as_text(report: Report) -> str:
     """Return the table: ratios first, more than 1.0 is better."""
     width = TITLE + 8 * len(report.compared)
     lines = [
-        f"{'ratio to ' + report.sides[0]:>{width}} │ medians of {report.rounds} rounds",
+        f"{'ratio to ' + report.sides[0]:>{width}} │ {many(report.rounds, 'round')}, medians",
         f"{'':{TITLE}}{_cells(report.compared, 8)} │{_cells(report.sides, 10)}",
     ]
     for result in report.results:
         lines.append(result.name)
         lines += (f"  {label:{TITLE - 2}}{_cells(a, 8)} │{_cells(b, 10)}" for label, a, b in _rows(report, result))
-    lines += ["", *report.notes] if report.notes else []
+    if notes := [*report.notes, *report.warnings()]:
+        lines += ["", *notes]
     if found := report.outcomes():
         lines += ["", *_against_targets(found)]
     if report.interrupted:
@@ -59,7 +76,10 @@ def as_markdown(report: Report) -> str:
     for result in report.results:
         for label, ratios, values in _rows(report, result):
             lines.append(f"| {result.name}: {label} | {' | '.join([*ratios, *values])} |")
-    lines += ["", *report.notes, *_against_targets(report.outcomes())] if report.outcomes() else []
+    lines += [
+        "",
+        *(f"- {line.strip()}" for line in (*report.notes, *report.warnings(), *_against_targets(report.outcomes()))),
+    ]
     return "\n".join(lines)
 
 
@@ -72,7 +92,7 @@ def as_document(report: Report) -> dict[str, Any]:
         "reference": report.sides[0],
         "sides": report.sides,
         "rows": [_row_document(report, result) for result in report.results],
-        "notes": report.notes,
+        "notes": [*report.notes, *report.warnings()],
         "targets": [_target_document(outcome) for outcome in report.outcomes()],
     }
 
@@ -124,5 +144,4 @@ def _against_targets(found: Sequence[Outcome]) -> Iterator[str]:
     yield f"targets: {len(found) - len(missed)} of the {len(found)} that were measured are met"
     for outcome in found:
         word = "met   " if outcome.is_met else "MISSED"
-        label = METRICS[outcome.target.metric].label.partition(",")[0].format(unit="event")
-        yield f"  {word} {outcome.row}: {label}: {outcome.described()}"
+        yield f"  {word} {outcome.row}: {outcome.label}: {outcome.described()}"

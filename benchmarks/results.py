@@ -26,8 +26,8 @@ class Metric(NamedTuple):
 METRICS: Final[Mapping[str, Metric]] = {
     "rate": Metric("{unit}s a second", 1, 0),
     "cpu": Metric("processor time per {unit}, µs", -1, 0),
-    "in_time": Metric("in time, % of the wanted {unit}s", 1, 1),
-    "core": Metric("share of a core, %", -1, 1),
+    "in_time": Metric("in time, % of the wanted {unit}s", 0, 1),
+    "core": Metric("share of a core, %", 0, 1),
     "added_p50": Metric("latency beyond direct, p50, ms", 0, 3),
     "added_p99": Metric("latency beyond direct, p99, ms", 0, 3),
     "p50": Metric("latency p50, ms", -1, 3),
@@ -51,6 +51,7 @@ class Result:
 
     name: str
     unit: str = ""
+    saturates: bool = False  # The load is meant to keep a proxy busy.
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, side: str, sample: Mapping[str, float]) -> None:
@@ -71,6 +72,11 @@ class Result:
         values = self.values.get(metric, {}).get(side)
         return statistics.median(values) if values else None
 
+    def share_of_core(self, side: str) -> float | None:
+        """Return the share of a core that a side took, from its rate and the processor time of one."""
+        rate, cpu = self.median("rate", side), self.median("cpu", side)
+        return rate * cpu / 1e6 if rate is not None and cpu is not None else None
+
     def ratio(self, metric: str, side: str, reference: str) -> float | None:
         """Return the median of the rounds' ratios to the reference, more than 1 is better; None if there is none."""
         better, sides = METRICS[metric].better, self.values.get(metric, {})
@@ -86,3 +92,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     if not values:
         raise ValueError("no values")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def many(count: int, what: str) -> str:
+    """Return ``1 socket``, ``2 sockets``."""
+    return f"{count} {what}{'s' * (count != 1)}"

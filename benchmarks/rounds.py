@@ -12,9 +12,9 @@ from benchmarks.sides import BenchError, Process, Side
 
 
 async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched, result: Result) -> None:
-    """Measure a row: a round that warms up, then those that count. Adds to ``result`` after each of them."""
+    """Measure a row: a round that warms up, if it needs one, then those that count, which ``result`` gets."""
     taking_part = [side for side in sides if row.is_for(side)]
-    for round_ in range(size.rounds + 1):
+    for round_ in range(0 if row.warms_up else 1, size.rounds + 1):
         samples: dict[str, Sample] = {}
         for side in in_order(taking_part, round_):
             watched.progress.shows(f"{row.name}, {side.name}, round {round_} of {size.rounds}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks import load
 from benchmarks.load import Meter, Target
-from benchmarks.results import DIRECT, Sample
+from benchmarks.results import DIRECT, Sample, many
 from benchmarks.sides import BARE, Side
 
 Measure = Callable[[Target, Meter], Awaitable[Sample]]
@@ -33,11 +33,23 @@ SHORT: Final = Size(rounds=1, seconds=0.4, warm_up=0.1, messages=2_000, requests
 class Row:
     """A row that is measured in rounds."""
 
+    is_steady = False
+
     def __init__(self, name: str, unit: str, clients: int, measure: Measure) -> None:
         self.name = name
         self.unit = unit
         self.clients = clients
         self._measure = measure
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a round precedes those that count. Steady streams begin slowly, and many take long to connect."""
+        return not self.is_steady
+
+    @property
+    def saturates(self) -> bool:
+        """Whether the load is meant to keep a proxy busy."""
+        return self.clients > 1 and not self.is_steady
 
     def is_for(self, side: Side) -> bool:
         return True
@@ -56,6 +68,8 @@ class Row:
 
 class SteadyRow(Row):
     """Steady streams: their latency counts beyond the one without a proxy."""
+
+    is_steady = True
 
     def derive(self, samples: Mapping[str, Sample]) -> None:
         if (direct := samples.get(DIRECT)) is not None:
@@ -125,10 +139,6 @@ RATE: Final = 50.0
 def _steady(kind: str, clients: int, what: str, unit: str, prepare: load.Prepare) -> Row:
     name = f"{kind}, steady, {clients} {what}s at {RATE:.0f}/s"
     return SteadyRow(name, unit, clients, partial(load.steady, clients=clients, rate=RATE, prepare=prepare))
-
-
-def many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 START_UP: Final = "start-up"

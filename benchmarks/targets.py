@@ -69,6 +69,7 @@ class Outcome:
 
     target: Target
     row: str
+    label: str
     value: float
 
     @property
@@ -105,7 +106,7 @@ def outcomes(results: Iterable[Result]) -> list[Outcome]:
     for target in TARGETS:
         for row in rows:
             if row.name.startswith(target.row) and (value := _value(row, target)) is not None:
-                found.append(Outcome(target, row.name, value))
+                found.append(Outcome(target, row.name, row.label(target.metric), value))
     return found
 
 

@@ -9,13 +9,16 @@ What a client wants is in the query of a POST, and in ``bench`` of a WebSocket m
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import gc
 import json
+import random
 import select
 import selectors
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
@@ -58,12 +61,20 @@ COMPLETED: Final = (
 )
 
 
+_random = random.Random(1)
+WORDS: Final = [
+    (_random.randbytes(3).hex().encode(), base64.b64encode(_random.randbytes(_random.randrange(6, 13))))
+    for _ in range(997)
+]
+"""Words and obfuscation that do not compress well, as in real answers."""
+
+
 def delta(number: int, due: float, now: float) -> bytes:
     """Return an event as the model sends it for a word, with when it was due and when it was sent (µs)."""
     return (
         b'{"type":"response.output_text.delta","item_id":"msg_0199aaaabbbb7ccc8ddd","output_index":0,"content_index":0,'
-        b'"sequence_number":%d,"delta":" word","obfuscation":"a1b2c3d4e5f6","due":%d,"sent":%d}'
-    ) % (number, due * 1e6, now * 1e6)
+        b'"sequence_number":%d,"delta":" %s","obfuscation":"%s","due":%d,"sent":%d}'
+    ) % (number, *WORDS[number % len(WORDS)], due * 1e6, now * 1e6)
 
 
 def as_event(text: bytes) -> bytes:
@@ -78,6 +89,7 @@ class Upstream:
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
         self._refused: set[str] = set()
+        self._bursts = BurstsBySize()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -100,9 +112,14 @@ class Upstream:
         path, _, query = target.partition("?")
         name = authorization.removeprefix("Bearer at-test-").partition("-")[0]
         if query.startswith("events="):
-            writer.write(STREAM_HEAD + as_event(CREATED))
-            await _send(writer, Wanted.of(dict(parse_qsl(query))), as_event)
-            writer.write(as_event(COMPLETED) + b"0\r\n\r\n")
+            wanted = Wanted.of(dict(parse_qsl(query)))
+            writer.write(STREAM_HEAD)
+            if wanted.rate:
+                writer.write(as_event(CREATED))
+                await Steady(writer, wanted, as_event).ended
+                writer.write(as_event(COMPLETED) + b"0\r\n\r\n")
+            else:
+                await _burst(writer, chunks(wanted.events))
             return
         status, document = 200, b'{"ok":true}'
         if REFUSED_ONCE in path and path not in self._refused:
@@ -122,24 +139,57 @@ class Upstream:
             b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
             b"sec-websocket-extensions: permessage-deflate\r\nsec-websocket-accept: %s\r\n\r\n" % accept.encode()
         )
-        receiver, sender = frames.Receiver(), frames.Sender(masks=False)
+        receiver, sender, answers = frames.Receiver(), frames.Sender(masks=False), 0
         while data := await reader.read(65536):
             if not (text := receiver.feed(data)):
                 continue
-            writer.write(sender.frame(CREATED))
-            await _send(writer, Wanted.of(json.loads(text)["bench"]), sender.frame)
-            writer.write(sender.frame(COMPLETED))
+            wanted = Wanted.of(json.loads(text)["bench"])
+            if wanted.rate:
+                writer.write(sender.frame(CREATED))
+                await Steady(writer, wanted, sender.frame).ended
+                writer.write(sender.frame(COMPLETED))
+            else:
+                await _burst(writer, self._bursts[wanted.events].answer(answers))
+                answers += 1
 
 
-async def _send(writer: asyncio.StreamWriter, wanted: Wanted, packed: Callable[[bytes], bytes]) -> None:
-    if wanted.rate:
-        await Steady(writer, wanted, packed).ended
-        return
-    loop, left = asyncio.get_running_loop(), wanted.events
-    while left:
-        now, count = loop.time(), min(AT_ONCE, left)
-        writer.writelines([packed(delta(left - number, now, now)) for number in range(count)])
-        left -= count
+class Bursts:
+    """The frames of a WebSocket's answers, one after the other: the same for every socket, so made only once."""
+
+    def __init__(self, events: int) -> None:
+        self._events = events
+        self._sender = frames.Sender(masks=False)
+        self._answers: list[list[bytes]] = []
+
+    def answer(self, number: int) -> list[bytes]:
+        while len(self._answers) <= number:
+            self._answers.append([self._sender.frame(text) for text in texts(self._events)])
+        return self._answers[number]
+
+
+class BurstsBySize(dict[int, Bursts]):
+    """Those of answers with so many events."""
+
+    def __missing__(self, events: int) -> Bursts:
+        self[events] = Bursts(events)
+        return self[events]
+
+
+def texts(events: int) -> list[bytes]:
+    """Return the texts of an answer, in which it does not matter when they are sent."""
+    return [CREATED, *(delta(number, 0, 0) for number in range(events)), COMPLETED]
+
+
+@functools.cache
+def chunks(events: int) -> list[bytes]:
+    """Return the chunks of an answer that is an event stream."""
+    return [*map(as_event, texts(events)), b"0\r\n\r\n"]
+
+
+async def _burst(writer: asyncio.StreamWriter, pieces: Sequence[bytes]) -> None:
+    """Write pieces as fast as they are taken."""
+    for begin in range(0, len(pieces), AT_ONCE):
+        writer.writelines(pieces[begin : begin + AT_ONCE])
         await writer.drain()
         await asyncio.sleep(0)  # The other streams go on, too.
 
