@@ -23,7 +23,7 @@ from mitmproxy import http
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers import websocket
 from mitmproxy.websocket import WebSocketMessage
-from wsproto.connection import ConnectionState, ConnectionType
+from wsproto.connection import ConnectionType
 from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed
 
@@ -32,12 +32,10 @@ from codexpool.proxy import connections
 # What this file uses of a wsproto connection.
 USED: Final = (
     "_events",
-    "_state",
     "_proto._frame_decoder.header",
     "_proto._frame_decoder.payload_consumed",
     "_proto._frame_decoder.buffer.buffer",
     "_proto._message_decoder.opcode",
-    "_proto._outbound_opcode",
 )
 
 MOST_COLLECTED: Final = 256 << 10  # bytes for the client that are collected before they are written
@@ -127,20 +125,10 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
         elif buffered := decoder.buffer.buffer:  # the beginning of a header
             data = bytes(buffered) + data
             buffered.clear()
-        if data and self._is_between_messages():
+        if data and self.server_ws._proto._message_decoder.opcode is None:  # It begins with a message.
             data = yield from self._relay_whole(data, reader)
         if data:
             yield from self._relay_frames(data, reader)
-
-    def _is_between_messages(self) -> bool:
-        source, target = self.server_ws, self.client_ws
-        return (
-            source._state is ConnectionState.OPEN
-            and target._state is ConnectionState.OPEN
-            and source._proto._frame_decoder.header is None
-            and source._proto._message_decoder.opcode is None
-            and target._proto._outbound_opcode is None
-        )
 
     # -- frames that are whole messages
 

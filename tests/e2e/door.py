@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from mitmproxy import ctx, http
 from mitmproxy.proxy.layers import http as layers
+from mitmproxy.proxy.layers import websocket
 
 HOST = "door.test"
 
@@ -179,7 +180,7 @@ class Door:
             "exchanges": names.count("Exchange"),
             "flows": names.count("HTTPFlow"),
             "keepers": names.count("Keeper"),
-            "stream_classes": len(layers.HttpStream.__mro__),
+            "stream_classes": len(layers.HttpStream.__mro__) + len(websocket.WebsocketLayer.__mro__),
             "paths": len(sys.path),
             "package": getattr(sys.modules.get("codexpool"), "__file__", None),
             "messages": [

@@ -238,6 +238,8 @@ BROKEN = [
     (0xC1, b"not deflated"),
     (0xC1, b"\x07\x07\x07"),
     (0x89, b"a long ping" * 12),
+    (0x01, b"the beginning of a message"),
+    (0x02, b"the beginning of another"),
 ]
 
 
@@ -266,10 +268,10 @@ OTHERS = st.builds(
     SIDES,
     st.sampled_from(["ping", "ping", "inject", "release", "cut", "cut", "close", "broken", "end"]),
     st.sampled_from([b"", b"hello", b"injected"]),
-    number=st.integers(0, 7),
+    number=st.integers(0, 9),
 )
-READS = st.builds(Step, SIDES, st.just("read"))
-SCRIPTS = st.lists(st.one_of(MESSAGES, MESSAGES, READS, OTHERS), max_size=30)
+PAUSES = st.builds(Step, SIDES, st.just("read"))
+SCRIPTS = st.lists(st.one_of(MESSAGES, MESSAGES, PAUSES, OTHERS), max_size=30)
 
 
 def play(peers: Peers, script: Sequence[Step], is_deflated: bool, cuts: Sequence[int]) -> list[object]:
@@ -355,6 +357,38 @@ def test_both_sides_get_what_mitmproxys_layer_gives_them(
     both(script, extensions, cuts)
 
 
+def frames(*kinds: tuple[int, bytes]) -> bytes:
+    return b"".join(Writer("server").frame(first, payload) for first, payload in kinds)
+
+
+READS = {
+    "messages": frames((0x81, b"one"), (0x82, b"y" * 130), (0x81, b""), (0x81, "\u20ac".encode()), (0x81, b"drop")),
+    "fragments": frames((0x01, b"a"), (0x00, b""), (0x89, b"ping"), (0x80, b"b"), (0x81, b"change"), (0x81, b"c")),
+    "two at once": frames((0x81, b"one"), (0x01, b"half"), (0x81, b"whole"), (0x80, b"half")),
+    "a close": frames((0x81, b"one"), (0x88, struct.pack("!H", 1001) + b"why"), (0x81, b"late")),
+    "a close without a code": frames((0x88, b""), (0x81, b"late")),
+    "no text": frames((0x81, b"one"), (0x81, b"x\xff"), (0x81, b"late")),
+    "half a character": frames((0x81, "\u20ac".encode()[:2]), (0x81, b"late")),
+    "no such opcode": frames((0x81, b"one"), (0x83, b"odd"), (0x81, b"late")),
+    "a mask": frames((0x81, b"one")) + b"\x81\x83\0\0\0\0odd" + frames((0x81, b"late")),
+    "a long length": frames((0x81, b"one")) + b"\x81\x7e\x00\x03odd" + frames((0x81, b"late")),
+    "a longer length": frames((0x81, b"one")) + b"\x81\x7f" + bytes(7) + b"\x03odd" + frames((0x81, b"late")),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("extensions", ["", DEFLATE])
+def test_a_read_may_end_anywhere(name: str, extensions: str) -> None:
+    data = READS[name]
+    for cut in range(len(data) + 1):
+        theirs, ours = Peers(relay._Layer, extensions), Ours(extensions)
+        for peers in (theirs, ours):
+            for part in filter(None, (data[:cut], data[cut:], frames((0x81, b"after")))):
+                peers.give(events.DataReceived(peers.connections["server"], part))
+            peers.close("server")
+        assert outcome(ours) == outcome(theirs), cut
+
+
 def said(content: bytes, **more: Any) -> Step:
     return Step("server", "message", content, **more)
 
@@ -382,7 +416,8 @@ def test_windows_that_differ_become_alike_again(extensions: str) -> None:
 
 
 def test_a_message_that_came_plain_is_in_one_window_only() -> None:
-    plain, deflated = said(b"z" * 5000, fragments=2), said(b"z" * 5000, is_deflated=True)
+    words = random.Random(2).randbytes(2000).hex().encode()
+    plain, deflated = said(words[::-1], fragments=2), said(words, is_deflated=True)
     script = [deflated, plain, deflated, deflated, plain, deflated]
     both([step for one in script for step in (one, Step("server", "read"))], DEFLATE)
 
