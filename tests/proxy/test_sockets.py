@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from mitmproxy.test import tflow
+from mitmproxy.websocket import WebSocketMessage
+from wsproto.frame_protocol import Opcode
 
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.states import DOUBTS
-from codexpool.proxy.sockets import OpenSocket, Pending, Sockets
+from codexpool.proxy.flows import Closed, Serving
+from codexpool.proxy.serving import SwapHandler
+from codexpool.proxy.sockets import MESSAGES_KEPT, OpenSocket, Pending, Sockets
+from codexpool.traces.history import History
 from tests.pool.pools import RESPONSES, ready_pool
 
 
@@ -36,3 +42,34 @@ def test_a_close_counts_only_if_it_may_be_the_identitys_fault(code: int | None, 
         OpenSocket(flow, exchange, sockets, [Pending()]).on_close()
 
     assert one.status is (Status.RESTING if rests else Status.READY)
+
+
+# -- messages without a hook
+
+
+def test_only_an_open_socket_of_a_pool_that_serves_has_a_reader() -> None:
+    handler, nothing = SwapHandler(History()), cast(Any, SimpleNamespace())
+    known, unknown = tflow.twebsocketflow(), tflow.twebsocketflow()
+    assert handler.message_reader(known) is None
+    handler.flows.mode = Serving(nothing)
+    handler.flows[known] = nothing
+    assert handler.message_reader(known) is None
+    handler.sockets.opened(known, nothing)
+    assert handler.message_reader(known) is not None
+    assert handler.message_reader(unknown) is None
+    handler.flows.mode = Closed("a reload")
+    assert handler.message_reader(known) is None
+
+
+def test_a_message_that_cannot_be_read_is_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    """The exchange has no attribute: whatever is looked at raises."""
+    flow, nothing = tflow.twebsocketflow(), cast(Any, SimpleNamespace())
+    socket = OpenSocket(flow, nothing, nothing)
+    assert flow.websocket is not None
+    for number in range(2 * MESSAGES_KEPT):
+        message = WebSocketMessage(Opcode.TEXT, False, b"%d" % number)
+        flow.websocket.messages.append(message)
+        socket.read(message)
+        assert (message.content, message.dropped) == (b"%d" % number, False)
+    assert len(flow.websocket.messages) == MESSAGES_KEPT
+    assert caplog.messages == ["reading a message failed"] * 2 * MESSAGES_KEPT

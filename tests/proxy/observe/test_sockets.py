@@ -24,11 +24,15 @@ def opened(observed: ObserveHandler, flow: http.HTTPFlow) -> websocket.WebSocket
 
 
 async def message(observed: ObserveHandler, flow: http.HTTPFlow, from_client: bool, content: bytes) -> None:
-    """A message passes by, and is passed on."""
+    """A message passes by, without a hook if there is a reader for it, and is passed on."""
     assert flow.websocket is not None
     made = websocket.WebSocketMessage(Opcode.TEXT, from_client, content)
     flow.websocket.messages.append(made)
-    await observed.message(flow)
+    reader = None if from_client else observed.message_reader(flow)
+    if reader is not None:
+        reader(made)
+    else:
+        await observed.message(flow)
     assert (made.content, made.dropped) == (content, False)
 
 
