@@ -23,7 +23,7 @@ from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
-from codexpool.proxy.mitm.garbage import exempt_what_is_there
+from codexpool.proxy.mitm.garbage import exempt_all_objects
 from codexpool.proxy.mitm.listeners import Listeners
 from codexpool.proxy.mitm.shutdown import REASON, Shutdown
 from codexpool.proxy.observe.handler import ObserveHandler
@@ -145,8 +145,8 @@ class Codexpool:
 
     def running(self) -> None:
         self._guard()
-        if not self.is_running:
-            exempt_what_is_there()
+        if not self.is_running and not self.reloaded:
+            exempt_all_objects()
         self.is_running = True
         self.handler.start(self._setup(), self.watcher)
         self.telemetry.running()

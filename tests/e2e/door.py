@@ -170,10 +170,9 @@ class Door:
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def do_state(self) -> dict[str, Any]:
+        gc.unfreeze()  # Count the objects that the addon has exempted at its start, too.
         gc.collect()
-        gc.unfreeze()  # The addon has frozen what was there at its start: count it, too.
         things = gc.get_objects()
-        gc.freeze()
         names = [type(thing).__name__ for thing in things]
         return {
             "rss": int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE,

@@ -1,8 +1,8 @@
-"""Which addons have a handler for a hook: a table, in place of mitmproxy's walk through all addons for every hook.
+"""Which addons have a handler for a hook: a table, where mitmproxy searches all addons for every hook.
 
-The table is made anew when addons change. Whether they did is looked at for each hook (1 µs): a script that is loaded
-again changes its addons without a word to anybody. A handler that an addon sets on itself is heard once an option
-changes, and within `OLDEST` seconds in any case.
+The table is rebuilt when addons change. Every look-up checks whether they have (1 µs), because mitmproxy sends no
+notice when it reloads a script. A handler that an addon sets on itself is found when an option changes, and at the
+latest after `OLDEST` seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mitmproxy.addons.dumper import Dumper
 from mitmproxy.exceptions import AddonManagerError
 
 UPDATE: Final = "update"  # the hook that mitmproxy calls after each hook of a flow
-OLDEST: Final = 1.0  # seconds after which the table is made anew in any case
+OLDEST: Final = 1.0  # seconds after which the table is rebuilt in any case
 
 END: Final = object()  # stands between the addons of one parent and those of the next
 
@@ -36,7 +36,7 @@ class Listener(NamedTuple):
     place: Place
 
     def rest(self, name: str) -> Iterator[Listener]:
-        """Yield what comes after it in its group, as mitmproxy would go on after addons have changed meanwhile."""
+        """Yield the listeners after this one in its group, as mitmproxy does if addons change during the hook."""
         beside = (islice(addons, index + 1, None) for addons, index in reversed(self.place[1:]))
         for addons in (getattr(self.addon, "addons", ()), *beside):
             yield from listening(traverse(addons), name)
@@ -47,9 +47,9 @@ Group = tuple[Listener, ...]
 
 
 def _dumps_messages(options: Any) -> bool:
-    """Return whether mitmdump prints messages in detail, or those that somebody filters for.
+    """Return whether mitmdump prints messages in detail, or only those that match a filter.
 
-    Its one line for each message, the default, costs more than all else that is done for the message.
+    By default it prints one line for each message, which costs more than passing the message on.
     """
     return options.flow_detail >= 2 or (options.flow_detail == 1 and bool(options.dumper_filter))
 
@@ -93,7 +93,7 @@ class Listeners:
         return has
 
     def forget(self) -> None:
-        """Make the table anew at the next look, because an addon may have set a handler on itself."""
+        """Rebuild the table at the next look-up, because an addon may have set a handler on itself."""
         self._until = 0.0
 
     def _changed(self, updated: set[str]) -> None:
@@ -104,7 +104,7 @@ class Listeners:
         return is_busy is None or is_busy(self._manager.master.options)
 
     def _look(self) -> None:
-        """Make the table anew if addons have changed, or it is old."""
+        """Rebuild the table if addons have changed, or if it is old."""
         if monotonic() < self._until and self._is_current():
             return
         self._groups.clear()
@@ -124,7 +124,7 @@ class Listeners:
     def _is_current(self) -> bool:
         try:
             return self._are_equal(self._addons(), self._seen)
-        except Exception:  # Whatever an addon's property raises, as in `_listeners`.
+        except Exception:  # A property of an addon may raise anything: see `_listeners`.
             return False
 
 
@@ -136,7 +136,7 @@ def _are_same(some: list[object], others: list[object]) -> bool:
 def _parents(addons: Iterable[object]) -> Iterator[Any]:
     """Yield the addons that have addons."""
     for top in addons:
-        with contextlib.suppress(Exception):  # `_listeners` keeps it for mitmproxy's log.
+        with contextlib.suppress(Exception):  # `_listeners` keeps the error for mitmproxy's log.
             for addon in traverse([top]):
                 if hasattr(addon, "addons"):
                     tuple(addon.addons)
@@ -150,7 +150,7 @@ def _listeners(chain: Sequence[object], index: int, name: str) -> Iterator[Liste
         for addon, place in _places(chain[index], top):
             for listener in listening([addon], name):
                 yield listener._replace(place=place)
-    except Exception as error:  # mitmproxy meets it, and logs it, after it has called the handlers before it.
+    except Exception as error:  # mitmproxy logs it after it has called the handlers before it.
         yield Listener(chain[index], _raiser(error), top)
 
 

@@ -1,7 +1,6 @@
-"""mitmproxy's masters, with a table of the handlers in place of a walk through all addons for every hook.
+"""mitmproxy's masters with a table of handlers, where mitmproxy searches all addons for every hook.
 
-Options, addons, commands and arguments are mitmproxy's. So is everything about the hooks that come with a change of
-the addons: `load`, `configure`, `running` and `done`.
+Options, addons, commands and arguments are mitmproxy's own, and so is how it calls the hooks in `WALKED`.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ if missing := [name for name in TOUCHED if not hasattr(addonmanager.AddonManager
     raise ImportError(f"this mitmproxy's AddonManager lacks {', '.join(missing)}")
 
 WALKED: Final = frozenset({"load", "configure", "running", "done"})
-"""Hooks in which addons come, go, and set handlers on themselves: mitmproxy's own walk finds those meanwhile."""
+"""Hooks in which addons are added, removed, and set handlers on themselves: mitmproxy's search sees each change."""
 
 
 class Manager(addonmanager.AddonManager):
-    """mitmproxy's manager of addons, with a table."""
+    """mitmproxy's manager of addons, with a table of handlers."""
 
     def __init__(self, master: Any) -> None:
         super().__init__(master)  # type: ignore[no-untyped-call]
@@ -112,7 +111,7 @@ class Manager(addonmanager.AddonManager):
                 _log(error)
 
     def _groups(self, name: str) -> Iterator[Iterator[Listener]]:
-        """Yield the groups of a hook's handlers. Once addons have changed meanwhile, walk on as mitmproxy would."""
+        """Yield the groups of a hook's handlers. If addons change meanwhile, search the rest as mitmproxy does."""
         changes, chain = self._changes, self.chain
         for group in self.listeners.of(name):
             yield self._in_turn(group, name, changes)
@@ -130,13 +129,13 @@ class Manager(addonmanager.AddonManager):
 
 
 def _log(error: Exception) -> None:
-    """Log an addon's error as mitmproxy does: from the addon's own frame on."""
+    """Log an addon's error as mitmproxy does: the traceback begins in the addon."""
     below = error.__traceback__ and error.__traceback__.tb_next
     addonmanager.logger.error(f"Addon error: {error}", exc_info=(type(error), error, below or error.__traceback__))
 
 
 class _Master:
-    """A master of mitmproxy that has our manager."""
+    """What makes a master of mitmproxy use our manager."""
 
     @property
     def addons(self) -> Manager:
@@ -148,7 +147,7 @@ class _Master:
 
 
 def master(tool: str) -> type[Any]:
-    """Make a mitmproxy command's master one with our manager, from now on, and return it."""
+    """Replace the master of one of mitmproxy's commands with one that has our manager, and return it."""
     module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
     made = type(name, (_Master, getattr(module, name)), {})
     setattr(module, name, made)

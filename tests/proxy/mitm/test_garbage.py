@@ -1,4 +1,4 @@
-"""What lives as long as the process is exempt from garbage collection, and nothing else is."""
+"""Only objects that live as long as the process are exempt from garbage collection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from codexpool.proxy.mitm.garbage import exempt_what_is_there
+from codexpool.proxy.mitm.garbage import exempt_all_objects
 
 
 class Ring:
-    """Garbage that only the collector finds."""
+    """Garbage that only the collector can free."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -24,29 +24,17 @@ def _unfrozen() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_a_full_collection_looks_only_at_what_was_made_since() -> None:
+def test_a_full_collection_visits_only_newer_objects() -> None:
     before = len(gc.get_objects())
-    exempt_what_is_there()
+    exempt_all_objects()
     assert len(gc.get_objects()) < before / 10
     assert gc.get_freeze_count() > before / 2
 
 
 def test_garbage_is_collected_before_and_after() -> None:
     early = weakref.ref(Ring())
-    exempt_what_is_there()
+    exempt_all_objects()
     late = weakref.ref(Ring())
     assert early() is None
     gc.collect()
     assert late() is None
-
-
-def test_what_a_reload_leaves_is_collected() -> None:
-    """An addon that is loaded again is another one: the first one was frozen."""
-    addon = Ring()
-    known = weakref.ref(addon)
-    exempt_what_is_there()
-    del addon
-    gc.collect()
-    assert known() is not None
-    exempt_what_is_there()
-    assert known() is None

@@ -1,4 +1,4 @@
-"""The table of handlers is what mitmproxy's walk through all addons finds, at any time."""
+"""The table has what mitmproxy finds when it searches all addons, at any time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Silent:
 
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[AddonManager]:
-    monkeypatch.setattr(listeners, "OLDEST", 1e9)  # What is found is found without the clock.
+    monkeypatch.setattr(listeners, "OLDEST", 1e9)  # No test depends on the clock.
     with taddons.context(loadcore=False) as context:
         context.master.addons.clear()
         yield context.master.addons
@@ -180,7 +180,7 @@ class Late(Silent):
         self.response = lambda flow: None
 
 
-def test_handlers_set_in_configure_are_heard(manager: AddonManager) -> None:
+def test_handlers_set_in_configure_are_found(manager: AddonManager) -> None:
     known = Listeners(manager)
     manager.add(late := Late())
     assert listed(known) == []
@@ -188,7 +188,7 @@ def test_handlers_set_in_configure_are_heard(manager: AddonManager) -> None:
     assert listed(known) == [[late]]
 
 
-def test_handlers_set_at_any_other_time_are_heard_a_second_later(
+def test_handlers_set_at_any_other_time_are_found_a_second_later(
     manager: AddonManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0

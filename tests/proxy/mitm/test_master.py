@@ -43,7 +43,7 @@ class TickHook(hooks.Hook):
 
 @dataclass
 class Plan:
-    """An addon to make: the kind of its handler for each hook, the addons in it, and what a call changes."""
+    """An addon to create: the kind of its handler for each hook, nested addons, and what its first call changes."""
 
     handlers: dict[str, Kind]
     inner: list[Plan] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Master:
 
 
 class Addon:
-    """An addon whose handlers write down their calls."""
+    """An addon whose handlers record their calls."""
 
     def __init__(self, world: World, plan: Plan) -> None:
         world.made += 1
@@ -79,7 +79,7 @@ class Addon:
 
 
 class World:
-    """One manager with its addons, and what was called."""
+    """A manager, its addons, and the calls."""
 
     def __init__(self, manager: type[AddonManager], plans: list[Plan]) -> None:
         self.made = 0
@@ -123,7 +123,7 @@ class World:
         )
 
     def change(self, addon: Addon) -> None:
-        """Do the change an addon makes, once."""
+        """Apply the change of an addon, once."""
         what, addon.plan.change = addon.plan.change, ""
         if what:
             self.apply(what, addon)
@@ -155,7 +155,7 @@ class World:
         self.calls.append(what)
 
     async def trigger(self, how: str) -> None:
-        """Trigger a hook in one of the three ways, and write down an error that comes out."""
+        """Trigger a hook in one of the three ways, and record an error that it raises."""
         subject = tflow.tflow()
         way, _, name = how.partition(" ")
         event = {
