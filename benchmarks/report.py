@@ -27,11 +27,16 @@ class Report:
         """The sides that have a ratio."""
         return [side for side in self.sides[1:] if side != DIRECT]
 
+    @property
+    def measured(self) -> list[Result]:
+        """The rows that have values. One that has none was interrupted."""
+        return [result for result in self.results if result.values]
+
     def warnings(self) -> list[str]:
         """Say where a proxy was not busy although it was meant to be."""
         idle = [
             f"{result.name}: {', '.join(sides)}"
-            for result in self.results
+            for result in self.measured
             if result.saturates and (sides := [side for side in self.sides if _is_idle(result.share_of_core(side))])
         ]
         why = "Less than 85 % of their core took, so the load or another process of this machine was the limit:"
@@ -57,7 +62,7 @@ def as_text(report: Report) -> str:
         f"{'ratio to ' + report.sides[0]:>{width}} │ {many(report.rounds, 'round')}, medians",
         f"{'':{TITLE}}{_cells(report.compared, 8)} │{_cells(report.sides, 10)}",
     ]
-    for result in report.results:
+    for result in report.measured:
         lines.append(result.name)
         lines += (f"  {label:{TITLE - 2}}{_cells(a, 8)} │{_cells(b, 10)}" for label, a, b in _rows(report, result))
     if notes := [*report.notes, *report.warnings()]:
@@ -73,7 +78,7 @@ def as_markdown(report: Report) -> str:
     """Return the table and the targets, to be pasted into docs/performance.md."""
     heads = [*(f"{side} ÷ {report.sides[0]}" for side in report.compared), *report.sides]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    for result in report.results:
+    for result in report.measured:
         for label, ratios, values in _rows(report, result):
             lines.append(f"| {result.name}: {label} | {' | '.join([*ratios, *values])} |")
     lines += [
@@ -91,7 +96,7 @@ def as_document(report: Report) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "reference": report.sides[0],
         "sides": report.sides,
-        "rows": [_row_document(report, result) for result in report.results],
+        "rows": [_row_document(report, result) for result in report.measured],
         "notes": [*report.notes, *report.warnings()],
         "targets": [_target_document(outcome) for outcome in report.outcomes()],
     }
@@ -135,7 +140,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _cells(cells: Sequence[str], width: int) -> str:
-    return "".join(f"{cell:>{width}}" for cell in cells)
+    return "".join(f" {cell:>{width - 1}}" for cell in cells)
 
 
 def _against_targets(found: Sequence[Outcome]) -> Iterator[str]:

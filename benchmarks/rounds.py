@@ -54,6 +54,6 @@ class Watched:
         """Explain an error: a process has ended, or what the side's proxy said last."""
         for process in self._processes:
             if process.has_ended:
-                return BenchError(f"{what}: {process.name} has ended. {process.last_lines()}")
+                return BenchError(f"{what}: {process.name} {process.end_of_it()}. {process.last_lines()}")
         said = side.proxy.last_lines() if side.proxy is not None else ""
         return BenchError(f"{what}: {type(error).__name__}: {error}. {said}")

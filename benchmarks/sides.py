@@ -78,7 +78,7 @@ class Process:
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self._log.read_text(errors="replace"))):
             if self.has_ended or time.monotonic() > deadline:
-                what = "has ended" if self.has_ended else f"has not said {pattern!r} within {seconds:.0f} s"
+                what = self.end_of_it() if self.has_ended else f"has not said {pattern!r} within {seconds:.0f} s"
                 raise BenchError(f"{self.name} {what}. {self.last_lines()}")
             time.sleep(0.002)
         return match[match.lastindex or 0]
@@ -86,6 +86,9 @@ class Process:
     @property
     def has_ended(self) -> bool:
         return self._process.poll() is not None
+
+    def end_of_it(self) -> str:
+        return f"has ended with exit code {self._process.poll()}"
 
     def last_lines(self, count: int = 15) -> str:
         """Say what it said last."""

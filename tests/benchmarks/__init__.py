@@ -1,0 +1,1 @@
+"""Tests of what the benchmark computes and prints; nothing here is timed."""
