@@ -1,14 +1,14 @@
 """A WebSocket layer that passes on the messages of a server without a hook for each.
 
 mitmproxy calls a hook for each message, in a task of its own, and writes each frame by itself. Here a reader of the
-sender looks at the messages of a server synchronously, and all that came in one read leaves in one write. The hooks
-are called as ever for the client's messages (one may wait for its turn), for injected messages, for flows the sender
-has no reader for, and for all messages while another addon listens to them.
+sender looks at the messages of a server synchronously, and all that came in one read leaves in one write. mitmproxy
+still calls its hooks for the client's messages (one may wait for its turn), for injected messages, for flows the
+sender has no reader for, and for all messages while another addon listens to them.
 
-A frame with a whole message leaves as it came, also if it is compressed: the client can inflate it, because both
-sides have the same window, the last 32 KiB of the messages that went that way. When a message was changed, dropped
-or injected the windows differ until as much has been passed on unchanged, and messages are compressed anew. All other
-frames take mitmproxy's own path, apart from the hook.
+A frame with a whole message leaves as it came, also if it is compressed. The client can inflate it, because both
+sides have the same window: the last 32 KiB of the messages that went that way. After a message was changed, dropped
+or injected the windows differ, and messages are compressed again, until 32 KiB have been passed on unchanged. All
+other frames take mitmproxy's own path, apart from the hook.
 
 This file knows nothing of Codex.
 """

@@ -462,7 +462,7 @@ def test_one_changed_message_among_others_leaves_in_the_same_write() -> None:
     assert ours.writes == ["client"]
 
 
-def test_hooks_are_called_while_somebody_hears_them() -> None:
+def test_hooks_are_called_while_another_addon_listens() -> None:
     ours = Ours()
     server = ours.connections["server"]
     for ours.is_heard, calls in ((True, 20), (False, 20), (True, 40)):

@@ -235,7 +235,7 @@ class View(Silent):
         return
 
 
-def test_whoever_hears_of_all_updates_counts(manager: AddonManager) -> None:
+def test_an_addon_that_hears_of_updates_counts(manager: AddonManager) -> None:
     known = Listeners(manager)
     manager.add(view := View("view"))
     assert known.others("websocket_message", None)
