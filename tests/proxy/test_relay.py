@@ -404,6 +404,13 @@ def test_twenty_megabytes(extensions: str, fragments: int, opcode: int) -> None:
     assert max(ours.sizes) < 2 * relay.MOST_COLLECTED or fragments < 400
 
 
+@pytest.mark.parametrize("size", [20 << 20, 40 << 20])
+def test_a_bomb_in_one_frame_closes_both_sides(size: int) -> None:
+    ours = both([said(b"before", is_deflated=True), said(bytes(size), opcode=2, is_deflated=True)], DEFLATE)
+    assert ours.flow.websocket is not None
+    assert (ours.read, ours.flow.websocket.close_code) == ([b"before"], 1009)
+
+
 @pytest.mark.parametrize("extensions", EXTENSIONS)
 def test_windows_that_differ_become_alike_again(extensions: str) -> None:
     """Each message refers to all those before it that are in its window."""
