@@ -23,7 +23,7 @@ from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
-from codexpool.proxy.mitm.garbage import exempt_all_objects
+from codexpool.proxy.mitm.garbage import exempt_all_objects, free_exempt_objects
 from codexpool.proxy.mitm.listeners import Listeners
 from codexpool.proxy.mitm.shutdown import REASON, Shutdown
 from codexpool.proxy.observe.handler import ObserveHandler
@@ -192,6 +192,7 @@ class Codexpool:
         # requests that must not leave with the client's credential, until the next `load` replaces it.
         self.handler.stop("codexpool is no longer loaded; restart the proxy")
         self.telemetry.done()
+        free_exempt_objects()
         self._undo_logs()
         self._undo_redaction()
 

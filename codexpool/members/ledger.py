@@ -6,10 +6,12 @@ all but the last, changes nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from codexpool.protocol.token_usage import Tokens
@@ -123,7 +125,12 @@ class Ledger:
 
 def day_of(at: float) -> str:
     """Return the UTC day of a unix second."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
+    return _day(math.floor(at / DAY))
+
+
+@lru_cache(maxsize=8)
+def _day(days: int) -> str:
+    return datetime.fromtimestamp(days * DAY, UTC).date().isoformat()
 
 
 def _model(named: str, known: set[str]) -> str:

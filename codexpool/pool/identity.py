@@ -73,10 +73,10 @@ class Metadata:
     fedramp: bool = False
     origin: str = CHATGPT
     routing_override: str | None = None
+    key: IdentityKey = field(init=False, repr=False, compare=False)  # Asked for ten times per request.
 
-    @property
-    def key(self) -> IdentityKey:
-        return IdentityKey(self.account_id, self.user_id)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", IdentityKey(self.account_id, self.user_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,13 @@ _MODEL = re.compile(rb'"model"\s*:\s*"([\w./:-]{1,64})"')
 
 def kind(message: bytes) -> str:
     """Return the ``type`` of a message; empty if it has none. Nearly every one begins with it, and is not parsed."""
-    if (match := _TYPE.match(message)) is not None:
-        return match[1].decode()
-    return str(parsed(message).get("type") or "")
+    return kind_at_once(message) or str(parsed(message).get("type") or "")
+
+
+def kind_at_once(message: bytes) -> str:
+    """Return the ``type`` of a message that begins with it; empty for any other."""
+    match = _TYPE.match(message)
+    return match[1].decode() if match is not None else ""
 
 
 def begins_turn(message: bytes) -> bool:

@@ -19,6 +19,7 @@ ACTOR: Final = b"x-openai-actor-authorization"
 AGENT: Final = b"x-openai-agent-assertion"
 
 CLIENT_SECRETS: Final = frozenset({ATTESTATION, ACTOR, AGENT})  # Besides its token: flows must not show them.
+_LABELLED: Final = CLIENT_SECRETS | {AUTHORIZATION, ACCOUNT}
 PROBE: Final = b"x-codexpool-probe"  # Asks what would be done with a request; the answer repeats its number.
 PROBE_VERSION: Final = 1
 
@@ -66,8 +67,7 @@ def swapped(
     kept = {Action.KEEP_IF_OURS: keep_turn_state, Action.REMOVE_FOR_STREAM: not for_stream}
     for field in fields:
         name = field[0].lower()
-        action = HEADERS.get(name)
-        if action is None or kept.get(action, False):
+        if name not in HEADERS or kept.get(action := HEADERS[name], False):
             out.append(field)
         elif action is Action.SET and name in missing:
             out.append((field[0], missing.pop(name)))
@@ -115,12 +115,11 @@ def labelled(fields: Fields, label: str) -> Fields:
     out: list[tuple[bytes, bytes]] = []
     for field in fields:
         name = field[0].lower()
-        if name in (AUTHORIZATION, ACCOUNT):
-            if name in missing:
-                out.append((field[0], missing.pop(name)))
+        if name not in _LABELLED:
+            out.append(field)
         elif name in CLIENT_SECRETS:
             out.append((field[0], PLACEHOLDER.format("removed").encode()))
-        else:
-            out.append(field)
+        elif name in missing:
+            out.append((field[0], missing.pop(name)))
     out.extend(missing.items())
     return tuple(out)

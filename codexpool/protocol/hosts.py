@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -10,6 +11,8 @@ CODEX: Final = ("chatgpt.com", "openai.com")
 """The domains of Codex's backend, subdomains included. (What identities are served from is added by discovery.)"""
 
 PAGE: Final = "codex.pool"  # The host that the proxy answers itself.
+
+LONGEST: Final = 253  # Characters of a name that is remembered: that of a host cannot be longer (RFC 1035).
 
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
@@ -24,6 +27,11 @@ def is_address(host: str) -> bool:
 
     That includes "127.1" and "0x7f000001": no top-level domain is a number (RFC 3696, section 2).
     """
+    return _is_address(host) if len(host) <= LONGEST else _is_address.__wrapped__(host)
+
+
+@lru_cache(maxsize=256)
+def _is_address(host: str) -> bool:
     host = host.strip("[]")
     try:
         ip_address(host.partition("%")[0])

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from codexpool.common.clock_skew import LATEST
@@ -19,6 +20,7 @@ USED: bytes = b"-used-percent"
 ACTIVE: bytes = b"x-codex-active-limit"
 ALSO_MAIN = frozenset({MAIN_LIMIT, "premium"})  # The limits whose windows are the plain ``x-codex-…``.
 
+_NUMERIC = (int, float, bytes, str)
 _TRY_AGAIN = re.compile(r"try again in\s*(\d+(?:\.\d+)?)\s*(ms|s|seconds?|m|minutes?)\b", re.IGNORECASE)
 
 
@@ -36,18 +38,17 @@ def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
 
     Beside a family's windows the plain ones repeat its numbers, and say nothing about the main limit.
     """
+    if not (names := [name for name in values if name.endswith(USED) and name.startswith(b"x-")]):
+        return []
     family_only = active(values)
     gauges = []
-    for name, value in values.items():
-        if not name.endswith(USED) or not name.startswith(b"x-"):
-            continue
-        window = name[: -len(USED)]
+    for name in names:
+        window, value = name[: -len(USED)], values[name]
         minutes, used = _number(values.get(window + b"-window-minutes")), _number(value)
         resets_at = _number(values.get(window + b"-reset-at"))
         if resets_at is None and (after := _number(values.get(window + b"-reset-after-seconds"))) is not None:
             resets_at = at + after
-        limit = window[2:].removesuffix(b"-primary").removesuffix(b"-secondary")
-        family = limit_id(limit.decode("latin-1"))
+        family = _family(window)
         if used is not None and family_only in (None, family):
             gauges.append(Gauge(family, int(minutes or 0), used, resets_at))
     return gauges
@@ -71,13 +72,19 @@ def active(values: Mapping[bytes, bytes]) -> str | None:
 
     Every answer names a limit in this header. It counts only if the answer has that family's windows as well.
     """
-    named = limit_id(values.get(ACTIVE, b"").decode("latin-1"))
-    if named == MAIN_LIMIT:
+    if ACTIVE not in values or (named := limit_id(values[ACTIVE].decode("latin-1"))) == MAIN_LIMIT:
         return None
     prefix = b"x-" + named.replace("_", "-").encode("latin-1", "replace")
     return named if any(name.startswith(prefix) for name in values) else None
 
 
+@lru_cache(maxsize=256)
+def _family(window: bytes) -> str:
+    """Return the limit that a window is of, from the beginning of its headers' names."""
+    return limit_id(window[2:].removesuffix(b"-primary").removesuffix(b"-secondary").decode("latin-1"))
+
+
+@lru_cache(maxsize=256)
 def limit_id(name: str) -> str:
     """Normalise the id of a limit (``codex-spark``, ``codex_spark``)."""
     made = name.strip().lower().replace("-", "_")[:100]
@@ -115,7 +122,7 @@ def _until(date: str, at: float) -> float | None:
 
 def _number(value: Any) -> float | None:
     """Return a number that makes sense here, not negative; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | bytes | str):
+    if isinstance(value, bool) or not isinstance(value, _NUMERIC):
         return None
     try:
         number = float(value)

@@ -32,8 +32,14 @@ class Tokens(NamedTuple):
 
 def tokens_of(end: bytes) -> Tokens | None:
     """Return the tokens of a turn from the end of its stream, or from its last frame; None if they are not there."""
-    for event in reversed(end[-KEPT:].replace(b"\r\n", b"\n").split(b"\n\n")):
-        if _KEY in event and (tokens := _of_event(event)) is not None:
+    end = end[-KEPT:]
+    if b"\r" in end:
+        end = end.replace(b"\r\n", b"\n")
+    begin = len(end)
+    while begin > 0 and (key := end.rfind(_KEY, 0, begin)) >= 0:
+        before, after = end.rfind(b"\n\n", 0, key), end.find(b"\n\n", key)
+        begin = before + 2 if before >= 0 else 0
+        if (tokens := _of_event(end[begin : after if after >= 0 else None])) is not None:
             return tokens
     return None
 
@@ -62,7 +68,10 @@ class Meter:
 
 
 def _of_event(event: bytes) -> Tokens | None:
-    data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")) or event
+    data = b"\n".join([line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]) or event
+    # Usually this saves parsing the request and answer in it, which come first.
+    if frames.kind_at_once(data) in _COUNTED and (tokens := _of_rest(data)) is not None:
+        return tokens
     if document := frames.parsed(data):
         return _of_document(document) if document.get("type") in _COUNTED else None
     return _of_rest(data)

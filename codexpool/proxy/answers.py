@@ -14,7 +14,6 @@ from typing import Any
 
 from mitmproxy import http
 
-from codexpool.common.tasks import harmless
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
 from codexpool.protocol import frames, headers, rate_limits, routes
 from codexpool.protocol.encrypted_reasoning import has_encrypted
@@ -119,15 +118,14 @@ class Answers:
 
     def _passed(self, exchange: Exchange, piece: bytes) -> bytes:
         """Read a piece of an answer, and pass it on (see mitmproxy's ``response.stream``)."""
-        self._see(exchange, piece)
+        try:  # Not `harmless`: a call less for each piece.
+            exchange.trace.count_bytes(piece)
+            if (reading := exchange.incoming.reading) is not None:
+                for event in reading.take(piece):
+                    self._learn_late(exchange, event)
+        except Exception:
+            logger.exception("reading a piece of an answer failed; it is passed on")
         return piece
-
-    @harmless
-    def _see(self, exchange: Exchange, piece: bytes) -> None:
-        exchange.trace.count_bytes(piece)
-        if exchange.incoming.reading is not None:
-            for event in exchange.incoming.reading.take(piece):
-                self._learn_late(exchange, event)
 
     def _learn_late(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
         """Learn from a failure within an answer the client already gets: its retry then goes to another identity."""

@@ -64,12 +64,12 @@ class Writer:
         with self._wake:
             if self._closing:
                 return
+            if not self._waiting:  # Otherwise it is awake already. (Waking a thread for each turn takes time.)
+                self._wake.notify_all()
             self._waiting.pop(key, None)
             self._waiting[key] = row
             if len(self._waiting) > MAX_WAITING:
                 del self._waiting[next(iter(self._waiting))]
-            if len(self._waiting) == 1:
-                self._wake.notify_all()
 
     def unwritten(self) -> set[Key]:
         """Return the keys of the rows that are not on the disk yet."""

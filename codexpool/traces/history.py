@@ -77,12 +77,16 @@ class Hour:
     """Requests, refusals and failures by minute, for the last hour."""
 
     def __init__(self) -> None:
-        self._minutes: Recent[int, tuple[int, int, int]] = Recent(MINUTES)
+        self._minutes: Recent[int, list[int]] = Recent(MINUTES)
 
     def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0) -> None:
         minute = int(at // 60)
-        before = self._minutes.get(minute, (0, 0, 0))
-        self._minutes[minute] = (before[0] + requests, before[1] + refusals, before[2] + failures)
+        row = self._minutes.get(minute)
+        if row is None:
+            row = self._minutes[minute] = [0, 0, 0]
+        row[0] += requests
+        row[1] += refusals
+        row[2] += failures
 
     def by_minute(self, now: float) -> list[dict[str, int]]:
         """Return all sixty minutes, the oldest first; ``at`` is the unix second at which a minute begins."""

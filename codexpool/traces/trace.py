@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from codexpool.pool.reasons import Candidacy
@@ -47,8 +48,7 @@ def bounded(fields: Fields) -> Fields:
 
     They are dropped as a whole: a part of a secret would not be recognized as one.
     """
-    size = sum([len(name) + len(value) for name, value in fields])
-    if size <= HEADERS_KEPT and len(fields) <= FIELDS_KEPT:
+    if len(fields) <= FIELDS_KEPT and sum(map(len, chain.from_iterable(fields))) <= HEADERS_KEPT:
         return fields
     kept = [(n if len(n) <= LONGEST_NAME else b"(a name of %d bytes)" % len(n), v) for n, v in fields[:FIELDS_KEPT]]
     size = sum([len(name) + len(value) for name, value in kept])

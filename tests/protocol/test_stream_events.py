@@ -43,6 +43,18 @@ def reading(encoding: str = "") -> Reading:
     return Reading(encoding, is_metered=True, has_events=True)
 
 
+def test_events_without_interest_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(frames, "parsed", parsed.append)
+    beginning, read = Beginning(), reading()
+    answer: list[dict[str, Any]] = [CREATED, *[DELTA] * 30, COMPLETED]
+    for event in answer:
+        beginning.take(sent(event))
+        assert read.take(sent(event)) == []
+    assert read.take(sent(*answer)) == []
+    assert parsed == []
+
+
 @pytest.mark.parametrize("name", CODINGS)
 @given(events=st.lists(st.sampled_from(EVENTS), max_size=6), end=st.sampled_from(["\n", "\r\n"]), data=st.data())
 def test_telling_events_are_found_in_any_cut_and_coding(

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codexpool.protocol import frames
+from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.token_usage import HELD, KEPT, MOST, Meter, Tokens, tokens_of
 
 USAGE = {
@@ -98,6 +100,20 @@ def test_a_meter_finds_them_in_a_stream_of_single_bytes() -> None:
     for byte in stream(DELTA, completed(text=LIE * 100)):
         meter.passed(bytes([byte]))
     assert meter.tokens == TOKENS
+
+
+def test_the_answer_before_them_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def counted(text: bytes) -> Any:
+        sizes.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(frames, "loads", counted)
+    frame = completed(text="x" * 5_000)
+    assert tokens_of(frame) == tokens_of(stream(DELTA, frame)) == TOKENS
+    assert len(sizes) == 2
+    assert max(sizes) < 500
 
 
 def test_a_meter_holds_the_end_of_a_stream_and_no_copy_of_it() -> None:

@@ -358,6 +358,24 @@ def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch:
         assert set(state.load().sessions) == {f"s{n}" for n in range(15, 25)}
 
 
+def test_many_totals_of_one_account_wake_the_thread_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "LINGER", 5)
+    woken = 0
+
+    def notify() -> None:
+        nonlocal woken
+        woken += 1
+
+    with opened(path) as state:
+        monkeypatch.setattr(state._writer._wake, "notify_all", notify)
+        for turn in range(100):
+            state.put_spent(ACCOUNT, SPENT._replace(turns=turn))
+        assert woken == 1
+        monkeypatch.undo()
+    with opened(path) as state:
+        assert totals(state.load()) == [(ACCOUNT, SPENT._replace(turns=99))]
+
+
 def test_close_writes_what_is_left_and_the_thread_ends(path: Path) -> None:
     before = threading.active_count()
     with opened(path) as state:

@@ -16,3 +16,8 @@ def exempt_all_objects() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def free_exempt_objects() -> None:
+    """End all exemptions: the addon is unloaded, and its history must not outlive it."""
+    gc.unfreeze()

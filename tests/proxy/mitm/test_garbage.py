@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from codexpool.proxy.mitm.garbage import exempt_all_objects
+from codexpool.proxy.mitm.garbage import exempt_all_objects, free_exempt_objects
 
 
 class Ring:
@@ -38,3 +38,15 @@ def test_garbage_is_collected_before_and_after() -> None:
     assert early() is None
     gc.collect()
     assert late() is None
+
+
+def test_what_is_exempt_is_freed_once_the_addon_is_unloaded() -> None:
+    ring = Ring()
+    history = weakref.ref(ring)
+    exempt_all_objects()
+    del ring
+    gc.collect()
+    assert history() is not None
+    free_exempt_objects()
+    gc.collect()
+    assert history() is None
