@@ -29,6 +29,7 @@ RESPONSES: Final = "/backend-api/codex/responses"
 SIDE: Final = "/backend-api/codex/memories/"
 """Swapped as well; a refusal there counts for one path only."""
 
+FIRST_SESSION: Final = 1000  # Below are the sessions of the clients that are measured.
 BURST: Final = 300  # Messages or events of one answer.
 TURN: Final = 30  # Events of a turn's answer.
 IN_TIME: Final = 0.1  # Seconds after it was due until which an event has come in time.
@@ -225,6 +226,16 @@ async def follow_socket(client: Client) -> Flow:
 
 
 @asynccontextmanager
+async def open_sockets(target: Target, count: int) -> AsyncIterator[None]:
+    """Have so many WebSockets open within the block, each of which has had an answer."""
+    tally = Tally()
+    async with opened(target, count, FIRST_SESSION) as connected:
+        for client in connected:
+            await (await Socket.open(client)).take(TURN, tally)
+        yield
+
+
+@asynccontextmanager
 async def long_socket(target: Target, messages: int) -> AsyncIterator[None]:
     """Take so many messages on one WebSocket, which is still open within the block."""
     async with opened(target, 1) as (client,):
@@ -294,16 +305,19 @@ async def small_requests(target: Target, meter: Meter, clients: int) -> Sample:
     return await busy(target, meter, clients, work)
 
 
-async def so_many_requests(target: Target, requests: int, clients: int = 10) -> None:
-    """Send so many small POSTs."""
+@asynccontextmanager
+async def requests(target: Target, count: int, sessions: int) -> AsyncIterator[None]:
+    """Send so many small POSTs of so many sessions, before the block."""
+    numbers = iter(range(count))
 
     async def some(client: Client) -> None:
-        for _ in range(requests // clients):
-            client.writer.write(post(RESPONSES, client.number))
+        for number in numbers:
+            client.writer.write(post(RESPONSES, FIRST_SESSION + number % sessions))
             await answer(client)
 
-    async with opened(target, clients) as connected:
+    async with opened(target, 10) as connected:
         await asyncio.gather(*map(some, connected))
+        yield
 
 
 async def sse(target: Target, meter: Meter, clients: int) -> Sample:

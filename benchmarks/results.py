@@ -41,6 +41,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "start_cpu": Metric("processor time, ms", -1, 0),
     "memory": Metric("MiB", 0, 1),
     "growth": Metric("growth, MiB", 0, 1),
+    "each": Metric("for each {unit}, KiB", 0, 1),
 }
 """All of them, in the order in which they are shown."""
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 from benchmarks.progress import Progress
 from benchmarks.results import Result, Sample
 from benchmarks.rows import Row, Size
 from benchmarks.sides import BenchError, Process, Side
+
+T = TypeVar("T")
 
 
 async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched, result: Result) -> None:
@@ -25,7 +30,7 @@ async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched,
                 result.add(side.name, samples[side.name])
 
 
-def in_order(sides: Sequence[Side], round_: int) -> list[Side]:
+def in_order(sides: Sequence[T], round_: int) -> list[T]:
     """Return the sides in the order of a round: each of them comes first, and next to each other one, in turn."""
     first = round_ % len(sides) if sides else 0
     turned = [*sides[first:], *sides[:first]]
@@ -41,19 +46,21 @@ class Watched:
 
     async def sample(self, row: Row, side: Side, seconds: float) -> Sample:
         """Measure once, and wait until the proxy is idle. Raises BenchError."""
-        try:
+        with self.explained(row.name, side):
             async with asyncio.timeout(120), side.observed():
                 sample = await row.sample(side, seconds)
-        except (OSError, EOFError, RuntimeError) as error:
-            raise self.failure(f"{row.name}, {side.name}", side, error) from error
         if side.proxy is not None:
             await side.proxy.settle()
         return sample
 
-    def failure(self, what: str, side: Side, error: Exception) -> BenchError:
-        """Explain an error: a process has ended, or what the side's proxy said last."""
-        for process in self._processes:
-            if process.has_ended:
-                return BenchError(f"{what}: {process.name} {process.end_of_it()}. {process.last_lines()}")
-        said = side.proxy.last_lines() if side.proxy is not None else ""
-        return BenchError(f"{what}: {type(error).__name__}: {error}. {said}")
+    @contextmanager
+    def explained(self, what: str, side: Side) -> Iterator[None]:
+        """Turn an error into a BenchError: which process has ended, or what the side's proxy said last."""
+        try:
+            yield
+        except (OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
+            why, said = f"{type(error).__name__}: {error}", side.proxy.last_lines() if side.proxy is not None else ""
+            for process in self._processes:
+                if process.has_ended:
+                    why, said = f"{process.name} {process.end_of_it()}", process.last_lines()
+            raise BenchError(f"{what}, {side.name}: {why}. {said}") from error

@@ -17,17 +17,19 @@ Measure = Callable[[Target, Meter], Awaitable[Sample]]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: rounds of each row, seconds of each measurement, and what the memory rows send."""
+    """How much is measured: rounds of each row, seconds of each measurement, and how much the memory rows use."""
 
     rounds: int
     seconds: float
     warm_up: float
+    sockets: int
+    sessions: int
     messages: int
     requests: int
 
 
-FULL: Final = Size(rounds=5, seconds=1.6, warm_up=0.6, messages=100_000, requests=20_000)
-SHORT: Final = Size(rounds=1, seconds=0.4, warm_up=0.1, messages=2_000, requests=500)
+FULL: Final = Size(5, seconds=1.6, warm_up=0.6, sockets=200, sessions=5_000, messages=100_000, requests=20_000)
+SHORT: Final = Size(1, seconds=0.4, warm_up=0.1, sockets=50, sessions=500, messages=2_000, requests=500)
 
 
 class Row:
@@ -142,13 +144,3 @@ def _steady(kind: str, clients: int, what: str, unit: str, prepare: load.Prepare
 
 
 START_UP: Final = "start-up"
-MEMORY_START: Final = "memory after the start"
-MEMORY_END: Final = "memory after everything"
-
-
-def growth_by_messages(messages: int) -> str:
-    return f"memory, {messages:,} messages on one WebSocket"
-
-
-def growth_by_requests(requests: int) -> str:
-    return f"memory, {requests:,} small requests"

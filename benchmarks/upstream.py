@@ -195,7 +195,7 @@ async def _burst(writer: asyncio.StreamWriter, pieces: Sequence[bytes]) -> None:
 
 
 class Steady:
-    """Sends each event when it is due, whether or not the others have been read: nobody slows the model down."""
+    """Sends each event when it is due, also if those before have not been read: a model does not wait, either."""
 
     def __init__(self, writer: asyncio.StreamWriter, wanted: Wanted, packed: Callable[[bytes], bytes]) -> None:
         self._loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rows
+from benchmarks import memory, rows
 from benchmarks.report import Report, as_document, as_markdown, as_text
 from benchmarks.results import METRICS, Result, percentile
 from benchmarks.targets import TARGETS, Target, outcomes
@@ -82,9 +82,8 @@ def test_direct_and_the_reference_have_no_ratio() -> None:
 def test_every_target_is_of_a_row_metric_and_side() -> None:
     names = [
         *(row.name for row in rows.compared()),
-        rows.MEMORY_END,
-        rows.growth_by_messages(rows.FULL.messages),
-        rows.growth_by_requests(rows.FULL.requests),
+        *(row.name for row in memory.last(rows.FULL)),
+        memory.END,
     ]
     for target in TARGETS:
         assert sum(name.startswith(target.row) for name in names) == 1, target
@@ -101,7 +100,7 @@ def test_a_missed_target_says_by_how_much() -> None:
 
 
 def test_memory_is_compared_as_a_difference() -> None:
-    row = result(rows.MEMORY_END, memory={"bare": [100.0], "run": [124.0], "addon": [126.5]})
+    row = result(memory.END, memory={"bare": [100.0], "run": [124.0], "addon": [126.5]})
     assert [(found.is_met, found.value) for found in outcomes([row])] == [(True, 24.0), (False, 26.5)]
     assert outcomes([row])[1].described() == "addon 26.5 above bare (at most 25), missed by 1.5 (6 %)"
 
@@ -113,8 +112,9 @@ def test_what_was_not_measured_has_no_outcome() -> None:
 
 def test_a_short_run_does_not_judge_growth() -> None:
     grown = {"growth": {"run": [0.0], "addon": [0.0]}}
-    assert len(outcomes([result(rows.growth_by_messages(rows.FULL.messages), **grown)])) == 2
-    assert outcomes([result(rows.growth_by_messages(rows.SHORT.messages), **grown)]) == []
+    full, short = (memory.last(size)[0].name for size in (rows.FULL, rows.SHORT))
+    assert len(outcomes([result(full, **grown)])) == 2
+    assert outcomes([result(short, **grown)]) == []
 
 
 # -- the report

@@ -1,0 +1,83 @@
+"""The rows about memory: what sockets and sessions cost, and whether messages and requests leave anything behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from benchmarks import load
+from benchmarks.load import Target
+from benchmarks.results import Result
+from benchmarks.rounds import Watched
+from benchmarks.rows import Size
+from benchmarks.sides import Side
+
+START: Final = "memory after the start"
+END: Final = "memory after everything"
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """What happens, and how much of it: the memory is compared before it and within the block."""
+
+    name: str
+    unit: str
+    count: int
+    slowness: float  # Seconds that one of it takes, roughly.
+    block: Callable[[Target], AbstractAsyncContextManager[None]]
+
+    async def measure(self, sides: Sequence[Side], watched: Watched, result: Result) -> None:
+        """Measure each side once."""
+        for side in sides:
+            if side.proxy is None:
+                continue
+            watched.progress.shows(f"{self.name}, {side.name}")
+            before = side.proxy.memory
+            with watched.explained(self.name, side):
+                async with self.block(side.target):
+                    growth = side.proxy.memory - before
+            result.add(side.name, {"growth": growth, "each": 1024 * growth / self.count})
+            await side.proxy.settle()
+
+
+def first(size: Size) -> list[MemoryRow]:
+    """Those that come before all other rows: later there is free memory in the processes, which hides a growth."""
+    return [
+        MemoryRow(
+            f"memory, {size.sockets:,} open WebSockets",
+            "socket",
+            size.sockets,
+            0.008,
+            partial(load.open_sockets, count=size.sockets),
+        ),
+        MemoryRow(
+            f"memory, {size.sessions:,} sessions with a request each",
+            "session",
+            size.sessions,
+            0.0014,
+            partial(load.requests, count=size.sessions, sessions=size.sessions),
+        ),
+    ]
+
+
+def last(size: Size) -> list[MemoryRow]:
+    """Those that show whether it grows for ever."""
+    return [
+        MemoryRow(
+            f"memory, {size.messages:,} messages on one WebSocket",
+            "message",
+            size.messages,
+            0.0001,
+            partial(load.long_socket, messages=size.messages),
+        ),
+        MemoryRow(
+            f"memory, {size.requests:,} small requests",
+            "request",
+            size.requests,
+            0.0014,
+            partial(load.requests, count=size.requests, sessions=10),
+        ),
+    ]
