@@ -54,6 +54,17 @@ def member(name: str, **more: Any) -> str:
     return f'\n[[member]]\nname = "{name}"\nkey = "{hashed(key_of(name))}"\n{settings}'
 
 
+def _executable(tool: str, folder: Path) -> str:
+    """Return the path of a command of mitmproxy. `CODEXPOOL_TEST_RUN` gives it the master of `codexpool run`."""
+    if not os.environ.get("CODEXPOOL_TEST_RUN"):
+        return str(Path(sys.executable).with_name(tool))
+    path = folder / tool
+    run = f"import sys\nfrom codexpool.proxy.mitm.master import run\nrun({tool!r}, sys.argv[1:])\n"
+    path.write_text(f"#!{sys.executable}\n{run}")
+    path.chmod(0o755)
+    return str(path)
+
+
 class Proxy:
     """mitmdump with the addon, on a free port.
 
@@ -70,7 +81,7 @@ class Proxy:
         self.state = folder / "state.sqlite3"
         self.port = 0
         self._command = [
-            str(Path(sys.executable).with_name(tool)),
+            _executable(tool, folder),
             *("-s", str(script or ROOT / "addon")),
             *("--mode", f"upstream:http://127.0.0.1:{standin.proxy_port}"),
             *("-p", "0", "--set", f"confdir={self.confdir}"),
