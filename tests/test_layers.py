@@ -152,6 +152,7 @@ MITMPROXYS_LAYERS = {
     "codexpool.proxy.tls_sessions",
     "codexpool.proxy.tunnels",
     "codexpool.proxy.relay",
+    "codexpool.proxy.shortcut",
 }
 """Modules that may import mitmproxy's protocol layers and private names, which any release may change."""
 

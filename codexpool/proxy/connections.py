@@ -33,6 +33,8 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 
+from codexpool.proxy import shortcut
+
 MOST_OF_A_HEAD: Final = 256 << 10  # bytes in the head of an answer over HTTP/1, or in the framing of a body
 MOST_INTERIM: Final = 100  # interim answers before the final one
 MOST_OF_THE_REST: Final = 2 << 20  # bytes read from a server that has closed
@@ -215,6 +217,7 @@ def close_well(proxyserver: Any, client: Client) -> None:
     handler = proxyserver.connections.get(client.id)
     if hasattr(handler, "_server_event_lock"):
         handler._server_event_lock = _PatientLock()
+        shortcut.add(handler)
 
 
 # -- WebSocket

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from inspect import isroutine
 from itertools import count
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.utils import ReceiveBuffer
 
-from codexpool.proxy import connections, relay, tls_sessions
+from codexpool.proxy import connections, relay, shortcut, tls_sessions
 
 # mitmproxy 11.0 has plain status codes in place of its error codes.
 _codes: Any = getattr(layers, "ErrorCode", None)
@@ -175,6 +175,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             connected: bool = yield from super().make_server_connection()
             return connected
         self.claimed = True
+        shortcut.take(self)
         if outbound is not None and self.client_state != self.state_done:
             # Another addon has set `flow.request.stream`: the body is passing by and could not be sent twice.
             reason = "codexpool: not sent, because something streams the request body (flow.request.stream is set)"
@@ -395,6 +396,24 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
     def _http_layer(self) -> HttpLayer:
         return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
 
+    def passes_on(self, attempt_id: int) -> bool:
+        """Return whether data of an attempt go to the client at once (see `codexpool.proxy.shortcut`)."""
+        is_its = self.claimed and self.attempt_id == attempt_id and not (self._paused or self._timer)
+        return is_its and self.server_state == self.state_stream_response_body
+
+    def look_at(self, piece: bytes) -> Iterable[bytes]:
+        """Return what to send for a piece of a streamed answer, as ``state_stream_response_body`` does."""
+        stream = self.flow.response.stream
+        chunks = stream(piece) if callable(stream) else piece
+        if isinstance(chunks, bytes):
+            chunks = (chunks,)
+        if not getattr(self.context.options, "store_streamed_bodies", False):  # an option since mitmproxy 12
+            return chunks
+        stored = list(chunks)
+        for chunk in stored:
+            self.response_body_buf += chunk
+        return stored
+
     # -- the next attempt
 
     def _begin_attempt(self) -> Commands:
@@ -451,8 +470,10 @@ def hang_up(proxyserver: Any, flow: http.HTTPFlow) -> None:
 
 def missing_names() -> list[str]:
     """Return the names this file needs and the running mitmproxy lacks; empty on every supported version."""
-    overridden = [name for name, value in vars(ResendStream).items() if name[0] != "_" and isroutine(value)]
-    needed = [*_USED.items(), (HttpStream, overridden)]
+    own = vars(shortcut.Stream)
+    named = [name for name, value in vars(ResendStream).items() if name[0] != "_" and isroutine(value)]
+    overridden = [name for name in named if name not in own]
+    needed = [*_USED.items(), *shortcut.TOUCHED.items(), (HttpStream, overridden)]
     missing = [f"{cls.__name__}.{name}" for cls, names in needed for name in names if not hasattr(cls, name)]
     looked_up = ("HttpStream", "Http1Client", "Http1Server")
     missing += [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]

@@ -1,0 +1,400 @@
+"""A shortcut through mitmproxy's layers, for client connections that carry claimed flows.
+
+In a tunnel (CONNECT) each event and each command passes ten to fifteen layers, and only the innermost ones do more
+than hand it on: a TLS layer, and the HTTP layer inside. A `Shortcut` takes the place of the topmost layer. Once a
+stream is claimed, it gives frequent events to that inner HTTP layer directly, and yields its commands directly:
+
+- Data of a streamed answer over HTTP/1: all chunks of one read become one piece and one write (`_pass_on`).
+- All other data, and the completion of hooks and timers, go to the inner layer (`_carry`). What it sends to one
+  connection during an event is written at once, before any command of another kind, so the order is the same.
+- Everything rare takes mitmproxy's own path: opening, closing, injected messages, and all events while a layer waits.
+  If a rare command comes in the middle of an event, the rest of that event takes that path (`_the_long_way`).
+
+Either way leaves every layer in the same state, so this is decided for each event. This file knows nothing of Codex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, pairwise
+from logging import WARNING
+from types import SimpleNamespace
+from typing import Any, Final, Protocol, cast
+from weakref import WeakKeyDictionary
+
+import h11
+from mitmproxy.connection import Client, Connection, ConnectionState
+from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy.layers import http as layers
+from mitmproxy.proxy.layers import modes, tls
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.tunnel import TunnelState
+from OpenSSL import SSL
+
+Commands = Generator[Any, Any, None]
+
+READ: Final = 65535  # bytes; mitmproxy reads as much at once
+MOST_OF_FRAMING: Final = 256 << 10  # bytes of an answer whose HTTP/1 layer decides whether its framing ends
+
+TOUCHED: Final[dict[type, tuple[str, ...]]] = {
+    layer.Layer: ("handle_event",),
+    tunnel.TunnelLayer: ("_handle_command", "event_to_child", "receive_data", "tunnel_state"),
+    tls.TLSLayer: ("receive_data", "send_data", "tls_interact"),
+    layers.HttpLayer: ("event_to_child",),
+    layers.HttpClient: ("_handle_event",),
+    _http1.Http1Client: ("read_body",),
+    _http1.Http1Server: ("send", "passthrough"),
+}
+
+# The layers that may be outside the inner TLS layer: all they do with what passes is to hand it on.
+_OUTER: Final = (
+    modes.HttpProxy,
+    modes.HttpUpstreamProxy,
+    modes.DestinationKnown,
+    layers.HttpLayer,
+    layers.HttpStream,
+)
+
+
+class Stream(Protocol):
+    """What `_pass_on` needs of a stream (see `codexpool.proxy.resend.ResendStream`)."""
+
+    stream_id: int
+
+    def passes_on(self, attempt_id: int) -> bool:
+        """Return whether the next data of this attempt go to the client, and nothing has to wait."""
+
+    def look_at(self, piece: bytes) -> Iterable[bytes]:
+        """Return what to send for a piece of the answer's body."""
+
+
+class _ReadAlready:
+    """A body reader that returns, or raises, what was read from the buffer before."""
+
+    def __init__(self, reader: Any, result: h11.EndOfMessage | h11.ProtocolError) -> None:
+        self._result = result
+        self.read_eof = reader.read_eof
+
+    def __call__(self, buffer: Any) -> h11.EndOfMessage:
+        if isinstance(self._result, h11.ProtocolError):
+            raise self._result
+        return self._result
+
+
+def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
+    """Return the plaintext of data received, whether the peer has ended it, and an error, as mitmproxy reads it."""
+    pieces, ends, error = [], False, ""
+    if data:
+        secure.tls.bio_write(data)
+    while True:
+        try:
+            pieces.append(secure.tls.recv(READ))
+        except SSL.WantReadError:
+            break
+        except SSL.ZeroReturnError:
+            ends = True
+            break
+        except SSL.Error as caught:
+            error = f"TLS Error: {caught}"
+            break
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), ends, error
+
+
+def _waiting(secure: tls.TLSLayer) -> bytes:
+    """Return the ciphertext that is to be sent now."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(secure.tls.bio_read(READ))
+        except SSL.WantReadError:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _encrypt(secure: tls.TLSLayer, data: bytes) -> bytes:
+    with suppress(SSL.ZeroReturnError, SSL.SysCallError):  # As in mitmproxy: the peer no longer reads.
+        secure.tls.sendall(data)
+    return _waiting(secure)
+
+
+def _only_passes(one: tunnel.TunnelLayer) -> bool:
+    """Return whether a tunnel, once it is open, hands on what it gets."""
+    kind, plain = type(one), tunnel.TunnelLayer
+    return kind.receive_data is plain.receive_data and kind.send_data is plain.send_data
+
+
+class _Server:
+    """The layers between a server's connection and its HTTP/1 layer."""
+
+    def __init__(self, tunnels: list[Any], secure: tls.TLSLayer, client: Any, http1: _http1.Http1Client) -> None:
+        self._tunnels = tunnels  # those within the HTTP layer, from the outside in
+        self._layers = [*tunnels, secure, client, http1]
+        # A TLS layer around the HTTP layer has its commands from the route.
+        self._give = secure.event_to_child if secure in tunnels else client.handle_event
+        self.secure = secure
+        self.http1 = http1
+
+    @property
+    def is_ready(self) -> bool:
+        is_open = self.secure.tunnel_state is TunnelState.OPEN
+        return is_open and not any(one._paused for one in self._layers)
+
+    def receive(self, data: bytes, ends: bool) -> Commands:
+        """Hand on decrypted data, as the TLS layer does, and carry out commands, as the layers around it do."""
+        handling: Commands = self._receive(data, ends)
+        for outer in self._tunnels[-2::-1]:
+            handling = _handled(outer, handling)
+        return handling
+
+    def _receive(self, data: bytes, ends: bool) -> Commands:
+        connection = self.secure.conn
+        yield from self._give(events.DataReceived(connection, data))
+        if ends:
+            connection.state &= ~ConnectionState.CAN_READ
+            yield from self._give(events.ConnectionClosed(connection))
+
+
+def _handled(outer: tunnel.TunnelLayer, inner: Commands) -> Commands:
+    for command in inner:
+        yield from outer._handle_command(command)
+
+
+class _Rest(commands.RequestWakeup):
+    """The rest of an event. It takes the long way as a timer does that fires."""
+
+    def __init__(self, rest: Iterable[commands.Command]) -> None:
+        super().__init__(0)
+        self.rest = rest
+
+
+class _Door:
+    """Between the inner TLS layer and the HTTP layer: lets the rest of an event out."""
+
+    def __init__(self, inside: layer.Layer) -> None:
+        self._inside = inside
+
+    def handle_event(self, event: events.Event) -> Iterable[commands.Command]:
+        command = event.command if isinstance(event, events.Wakeup) else None
+        return command.rest if isinstance(command, _Rest) else self._inside.handle_event(event)
+
+
+class _Route:
+    """The way from a client's connection to its inner HTTP layer."""
+
+    def __init__(self, top: layer.Layer, outer: list[layer.Layer], secure: tls.ClientTLSLayer, inner: Any) -> None:
+        self.top = top
+        self._client = secure.conn
+        self._inner = inner
+        self._layers = [*outer, secure, inner]
+        self._sources = [
+            (one.command_sources, below) for one, below in pairwise(outer) if hasattr(one, "command_sources")
+        ]
+        # TLS layers around the inner layer, by the connection as it knows it and by that of the socket.
+        self._secure: dict[Connection, tls.TLSLayer] = {self._client: secure}
+        self._received: dict[Connection, tls.TLSLayer] = {self._client: secure}
+        self._sockets: dict[Connection, Connection] = {}
+        tunnels = [one for one in outer if isinstance(one, tunnel.TunnelLayer)]
+        if tunnels and isinstance(tunnels[-1], tls.ServerTLSLayer) and all(map(_only_passes, tunnels[:-1])):
+            server, socket = tunnels[-1].conn, tunnels[0].tunnel_connection
+            self._secure[server] = self._received[socket] = tunnels[-1]
+            self._sockets[server] = socket
+        # Connections that are the business of outer layers.
+        self._others = {one for each in tunnels for one in (each.conn, each.tunnel_connection)} - self._secure.keys()
+        self._servers: dict[Connection, _Server] = {}
+        self._unsent: dict[Connection, list[bytes]] = {}
+
+    @property
+    def _is_open(self) -> bool:
+        return not any(one._paused for one in self._layers)
+
+    def handle_event(self, event: events.Event) -> Iterable[commands.Command]:
+        if self._is_open:
+            if isinstance(event, events.DataReceived):
+                if (taken := self._take(event)) is not None:
+                    return taken
+            elif isinstance(event, events.CommandCompleted) and event.command in self._inner.command_sources:
+                for sources, _ in self._sources:
+                    sources.pop(event.command, None)
+                return self._carry(self._inner.handle_event(event))
+            elif isinstance(event, events.ConnectionClosed):
+                self._servers.pop(event.connection, None)
+        return self.top.handle_event(event)
+
+    # -- data
+
+    def _take(self, event: events.DataReceived) -> Iterable[commands.Command] | None:
+        """Return the commands that data lead to, or None if they have to take mitmproxy's own path."""
+        connection = event.connection
+        server = self._server(connection) if connection is not self._client else None
+        if server is not None and server.is_ready and (stream := self._streamed(server)) is not None:
+            return self._pass_on(event, server, stream)
+        secure = self._received.get(connection)
+        if secure is not None:
+            return self._decrypted(secure, event.data) if secure.tunnel_state is TunnelState.OPEN else None
+        if connection in self._others or connection not in self._inner.connections:
+            return None
+        return self._carry(self._inner.handle_event(event))
+
+    def _decrypted(self, secure: tls.TLSLayer, data: bytes) -> Commands:
+        plaintext, ends, error = _decrypt(secure, data)
+        if error:
+            yield commands.Log(error, WARNING)
+        if waiting := _waiting(secure):
+            yield self._written(secure.conn, waiting)
+        if plaintext:
+            yield from self._carry(self._inner.handle_event(events.DataReceived(secure.conn, plaintext)))
+        if ends:
+            secure.conn.state &= ~ConnectionState.CAN_READ
+            yield from self._carry(self._inner.handle_event(events.ConnectionClosed(secure.conn)))
+
+    # -- streamed answers
+
+    def _server(self, connection: Connection) -> _Server | None:
+        if connection not in self._servers and (found := self._find_server(connection)) is not None:
+            self._servers[connection] = found
+        return self._servers.get(connection)
+
+    def _find_server(self, connection: Connection) -> _Server | None:
+        around = self._received.get(connection)
+        below: Any = self._inner.connections.get(connection if around is None else around.conn)
+        tunnels: list[Any] = []
+        while isinstance(below, tunnel.TunnelLayer):
+            tunnels.append(below)
+            below = below.child_layer
+        secure = tunnels[-1] if tunnels else around
+        http1 = getattr(below, "child_layer", None) if isinstance(below, layers.HttpClient) else None
+        if (
+            all(map(_only_passes, tunnels[:-1]))
+            and isinstance(secure, tls.ServerTLSLayer)
+            and isinstance(http1, _http1.Http1Client)
+        ):
+            return _Server(tunnels, secure, below, http1)
+        return None
+
+    def _streamed(self, server: _Server) -> Stream | None:
+        """Return the stream whose answer a server is sending, if its data can be passed on at once."""
+        http1, to_client = server.http1, self._inner.connections.get(self._client)
+        if http1.stream_id is None or http1.state != http1.read_body or not isinstance(to_client, _http1.Http1Server):
+            return None
+        stream = self._inner.streams.get(http1.stream_id)
+        passes_on = getattr(stream, "passes_on", None)
+        if passes_on is None or not passes_on(http1.stream_id):
+            return None
+        is_its_turn = to_client.stream_id == stream.stream_id and to_client.response is not None
+        return cast(Stream, stream) if is_its_turn and not to_client._paused else None
+
+    def _pass_on(self, event: events.DataReceived, server: _Server, stream: Stream) -> Commands:
+        http1 = server.http1
+        plaintext, ends, error = _decrypt(server.secure, event.data)
+        http1.buf += plaintext
+        piece, is_over = _body(http1)
+        if error:
+            yield commands.Log(error, WARNING)
+        if waiting := _waiting(server.secure):
+            yield commands.SendData(event.connection, waiting)
+        if piece and (framed := self._framed(stream.look_at(piece))):
+            yield commands.SendData(self._client, _encrypt(self._secure[self._client], framed))
+        if is_over or ends:
+            source = SimpleNamespace(handle_event=lambda _: server.receive(b"", ends))
+            yield from self._carry(self._inner.event_to_child(source, event))
+
+    def _framed(self, chunks: Iterable[bytes]) -> bytes:
+        to_client = self._inner.connections[self._client]
+        if "chunked" in to_client.response.headers.get("transfer-encoding", "").lower():
+            return b"".join([b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks])
+        return b"".join(chunks)
+
+    # -- commands
+
+    def _carry(self, handling: Iterator[commands.Command]) -> Commands:
+        """Yield what an event of the inner layer leads to, as the outermost layer would."""
+        try:
+            for command in handling:
+                if isinstance(command, commands.ConnectionCommand):
+                    if not isinstance(command, commands.SendData) or command.connection in self._others:
+                        yield from self._flush()
+                        yield from self._the_long_way(chain((command,), handling))
+                        return
+                    self._unsent.setdefault(command.connection, []).append(command.data)
+                    continue
+                if self._unsent:
+                    yield from self._flush()
+                if command.blocking or isinstance(command, commands.RequestWakeup):
+                    for sources, source in self._sources:
+                        sources[command] = source
+                yield command
+        except Exception:
+            yield from self._flush()
+            raise
+        yield from self._flush()
+
+    def _flush(self) -> Commands:
+        while self._unsent:
+            connection, pieces = self._unsent.popitem()
+            data, secure = b"".join(pieces), self._secure.get(connection)
+            yield self._written(connection, data if secure is None else _encrypt(secure, data))
+
+    def _written(self, connection: Connection, data: bytes) -> commands.SendData:
+        return commands.SendData(self._sockets.get(connection, connection), data)
+
+    def _the_long_way(self, rest: Iterable[commands.Command]) -> Commands:
+        command = _Rest(rest)
+        for sources, source in self._sources:
+            sources[command] = source
+        yield from self.top.handle_event(events.Wakeup(command))
+
+
+class Shortcut:
+    """Takes the place of the topmost layer of a client's connection."""
+
+    def __init__(self, top: layer.Layer) -> None:
+        self._top = top
+        self.handle_event: Callable[[events.Event], Iterable[commands.Command]] = top.handle_event
+
+    def open(self, stream: Any) -> None:
+        """Take the shortcut to the HTTP layer of ``stream`` from now on, if the layers around it are known."""
+        found = stream.context.layers[: stream.context.layers.index(stream)]
+        if len(found) < 2 or stream.debug is not None:
+            return
+        *outer, secure, inner = found
+        is_known = all(isinstance(one, (*_OUTER, tunnel.TunnelLayer)) for one in outer)
+        if not (is_known and isinstance(secure, tls.ClientTLSLayer) and isinstance(inner, layers.HttpLayer)):
+            return
+        if any(isinstance(one, tls.ClientTLSLayer) for one in outer):
+            return
+        inside = secure.child_layer
+        if getattr(inside, "layer", inside) is not inner:
+            return
+        secure.child_layer = cast(layer.Layer, _Door(inside))
+        self.handle_event = _Route(self._top, outer, secure, inner).handle_event
+
+
+_shortcuts: WeakKeyDictionary[Client, Shortcut] = WeakKeyDictionary()
+
+
+def add(handler: Any) -> None:
+    """Give a new client connection a shortcut. For the ``client_connected`` hook."""
+    handler.layer = _shortcuts[handler.client] = Shortcut(handler.layer)
+
+
+def take(stream: Any) -> None:
+    """Take the shortcut to the HTTP layer of a claimed stream."""
+    if (shortcut := _shortcuts.pop(stream.context.client, None)) is not None:
+        shortcut.open(stream)
+
+
+def _body(http1: Any) -> tuple[bytes, bool]:
+    """Return all of a body that is in the buffer, and whether its HTTP/1 layer must look at what comes next."""
+    pieces: list[bytes] = []
+    reader, buffer = http1.body_reader, http1.buf
+    while True:
+        try:
+            found = reader(buffer)
+        except h11.ProtocolError as error:
+            found = error
+        if not isinstance(found, h11.Data):
+            break
+        pieces.append(found.data)
+    if found is not None:
+        http1.body_reader = _ReadAlready(reader, found)
+    return b"".join(pieces), found is not None or len(buffer) > MOST_OF_FRAMING
