@@ -223,6 +223,9 @@ class Codexpool:
     def server_connected(self, data: ServerConnectionHookData) -> None:
         connections.hear(ctx.master.addons.get("proxyserver"), data)
 
+    def server_disconnected(self, data: ServerConnectionHookData) -> None:
+        self.tls_sessions.let_go()
+
     def tls_established_server(self, data: TlsData) -> None:
         self.tls_sessions.keep(data)
 

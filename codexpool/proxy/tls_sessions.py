@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Connection
@@ -26,7 +27,7 @@ from OpenSSL import SSL
 from codexpool.protocol.hosts import is_read, plain
 
 LONGEST: Final = 3600.0  # seconds for which one check of a certificate counts
-MOST: Final = 4  # hosts, each with a connection's buffers
+MOST: Final = 4  # hosts
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {tls.ServerTLSLayer: ("start_tls", "tls")}
 
@@ -34,12 +35,24 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {tls.ServerTLSLayer: ("start_tls",
 _start_tls: Any = getattr(tls.ServerTLSLayer.start_tls, "of_mitmproxy", tls.ServerTLSLayer.start_tls)
 
 
-class _Kept(NamedTuple):
-    """A connection, open or not. It is kept in place of its session, because tickets come after the handshake."""
+@dataclass(slots=True)
+class _Kept:
+    """A session, or its connection until that has ended, because tickets come after the handshake."""
 
     server: Connection
-    connection: SSL.Connection
-    checked: float  # when its certificate was checked
+    connection: SSL.Connection | None
+    checked: float  # when the certificate was checked
+    session: SSL.Session | None = None
+
+    def take(self) -> SSL.Session | None:
+        """Return the newest session. Let go of a connection that has ended: it has buffers."""
+        if self.connection is not None:
+            self.session = self.connection.get_session()
+            if self.server.timestamp_end is not None:
+                # In OpenSSL a connection that is freed without this makes its session useless.
+                self.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+                self.connection = None
+        return self.session
 
 
 class TlsSessions:
@@ -55,12 +68,9 @@ class TlsSessions:
         kept = self._kept.pop(_key(server, connection), None)
         if kept is None or time.monotonic() > kept.checked + LONGEST or connection.get_session() is not None:
             return
-        if (session := kept.connection.get_session()) is not None:
+        if (session := kept.take()) is not None:
             connection.set_session(session)
             self._checked[connection] = kept.checked
-            if kept.server.timestamp_end is not None:
-                # Both share the session now. OpenSSL spoils it with a connection that was not shut down.
-                kept.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
 
     def keep(self, data: TlsData) -> None:
         """Keep the session of a connection whose handshake has succeeded. For the ``tls_established_server`` hook."""
@@ -71,6 +81,11 @@ class TlsSessions:
         self._kept[_key(server, connection)] = _Kept(server, connection, checked)
         if len(self._kept) > MOST:
             del self._kept[next(iter(self._kept))]
+
+    def let_go(self) -> None:
+        """Let go of connections that have ended. For the ``server_disconnected`` hook."""
+        for kept in self._kept.values():
+            kept.take()
 
 
 def _key(server: Any, connection: SSL.Connection) -> object:

@@ -16,6 +16,7 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import tls
 from mitmproxy.test import taddons
+from OpenSSL import SSL
 
 from codexpool.proxy import tls_sessions
 from codexpool.proxy.tls_sessions import TlsSessions
@@ -65,6 +66,7 @@ class Backend:
             self.open.append(layer)
         else:
             server.timestamp_end = time.time()
+            self.sessions.let_go()
         del layer
         gc.collect()  # A connection has a cycle of references: it would be freed at some time.
         return theirs.session_reused if server.tls_established and not server.error else None
@@ -109,6 +111,23 @@ def test_a_new_connection_resumes_the_session_of_the_last(
     backend.tls.maximum_version = backend.tls.minimum_version = version
 
     assert [backend.connect() for _ in range(4)] == [False, True, True, True]
+
+
+def test_a_connection_that_has_ended_is_not_kept(backend: Backend) -> None:
+    """It may have buffers of many MiB."""
+    before = live_connections()
+    backend.connect()
+    assert live_connections() == before
+
+    backend.stays_open = True
+    backend.connect()
+    assert live_connections() == before + 1
+    assert backend.connect()
+
+
+def live_connections() -> int:
+    gc.collect()
+    return sum(isinstance(one, SSL.Connection) for one in gc.get_objects())
 
 
 def test_a_resumed_connection_shows_the_same_certificates(backend: Backend) -> None:
@@ -175,11 +194,12 @@ def test_few_sessions_are_kept(backend: Backend) -> None:
 def test_a_session_that_another_addon_has_set_stays(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.connect()
     (own,) = backend.sessions._kept.values()
+    session = own.take()
     set_sessions: list[Any] = []
 
     def start(data: Any, of_mitmproxy: Any = backend.config.tls_start_server) -> None:
         of_mitmproxy(data)
-        data.ssl_conn.set_session(own.connection.get_session())
+        data.ssl_conn.set_session(session)
         monkeypatch.setattr(data.ssl_conn, "set_session", set_sessions.append)
 
     monkeypatch.setattr(backend.config, "tls_start_server", start)
