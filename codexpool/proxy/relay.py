@@ -134,7 +134,7 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
 
     def _relay_whole(self, data: bytes, reader: Reader) -> Generator[Any, Any, bytes]:
         """Relay the messages at the beginning of ``data`` that are one frame each, and return the rest."""
-        client, messages, deflate = self.client_ws.conn, self.flow.websocket.messages, self.server_ws.deflate
+        client, deflate = self.client_ws.conn, self.server_ws.deflate
         sent = at = 0  # What is between these positions leaves as it came.
         failure: CloseConnection | None = None
         for start, after, opcode, is_deflated in whole_frames(data, deflate is not None):
@@ -150,7 +150,7 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
                     failure = CloseConnection(code, str(error))
                 break
             message = WebSocketMessage(opcode, False, content)
-            messages.append(message)
+            self.flow.websocket.messages.append(message)
             reader(message)
             if message.dropped or message.content is not content or (is_deflated and not self._passes_deflated()):
                 if sent < at:
