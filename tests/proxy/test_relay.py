@@ -22,9 +22,10 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from codexpool.proxy import connections, relay
+from codexpool.proxy import connections, relay, resend
 from codexpool.proxy.relay import Reader
-from tests.proxy.playbook import proxy_options, uninstall
+from tests.proxy.playbook import ScriptedSender, Streaming, proxy_options, uninstall
+from tests.proxy.tunnel import HOST, Tunnel
 
 OPTIONS = proxy_options()
 DEFLATE = "permessage-deflate"
@@ -519,3 +520,78 @@ def test_all_private_names_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relay.missing_names() == []
     monkeypatch.setattr(relay, "USED", ("_proto.nothing",))
     assert relay.missing_names() == ["wsproto.Connection._proto.nothing"]
+
+
+# -- in a tunnel, over TLS, by the shortcut and by mitmproxy's own way
+
+
+class Reading(ScriptedSender):
+    """Has a reader for the messages of claimed flows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.injected: list[WebSocketMessageInjected] = []
+
+    def message_reader(self, flow: http.HTTPFlow) -> Reader | None:
+        def inject(message: WebSocketMessage) -> None:
+            self.injected.append(WebSocketMessageInjected(flow, message))
+
+        return (lambda message: read(message, inject)) if flow.request.path == "/claimed" else None
+
+
+def tunneled(path: str, reads: Sequence[tuple[Side, bytes]], **way: bool) -> tuple[Tunnel, list[object]]:
+    """Open a socket in a tunnel. Return what both sides had got after each read, and what had happened."""
+    sender = Reading()
+    resend.install(sender, lambda: False)
+    tunnel = Tunnel(Streaming(), **way)
+    upgrade = "connection: upgrade\r\nupgrade: websocket\r\n"
+    key = "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    tunnel.ask(f"GET {path} HTTP/1.1\r\nhost: {HOST}\r\n{upgrade}{key}\r\n".encode())
+    tunnel.answer(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n".encode())
+    tunnel.writes.clear()
+    tunnel.hold = {"websocket_message"}
+    got: list[object] = []
+
+    def note() -> None:
+        got.append((bytes(tunnel.client.text), bytes(tunnel.servers[-1].text), [*tunnel.trace]))
+
+    for number, (side, data) in enumerate(reads):
+        tunnel.ask(data) if side == "client" else tunnel.answer(data)
+        note()
+        while sender.injected:
+            tunnel.give(sender.injected.pop(0))
+        while tunnel.held and number % 3:
+            tunnel.release()
+        note()
+    while tunnel.held:
+        tunnel.release()
+    note()
+    return tunnel, got
+
+
+@pytest.mark.parametrize("way", [{}, {"eager": True}, {"upstream": True}], ids=["lazy", "eager", "upstream"])
+@pytest.mark.parametrize("path", ["/claimed", "/claimed-without-a-reader", "/unclaimed"])
+@pytest.mark.parametrize("ending", [n for n in READS if "close" in n or "text" in n] + ["a client's close"])
+def test_the_shortcut_changes_nothing(way: dict[str, bool], path: str, ending: str) -> None:
+    client = Writer("client")
+    reads: list[tuple[Side, bytes]] = []
+    for content in (b"a word", b"drop", b"answer", b"y" * 126, b"tell"):
+        reads += [("server", Writer("server").message(content, 1, False, 2)), ("server", READS["messages"])]
+        reads += [
+            ("client", client.message(content, 1, False, 1)),
+            ("server", BURST),
+            ("server", frames((PING, b""))),
+        ]
+    data = READS.get(ending, b"")
+    reads += [("server", data[:3]), ("server", data[3:])] if data else [("client", client.frame(CLOSE, b"\x03\xe8"))]
+    _, long = tunneled(path, reads, short=False, **way)
+    _, short = tunneled(path, reads, short=True, **way)
+    assert short == long
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_burst_leaves_a_tunnel_in_one_write_without_hooks(short: bool) -> None:
+    tunnel, _ = tunneled("/claimed", [("server", BURST)], short=short)
+    assert [to for to, _ in tunnel.writes] == ["client"]
+    assert "websocket_message" not in tunnel.trace
+    assert bytes(tunnel.client.text).endswith(BURST)
