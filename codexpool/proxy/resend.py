@@ -166,6 +166,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         self._beginning: list[events.Event] = []
         self._is_abandoned = False
         self._timer: _Timer | None = None
+        self._hold: float | None = None  # seconds of a hold that begins with this event
 
     # -- an attempt goes out
 
@@ -240,6 +241,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         if not self.claimed:
             yield from super().send_response(already_streamed)
             return
+        self._hold = None
         if not already_streamed:
             self.sender.response_complete(self.flow)
         sending: Commands = super().send_response(already_streamed)
@@ -299,7 +301,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
             if self.claimed and isinstance(command, HttpResponseHeadersHook):
                 self.sender.head_seen(self.flow)
         if self.claimed and not event.end_stream and self.server_state == self.state_consume_response_body:
-            yield from self._hold_for(LONGEST_READ)
+            self._hold = LONGEST_READ
 
     def state_consume_response_body(self, event: Any) -> Commands:
         is_data = self.claimed and isinstance(event, ResponseData)
@@ -308,9 +310,21 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         else:
             yield from super().state_consume_response_body(event)
 
-    def _hold_for(self, seconds: float) -> Commands:
-        self._timer = _Timer(seconds, self)
-        yield self._timer
+    def handle_event(self, event: Any) -> Commands:
+        handling: Commands = super().handle_event(event)
+        return self._then_hold(handling) if self.claimed else handling
+
+    def _then_hold(self, handling: Commands) -> Commands:
+        """Start a timer at the end of the event: most holds are over by then, and each timer is a task."""
+        yield from handling
+        seconds, self._hold = self._hold, None
+        if seconds is not None and self._is_holding:
+            self._timer = _Timer(seconds, self)
+            yield self._timer
+
+    @property
+    def _is_holding(self) -> bool:
+        return self.server_state in (self._state_hold_beginning, self.state_consume_response_body)
 
     def _handle_event(self, event: Any) -> Commands:
         if isinstance(event, events.Wakeup):
@@ -320,12 +334,12 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
 
     def _while_it_holds(self, handling: Commands) -> Commands:
         yield from handling
-        if self.server_state not in (self._state_hold_beginning, self.state_consume_response_body):
+        if not self._is_holding:
             self._forget_timer()
 
     def _forget_timer(self) -> None:
         """End the hold. mitmproxy keeps the timer until it fires, but must not keep the stream and its request."""
-        timer, self._timer = self._timer, None
+        timer, self._timer, self._hold = self._timer, None, None
         if timer is not None:
             timer.stream = None
             sources = self._http_layer.command_sources
@@ -373,7 +387,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         if self.claimed and self.sender.should_hold(self.flow):
             self._beginning = []
             self.server_state = self._state_hold_beginning
-            yield from self._hold_for(LONGEST_HOLD)
+            self._hold = LONGEST_HOLD
         else:
             yield from super().start_response_stream()
 
@@ -422,7 +436,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         self.attempt_id = next(self._attempt_ids)
         self._http_layer.streams[self.attempt_id] = self
         self._forget_timer()
-        self.handle_event = self._handle_event_of_later_attempt
+        self.handle_event = self._handle_event_of_later_attempt  # type: ignore[method-assign]
 
     def _send_again(self) -> Commands:
         yield from self._begin_attempt()
@@ -448,7 +462,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         """
         if isinstance(event, FROM_SERVER) and event.stream_id != self.attempt_id:
             return
-        for command in HttpStream.handle_event(self, event):
+        for command in ResendStream.handle_event(self, event):
             if isinstance(command, SendHttp):
                 to_client = command.connection is self.context.client
                 command.event.stream_id = self.stream_id if to_client else self.attempt_id

@@ -21,7 +21,7 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode
 
 import codexpool.proxy
 from codexpool.proxy import connections, resend
-from tests.proxy.playbook import H1Client, H1Upstream, Protocol, Proxy, ScriptedSender, Seen, Streaming
+from tests.proxy.playbook import Fields, H1Client, H1Upstream, Protocol, Proxy, ScriptedSender, Seen, Streaming
 from tests.proxy.test_resend_protocol import (
     EVENTS,
     each_client,
@@ -204,6 +204,21 @@ def not_whole(proxy: Proxy, seen: Seen, how: str) -> None:
 # -- a wakeup that comes late
 
 
+@each_client
+@pytest.mark.parametrize(("status", "fields"), [(401, ()), (200, EVENTS)])
+def test_a_hold_that_is_over_at_once_has_no_timer(
+    client: Protocol, status: int, fields: Fields, sender: ScriptedSender
+) -> None:
+    sender.attempts = 1
+    proxy = Proxy(client=client)
+    got = proxy.client.ask("/claimed", b"question")
+    (seen,) = proxy.requests
+    seen.upstream.answer(seen, status, b"delta;", fields)
+
+    assert proxy.wakeups == []
+    assert (got.status, got.body, got.complete) == (status, b"delta;", True)
+
+
 @each_pair
 def test_an_old_timer_does_not_end_the_next_hold(
     client: Protocol, upstream: Protocol, sender: ScriptedSender
@@ -212,7 +227,8 @@ def test_an_old_timer_does_not_end_the_next_hold(
     proxy = Proxy(client=client, upstream=upstream)
     got = proxy.client.ask("/claimed", b"question")
     first = proxy.requests[0]
-    first.upstream.answer(first, 200, b"failed;", EVENTS, end=False)
+    first.upstream.answer(first, 200, b"", EVENTS, end=False)
+    first.upstream.answer_more(first, b"failed;", end=False)
     second = proxy.requests[1]
     second.upstream.answer(second, 200, b"created;", EVENTS, end=False)
 

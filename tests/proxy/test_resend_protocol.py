@@ -1075,7 +1075,8 @@ def test_time_that_passes_after_a_beginning_changes_nothing(
     proxy = Proxy(client=client, upstream=upstream)
     got = proxy.client.ask("/claimed", b"question")
     first = proxy.requests[0]
-    first.upstream.answer(first, 200, b"created;" + says, EVENTS, end=says == b"delta;")
+    first.upstream.answer(first, 200, b"created;", EVENTS, end=False)
+    first.upstream.answer_more(first, says, end=says == b"delta;")
     proxy.wakeups = [wakeup for wakeup in proxy.wakeups if wakeup.delay == resend.LONGEST_HOLD]
 
     proxy.wake()
