@@ -51,7 +51,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.utils import ReceiveBuffer
 
-from codexpool.proxy import connections, relay, shortcut, tls_sessions
+from codexpool.proxy import connections, quicker, relay, shortcut, tls_sessions
 
 # mitmproxy 11.0 has plain status codes in place of its error codes.
 _codes: Any = getattr(layers, "ErrorCode", None)
@@ -504,4 +504,5 @@ def install(sender: Sender, is_heard: Callable[[], bool] = lambda: True) -> None
     ResendStream.installed = sender
     layers.HttpStream = ResendStream  # type: ignore[misc]
     connections.install()
+    quicker.install()
     relay.install(sender, is_heard)
