@@ -35,6 +35,7 @@ from OpenSSL import SSL
 Commands = Generator[Any, Any, None]
 
 READ: Final = 65535  # bytes; mitmproxy reads as much at once
+AT_ONCE: Final = 96 << 10  # bytes written at once: what came in one read, framed and encrypted again
 MOST_OF_FRAMING: Final = 256 << 10  # bytes of an answer whose HTTP/1 layer decides whether its framing ends
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
@@ -101,20 +102,14 @@ def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces), ends, error
 
 
-def _waiting(secure: tls.TLSLayer) -> bytes:
-    """Return the ciphertext that is to be sent now."""
-    pieces = []
-    while True:
-        try:
-            pieces.append(secure.tls.bio_read(READ))
-        except SSL.WantReadError:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _encrypt(secure: tls.TLSLayer, data: bytes) -> bytes:
-    with suppress(SSL.ZeroReturnError, SSL.SysCallError):  # As in mitmproxy: the peer no longer reads.
-        secure.tls.sendall(data)
-    return _waiting(secure)
+def _encrypted(secure: tls.TLSLayer, data: bytes = b"") -> Iterator[bytes]:
+    """Encrypt data, and yield what has to be sent now, in pieces."""
+    if data:
+        with suppress(SSL.ZeroReturnError, SSL.SysCallError):  # As in mitmproxy: the peer no longer reads.
+            secure.tls.sendall(data)
+    with suppress(SSL.WantReadError):
+        while True:
+            yield secure.tls.bio_read(AT_ONCE)
 
 
 def _only_passes(one: tunnel.TunnelLayer) -> bool:
@@ -216,8 +211,8 @@ class _Route:
                 for sources, _ in self._sources:
                     sources.pop(event.command, None)
                 return self._carry(self._inner.handle_event(event))
-            elif isinstance(event, events.ConnectionClosed):
-                self._servers.pop(event.connection, None)
+        if isinstance(event, events.ConnectionClosed):
+            self._servers.pop(event.connection, None)
         return self.top.handle_event(event)
 
     # -- data
@@ -239,8 +234,7 @@ class _Route:
         plaintext, ends, error = _decrypt(secure, data)
         if error:
             yield commands.Log(error, WARNING)
-        if waiting := _waiting(secure):
-            yield self._written(secure.conn, waiting)
+        yield from self._send(secure.conn, b"")
         if plaintext:
             yield from self._carry(self._inner.handle_event(events.DataReceived(secure.conn, plaintext)))
         if ends:
@@ -290,10 +284,10 @@ class _Route:
         piece, is_over = _body(http1)
         if error:
             yield commands.Log(error, WARNING)
-        if waiting := _waiting(server.secure):
+        for waiting in _encrypted(server.secure):
             yield commands.SendData(event.connection, waiting)
         if piece and (framed := self._framed(stream.look_at(piece))):
-            yield commands.SendData(self._client, _encrypt(self._secure[self._client], framed))
+            yield from self._send(self._client, framed)
         if is_over or ends:
             source = SimpleNamespace(handle_event=lambda _: server.receive(b"", ends))
             yield from self._carry(self._inner.event_to_child(source, event))
@@ -316,6 +310,8 @@ class _Route:
                         yield from self._the_long_way(chain((command,), handling))
                         return
                     self._unsent.setdefault(command.connection, []).append(command.data)
+                    if len(command.data) > READ // 2:  # Joining long ones takes longer than it saves.
+                        yield from self._flush()
                     continue
                 if self._unsent:
                     yield from self._flush()
@@ -331,11 +327,12 @@ class _Route:
     def _flush(self) -> Commands:
         while self._unsent:
             connection, pieces = self._unsent.popitem()
-            data, secure = b"".join(pieces), self._secure.get(connection)
-            yield self._written(connection, data if secure is None else _encrypt(secure, data))
+            yield from self._send(connection, b"".join(pieces))
 
-    def _written(self, connection: Connection, data: bytes) -> commands.SendData:
-        return commands.SendData(self._sockets.get(connection, connection), data)
+    def _send(self, connection: Connection, data: bytes) -> Commands:
+        secure = self._secure.get(connection)
+        for piece in (data,) if secure is None else _encrypted(secure, data):
+            yield commands.SendData(self._sockets.get(connection, connection), piece)
 
     def _the_long_way(self, rest: Iterable[commands.Command]) -> Commands:
         command = _Rest(rest)

@@ -102,6 +102,19 @@ def test_head_and_body_leave_in_one_write(way: dict[str, bool]) -> None:
     assert [status for status, _, _ in answers(tunnel.client.text)] == [200] * 3
 
 
+@each_way
+def test_long_bodies_are_written_in_pieces(way: dict[str, bool]) -> None:
+    tunnel = Tunnel(Streaming(), short=True, **way)
+    tunnel.ask(post())
+    tunnel.answer(CHUNKED + END)
+    tunnel.writes.clear()
+    body = b"x" * (1 << 20)
+    tunnel.ask(post(body=body))
+
+    assert max(size for _, size in tunnel.writes) <= shortcut.AT_ONCE
+    assert tunnel.servers[-1].text.endswith(b"\r\n\r\n" + body)
+
+
 def test_a_claimed_stream_passes_no_outer_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     tunnel = Tunnel(Streaming(), short=True)
     tunnel.ask(post())
