@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mitmproxy import http
+from mitmproxy import http, optmanager
 from mitmproxy.net.http import http1
+from mitmproxy.proxy import context, layer
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 from mitmproxy.test import tflow, tutils
 
 from codexpool.proxy import quicker
+from tests.proxy.playbook import proxy_options
 
 NAMES = st.sampled_from([b"Host", b"host", b"HOST", b"x-\xff", b"X-\xc3\xa9", b"x-\xc3\x89", b""])
 ASKED = st.one_of(
@@ -66,6 +68,29 @@ def test_arguments_of_hooks() -> None:
     data = ServerConnectionHookData(server=flow.server_conn, client=flow.client_conn)
     for hook in (HttpRequestHook(flow), ServerConnectHook(data)):
         assert quicker.args(hook) == quicker._args(hook)
+
+
+@pytest.mark.parametrize("value", [True, 7, 1.5, "x", None, ["x"], ("x",)])
+def test_options(value: Any) -> None:
+    option = optmanager._Option("ours", Any, value, "", None)
+    for _ in range(2):
+        assert (quicker.current(option), type(quicker.current(option))) == (value, type(value))
+        if isinstance(value, list):  # It returns a copy of what can be changed.
+            quicker.current(option).append("y")
+            assert quicker.current(option) == value
+        option.set(value)
+
+
+@pytest.mark.parametrize("more", [{}, {"ours": 1}])
+def test_contexts(more: dict[str, Any]) -> None:
+    one = context.Context(tflow.tclient_conn(), proxy_options())
+    one.layers.append(layer.NextLayer(one))
+    vars(one).update(more)
+    forked, expected = vars(quicker.fork(one)), vars(quicker._fork(one))
+
+    assert forked == expected
+    assert forked["layers"] is not one.layers
+    assert forked["server"] is one.server
 
 
 def test_mitmproxy_uses_them_and_a_reload_does_not_stack_them() -> None:
