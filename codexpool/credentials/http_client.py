@@ -11,10 +11,12 @@ import functools
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -64,6 +66,7 @@ def client(route: Route, seconds: float, headers: Mapping[str, str] = JSON) -> h
     ``seconds`` bounds each step of a request; ``headers`` are sent with every request. Reads files and imports
     modules: not for the event loop. Raises NoAnswerError if the trusted certificates cannot be read.
     """
+    _skip_command_line()
     import httpx
 
     try:
@@ -107,6 +110,14 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
         raise NoAnswerError(type(error).__name__) from error
     response.headers.pop("content-encoding", None)
     return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+
+def _skip_command_line() -> None:
+    """Keep httpx from importing its command line, and with it rich: 3 MiB that a proxy would keep for nothing."""
+    if "httpx" not in sys.modules:
+        command_line: Any = ModuleType("httpx._main")
+        command_line.main = lambda: None
+        sys.modules.setdefault(command_line.__name__, command_line)
 
 
 @functools.cache

@@ -6,6 +6,8 @@ import base64
 import logging
 import re
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -88,3 +90,11 @@ async def test_whoami_uses_an_upstream_proxy_with_any_password(
 
 def test_a_route_does_not_show_its_password() -> None:
     assert "hunter2" not in repr(Route(proxy_url("http", "corp", 3128, "kim:hunter2")))
+
+
+def test_a_client_does_without_what_only_a_command_line_needs() -> None:
+    code = (
+        "import sys; from codexpool.credentials.http_client import Route, client; client(Route(), 1);"
+        "print(*sorted({'click', 'pygments', 'rich'} & sys.modules.keys()), 'httpx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
