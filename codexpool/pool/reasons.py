@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, overload
 
-from codexpool.pool.identity import Asked, Identity, Status, clock
+from codexpool.pool.exclusions import Exclusion
+from codexpool.pool.identity import Asked, Condition, Identity, Load, Status, clock
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because
 
@@ -24,47 +25,103 @@ class Candidacy(NamedTuple):
     speaks_against: tuple[str, ...]
 
 
-def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str, at: float) -> list[Candidacy]:
+class _Found(NamedTuple):
+    """What was found of a candidate at the second ``at``: nothing that changes later."""
+
+    name: str
+    chosen: bool
+    at: float
+    condition: Condition
+    headroom: float
+    load: Load
+    is_refused: bool
+    is_known: bool
+    is_allowed: bool
+    exclusions: Sequence[Exclusion]
+    family: str
+    limited_until: float | None
+    has_expired: bool
+    is_doubtful: bool
+
+    @property
+    def in_words(self) -> Candidacy:
+        return Candidacy(self.name, self.chosen, tuple(_for(self)), tuple(_against(self)))
+
+
+class Candidacies(Sequence[Candidacy]):
+    """The candidates for a request. They are described only when they are looked at, which is seldom."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self, found: Sequence[_Found]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, at: int) -> Candidacy: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Candidacy]: ...
+
+    def __getitem__(self, at: int | slice) -> Candidacy | Sequence[Candidacy]:
+        return self._found[at].in_words if isinstance(at, int) else Candidacies(self._found[at])
+
+
+def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str, at: float) -> Candidacies:
     """List the candidates for a request; ``refused`` names those it was refused under already."""
     identities = list(pool.identities.values())
     kept = identities[:CANDIDATES_KEPT]
     kept += [i for i in identities[CANDIDATES_KEPT:] if i.name == chosen]
-    return [
-        Candidacy(
-            i.name,
-            i.name == chosen,
-            tuple(_for(pool, i, asked, at)),
-            tuple(_against(pool, i, asked, at, i.name in refused)),
-        )
-        for i in kept
-    ]
+    return Candidacies([_found(pool, i, asked, refused, i.name == chosen, at) for i in kept])
 
 
-def _for(pool: Pool, identity: Identity, asked: Asked, at: float) -> Iterator[str]:
-    if identity.status is not Status.READY:
+def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_chosen: bool, at: float) -> _Found:
+    is_ready = i.status is Status.READY
+    return _Found(
+        i.name,
+        is_chosen,
+        at,
+        i.condition,
+        pool.left(i, asked, at) if is_ready else 0.0,
+        i.load,
+        i.name in refused,
+        i.metadata is not None,
+        asked.is_served_by(i.name),
+        pool.exclusions.against(i, asked, at),
+        pool.family_of(asked),
+        pool.limited_until(i, asked, at) if is_ready else None,
+        i.has_expired(at),
+        i.is_doubtful(at),
+    )
+
+
+def _for(found: _Found) -> Iterator[str]:
+    if found.condition.status is not Status.READY:
         return
     yield "ready"
-    yield f"headroom {pool.left(identity, asked, at):.2f}"
-    if (begun := identity.load.now(at)) >= 0.05:
+    yield f"headroom {found.headroom:.2f}"
+    if (begun := found.load.now(found.at)) >= 0.05:
         yield f"{begun:.1f} sessions begun lately"
 
 
-def _against(pool: Pool, identity: Identity, asked: Asked, at: float, is_refused: bool) -> Iterator[str]:
-    condition = identity.condition
-    if is_refused:
+def _against(found: _Found) -> Iterator[str]:
+    condition, at = found.condition, found.at
+    if found.is_refused:
         yield "this request was refused under it"
     if condition.status is not Status.READY:
         until = f" until {clock(condition.until, at)} UTC" if condition.until is not None else ""
         yield f"{condition.status}{until}"
-    if identity.metadata is None:
+    if not found.is_known:
         yield "the account of its token is not known yet"
-    if not asked.is_served_by(identity.name):
+    if not found.is_allowed:
         yield "it is not for this member"
-    elif not pool.is_for(identity, asked, at):
-        yield from (e.described(at) for e in pool.exclusions.against(identity, asked, at) if not e.is_limit)
-    if condition.status is Status.READY and (until_ := pool.limited_until(identity, asked, at)) is not None:
-        yield f"limited for {pool.family_of(asked)} until {clock(until_, at)} UTC"
-    if identity.has_expired(at):
+    else:
+        yield from (e.described(at) for e in found.exclusions if not e.is_limit)
+    if found.limited_until is not None:
+        yield f"limited for {found.family} until {clock(found.limited_until, at)} UTC"
+    if found.has_expired:
         yield "its token is expected to have expired"
-    elif identity.is_doubtful(at):
+    elif found.is_doubtful:
         yield "the backend has had trouble with it lately"

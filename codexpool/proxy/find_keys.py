@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from itertools import chain
 from typing import Final
 
 from mitmproxy import http
@@ -77,7 +78,7 @@ def _without(fields: Fields) -> Fields:
 
 def _may_hold(fields: Fields) -> bool:
     """Return whether headers need a closer look; nearly none do."""
-    text = b"\n".join([part for field in fields for part in field])
+    text = b"\n".join(chain.from_iterable(fields))
     return MARK in text or BASIC in text
 
 

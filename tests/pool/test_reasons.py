@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
-from codexpool.pool.identity import Asked, Condition, Identity, Kind, Metadata, Status
+from codexpool.pool import reasons
+from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Load, Metadata, Status, clock
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import CANDIDATES_KEPT, candidacies
 from codexpool.pool.selection import Because, Selection
@@ -117,3 +121,47 @@ def test_the_chosen_one_is_always_written_down() -> None:
 
     assert len(said) == CANDIDATES_KEPT + 1
     assert [c.name for c in said if c.chosen] == ["number-99"]
+
+
+def test_what_is_looked_at_later_is_what_was_true_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = []
+
+    def counted(*times: float) -> str:
+        described.append(times)
+        return clock(*times)
+
+    monkeypatch.setattr(reasons, "clock", counted)
+    pool = pool_of(ready("first"), ready("second"))
+    second = pool.identities["second"]
+    assert pool.not_for_model("second", "big", Evidence(NOW, status=400, fingerprint=second.fingerprint))
+    pool.states.usage(second.metadata.key).limit(Limit(resets_at=NOW + 3600), NOW)  # type: ignore[union-attr]
+    what = asked(model="big")
+    because(pool, what)
+    said, then = (candidacies(pool, what, (), "first", NOW) for _ in range(2))
+    assert described == []  # nothing is described before it is looked at
+    before = [*then]
+    assert described
+
+    # when: everything about both has changed, and one is gone
+    pool.resumed("second", second.fingerprint, NOW + 1)
+    because(pool, asked("two"))
+    first = pool.identities["first"]
+    first.condition, first.load, first.expires_at = Condition(Status.PAUSED, NOW), Load(9, NOW), NOW - 1
+    pool.replace_identities([first], Selection.DRAIN_FIRST, NOW + 1)
+
+    assert [*said] == before
+    assert said[0].speaks_for[:2] == ("ready", "headroom 1.00")
+    assert said[1].speaks_against == (
+        "limited until 14:46 UTC",
+        "not used for the model big until 14:46 UTC (400 on )",
+    )
+
+
+def test_what_is_kept_for_later_keeps_no_identity() -> None:
+    pool = pool_of(ready("first"), ready("second"))
+    gone = weakref.ref(pool.identities["second"])
+    said = candidacies(pool, asked(), (), "first", NOW)
+    pool.replace_identities([pool.identities["first"]], Selection.DRAIN_FIRST, NOW)
+    gc.collect()
+    assert gone() is None
+    assert [one.name for one in said] == ["first", "second"]
