@@ -21,13 +21,17 @@ END: Final = "memory after everything"
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """What happens, and how much of it: the memory is compared before it and within the block."""
+    """What happens, and how much of it: the memory is compared before it and within the block.
+
+    ``tells_each``: it is meant to grow, and what each of them takes is told.
+    """
 
     name: str
     unit: str
     count: int
     slowness: float  # Seconds that one of it takes, roughly.
     block: Callable[[Target], AbstractAsyncContextManager[None]]
+    tells_each: bool = False
 
     async def measure(self, sides: Sequence[Side], watched: Watched, result: Result) -> None:
         """Measure each side once."""
@@ -39,7 +43,8 @@ class MemoryRow:
             with watched.explained(self.name, side):
                 async with self.block(side.target):
                     growth = side.proxy.memory - before
-            result.add(side.name, {"growth": growth, "each": 1024 * growth / self.count})
+            each = {"each": 1024 * growth / self.count} if self.tells_each else {}
+            result.add(side.name, {"growth": growth, **each})
             await side.proxy.settle()
 
 
@@ -47,11 +52,12 @@ def first(size: Size) -> list[MemoryRow]:
     """Those that come before all other rows: later there is free memory in the processes, which hides a growth."""
     return [
         MemoryRow(
-            f"memory, {size.sockets:,} open WebSockets",
-            "socket",
-            size.sockets,
-            0.008,
-            partial(load.open_sockets, count=size.sockets),
+            f"memory, the first {size.first:,} small requests",
+            "request",
+            size.first,
+            0.0014,
+            partial(load.requests, count=size.first, sessions=10),
+            tells_each=True,
         ),
         MemoryRow(
             f"memory, {size.sessions:,} sessions with a request each",
@@ -59,6 +65,15 @@ def first(size: Size) -> list[MemoryRow]:
             size.sessions,
             0.0014,
             partial(load.requests, count=size.sessions, sessions=size.sessions),
+            tells_each=True,
+        ),
+        MemoryRow(
+            f"memory, {size.sockets:,} open WebSockets",
+            "socket",
+            size.sockets,
+            0.008,
+            partial(load.open_sockets, count=size.sockets),
+            tells_each=True,
         ),
     ]
 

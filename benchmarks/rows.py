@@ -22,14 +22,33 @@ class Size:
     rounds: int
     seconds: float
     warm_up: float
-    sockets: int
+    first: int
     sessions: int
+    sockets: int
     messages: int
     requests: int
 
 
-FULL: Final = Size(5, seconds=1.6, warm_up=0.6, sockets=200, sessions=5_000, messages=100_000, requests=20_000)
-SHORT: Final = Size(1, seconds=0.4, warm_up=0.1, sockets=50, sessions=500, messages=2_000, requests=500)
+FULL: Final = Size(
+    rounds=5,
+    seconds=1.6,
+    warm_up=0.6,
+    first=1_000,
+    sessions=5_000,
+    sockets=200,
+    messages=100_000,
+    requests=20_000,
+)
+SHORT: Final = Size(
+    rounds=1,
+    seconds=0.4,
+    warm_up=0.1,
+    first=600,
+    sessions=500,
+    sockets=50,
+    messages=2_000,
+    requests=500,
+)
 
 
 class Row:
