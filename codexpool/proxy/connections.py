@@ -62,6 +62,7 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {
     PerMessageDeflate: ("frame_inbound_payload_data", "frame_outbound"),
 }
 
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _INTERIM: Final = re.compile(rb"HTTP/\d\.\d 1\d\d(\s|$)")
 
 
@@ -78,6 +79,30 @@ class _Chunks:
     def __call__(self, buffer: Any) -> Any:
         event = self._reader(buffer)
         return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
+
+    def take_whole(self, buffer: Any) -> list[bytes]:
+        """Take the whole chunks at the beginning of the buffer, and return their data.
+
+        h11 takes several microseconds for a chunk. It gets all that is not a plain whole chunk: a size with an
+        extension, the last chunk, a chunk that is not complete or not valid.
+        """
+        reader: Any = self._reader
+        if reader._bytes_in_chunk or reader._reading_trailer:
+            return []
+        data, begin, found = bytes(buffer), 0, []
+        if left := reader._bytes_to_discard:  # of the line end of the chunk before; h11 0.14 counts them
+            left = b"\r\n"[-left:] if isinstance(left, int) else left
+            if not data.startswith(left):
+                return []
+            begin, reader._bytes_to_discard = len(left), type(reader._bytes_to_discard)()
+        while size := _CHUNK_SIZE.match(data, begin):
+            start, end = size.end(), size.end() + int(size[1], 16)
+            if end == start or data[end : end + 2] != b"\r\n":
+                break
+            found.append(data[start:end])
+            begin = end + 2
+        buffer.maybe_extract_at_most(begin)
+        return found
 
 
 class _WithoutTrailers:
@@ -332,6 +357,12 @@ class WebsocketConnection(_Websocket):  # type: ignore[misc]
         bounded = [_Deflate(one, bound) if isinstance(one, PerMessageDeflate) else one for one in extensions]
         self.deflate = next((one for one in bounded if isinstance(one, _Deflate)), None)
         super().__init__(connection_type, [*bounded, bound], **more)
+
+
+def missing_names() -> list[str]:
+    """Return the names this file needs of h11 and the installed one lacks."""
+    names = ("_bytes_in_chunk", "_bytes_to_discard", "_reading_trailer")
+    return [f"h11.ChunkedReader.{name}" for name in names if not hasattr(ChunkedReader(), name)]
 
 
 def install() -> None:

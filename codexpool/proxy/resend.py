@@ -491,7 +491,7 @@ def missing_names() -> list[str]:
     missing = [f"{cls.__name__}.{name}" for cls, names in needed for name in names if not hasattr(cls, name)]
     looked_up = ("HttpStream", "Http1Client", "Http1Server")
     missing += [f"layers.http.{name}" for name in looked_up if not hasattr(layers, name)]
-    return missing + relay.missing_names()
+    return missing + connections.missing_names() + relay.missing_names()
 
 
 def install(sender: Sender, is_heard: Callable[[], bool] = lambda: True) -> None:

@@ -36,6 +36,8 @@ Commands = Generator[Any, Any, None]
 
 READ: Final = 65535  # bytes; mitmproxy reads as much at once
 AT_ONCE: Final = 96 << 10  # bytes written at once: what came in one read, framed and encrypted again
+FEW: Final = 4 << 10  # bytes TLS itself has to say, nearly always none; a large buffer would cost more
+RECORD: Final = 16 << 10  # bytes in a TLS record; OpenSSL returns one at a time
 MOST_OF_FRAMING: Final = 256 << 10  # bytes of an answer whose HTTP/1 layer decides whether its framing ends
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
@@ -90,7 +92,7 @@ def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
         secure.tls.bio_write(data)
     while True:
         try:
-            pieces.append(secure.tls.recv(READ))
+            pieces.append(secure.tls.recv(RECORD))
         except SSL.WantReadError:
             break
         except SSL.ZeroReturnError:
@@ -108,8 +110,12 @@ def _encrypted(secure: tls.TLSLayer, data: bytes = b"") -> Iterator[bytes]:
         with suppress(SSL.ZeroReturnError, SSL.SysCallError):  # As in mitmproxy: the peer no longer reads.
             secure.tls.sendall(data)
     with suppress(SSL.WantReadError):
-        while True:
-            yield secure.tls.bio_read(AT_ONCE)
+        size = AT_ONCE if data else FEW
+        at_once = size
+        while at_once == size:  # A shorter piece is the last.
+            piece = secure.tls.bio_read(size)
+            at_once = len(piece)
+            yield piece
 
 
 def _only_passes(one: tunnel.TunnelLayer) -> bool:
@@ -200,7 +206,10 @@ class _Route:
 
     @property
     def _is_open(self) -> bool:
-        return not any(one._paused for one in self._layers)
+        for one in self._layers:  # noqa: SIM110  (all() takes twice as long, and this is asked for each event)
+            if one._paused:
+                return False
+        return True
 
     def handle_event(self, event: events.Event) -> Iterable[commands.Command]:
         if self._is_open:
@@ -384,7 +393,12 @@ def _body(http1: Any) -> tuple[bytes, bool]:
     """Return all of a body that is in the buffer, and whether its HTTP/1 layer must look at what comes next."""
     pieces: list[bytes] = []
     reader, buffer = http1.body_reader, http1.buf
+    # Twice, because a read may begin within a chunk. (Each time the buffer is copied: not for every odd chunk.)
+    looks = 2 if hasattr(reader, "take_whole") else 0
     while True:
+        if looks:
+            pieces += reader.take_whole(buffer)
+            looks -= 1
         try:
             found = reader(buffer)
         except h11.ProtocolError as error:
