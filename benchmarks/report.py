@@ -23,6 +23,10 @@ class Report:
     interrupted: bool = False
 
     @property
+    def proxies(self) -> list[str]:
+        return [side for side in self.sides if side != DIRECT]
+
+    @property
     def compared(self) -> list[str]:
         """The sides that have a ratio."""
         return [side for side in self.sides[1:] if side != DIRECT]
@@ -74,18 +78,35 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+CARRIES: Final = (
+    ("answers at 50 messages a second, over WebSocket", "WebSocket, steady, 200", 50),
+    ("answers at 50 events a second, over HTTP", "SSE, steady, 200", 50),
+    ("turns a second, with a body of 12 KB and an answer of 30 events", "turns of 12 KB, 10 clients", 1),
+    ("new connections a second", "new connections", 1),
+)
+"""What a core carries: the row whose processor time it follows from, and how many of its units one of it takes."""
+
+
+def carried(report: Report) -> Iterator[tuple[str, list[str]]]:
+    """Yield what a core of each proxy carries, from the processor time of one unit under load."""
+    for what, name, units in CARRIES:
+        for result in report.measured:
+            if result.name.startswith(name):
+                costs = [result.median("cpu", side) for side in report.proxies]
+                yield what, [_number(1e6 / cost / units if cost else None, 0) for cost in costs]
+
+
 def as_markdown(report: Report) -> str:
-    """Return the table and the targets, to be pasted into docs/performance.md."""
+    """Return the tables and the targets, to be pasted into docs/performance.md."""
+    lines = [f"| one core carries | {' | '.join(report.proxies)} |", f"|---|{'---:|' * len(report.proxies)}"]
+    lines += [f"| {what} | {' | '.join(values)} |" for what, values in carried(report)]
     heads = [*(f"{side} ÷ {report.sides[0]}" for side in report.compared), *report.sides]
-    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    lines += ["", f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for result in report.measured:
         for label, ratios, values in _rows(report, result):
             lines.append(f"| {result.name}: {label} | {' | '.join([*ratios, *values])} |")
-    lines += [
-        "",
-        *(f"- {line.strip()}" for line in (*report.notes, *report.warnings(), *_against_targets(report.outcomes()))),
-    ]
-    return "\n".join(lines)
+    remarks = (*report.notes, *report.warnings(), *_against_targets(report.outcomes()))
+    return "\n".join([*lines, "", *(f"- {line.strip()}" for line in remarks)])
 
 
 def as_document(report: Report) -> dict[str, Any]:

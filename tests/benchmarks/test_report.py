@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import memory, rows
-from benchmarks.report import Report, as_document, as_markdown, as_text
+from benchmarks.report import Report, as_document, as_markdown, as_text, carried
 from benchmarks.results import METRICS, Result, percentile
 from benchmarks.targets import TARGETS, Target, outcomes
 
@@ -169,7 +169,18 @@ def test_the_json_document_has_rounds_medians_and_ratios() -> None:
     }
 
 
-def test_the_markdown_table_has_as_many_cells_in_each_line() -> None:
-    lines = [line for line in as_markdown(report(rates([1], [2], [3]))).splitlines() if line.startswith("|")]
-    assert len(lines) == 4
-    assert len({line.count("|") for line in lines}) == 1
+def test_the_markdown_tables_have_as_many_cells_in_each_line() -> None:
+    steady = result("WebSocket, steady, 200 sockets at 50/s", cpu={"bare": [400.0], "run": [50.0]})
+    tables = as_markdown(report(rates([1], [2], [3]), steady)).split("\n\n")
+    for table, count in zip(tables[:2], (3, 2 + 3), strict=True):
+        lines = table.splitlines()
+        assert len(lines) == count
+        assert len({line.count("|") for line in lines}) == 1
+
+
+def test_what_a_core_carries_follows_from_processor_time() -> None:
+    """With 400 µs for a message, a core carries 2,500 of them a second: 50 answers."""
+    steady = result("WebSocket, steady, 200 sockets at 50/s", cpu={"bare": [400.0], "run": [50.0]})
+    ((what, values),) = carried(report(steady))
+    assert what.startswith("answers at 50 messages")
+    assert values == ["50", "", "400"]
