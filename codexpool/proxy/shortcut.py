@@ -21,10 +21,10 @@ from itertools import chain, pairwise
 from logging import WARNING
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import h11
-from mitmproxy.connection import Client, Connection, ConnectionState
+from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers import modes, tls
@@ -375,17 +375,18 @@ class Shortcut:
         self.handle_event = _Route(self._top, outer, secure, inner).handle_event
 
 
-_shortcuts: WeakKeyDictionary[Client, Shortcut] = WeakKeyDictionary()
+# By the client's identifier, until taken. A client's handler keeps it alive, which ends with the connection.
+_shortcuts: WeakValueDictionary[str, Shortcut] = WeakValueDictionary()
 
 
 def add(handler: Any) -> None:
     """Give a new client connection a shortcut. For the ``client_connected`` hook."""
-    handler.layer = _shortcuts[handler.client] = Shortcut(handler.layer)
+    handler.layer = _shortcuts[handler.client.id] = Shortcut(handler.layer)
 
 
 def take(stream: Any) -> None:
     """Take the shortcut to the HTTP layer of a claimed stream."""
-    if (shortcut := _shortcuts.pop(stream.context.client, None)) is not None:
+    if (shortcut := _shortcuts.pop(stream.context.client.id, None)) is not None:
         shortcut.open(stream)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -288,6 +290,19 @@ def test_all_is_as_by_mitmproxys_own_way(way: dict[str, bool], script: list[Exch
         assert played(way, True, script, hold) == played(way, False, script, hold)
     finally:
         uninstall()
+
+
+@pytest.mark.parametrize("path", ["/claimed", "/unclaimed"])
+def test_nothing_is_kept_of_a_connection_that_has_ended(path: str) -> None:
+    tunnel = Tunnel(Streaming(), short=True)
+    tunnel.ask(post(path))
+    tunnel.answer(CHUNKED + chunk(b"event") + END)
+    tunnel.end(tunnel.client, with_alert=True)
+    kept = weakref.ref(tunnel.handler.layer), weakref.ref(tunnel.client.conn)
+    del tunnel
+    gc.collect()
+
+    assert [one() for one in kept] == [None, None]
 
 
 def test_a_reload_does_not_break_connections_that_are_open() -> None:
