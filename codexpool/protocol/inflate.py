@@ -56,6 +56,16 @@ def is_known(encoding: str) -> bool:
     return encoding.strip().lower() in _DECODERS
 
 
+def declared_size(body: bytes, encoding: str) -> int:
+    """Return the inflated size by the body's own word, which may be wrong; the size of the body if it has none."""
+    if encoding.strip().lower() == "zstd":
+        try:
+            return max(len(body), zstandard.frame_content_size(body))
+        except zstandard.ZstdError:
+            pass
+    return len(body)
+
+
 def pieces(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
     """Inflate a whole body. Raise UnreadableError, and TooLongError beyond ``most`` bytes."""
     inflater, size = Inflater(encoding), 0

@@ -38,6 +38,8 @@ def without_keys(body: bytes, encoding: str, most: int) -> bytes | None:
 
 def _may_have_key(body: bytes, encoding: str, most: int) -> bool:
     """Search a body piece by piece: one that inflates beyond ``most`` bytes must not take as much memory."""
+    if encoding != "zstd" and len(body) <= most:
+        return MARK in body
     found, tail = False, b""
     for piece in pieces(body, encoding, most):
         text = tail + piece

@@ -28,7 +28,7 @@ from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import Exchange, Incoming, comment, model_in_body, replace_response
 from codexpool.proxy.flows import Flows
-from codexpool.proxy.held_answers import is_event_stream, read, scrub, show_own_id
+from codexpool.proxy.held_answers import read, scrub, show_own_id
 from codexpool.proxy.judge import BackendAnswer, judge, learn
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.turns import Turns
@@ -70,7 +70,7 @@ class Answers:
             self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
             judging.learn_limits(self._flows.keeper, exchange.asked, exchange.attempt, values)
-            events = is_event_stream(response)
+            events = values.get(b"content-type", b"").startswith(b"text/event-stream")
             length = values.get(b"content-length", b"")
             is_small = length.isdigit() and int(length) <= SMALL and not events  # The flow shows its body.
             encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from codexpool.protocol.inflate import TooLongError
+from codexpool.protocol.inflate import TooLongError, declared_size
 
 AT_ONCE: Final = 2 * 2**20
 """Longest body, in inflated bytes, to search in the event loop: that takes some milliseconds."""
@@ -26,7 +26,7 @@ async def look(into: Callable[[bytes, str, int], Found], body: bytes, encoding: 
 
     ``into`` takes the body, its encoding and the bytes it may inflate, and raises TooLongError beyond that.
     """
-    if len(body) <= AT_ONCE:
+    if declared_size(body, encoding) <= AT_ONCE:  # Otherwise it would be inflated twice.
         try:
             return into(body, encoding, AT_ONCE)
         except TooLongError:

@@ -8,16 +8,21 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import zstandard
 from mitmproxy import http
 
+from codexpool.config.model import MemberSpec
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
+from codexpool.protocol.inflate import Inflater
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
 from tests.protocol.codings import CODINGS
 from tests.proxy.still_keeper import StillKeeper, flow
+from tests.running import key_of
 
 REVOKED = b'{"error":{"code":"token_revoked","message":"revoked"}}'
 
@@ -53,6 +58,39 @@ async def test_placeholder_names_the_identity_of_every_request(session: bool) ->
 
     assert request.request.headers["authorization"] == "Bearer <codexpool:first>"
     assert request.request.headers["chatgpt-account-id"] == "<codexpool:first>"
+
+
+@pytest.mark.parametrize("encoding", ["", "zstd"])
+@pytest.mark.parametrize("member", [False, True], ids=["without a key", "of a member"])
+async def test_a_large_body_is_inflated_once_for_a_key_and_never_copied(
+    member: bool, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges, keeper = with_keeper("first")
+    request = flow(1)
+    if member:
+        keeper.config = dataclasses.replace(keeper.config, members=(MemberSpec("ann", hashed(key_of("ann")), 1),))
+        request.request.headers["authorization"] = f"Bearer {key_of('ann')}"
+    body = b"x" * 3_000_000
+    if encoding:
+        body = zstandard.ZstdCompressor().compress(body)
+        request.request.headers["content-encoding"] = encoding
+    request.request.data.content = body
+    inflated = []
+    init = Inflater.__init__
+
+    def counted(self: Inflater, encoding: str) -> None:
+        inflated.append(encoding)
+        init(self, encoding)
+
+    monkeypatch.setattr(Inflater, "__init__", counted)
+
+    exchanges.open(request)
+    await exchanges.assign(request)
+    wire = exchanges.outbound(request)
+
+    assert isinstance(wire, http.Request)
+    assert wire.data.content is body
+    assert inflated == ["zstd"] * (member and encoding == "zstd")
 
 
 async def test_a_new_token_of_another_account_is_not_mixed_up() -> None:
