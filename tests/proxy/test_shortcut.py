@@ -181,6 +181,25 @@ def test_a_stream_function_gets_all_pieces_and_the_end(change: Callable[[bytes],
     assert answers(tunnel.client.text)[0] in ((200, b"ONETWO", True), (200, b"ONETWO!", True))
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_a_stream_function_that_raises_costs_its_piece_only(short: bool) -> None:
+    def change(piece: bytes) -> bytes:
+        if piece == b"bad":
+            raise ValueError(piece)
+        return piece
+
+    tunnel = Tunnel(Pieces(change), short=short)
+    tunnel.ask(post())
+    tunnel.answer(CHUNKED)
+    tunnel.answer(chunk(b"one"))
+    with pytest.raises(ValueError, match="bad"):  # mitmproxy logs it.
+        tunnel.answer(chunk(b"bad"))
+    tunnel.answer(chunk(b"two"))
+    tunnel.answer(END)
+
+    assert answers(tunnel.client.text) == [(200, b"onetwo", True)]
+
+
 @pytest.mark.skipif("store_streamed_bodies" not in proxy_options(), reason="an option since mitmproxy 12")
 def test_streamed_bodies_are_stored_if_asked_for() -> None:
     flows: list[http.HTTPFlow] = []
@@ -303,6 +322,23 @@ def test_nothing_is_kept_of_a_connection_that_has_ended(path: str) -> None:
     gc.collect()
 
     assert [one() for one in kept] == [None, None]
+
+
+@each_way
+def test_nothing_grows_with_the_requests_of_a_connection(way: dict[str, bool]) -> None:
+    tunnel = Tunnel(Streaming(), short=True, **way)
+    objects: list[int] = []
+    for _ in range(3):
+        for _ in range(20):
+            tunnel.ask(post())
+            for part in (CHUNKED, chunk(b"event"), END):
+                tunnel.answer(part)
+        tunnel.trace.clear()
+        tunnel.writes.clear()
+        gc.collect()
+        objects.append(len(gc.get_objects()))
+
+    assert objects[2] <= objects[1]
 
 
 def test_a_reload_does_not_break_connections_that_are_open() -> None:
