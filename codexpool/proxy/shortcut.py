@@ -400,6 +400,8 @@ def _body(http1: Any) -> tuple[bytes, bool]:
         if looks:
             pieces += reader.take_whole(buffer)
             looks -= 1
+            if not buffer:
+                return b"".join(pieces), False
         try:
             found = reader(buffer)
         except h11.ProtocolError as error:
