@@ -55,6 +55,43 @@ async def _served(exchanges: SwapHandler, one: http.HTTPFlow, answer: http.Respo
     exchanges.finish(one)
 
 
+DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"%s"}\n\n' % (
+    b"x" * 150
+)
+DONE = (
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"output":["%s"],"usage":'
+    b'{"input_tokens":10,"output_tokens":20}}}\n\n' % (b"y" * 2000)
+)
+
+
+async def measure_turn(turns: int, events: int) -> tuple[float, float]:
+    """Seconds of processor time for a turn of 12 KB whose answer is streamed, without and for each of its events."""
+    exchanges = SwapHandler(history=History())
+    exchanges.flows.mode = Serving(StillKeeper("first", "second"))
+    flows = [flow(number % 20) for number in range(turns)]
+    exempt_all_objects()
+    all_of_it = passing = 0.0
+    for one in flows:
+        one.request.data.content = b"x" * 12_000
+        begun = time.process_time()
+        exchanges.open(one)
+        await exchanges.assign(one)
+        exchanges.outbound(one)
+        one.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+        exchanges.headers_came(one)
+        exchanges.judge_beginning(one, DELTA)
+        assert callable(one.response.stream)
+        event_begun = time.process_time()
+        for _ in range(events):
+            one.response.stream(DELTA)
+        passing += time.process_time() - event_begun
+        one.response.stream(DONE)
+        await exchanges.judge(one)
+        exchanges.finish(one)
+        all_of_it += time.process_time() - begun
+    return (all_of_it - passing) / turns, passing / turns / events
+
+
 async def measure_tracing(requests: int) -> tuple[float, float]:
     """Seconds of processor time for the trace of a request, and for its event in a file, which a thread writes."""
     keeper, history = StillKeeper("first", "second"), History()
@@ -91,6 +128,8 @@ def report(requests: int = 1000) -> None:
     asyncio.run(measure(50))
     first, second = asyncio.run(measure(requests))
     print(f"our own part of a request: {first * 1e6:.0f} µs; of sending one again: {second * 1e6:.0f} µs")
+    turn, event = asyncio.run(measure_turn(requests, 30))
+    print(f"of a turn of 12 KB: {turn * 1e6:.0f} µs; of each event of its answer: {event * 1e6:.1f} µs")
     asyncio.run(measure_tracing(50))
     trace, event = asyncio.run(measure_tracing(requests))
     print(f"of that for its trace: {trace * 1e6:.0f} µs; beyond it, for its event in a file: {event * 1e6:.0f} µs")
