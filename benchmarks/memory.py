@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class MemoryRow:
             watched.progress.shows(f"{self.name}, {side.name}")
             before = side.proxy.memory
             with watched.explained(self.name, side):
-                async with self.block(side.target):
+                async with asyncio.timeout(600), self.block(side.target):
                     growth = side.proxy.memory - before
             each = {"each": 1024 * growth / self.count} if self.tells_each else {}
             result.add(side.name, {"growth": growth, **each})
