@@ -58,7 +58,7 @@ def _executable(tool: str, folder: Path) -> str:
     """Return the path of a command of mitmproxy. `CODEXPOOL_TEST_RUN` gives it the master of `codexpool run`."""
     if not os.environ.get("CODEXPOOL_TEST_RUN"):
         return str(Path(sys.executable).with_name(tool))
-    path = folder / tool
+    path = folder / f"run-{tool}"
     run = f"import sys\nfrom codexpool.proxy.mitm.master import run\nrun({tool!r}, sys.argv[1:])\n"
     path.write_text(f"#!{sys.executable}\n{run}")
     path.chmod(0o755)
