@@ -50,13 +50,16 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Server: ("send", "passthrough"),
 }
 
+# After a reload of this package mitmproxy's name refers to our class of before, which would keep all of it alive.
+_Stream: Any = next(cls for cls in layers.HttpStream.__mro__ if cls.__module__ == layers.__name__)
+
 # The layers that may be outside the inner TLS layer: all they do with what passes is to hand it on.
 _OUTER: Final = (
     modes.HttpProxy,
     modes.HttpUpstreamProxy,
     modes.DestinationKnown,
     layers.HttpLayer,
-    layers.HttpStream,
+    _Stream,
 )
 
 

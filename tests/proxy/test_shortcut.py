@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import reload
 
 import h11
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
+from mitmproxy.proxy.layers import http as layers
 
 from codexpool.proxy import resend, shortcut
 from tests.proxy.playbook import ScriptedSender, Streaming, proxy_options, uninstall
@@ -339,6 +341,11 @@ def test_nothing_grows_with_the_requests_of_a_connection(way: dict[str, bool]) -
         objects.append(len(gc.get_objects()))
 
     assert objects[2] <= objects[1]
+
+
+def test_a_reload_keeps_nothing_of_the_class_before() -> None:
+    assert layers.HttpStream is resend.ResendStream  # As this module finds it when it is loaded again.
+    assert resend.ResendStream not in reload(shortcut)._OUTER
 
 
 def test_a_reload_does_not_break_connections_that_are_open() -> None:
