@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from codexpool.common.recent import Recent
@@ -37,6 +39,9 @@ class Kind(StrEnum):
     MODEL = "model"
     LIMIT = "limit"
     SESSION = "session"
+
+
+SHARED_KINDS: Final = (Kind.ENDPOINT, Kind.MODEL, Kind.LIMIT)  # A session is known to its own proxy only.
 
 
 class Exclusion(NamedTuple):
@@ -134,8 +139,13 @@ class Exclusions:
 
     def document(self, subject: str) -> dict[str, Any]:
         """Return what other proxies learn of a subject, as JSON."""
-        entries = sorted((e for e in self._shared() if e.subject == subject), key=lambda entry: entry.since)
-        return {"entries": [list(entry) for entry in entries[-SHARED:]]}
+        newest = [entry for kind in SHARED_KINDS for entry in self._newest(kind, subject)]
+        newest.sort(key=attrgetter("since"))
+        return {"entries": [list(entry) for entry in newest[-SHARED:]]}
+
+    def _newest(self, kind: Kind, subject: str) -> Iterator[Exclusion]:
+        """Yield the newest entries of a subject, without a look at older ones."""
+        return islice((entry for entry in reversed(self._kept[kind].values()) if entry.subject == subject), SHARED)
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
         """Take over what an earlier run or another proxy has written, unless more recent entries are there."""
@@ -144,7 +154,7 @@ class Exclusions:
                 self.add(entry)
 
     def _shared(self) -> Iterator[Exclusion]:
-        for kind in (Kind.ENDPOINT, Kind.MODEL, Kind.LIMIT):
+        for kind in SHARED_KINDS:
             yield from self._kept[kind].values()
 
 
