@@ -51,8 +51,17 @@ class _Kept:
             if self.server.timestamp_end is not None:
                 # In OpenSSL a connection that is freed without this makes its session useless.
                 self.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+                self.connection.sendall = _send_nowhere  # type: ignore[method-assign]
                 self.connection = None
         return self.session
+
+
+def _send_nowhere(data: Any, flags: int = 0) -> int:
+    """Drop what is sent to a connection that has ended, as mitmproxy does; OpenSSL would raise.
+
+    A message may have waited (for a hook, or a turn) while its connection ended. An exception would break its layer.
+    """
+    return len(data)
 
 
 class TlsSessions:

@@ -125,6 +125,18 @@ def test_a_connection_that_has_ended_is_not_kept(backend: Backend) -> None:
     assert backend.connect()
 
 
+def test_what_is_sent_to_a_connection_that_has_ended_is_dropped(backend: Backend) -> None:
+    """A message may wait while its connection ends. An exception would break its layer: the client would hang."""
+    backend.stays_open = True
+    backend.connect()
+    (layer,) = backend.open
+    assert list(layer.send_data(b"in time"))
+    backend.server.timestamp_end = time.time()
+    backend.sessions.let_go()
+
+    assert list(layer.send_data(b"late")) == []
+
+
 def live_connections() -> int:
     gc.collect()
     return sum(isinstance(one, SSL.Connection) for one in gc.get_objects())
