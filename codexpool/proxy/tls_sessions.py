@@ -56,12 +56,12 @@ class _Kept:
         return self.session
 
 
-def _send_nowhere(data: Any, flags: int = 0) -> int:
+def _send_nowhere(buf: Any, flags: int = 0) -> int:
     """Drop what is sent to a connection that has ended, as mitmproxy does; OpenSSL would raise.
 
     A message may have waited (for a hook, or a turn) while its connection ended. An exception would break its layer.
     """
-    return len(data)
+    return len(buf)
 
 
 class TlsSessions:
