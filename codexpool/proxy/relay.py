@@ -92,7 +92,8 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
             and not self.is_heard()
             and (reader := self._sender.message_reader(self.flow)) is not None
         ):
-            return self._collected(self._relay(event.data, reader))
+            # What comes in one read with the answer to the handshake is a bytearray, which no dump can have.
+            return self._collected(self._relay(bytes(event.data), reader))
         if not isinstance(event, events.ConnectionEvent) or event.connection == self.server_ws.conn:
             self._alike = 0  # What a hook makes of a message is not looked at.
         relaying: Commands = super().relay_messages(event)

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ import wsproto.frame_protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy import connection, http
+from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers import websocket
 from mitmproxy.proxy.layers.websocket import WebsocketMessageHook, WebSocketMessageInjected
@@ -539,15 +541,21 @@ class Reading(ScriptedSender):
         return (lambda message: read(message, inject)) if flow.request.path == "/claimed" else None
 
 
-def tunneled(path: str, reads: Sequence[tuple[Side, bytes]], **way: bool) -> tuple[Tunnel, list[object]]:
-    """Open a socket in a tunnel. Return what both sides had got after each read, and what had happened."""
-    sender = Reading()
-    resend.install(sender, lambda: False)
+def opened(path: str, early: bytes = b"", /, **way: bool) -> Tunnel:
+    """Open a socket in a tunnel. With the answer to its handshake come ``early`` frames."""
     tunnel = Tunnel(Streaming(), **way)
     upgrade = "connection: upgrade\r\nupgrade: websocket\r\n"
     key = "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     tunnel.ask(f"GET {path} HTTP/1.1\r\nhost: {HOST}\r\n{upgrade}{key}\r\n".encode())
-    tunnel.answer(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n".encode())
+    tunnel.answer(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n".encode() + early)
+    return tunnel
+
+
+def tunneled(path: str, reads: Sequence[tuple[Side, bytes]], **way: bool) -> tuple[Tunnel, list[object]]:
+    """Open a socket in a tunnel. Return what both sides had got after each read, and what had happened."""
+    sender = Reading()
+    resend.install(sender, lambda: False)
+    tunnel = opened(path, **way)
     tunnel.writes.clear()
     tunnel.hold = {"websocket_message"}
     got: list[object] = []
@@ -595,3 +603,20 @@ def test_a_burst_leaves_a_tunnel_in_one_write_without_hooks(short: bool) -> None
     assert [to for to, _ in tunnel.writes] == ["client"]
     assert "websocket_message" not in tunnel.trace
     assert bytes(tunnel.client.text).endswith(BURST)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_flow_whose_first_messages_came_with_the_handshake_can_be_dumped(short: bool) -> None:
+    flows: list[http.HTTPFlow] = []
+    sender = Reading()
+    vars(sender)["message_reader"] = lambda flow: lambda _: flows.append(flow)
+    resend.install(sender, lambda: False)
+    opened("/claimed", BURST, short=short)
+    dump = BytesIO()
+    FlowWriter(dump).add(flows[0])
+    dump.seek(0)
+    (read_again,) = FlowReader(dump).stream()
+
+    assert isinstance(read_again, http.HTTPFlow)
+    assert read_again.websocket is not None
+    assert [message.content for message in read_again.websocket.messages] == [b"%d. message" % n for n in range(20)]
