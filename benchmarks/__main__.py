@@ -27,7 +27,7 @@ from codexpool.cli.processes import Children, InterruptedBySignal, Signals
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--short", action="store_true", help="measure everything in about two minutes, roughly")
+    parser.add_argument("--short", action="store_true", help="measure everything roughly, in about two minutes")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="counted rounds of each row (5; short: 1)")
     parser.add_argument("--only", metavar="PATTERN", help="rows whose name contains PATTERN, which may have * and ?")
     parser.add_argument(
@@ -35,10 +35,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=_sides,
         default=list(COMPARED),
         metavar="LIST",
-        help=f"what to compare with the first one ({','.join(COMPARED)})",
+        help=f"what to compare; ratios are to the first one ({','.join(COMPARED)})",
     )
-    parser.add_argument("--observed", action="store_true", help="compare the addon with the addon that is observed")
-    parser.add_argument("--flow-detail", type=int, default=0, metavar="N", help="mitmdump's, for all sides (0)")
+    parser.add_argument(
+        "--observed",
+        action="store_true",
+        help="compare the addon with itself while page, metrics and events are read",
+    )
+    parser.add_argument("--flow-detail", type=int, default=0, metavar="N", help="flow_detail of all proxies (0)")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print one JSON document")
     shown.add_argument("--markdown", action="store_true", help="print tables in Markdown")
@@ -46,15 +50,17 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 
 def _sides(text: str) -> list[str]:
     names = text.split(",")
     if unknown := set(names) - set(COMPARED):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(map(repr, sorted(unknown)))}")
+    if len(names) > len(set(names)):
+        raise argparse.ArgumentTypeError("each side may be named once")
     return names
 
 
@@ -80,7 +86,8 @@ def run(comparison: Comparison) -> int:
     if comparison.is_empty:
         print(f"no row's name contains {options.only!r}", file=sys.stderr)
         return 2
-    print(f"this takes about {clock(comparison.expected())} minutes; Ctrl-C prints what there is", file=sys.stderr)
+    text = f"this takes about {clock(comparison.expected())} minutes; Ctrl-C prints what has been measured until then"
+    print(text, file=sys.stderr)
     code = 0
     try:
         if options.only is None and not options.observed:

@@ -73,9 +73,18 @@ def test_row_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [["--rounds", "0"], ["--rounds", "x"], ["--sides", "bare,nobody"], ["--json", "--markdown"], ["more"]]
+    ("line", "why"),
+    [
+        (["--rounds", "0"], "'0' is not a positive number"),
+        (["--rounds", "x"], "'x' is not a positive number"),
+        (["--sides", "bare,nobody"], "unknown: 'nobody'"),
+        (["--sides", "bare,bare"], "each side may be named once"),
+        (["--json", "--markdown"], "not allowed with argument --json"),
+        (["more"], "unrecognized arguments: more"),
+    ],
 )
-def test_wrong_usage_exits_with_2(line: list[str]) -> None:
+def test_wrong_usage_exits_with_2(line: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parsed(line)
     assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{why}\n")
