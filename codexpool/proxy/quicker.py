@@ -1,13 +1,13 @@
 """Five functions of mitmproxy that each request calls dozens of times, with the same results in less time.
 
-- `Headers.get_all`, behind each look at a header, made two calls for each field.
-- `MessageData.__post_init__` checks the types of the parts of a request or response, and wrote an error message for
-  each part before it looked.
-- `Hook.args` asked the dataclass for its fields each time that an addon was called.
-- `_Option.current`, behind each look at an option, copied numbers and strings, which cannot change.
-- `Context.fork` made a server connection with a random identifier, and dropped it.
+- `Headers.get_all`, which every look-up of a header uses, calls two functions for each field.
+- `MessageData.__post_init__` checks the types of the fields of a request or response, and formats an error message
+  for each field before it checks it.
+- `Hook.args` asks the dataclass for its fields each time that an addon is called.
+- `_Option.current`, which every look-up of an option uses, copies numbers and strings, which cannot change.
+- `Context.fork` makes a server connection with a random identifier, and drops it.
 
-Together they were a tenth of a small request. Whatever is out of the ordinary goes to mitmproxy's own function.
+Together they took a tenth of the time of a small request. Unusual arguments go to mitmproxy's own functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mitmproxy.proxy import context
 
 def _of_mitmproxy(kind: type, name: str) -> Any:
     """Return mitmproxy's own function. After a reload of this module the class still has the one installed before."""
-    found = getattr(kind, name, None)  # Python's -O leaves the checks out.
+    found = getattr(kind, name, None)  # With `python -O`, `MessageData` has no `__post_init__`.
     return getattr(found, "of_mitmproxy", found)
 
 
@@ -48,7 +48,7 @@ def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
 
 @cache
 def _kinds(kind: type) -> tuple[tuple[str, frozenset[object]], ...]:
-    """Return the types that each part of a message may have; an int counts as a float."""
+    """Return the types that each field of a message may have; an int counts as a float."""
     found = []
     for one in fields(kind):
         types = set(get_args(one.type)) or {one.type}
@@ -60,7 +60,7 @@ def check(data: http.MessageData) -> None:
     parts = vars(data)
     for name, kinds in _kinds(type(data)):
         if type(parts.get(name)) not in kinds:
-            _check(data)  # It knows about subclasses, and what to say.
+            _check(data)  # It accepts subclasses, and writes the error message.
             return
 
 
@@ -88,7 +88,7 @@ def fork(self: context.Context) -> context.Context:
 
 
 def install() -> None:
-    """Put these in the place of mitmproxy's, where it has them."""
+    """Replace mitmproxy's functions with these, where they exist."""
     for kind, name, quick, of_mitmproxy in (
         (http.Headers, "get_all", get_all, _get_all),
         (http.MessageData, "__post_init__", check, _check),

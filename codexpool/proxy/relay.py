@@ -1,14 +1,14 @@
-"""A WebSocket layer that passes on the messages of a server without a hook for each.
+"""A WebSocket layer that passes on the messages of a server without calling a hook for each.
 
-mitmproxy calls a hook for each message, in a task of its own, and writes each frame by itself. Here a reader of the
-sender looks at the messages of a server synchronously, and all that came in one read leaves in one write. mitmproxy
-still calls its hooks for the client's messages (one may wait for its turn), for injected messages, for flows the
-sender has no reader for, and for all messages while another addon listens to them.
+mitmproxy calls a hook for each message, in a task of its own, and writes each frame separately. Here a reader, which
+the sender provides, looks at each message of the server synchronously, and everything from one read is forwarded in
+one write. mitmproxy still calls its hooks for the client's messages (one may wait for its turn), for injected
+messages, for flows without a reader, and for all messages while another addon listens to them.
 
-A frame with a whole message leaves as it came, also if it is compressed. The client can inflate it, because both
-sides have the same window: the last 32 KiB of the messages that went that way. After a message was changed, dropped
-or injected the windows differ, and messages are compressed again, until 32 KiB have been passed on unchanged. All
-other frames take mitmproxy's own path, apart from the hook.
+A frame that contains a whole message is forwarded unchanged, even if it is compressed. The client can inflate it,
+because both sides have the same window: the last 32 KiB of the messages that went that way. After a message was
+changed, dropped or injected, the windows differ. Messages are then compressed again, until 32 KiB have been passed on
+unchanged. All other frames take mitmproxy's own path, without the hook.
 
 This file knows nothing of Codex.
 """
@@ -60,12 +60,12 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {_Layer: ("relay_messages",)}
 
 
 class Readers(Protocol):
-    """Has a reader for the messages of some flows."""
+    """Provides readers for the messages of some flows."""
 
     def message_reader(self, flow: http.HTTPFlow) -> Reader | None:
-        """Return what looks at each message of the flow's server, in place of a hook; None: the hooks are called.
+        """Return a function that gets each message of the flow's server in place of a hook. None: call the hooks.
 
-        It may change or drop a message, and must not raise.
+        The function may change or drop a message, and must not raise.
         """
         return None
 
@@ -73,7 +73,7 @@ class Readers(Protocol):
 class WebsocketLayer(_Layer):  # type: ignore[misc]
     """mitmproxy's layer, with a reader in place of the hooks for messages of the server.
 
-    It keeps the sender that was installed when it began.
+    A layer keeps the sender that was installed when it was created, across reloads of the addon.
     """
 
     installed: Readers
@@ -82,7 +82,7 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
     def __init__(self, context: Any, flow: http.HTTPFlow) -> None:
         super().__init__(context, flow)
         self._sender = self.installed
-        self._alike = WINDOW  # bytes at the end of both windows that are the same, or more
+        self._equal_bytes = WINDOW  # bytes at the end of both windows that are equal (`WINDOW` or more: all of them)
 
     def relay_messages(self, event: events.Event) -> Commands:
         if (
@@ -95,12 +95,12 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
             # What comes in one read with the answer to the handshake is a bytearray, which no dump can have.
             return self._collected(self._relay(bytes(event.data), reader))
         if not isinstance(event, events.ConnectionEvent) or event.connection == self.server_ws.conn:
-            self._alike = 0  # What a hook makes of a message is not looked at.
+            self._equal_bytes = 0  # A hook may change the message, and nothing here checks whether it did.
         relaying: Commands = super().relay_messages(event)
         return relaying
 
     def _collected(self, relaying: Commands) -> Commands:
-        """Send what is for the client in one piece, before anything else is done. No command has a reply."""
+        """Join the data for the client. They are sent before any other command. No command has a reply."""
         client = self.client_ws.conn
         collected: list[bytes] = []
         size = 0
@@ -136,7 +136,7 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
     def _relay_whole(self, data: bytes, reader: Reader) -> Generator[Any, Any, bytes]:
         """Relay the messages at the beginning of ``data`` that are one frame each, and return the rest."""
         client, deflate = self.client_ws.conn, self.server_ws.deflate
-        sent = at = 0  # What is between these positions leaves as it came.
+        sent = at = 0  # What is between these positions is forwarded unchanged.
         failure: CloseConnection | None = None
         for start, after, opcode, is_deflated in whole_frames(data, deflate is not None):
             content = data[start:after]
@@ -168,14 +168,14 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
         return b""
 
     def _passes_deflated(self) -> bool:
-        """Return whether the client can inflate the last message of the server as it came."""
-        if self._alike < WINDOW or self.server_ws.deflate.has_ended:
+        """Return whether the client can inflate the server's last message unchanged."""
+        if self._equal_bytes < WINDOW or self.server_ws.deflate.has_ended:
             return False
         self.client_ws.deflate.forget()
         return True
 
     def _send(self, message: WebSocketMessage, content: bytes) -> Commands:
-        """Send a message in frames of our own. ``content`` is what it was."""
+        """Send a message in new frames. ``content`` is what the server sent."""
         self._note(message, content)
         if not message.dropped:
             for frame in websocket.Fragmentizer([content], message.is_text)(message.content):
@@ -184,7 +184,7 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
     # -- other frames
 
     def _relay_frames(self, data: bytes, reader: Reader) -> Commands:
-        """Relay as mitmproxy does, but for the hook."""
+        """Relay as mitmproxy does, with the reader in place of the hook."""
         for command in super().relay_messages(events.DataReceived(self.server_ws.conn, data)):
             if isinstance(command, websocket.WebsocketMessageHook):
                 message = self.flow.websocket.messages[-1]
@@ -193,18 +193,18 @@ class WebsocketLayer(_Layer):  # type: ignore[misc]
                 if self.server_ws.bound.was_deflated:
                     self._note(message, content)
                 else:
-                    self._alike = 0  # It leaves deflated.
+                    self._equal_bytes = 0  # Sent compressed, but not received so.
             else:
                 yield command
 
     def _note(self, message: WebSocketMessage, content: bytes) -> None:
-        """Note what a message leaves in the windows that came deflated and leaves so."""
+        """Update `_equal_bytes` after a message that came compressed and is sent compressed."""
         is_same = message.content is content and not message.dropped
-        self._alike = self._alike + len(content) if is_same else 0
+        self._equal_bytes = self._equal_bytes + len(content) if is_same else 0
 
 
 def whole_frames(data: bytes, may_be_deflated: bool) -> Iterator[tuple[int, int, Opcode, bool]]:
-    """Yield where the payloads of the first frames begin and end, and what they are, while they are whole messages.
+    """Yield the start and end of the payload, and the kind, of each frame at the beginning that is a whole message.
 
     Only frames that wsproto would take from a server: valid, not masked, and shorter than 64 KiB.
     """

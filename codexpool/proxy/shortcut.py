@@ -1,16 +1,16 @@
 """A shortcut through mitmproxy's layers, for client connections that carry claimed flows.
 
-In a tunnel (CONNECT) each event and each command passes ten to fifteen layers, and only the innermost ones do more
-than hand it on: a TLS layer, and the HTTP layer inside. A `Shortcut` takes the place of the topmost layer. Once a
-stream is claimed, it gives frequent events to that inner HTTP layer directly, and yields its commands directly:
+In a tunnel (CONNECT), each event and each command passes through ten to fifteen layers. Only the innermost ones, TLS
+and the HTTP layer inside it, do more than pass it on. A `Shortcut` takes the place of the topmost layer. Once a
+stream is claimed, it gives frequent events directly to that inner HTTP layer, and yields its commands directly:
 
 - Data of a streamed answer over HTTP/1: all chunks of one read become one piece and one write (`_pass_on`).
 - All other data, and the completion of hooks and timers, go to the inner layer (`_carry`). What it sends to one
-  connection during an event is written at once, before any command of another kind, so the order is the same.
+  connection during an event is joined into one write, before any command of another kind, so the order is the same.
 - Everything rare takes mitmproxy's own path: opening, closing, injected messages, and all events while a layer waits.
-  If a rare command comes in the middle of an event, the rest of that event takes that path (`_the_long_way`).
+  If a rare command occurs in the middle of an event, the rest of that event takes that path (`_take_own_path`).
 
-Either way leaves every layer in the same state, so this is decided for each event. This file knows nothing of Codex.
+Both paths leave every layer in the same state, so each event may take either. This file knows nothing of Codex.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Commands = Generator[Any, Any, None]
 
 READ: Final = 65535  # bytes; mitmproxy reads as much at once
 AT_ONCE: Final = 96 << 10  # bytes written at once: what came in one read, framed and encrypted again
-FEW: Final = 4 << 10  # bytes TLS itself has to say, nearly always none; a large buffer would cost more
+FEW: Final = 4 << 10  # bytes that TLS itself has to send, nearly always none; a large buffer would cost more
 RECORD: Final = 16 << 10  # bytes in a TLS record; OpenSSL returns one at a time
 MOST_OF_FRAMING: Final = 256 << 10  # bytes of an answer whose HTTP/1 layer decides whether its framing ends
 
@@ -50,10 +50,11 @@ TOUCHED: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Server: ("send", "passthrough"),
 }
 
-# After a reload of this package mitmproxy's name refers to our class of before, which would keep all of it alive.
+# After a reload of this package, mitmproxy's name refers to the class installed before, which would keep the old
+# package in memory.
 _Stream: Any = next(cls for cls in layers.HttpStream.__mro__ if cls.__module__ == layers.__name__)
 
-# The layers that may be outside the inner TLS layer: all they do with what passes is to hand it on.
+# The layers that may be outside the inner TLS layer: they only pass on events and commands.
 _OUTER: Final = (
     modes.HttpProxy,
     modes.HttpUpstreamProxy,
@@ -69,14 +70,14 @@ class Stream(Protocol):
     stream_id: int
 
     def passes_on(self, attempt_id: int) -> bool:
-        """Return whether the next data of this attempt go to the client, and nothing has to wait."""
+        """Return whether the next data of this attempt go to the client without waiting for anything."""
 
     def look_at(self, piece: bytes) -> Iterable[bytes]:
         """Return what to send for a piece of the answer's body."""
 
 
 class _ReadAlready:
-    """A body reader that returns, or raises, what was read from the buffer before."""
+    """A body reader that returns, or raises, a result that was read from the buffer earlier."""
 
     def __init__(self, reader: Any, result: h11.EndOfMessage | h11.ProtocolError) -> None:
         self._result = result
@@ -89,7 +90,7 @@ class _ReadAlready:
 
 
 def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
-    """Return the plaintext of data received, whether the peer has ended it, and an error, as mitmproxy reads it."""
+    """Return the plaintext of received data, whether the peer closes TLS, and an error, as mitmproxy does."""
     pieces, ends, error = [], False, ""
     if data:
         secure.tls.bio_write(data)
@@ -108,7 +109,7 @@ def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
 
 
 def _encrypted(secure: tls.TLSLayer, data: bytes = b"") -> Iterator[bytes]:
-    """Encrypt data, and yield what has to be sent now, in pieces."""
+    """Encrypt data, and yield all that TLS has to send now, in pieces."""
     if data:
         with suppress(SSL.ZeroReturnError, SSL.SysCallError):  # As in mitmproxy: the peer no longer reads.
             secure.tls.sendall(data)
@@ -122,7 +123,7 @@ def _encrypted(secure: tls.TLSLayer, data: bytes = b"") -> Iterator[bytes]:
 
 
 def _only_passes(one: tunnel.TunnelLayer) -> bool:
-    """Return whether a tunnel, once it is open, hands on what it gets."""
+    """Return whether a tunnel, once it is open, passes on data unchanged."""
     kind, plain = type(one), tunnel.TunnelLayer
     return kind.receive_data is plain.receive_data and kind.send_data is plain.send_data
 
@@ -131,9 +132,9 @@ class _Server:
     """The layers between a server's connection and its HTTP/1 layer."""
 
     def __init__(self, tunnels: list[Any], secure: tls.TLSLayer, client: Any, http1: _http1.Http1Client) -> None:
-        self._tunnels = tunnels  # those within the HTTP layer, from the outside in
+        self._tunnels = tunnels  # those inside the HTTP layer, outermost first
         self._layers = [*tunnels, secure, client, http1]
-        # A TLS layer around the HTTP layer has its commands from the route.
+        # If the TLS layer is around the HTTP layer, the route carries out its commands.
         self._give = secure.event_to_child if secure in tunnels else client.handle_event
         self.secure = secure
         self.http1 = http1
@@ -144,7 +145,7 @@ class _Server:
         return is_open and not any(one._paused for one in self._layers)
 
     def receive(self, data: bytes, ends: bool) -> Commands:
-        """Hand on decrypted data, as the TLS layer does, and carry out commands, as the layers around it do."""
+        """Pass on decrypted data as the TLS layer does, and handle commands as the layers around it do."""
         handling: Commands = self._receive(data, ends)
         for outer in self._tunnels[-2::-1]:
             handling = _handled(outer, handling)
@@ -164,7 +165,7 @@ def _handled(outer: tunnel.TunnelLayer, inner: Commands) -> Commands:
 
 
 class _Rest(commands.RequestWakeup):
-    """The rest of an event. It takes the long way as a timer does that fires."""
+    """The rest of an event's commands. mitmproxy's own path carries it as if a timer had fired."""
 
     def __init__(self, rest: Iterable[commands.Command]) -> None:
         super().__init__(0)
@@ -172,7 +173,7 @@ class _Rest(commands.RequestWakeup):
 
 
 class _Door:
-    """Between the inner TLS layer and the HTTP layer: lets the rest of an event out."""
+    """Between the inner TLS layer and the HTTP layer: answers the timer of a `_Rest` with its commands."""
 
     def __init__(self, inside: layer.Layer) -> None:
         self._inside = inside
@@ -183,7 +184,7 @@ class _Door:
 
 
 class _Route:
-    """The way from a client's connection to its inner HTTP layer."""
+    """The shortcut of one client connection: past the outer layers, to the inner HTTP layer."""
 
     def __init__(self, top: layer.Layer, outer: list[layer.Layer], secure: tls.ClientTLSLayer, inner: Any) -> None:
         self.top = top
@@ -193,7 +194,7 @@ class _Route:
         self._sources = [
             (one.command_sources, below) for one, below in pairwise(outer) if hasattr(one, "command_sources")
         ]
-        # TLS layers around the inner layer, by the connection as it knows it and by that of the socket.
+        # TLS layers around the inner layer: by the connection that the inner layer knows, and by that of the socket.
         self._secure: dict[Connection, tls.TLSLayer] = {self._client: secure}
         self._received: dict[Connection, tls.TLSLayer] = {self._client: secure}
         self._sockets: dict[Connection, Connection] = {}
@@ -202,14 +203,14 @@ class _Route:
             server, socket = tunnels[-1].conn, tunnels[0].tunnel_connection
             self._secure[server] = self._received[socket] = tunnels[-1]
             self._sockets[server] = socket
-        # Connections that are the business of outer layers.
+        # Connections that outer layers handle.
         self._others = {one for each in tunnels for one in (each.conn, each.tunnel_connection)} - self._secure.keys()
         self._servers: dict[Connection, _Server] = {}
         self._unsent: dict[Connection, list[bytes]] = {}
 
     @property
     def _is_open(self) -> bool:
-        for one in self._layers:  # noqa: SIM110  (all() takes twice as long, and this is asked for each event)
+        for one in self._layers:  # noqa: SIM110  (all() takes twice as long, and this runs for each event)
             if one._paused:
                 return False
         return True
@@ -230,7 +231,7 @@ class _Route:
     # -- data
 
     def _take(self, event: events.DataReceived) -> Iterable[commands.Command] | None:
-        """Return the commands that data lead to, or None if they have to take mitmproxy's own path."""
+        """Return the commands for received data, or None if the data must take mitmproxy's own path."""
         connection = event.connection
         server = self._server(connection) if connection is not self._client else None
         if server is not None and server.is_ready and (stream := self._streamed(server)) is not None:
@@ -313,13 +314,13 @@ class _Route:
     # -- commands
 
     def _carry(self, handling: Iterator[commands.Command]) -> Commands:
-        """Yield what an event of the inner layer leads to, as the outermost layer would."""
+        """Yield the commands of the inner layer as the outermost layer would yield them."""
         try:
             for command in handling:
                 if isinstance(command, commands.ConnectionCommand):
                     if not isinstance(command, commands.SendData) or command.connection in self._others:
                         yield from self._flush()
-                        yield from self._the_long_way(chain((command,), handling))
+                        yield from self._take_own_path(chain((command,), handling))
                         return
                     self._unsent.setdefault(command.connection, []).append(command.data)
                     if len(command.data) > READ // 2:  # Joining long ones takes longer than it saves.
@@ -346,7 +347,7 @@ class _Route:
         for piece in (data,) if secure is None else _encrypted(secure, data):
             yield commands.SendData(self._sockets.get(connection, connection), piece)
 
-    def _the_long_way(self, rest: Iterable[commands.Command]) -> Commands:
+    def _take_own_path(self, rest: Iterable[commands.Command]) -> Commands:
         command = _Rest(rest)
         for sources, source in self._sources:
             sources[command] = source
@@ -394,7 +395,7 @@ def take(stream: Any) -> None:
 
 
 def _body(http1: Any) -> tuple[bytes, bool]:
-    """Return all of a body that is in the buffer, and whether its HTTP/1 layer must look at what comes next."""
+    """Return the part of a body that is in the buffer, and whether its HTTP/1 layer must handle the rest."""
     pieces: list[bytes] = []
     reader, buffer = http1.body_reader, http1.buf
     # Twice, because a read may begin within a chunk. (Each time the buffer is copied: not for every odd chunk.)

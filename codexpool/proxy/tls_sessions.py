@@ -1,10 +1,10 @@
 """Resumes TLS sessions with the backend: a new connection then needs no certificates, and no check of them.
 
-OpenSSL checks nothing again on a resumed session, neither the certificate nor its name, and older versions of
-pyOpenSSL take any session. So a session serves only a connection to the same host by the same way, with the same
-name in TLS, and with the very OpenSSL context it was made with: mitmproxy has one for each combination of settings
-(`ssl_insecure`, trusted certificates, client certificate, versions, ciphers). An hour after its certificate was
-checked it is forgotten, however often it was resumed. TLS 1.3 wants a ticket to be used once.
+On a resumed session, OpenSSL checks neither the certificate nor its name again, and older pyOpenSSL versions accept
+any session. So a session is resumed only for the same host, route and name in TLS, and with the same OpenSSL context:
+mitmproxy has one context for each combination of settings (`ssl_insecure`, trusted certificates, client certificate,
+versions, ciphers). An hour after its certificate was checked, a session is no longer resumed, however often it was
+before. A session is used once, as TLS 1.3 recommends for tickets.
 
 Sessions belong to a host, not to an identity: the handshake comes before a request, and so before its identity is
 known. A ticket tells the backend that two connections come from the same proxy. Requests of several identities on one

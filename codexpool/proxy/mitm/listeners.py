@@ -1,4 +1,4 @@
-"""Which addons have a handler for a hook: a table, where mitmproxy searches all addons for every hook.
+"""A table of the handlers of each hook. mitmproxy itself searches all addons for every hook.
 
 The table is rebuilt when addons change. Every look-up checks whether they have (1 µs), because mitmproxy sends no
 notice when it reloads a script. A handler that an addon sets on itself is found when an option changes, and at the

@@ -1,6 +1,6 @@
-"""mitmproxy's masters with a table of handlers, where mitmproxy searches all addons for every hook.
+"""mitmproxy's masters with a table of handlers. mitmproxy itself searches all addons for every hook.
 
-Options, addons, commands and arguments are mitmproxy's own, and so is how it calls the hooks in `WALKED`.
+Options, addons, commands and arguments are mitmproxy's own. It also calls the hooks in `WALKED` itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if missing := [name for name in TOUCHED if not hasattr(addonmanager.AddonManager
     raise ImportError(f"this mitmproxy's AddonManager lacks {', '.join(missing)}")
 
 WALKED: Final = frozenset({"load", "configure", "running", "done"})
-"""Hooks in which addons are added, removed, and set handlers on themselves: mitmproxy's search sees each change."""
+"""Hooks in which addons are added and removed, or set handlers on themselves: mitmproxy's search sees each change."""
 
 
 class Manager(addonmanager.AddonManager):
@@ -111,7 +111,7 @@ class Manager(addonmanager.AddonManager):
                 _log(error)
 
     def _groups(self, name: str) -> Iterator[Iterator[Listener]]:
-        """Yield the groups of a hook's handlers. If addons change meanwhile, search the rest as mitmproxy does."""
+        """Yield the groups of a hook's handlers. If one of them changes addons, search the rest as mitmproxy does."""
         changes, chain = self._changes, self.chain
         for group in self.listeners.of(name):
             yield self._in_turn(group, name, changes)
@@ -135,7 +135,7 @@ def _log(error: Exception) -> None:
 
 
 class _Master:
-    """What makes a master of mitmproxy use our manager."""
+    """Makes a master of mitmproxy use our manager."""
 
     @property
     def addons(self) -> Manager:
