@@ -155,6 +155,7 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
     """
 
     installed: Sender
+    child_layer: layer.Layer | None
     _paused_event_queue: deque[events.Event]
     _attempt_ids = count(-1, -1)  # stream ids of second and later attempts, below all of mitmproxy's own
 
@@ -427,6 +428,15 @@ class ResendStream(HttpStream, metaclass=_AnyStream):  # type: ignore[misc, vali
         for chunk in stored:
             self.response_body_buf += chunk
         return stored
+
+    def socket(self, attempt_id: int) -> shortcut.Door | None:
+        """Return the layer of the WebSocket that an attempt has opened (see `codexpool.proxy.shortcut`)."""
+        if self._handle_event != self.passthrough or self.attempt_id != attempt_id or self._paused:
+            return None
+        found: Any = self.child_layer
+        if isinstance(found, relay.WebsocketLayer):
+            self.child_layer = found = cast(Any, shortcut.Door(found))
+        return found if isinstance(found, shortcut.Door) else None
 
     # -- the next attempt
 

@@ -5,6 +5,7 @@ and the HTTP layer inside it, do more than pass it on. A `Shortcut` takes the pl
 stream is claimed, it gives frequent events directly to that inner HTTP layer, and yields its commands directly:
 
 - Data of a streamed answer over HTTP/1: all chunks of one read become one piece and one write (`_pass_on`).
+- Data of a WebSocket's server: directly to the WebSocket's layer, and from it to the client (`_to_socket`).
 - All other data, and the completion of hooks and timers, go to the inner layer (`_carry`). What it sends to one
   connection during an event is joined into one write, before any command of another kind, so the order is the same.
 - Everything rare takes mitmproxy's own path: opening, closing, injected messages, and all events while a layer waits.
@@ -74,6 +75,9 @@ class Stream(Protocol):
 
     def look_at(self, piece: bytes) -> Iterable[bytes]:
         """Return what to send for a piece of the answer's body."""
+
+    def socket(self, attempt_id: int) -> Door | None:
+        """Return the layer of an open WebSocket, if it can take data of this attempt; None if there is none."""
 
 
 class _ReadAlready:
@@ -172,8 +176,8 @@ class _Rest(commands.RequestWakeup):
         self.rest = rest
 
 
-class _Door:
-    """Between the inner TLS layer and the HTTP layer: answers the timer of a `_Rest` with its commands."""
+class Door:
+    """Around a layer that gets events directly: answers the timer of a `_Rest` with its commands."""
 
     def __init__(self, inside: layer.Layer) -> None:
         self._inside = inside
@@ -234,8 +238,12 @@ class _Route:
         """Return the commands for received data, or None if the data must take mitmproxy's own path."""
         connection = event.connection
         server = self._server(connection) if connection is not self._client else None
-        if server is not None and server.is_ready and (stream := self._streamed(server)) is not None:
-            return self._pass_on(event, server, stream)
+        if server is not None and server.is_ready and (stream := self._served_by(server)) is not None:
+            attempt_id = cast(int, server.http1.stream_id)
+            if stream.passes_on(attempt_id):
+                return self._pass_on(event, server, stream)
+            if (socket := stream.socket(attempt_id)) is not None:
+                return self._to_socket(event, server, stream, socket)
         secure = self._received.get(connection)
         if secure is not None:
             return self._decrypted(secure, event.data) if secure.tunnel_state is TunnelState.OPEN else None
@@ -278,17 +286,15 @@ class _Route:
             return _Server(tunnels, secure, below, http1)
         return None
 
-    def _streamed(self, server: _Server) -> Stream | None:
-        """Return the stream whose answer a server is sending, if its data can be passed on at once."""
+    def _served_by(self, server: _Server) -> Stream | None:
+        """Return the claimed stream whose answer a server is sending, if the client gets it now."""
         http1, to_client = server.http1, self._inner.connections.get(self._client)
-        if http1.stream_id is None or http1.state != http1.read_body or not isinstance(to_client, _http1.Http1Server):
+        if http1.stream_id is None or not isinstance(to_client, _http1.Http1Server) or to_client._paused:
             return None
         stream = self._inner.streams.get(http1.stream_id)
-        passes_on = getattr(stream, "passes_on", None)
-        if passes_on is None or not passes_on(http1.stream_id):
+        if not hasattr(stream, "passes_on") or to_client.response is None or to_client.stream_id != stream.stream_id:
             return None
-        is_its_turn = to_client.stream_id == stream.stream_id and to_client.response is not None
-        return cast(Stream, stream) if is_its_turn and not to_client._paused else None
+        return cast(Stream, stream) if http1.state in (http1.read_body, http1.passthrough) else None
 
     def _pass_on(self, event: events.DataReceived, server: _Server, stream: Stream) -> Commands:
         http1 = server.http1
@@ -302,6 +308,24 @@ class _Route:
         if piece and (framed := self._framed(stream.look_at(piece))):
             yield from self._send(self._client, framed)
         if is_over or ends:
+            source = SimpleNamespace(handle_event=lambda _: server.receive(b"", ends))
+            yield from self._carry(self._inner.event_to_child(source, event))
+
+    def _to_socket(self, event: events.DataReceived, server: _Server, stream: Stream, socket: Door) -> Commands:
+        """Give data to the layer of a WebSocket. What is not for the client takes the way through all layers."""
+        plaintext, ends, error = _decrypt(server.secure, event.data)
+        if error:
+            yield commands.Log(error, WARNING)
+        for waiting in _encrypted(server.secure):
+            yield commands.SendData(event.connection, waiting)
+        handling = socket.handle_event(events.DataReceived(server.http1.conn, plaintext)) if plaintext else iter(())
+        for command in handling:
+            if type(command) is not commands.SendData or command.connection is not self._client:
+                rest = events.Wakeup(_Rest(chain((command,), handling)))
+                yield from self._carry(self._inner.event_to_child(cast(layer.Layer, stream), rest))
+                break
+            yield from self._send(self._client, command.data)
+        if ends:
             source = SimpleNamespace(handle_event=lambda _: server.receive(b"", ends))
             yield from self._carry(self._inner.event_to_child(source, event))
 
@@ -375,7 +399,7 @@ class Shortcut:
         inside = secure.child_layer
         if getattr(inside, "layer", inside) is not inner:
             return
-        secure.child_layer = cast(layer.Layer, _Door(inside))
+        secure.child_layer = cast(layer.Layer, Door(inside))
         self.handle_event = _Route(self._top, outer, secure, inner).handle_event
 
 

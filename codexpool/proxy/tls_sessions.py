@@ -51,7 +51,7 @@ class _Kept:
             if self.server.timestamp_end is not None:
                 # In OpenSSL a connection that is freed without this makes its session useless.
                 self.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
-                self.connection.sendall = _send_nowhere  # type: ignore[method-assign]
+                vars(self.connection)["sendall"] = _send_nowhere
                 self.connection = None
         return self.session
 
