@@ -85,6 +85,11 @@ def first_values(fields: Fields) -> dict[bytes, bytes]:
     return values
 
 
+def is_event_stream(values: Mapping[bytes, bytes]) -> bool:
+    """Return whether the headers of an answer announce a stream of events."""
+    return values.get(b"content-type", b"").startswith(b"text/event-stream")
+
+
 def model_of(values: Mapping[bytes, bytes]) -> str:
     """Return the model in a request's routing hint (``model=<slug>;tier=<tier>``); empty without one."""
     for part in values.get(b"x-codex-routing-hint", b"").split(b";"):

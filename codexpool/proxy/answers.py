@@ -70,7 +70,7 @@ class Answers:
             self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
         if not is_held(response.status_code):
             judging.learn_limits(self._flows.keeper, exchange.asked, exchange.attempt, values)
-            events = values.get(b"content-type", b"").startswith(b"text/event-stream")
+            events = headers.is_event_stream(values)
             length = values.get(b"content-length", b"")
             is_small = length.isdigit() and int(length) <= SMALL and not events  # The flow shows its body.
             encoding = values.get(b"content-encoding", b"").decode("latin-1").strip().lower()

@@ -48,10 +48,6 @@ def is_page(response: http.Response, body: bytes) -> bool:
     return "html" in response.headers.get("content-type", "") or body[:64].lstrip()[:1] == b"<"
 
 
-def is_event_stream(response: http.Response) -> bool:
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
-
-
 def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None:
     """Put the client's own account id into an answer of routing discovery."""
     try:

@@ -36,7 +36,7 @@ from codexpool.proxy.find_keys import carries_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import Hooks, Setup
-from codexpool.proxy.held_answers import is_event_stream, scrub
+from codexpool.proxy.held_answers import scrub
 from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
@@ -181,7 +181,7 @@ class ObserveHandler(Hooks):
             return
         if response.status_code >= 200 and not callable(response.stream):
             encoding = response.headers.get("content-encoding", "")
-            has_events = is_event_stream(response) and is_known(encoding)
+            has_events = headers.is_event_stream(first_values(response.headers.fields)) and is_known(encoding)
             observation.passing = Passing(observation.trace, Beginning(encoding) if has_events else None)
             response.stream = observation.passing
         with self._fail_open("reading the head of an answer"):
