@@ -28,7 +28,7 @@ from codexpool.cli.processes import Children
 
 
 class Comparison:
-    """The sides, their processes, the rows that are wanted, and what was measured so far."""
+    """The sides, their processes, the selected rows, and the results so far."""
 
     def __init__(self, options: argparse.Namespace, size: Size, folder: Path, children: Children) -> None:
         self.options, self.size = options, size
@@ -52,11 +52,11 @@ class Comparison:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row is wanted."""
+        """Whether no row is selected."""
         return not (self._rows or self._others or self._first or self._last)
 
     def expected(self) -> float:
-        """Estimate the seconds that all of it takes, on the slowest side's account."""
+        """Estimate the seconds that everything takes, with the speed of the slowest side."""
         size, sides = self.size, len(self.report.sides)
         seconds = 2.0 * sides
         for row in self._rows:
@@ -86,7 +86,7 @@ class Comparison:
         await self._use_memory(self._last, sides, watched)
         self._memory(sides, memory.END)
         if self.options.observed:
-            self._say_what_was_observed(sides)
+            self._note_observations(sides)
 
     def _result(self, name: str, unit: str = "", saturates: bool = False) -> Result:
         result = Result(name, unit, saturates)
@@ -99,7 +99,7 @@ class Comparison:
         self.progress.shows(f"starting {name}")
         proxy = self._started(name, upstream)
         if name != BARE:
-            proxy.says(r"(?s)is ready.*is ready")  # Both identities.
+            proxy.wait_for(r"(?s)is ready.*is ready")  # Both identities.
         target = proxy.target()
         return Side(name, target, proxy, Observers(target) if name == OBSERVED else None)
 
@@ -130,7 +130,7 @@ class Comparison:
         for row in memory_rows:
             await row.measure(sides, watched, self._result(row.name, row.unit))
 
-    def _say_what_was_observed(self, sides: Sequence[Side]) -> None:
+    def _note_observations(self, sides: Sequence[Side]) -> None:
         observers = next(side.observers for side in sides if side.observers is not None)
         answered = ", ".join(f"{path.partition('?')[0]} {count}" for path, count in observers.answers.items())
         events = (self._folder / OBSERVED / "events").read_bytes().count(b"\n")

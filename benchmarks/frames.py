@@ -1,6 +1,6 @@
-"""Lean WebSocket frames with permessage-deflate, for upstream and load: what both spend on them must not count.
+"""Fast WebSocket frames with permessage-deflate, for upstream and load: their cost must not distort the results.
 
-They check next to nothing; the frames of the proxies are checked by the tests.
+Frames are hardly checked here. The tests check the frames of the proxies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def accepted(key: str) -> str:
 
 
 class Sender:
-    """Makes frames of texts, compressed with one window for all of them as most servers do."""
+    """Makes frames of texts, all compressed with one window, as most servers do."""
 
     def __init__(self, *, masks: bool) -> None:
         self._masks = masks
@@ -36,7 +36,7 @@ class Sender:
 
 
 class Receiver:
-    """Takes the texts out of a stream of frames. ``messages`` counts the complete ones."""
+    """Extracts the texts from a stream of frames. ``messages`` counts the complete ones."""
 
     def __init__(self) -> None:
         self.messages = 0

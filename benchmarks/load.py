@@ -1,7 +1,7 @@
-"""The load: raw HTTP/1.1 and WebSocket clients, through a proxy or straight to the upstream.
+"""The load: raw HTTP/1.1 and WebSocket clients, through a proxy or directly to the upstream.
 
-What is busy is measured in a window: the clients work without a pause, and only what they complete between the end of
-the ramp and the deadline counts, with the processor time that the proxy took meanwhile.
+Busy rows are measured in a window: the clients work without a pause. Only what they complete between the end of the
+ramp and the deadline counts, and the processor time that the proxy took in that window.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SIDE: Final = "/backend-api/codex/memories/"
 FIRST_SESSION: Final = 1000  # Below are the sessions of the clients that are measured.
 BURST: Final = 300  # Messages or events of one answer.
 TURN: Final = 30  # Events of a turn's answer.
-IN_TIME: Final = 0.1  # Seconds after it was due until which an event has come in time.
-RAMP: Final = 0.25  # Share of a measurement that is over before it counts.
-LONGEST: Final = 2.0  # Seconds by which a slow side makes a measurement longer.
+IN_TIME: Final = 0.1  # An event is in time if it arrives at most so many seconds after it was due.
+RAMP: Final = 0.25  # Share of a measurement before the window begins.
+LONGEST: Final = 2.0  # Seconds by which a slow side may prolong a measurement, at most.
 
 
 class Target(NamedTuple):
@@ -62,7 +62,7 @@ class Tally:
 
 
 class Meter(NamedTuple):
-    """How long to measure, and the seconds of processor time that the measured side has taken so far."""
+    """How long to measure, and a function for the seconds of processor time that the side has taken so far."""
 
     seconds: float
     cpu: Callable[[], float]
@@ -72,7 +72,7 @@ Work = Callable[[Client, Tally], Awaitable[None]]
 
 
 async def busy(target: Target, meter: Meter, clients: int, work: Work) -> Sample:
-    """Have so many clients repeat ``work`` until the window is over. Return rate, processor time and first bytes."""
+    """Repeat ``work`` with so many clients until the window ends. Return rate, processor time and first bytes."""
     tally = Tally()
 
     async def repeat(client: Client) -> None:
@@ -95,7 +95,7 @@ async def busy(target: Target, meter: Meter, clients: int, work: Work) -> Sample
 
 
 async def steady(target: Target, meter: Meter, clients: int, rate: float, prepare: Prepare) -> Sample:
-    """Have so many streams send ``rate`` events a second each, and see when each of them arrives."""
+    """Let so many streams send ``rate`` events a second each, and record when each event arrives."""
     arrivals = Arrivals()
     async with opened(target, clients) as connected:
         flows = [await prepare(client) for client in connected]
@@ -142,7 +142,7 @@ Flow = Callable[[int, float, float, Arrivals], Coroutine[None, None, None]]
 
 
 Prepare = Callable[[Client], Awaitable[Flow]]
-"""Gets a connection to where only the events of a steady stream are missing."""
+"""Prepares a connection up to the first event of a steady stream."""
 
 
 # -- WebSocket
@@ -170,7 +170,7 @@ class Socket(NamedTuple):
         return cls(client, frames.Sender(masks=True), frames.Receiver())
 
     def ask(self, events: int, rate: float = 0.0, begin: float = 0.0) -> None:
-        """Send what begins a turn."""
+        """Send the message that begins a turn."""
         document = {
             "type": "response.create",
             "model": "gpt-test",
@@ -191,7 +191,7 @@ class Socket(NamedTuple):
                 yield text
 
     async def take(self, events: int, tally: Tally) -> None:
-        """Take an answer, and count its messages."""
+        """Request and read an answer, and count its messages."""
         self.ask(events)
         begun = before = self.receiver.messages
         async for _ in self.texts():
@@ -227,7 +227,7 @@ async def follow_socket(client: Client) -> Flow:
 
 @asynccontextmanager
 async def open_sockets(target: Target, count: int) -> AsyncIterator[None]:
-    """Have so many WebSockets open within the block, each of which has had an answer."""
+    """Keep so many WebSockets open within the block, each after one answer."""
     tally = Tally()
     async with opened(target, count, FIRST_SESSION) as connected:
         for client in connected:
@@ -237,7 +237,7 @@ async def open_sockets(target: Target, count: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def long_socket(target: Target, messages: int) -> AsyncIterator[None]:
-    """Take so many messages on one WebSocket, which is still open within the block."""
+    """Receive so many messages on one WebSocket, and keep it open within the block."""
     async with opened(target, 1) as (client,):
         socket, left, tally = await Socket.open(client), messages, Tally()
         while left > 0:
@@ -412,7 +412,7 @@ async def connect(target: Target, number: int) -> Client:
 
 @asynccontextmanager
 async def opened(target: Target, clients: int, first: int = 0) -> AsyncIterator[list[Client]]:
-    """So many clients with a connection each, which is cut in the end."""
+    """Open a connection for each of so many clients, and cut it at the end of the block."""
     connected: list[Client] = []
     try:
         async with asyncio.timeout(60):
@@ -427,7 +427,7 @@ async def opened(target: Target, clients: int, first: int = 0) -> AsyncIterator[
 
 @contextmanager
 def running(work: Iterator[Coroutine[None, None, None]]) -> Iterator[list[asyncio.Task[None]]]:
-    """Tasks that are cancelled in the end."""
+    """Run tasks, and cancel them at the end of the block."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield tasks
@@ -437,7 +437,7 @@ def running(work: Iterator[Coroutine[None, None, None]]) -> Iterator[list[asynci
 
 
 async def _until(tasks: Sequence[asyncio.Task[None]], seconds: float, tally: Tally, count: int) -> None:
-    """Sleep, and longer if so much is not completed yet: many slow clients begin together, and end in waves."""
+    """Sleep until ``count`` is reached, too: many slow clients start together, and finish in waves."""
     await _wait(tasks, seconds)
     deadline = time.monotonic() + LONGEST
     while tally.count < count and time.monotonic() < deadline:

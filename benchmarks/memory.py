@@ -1,4 +1,4 @@
-"""The rows about memory: what sockets and sessions cost, and whether messages and requests leave anything behind."""
+"""The rows about memory: what sockets and sessions take, and whether messages and requests make the process grow."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ END: Final = "memory after everything"
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """What happens, and how much of it: the memory is compared before it and within the block.
+    """A load whose effect on memory is measured: before ``block`` and within it.
 
-    ``tells_each``: it is meant to grow, and what each of them takes is told.
+    ``tells_each``: growth is expected, and the result also has the growth for each unit.
     """
 
     name: str
     unit: str
     count: int
-    slowness: float  # Seconds that one of it takes, roughly.
+    slowness: float  # Seconds for each unit, roughly.
     block: Callable[[Target], AbstractAsyncContextManager[None]]
     tells_each: bool = False
 
@@ -50,7 +50,7 @@ class MemoryRow:
 
 
 def first(size: Size) -> list[MemoryRow]:
-    """Those that come before all other rows: later there is free memory in the processes, which hides a growth."""
+    """The rows before all others. Later, free memory in the processes would hide growth."""
     return [
         MemoryRow(
             f"memory, the first {size.first:,} small requests",
@@ -80,7 +80,7 @@ def first(size: Size) -> list[MemoryRow]:
 
 
 def last(size: Size) -> list[MemoryRow]:
-    """Those that show whether it grows for ever."""
+    """The rows after all others. They show whether a process keeps growing."""
     return [
         MemoryRow(
             f"memory, {size.messages:,} messages on one WebSocket",

@@ -1,4 +1,4 @@
-"""Clients that observe a proxy while it works: the page, a Prometheus, a follower of the events."""
+"""Clients that observe a proxy under load: the page, Prometheus, and a follower of events."""
 
 from __future__ import annotations
 

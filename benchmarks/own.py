@@ -1,4 +1,4 @@
-"""The time of our own code for a request, and for sending it again: without network and mitmproxy."""
+"""Measures the processor time of codexpool's own code per request, second attempt and turn, without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def measure(requests: int) -> tuple[float, float]:
     good = [http.Response.make(200, b"{}", {"content-type": "application/json"}) for _ in flows]
     first = second = 0.0
     exempt_all_objects()  # As in a proxy.
-    while flows:  # What is over is not kept, as in a proxy.
+    while flows:  # A finished flow is not kept, as in a proxy.
         one, answer = flows.pop(), good.pop()
         begun = time.process_time()
         await _served(exchanges, one, answer)
@@ -126,7 +126,7 @@ async def measure_tracing(requests: int) -> tuple[float, float]:
 
 
 def report(requests: int = 1000) -> None:
-    """Print all of them, in microseconds."""
+    """Print all measurements, in microseconds."""
     asyncio.run(measure(50))
     first, second = asyncio.run(measure(requests))
     print(f"our own part of a request: {first * 1e6:.0f} µs; of sending one again: {second * 1e6:.0f} µs")

@@ -1,4 +1,4 @@
-"""What is under way, in one line on a terminal; nothing elsewhere."""
+"""Shows what is being measured, in one line on a terminal. Elsewhere it prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures rows in rounds: the sides in turn, in changed order, so that what disturbs one disturbs all."""
+"""Measures rows in rounds. The sides take turns in varying order, so a disturbance affects all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched, result: Result) -> None:
-    """Measure a row: a round that warms up, if it needs one, then those that count, which ``result`` gets."""
+    """Measure a row: a warm-up round if it needs one, then the rounds that are added to ``result``."""
     taking_part = [side for side in sides if row.is_for(side)]
     for round_ in range(0 if row.warms_up else 1, size.rounds + 1):
         samples: dict[str, Sample] = {}
@@ -31,14 +31,14 @@ async def measure(row: Row, sides: Sequence[Side], size: Size, watched: Watched,
 
 
 def in_order(sides: Sequence[T], round_: int) -> list[T]:
-    """Return the sides in the order of a round: each of them comes first, and next to each other one, in turn."""
+    """Return the sides in the order of a round. Over the rounds, each comes first, and next to each other one."""
     first = round_ % len(sides) if sides else 0
     turned = [*sides[first:], *sides[:first]]
     return turned[::-1] if (round_ // max(1, len(sides))) % 2 else turned
 
 
 class Watched:
-    """Measures a side, and says what has happened if that fails."""
+    """Measures a side, and explains a failure."""
 
     def __init__(self, processes: Sequence[Process], progress: Progress) -> None:
         self._processes = processes
@@ -55,12 +55,12 @@ class Watched:
 
     @contextmanager
     def explained(self, what: str, side: Side) -> Iterator[None]:
-        """Turn an error into a BenchError: which process has ended, or what the side's proxy said last."""
+        """Turn an error into a BenchError: which process has ended, or the last output of the side's proxy."""
         try:
             yield
         except (OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
             why, said = f"{type(error).__name__}: {error}", side.proxy.last_lines() if side.proxy is not None else ""
             for process in self._processes:
                 if process.has_ended:
-                    why, said = f"{process.name} {process.end_of_it()}", process.last_lines()
+                    why, said = f"{process.name} {process.exit_text()}", process.last_lines()
             raise BenchError(f"{what}, {side.name}: {why}. {said}") from error

@@ -47,7 +47,7 @@ class Cores(NamedTuple):
 
     @contextmanager
     def for_proxies(self) -> Iterator[None]:
-        """Have what is started within the block run on the proxies' core."""
+        """Start processes on the proxies' core within the block."""
         if self.proxy is not None:
             os.sched_setaffinity(0, {self.proxy})
         try:
@@ -56,13 +56,13 @@ class Cores(NamedTuple):
             self.pin_load()
 
     def pin_load(self) -> None:
-        """Have this process, and what it starts, run on the other core."""
+        """Run this process, and what it starts, on the other core."""
         if self.load is not None:
             os.sched_setaffinity(0, {self.load})
 
 
 class Process:
-    """A process that writes what it says into a file."""
+    """A process that writes its output to a file."""
 
     def __init__(self, children: Children, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path):
         self.name = name
@@ -73,12 +73,12 @@ class Process:
                 command, environ={**os.environ, **environ}, folder=ROOT, out=file, err=file
             )
 
-    def says(self, pattern: str, seconds: float = 30) -> str:
-        """Wait until it has said what matches; return the group. Raises BenchError."""
+    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+        """Wait for output that matches; return the last group, or the match. Raises BenchError."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self._log.read_text(errors="replace"))):
             if self.has_ended or time.monotonic() > deadline:
-                what = self.end_of_it() if self.has_ended else f"has not said {pattern!r} within {seconds:.0f} s"
+                what = self.exit_text() if self.has_ended else f"has not printed {pattern!r} within {seconds:.0f} s"
                 raise BenchError(f"{self.name} {what}. {self.last_lines()}")
             time.sleep(0.002)
         return match[match.lastindex or 0]
@@ -87,22 +87,22 @@ class Process:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def end_of_it(self) -> str:
+    def exit_text(self) -> str:
         return f"has ended with exit code {self._process.poll()}"
 
     def last_lines(self, count: int = 15) -> str:
-        """Say what it said last."""
+        """Return the last lines of its output, for an error message."""
         lines = self._log.read_text(errors="replace").splitlines()[-count:]
         return "The last lines of its log:\n" + "\n".join(lines) if lines else "Its log is empty."
 
     @property
     def cpu(self) -> float:
-        """Seconds of processor time that it has taken so far, all threads together."""
+        """Seconds of processor time that all of its threads have taken."""
         return time.clock_gettime((~self._process.pid << 3) | 2)  # CPUCLOCK_SCHED, as in clock_getcpuclockid(3)
 
     @property
     def memory(self) -> float:
-        """MiB it has in memory."""
+        """Resident memory, in MiB."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -111,21 +111,21 @@ class Process:
 
 
 class Upstream(Process):
-    """The process that plays the backend."""
+    """The process that stands in for the backend."""
 
     def __init__(self, children: Children, folder: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.upstream", str(folder)]
         super().__init__(children, "the upstream", command, {"PYTHONPATH": str(ROOT)}, folder / "upstream.log")
-        said = json.loads(self.says(r'(?m)^(\{"port": .*\})$'))
+        said = json.loads(self.wait_for(r'(?m)^(\{"port": .*\})$'))
         self.port, self.ca = int(said["port"]), str(said["ca"])
 
     def target(self) -> Target:
-        """Return where a client goes that uses no proxy."""
+        """Return the target of a client that uses no proxy."""
         return Target(self.port, ssl.create_default_context(cafile=self.ca))
 
 
 class Proxy(Process):
-    """A mitmdump, bare or with the addon, or a `codexpool run`. Starting it takes until it listens."""
+    """A mitmdump, bare or with the addon, or a `codexpool run`. The constructor returns when it listens."""
 
     def __init__(self, children: Children, cores: Cores, name: str, folder: Path, command: Sequence[str]) -> None:
         folder.mkdir(exist_ok=True)
@@ -137,18 +137,18 @@ class Proxy(Process):
         begun = time.perf_counter()
         with cores.for_proxies():
             super().__init__(children, name, command, environ, folder / "log")
-        self._port = int(self.says(r"listening at 127\.0\.0\.1:(\d+)"))
+        self._port = int(self.wait_for(r"listening at 127\.0\.0\.1:(\d+)"))
         self.start_up = time.perf_counter() - begun
         self.start_cpu = self.cpu
         self._ca = folder / "mitmproxy/mitmproxy-ca-cert.pem"
         if name != BARE:
-            self.says("is ready")
+            self.wait_for("is ready")
 
     def target(self) -> Target:
         return Target(self._port, ssl.create_default_context(cafile=str(self._ca)))
 
     async def settle(self) -> None:
-        """Wait until it has nothing to do any more, for three seconds at most."""
+        """Wait until it is idle, for three seconds at most."""
         for _ in range(100):
             before = self.cpu
             await asyncio.sleep(0.03)
@@ -157,7 +157,7 @@ class Proxy(Process):
 
 
 def command_of(name: str, folder: Path, upstream: Upstream, flow_detail: int) -> list[str]:
-    """Return the command line of a side. What is equal for all of them makes the comparison fair."""
+    """Return the command line of a side. All sides have the same upstream and mitmproxy's defaults."""
     folder.mkdir(exist_ok=True)
     tool = "codexpool" if name == RUN else "mitmdump"
     command = [str(Path(sys.executable).with_name(tool)), *(("run",) if name == RUN else ())]
@@ -194,5 +194,5 @@ class Side:
         return Meter(seconds, lambda: self.proxy.cpu if self.proxy is not None else 0.0)
 
     def observed(self) -> AbstractAsyncContextManager[None]:
-        """Observe it within the block, if it is to be observed."""
+        """Observe the proxy within the block, if it has observers."""
         return self.observers.active() if self.observers is not None else nullcontext()

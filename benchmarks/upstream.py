@@ -1,9 +1,9 @@
-"""A lean upstream for the benchmarks: it must cost next to nothing, so unlike the stand-in it checks nothing.
+"""A fast upstream for the benchmarks. It must cost very little, so unlike the stand-in it checks nothing.
 
-It is a CONNECT proxy that ends the tunnel itself, so that mitmdump's `--mode upstream:` leads here whatever host is
-asked for. Run as a process of its own: prints one JSON line, then serves until it is ended.
+It is a CONNECT proxy that terminates each tunnel itself: with `--mode upstream:`, mitmdump connects to it for every
+host. It runs as a separate process: it prints one line of JSON, then serves until it is stopped.
 
-What a client wants is in the query of a POST, and in ``bench`` of a WebSocket message: see `Wanted`.
+The query of a POST, or ``bench`` in a WebSocket message, says what to answer: see `Wanted`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Bursts:
 
 
 class BurstsBySize(dict[int, Bursts]):
-    """Those of answers with so many events."""
+    """Bursts, by the number of events in an answer."""
 
     def __missing__(self, events: int) -> Bursts:
         self[events] = Bursts(events)
@@ -176,7 +176,7 @@ class BurstsBySize(dict[int, Bursts]):
 
 
 def texts(events: int) -> list[bytes]:
-    """Return the texts of an answer, in which it does not matter when they are sent."""
+    """Return the texts of an answer, without times."""
     return [CREATED, *(delta(number, 0, 0) for number in range(events)), COMPLETED]
 
 
@@ -187,15 +187,15 @@ def chunks(events: int) -> list[bytes]:
 
 
 async def _burst(writer: asyncio.StreamWriter, pieces: Sequence[bytes]) -> None:
-    """Write pieces as fast as they are taken."""
+    """Write pieces as fast as the client reads them."""
     for begin in range(0, len(pieces), AT_ONCE):
         writer.writelines(pieces[begin : begin + AT_ONCE])
         await writer.drain()
-        await asyncio.sleep(0)  # The other streams go on, too.
+        await asyncio.sleep(0)  # Let other streams send.
 
 
 class Steady:
-    """Sends each event when it is due, also if those before have not been read: a model does not wait, either."""
+    """Sends each event when it is due, even if earlier ones have not been read: a model does not wait, either."""
 
     def __init__(self, writer: asyncio.StreamWriter, wanted: Wanted, packed: Callable[[bytes], bytes]) -> None:
         self._loop = asyncio.get_running_loop()
