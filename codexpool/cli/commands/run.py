@@ -28,7 +28,8 @@ def addon_path() -> None:
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     """Start mitmdump with the addon.
 
-    Passes ARGUMENTS to mitmdump: codexpool run -p 8081 -w flows. Listens on 127.0.0.1 unless told otherwise.
+    Passes ARGUMENTS to mitmdump: codexpool run -p 8081 -w flows. Listens on 127.0.0.1 unless told otherwise. To see
+    mitmdump's own help: codexpool run -- --help.
     """
     options = ["-s", str(entry())]
     if not _has_listen_host(arguments):
