@@ -97,9 +97,6 @@ class Codexpool:
     def load(self, loader: Loader) -> None:
         if self.support.refusal:
             sys.exit(f"codexpool: {self.support.refusal}")
-        known = [name for name, *_ in OPTIONS]
-        if unknown := options.unknown("codexpool_", known):
-            sys.exit(f"codexpool: there is no option {unknown}; use one of {', '.join(known)}")
         for name, default, help_text in OPTIONS:
             if options.given_twice(name):
                 sys.exit(f"codexpool: {name} is set twice; use --set {name}=… once")

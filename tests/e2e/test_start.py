@@ -69,9 +69,6 @@ REFUSALS = {
     "option given twice": Refusal(
         ("codexpool_config is set twice", "once"), ("--set", "codexpool_config=another.toml")
     ),
-    "misspelt option": Refusal(
-        ("no option codexpool_observ;", "codexpool_observe"), ("--set", "codexpool_observ=true")
-    ),
     "misspelt key": Refusal(("pool.toml:4", "tokn", "token"), pool=MISSPELT),
     "no TOML": Refusal(("pool.toml:2", "is not TOML"), pool="[pool]\nselection = headroom\n"),
     "readable by others": Refusal(("pool.toml", "mode 0644", "chmod 600"), mode=0o644),

@@ -163,11 +163,6 @@ def given_twice(name: str) -> bool:
     return len(getattr(deferred, "val", ())) > 1
 
 
-def unknown(prefix: str, known: Iterable[str]) -> str | None:
-    """Return an option with this prefix that was set but does not exist. mitmproxy ignores these silently."""
-    return next((name for name in ctx.options.deferred if name.startswith(prefix) and name not in set(known)), None)
-
-
 def is_set_by_user(name: str) -> bool:
     """Return whether the user has set an option of mitmproxy, even to its default."""
     # `has_changed` only compares with the default: it would miss `--set http2=true`.
