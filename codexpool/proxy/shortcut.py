@@ -183,8 +183,9 @@ class Door:
         self._inside = inside
 
     def handle_event(self, event: events.Event) -> Iterable[commands.Command]:
-        command = event.command if isinstance(event, events.Wakeup) else None
-        return command.rest if isinstance(command, _Rest) else self._inside.handle_event(event)
+        # By its name: after a reload a connection's route is of the module before, and a new socket's door is not.
+        rest = getattr(event.command, "rest", None) if isinstance(event, events.Wakeup) else None
+        return self._inside.handle_event(event) if rest is None else cast(Iterable[commands.Command], rest)
 
 
 class _Route:

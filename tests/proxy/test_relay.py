@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import struct
 import zlib
@@ -24,7 +25,7 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from codexpool.proxy import connections, relay, resend
+from codexpool.proxy import connections, relay, resend, shortcut
 from codexpool.proxy.relay import Reader
 from tests.proxy.playbook import ScriptedSender, Streaming, proxy_options, uninstall
 from tests.proxy.tunnel import HOST, Tunnel
@@ -544,11 +545,15 @@ class Reading(ScriptedSender):
 def opened(path: str, early: bytes = b"", /, **way: bool) -> Tunnel:
     """Open a socket in a tunnel. With the answer to its handshake come ``early`` frames."""
     tunnel = Tunnel(Streaming(), **way)
+    handshake(tunnel, path, early)
+    return tunnel
+
+
+def handshake(tunnel: Tunnel, path: str, early: bytes = b"") -> None:
     upgrade = "connection: upgrade\r\nupgrade: websocket\r\n"
     key = "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     tunnel.ask(f"GET {path} HTTP/1.1\r\nhost: {HOST}\r\n{upgrade}{key}\r\n".encode())
     tunnel.answer(f"HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n".encode() + early)
-    return tunnel
 
 
 def tunneled(path: str, reads: Sequence[tuple[Side, bytes]], **way: bool) -> tuple[Tunnel, list[object]]:
@@ -620,3 +625,21 @@ def test_a_flow_whose_first_messages_came_with_the_handshake_can_be_dumped(short
     assert isinstance(read_again, http.HTTPFlow)
     assert read_again.websocket is not None
     assert [message.content for message in read_again.websocket.messages] == [b"%d. message" % n for n in range(20)]
+
+
+def test_a_connection_from_before_a_reload_may_open_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    resend.install(Reading(), lambda: False)
+    tunnel = Tunnel(Streaming(), short=True)
+    tunnel.ask(f"GET /claimed HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
+    tunnel.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    again = importlib.util.find_spec(shortcut.__name__)
+    assert again is not None
+    assert again.loader is not None
+    loaded = importlib.util.module_from_spec(again)
+    again.loader.exec_module(loaded)
+    monkeypatch.setattr(resend, "shortcut", loaded)  # As streams of the class after the reload see it.
+    handshake(tunnel, "/claimed-without-a-reader")
+    for _ in range(2):
+        tunnel.answer(BURST)
+
+    assert bytes(tunnel.client.text).endswith(BURST * 2)
