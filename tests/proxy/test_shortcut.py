@@ -260,8 +260,12 @@ def exchanges(draw: st.DrawFn) -> Exchange:
     return Exchange(path, raw, tuple(sorted(cuts)), ends, draw(st.integers(0, len(cuts))))
 
 
-def played(way: dict[str, bool], short: bool, script: list[Exchange], hold: set[str]) -> tuple[object, ...]:
-    resend.install(ScriptedSender(), lambda: False)
+def played(
+    way: dict[str, bool], short: bool, script: list[Exchange], hold: set[str], repeats: bool
+) -> tuple[object, ...]:
+    sender = ScriptedSender(attempts=3)
+    sender.repeats, sender.stale = repeats, {2} if repeats else set()
+    resend.install(sender, lambda: False)
     tunnel = Tunnel(Streaming(), short=short, **way)
     tunnel.hold = hold
     for exchange in script:
@@ -304,11 +308,14 @@ def played(way: dict[str, bool], short: bool, script: list[Exchange], hold: set[
     way=st.sampled_from(WAYS),
     script=st.lists(exchanges(), min_size=1, max_size=3),
     hold=st.sets(st.sampled_from(["requestheaders", "request", "responseheaders", "response", "error"]), max_size=2),
+    repeats=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_all_is_as_by_mitmproxys_own_way(way: dict[str, bool], script: list[Exchange], hold: set[str]) -> None:
+def test_all_is_as_by_mitmproxys_own_way(
+    way: dict[str, bool], script: list[Exchange], hold: set[str], repeats: bool
+) -> None:
     try:
-        assert played(way, True, script, hold) == played(way, False, script, hold)
+        assert played(way, True, script, hold, repeats) == played(way, False, script, hold, repeats)
     finally:
         uninstall()
 
