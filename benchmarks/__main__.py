@@ -86,7 +86,7 @@ def run(comparison: Comparison) -> int:
     if comparison.is_empty:
         print(f"no row's name contains {options.only!r}", file=sys.stderr)
         return 2
-    text = f"this takes about {clock(comparison.expected())} minutes; Ctrl-C prints what has been measured until then"
+    text = f"this takes about {clock(comparison.expected())} (minutes:seconds); Ctrl-C prints what has been measured until then"
     print(text, file=sys.stderr)
     code = 0
     try:
