@@ -86,8 +86,8 @@ def run(comparison: Comparison) -> int:
     if comparison.is_empty:
         print(f"no row's name contains {options.only!r}", file=sys.stderr)
         return 2
-    text = f"this takes about {clock(comparison.expected())} (minutes:seconds); Ctrl-C prints what has been measured until then"
-    print(text, file=sys.stderr)
+    duration = clock(comparison.expected())
+    print(f"this takes about {duration} (min:s); Ctrl-C prints what has been measured until then", file=sys.stderr)
     code = 0
     try:
         if options.only is None and not options.observed:
