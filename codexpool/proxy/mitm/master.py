@@ -8,16 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
 from mitmproxy import addonmanager, flow, hooks
-from mitmproxy.exceptions import AddonHalt, AddonManagerError, OptionsError
+from mitmproxy.exceptions import AddonHalt, OptionsError
 from mitmproxy.tools import main
 
-from codexpool.proxy.mitm.listeners import Listener, Listeners, listening
+from codexpool.proxy.mitm.listeners import UPDATE, Listener, Listeners, listening
 
 MASTERS: Final = MappingProxyType(
     {
@@ -59,8 +59,8 @@ class Manager(addonmanager.AddonManager):
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
         args = event.args()
         await self._trigger(event.name, args)
-        if isinstance(args[0], flow.Flow) and self.listeners.of("update"):
-            await self._trigger("update", [[args[0]]])
+        if isinstance(args[0], flow.Flow) and self.listeners.of(UPDATE):
+            await self._trigger(UPDATE, [[args[0]]])
 
     async def trigger_event(self, event: hooks.Hook) -> None:
         if event.name not in WALKED:
@@ -72,13 +72,11 @@ class Manager(addonmanager.AddonManager):
             self.listeners.forget()
 
     def trigger(self, event: hooks.Hook) -> None:
-        if event.name not in WALKED:
-            self._trigger_sync(event.name, event.args())
-            return
         try:
-            super().trigger(event)
+            super().trigger(event)  # It is not on the path of a request.
         finally:
-            self.listeners.forget()
+            if event.name in WALKED:
+                self.listeners.forget()
 
     async def _trigger(self, name: str, args: Sequence[object]) -> None:
         for group in self._groups(name):
@@ -87,22 +85,6 @@ class Manager(addonmanager.AddonManager):
                     result = listener.call(*args)
                     if result is not None and isawaitable(result):
                         await result
-            except AddonHalt:
-                return
-            except OptionsError:
-                raise
-            except Exception as error:
-                _log(error)
-
-    def _trigger_sync(self, name: str, args: Sequence[object]) -> None:
-        for group in self._groups(name):
-            try:
-                for listener in group:
-                    if iscoroutinefunction(listener.call):
-                        raise AddonManagerError(
-                            f"Async handler {name} ({listener.addon}) cannot be called from sync context"
-                        )
-                    listener.call(*args)
             except AddonHalt:
                 return
             except OptionsError:
