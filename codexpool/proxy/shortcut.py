@@ -93,11 +93,11 @@ class _ReadAlready:
         return self._result
 
 
-def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
-    """Return the plaintext of received data, whether the peer closes TLS, and an error, as mitmproxy does."""
-    pieces, ends, error = [], False, ""
-    if data:
-        secure.tls.bio_write(data)
+def _decrypt(secure: tls.TLSLayer, event: events.DataReceived) -> Generator[Any, Any, tuple[bytes, bool]]:
+    """Return the plaintext of received data, and whether the peer has ended it; send what TLS answers."""
+    pieces, ends = [], False
+    if event.data:
+        secure.tls.bio_write(event.data)
     while True:
         try:
             pieces.append(secure.tls.recv(RECORD))
@@ -106,10 +106,12 @@ def _decrypt(secure: tls.TLSLayer, data: bytes) -> tuple[bytes, bool, str]:
         except SSL.ZeroReturnError:
             ends = True
             break
-        except SSL.Error as caught:
-            error = f"TLS Error: {caught}"
+        except SSL.Error as error:
+            yield commands.Log(f"TLS Error: {error}", WARNING)
             break
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces), ends, error
+    for waiting in _encrypted(secure):
+        yield commands.SendData(event.connection, waiting)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), ends
 
 
 def _encrypted(secure: tls.TLSLayer, data: bytes = b"") -> Iterator[bytes]:
@@ -247,16 +249,13 @@ class _Route:
                 return self._to_socket(event, server, stream, socket)
         secure = self._received.get(connection)
         if secure is not None:
-            return self._decrypted(secure, event.data) if secure.tunnel_state is TunnelState.OPEN else None
+            return self._decrypted(secure, event) if secure.tunnel_state is TunnelState.OPEN else None
         if connection in self._others or connection not in self._inner.connections:
             return None
         return self._carry(self._inner.handle_event(event))
 
-    def _decrypted(self, secure: tls.TLSLayer, data: bytes) -> Commands:
-        plaintext, ends, error = _decrypt(secure, data)
-        if error:
-            yield commands.Log(error, WARNING)
-        yield from self._send(secure.conn, b"")
+    def _decrypted(self, secure: tls.TLSLayer, event: events.DataReceived) -> Commands:
+        plaintext, ends = yield from _decrypt(secure, event)
         if plaintext:
             yield from self._carry(self._inner.handle_event(events.DataReceived(secure.conn, plaintext)))
         if ends:
@@ -299,13 +298,9 @@ class _Route:
 
     def _pass_on(self, event: events.DataReceived, server: _Server, stream: Stream) -> Commands:
         http1 = server.http1
-        plaintext, ends, error = _decrypt(server.secure, event.data)
+        plaintext, ends = yield from _decrypt(server.secure, event)
         http1.buf += plaintext
         piece, is_over = _body(http1)
-        if error:
-            yield commands.Log(error, WARNING)
-        for waiting in _encrypted(server.secure):
-            yield commands.SendData(event.connection, waiting)
         if piece and (framed := self._framed(stream.look_at(piece))):
             yield from self._send(self._client, framed)
         if is_over or ends:
@@ -314,11 +309,7 @@ class _Route:
 
     def _to_socket(self, event: events.DataReceived, server: _Server, stream: Stream, socket: Door) -> Commands:
         """Give data to the layer of a WebSocket. What is not for the client takes the way through all layers."""
-        plaintext, ends, error = _decrypt(server.secure, event.data)
-        if error:
-            yield commands.Log(error, WARNING)
-        for waiting in _encrypted(server.secure):
-            yield commands.SendData(event.connection, waiting)
+        plaintext, ends = yield from _decrypt(server.secure, event)
         handling = socket.handle_event(events.DataReceived(server.http1.conn, plaintext)) if plaintext else iter(())
         for command in handling:
             if type(command) is not commands.SendData or command.connection is not self._client:
