@@ -173,7 +173,33 @@ class Got:
         return self.complete or self.cut
 
 
-class Proxy:
+class Driver:
+    """Hands events to a layer, and carries out its commands."""
+
+    layer: Any
+
+    def __init__(self) -> None:
+        self._events: deque[events.Event] = deque()
+        self._running = False
+
+    def give(self, event: events.Event) -> None:
+        """Hand over an event. As in mitmproxy, one that arises on the way waits until the last is dealt with."""
+        self._events.append(event)
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._events:
+                for command in self.layer.handle_event(self._events.popleft()):
+                    self._carry_out(command)
+        finally:
+            self._running = False
+
+    def _carry_out(self, command: Any) -> None:
+        raise NotImplementedError
+
+
+class Proxy(Driver):
     """One client connection with all that hangs on it."""
 
     def __init__(
@@ -199,8 +225,7 @@ class Proxy:
         self.unreachable: set[str] = set()
         self.reads = True
         self.flows: list[http.HTTPFlow] = []
-        self._events: deque[events.Event] = deque()
-        self._running = False
+        super().__init__()
 
         peer = connection.Client(
             peername=("192.0.2.1", 4711),
@@ -219,19 +244,6 @@ class Proxy:
         self.give(events.Start())
 
     # -- events in
-
-    def give(self, event: events.Event) -> None:
-        """Hand over an event. As in mitmproxy, one that arises on the way waits until the last is dealt with."""
-        self._events.append(event)
-        if self._running:
-            return
-        self._running = True
-        try:
-            while self._events:
-                for command in self.layer.handle_event(self._events.popleft()):
-                    self._carry_out(command)
-        finally:
-            self._running = False
 
     def inject(self, event: HttpEvent) -> None:
         """Hand an event to the stream it is for, as the layer of a server connection does."""

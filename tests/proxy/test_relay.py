@@ -6,7 +6,6 @@ import importlib.util
 import random
 import struct
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from wsproto.frame_protocol import Opcode
 
 from codexpool.proxy import connections, relay, resend, shortcut
 from codexpool.proxy.relay import Reader
-from tests.proxy.playbook import ScriptedSender, Streaming, proxy_options, uninstall
+from tests.proxy.playbook import Driver, ScriptedSender, Streaming, proxy_options, uninstall
 from tests.proxy.tunnel import HOST, Tunnel
 
 OPTIONS = proxy_options()
@@ -59,7 +58,7 @@ def read(message: WebSocketMessage, inject: Callable[[WebSocketMessage], None]) 
         inject(WebSocketMessage(Opcode.BINARY, message.from_client, b"injected, too"))
 
 
-class Peers:
+class Peers(Driver):
     """Both ends of a layer, an addon for its hooks, and what came of it."""
 
     def __init__(self, layer: type[websocket.WebsocketLayer], extensions: str = "") -> None:
@@ -79,24 +78,15 @@ class Peers:
         self.seen: list[object] = []
         self.heard: list[bytes] = []
         self.held: commands.StartHook | None = None
-        self._events: deque[events.Event] = deque()
-        self._running = False
+        super().__init__()
         self.layer = layer(ctx, self.flow)
         self.give(events.Start())
 
     def give(self, event: events.Event) -> None:
-        """Hand over an event. As in mitmproxy, one that arises on the way waits until the last is dealt with."""
-        self._events.append(event)
-        if self._running:
-            return
-        self._running = True
         try:
-            while self._events:
-                for command in self.layer.handle_event(self._events.popleft()):
-                    self._carry_out(command)
+            super().give(event)
         except Exception as error:  # mitmproxy logs it. It has to be the same one.
             self.seen.append((type(error), str(error)))
-        self._running = False
 
     def inject(self, message: WebSocketMessage) -> None:
         self.give(WebSocketMessageInjected(self.flow, message))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections import deque
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from mitmproxy.test import taddons
 from OpenSSL import SSL
 
 from codexpool.proxy import shortcut
+from tests.proxy.playbook import Driver
 from tests.standin.certificates import Authority
 
 HOST = "upstream.test"
@@ -95,7 +95,7 @@ class Peer:
         return self._out.read()
 
 
-class Tunnel:
+class Tunnel(Driver):
     """A client connection with a tunnel to `HOST`, through which requests can be sent."""
 
     def __init__(
@@ -117,8 +117,7 @@ class Tunnel:
         self.wakeups: list[commands.RequestWakeup] = []
         self.servers: list[Peer] = []
         self._is_upstream, self._is_eager = upstream, eager
-        self._events: deque[events.Event] = deque()
-        self._running = False
+        super().__init__()
         addons = next_layer.NextLayer(), proxyserver.Proxyserver()
         self._next_layer = addons[0]
         with taddons.context(*addons) as tctx:
@@ -162,17 +161,9 @@ class Tunnel:
         """Let the oldest held hook go on."""
         self._complete(self.held.pop(0))
 
-    def give(self, event: events.Event) -> None:
-        self._events.append(event)
-        if self._running:
-            return
-        self._running = True
-        try:
-            while self._events:
-                for command in self.handler.layer.handle_event(self._events.popleft()):
-                    self._carry_out(command)
-        finally:
-            self._running = False
+    @property
+    def layer(self) -> Any:
+        return self.handler.layer
 
     def _carry_out(self, command: commands.Command) -> None:
         match command:
