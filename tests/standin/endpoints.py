@@ -25,10 +25,12 @@ from tests.standin.answers import (
 )
 from tests.standin.authapi import AuthApi
 from tests.standin.coding import accepted, compressed
+from tests.standin.credits import Credits
 from tests.standin.exchange import Reply, Request, error_body, nothing_here
 from tests.standin.faults import Answer
 from tests.standin.limits import Limits, hinted_model
-from tests.standin.paths import AUTH_HOST, COMPACT, LENT, MCP, PLAIN, RESPONSES, SWAPPED, WHOAMI
+from tests.standin.models import model_headers, model_list, refuse_model
+from tests.standin.paths import AUTH_HOST, COMPACT, LENT, MCP, PLAIN, POOLS_OWN, RESPONSES, SWAPPED, WHOAMI
 from tests.standin.tokens import (
     DISCOVERY,
     MODELS,
@@ -98,6 +100,7 @@ class Backend:
         self.refresh_tokens = self._auth.refresh_tokens
         self.devices = self._auth.devices
         self.limits = Limits(families)
+        self.credits = Credits(self.limits)
         self.websockets = websockets
         self.style = Style(deltas, pace)
         self.encrypted = encrypted
@@ -131,7 +134,7 @@ class Backend:
         token = self.pool.get(request.bearer)
         at_home = token is not None and (request.host == token.host or request.path in UNROUTED)
         path = unquote(request.path)
-        return request.bearer if at_home and (SWAPPED.fullmatch(path) or LENT.fullmatch(path)) else ""
+        return request.bearer if at_home and (SWAPPED.fullmatch(path) or _is_lent(request, path)) else ""
 
     def refusal(self, request: Request) -> Refusal | None:
         """Return the rule that a request breaks. A dead token breaks none."""
@@ -140,7 +143,7 @@ class Backend:
         path = unquote(request.path)
         if request.host == AUTH_HOST or not path.startswith("/backend-api/"):
             return None
-        if SWAPPED.fullmatch(path) or (LENT.fullmatch(path) and request.bearer in self.pool):
+        if SWAPPED.fullmatch(path) or (_is_lent(request, path) and request.bearer in self.pool):
             return refuse_swap(request, self.pool)
         return refuse_bearer(request, self.clients, "a client")
 
@@ -162,6 +165,8 @@ class Backend:
             return self._swapped(request, path, token, answer)
         if path == MCP and request.method == "POST":
             return _mcp(request)
+        if reply := self._of_account(request, path, token):
+            return reply
         return Reply.of_json(PLAIN[path]) if path in PLAIN else nothing_here()
 
     def events(
@@ -175,6 +180,7 @@ class Backend:
         if data.get("generate") is False:
             events = prewarmed(response_id, data["model"])
         else:
+            self.limits.spend(token)
             text = answer_text(token.name, number, talk.prompt)
             events = generation(
                 response_id,
@@ -189,9 +195,9 @@ class Backend:
         return failing(events, {"code": answer.fail, "message": answer.fail_message}, answer.fail_after)
 
     def refuse_generation(self, data: dict[str, Any], token: Token) -> Reply | None:
-        """Return the refusal for a limit, or for reasoning that was issued to another account."""
-        if limited := self.limits.refusal(token, data["model"]):
-            return limited
+        """Return the refusal for a model, a limit, or reasoning that was issued to another account."""
+        if reply := refuse_model(token, data["model"]) or self.limits.refusal(token, data["model"]):
+            return reply
         refusal = self._refuse_foreign(data, token)
         return Reply.of_json(error_body(refusal.code, refusal.reason), refusal.status) if refusal else None
 
@@ -208,22 +214,34 @@ class Backend:
         if path == DISCOVERY:
             return Reply.of_json(discovery(token))
         if path == MODELS:
-            return Reply.of_json({"models": []}, headers=[("etag", f'"models-{token.account_id}"')])
+            return model_list(request, token)
         if path == RESPONSES and request.transport == "websocket":
             return self._upgrade(request, token)
         if path == RESPONSES and request.method == "POST":
             return self._generate(request, token, answer)
         if path == COMPACT:
             data = parse_generation(request.body)
-            return self.limits.refusal(token, data["model"]) or Reply.of_json({"output": data["input"][-1:]})
+            reply = refuse_model(token, data["model"]) or self.limits.refusal(token, data["model"])
+            return reply or Reply.of_json({"output": data["input"][-1:]})
         limited = self.limits.refusal(token, hinted_model(request))
         return limited or Reply.of_json({"path": path, "name": token.name})
+
+    def _of_account(self, request: Request, path: str, token: Token) -> Reply | None:
+        match request.method, path.removeprefix("/backend-api/wham/"):
+            case "GET", "usage":
+                return Reply.of_json(self.limits.usage(token, len(self.credits.available(token))))
+            case "GET", "rate-limit-reset-credits":
+                return self.credits.listing(token)
+            case "POST", "rate-limit-reset-credits/consume":
+                return self.credits.consume(request, token, [*self.pool.values(), *self.clients.values()])
+        return None
 
     def _upgrade(self, request: Request, token: Token) -> Reply:
         if not self.websockets:
             return Reply.of_json(error_body("upgrade_required", "no WebSocket here"), 426)
         model = hinted_model(request)
-        return self.limits.refusal(token, model) or Reply(101, self.limits.headers(token, model))
+        headers = [*self.limits.headers(token, model), *model_headers(token)]
+        return self.limits.refusal(token, model) or Reply(101, headers)
 
     def _generate(self, request: Request, token: Token, answer: Answer | None) -> Reply:
         data = parse_generation(request.body)
@@ -238,6 +256,7 @@ class Backend:
             ("x-request-id", f"req-{number}"),
             ("x-codex-turn-state", turn_state(token, number)),
             *self.limits.headers(token, data["model"]),
+            *model_headers(token),
         ]
         pace = self.style.changed_by(answer).pace
         stream = _server_sent(self.events(token, number, data, talk, answer), pace)
@@ -245,6 +264,11 @@ class Backend:
             headers.append(("content-encoding", coding))
             stream = compressed(stream, coding)
         return Reply(200, headers, stream)
+
+
+def _is_lent(request: Request, path: str) -> bool:
+    by_pool = (request.header("user-agent") or "").startswith("codexpool/")
+    return LENT.fullmatch(path) is not None or (by_pool and POOLS_OWN.fullmatch(path) is not None)
 
 
 def discovery(token: Token) -> dict[str, Any]:

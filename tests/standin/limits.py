@@ -72,12 +72,12 @@ class Limits:
         if family != MAIN and family not in self.families.values():
             raise ValueError(f"no model is of the family {family!r}")
         limit = Limit(math.ceil(resets_at), window, code)
-        reached = self._reached.get(_account(token), {})
-        self._reached[_account(token)] = {**reached, family: limit}
+        reached = self._reached.get(account_of(token), {})
+        self._reached[account_of(token)] = {**reached, family: limit}
 
     def lift(self, token: Token) -> None:
         """Undo `reach`, for the main limit and all families."""
-        self._reached.pop(_account(token), None)
+        self._reached.pop(account_of(token), None)
 
     def refusal(self, token: Token, model: str) -> Reply | None:
         """Return the 429 for this model, if its own limit or the main one is reached."""
@@ -98,13 +98,65 @@ class Limits:
             frames.append({**_frame(token, self._family_windows(token, family)), "metered_limit_name": family})
         return frames
 
+    def usage(self, token: Token, reset_credits: int) -> dict[str, Any]:
+        """Return the same as ``wham/usage`` says it, with the number of reset credits."""
+        main = self._status(token, MAIN, self._windows(token))
+        families = [
+            {
+                "limit_name": model,
+                "metered_feature": family,
+                "rate_limit": self._status(token, family, self._family_windows(token, family)),
+            }
+            for model, family in self.families.items()
+        ]
+        return {
+            "user_id": token.user_id,
+            "account_id": token.account_id,
+            "email": token.email,
+            "plan_type": token.plan,
+            "rate_limit": main,
+            "code_review_rate_limit": None,
+            "additional_rate_limits": families or None,
+            "credits": {"has_credits": False, "unlimited": False, "overage_limit_reached": False, "balance": "0"},
+            "spend_control": {"reached": False, "individual_limit": None},
+            "rate_limit_reached_type": {"type": "rate_limit_reached"} if main["limit_reached"] else None,
+            "rate_limit_reset_credits": {"available_count": reset_credits},
+        }
+
+    def spend(self, token: Token) -> None:
+        """Count one turn: its part of the primary window, and the limit once that is used up."""
+        if not token.turn_percent:
+            return
+        token.used_percent = min(USED_UP, token.used_percent + token.turn_percent)
+        if token.used_percent == USED_UP:
+            self.reach(token, _reset(token), family=MAIN, window=SHORT, code="usage_limit_reached")
+
+    def used_windows(self, token: Token) -> int:
+        """Return how many of the main windows are used."""
+        return sum(window.used_percent > 0 for window in self._windows(token).values())
+
+    def reset(self, token: Token) -> None:
+        """Empty the windows of a token, and lift the limits of its account."""
+        token.used_percent = token.weekly_percent = token.family_percent = 0.0
+        self.lift(token)
+
+    def _status(self, token: Token, family: str, windows: Mapping[str, Window]) -> dict[str, Any]:
+        limited = self._limit(token, family) is not None
+        return {
+            "allowed": not limited,
+            "limit_reached": limited,
+            "primary_window": None,
+            "secondary_window": None,
+            **{f"{name}_window": _polled(window) for name, window in windows.items()},
+        }
+
     def _family(self, model: str) -> str:
         return self.families.get(model, MAIN)
 
     def _limit(self, token: Token, family: str) -> Limit | None:
         if not self._reached:
             return None
-        limit = self._reached.get(_account(token), {}).get(family)
+        limit = self._reached.get(account_of(token), {}).get(family)
         return limit if limit is not None and limit.resets_at > time.time() else None
 
     def _headers(self, token: Token, family: str) -> Headers:
@@ -142,12 +194,23 @@ def hinted_model(request: Request) -> str:
     return next((hint.strip()[6:] for hint in hints if hint.strip().startswith("model=")), "")
 
 
-def _account(token: Token) -> tuple[str, str]:
+def account_of(token: Token) -> tuple[str, str]:
+    """Return what limits belong to: one user of one account."""
     return token.account_id, token.user_id
 
 
 def _reset(token: Token) -> int:
     return int(time.time() + UNTOLD_RESET if token.resets_at is None else token.resets_at)
+
+
+def _polled(window: Window) -> dict[str, int]:
+    # The client takes whole numbers only (rate_limit_window_snapshot.rs).
+    return {
+        "used_percent": round(window.used_percent),
+        "limit_window_seconds": window.window_minutes * 60,
+        "reset_after_seconds": max(0, int(window.reset_at - time.time())),
+        "reset_at": window.reset_at,
+    }
 
 
 def _headers(prefix: str, windows: Mapping[str, Window]) -> Headers:

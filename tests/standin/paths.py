@@ -27,10 +27,12 @@ Written down apart from the addon's own table, so that each of the two checks th
 LENT = re.compile(r"/backend-api/wham/(config/bundle|usage)")
 """The paths on which the client speaks for itself, unless it is a member's: then an identity of the pool does."""
 
+POOLS_OWN = re.compile(r"/backend-api/wham/rate-limit-reset-credits(/consume)?")
+"""The paths that the pool asks for itself: never with a client's request."""
+
 PLAIN: dict[str, Any] = {
     "/backend-api/wham/config/bundle": {},
     "/backend-api/wham/settings/user": {},
-    "/backend-api/wham/usage": {"plan_type": "business", "rate_limit": None},
     "/backend-api/ps/plugins/installed": {"plugins": []},
     "/backend-api/ps/plugins/suggested/codex": {"plugins": []},
     "/backend-api/codex/analytics-events/events": {},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.standin.certificates import Authority
+from tests.standin.credits import LIFETIME
 from tests.standin.endpoints import NO_FAMILIES, Backend, Encrypted
 from tests.standin.exchange import Seen, Transport
 from tests.standin.faults import LEAVING, Answer
@@ -164,6 +165,10 @@ class StandIn:
     def unlimit(self, token: str) -> None:
         """Undo `limit`, for all families."""
         self.backend.limits.lift(self._known(token))
+
+    def grant(self, token: str, count: int = 1, *, lifetime: float = LIFETIME) -> None:
+        """Give a token's account so many reset credits that last ``lifetime`` seconds."""
+        self.backend.credits.grant(self._known(token), count, lifetime)
 
     def login(
         self, owner: Token, *, pool: bool = True, client: bool = False, lifetime: float = ACCESS_LIFETIME

@@ -19,7 +19,9 @@ class Token:
     401 ``token_revoked``, by the backend as well as by whoami; one that has expired (unix seconds) is answered 401
     ``token_expired``. ``used_percent`` is how much of its primary window (5 hours) is used,
     ``weekly_percent`` of its secondary one and ``family_percent`` of those of families; both windows reset at
-    ``resets_at`` (unix seconds; None: always an hour from now).
+    ``resets_at`` (unix seconds; None: always an hour from now). Each turn uses ``turn_percent`` of the primary
+    window, and reaches its limit at 100. ``models`` are the slugs that its account may use, the default one first;
+    None is any model, and an empty list of them.
     """
 
     token: str = field(repr=False)
@@ -36,6 +38,8 @@ class Token:
     weekly_percent: float = 3.0
     family_percent: float = 5.0
     resets_at: float | None = None
+    turn_percent: float = 0.0
+    models: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or self.account_id
@@ -95,11 +99,13 @@ PLACEHOLDER = "<codexpool"
 
 DISCOVERY = ACCOUNTS_CHECK
 MODELS = "/backend-api/codex/models"
+RESET_CREDITS = "/backend-api/wham/rate-limit-reset-credits"
+CONSUME = f"{RESET_CREDITS}/consume"
 
 MEMBER_KEY = "at-pool-"
 """How the keys begin that codexpool gives to members."""
 
-UNROUTED = (DISCOVERY, MODELS, CONFIG_BUNDLE, USAGE)
+UNROUTED = (DISCOVERY, MODELS, CONFIG_BUNDLE, USAGE, RESET_CREDITS, CONSUME)
 """What a client may ask at ``chatgpt.com``, without an override, wherever its workspace is served from.
 
 Discovery is where it learns that in the first place; Codex 0.169.0 asks for the models like this at any time.
