@@ -79,12 +79,25 @@ def _bounded(until: float, at: float) -> float:
     return min(max(until, at + SHORTEST_LIMIT), at + LONGEST_LIMIT)
 
 
+class ResetCredits(NamedTuple):
+    """How many reset credits there are, and when the first expires. ``is_listed``: the expiry has been read."""
+
+    available: int
+    expires_at: float | None
+    seen_at: float
+    is_listed: bool = False
+
+
 class Usage:
-    """The windows of one account and user, and until when it is limited, by the family of models they count for."""
+    """The windows of one account and user, and until when it is limited, by the family of models they count for.
+
+    ``credits`` are the account's reset credits, None as long as nothing is known of them.
+    """
 
     def __init__(self) -> None:
         self.windows: dict[tuple[str, int], Window] = {}
         self.limited: dict[str, float] = {}
+        self.credits: ResetCredits | None = None
 
     def see(self, window: Window) -> None:
         key = (window.family, window.minutes)
@@ -118,8 +131,18 @@ class Usage:
         left = [w.headroom(at) for w in self.windows.values() if w.family == family and not w.has_passed(at)]
         return min(left, default=1.0)
 
+    def count_credits(self, available: int, at: float) -> bool:
+        """Remember the number of reset credits. Return whether they have to be listed to know when they expire."""
+        known = self.credits
+        if known is None or known.available != available or (known.expires_at is not None and known.expires_at <= at):
+            self.credits = ResetCredits(available, None, at, is_listed=available == 0)
+        else:
+            self.credits = known._replace(seen_at=at)
+        return not self.credits.is_listed
+
     def document(self) -> dict[str, Any]:
-        return {"windows": [list(window) for window in self.windows.values()], "limited": dict(self.limited)}
+        document = {"windows": [list(window) for window in self.windows.values()], "limited": dict(self.limited)}
+        return document if self.credits is None else {**document, "credits": list(self.credits)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
         """Take over what an earlier run or another proxy has written, as far as it is newer."""
@@ -131,6 +154,10 @@ class Usage:
         for family, until in document.get("limited", {}).items():
             if at < until <= at + LONGEST_LIMIT and family not in self.limited:
                 self.limited[family] = until
+        if document.get("credits") is not None:
+            credits = ResetCredits(*document["credits"])
+            if (self.credits.seen_at if self.credits is not None else 0.0) < credits.seen_at <= at:
+                self.credits = credits
 
     def used_up_until(self, family: str) -> float | None:
         """Return when the last of the used-up windows is reset, even if that has passed; None if none is used up."""

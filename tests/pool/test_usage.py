@@ -14,6 +14,7 @@ from codexpool.pool.usage import (
     UNKNOWN_LIMIT,
     URGENCY,
     Limit,
+    ResetCredits,
     Usage,
     Window,
 )
@@ -182,3 +183,38 @@ def test_what_has_passed_meanwhile_is_not_taken_over() -> None:
     after.take(before.document(), NOW + 2 * HOUR)
 
     assert (after.windows, after.limited) == ({}, {})
+
+
+# -- reset credits
+
+
+def test_credits_are_listed_when_their_number_changes_or_one_has_expired() -> None:
+    """A poller asks for the list once, not each time."""
+    seen = Usage()
+
+    assert seen.count_credits(2, NOW)
+    assert seen.count_credits(2, NOW)  # The list could not be read.
+    seen.credits = ResetCredits(2, NOW + HOUR, NOW, is_listed=True)
+    assert not seen.count_credits(2, NOW + 60)
+    assert seen.credits == ResetCredits(2, NOW + HOUR, NOW + 60, is_listed=True)
+    assert seen.count_credits(1, NOW + 120)
+    assert not seen.count_credits(0, NOW + 180)
+    seen.credits = ResetCredits(2, NOW + HOUR, NOW, is_listed=True)
+    assert seen.count_credits(2, NOW + HOUR)
+
+
+def test_credits_outlive_the_process_and_the_newer_word_counts() -> None:
+    early, late = ResetCredits(2, NOW + HOUR, NOW - 100, True), ResetCredits(1, None, NOW, True)
+    seen, told, odd = Usage(), Usage(), Usage()
+    told.credits = early
+
+    seen.take(json.loads(json.dumps(told.document())), NOW)
+    assert seen.credits == early
+    told.credits = late
+    seen.take(json.loads(json.dumps(told.document())), NOW)
+    assert seen.credits == late
+    told.credits = early
+    seen.take(told.document(), NOW)
+    odd.credits = late._replace(seen_at=NOW + 500)  # from the future
+    seen.take(odd.document(), NOW)
+    assert seen.credits == late
