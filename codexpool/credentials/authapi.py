@@ -5,16 +5,13 @@ The requests go where Codex itself sends them, with an HTTP client of their own:
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
-from codexpool.credentials import http_client
-from codexpool.credentials.http_client import NoAnswerError, Route
+from codexpool.credentials.http_client import LazyClient, NoAnswerError, Route
 from codexpool.pool.identity import Evidence, Metadata, Word
 from codexpool.pool.verdict import ENDPOINT_CODES, says_dead
 from codexpool.protocol.discovery import NotListedError, workspace_of
@@ -58,20 +55,14 @@ class AuthApi:
         self._clock = clock or Clock()
         base = environ.get("CODEX_AUTHAPI_BASE_URL", "").strip() or AUTHAPI
         self._whoami_url = base.rstrip("/") + WHOAMI
-        self._route = route
-        self._client: asyncio.Future[httpx.AsyncClient] | None = None
-
-    async def _answer(self, url: str, headers: Mapping[str, str] | Mapping[bytes, bytes]) -> httpx.Response:
-        if self._client is None or (self._client.done() and self._client.exception() is not None):
-            self._client = asyncio.ensure_future(tasks.in_thread(http_client.client, self._route, TIMEOUT))
-        return await http_client.answer(await asyncio.shield(self._client), "GET", url, TIMEOUT, headers=headers)
+        self._client = LazyClient(route, TIMEOUT)
 
     async def whoami(self, bearer: Bearer) -> Whoami:
         """Return the owner of a token. Raises nothing: no answer is `Word.UNREACHABLE` with a note."""
         at = time.time()
         try:
             headers = {"authorization": f"Bearer {bearer.token}"}
-            response = await self._answer(self._whoami_url, headers)
+            response = await self._client.answer("GET", self._whoami_url, headers=headers)
         except NoAnswerError as error:
             note = f"whoami cannot be reached ({error})"
             return Whoami(Word.UNREACHABLE, Evidence(at, fingerprint=bearer.fingerprint, note=note))
@@ -82,7 +73,7 @@ class AuthApi:
         """Return the metadata with the origin and routing override from discovery. Raises what `place_in` raises."""
         headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
         try:
-            response = await self._answer(CHATGPT + ACCOUNTS_CHECK, headers)
+            response = await self._client.answer("GET", CHATGPT + ACCOUNTS_CHECK, headers=headers)
         except NoAnswerError as error:
             raise UndiscoveredError(f"routing discovery cannot be reached ({error})") from error
         return place_in(response, metadata)
@@ -97,7 +88,7 @@ def place_in(response: httpx.Response, metadata: Metadata) -> Metadata:
     """
     status, document = response.status_code, document_of(response.content)
     code = redact_tokens(error_in(response.headers, document)[0])
-    is_json, from_edge = isinstance(document, dict), _is_from_edge(response)
+    is_json, from_edge = isinstance(document, dict), is_from_edge(response)
     if says_dead(status, code, is_json, from_edge):
         raise RefusedError(f"routing discovery answers {status} {code}")
     if is_json and not from_edge and (status == 404 or (status == 401 and code in ENDPOINT_CODES)):
@@ -124,7 +115,7 @@ def whoami_of(response: httpx.Response, bearer: Bearer, at: float) -> Whoami:
     code = redact_tokens(error_in(response.headers, document)[0])
     request_id = redact_tokens(response.headers.get("x-request-id", ""))
     evidence = Evidence(at, "GET", "whoami", status, code, request_id, bearer.fingerprint)
-    if says_dead(status, code, isinstance(document, dict), _is_from_edge(response)):
+    if says_dead(status, code, isinstance(document, dict), is_from_edge(response)):
         return Whoami(Word.REFUSED, evidence)
     note = f"whoami answers {status}" + (f" {code}" if code else "")
     if status == 200 and isinstance(document, dict):
@@ -151,6 +142,6 @@ def _is_sendable(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _is_from_edge(response: httpx.Response) -> bool:
+def is_from_edge(response: httpx.Response) -> bool:
     """Return whether the content network in front of the backend made this answer."""
     return "cf-mitigated" in response.headers or "html" in response.headers.get("content-type", "").lower()

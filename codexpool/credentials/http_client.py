@@ -112,6 +112,21 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
     return httpx.Response(response.status_code, headers=response.headers, content=content)
 
 
+class LazyClient:
+    """A client that the first request makes, in a thread. ``seconds`` bounds each of its requests."""
+
+    def __init__(self, route: Route, seconds: float) -> None:
+        self._route = route
+        self._seconds = seconds
+        self._client: asyncio.Future[httpx.AsyncClient] | None = None
+
+    async def answer(self, method: str, url: str, **more: Any) -> httpx.Response:
+        """Send a request and return the whole answer. Raises NoAnswerError."""
+        if self._client is None or (self._client.done() and self._client.exception() is not None):
+            self._client = asyncio.ensure_future(tasks.in_thread(client, self._route, self._seconds))
+        return await answer(await asyncio.shield(self._client), method, url, self._seconds, **more)
+
+
 def _skip_command_line() -> None:
     """Keep httpx from importing its command line, and with it rich: 3 MiB that a proxy would keep for nothing."""
     if "httpx" not in sys.modules:

@@ -44,9 +44,9 @@ def of_headers(values: Mapping[bytes, bytes], at: float) -> list[Gauge]:
     gauges = []
     for name in names:
         window, value = name[: -len(USED)], values[name]
-        minutes, used = _number(values.get(window + b"-window-minutes")), _number(value)
-        resets_at = _number(values.get(window + b"-reset-at"))
-        if resets_at is None and (after := _number(values.get(window + b"-reset-after-seconds"))) is not None:
+        minutes, used = number(values.get(window + b"-window-minutes")), number(value)
+        resets_at = number(values.get(window + b"-reset-at"))
+        if resets_at is None and (after := number(values.get(window + b"-reset-after-seconds"))) is not None:
             resets_at = at + after
         family = _family(window)
         if used is not None and family_only in (None, family):
@@ -60,9 +60,9 @@ def of_frame(frame: Mapping[str, Any]) -> list[Gauge]:
     limits = frame.get("rate_limits")
     gauges = []
     for window in limits.values() if isinstance(limits, dict) else ():
-        if not isinstance(window, dict) or (used := _number(window.get("used_percent"))) is None:
+        if not isinstance(window, dict) or (used := number(window.get("used_percent"))) is None:
             continue
-        minutes, resets_at = _number(window.get("window_minutes")), _number(window.get("reset_at"))
+        minutes, resets_at = number(window.get("window_minutes")), number(window.get("reset_at"))
         gauges.append(Gauge(family, int(minutes or 0), used, resets_at))
     return gauges
 
@@ -93,7 +93,7 @@ def limit_id(name: str) -> str:
 
 def reset_of(error: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return what a refusal says about the end of a limit: the unix second, and the seconds until then."""
-    return _number(error.get("resets_at")), _number(error.get("resets_in_seconds"))
+    return number(error.get("resets_at")), number(error.get("resets_in_seconds"))
 
 
 def retry_after(values: Mapping[bytes, bytes], message: str, at: float) -> float | None:
@@ -102,10 +102,10 @@ def retry_after(values: Mapping[bytes, bytes], message: str, at: float) -> float
     From ``retry-after-ms``, ``Retry-After`` (RFC 9110, 10.2.3), or the message ("try again in 1.2s"), which is all
     that an event of a stream has.
     """
-    if (milliseconds := _number(values.get(b"retry-after-ms"))) is not None:
+    if (milliseconds := number(values.get(b"retry-after-ms"))) is not None:
         return milliseconds / 1000
     if (text := values.get(b"retry-after")) is not None:
-        seconds = _number(text)
+        seconds = number(text)
         return seconds if seconds is not None else _until(text.decode("latin-1"), at)
     if (match := _TRY_AGAIN.search(message)) is not None:
         unit = match[2].lower()
@@ -120,12 +120,12 @@ def _until(date: str, at: float) -> float | None:
         return None
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """Return a number that makes sense here, not negative; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, _NUMERIC):
         return None
     try:
-        number = float(value)
+        found = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and 0 <= number <= LATEST else None
+    return found if math.isfinite(found) and 0 <= found <= LATEST else None

@@ -1,0 +1,73 @@
+"""Asks the backend what it knows of an identity's account, under the identity's own credential.
+
+No answer condemns an identity: all but a usable 200 are an UnreadError, and another attempt follows later. The
+requests use an HTTP client of their own and are no flows of the proxy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from codexpool.credentials.authapi import is_from_edge
+from codexpool.credentials.http_client import LazyClient, NoAnswerError, Route
+from codexpool.pool.identity import Metadata
+from codexpool.protocol.endpoints import USAGE
+from codexpool.protocol.errors import document_of
+from codexpool.protocol.headers import first_values, identity_values
+from codexpool.protocol.rate_limits import retry_after
+from codexpool.protocol.usage_report import UsageReport, usage_report
+from codexpool.tokens.bearer import Bearer
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT = 10.0  # Seconds for one request, from connecting to the last byte of the answer.
+
+
+class UnreadError(Exception):
+    """There is no usable answer; the text says why. ``retry_after`` is in seconds, if the backend sets it."""
+
+    def __init__(self, text: str, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class AccountApi:
+    def __init__(self, route: Route) -> None:
+        self._client = LazyClient(route, TIMEOUT)
+
+    async def usage(self, bearer: Bearer, metadata: Metadata) -> UsageReport:
+        """Return how much of its limits an account has used. Raises UnreadError."""
+        at = time.time()
+        response = await self.answer("GET", USAGE, bearer, metadata)
+        if response.status_code != 200 or is_from_edge(response):
+            raise unread("wham/usage", response)
+        try:
+            return usage_report(document_of(response.content), at)
+        except ValueError as error:
+            raise UnreadError(str(error)) from error
+
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        bearer: Bearer,
+        metadata: Metadata,
+        headers: Mapping[bytes, bytes] = {},
+        **more: bytes,
+    ) -> httpx.Response:
+        """Send a request under an identity, to where its workspace is served from. Raises UnreadError."""
+        m = metadata
+        values = identity_values(bearer.token, m.account_id, m.fedramp, m.routing_override)
+        try:
+            return await self._client.answer(method, m.origin + path, headers={**headers, **values}, **more)
+        except NoAnswerError as error:
+            raise UnreadError(f"{path.removeprefix('/backend-api/')} cannot be reached ({error})") from error
+
+
+def unread(what: str, response: httpx.Response) -> UnreadError:
+    """Return the error for an answer that is not the one that was asked for."""
+    values = first_values(tuple(response.headers.raw))
+    return UnreadError(f"{what} answers {response.status_code}", retry_after(values, "", time.time()))
