@@ -60,7 +60,7 @@ class AccountApi:
     ) -> httpx.Response:
         """Send a request under an identity, to where its workspace is served from. Raises UnreadError."""
         m = metadata
-        values = identity_values(bearer.token, m.account_id, m.fedramp, m.routing_override)
+        values = identity_values(bearer.proof().authorization, m.account_id, m.fedramp, m.routing_override)
         try:
             return await self._client.answer(method, m.origin + path, headers={**headers, **values}, **more)
         except NoAnswerError as error:

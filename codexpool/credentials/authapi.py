@@ -61,7 +61,7 @@ class AuthApi:
         """Return the owner of a token. Raises nothing: no answer is `Word.UNREACHABLE` with a note."""
         at = time.time()
         try:
-            headers = {"authorization": f"Bearer {bearer.token}"}
+            headers = {"authorization": bearer.proof().authorization}
             response = await self._client.answer("GET", self._whoami_url, headers=headers)
         except NoAnswerError as error:
             note = f"whoami cannot be reached ({error})"
@@ -71,7 +71,7 @@ class AuthApi:
 
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         """Return the metadata with the origin and routing override from discovery. Raises what `place_in` raises."""
-        headers = identity_values(bearer.token, metadata.account_id, metadata.fedramp, None)
+        headers = identity_values(bearer.proof().authorization, metadata.account_id, metadata.fedramp, None)
         try:
             response = await self._client.answer("GET", CHATGPT + ACCOUNTS_CHECK, headers=headers)
         except NoAnswerError as error:

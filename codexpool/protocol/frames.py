@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from codexpool.protocol.bounded_json import loads
@@ -125,16 +125,18 @@ def _error(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) ->
     return json.dumps({"type": ERROR, "status": status, "error": error, "headers": headers}).encode()
 
 
-def scrubbed(message: bytes, token: str, name: str) -> bytes:
-    """Return a frame without the token that it repeats, plain or as base64 in a header."""
-    secret, shown = token.encode(), PLACEHOLDER.format(name).encode()
-    if b"x-error-json" in message.lower():
-        frame = parsed(message)
-        headers = inner(frame, "headers")
-        kept = {key: value for key, value in headers.items() if secret not in unpacked(str(value))}
-        if len(kept) < len(headers):
-            message = dumped({**frame, "headers": kept})
-    return message.replace(secret, shown)
+def scrubbed(message: bytes, secrets: Iterable[str], name: str) -> bytes:
+    """Return a frame without the secrets that it repeats, plain or as base64 in a header."""
+    shown = PLACEHOLDER.format(name).encode()
+    for secret in (secret.encode() for secret in secrets):
+        if b"x-error-json" in message.lower():
+            frame = parsed(message)
+            headers = inner(frame, "headers")
+            kept = {key: value for key, value in headers.items() if secret not in unpacked(str(value))}
+            if len(kept) < len(headers):
+                message = dumped({**frame, "headers": kept})
+        message = message.replace(secret, shown)
+    return message
 
 
 def turn_state(message: bytes) -> str | None:

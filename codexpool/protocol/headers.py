@@ -37,7 +37,7 @@ class Action(Enum):
 
 
 HEADERS: Final[Mapping[bytes, Action]] = {
-    AUTHORIZATION: Action.SET,  # The token.
+    AUTHORIZATION: Action.SET,  # The token, or what an agent has signed.
     ACCOUNT: Action.SET,  # A token with another account's id is refused.
     FEDRAMP: Action.SET,  # Marks an account of the government cloud.
     ROUTING_OVERRIDE: Action.SET,  # Where the identity's workspace is served, by routing discovery.
@@ -100,10 +100,10 @@ def model_of(values: Mapping[bytes, bytes]) -> str:
 
 
 def identity_values(
-    token: str, account_id: str, fedramp: bool, routing_override: str | None
+    authorization: str, account_id: str, fedramp: bool, routing_override: str | None
 ) -> Mapping[bytes, bytes]:
     """Return the values of `Action.SET` for an identity. A token from a command may have no account."""
-    values = {AUTHORIZATION: b"Bearer " + token.encode()}
+    values = {AUTHORIZATION: authorization.encode()}
     if account_id:
         values[ACCOUNT] = account_id.encode()
     if fedramp:

@@ -168,7 +168,7 @@ class Answers:
             return None
 
     def response_complete(self, flow: http.HTTPFlow) -> None:
-        """Remove the token from a refusal that repeats it, before any addon sees it (see `resend.Sender`).
+        """Remove the secrets from a refusal that repeats them, before any addon sees it (see `resend.Sender`).
 
         Not in our own hook: mitmproxy skips that if a hook of another addon raises, and still writes its dump.
         """
@@ -178,7 +178,7 @@ class Answers:
         try:
             response.trailers = None
             shown = PLACEHOLDER.format(exchange.attempt.name).encode()
-            scrub(response, {exchange.attempt.bearer.token.encode(): shown})
+            scrub(response, {secret.encode(): shown for secret in exchange.attempt.secrets})
         except Exception as error:
             self.fail(flow, error, "reading the answer")
 

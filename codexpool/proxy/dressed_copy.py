@@ -13,7 +13,7 @@ from codexpool.protocol.routes import asks_for_stream, host_of
 class Clothes(NamedTuple):
     """The values of an identity's headers, and the origin its workspace is served from."""
 
-    token: str
+    authorization: str
     account_id: str
     fedramp: bool
     routing_override: str | None
@@ -22,7 +22,9 @@ class Clothes(NamedTuple):
 
 def dressed(request: http.Request, clothes: Clothes, keep_turn_state: bool) -> http.Request:
     """Return a copy of the request as the identity sends it. The body, which may be large, is shared."""
-    values = headers.identity_values(clothes.token, clothes.account_id, clothes.fedramp, clothes.routing_override)
+    values = headers.identity_values(
+        clothes.authorization, clothes.account_id, clothes.fedramp, clothes.routing_override
+    )
     host = host_of(clothes.origin)
     for_stream = asks_for_stream(request.method, request.path.partition("?")[0])
     fields = headers.swapped(request.headers.fields, values, keep_turn_state, host.encode(), for_stream)

@@ -52,6 +52,7 @@ class Attempt:
     is_prepared: bool = False  # The body was checked for what this identity cannot read.
     outcome: str = ""
     is_sent: bool = False
+    secrets: tuple[str, ...] = ()  # What it was sent with, and an answer must not show.
     has_left: bool = False  # It had a connection: the backend may have received it.
 
 

@@ -29,9 +29,10 @@ class Dressing:
 
     def request(self, request: http.Request, asked: Asked, session: Session | None, attempt: Attempt) -> http.Request:
         """Return the copy of a request that leaves."""
-        metadata = attempt.metadata
+        metadata, proof = attempt.metadata, attempt.bearer.proof()
+        attempt.secrets = proof.secrets
         clothes = Clothes(
-            attempt.bearer.token,
+            proof.authorization,
             metadata.account_id,
             metadata.fedramp,
             metadata.routing_override,

@@ -259,8 +259,7 @@ class OpenSocket:
 
     def _fail(self, message: websocket.WebSocketMessage, kind: str) -> None:
         attempt = self.exchange.attempt
-        if attempt.bearer.token.encode() in message.content or b"x-error-json" in message.content:
-            message.content = frames.scrubbed(message.content, attempt.bearer.token, attempt.name)
+        message.content = frames.scrubbed(message.content, attempt.secrets, attempt.name)
         frame = frames.parsed(message.content)
         received = of_failure(frames.failure_of(frame)) if kind == frames.FAILED else of_frame(frame)
         if kind == frames.ERROR and (received is None or not received.status):

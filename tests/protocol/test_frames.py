@@ -83,7 +83,7 @@ def test_a_scrubbed_frame_repeats_no_token() -> None:
     packed = base64.b64encode(json.dumps({"error": {"code": token}}).encode()).decode()
     frame = {"type": "error", "error": {"message": f"bad {token}"}, "headers": {"x-error-json": packed, "x-id": "1"}}
 
-    scrubbed = frames.scrubbed(json.dumps(frame).encode(), token, "work")
+    scrubbed = frames.scrubbed(json.dumps(frame).encode(), [token], "work")
 
     assert json.loads(scrubbed) == {
         "type": "error",

@@ -61,7 +61,7 @@ others = st.tuples(spelled(OTHERS), st.binary(max_size=20))
 all_fields = st.lists(named | others, max_size=12).map(tuple)
 identities: st.SearchStrategy[Mapping[bytes, bytes]] = st.builds(
     identity_values,
-    st.just(TOKEN),
+    st.just(f"Bearer {TOKEN}"),
     st.sampled_from(["account-1", "account-2"]),
     st.booleans(),
     st.sampled_from([None, "us", "us_cr"]),
@@ -106,7 +106,7 @@ def test_nothing_of_the_clients_credential_is_left(fields: Fields, values: Mappi
 
 
 @given(all_fields, identities)
-@example(((b"X-Codex-Turn-State", b"opaque"),), identity_values(TOKEN, "account", False, None))
+@example(((b"X-Codex-Turn-State", b"opaque"),), identity_values(f"Bearer {TOKEN}", "account", False, None))
 def test_turn_state_is_kept_only_for_the_identity_that_issued_it(
     fields: Fields, values: Mapping[bytes, bytes]
 ) -> None:
@@ -133,7 +133,7 @@ def test_only_a_stream_is_asked_for_without_compression(
 
 
 def test_a_bearer_without_an_account_leaves_without_the_clients() -> None:
-    values = identity_values("corp-token", "", False, None)
+    values = identity_values("Bearer corp-token", "", False, None)
     fields = ((b"Authorization", b"Bearer mine"), (b"ChatGPT-Account-ID", b"mine"), (b"accept", b"*/*"))
     assert swapped(fields, values, True) == ((b"Authorization", b"Bearer corp-token"), (b"accept", b"*/*"))
 
@@ -158,7 +158,7 @@ def test_nothing_of_the_identity_before_is_left(
 def test_header_keeps_its_place_and_the_spelling_of_its_name() -> None:
     fields = ((b"A", b"1"), (b"AuthoriZation", b"Bearer x"), (b"B", b"2"), (b"authorization", b"AgentAssertion y"))
 
-    assert swapped(fields, identity_values(TOKEN, "account", False, None), False) == (
+    assert swapped(fields, identity_values(f"Bearer {TOKEN}", "account", False, None), False) == (
         (b"A", b"1"),
         (b"AuthoriZation", b"Bearer at-test-of-the-pool"),
         (b"B", b"2"),
@@ -169,8 +169,8 @@ def test_header_keeps_its_place_and_the_spelling_of_its_name() -> None:
 def test_government_and_residency_are_the_identitys() -> None:
     fields = ((FEDRAMP, b"true"), (ROUTING_OVERRIDE, b"us_cr"), (b"x-openai-internal-codex-residency", b"us"))
 
-    plain = swapped(fields, identity_values(TOKEN, "account", False, None), False)
-    special = swapped((), identity_values(TOKEN, "account", True, "us"), False)
+    plain = swapped(fields, identity_values(f"Bearer {TOKEN}", "account", False, None), False)
+    special = swapped((), identity_values(f"Bearer {TOKEN}", "account", True, "us"), False)
 
     assert sorted(names(plain)) == [AUTHORIZATION, ACCOUNT]
     assert dict(special) == {

@@ -69,7 +69,7 @@ class Consulted:
         # A serving pool would have the account id from whoami.
         account_id = metadata.account_id or ("" if identity.kind is Kind.COMMAND else placeholder)
         token = self.tokens.get(identity.name, placeholder)
-        values = headers.identity_values(token, account_id, metadata.fedramp, metadata.routing_override)
+        values = headers.identity_values(f"Bearer {token}", account_id, metadata.fedramp, metadata.routing_override)
         keep_turn_state = self.turn_states.fit(fields, metadata.key)
         return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
 
