@@ -276,7 +276,7 @@ def test_the_backend_reports_headers_that_do_not_match(
     [
         (RESPONSES, [("x-note", POOLED.token)], b""),
         (RESPONSES, [], POOLED.token.encode()),
-        ("/backend-api/wham/usage", [], b""),
+        ("/backend-api/wham/settings/user", [], b""),
     ],
 )
 def test_the_backend_notices_a_leak(tmp_path: Path, path: str, more: list[tuple[str, str]], body: bytes) -> None:

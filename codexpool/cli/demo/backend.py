@@ -12,6 +12,7 @@ import json
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -30,6 +31,7 @@ from codexpool.protocol.endpoints import API_HOST, AUTH_HOST, HOST, NO_CONSTRAIN
 
 HOSTS: Final = (HOST, AUTH_HOST, "ab.chatgpt.com", API_HOST)
 SWAPPED: Final = (RESPONSES, routes.MODELS, endpoints.ACCOUNTS_CHECK)  # with a token of the pool; others with own
+LENT: Final = (endpoints.USAGE,)  # with either
 # They describe the client's own workspace: they must not travel with a token of the pool.
 FORBIDDEN: Final = ("x-openai-internal-codex-residency", "openai-organization", "openai-project")
 
@@ -116,8 +118,8 @@ class StandIn(ThreadingTCPServer):
         return token if token and token.alive else None
 
     def _problems(self, seen: Seen, token: Token | None, body: bytes) -> Iterator[str]:
-        is_swapped, is_whoami = seen.path in SWAPPED, seen.path == WHOAMI_PATH
-        skipped = "authorization" if is_swapped or is_whoami else ""
+        is_swapped, is_lent, is_whoami = seen.path in SWAPPED, seen.path in LENT, seen.path == WHOAMI_PATH
+        skipped = "authorization" if is_swapped or is_lent or is_whoami else ""
         text = "\n".join([seen.path, *(value for name, value in seen.headers if name.lower() != skipped)])
         pooled = [token.token for token in self.tokens.values() if not token.own]
         if any(token in text or token.encode() in body for token in pooled):
@@ -126,13 +128,13 @@ class StandIn(ThreadingTCPServer):
             yield "unknown token"
         if token is None or is_whoami:
             return
-        if token.own is is_swapped:
+        if token.own is is_swapped and not is_lent:
             yield f"the token of {token.name} does not belong on this path"
         if (account := seen.header("chatgpt-account-id")) != token.account_id:
             yield f"chatgpt-account-id is {account!r}, not {token.account_id!r}"
         if "<codexpool" in text:
             yield "a placeholder of codexpool"
-        if not is_swapped:
+        if token.own:
             return
         if sent := [name for name in FORBIDDEN if seen.header(name) is not None]:
             yield f"{', '.join(sent)} must not be sent"
@@ -242,6 +244,10 @@ def _document(path: str, token: Token) -> dict[str, Any]:
             account = {"id": token.account_id, "plan_type": "business", "structure": "workspace"}
             account |= {"account_routing_override": token.routing_override, "workspace_backend_origin": NO_CONSTRAINT}
             return {"accounts": [account], "default_account_id": token.account_id}
+        case endpoints.USAGE:
+            window = {"used_percent": 12, "limit_window_seconds": 18000, "reset_after_seconds": 3600}
+            limit = {"primary_window": window | {"reset_at": int(time.time()) + 3600}, "secondary_window": None}
+            return {"plan_type": "business", "rate_limit": {"allowed": True, "limit_reached": False, **limit}}
         case routes.MODELS:
             return {"models": []}
         case _:

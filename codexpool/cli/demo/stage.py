@@ -77,9 +77,9 @@ class Stage(ExitStack):
         return [seen for seen in list(self.standin.seen) if seen.path == RESPONSES]
 
     def refused(self, *, by_whoami: bool) -> list[Seen]:
-        """Return the requests refused because of their token."""
-        seen = list(self.standin.seen)
-        return [one for one in seen if one.status == 401 and (one.path == WHOAMI_PATH) is by_whoami]
+        """Return the turns, or the questions to whoami, that were refused because of their token."""
+        path = WHOAMI_PATH if by_whoami else RESPONSES
+        return [one for one in list(self.standin.seen) if one.status == 401 and one.path == path]
 
     def flows(self) -> list[dict[str, Any]]:
         """Return the proxy's traces of the requests for turns, oldest first."""
