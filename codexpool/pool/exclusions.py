@@ -137,6 +137,12 @@ class Exclusions:
                 del kept[key]
         return gone
 
+    def forget_session(self, session: str) -> None:
+        """Forget which identities a session was told to leave."""
+        kept = self._kept[Kind.SESSION]
+        for key in [key for key in kept if key[1] == session]:
+            del kept[key]
+
     def document(self, subject: str) -> dict[str, Any]:
         """Return what other proxies learn of a subject, as JSON."""
         newest = [entry for kind in SHARED_KINDS for entry in self._newest(kind, subject)]

@@ -127,6 +127,7 @@ class Asked(NamedTuple):
     ``parent`` is the session of the agent that started this one, ``model`` the model asked for; both empty if the
     client does not say. ``is_turn`` is False for the list of models and routing discovery: they use nothing up, and
     their answers say nothing about calls of a model. ``only`` names the identities that may serve it; None: all.
+    ``named`` is the one that the client names to the proxy: no other one serves it. Empty if it names none.
     """
 
     session: str | None
@@ -135,6 +136,7 @@ class Asked(NamedTuple):
     model: str = ""
     is_turn: bool = True
     only: frozenset[str] | None = None
+    named: str = ""
 
     @property
     def is_side(self) -> bool:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from codexpool.pool.breaker import Opening
 from codexpool.pool.identity import Asked, Condition, Identity, Kind, Status, clock
+from codexpool.pool.pins import Wanted
 from codexpool.pool.pool import Pool
+from codexpool.pool.selection import Because
 
 NEED = {
     Status.UNVERIFIED: "not verified yet",
@@ -44,14 +46,30 @@ def no_identity(pool: Pool, asked: Asked, at: float) -> NoIdentity:
     """Tell why no identity serves a request, in a line that names each one and what it needs."""
     if not pool.identities:
         return NoIdentity("codexpool: no identity can serve: pool.toml has no usable one. See the proxy's log")
-    identities = [i for i in pool.identities.values() if asked.is_served_by(i.name)]
+    wanted = pool.wanted(asked)
+    identities = [i for i in pool.identities.values() if pool.may_serve(i.name, asked)]
+    if not identities and wanted is not None:
+        # A member does not learn whether the pool has it for others.
+        whose = "the pool has no usable identity" if asked.only is None else "this member may use no identity"
+        return NoIdentity(f"{_chosen(wanted)}, but {whose} of that name")
     if not identities:
         return NoIdentity("codexpool: this member may use no identity of the pool. Ask the operator of the proxy")
     needs = "; ".join(_need(i, pool, asked, at) for i in identities)
     times = [returns for i in identities if (returns := _returns_at(i, pool, asked, at)) is not None]
     limited = [i for i in identities if pool.limited_until(i, asked, at) is not None]
-    message = f"codexpool: no identity can serve.{_breaker(pool, identities, at)} {needs}"
-    return NoIdentity(message, _summary(identities, limited), min(times, default=None), bool(limited))
+    if wanted is not None:
+        chosen = _chosen(wanted)
+        message, summary = f"{chosen}, so no other identity serves it. {needs}", f"{chosen}, which is at its limit"
+    else:
+        message = f"codexpool: no identity can serve.{_breaker(pool, identities, at)} {needs}"
+        summary = _summary(identities, limited)
+    return NoIdentity(message, summary, min(times, default=None), bool(limited))
+
+
+def _chosen(wanted: Wanted) -> str:
+    if wanted.because is Because.PINNED:
+        return f"codexpool: this session is pinned to {wanted.name} (codexpool unpin)"
+    return f"codexpool: the client asks for {wanted.name} (codexpool env --identity)"
 
 
 def _breaker(pool: Pool, identities: Sequence[Identity], at: float) -> str:

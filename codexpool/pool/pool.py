@@ -10,6 +10,7 @@ from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusi
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
 from codexpool.pool.patience import Edges
+from codexpool.pool.pins import Pin, Pins, Wanted
 from codexpool.pool.selection import Because, Rank, Ranking, Selection, rank
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
@@ -29,6 +30,7 @@ class Pool:
         self.states = IdentityStates(listener, self._ranking)
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
+        self.pins = Pins()
         self.edges = Edges()
         self.exclusions = Exclusions()
         self.families: dict[str, str] = {}  # The limits of models, as answers have said; `MAIN` for all others.
@@ -55,6 +57,21 @@ class Pool:
 
     # -- which identity serves
 
+    def wanted(self, asked: Asked) -> Wanted | None:
+        """Return the identity that a person chose for a request; None if the pool may choose.
+
+        What the client's terminal says comes before a pin: it was promised that no other identity serves it.
+        """
+        if asked.named:
+            return Wanted(asked.named, Because.NAMED)
+        pinned = self.pins.of(asked.session, asked.parent)
+        return Wanted(pinned, Because.PINNED) if pinned is not None else None
+
+    def may_serve(self, name: str, asked: Asked) -> bool:
+        """Return whether a client may use an identity, and no person chose another one for the request."""
+        wanted = self.wanted(asked)
+        return asked.is_served_by(name) and (wanted is None or wanted.name == name)
+
     def choose(
         self, asked: Asked, at: float, without: Iterable[str] = (), prefer: str | None = None
     ) -> Identity | None:
@@ -63,14 +80,14 @@ class Pool:
         ``without`` names those that refused the request, ``prefer`` the one it should stay with. None if none can
         serve, or none may while the breaker is open.
         """
-        excluded = frozenset(without)
+        excluded, wanted = frozenset(without), self.wanted(asked)
         session = self.sessions.get(asked.session)
         own_expired = None
         for own, because in self._own(asked, session, prefer):
             if own.name in excluded or not self._is_able(own, asked, at):
                 continue
             if not own.has_expired(at):
-                self.because = because
+                self.because = because if wanted is None else wanted.because
                 return self._settled(asked, session, own, at)
             own_expired = own_expired or own
         chosen = self._next(asked, session, excluded, at)
@@ -78,16 +95,21 @@ class Pool:
         if own_expired is not None and (chosen is None or chosen.has_expired(at)):
             return self._settled(asked, session, own_expired, at)
         if chosen is not None:
-            self.because = self._because(asked, session, chosen)
+            self.because = self._because(asked, session, chosen) if wanted is None else wanted.because
         if chosen is None or not asked.is_turn:
             return chosen or own_expired
-        if not self._may_move(asked, at):
+        if wanted is None and not self._may_move(asked, at):
             return own_expired
         self._picks += 1
         chosen.last_picked = self._picks
         chosen.load = chosen.load.with_session(at)
         self._ranking.change(chosen)
         return self._settled(asked, session, chosen, at)
+
+    def pin(self, session: str, pin: Pin) -> None:
+        """Have a session served by one identity only, even if it was told to leave it a moment ago."""
+        self.pins.set(session, pin)
+        self.exclusions.forget_session(session)
 
     def can_serve(self, asked: Asked, at: float) -> bool:
         return any(self._is_able(identity, asked, at) for identity in self.identities.values())
@@ -99,20 +121,24 @@ class Pool:
 
     def serves_on(self, identity: Identity, asked: Asked, at: float) -> bool:
         """Return whether what an identity has served so far may go on under it."""
+        if not self.may_serve(identity.name, asked):
+            return False
         return self._is_able(identity, asked, at) or identity.is_in_renewal
 
-    def may_be_tried(self, identity: Identity) -> bool:
+    def may_be_tried(self, identity: Identity, asked: Asked) -> bool:
         """Return whether a request assigned to an identity may still leave under it if no other can serve."""
         return (
             self.identities.get(identity.name) is identity
+            and self.may_serve(identity.name, asked)
             and identity.metadata is not None
             and identity.status not in (*CONDEMNED, Status.PAUSED, Status.UNVERIFIED, Status.LIMITED)
         )
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
         """Return whether a client may use an identity, and only a limit is known against it for this request."""
-        against = self.exclusions.against(identity, asked, at)
-        return asked.is_served_by(identity.name) and all(e.is_limit for e in against)
+        if not self.may_serve(identity.name, asked):
+            return False
+        return all(e.is_limit for e in self.exclusions.against(identity, asked, at))
 
     def family_of(self, asked: Asked) -> str:
         return self.families.get(asked.model, MAIN)
@@ -136,7 +162,7 @@ class Pool:
         """Return the identity a session belongs to, if its token is being renewed: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
         own = self.states.by_keys.get(session.key) if session is not None else None
-        return own if own is not None and own.is_in_renewal and asked.is_served_by(own.name) else None
+        return own if own is not None and own.is_in_renewal and self.may_serve(own.name, asked) else None
 
     def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
         """Return the identities that may serve a request within so many seconds, though none does now."""
@@ -201,8 +227,14 @@ class Pool:
         """Return the identity for a session that is new, or that its own identity cannot serve."""
         if session is not None and (near := self._near(asked, session, excluded, at)) is not None:
             return near
-        able = (i for i in self._in_order(asked, at) if i.name not in excluded and self._is_able(i, asked, at))
+        wanted = self.wanted(asked)
+        order = self._in_order(asked, at) if wanted is None else self._only(wanted.name)
+        able = (i for i in order if i.name not in excluded and self._is_able(i, asked, at))
         return next(able, None)
+
+    def _only(self, name: str) -> Iterator[Identity]:
+        if (identity := self.identities.get(name)) is not None:
+            yield identity
 
     def _near(self, asked: Asked, session: Session, excluded: frozenset[str], at: float) -> Identity | None:
         """Return an identity of the session's workspace, which takes its encrypted reasoning for sure."""
@@ -230,7 +262,12 @@ class Pool:
         if asked.session is None or (session is not None and session.key == chosen.metadata.key):
             return chosen
         own = self.states.by_keys.get(session.key) if session is not None else None
-        if own is None or own.status is not Status.READY or own.has_expired(at) or not asked.is_served_by(own.name):
+        if (
+            own is None
+            or own.status is not Status.READY
+            or own.has_expired(at)
+            or not self.may_serve(own.name, asked)
+        ):
             self.sessions.bind(asked.session, chosen.metadata.key)
         elif not self.is_for(own, asked, at):
             self.sessions.set_aside(asked.session, asked.path, chosen.metadata.key)

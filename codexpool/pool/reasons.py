@@ -37,6 +37,7 @@ class _Found(NamedTuple):
     is_refused: bool
     is_known: bool
     is_allowed: bool
+    is_unwanted: bool
     exclusions: Sequence[Exclusion]
     family: str
     limited_until: float | None
@@ -78,7 +79,7 @@ def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str,
 
 
 def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_chosen: bool, at: float) -> _Found:
-    is_ready = i.status is Status.READY
+    is_ready, wanted = i.status is Status.READY, pool.wanted(asked)
     return _Found(
         i.name,
         is_chosen,
@@ -89,6 +90,7 @@ def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_c
         i.name in refused,
         i.metadata is not None,
         asked.is_served_by(i.name),
+        wanted is not None and wanted.name != i.name,
         pool.exclusions.against(i, asked, at),
         pool.family_of(asked),
         pool.limited_until(i, asked, at) if is_ready else None,
@@ -117,6 +119,8 @@ def _against(found: _Found) -> Iterator[str]:
         yield "the account of its token is not known yet"
     if not found.is_allowed:
         yield "it is not for this member"
+    elif found.is_unwanted:
+        yield "another identity was chosen by hand"
     else:
         yield from (e.described(at) for e in found.exclusions if not e.is_limit)
     if found.limited_until is not None:

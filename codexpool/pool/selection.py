@@ -31,6 +31,8 @@ class Because(StrEnum):
     """Why a request is sent under an identity."""
 
     OWN = "the session is with it"
+    PINNED = "the session is pinned to it"
+    NAMED = "the client names it to the proxy"
     PARENT = "the session that started this one is with it"
     PREFERRED = "the request stays with it"
     ASIDE = "it serves this endpoint or model for the session"

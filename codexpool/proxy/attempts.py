@@ -127,10 +127,12 @@ class Attempts:
         comment(flow, exchange)
 
     def is_outdated(self, exchange: Exchange) -> bool:
-        """Return whether the identity of the last attempt stopped serving, or has another token by now."""
+        """Return whether the identity of the last attempt stopped serving, has another token by now, or may not serve this."""
         keeper, attempt = self._flows.keeper_if_any, exchange.attempt
         identity = keeper.pool.identities.get(attempt.name) if keeper is not None else None
-        return identity is None or not identity.serves_on or identity.fingerprint != attempt.bearer.fingerprint
+        if keeper is None or identity is None or not keeper.pool.may_serve(identity.name, exchange.asked):
+            return True
+        return not identity.serves_on or identity.fingerprint != attempt.bearer.fingerprint
 
     def choose_again(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Replace an attempt that was not sent; by one under the same identity, if there is no other.
@@ -141,7 +143,7 @@ class Attempts:
         step = exchange.steps.send(None)
         assert isinstance(step, Try)
         keeper = self._flows.keeper_if_any
-        if keeper is None or not keeper.pool.may_be_tried(step.identity):
+        if keeper is None or not keeper.pool.may_be_tried(step.identity, exchange.asked):
             return False
         exchange.tries.pop()
         exchange.trace.attempts.pop()

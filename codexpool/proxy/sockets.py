@@ -214,6 +214,8 @@ class OpenSocket:
         identity = self._identity(pool)
         if identity is None or identity.status in ENDED:
             self._close("its identity no longer serves")
+        elif not pool.may_serve(identity.name, self.exchange.asked):
+            self._close("its session was pinned to another identity")
         elif not self.sockets.gate.may_go_on(self.exchange.member):
             self._close("its member key is no longer valid")
 

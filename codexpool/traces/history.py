@@ -149,10 +149,11 @@ class History:
         attempt = trace.attempts[-1]
         if trace.session is None:
             return
+        by_hand = attempt.because in (Because.PINNED, Because.NAMED)
         seen = self._sessions.get(trace.session)
         if seen is None:
             seen = self._sessions[trace.session] = SessionSeen(attempt.identity, trace.at)
-        elif attempt.because is Because.MOVED:
+        elif attempt.because is Because.MOVED or (by_hand and attempt.identity != seen.identity):
             seen.moves += 1
             self.tallies.moves += 1
             self.record(Event(Kind.MOVE, time.time(), trace.summary(), was=seen.identity, becomes=attempt.identity))

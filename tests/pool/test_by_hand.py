@@ -1,0 +1,184 @@
+"""What a person chooses: a session pinned to an identity, and a client that names one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexpool.pool.identity import Asked, Condition, Status
+from codexpool.pool.needs import no_identity
+from codexpool.pool.pins import Pin, Pins
+from codexpool.pool.pool import Pool
+from codexpool.pool.selection import Because, Selection
+from tests.pool.pools import NOW, RESPONSES, bound, metadata, ready_pool, refuse
+
+NAMES = ("work", "home", "spare")
+NAMED = Asked("s", RESPONSES, named="home")
+TURN = Asked("s", RESPONSES)
+
+
+def pinned(identity: str = "home", *, session: str = "s", pool: Pool | None = None) -> Pool:
+    pool = ready_pool(*NAMES) if pool is None else pool
+    pool.pin(session, Pin(identity, NOW))
+    return pool
+
+
+def limit(pool: Pool, name: str, until: float) -> None:
+    pool.states.condition_learned(name, pool.identities[name].fingerprint, Condition(Status.LIMITED, NOW, until))
+
+
+def chosen(pool: Pool, asked: Asked = TURN) -> str | None:
+    found = pool.choose(asked, NOW)
+    return found.name if found is not None else None
+
+
+wishes = st.builds(
+    Asked,
+    st.sampled_from(["s", "t", None]),
+    st.just(RESPONSES),
+    st.sampled_from(["s", "t", None]),
+    only=st.none() | st.frozensets(st.sampled_from(NAMES)),
+    named=st.sampled_from(["", *NAMES, "unknown"]),
+)
+pins = st.dictionaries(st.sampled_from(["s", "t"]), st.sampled_from([*NAMES, "gone"]))
+limited = st.sets(st.sampled_from(NAMES))
+
+
+@given(st.lists(wishes, max_size=8), pins, limited, st.sampled_from(Selection))
+def test_no_other_identity_ever_serves_what_a_person_chose_one_for(
+    requests: Sequence[Asked], pinned_to: dict[str, str], at_limit: set[str], selection: Selection
+) -> None:
+    pool = ready_pool(*NAMES, selection=selection)
+    for session, name in pinned_to.items():
+        pool.pin(session, Pin(name, NOW))
+    for name in at_limit:
+        limit(pool, name, NOW + 60)
+
+    for asked in requests:
+        wish = asked.named or pinned_to.get(asked.session or "") or pinned_to.get(asked.parent or "")
+        name = chosen(pool, asked)
+        awaited = {identity.name for identity in pool.awaited(asked, NOW, 100.0)}
+
+        assert name is None or (asked.only is None or name in asked.only)
+        if wish is not None:
+            assert name in (wish, None)
+            assert awaited <= {wish}
+            may_serve = wish in NAMES and (asked.only is None or wish in asked.only)
+            assert (name is not None) == (may_serve and wish not in at_limit)
+
+
+def test_pin_moves_a_session_once_and_unpin_leaves_it_there() -> None:
+    pool = ready_pool(*NAMES)
+    assert chosen(pool) == "work"
+
+    pinned(pool=pool)
+    assert chosen(pool) == "home"
+    assert pool.because is Because.PINNED
+    pool.pins.remove("s")
+
+    assert chosen(pool) == "home"
+    assert pool.because is Because.OWN
+    session = pool.sessions.get("s")
+    assert session is not None
+    assert session.moves == 1
+
+
+def test_sub_agents_of_a_pinned_session_are_served_by_its_identity_unless_pinned_elsewhere() -> None:
+    pool = pinned()
+
+    assert chosen(pool, Asked("child", RESPONSES, "s")) == "home"
+    pinned("spare", session="child", pool=pool)
+    assert chosen(pool, Asked("child", RESPONSES, "s")) == "spare"
+
+
+def test_client_that_names_an_identity_gets_it_whatever_its_session_is_pinned_to() -> None:
+    pool = pinned("spare")
+
+    assert chosen(pool, NAMED) == "home"
+    assert pool.because is Because.NAMED
+    assert bound(pool, "s") == metadata("home").key
+    assert chosen(pool) == "spare"
+
+
+def test_choice_by_hand_counts_while_the_breaker_is_open() -> None:
+    pool = ready_pool(*NAMES)
+    pool.states.breaker.take({"opened_at": NOW, "until": NOW + 60, "names": ["work"], "pause": 60.0})
+
+    assert chosen(pool, Asked("other", RESPONSES)) is None
+    assert chosen(pool, NAMED) == "home"
+
+
+def test_new_session_by_hand_counts_for_the_spread_of_others() -> None:
+    pool = ready_pool("work", "home", selection=Selection.HEADROOM)
+
+    for number in range(3):
+        chosen(pool, Asked(f"by hand {number}", RESPONSES, named="work"))
+
+    assert [chosen(pool, Asked(f"new {number}", RESPONSES)) for number in range(3)] == ["home"] * 3
+
+
+def test_session_pinned_to_an_identity_it_was_told_to_leave_goes_back_at_once() -> None:
+    pool = ready_pool(*NAMES)
+    assert pool.leaves("home", TURN, NOW)
+
+    assert chosen(pinned(pool=pool)) == "home"
+
+
+def test_session_that_was_pinned_elsewhere_does_not_go_on_under_a_token_that_is_renewed() -> None:
+    pool = ready_pool(*NAMES)
+    refuse(pool, "work", NOW, NOW)
+
+    pinned(pool=pool)
+
+    assert not pool.serves_on(pool.identities["work"], TURN, NOW)
+    assert not pool.may_be_tried(pool.identities["work"], TURN)
+
+
+def test_client_is_told_what_its_identity_needs_and_who_chose_it() -> None:
+    pool = pinned()
+    limit(pool, "home", NOW + 600)
+
+    by_pin, by_name = no_identity(pool, TURN, NOW), no_identity(pool, NAMED, NOW)
+
+    assert by_pin.message == (
+        "codexpool: this session is pinned to home (codexpool unpin), so no other identity serves it. "
+        "home: limited until 08:10 UTC"
+    )
+    assert by_pin.summary == "codexpool: this session is pinned to home (codexpool unpin), which is at its limit"
+    assert (by_pin.returns_at, by_pin.is_limit) == (NOW + 600, True)
+    assert by_name.message == (
+        "codexpool: the client asks for home (codexpool env --identity), so no other identity serves it. "
+        "home: limited until 08:10 UTC"
+    )
+
+
+def test_unknown_name_is_told_at_once_and_members_do_not_learn_which_names_there_are() -> None:
+    pool = ready_pool(*NAMES)
+    members = frozenset({"spare"})
+
+    told = no_identity(pool, NAMED._replace(named="wrok"), NOW)
+    to_member = {
+        no_identity(pool, NAMED._replace(named=name, only=members), NOW).message.replace(name, "X")
+        for name in ("wrok", "home")
+    }
+
+    assert told.message == (
+        "codexpool: the client asks for wrok (codexpool env --identity), but the pool has no usable identity of "
+        "that name"
+    )
+    assert told.returns_at is None
+    assert to_member == {
+        "codexpool: the client asks for X (codexpool env --identity), but this member may use no identity of that name"
+    }
+
+
+def test_pins_are_bounded_and_the_newest_stay() -> None:
+    pins = Pins()
+    for number in range(10_002):
+        pins.set(str(number), Pin("work", NOW + number))
+
+    assert len(pins) == 10_000
+    assert pins.of("1") is None
+    assert next(pins.newest()) == ("10001", Pin("work", NOW + 10_001))
