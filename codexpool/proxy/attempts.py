@@ -127,7 +127,7 @@ class Attempts:
         comment(flow, exchange)
 
     def is_outdated(self, exchange: Exchange) -> bool:
-        """Return whether the identity of the last attempt stopped serving, has another token by now, or may not serve this."""
+        """Return whether the identity of the last attempt no longer serves it, or has another token by now."""
         keeper, attempt = self._flows.keeper_if_any, exchange.attempt
         identity = keeper.pool.identities.get(attempt.name) if keeper is not None else None
         if keeper is None or identity is None or not keeper.pool.may_serve(identity.name, exchange.asked):
