@@ -24,6 +24,7 @@ from codexpool.state import Snapshot, StateError, UnavailableError
 from codexpool.state.sqlite import SqliteState, open_state, state_path
 
 if TYPE_CHECKING:
+    from codexpool.credentials.account_api import AccountApi
     from codexpool.upkeep.verification import Verification
 
 
@@ -98,6 +99,12 @@ def verification() -> Verification:
     from codexpool.upkeep.verification import Verification
 
     return Verification(AuthApi(route(), os.environ))
+
+
+def account_api() -> AccountApi:
+    from codexpool.credentials.account_api import AccountApi
+
+    return AccountApi(route())
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ COMMANDS = {
     "replace": "commands.add:replace",
     "pause": "commands.identities:pause",
     "resume": "commands.identities:resume",
+    "reset": "commands.reset:reset",
     "remove": "commands.identities:remove",
     "breaker": "commands.identities:breaker",
     "status": "commands.status:status",

@@ -6,18 +6,21 @@ requests use an HTTP client of their own and are no flows of the proxy.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from codexpool.credentials.authapi import is_from_edge
 from codexpool.credentials.http_client import LazyClient, NoAnswerError, Route
 from codexpool.pool.identity import Metadata
-from codexpool.protocol.endpoints import USAGE
-from codexpool.protocol.errors import document_of
+from codexpool.protocol.endpoints import RESET_CREDITS, SPEND_CREDIT, USAGE
+from codexpool.protocol.errors import document_of, error_in
 from codexpool.protocol.headers import first_values, identity_values
 from codexpool.protocol.rate_limits import retry_after
+from codexpool.protocol.reset_credits import Credits, Outcome, listed, outcome
 from codexpool.protocol.usage_report import UsageReport, usage_report
+from codexpool.redaction import redact_tokens
 from codexpool.tokens.bearer import Bearer
 
 if TYPE_CHECKING:
@@ -34,6 +37,14 @@ class UnreadError(Exception):
         self.retry_after = retry_after
 
 
+class Spending(NamedTuple):
+    """What became of a request to spend a reset credit: how many windows it has reset, and what the answer was."""
+
+    outcome: Outcome
+    windows: int
+    answer: str
+
+
 class AccountApi:
     def __init__(self, route: Route) -> None:
         self._client = LazyClient(route, TIMEOUT)
@@ -48,6 +59,32 @@ class AccountApi:
             return usage_report(document_of(response.content), at)
         except ValueError as error:
             raise UnreadError(str(error)) from error
+
+    async def reset_credits(self, bearer: Bearer, metadata: Metadata) -> Credits:
+        """Return an account's reset credits. Raises UnreadError."""
+        response = await self.answer("GET", RESET_CREDITS, bearer, metadata)
+        if response.status_code != 200 or is_from_edge(response):
+            raise unread("wham/rate-limit-reset-credits", response)
+        try:
+            return listed(document_of(response.content), time.time())
+        except ValueError as error:
+            raise UnreadError(str(error)) from error
+
+    async def spend_credit(self, bearer: Bearer, metadata: Metadata, credit_id: str, request_id: str) -> Spending:
+        """Spend a reset credit: one request, never repeated. Only the same ``request_id`` may be sent again.
+
+        Raises nothing: without a usable answer the outcome is `Outcome.UNCLEAR`.
+        """
+        body = json.dumps({"redeem_request_id": request_id, "credit_id": credit_id}).encode()
+        headers = {b"content-type": b"application/json"}
+        try:
+            response = await self.answer("POST", SPEND_CREDIT, bearer, metadata, headers, content=body)
+        except UnreadError as error:
+            return Spending(Outcome.UNCLEAR, 0, str(error))
+        document = document_of(response.content)
+        said, windows = outcome(response.status_code, document, is_from_edge(response))
+        code = redact_tokens(error_in(response.headers, document)[0])
+        return Spending(said, windows, f"the backend answers {response.status_code}" + (f" {code}" if code else ""))
 
     async def answer(
         self,

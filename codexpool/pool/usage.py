@@ -91,13 +91,15 @@ class ResetCredits(NamedTuple):
 class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for.
 
-    ``credits`` are the account's reset credits, None as long as nothing is known of them.
+    ``credits`` are the account's reset credits, None as long as nothing is known of them; ``reset_at`` is when a
+    person last spent one.
     """
 
     def __init__(self) -> None:
         self.windows: dict[tuple[str, int], Window] = {}
         self.limited: dict[str, float] = {}
         self.credits: ResetCredits | None = None
+        self.reset_at = 0.0
 
     def see(self, window: Window) -> None:
         key = (window.family, window.minutes)
@@ -140,12 +142,22 @@ class Usage:
             self.credits = known._replace(seen_at=at)
         return not self.credits.is_listed
 
+    def was_reset(self, at: float) -> None:
+        """Forget what was used before a person spent a reset credit."""
+        if at > self.reset_at:
+            self.reset_at = at
+            self.windows = {key: window for key, window in self.windows.items() if window.seen_at > at}
+            self.limited.clear()
+
     def document(self) -> dict[str, Any]:
-        document = {"windows": [list(window) for window in self.windows.values()], "limited": dict(self.limited)}
+        windows = [list(window) for window in self.windows.values()]
+        document = {"windows": windows, "limited": dict(self.limited), "reset_at": self.reset_at}
         return document if self.credits is None else {**document, "credits": list(self.credits)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
         """Take over what an earlier run or another proxy has written, as far as it is newer."""
+        if self.reset_at < document.get("reset_at", 0.0) <= at:
+            self.was_reset(document["reset_at"])
         for row in document.get("windows", ()):
             window = Window(*row)
             known = self.windows.get((window.family, window.minutes))

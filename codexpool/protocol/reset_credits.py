@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -56,12 +55,6 @@ SAID: Final = {
 }
 MAY_HAVE_ACTED: Final = frozenset({408, 409, 425, 429})
 """Refusals that do not say whether the request had an effect."""
-
-
-def counted(usage: Mapping[str, Any]) -> int | None:
-    """Return the number of credits that a `wham/usage` document gives; None if it gives none."""
-    credits = usage.get("rate_limit_reset_credits")
-    return _count(credits.get("available_count")) if isinstance(credits, dict) else None
 
 
 def listed(document: Any, at: float) -> Credits:

@@ -35,8 +35,9 @@ OPEN_PAUSES = (1.0, 30.0)  # Seconds between two attempts to open the state: the
 MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the oldest are dropped.
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
-USAGE, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "families", "breaker", "resumed", "not_for"
-"""The kinds of notes: by account and user, for all, by pool.toml, by token, and by the subject of an exclusion."""
+USAGE, RESET, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "reset", "families", "breaker", "resumed", "not_for"
+"""The kinds of notes: the first two by account and user, then for all, by pool.toml, by token, and by the subject of
+an exclusion. A ``RESET`` has when a person spent a reset credit, and the request whose outcome is not known yet."""
 
 
 class Persistence(Rows):

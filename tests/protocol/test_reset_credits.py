@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.protocol.reset_credits import Credit, Credits, Outcome, counted, listed, outcome
+from codexpool.protocol.reset_credits import Credit, Credits, Outcome, listed, outcome
 
 NOW = 1_798_761_600.0  # 2027-01-01T00:00:00Z
 
@@ -81,16 +81,6 @@ def test_any_list_is_read(found: list[Any], count: Any) -> None:
 
     assert all(one.id and (one.expires_at is None or one.expires_at > NOW) for one in read.spendable)
     assert 0 <= read.available <= 1_000
-
-
-@pytest.mark.parametrize(
-    ("credits", "count"),
-    [({"available_count": 3}, 3), ({"available_count": 0}, 0), ({"available_count": -1}, None), (None, None)]
-    + [({"available_count": value}, None) for value in (True, "3", 2.0, None, 10**9)]
-    + [({}, None), ([], None), ("3", None)],
-)
-def test_usage_counts_credits_or_says_nothing_of_them(credits: Any, count: int | None) -> None:
-    assert counted({"rate_limit_reset_credits": credits}) == count
 
 
 # -- spending
