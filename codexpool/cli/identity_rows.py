@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,9 +20,12 @@ from codexpool.pool import exclusions
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.states import SERVING_OR_SOON
+from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.state import Record, Snapshot, record_name
-from codexpool.upkeep.persistence import NOT_FOR
+from codexpool.upkeep.persistence import NOT_FOR, USAGE
 from codexpool.upkeep.verification import UNKNOWN
+from codexpool.views.formatting import plain, span
+from codexpool.views.limits import limited, limits, reset_credits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class IdentityRow:
     record: Record | None
     not_for: tuple[str, ...] = ()
     """What it is not used for, although its token is good."""
+    usage: Usage = NOTHING
+    """What is left of its limits, as proxies have last seen it."""
 
     @property
     def status(self) -> Status:
@@ -51,6 +57,7 @@ class IdentityRow:
 
     def document(self) -> dict[str, Any]:
         """Return what `codexpool list --json` prints."""
+        now = time.time()
         metadata = self.metadata or Metadata(self.spec.account_id or "", self.spec.user_id or "", "")
         return {
             "name": self.spec.name,
@@ -62,6 +69,9 @@ class IdentityRow:
             "since": moment(self.condition.since or None),
             "until": moment(self.condition.until),
             "evidence": str(self.condition.evidence or "") or None,
+            "limits": [{**limit, "resets_at": moment(limit["resets_at"])} for limit in limits(self.usage, now)],
+            "limited": {family: moment(until) for family, until in limited(self.usage, now).items()},
+            "reset_credits": _credits(self.usage),
             "not_for": list(self.not_for),
             "fingerprint": self.fingerprint or None,
             "last_used": moment(self.record.used_at if self.record is not None else None),
@@ -116,6 +126,7 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
         fingerprint,
         record,
         _not_for(fingerprint, metadata, known),
+        _usage(metadata, known),
     )
 
 
@@ -147,6 +158,20 @@ def _not_for(fingerprint: str, metadata: Metadata | None, known: Snapshot) -> tu
     return tuple(found)
 
 
+def _usage(metadata: Metadata | None, known: Snapshot) -> Usage:
+    if metadata is None or (note := known.notes.get((USAGE, json.dumps(metadata.key)))) is None:
+        return NOTHING
+    usage = Usage()
+    with contextlib.suppress(TypeError, ValueError, AttributeError):  # not written by codexpool
+        usage.take(note, time.time())
+    return usage
+
+
+def _credits(usage: Usage) -> dict[str, Any] | None:
+    known = reset_credits(usage)
+    return known and {**known, "expires_at": moment(known["expires_at"])}
+
+
 COLUMNS: Final = {
     "name": "name",
     "kind": "kind",
@@ -154,18 +179,41 @@ COLUMNS: Final = {
     "user": "user_id",
     "plan": "plan",
     "status": "status",
+    "limits": "limits",
     "last used": "last_used",
     "fingerprint": "fingerprint",
 }
+
+
+def described_limit(limit: Mapping[str, Any]) -> str:
+    """Describe a window of a document: ``5 h: 18 % used, resets 2026-11-30T15:00:00Z``."""
+    resets = f", resets {limit['resets_at']}" if limit["resets_at"] else ""
+    return f"{_used(limit)} used{resets}"
+
+
+def described_credits(credits: Mapping[str, Any] | None) -> str:
+    """Describe the reset credits of a document; empty if there are none."""
+    if not credits or not credits["available"]:
+        return ""
+    number = credits["available"]
+    until = f", the first until {credits['expires_at']}" if credits["expires_at"] else ""
+    return f"{number} reset credit{'' if number == 1 else 's'}{until}"
+
+
+def _used(limit: Mapping[str, Any]) -> str:
+    family = "" if limit["family"] == MAIN else f"{plain(limit['family'])} "
+    return f"{family}{span(limit['minutes'] * 60)}: {limit['used_percent']:.0f} %"
 
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it why some do not serve, or soon will not."""
     out = console()
     documents = [row.document() for row in rows]
-    print_table(out, COLUMNS, documents, STATUS_STYLES, optional=("account", "user", "fingerprint"))
+    shown = [{**document, "limits": "\n".join(map(_used, document["limits"]))} for document in documents]
+    print_table(out, COLUMNS, shown, STATUS_STYLES, optional=("account", "user", "fingerprint"))
     for row, document in zip(rows, documents, strict=True):
         notes = [(text, "yellow") for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
+        notes += [(text, "cyan") for text in (described_credits(document["reset_credits"]),) if text]
         if document["evidence"]:
             since = f" since {document['since']}" if document["since"] else ""
             when = f" until {document['until']}" if document["until"] else since

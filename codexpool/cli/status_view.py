@@ -84,7 +84,7 @@ class StatusView:
             table.add_row(*self._row(identity)[: len(titles)])
         yield table
         for identity in identities:
-            for note in _notes(identity):
+            for note in _notes(identity, self._at):
                 yield Text.assemble((identity["name"], "bold"), ": ", note)
 
     def _row(self, identity: Document) -> list[Text]:
@@ -186,8 +186,8 @@ class StatusView:
         return "".join(heights[min(7, (count * 8 - 1) // most)] if count else " " for count in sums)
 
 
-def _notes(identity: Document) -> Iterator[Text]:
-    """Yield why an identity does not serve, or soon will not, and what to do."""
+def _notes(identity: Document, at: float) -> Iterator[Text]:
+    """Yield why an identity does not serve, or soon will not, what to do, and what could be done."""
     if identity["status"] != Status.READY and identity["evidence"]:
         yield Text(identity["evidence"], style_of(identity["status"]))
     if identity["needs"]:
@@ -197,6 +197,10 @@ def _notes(identity: Document) -> Iterator[Text]:
     for note in (*identity.get("not_for", ()), identity["reminder"]):
         if note:
             yield Text(note, "yellow")
+    if (credits := identity.get("reset_credits")) and credits["available"]:
+        expires = credits["expires_at"]
+        until = f", the first expires in {span(expires - at)}" if expires is not None else ""
+        yield Text(f"{_counted(credits['available'], 'reset credit')}{until}", "cyan")
 
 
 def _member(member: Document) -> Text:

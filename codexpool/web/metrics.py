@@ -18,7 +18,8 @@ from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
 from codexpool.traces.history import BOUNDS, Buckets
-from codexpool.web.status import PROGRAMS, UNVERIFIED, View, condition_at, join, safe, share_left, usage_of, windows
+from codexpool.views.limits import safe, share_left, windows
+from codexpool.web.status import PROGRAMS, UNVERIFIED, View, condition_at, join, usage_of
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -133,6 +134,14 @@ def _of_identities(view: View, pool: Pool, now: float) -> Iterator[Metric]:
     text = "What is left of the most used window of the main limit, from 0 to 1."
     shares = by_name((i, share_left(usage_of(pool, i), now)) for i in identities)
     yield from metric("codexpool_identity_headroom_ratio", text, shares, BY_NAME)
+    text, name = "Reset credits of an identity's account.", "codexpool_identity_reset_credits"
+    credits = [(i, credits) for i in identities if (credits := usage_of(pool, i).credits) is not None]
+    yield from metric(name, text, by_name((i, credit.available) for i, credit in credits), BY_NAME)
+    text, name = (
+        "Unix time at which the first of them expires.",
+        "codexpool_identity_reset_credit_expiry_timestamp_seconds",
+    )
+    yield from metric(name, text, by_name((i, credit.expires_at) for i, credit in credits), BY_NAME)
     text, counts = "Sessions of this run that an identity serves.", view.history.sessions_by_identity()
     yield from metric("codexpool_identity_sessions", text, by_name((i, counts[i.name]) for i in identities), BY_NAME)
 

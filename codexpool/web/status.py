@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -28,16 +27,16 @@ from codexpool.pool.identity import Condition, Identity, Metadata, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
-from codexpool.pool.usage import LONGEST_LIMIT, MAIN, NOTHING, Usage, Window
+from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.upkeep.verification import UNKNOWN
+from codexpool.views.limits import limited, limits, reset_credits, safe, share_left
 
 VERSION: Final = 1
 AT_ONCE: Final = 50  # identities in one piece of the document
 SESSIONS_SHOWN: Final = 100
-WINDOWS_SHOWN: Final = 20  # of one identity: the backend names the families of models, and could name many
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 PROGRAMS: Final = {
     "version": __version__,
@@ -45,9 +44,6 @@ PROGRAMS: Final = {
     "python": ".".join(map(str, sys.version_info[:3])),
 }
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
-
-safe = lru_cache(maxsize=8192)(redact_text)
-"""Redact a text. Cached: the same names and reasons appear in each document, and redacting is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +177,9 @@ def _identity(
         "reminder": expiry(identity.expires_at, now),
         "sessions": sessions[identity.name],
         "headroom": share_left(usage, now),
-        "limits": [_limit(window, now) for window in windows(usage)],
+        "limits": limits(usage, now),
         "limited": limited(usage, now),
+        "reset_credits": reset_credits(usage),
         "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
         "requests": requests,
         "refusals": refusals,
@@ -217,39 +214,6 @@ def condition_at(pool: Pool, identity: Identity, now: float) -> Condition:
 
 def usage_of(pool: Pool, identity: Identity) -> Usage:
     return pool.states.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
-
-
-def share_left(usage: Usage, now: float) -> float | None:
-    """Return what is left of the most used window of the main limit, from 0 to 1; None if no window is known.
-
-    New sessions are assigned by another number, which includes the time to the reset: `Usage.headroom`.
-    """
-    if MAIN in limited(usage, now):
-        return 0.0
-    shares = [window.left(now) for window in usage.windows.values() if window.family == MAIN]
-    return round(min(shares), 3) if shares else None
-
-
-def windows(usage: Usage) -> list[Window]:
-    """Return the windows of an identity: the main limit's first, short ones before long ones."""
-    ordered = sorted(usage.windows.values(), key=lambda w: (w.family != MAIN, w.family, w.minutes))
-    return ordered[:WINDOWS_SHOWN]
-
-
-def limited(usage: Usage, now: float) -> dict[str, float]:
-    """Return the families of models that are limited, and until when each is."""
-    ends = sorted(usage.limited.items())[:WINDOWS_SHOWN] if usage.limited else ()
-    return {safe(family): until for family, until in ends if now < until <= now + LONGEST_LIMIT}
-
-
-def _limit(window: Window, now: float) -> dict[str, Any]:
-    has_passed = window.has_passed(now)
-    return {
-        "family": safe(window.family),
-        "minutes": window.minutes,
-        "used_percent": 0.0 if has_passed else window.used_percent,
-        "resets_at": None if has_passed or window.resets_at is None else window.ends,
-    }
 
 
 def _needs(identity: Identity, condition: Condition, where: str) -> str:

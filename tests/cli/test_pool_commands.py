@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 import tomllib
@@ -13,9 +14,10 @@ from pathlib import Path
 import keyring
 import pytest
 
-from codexpool.cli.common import open_the_state
+from codexpool.cli.common import moment, open_the_state
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
+from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
 from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
@@ -210,6 +212,7 @@ def test_list_shows_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert set(rows["work"]) == {
         *("name", "kind", "account_id", "user_id", "plan", "status"),
         *("since", "until", "evidence", "not_for", "fingerprint", "last_used"),
+        *("limits", "limited", "reset_credits"),
     }
     assert "401 token_revoked" in rows["spare"]["evidence"]
     # it is flagged, as a proxy would do it, and a list knows it without asking
@@ -417,6 +420,41 @@ def test_replace_removes_the_old_expiry(pool: Pool) -> None:
     pool.standin.add(new)
     pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token))
     assert "expires" not in pool.text
+
+
+def test_list_and_show_say_what_is_left_as_a_proxy_has_seen_it(pool: Pool) -> None:
+    # given: what a proxy has read, of an identity that nobody has used
+    pool.add(pat("work"))
+    pool.add(pat("spare"))
+    now = int(time.time())
+    usage = Usage()
+    usage.see(Window("codex", 10_080, 61.6, now + DAY, now))
+    usage.see(Window("codex", 300, 18.0, now + 600, now))
+    usage.see(Window("codex_spark", 300, 5.0, None, now))
+    usage.limit(Limit("codex_spark", now + 600), now)
+    usage.credits = ResetCredits(2, now + DAY, now, is_listed=True)
+    with open_the_state() as state:
+        state.put_note(USAGE, json.dumps(IdentityKey("acc-work", "user-work")), usage.document())
+        state.put_note(USAGE, json.dumps(IdentityKey("acc-spare", "user-spare")), {"windows": 7})  # not ours
+
+    rows, listed, shown = pool.list(), pool.run("list").stdout, pool.run("show", "work").stdout
+
+    soon, later = moment(now + 600), moment(now + DAY)
+    assert rows["work"]["limits"] == [
+        {"family": "codex", "minutes": 300, "used_percent": 18.0, "resets_at": soon},
+        {"family": "codex", "minutes": 10_080, "used_percent": 61.6, "resets_at": later},
+        {"family": "codex_spark", "minutes": 300, "used_percent": 5.0, "resets_at": None},
+    ]
+    assert rows["work"]["limited"] == {"codex_spark": soon}
+    assert rows["work"]["reset_credits"] == {"available": 2, "expires_at": later}
+    assert [rows["spare"][key] for key in ("limits", "limited", "reset_credits")] == [[], {}, None]
+    assert re.search(r"work .* 5 h: 18 % ", listed)
+    assert f"work: 2 reset credits, the first until {later}" in listed
+    assert re.search(
+        rf"limits +5 h: 18 % used, resets {soon}; 7 d: 62 % used, resets {later}; codex_spark 5 h", shown
+    )
+    assert re.search(rf"limited +codex_spark until {soon}", shown)
+    assert re.search(rf"reset credits +2 reset credits, the first until {later}", shown)
 
 
 # -- pause, resume, remove

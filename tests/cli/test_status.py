@@ -112,6 +112,16 @@ def test_a_limited_identity_shows_for_how_long(fake: FakeProxy) -> None:
     assert "limited for codex until 16:20:00 UTC" in text
 
 
+def test_reset_credits_are_shown_with_the_expiry_of_the_first(fake: FakeProxy) -> None:
+    some = identity(reset_credits={"available": 2, "expires_at": NOW + 86_400})
+    one, none = ({"available": number, "expires_at": None} for number in (1, 0))
+
+    assert "work: 2 reset credits, the first expires in 1 d" in shown(fake, identities=[some])
+    assert "work: 1 reset credit\n" in shown(fake, identities=[identity(reset_credits=one)])
+    for unknown in (identity(reset_credits=none), identity(reset_credits=None), identity()):
+        assert "reset credit" not in shown(fake, identities=[unknown])
+
+
 def test_unknown_limits_are_shown_as_unknown(fake: FakeProxy) -> None:
     assert "not known yet" in shown(fake, columns=120, identities=[identity(limits=[])])
 

@@ -34,6 +34,8 @@ def identity(name: str, **changes: Any) -> Document:
         "headroom": 0.82,
         "limits": [limit(300, 18.0, 2.2 * HOUR), limit(7 * 24 * 60, 61.4, 3.4 * DAY)],
         "limited": {},
+        "reset_credits": {"available": 0, "expires_at": None},
+        "not_for": [],
         "requests": 128,
         "refusals": 0,
         "last_used_at": now - 12,

@@ -111,6 +111,7 @@ def _normal() -> Scene:
             headroom=0.0,
             limits=[limit(300, 100.0, 12 * 60), limit(10080, 44.0, 2 * DAY)],
             expires_at=now + 43 * 60,
+            reset_credits={"available": 2, "expires_at": now + 9 * DAY},
             sessions=1,
         ),
         identity("night-shift", kind="command", status="suspect", since=now - 4, headroom=None, limits=[]),

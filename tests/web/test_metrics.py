@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from codexpool.pool.identity import Condition, Evidence, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.usage import MAIN, Limit, Window
+from codexpool.pool.usage import MAIN, Limit, ResetCredits, Window
 from codexpool.traces.history import BOUNDS, History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.metrics import AT_ONCE, length, scrape
@@ -64,6 +64,8 @@ def in_use() -> View:
     pool, history = ready_pool("work", "spare", "dead"), History()
     for window in (Window(MAIN, 300, 25.0, NOW + 600, NOW), Window("codex_other", 10_080, 50.0, None, NOW)):
         pool.states.usage(key(pool, "work")).see(window)
+    pool.states.usage(key(pool, "work")).credits = ResetCredits(2, NOW + 3600, NOW, is_listed=True)
+    pool.states.usage(key(pool, "spare")).credits = ResetCredits(0, None, NOW, is_listed=True)
     pool.states.limited("spare", key(pool, "spare"), Limit(MAIN, NOW + 60), Evidence(NOW, status=429))
     refuse(pool, "dead", NOW, NOW)
     condemn(pool, "dead", NOW)
@@ -122,6 +124,16 @@ def test_the_numbers_equal_those_of_history_and_pool() -> None:
     assert value(found, "codexpool_identity_expiry_timestamp_seconds", identity="work") == NOW + 86_400
     assert labelled(found, "codexpool_identity_returns_timestamp_seconds") == {
         frozenset({("identity", "spare")}): NOW + 60
+    }
+    assert [
+        value(found, "codexpool_identity_reset_credits", identity=name) for name in ("work", "spare", "dead")
+    ] == [
+        2,
+        0,
+        None,
+    ]
+    assert labelled(found, "codexpool_identity_reset_credit_expiry_timestamp_seconds") == {
+        frozenset({("identity", "work")}): NOW + 3600
     }
     work = {"identity": "work", "family": "codex", "window": "5h"}
     assert value(found, "codexpool_limit_used_ratio", **work) == 0.25

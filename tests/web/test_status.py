@@ -17,9 +17,10 @@ from codexpool.config.model import FromAuthJson, FromCommand
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.usage import MAIN, Limit, Usage, Window
+from codexpool.pool.usage import MAIN, Limit, ResetCredits, Usage, Window
 from codexpool.traces.history import History
-from codexpool.web.status import AT_ONCE, PROGRAMS, SESSIONS_SHOWN, WINDOWS_SHOWN, View, join, pieces
+from codexpool.views.limits import WINDOWS_SHOWN
+from codexpool.web.status import AT_ONCE, PROGRAMS, SESSIONS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
@@ -27,7 +28,17 @@ from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served,
 IDENTITY_KEYS = {
     *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
     *("status", "since", "until", "evidence", "needs", "expires_at", "reminder"),
-    *("sessions", "headroom", "limits", "limited", "not_for", "requests", "refusals", "last_used_at"),
+    *(
+        "sessions",
+        "headroom",
+        "limits",
+        "limited",
+        "reset_credits",
+        "not_for",
+        "requests",
+        "refusals",
+        "last_used_at",
+    ),
 }
 """What the page and `codexpool status` read of each."""
 
@@ -69,6 +80,7 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
     known.see(Window(MAIN, 300, 18.0, NOW + 600, NOW))
     known.see(Window("codex_other", 300, 90.0, None, NOW))
     known.limit(Limit("codex_other", NOW + 60), NOW)
+    known.credits = ResetCredits(2, NOW + 86_400, NOW, is_listed=True)
     for session, at in (("one", NOW - 4000), ("one", NOW - 5), ("two", NOW - 3)):
         served(history, request(session), ["work"], at=at)
 
@@ -99,6 +111,7 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
             {"family": "codex_other", "minutes": 300, "used_percent": 90.0, "resets_at": None},
         ],
         "limited": {"codex_other": NOW + 60},
+        "reset_credits": {"available": 2, "expires_at": NOW + 86_400},
         "not_for": [],
         "requests": 2,  # the first of the three is more than an hour ago
         "refusals": 0,
@@ -115,6 +128,7 @@ def test_an_unknown_identity_has_every_key() -> None:
     assert (row["kind"], row["status"], row["since"]) == ("oauth", "unverified", NOW)
     assert [row[name] for name in ("account_id", "user_id", "plan", "headroom", "last_used_at")] == [None] * 5
     assert (row["limits"], row["limited"], row["fedramp"], row["origin"]) == ([], {}, False, "")
+    assert row["reset_credits"] is None
 
 
 def test_an_unknown_user_is_null() -> None:

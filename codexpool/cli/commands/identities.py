@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from codexpool.cli.common import Failure, Pool, json_option, moment, name_argument, open_the_state, pool_option
-from codexpool.cli.identity_rows import identity_row, identity_rows, print_rows
+from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console
 from codexpool.config.model import FromAuthJson, FromFile
 from codexpool.config.tables import with_key, without_identity, without_key
@@ -55,6 +55,10 @@ def show(name: str, pool: Pool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
+    document["limits"] = list(map(described_limit, document["limits"]))
+    document["limited"] = [f"{family} until {until}" for family, until in document["limited"].items()]
+    credits = document["reset_credits"]
+    document["reset_credits"] = described_credits(credits) or ("none" if credits else None)
     table = Table.grid(padding=(0, 2))
     for key, value in document.items():
         style = STATUS_STYLES[row.status] if key == "status" else ""

@@ -77,6 +77,11 @@ function use(one) {
   const left = one.headroom === null ? "usage unknown" : `${Math.round(one.headroom * 100)} % left`;
   const refusals = one.refusals ? count(one.refusals, "refusal") : "";
   const content = facts(left, count(one.sessions, "session"), count(one.requests, "request"), refusals);
+  const credits = one.reset_credits;
+  if (credits?.available) {
+    content.push(` · ${count(credits.available, "reset credit")}`);
+    if (credits.expires_at) content.push(", the first expires\u00a0", [credits.expires_at, "relative"]);
+  }
   if (one.last_used_at) content.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
   if (one.expires_at) content.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
   return content;
