@@ -128,6 +128,7 @@ class Asked(NamedTuple):
     client does not say. ``is_turn`` is False for the list of models and routing discovery: they use nothing up, and
     their answers say nothing about calls of a model. ``only`` names the identities that may serve it; None: all.
     ``named`` is the one that the client names to the proxy: no other one serves it. Empty if it names none.
+    ``has_model``: nor may one serve it whose account lacks the model, by its list.
     """
 
     session: str | None
@@ -137,6 +138,7 @@ class Asked(NamedTuple):
     is_turn: bool = True
     only: frozenset[str] | None = None
     named: str = ""
+    has_model: bool = False
 
     @property
     def is_side(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from codexpool.common.recent import Recent
 from codexpool.pool.causes import Cause
+from codexpool.pool.entitlements import Entitlements
 from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusion, Exclusions, subjects
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
@@ -13,12 +15,24 @@ from codexpool.pool.patience import Edges
 from codexpool.pool.pins import Pin, Pins, Wanted
 from codexpool.pool.selection import Because, Rank, Ranking, Selection, rank
 from codexpool.pool.sessions import Session, Sessions
-from codexpool.pool.states import CONDEMNED, NO_LISTENER, SHORT_REST, IdentityStates, PoolListener
+from codexpool.pool.states import (
+    CONDEMNED,
+    NO_LISTENER,
+    SERVING_OR_SOON,
+    SHORT_REST,
+    IdentityStates,
+    PoolListener,
+)
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
+from codexpool.protocol.models import Catalogue
 
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
 OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
+CATALOGUES_KEPT = 256  # Clients, by version and the identities they may use, whose list of models is remembered.
 TROUBLES = 3  # Answers in a row that report the backend's own trouble, after which new sessions avoid an identity.
+
+
+_Client = tuple[str, frozenset[str] | None, str]  # A version, and the identities that may serve: see `Asked`.
 
 
 class Pool:
@@ -33,9 +47,12 @@ class Pool:
         self.pins = Pins()
         self.edges = Edges()
         self.exclusions = Exclusions()
+        self.entitlements = Entitlements()
         self.families: dict[str, str] = {}  # The limits of models, as answers have said; `MAIN` for all others.
         self.because = Because.NEW  # Why `choose` gave what it gave last.
         self._picks = 0
+        self._catalogues: Recent[_Client, tuple[tuple[int, int], Catalogue | None]]
+        self._catalogues = Recent(CATALOGUES_KEPT)
 
     def replace_identities(self, identities: Iterable[Identity], selection: Selection, at: float) -> None:
         """Take over a configuration. The same token keeps its state; the sessions of a name stay in any case."""
@@ -136,9 +153,53 @@ class Pool:
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
         """Return whether a client may use an identity, and only a limit is known against it for this request."""
-        if not self.may_serve(identity.name, asked):
+        if not self.may_serve(identity.name, asked) or (asked.has_model and self.lacks(identity, asked)):
             return False
         return all(e.is_limit for e in self.exclusions.against(identity, asked, at))
+
+    def lacks(self, identity: Identity, asked: Asked) -> bool:
+        """Return whether an identity's account does not have the model that a request asks for, by its list."""
+        if not asked.model or asked.is_side or not self.entitlements.differ:
+            return False
+        plan = subjects(identity.fingerprint, identity.metadata).plan
+        return asked.model in self.entitlements.lacked(plan)
+
+    def catalogue(self, asked: Asked, version: str) -> Catalogue | None:
+        """Return the list of models for a client of this version: all that its identities have.
+
+        None while it is not known. A limited or resting identity counts, one that needs a person does not. A pin
+        does not, either: a client asks for all its sessions.
+        """
+        if version not in self.entitlements.versions:
+            return None
+        revision, key = (self.states.revision, self.entitlements.revision), (version, asked.only, asked.named)
+        made_at, catalogue = self._catalogues.get(key, (None, None))
+        if made_at != revision:
+            catalogue = self._made_catalogue(asked, version)
+            self._catalogues[key] = (revision, catalogue)
+        return catalogue
+
+    def _made_catalogue(self, asked: Asked, version: str) -> Catalogue | None:
+        asked_for: dict[str, bool] = {}  # Whether the backend will be asked for the list, by account and plan.
+        for i in self.identities.values():
+            is_its = asked.is_served_by(i.name) and asked.named in ("", i.name)
+            if is_its and i.metadata is not None and i.status not in (*CONDEMNED, Status.PAUSED):
+                plan = subjects(i.fingerprint, i.metadata).plan
+                asked_for[plan] = asked_for.get(plan, False) or i.status in SERVING_OR_SOON
+        was_asked = self.entitlements.asked_at
+        if any(will_be and was_asked(plan, version) is None for plan, will_be in asked_for.items()):
+            return None  # It would change in a moment, and each change makes clients fetch it.
+        return self.entitlements.catalogue(version, tuple(asked_for))
+
+    @property
+    def knows_models(self) -> bool:
+        """Whether it matters which model a request asks for."""
+        return self.exclusions.knows_models or self.entitlements.differ
+
+    def leaves_for_model(self, name: str, asked: Asked, at: float, seconds: float) -> bool:
+        """Have a session leave an identity that lacks the model, if another serves it. Return whether it does."""
+        identity, asked = self.identities.get(name), asked._replace(has_model=True)
+        return identity is not None and self.lacks(identity, asked) and self.leaves(name, asked, at, seconds)
 
     def family_of(self, asked: Asked) -> str:
         return self.families.get(asked.model, MAIN)
@@ -162,7 +223,9 @@ class Pool:
         """Return the identity a session belongs to, if its token is being renewed: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
         own = self.states.by_keys.get(session.key) if session is not None else None
-        return own if own is not None and own.is_in_renewal and self.may_serve(own.name, asked) else None
+        if own is None or not (own.is_in_renewal and self.may_serve(own.name, asked)):
+            return None
+        return None if asked.has_model and self.lacks(own, asked) else own
 
     def awaited(self, asked: Asked, at: float, within: float, without: Iterable[str] = ()) -> list[Identity]:
         """Return the identities that may serve a request within so many seconds, though none does now."""

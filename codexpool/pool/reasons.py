@@ -39,6 +39,7 @@ class _Found(NamedTuple):
     is_allowed: bool
     is_unwanted: bool
     exclusions: Sequence[Exclusion]
+    lacks_model: bool
     family: str
     limited_until: float | None
     has_expired: bool
@@ -92,6 +93,7 @@ def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_c
         asked.is_served_by(i.name),
         wanted is not None and wanted.name != i.name,
         pool.exclusions.against(i, asked, at),
+        pool.lacks(i, asked),
         pool.family_of(asked),
         pool.limited_until(i, asked, at) if is_ready else None,
         i.has_expired(at),
@@ -123,6 +125,8 @@ def _against(found: _Found) -> Iterator[str]:
         yield "another identity was chosen by hand"
     else:
         yield from (e.described(at) for e in found.exclusions if not e.is_limit)
+        if found.lacks_model:
+            yield "its account's list does not have the model"
     if found.limited_until is not None:
         yield f"limited for {found.family} until {clock(found.limited_until, at)} UTC"
     if found.has_expired:

@@ -83,6 +83,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     its encrypted reasoning, and once more after an error of the backend. An answer that may be the request's
     own fault (`Next.ONCE`, `Next.ELSEWHERE`) is relayed if no other identity is left.
 
+    Identities whose list lacks the model are tried only when no other one serves, not even after a wait.
+
     Send None instead of a verdict if the attempt was not sent because its identity changed meanwhile: the generator
     yields another one, if there is one.
     """
@@ -92,6 +94,7 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     extra = {Next.LIGHTER, Next.AGAIN, Next.ONCE}
     lighter = may_relay = False
     prefer: str | None = None
+    asked = asked._replace(has_model=pool.entitlements.differ)
     while True:
         now = clock()
         own = pool.in_renewal(asked)
@@ -106,7 +109,10 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             identity = pool.choose(asked, now, tries.spent(pool))
         if identity is None:
             awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
-            if (seconds := patience.for_one_of(awaited)) <= 0:
+            if (seconds := patience.for_one_of(awaited)) <= 0 and asked.has_model:
+                asked = asked._replace(has_model=False)  # A list may be wrong: only a refusal excludes.
+                continue
+            if seconds <= 0:
                 return NobodyServes()
             yield from patience.spent_on(Wait(seconds), awaited)
             continue

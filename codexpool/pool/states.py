@@ -129,6 +129,7 @@ class IdentityStates:
         self.confirmation = Confirmation()
         self.by_keys: dict[IdentityKey, Identity] = {}  # Who serves an account and user: the first of the file.
         self.by_account: dict[str, list[Identity]] = {}
+        self.revision = 0  # Changes with the identities, their statuses and accounts.
         self._listener = listener
         self._ranking = ranking
         self._usages: dict[IdentityKey, Usage] = {}
@@ -349,6 +350,7 @@ class IdentityStates:
             self.causes.ended(identity.fingerprint, condition.since)
         self._ranking.change(identity)
         if before.status is not condition.status:
+            self.revision += 1
             if condition.status in REFUSED_FOR_GOOD:
                 self.causes.withdraw(identity.fingerprint)
                 is_news = before.status not in REFUSED_FOR_GOOD
@@ -411,6 +413,7 @@ class IdentityStates:
 
         A second token of the same account and user is paused: the two would share every limit and session.
         """
+        self.revision += 1
         self.by_keys, self.by_account = {}, {}
         # Sorting is stable: the file's order, but identities that need a person come last.
         for identity in sorted(self.identities.values(), key=lambda i: i.status in CONDEMNED or i.paused):

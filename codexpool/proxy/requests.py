@@ -65,7 +65,7 @@ def exchange_of(
 def waits_for_model(exchange: Exchange, pool: Pool) -> bool:
     """Return whether the choice of an identity depends on the model, and only the body names it."""
     asked = exchange.asked
-    return not (asked.model or asked.is_side or exchange.upgrade) and pool.exclusions.knows_models
+    return not (asked.model or asked.is_side or exchange.upgrade) and pool.knows_models
 
 
 async def read_body(flow: http.HTTPFlow, exchange: Exchange, pool: Pool | None) -> None:

@@ -1,0 +1,174 @@
+"""Which models an account may use, by the lists that the backend has given it. Pure: times are unix seconds.
+
+A list is of an account with its plan (as in `codexpool.pool.exclusions`), and for a version of the client: newer
+models are listed for newer clients only. So lists are compared within a version: an account lacks a model if another
+account's list has it, and none of its own. An account without a list may use everything, and so may all accounts
+use a model that no list has.
+
+A list never keeps an identity from serving: it decides who is asked first. Only a refusal excludes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from codexpool.common.recent import Recent
+from codexpool.protocol.models import TESTED, Catalogue, Entry, merged
+
+VERSIONS_KEPT: Final = 4  # Versions of clients for which lists are kept.
+VERSION_LASTS: Final = 3600.0  # Seconds without a request after which another version may take its place.
+KEPT: Final = 8_000  # Lists.
+BYTES_KEPT: Final = 32 * 2**20  # Of all lists; equal entries count once.
+LASTS: Final = 86_400.0  # Seconds that a list counts: it is read again half-hourly while its identity is in use.
+CATALOGUES_KEPT: Final = 16  # Merged lists.
+NOTHING: Final[frozenset[str]] = frozenset()
+
+
+class _Shared:
+    """A text that several lists have; the last of them takes it along."""
+
+    __slots__ = ("__weakref__", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+
+class _List(NamedTuple):
+    """What is known of an account's models; without entries it is not known, but was asked for."""
+
+    read_at: float
+    entries: tuple[Entry, ...] = ()
+    slugs: frozenset[str] = NOTHING
+    etag: str = ""
+    shared: tuple[_Shared, ...] = ()
+
+
+class Entitlements:
+    """The lists, by account with plan and by version."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, float] = {TESTED: 0.0}  # The versions to ask for, and when a client last had each.
+        self.revision = 0  # Changes with what the lists say.
+        self._lists: Recent[tuple[str, str], _List] = Recent(KEPT)
+        self._texts: WeakValueDictionary[bytes, _Shared] = WeakValueDictionary()
+        self._lacked: dict[str, frozenset[str]] | None = {}  # None: to be made.
+        self._catalogues: Recent[tuple[str, tuple[str, ...]], Catalogue | None] = Recent(CATALOGUES_KEPT)
+
+    # -- what is asked for
+
+    def asked_for(self, version: str, at: float) -> bool:
+        """Note that a client has this version. Return whether lists have to be read for it from now on.
+
+        While `VERSIONS_KEPT` others are in use it is not taken in: its clients get the answers of single identities.
+        """
+        if version in self.versions:
+            self.versions[version] = at
+            return False
+        oldest = min(self.versions, key=lambda known: self.versions[known])
+        is_free = len(self.versions) < VERSIONS_KEPT and self.versions[oldest] > 0
+        if not is_free and self.versions[oldest] + VERSION_LASTS > at:
+            return False
+        if not is_free:
+            del self.versions[oldest]
+            for key in [key for key in self._lists if key[1] == oldest]:
+                del self._lists[key]
+        self.versions[version] = at
+        self._changed()
+        return True
+
+    def etag(self, plan: str, version: str) -> str:
+        """Return the etag of the list that is known; empty if none is."""
+        return known.etag if (known := self._lists.get((plan, version))) is not None else ""
+
+    def asked_at(self, plan: str, version: str) -> float | None:
+        """Return when the backend was last asked for a list, whatever the answer."""
+        return known.read_at if (known := self._lists.get((plan, version))) is not None else None
+
+    # -- what the backend has said
+
+    def learn(self, plan: str, version: str, entries: Sequence[Entry], etag: str, at: float) -> bool:
+        """Keep a list. Return whether it is news; a list for which there is no room counts as unknown."""
+        known = self._lists.get((plan, version), _List(at))
+        shared = [self._shared(entry.text) for entry in entries]
+        if sum(len(text.text) for text in self._texts.values()) > BYTES_KEPT:
+            self.unread(plan, version, at)
+            return False
+        kept = tuple(entry._replace(text=one.text) for entry, one in zip(entries, shared, strict=True))
+        slugs = frozenset(entry.slug for entry in kept)
+        self._put(plan, version, _List(at, kept, slugs, etag, tuple(shared)))
+        return kept != known.entries
+
+    def unchanged(self, plan: str, version: str, at: float) -> None:
+        """Note that a list was read again, and is the same."""
+        if (known := self._lists.get((plan, version))) is not None:
+            self._lists[plan, version] = known._replace(read_at=at)
+
+    def unread(self, plan: str, version: str, at: float) -> None:
+        """Note that a list could not be read. An earlier one counts until it is too old."""
+        known = self._lists.get((plan, version))
+        if known is None:
+            self._put(plan, version, _List(at))
+
+    def keep(self, plans: set[str], at: float) -> None:
+        """Forget the lists of other accounts, and those that are too old."""
+        gone = [key for key, known in self._lists.items() if key[0] not in plans or known.read_at + LASTS < at]
+        for key in gone:
+            del self._lists[key]
+        if gone:
+            self._changed()
+
+    # -- what follows
+
+    @property
+    def differ(self) -> bool:
+        """Whether some account lacks a model that another one has."""
+        return bool(self._lacked_by_plan())
+
+    def lacked(self, plan: str) -> frozenset[str]:
+        """Return the models that an account does not have, by its lists."""
+        return self._lacked_by_plan().get(plan, NOTHING)
+
+    def models(self, plan: str) -> list[str]:
+        """Return the models that an account has by its lists, for people. Empty if that is not known."""
+        lists = (self._lists.get((plan, version)) for version in self.versions)
+        entries = {entry.slug: entry for known in lists if known is not None for entry in known.entries}
+        return [entry.slug for entry in sorted(entries.values(), key=lambda entry: entry.priority)]
+
+    def catalogue(self, version: str, plans: tuple[str, ...]) -> Catalogue | None:
+        """Return the list of all that these accounts have; None if no list is known."""
+        key = (version, plans)
+        if key not in self._catalogues:
+            known = [self._lists[plan, version].entries for plan in plans if (plan, version) in self._lists]
+            self._catalogues[key] = merged(known) if any(known) else None
+        return self._catalogues[key]
+
+    def _put(self, plan: str, version: str, new: _List) -> None:
+        known = self._lists.get((plan, version))
+        self._lists[plan, version] = new
+        if known is None or known.entries != new.entries:
+            self._changed()
+
+    def _shared(self, text: bytes) -> _Shared:
+        return self._texts.setdefault(hashlib.sha256(text).digest(), _Shared(text))
+
+    def _changed(self) -> None:
+        self.revision += 1
+        self._lacked = None
+        self._catalogues.clear()
+
+    def _lacked_by_plan(self) -> dict[str, frozenset[str]]:
+        if self._lacked is not None:
+            return self._lacked
+        own: dict[str, frozenset[str]] = {}
+        offered: dict[str, frozenset[str]] = {}
+        for (plan, version), known in self._lists.items():
+            own[plan] = own.get(plan, NOTHING) | known.slugs
+            offered[version] = offered.get(version, NOTHING) | known.slugs
+        self._lacked = {}
+        for (plan, version), known in self._lists.items():
+            if known.slugs and (lacked := offered[version] - own[plan]):
+                self._lacked[plan] = self._lacked.get(plan, NOTHING) | lacked
+        return self._lacked
