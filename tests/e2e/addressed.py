@@ -171,7 +171,8 @@ def main(folder: Path) -> None:
                         if of is kind:
                             before = len(standin.seen)
                             status = asked(here, way, more)
-                            saw[f"{strategy}: {name}"] = status, [seen.name for seen in standin.seen[before:]]
+                            names = [seen.name for seen in standin.seen[before:] if not seen.by_pool]
+                            saw[f"{strategy}: {name}"] = status, names
                 here.log_file.unlink()
         saw["heard"] = [secret.encode() in listener.heard for secret in (CLIENT.token, tokens[0].token)]
         pool_toml(folder, *tokens, head=MEMBERS, tail=member("ann"))

@@ -164,8 +164,9 @@ class World:
 
     @property
     def seen(self) -> list[Seen]:
-        """The stand-in's requests since `reset`, without whoami's."""
-        return [seen for seen in list(self.standin.seen)[self._since :] if seen.host != "auth.openai.com"]
+        """The stand-in's requests since `reset`, without those that the pool makes for itself, and whoami's."""
+        seen = list(self.standin.seen)[self._since :]
+        return [one for one in seen if one.host != "auth.openai.com" and not one.by_pool]
 
     def whoamis(self, name: str | None = None) -> list[Seen]:
         """Return whoami's requests since `reset`."""

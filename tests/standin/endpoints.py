@@ -267,8 +267,7 @@ class Backend:
 
 
 def _is_lent(request: Request, path: str) -> bool:
-    by_pool = (request.header("user-agent") or "").startswith("codexpool/")
-    return LENT.fullmatch(path) is not None or (by_pool and POOLS_OWN.fullmatch(path) is not None)
+    return LENT.fullmatch(path) is not None or (request.seen.by_pool and POOLS_OWN.fullmatch(path) is not None)
 
 
 def discovery(token: Token) -> dict[str, Any]:

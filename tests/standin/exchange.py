@@ -62,6 +62,11 @@ class Seen:
         """Return the first header of that name, ignoring case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
+    @property
+    def by_pool(self) -> bool:
+        """Whether codexpool asked for itself, and not with a client's request."""
+        return (self.header("user-agent") or "").startswith("codexpool/")
+
 
 @dataclass(slots=True)
 class Request:
