@@ -393,7 +393,9 @@ def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> No
     assert tab.run(f"{meter}.firstChild.getBoundingClientRect().width / {meter}.clientWidth") == pytest.approx(
         0.18, abs=0.01
     )
-    assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", text(tab, "#identities-list"))
+    identities = text(tab, "#identities-list")
+    assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", identities)
+    assert re.search(r"2 reset credits, the first expires\sin [89] d", identities)
 
 
 def test_without_scripts_it_names_the_command(tab: Tab, site: StandInSite) -> None:
