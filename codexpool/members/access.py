@@ -20,6 +20,7 @@ class Purpose(Enum):
     SWAP = "what is sent under an identity"
     SOCKET = "a WebSocket under an identity, other than the model's: its messages are not inspected"
     WORKSPACE = "what describes a workspace, which a member has none of"
+    QUOTA = "what is left of the limits"
     WHOAMI = "the owner of its credential"
     TOOLS = "the tools of a person"
     PERSONAL = "anything else that acts for a person, on a host of the backend"
@@ -42,6 +43,7 @@ class Outcome(Enum):
     """What happens to a request."""
 
     UNTOUCHED = "what would happen if there were no members"
+    OWN = "sent with its own credential"
     SWAPPED = "sent under an identity of the pool that may serve the member"
     IDENTIFIED = "a whoami made up for the member"
     NO_TOOLS = "an empty list of tools"
@@ -61,6 +63,7 @@ _KEYS: Final[Mapping[Proof, Row]] = {
         Purpose.SWAP: Outcome.SWAPPED,
         Purpose.SOCKET: Outcome.NOT_FOR_KEYS,
         Purpose.WORKSPACE: Outcome.SWAPPED,
+        Purpose.QUOTA: Outcome.SWAPPED,
         Purpose.WHOAMI: Outcome.IDENTIFIED,
         Purpose.TOOLS: Outcome.NO_TOOLS,
         Purpose.PERSONAL: Outcome.NOT_FOR_KEYS,
@@ -88,10 +91,21 @@ TABLE: Final[Mapping[Access, Mapping[Proof, Row]]] = {
             **_UNTOUCHED,
             Purpose.SWAP: Outcome.REFUSED,
             Purpose.SOCKET: Outcome.REFUSED,
+            Purpose.QUOTA: Outcome.OWN,
             Purpose.API: Outcome.EXPLAINED,
         },
-        # A 401 would make the client renew its login.
-        Proof.LOGIN: {**_UNTOUCHED, Purpose.SWAP: Outcome.EXPLAINED, Purpose.SOCKET: Outcome.EXPLAINED},
-        Proof.OTHER: {**_UNTOUCHED, Purpose.SWAP: Outcome.REFUSED, Purpose.SOCKET: Outcome.REFUSED},
+        Proof.LOGIN: {
+            **_UNTOUCHED,
+            # A 401 would make the client renew its login.
+            Purpose.SWAP: Outcome.EXPLAINED,
+            Purpose.SOCKET: Outcome.EXPLAINED,
+            Purpose.QUOTA: Outcome.OWN,
+        },
+        Proof.OTHER: {
+            **_UNTOUCHED,
+            Purpose.SWAP: Outcome.REFUSED,
+            Purpose.SOCKET: Outcome.REFUSED,
+            Purpose.QUOTA: Outcome.OWN,
+        },
     },
 }

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from codexpool.pool.patience import Waited
-from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS
+from codexpool.protocol.endpoints import CHATGPT, TURN_PATHS, USAGE
 
 HALF_LIFE = 900.0
 """Seconds after which a new session counts half: by then answers have told what it uses.
@@ -129,6 +129,7 @@ class Asked(NamedTuple):
     their answers say nothing about calls of a model. ``only`` names the identities that may serve it; None: all.
     ``named`` is the one that the client names to the proxy: no other one serves it. Empty if it names none.
     ``has_model``: nor may one serve it whose account lacks the model, by its list.
+    ``client`` tells apart the clients that ask; empty if that is not needed.
     """
 
     session: str | None
@@ -139,6 +140,12 @@ class Asked(NamedTuple):
     only: frozenset[str] | None = None
     named: str = ""
     has_model: bool = False
+    client: str = ""
+
+    @property
+    def is_usage(self) -> bool:
+        """Whether it only asks what is left: an identity at its limit can answer that, too."""
+        return self.path == USAGE
 
     @property
     def is_side(self) -> bool:

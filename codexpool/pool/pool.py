@@ -128,6 +128,23 @@ class Pool:
         self.pins.set(session, pin)
         self.exclusions.forget_session(session)
 
+    def reads_usage(self, asked: Asked, at: float, without: Iterable[str] = ()) -> Identity | None:
+        """Return an identity at its limit that can say what is left: of those, the first that serves again."""
+        excluded = frozenset(without)
+        able = [i for i in self.identities.values() if i.name not in excluded and self._reads_usage(i, asked, at)]
+        self.because = Because.USAGE
+        return min(able, key=lambda i: i.condition.until or math.inf, default=None)
+
+    def _reads_usage(self, identity: Identity, asked: Asked, at: float) -> bool:
+        return (
+            asked.is_usage
+            and identity.status is Status.LIMITED
+            and identity.metadata is not None
+            and not identity.unsendable
+            and self.may_serve(identity.name, asked)
+            and not self.exclusions.against(identity, asked, at)
+        )
+
     def can_serve(self, asked: Asked, at: float) -> bool:
         return any(self._is_able(identity, asked, at) for identity in self.identities.values())
 
@@ -144,11 +161,12 @@ class Pool:
 
     def may_be_tried(self, identity: Identity, asked: Asked) -> bool:
         """Return whether a request assigned to an identity may still leave under it if no other can serve."""
+        never = (*CONDEMNED, Status.PAUSED, Status.UNVERIFIED)
         return (
             self.identities.get(identity.name) is identity
             and self.may_serve(identity.name, asked)
             and identity.metadata is not None
-            and identity.status not in (*CONDEMNED, Status.PAUSED, Status.UNVERIFIED, Status.LIMITED)
+            and identity.status not in (never if asked.is_usage else (*never, Status.LIMITED))
         )
 
     def is_for(self, identity: Identity, asked: Asked, at: float) -> bool:
@@ -273,6 +291,10 @@ class Pool:
             session, because = self.sessions.get(asked.parent), Because.PARENT
         if session is not None and (own := self.states.by_keys.get(session.key)) is not None:
             yield own, because
+        if asked.session is None and not asked.is_turn:
+            key = self.sessions.last_of(asked.client)
+            if key is not None and (last := self.states.by_keys.get(key)) is not None:
+                yield last, Because.CLIENT
         if asked.session is not None:
             for what in (asked.path, self.family_of(asked)):
                 key = self.sessions.aside(asked.session, what)

@@ -107,6 +107,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             return Relay()
         if identity is None:
             identity = pool.choose(asked, now, tries.spent(pool))
+        if identity is None and asked.is_usage:
+            identity = pool.reads_usage(asked, now, tries.refused(pool))
         if identity is None:
             awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
             if (seconds := patience.for_one_of(awaited)) <= 0 and asked.has_model:

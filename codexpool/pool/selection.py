@@ -36,6 +36,8 @@ class Because(StrEnum):
     PARENT = "the session that started this one is with it"
     PREFERRED = "the request stays with it"
     ASIDE = "it serves this endpoint or model for the session"
+    CLIENT = "it served the last turn of this client"
+    USAGE = "none can serve, and it can say what is left"
     NEW = "a new session"
     MOVED = "the session moves to it"
     NO_SESSION = "the request names no session"

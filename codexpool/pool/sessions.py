@@ -10,6 +10,7 @@ from codexpool.pool.identity import IdentityKey
 
 KEPT = 100_000  # Sessions that are remembered; beyond that the one used longest ago is forgotten.
 ASIDES_KEPT = 10_000  # Endpoints and families of sessions that another identity serves.
+CLIENTS_KEPT = 10_000  # Clients whose last identity is remembered.
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: Recent[str, Session] = Recent(KEPT)
         self._asides: Recent[tuple[str, str], IdentityKey] = Recent(ASIDES_KEPT)
+        self._clients: Recent[str, IdentityKey] = Recent(CLIENTS_KEPT)
 
     def get(self, session: str | None) -> Session | None:
         """Return a known session, which counts as used."""
@@ -58,3 +60,11 @@ class Sessions:
 
     def set_aside(self, session: str, what: str, key: IdentityKey) -> None:
         self._asides[(session, what)] = key
+
+    # What a client asks without naming a session goes to the identity that served its last turn.
+
+    def last_of(self, client: str) -> IdentityKey | None:
+        return self._clients.get(client)
+
+    def note_served(self, client: str, key: IdentityKey) -> None:
+        self._clients[client] = key

@@ -64,6 +64,7 @@ class Answer:
     lightens: bool = False
     side: bool = False
     own: bool = False
+    is_usage: bool = False  # It only asked what is left.
 
     @property
     def speaks_of_endpoint(self) -> bool:
@@ -148,6 +149,7 @@ TABLE = (
     Row("3b", lambda a: a.status == 403 and a.code in ADDRESS_CODES, Finding.OWN, Next.RELAY),
     Row("4", lambda a: a.status in (401, 403) and a.speaks_of_endpoint, Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     Row("4a", lambda a: a.speaks_of_model, Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
+    Row("4c", lambda a: a.is_usage and a.status in (401, 402, 403, 429), Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
     Row("5a", lambda a: a.own and (a.speaks_of_workspace or a.is_sides_own), Finding.OWN, Next.ELSEWHERE),
     Row("5b", lambda a: a.is_sides_own, Finding.NOT_ON_THIS_ENDPOINT, Next.OTHER),
     Row("5", lambda a: a.speaks_of_workspace, Finding.WORKSPACE, Next.OTHER),
@@ -169,6 +171,7 @@ with a letter are ours:
 - 3, 3a: a page of the content network is about the proxy's address, its 429 too. A 401 page must not reach the
   client, which would answer it by spending its own refresh token.
 - 3b: what is about the proxy's address is the same under every identity.
+- 4c: every client asks this all the time, and a token may lack the right to ask: only a turn puts it in doubt.
 - 5a: what enough identities were refused for is the request's own. It is still tried under the others, changes none
   of them, and is relayed if all refuse. (Not so a 401 or a limit: see `codexpool.proxy.judge.learn`.)
 - 5b: what a side endpoint says counts for that endpoint, never for the identity.

@@ -12,18 +12,26 @@ from codexpool.protocol.endpoints import ACCOUNTS_CHECK, CONFIG_BUNDLE, HOST, RE
 
 
 class Policy(StrEnum):
-    """What happens to a request. Only the two ``SWAP…`` ones change it, and ``LENT`` that of a member."""
+    """What happens to a request."""
 
     SWAP = "swap"
     SWAP_IDS = "swap, ids rewritten"
-    LENT = "own, lent to members"
+    LENT = "lent"
+    """An identity's answer, which shows the client what the pool has left instead of its own login's limits."""
+    LENT_TO_MEMBERS = "own, lent to members"
     """The client's own credential; a member's client, which has none, gets an identity's answer."""
     OWN = "own"  # The client's own credential, untouched: these requests act for a person.
     NEVER = "never"  # Not a host of the backend: no pooled secret leaves for it.
 
     @property
     def swaps(self) -> bool:
+        """Whether no such request may leave with the client's own credential."""
         return self in (Policy.SWAP, Policy.SWAP_IDS)
+
+    @property
+    def takes_identity(self) -> bool:
+        """Whether such a request of any client gets an identity of a pool that serves the client."""
+        return self.swaps or self is Policy.LENT
 
 
 class Route(NamedTuple):
@@ -51,7 +59,7 @@ ROUTES = (
     Route("/backend-api/codex/alpha/search", Policy.SWAP),  # Not its siblings: notes and history are a person's own.
     Route("/backend-api/codex/realtime/", Policy.SWAP),
     Route(ACCOUNTS_CHECK, Policy.SWAP_IDS, ("GET",)),
-    Route(CONFIG_BUNDLE, Policy.LENT, ("GET",)),
+    Route(CONFIG_BUNDLE, Policy.LENT_TO_MEMBERS, ("GET",)),
     Route(USAGE, Policy.LENT, ("GET",)),
 )
 """The path policy. What is not listed keeps the client's own credential.

@@ -28,7 +28,7 @@ from codexpool.proxy.bodies import look
 from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import Exchange, Incoming, comment, model_in_body, replace_response
 from codexpool.proxy.flows import Flows
-from codexpool.proxy.held_answers import read, scrub, show_own_id
+from codexpool.proxy.held_answers import read, scrub, show_no_person, show_own_id
 from codexpool.proxy.judge import BackendAnswer, judge, learn
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.turns import Turns
@@ -228,6 +228,8 @@ class Answers:
                 self._attempts.served(flow, exchange)
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
+            if exchange.policy is Policy.LENT and response.status_code == 200:
+                show_no_person(response, exchange.client_account)
             return
         await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 
@@ -302,7 +304,7 @@ class Answers:
     def _unjudged(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Refuse an answer that was not judged because a hook of another addon raised, and ours was skipped."""
         response = flow.response
-        acts = exchange.policy is Policy.SWAP_IDS or (response is not None and is_held(response.status_code))
+        acts = exchange.policy is not Policy.SWAP or (response is not None and is_held(response.status_code))
         if response is not None and flow.error is None and exchange.is_answered and acts:
             text = "session %s: a hook of another addon raised, and the %d of %s was not judged: answered with a 503"
             logger.warning(text, exchange.named, response.status_code, exchange.attempt.name)

@@ -10,10 +10,12 @@ from typing import Protocol
 from mitmproxy import http
 
 from codexpool.pool import recovery
+from codexpool.pool.identity import Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import NobodyServes, Pause, Relay, Renew, Try, Wait, advance
 from codexpool.pool.verdict import Verdict
+from codexpool.protocol.lent_usage import NOTHING_KNOWN
 from codexpool.protocol.routes import Policy
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.dressed_copy import label
@@ -120,7 +122,8 @@ class Attempts:
 
     def served(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Note that the last attempt has a good answer. Raises NotServingError."""
-        self._logged = ""
+        if not exchange.asked.is_usage:
+            self._logged = ""
         exchange.attempt.trace.verdict = tracer.GOOD
         asked = exchange.asked._replace(is_turn=False) if exchange.upgrade else exchange.asked
         self._flows.keeper.served(exchange.attempt.name, asked, exchange.attempt.at)
@@ -132,7 +135,8 @@ class Attempts:
         identity = keeper.pool.identities.get(attempt.name) if keeper is not None else None
         if keeper is None or identity is None or not keeper.pool.may_serve(identity.name, exchange.asked):
             return True
-        return not identity.serves_on or identity.fingerprint != attempt.bearer.fingerprint
+        is_at_limit = exchange.asked.is_usage and identity.status is Status.LIMITED
+        return not (identity.serves_on or is_at_limit) or identity.fingerprint != attempt.bearer.fingerprint
 
     def choose_again(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Replace an attempt that was not sent; by one under the same identity, if there is no other.
@@ -155,11 +159,13 @@ class Attempts:
     def _nobody_serves(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         now = time.time()
         why = no_identity(self._flows.keeper.pool, exchange.asked, now)
-        if why.message != self._logged:
+        if why.message != self._logged and not exchange.asked.is_usage:
             logger.warning("session %s: %s", exchange.named, why.message)
             self._logged = why.message  # Every client gets the reason; the log only when it changes.
         if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
             answer = replies.discovered(exchange.client_account)
+        elif exchange.asked.is_usage:
+            answer = replies.document(NOTHING_KNOWN)
         else:
             answer = replies.unservable(why.message, why.summary, exchange.upgrade, why.returns_at, why.is_limit, now)
         exchange.trace.replied(why.message)

@@ -10,6 +10,7 @@ from functools import partial
 
 from mitmproxy import http
 
+from codexpool.common.addresses import household
 from codexpool.members.register import Member
 from codexpool.members.turn_queue import Slot
 from codexpool.pool.identity import Asked, Metadata
@@ -31,6 +32,7 @@ NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, 
 LONGEST_FOUND = 1_024  # Longest value, in bytes and with its name, to find in a body.
 LONGEST_NAME = 200  # Characters of the name of a session or model; a longer one is replaced by its digest.
 _TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'  # Within a JSON string the quotes would be escaped.
+USER_AGENT = b"user-agent"
 PARENT = b"x-codex-parent-thread-id"  # The header in which a sub-agent's request names the session that started it.
 Address = tuple[bytes, str, int, bytes, bytes]  # Scheme, host, port, method and path of a request.
 
@@ -141,6 +143,12 @@ def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | Non
         path not in NO_TURN,
     )
     return asked, source.decode() if source is not None else None
+
+
+def client_of(values: Mapping[bytes, bytes], address: str) -> str:
+    """Return what tells a client apart: its account, its address and its user agent."""
+    named = (values.get(name, b"").decode("latin-1") for name in (headers.ACCOUNT, USER_AGENT))
+    return bounded(" ".join((household(address), *named)))
 
 
 def bounded(name: str) -> str:

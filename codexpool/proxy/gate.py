@@ -67,6 +67,7 @@ class Entrance:
 
 
 UNTOUCHED: Final = Entrance(Outcome.UNTOUCHED)
+OWN: Final = Entrance(Outcome.OWN)
 
 
 class Gate:
@@ -152,7 +153,7 @@ class Gate:
             entrance = UNTOUCHED
         else:
             entrance = Entrance(Outcome.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
-        if entrance is not UNTOUCHED:
+        if entrance is not UNTOUCHED and entrance is not OWN:
             entrance.policy = policy
             if entrance.outcome is not Outcome.SWAPPED:
                 self._keep(flow, entrance)
@@ -173,12 +174,12 @@ class Gate:
         if purpose is Purpose.PERSONAL and routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
             purpose = Purpose.SWAP  # Another method is no way around the pool's paths.
         what = TABLE[self.access][proof][purpose]
-        if what is not Outcome.UNTOUCHED:
+        if what not in (Outcome.UNTOUCHED, Outcome.OWN):
             return Entrance(what, why=why)
         address = source_of(flow)
         if not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address)):
             _end_if_endless(flow)
-        return UNTOUCHED
+        return OWN if what is Outcome.OWN else UNTOUCHED
 
     def _brought(self, flow: http.HTTPFlow) -> tuple[Proof, str]:
         """Return what a request without a key comes with, and the reason to refuse it with."""
@@ -281,6 +282,8 @@ def purpose_of(request: http.Request, policy: Policy) -> Purpose:
         is_socket = "websocket" in request.headers.get("upgrade", "").lower()
         return Purpose.SOCKET if is_socket and path != endpoints.RESPONSES else Purpose.SWAP
     if policy is Policy.LENT:
+        return Purpose.QUOTA
+    if policy is Policy.LENT_TO_MEMBERS:
         return Purpose.WORKSPACE
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(endpoints.API_PATHS))):
         return Purpose.ELSEWHERE  # Pages for a browser.

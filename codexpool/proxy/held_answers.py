@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from mitmproxy import http
 
+from codexpool.protocol import lent_usage
 from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.discovery import seen_by_client
 from codexpool.protocol.errors import unpacked
@@ -55,6 +56,15 @@ def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None
     except ValueError:
         return
     response.content = json.dumps(seen_by_client(document, pooled_id, client_id)).encode()
+
+
+def show_no_person(response: http.Response, client_id: str) -> None:
+    """Remove what names the person behind the identity from an answer that says what is left."""
+    try:
+        document = loads(read(response).text)
+    except ValueError:
+        document = None
+    response.content = json.dumps(lent_usage.seen_by_client(document, client_id)).encode()
 
 
 def scrub(response: http.Response, secrets: Mapping[bytes, bytes]) -> bytes:

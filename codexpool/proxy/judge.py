@@ -117,6 +117,7 @@ def judge(
         repeatable=repeatable,
         lightens=lightens,
         side=asked.is_side,
+        is_usage=asked.is_usage,
         own=pool.states.causes.is_own(_cause(asked, received), attempt.bearer.fingerprint, time.time()),
     )
     evidence = Evidence(
@@ -202,7 +203,7 @@ def learn(
         case Finding.THROTTLED:
             after = rate_limits.retry_after(received.values, received.message, at)
             pool.states.throttled(name, evidence, after, cause)
-        case Finding.UPSTREAM:
+        case Finding.UPSTREAM if not asked.is_usage:
             pool.troubled(name, at)
         case _:
             pass

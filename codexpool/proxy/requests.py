@@ -11,11 +11,12 @@ import time
 
 from mitmproxy import http
 
+from codexpool.common.addresses import address_of as peer_address
 from codexpool.members import register
 from codexpool.members.access import Outcome
 from codexpool.members.register import Member
 from codexpool.pool.pool import Pool
-from codexpool.protocol import headers, routes
+from codexpool.protocol import endpoints, headers, routes
 from codexpool.protocol.inflate import UnreadableError
 from codexpool.protocol.routes import Policy
 from codexpool.proxy import probe as probing
@@ -26,6 +27,7 @@ from codexpool.proxy.exchange import (
     Exchange,
     address_of,
     asked_of,
+    client_of,
     model_in_body,
     of_whom,
     prompt_cache_key,
@@ -53,6 +55,7 @@ def exchange_of(
     # Only a GET upgrades: a POST with that header is a model request, and counts as one.
     upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
     asked, source = asked_of(values, routes.normalised(request.path.partition("?")[0]))
+    asked = asked._replace(client=client_of(values, peer_address(flow.client_conn.peername)))
     trace = tracer.begun(flow, policy, asked, source, upgrade, member.name if member is not None else "")
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
     probe = probing.probe_of(values)
@@ -108,13 +111,14 @@ class Requests:
         policy = self._flows.policy(flow.request)
         keeper = self._flows.keeper_if_any
         entrance = self._gate.enter(flow, policy, keeper, self._flows.closed)
-        is_let_in = entrance.outcome is Outcome.SWAPPED or (entrance.outcome is Outcome.UNTOUCHED and policy.swaps)
+        outcome = entrance.outcome
+        is_let_in = outcome is Outcome.SWAPPED or (outcome is Outcome.UNTOUCHED and policy.takes_identity)
         if not is_let_in or keeper is None:
             return
         flow.request.stream = False
         member = entrance.member
         only = self._serving(keeper, member, flow.request.path) if member is not None else None
-        exchange = exchange_of(flow, Policy.SWAP if policy is Policy.LENT else policy, member, only)
+        exchange = exchange_of(flow, Policy.SWAP if policy is Policy.LENT_TO_MEMBERS else policy, member, only)
         self._flows[flow] = exchange
         self._history.began(exchange.trace)
         shown = "waiting"
@@ -129,8 +133,8 @@ class Requests:
     @staticmethod
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
         """Return the identities that may serve a member's request; None for all."""
-        lent = routes.route_of("GET", routes.normalised(path.partition("?")[0])).policy is Policy.LENT
-        return register.names_of_its_plan(keeper.pool, member) if lent else member.identities
+        is_policy_of_workspace = routes.normalised(path.partition("?")[0]) == endpoints.CONFIG_BUNDLE
+        return register.names_of_its_plan(keeper.pool, member) if is_policy_of_workspace else member.identities
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Refuse a request of a swap path because the proxy is ending; return whether it was one."""

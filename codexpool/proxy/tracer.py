@@ -128,7 +128,8 @@ def untouched(flow: http.HTTPFlow) -> Trace:
     """Make the trace of a finished request that codexpool did not touch."""
     request, response = flow.request, flow.response
     policy = policy_of(request, routes.BACKEND_ONLY)
-    policy = Policy.OWN if policy is Policy.LENT else policy  # That of a member would have a trace.
+    if policy in (Policy.LENT, Policy.LENT_TO_MEMBERS):
+        policy = Policy.OWN  # It would have a trace if an identity had been asked.
     asked, source = asked_of(first_values(request.data.headers.fields), request.path.partition("?")[0])
     trace = _trace(flow, policy, asked, source, flow.websocket is not None)
     trace.at, trace.request_bytes = request.timestamp_start, len(request.raw_content or b"")

@@ -124,4 +124,5 @@ def _turns(count: int) -> str:
 def served(keeper: Keeper, exchange: Exchange, tokens: Tokens | None, model: str = "") -> None:
     """Count a turn that was served to its end; ``model`` is the one it named, if not that of the exchange."""
     name = exchange.member.name if exchange.member is not None else ""
+    keeper.pool.sessions.note_served(exchange.asked.client, exchange.attempt.metadata.key)
     keeper.ledger.count_served(name, exchange.attempt.name, model or exchange.asked.model, tokens, time.time())

@@ -35,6 +35,7 @@ LONGEST_MESSAGE = 4_000  # characters kept of what codexpool answered in place o
 MEANS = {
     "swap": "sent under an identity of the pool",
     "swap, ids rewritten": "sent under an identity of the pool; in the answer its account's id becomes the client's",
+    "lent": "asked under an identity of the pool, so that the client sees what the pool has left",
     "own": "passed on with the client's own credential: it acts for a person",
     "never": "not a host of the backend: passed on, untouched",
 }

@@ -115,7 +115,7 @@ class Keeper(PoolListener):
             self._watch_breaker()
             self._wake()
         identity = self.pool.identities.get(name)
-        if identity is None or identity.metadata is None:
+        if identity is None or identity.metadata is None or asked.is_usage:
             return
         self._persistence.identity_served(self.config.path, identity)
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:

@@ -127,7 +127,7 @@ def _asked(document: Document) -> Iterator[Line]:
 
 def _tried(document: Document) -> Iterator[Line]:
     attempts = document["attempts"]
-    if not attempts and document["policy"]["name"].startswith("swap"):
+    if not attempts and document["policy"]["name"].startswith(("swap", "lent")):
         yield Line("none", Role.FACT if document["answer"]["status"] is None else Role.BAD)
     elif not attempts:
         yield Line("none: it keeps the credential that the client sent")

@@ -28,7 +28,7 @@ class Others:
             case "credential":
                 flow.request.headers["authorization"] = "Bearer at-test-put-there-by-another-addon-0123456789"
             case "path":
-                flow.request.path = "/backend-api/wham/usage"
+                flow.request.path = "/backend-api/wham/settings/user"
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if self.deed == "kill-answer" and flow.request.host == HOST:

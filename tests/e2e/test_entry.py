@@ -21,7 +21,7 @@ from mitmproxy import http
 from mitmproxy.io import FlowReader
 
 from tests.e2e.conftest import OLD, Make
-from tests.e2e.world import FAILED_CLOSED, MODEL, USAGE, World, copied_entry, served_by, socket_turn
+from tests.e2e.world import FAILED_CLOSED, MODEL, OWN, World, copied_entry, served_by, socket_turn
 from tests.running import CLIENT, ROOT, pat, until
 from tests.standin import RESPONSES, WHOAMI, Answer
 
@@ -234,7 +234,7 @@ def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -
             upgrade = client.get(MODEL, headers={"upgrade": "websocket", "connection": "upgrade"})
             assert {answer.status_code for answer in (*answers, upgrade)} == {503}
             assert world.seen == []
-            assert client.get(USAGE).status_code == 200
+            assert client.get(OWN).status_code == 200
             assert world.seen[-1].name == "client"
         world.check()
 

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from tests.e2e.door import SECRET
-from tests.e2e.world import BACKEND, FAILED_CLOSED, USAGE, World, a_world, served_by, socket_turn
+from tests.e2e.world import BACKEND, FAILED_CLOSED, OWN, World, a_world, served_by, socket_turn
 from tests.running import CLIENT, pat
 from tests.standin import DISCOVERY, RESPONSES, Answer
 
@@ -112,7 +112,7 @@ async def test_nothing_leaves_undressed_whatever_breaks(world: World, module: st
                 await socket_turn(socket)
         except (WebSocketException, OSError) as error:
             refused = str(error)
-        own = client.get(USAGE)
+        own = client.get(OWN)
 
     assert "401" not in refused
     for answer in answers:

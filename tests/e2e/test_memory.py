@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from tests.e2e.conftest import Make
-from tests.e2e.world import MODEL, USAGE
+from tests.e2e.world import MODEL, OWN
 from tests.running import pat, until
 from tests.standin import RESPONSES, Answer
 
@@ -54,7 +54,7 @@ async def test_streams_sockets_and_finished_requests_are_not_kept(make: Make) ->
                 world.standin.plan(Answer(path="/backend-api/codex/memories/x", status=401, body=body))
                 client.get("https://chatgpt.com/backend-api/codex/memories/x")
             world.turn(client, f"many-{number}")
-            client.get(USAGE)
+            client.get(OWN)
 
     world.standin.plan(Answer(path=RESPONSES, times=5, delay=5))
     async with world.proxy.async_client() as leaving:

@@ -25,7 +25,7 @@ from tests.e2e import tunnels
 from tests.e2e.conftest import Make
 from tests.e2e.logins import TOKEN_ENDPOINT, auth_entry, login_of, owner
 from tests.e2e.test_secrets import LOUDEST, traces
-from tests.e2e.world import MODEL, USAGE, E2EProxy, World, a_world, copied_entry, own_headers, served_by, socket_turn
+from tests.e2e.world import MODEL, OWN, E2EProxy, World, a_world, copied_entry, own_headers, served_by, socket_turn
 from tests.running import CLIENT, pat, pool_toml, until
 from tests.standin import CLOUDFLARE_PAGE, DISCOVERY, RESPONSES, WHOAMI, Answer, StandIn, Token
 
@@ -152,7 +152,7 @@ def test_no_placeholder_leaves_beside_another_addon(world: World, deed: str) -> 
     expected = {
         "answer": set(),
         "credential": {(RESPONSES, others)},
-        "path": {("/backend-api/wham/usage", own)},
+        "path": {("/backend-api/wham/settings/user", own)},
     }
     assert sent == expected.get(deed, {(RESPONSES, own)})
 
@@ -355,7 +355,7 @@ def test_observing_sends_runs_and_writes_nothing(tmp_path: Path) -> None:
                 standin.plan(Answer(path=RESPONSES, status=status, body=REVOKED))
                 for session in ("a", "b", "c"):
                     client.post(MODEL, json={"model": "m"}, headers={"thread-id": session})
-            client.get(USAGE)
+            client.get(OWN)
         time.sleep(1.5)  # longer than the keeper's own second, if there were one
         proxy.stop()
 
@@ -486,9 +486,9 @@ def test_an_invalid_switch_is_refused_at_the_start(make: Make, setting: str) -> 
 
 def test_nothing_is_traced_on_other_paths(world: World) -> None:
     with world.proxy.client() as client:
-        answer = client.get(USAGE)
+        answer = client.get(OWN)
         with suppress(httpx.TransportError):
             client.get("https://ab.chatgpt.com/x")
 
     assert answer.status_code == 200
-    assert not re.search(r"observed: GET /(backend-api/wham/usage|x)", world.proxy.log)
+    assert not re.search(r"observed: GET /(backend-api/wham/settings/user|x)", world.proxy.log)

@@ -20,7 +20,7 @@ from codexpool.cli import main
 from codexpool.recording import files
 from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
-from tests.e2e.world import USAGE, World, served_by, socket_turn
+from tests.e2e.world import OWN, World, served_by, socket_turn
 from tests.recording.flows import is_in, readable
 from tests.running import CLIENT, ROOT, Codex, answered, pat, pool_toml, until
 from tests.standin import RESPONSES, Answer, StandIn
@@ -57,7 +57,7 @@ async def a_busy_day(world: World) -> None:
             Answer(path=RESPONSES, status=400, body=echo, headers={"set-cookie": f"a={COOKIE}2; Path=/"})
         )
         assert world.turn(client, "one").status_code == 400
-        assert client.get(USAGE).status_code == 200
+        assert client.get(OWN).status_code == 200
     async with world.socket("two") as socket:
         served_by(await socket_turn(socket, f"{PROMPT}, says {EMAIL}"))
 

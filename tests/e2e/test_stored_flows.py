@@ -10,7 +10,7 @@ from mitmproxy import http
 from mitmproxy.io import FlowReader
 
 from tests.e2e.conftest import Make
-from tests.e2e.world import USAGE, served_by, socket_turn
+from tests.e2e.world import OWN, served_by, socket_turn
 from tests.running import pat
 from tests.standin import RESPONSES, Answer
 
@@ -27,7 +27,7 @@ async def test_stored_flows_are_written_unchanged(make: Make, tmp_path: Path) ->
     world.standin.plan(Answer(path=RESPONSES, status=401, body={"error": {"code": "token_revoked"}}))
     with world.proxy.client() as client:
         served_by(world.turn(client, "s"))
-        client.get(USAGE)
+        client.get(OWN)
         client.get("http://codex.pool/api/status")
     async with world.socket("socket") as socket:
         for _ in range(12):

@@ -19,7 +19,7 @@ from tests.e2e import tunnels
 from tests.e2e.world import (
     BACKEND,
     MODEL,
-    USAGE,
+    OWN,
     World,
     a_world,
     raw_exchange,
@@ -176,7 +176,7 @@ async def test_a_websocket_is_opened_and_answered_under_the_identity(world: Worl
 
 
 @pytest.mark.parametrize(
-    "path", ["/backend-api/wham/usage", "/backend-api/ps/plugins/installed", "/backend-api/x/%2e%2e/y"]
+    "path", ["/backend-api/wham/settings/user", "/backend-api/ps/plugins/installed", "/backend-api/x/%2e%2e/y"]
 )
 def test_an_own_path_leaves_byte_for_byte(world: World, path: str) -> None:
     head = [("Host", "chatgpt.com"), ("AUTHORIZATION", f"Bearer {CLIENT.token}"), ("x-Odd", "a  b")]
@@ -301,9 +301,9 @@ def test_an_answer_about_the_request_itself_is_relayed(world: World) -> None:
 
 def test_own_path_answers_come_as_the_backend_gave_them(world: World) -> None:
     page = {"error": {"code": "token_expired", "message": "the client's own affair"}}
-    world.standin.plan(Answer(path="/backend-api/wham/usage", status=401, headers={"x-own": "1"}, body=page))
+    world.standin.plan(Answer(path="/backend-api/wham/settings/user", status=401, headers={"x-own": "1"}, body=page))
     with world.proxy.client() as client:
-        answer = client.get(USAGE)
+        answer = client.get(OWN)
 
     assert (answer.status_code, answer.json(), answer.headers["x-own"]) == (401, page, "1")
     assert len(world.seen) == 1
@@ -317,7 +317,7 @@ def test_http2_is_spoken_with_clients_where_the_user_set_it(tmp_path_factory: py
         )
         with world.proxy.client_of_http2() as client:
             dead = served_by(world.turn(client, "one"))
-            assert client.get(USAGE).http_version == "HTTP/2"
+            assert client.get(OWN).http_version == "HTTP/2"
             world.standin.kill(next(token.token for token in world.tokens if token.name == dead))
             answer = client.post(MODEL, content=body, headers={"content-encoding": "zstd", "thread-id": "one"})
             assert answer.http_version == "HTTP/2"
@@ -343,9 +343,9 @@ def test_an_own_path_after_a_swap_keeps_its_credential(world: World) -> None:
     with world.proxy.client() as client:
         for number in range(5):
             world.turn(client, f"mixed-{number}")
-            assert client.get(USAGE).status_code == 200
+            assert client.get(OWN).status_code == 200
 
-    assert [seen.name for seen in world.seen if seen.path.endswith("usage")] == ["client"] * 5
+    assert [seen.name for seen in world.seen if seen.path.endswith("settings/user")] == ["client"] * 5
     world.check()
 
 

@@ -15,7 +15,7 @@ from mitmproxy import io as flow_io
 
 from tests.e2e.conftest import Make
 from tests.e2e.test_secrets import forms
-from tests.e2e.world import USAGE, World, served_by, socket_turn
+from tests.e2e.world import OWN, World, served_by, socket_turn
 from tests.running import CLIENT, pat, until
 from tests.standin import RESPONSES, Answer
 
@@ -195,7 +195,7 @@ def test_planted_secrets_appear_nowhere(make: Make, tmp_path: Path) -> None:
 def test_a_request_with_the_clients_credential_is_not_traced(shared: World) -> None:
     before = get(shared, "/api/flows")["total"]
     with shared.proxy.client() as client:
-        client.get(USAGE)
+        client.get(OWN)
 
     assert get(shared, "/api/flows")["total"] == before
 

@@ -27,6 +27,7 @@ DOOR = Path(__file__).with_name("door.py")
 OTHERS = Path(__file__).with_name("others.py")
 BACKEND = "https://chatgpt.com"
 MODEL = BACKEND + RESPONSES
+OWN = BACKEND + "/backend-api/wham/settings/user"  # keeps the client's own credential
 USAGE = BACKEND + "/backend-api/wham/usage"
 FAILED_CLOSED = "codexpool_failed_closed"
 STANDIN_OPTIONS = ("pace", "deltas", "websockets", "encrypted", "families", "compress")
@@ -285,6 +286,7 @@ __all__ = [
     "FAILED_CLOSED",
     "HOSTS",
     "MODEL",
+    "OWN",
     "USAGE",
     "E2EProxy",
     "World",

@@ -26,7 +26,7 @@ def test_no_key_leaves_the_proxy(proof: Proof, purpose: Purpose, access: Access)
 def test_only_a_valid_key_is_swapped(proof: Proof, purpose: Purpose, access: Access) -> None:
     if TABLE[access][proof][purpose] is Outcome.SWAPPED:
         assert proof is Proof.KEY
-        assert purpose in (Purpose.SWAP, Purpose.WORKSPACE)
+        assert purpose in (Purpose.SWAP, Purpose.WORKSPACE, Purpose.QUOTA)
 
 
 @pytest.mark.parametrize("purpose", [Purpose.SWAP, Purpose.SOCKET])
@@ -52,7 +52,12 @@ def test_a_pool_for_anyone_ignores_requests_without_a_key(proof: Proof, purpose:
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose not in (Purpose.SWAP, Purpose.SOCKET)])
 @pytest.mark.parametrize("proof", [Proof.LOGIN, Proof.OTHER])
 def test_a_login_acts_for_itself_beside_a_pool_for_members(proof: Proof, purpose: Purpose) -> None:
-    assert TABLE[Access.MEMBERS][proof][purpose] is Outcome.UNTOUCHED
+    assert TABLE[Access.MEMBERS][proof][purpose] in (Outcome.UNTOUCHED, Outcome.OWN)
+
+
+@pytest.mark.parametrize("proof", OWN_CREDENTIAL)
+def test_a_pool_for_members_tells_nobody_else_what_it_has_left(proof: Proof) -> None:
+    assert TABLE[Access.MEMBERS][proof][Purpose.QUOTA] in (Outcome.OWN, Outcome.REFUSED)
 
 
 @pytest.mark.parametrize(("purpose", "access"), [(purpose, access) for purpose in Purpose for access in Access])

@@ -220,10 +220,15 @@ def test_what_is_no_https_origin_is_refused(origin: str) -> None:
         host_of(origin)
 
 
-@pytest.mark.parametrize("path", ["/backend-api/wham/usage", "/backend-api/wham/config/bundle"])
-def test_what_is_lent_to_members_is_swapped_for_nobody_else(path: str) -> None:
-    policy = route_of("GET", path).policy
-
-    assert policy is Policy.LENT
+@pytest.mark.parametrize(
+    ("path", "policy", "is_for_all"),
+    [
+        ("/backend-api/wham/usage", Policy.LENT, True),
+        ("/backend-api/wham/config/bundle", Policy.LENT_TO_MEMBERS, False),
+    ],
+)
+def test_what_is_lent_may_leave_with_the_clients_own_credential(path: str, policy: Policy, is_for_all: bool) -> None:
+    assert route_of("GET", path).policy is policy
     assert not policy.swaps
+    assert policy.takes_identity is is_for_all
     assert route_of("POST", path).policy is Policy.OWN

@@ -99,7 +99,7 @@ def test_an_untouched_flow_has_a_view() -> None:
     other = tflow.tflow(resp=True)
     other.request.headers["authorization"] = "Basic dXNlcjphdC10ZXN0LTAxMjM0NTY3ODlhYmNkZWY="
     own = flow(2)
-    own.request.path = "/backend-api/wham/usage"
+    own.request.path = "/backend-api/wham/settings/user"
 
     assert "not a host of the backend" in viewed(other)
     assert "dXNlcjphdC10ZXN0" not in viewed(other)

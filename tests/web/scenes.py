@@ -75,7 +75,7 @@ def _normal() -> Scene:
     flows[6]["answer"] = {**flows[6]["answer"], "status": 101}
     flows[7] = flow(7, attempt(1, "spare", 0), answer={**flows[7]["answer"], "error": "the client has left"})
     flows[9]["policy"] = {"name": "own", "row": "", "means": "the client's own"}
-    flows[9].update(attempts=[], path="/backend-api/wham/usage", method="GET")
+    flows[9].update(attempts=[], path="/backend-api/wham/settings/user", method="GET")
     events = [
         event(1, "codexpool is here, with 5 identities", "start", 600),
         *(one | {"number": one["number"] + 1} for one in _events_of(flows)),

@@ -124,7 +124,7 @@ class ObserveHandler(Hooks):
         policy = self.policy(flow.request)
         # Requests from before a reload have another sender, which would not unmask them.
         is_ours = flow.is_replay is not None or flow.request.timestamp_start >= self._since
-        if not policy.swaps or not is_ours:
+        if not policy.takes_identity or not is_ours:
             return
         if flow.is_replay is not None:
             self._masked.unmask(flow)

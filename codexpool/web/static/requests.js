@@ -62,7 +62,7 @@ function update(own, flow) {
   ]));
   own.more.title = session.key ?? "";
   const tries = flow.attempts.map((one) => listed([short(one.identity, 40), one.status === 0 ? "lost" : one.status], " "));
-  put(own.way, tries.join(" → ") || (isSwapped ? "no identity" : "the client’s own"));
+  put(own.way, tries.join(" → ") || (isSwapped || policy.name === "lent" ? "no identity" : "the client’s own"));
   const [tone, kind] = toneOf(flow);
   set(own.badge, "data-tone", tone);
   resign(own.sign, kind);

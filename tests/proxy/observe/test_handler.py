@@ -116,7 +116,7 @@ async def test_a_flow_that_leaves_itself_is_masked_afterwards(tmp_path: Path, by
 @pytest.mark.parametrize(
     ("path", "host"),
     [
-        ("/backend-api/wham/usage", "chatgpt.com"),
+        ("/backend-api/wham/settings/user", "chatgpt.com"),
         (RESPONSES, "ab.chatgpt.com"),
         ("/backend-api/codex/../x", "chatgpt.com"),
     ],

@@ -1,0 +1,176 @@
+"""Which identity answers a client that asks what is left, and what the client sees of the answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from mitmproxy import http
+
+from codexpool.config.model import Access
+from codexpool.pool.identity import Condition, Status
+from codexpool.protocol.endpoints import USAGE
+from codexpool.protocol.lent_usage import NOTHING_KNOWN
+from codexpool.protocol.routes import MODELS
+from codexpool.proxy.flows import Serving
+from codexpool.proxy.serving import SwapHandler
+from codexpool.traces.history import History
+from tests.proxy.still_keeper import StillKeeper, flow
+
+LEFT = {"plan_type": "business", "rate_limit": {"primary_window": {"used_percent": 7}}}
+
+
+def serving(*names: str) -> tuple[SwapHandler, StillKeeper]:
+    handler, keeper = SwapHandler(history=History()), StillKeeper(*names)
+    handler.flows.mode = Serving(keeper)
+    return handler, keeper
+
+
+def asking(path: str = USAGE, agent: str = "codex-tui/0.171.0") -> http.HTTPFlow:
+    """A request as the TUI sends it: it names no session."""
+    asked = flow(0)
+    asked.request.method, asked.request.path, asked.request.content = "GET", path, b""
+    for name in ("session-id", "thread-id", "x-client-request-id"):
+        del asked.request.headers[name]
+    asked.request.headers["user-agent"] = agent
+    return asked
+
+
+async def goes(handler: SwapHandler, asked: http.HTTPFlow) -> str:
+    """Send a request on its way. Return its identity: empty for the client's own credential."""
+    handler.open(asked)
+    await handler.assign(asked)
+    wire = handler.outbound(asked)
+    if isinstance(wire, http.Request):
+        return account(wire)
+    return ""
+
+
+def account(wire: http.Request) -> str:
+    return str(wire.headers["chatgpt-account-id"]).removeprefix("acc-")
+
+
+def shown(asked: http.HTTPFlow) -> Any:
+    """What the client gets."""
+    assert asked.response is not None
+    assert asked.response.status_code == 200
+    return json.loads(asked.response.content or b"")
+
+
+async def is_answered(handler: SwapHandler, asked: http.HTTPFlow, status: int, document: Any) -> None:
+    asked.response = http.Response.make(status, json.dumps(document), {"content-type": "application/json"})
+    handler.headers_came(asked)
+    await handler.judge(asked)
+    handler.finish(asked)
+
+
+async def a_turn(handler: SwapHandler, number: int, agent: str = "codex-tui/0.171.0") -> str:
+    """Have a turn of a session of its own served."""
+    turn = flow(number)
+    turn.request.headers["user-agent"] = agent
+    identity = await goes(handler, turn)
+    await is_answered(handler, turn, 200, {})
+    return identity
+
+
+def is_limited(keeper: StillKeeper, name: str, for_seconds: float) -> None:
+    now = time.time()
+    keeper.pool.identities[name].condition = Condition(Status.LIMITED, now, now + for_seconds)
+
+
+async def test_a_client_before_its_first_turn_sees_what_a_new_session_would_have() -> None:
+    handler, keeper = serving("first", "second")
+
+    assert await goes(handler, asking()) == "first"
+    assert keeper.pool.identities["first"].load.sessions == 0  # It does not count as one.
+
+
+async def test_a_client_sees_what_the_identity_of_its_last_turn_has_left() -> None:
+    handler, keeper = serving("first", "second")
+    is_limited(keeper, "first", 900)
+    assert await a_turn(handler, 1) == "second"
+    keeper.reset()
+    assert await a_turn(handler, 2, "codex_exec/0.171.0") == "first"
+
+    assert await goes(handler, asking()) == "second"
+    assert await goes(handler, asking(agent="codex_exec/0.171.0")) == "first"
+    assert await goes(handler, asking(MODELS)) == "second"
+    assert await goes(handler, asking(agent="another/1.0")) == "first"
+
+
+async def test_a_client_at_the_limit_of_its_identity_sees_what_the_next_one_has_left() -> None:
+    handler, keeper = serving("first", "second")
+    assert await a_turn(handler, 1) == "first"
+    is_limited(keeper, "first", 900)
+
+    assert await goes(handler, asking()) == "second"
+
+
+async def test_at_the_limit_of_all_a_client_sees_the_one_that_serves_again_first() -> None:
+    handler, keeper = serving("first", "second", "third")
+    for name, seconds in (("first", 900.0), ("second", 300.0), ("third", 600.0)):
+        is_limited(keeper, name, seconds)
+    asked = asking()
+
+    assert await goes(handler, asked) == "second"
+    await is_answered(handler, asked, 200, LEFT)
+    assert shown(asked) == LEFT
+    assert keeper.pool.identities["second"].status is Status.LIMITED
+
+
+async def test_the_client_is_not_told_whose_limits_it_sees() -> None:
+    handler, _ = serving("first")
+    asked = asking()
+    await goes(handler, asked)
+
+    await is_answered(
+        handler,
+        asked,
+        200,
+        {"user_id": "user-first", "account_id": "acc-first", "email": "a@example.invalid", **LEFT},
+    )
+
+    assert shown(asked) == {**LEFT, "account_id": "acc-client"}
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_a_refusal_goes_to_the_next_identity_and_changes_none(status: int) -> None:
+    handler, keeper = serving("first", "second")
+    asked = asking()
+    tried = [await goes(handler, asked)]
+    await is_answered(handler, asked, status, {"error": {"code": "token_revoked"}})
+    assert handler.should_resend(asked)
+    wire = handler.outbound(asked)
+    assert isinstance(wire, http.Request)
+    tried.append(account(wire))
+    await is_answered(handler, asked, status, {"error": {"code": "token_revoked"}})
+
+    assert tried == ["first", "second"]
+    assert not handler.should_resend(asked)
+    assert shown(asked) == NOTHING_KNOWN
+    assert {identity.status for identity in keeper.pool.identities.values()} == {Status.READY}
+    assert await goes(handler, flow(5)) == "first"  # Its turns still go there.
+    assert await goes(handler, again := asking()) == ""  # None is asked for a while.
+    assert shown(again) == NOTHING_KNOWN
+
+
+async def test_without_an_identity_to_ask_the_client_sees_no_limits_and_no_error() -> None:
+    handler, keeper = serving("first")
+    keeper.pool.identities["first"].condition = Condition(Status.NEEDS_REPLACEMENT, time.time())
+    asked = asking()
+
+    await goes(handler, asked)
+
+    assert shown(asked) == NOTHING_KNOWN
+
+
+async def test_a_pool_for_members_shows_its_limits_to_members_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, _ = serving("first")
+    monkeypatch.setattr(type(handler.gate), "access", Access.MEMBERS)
+    asked = asking()
+
+    assert await goes(handler, asked) == ""
+    assert asked.response is None
+    assert asked.request.headers["authorization"] == "Bearer at-test-client-0123456789abcdef"
