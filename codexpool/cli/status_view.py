@@ -197,6 +197,8 @@ def _notes(identity: Document, at: float) -> Iterator[Text]:
     for note in (*identity.get("not_for", ()), identity["reminder"]):
         if note:
             yield Text(note, "yellow")
+    if lacks := identity.get("lacks"):
+        yield Text(f"without {', '.join(lacks)}, which others have", "cyan")
     if (credits := identity.get("reset_credits")) and credits["available"]:
         expires = credits["expires_at"]
         until = f", the first expires in {span(expires - at)}" if expires is not None else ""

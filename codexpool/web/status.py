@@ -23,6 +23,7 @@ from codexpool.config.model import Access, IdentitySpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
+from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import Condition, Identity, Metadata, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
@@ -37,6 +38,7 @@ from codexpool.views.limits import limited, limits, reset_credits, safe, share_l
 VERSION: Final = 1
 AT_ONCE: Final = 50  # identities in one piece of the document
 SESSIONS_SHOWN: Final = 100
+MODELS_SHOWN: Final = 50  # of one identity, by the backend's lists
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 PROGRAMS: Final = {
     "version": __version__,
@@ -157,7 +159,7 @@ def _identity(
     view: View, pool: Pool, identity: Identity, spec: IdentitySpec | None, sessions: Counter[str], now: float
 ) -> dict[str, Any]:
     condition, metadata = condition_at(pool, identity, now), identity.metadata or UNVERIFIED
-    usage = usage_of(pool, identity)
+    usage, plan = usage_of(pool, identity), subjects(identity.fingerprint, identity.metadata).plan
     requests, refusals, used_at = view.history.of_identity(identity.name, now)
     return {
         "name": safe(identity.name),
@@ -180,6 +182,8 @@ def _identity(
         "limits": limits(usage, now),
         "limited": limited(usage, now),
         "reset_credits": reset_credits(usage),
+        "models": [safe(model) for model in pool.entitlements.models(plan)[:MODELS_SHOWN]],
+        "lacks": [safe(model) for model in sorted(pool.entitlements.lacked(plan))[:MODELS_SHOWN]],
         "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
         "requests": requests,
         "refusals": refusals,

@@ -122,6 +122,12 @@ def test_reset_credits_are_shown_with_the_expiry_of_the_first(fake: FakeProxy) -
         assert "reset credit" not in shown(fake, identities=[unknown])
 
 
+def test_models_that_an_account_lacks_are_named(fake: FakeProxy) -> None:
+    assert "work: without gpt-a, gpt-b, which others have" in shown(
+        fake, identities=[identity(lacks=["gpt-a", "gpt-b"])]
+    )
+
+
 def test_unknown_limits_are_shown_as_unknown(fake: FakeProxy) -> None:
     assert "not known yet" in shown(fake, columns=120, identities=[identity(limits=[])])
 

@@ -35,6 +35,8 @@ def identity(name: str, **changes: Any) -> Document:
         "limits": [limit(300, 18.0, 2.2 * HOUR), limit(7 * 24 * 60, 61.4, 3.4 * DAY)],
         "limited": {},
         "reset_credits": {"available": 0, "expires_at": None},
+        "models": ["gpt-small", "gpt-large"],
+        "lacks": [],
         "not_for": [],
         "requests": 128,
         "refusals": 0,

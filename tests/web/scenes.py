@@ -100,7 +100,12 @@ def _normal() -> Scene:
             needs="Put a new token at /home/you/.config/codexpool/pool.toml:4, or: codexpool replace work",
             refusals=1,
         ),
-        identity("spare", headroom=0.39, limits=[limit(300, 74.6, 1.1 * HOUR), limit(10080, 61.4, 3.4 * DAY)]),
+        identity(
+            "spare",
+            lacks=["gpt-large"],
+            headroom=0.39,
+            limits=[limit(300, 74.6, 1.1 * HOUR), limit(10080, 61.4, 3.4 * DAY)],
+        ),
         identity(
             "batch",
             kind="oauth",

@@ -395,6 +395,7 @@ def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> No
     )
     identities = text(tab, "#identities-list")
     assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", identities)
+    assert "without gpt-large, which others have" in identities
     assert re.search(r"2 reset credits, the first expires\sin [89] d", identities)
 
 

@@ -22,23 +22,15 @@ from codexpool.traces.history import History
 from codexpool.views.limits import WINDOWS_SHOWN
 from codexpool.web.status import AT_ONCE, PROGRAMS, SESSIONS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
+from tests.pool.test_entitlements import list_for
 from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
 
 IDENTITY_KEYS = {
     *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
     *("status", "since", "until", "evidence", "needs", "expires_at", "reminder"),
-    *(
-        "sessions",
-        "headroom",
-        "limits",
-        "limited",
-        "reset_credits",
-        "not_for",
-        "requests",
-        "refusals",
-        "last_used_at",
-    ),
+    *("sessions", "headroom", "limits", "limited", "reset_credits", "models", "lacks", "not_for"),
+    *("requests", "refusals", "last_used_at"),
 }
 """What the page and `codexpool status` read of each."""
 
@@ -74,7 +66,9 @@ def limit(pool: Pool, name: str, until: float, at: float = NOW) -> None:
 
 
 def test_an_identity_has_account_status_limits_and_counts() -> None:
-    pool, history = ready_pool("work"), History()
+    pool, history = ready_pool("work", "paid"), History()
+    list_for(pool, "work", "gpt-small")
+    list_for(pool, "paid", "gpt-large", "gpt-small")
     known = usage(pool, "work")
     known.see(Window(MAIN, 10_080, 40.0, NOW + 86_400, NOW))
     known.see(Window(MAIN, 300, 18.0, NOW + 600, NOW))
@@ -112,6 +106,8 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
         ],
         "limited": {"codex_other": NOW + 60},
         "reset_credits": {"available": 2, "expires_at": NOW + 86_400},
+        "models": ["gpt-small"],
+        "lacks": ["gpt-large"],
         "not_for": [],
         "requests": 2,  # the first of the three is more than an hour ago
         "refusals": 0,

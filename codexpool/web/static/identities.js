@@ -28,6 +28,7 @@ function create(one) {
     needs: make("span"),
     limits: make("ul", "limits"),
     families: make("ul", "families"),
+    models: make("p", "counts"),
     counts: make("p", "counts"),
   };
   own.call = make("p", "call", sign("bad"), own.needs);
@@ -35,7 +36,7 @@ function create(one) {
   const heading = make("h3", "", name(one.name, 48));
   heading.title = one.name;
   const head = make("div", "head", heading, make("span", "badge", own.sign, own.word));
-  return known(make("li", "identity", head, own.who, own.when, own.call, own.limits, own.families, own.counts), own);
+  return known(make("li", "identity", head, own.who, own.when, own.call, own.limits, own.families, own.models, own.counts), own);
 }
 
 function update(own, one, made) {
@@ -61,6 +62,7 @@ function update(own, one, made) {
     sentence(item, `no requests for ${short(family, 60)} until `, [until, "both"]);
   });
   own.families.hidden = !families.length;
+  sentence(own.models, ...facts(one.lacks?.length && `without ${short(one.lacks.join(", "), 200)}, which others have`));
   sentence(own.counts, ...use(one));
 }
 
