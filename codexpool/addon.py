@@ -12,13 +12,14 @@ from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.proxy.layers.modes import Socks5AuthData
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import TlsData
 
 from codexpool.config.files import Watcher, find, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
 from codexpool.config.read import load
-from codexpool.proxy import content_view
+from codexpool.proxy import content_view, proxy_user
 from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
@@ -203,7 +204,11 @@ class Codexpool:
 
     # -- hooks
 
+    def socks5_auth(self, data: Socks5AuthData) -> None:
+        proxy_user.signs_in(data)
+
     def http_connect(self, flow: http.HTTPFlow) -> None:
+        proxy_user.connects(flow)
         options.hide_password(flow)
         self.handler.tunnels.asked(flow.server_conn, flow.request.host)
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
@@ -255,6 +260,7 @@ class Codexpool:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if options.is_stored(flow):
             return
+        proxy_user.asks(flow)
         options.hide_password(flow)
         self.handler.tunnels.name(flow)
         if flow.response or flow.error or not flow.live:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -28,6 +28,7 @@ from codexpool.protocol.routes import Policy
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.find_keys import carries_key, hide_key, key_of
 from codexpool.proxy.mitm import options
+from codexpool.proxy.proxy_user import identity_named
 from codexpool.redaction import redact_text
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -78,6 +79,7 @@ class Gate:
         self.lets_all = False  # mitmproxy's `proxyauth` has authenticated all clients.
         self.addresses = ClientAddresses()
         self._register = Register()
+        self._names: frozenset[str] = frozenset()  # of all identities
         self._config: PoolConfig | None = None
         self._history = history
         self._warning = ""
@@ -95,8 +97,9 @@ class Gate:
         if config is self._config:
             return
         self._config = config
-        names = [identity.name for identity in config.identities] if config is not None else []
-        self._register = Register(config.members if config is not None else (), names)
+        identities = config.identities if config is not None else ()
+        self._names = frozenset(identity.name for identity in identities)
+        self._register = Register(config.members if config is not None else (), self._names)
         warning = ""
         if config is not None and config.access is Access.ANYONE and not self.on_loopback:
             warning = 'ignored access = "anyone": other machines can reach the proxy'
@@ -196,10 +199,21 @@ class Gate:
             what = TABLE[self.access][Proof.KEY][purpose]
             self.addresses.note_member(source_of(flow), member.name if member else "", time.monotonic())
             why = ELSEWHERE if what is Outcome.WITHHELD else NO_SOCKET if purpose is Purpose.SOCKET else ""
-            return Entrance(what, member, why)
+            return Entrance(what, self._narrowed(flow, member), why)
         why = refusal(status, member) if found else MISPLACED
         self.addresses.note_bad_key(source_of(flow), why, time.monotonic())
         return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why)
+
+    def _narrowed(self, flow: http.HTTPFlow, member: Member | None) -> Member | None:
+        """Return a member that only one identity serves if its client names one that it may use.
+
+        So all that its client is told fits that identity: its plan, the policy of its workspace, its models.
+        """
+        name = identity_named(flow.client_conn)
+        if member is None or name not in self._names:
+            return member
+        is_allowed = member.identities is None or name in member.identities
+        return replace(member, identities=frozenset({name})) if is_allowed else member
 
     def _keep(self, flow: http.HTTPFlow, entrance: Entrance) -> None:
         if entrance.outcome in REFUSALS and entrance.why != ELSEWHERE:  # A member's slip does not count.

@@ -38,6 +38,7 @@ from codexpool.proxy.find_keys import carries_key, hide_key, take_key_out
 from codexpool.proxy.flows import Flows, Passthrough
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.proxy_user import identity_named
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.traces.history import History
@@ -47,9 +48,16 @@ logger = logging.getLogger("codexpool")
 
 
 def exchange_of(
-    flow: http.HTTPFlow, policy: Policy, member: Member | None = None, only: frozenset[str] | None = None
+    flow: http.HTTPFlow,
+    policy: Policy,
+    member: Member | None = None,
+    only: frozenset[str] | None = None,
+    named: str = "",
 ) -> Exchange:
-    """Make the exchange of a request from its headers; ``only`` are the identities that may serve a member."""
+    """Make the exchange of a request from its headers.
+
+    ``only`` are the identities that may serve a member, ``named`` is the one that the client names to the proxy.
+    """
     request = flow.request
     values = headers.first_values(request.headers.fields)
     # Only a GET upgrades: a POST with that header is a model request, and counts as one.
@@ -60,8 +68,8 @@ def exchange_of(
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
     probe = probing.probe_of(values)
     asked = of_whom(asked, member, only)
-    if probe:
-        asked = asked._replace(is_turn=False)
+    if probe or named:
+        asked = asked._replace(is_turn=asked.is_turn and not probe, named=named)
     return Exchange(policy, address_of(request), asked, account, upgrade, trace, member, probe)
 
 
@@ -118,7 +126,9 @@ class Requests:
         flow.request.stream = False
         member = entrance.member
         only = self._serving(keeper, member, flow.request.path) if member is not None else None
-        exchange = exchange_of(flow, Policy.SWAP if policy is Policy.LENT_TO_MEMBERS else policy, member, only)
+        named = self._named(flow, keeper, policy, only)
+        policy = Policy.SWAP if policy is Policy.LENT_TO_MEMBERS else policy
+        exchange = exchange_of(flow, policy, member, only, named)
         self._flows[flow] = exchange
         self._history.began(exchange.trace)
         shown = "waiting"
@@ -129,6 +139,16 @@ class Requests:
                     shown = exchange.attempt.name
         finally:
             label(flow, shown)
+
+    @staticmethod
+    def _named(flow: http.HTTPFlow, keeper: Keeper, policy: Policy, only: frozenset[str] | None) -> str:
+        """Return the identity that the client names to the proxy; empty if none.
+
+        An unknown one is refused where the client shows the reason to a person, and not before that.
+        """
+        name = identity_named(flow.client_conn)
+        is_usable = name in keeper.pool.identities and (only is None or name in only)
+        return name if policy is not Policy.LENT_TO_MEMBERS or is_usable else ""
 
     @staticmethod
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:

@@ -41,6 +41,7 @@ from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
+from codexpool.proxy.proxy_user import identity_named
 from codexpool.proxy.relay import Reader
 from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
@@ -129,7 +130,7 @@ class ObserveHandler(Hooks):
         if flow.is_replay is not None:
             self._masked.unmask(flow)
         with self._fail_open("reading a request"):
-            exchange = exchange_of(flow, policy)
+            exchange = exchange_of(flow, policy, named=identity_named(flow.client_conn))
             exchange.trace.observed = True
             self.history.began(exchange.trace)
             self._observed[flow] = Observation(exchange, self.consulted)
