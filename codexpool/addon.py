@@ -12,7 +12,6 @@ from mitmproxy import command, ctx, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
-from mitmproxy.proxy.layers.modes import Socks5AuthData
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import TlsData
 
@@ -204,7 +203,7 @@ class Codexpool:
 
     # -- hooks
 
-    def socks5_auth(self, data: Socks5AuthData) -> None:
+    def socks5_auth(self, data: proxy_user.SocksUser) -> None:
         proxy_user.signs_in(data)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:

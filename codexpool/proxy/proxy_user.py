@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
-from mitmproxy.proxy.layers.modes import Socks5AuthData
 from mitmproxy.proxy.mode_specs import RegularMode, UpstreamMode
 
 from codexpool.config.checks import name_problem
@@ -56,7 +55,16 @@ def asks(flow: http.HTTPFlow) -> None:
         setattr(flow.client_conn, _NAMED, name)
 
 
-def signs_in(data: Socks5AuthData) -> None:
+class SocksUser(Protocol):
+    """What a client of SOCKS sends, and whether it may pass."""
+
+    client_conn: Client
+    username: str
+    password: str
+    valid: bool
+
+
+def signs_in(data: SocksUser) -> None:
     """Note what a client of SOCKS names. (It sends a user only if `proxyauth` is set.)"""
     name, is_valid = _named(data.username, data.password, data.valid)
     if is_valid and not data.valid:
