@@ -73,6 +73,9 @@ def test_a_person_is_told_what_it_does_and_asked(pool: Pool, monkeypatch: pytest
     assert pool.list()["work"]["status"] == "ready"
     assert note(USAGE)["limited"] == {}
     assert note(USAGE)["windows"] == []
+    listed = pool.list()["work"]["reset_credits"]
+    assert listed["available"] == 1
+    assert listed["expires_at"] is not None
     assert note(RESET)["at"] == pytest.approx(time.time(), abs=60)  # For proxies that run.
 
 

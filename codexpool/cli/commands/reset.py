@@ -28,12 +28,12 @@ from codexpool.cli.identity_rows import identity_rows
 from codexpool.cli.tokens import REFUSALS, checked
 from codexpool.credentials.account_api import Spending, UnreadError
 from codexpool.pool.identity import IdentityKey, Metadata, Status, Word
-from codexpool.pool.usage import Usage
+from codexpool.pool.usage import MAIN, ResetCredits, Usage
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.reset_credits import CODEX, Credits, Outcome
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.persistence import RESET, USAGE
-from codexpool.views.formatting import span
+from codexpool.views.formatting import plain, span
 
 SAYS: Final[Mapping[Outcome, str]] = {
     Outcome.RESET: "was reset, and can be used again",
@@ -151,15 +151,7 @@ def _explained(name: str, account: Account, request: Request) -> Sequence[str]:
     credits, now = account.credits, time.time()
     until = f"; the first expires {moment(credits.expires_at)}" if credits.expires_at is not None else ""
     lines = [f"{name} has {_counted(credits.available)}{until}."]
-    used = [
-        f"{gauge.used_percent:.0f} % of {span(gauge.minutes * 60)}"
-        + (
-            f" (resets in {span(gauge.resets_at - now)})"
-            if gauge.resets_at is not None and gauge.resets_at > now
-            else ""
-        )
-        for gauge in account.gauges or ()
-    ]
+    used = [_used(gauge, now) for gauge in account.gauges or ()]
     lines.append(f"Used: {', '.join(used)}." if used else "What it has used is not known.")
     if request.asked_at is not None:
         when = moment(request.asked_at)
@@ -167,6 +159,13 @@ def _explained(name: str, account: Account, request: Request) -> Sequence[str]:
     else:
         lines.append("A credit resets these limits now. It is gone then, however little was used.")
     return lines
+
+
+def _used(gauge: Gauge, now: float) -> str:
+    family = "" if gauge.family == MAIN else f"{plain(gauge.family)} "
+    left = gauge.resets_at - now if gauge.resets_at is not None else 0
+    resets = f" (resets in {span(left)})" if left > 0 else ""
+    return f"{gauge.used_percent:.0f} % of {family}{span(gauge.minutes * 60)}{resets}"
 
 
 def _pending(pool: Pool, account: Account, request: Request) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def _record(pool: Pool, account: Account, request: Request, spending: Spending) 
                 return
             usage = Usage()
             usage.was_reset(now)
-            usage.count_credits(_left(account, spending), now)
+            usage.credits = _credits_left(account, request, spending, now)
             state.put_note(USAGE, account.note, usage.document())
             for fingerprint in _limited(pool, account.metadata.key):
                 state.drop_condition(fingerprint)
@@ -201,6 +200,12 @@ def _limited(pool: Pool, key: IdentityKey) -> list[str]:
     """Return the fingerprints of the tokens of an account that is limited as far as the state says."""
     rows = identity_rows(pool)
     return [row.fingerprint for row in rows if row.owner == key and row.status is Status.LIMITED]
+
+
+def _credits_left(account: Account, request: Request, spending: Spending, at: float) -> ResetCredits:
+    expiries = [credit.expires_at for credit in account.credits.spendable if credit.id != request.credit_id]
+    first = min((expires_at for expires_at in expiries if expires_at is not None), default=None)
+    return ResetCredits(_left(account, spending), first, at, is_listed=True)
 
 
 def _left(account: Account, spending: Spending) -> int:
