@@ -157,6 +157,19 @@ def test_a_request_that_never_arrived_is_sent_again_as_it_was(pool: Pool, monkey
     assert spent(pool)[0] == spent(pool)[1]
 
 
+def test_a_day_later_the_listed_credits_count_and_not_the_unclear_request(pool: Pool) -> None:
+    limit(pool)
+    pool.standin.plan(Answer(path=CONSUME, status=503))
+    pool.run("reset", "work", "--yes", code=1)
+    with open_the_state() as state:
+        state.put_note(RESET, json.dumps(KEY), {**note(RESET), "asked_at": time.time() - 90_000})
+
+    pool.run("reset", "work", "--yes")
+
+    first, second = (body["redeem_request_id"] for body in spent(pool))
+    assert first != second
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -35,6 +35,8 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.persistence import RESET, USAGE
 from codexpool.views.formatting import plain, span
 
+REMEMBERED: Final = 86_400.0  # Seconds for which a request without a clear answer is sent again as it was.
+
 SAYS: Final[Mapping[Outcome, str]] = {
     Outcome.RESET: "was reset, and can be used again",
     Outcome.ALREADY_REDEEMED: "had been reset by that request already: no other credit was spent",
@@ -127,10 +129,13 @@ async def _account(pool: Pool, name: str) -> Account:
 
 
 def _unclear(pool: Pool, account: Account) -> Request | None:
-    """Return the request that was sent before and whose outcome is unclear; None if there is none."""
+    """Return the request that was sent before and whose outcome is unclear; None if there is none.
+
+    After a day the credits that are listed tell what became of it.
+    """
     match pool.known.notes.get((RESET, account.note)):
         case {"request": str(id_), "credit": str(credit_id), "asked_at": int() | float() as at}:
-            return Request(id_, credit_id, at)
+            return Request(id_, credit_id, at) if abs(time.time() - at) < REMEMBERED else None
     return None
 
 
