@@ -106,8 +106,9 @@ async def measure_tracing(requests: int) -> tuple[float, float]:
         exchange = exchanges.flows[one]
         identity, fields, tries = keeper.pool.identities["first"], one.request.headers.fields, exchange.tries
         keeper.pool.because, exchange.tries = Because.OWN, []  # As for nearly all: no other identity was considered.
+        route = exchanges.flows.route(one.request)
         begun = time.process_time()
-        made = tracer.begun(one, exchange.policy, exchange.asked, "thread-id", False)
+        made = tracer.begun(one, route, exchange.asked, "thread-id", False)
         exchange.trace = made
         history.began(made)
         attempt = tracer.attempted(keeper.pool, exchange, identity, identity.fingerprint, False)

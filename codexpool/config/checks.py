@@ -14,6 +14,7 @@ from codexpool.config.model import Problem, Table, looks_like_a_token, shown
 from codexpool.config.statements import KeyPath, first_lines
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -35,7 +36,7 @@ class Checks:
     def problem(self, at: KeyPath, what: str, remedy: str, line_of: KeyPath | None = None) -> None:
         """Note what is wrong with the value at ``at``, or with the whole file if that is empty."""
         line_of = line_of or at
-        dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in at)
+        dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{_key(part)}" for part in at)
         line = self.line(line_of) if line_of else None
         self.problems.append(Problem(self.path, line, dotted.removeprefix("."), what, remedy))
 
@@ -192,6 +193,11 @@ def name_problem(name: str, of: Table = Table.IDENTITY) -> tuple[str, str] | Non
     if not NAME.fullmatch(name):
         return f"{shown(name)} is not a valid name", "use at most 64 letters, digits, - _ and ."
     return None
+
+
+def _key(part: str) -> str:
+    """Return a key of the file as a message may show it: quoted if TOML wants that."""
+    return part if BARE_KEY.fullmatch(part) and not looks_like_a_token(part) else shown(part)
 
 
 def choice(value: object, accepted: Iterable[str]) -> str:

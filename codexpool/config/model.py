@@ -14,6 +14,7 @@ from codexpool.credentials.command import CommandLine
 from codexpool.pool.breaker import MOST
 from codexpool.pool.identity import Kind
 from codexpool.pool.selection import Selection
+from codexpool.protocol.routes import AS_SHIPPED, Routes
 from codexpool.tokens.bearer import Bearer, fingerprint
 
 LONGEST_SHOWN = 64  # A longer value is more likely a secret than a typo.
@@ -125,6 +126,13 @@ class Intercept(StrEnum):
     ALL = "all"
 
 
+class Side(StrEnum):
+    """What ``[pool.routes]`` sends a path with: an identity's credential, or the client's own."""
+
+    SWAP = "swap"
+    OWN = "own"
+
+
 @dataclass(frozen=True, slots=True)
 class PreviousKey:
     """The previous key of a member (``sha256:<64 hex>``), and the unix second until which it stays valid."""
@@ -166,7 +174,7 @@ class PoolConfig:
 
     ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
     Without ``access``, the address that the proxy listens on decides who may use the pool. ``turns_at_once`` limits
-    the whole pool.
+    the whole pool. ``routes`` is the path policy.
     """
 
     path: Path
@@ -178,6 +186,7 @@ class PoolConfig:
     members: tuple[MemberSpec, ...] = ()
     turns_at_once: int | None = None
     intercept: Intercept = Intercept.CODEX
+    routes: Routes = AS_SHIPPED
 
     @property
     def files(self) -> tuple[Path, ...]:

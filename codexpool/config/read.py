@@ -17,10 +17,12 @@ from codexpool.config.model import ConfigError, Flag, IdentitySpec, Inline, Memb
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
+from codexpool.protocol.routes import Routes, moved, why_fixed
 from codexpool.tokens.member_key import HASHED, PREFIX
 
 FILE_KEYS = ("pool", "identity", "member")
-POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept")
+POOL_KEYS = ("selection", "notify", "breaker", "access", "turns_at_once", "intercept", "routes")
+ROUTES_FORM = 'write "PATH" = "own" or "swap", with a path as codexpool doctor --routes prints it'
 NOTIFY_FORM = 'write { command = ["PROGRAM"] } or { webhook = "https://…" }'
 
 FLAG = "needs_replacement"
@@ -81,6 +83,7 @@ def parse(text: str, path: Path) -> PoolConfig:
         tuple(_members(root)),
         pool.limit("turns_at_once"),
         pool.word("intercept", model.Intercept) or model.Intercept.CODEX,
+        _routes(pool),
     )
     if checks.problems:
         raise ConfigError(sorted(checks.problems, key=lambda problem: problem.line or 0))
@@ -95,6 +98,19 @@ def _notify(pool: Section) -> model.Notify:
     if webhook and not _is_https(webhook):
         notify.problem("webhook", "is not an https address", 'write "https://host/path"')
     return model.Notify(notify.argv("command") if "command" in notify else (), webhook)
+
+
+def _routes(pool: Section) -> Routes:
+    given = pool.get("routes")
+    table = pool.section("routes", tuple(given) if isinstance(given, dict) else (), ROUTES_FORM)
+    rows = []
+    for path in given if isinstance(given, dict) else ():
+        word = table.word(path, model.Side)
+        if why := why_fixed(path):
+            table.problem(path, why, "remove this line (codexpool doctor --routes prints all paths)")
+        elif word is not None:
+            rows.append(moved(path, is_own=word is model.Side.OWN))
+    return Routes(tuple(rows))
 
 
 def _is_https(address: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -68,6 +69,18 @@ The rows that are not repeatable write memories, generate paid images or begin c
 such a request has come. A GET always is (RFC 9110, 9.2.1)."""
 
 NO_ROUTE = Route("", Policy.OWN)
+NO_BACKEND = Route("", Policy.NEVER)
+
+CODEX = "/backend-api/codex/"
+FIXED = {
+    RESPONSES: "the pool is there to serve it",
+    ACCOUNTS_CHECK: "an identity has to answer it with the client's own account in it, or no client begins a turn",
+    CONFIG_BUNDLE: "it is what the administrators of a workspace set for their own people",
+    f"{CODEX}alpha/notes": "notes are a person's own",
+    f"{CODEX}alpha/history": "the history is a person's own",
+    f"{CODEX}analytics-events": "it reports what the person at the client does",
+}
+"""What pool.toml cannot move, nor anything below it, and why."""
 
 BACKEND_ONLY = frozenset({HOST})  # The hosts of the path policy as long as no identity is served from another one.
 LONGEST = 1024  # Characters of a path or method that equals a row: results are cached, and a client may send any.
@@ -79,43 +92,78 @@ _ORIGIN = re.compile(r"https://(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::44
 # No path below has a query.
 
 
+@dataclass(frozen=True)
+class Routes:
+    """The path policy of a pool: `ROUTES`, and before them what its pool.toml has ``moved``."""
+
+    moved: tuple[Route, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Route, ...]:
+        paths = {row.path for row in self.moved}
+        return (*self.moved, *(row for row in ROUTES if row.path not in paths))
+
+    def route(self, scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Route:
+        """Return the row for a request to ``host``: where the connection goes, never what a ``Host`` header says.
+
+        ``target`` is the path with its query; ``hosts`` are those of the backend and the pool's identities.
+        """
+        if host.lower() not in hosts or scheme != "https" or port != 443:
+            return NO_BACKEND
+        path = target.partition("?")[0]
+        return route_of(method, path, self) if max(len(method), len(path)) <= LONGEST else NO_ROUTE
+
+    def is_swapped_otherwise(self, path: str) -> bool:
+        """Return whether a path is one of a swap row, whatever the method."""
+        plain = normalised(path)
+        return any(row.policy.swaps and _fits(row, plain) for row in self.rows)
+
+
+AS_SHIPPED = Routes()
+
+
 @lru_cache(maxsize=4096)
-def route_of(method: str, path: str) -> Route:
+def route_of(method: str, path: str, routes: Routes = AS_SHIPPED) -> Route:
     """Return the row for a request on a host of the backend; `NO_ROUTE` if it has none."""
     plain = normalised(path)
-    fitting = (r for r in ROUTES if _fits(r, plain) and (not r.methods or method in r.methods))
+    fitting = (r for r in routes.rows if _fits(r, plain) and (not r.methods or method in r.methods))
     return next(fitting, NO_ROUTE)
-
-
-def is_repeatable(method: str, path: str) -> bool:
-    """Return whether a request of a swap path may be sent once more though it may have reached the backend."""
-    route = route_of(method, path)
-    return route is not NO_ROUTE and (method == "GET" or route.repeatable)
-
-
-def asks_for_stream(method: str, path: str) -> bool:
-    return method == "POST" and normalised(path) == RESPONSES
-
-
-def is_swapped_otherwise(path: str) -> bool:
-    """Return whether a path is one of a swap row, whatever the method."""
-    plain = normalised(path)
-    return any(route.policy.swaps and _fits(route, plain) for route in ROUTES)
 
 
 def _fits(route: Route, plain: str) -> bool:
     return plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
 
 
-def policy(scheme: str, host: str, port: int, method: str, target: str, hosts: frozenset[str]) -> Policy:
-    """Return the policy for a request to ``host``: where the connection goes, never what a ``Host`` header says.
+def why_fixed(path: str) -> str:
+    """Return why pool.toml cannot move a path (``/`` at its end: and everything below it); empty if it can."""
+    if not path.startswith("/backend-api/") or normalised(path) != path:
+        return "is no path of the backend"
+    for fixed, why in FIXED.items():
+        if path.startswith(fixed) or (path.endswith("/") and fixed.startswith(path)):
+            return f"cannot be moved: {why}" if path.startswith(fixed) else f"includes {fixed}: {why}"
+    if path == USAGE or path.startswith(CODEX):
+        return ""
+    return "cannot be moved: it acts for a person"
 
-    ``target`` is the path with its query; ``hosts`` are those of the backend and the pool's identities.
+
+def moved(path: str, is_own: bool) -> Route:
+    """Return the row of a path that pool.toml moves: to the client's own credential, or to an identity's.
+
+    The client of a member has no credential of its own.
     """
-    if host.lower() not in hosts or scheme != "https" or port != 443:
-        return Policy.NEVER
-    path = target.partition("?")[0]
-    return route_of(method, path).policy if max(len(method), len(path)) <= LONGEST else Policy.OWN
+    default = next((row for row in ROUTES if row.path == path), Route(path, Policy.SWAP))
+    if is_own:
+        return default._replace(policy=Policy.LENT_TO_MEMBERS)
+    return default
+
+
+def is_repeatable(method: str, path: str) -> bool:
+    """Return whether a request under an identity may be sent once more though it may have reached the backend."""
+    return method == "GET" or route_of(method, path).repeatable
+
+
+def asks_for_stream(method: str, path: str) -> bool:
+    return method == "POST" and normalised(path) == RESPONSES
 
 
 def normalised(path: str) -> str:

@@ -15,10 +15,10 @@ from codexpool.members.register import Member
 from codexpool.members.turn_queue import Slot
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
-from codexpool.protocol import endpoints, headers, routes
+from codexpool.protocol import endpoints, headers
 from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.inflate import UnreadableError, pieces
-from codexpool.protocol.routes import MODELS, Policy
+from codexpool.protocol.routes import MODELS, NO_BACKEND, Policy, Route, Routes
 from codexpool.protocol.stream_events import Beginning, Reading
 from codexpool.proxy.bodies import look
 from codexpool.redaction import redact_text
@@ -116,13 +116,13 @@ class Exchange:
         return session_shown(self.asked.session)
 
 
-def policy_of(request: http.Request, hosts: frozenset[str]) -> Policy:
-    """Return the path policy of a request as it would leave; ``hosts`` are those it applies to."""
+def route_of(request: http.Request, routes: Routes, hosts: frozenset[str]) -> Route:
+    """Return the row of the path policy for a request as it would leave; ``hosts`` are those it applies to."""
     data = request.data
     if data.host.lower() not in hosts:
-        return Policy.NEVER
+        return NO_BACKEND
     scheme, method, path = (text.decode("latin-1") for text in (data.scheme, data.method, data.path))
-    return routes.policy(scheme, data.host, data.port, method, path, hosts)
+    return routes.route(scheme, data.host, data.port, method, path, hosts)
 
 
 def address_of(request: http.Request) -> Address:

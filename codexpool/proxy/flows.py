@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 
 from codexpool.protocol import routes
-from codexpool.protocol.routes import Policy
-from codexpool.proxy.exchange import Exchange, policy_of
+from codexpool.protocol.routes import AS_SHIPPED, Policy, Route
+from codexpool.proxy.exchange import Exchange, route_of
 from codexpool.upkeep.keeper import Keeper
 
 
@@ -79,6 +79,11 @@ class Flows(WeakKeyDictionary[http.HTTPFlow, Exchange]):
             self._hosts |= keeper.hosts
         return self._hosts
 
+    def route(self, request: http.Request) -> Route:
+        """Return the row of the path policy for a request as it would leave."""
+        keeper = self.keeper_if_any
+        return route_of(request, keeper.config.routes if keeper is not None else AS_SHIPPED, self.hosts)
+
     def policy(self, request: http.Request) -> Policy:
         """Return the path policy for a request as it would leave."""
-        return policy_of(request, self.hosts)
+        return self.route(request).policy

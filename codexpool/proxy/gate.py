@@ -24,7 +24,7 @@ from codexpool.members.client_addresses import ClientAddresses
 from codexpool.members.register import KeyStatus, Member, Register, key_status, refusal
 from codexpool.protocol import endpoints, routes
 from codexpool.protocol.hosts import plain
-from codexpool.protocol.routes import Policy
+from codexpool.protocol.routes import NO_BACKEND, Policy, Route
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.find_keys import carries_key, hide_key, key_of
 from codexpool.proxy.mitm import options
@@ -64,7 +64,7 @@ class Entrance:
     member: Member | None = None
     why: str = ""
     is_few: bool = True  # Its address has had few refusals lately.
-    policy: Policy = Policy.NEVER
+    route: Route = NO_BACKEND
 
 
 UNTOUCHED: Final = Entrance(Outcome.UNTOUCHED)
@@ -109,6 +109,10 @@ class Gate:
             logger.warning("%s", warning)
         self._warning = warning
 
+    @property
+    def _routes(self) -> routes.Routes:
+        return self._config.routes if self._config is not None else routes.AS_SHIPPED
+
     def may_go_on(self, member: Member | None) -> bool:
         """Return whether a request that was let in may still go on: its key is valid, or none is needed."""
         if member is None:
@@ -144,20 +148,21 @@ class Gate:
 
     # -- the head of a request
 
-    def enter(self, flow: http.HTTPFlow, policy: Policy, keeper: Keeper | None, closed: str) -> Entrance:
+    def enter(self, flow: http.HTTPFlow, route: Route, keeper: Keeper | None, closed: str) -> Entrance:
         """Decide what a request gets, by its headers. If the proxy answers it, `answer` does so later."""
         found = key_of(flow.request)
         if found is not None:
             hide_key(flow)
         if keeper is not None:
             self.follow(keeper.config)
+            policy = route.policy
             entrance = self._without_key(flow, policy) if found is None else self._with_key(flow, found, policy)
         elif found is None:
             entrance = UNTOUCHED
         else:
             entrance = Entrance(Outcome.REFUSED, why=closed or "there is no pool here: no pool.toml was found")
         if entrance is not UNTOUCHED and entrance is not OWN:
-            entrance.policy = policy
+            entrance.route = route
             if entrance.outcome is not Outcome.SWAPPED:
                 self._keep(flow, entrance)
                 _end_if_endless(flow)
@@ -174,7 +179,7 @@ class Gate:
             return UNTOUCHED  # The table's answer to all requests without a key: nothing has to be looked up.
         proof, why = self._brought(flow)
         purpose = purpose_of(flow.request, policy)
-        if purpose is Purpose.PERSONAL and routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
+        if purpose is Purpose.PERSONAL and self._routes.is_swapped_otherwise(flow.request.path.partition("?")[0]):
             purpose = Purpose.SWAP  # Another method is no way around the pool's paths.
         what = TABLE[self.access][proof][purpose]
         if what not in (Outcome.UNTOUCHED, Outcome.OWN):
@@ -259,8 +264,8 @@ class Gate:
             return
         what = redact_text(f"{flow.request.method} {flow.request.host}")
         logger.warning("refused %s from %s: %s", what, address, entrance.why)
-        if entrance.policy.swaps:
-            tracer.turned_away(self._history, flow, entrance.policy, entrance.why, flow.response.status_code)
+        if entrance.route.policy.swaps:
+            tracer.turned_away(self._history, flow, entrance.route, entrance.why, flow.response.status_code)
 
 
 def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
@@ -269,7 +274,7 @@ def _refusal(flow: http.HTTPFlow, entrance: Entrance) -> http.Response:
     match entrance.outcome:
         case Outcome.WITHHELD:
             return replies.withheld(entrance.why)
-        case Outcome.EXPLAINED if entrance.policy is Policy.SWAP_IDS and own:
+        case Outcome.EXPLAINED if entrance.route.policy is Policy.SWAP_IDS and own:
             return replies.discovered(own)  # Without it the client would not send the request that tells it why.
         case Outcome.EXPLAINED:
             return replies.unservable(f"codexpool: {entrance.why}", "", upgrade, None, False, 0.0)
@@ -292,13 +297,13 @@ def purpose_of(request: http.Request, policy: Policy) -> Purpose:
     data = request.data
     asked = data.path.decode("latin-1").partition("?")[0]
     path = routes.normalised(asked)  # Empty for the root, and for what no client sends.
+    is_socket = "websocket" in request.headers.get("upgrade", "").lower()
     if policy.swaps:
-        is_socket = "websocket" in request.headers.get("upgrade", "").lower()
         return Purpose.SOCKET if is_socket and path != endpoints.RESPONSES else Purpose.SWAP
     if policy is Policy.LENT:
         return Purpose.QUOTA
     if policy is Policy.LENT_TO_MEMBERS:
-        return Purpose.WORKSPACE
+        return Purpose.PERSONAL if is_socket else Purpose.WORKSPACE
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(endpoints.API_PATHS))):
         return Purpose.ELSEWHERE  # Pages for a browser.
     if policy is Policy.OWN:

@@ -18,7 +18,7 @@ from codexpool.members.register import Member
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints, headers, routes
 from codexpool.protocol.inflate import UnreadableError
-from codexpool.protocol.routes import Policy
+from codexpool.protocol.routes import Policy, Route
 from codexpool.proxy import probe as probing
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.attempts import Attempts
@@ -49,7 +49,7 @@ logger = logging.getLogger("codexpool")
 
 def exchange_of(
     flow: http.HTTPFlow,
-    policy: Policy,
+    route: Route,
     member: Member | None = None,
     only: frozenset[str] | None = None,
     named: str = "",
@@ -64,13 +64,13 @@ def exchange_of(
     upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
     asked, source = asked_of(values, routes.normalised(request.path.partition("?")[0]))
     asked = asked._replace(client=client_of(values, peer_address(flow.client_conn.peername)))
-    trace = tracer.begun(flow, policy, asked, source, upgrade, member.name if member is not None else "")
+    trace = tracer.begun(flow, route, asked, source, upgrade, member.name if member is not None else "")
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
     probe = probing.probe_of(values)
     asked = of_whom(asked, member, only)
     if probe or named:
         asked = asked._replace(is_turn=asked.is_turn and not probe, named=named)
-    return Exchange(policy, address_of(request), asked, account, upgrade, trace, member, probe)
+    return Exchange(route.policy, address_of(request), asked, account, upgrade, trace, member, probe)
 
 
 def waits_for_model(exchange: Exchange, pool: Pool) -> bool:
@@ -116,19 +116,21 @@ class Requests:
 
         The identity may still change until the request leaves: see `outbound`.
         """
-        policy = self._flows.policy(flow.request)
+        route = self._flows.route(flow.request)
         keeper = self._flows.keeper_if_any
-        entrance = self._gate.enter(flow, policy, keeper, self._flows.closed)
+        entrance = self._gate.enter(flow, route, keeper, self._flows.closed)
         outcome = entrance.outcome
-        is_let_in = outcome is Outcome.SWAPPED or (outcome is Outcome.UNTOUCHED and policy.takes_identity)
+        is_let_in = outcome is Outcome.SWAPPED or (outcome is Outcome.UNTOUCHED and route.policy.takes_identity)
         if not is_let_in or keeper is None:
             return
         flow.request.stream = False
         member = entrance.member
         only = self._serving(keeper, member, flow.request.path) if member is not None else None
-        named = self._named(flow, keeper, policy, only)
-        policy = Policy.SWAP if policy is Policy.LENT_TO_MEMBERS else policy
-        exchange = exchange_of(flow, policy, member, only, named)
+        named = self._named(flow, keeper, route.policy, only)
+        if route.policy is Policy.LENT_TO_MEMBERS:
+            is_usage = route.path == endpoints.USAGE
+            route = route._replace(policy=Policy.LENT if is_usage else Policy.SWAP)
+        exchange = exchange_of(flow, route, member, only, named)
         self._flows[flow] = exchange
         self._history.began(exchange.trace)
         shown = "waiting"
@@ -158,10 +160,10 @@ class Requests:
 
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Refuse a request of a swap path because the proxy is ending; return whether it was one."""
-        policy = self._flows.policy(flow.request)
-        if not policy.swaps or self._flows.keeper_if_any is None:
+        route = self._flows.route(flow.request)
+        if not route.policy.swaps or self._flows.keeper_if_any is None:
             return False
-        tracer.turned_away(self._history, flow, policy, reason)
+        tracer.turned_away(self._history, flow, route, reason)
         hide_key(flow)
         label(flow, "refused")
         flow.response = replies.failed_closed(reason, at_once=True)
@@ -249,7 +251,7 @@ class Requests:
         if isinstance(self._flows.mode, Passthrough) or not self._flows.policy(flow.request).swaps:
             return None
         reason = self._flows.closed or "no identity was assigned; see the proxy's log"
-        tracer.turned_away(self._history, flow, self._flows.policy(flow.request), reason)
+        tracer.turned_away(self._history, flow, self._flows.route(flow.request), reason)
         label(flow, "refused")  # A dump may have it, and the client's credential is a secret too.
         return replies.failed_closed(reason)
 

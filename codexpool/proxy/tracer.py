@@ -16,8 +16,8 @@ from codexpool.pool.recovery import Pause, Renew, Wait
 from codexpool.pool.verdict import Answer, classify
 from codexpool.protocol import routes
 from codexpool.protocol.headers import first_values
-from codexpool.protocol.routes import Policy
-from codexpool.proxy.exchange import Exchange, asked_of, policy_of
+from codexpool.protocol.routes import Policy, Route
+from codexpool.proxy.exchange import Exchange, asked_of, route_of
 from codexpool.proxy.held_answers import read
 from codexpool.traces.history import History
 from codexpool.traces.trace import METADATA, AttemptTrace, Trace
@@ -28,16 +28,16 @@ GOOD = classify(Answer(200))
 
 
 def begun(
-    flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool, member: str = ""
+    flow: http.HTTPFlow, route: Route, asked: Asked, source: str | None, is_upgrade: bool, member: str = ""
 ) -> Trace:
     """Begin the trace of a request from its headers, and attach it to the flow."""
-    trace = _trace(flow, policy, asked, source, is_upgrade)
+    trace = _trace(flow, route, asked, source, is_upgrade)
     trace.member = member
     flow.metadata[METADATA] = trace
     return trace
 
 
-def _trace(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None, is_upgrade: bool) -> Trace:
+def _trace(flow: http.HTTPFlow, route: Route, asked: Asked, source: str | None, is_upgrade: bool) -> Trace:
     data = flow.request.data
     method, path = data.method.decode("latin-1"), data.path.decode("latin-1")
     return Trace(
@@ -48,8 +48,8 @@ def _trace(flow: http.HTTPFlow, policy: Policy, asked: Asked, source: str | None
         data.scheme.decode("latin-1"),
         data.host,
         path,
-        policy,
-        routes.route_of(method, path.partition("?")[0]).path if policy is not Policy.NEVER else "",
+        route.policy,
+        route.path,
         data.headers.fields,
         is_upgrade,
         session=asked.session,
@@ -114,11 +114,11 @@ def lost(history: History, flow: http.HTTPFlow, trace: Trace) -> None:
 
 
 @harmless
-def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: str, status: int = 503) -> None:
+def turned_away(history: History, flow: http.HTTPFlow, route: Route, reason: str, status: int = 503) -> None:
     """Record a request that was refused before it had an identity."""
     values = first_values(flow.request.headers.fields)
     asked, source = asked_of(values, routes.normalised(flow.request.path.partition("?")[0]))
-    trace = begun(flow, policy, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
+    trace = begun(flow, route, asked, source, values.get(b"upgrade", b"").lower() == b"websocket")
     history.began(trace)
     trace.replied(reason)
     history.ended(trace, status)
@@ -127,11 +127,11 @@ def turned_away(history: History, flow: http.HTTPFlow, policy: Policy, reason: s
 def untouched(flow: http.HTTPFlow) -> Trace:
     """Make the trace of a finished request that codexpool did not touch."""
     request, response = flow.request, flow.response
-    policy = policy_of(request, routes.BACKEND_ONLY)
-    if policy in (Policy.LENT, Policy.LENT_TO_MEMBERS):
-        policy = Policy.OWN  # It would have a trace if an identity had been asked.
+    route = route_of(request, routes.AS_SHIPPED, routes.BACKEND_ONLY)
+    if route.policy is not Policy.NEVER:
+        route = route._replace(policy=Policy.OWN)  # Under an identity it would have a trace.
     asked, source = asked_of(first_values(request.data.headers.fields), request.path.partition("?")[0])
-    trace = _trace(flow, policy, asked, source, flow.websocket is not None)
+    trace = _trace(flow, route, asked, source, flow.websocket is not None)
     trace.at, trace.request_bytes = request.timestamp_start, len(request.raw_content or b"")
     if response is not None:
         trace.status, trace.answered_by = response.status_code, "backend"

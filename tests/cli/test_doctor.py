@@ -191,6 +191,18 @@ def test_routes_prints_the_table_and_checks_nothing(machine: Machine) -> None:
     assert machine.fake.connects == 0
 
 
+def test_routes_shows_what_pool_toml_moves(machine: Machine) -> None:
+    machine.pool.write_text(f'[pool.routes]\n"/backend-api/wham/usage" = "own"\n\n{machine.pool.read_text()}')
+
+    text = machine.run("--routes").stdout
+    rows = json.loads(machine.run("--routes", "--json").stdout)["routes"]
+
+    assert "own, lent to members (pool.toml)" in text
+    assert [(row["path"], row["policy"]) for row in rows if row["moved"]] == [
+        ("/backend-api/wham/usage", "own, lent to members")
+    ]
+
+
 @pytest.mark.parametrize("arguments", [("--client", "/nowhere/codex"), ("--proxy", "ftp://x"), ("--nonsense",)])
 def test_wrong_usage_is_2(machine: Machine, arguments: tuple[str, ...]) -> None:
     machine.run(*arguments, code=2)

@@ -396,3 +396,55 @@ def test_a_file_without_read_permission_is_refused(write: WritePrivate) -> None:
     path = write("pool.toml", WHOLE)
     path.chmod(0o200)
     assert refusal(path).startswith(": cannot be read: Permission denied; let the user")
+
+
+USAGE = "/backend-api/wham/usage"
+
+
+def test_routes_of_the_pool_are_read() -> None:
+    moved = f'[pool.routes]\n"{USAGE}" = "own"\n"/backend-api/codex/images/" = "swap"\n{WHOLE}'.replace(
+        "[pool]\n", ""
+    )
+    config = parse(moved.replace('selection = "drain-first"\n', ""), POOL)
+
+    assert [(row.path, str(row.policy)) for row in config.routes.moved] == [
+        (USAGE, "own, lent to members"),
+        ("/backend-api/codex/images/", "swap"),
+    ]
+    assert parse(WHOLE, POOL).routes.moved == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f'"{USAGE}" = "mine"', f'"{USAGE}": is "mine"; accepted here: swap, own'),
+        (f'"{USAGE}" = true', f'"{USAGE}": is a boolean; accepted here: swap, own'),
+        (
+            '"/backend-api/codex/responses" = "own"',
+            "cannot be moved: the pool is there to serve it; remove",
+        ),
+        ('"/backend-api/wham/accounts/check" = "own"', "cannot be moved: an identity has to answer it"),
+        ('"/backend-api/wham/rate-limit-reset-credits/consume" = "swap"', "cannot be moved: it acts for a person"),
+        ('"/backend-api/wham/remote/control/" = "swap"', "cannot be moved: it acts for a person"),
+        ('"/backend-api/codex/alpha/" = "swap"', "includes /backend-api/codex/alpha/notes: notes are a person's own"),
+        (
+            '"codex/images/" = "own"',
+            '"codex/images/": is no path of the backend',
+        ),
+        ('wham = "own"', "pool.routes.wham: is no path of the backend"),
+        ('"at-test-0123456789abcdef" = "own"', "pool.routes.(not shown, sha256:"),
+    ],
+)
+def test_routes_that_cannot_be_moved_are_refused(line: str, said: str) -> None:
+    identity = '[[identity]]\nname = "a"\ntoken = { env = "A" }\n'
+
+    (problem,) = lines_said(f"[pool.routes]\n# a comment\n{line}\n{identity}")
+
+    assert problem.startswith("pool.toml:3: pool.routes.")
+    assert said in problem
+
+
+def test_routes_are_a_table() -> None:
+    (problem,) = lines_said('[pool]\nroutes = "own"\n[[identity]]\nname = "a"\ntoken = { env = "A" }\n')
+
+    assert problem.startswith('pool.toml:2: pool.routes: is a string; write "PATH" = "own" or "swap"')

@@ -79,7 +79,7 @@ OURS = [
     ("codexpool.protocol.headers", "swapped"),
     ("codexpool.protocol.headers", "labelled"),
     ("codexpool.protocol.headers", "identity_values"),
-    ("codexpool.protocol.routes", "policy"),
+    ("codexpool.protocol.routes", "Routes.route"),
     ("codexpool.protocol.routes", "normalised"),
 ]
 """What may break; each is broken while a good request, a refused one, a discovery and a handshake go by."""

@@ -261,7 +261,7 @@ async def test_a_refusal_on_a_socket_reaches_the_client(world: World) -> None:
 OURS = [
     *(
         ("codexpool.proxy.observe.handler", f"ObserveHandler.{name}")
-        for name in ("open", "assign", "policy", "headers_came", "judge")
+        for name in ("open", "assign", "route", "headers_came", "judge")
     ),
     *(("codexpool.proxy.observe.handler", f"ObserveHandler.{name}") for name in ("_received", "_judge", "_log")),
     *(
@@ -280,7 +280,7 @@ OURS = [
     ("codexpool.proxy.tracer", "begun"),
     ("codexpool.pool.pool", "Pool.choose"),
     ("codexpool.protocol.headers", "swapped"),
-    ("codexpool.protocol.routes", "policy"),
+    ("codexpool.protocol.routes", "Routes.route"),
 ]
 """What may break; each is broken while a good request, a refused one, a discovery and a socket go by."""
 

@@ -8,7 +8,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codexpool.protocol.endpoints import ACCOUNTS_CHECK
-from codexpool.protocol.routes import ROUTES, Policy, host_of, normalised, policy, route_of
+from codexpool.protocol.routes import (
+    AS_SHIPPED,
+    ROUTES,
+    Policy,
+    Routes,
+    host_of,
+    moved,
+    normalised,
+    route_of,
+    why_fixed,
+)
 
 HOSTS = frozenset({"chatgpt.com", "gov.chatgpt.com"})
 CODEX = "/backend-api/codex"
@@ -156,7 +166,7 @@ def test_normalising_twice_changes_nothing(path: str) -> None:
 
 
 def asks(host: str, scheme: str = "https", port: int = 443, target: str = f"{CODEX}/responses") -> Policy:
-    return policy(scheme, host, port, "POST", target, HOSTS)
+    return AS_SHIPPED.route(scheme, host, port, "POST", target, HOSTS).policy
 
 
 @pytest.mark.parametrize("host", ["chatgpt.com", "ChatGPT.com", "gov.chatgpt.com"])
@@ -232,3 +242,58 @@ def test_what_is_lent_may_leave_with_the_clients_own_credential(path: str, polic
     assert not policy.swaps
     assert policy.takes_identity is is_for_all
     assert route_of("POST", path).policy is Policy.OWN
+
+
+# -- what pool.toml moves
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/backend-api/wham/usage", f"{CODEX}/models", f"{CODEX}/images/", f"{CODEX}/images/edits"),
+        *(f"{CODEX}/alpha/search", f"{CODEX}/realtime/", f"{CODEX}/a-new-endpoint", f"{CODEX}/new/"),
+    ],
+)
+def test_what_a_pool_may_move(path: str) -> None:
+    """Endpoints of the model's own, also those that this version does not know; and what is left."""
+    below = f"{path}x" if path.endswith("/") else path
+    own, swapped = Routes((moved(path, is_own=True),)), Routes((moved(path, is_own=False),))
+
+    assert why_fixed(path) == ""
+    assert route_of("GET", below, own).policy is Policy.LENT_TO_MEMBERS
+    assert route_of("GET", below, swapped).policy.takes_identity
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"{CODEX}/responses", f"{CODEX}/responses/compact", ACCOUNTS_CHECK, "/backend-api/wham/config/bundle"),
+        *(f"{CODEX}/alpha/notes/v2/list", f"{CODEX}/alpha/history/", f"{CODEX}/analytics-events/events"),
+        *("/backend-api/wham/rate-limit-reset-credits/consume", "/backend-api/wham/tasks", "/backend-api/ps/mcp"),
+        *("/backend-api/wham/remote/control/enroll", "/backend-api/accounts/x", "/backend-api/wham/"),
+        *(f"{CODEX}/", f"{CODEX}/alpha/", "/backend-api/", "/", "", "codex/models", "https://chatgpt.com/x"),
+        *(f"{CODEX}/models?x", f"{CODEX}/images/../responses", f"{CODEX}//models", f"{CODEX}/%6dodels"),
+    ],
+)
+def test_what_no_pool_may_move(path: str) -> None:
+    assert why_fixed(path)
+
+
+moves = st.lists(st.sampled_from(["models", "images/", "alpha/search", "new", "alpha/x"]), unique=True, max_size=3)
+
+
+@given(moves, st.booleans(), st.sampled_from(["GET", "POST"]), paths)
+def test_a_move_changes_the_policy_of_its_path_only(names: list[str], is_own: bool, method: str, path: str) -> None:
+    rows = tuple(moved(f"{CODEX}/{name}", is_own) for name in names)
+    plain = normalised(path)
+    is_theirs = any(plain.startswith(row.path) if row.path.endswith("/") else plain == row.path for row in rows)
+
+    if not is_theirs:
+        assert route_of(method, path, Routes(rows)) == route_of(method, path)
+
+
+def test_other_methods_of_a_moved_path_are_no_longer_guarded() -> None:
+    models = f"{CODEX}/models"
+
+    assert AS_SHIPPED.is_swapped_otherwise(models)
+    assert not Routes((moved(models, is_own=True),)).is_swapped_otherwise(models)

@@ -8,7 +8,7 @@ import pytest
 from mitmproxy.connection import Client
 
 from codexpool.config.model import Access
-from codexpool.protocol.routes import BACKEND_ONLY, Policy
+from codexpool.protocol.routes import BACKEND_ONLY, Policy, Route
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.mitm import options
 from codexpool.traces.history import History
@@ -59,7 +59,7 @@ def gate(keeper: StillKeeper, monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 def use(gate: Gate, keeper: StillKeeper, name: str, peer: tuple[str, int] = FAR) -> None:
     """Send a request with a key from there."""
-    gate.enter(coming(key_of(name), peer=peer), Policy.SWAP, keeper, "")
+    gate.enter(coming(key_of(name), peer=peer), Route("", Policy.SWAP), keeper, "")
 
 
 def passes(gate: Gate, peer: tuple[object, ...], host: str = "example.com", port: int = 443) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from typing import Any
@@ -9,15 +10,17 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
-from codexpool.config.model import Access
+from codexpool.config.model import Access, MemberSpec
 from codexpool.pool.identity import Condition, Status
 from codexpool.protocol.endpoints import USAGE
 from codexpool.protocol.lent_usage import NOTHING_KNOWN
-from codexpool.protocol.routes import MODELS
+from codexpool.protocol.routes import MODELS, Routes, moved
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler
+from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
 from tests.proxy.still_keeper import StillKeeper, flow
+from tests.running import key_of
 
 LEFT = {"plan_type": "business", "rate_limit": {"primary_window": {"used_percent": 7}}}
 
@@ -174,3 +177,41 @@ async def test_a_pool_for_members_shows_its_limits_to_members_only(monkeypatch: 
     assert await goes(handler, asked) == ""
     assert asked.response is None
     assert asked.request.headers["authorization"] == "Bearer at-test-client-0123456789abcdef"
+
+
+IMAGES = "/backend-api/codex/images/generations"
+
+
+@pytest.mark.parametrize(("moved_path", "path"), [(USAGE, USAGE), ("/backend-api/codex/images/", IMAGES)])
+async def test_what_pool_toml_makes_own_keeps_the_clients_credential_unless_it_is_a_members(
+    moved_path: str, path: str
+) -> None:
+    handler, keeper = serving("first")
+    members = (MemberSpec("ann", hashed(key_of("ann")), 1),)
+    moves = Routes((moved(moved_path, is_own=True),))
+    before = await goes(handler, asking(path))
+    # when pool.toml is reloaded
+    keeper.config = dataclasses.replace(keeper.config, members=members, routes=moves)
+    own, members_own = asking(path), asking(path)
+    members_own.request.headers["authorization"] = f"Bearer {key_of('ann')}"
+
+    assert before == "first"
+    assert await goes(handler, own) == ""
+    assert own.response is None
+    assert own.request.headers["authorization"] == "Bearer at-test-client-0123456789abcdef"
+    assert await goes(handler, members_own) == "first"
+
+
+async def test_a_member_gets_no_socket_on_a_path_that_pool_toml_makes_own() -> None:
+    """Its messages would not be inspected."""
+    handler, keeper = serving("first")
+    members = (MemberSpec("ann", hashed(key_of("ann")), 1),)
+    moves = Routes((moved("/backend-api/codex/realtime/", is_own=True),))
+    keeper.config = dataclasses.replace(keeper.config, members=members, routes=moves)
+    opens = asking("/backend-api/codex/realtime/x")
+    opens.request.headers["authorization"] = f"Bearer {key_of('ann')}"
+    opens.request.headers["upgrade"] = "websocket"
+
+    assert await goes(handler, opens) == ""
+    assert opens.response is not None
+    assert opens.response.status_code == 403

@@ -28,7 +28,7 @@ from codexpool.doctor.findings import VERSION, Finding, Level, note, wrong
 from codexpool.doctor.trust import Tunnel
 from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
-from codexpool.protocol.routes import ROUTES
+from codexpool.protocol.routes import AS_SHIPPED, Routes
 from codexpool.state.sqlite import VARIABLE as STATE_VARIABLE
 from codexpool.views.formatting import Line, wrap
 from codexpool.web import site
@@ -67,7 +67,7 @@ def doctor(
     out = Output()
     if only_routes:
         with quiet_end():
-            _print_routes(out, as_json)
+            _print_routes(out, _routes(), as_json)
         return
     client = environment.client_environment(os.environ)
     named = machine.find_program(program, os.environ)
@@ -122,19 +122,29 @@ def _summary(found: Sequence[Finding]) -> Text:
     return Text(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong{more}.", "bold red")
 
 
-def _print_routes(out: Output, as_json: bool) -> None:
-    """Print the table of `codexpool.protocol.routes`."""
+def _routes() -> Routes:
+    """Return the path policy of the pool.toml on this machine, or the shipped one."""
+    path = pool_path(None)
+    config, problems = configuration.read(path) if path is not None else (None, [])
+    if problems:
+        console(stderr=True).print(f"{path} is invalid (codexpool config check): the table lacks what it moves")
+    return config.routes if config is not None else AS_SHIPPED
+
+
+def _print_routes(out: Output, routes: Routes, as_json: bool) -> None:
+    """Print a path policy."""
     if as_json:
-        rows = [{**route._asdict(), "policy": route.policy.value} for route in ROUTES]
+        rows = [{**row._asdict(), "policy": row.policy.value, "moved": row in routes.moved} for row in routes.rows]
         others = [{"hosts": hosts, "policy": policy} for hosts, policy in OTHERS]
         out.line(json.dumps({"version": 1, "routes": rows, "hosts": others}, indent=2))
         return
     table = Table(box=None, pad_edge=False)
     for name in ("path", "methods", "policy", "repeatable"):
         table.add_column(name, overflow="fold")
-    for route in ROUTES:
-        methods = " ".join(route.methods) or "any"
-        table.add_row(route.path, methods, route.policy.value, "yes" if route.repeatable else "GET only")
+    for row in routes.rows:
+        methods = " ".join(row.methods) or "any"
+        policy = f"{row.policy.value} (pool.toml)" if row in routes.moved else row.policy.value
+        table.add_row(row.path, methods, policy, "yes" if row.repeatable else "GET only")
     for hosts, policy in (("all other paths", "own"), *OTHERS):
         table.add_row(hosts, "any", policy, "")
     out.show(table)

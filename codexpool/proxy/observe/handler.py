@@ -26,12 +26,12 @@ from codexpool.protocol import endpoints, headers, routes
 from codexpool.protocol.encrypted_reasoning import has_encrypted
 from codexpool.protocol.headers import TURN_STATE, first_values
 from codexpool.protocol.inflate import UnreadableError, is_known
-from codexpool.protocol.routes import BACKEND_ONLY, Policy
+from codexpool.protocol.routes import BACKEND_ONLY, Policy, Route
 from codexpool.protocol.stream_events import Beginning
 from codexpool.proxy import judge as judging
 from codexpool.proxy import probe, replies, tracer
 from codexpool.proxy.bodies import AT_ONCE
-from codexpool.proxy.exchange import policy_of
+from codexpool.proxy.exchange import route_of
 from codexpool.proxy.find_keys import carries_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
@@ -113,8 +113,11 @@ class ObserveHandler(Hooks):
     def refusal(self, client: Client, to_host: str, port: int) -> str:
         return self.gate.refuses_connection(client, to_host, port, BACKEND_ONLY) if self.closed else ""
 
+    def route(self, request: http.Request) -> Route:
+        return route_of(request, self._config.routes if self._config is not None else routes.AS_SHIPPED, self.hosts)
+
     def policy(self, request: http.Request) -> Policy:
-        return policy_of(request, self.hosts)
+        return self.route(request).policy
 
     # -- requests
 
@@ -122,15 +125,15 @@ class ObserveHandler(Hooks):
         if carries_key(flow.request):
             self.gate.refuse(flow, "this proxy only observes: member keys are not accepted")
             return
-        policy = self.policy(flow.request)
+        route = self.route(flow.request)
         # Requests from before a reload have another sender, which would not unmask them.
         is_ours = flow.is_replay is not None or flow.request.timestamp_start >= self._since
-        if not policy.takes_identity or not is_ours:
+        if not route.policy.takes_identity or not is_ours:
             return
         if flow.is_replay is not None:
             self._masked.unmask(flow)
         with self._fail_open("reading a request"):
-            exchange = exchange_of(flow, policy, named=identity_named(flow.client_conn))
+            exchange = exchange_of(flow, route, named=identity_named(flow.client_conn))
             exchange.trace.observed = True
             self.history.began(exchange.trace)
             self._observed[flow] = Observation(exchange, self.consulted)

@@ -220,7 +220,7 @@ BREAKABLE = [
         "codexpool.proxy.observe.handler.scrub",
         "codexpool.proxy.observe.handler.redact_text",
     ),
-    *("codexpool.proxy.observe.handler.headers.is_event_stream", "codexpool.proxy.observe.handler.routes.policy"),
+    *("codexpool.proxy.observe.handler.headers.is_event_stream", "codexpool.protocol.routes.Routes.route"),
     *("codexpool.proxy.observe.handler.judging.of_response", "codexpool.proxy.observe.pool.Consulted.fields"),
     *("codexpool.pool.pool.Pool.choose", "codexpool.traces.trace.Trace.count_bytes"),
 ]
