@@ -18,6 +18,8 @@ COMMANDS = {
     "pause": "commands.identities:pause",
     "resume": "commands.identities:resume",
     "reset": "commands.reset:reset",
+    "pin": "commands.pin:pin",
+    "unpin": "commands.pin:unpin",
     "remove": "commands.identities:remove",
     "breaker": "commands.identities:breaker",
     "status": "commands.status:status",

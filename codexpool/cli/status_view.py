@@ -144,6 +144,8 @@ class StatusView:
                 table.add_row(title, Text.assemble(f"{sum(counts):>6,} ", (self._heights(counts), style)))
         table.add_row("", Text("       in the last hour, the present minute last", "dim"))
         table.add_row("sessions", self._sessions())
+        if pins := self._pins():
+            table.add_row("pinned", pins)
         table.add_row("in all", Text(self._totals()))
         return table
 
@@ -156,6 +158,17 @@ class StatusView:
             facts += [_counted(session["requests"], "request"), f"{span(self._at - session['last_at'])} ago"]
             facts += [session["model"]] if session["model"] else []
             lines.append(Text.assemble((short(session["key"]), "bold"), ", ".join(facts)))
+        return Text("\n").join(lines)
+
+    def _pins(self) -> Text | None:
+        pins = self._document.get("pins", ())
+        if not pins:
+            return None
+        total = self._document["pins_total"]
+        lines = [Text(f"{_counted(total, 'session')}, last pinned:")]
+        for pin in pins[:SESSIONS_SHOWN]:
+            ago = span(self._at - pin["at"])
+            lines.append(Text.assemble((_short_id(pin["session"]), "bold"), f" to {pin['identity']}, {ago} ago"))
         return Text("\n").join(lines)
 
     def _totals(self) -> str:
@@ -217,6 +230,12 @@ def _member(member: Document) -> Text:
 
 def short(key: str) -> str:
     return key if len(key) <= 14 else f"{key[:13]}…"
+
+
+def _short_id(key: str) -> str:
+    """Shorten a session of the pool; that of a member begins with the member's name."""
+    owner, slash, session = key.rpartition("/")
+    return f"{owner}{slash}{short(session)}"
 
 
 def style_of(status: str) -> str:

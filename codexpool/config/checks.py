@@ -15,6 +15,7 @@ from codexpool.config.statements import KeyPath, first_lines
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SEPARATOR = "+"  # Comes between a user of the proxy and the name of an identity: it is in no name.
 
 Word = TypeVar("Word", bound=StrEnum)
 

@@ -120,9 +120,14 @@ def _keys(spec: MemberSpec) -> tuple[str, ...]:
 def _member(spec: MemberSpec, key: str, identities: Collection[str]) -> Member:
     served_by = None
     if spec.identities:
-        served_by = frozenset(n for n in identities if any(fnmatchcase(n, pattern) for pattern in spec.identities))
+        served_by = frozenset(name for name in identities if may_use(spec, name))
     account, user = (uuid.uuid5(NAMESPACE, f"{what} {spec.name}") for what in ("account", "user"))
     return Member(spec, key, str(account), f"user-{user.hex}", served_by)
+
+
+def may_use(spec: MemberSpec, name: str) -> bool:
+    """Return whether an identity may serve a member."""
+    return not spec.identities or any(fnmatchcase(name, pattern) for pattern in spec.identities)
 
 
 def shown_metadata(pool: Pool, member: Member) -> Metadata | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from heapq import nlargest
 from typing import Final, NamedTuple
 
 from codexpool.common.recent import Recent
@@ -50,6 +50,6 @@ class Pins:
         pin = self._pins.get(session or "") or self._pins.get(parent or "")
         return pin.identity if pin is not None else None
 
-    def newest(self) -> Iterator[tuple[str, Pin]]:
-        """Yield all pins, the newest first."""
-        return iter(reversed(self._pins.items()))
+    def newest(self, most: int) -> list[tuple[str, Pin]]:
+        """Return the newest pins with their sessions, the newest first."""
+        return nlargest(most, self._pins.items(), key=lambda item: item[1].at)

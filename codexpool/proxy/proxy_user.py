@@ -22,11 +22,10 @@ from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 from mitmproxy.proxy.mode_specs import RegularMode, UpstreamMode
 
-from codexpool.config.checks import name_problem
+from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.proxy.find_keys import carries_key
 
 HEADER: Final = b"proxy-authorization"
-SEPARATOR: Final = "+"  # Not in a name of an identity, and needs no escape in a URL.
 INVALID: Final = "(an invalid name)"  # Stands for what may be a secret in the wrong place.
 REFUSED: Final = 407
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
+from codexpool.pool.pins import KEPT as PINS_KEPT
 from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Rows, Snapshot, StateError, UnavailableError
 from codexpool.state.database import COLUMNS, Database, open_read_only
 from codexpool.state.writer import Writer
@@ -29,7 +30,8 @@ COUNTED_BY: Final = ("day", "member", "identity", "model", "pool")  # How usage 
 PRUNING: Final = (  # What is deleted, and the age in seconds.
     ("DELETE FROM sessions WHERE at < ?", 30 * DAY),
     ("DELETE FROM conditions WHERE status IS NULL AND at < ?", 30 * DAY),
-    ("DELETE FROM notes WHERE at < ?", 30 * DAY),
+    ("DELETE FROM notes WHERE at < ? AND (kind != 'pinned' OR note = '{}')", 30 * DAY),
+    ("DELETE FROM notes WHERE at < ?", 365 * DAY),  # Pins: a person made them, and no proxy writes them again.
     ("DELETE FROM metadata WHERE at < ?", 180 * DAY),  # whoami tells it again.
     ("DELETE FROM claims WHERE at < ?", 365 * DAY),
 )
@@ -204,6 +206,11 @@ class SqliteState(Rows):
         connection.execute(
             "DELETE FROM sessions WHERE session IN (SELECT session FROM sessions ORDER BY at DESC LIMIT -1 OFFSET ?)",
             (MAX_SESSIONS,),
+        )
+        connection.execute(
+            "DELETE FROM notes WHERE kind = 'pinned' AND name IN"
+            " (SELECT name FROM notes WHERE kind = 'pinned' ORDER BY at DESC LIMIT -1 OFFSET ?)",
+            (PINS_KEPT,),
         )
         connection.execute("DELETE FROM spent WHERE day < ?", (day_of(now - USAGE_AGE),))
 

@@ -18,6 +18,7 @@ from codexpool.common import tasks
 from codexpool.common.recent import Recent
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.needs import is_of_workspace
+from codexpool.pool.pins import Pin
 from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
@@ -36,8 +37,10 @@ MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the ol
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
 USAGE, RESET, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "reset", "families", "breaker", "resumed", "not_for"
-"""The kinds of notes: the first two by account and user, then for all, by pool.toml, by token, and by the subject of
-an exclusion. A ``RESET`` has when a person spent a reset credit, and the request whose outcome is not known yet."""
+PINNED = "pinned"
+"""The kinds of notes: the first two by account and user, then for all, by pool.toml, by token, by the subject of
+an exclusion, and by pool.toml and session (`pin_name`). A ``RESET`` has when a person spent a reset credit, and the
+request whose outcome is not known yet. A ``PINNED`` is empty once the session was unpinned."""
 
 
 class Persistence(Rows):
@@ -184,6 +187,17 @@ class Persistence(Rows):
         return state, state.load()
 
 
+def pin_name(pool_toml: Path, session: str) -> str:
+    """Return the name of the note about the pin of a session."""
+    return f"{pool_toml}#{session}"
+
+
+def pinned_session(pool_toml: Path, name: str) -> str:
+    """Return the session that a note about a pin is for; empty if it is of another pool.toml."""
+    prefix = pin_name(pool_toml, "")
+    return name.removeprefix(prefix) if name.startswith(prefix) else ""
+
+
 def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> None:
     """Apply to a pool what others stored."""
     pool.sessions.restore({s: (key, news.moves.get(s, 0)) for s, key in news.sessions.items()})
@@ -214,6 +228,11 @@ def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -
             pool.learn_family(str(model), str(family))
     elif kind == NOT_FOR:
         pool.exclusions.take(note, now)
+    elif kind == PINNED and (session := pinned_session(pool_toml, name)):
+        if pinned_to := str(note.get("identity", "")):
+            pool.pin(session, Pin(pinned_to, float(note.get("at", 0.0))))
+        else:
+            pool.pins.remove(session)
     elif kind == RESUMED:
         for identity in pool.identities.values():
             if identity.fingerprint == name:

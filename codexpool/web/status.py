@@ -38,6 +38,7 @@ from codexpool.views.limits import limited, limits, reset_credits, safe, share_l
 VERSION: Final = 1
 AT_ONCE: Final = 50  # identities in one piece of the document
 SESSIONS_SHOWN: Final = 100
+PINS_SHOWN: Final = 100
 MODELS_SHOWN: Final = 50  # of one identity, by the backend's lists
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 PROGRAMS: Final = {
@@ -116,6 +117,8 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         },
         "sessions": history.sessions(SESSIONS_SHOWN),
         "sessions_total": history.session_count,
+        "pins": _pins(view.pool),
+        "pins_total": len(view.pool.pins) if view.pool is not None else 0,
         "clock": {"offset": view.clock_offset},
         "members": list(view.members),
         "breaker": _breaker(view.pool),
@@ -133,6 +136,11 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         },
         "events_last": history.last,
     }
+
+
+def _pins(pool: Pool | None) -> list[dict[str, Any]]:
+    pins = pool.pins.newest(PINS_SHOWN) if pool is not None else ()
+    return [{"session": safe(session), "identity": safe(pin.identity), "at": pin.at} for session, pin in pins]
 
 
 def _breaker(pool: Pool | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from codexpool.cli import running_proxy, shells
 from codexpool.cli.commands.env import env, without_bypasses
 from codexpool.local import running_proxies
 from codexpool.local.ca_files import CERTIFICATE, KEY
+from tests.cli.fakeproxy import running
 from tests.standin.certificates import Authority
 
 MEMBER = "at-pool-0123456789abcdef0123456789abcdef"
@@ -205,6 +207,52 @@ def test_replacing_another_proxy_is_reported(run: Run, authority_at_home: Path) 
     assert "--mode upstream:URL" in said.stderr
     assert "secret" not in said.output
     assert run(HTTPS_PROXY="http://127.0.0.1:8080").stderr == ""
+
+
+# -- one identity for a terminal
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url"),
+    [
+        ("http://team:8080", "http://work@team:8080"),
+        ("http://ann:p%40ss@team:8080", "http://ann%2Bwork:p%40ss@team:8080"),
+        ("http://spare@team:8080", "http://work@team:8080"),
+    ],
+)
+def test_identity_is_the_user_of_the_proxy_or_added_to_it(
+    run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, url: str
+) -> None:
+    """A proxy on another machine cannot be asked which identities it has."""
+    monkeypatch.setattr(running_proxy.RunningProxy, "get", refused_to_others)
+
+    said = run("--identity", "work", "--proxy", proxy, "--ca", str(ca))
+
+    assert f"HTTPS_PROXY={url}\n" in said.stdout
+    assert "team:8080 cannot be asked whether it has the identity work" in said.stderr
+
+
+def refused_to_others(self: running_proxy.RunningProxy, path: str, timeout: float = 5.0) -> dict[str, Any]:
+    raise running_proxy.ProxyFailure("no", "no", 403)
+
+
+def test_identity_that_the_pool_does_not_have_is_refused(run: Run, authority_at_home: Path) -> None:
+    with running() as fake:
+        assert (
+            f"HTTPS_PROXY=http://work@127.0.0.1:{fake.port}" in run("--identity", "work", "--proxy", fake.url).stdout
+        )
+        unknown = run("--identity", "wrok", "--proxy", fake.url, code=1)
+
+    assert "has no identity wrok; it has: work, spare" in unknown.output
+
+
+@pytest.mark.parametrize("name", ["my work", MEMBER, ""])
+def test_what_is_no_name_of_an_identity_is_refused(run: Run, authority_at_home: Path, name: str) -> None:
+    assert "--identity: " in run("--identity", name, code=2).output
+
+
+def test_another_identity_of_the_same_proxy_is_no_other_proxy(run: Run, authority_at_home: Path) -> None:
+    assert run(HTTPS_PROXY="http://work@127.0.0.1:8080").stderr == ""
 
 
 # -- nothing bypasses the proxy

@@ -122,6 +122,21 @@ def test_reset_credits_are_shown_with_the_expiry_of_the_first(fake: FakeProxy) -
         assert "reset credit" not in shown(fake, identities=[unknown])
 
 
+def test_pinned_sessions_are_shown_with_their_identity(fake: FakeProxy) -> None:
+    pins = [
+        {"session": "0199a213-81c0-7000-8000-aabbccddeeff", "identity": "work", "at": NOW - 60},
+        {"session": "ann/0199a213-92d1-7000-8000-aabbccddeeff", "identity": "spare", "at": NOW - 7200},
+    ]
+
+    text = shown(fake, pins=pins, pins_total=7)
+
+    assert "7 sessions, last pinned:" in line_of(text, "pinned")
+    assert "0199a213-81c0… to work, 1 min ago" in text
+    assert "ann/0199a213-92d1… to spare, 2 h ago" in text
+    assert "pinned" not in shown(fake, pins=[], pins_total=0)
+    assert "pinned" not in shown(fake)
+
+
 def test_models_that_an_account_lacks_are_named(fake: FakeProxy) -> None:
     assert "work: without gpt-a, gpt-b, which others have" in shown(
         fake, identities=[identity(lacks=["gpt-a", "gpt-b"])]

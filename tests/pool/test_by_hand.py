@@ -182,4 +182,4 @@ def test_pins_are_bounded_and_the_newest_stay() -> None:
 
     assert len(pins) == 10_000
     assert pins.of("1") is None
-    assert next(pins.newest()) == ("10001", Pin("work", NOW + 10_001))
+    assert pins.newest(1)[0] == ("10001", Pin("work", NOW + 10_001))

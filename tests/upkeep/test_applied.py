@@ -13,7 +13,7 @@ from codexpool.pool.identity import Condition, Evidence, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Snapshot
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, RESUMED, USAGE, apply
+from codexpool.upkeep.persistence import BREAKER, FAMILIES, PINNED, RESUMED, USAGE, apply, pin_name
 from tests.pool.pools import bound, metadata, ready_pool, statuses
 
 POOL = Path("/p/pool.toml")
@@ -109,14 +109,28 @@ def test_the_breaker_of_this_pool_is_opened_and_closed_elsewhere() -> None:
     assert pool.states.breaker.opened_at is None
 
 
+def test_pins_are_taken_over_and_ended_for_this_pool_only() -> None:
+    pool, elsewhere = ready_pool("a", "b"), Path("/elsewhere/pool.toml")
+    pins = {
+        (PINNED, pin_name(POOL, "s#1")): {"identity": "b", "at": 5},
+        (PINNED, pin_name(elsewhere, "t")): {"identity": "b", "at": 6},
+    }
+
+    apply(pool, Snapshot(notes=dict(pins)), POOL)
+    assert [pool.pins.of("s#1"), pool.pins.of("t")] == ["b", None]
+
+    apply(pool, Snapshot(notes={(PINNED, pin_name(POOL, "s#1")): {}}), POOL)
+    assert pool.pins.of("s#1") is None
+
+
 STRANGE = [[], 3, {"windows": [[1]]}, {"windows": 3}, {"opened_at": 1, "until": "x"}, {"limited": []}]
 
 
 @pytest.mark.parametrize("note", STRANGE)
-@pytest.mark.parametrize("kind", [USAGE, BREAKER, "of a newer version"])
+@pytest.mark.parametrize("kind", [USAGE, BREAKER, PINNED, "of a newer version"])
 def test_a_note_that_is_strange_does_no_harm(note: object, kind: str) -> None:
     pool = ready_pool("a")
-    for name in (json.dumps(metadata("a").key), str(POOL), "no json"):
+    for name in (json.dumps(metadata("a").key), str(POOL), pin_name(POOL, "s"), "no json"):
         apply(pool, Snapshot(notes={(kind, name): note}), POOL)  # type: ignore[dict-item]
 
     assert pool.identities["a"].status is Status.READY

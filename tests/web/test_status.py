@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from codexpool.config.model import FromAuthJson, FromCommand
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.pins import Pin
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, ResetCredits, Usage, Window
 from codexpool.traces.history import History
 from codexpool.views.limits import WINDOWS_SHOWN
-from codexpool.web.status import AT_ONCE, PROGRAMS, SESSIONS_SHOWN, View, join, pieces
+from codexpool.web.status import AT_ONCE, PINS_SHOWN, PROGRAMS, SESSIONS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.pool.test_entitlements import list_for
 from tests.redaction.planting import pieces_in, recognised
@@ -356,6 +357,18 @@ def test_a_proxy_without_a_pool_shows_why_and_its_requests() -> None:
 def test_a_proxy_with_a_pool_is_not_closed() -> None:
     found = document(view(ready_pool("work"), closed="the pool is not set up yet"), NOW)
     assert found["proxy"]["closed"] == ""
+
+
+def test_pins_are_the_newest_and_all_are_counted() -> None:
+    pool = ready_pool("work")
+    for number in range(PINS_SHOWN + 20):
+        pool.pin(f"s{number}", Pin("work", NOW + number))
+
+    found = document(view(pool), NOW)
+
+    assert found["pins_total"] == PINS_SHOWN + 20
+    assert len(found["pins"]) == PINS_SHOWN
+    assert found["pins"][0] == {"session": f"s{PINS_SHOWN + 19}", "identity": "work", "at": NOW + PINS_SHOWN + 19}
 
 
 def test_sessions_are_the_last_used_with_their_moves() -> None:

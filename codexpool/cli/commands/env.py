@@ -15,8 +15,9 @@ import click
 
 from codexpool.cli import shells
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import Address, RunningProxy, confdir_of, find_proxy
+from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
+from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.doctor.environment import bypasses, codex_home
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
 
@@ -71,7 +72,8 @@ NOTES: Final[Mapping[str, tuple[str, ...]]] = {
     type=click.Path(path_type=Path),
     help=f"The CA certificate to trust. Default: {CERTIFICATE} of the proxy on this machine.",
 )
-def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) -> None:
+@click.option("--identity", metavar="NAME", help="Have only this identity of the pool serve clients started there.")
+def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, identity: str | None) -> None:
     """Print the environment variables a client needs to use and trust the proxy.
 
     \b
@@ -81,10 +83,15 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
 
     --for vscode and --for desktop print lines for ~/.codex/.env, --for ci prints lines for "$GITHUB_ENV". Notes for
     you go to standard error. A member key is never printed. `codexpool doctor` checks the result.
+
+    With --identity the proxy's URL contains NAME as its user, which the client sends to the proxy. Sessions started
+    with these variables are served by that identity only; while it cannot serve, the client shows why. Without
+    --identity the pool chooses again.
     """
     proxy = find_proxy(proxy_url)
     trusted = _trusted(ca, proxy)
-    changes: dict[str, str | None] = {"HTTPS_PROXY": _url(proxy.at)}
+    at = proxy.at if identity is None else _naming(identity, proxy)
+    changes: dict[str, str | None] = {"HTTPS_PROXY": _url(at)}
     if kind in ("vscode", "desktop"):  # There the client does not read CODEX_CA_CERTIFICATE.
         changes["SSL_CERT_FILE"] = str(_bundle(trusted, os.environ))
     else:
@@ -95,7 +102,7 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None) ->
     text = "".join(f"{line}\n" for line in form(changes))
     # A path is bytes, whatever the terminal's encoding is.
     click.echo(os.fsencode(text) if os.name == "posix" else text, nl=False)
-    for note in [*NOTES[kind], *_hints(kind, shell, proxy, os.environ)]:
+    for note in [*NOTES[kind], *_hints(kind, shell, at, os.environ)]:
         click.echo(f"codexpool: {note}", err=True)
 
 
@@ -163,11 +170,30 @@ def _other_certificates(named: str) -> bytes:
 
 
 def _url(at: Address) -> str:
-    user = f"{quote(at.user, safe='')}:{quote(at.password, safe='')}@" if at.user or at.password else ""
+    password = f":{quote(at.password, safe='')}" if at.password else ""
+    user = f"{quote(at.user, safe='')}{password}@" if at.user or at.password else ""
     return f"http://{user}{replace(at, user='', password='')}"
 
 
-def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str]) -> list[str]:
+def _naming(identity: str, proxy: RunningProxy) -> Address:
+    """Return a proxy's address that names an identity, beside the user and password for `proxyauth` if it has any.
+
+    Raises Failure if the pool of the proxy does not have it, and click.UsageError if no pool can.
+    """
+    if problem := name_problem(identity):
+        raise click.UsageError(f"--identity: {problem[0]}; {problem[1]}")
+    try:
+        names = [one["name"] for one in proxy.get(STATUS)["identities"]]
+    except ProxyFailure:
+        click.echo(f"codexpool: {proxy} cannot be asked whether it has the identity {identity}", err=True)
+    else:
+        if identity not in names:
+            raise Failure(f"the pool at {proxy} has no identity {identity}; it has: {', '.join(names) or 'none'}")
+    at = proxy.at
+    return replace(at, user=f"{at.user}{SEPARATOR}{identity}" if at.password else identity)
+
+
+def _hints(kind: str, shell: str, at: Address, environ: Mapping[str, str]) -> list[str]:
     hints = []
     if kind == "cli" and sys.stdout.isatty():
         hints.append("to apply this to your shell, see: codexpool env --help")
@@ -175,15 +201,24 @@ def _hints(kind: str, shell: str, proxy: RunningProxy, environ: Mapping[str, str
         hints.append(f"{name}={environ[name]} bypasses the proxy; changed to {value or 'nothing'}")
     if environ.get("CODEX_API_KEY"):
         hints.append("CODEX_API_KEY is set: `codex exec` then uses api.openai.com and not the pool. Unset it")
-    if environ.get("HTTPS_PROXY", _url(proxy.at)) not in ("", _url(proxy.at)):
+    if _leads_elsewhere(environ.get("HTTPS_PROXY", ""), at):
         hints.append(
             "HTTPS_PROXY was another proxy. To send requests on through it: codexpool run --mode upstream:URL"
         )
-    if proxy.at.password:
+    if at.password:
         hints.append("HTTPS_PROXY contains the proxy's password: treat it as a secret")
     if not environ.get(KEY) and not (codex_home(environ) / "auth.json").exists():
         hints.append(_how_to_log_in(kind, shell))
     return hints
+
+
+def _leads_elsewhere(before: str, at: Address) -> bool:
+    """Return whether a value of ``HTTPS_PROXY`` is another proxy. (Another user of it is not.)"""
+    try:
+        was = address(before) if before else at
+    except click.UsageError:
+        return True
+    return (was.host, was.port) != (at.host, at.port)
 
 
 def _how_to_log_in(kind: str, shell: str) -> str:
