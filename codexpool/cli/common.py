@@ -6,22 +6,24 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from codexpool.cli.entry import entry
+from codexpool.common.clock_skew import Clock
 from codexpool.config.files import find, places
 from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, Sources, resolve
+from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, StateError, UnavailableError
-from codexpool.state.sqlite import SqliteState, open_state, state_path
+from codexpool.state.sqlite import SqliteState, agents_folder, open_state, state_path
 
 if TYPE_CHECKING:
     from codexpool.credentials.account_api import AccountApi
@@ -83,7 +85,8 @@ def existing_pool_path(named: Path | None) -> Path:
 
 
 def sources() -> Sources:
-    return Sources(os.environ, TokenEndpoint(route(), os.environ))
+    agents = AgentApi(route(), os.environ, Clock(), partial(agents_folder, os.environ))
+    return Sources(os.environ, TokenEndpoint(route(), os.environ), agents)
 
 
 def route() -> Route:

@@ -15,6 +15,7 @@ from codexpool.cli.common import Pool, moment
 from codexpool.cli.output import STATUS_STYLES, console, print_table
 from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
+from codexpool.credentials.agent import Agent
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
@@ -116,6 +117,8 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
     if metadata is None and isinstance(credential, OAuth):
         login = credential.login
         metadata = Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+    if metadata is None and isinstance(credential, Agent):
+        metadata = credential.identity.metadata
     if metadata is None and record is not None and is_recorded:
         metadata = Metadata(record.key.account_id, record.key.user_id, "")
     return IdentityRow(

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from codexpool.config.read import VARIABLE
 from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
+from codexpool.credentials.agent import Agent
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
@@ -76,11 +78,16 @@ def _source(option: str, metavar: str, make: Callable[[Any], GivenToken], help: 
 
 
 OPTIONS = (
-    click.option("--token-stdin", is_flag=True, help="Read a personal access token from standard input."),
+    click.option("--token-stdin", is_flag=True, help="Read a token, or the JWT of an agent, from standard input."),
     _source("--env", "VAR", _from_env, "Use the token in this environment variable."),
     _source("--file", "PATH", _from_file, "Use the token in this file."),
     _source("--keyring", "SERVICE", _from_keyring, "Use the keyring's entry for this service and NAME."),
-    _source("--auth-json", "PATH", _from_auth_json, "Use the login in this auth.json, made for the pool only."),
+    _source(
+        "--auth-json",
+        "PATH",
+        _from_auth_json,
+        "Use the login or agent in this auth.json, made for the pool only.",
+    ),
     click.option("--command", is_flag=True, help="Run ARGV, after --, to get the token."),
     click.argument("argv", metavar="[-- ARGV...]", nargs=-1, type=click.UNPROCESSED),
 )
@@ -144,6 +151,12 @@ class Verified:
     metadata: Metadata
 
     @property
+    def expiry(self) -> Mapping[str, Value]:
+        """The key of pool.toml for the day on which an agent's JWT expires, if it has one."""
+        at = self.credential.identity.expires_at if isinstance(self.credential, Agent) else None
+        return {} if at is None else {"expires": datetime.fromtimestamp(int(at), UTC)}
+
+    @property
     def owner(self) -> Mapping[str, Value]:
         """The keys of pool.toml that pin the identity to this owner."""
         pins = {"account_id": self.metadata.account_id, "user_id": self.metadata.user_id}
@@ -168,7 +181,8 @@ async def checked(
     """Ask the backend about an identity's token.
 
     As a proxy would, runs a command, and renews a login that has expired, or once if it is refused: under the lock,
-    and written before use. Without ``may_renew`` it renews nothing.
+    and written before use. Without ``may_renew`` it renews nothing. For an agent, the registration of a task tells
+    whether it is accepted.
     """
 
     async def ask(token: Renewal, is_new: bool = False) -> Whoami:
@@ -178,6 +192,8 @@ async def checked(
     try:
         bearer = credential.bearer()
         token = await _present(credential) if bearer is None or may_renew else Renewal(bearer, issued=False)
+        if isinstance(credential, Agent) and bearer is not None:
+            await credential.confirm()
         answer = await ask(token)
         if answer.word is Word.REFUSED and credential.kind.is_renewable and may_renew:
             renewal = await credential.renewed(token.bearer, refused=True)
@@ -186,7 +202,8 @@ async def checked(
     except NoTokenNowError as error:
         return Whoami(Word.UNREACHABLE, Evidence(time.time(), note=str(error)))
     except NoTokenAnyMoreError as error:
-        return Whoami(Word.REFUSED, Evidence(time.time(), code=error.code, note=str(error)))
+        bearer = credential.bearer()
+        return Whoami(Word.REFUSED, error.evidence(bearer.fingerprint if bearer is not None else ""))
 
 
 async def _present(credential: Credential) -> Renewal:

@@ -15,6 +15,10 @@ class Clock:
     def __init__(self) -> None:
         self.offset: float | None = None
 
+    def theirs(self, at: float) -> float:
+        """Return the backend's time at a unix second of this machine's clock, as far as is known."""
+        return at - (self.offset or 0.0)
+
     def learn(self, date: str | None, asked_at: float, answered_at: float) -> None:
         """Learn from the ``Date`` of an answer, with the unix seconds of its request and arrival. Raises nothing."""
         found = offset(date, asked_at, answered_at) if date else None

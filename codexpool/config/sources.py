@@ -10,7 +10,10 @@ from typing import Any, Final, NamedTuple
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.model import FromAuthJson, FromEnv, IdentitySpec, PoolConfig, Problem
-from codexpool.credentials import PREFIX, Credential, Pat, auth_json
+from codexpool.credentials import PREFIX, Credential, Pat, agent_identity, auth_json
+from codexpool.credentials.agent import Agent
+from codexpool.credentials.agent_api import AgentApi
+from codexpool.credentials.agent_identity import AgentIdentity
 from codexpool.credentials.command import Command
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
@@ -80,6 +83,7 @@ class Sources(NamedTuple):
 
     environ: Mapping[str, str]
     endpoint: TokenEndpoint
+    agents: AgentApi
     keyring: Keyring = read_keyring
     secret: frozenset[str] = frozenset()
 
@@ -120,21 +124,22 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
     """Return the credential of an identity. Raises UnusableError, or PendingError if it has not been read yet."""
     match identity.source:
         case model.Inline(token):
-            return _pat(token, "the token")
+            return _given(token, "the token", sources.agents)
         case model.FromEnv(variable):
             token = sources.environ.get(variable, "")
             if not token:
                 what = f"environment variable {variable} is {'empty' if variable in sources.environ else 'not set'}"
                 raise UnusableError(what, "set it where the proxy is started")
-            return _pat(token, f"the token in environment variable {variable}")
+            return _given(token, f"the token in environment variable {variable}", sources.agents)
         case model.FromFile(path):
-            return _pat(_only_line(path), f"the token in file {path}")
+            return _given(_only_line(path), f"the token in file {path}", sources.agents)
         case model.FromKeyring(service):
-            return _pat(sources.keyring(service, identity.name), f"the token in the keyring ({service})")
+            token = sources.keyring(service, identity.name)
+            return _given(token, f"the token in the keyring ({service})", sources.agents)
         case model.FromCommand(line):
             return Command(line, environ_of_programs(sources.environ, sources.secret))
         case model.FromAuthJson(path):
-            return _from_auth_json(path, sources.endpoint)
+            return _from_auth_json(path, sources)
 
 
 class CachedKeyring:
@@ -204,14 +209,26 @@ def _only_line(path: Path) -> str:
     return text
 
 
-def _from_auth_json(path: Path, endpoint: TokenEndpoint) -> Credential:
+def _from_auth_json(path: Path, sources: Sources) -> Credential:
     try:
         login = auth_json.parse(read_private(path))
     except UnusableError as error:
         raise UnusableError(f"{path} {error.what}", error.remedy) from None
+    if isinstance(login, AgentIdentity):
+        return Agent(login, sources.agents)
     token = login if isinstance(login, Bearer) else login.access
     _refuse_member_key(token.token, f"the token in {path}")
-    return Pat(login) if isinstance(login, Bearer) else OAuth(path, login, endpoint)
+    return Pat(login) if isinstance(login, Bearer) else OAuth(path, login, sources.endpoint)
+
+
+def _given(token: str, what: str, agents: AgentApi) -> Credential:
+    """Return the credential that a token is: an agent identity by its claims, else a personal access token."""
+    if not agent_identity.is_agent_jwt(token):
+        return _pat(token, what)
+    try:
+        return Agent(agent_identity.of_jwt(token), agents)
+    except UnusableError as error:
+        raise UnusableError(f"{what} {error.what}", error.remedy) from None
 
 
 def _pat(token: str, what: str) -> Pat:

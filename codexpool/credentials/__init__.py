@@ -1,15 +1,16 @@
 """What proves an identity. A kind of credential implements `Credential`; `codexpool.config.sources` constructs it.
 
-`Pat`, the simplest kind, is here; the others are in `oauth` and `command`.
+`Pat`, the simplest kind, is here; the others are in `oauth`, `command` and `agent`.
 """
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from codexpool.pool.identity import IdentityKey, Kind
+from codexpool.pool.identity import Evidence, IdentityKey, Kind
 from codexpool.tokens.bearer import Bearer
 
 
@@ -22,11 +23,18 @@ class UnusableTokenError(NoTokenNowError):
 
 
 class NoTokenAnyMoreError(Exception):
-    """There is no other token until a person acts. ``code`` is the backend's; the text says what it means."""
+    """There is no other token until a person acts. ``code`` is the backend's; the text says what it means.
 
-    def __init__(self, code: str, text: str) -> None:
+    ``path`` is that of evidence (see `codexpool.pool.confirmation`).
+    """
+
+    def __init__(self, code: str, text: str, path: str = "") -> None:
         super().__init__(text)
         self.code = code
+        self._path = path
+
+    def evidence(self, fingerprint: str) -> Evidence:
+        return Evidence(time.time(), path=self._path, code=self.code, fingerprint=fingerprint, note=str(self))
 
 
 class Renewal(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 from codexpool.common.private_files import UnusableError
 from codexpool.credentials import PREFIX
+from codexpool.credentials.agent_identity import AgentIdentity, of_record
 from codexpool.pool.identity import IdentityKey
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of, is_jwt
@@ -23,7 +24,7 @@ MODES: Mapping[str, str] = {  # The login modes of Codex, and why a mode cannot 
     "chatgpt": "",
     "personalAccessToken": "",
     "apikey": "an API key, which is for api.openai.com and not for ChatGPT",
-    "agentIdentity": "an agent identity, which signs each request with a key of its own and has no token to send",
+    "agentIdentity": "",
     "chatgptAuthTokens": "tokens that another program lends to Codex, and which only that program can renew",
     "headers": "headers that another program gives to Codex",
     "bedrockApiKey": "a key for Amazon Bedrock, which is another backend",
@@ -62,8 +63,11 @@ class Login:
         return self.expires_at is not None and self.expires_at <= at + seconds
 
 
-def parse(text: str) -> Login | Bearer:
-    """Parse an ``auth.json`` with an OAuth login or a personal access token. Raises UnusableError for any other."""
+def parse(text: str) -> Login | Bearer | AgentIdentity:
+    """Parse an ``auth.json`` with an OAuth login, a personal access token or an agent identity.
+
+    Raises UnusableError for any other.
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -72,9 +76,12 @@ def parse(text: str) -> Login | Bearer:
         raise UnusableError("is not an auth.json: it is not a JSON object", LOG_IN)
     mode = _mode(document)
     if reason := MODES.get(mode, f"a login of an unknown kind ({mode[:40]})"):
-        raise UnusableError(f"has {reason}", "use a ChatGPT login or a personal access token (codexpool login NAME)")
+        remedy = "use a ChatGPT login (codexpool login NAME), a personal access token or an agent identity"
+        raise UnusableError(f"has {reason}", remedy)
     if mode == "chatgpt":
         return _login(document)
+    if mode == "agentIdentity":
+        return of_record(document.get("agent_identity"))
     token = document.get("personal_access_token")
     if not isinstance(token, str) or not token.startswith(PREFIX):
         raise UnusableError("has no personal access token, although its auth_mode is personalAccessToken", LOG_IN)

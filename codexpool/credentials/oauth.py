@@ -122,9 +122,10 @@ class OAuth(Credential):
             login = auth_json.parse(text)
         except UnusableError as error:
             raise NoTokenNowError(f"{self.path} {error.what}; {error.remedy}") from None
-        if isinstance(login, Bearer):
+        if not isinstance(login, Login):
             self._unwritten = None
-            raise NoTokenNowError(f"{self.path} has a personal access token now")
+            what = "a personal access token" if isinstance(login, Bearer) else "an agent identity"
+            raise NoTokenNowError(f"{self.path} has {what} now")
         if self._unwritten is not None and self._in_file == login.access.fingerprint:
             return self._unwritten, text
         self._file_has(login)

@@ -14,7 +14,9 @@ from codexpool.common.private_files import UnusableError
 from codexpool.config.model import ConfigError, FromAuthJson, FromEnv, PoolConfig, Problem
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, other_owner
-from codexpool.credentials import Credential, auth_json
+from codexpool.credentials import Credential, agent_identity, auth_json
+from codexpool.credentials.agent import Agent
+from codexpool.credentials.agent_identity import AgentIdentity
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.oauth import OAuth
 from codexpool.doctor.environment import ClientEnvironment
@@ -68,7 +70,7 @@ def check_logins(
 ) -> Iterator[Finding]:
     """Compare the pool's credentials, by name, with the client's auth.json (``text``; empty if there is none)."""
     path = client.home / AUTH_JSON
-    stored: Login | Bearer | None = None
+    stored: Login | Bearer | AgentIdentity | None = None
     with contextlib.suppress(UnusableError):
         stored = auth_json.parse(text) if text else None
     variable = client.variables.get("CODEX_ACCESS_TOKEN", "").strip()
@@ -79,15 +81,27 @@ def check_logins(
             if is_copied and credential.path.resolve() != path.resolve():
                 text = f"{path} is a copy of the login of {name}: the first to renew it invalidates the other's"
                 found.append(wrong(LOGINS, text, f"give the pool a login of its own: codexpool login {name}"))
-        elif stored is not None and credential.bearer() == stored:
+        elif stored is not None and _is_the_same(credential, stored):
             found.append(_shared_token(name, str(path)))
-        if variable and credential.bearer() == Bearer.of(variable):
+        if variable and _is_the_same(credential, _of_variable(variable)):
             found.append(_shared_token(name, "CODEX_ACCESS_TOKEN"))
     yield from found
     # `codexpool.config.sources.resolve` reports a file that both the pool and a client use.
     files = [spec.source.path for spec in config.identities if isinstance(spec.source, FromAuthJson)]
     if not found and not any(other_owner(file, client.variables) for file in files):
         yield ok(LOGINS, "no client uses a login or token of the pool")
+
+
+def _of_variable(text: str) -> Bearer | AgentIdentity:
+    with contextlib.suppress(UnusableError):
+        return agent_identity.of_jwt(text)
+    return Bearer.of(text)
+
+
+def _is_the_same(credential: Credential, stored: Login | Bearer | AgentIdentity) -> bool:
+    if isinstance(credential, Agent) and isinstance(stored, AgentIdentity):
+        return credential.identity.key == stored.key
+    return credential.bearer() == stored
 
 
 def _shared_token(name: str, where: str) -> Finding:

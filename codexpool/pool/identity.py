@@ -40,6 +40,7 @@ class Kind(StrEnum):
     PAT = "pat"
     OAUTH = "oauth"
     COMMAND = "command"
+    AGENT = "agent"
 
     @property
     def is_renewable(self) -> bool:

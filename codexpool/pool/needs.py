@@ -24,7 +24,12 @@ NEED = {
     Status.CONFLICT: "its token belongs to another account than before: check it in pool.toml",
 }
 
-NAMES = {Kind.PAT: "PAT", Kind.OAUTH: "OAuth login", Kind.COMMAND: "command token"}  # One credential.
+NAMES = {  # One credential.
+    Kind.PAT: "PAT",
+    Kind.OAUTH: "OAuth login",
+    Kind.COMMAND: "command token",
+    Kind.AGENT: "agent identity",
+}
 
 REMINDED_FROM = 14 * 86_400.0  # Seconds before the expected end of a token from which on its operator is reminded.
 
@@ -85,7 +90,7 @@ def _breaker(pool: Pool, identities: Sequence[Identity], at: float) -> str:
 
 
 def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str:
-    others = [f"{i.name} ({NEED.get(i.status, 'not used for this')})" for i in identities if i not in limited]
+    others = [f"{i.name} ({_need_of(i) or 'not used for this'})" for i in identities if i not in limited]
     number = len(identities)
     if others:
         return f"codexpool: {len(limited)} of {number} identities are at their limit; {', '.join(others)}"
@@ -120,12 +125,19 @@ def _need(identity: Identity, pool: Pool, asked: Asked, at: float) -> str:
         if pool.states.breaker.opened_at is not None:
             return f"{identity.name}: not tried"
         return f"{identity.name}: refused this request"
-    need = NEED[condition.status]
+    need = _need_of(identity)
     if condition.until is not None:
         need += f" until {clock(condition.until, at)} UTC"
     if condition.evidence is None:
         return f"{identity.name}: {need}"
     return f"{identity.name}: {need} ({condition.evidence}, {clock(condition.since, at)} UTC)"
+
+
+def _need_of(identity: Identity) -> str:
+    """Return what an identity needs by its status; empty if it is ready."""
+    if identity.status is Status.NEEDS_REPLACEMENT and identity.kind is Kind.AGENT:
+        return "replace its agent identity"
+    return NEED.get(identity.status, "")
 
 
 def is_a_matter_of_time(condition: Condition) -> bool:

@@ -85,6 +85,11 @@ class Answer:
         return self.status == 402 or (self.status == 403 and any(word in self.code for word in WORKSPACE_WORDS))
 
     @property
+    def is_of_agents_side(self) -> bool:
+        """A side endpoint refuses an agent, and does not say that its task is no longer valid."""
+        return self.status == 401 and self.kind is Kind.AGENT and self.side and self.code not in TASK_CODES
+
+    @property
     def is_sides_own(self) -> bool:
         """A side endpoint refuses the identity, whatever its token."""
         return self.side and self.status in (402, 403, 429)
@@ -114,6 +119,9 @@ DEAD_TOKEN_CODES: Final[Mapping[str, str]] = {
 }
 """Codes of a 401 that say a token is dead, in lower case, and where they were seen. A 401 without one says nothing
 about the token: proxies, firewalls and content networks answer 401 and 403 in JSON too."""
+
+TASK_CODES = frozenset({"invalid_task_id", "task_not_found", "task_expired"})
+"""Codes of a 401 after which another task of an agent is accepted (Wei-Shaw/sub2api pull request 4269)."""
 
 _MODEL_WORDS = re.compile(r"The '(?P<model>.*)' model is not supported\b")  # openai/codex #6603, #19654.
 
@@ -157,6 +165,8 @@ TABLE = (
     Row("6", lambda a: a.status == 401 and a.kind is Kind.OAUTH, Finding.REFUSED, Next.RENEWED),
     Row("7", lambda a: a.status == 401 and a.kind is Kind.PAT, Finding.REFUSED, Next.OTHER),
     Row("8", lambda a: a.status == 401 and a.kind is Kind.COMMAND, Finding.REFUSED, Next.RENEWED),
+    Row("8b", lambda a: a.is_of_agents_side, Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
+    Row("8a", lambda a: a.status == 401 and a.kind is Kind.AGENT, Finding.REFUSED, Next.RENEWED),
     Row("10", lambda a: a.status == 429 and a.code in LIMIT_CODES, Finding.LIMITED, Next.OTHER),
     Row("11", lambda a: a.status == 429, Finding.THROTTLED, Next.OTHER),
     Row("12", lambda a: a.is_not_portable and a.lightens, Finding.NOT_PORTABLE, Next.LIGHTER),
@@ -175,6 +185,8 @@ with a letter are ours:
 - 5a: what enough identities were refused for is the request's own. It is still tried under the others, changes none
   of them, and is relayed if all refuse. (Not so a 401 or a limit: see `codexpool.proxy.judge.learn`.)
 - 5b: what a side endpoint says counts for that endpoint, never for the identity.
+- 8a: a new task of an agent is registered, once: the next one that is refused soon has the identity rest.
+- 8b: side endpoints refuse agents whose turns are served (openai/codex pull request 19635).
 - 13a: the client should see that the model is at capacity; it says nothing about an identity.
 - 13b: what cannot be made twice is relayed. (A 500 is the request's own.)
 """

@@ -24,5 +24,11 @@ AUTHAPI: Final = f"https://{AUTH_HOST}/api/accounts"
 """The base of whoami; Codex lets ``CODEX_AUTHAPI_BASE_URL`` override it (personal_access_token.rs)."""
 WHOAMI: Final = "/v1/user-auth-credential/whoami"
 WHOAMI_PATH: Final = f"/api/accounts{WHOAMI}"  # Where a client asks about its personal access token.
+AGENT_TASK: Final = "/v1/agent/{}/task/register"
+"""Where a task of an agent is registered, below `AUTHAPI` or what ``CODEX_AGENT_IDENTITY_AUTHAPI_BASE_URL`` says
+(openai/codex pull request 37356)."""
+AGENT_KEYS: Final = "/wham/agent-identities/jwks"
+"""The keys that sign the JWTs of agent identities, below ``/backend-api`` or what
+``CODEX_AGENT_IDENTITY_JWKS_BASE_URL`` says (the same)."""
 REFRESH_URL: Final = f"https://{AUTH_HOST}/oauth/token"
 """Where a refresh token is spent; Codex lets ``CODEX_REFRESH_TOKEN_URL_OVERRIDE`` override it (manager.rs)."""

@@ -31,7 +31,7 @@ _KINDS: Final = (
     ("API key", re.compile(r"sk-|sess-")),
     ("GitHub token", re.compile(r"gh[pousr]_|github_pat_")),
     ("AWS key", re.compile(r"AKIA|ASIA")),
-    ("private key", re.compile(r"-----BEGIN ")),
+    ("private key", re.compile(r"-----BEGIN |M\w{3}AQ[AE]wBQYDK2Vw")),
 )
 """Kinds of secrets, and how they begin."""
 

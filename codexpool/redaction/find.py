@@ -38,6 +38,7 @@ _TOKEN: Final = re.compile(
         (?i: at- | rt_ ) [\w.~+/=-]{8,}
       | (?i: sk- | sess- ) [\w-]{8,}
       | (?: gh[pousr]_ | github_pat_ | glpat- | npm_ | hf_ | xox[a-z]- ) [\w-]{8,}
+      | M\w{3}AQ[AE]wBQYDK2Vw [\w+/=]{8,}                         # an Ed25519 key in PKCS#8
       | (?: AKIA | ASIA | AIza | ya29\. ) [\w.-]{12,}
     )
     | (?<! [A-Za-z] ) (?: at- | eyJ | rt_ ) [\w.~+/=-]{8,}

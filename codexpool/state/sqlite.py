@@ -64,6 +64,14 @@ def state_path(environ: Mapping[str, str]) -> Path:
     return platformdirs.user_state_path("codexpool", appauthor=False) / "state.sqlite3"
 
 
+def agents_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder beside the state that has the tasks of agent identities. Raises nothing."""
+    try:
+        return state_path(environ).parent / "agents"
+    except StateError:
+        return state_path({}).parent / "agents"  # Whatever opens the state reports the error.
+
+
 def open_state(path: Path) -> SqliteState:
     """Open the state in the file at ``path``; create it if it is missing.
 

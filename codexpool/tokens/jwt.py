@@ -46,16 +46,25 @@ def is_jwt(token: str) -> bool:
 
 def payload_of(token: str) -> dict[str, Any]:
     """Return the whole payload of a token. Raise ValueError if it is no JWT."""
+    return _part(token, 1, "second")
+
+
+def header_of(token: str) -> dict[str, Any]:
+    """Return the header of a token. Raise ValueError if it is no JWT."""
+    return _part(token, 0, "first")
+
+
+def _part(token: str, index: int, which: str) -> dict[str, Any]:
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("not three parts with dots between them")
-    payload = parts[1].encode()
+    part = parts[index].encode()
     try:
-        document = json.loads(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+        document = json.loads(base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4)))
     except (binascii.Error, UnicodeDecodeError, ValueError, RecursionError):
-        raise ValueError("its second part is no JSON in base64") from None
+        raise ValueError(f"its {which} part is no JSON in base64") from None
     if not isinstance(document, dict):
-        raise ValueError("its second part is no JSON object")
+        raise ValueError(f"its {which} part is no JSON object")
     return document
 
 

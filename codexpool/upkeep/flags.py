@@ -15,7 +15,7 @@ from typing import Final
 
 from codexpool.common import tasks
 from codexpool.config.model import Flag, IdentitySpec, PoolConfig
-from codexpool.pool.identity import Condition, Evidence, Identity, Status
+from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.upkeep.vault import Vault
 
@@ -59,9 +59,12 @@ class FlagWriter:
             self.pool.states.condition_learned(identity.name, identity.fingerprint, condition)
 
     def flag(self, identity: Identity) -> None:
-        """Write the flag of an identity with a dead token, unless pool.toml has it."""
+        """Write the flag of an identity with a dead PAT, unless pool.toml has it.
+
+        An agent is not flagged: its fingerprint is that of a task, which pool.toml does not have.
+        """
         condition, spec = identity.condition, self.config.identity(identity.name)
-        if spec is not None and not _is_flagged(spec, identity):
+        if spec is not None and identity.kind is Kind.PAT and not _is_flagged(spec, identity):
             since = datetime.fromtimestamp(int(condition.since), UTC)
             reason = str(condition.evidence or "")
             self._queue(identity.name, Flag(since, reason, f"sha256:{identity.fingerprint}"))

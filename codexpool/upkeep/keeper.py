@@ -11,13 +11,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
 from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
-from codexpool.config.sources import Resolved
+from codexpool.config.sources import Resolved, Sources
+from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
@@ -28,7 +30,7 @@ from codexpool.pool.states import PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
 from codexpool.state import Snapshot
-from codexpool.state.sqlite import SqliteState
+from codexpool.state.sqlite import SqliteState, agents_folder
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
@@ -80,7 +82,8 @@ class Keeper(PoolListener):
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = str(config.path)
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
-        self._reloader = Reloader(config, environ, TokenEndpoint(route, environ), self.follow)
+        agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))
+        self._reloader = Reloader(config, Sources(environ, TokenEndpoint(route, environ), agents), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
         self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, route, environ)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal, UnusableTokenError
-from codexpool.pool.identity import Evidence, Identity, Kind
+from codexpool.pool.identity import Evidence, Identity, Kind, Status, Word
 from codexpool.pool.pool import Pool
 from codexpool.tokens.bearer import Bearer
 
@@ -178,12 +178,15 @@ class Renewals:
             if reason != under_way.logged:  # Once for each reason, not for each attempt.
                 logger.warning("%s: %s; retrying in %.0f s", identity.name, reason, max(1.0, wait))
                 under_way.logged = reason
-            if identity.kind is Kind.COMMAND:
+            if identity.kind is Kind.COMMAND or (identity.kind is Kind.AGENT and stale is None):
                 evidence = Evidence(now, fingerprint=identity.fingerprint, note=reason)
                 self.pool.states.unrenewed(identity.name, identity.fingerprint, evidence, now, until=now + wait)
             return False
         except NoTokenAnyMoreError as error:
-            evidence = Evidence(time.time(), code=error.code, fingerprint=fingerprint, note=str(error))
+            evidence = error.evidence(fingerprint)
+            if identity.kind is Kind.AGENT:  # The registration of a task is an agent's whoami.
+                self.pool.states.whoami_said(identity.name, Word.REFUSED, evidence)
+                return identity.status is Status.NEEDS_REPLACEMENT
             self.pool.states.login_over(identity.name, fingerprint, evidence)
             return True
         if renewal is None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from codexpool.config.model import IdentitySpec
 from codexpool.credentials import PREFIX, Credential, Renewal
+from codexpool.credentials.agent import Agent
 from codexpool.credentials.authapi import AuthApi, RefusedError, UndiscoveredError, Whoami
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import Evidence, IdentityKey, Metadata, Word
 from codexpool.protocol.discovery import NotListedError
+from codexpool.tokens.agent_key import AgentTask
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of
 
@@ -23,11 +25,13 @@ class Verification:
     api: AuthApi
 
     async def owner(self, bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Whoami:
-        """Return the owner of a token: from whoami for a PAT, from its claims for a JWT, else from pool.toml.
+        """Return the owner of a token: from whoami for a PAT, from the claims for a JWT, else from pool.toml.
 
         Where pool.toml names an owner, another one is `Word.OTHER_ACCOUNT`.
         """
-        if bearer.token.startswith(PREFIX):
+        if isinstance(credential, Agent):
+            answer = await credential.owner(bearer)
+        elif bearer.token.startswith(PREFIX):
             answer = await self.api.whoami(bearer)
         else:
             evidence = Evidence(time.time(), fingerprint=bearer.fingerprint)
@@ -43,10 +47,10 @@ class Verification:
 
         A 401 there condemns a token that only its own claims have vouched for so far; after a vouch
         ``by_other_means`` it is about the endpoint. Without a usable answer, the place in ``before`` (the identity's
-        metadata until now) stays.
+        metadata until now) stays. For an agent, Codex does not ask.
         """
         metadata = answer.metadata
-        if metadata is None:
+        if metadata is None or isinstance(bearer, AgentTask):
             return answer
         is_placed = before is not None and before.key == metadata.key
         if before is not None and is_placed:

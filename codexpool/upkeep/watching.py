@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from codexpool.common import tasks
@@ -12,7 +12,6 @@ from codexpool.config.files import Watcher
 from codexpool.config.model import ConfigError, FromKeyring, PoolConfig
 from codexpool.config.read import load
 from codexpool.config.sources import CachedKeyring, Resolved, Sources, resolve
-from codexpool.credentials.token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("codexpool")
 
@@ -26,13 +25,12 @@ class Reloader:
     def __init__(
         self,
         config: PoolConfig,
-        environ: Mapping[str, str],
-        endpoint: TokenEndpoint,
+        sources: Sources,
         follow: Callable[[PoolConfig, Resolved], None],
     ) -> None:
         self._config = config
         self._keyring = CachedKeyring()
-        self._sources = Sources(environ, endpoint, self._keyring)
+        self._sources = sources._replace(keyring=self._keyring)
         self._follow = follow
         self._lock = asyncio.Lock()  # One reload at a time.
 

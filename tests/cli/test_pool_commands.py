@@ -127,7 +127,7 @@ def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> 
     [
         ({"OPENAI_API_KEY": "sk-test"}, "has an API key, which is for api.openai.com"),
         ({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}, "has an API key"),
-        ({"agent_identity": "x"}, "has an agent identity, which signs each request"),
+        ({"agent_identity": "x"}, "has an unusable agent identity"),
         ({"auth_mode": "chatgptAuthTokens", "tokens": {}}, "another program lends to Codex"),
         ({"bedrock_api_key": {}, "OPENAI_API_KEY": None}, "has no login"),
         ({}, "has no login"),

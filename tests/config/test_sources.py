@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.common.clock_skew import Clock
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import Access, PoolConfig, Problem
 from codexpool.config.read import load, parse
 from codexpool.config.sources import CachedKeyring, Resolved, Sources, resolve
 from codexpool.credentials import Pat
+from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens.bearer import Bearer
@@ -38,7 +40,8 @@ def sources(environ: dict[str, str] | None = None, keyring: dict[tuple[str, str]
             raise UnusableError("the keyring has nothing", "store it")
         return known[service, name]
 
-    return Sources(environ or {}, TokenEndpoint(Route(), {}), read)
+    agents = AgentApi(Route(), {}, Clock(), lambda: Path("/nowhere"))
+    return Sources(environ or {}, TokenEndpoint(Route(), {}), agents, read)
 
 
 def bearers(resolved: Resolved) -> dict[str, Bearer | None]:

@@ -12,6 +12,7 @@ from codexpool.pool.verdict import (
     LIMIT_CODES,
     OVERLOAD_CODES,
     TABLE,
+    TASK_CODES,
     Answer,
     Finding,
     Next,
@@ -27,6 +28,7 @@ said = st.text() | st.sampled_from(
         *ENDPOINT_CODES,
         *LIMIT_CODES,
         *OVERLOAD_CODES,
+        *TASK_CODES,
         "invalid_encrypted_content",
         "token_revoked",
         "Missing scopes: model.request",
@@ -73,6 +75,10 @@ ROWS = [
     (Answer(401, kind=Kind.OAUTH, current=False), "2", Finding.STALE, Next.SAME),
     (Answer(401, kind=Kind.OAUTH, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(401, kind=Kind.COMMAND), "8", Finding.REFUSED, Next.RENEWED),
+    (Answer(401, kind=Kind.AGENT), "8a", Finding.REFUSED, Next.RENEWED),
+    (Answer(401, kind=Kind.AGENT, code="task_expired"), "8a", Finding.REFUSED, Next.RENEWED),
+    (Answer(401, kind=Kind.AGENT, code="task_not_found", side=True), "8a", Finding.REFUSED, Next.RENEWED),
+    (Answer(401, kind=Kind.AGENT, side=True), "8b", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(403, code="no_matching_rule"), "4", Finding.NOT_FOR_THIS_CREDENTIAL, Next.OTHER),
     (Answer(400, message=UNSUPPORTED), "4a", Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
     (Answer(400, message=UNSUPPORTED.replace("gpt-x", "")), "4a", Finding.NOT_FOR_THIS_MODEL, Next.OTHER),
@@ -167,6 +173,7 @@ def test_good_answer_is_streamed_and_relayed(answer: Answer, status: int) -> Non
 def test_only_a_401_of_the_present_token_casts_doubt_on_it(answer: Answer) -> None:
     """The backend itself must have sent it."""
     of_the_endpoint = answer.code in ENDPOINT_CODES or "Missing scopes" in answer.message
+    of_the_endpoint |= answer.kind is Kind.AGENT and answer.side and answer.code not in TASK_CODES
     of_the_edge = answer.from_edge
 
     finding = classify(replace(answer, status=401)).finding

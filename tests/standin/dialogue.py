@@ -102,6 +102,8 @@ class Dialogue:
         token = self._backend.known(request.bearer)
         if token is None or not token.is_good:
             raise _TurnError(_frame(refused(token)))
+        if request.code and request.code != "invalid_timestamp":  # Signed at the handshake.
+            raise _TurnError(_frame(Reply.of_json(error_body(request.code, "The task cannot be used."), 401)))
         try:
             data = parse_generation(request.body)
             if data.get("type") != "response.create":

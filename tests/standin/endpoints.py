@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from codexpool.protocol.endpoints import NO_CONSTRAINT
+from tests.standin.agents import Agents, is_for_agents
 from tests.standin.answers import (
     Event,
     MalformedError,
@@ -97,6 +98,7 @@ class Backend:
         self.pool = {token.token: token for token in pool}
         self.clients = {token.token: token for token in clients}
         self._auth = AuthApi(self)
+        self.agents = Agents()
         self.refresh_tokens = self._auth.refresh_tokens
         self.devices = self._auth.devices
         self.limits = Limits(families)
@@ -141,6 +143,8 @@ class Backend:
         if refusal := refuse_headers(request.headers):
             return refusal
         path = unquote(request.path)
+        if is_for_agents(path):
+            return self.agents.refusal(request)
         if request.host == AUTH_HOST or not path.startswith("/backend-api/"):
             return None
         if SWAPPED.fullmatch(path) or (_is_lent(request, path) and request.bearer in self.pool):
@@ -153,12 +157,16 @@ class Backend:
         Raises MalformedError.
         """
         path = unquote(request.path)
+        if (reply := self.agents.reply(request)) is not None:
+            return reply
         if request.host == AUTH_HOST:
             return self._auth.reply(request)
         token = self.known(request.bearer)
         if token is None or not path.startswith("/backend-api/"):
             # Metrics (ab.chatgpt.com) and whatever else is sent without a login.
             return Reply.of_json({}) if request.host == "ab.chatgpt.com" else nothing_here()
+        if request.code:
+            return Reply.of_json(error_body(request.code, "The task cannot be used."), 401)
         if not token.is_good:
             return refused(token)
         if SWAPPED.fullmatch(path):

@@ -83,7 +83,9 @@ class Request:
     body: bytes = b""
     first: dict[str, str] = field(init=False)
     bearer: str = field(init=False, default="")
-    """Return the token of ``Authorization: Bearer …``, or an empty string."""
+    """Return the token of ``Authorization: Bearer …``, or an empty string; for an agent, its private key."""
+    code: str = field(init=False, default="")
+    """Why what an agent has signed is refused; empty if it is not."""
 
     def __post_init__(self) -> None:
         self.first = dict(reversed(self.headers))

@@ -207,6 +207,7 @@ class Service:
         lower = [(name.lower(), value) for name, value in headers]
         seen = Seen(next(self._numbers), "", method, path, headers, transport, connection, query=query)
         request = Request("", method, path, query, lower, transport, seen, server_name)
+        self.backend.agents.identify(request)
         request.host = seen.host = (request.header("host") or "").removesuffix(":443").lower()
         if bearer := request.bearer:
             seen.fingerprint = fingerprint(bearer)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.standin.agents import Agent, make
 from tests.standin.certificates import Authority
 from tests.standin.credits import LIFETIME
 from tests.standin.endpoints import NO_FAMILIES, Backend, Encrypted
@@ -181,6 +182,13 @@ class StandIn:
         login = replace(owner, token=access_token(owner, lifetime=lifetime), alive=True, expires_at=ends)
         self.add(login, pool=pool, client=client)
         return auth_json(login, self.backend.refresh_tokens.issue(login))
+
+    def agent(self, owner: Token, *, sealed: bool = False) -> Agent:
+        """Know a new agent identity of ``owner``'s account; ``sealed``: its tasks are handed out encrypted."""
+        agent = make(owner, sealed=sealed)
+        self.backend.agents.learn(agent)
+        self.add(agent.token)
+        return agent
 
     @property
     def refreshes(self) -> int:

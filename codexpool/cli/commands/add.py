@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as changed
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from codexpool.config.model import (
 )
 from codexpool.config.sources import credential_of, other_owner, write_keyring
 from codexpool.config.tables import Value, with_key, with_table, without_key
+from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
 from codexpool.tokens.bearer import fingerprint
@@ -67,6 +69,7 @@ def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
     \b
         codexpool add work
         codexpool add work --file ~/work.token
+        codexpool add bot --token-stdin < agent.jwt
         codexpool add spare --auth-json ~/.codex-spare/auth.json
         codexpool add sso --command -- corp-login codex
     """
@@ -120,20 +123,20 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
             f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
             f"shares its limits. To replace that token: codexpool replace {other.name}"
         )
-    table: dict[str, Value] = {"name": name, **given.keys, **verified.owner}
+    table: dict[str, Value] = {"name": name, **given.keys, **verified.owner, **verified.expiry}
     if dry_run:
         click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
         if isinstance(token := table.get("token"), str):
             table["token"] = f"(sha256:{fingerprint(token)})"
         for key, value in table.items():
-            click.echo(f"    {key} = {value!r}")
+            click.echo(f"    {key} = {str(value) if isinstance(value, datetime) else value!r}")
         return
     _write_table(path, table)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
-    if isinstance(given.source, FromAuthJson) and (other_client := other_owner(given.source.path, os.environ)):
+    if isinstance(verified.credential, OAuth) and (other_client := other_owner(verified.credential.path, os.environ)):
         click.echo(
-            f"codexpool: {given.source.path} is also the login of {other_client}: two programs that renew one "
+            f"codexpool: {verified.credential.path} is also the login of {other_client}: two programs that renew one "
             f"login break it. Give the pool its own: codexpool remove {name}, then codexpool login {name}",
             err=True,
         )
@@ -226,6 +229,8 @@ def replace(name: str, pool: Pool, as_new: bool, **options: Any) -> None:
     verified = verify(changed(spec, source=given.source, account_id=None, user_id=None))
     _require_same_owner(pool, spec, verified)
     _store(pool, spec, given)
+    if verified.expiry:
+        _edit(pool, lambda text: with_key(text, name, "expires", verified.expiry["expires"]))
     remember_new(pool.path, name, verified)
     click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
 
@@ -298,7 +303,10 @@ def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
                 "and restart the proxy. Or move the token: --file, --keyring"
             )
         case FromAuthJson(path):
-            raise Unchanged(f"{spec.name} is a login ({path}). Log in again: codexpool login {spec.name}")
+            raise Unchanged(
+                f"{spec.name} has its login in {path}. Log in again: codexpool login {spec.name}. Or use another "
+                f"auth.json: codexpool replace {spec.name} --auth-json PATH"
+            )
         case FromCommand():
             raise Unchanged(f"{spec.name}'s token comes from a command: have that print the new one")
     _edit(pool, lambda text: _without(text, spec.name, OUTDATED))

@@ -24,7 +24,11 @@ from codexpool.pool.states import CONDEMNED
 AT_ONCE: Final = 8  # tokens verified at the same time
 FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})  # statuses that make the exit code 1
 
-REFUSED: Final[Mapping[Kind, Status]] = {Kind.PAT: Status.NEEDS_REPLACEMENT, Kind.OAUTH: Status.NEEDS_LOGIN}
+REFUSED: Final[Mapping[Kind, Status]] = {
+    Kind.PAT: Status.NEEDS_REPLACEMENT,
+    Kind.AGENT: Status.NEEDS_REPLACEMENT,
+    Kind.OAUTH: Status.NEEDS_LOGIN,
+}
 """Statuses of a refused token; of other kinds it is only suspect: the next token may be good."""
 
 SEVERAL: Final = (
@@ -41,9 +45,9 @@ SEVERAL: Final = (
 def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: bool) -> None:
     """Verify the tokens of all identities, or of NAMEs, with the backend.
 
-    Runs commands, and renews logins that have expired. Records the results: flags dead personal access tokens in
-    pool.toml, and removes the flag of good ones. If whoami refuses several tokens at once that were good before, it
-    flags none: whoami may be wrong.
+    Runs commands, renews logins that have expired, and registers a task for agent identities. Records the results:
+    flags dead personal access tokens in pool.toml, and removes the flag of good ones. If whoami refuses several
+    tokens at once that were good before, it flags none: whoami may be wrong.
 
     Exit code 1 if an identity needs attention or could not be verified.
     """

@@ -71,6 +71,7 @@ def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
     from codexpool.config.model import ConfigError
     from codexpool.config.read import load
     from codexpool.config.sources import resolve
+    from codexpool.credentials.agent import Agent
     from codexpool.credentials.oauth import OAuth
 
     path = pool_path(named)
@@ -82,6 +83,8 @@ def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
         raise Failure(f"cannot read the pool, so its tokens could end up in the recording:\n{error}") from None
     credentials = resolve(config, sources()).credentials.values()
     tokens = [bearer.token for credential in credentials if (bearer := credential.bearer()) is not None]
+    agents = [credential.identity for credential in credentials if isinstance(credential, Agent)]
+    tokens += [secret for agent in agents for secret in (agent.key.text, agent.jwt) if secret]
     tokens += [credential.login.refresh_token for credential in credentials if isinstance(credential, OAuth)]
     return tokens, [identity.name for identity in config.identities]
 

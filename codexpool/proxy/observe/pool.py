@@ -10,11 +10,15 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from codexpool.common.clock_skew import Clock
 from codexpool.config.model import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig
 from codexpool.config.sources import PendingError, Sources, resolve
 from codexpool.credentials import Credential
+from codexpool.credentials.agent import Agent
+from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
@@ -29,7 +33,8 @@ from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
 from codexpool.state import Record, Snapshot, record_name
-from codexpool.state.sqlite import read_state
+from codexpool.state.sqlite import agents_folder, read_state
+from codexpool.tokens.agent_key import SCHEME, AgentTask
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.persistence import apply
 from codexpool.upkeep.verification import UNKNOWN, expected
@@ -68,8 +73,9 @@ class Consulted:
         assert metadata is not None
         # A serving pool would have the account id from whoami.
         account_id = metadata.account_id or ("" if identity.kind is Kind.COMMAND else placeholder)
-        token = self.tokens.get(identity.name, placeholder)
-        values = headers.identity_values(f"Bearer {token}", account_id, metadata.fedramp, metadata.routing_override)
+        scheme = SCHEME if identity.kind is Kind.AGENT else "Bearer"
+        authorization = f"{scheme} {self.tokens.get(identity.name, placeholder)}"
+        values = headers.identity_values(authorization, account_id, metadata.fedramp, metadata.routing_override)
         keep_turn_state = self.turn_states.fit(fields, metadata.key)
         return headers.swapped(fields, values, keep_turn_state, host_of(metadata.origin).encode(), for_stream)
 
@@ -88,7 +94,8 @@ def is_known(identity: Identity) -> bool:
 def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Consulted:
     """Make the pool of a configuration as it would serve now. A problem with an identity is logged."""
     known = read_state(state) or Snapshot()
-    resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), _unread))
+    agents = AgentApi(Route(), environ, Clock(), partial(agents_folder, environ))
+    resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), agents, _unread))
     for problem in resolved.problems:
         logger.warning("%s", problem)
     specs = [s for s in config.identities if s.name in resolved.credentials or s.name in resolved.pending]
@@ -131,7 +138,7 @@ class _Maker:
         """Tell the pool what earlier runs found out; assume that the rest succeeds."""
         name, metadata = self.spec.name, self.known.metadata.get(self.fingerprint)
         bearer = self.credential.bearer() if self.credential is not None else None
-        if bearer is not None:
+        if bearer is not None and not isinstance(bearer, AgentTask):  # That one's would be signed for each request.
             consulted.tokens[name] = describe_secret(bearer.token).encode("ascii", "replace").decode()
         if (note := self._note(metadata)) and not self.spec.paused:
             consulted.notes[name] = note
@@ -154,6 +161,8 @@ class _Maker:
                 return "its command was not run"
             case FromKeyring():
                 return "its token was not read from the keyring"
+            case _ if isinstance(self.credential, Agent) and self.credential.bearer() is None:
+                return "a task has to be registered for it"
             case FromAuthJson() if self.credential is not None and self.credential.is_over(self.now):
                 return "its login has to be renewed"
         if metadata is None:
@@ -166,6 +175,8 @@ class _Maker:
         if isinstance(self.credential, OAuth):
             login = self.credential.login
             return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+        if isinstance(self.credential, Agent):
+            return self.credential.identity.metadata
         if self.record is not None and self.record.fingerprint == self.fingerprint:
             return Metadata(self.record.key.account_id, self.record.key.user_id, "")
         return Metadata(spec.account_id or "", spec.user_id or f"{UNKNOWN}{spec.name}", "")
