@@ -11,14 +11,17 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from codexpool.common import tasks
 from codexpool.credentials.authapi import is_from_edge
-from codexpool.credentials.http_client import LazyClient, NoAnswerError, Route
+from codexpool.credentials.http_client import MAX_ANSWER, LazyClient, NoAnswerError, Route
 from codexpool.pool.identity import Metadata
 from codexpool.protocol.endpoints import RESET_CREDITS, SPEND_CREDIT, USAGE
 from codexpool.protocol.errors import document_of, error_in
 from codexpool.protocol.headers import first_values, identity_values
+from codexpool.protocol.models import LONGEST_ETAG, LONGEST_LIST, Entry, entries_of
 from codexpool.protocol.rate_limits import retry_after
 from codexpool.protocol.reset_credits import Credits, Outcome, listed, outcome
+from codexpool.protocol.routes import MODELS
 from codexpool.protocol.usage_report import UsageReport, usage_report
 from codexpool.redaction import redact_tokens
 from codexpool.tokens.bearer import Bearer
@@ -60,6 +63,27 @@ class AccountApi:
         except ValueError as error:
             raise UnreadError(str(error)) from error
 
+    async def models(
+        self, bearer: Bearer, metadata: Metadata, version: str, etag: str
+    ) -> tuple[tuple[Entry, ...], str] | None:
+        """Return the models of an account as a client of this version gets them, and the etag of that list.
+
+        None if it is still the list of ``etag``. Raises UnreadError.
+        """
+        headers = {b"version": version.encode()} | ({b"if-none-match": etag.encode()} if etag else {})
+        path = f"{MODELS}?client_version={version}"
+        response = await self.answer("GET", path, bearer, metadata, headers, most=LONGEST_LIST)
+        if response.status_code == 304 and etag:
+            return None
+        if response.status_code != 200 or is_from_edge(response):
+            raise unread("codex/models", response)
+        try:
+            entries = await tasks.in_thread(entries_of, response.content)
+        except ValueError as error:
+            raise UnreadError(f"codex/models: {error}") from error
+        came = response.headers.get("etag", "")
+        return entries, came if len(came) <= LONGEST_ETAG and came.isascii() and came.isprintable() else ""
+
     async def reset_credits(self, bearer: Bearer, metadata: Metadata) -> Credits:
         """Return an account's reset credits. Raises UnreadError."""
         response = await self.answer("GET", RESET_CREDITS, bearer, metadata)
@@ -93,13 +117,18 @@ class AccountApi:
         bearer: Bearer,
         metadata: Metadata,
         headers: Mapping[bytes, bytes] = {},
+        most: int = MAX_ANSWER,
         **more: bytes,
     ) -> httpx.Response:
-        """Send a request under an identity, to where its workspace is served from. Raises UnreadError."""
+        """Send a request under an identity, to where its workspace is served from. Raises UnreadError.
+
+        ``most``: the bytes of the longest answer that is read.
+        """
         m = metadata
         values = identity_values(bearer.proof().authorization, m.account_id, m.fedramp, m.routing_override)
         try:
-            return await self._client.answer(method, m.origin + path, headers={**headers, **values}, **more)
+            all_headers = {**headers, **values}
+            return await self._client.answer(method, m.origin + path, headers=all_headers, most=most, **more)
         except NoAnswerError as error:
             raise UnreadError(f"{path.removeprefix('/backend-api/')} cannot be reached ({error})") from error
 

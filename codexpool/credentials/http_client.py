@@ -89,8 +89,10 @@ def client(route: Route, seconds: float, headers: Mapping[str, str] = JSON) -> h
     return made
 
 
-async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: float, **more: Any) -> httpx.Response:
-    """Send a request and return the whole answer, received within ``seconds`` and bounded by `MAX_ANSWER`.
+async def answer(
+    client: httpx.AsyncClient, method: str, url: str, seconds: float, most: int = MAX_ANSWER, **more: Any
+) -> httpx.Response:
+    """Send a request and return the whole answer, received within ``seconds`` and of ``most`` bytes.
 
     Raises NoAnswerError.
     """
@@ -101,9 +103,9 @@ async def answer(client: httpx.AsyncClient, method: str, url: str, seconds: floa
             body = bytearray()
             async for piece in response.aiter_raw():
                 body += piece
-                if len(body) > MAX_ANSWER:
-                    raise NoAnswerError(f"an answer of more than {MAX_ANSWER} bytes")
-        content = inflated(bytes(body), response.headers.get("content-encoding", ""), MAX_ANSWER)
+                if len(body) > most:
+                    raise NoAnswerError(f"an answer of more than {most} bytes")
+        content = inflated(bytes(body), response.headers.get("content-encoding", ""), most)
     except (TimeoutError, httpx.TimeoutException):
         raise NoAnswerError(f"no whole answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:

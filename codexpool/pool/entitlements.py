@@ -11,7 +11,7 @@ A list never keeps an identity from serving: it decides who is asked first. Only
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -22,7 +22,9 @@ VERSIONS_KEPT: Final = 4  # Versions of clients for which lists are kept.
 VERSION_LASTS: Final = 3600.0  # Seconds without a request after which another version may take its place.
 KEPT: Final = 8_000  # Lists.
 BYTES_KEPT: Final = 32 * 2**20  # Of all lists; equal entries count once.
-LASTS: Final = 86_400.0  # Seconds that a list counts: it is read again half-hourly while its identity is in use.
+FRESH: Final = 1_200.0  # Seconds for which a list is not read again: identities of one account share it.
+AGAIN: Final = 60.0  # The same after a list could not be read.
+OUTDATED: Final = 300.0  # The same after an answer has named another list.
 CATALOGUES_KEPT: Final = 16  # Merged lists.
 NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -39,7 +41,8 @@ class _Shared:
 class _List(NamedTuple):
     """What is known of an account's models; without entries it is not known, but was asked for."""
 
-    read_at: float
+    asked_at: float  # When the backend was asked last, whatever the answer.
+    read_at: float = 0.0
     entries: tuple[Entry, ...] = ()
     slugs: frozenset[str] = NOTHING
     etag: str = ""
@@ -83,9 +86,16 @@ class Entitlements:
         """Return the etag of the list that is known; empty if none is."""
         return known.etag if (known := self._lists.get((plan, version))) is not None else ""
 
-    def asked_at(self, plan: str, version: str) -> float | None:
-        """Return when the backend was last asked for a list, whatever the answer."""
-        return known.read_at if (known := self._lists.get((plan, version))) is not None else None
+    def was_asked(self, plan: str, version: str) -> bool:
+        """Return whether the backend was asked for a list, whatever the answer."""
+        return (plan, version) in self._lists
+
+    def is_due(self, plan: str, version: str, at: float) -> bool:
+        """Return whether to ask for a list; one that could not be read is asked for sooner."""
+        if (known := self._lists.get((plan, version))) is None:
+            return True
+        fresh = FRESH if known.read_at == known.asked_at else AGAIN
+        return not known.asked_at <= at < known.asked_at + fresh
 
     # -- what the backend has said
 
@@ -98,23 +108,28 @@ class Entitlements:
             return False
         kept = tuple(entry._replace(text=one.text) for entry, one in zip(entries, shared, strict=True))
         slugs = frozenset(entry.slug for entry in kept)
-        self._put(plan, version, _List(at, kept, slugs, etag, tuple(shared)))
+        self._put(plan, version, _List(at, at, kept, slugs, etag, tuple(shared)))
         return kept != known.entries
 
     def unchanged(self, plan: str, version: str, at: float) -> None:
         """Note that a list was read again, and is the same."""
         if (known := self._lists.get((plan, version))) is not None:
-            self._lists[plan, version] = known._replace(read_at=at)
+            self._lists[plan, version] = known._replace(asked_at=at, read_at=at)
 
     def unread(self, plan: str, version: str, at: float) -> None:
-        """Note that a list could not be read. An earlier one counts until it is too old."""
-        known = self._lists.get((plan, version))
-        if known is None:
-            self._put(plan, version, _List(at))
+        """Note that a list could not be read. An earlier one still counts."""
+        known = self._lists.get((plan, version), _List(at))
+        self._put(plan, version, known._replace(asked_at=at))
 
-    def keep(self, plans: set[str], at: float) -> None:
-        """Forget the lists of other accounts, and those that are too old."""
-        gone = [key for key, known in self._lists.items() if key[0] not in plans or known.read_at + LASTS < at]
+    def is_outdated(self, plan: str, version: str, etag: str, at: float) -> bool:
+        """Return whether to ask for a list because an answer names another etag than the list has."""
+        if (known := self._lists.get((plan, version))) is None or not known.etag or known.etag == etag:
+            return False
+        return not known.asked_at <= at < known.asked_at + OUTDATED
+
+    def keep(self, plans: Collection[str]) -> None:
+        """Forget the lists of all other accounts."""
+        gone = [key for key in self._lists if key[0] not in plans]
         for key in gone:
             del self._lists[key]
         if gone:

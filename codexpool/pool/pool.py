@@ -204,8 +204,8 @@ class Pool:
             if is_its and i.metadata is not None and i.status not in (*CONDEMNED, Status.PAUSED):
                 plan = subjects(i.fingerprint, i.metadata).plan
                 asked_for[plan] = asked_for.get(plan, False) or i.status in SERVING_OR_SOON
-        was_asked = self.entitlements.asked_at
-        if any(will_be and was_asked(plan, version) is None for plan, will_be in asked_for.items()):
+        was_asked = self.entitlements.was_asked
+        if any(will_be and not was_asked(plan, version) for plan, will_be in asked_for.items()):
             return None  # It would change in a moment, and each change makes clients fetch it.
         return self.entitlements.catalogue(version, tuple(asked_for))
 

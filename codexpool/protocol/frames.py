@@ -16,8 +16,9 @@ CREATE: Final = "response.create"
 FAILED: Final = "response.failed"
 LIMITS: Final = "codex.rate_limits"
 METADATA: Final = "response.metadata"
+ALSO_METADATA: Final = "codex.response.metadata"
 
-PRELUDE: Final = frozenset({"response.created", "response.in_progress", LIMITS, METADATA, "codex.response.metadata"})
+PRELUDE: Final = frozenset({"response.created", "response.in_progress", LIMITS, METADATA, ALSO_METADATA})
 """Events that come before anything the client shows of an answer."""
 
 ENDS: Final = frozenset({"response.completed", "response.incomplete", FAILED, ERROR})  # Events that end an answer.
@@ -83,6 +84,16 @@ def headers_of(frame: Mapping[str, Any]) -> dict[bytes, bytes]:
         for name, value in inner(frame, "headers").items()
         if str(name).isprintable() and str(value).isprintable()
     }
+
+
+def with_header(message: bytes, name: bytes, value: bytes | None) -> bytes:
+    """Return a frame with another value of a header that it has, or without it; ``name`` is in lower case."""
+    frame = parsed(message)
+    header = name.decode()
+    kept = {key: old for key, old in inner(frame, "headers").items() if key.lower() != header}
+    if value is not None:
+        kept[header] = value.decode()
+    return dumped({**frame, "headers": kept})
 
 
 def failure_of(frame: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def first_values(fields: Fields) -> dict[bytes, bytes]:
     return values
 
 
+def replaced(fields: Fields, name: bytes, value: bytes | None) -> Fields:
+    """Return the fields with another value of this name, or without it; ``name`` is in lower case."""
+    kept = tuple(field for field in fields if field[0].lower() != name)
+    return kept if value is None else (*kept, (name, value))
+
+
 def is_event_stream(values: Mapping[bytes, bytes]) -> bool:
     """Return whether the headers of an answer announce a stream of events."""
     return values.get(b"content-type", b"").startswith(b"text/event-stream")

@@ -94,7 +94,7 @@ def _entry(value: Any, text: str) -> Entry:
     if not isinstance(slug, str) or not 0 < len(slug) <= LONGEST_SLUG or not slug.isprintable():
         raise ValueError("a model without a usable slug")
     if not isinstance(priority, int) or isinstance(priority, bool):
-        raise ValueError(f"the model {slug} has no priority")
+        raise ValueError("a model without a usable priority")
     encoded = text.encode()
     if _SURROGATE.search(encoded):
         json.dumps(value, ensure_ascii=False).encode()  # Half a character: no client can read it.

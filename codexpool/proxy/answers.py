@@ -15,7 +15,7 @@ from typing import Any
 from mitmproxy import http
 
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, is_held, says_enough
-from codexpool.protocol import frames, headers, rate_limits, routes
+from codexpool.protocol import frames, headers, models, rate_limits, routes
 from codexpool.protocol.encrypted_reasoning import has_encrypted
 from codexpool.protocol.headers import PLACEHOLDER
 from codexpool.protocol.inflate import is_known
@@ -68,6 +68,8 @@ class Answers:
         values = headers.first_values(response.headers.fields)
         if (turn_state := values.get(headers.TURN_STATE)) is not None:
             self._dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
+        if models.ETAG in values:
+            self._show_list(exchange, response, values[models.ETAG].decode("latin-1"))
         if not is_held(response.status_code):
             judging.learn_limits(self._flows.keeper, exchange.asked, exchange.attempt, values)
             events = headers.is_event_stream(values)
@@ -81,6 +83,11 @@ class Answers:
             exchange.incoming.beginning = Beginning(encoding) if looks else None
             if exchange.incoming.beginning is None:
                 self._attempts.served(flow, exchange)
+
+    def _show_list(self, exchange: Exchange, response: http.Response, etag: str) -> None:
+        """Name the list that this client gets, not the identity's: it fetches the list when the name changes."""
+        shown = judging.list_shown(self._flows.keeper, exchange, etag)
+        response.headers.fields = headers.replaced(response.headers.fields, models.ETAG, shown)
 
     def head_seen(self, flow: http.HTTPFlow) -> None:
         """Handle the head of an answer if our own hook was skipped (see `resend.Sender`)."""

@@ -15,7 +15,7 @@ from codexpool.members.register import Member
 from codexpool.members.turn_queue import Slot
 from codexpool.pool.identity import Asked, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
-from codexpool.protocol import endpoints, headers
+from codexpool.protocol import endpoints, headers, models
 from codexpool.protocol.bounded_json import loads
 from codexpool.protocol.inflate import UnreadableError, pieces
 from codexpool.protocol.routes import MODELS, NO_BACKEND, Policy, Route, Routes
@@ -81,6 +81,7 @@ class Exchange:
     trace: Trace
     member: Member | None = None
     probe: str = ""  # The number of a request that only asks what would be sent (see `codexpool.proxy.probe`).
+    version: str = ""  # Of the client, as it asks for the models with; empty if it does not say.
     slot: Slot | None = None  # Its slot among the turns under way.
 
     steps: Steps | None = None
@@ -215,6 +216,13 @@ def replace_response(flow: http.HTTPFlow, exchange: Exchange, response: http.Res
     exchange.ours = True
     exchange.go_again = False
     flow.response = response
+
+
+def version_of(values: Mapping[bytes, bytes], query: str, asked: Asked) -> str:
+    """Return the version of a request's client: for the list of models the one that the query asks with."""
+    if asked.path == MODELS:
+        return models.version_asked(query)
+    return models.whole_version(values.get(b"version", b"").decode("latin-1"))
 
 
 MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}

@@ -23,7 +23,7 @@ from codexpool.protocol import frames, rate_limits
 from codexpool.protocol.errors import code_and_message, details_in, document_of, error_in
 from codexpool.protocol.headers import first_values
 from codexpool.protocol.rate_limits import Gauge
-from codexpool.proxy.exchange import Attempt
+from codexpool.proxy.exchange import Attempt, Exchange
 from codexpool.proxy.held_answers import is_page
 from codexpool.redaction import redact_header, redact_text
 from codexpool.upkeep.keeper import Keeper
@@ -236,6 +236,17 @@ def learn_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> N
         usage.see(Window(gauge.family, gauge.minutes, gauge.used_percent, gauge.resets_at, at))
     if usage is not None:
         keeper.saw_usage(attempt.metadata.key)
+
+
+def list_shown(keeper: Keeper, exchange: Exchange, etag: str) -> bytes | None:
+    """Return the etag of the list of models that a client gets; None if it gets that of a single identity.
+
+    ``etag`` is the one that an answer names: if it is news, the list of its identity is read again.
+    """
+    if exchange.version:
+        keeper.models.answer_names(exchange.attempt.name, exchange.version, etag)
+    catalogue = keeper.pool.catalogue(exchange.asked, exchange.version)
+    return catalogue.etag.encode() if catalogue is not None else None
 
 
 def _family(keeper: Keeper, asked: Asked, values: Mapping[bytes, bytes]) -> str:

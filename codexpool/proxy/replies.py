@@ -17,6 +17,7 @@ from mitmproxy import http
 
 from codexpool.protocol.discovery import synthetic
 from codexpool.protocol.empty_mcp import answer as toolless_answer
+from codexpool.protocol.models import Catalogue, matches
 
 AT_ONCE = 60.0  # Longest wait, in seconds, that a client is told to retry after; a longer one is shown to the person.
 
@@ -164,6 +165,13 @@ def toolless(body: bytes, encoding: str) -> http.Response:
 
 def document(told: object, headers: Mapping[str, str] = MappingProxyType({})) -> http.Response:
     return _json(200, told, headers)
+
+
+def model_list(catalogue: Catalogue, condition: str) -> http.Response:
+    """Return the list of models; only its etag to a client that has it (``condition`` is its If-None-Match)."""
+    if matches(condition, catalogue.etag):
+        return http.Response.make(304, headers={"etag": catalogue.etag})
+    return http.Response.make(200, catalogue.body, {"content-type": "application/json", "etag": catalogue.etag})
 
 
 def discovered(client_id: str) -> http.Response:

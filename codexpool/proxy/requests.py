@@ -33,6 +33,7 @@ from codexpool.proxy.exchange import (
     prompt_cache_key,
     replace_response,
     session_of,
+    version_of,
 )
 from codexpool.proxy.find_keys import carries_key, hide_key, take_key_out
 from codexpool.proxy.flows import Flows, Passthrough
@@ -62,7 +63,8 @@ def exchange_of(
     values = headers.first_values(request.headers.fields)
     # Only a GET upgrades: a POST with that header is a model request, and counts as one.
     upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
-    asked, source = asked_of(values, routes.normalised(request.path.partition("?")[0]))
+    path, _, query = request.path.partition("?")
+    asked, source = asked_of(values, routes.normalised(path))
     asked = asked._replace(client=client_of(values, peer_address(flow.client_conn.peername)))
     trace = tracer.begun(flow, route, asked, source, upgrade, member.name if member is not None else "")
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
@@ -70,7 +72,8 @@ def exchange_of(
     asked = of_whom(asked, member, only)
     if probe or named:
         asked = asked._replace(is_turn=asked.is_turn and not probe, named=named)
-    return Exchange(route.policy, address_of(request), asked, account, upgrade, trace, member, probe)
+    version = version_of(values, query, asked)
+    return Exchange(route.policy, address_of(request), asked, account, upgrade, trace, member, probe, version)
 
 
 def waits_for_model(exchange: Exchange, pool: Pool) -> bool:
@@ -180,6 +183,8 @@ class Requests:
         keeper = self._flows.keeper
         if exchange.member is not None and not await self._take_key_out(flow, exchange):
             return
+        if exchange.asked.path == routes.MODELS and self._answers_models(flow, exchange, keeper):
+            return
         if exchange.is_turn and not await self._turns.admit(flow, exchange, keeper):
             return
         if not exchange.tries and self._attempts.goes_on(keeper, flow, exchange):
@@ -190,6 +195,21 @@ class Requests:
             if exchange.tries:
                 label(flow, exchange.attempt.name)
         await self._attempts.prepare(flow, exchange)
+
+    @staticmethod
+    def _answers_models(flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
+        """Answer a request for the models with those of all identities, if they are known; return whether it did."""
+        if flow.request.method != "GET" or not exchange.version or exchange.probe:
+            return False
+        keeper.models.client_asks(exchange.version)
+        catalogue = keeper.pool.catalogue(exchange.asked, exchange.version)
+        if catalogue is None:
+            return False
+        answer = replies.model_list(catalogue, flow.request.headers.get("if-none-match", ""))
+        replace_response(flow, exchange, answer)
+        exchange.trace.replied("the models of all identities")
+        flow.comment = "codexpool: the models of all identities"
+        return True
 
     async def _take_key_out(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Remove member keys from a body; return False if it was answered because the body is not readable."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -33,7 +34,7 @@ from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import MAY_BE_ITS_OWN, NOT_PORTABLE, Finding, Next, Verdict
-from codexpool.protocol import frames, rate_limits, strict
+from codexpool.protocol import frames, models, rate_limits, strict
 from codexpool.protocol.encrypted_reasoning import has_encrypted
 from codexpool.protocol.endpoints import RESPONSES
 from codexpool.protocol.headers import TURN_STATE
@@ -43,7 +44,16 @@ from codexpool.proxy import turns
 from codexpool.proxy.exchange import Exchange
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.gate import Gate
-from codexpool.proxy.judge import BackendAnswer, judge, learn, learn_gauges, learn_limits, of_failure, of_frame
+from codexpool.proxy.judge import (
+    BackendAnswer,
+    judge,
+    learn,
+    learn_gauges,
+    learn_limits,
+    list_shown,
+    of_failure,
+    of_frame,
+)
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.relay import Reader
 from codexpool.proxy.replies import Advice, advice, limit_error, promo, seconds_to
@@ -171,11 +181,14 @@ class OpenSocket:
         match kind := frames.kind(message.content):
             case frames.LIMITS:
                 learn_gauges(keeper, exchange.attempt, rate_limits.of_frame(frames.parsed(message.content)))
+            case frames.ALSO_METADATA:
+                self._show_list(message, frames.headers_of(frames.parsed(message.content)))
             case frames.METADATA:
                 values = frames.headers_of(frames.parsed(message.content))
                 if (turn_state := values.get(TURN_STATE)) is not None:
                     self.sockets.dressing.turn_states.issued(turn_state, exchange.attempt.metadata.key)
                 learn_limits(keeper, exchange.asked, exchange.attempt, values)
+                self._show_list(message, values)
             case frames.ERROR | frames.FAILED:
                 self._fail(message, kind)
             case _ if kind in frames.ENDS:
@@ -235,6 +248,11 @@ class OpenSocket:
             _inject(self.flow, frames.connect_again())
             self._leave("its identity no longer serves" if may_go_on else "its member key is no longer valid")
             return
+        if self._leaves_for_model(pool, frames.model_of(message.content)):
+            message.drop()
+            _inject(self.flow, frames.connect_again())
+            self._leave("its account's list does not have the model")
+            return
         self.has_begun = False
         exchange.attempt.at = time.time()
         if self.turn is None:  # Of several requests at once the trace has the first.
@@ -245,7 +263,23 @@ class OpenSocket:
             message.content = content
         self.last_request = content if b'"encrypted_content"' in content else None
 
+    def _leaves_for_model(self, pool: Pool, model: str) -> bool:
+        """Have the session leave the identity of this socket if it lacks the model, and another one serves it."""
+        if not pool.entitlements.differ:
+            return False
+        exchange = self.exchange
+        # A handshake that names the model gets another identity by that; any other one only if it must not return.
+        lasts = AWAY if exchange.asked.model == model else MODEL_LASTS
+        asked = exchange.asked._replace(model=model)
+        return pool.leaves_for_model(exchange.attempt.name, asked, time.time(), lasts)
+
     # -- from the backend
+
+    def _show_list(self, message: websocket.WebSocketMessage, values: Mapping[bytes, bytes]) -> None:
+        """Name the list of models that the client gets, if a frame names that of the identity."""
+        if (etag := values.get(models.ETAG)) is not None:
+            shown = list_shown(self._keeper, self.exchange, etag.decode("latin-1"))
+            message.content = frames.with_header(message.content, models.ETAG, shown)
 
     def _complete(self, message: websocket.WebSocketMessage, kind: str) -> None:
         exchange, keeper = self.exchange, self._keeper

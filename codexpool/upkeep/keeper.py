@@ -19,6 +19,7 @@ from codexpool.common.tasks import Tasks
 from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved, Sources
+from codexpool.credentials.account_api import AccountApi
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
@@ -34,6 +35,7 @@ from codexpool.state.sqlite import SqliteState, agents_folder
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
+from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, Persistence, apply
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
@@ -82,6 +84,7 @@ class Keeper(PoolListener):
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = str(config.path)
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
+        self.models = ModelLists(self.pool, AccountApi(route), self._tasks, self._vault.bearer)
         agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))
         self._reloader = Reloader(config, Sources(environ, TokenEndpoint(route, environ), agents), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)

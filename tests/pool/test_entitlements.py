@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool import entitlements
-from codexpool.pool.entitlements import LASTS, VERSION_LASTS, VERSIONS_KEPT, Entitlements
+from codexpool.pool.entitlements import AGAIN, FRESH, OUTDATED, VERSION_LASTS, VERSIONS_KEPT, Entitlements
 from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import Asked, Evidence, Status
 from codexpool.pool.pool import Pool
@@ -226,25 +226,46 @@ def test_a_new_list_is_shown() -> None:
 # -- what is kept
 
 
-def test_a_list_that_could_not_be_read_again_counts_until_it_is_too_old() -> None:
+def test_a_list_that_could_not_be_read_again_still_counts() -> None:
     pool = free_and_paid()
-    plans = {plan(pool, name) for name in pool.identities}
-    for name in pool.identities:
-        pool.entitlements.unread(plan(pool, name), TESTED, NOW + 1800)
 
-    pool.entitlements.keep(plans, NOW + LASTS)
-    assert pool.entitlements.lacked(plan(pool, "free")) == {LARGE}
+    pool.entitlements.unread(plan(pool, "paid"), TESTED, NOW + 1800)
 
-    pool.entitlements.unchanged(plan(pool, "paid"), TESTED, NOW + LASTS)
-    pool.entitlements.keep(plans, NOW + LASTS + 1)
-    assert not pool.entitlements.differ
     assert pool.entitlements.models(plan(pool, "paid")) == [SMALL, LARGE]
+    assert listed(pool) == [SMALL, LARGE]
+
+
+def test_an_answer_that_names_another_list_has_it_read_but_not_each_time() -> None:
+    known = Entitlements()
+    assert not known.is_outdated("a/plus", TESTED, '"2"', NOW)
+    known.learn("a/plus", TESTED, entries(SMALL), '"1"', NOW)
+
+    assert not known.is_outdated("a/plus", TESTED, '"1"', NOW + OUTDATED)
+    assert not known.is_outdated("a/plus", TESTED, '"2"', NOW + OUTDATED - 1)
+    assert known.is_outdated("a/plus", TESTED, '"2"', NOW + OUTDATED)
+    known.unread("a/plus", TESTED, NOW + OUTDATED)
+    assert not known.is_outdated("a/plus", TESTED, '"2"', NOW + OUTDATED + 1)
+
+
+def test_a_list_is_asked_for_again_when_it_is_no_longer_fresh_and_sooner_if_it_could_not_be_read() -> None:
+    known = Entitlements()
+    assert known.is_due("a/plus", TESTED, NOW)
+    known.learn("a/plus", TESTED, entries(SMALL), "", NOW)
+    assert [known.is_due("a/plus", TESTED, NOW + after) for after in (0, FRESH - 1, FRESH)] == [False, False, True]
+
+    known.unread("a/plus", TESTED, NOW + FRESH)
+
+    later = NOW + FRESH
+    assert [known.is_due("a/plus", TESTED, later + after) for after in (0, AGAIN - 1, AGAIN)] == [False, False, True]
+    assert known.is_due("a/plus", TESTED, NOW)  # The clock was set back.
+    known.unchanged("a/plus", TESTED, later)
+    assert not known.is_due("a/plus", TESTED, later + AGAIN)
 
 
 def test_the_lists_of_removed_identities_are_forgotten() -> None:
     pool = free_and_paid()
 
-    pool.entitlements.keep({plan(pool, "free")}, NOW)
+    pool.entitlements.keep({plan(pool, "free")})
 
     assert not pool.entitlements.differ
 
@@ -260,7 +281,7 @@ def test_equal_entries_are_kept_once_and_a_list_too_many_is_unknown(monkeypatch:
 
     assert known.lacked("50/plus") == set()
     assert known.models("50/plus") == []
-    assert known.asked_at("50/plus", TESTED) == NOW
+    assert known.was_asked("50/plus", TESTED)
 
 
 def test_the_first_client_replaces_the_version_that_was_assumed_and_few_versions_are_kept() -> None:

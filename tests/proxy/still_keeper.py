@@ -15,6 +15,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.keeper import Keeper
+from codexpool.upkeep.model_lists import ModelLists
 
 REFUSAL: Final = b'{"error":{"code":"token_expired","message":"expired"}}'
 
@@ -27,6 +28,20 @@ HEADERS: Final = (
 """The head of a request as Codex sends it."""
 
 
+class UnreadLists(ModelLists):
+    """Remembers what was asked for, and reads nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.named: list[tuple[str, str, str]] = []
+
+    def client_asks(self, version: str) -> None:
+        self.asked.append(version)
+
+    def answer_names(self, name: str, version: str, etag: str) -> None:
+        self.named.append((name, version, etag))
+
+
 class StillKeeper(Keeper):
     """Serve named identities that stay ready."""
 
@@ -35,6 +50,7 @@ class StillKeeper(Keeper):
         self.hosts = frozenset({"chatgpt.com"})
         self.config = PoolConfig(Path("pool.toml"), Selection.DRAIN_FIRST, ())
         self.pool = Pool()
+        self.models = self.lists = UnreadLists()
         self.ledger = Ledger(lambda account, spent: None)
         self.reset()
 

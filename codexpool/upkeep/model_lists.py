@@ -1,0 +1,104 @@
+"""Reads which models the accounts of a pool may use, for `codexpool.pool.entitlements`.
+
+Accounts are asked when their usage is (see `codexpool.upkeep.polling`), all of them when a client of another version
+comes, and one at once when an answer names another list than the one that is known. A read that fails changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from codexpool.common.tasks import Tasks
+from codexpool.credentials.account_api import AccountApi, UnreadError
+from codexpool.pool.entitlements import FRESH
+from codexpool.pool.exclusions import subjects
+from codexpool.pool.identity import Identity
+from codexpool.pool.pool import Pool
+from codexpool.pool.states import SERVING_OR_SOON
+from codexpool.tokens.bearer import Bearer
+
+logger = logging.getLogger("codexpool")
+
+
+class ModelLists:
+    """``bearer`` returns the present token of an identity, by its name."""
+
+    def __init__(self, pool: Pool, api: AccountApi, tasks: Tasks, bearer: Callable[[str], Bearer | None]) -> None:
+        self._pool = pool
+        self._known = pool.entitlements
+        self._api = api
+        self._tasks = tasks
+        self._bearer = bearer
+        self._under_way: set[tuple[str, str]] = set()  # Accounts with plan, and versions.
+        self._is_reading_all = False
+        self._all_at = 0.0  # When all were last looked at.
+
+    def client_asks(self, version: str) -> None:
+        """Follow a client's request for the models: have the lists of its version read, and old ones again."""
+        now = time.time()
+        is_new = self._known.asked_for(version, now)
+        is_due = not self._all_at <= now < self._all_at + FRESH
+        if (is_new or is_due) and version in self._known.versions and not self._is_reading_all:
+            self._is_reading_all = True
+            self._tasks.spawn(self._read_all())
+
+    def answer_names(self, name: str, version: str, etag: str) -> None:
+        """Read a list again if an answer under an identity names another etag than it has."""
+        identity = self._pool.identities.get(name)
+        if identity is not None and self._known.is_outdated(_plan(identity), version, etag, time.time()):
+            self._tasks.spawn(self._read(identity, _plan(identity), version))
+
+    async def read(self, identity: Identity) -> None:
+        """Read the lists of an identity's account that are due."""
+        self._forget_others()
+        await self._read_due(identity)
+
+    async def _read_due(self, identity: Identity) -> None:
+        plan = _plan(identity)
+        for version in list(self._known.versions):
+            if self._known.is_due(plan, version, time.time()):
+                await self._read(identity, plan, version)
+
+    async def _read_all(self) -> None:
+        """Read the lists that are due, one after the other: this is rare, and accounts may be many."""
+        versions: set[str] = set()
+        try:
+            while not versions.issuperset(self._known.versions):  # Another version may come meanwhile.
+                versions |= set(self._known.versions)
+                self._forget_others()
+                for identity in list(self._pool.identities.values()):
+                    await self._read_due(identity)
+            self._all_at = time.time()
+        finally:
+            self._is_reading_all = False
+
+    async def _read(self, identity: Identity, plan: str, version: str) -> None:
+        metadata, bearer, key = identity.metadata, self._bearer(identity.name), (plan, version)
+        if metadata is None or bearer is None or identity.status not in SERVING_OR_SOON or key in self._under_way:
+            return
+        self._under_way.add(key)
+        try:
+            read = await self._api.models(bearer, metadata, version, self._known.etag(plan, version))
+        except UnreadError as error:
+            logger.debug("%s: its models are not known: %s", identity.name, error)
+            self._known.unread(plan, version, time.time())
+        except Exception:  # A bug of ours must not keep the other accounts from being asked.
+            logger.exception("%s: reading its models failed", identity.name)
+            self._known.unread(plan, version, time.time())
+        else:
+            if read is None:
+                self._known.unchanged(plan, version, time.time())
+            elif version in self._known.versions:  # Else another version took its place meanwhile.
+                self._known.learn(plan, version, *read, time.time())
+        finally:
+            self._under_way.discard(key)
+
+    def _forget_others(self) -> None:
+        self._known.keep({_plan(identity) for identity in self._pool.identities.values()})
+
+
+def _plan(identity: Identity) -> str:
+    return subjects(identity.fingerprint, identity.metadata).plan
