@@ -23,6 +23,7 @@ from codexpool.protocol import frames, rate_limits
 from codexpool.protocol.errors import code_and_message, details_in, document_of, error_in
 from codexpool.protocol.headers import first_values
 from codexpool.protocol.rate_limits import Gauge
+from codexpool.protocol.routes import MODELS, route_of
 from codexpool.proxy.exchange import Attempt, Exchange
 from codexpool.proxy.held_answers import is_page
 from codexpool.redaction import redact_header, redact_text
@@ -239,13 +240,14 @@ def learn_gauges(keeper: Keeper, attempt: Attempt, gauges: Iterable[Gauge]) -> N
 
 
 def list_shown(keeper: Keeper, exchange: Exchange, etag: str) -> bytes | None:
-    """Return the etag of the list of models that a client gets; None if it gets that of a single identity.
+    """Return the etag of the list of models that a client gets; None if it gets a single identity's, or its own.
 
     ``etag`` is the one that an answer names: if it is news, the list of its identity is read again.
     """
     if exchange.version:
         keeper.models.answer_names(exchange.attempt.name, exchange.version, etag)
-    catalogue = keeper.pool.catalogue(exchange.asked, exchange.version)
+    is_ours = route_of("GET", MODELS, keeper.config.routes).policy.swaps
+    catalogue = keeper.pool.catalogue(exchange.asked, exchange.version) if is_ours else None
     return catalogue.etag.encode() if catalogue is not None else None
 
 

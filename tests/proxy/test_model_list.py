@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from wsproto.frame_protocol import Opcode
 from codexpool.pool.exclusions import subjects
 from codexpool.protocol import frames
 from codexpool.protocol.models import TESTED, entries_of
-from codexpool.protocol.routes import MODELS
+from codexpool.protocol.routes import MODELS, Policy, Route, Routes
 from codexpool.proxy import sockets
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler
@@ -147,6 +148,13 @@ async def test_answers_name_no_list_while_clients_get_that_of_one_identity(known
     handler, _ = serving(known=known)
 
     assert await answered(handler, turn(1, version=version)) is None
+
+
+async def test_answers_name_no_list_to_clients_that_ask_with_their_own_login() -> None:
+    handler, keeper = serving()
+    keeper.config = replace(keeper.config, routes=Routes((Route(MODELS, Policy.OWN),)))
+
+    assert await answered(handler, turn(1)) is None
 
 
 async def test_an_answer_without_an_etag_gets_none_and_news_of_the_backend_are_followed() -> None:
