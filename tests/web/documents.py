@@ -272,6 +272,8 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
         "identities": list(identities),
         "sessions": sessions or [],
         "sessions_total": len(sessions or []),
+        "pins": [],
+        "pins_total": 0,
         "breaker": {"open": False, "until": None, "names": []},
         "hour": hour(now),
         "totals": {

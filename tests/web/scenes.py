@@ -123,7 +123,8 @@ def _normal() -> Scene:
         identity("holiday", status="paused", sessions=0, requests=0, last_used_at=None, since=now - 2 * DAY),
     ]
     sessions = [session(n, ("spare", "batch", "spare")[n % 3]) for n in range(9)]
-    made = status(*identities, sessions=sessions, events_last=23)
+    pins = [{"session": sessions[n]["key"], "identity": "batch", "at": now - 60 - n} for n in range(2)]
+    made = status(*identities, sessions=sessions, events_last=23, pins=pins, pins_total=2)
     return Scene(made, flows, events, {one["id"]: detail(one) for one in flows})
 
 
@@ -179,12 +180,15 @@ def _many() -> Scene:
 
 def _hostile() -> Scene:
     """Every text that somebody else has a say in is one of `HOSTILE`."""
-    identities, sessions, flows, events, details = [], [], [], [], {}
+    identities, sessions, pins, flows, events, details = [], [], [], [], [], {}
     for n, bad in enumerate(HOSTILE):
         texts = dict.fromkeys(("fingerprint", "account_id", "user_id", "plan", "origin"), bad)
         texts |= {"evidence": bad, "needs": bad, "reminder": bad, "status": ("ready", "limited", bad)[n % 3]}
         limits = [limit(300, 250.0, -60, bad), limit(61, -3.0, None), limit(10080, 99.9, DAY)]
-        identities.append(identity(f"{n}{bad}", **texts, limits=limits, limited={bad: time.time() + HOUR}))
+        identities.append(
+            identity(f"{n}{bad}", **texts, limits=limits, limited={bad: time.time() + HOUR}, lacks=[bad])
+        )
+        pins.append({"session": f"{n}{bad}", "identity": bad, "at": time.time()})
         sessions.append(session(n, bad, key=f"{n}{bad}", client=bad, model=bad, moves=10**9, requests=10**12))
         tries = [attempt(m, bad, (401, 0, 599, None)[m % 4], evidence=bad, request_id=bad) for m in range(1, 6)]
         for one in tries:
@@ -218,7 +222,9 @@ def _hostile() -> Scene:
         "closed": HOSTILE[2],
     }
     proxy = {**texts, "listens": list(HOSTILE), "observe": True}
-    made_ = status(*identities, sessions=sessions, proxy=proxy, events_last=len(events))
+    made_ = status(
+        *identities, sessions=sessions, proxy=proxy, events_last=len(events), pins=pins, pins_total=len(pins)
+    )
     made_["breaker"] = {"open": True, "until": time.time() - 5, "names": list(HOSTILE)}
     return Scene(made_, flows, events, details)
 

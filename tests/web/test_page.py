@@ -399,6 +399,12 @@ def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> No
     assert re.search(r"2 reset credits, the first expires\sin [89] d", identities)
 
 
+def test_pins_are_listed_with_the_sessions(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    assert re.search(r"2 sessions are pinned:\s+01a1fc00\S+ to batch, \d+ \w+ ago", text(tab, "#pins"))
+
+
 def test_without_scripts_it_names_the_command(tab: Tab, site: StandInSite) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=True)
 

@@ -11,7 +11,7 @@ import { showIdentities } from "./identities.js";
 import { node, put } from "./nodes.js";
 import { answered, unanswered } from "./notices.js";
 import { showRequests } from "./requests.js";
-import { showSessions } from "./sessions.js";
+import { showPins, showSessions } from "./sessions.js";
 import { facts, sentence, setClock, tick } from "./times.js";
 import { short } from "./words.js";
 
@@ -28,6 +28,7 @@ function show(found) {
   showIdentities(found);
   showHour(found);
   showSessions(found.sessions, found.sessions_total);
+  showPins(found.pins, found.pins_total);
   follow(found);
   const { proxy } = found;
   put(node("requests-listens"), proxy.listens[0] ?? "127.0.0.1:8080");

@@ -1,10 +1,11 @@
-// Sessions, and the identity that serves each.
+// Sessions, the identity that serves each, and those that a person has pinned to one.
 
 import { code, keyed, known, make, name, node, put, row } from "./nodes.js";
 import { retime, time } from "./times.js";
-import { figure, short } from "./words.js";
+import { count, figure, short } from "./words.js";
 
 const KEPT = 100;
+const PINS = 20;
 const CELLS = ["key", "serves", "model", "client", "number requests", "number moves", "last"];
 
 /** Show the sessions, last used first; rows under a pointer do not move. */
@@ -46,4 +47,23 @@ function update(own, one) {
   put(own.moves, figure(one.moves));
   put(own.moveWord, one.moves === 1 ? " move" : " moves");
   retime(own.last, one.last_at, "relative");
+}
+
+/** Show the sessions that are pinned to an identity, the last pinned first. */
+export function showPins(all = [], total = 0) {
+  const pins = all.slice(0, PINS);
+  keyed(node("pins-list"), pins, (pin) => pin.session, createPin, (own, pin) => {
+    put(own.identity, short(pin.identity, 64));
+    retime(own.at, pin.at, "relative");
+  });
+  const some = total > pins.length ? `, the last ${pins.length} of them` : "";
+  put(node("pins-count"), `${count(total, "session is", "sessions are")} pinned${some}:`);
+  node("pins").hidden = !pins.length;
+}
+
+function createPin(pin) {
+  const own = { identity: name(""), at: time(pin.at, "relative") };
+  const session = code(pin.session, 80);
+  session.title = pin.session;
+  return known(make("li", "", session, " to ", own.identity, ", ", own.at), own);
 }
