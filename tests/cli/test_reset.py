@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_a_person_is_told_what_it_does_and_asked(pool: Pool, monkeypatch: pytest
 
     result = pool.run("reset", "work", stdin="y\n")
 
-    assert "work has 2 reset credits; the first expires 20" in result.stderr
+    assert "work has 2 reset credits.\n" in result.stderr
+    assert re.search(r'The one to spend is called "Full reset.*", and expires 20', result.stderr)
     assert "Used: 100 % of 5 h (resets in" in result.stderr
     assert "It is gone then, however little was used" in result.stderr
     assert result.stdout == "work was reset, and can be used again; 1 reset credit left\n"

@@ -153,9 +153,11 @@ def _new(name: str, account: Account) -> Request:
 
 
 def _explained(name: str, account: Account, request: Request) -> Sequence[str]:
-    credits, now = account.credits, time.time()
-    until = f"; the first expires {moment(credits.expires_at)}" if credits.expires_at is not None else ""
-    lines = [f"{name} has {_counted(credits.available)}{until}."]
+    now, lines = time.time(), [f"{name} has {_counted(account.credits.available)}."]
+    if credit := next((credit for credit in account.credits.spendable if credit.id == request.credit_id), None):
+        until = f"expires {moment(credit.expires_at)}" if credit.expires_at is not None else "does not expire"
+        title = f' is called "{plain(credit.title)}", and' if credit.title else ""
+        lines.append(f"The one to spend{title} {until}.")
     used = [_used(gauge, now) for gauge in account.gauges or ()]
     lines.append(f"Used: {', '.join(used)}." if used else "What it has used is not known.")
     if request.asked_at is not None:
