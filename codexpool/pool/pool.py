@@ -14,6 +14,7 @@ from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, 
 from codexpool.pool.patience import Edges
 from codexpool.pool.pins import Pin, Pins, Wanted
 from codexpool.pool.selection import Because, Rank, Ranking, Selection, rank
+from codexpool.pool.session_names import SessionNames
 from codexpool.pool.sessions import Session, Sessions
 from codexpool.pool.states import (
     CONDEMNED,
@@ -44,6 +45,7 @@ class Pool:
         self.states = IdentityStates(listener, self._ranking)
         self.selection = Selection.HEADROOM
         self.sessions = Sessions()
+        self.names = SessionNames()
         self.pins = Pins()
         self.edges = Edges()
         self.exclusions = Exclusions()

@@ -25,7 +25,13 @@ from codexpool.redaction import redact_text
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.trace import AttemptTrace, Trace
 
-SESSION_HEADERS = (b"thread-id", b"session-id", b"session_id")  # The first one present names the session.
+SESSION_HEADERS = (
+    *(b"thread-id", b"session-id"),  # Codex's own.
+    *(b"session_id", b"conversation_id", b"x-session-affinity", b"x-session-id", b"agent-session-id"),
+)
+"""The first one present names the session."""
+
+MAY_NAME_SESSION = ("x-client-request-id", "x-codex-window-id")  # They do if they repeat.
 
 NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, endpoints.USAGE})
 

@@ -24,9 +24,11 @@ from codexpool.proxy import replies, tracer
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import (
+    MAY_NAME_SESSION,
     Exchange,
     address_of,
     asked_of,
+    bounded,
     client_of,
     model_in_body,
     of_whom,
@@ -89,6 +91,19 @@ async def read_body(flow: http.HTTPFlow, exchange: Exchange, pool: Pool | None) 
     if exchange.session is None and (key := await prompt_cache_key(flow.request)) is not None:
         exchange.trace.session, exchange.trace.source = key, "prompt_cache_key"
         exchange.asked = exchange.asked._replace(session=session_of(key, exchange.member))
+    if exchange.session is None and exchange.asked.is_turn and pool is not None:
+        name_session(flow, exchange, pool)
+
+
+def name_session(flow: http.HTTPFlow, exchange: Exchange, pool: Pool) -> None:
+    """Name the session of a turn that the client does not name."""
+    headers, asked = flow.request.headers, exchange.asked
+    ids = [(name, bounded(value)) for name in MAY_NAME_SESSION if (value := headers.get(name))]
+    named = pool.names.name(asked.client, ids, time.time())
+    exchange.trace.session, exchange.trace.source = named.session, named.source
+    parent = session_of(named.parent, exchange.member) if named.parent is not None else None
+    session = session_of(named.session, exchange.member)
+    exchange.asked = asked._replace(session=session, parent=asked.parent or parent)
 
 
 class Requests:

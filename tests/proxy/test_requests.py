@@ -13,6 +13,7 @@ from mitmproxy import http
 
 from codexpool.config.model import MemberSpec
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
+from codexpool.pool.selection import Selection
 from codexpool.protocol.inflate import Inflater
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.flows import Closed, Serving
@@ -58,6 +59,47 @@ async def test_placeholder_names_the_identity_of_every_request(session: bool) ->
 
     assert request.request.headers["authorization"] == "Bearer <codexpool:first>"
     assert request.request.headers["chatgpt-account-id"] == "<codexpool:first>"
+
+
+NAMES = ["session_id", "conversation_id", "x-session-affinity", "x-session-id", "agent-session-id"]
+
+
+async def of_another_client(exchanges: SwapHandler, headers: dict[str, str], agent: str = "another/1.0") -> str:
+    """Send a turn as a client other than Codex does, and return its identity."""
+    request = flow(1)
+    for name in ("session-id", "thread-id", "x-client-request-id"):
+        del request.request.headers[name]
+    request.request.headers.update({"user-agent": agent, **headers})
+    exchanges.open(request)
+    await exchanges.assign(request)
+    return exchanges.flows[request].attempt.name
+
+
+@pytest.mark.parametrize("name", [*NAMES, "x-client-request-id", "x-codex-window-id"])
+async def test_conversations_of_other_clients_stay_on_one_identity_each(name: str) -> None:
+    exchanges, keeper = with_keeper("first", "second", "third")
+    keeper.pool.selection = Selection.ROUND_ROBIN
+    one = [await of_another_client(exchanges, {name: "one"}) for _ in range(4)]
+    both = [[await of_another_client(exchanges, {name: which}) for which in ("one", "two")] for _ in range(3)]
+
+    assert len({*one, *(first for first, _ in both)}) == 1
+    assert len({second for _, second in both}) == 1
+    assert both[0][0] != both[0][1]
+
+
+async def test_a_client_that_names_nothing_stays_on_one_identity() -> None:
+    exchanges, keeper = with_keeper("first", "second", "third")
+    keeper.pool.selection = Selection.ROUND_ROBIN
+    turns = [
+        [
+            await of_another_client(exchanges, {"x-client-request-id": f"{agent}-{number}"}, agent)
+            for number in range(4)
+        ]
+        for agent in ("a/1.0", "b/1.0")
+    ]
+
+    assert [len(set(served)) for served in turns] == [1, 1]
+    assert turns[0][0] != turns[1][0]
 
 
 @pytest.mark.parametrize("encoding", ["", "zstd"])
