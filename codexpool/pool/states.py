@@ -22,7 +22,7 @@ from typing import Final
 from codexpool.pool.breaker import Breaker
 from codexpool.pool.causes import Cause, Causes
 from codexpool.pool.confirmation import Confirmation
-from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Metadata, Status, Word
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word
 from codexpool.pool.selection import Ranking
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
@@ -204,9 +204,10 @@ class IdentityStates:
     def whoami_said(self, name: str, word: Word, evidence: Evidence, metadata: Metadata | None = None) -> None:
         """Handle whoami's word on a token.
 
-        ``evidence`` is of whoami's answer, its time the one at which whoami was asked. A refusal that made the
-        identity suspect is the better reason, and is kept. ``metadata`` comes with `Word.HEALTHY`. A word against the
-        token changes the status once it is final (see `codexpool.pool.confirmation`).
+        For an agent, the registration of a task takes whoami's place. ``evidence`` is of whoami's answer, its time
+        the one at which whoami was asked. A refusal that made the identity suspect is the better reason, and is kept,
+        unless it is an agent's: that may have been its task's. ``metadata`` comes with `Word.HEALTHY`. A word against
+        the token changes the status once it is final (see `codexpool.pool.confirmation`).
         """
         identity = self.current(name, evidence.fingerprint)
         if identity is None:
@@ -222,7 +223,7 @@ class IdentityStates:
             if identity.status is Status.UNVERIFIED:  # The reason why it still is.
                 identity.condition = replace(identity.condition, evidence=evidence)
             return
-        if identity.status is Status.SUSPECT:
+        if identity.status is Status.SUSPECT and identity.kind is not Kind.AGENT:
             evidence = identity.condition.evidence or evidence
         evidence = replace(evidence, whoami=word.value)
         self._apply(
