@@ -208,9 +208,9 @@ def own_headers() -> dict[str, str]:
     return {"authorization": f"Bearer {CLIENT.token}", "chatgpt-account-id": CLIENT.account_id}
 
 
-async def socket_turn(socket: ClientConnection, text: str = "hello") -> list[dict[str, Any]]:
+async def socket_turn(socket: ClientConnection, text: str = "hello", model: str = "m") -> list[dict[str, Any]]:
     """One turn on an open WebSocket: the events of its answer."""
-    await socket.send(json.dumps({"type": "response.create", "model": "m", "input": text}))
+    await socket.send(json.dumps({"type": "response.create", "model": model, "input": text}))
     events: list[dict[str, Any]] = []
     async with asyncio.timeout(15):
         while not events or events[-1]["type"] not in ("response.completed", "error"):

@@ -1,0 +1,35 @@
+"""The real Codex CLI with a pool whose identities differ in what they have left and may use."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.client.conftest import Make
+from tests.running import answered, pat
+from tests.standin import MODELS
+
+pytestmark = pytest.mark.real_client
+
+DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
+
+
+def test_a_paid_model_is_served_as_first_and_as_second_turn(make: Make, transport: str) -> None:
+    """No identity is asked for a model it has not."""
+    free = pat("free", plan="free", models=("gpt-free",))
+    paid = pat("paid", plan="plus", models=("gpt-paid", "gpt-free"))
+    world = make(free, paid, transport=transport, head=DRAIN_FIRST)
+    run = world.client.exec
+
+    names = [
+        answered(run("-m", "gpt-free", "say echo:one"), "one"),
+        answered(run("resume", "--last", "-m", "gpt-paid", "echo:two"), "two"),
+        answered(run("resume", "--last", "-m", "gpt-free", "echo:three"), "three"),
+        answered(run("-m", "gpt-paid", "say echo:four"), "four"),
+    ]
+
+    assert names == ["free", "paid", "free", "paid"]
+    assert [seen for seen in world.standin.seen if seen.status == 400] == []
+    # and a client that keeps its list of models does not fetch it again after each turn
+    fetched = [seen for seen in world.standin.requests(MODELS) if seen.query]
+    assert len(fetched) <= 4
+    world.check()
