@@ -25,7 +25,7 @@ BYTES_KEPT: Final = 32 * 2**20  # Of all lists; equal entries count once.
 FRESH: Final = 1_200.0  # Seconds for which a list is not read again: identities of one account share it.
 AGAIN: Final = 60.0  # The same after a list could not be read.
 OUTDATED: Final = 300.0  # The same after an answer has named another list.
-CATALOGUES_KEPT: Final = 16  # Merged lists.
+CATALOGUES_KEPT: Final = 64  # Merged lists; equal ones are one.
 NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -157,7 +157,9 @@ class Entitlements:
         key = (version, plans)
         if key not in self._catalogues:
             known = [self._lists[plan, version].entries for plan in plans if (plan, version) in self._lists]
-            self._catalogues[key] = merged(known) if any(known) else None
+            made = merged(known) if any(known) else None
+            # Most are equal: accounts differ more than their models do.
+            self._catalogues[key] = next((c for c in self._catalogues.values() if c == made), made)
         return self._catalogues[key]
 
     def _put(self, plan: str, version: str, new: _List) -> None:

@@ -29,7 +29,7 @@ from codexpool.protocol.models import Catalogue
 
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
 OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
-CATALOGUES_KEPT = 256  # Clients, by version and the identities they may use, whose list of models is remembered.
+CLIENTS_KEPT = 256  # Clients, by version and the identities they may use, whose list of models is remembered.
 TROUBLES = 3  # Answers in a row that report the backend's own trouble, after which new sessions avoid an identity.
 
 
@@ -53,8 +53,7 @@ class Pool:
         self.families: dict[str, str] = {}  # The limits of models, as answers have said; `MAIN` for all others.
         self.because = Because.NEW  # Why `choose` gave what it gave last.
         self._picks = 0
-        self._catalogues: Recent[_Client, tuple[tuple[int, int], Catalogue | None]]
-        self._catalogues = Recent(CATALOGUES_KEPT)
+        self._listed: Recent[_Client, tuple[tuple[int, int], tuple[str, ...]]] = Recent(CLIENTS_KEPT)
 
     def replace_identities(self, identities: Iterable[Identity], selection: Selection, at: float) -> None:
         """Take over a configuration. The same token keeps its state; the sessions of a name stay in any case."""
@@ -193,14 +192,15 @@ class Pool:
         if version not in self.entitlements.versions:
             return None
         revision, key = (self.states.revision, self.entitlements.revision), (version, asked.only, asked.named)
-        made_at, catalogue = self._catalogues.get(key, (None, None))
+        made_at, plans = self._listed.get(key, (None, ()))
         if made_at != revision:
-            catalogue = self._made_catalogue(asked, version)
-            self._catalogues[key] = (revision, catalogue)
-        return catalogue
+            plans = self._plans_listed(asked, version)
+            self._listed[key] = (revision, plans)
+        return self.entitlements.catalogue(version, plans)
 
-    def _made_catalogue(self, asked: Asked, version: str) -> Catalogue | None:
-        asked_for: dict[str, bool] = {}  # Whether the backend will be asked for the list, by account and plan.
+    def _plans_listed(self, asked: Asked, version: str) -> tuple[str, ...]:
+        """Return the accounts, with their plans, whose models a client gets; none until all of them were asked."""
+        asked_for: dict[str, bool] = {}  # Whether the backend will be asked for the list.
         for i in self.identities.values():
             is_its = asked.is_served_by(i.name) and asked.named in ("", i.name)
             if is_its and i.metadata is not None and i.status not in (*CONDEMNED, Status.PAUSED):
@@ -208,8 +208,8 @@ class Pool:
                 asked_for[plan] = asked_for.get(plan, False) or i.status in SERVING_OR_SOON
         was_asked = self.entitlements.was_asked
         if any(will_be and not was_asked(plan, version) for plan, will_be in asked_for.items()):
-            return None  # It would change in a moment, and each change makes clients fetch it.
-        return self.entitlements.catalogue(version, tuple(asked_for))
+            return ()  # The list would change in a moment, and each change makes clients fetch it.
+        return tuple(asked_for)
 
     @property
     def knows_models(self) -> bool:
