@@ -1,4 +1,4 @@
-"""Lists of models, as ``GET codex/models`` answers them (docs/protocol.md, section 14). Pure.
+"""Lists of models, as ``GET codex/models`` answers them (docs/protocol.md, section 4c). Pure.
 
 An entry stays the text that the backend sent: clients read many fields of it that the pool does not know.
 """

@@ -13,6 +13,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import CANDIDATES_KEPT, candidacies
 from codexpool.pool.selection import Because, Selection
 from codexpool.pool.usage import Limit
+from codexpool.protocol.models import TESTED, Entry
 
 RESPONSES = "/backend-api/codex/responses"
 NOW = 1_000_000.0
@@ -165,3 +166,14 @@ def test_what_is_kept_for_later_keeps_no_identity() -> None:
     gc.collect()
     assert gone() is None
     assert [one.name for one in said] == ["first", "second"]
+
+
+def test_a_model_that_an_account_lacks_speaks_against_it() -> None:
+    pool = pool_of(ready("free"), ready("paid"))
+    for name, slugs in (("free", ["small"]), ("paid", ["small", "large"])):
+        entries = [Entry(slug, 1, b"") for slug in slugs]
+        pool.entitlements.learn(f"acc-{name}/business", TESTED, entries, "", NOW)
+
+    against = {c.name: c.speaks_against for c in candidacies(pool, asked(model="large"), (), "paid", NOW)}
+
+    assert against == {"free": ("its account's list does not have the model",), "paid": ()}
