@@ -25,6 +25,7 @@ from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import (
     MAY_NAME_SESSION,
+    NO_TURN,
     Exchange,
     address_of,
     asked_of,
@@ -144,7 +145,7 @@ class Requests:
         flow.request.stream = False
         member = entrance.member
         only = self._serving(keeper, member, flow.request.path) if member is not None else None
-        named = self._named(flow, keeper, route.policy, only)
+        named = self._named(flow, keeper, only)
         if route.policy is Policy.LENT_TO_MEMBERS:
             is_usage = route.path == endpoints.USAGE
             route = route._replace(policy=Policy.LENT if is_usage else Policy.SWAP)
@@ -161,14 +162,15 @@ class Requests:
             label(flow, shown)
 
     @staticmethod
-    def _named(flow: http.HTTPFlow, keeper: Keeper, policy: Policy, only: frozenset[str] | None) -> str:
+    def _named(flow: http.HTTPFlow, keeper: Keeper, only: frozenset[str] | None) -> str:
         """Return the identity that the client names to the proxy; empty if none.
 
-        An unknown one is refused where the client shows the reason to a person, and not before that.
+        An unknown one is refused where the client shows the reason to a person, and not with what it asks before.
         """
         name = identity_named(flow.client_conn)
-        is_usable = name in keeper.pool.identities and (only is None or name in only)
-        return name if policy is not Policy.LENT_TO_MEMBERS or is_usable else ""
+        if not name or (name in keeper.pool.identities and (only is None or name in only)):
+            return name
+        return "" if routes.normalised(flow.request.path.partition("?")[0]) in NO_TURN else name
 
     @staticmethod
     def _serving(keeper: Keeper, member: Member, path: str) -> frozenset[str] | None:
