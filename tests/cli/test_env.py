@@ -215,9 +215,9 @@ def test_replacing_another_proxy_is_reported(run: Run, authority_at_home: Path) 
 @pytest.mark.parametrize(
     ("proxy", "url"),
     [
-        ("http://team:8080", "http://work@team:8080"),
+        ("http://team:8080", "http://work:@team:8080"),
         ("http://ann:p%40ss@team:8080", "http://ann%2Bwork:p%40ss@team:8080"),
-        ("http://spare@team:8080", "http://work@team:8080"),
+        ("http://spare@team:8080", "http://work:@team:8080"),
     ],
 )
 def test_identity_is_the_user_of_the_proxy_or_added_to_it(
@@ -239,7 +239,7 @@ def refused_to_others(self: running_proxy.RunningProxy, path: str, timeout: floa
 def test_identity_that_the_pool_does_not_have_is_refused(run: Run, authority_at_home: Path) -> None:
     with running() as fake:
         assert (
-            f"HTTPS_PROXY=http://work@127.0.0.1:{fake.port}" in run("--identity", "work", "--proxy", fake.url).stdout
+            f"HTTPS_PROXY=http://work:@127.0.0.1:{fake.port}" in run("--identity", "work", "--proxy", fake.url).stdout
         )
         unknown = run("--identity", "wrok", "--proxy", fake.url, code=1)
 
@@ -252,7 +252,7 @@ def test_what_is_no_name_of_an_identity_is_refused(run: Run, authority_at_home: 
 
 
 def test_another_identity_of_the_same_proxy_is_no_other_proxy(run: Run, authority_at_home: Path) -> None:
-    assert run(HTTPS_PROXY="http://work@127.0.0.1:8080").stderr == ""
+    assert run(HTTPS_PROXY="http://work:@127.0.0.1:8080").stderr == ""
 
 
 # -- nothing bypasses the proxy

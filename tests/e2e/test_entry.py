@@ -139,10 +139,15 @@ def test_the_wheels_entry_needs_no_package_on_the_path(make: Make, tmp_path: Pat
 
 
 async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -> None:
-    """It leaves nothing behind."""
+    """It leaves nothing behind, and a tunnel keeps the identity that its client has named."""
     entry = copied_entry(tmp_path)
     world = make(pat("work"), pat("spare"), script=entry)
-    with world.proxy.client() as client:
+    spare = world.proxy.url.replace("://", "://spare@")
+    with (
+        world.proxy.client() as client,
+        httpx.Client(proxy=spare, verify=world.proxy.trust, trust_env=False) as named,
+    ):
+        assert served_by(world.turn(named, "named")) == "spare"
         sessions = {f"r-{number}": served_by(world.turn(client, f"r-{number}")) for number in range(6)}
         before = world.proxy.door("state")
         world.standin.plan(Answer(path=RESPONSES, pace=0.6))
@@ -161,6 +166,7 @@ async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -
         for number in range(3, 6):
             reload(world, entry, number)
         assert {session: served_by(world.turn(client, session)) for session in sessions} == sessions
+        assert {served_by(world.turn(named, f"named {number}")) for number in range(4)} == {"spare"}
 
     assert before["keepers"] == 1
     # (a thread of an old one may still be on its way)

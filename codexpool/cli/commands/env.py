@@ -170,8 +170,8 @@ def _other_certificates(named: str) -> bytes:
 
 
 def _url(at: Address) -> str:
-    password = f":{quote(at.password, safe='')}" if at.password else ""
-    user = f"{quote(at.user, safe='')}{password}@" if at.user or at.password else ""
+    # The colon stays without a password: git asks for one otherwise, and Python's websockets refuses the URL.
+    user = f"{quote(at.user, safe='')}:{quote(at.password, safe='')}@" if at.user or at.password else ""
     return f"http://{user}{replace(at, user='', password='')}"
 
 
