@@ -218,8 +218,8 @@ class Requests:
         """Answer a request for the models with those of all identities, if they are known; return whether it did."""
         if flow.request.method != "GET" or not exchange.version or exchange.probe:
             return False
-        keeper.models.client_asks(exchange.version)
         catalogue = keeper.pool.catalogue(exchange.asked, exchange.version)
+        keeper.models.client_asks(exchange.version, is_answered=catalogue is not None)
         if catalogue is None:
             return False
         answer = replies.model_list(catalogue, flow.request.headers.get("if-none-match", ""))

@@ -22,6 +22,8 @@ from codexpool.tokens.bearer import Bearer
 
 logger = logging.getLogger("codexpool")
 
+SOON = 5.0  # Seconds after which all accounts are looked at again, while some list is not known.
+
 
 class ModelLists:
     """``bearer`` returns the present token of an identity, by its name."""
@@ -36,11 +38,14 @@ class ModelLists:
         self._is_reading_all = False
         self._all_at = 0.0  # When all were last looked at.
 
-    def client_asks(self, version: str) -> None:
-        """Follow a client's request for the models: have the lists of its version read, and old ones again."""
+    def client_asks(self, version: str, *, is_answered: bool) -> None:
+        """Follow a client's request for the models: have lists read that are due, unless that was done just now.
+
+        ``is_answered``: all lists for this version are known.
+        """
         now = time.time()
         is_new = self._known.asked_for(version, now)
-        is_due = not self._all_at <= now < self._all_at + FRESH
+        is_due = not self._all_at <= now < self._all_at + (FRESH if is_answered else SOON)
         if (is_new or is_due) and version in self._known.versions and not self._is_reading_all:
             self._is_reading_all = True
             self._tasks.spawn(self._read_all())

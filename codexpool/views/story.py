@@ -54,7 +54,8 @@ def _lines(document: Document) -> Iterator[Line]:
     yield _outcome(document)
     if message := document["answer"]["message"]:
         was_told = "would have been told" if document["observed"] else "was told"
-        yield Line(f"  the client {was_told}: {message}", Role.BAD)
+        is_bad = _is_bad(document["answer"]["status"] or 0)
+        yield Line(f"  the client {was_told}: {message}", Role.BAD if is_bad else Role.FACT)
     yield Line(_circumstances(document), Role.DIM)
     yield Line("What was asked", Role.HEADING)
     yield from _asked(document)
@@ -79,6 +80,8 @@ def _outcome(document: Document) -> Line:
         return Line(f"it ended in an error: {answer['error']}", Role.BAD)
     if status is None:
         return Line("it ended without an answer", Role.BAD) if is_over else Line("it is still under way")
+    if by == "codexpool" and not _is_bad(status):
+        return Line(f"codexpool answered {status} itself", Role.GOOD)
     if by == "codexpool":
         return Line(f"no identity served it: codexpool answered {status} in the backend's place", Role.BAD)
     if by not in ("backend", None):
@@ -128,7 +131,7 @@ def _asked(document: Document) -> Iterator[Line]:
 def _tried(document: Document) -> Iterator[Line]:
     attempts = document["attempts"]
     if not attempts and document["policy"]["name"].startswith(("swap", "lent")):
-        yield Line("none", Role.FACT if document["answer"]["status"] is None else Role.BAD)
+        yield Line("none", Role.BAD if _is_bad(document["answer"]["status"] or SWITCHED) else Role.FACT)
     elif not attempts:
         yield Line("none: it keeps the credential that the client sent")
     for attempt in attempts:

@@ -32,11 +32,11 @@ class UnreadLists(ModelLists):
     """Remembers what was asked for, and reads nothing."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, bool]] = []
         self.named: list[tuple[str, str, str]] = []
 
-    def client_asks(self, version: str) -> None:
-        self.asked.append(version)
+    def client_asks(self, version: str, *, is_answered: bool) -> None:
+        self.asked.append((version, is_answered))
 
     def answer_names(self, name: str, version: str, etag: str) -> None:
         self.named.append((name, version, etag))

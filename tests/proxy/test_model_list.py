@@ -100,7 +100,7 @@ async def test_a_client_gets_the_models_of_all_identities() -> None:
     assert answer is not None
     assert [model["slug"] for model in json.loads(answer.content or b"")["models"]] == [SMALL, LARGE]
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    assert keeper.lists.asked == [TESTED]
+    assert keeper.lists.asked == [(TESTED, True)]
     assert "codexpool" in asked.request.headers["authorization"]  # The flow shows no credential.
     assert asked.comment == "codexpool: the models of all identities"
 
@@ -127,9 +127,10 @@ async def test_a_client_that_has_the_list_is_told_so() -> None:
     ],
 )
 async def test_any_other_request_gets_the_answer_of_one_identity(known: bool, query: str, method: str) -> None:
-    handler, _ = serving(known=known)
+    handler, keeper = serving(known=known)
 
     assert await answer_to(handler, asking(query, method=method)) is None
+    assert all(not is_answered for _, is_answered in keeper.lists.asked)
 
 
 async def test_answers_name_the_list_that_the_client_gets() -> None:

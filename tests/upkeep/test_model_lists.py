@@ -11,11 +11,11 @@ import pytest
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import UnreadError
 from codexpool.pool.entitlements import AGAIN, FRESH, OUTDATED
-from codexpool.pool.identity import Metadata, Status
+from codexpool.pool.identity import Asked, Metadata, Status
 from codexpool.protocol.models import TESTED, Entry, entries_of
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep import model_lists
-from codexpool.upkeep.model_lists import ModelLists
+from codexpool.upkeep.model_lists import SOON, ModelLists
 from tests.pool.pools import NOW, condemn, ready_pool, statuses
 
 SAME = Metadata("account-shared", "", "business")
@@ -58,16 +58,17 @@ class World:
         self.lists = ModelLists(self.pool, api, self.tasks, lambda name: Bearer.of(f"at-test-{name}"))
 
     async def reads(self, name: str) -> None:
-        with patch.object(model_lists.time, "time", lambda: self.now):
+        with patch("time.time", lambda: self.now):
             await self.lists.read(self.pool.identities[name])
 
     async def client_asks(self, version: str) -> None:
-        with patch.object(model_lists.time, "time", lambda: self.now):
-            self.lists.client_asks(version)
+        with patch("time.time", lambda: self.now):
+            is_answered = self.pool.catalogue(Asked(None, ""), version) is not None
+            self.lists.client_asks(version, is_answered=is_answered)
             await self.settles()
 
     async def answer_names(self, name: str, etag: str) -> None:
-        with patch.object(model_lists.time, "time", lambda: self.now):
+        with patch("time.time", lambda: self.now):
             self.lists.answer_names(name, TESTED, etag)
             await self.settles()
 
@@ -147,14 +148,34 @@ async def test_a_client_of_another_version_has_all_accounts_asked_one_after_the_
 
 async def test_a_version_that_comes_while_lists_are_read_is_read_as_well() -> None:
     world = World("one", "two")
-    with patch.object(model_lists.time, "time", lambda: NOW):
+    with patch("time.time", lambda: NOW):
         for version in ("0.180.0", "0.181.0"):
-            world.lists.client_asks(version)
+            world.lists.client_asks(version, is_answered=False)
             await asyncio.sleep(0)
         await world.settles()
 
     versions = sorted((account, version) for account, version, _ in world.backend.asked)
     assert versions == [(f"account-{name}", f"0.{n}.0") for name in ("one", "two") for n in (180, 181)]
+
+
+async def test_a_client_has_the_lists_read_that_are_old_or_not_known() -> None:
+    world = World("one")
+    await world.client_asks(TESTED)
+    world.now += FRESH - 1
+    await world.client_asks(TESTED)
+    assert len(world.backend.asked) == 1
+    world.now += 1
+    await world.client_asks(TESTED)
+    assert len(world.backend.asked) == 2
+
+    world.pool.identities["one"].metadata = SAME  # Its account is another one, as whoami says.
+    world.pool.states.revision += 1
+    await world.client_asks(TESTED)
+    assert len(world.backend.asked) == 2
+    world.now += SOON
+    await world.client_asks(TESTED)
+
+    assert world.backend.asked[2:] == [("account-shared", TESTED, "")]
 
 
 async def test_an_answer_that_names_another_list_has_it_read_once_in_a_while() -> None:

@@ -122,6 +122,14 @@ def test_no_identity_served() -> None:
     assert role_of(told_instead, **changes) is Role.BAD
 
 
+def test_a_good_answer_of_the_proxy_is_no_trouble() -> None:
+    changes = {"attempts": [], "answer": answer(status=200, by="codexpool", message="the models of all identities")}
+
+    assert role_of("codexpool answered 200 itself", **changes) is Role.GOOD
+    assert role_of("the client was told: the models of all identities", **changes) is Role.FACT
+    assert role_of("none", **changes) is Role.FACT
+
+
 def test_no_identity_was_tried() -> None:
     changes = {"attempts": [], "answer": answer(status=503, by="codexpool", message="closed")}
 
