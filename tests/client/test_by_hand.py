@@ -36,9 +36,8 @@ def pins(world: World) -> list[dict[str, str]]:
         return found
 
 
-def pin(world: World, identity: str | None) -> None:
-    """Pin or unpin the session served last, as `codexpool pin` and `unpin` do, and wait until the proxy knows."""
-    session = str(world.standin.requests(RESPONSES)[-1].header("thread-id"))
+def pin(world: World, session: str, identity: str | None) -> None:
+    """Pin or unpin a session, as `codexpool pin` and `unpin` do, and wait until the proxy knows."""
     before = pins(world)
     with closing(open_state(world.proxy.state)) as state:
         note = {"identity": identity, "at": time.time()} if identity is not None else {}
@@ -77,9 +76,10 @@ def test_tui_moves_with_its_pin_unseen_and_says_when_that_identity_is_at_its_lim
         screen.shows("GPT")
         screen.types("say hi echo:banana")
         screen.shows(r"answer from \w+, request \d+, banana")
-        first = world.standin.requests(RESPONSES)[-1].name
+        served = world.standin.requests(RESPONSES)[-1]
+        first, session = served.name, str(served.header("thread-id"))
         other = {"work": "spare", "spare": "work"}[first]
-        pin(world, other)
+        pin(world, session, other)
         screen.types("and now echo:apple")
         screen.shows(rf"answer from {other}, request \d+, apple")
         assert not any(sign in screen.text for sign in ("■", "Reconnecting"))
@@ -87,7 +87,7 @@ def test_tui_moves_with_its_pin_unseen_and_says_when_that_identity_is_at_its_lim
         world.standin.limit(next(token.token for token in world.tokens if token.name == other), time.time() + 7200)
         screen.types("and now echo:cherry")
         screen.shows(rf"(?s)■.*this session is pinned to\s+{other}\s+\(codexpool\s+unpin\)")
-        pin(world, None)
+        pin(world, session, None)
         screen.types("and now echo:fig")
         screen.shows(rf"answer from {first}, request \d+, fig")
         assert "Reconnecting" not in screen.text
