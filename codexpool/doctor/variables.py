@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from codexpool.common.addresses import is_loopback
+from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.credentials import PREFIX
 from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment, bypasses
 from codexpool.doctor.findings import Finding, note, ok, wrong
@@ -23,9 +24,13 @@ KINDS: Final = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token"
 Place = tuple[str, int]  # Host and port.
 
 
-def findings(client: ClientEnvironment, here: Place, listens: Sequence[Place] = ()) -> Iterator[Finding]:
-    """Check everything. ``here`` is where the proxy was asked, ``listens`` the addresses it reports."""
+def findings(
+    client: ClientEnvironment, here: Place, listens: Sequence[Place] = (), identities: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Check everything. ``here`` is where the proxy was asked, ``listens`` and ``identities`` are what it reports."""
     yield of_proxy(client, here, listens)
+    if identities:
+        yield from of_identity(client, identities)
     yield from of_bypass(client)
     yield from of_credentials(client)
     yield from of_the_rest(client)
@@ -45,6 +50,25 @@ def of_proxy(client: ClientEnvironment, here: Place, listens: Sequence[Place]) -
         return ok(ABOUT, f"{client.where(name)} leads to this proxy ({_shown(place)})")
     text = f"{client.where(name)} leads to {_shown(place)}, but the proxy checked here is {_shown(here)}"
     return wrong(ABOUT, text, f"{wanted}; or check the other one: codexpool doctor --proxy http://{_shown(place)}")
+
+
+def of_identity(client: ClientEnvironment, identities: Collection[str]) -> Iterator[Finding]:
+    """Check the identity that the proxy's URL names (`codexpool env --identity`), if it names one."""
+    variable, value = client.proxy_variable()
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        user, password = unquote(url.username or ""), url.password
+    except ValueError:
+        return
+    name = user.rpartition(SEPARATOR)[2] if password else user
+    if name in identities:
+        yield ok(
+            ABOUT, f"{client.where(variable)} names the identity {name}: no other serves clients started from here"
+        )
+    elif user and not password:
+        shown = name if name_problem(name) is None else "no valid name"
+        text = f"{client.where(variable)} names an identity that the pool does not have: {shown}"
+        yield wrong(ABOUT, text, "see codexpool list, or remove the user from the URL")
 
 
 def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:

@@ -69,6 +69,26 @@ def test_no_proxy_for_others_is_fine() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "level", "said"),
+    [
+        ("http://127.0.0.1:8080", None, ""),
+        ("http://team:secret@127.0.0.1:8080", None, ""),
+        ("http://work:@127.0.0.1:8080", Level.OK, "names the identity work"),
+        ("work@127.0.0.1:8080", Level.OK, "names the identity work"),
+        ("http://team%2Bwork:secret@127.0.0.1:8080", Level.OK, "names the identity work"),
+        ("http://wrok:@127.0.0.1:8080", Level.WRONG, "the pool does not have: wrok"),
+        (f"http://{KEY}@127.0.0.1:8080", Level.WRONG, "the pool does not have: no valid name"),
+    ],
+)
+def test_identity_in_the_proxys_url_is_checked(value: str, level: Level | None, said: str) -> None:
+    found = list(variables.of_identity(client({"HTTPS_PROXY": value}), ["work", "spare"]))
+
+    assert levels(found) == ([level] if level is not None else [])
+    assert all(said in finding.text for finding in found)
+    assert KEY not in str(found)
+
+
+@pytest.mark.parametrize(
     ("environ", "name"),
     [
         ({}, ""),

@@ -224,7 +224,8 @@ class Examination:
             certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
             seen = trust.check(self._client, tunnel, certificate if certificate.is_file() else None)
             yield from self._probe(tunnel, seen)
-        yield from variables.findings(self._client, (at.host, at.port), self._places())
+        names = [str(identity["name"]) for identity in self._status.get("identities") or ()]
+        yield from variables.findings(self._client, (at.host, at.port), self._places(), names)
         yield seen.finding
 
     def _probe(self, tunnel: Tunnel, seen: trust.Trusted) -> Iterator[Finding]:
