@@ -19,6 +19,7 @@ from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
 from codexpool.tokens import member_key
+from codexpool.tokens.agent_key import AgentKey
 from codexpool.tokens.bearer import Bearer
 
 PREFIX_OF_OURS: Final = "CODEXPOOL_"  # Some of these variables have tokens, keys and proxy passwords in them.
@@ -96,15 +97,15 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
     """
     pending: set[str] = set()
     credentials: dict[str, Credential] = {}
-    owners: dict[Bearer, str] = {}
+    owners: dict[Bearer | AgentKey, str] = {}
     problems: list[Problem] = []
     sources = sources._replace(secret=secret_variables(config))
     for number, identity in enumerate(config.identities, 1):
         key = f"identity[{number}].{'auth_json' if isinstance(identity.source, FromAuthJson) else 'token'}"
         try:
             credential = credential_of(identity, sources)
-            bearer = credential.bearer()
-            if bearer is not None and (owner := owners.setdefault(bearer, identity.name)) != identity.name:
+            proof = credential.identity.key if isinstance(credential, Agent) else credential.bearer()
+            if proof is not None and (owner := owners.setdefault(proof, identity.name)) != identity.name:
                 raise UnusableError(f'is also the token of "{owner}"', "give each identity a token of its own")
         except PendingError:
             pending.add(identity.name)

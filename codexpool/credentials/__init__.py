@@ -64,6 +64,11 @@ class Credential(Protocol):
     def bearer(self) -> Bearer | None:
         """Return the token to send now, or None if there is none yet. No I/O: this is on the path of requests."""
 
+    @property
+    def mark(self) -> str:
+        """The fingerprint of its identity as long as that has no token; empty if nothing tells it apart."""
+        return ""
+
     @abstractmethod
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         """Return another token than ``stale``, or None if this kind cannot have one.

@@ -47,11 +47,15 @@ class Agent(Credential):
     def bearer(self) -> AgentTask | None:
         return self._task
 
+    @property
+    def mark(self) -> str:
+        return self.identity.key.fingerprint
+
     async def renewed(self, stale: Bearer | None, refused: bool) -> Renewal | None:
         if self._task is not None and self._task != stale:
             return Renewal(self._task, issued=False)
-        # Shielded, in a thread of its own: a task that was registered must be kept.
-        task, is_new = await asyncio.shield(tasks.in_thread(self._renew, stale))
+        # Shielded, in a thread of its own: a task that was registered is kept. The end of the process does not wait.
+        task, is_new = await asyncio.shield(tasks.in_thread(self._renew, stale, daemon=True))
         self._task = task
         return Renewal(task, issued=refused and is_new)
 
@@ -60,7 +64,7 @@ class Agent(Credential):
 
         Raises NoTokenNowError and NoTokenAnyMoreError.
         """
-        await tasks.in_thread(self._api.register, self.identity)
+        await tasks.in_thread(self._api.register, self.identity, daemon=True)
 
     async def owner(self, task: Bearer) -> Whoami:
         """Return the owner that the credential names, unless it is a JWT with a wrong signature."""

@@ -71,10 +71,12 @@ class AgentKey:
 
     def unsealed(self, encrypted: str) -> str:
         """Decrypt the id of a task: a sealed box for this key. Raises ValueError."""
-        from nacl.exceptions import CryptoError
-        from nacl.public import SealedBox
-        from nacl.signing import SigningKey
-
+        try:
+            from nacl.exceptions import CryptoError
+            from nacl.public import SealedBox
+            from nacl.signing import SigningKey
+        except ImportError:  # A mitmproxy that codexpool was not installed with.
+            raise ValueError("is encrypted, and PyNaCl is not installed: install it beside mitmproxy") from None
         key = SigningKey(self._signing.private_bytes_raw()).to_curve25519_private_key()
         try:
             return SealedBox(key).decrypt(decoded(encrypted)).decode()

@@ -83,7 +83,7 @@ class Vault:
         return Identity(
             spec.name,
             credential.kind if credential is not None else Kind.PAT,
-            bearer.fingerprint if bearer is not None else "",
+            bearer.fingerprint if bearer is not None else credential.mark if credential is not None else "",
             Condition(Status.UNVERIFIED, now),
             expires_at=spec.expires_at,
             paused=spec.paused,

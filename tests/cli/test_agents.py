@@ -109,6 +109,17 @@ def test_a_damaged_jwt_is_refused_before_anything_is_asked(pool: Pool) -> None:
     assert pool.standin.seen == []
 
 
+def test_one_agent_is_one_identity(pool: Pool) -> None:
+    agent = known(pool)
+    entries = [f'[[identity]]\nname = "{name}"\ntoken = "{pool.secret(agent.jwt())}"\n' for name in ("bot", "twin")]
+    write_private(pool.path, "\n".join(entries))
+
+    result = pool.run("check", code=1)
+
+    assert 'is also the token of "bot"' in result.output
+    assert pool.list()["bot"]["status"] == "ready"
+
+
 def test_observing_registers_no_task(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     from codexpool.config.read import load
 

@@ -130,6 +130,20 @@ async def test_a_dead_agent_needs_replacement_and_another_one_takes_its_place(
     assert (agent.registered, other.registered) == (1, 1)
 
 
+async def test_an_agent_that_is_dead_at_the_start_can_be_replaced(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirmation, "CONFIRMED_AFTER", 0.2)
+    agent, other = standin.agent(pat("bot")), standin.agent(pat("bot"))
+    path = pool_toml(tmp_path, agent)
+    standin.kill(agent.token.token)
+    with a_keeper(standin, path) as keeper:
+        await until(lambda: bot(keeper).status is Status.NEEDS_REPLACEMENT)
+        assert "answers 401 token_revoked" in str(bot(keeper).condition.evidence)
+        pool_toml(tmp_path, other)
+        await ready(keeper)
+
+
 async def test_trouble_of_the_registration_ends_by_itself(standin: StandIn, tmp_path: Path) -> None:
     agent = standin.agent(pat("bot"))
     standin.plan(Answer(host="auth.openai.com", status=403, body={"error": {"code": "nobody_knows"}}))

@@ -16,7 +16,7 @@ export const STATUSES = {
 };
 export const NEEDING = new Set(["needs_replacement", "needs_login", "conflict"]);
 export const RETURNING = new Set(["limited", "resting"]);
-export const KINDS = { pat: "PAT", oauth: "login", command: "command" };
+export const KINDS = { pat: "PAT", oauth: "login", command: "command", agent: "agent" };
 
 export const toneOfStatus = (word) => STATUSES[word] ?? ["idle", "ask"];
 
