@@ -21,7 +21,8 @@ from nacl.signing import VerifyKey
 
 from tests.standin.answers import MalformedError
 from tests.standin.exchange import Reply, Request, error_body
-from tests.standin.tokens import Refusal, Token, refused
+from tests.standin.tokens import Refusal, Token
+from tests.standin.tokens import refused as refused_token
 
 ISSUER = "https://chatgpt.com/codex-backend/agent-identity"
 AUDIENCE = "codex-app-server"
@@ -147,7 +148,7 @@ class Agents:
         if not _is_signed(agent, f"{runtime_id}:{asked['timestamp']}", asked["signature"]):
             raise MalformedError("the registration is not signed with the agent's key")
         if not agent.token.is_good:
-            return refused(agent.token)
+            return refused_token(agent.token)
         date = datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
         if not _is_now(asked["timestamp"]):
             return Reply.of_json(error_body("invalid_timestamp", "too old, or too new"), 401, [("date", date)])
@@ -159,6 +160,15 @@ class Agents:
         key = VerifyKey(agent.key.public_key().public_bytes_raw()).to_curve25519_public_key()
         sealed = base64.b64encode(SealedBox(key).encrypt(task_id.encode())).decode()
         return Reply.of_json({"encrypted_task_id": sealed}, headers=[("date", date)])
+
+
+def refused(request: Request) -> Reply:
+    """Refuse what an agent has signed, and repeat it, in the body, a header, and in base64."""
+    assertion = (request.header("authorization") or "").partition(" ")[2]
+    signature = json.loads(base64.urlsafe_b64decode(assertion + "=" * (-len(assertion) % 4)))["signature"]
+    body = error_body(request.code, f"cannot use {assertion}, signed {signature}")
+    packed = base64.b64encode(json.dumps(body).encode()).decode()
+    return Reply.of_json(body, 401, [("x-echo", signature), ("x-error-json", packed)])
 
 
 ASSERTED = ("agent_runtime_id", "signature", "task_id", "timestamp")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Coroutine
 from typing import Any, NoReturn, Protocol
 
+from tests.standin.agents import refused as refused_agent
 from tests.standin.answers import Event, MalformedError, parse_generation
 from tests.standin.connections import Socket
 from tests.standin.endpoints import Backend
@@ -103,7 +104,7 @@ class Dialogue:
         if token is None or not token.is_good:
             raise _TurnError(_frame(refused(token)))
         if request.code and request.code != "invalid_timestamp":  # Signed at the handshake.
-            raise _TurnError(_frame(Reply.of_json(error_body(request.code, "The task cannot be used."), 401)))
+            raise _TurnError(_frame(refused_agent(request)))
         try:
             data = parse_generation(request.body)
             if data.get("type") != "response.create":

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from codexpool.protocol.endpoints import NO_CONSTRAINT
 from tests.standin.agents import Agents, is_for_agents
+from tests.standin.agents import refused as refused_agent
 from tests.standin.answers import (
     Event,
     MalformedError,
@@ -166,7 +167,7 @@ class Backend:
             # Metrics (ab.chatgpt.com) and whatever else is sent without a login.
             return Reply.of_json({}) if request.host == "ab.chatgpt.com" else nothing_here()
         if request.code:
-            return Reply.of_json(error_body(request.code, "The task cannot be used."), 401)
+            return refused_agent(request)
         if not token.is_good:
             return refused(token)
         if SWAPPED.fullmatch(path):
