@@ -37,7 +37,7 @@ class Because(StrEnum):
     PREFERRED = "the request stays with it"
     ASIDE = "it serves this endpoint or model for the session"
     CLIENT = "it served the last turn of this client"
-    USAGE = "none can serve, and it can say what is left"
+    USAGE = "it can say what is left, though it is at its limit"
     NEW = "a new session"
     MOVED = "the session moves to it"
     NO_SESSION = "the request names no session"

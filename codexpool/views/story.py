@@ -18,6 +18,7 @@ ROW_MEANS: Final = {
     "4": "this endpoint refuses the token, which others may accept; the request goes out under the next identity.",
     "4a": "the account does not have the model, for an hour at least; the request goes out under the next identity.",
     "4b": "a 403 without a reason; another identity is tried once. The third in a row pauses the identity briefly.",
+    "4c": "the client only asked what is left, so this counts there alone; it goes out under the next identity.",
     "5": "the workspace is no longer served; its identity is paused, and the request goes out under the next one.",
     "5a": "several identities were refused alike; the others are tried, and the client gets it if all refuse.",
     "5b": "an endpoint beside the model refuses, which counts there alone; it goes out under the next identity.",
@@ -25,6 +26,8 @@ ROW_MEANS: Final = {
     "7": "the backend refuses a PAT, which only a person can replace; the request goes out under the next identity, "
     "and whoami is asked meanwhile whether the token is dead.",
     "8": "a token printed by a command is refused; the command is run again, else under the next identity.",
+    "8a": "the task of an agent is refused; a new one is registered and used, else under the next identity.",
+    "8b": "an endpoint beside the model refuses the agent, which counts there alone; it goes out under the next one.",
     "10": "the account has used up a limit, and rests until it resets; the request goes out under the next identity.",
     "11": "the account is asked to slow down, and rests for a moment; the request goes out under the next identity.",
     "12": "the request has encrypted reasoning of another account; it goes out once more without it.",
@@ -35,7 +38,7 @@ ROW_MEANS: Final = {
 }
 """What each row of the table of verdicts (`codexpool.pool.verdict`) means, by its number."""
 
-KINDS: Final = {"pat": "PAT", "oauth": "OAuth login", "command": "command token"}
+KINDS: Final = {"pat": "PAT", "oauth": "OAuth login", "command": "command token", "agent": "agent identity"}
 """The names of the kinds of credentials."""
 
 SWITCHED: Final = 101
