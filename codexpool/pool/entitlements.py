@@ -99,17 +99,15 @@ class Entitlements:
 
     # -- what the backend has said
 
-    def learn(self, plan: str, version: str, entries: Sequence[Entry], etag: str, at: float) -> bool:
-        """Keep a list. Return whether it is news; a list for which there is no room counts as unknown."""
-        known = self._lists.get((plan, version), _List(at))
+    def learn(self, plan: str, version: str, entries: Sequence[Entry], etag: str, at: float) -> None:
+        """Keep a list; one for which there is no room counts as unread."""
         shared = [self._shared(entry.text) for entry in entries]
         if sum(len(text.text) for text in self._texts.values()) > BYTES_KEPT:
             self.unread(plan, version, at)
-            return False
+            return
         kept = tuple(entry._replace(text=one.text) for entry, one in zip(entries, shared, strict=True))
         slugs = frozenset(entry.slug for entry in kept)
         self._put(plan, version, _List(at, at, kept, slugs, etag, tuple(shared)))
-        return kept != known.entries
 
     def unchanged(self, plan: str, version: str, at: float) -> None:
         """Note that a list was read again, and is the same."""

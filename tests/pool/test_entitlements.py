@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from codexpool.pool import entitlements
 from codexpool.pool.entitlements import AGAIN, FRESH, OUTDATED, VERSION_LASTS, VERSIONS_KEPT, Entitlements
 from codexpool.pool.exclusions import subjects
-from codexpool.pool.identity import Asked, Evidence, Status
+from codexpool.pool.identity import Asked, Evidence, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import Relay
 from codexpool.pool.selection import Because
 from codexpool.protocol.models import TESTED, Catalogue, Entry, entries_of
 from codexpool.proxy.judge import BackendAnswer
-from tests.pool.pools import NOW, RESPONSES, bound, condemn, metadata, ready_pool, restore
-from tests.pool.scene import GOOD, Scene
+from tests.pool.pools import NOW, RESPONSES, bound, condemn, metadata, ready_pool, refuse, restore
+from tests.pool.scene import GOOD, IMAGES, Scene
 
 SMALL, LARGE = "gpt-small", "gpt-large"
 UNSUPPORTED = BackendAnswer(
@@ -72,6 +72,24 @@ def test_a_session_is_served_by_another_identity_for_a_model_that_its_own_lacks_
         assert scene.pool.because is Because.ASIDE
     assert bound(scene.pool, "s1") == own
     assert scene.request(turn(SMALL), GOOD) == (Relay(), ["free"])
+
+
+def test_a_request_that_uses_no_model_is_not_sent_elsewhere_for_one() -> None:
+    scene = Scene(free_and_paid())
+
+    assert scene.request(Asked("s1", IMAGES, model=LARGE), GOOD)[1] == ["free"]
+
+
+def test_a_session_does_not_wait_for_a_new_token_of_an_identity_that_lacks_the_model() -> None:
+    pool = free_and_paid()
+    restore(pool, {"s1": metadata("free").key})
+    pool.identities["free"].kind = Kind.OAUTH
+    refuse(pool, "free", NOW, NOW)
+    assert pool.identities["free"].is_in_renewal
+    scene = Scene(pool)
+
+    assert scene.request(turn(), GOOD)[1] == ["paid"]
+    assert scene.now == NOW
 
 
 def test_an_unknown_list_and_an_unknown_model_mean_may() -> None:
@@ -164,8 +182,10 @@ def test_an_account_lacks_what_others_have_for_the_same_version_and_it_for_none(
 # -- the list for clients
 
 
-def listed(pool: Pool, only: frozenset[str] | None = None, version: str = TESTED) -> list[str] | None:
-    catalogue = pool.catalogue(Asked(None, "", only=only), version)
+def listed(
+    pool: Pool, only: frozenset[str] | None = None, named: str = "", version: str = TESTED
+) -> list[str] | None:
+    catalogue = pool.catalogue(Asked(None, "", only=only, named=named), version)
     return None if catalogue is None else [model["slug"] for model in json.loads(catalogue.body)["models"]]
 
 
@@ -174,6 +194,7 @@ def test_a_client_is_shown_what_its_identities_have_together() -> None:
 
     assert listed(pool) == [SMALL, LARGE]
     assert listed(pool, frozenset({"free"})) == [SMALL]
+    assert listed(pool, named="free") == [SMALL]
     assert listed(pool, version="0.1.0") is None
 
 
@@ -188,6 +209,37 @@ def test_the_list_is_not_known_before_every_identity_was_asked() -> None:
     pool.entitlements.unread(plan(pool, "paid"), TESTED, NOW)
 
     assert listed(pool) == [SMALL]
+
+
+def test_an_identity_that_is_not_asked_while_its_token_is_in_doubt_holds_nothing_up() -> None:
+    pool = ready_pool("free", "paid")
+    list_for(pool, "free", SMALL)
+
+    refuse(pool, "paid", NOW, NOW)
+
+    assert pool.identities["paid"].status is Status.SUSPECT
+    assert listed(pool) == [SMALL]
+
+
+def test_a_workspace_that_is_closed_is_not_listed() -> None:
+    pool = free_and_paid()
+    assert listed(pool) == [SMALL, LARGE]
+    evidence = Evidence(NOW, "POST", RESPONSES, 402, fingerprint=pool.identities["paid"].fingerprint)
+
+    pool.states.workspace_closed("paid", evidence)
+
+    assert listed(pool) == [SMALL]
+
+
+def test_equal_lists_for_different_clients_are_one() -> None:
+    pool = ready_pool("one", "two")
+    for name in pool.identities:
+        list_for(pool, name, SMALL)
+
+    catalogues = [pool.catalogue(Asked(None, "", named=name), TESTED) for name in ("", "one", "two")]
+
+    assert catalogues[0] is not None
+    assert all(catalogue is catalogues[0] for catalogue in catalogues)
 
 
 def test_limits_do_not_change_the_list_but_a_dead_token_does() -> None:
@@ -275,10 +327,11 @@ def test_equal_entries_are_kept_once_and_a_list_too_many_is_unknown(monkeypatch:
     monkeypatch.setattr(entitlements, "BYTES_KEPT", sum(len(entry.text) for entry in both))
     known = Entitlements()
     for number in range(50):
-        assert known.learn(f"{number}/plus", TESTED, entries(SMALL, LARGE), "", NOW)
+        known.learn(f"{number}/plus", TESTED, entries(SMALL, LARGE), "", NOW)
 
-    assert not known.learn("50/plus", TESTED, entries("gpt-x"), "", NOW)
+    known.learn("50/plus", TESTED, entries("gpt-x"), "", NOW)
 
+    assert known.models("49/plus") == [SMALL, LARGE]
     assert known.lacked("50/plus") == set()
     assert known.models("50/plus") == []
     assert known.was_asked("50/plus", TESTED)

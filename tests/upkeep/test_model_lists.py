@@ -192,6 +192,32 @@ async def test_an_answer_that_names_another_list_has_it_read_once_in_a_while() -
     assert len(world.backend.asked) == 2
 
 
+async def test_a_list_for_a_version_that_is_no_longer_kept_is_dropped() -> None:
+    world = World("one")
+    known = world.pool.entitlements
+
+    reading = asyncio.ensure_future(world.reads("one"))
+    await asyncio.sleep(0)
+    known.asked_for("0.180.0", NOW)
+    await reading
+
+    assert list(known.versions) == ["0.180.0"]
+    assert not known.was_asked(model_lists._plan(world.pool.identities["one"]), TESTED)
+
+
+async def test_lists_of_identities_that_have_left_are_forgotten() -> None:
+    for reads in (World.reads, lambda world, _: world.client_asks("0.180.0")):
+        world = World("free", "paid")
+        world.backend.models["account-paid"] = ("gpt-small", "gpt-large")
+        await world.client_asks(TESTED)
+        assert world.pool.entitlements.differ
+        world.pool.replace_identities([world.pool.identities["free"]], world.pool.selection, NOW)
+
+        await reads(world, "free")
+
+        assert world.lacked("free") == set()
+
+
 async def test_an_identity_that_does_not_serve_is_not_asked() -> None:
     world = World("one", "two")
     condemn(world.pool, "one", NOW)
