@@ -1,1 +1,1 @@
-"""What a secret is: a bearer token, a JSON Web Token's claims, a member's key. No I/O."""
+"""What a secret is: a bearer token, a JSON Web Token's claims, an agent's key, a member's key. No I/O."""

@@ -13,14 +13,17 @@ from codexpool.common.clock_skew import Clock
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import Access, PoolConfig, Problem
 from codexpool.config.read import load, parse
-from codexpool.config.sources import CachedKeyring, Resolved, Sources, resolve
+from codexpool.config.sources import CachedKeyring, Resolved, Sources, credential_of, resolve
 from codexpool.credentials import Pat
+from codexpool.credentials.agent import Agent
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.member_key import new_key
 from tests.config.conftest import WritePrivate
+from tests.running import pat
+from tests.standin.agents import make
 
 GOOD = "at-test-0123456789abcdef"
 OTHER = "at-test-fedcba9876543210"
@@ -57,6 +60,16 @@ def left_out(source: str, environ: dict[str, str] | None = None, folder: Path = 
     assert (problem.line, problem.key) == (6, "identity[2].token")
     assert problem.what.endswith('; identity "i2" is left out')
     return problem
+
+
+def test_the_jwt_of_an_agent_is_known_by_its_claims_wherever_it_is(write: WritePrivate) -> None:
+    jwt = make(pat("bot")).jwt()
+    config = pool(f'"{jwt}"', '{ env = "BOT" }', f'{{ file = "{write("bot", jwt)}" }}', '{ keyring = "codexpool" }')
+    for spec in config.identities:
+        credential = credential_of(spec, sources({"BOT": jwt}, {("codexpool", "i4"): jwt}))
+        assert isinstance(credential, Agent)
+        assert credential.identity.metadata.account_id == "acc-bot"
+        assert credential.bearer() is None
 
 
 def test_a_token_is_read_from_text_variable_or_file(write: WritePrivate) -> None:

@@ -72,7 +72,7 @@ def registrations(standin: StandIn) -> list[Any]:
 
 
 def test_what_an_agent_signs_is_what_codex_signs() -> None:
-    """The vectors are of openai/codex's own key (docs/protocol.md, section 12)."""
+    """The key is that of openai/codex's own tests; its signatures were checked against theirs."""
     key = AgentKey.of("agent-123", SEED)
 
     authorization, secrets = key.assertion("task-123", NEW_YEAR)
