@@ -211,7 +211,7 @@ def test_the_example_is_valid_with_every_setting(monkeypatch: pytest.MonkeyPatch
     setting = re.compile(r"# (\[\[(identity|member)\]\]$|[a-z_]+ *= )")
     lines = [line.removeprefix("# ") if setting.match(line) else line for line in example.read_text().splitlines()]
     config = parse("\n".join(lines), example)
-    names = ["work", "spare", "third", "fourth", "login", "sso", "careful"]
+    names = ["work", "spare", "third", "fourth", "login", "bot", "sso", "careful"]
     assert [identity.name for identity in config.identities] == names
     assert len({type(identity.source) for identity in config.identities}) == 6
     assert config.notify.command
