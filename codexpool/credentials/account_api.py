@@ -55,13 +55,7 @@ class AccountApi:
     async def usage(self, bearer: Bearer, metadata: Metadata) -> UsageReport:
         """Return how much of its limits an account has used. Raises UnreadError."""
         at = time.time()
-        response = await self.answer("GET", USAGE, bearer, metadata)
-        if response.status_code != 200 or is_from_edge(response):
-            raise unread("wham/usage", response)
-        try:
-            return usage_report(document_of(response.content), at)
-        except ValueError as error:
-            raise UnreadError(str(error)) from error
+        return usage_of(await self.answer("GET", USAGE, bearer, metadata), at)
 
     async def models(
         self, bearer: Bearer, metadata: Metadata, version: str, etag: str
@@ -131,6 +125,16 @@ class AccountApi:
             return await self._client.answer(method, m.origin + path, headers=all_headers, most=most, **more)
         except NoAnswerError as error:
             raise UnreadError(f"{path.removeprefix('/backend-api/')} cannot be reached ({error})") from error
+
+
+def usage_of(response: httpx.Response, at: float) -> UsageReport:
+    """Read an answer of wham/usage, which was asked for at the unix second ``at``. Raises UnreadError."""
+    if response.status_code != 200 or is_from_edge(response):
+        raise unread("wham/usage", response)
+    try:
+        return usage_report(document_of(response.content), at)
+    except ValueError as error:
+        raise UnreadError(str(error)) from error
 
 
 def unread(what: str, response: httpx.Response) -> UnreadError:

@@ -16,7 +16,7 @@ client that connects again gets another identity, even if its handshake does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
 from operator import attrgetter
@@ -142,6 +142,16 @@ class Exclusions:
         kept = self._kept[Kind.SESSION]
         for key in [key for key in kept if key[1] == session]:
             del kept[key]
+
+    def lift(self, owner: str, is_lifted: Callable[[str], bool], before: float) -> bool:
+        """Forget an owner's limits for models, as far as the backend has said later that they are over."""
+        limits = self._kept[Kind.LIMIT]
+        over = [
+            e for e in limits.values() if e.subject == owner and e.is_limit and e.since < before and is_lifted(e.what)
+        ]
+        for entry in over:
+            del limits[entry.subject, entry.what]
+        return bool(over)
 
     def document(self, subject: str) -> dict[str, Any]:
         """Return what other proxies learn of a subject, as JSON."""

@@ -17,6 +17,7 @@ Longer, and the number of sessions outweighs what the backend says; shorter, and
 with tests/pool/simulation.py)."""
 
 LONGEST_AVOIDED = 60.0  # Seconds for which new sessions avoid an identity at most.
+LONGEST_UNREAD = 1.5  # Seconds for which its account's usage is waited for.
 WHOAMI = "whoami"  # The path of evidence that whoami itself gave.
 
 _WHOAMI_WORDS = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
@@ -191,6 +192,7 @@ class Identity:
     troubles: int = 0  # Answers in a row that reported trouble of the backend's own.
     doubts: int = 0  # Refusals in a row that may be its fault; a good answer of the model resets it.
     avoided_until: float = 0.0  # Until then new sessions avoid it: the backend has had trouble with it.
+    unread_until: float = 0.0  # Until then new sessions avoid it: what its account has left is being asked for.
     waited: Waited = field(default_factory=Waited)
     twin_of: str | None = None  # The identity listed earlier for the same account and user; only that one serves.
 
@@ -220,7 +222,12 @@ class Identity:
 
     def is_doubtful(self, at: float) -> bool:
         """Return whether new sessions should get another identity if there is one."""
-        return self.has_expired(at) or at < self.avoided_until <= at + LONGEST_AVOIDED
+        is_avoided = at < self.avoided_until <= at + LONGEST_AVOIDED
+        return is_avoided or self.has_expired(at) or self.is_unread(at)
+
+    def is_unread(self, at: float) -> bool:
+        """Return whether what its account has left is unknown, and being asked for."""
+        return at < self.unread_until <= at + LONGEST_UNREAD
 
     def has_expired(self, at: float) -> bool:
         """Return whether its operator expects its token to have expired: then it is tried last."""

@@ -26,6 +26,7 @@ from codexpool.pool.states import (
 )
 from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT
 from codexpool.protocol.models import Catalogue
+from codexpool.protocol.usage_report import UsageReport
 
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
 OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
@@ -259,6 +260,32 @@ class Pool:
             and (identity.may_serve_soon(at, within) or (breaker_ends and self._is_able(identity, asked, at)))
         ]
 
+    def worth_a_look(self, asked: Asked, at: float, without: Iterable[str] = ()) -> list[Identity]:
+        """Return the identities that only a limit keeps from serving a request, and that may be asked about now.
+
+        Those that another request is asking about are among them: this one can share the answer.
+        """
+        excluded = set(without)
+        return [
+            identity
+            for identity in self.identities.values()
+            if identity.name not in excluded
+            and identity.status in (Status.LIMITED, Status.READY)
+            and self.is_for(identity, asked, at)
+            and self.limited_until(identity, asked, at) is not None
+            and ((usage := self.states.usage_of(identity)).may_be_asked(at) or usage.is_being_asked(at))
+        ]
+
+    def unread_pause(self, asked: Asked, at: float) -> float:
+        """Seconds that a turn waits because nothing is known yet of what the identities it could have has left."""
+        if at >= self.states.unread_until or not asked.is_turn:
+            return 0.0
+        own = (i for i, _ in self._own(asked, self.sessions.get(asked.session), None) if self._is_able(i, asked, at))
+        first = next(own, None)
+        able = [first] if first else [i for i in self.identities.values() if self._is_able(i, asked, at)]
+        ends = [i.unread_until for i in able if i.is_unread(at)]
+        return min(ends) - at if ends and len(ends) == len(able) else 0.0
+
     def edge_pause(self, identity: Identity, at: float) -> float:
         """Seconds for which the host that an identity is served from is still left alone."""
         return self.edges.pause(identity.metadata.origin, at) if identity.metadata is not None else 0.0
@@ -388,7 +415,7 @@ class Pool:
         rank = self._rank(identity, at, MAIN) if self._is_ready(identity, at) else None
         is_used_up = rank is not None and rank[1]
         reset_at = self.states.usage_of(identity).used_up_until(MAIN) if is_used_up else None
-        times = (identity.returns_at, identity.avoided_until, reset_at)
+        times = (identity.returns_at, identity.avoided_until, identity.unread_until, reset_at)
         return rank, min([time for time in times if time is not None and time > at], default=math.inf)
 
     def _rank(self, identity: Identity, at: float, family: str) -> Rank:
@@ -489,6 +516,24 @@ class Pool:
             if identity.metadata is not None:
                 self.edges.let_pass(identity.metadata.origin)
         return is_turn and self.states.breaker.succeeded(sent_at)
+
+    def usage_read(self, key: IdentityKey, report: UsageReport, sent_at: float, at: float) -> None:
+        """Learn what wham/usage says of an account, asked at ``sent_at``: what is left, what is limited."""
+        usage = self.states.usage(key)
+        usage.read(report, sent_at, at)
+        self.states.usage_learned(key, at)
+        open_now = {family.family for family in report.families if family.is_open}
+        told = {family.family for family in report.families}
+
+        def is_lifted(model: str) -> bool:
+            family = self.families.get(model, MAIN)
+            family = family if family in told else MAIN
+            return family in open_now and usage.limited_until(family, at) is None
+
+        if (identity := self.states.by_keys.get(key)) is not None:
+            owner = subjects(identity.fingerprint, identity.metadata).owner
+            if self.exclusions.lift(owner, is_lifted, sent_at):
+                self._listener.exclusions_changed(owner)
 
     def saw_usage(self, key: IdentityKey) -> None:
         """Rank an account's identity again: something new is known of its limits."""

@@ -44,6 +44,7 @@ class _Found(NamedTuple):
     limited_until: float | None
     has_expired: bool
     is_doubtful: bool
+    is_unread: bool
 
     @property
     def in_words(self) -> Candidacy:
@@ -98,6 +99,7 @@ def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_c
         pool.limited_until(i, asked, at) if is_ready else None,
         i.has_expired(at),
         i.is_doubtful(at),
+        i.is_unread(at),
     )
 
 
@@ -131,5 +133,7 @@ def _against(found: _Found) -> Iterator[str]:
         yield f"limited for {found.family} until {clock(found.limited_until, at)} UTC"
     if found.has_expired:
         yield "its token is expected to have expired"
+    elif found.is_unread:
+        yield "what it has left is being read"
     elif found.is_doubtful:
         yield "the backend has had trouble with it lately"

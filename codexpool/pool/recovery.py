@@ -18,6 +18,7 @@ from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 
 MOST_TRIES = 2  # Attempts of one request with one token.
 MOST_RENEWALS = 2  # Of one identity that a request waits for: the first may be read from disk, the second is issued.
+LONGEST_LOOK = 3.0  # Seconds to find out whether limited identities are limited still.
 BEFORE_AGAIN = 0.25  # Seconds before a request is sent again after an error of the backend.
 
 
@@ -55,6 +56,17 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Ask the backend about these identities, which are limited as far as is known.
+
+    Return when one of them can serve, when all have answered, or after this many seconds.
+    """
+
+    identities: Sequence[Identity]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """The client gets the answer of the last attempt."""
 
@@ -65,7 +77,7 @@ class NobodyServes:
 
 
 Outcome = Relay | NobodyServes
-Step = Try | Wait | Pause | Renew
+Step = Try | Wait | Pause | Renew | Look
 Steps = Generator[Step, Verdict | None, Outcome]
 
 
@@ -76,7 +88,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
 
     After a refused credential: if the identity has another token by now, send that; else renew the credential (from
     disk if the token there is another one, else from the token endpoint or the command) and send the new one; else
-    take the next identity. A PAT cannot be renewed. A limit goes to the next identity at once.
+    take the next identity. A PAT cannot be renewed. A limit goes to the next identity at once. When none is left,
+    those that are limited are looked at again: limits are lifted early.
 
     An identity is tried once per token. It gets a second try only when no other identity is left, and whoami vouched
     for the token since the refusal, or the rest it was sent to is over. Besides, a request is sent once more without
@@ -92,7 +105,7 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     tries = _Tries()
     renewals: Counter[str] = Counter()
     extra = {Next.LIGHTER, Next.AGAIN, Next.ONCE}
-    lighter = may_relay = False
+    lighter = may_relay = has_looked = False
     prefer: str | None = None
     asked = asked._replace(has_model=pool.entitlements.differ)
     while True:
@@ -102,6 +115,9 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             renewals[own.name] += 1
             yield from patience.spent_on(Renew(own, seconds), [own])
             continue
+        if (seconds := min(pool.unread_pause(asked, now), patience.left)) > 0:
+            yield from patience.spent_on(Wait(seconds))
+            continue
         identity = pool.choose(asked, now, tries.refused(pool), prefer)
         if identity is None and may_relay:
             return Relay()
@@ -109,6 +125,11 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             identity = pool.choose(asked, now, tries.spent(pool))
         if identity is None and asked.is_usage:
             identity = pool.reads_usage(asked, now, tries.refused(pool))
+        if identity is None and not has_looked and (limited := pool.worth_a_look(asked, now, tries.refused(pool))):
+            has_looked = True
+            if patience.left > 0:
+                yield from patience.spent_on(Look(limited, min(LONGEST_LOOK, patience.left)))
+                continue
         if identity is None:
             awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
             if (seconds := patience.for_one_of(awaited)) <= 0 and asked.has_model:
@@ -179,7 +200,7 @@ class _Patience:
         return min(self.left, max(shares, default=0.0))
 
     def spent_on(
-        self, step: Wait | Pause | Renew, awaited: Sequence[Identity] = ()
+        self, step: Wait | Pause | Renew | Look, awaited: Sequence[Identity] = ()
     ) -> Generator[Step, Verdict | None, None]:
         """Wait, and deduct the time taken, here and for other requests that wait for the same identities."""
         begun = self._timer()

@@ -22,7 +22,17 @@ from typing import Final
 from codexpool.pool.breaker import Breaker
 from codexpool.pool.causes import Cause, Causes
 from codexpool.pool.confirmation import Confirmation
-from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word
+from codexpool.pool.identity import (
+    LONGEST_UNREAD,
+    Condition,
+    Evidence,
+    Identity,
+    IdentityKey,
+    Kind,
+    Metadata,
+    Status,
+    Word,
+)
 from codexpool.pool.selection import Ranking
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
@@ -51,6 +61,7 @@ class Event(StrEnum):
     THROTTLED = "a request was answered with a 429 that names no limit"
     DOUBTED = "several refusals in a row did not say whose fault they are"
     LIMITED = "its account has reached its main limit"
+    LIFTED = "the backend says that its account's main limit is over"
     WORKSPACE_CLOSED = "its workspace does not serve it"
     VOUCHED = "whoami found its token healthy"
     OTHER_ACCOUNT = "whoami says its token belongs to another account"
@@ -84,6 +95,7 @@ TRANSITIONS: Final[Mapping[Event, Mapping[Status, Status]]] = {
     Event.THROTTLED: {Status.READY: Status.RESTING},
     Event.DOUBTED: {Status.READY: Status.RESTING},
     Event.LIMITED: dict.fromkeys(SERVING_OR_SOON, Status.LIMITED),
+    Event.LIFTED: {Status.LIMITED: Status.READY},
     Event.WORKSPACE_CLOSED: dict.fromkeys(SERVING_OR_SOON, Status.PAUSED),
     Event.VOUCHED: {
         Status.SUSPECT: Status.RESTING,  # Its token is good, and yet a request was refused.
@@ -133,6 +145,7 @@ class IdentityStates:
         self._listener = listener
         self._ranking = ranking
         self._usages: dict[IdentityKey, Usage] = {}
+        self.unread_until = 0.0  # Until then identities may be `Identity.is_unread`.
 
     def usage(self, key: IdentityKey) -> Usage:
         """Return what is known of the limits of an account and user, to be added to."""
@@ -259,6 +272,31 @@ class IdentityStates:
             self.breaker.tried()
         return until
 
+    def usage_learned(self, key: IdentityKey, at: float) -> None:
+        """Follow what a reading of wham/usage, or another proxy, says of an account: it may be limited, or not."""
+        if (identity := self.by_keys.get(key)) is None:
+            return
+        identity.unread_until = 0.0
+        self._ranking.change(identity)
+        usage = self.usage(key)
+        until = usage.limited_until(MAIN, at)
+        if until is None and usage.is_lifted_since(identity.condition.since):
+            self._apply(identity, Event.LIFTED, at)
+        elif until is not None and (identity.status, identity.condition.until) != (Status.LIMITED, until):
+            self._apply(identity, Event.LIMITED, at, Evidence(at, note="its account has reached a limit"), until)
+
+    def read_failed(self, key: IdentityKey) -> None:
+        """Have new sessions avoid an identity no longer: its account's usage cannot be read now."""
+        if (identity := self.by_keys.get(key)) is not None and identity.unread_until:
+            identity.unread_until = 0.0
+            self._ranking.change(identity)
+
+    def unread(self, name: str, at: float) -> None:
+        """Have new sessions avoid an identity for a moment: its account's usage is being asked for."""
+        if (identity := self.identities.get(name)) is not None:
+            identity.unread_until = self.unread_until = at + LONGEST_UNREAD
+            self._ranking.change(identity)
+
     def throttled(self, name: str, evidence: Evidence, retry_after: float | None, cause: Cause | None = None) -> None:
         """Handle a 429 without a limit: rest for the seconds that the answer says, else for longer each time."""
         identity = self.current(name, evidence.fingerprint)
@@ -289,7 +327,7 @@ class IdentityStates:
         identity = self.current(name, fingerprint)
         if identity is None or identity.metadata is None:
             return
-        self.usage(identity.metadata.key).limited.clear()
+        self.usage(identity.metadata.key).resume(at)
         self._ranking.change(identity)
         if not identity.is_held:
             self._apply(identity, Event.RESUMED, at)
@@ -297,8 +335,11 @@ class IdentityStates:
     def condition_learned(self, name: str, fingerprint: str, condition: Condition) -> None:
         """Take a condition from the flag in pool.toml, an earlier run, another proxy, or a person."""
         identity = self.current(name, fingerprint)
-        if identity is not None:
-            self.become(identity, condition)
+        if identity is None:
+            return
+        if condition.status is Status.LIMITED and self.usage_of(identity).is_lifted_since(condition.since):
+            return
+        self.become(identity, condition)
 
     # -- the transitions
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from codexpool.common.recent import Recent
 from codexpool.protocol.endpoints import MAIN_LIMIT
+from codexpool.protocol.usage_report import FamilyReport, UsageReport
 
 MAIN = MAIN_LIMIT
 USED_UP = 100.0  # Percent.
@@ -14,6 +16,11 @@ UNKNOWN_LIMIT = 900.0  # Seconds of a limit whose end is not known.
 SHORTEST_LIMIT = 1.0
 ENDED_LIMIT = 5.0  # Seconds of a limit that has ended by the answer's own word: it ended while the answer came.
 JUST_ENDED = 60.0  # Seconds since such an end; what ended earlier is the mistake of a clock.
+RELAPSE = 900.0  # Seconds after a lift within which the next limit says that lifting was a mistake.
+DOUBTED = 60.0  # Seconds for which the next limit is believed after such a mistake; doubles with each one, up to...
+DOUBTED_MOST = 1800.0
+ASKED_EVERY = 60.0  # Seconds from one reading of an account to the next, at least.
+SAME_END = 60.0  # Seconds by which two words about the end of one limit may differ.
 WINDOWS_KEPT = 64  # Windows of one account besides the main ones: the backend has two for each family.
 URGENCY = 4.0  # Highest weight of a window that is about to reset: what is left then is lost.
 
@@ -88,18 +95,32 @@ class ResetCredits(NamedTuple):
     is_listed: bool = False
 
 
+class Lift(NamedTuple):
+    """When a limit was lifted before its time, and how often in a row the backend then refused all the same."""
+
+    at: float
+    mistakes: int = 0
+
+
 class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for.
 
-    ``credits`` are the account's reset credits, None as long as nothing is known of them; ``reset_at`` is when a
-    person last spent one.
+    Answers of the model and readings of wham/usage fill both, and the newest word counts. ``said_at`` has the time of
+    the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` and
+    ``answered_at`` are of this proxy's last attempt to read, whatever came of it. ``credits`` are the account's reset
+    credits, None as long as nothing is known of them; ``reset_at`` is when a person last spent one. ``plan`` is empty
+    until a reading has it.
     """
 
     def __init__(self) -> None:
         self.windows: dict[tuple[str, int], Window] = {}
         self.limited: dict[str, float] = {}
+        self.said_at: Recent[str, float] = Recent(WINDOWS_KEPT)
+        self.read_at = self.asked_at = self.answered_at = 0.0
         self.credits: ResetCredits | None = None
         self.reset_at = 0.0
+        self.plan = ""
+        self._lifts: Recent[str, Lift] = Recent(WINDOWS_KEPT)
 
     def see(self, window: Window) -> None:
         key = (window.family, window.minutes)
@@ -113,8 +134,81 @@ class Usage:
             reset_at = self.used_up_until(limit.family)
             guess = reset_at if reset_at is not None and reset_at > at else at + UNKNOWN_LIMIT
             until = _bounded(max(guess, self.limited_until(limit.family, at) or at), at)
-        self.limited[limit.family] = until
+        self._say(limit.family, until, at)
         return until
+
+    def read(self, report: UsageReport, sent_at: float, at: float) -> None:
+        """Take over a reading that was asked for at ``sent_at``. What answers have said since then stays."""
+        self.read_at, self.plan = sent_at, report.plan or self.plan
+        if report.reset_credits is not None:
+            self.count_credits(report.reset_credits, at)
+        for told in report.families:
+            self._forget_windows(told.family, sent_at, at)
+            for gauge in told.gauges:
+                if (gauge.family, gauge.minutes) not in self.windows:
+                    self.see(Window(*gauge, sent_at))
+            if told.is_open is not None and not sent_at <= self.said_at.get(told.family, 0.0) <= at:
+                self._follow(told, sent_at)
+
+    def _follow(self, told: FamilyReport, at: float) -> None:
+        """Follow a reading's word on whether a family is limited."""
+        known = self.limited_until(told.family, at)
+        if told.is_open:
+            if known is None or self._may_lift(told.family, at):
+                self._say(told.family, None, at)
+            return
+        reset_at = self.used_up_until(told.family)
+        if known is None or reset_at is None or abs(known - reset_at) > SAME_END:
+            self.limit(Limit(told.family, reset_at), at)
+        else:
+            self._say(told.family, known, at)
+
+    def _may_lift(self, family: str, at: float) -> bool:
+        """Return whether a limit can be lifted; remember it as lifted if so.
+
+        A backend may lift a limit in its report and refuse requests all the same. So after each such mistake the next
+        limit is believed for longer.
+        """
+        lift, limited_at = self._lifts.get(family), self.said_at.get(family, 0.0)
+        mistakes = 0
+        if lift is not None and lift.at <= limited_at < lift.at + RELAPSE:
+            mistakes = lift.mistakes + 1
+            if at < limited_at + min(DOUBTED * 2**mistakes, DOUBTED_MOST):
+                return False
+        self._lifts[family] = Lift(at, min(mistakes, 10))
+        return True
+
+    def _say(self, family: str, until: float | None, at: float) -> None:
+        """Remember the newest word on a family: limited until then, or not limited."""
+        self.said_at[family] = at
+        if until is not None:
+            self.limited[family] = until
+        else:
+            self.limited.pop(family, None)
+
+    def resume(self, at: float) -> None:
+        """Follow a person's word that nothing was limited then."""
+        for family in {MAIN, *self.limited}:
+            if self.said_at.get(family, 0.0) <= at:
+                self._say(family, None, at)
+
+    def is_lifted_since(self, since: float) -> bool:
+        """Return whether a newer word says that the main limit of ``since`` is over."""
+        return MAIN not in self.limited and since < self.said_at.get(MAIN, 0.0)
+
+    def may_be_asked(self, at: float) -> bool:
+        """Return whether the last attempt to read it is long enough ago. (In the future: the clock was set back.)"""
+        last = max(self.asked_at, self.read_at)
+        return not last <= at < last + ASKED_EVERY
+
+    def is_being_asked(self, at: float) -> bool:
+        return self.answered_at < self.asked_at <= at < self.asked_at + ASKED_EVERY
+
+    def _forget_windows(self, family: str, before: float, at: float) -> None:
+        """Forget the windows of a family that were seen before then, or in the future: the clock was set back."""
+        for key, window in list(self.windows.items()):
+            if window.family == family and not before <= window.seen_at <= at:
+                del self.windows[key]
 
     def limited_until(self, family: str, at: float) -> float | None:
         """When a family can be used again; None if it can be."""
@@ -147,29 +241,48 @@ class Usage:
         if at > self.reset_at:
             self.reset_at = at
             self.windows = {key: window for key, window in self.windows.items() if window.seen_at > at}
-            self.limited.clear()
+            self.resume(at)
 
     def document(self) -> dict[str, Any]:
-        windows = [list(window) for window in self.windows.values()]
-        document = {"windows": windows, "limited": dict(self.limited), "reset_at": self.reset_at}
+        document = {
+            "windows": [list(window) for window in self.windows.values()],
+            "limited": dict(self.limited),
+            "said_at": dict(self.said_at),
+            "read_at": self.read_at,
+            "reset_at": self.reset_at,
+            "plan": self.plan,
+        }
         return document if self.credits is None else {**document, "credits": list(self.credits)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
         """Take over what an earlier run or another proxy has written, as far as it is newer."""
         if self.reset_at < document.get("reset_at", 0.0) <= at:
             self.was_reset(document["reset_at"])
-        for row in document.get("windows", ()):
-            window = Window(*row)
+        windows = [Window(*row) for row in document.get("windows", ())]
+        read_at = float(document.get("read_at", 0.0))
+        if self.read_at < read_at <= at:
+            self.read_at, self.plan = read_at, str(document.get("plan", ""))
+            for family in {window.family for window in windows if window.seen_at == read_at}:
+                self._forget_windows(family, read_at, at)
+        for window in windows:
             known = self.windows.get((window.family, window.minutes))
             if not window.has_passed(at) and (known is None or known.seen_at < window.seen_at <= at):
                 self.see(window)
-        for family, until in document.get("limited", {}).items():
-            if at < until <= at + LONGEST_LIMIT and family not in self.limited:
-                self.limited[family] = until
+        self._take_words(document.get("limited", {}), document.get("said_at", {}), at)
         if document.get("credits") is not None:
             credits = ResetCredits(*document["credits"])
             if (self.credits.seen_at if self.credits is not None else 0.0) < credits.seen_at <= at:
                 self.credits = credits
+
+    def _take_words(self, limited: Mapping[str, float], said_at: Mapping[str, float], at: float) -> None:
+        for family in limited.keys() | said_at.keys():
+            said, until = said_at.get(family), limited.get(family)
+            known_at = self.said_at.get(family, 0.0)
+            known_at = known_at if known_at <= at else 0.0
+            # (An earlier version wrote limits without their time.)
+            is_newer = known_at < said <= at if said is not None else not known_at
+            if is_newer and (until is None or at < until <= at + LONGEST_LIMIT):
+                self._say(family, until, said if said is not None else at)
 
     def used_up_until(self, family: str) -> float | None:
         """Return when the last of the used-up windows is reset, even if that has passed; None if none is used up."""

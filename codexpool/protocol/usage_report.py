@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 from codexpool.protocol.endpoints import MAIN_LIMIT
 from codexpool.protocol.rate_limits import Gauge, limit_id, number
 
+MOST_CREDITS: Final = 1_000  # Reset credits; more is a mistake.
 MOST_FAMILIES: Final = 30  # Families beside the main one that are read.
-MOST_COUNTED: Final = 10_000  # Reset credits.
 LONGEST_PLAN: Final = 100  # Characters.
 WINDOWS: Final = ("primary_window", "secondary_window")
 
@@ -84,4 +84,4 @@ def _plan(plan: Any) -> str:
 def _reset_credits(document: dict[str, Any]) -> int | None:
     credits = document.get("rate_limit_reset_credits")
     count = credits.get("available_count") if isinstance(credits, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_COUNTED else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_CREDITS else None

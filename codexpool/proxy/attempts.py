@@ -13,7 +13,7 @@ from codexpool.pool import recovery
 from codexpool.pool.identity import Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
-from codexpool.pool.recovery import NobodyServes, Pause, Relay, Renew, Try, Wait, advance
+from codexpool.pool.recovery import Look, NobodyServes, Pause, Relay, Renew, Try, Wait, advance
 from codexpool.pool.verdict import Verdict
 from codexpool.protocol.lent_usage import NOTHING_KNOWN
 from codexpool.protocol.routes import Policy
@@ -104,6 +104,8 @@ class Attempts:
                     await asyncio.sleep(seconds)
                 case Renew(identity, seconds):
                     await keeper.renewal(identity, seconds)
+                case Look(identities, seconds):
+                    await keeper.look(identities, exchange.asked, seconds)
             if step is not None:
                 tracer.waited(exchange.trace, step, time.monotonic() - begun)
             if not self.goes_on(keeper, flow, exchange):

@@ -12,7 +12,7 @@ from codexpool.common.tasks import harmless
 from codexpool.pool.identity import Asked, Identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import LOOKED_AROUND, candidacies
-from codexpool.pool.recovery import Pause, Renew, Wait
+from codexpool.pool.recovery import Look, Pause, Renew, Wait
 from codexpool.pool.verdict import Answer, classify
 from codexpool.protocol import routes
 from codexpool.protocol.headers import first_values
@@ -25,6 +25,7 @@ from codexpool.traces.trace import METADATA, AttemptTrace, Trace
 logger = logging.getLogger("codexpool")
 
 GOOD = classify(Answer(200))
+NAMES_SHOWN = 5
 
 
 def begun(
@@ -78,7 +79,7 @@ def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: s
 
 
 @harmless
-def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
+def waited(trace: Trace, step: Wait | Pause | Renew | Look, seconds: float) -> None:
     match step:
         case Wait():
             trace.waited("an identity to become ready", seconds)
@@ -86,6 +87,12 @@ def waited(trace: Trace, step: Wait | Pause | Renew, seconds: float) -> None:
             trace.waited("a pause before another attempt", seconds)
         case Renew(identity):
             trace.waited(f"another token of {identity.name}", seconds)
+        case Look(identities):
+            names = ", ".join(identity.name for identity in identities[:NAMES_SHOWN])
+            trace.waited(
+                f"the backend's word on whether {names} {'is' if len(identities) == 1 else 'are'} still limited",
+                seconds,
+            )
 
 
 @harmless

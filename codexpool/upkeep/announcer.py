@@ -58,6 +58,8 @@ class Announcer:
             case Status.READY:
                 if before.status not in RETURNING:
                     logger.info("%s is ready: %s", identity.name, described(identity))
+                elif before.status is Status.LIMITED and condition.since < (before.until or 0.0):
+                    logger.info("%s is ready: its limit was lifted before its time", identity.name)
             case Status.NEEDS_REPLACEMENT | Status.NEEDS_LOGIN | Status.CONFLICT:
                 self._needs_a_person(identity)
             case Status.PAUSED:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -37,6 +37,7 @@ from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, Persistence, apply
+from codexpool.upkeep.polling import Poller
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
 
@@ -83,8 +84,11 @@ class Keeper(PoolListener):
         self._persistence = Persistence(open_state, self._tasks)
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = str(config.path)
-        self._vault = Vault(config, self.pool, self._tasks, self._persistence, AuthApi(route, environ, self.clock))
-        self.models = ModelLists(self.pool, AccountApi(route), self._tasks, self._vault.bearer)
+        accounts = AccountApi(route)
+        self.models = ModelLists(self.pool, accounts, self._tasks, self._bearer)
+        self._poller = Poller(self.pool, self._tasks, accounts, self._bearer, self._usage_read, self.models.read)
+        api = AuthApi(route, environ, self.clock)
+        self._vault = Vault(config, self.pool, self._tasks, self._persistence, api, self._poller.first)
         agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))
         self._reloader = Reloader(config, Sources(environ, TokenEndpoint(route, environ), agents), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
@@ -96,6 +100,9 @@ class Keeper(PoolListener):
         if bearer is None:
             raise KeyError(name)
         return bearer
+
+    def _bearer(self, name: str) -> Bearer | None:
+        return self._vault.bearer(name)
 
     def tokens(self) -> list[str]:
         """Return the tokens of all identities. Safe from another thread."""
@@ -115,6 +122,10 @@ class Keeper(PoolListener):
         """Wait for the attempt to renew an identity's token, if one is under way; ``seconds`` at most."""
         await self._vault.renewal(identity, seconds)
 
+    async def look(self, identities: Sequence[Identity], asked: Asked, seconds: float) -> None:
+        """Ask about limited identities until one of them can serve a request, or all have answered."""
+        await self._poller.look(identities, lambda: self.pool.can_serve(asked, time.time()), seconds)
+
     def served(self, name: str, asked: Asked, sent_at: float) -> None:
         """Record, in the pool and the state, that a request sent at ``sent_at`` was served."""
         if self.pool.succeeded(name, sent_at, asked.is_turn):
@@ -124,6 +135,7 @@ class Keeper(PoolListener):
         if identity is None or identity.metadata is None or asked.is_usage:
             return
         self._persistence.identity_served(self.config.path, identity)
+        self._poller.used(identity.metadata.key)
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
             self._persistence.session_served(asked.session, session)
 
@@ -136,6 +148,11 @@ class Keeper(PoolListener):
         """Record that an answer reported an account's usage."""
         self.pool.saw_usage(key)
         self._persistence.usage_seen(key, self.pool.states.usage(key))
+
+    def _usage_read(self, key: IdentityKey) -> None:
+        """Record a reading of an account's usage, also one that failed: sessions may wait for it."""
+        self._persistence.usage_seen(key, self.pool.states.usage(key))
+        self._wake()
 
     async def hosts_known(self, seconds: float) -> None:
         """Wait until ``hosts`` has those of earlier runs, ``seconds`` at most, unless the state opens late."""
@@ -150,6 +167,7 @@ class Keeper(PoolListener):
         self._tasks.spawn(self._reloader.watch_files(watcher))
         self._tasks.spawn(self._reloader.watch_keyring())
         self._tasks.spawn(self._tend())
+        self._tasks.spawn(self._poller.run())
 
     def follow(self, config: PoolConfig, resolved: Resolved) -> None:
         """Make the pool match the configuration: verify new tokens, keep the state of the others."""
@@ -167,6 +185,7 @@ class Keeper(PoolListener):
         for spec in specs:
             self._flags.apply(spec, before.identity(spec.name))
             self._vault.look_after(self.pool.identities[spec.name])
+        self._poller.keep()
         self._announcer.remind(now)
         self._wake()
 
@@ -214,6 +233,7 @@ class Keeper(PoolListener):
             self._listener.status_changed(identity, before)
         self._persistence.put_condition(identity.fingerprint, identity.condition)
         self._announcer.status(identity, before)
+        self._poller.follow(identity, before)
         if status is Status.NEEDS_REPLACEMENT:
             self._flags.flag(identity)
         elif status in (Status.UNVERIFIED, Status.SUSPECT):

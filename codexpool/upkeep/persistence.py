@@ -120,8 +120,8 @@ class Persistence(Rows):
             self.put_session(name, session.key, time.time(), session.moves)
 
     def usage_seen(self, key: IdentityKey, usage: Usage) -> None:
-        """Store an account's usage: a reached limit at once, everything else now and then."""
-        if self._is_due(key, tuple(usage.limited.items()), USED_REWRITE):
+        """Store an account's usage: a limit, its end and a reading at once, everything else now and then."""
+        if self._is_due(key, (usage.read_at, usage.credits, *usage.limited.items()), USED_REWRITE):
             self.put_note(USAGE, json.dumps(key), usage.document())
 
     def identity_served(self, pool_toml: Path, identity: Identity) -> None:
@@ -216,7 +216,7 @@ def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -
     if kind == USAGE:
         key = IdentityKey(*json.loads(name))
         pool.states.usage(key).take(note, now)
-        pool.saw_usage(key)
+        pool.states.usage_learned(key, now)
     elif kind == BREAKER and name == str(pool_toml):
         breaker = pool.states.breaker
         if note.get("opened_at") is None:

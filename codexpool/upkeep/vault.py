@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakKeyDictionary
 
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import AuthApi, Whoami
-from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Status, Word
+from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Metadata, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import HELD_OVER, IN_DOUBT
@@ -29,9 +29,20 @@ NO_OWNER = IdentityKey("", "")  # Of a token that may belong to any account and 
 
 
 class Vault:
-    """Holds the credential and token of each identity, independently of all others. `Pool` says what they need."""
+    """Holds the credential and token of each identity, independently of all others. `Pool` says what they need.
 
-    def __init__(self, config: PoolConfig, pool: Pool, tasks: Tasks, persistence: Persistence, api: AuthApi) -> None:
+    ``read_usage`` reads what an account has left, before its identity serves. It raises nothing and is quick.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        pool: Pool,
+        tasks: Tasks,
+        persistence: Persistence,
+        api: AuthApi,
+        read_usage: Callable[[str, Bearer, Metadata], Awaitable[None]],
+    ) -> None:
         self._pool = pool
         self._tasks = tasks
         self._persistence = persistence
@@ -46,6 +57,7 @@ class Vault:
         self._owners: dict[str, IdentityKey] = {}  # By name: an identity's tokens may change, its owner may not.
         self.waiting = Waiting()  # The requests that wait for an identity: they make attempts more frequent.
         self._verification = Verification(api)
+        self._read_usage = read_usage
         self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._renewed)
 
     def kept(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> list[IdentitySpec]:
@@ -234,7 +246,11 @@ class Vault:
         if identity.status is Status.SUSPECT and identity.metadata is not None and answer.metadata is not None:
             return answer._replace(metadata=identity.metadata)  # Requests wait for this: no discovery now.
         by_other_means = identity.kind is Kind.PAT or identity.issued_at > 0
-        return await self._verification.place(answer, bearer, by_other_means, before=identity.metadata)
+        placed = self._verification.place(answer, bearer, by_other_means, before=identity.metadata)
+        if identity.status is not Status.UNVERIFIED or answer.word is not Word.HEALTHY or answer.metadata is None:
+            return await placed
+        # At the same time as discovery: a drained identity is limited, and not ready, from the beginning.
+        return (await asyncio.gather(placed, self._read_usage(identity.name, bearer, answer.metadata)))[0]
 
     def _checked_owner(self, identity: Identity, spec: IdentitySpec, answer: Whoami) -> Whoami:
         """Return the answer, or `Word.OTHER_ACCOUNT` if the token is not this identity's.
@@ -285,6 +301,8 @@ class Vault:
             return
         if condition is None or condition.status in (Status.READY, *HELD_OVER) or is_of_workspace(condition):
             self._pool.states.recall(identity.name, identity.fingerprint, metadata, time.time())
+            if self._pool.states.usage_of(identity).may_be_asked(time.time()):
+                self._pool.states.unread(identity.name, time.time())
         if condition is not None and _still_applies(condition, time.time()):
             self._learn(identity, condition)
 

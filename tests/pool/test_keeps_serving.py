@@ -12,7 +12,7 @@ from codexpool.pool.breaker import FIRST_PAUSE
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import TROUBLES, Pool
-from codexpool.pool.recovery import BEFORE_AGAIN, NobodyServes, Pause, Relay, Try, Wait, attempts
+from codexpool.pool.recovery import BEFORE_AGAIN, Look, NobodyServes, Pause, Relay, Try, Wait, attempts
 from codexpool.pool.selection import LASTS, Selection
 from codexpool.pool.states import LONGEST_RETRY_AFTER
 from codexpool.pool.usage import LONGEST_LIMIT, MAIN, Limit, Window
@@ -348,8 +348,10 @@ def test_with_all_limited_the_first_return_is_known() -> None:
     limit(pool, "a", NOW + 2 * HOUR)
     limit(pool, "b", NOW + HOUR)
 
+    steps = attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW)
+    assert isinstance(next(steps), Look)
     with pytest.raises(StopIteration) as end:
-        next(attempts(pool, Asked("s", RESPONSES), lambda: NOW, lambda: NOW))
+        steps.send(None)
 
     assert end.value.value == NobodyServes()
     why = no_identity(pool, Asked("s", RESPONSES), NOW)

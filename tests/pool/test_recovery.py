@@ -15,6 +15,7 @@ from codexpool.pool.patience import FORGOTTEN_AFTER, LEAST_PATIENCE, PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import (
     MOST_TRIES,
+    Look,
     NobodyServes,
     Outcome,
     Pause,
@@ -27,8 +28,9 @@ from codexpool.pool.recovery import (
 )
 from codexpool.pool.selection import Selection
 from codexpool.pool.states import CONDEMNED, LONGEST_REST, SHORT_REST
-from codexpool.pool.usage import Limit
+from codexpool.pool.usage import MAIN, UNKNOWN_LIMIT, Limit
 from codexpool.pool.verdict import Answer, Finding, Verdict, classify
+from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from tests.pool.pools import (
     MODELS,
     NOW,
@@ -485,13 +487,19 @@ class World(RuleBasedStateMachine):
         trying = [request for request in self.requests if isinstance(request.step, Try)]
         self._answer(data.draw(st.sampled_from(trying)), mood)
 
-    @precondition(lambda self: any(isinstance(request.step, Wait | Pause) for request in self.requests))
+    @precondition(lambda self: any(isinstance(request.step, Wait | Pause | Look) for request in self.requests))
     @rule(data=st.data(), share=st.floats(0, 1))
     def waiting_ends(self, data: st.DataObject, share: float) -> None:
-        waiting = [request for request in self.requests if isinstance(request.step, Wait | Pause)]
+        waiting = [request for request in self.requests if isinstance(request.step, Wait | Pause | Look)]
         self._wait(data.draw(st.sampled_from(waiting)), share)
 
     # -- whoami
+
+    @rule(name=st.sampled_from(NAMES), is_open=st.booleans())
+    def usage_is_read(self, name: str, is_open: bool) -> None:
+        identity = self.pool.identities.get(name)
+        if identity is not None and identity.metadata is not None:
+            self._read(identity, is_open)
 
     @rule(name=st.sampled_from(NAMES), reachable=st.booleans())
     def whoami_is_asked(self, name: str, reachable: bool) -> None:
@@ -566,7 +574,7 @@ class World(RuleBasedStateMachine):
                 assert identity in able
 
     def _settle(self) -> None:
-        """Whoami is asked about whoever is in doubt, and everybody has had a rest."""
+        """Whoami is asked about whoever is in doubt, and every rest and limit is over."""
         for _ in range(int(LASTS // 60) + 2):  # until whoami's word is final, whoever it is on
             for asking in list(self.askings):
                 self._hear(asking)
@@ -574,7 +582,7 @@ class World(RuleBasedStateMachine):
             for identity in self.pool.identities.values():
                 if identity.status in (Status.UNVERIFIED, Status.SUSPECT):
                     self._ask(identity.name)
-        self._spend(LONGEST_REST)
+        self._spend(max(LONGEST_REST, UNKNOWN_LIMIT))
 
     def _end_all_requests(self) -> None:
         for request in self.requests:
@@ -673,11 +681,25 @@ class World(RuleBasedStateMachine):
         return Evidence(self.now, "POST", request.path, status, fingerprint=request.fingerprint)
 
     def _wait(self, request: Sent, share: float) -> None:
-        assert isinstance(request.step, Wait | Pause)
+        assert isinstance(request.step, Wait | Pause | Look)
+        if isinstance(request.step, Look):
+            assert request.step.identities
+            for identity in request.step.identities:
+                self._read(identity, is_open=share < 0.5)
         seconds = request.step.seconds * share
         self._spend(seconds)
         request.waited += seconds
         self._go_on(request, None)
+
+    def _read(self, identity: Identity, is_open: bool) -> None:
+        """Wham/usage has been asked about an identity, and says whether it may be used."""
+        assert identity.metadata is not None
+        usage, before = self.pool.states.usage(identity.metadata.key), identity.status
+        usage.asked_at = usage.answered_at = self.now
+        report = UsageReport((FamilyReport(MAIN, (), is_open),))
+        self.pool.usage_read(identity.metadata.key, report, self.now, self.now)
+        if before not in (Status.READY, Status.LIMITED, Status.RESTING):
+            assert identity.status is before
 
     def _go_on(self, request: Sent, verdict: Verdict | None) -> None:
         try:

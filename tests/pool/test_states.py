@@ -10,6 +10,7 @@ from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, W
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import DOUBTS, TRANSITIONS, Event
 from codexpool.pool.usage import MAIN, Limit
+from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from tests.pool.pools import NOW, metadata, ready_pool
 
 AT = NOW + 1_000
@@ -43,6 +44,11 @@ def recalled(pool: Pool) -> None:
     pool.identities["a"].metadata = known
 
 
+def lifted(pool: Pool) -> None:
+    report = UsageReport((FamilyReport(MAIN, (), is_open=True),))
+    pool.usage_read(metadata("a").key, report, AT, AT)
+
+
 def of(pool: Pool) -> str:
     return pool.identities["a"].fingerprint
 
@@ -55,6 +61,7 @@ HAPPENS: dict[Event, Callable[[Pool], object]] = {
     Event.LIMITED: lambda pool: pool.states.limited(
         "a", metadata("a").key, Limit(MAIN, AT + 60), evidence(pool, status=429)
     ),
+    Event.LIFTED: lifted,
     Event.WORKSPACE_CLOSED: lambda pool: pool.states.workspace_closed("a", evidence(pool, status=402)),
     Event.VOUCHED: lambda pool: whoami(pool, Word.HEALTHY),
     Event.OTHER_ACCOUNT: lambda pool: whoami(pool, Word.OTHER_ACCOUNT),

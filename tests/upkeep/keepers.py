@@ -14,9 +14,11 @@ from unittest import mock
 from codexpool.config.files import Watcher
 from codexpool.config.model import Flag
 from codexpool.config.read import load
+from codexpool.credentials.account_api import UnreadError
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word
+from codexpool.protocol.usage_report import UsageReport
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
@@ -50,6 +52,24 @@ class Backend:
         return metadata
 
 
+class Accounts:
+    """Says of each account what ``told`` has for it: a report, or that it cannot be reached. Otherwise no limits."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, UsageReport | UnreadError] = {}
+        self.asked: list[str] = []
+
+    async def models(self, *_: object) -> None:
+        raise UnreadError("codex/models answers 500")
+
+    async def usage(self, bearer: Bearer, metadata: Metadata) -> UsageReport:
+        self.asked.append(metadata.account_id)
+        report = self.told.get(metadata.account_id, UsageReport(()))
+        if isinstance(report, UnreadError):
+            raise report
+        return report
+
+
 def token_of(name: str, version: int = 1) -> str:
     return f"at-test-{name}-{version}-0123456789abcdef0123456789"
 
@@ -64,10 +84,15 @@ def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
 
 
 @contextmanager
-def keeper_of(path: Path, open_state: Callable[[], SqliteState]) -> Iterator[Keeper]:
+def keeper_of(
+    path: Path, open_state: Callable[[], SqliteState], accounts: Accounts | None = None
+) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
-    with mock.patch.object(keeper_module, "AuthApi", return_value=Backend()):
+    with (
+        mock.patch.object(keeper_module, "AuthApi", return_value=Backend()),
+        mock.patch.object(keeper_module, "AccountApi", return_value=accounts or Accounts()),
+    ):
         keeper = Keeper(load(path), open_state, os.environ, Route(), Unheard())
         keeper.start(Watcher([path]))
         try:

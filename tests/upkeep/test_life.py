@@ -28,15 +28,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codexpool.config.files import Watcher
 from codexpool.config.read import load
 from codexpool.credentials import NoTokenNowError, command, token_endpoint
+from codexpool.credentials.account_api import UnreadError, usage_of
 from codexpool.credentials.authapi import UndiscoveredError, Whoami, place_in, whoami_of
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import tokens_of
 from codexpool.pool.confirmation import LASTS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
-from codexpool.pool.recovery import Pause, Renew, Try, Wait, attempts
+from codexpool.pool.recovery import Look, Pause, Renew, Try, Wait, attempts
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import Finding
 from codexpool.protocol.errors import document_of, error_in
+from codexpool.protocol.usage_report import UsageReport
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.judge import BackendAnswer
@@ -216,6 +218,24 @@ class Backend:
             answer = httpx.Response(200, json=discovery(Token("", metadata.account_id, metadata.user_id)))
         return place_in(answer or REVOKED, metadata)
 
+    async def usage(self, bearer: Bearer, metadata: Metadata) -> UsageReport:
+        at = time.time()
+        await asyncio.sleep(0.1)
+        try:
+            answer = self.gateway.instead_of("usage", self.name_of(bearer.token))
+        except TimeoutError:
+            await asyncio.sleep(10)
+            raise UnreadError("wham/usage hangs") from None
+        if answer is None and self.is_silent:
+            raise UnreadError("wham/usage is silent")
+        if answer is None and self.accepts(bearer.token):
+            limit = {"allowed": True, "limit_reached": False, "primary_window": None, "secondary_window": None}
+            answer = httpx.Response(200, json={"plan_type": "business", "rate_limit": limit})
+        return usage_of(answer or REVOKED, at)
+
+    async def models(self, *_: object) -> None:
+        raise UnreadError("codex/models answers 500")
+
     def renew(self, refresh_token: str, refused: bool) -> dict[str, Any]:
         self.renewals += 1
         name = self.refresh_tokens.get(refresh_token) or self.used.get(refresh_token, "")
@@ -278,6 +298,7 @@ class Life(RuleBasedStateMachine):
         endpoint = type("BoundEndpoint", (Endpoint,), {"backend": self.backend})
         for patch in (
             mock.patch.object(keeper_module, "AuthApi", mock.Mock(return_value=self.backend)),
+            mock.patch.object(keeper_module, "AccountApi", mock.Mock(return_value=self.backend)),
             mock.patch.object(keeper_module, "TokenEndpoint", endpoint),
             mock.patch.object(token_endpoint, "TokenEndpoint", endpoint),
             mock.patch.object(command, "output", self.backend.output),
@@ -410,7 +431,7 @@ class Life(RuleBasedStateMachine):
         self.backend.is_silent = False
 
     @rule(
-        services=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model"]), min_size=1),
+        services=st.sets(st.sampled_from(["whoami", "discovery", "token endpoint", "model", "usage"]), min_size=1),
         how=st.sampled_from([*GATEWAY, HANGS]),
         name=st.sampled_from(["", "", *sorted(NAMES)]),
         starts=st.booleans(),
@@ -475,6 +496,8 @@ class Life(RuleBasedStateMachine):
                     await asyncio.sleep(seconds)
                 case Renew(identity, seconds):
                     await keeper.renewal(identity, seconds)
+                case Look(identities, seconds):
+                    await keeper.look(identities, asked, seconds)
                 case Try(identity):
                     assert identity.status is Status.READY
                     assert identity.metadata is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from codexpool.pool.identity import Evidence, Kind
 from codexpool.pool.needs import NAMES, no_identity
-from codexpool.pool.recovery import NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
+from codexpool.pool.recovery import Look, NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import NOT_PORTABLE, Verdict
 from codexpool.protocol.routes import asks_for_stream
@@ -140,6 +140,9 @@ class Observation:
         if isinstance(exchange.step, Pause):
             self.trace.waited("a pause before another attempt (not made)", 0.0)
             follow_verdict(exchange, consulted, None)
+        if isinstance(exchange.step, Look):
+            self.trace.waited("the backend's word on limited identities (not asked for)", 0.0)
+            follow_verdict(exchange, consulted, None)
         step = exchange.step
         assert step is not None
         if isinstance(step, Renew):
@@ -168,6 +171,8 @@ class Observation:
                 return f"would wait for an identity to become ready, {seconds:.0f} s at most"
             case Pause(seconds):
                 return f"would wait {seconds:.1f} s"
+            case Look():
+                return "would ask the backend whether its identities are still limited"
             case Relay():
                 return "would be passed on to the client"
             case NobodyServes():

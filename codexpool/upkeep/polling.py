@@ -1,0 +1,220 @@
+"""Asks the backend what each account has left (``GET wham/usage``): beside requests, at the times of the schedule.
+
+A reading changes what the pool knows of an account in both directions: it may be limited, or no longer. One that
+fails, or says something odd, changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from codexpool.common.tasks import Tasks
+from codexpool.credentials.account_api import AccountApi, UnreadError
+from codexpool.pool.identity import LONGEST_UNREAD, Condition, Identity, IdentityKey, Metadata, Status
+from codexpool.pool.pool import Pool
+from codexpool.pool.usage import ASKED_EVERY, ResetCredits
+from codexpool.tokens.bearer import Bearer
+from codexpool.upkeep.schedule import EVERY, JITTER, Schedule
+
+logger = logging.getLogger("codexpool")
+
+LONGEST_SLEEP: Final = 60.0  # Seconds after which the clock is read again, in case it was set.
+LOOK_MOST: Final = 100  # Accounts that one look asks about.
+MOST_AT_ONCE: Final = 32  # Requests under way, with those of looks.
+READ_IN: Final = frozenset({Status.READY, Status.LIMITED, Status.RESTING})  # Statuses in which an account is read.
+
+
+class Poller:
+    """Carries out the schedule, and looks at limited identities while a client waits.
+
+    ``bearer`` returns an identity's present token by name. ``learned`` is called after each reading, also after one
+    that failed; what else is to be read of an account is read by ``read_more`` then.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        tasks: Tasks,
+        api: AccountApi,
+        bearer: Callable[[str], Bearer | None],
+        learned: Callable[[IdentityKey], None],
+        read_more: Callable[[Identity], Awaitable[None]],
+    ) -> None:
+        self._pool = pool
+        self._tasks = tasks
+        self._api = api
+        self._bearer = bearer
+        self._learned = learned
+        self._read_more = read_more
+        self._schedule = Schedule()
+        self._reading: dict[IdentityKey, asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
+        self._changed = asyncio.Event()
+        self._logged: dict[IdentityKey, str] = {}  # Why an account cannot be read, as last logged.
+
+    # -- what happens to the identities
+
+    def follow(self, identity: Identity, before: Condition) -> None:
+        """Plan a reading if an identity has become ready, or limited."""
+        if identity.metadata is None:
+            return
+        now, key = time.time(), identity.metadata.key
+        usage = self._pool.states.usage(key)
+        if identity.status is Status.LIMITED:
+            self._want(identity, now + ASKED_EVERY)
+        elif identity.status is Status.READY:
+            is_old = not usage.read_at <= now < usage.read_at + EVERY
+            if is_old or (before.status is not Status.RESTING and usage.may_be_asked(now)):
+                self._want(identity, now)
+            else:
+                self._want(identity, usage.read_at + EVERY)
+
+    def used(self, key: IdentityKey) -> None:
+        """Note that an account has served a request."""
+        if self._schedule.used(key, time.time()):
+            self._changed.set()
+
+    def keep(self) -> None:
+        """Forget the accounts that have left the pool."""
+        keys = self._pool.states.by_keys
+        self._schedule.keep(keys)
+        self._logged = {key: text for key, text in self._logged.items() if key in keys}
+
+    # -- reading
+
+    async def run(self) -> None:
+        """Read each account when it is due, for ever."""
+        while True:
+            self._changed.clear()
+            try:
+                pause = self._begin_due()
+            except Exception:  # A bug of ours must not end all readings.
+                logger.exception("cannot read the usage of accounts; retrying in %.0f s", LONGEST_SLEEP)
+                pause = LONGEST_SLEEP
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    async def first(self, name: str, bearer: Bearer, metadata: Metadata) -> None:
+        """Read an account before its identity becomes ready; wait for that only for a moment.
+
+        If many begin at once, the pace does not allow most of them: those are read later.
+        """
+        now = time.time()
+        if self._pool.states.usage(metadata.key).may_be_asked(now) and self._schedule.begin(metadata.key, now):
+            await asyncio.wait({self._read(name, bearer, metadata)}, timeout=LONGEST_UNREAD)
+
+    async def look(self, identities: Sequence[Identity], is_enough: Callable[[], bool], seconds: float) -> None:
+        """Ask about limited identities, all at once, until one of them can serve; ``seconds`` at most.
+
+        Clients that wait at the same time share the answers. No account is asked twice within a minute.
+        """
+        now, pending = time.time(), set()
+        by_age = sorted(identities, key=lambda identity: self._pool.states.usage_of(identity).asked_at)
+        for identity in by_age[:LOOK_MOST]:
+            if (task := self._looked_at(identity, now)) is not None:
+                pending.add(task)
+        ends = asyncio.get_running_loop().time() + seconds
+        while pending and not is_enough():
+            left = ends - asyncio.get_running_loop().time()
+            done, pending = await asyncio.wait(pending, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                return
+
+    def _want(self, identity: Identity, at: float) -> None:
+        assert identity.metadata is not None
+        self._schedule.want(identity.metadata.key, at, identity.priority)
+        self._changed.set()
+
+    def _begin_due(self) -> float:
+        """Begin the readings that are due. Return the seconds until there may be more."""
+        now = time.time()
+        for key in self._schedule.take(now):
+            identity = self._pool.states.by_keys.get(key)
+            usage = self._pool.states.usage(key)
+            if identity is None or identity.status not in READ_IN:
+                self._schedule.cancelled(key)
+            elif self._schedule.is_routine(key) and usage.read_at <= now < usage.read_at + EVERY * (1 - JITTER):
+                self._schedule.ended(
+                    key, usage.read_at, identity.status is Status.LIMITED
+                )  # Another proxy has read it.
+            elif not usage.may_be_asked(now):
+                self._schedule.cancelled(key, max(usage.asked_at, usage.read_at) + ASKED_EVERY)
+            elif (bearer := self._bearer_of(identity)) is None or identity.metadata is None:
+                self._schedule.failed(key, now)
+            else:
+                self._read(identity.name, bearer, identity.metadata)
+        next_at = self._schedule.next_at(now)
+        return LONGEST_SLEEP if next_at is None else min(max(next_at - now, 0.01), LONGEST_SLEEP)
+
+    def _looked_at(self, identity: Identity, now: float) -> asyncio.Task[None] | None:
+        """Return the reading of an identity's account that is under way; begin one unless there was one just now."""
+        if (metadata := identity.metadata) is None:
+            return None
+        if (task := self._reading.get(metadata.key)) is not None:
+            return task
+        bearer = self._bearer_of(identity)
+        if bearer is None or not self._pool.states.usage(metadata.key).may_be_asked(now):
+            return None
+        self._schedule.begin(metadata.key, now, must=True)
+        return self._read(identity.name, bearer, metadata)
+
+    def _bearer_of(self, identity: Identity) -> Bearer | None:
+        bearer = self._bearer(identity.name)
+        return bearer if bearer is not None and bearer.fingerprint == identity.fingerprint else None
+
+    def _read(self, name: str, bearer: Bearer, metadata: Metadata) -> asyncio.Task[None]:
+        """Start a reading, which the schedule has begun."""
+        key = metadata.key
+        self._pool.states.usage(key).asked_at = time.time()
+
+        async def reading() -> None:
+            async with self._at_once:
+                await self._ask(name, bearer, metadata)
+
+        task = self._reading[key] = self._tasks.spawn(reading())
+        task.add_done_callback(lambda _: self._over(key))
+        return task
+
+    def _over(self, key: IdentityKey) -> None:
+        self._reading.pop(key, None)
+        self._pool.states.usage(key).answered_at = time.time()
+        self._schedule.cancelled(key)  # Nothing, unless a bug has ended it.
+        self._changed.set()
+
+    async def _ask(self, name: str, bearer: Bearer, metadata: Metadata) -> None:
+        """Ask the backend, and have the pool learn. What it says is of the account that was asked for."""
+        key, sent_at = metadata.key, time.time()
+        try:
+            report = await self._api.usage(bearer, metadata)
+        except UnreadError as error:
+            self._schedule.failed(key, time.time(), error.retry_after)
+            self._pool.states.read_failed(key)
+            if self._logged.get(key) != str(error):
+                logger.info("cannot read what %s has left: %s. Retrying later", name, error)
+                self._logged[key] = str(error)
+        else:
+            now = time.time()
+            self._logged.pop(key, None)
+            self._pool.usage_read(key, report, sent_at, now)
+            identity = self._pool.states.by_keys.get(key)
+            self._schedule.ended(key, now, identity is not None and identity.status is Status.LIMITED)
+        self._learned(key)
+        self._tasks.spawn(self._finish(key, bearer, metadata))
+
+    async def _finish(self, key: IdentityKey, bearer: Bearer, metadata: Metadata) -> None:
+        """Read what belongs to an account's usage. No client waits for it."""
+        usage = self._pool.states.usage(key)
+        async with self._at_once:
+            if usage.credits is not None and not usage.credits.is_listed:
+                with contextlib.suppress(UnreadError):
+                    found = await self._api.reset_credits(bearer, metadata)
+                    usage.credits = ResetCredits(found.available, found.expires_at, time.time(), is_listed=True)
+                    self._learned(key)
+            if (identity := self._pool.states.by_keys.get(key)) is not None:
+                await self._read_more(identity)
