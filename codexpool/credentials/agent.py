@@ -100,7 +100,8 @@ class Agent(Credential):
     def _locked(self, stack: ExitStack) -> Path | None:
         """Lock the file of the task, and return it; None if that is impossible here."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._path.parent.parent, self._path.parent):  # The first one is the state's.
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
             real = self._path.resolve(strict=True)
             stack.enter_context(locked(real, LOCK_TIMEOUT))

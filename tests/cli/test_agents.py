@@ -66,6 +66,7 @@ def test_an_agent_is_added_from_an_auth_json(pool: Pool, as_jwt: bool) -> None:
 
     pool.run("add", "bot", "--auth-json", str(path))
 
+    pool.run("login", "bot", code=1)  # It would overwrite the key.
     assert entry(pool)["auth_json"] == "~/agent/auth.json"
     assert ("expires" in entry(pool)) is as_jwt
     assert pool.list()["bot"]["status"] == "ready"

@@ -171,7 +171,7 @@ def test_nothing_is_added_while_whoami_fails(pool: Pool) -> None:
 
 def test_a_dry_run_shows_the_table_and_writes_nothing(pool: Pool) -> None:
     result = pool.add(pat("work"), "--dry-run")
-    assert "account_id = 'acc-work'" in result.output
+    assert 'account_id = "acc-work"' in result.output
     assert "(sha256:" in result.output
     assert not pool.path.exists()
 

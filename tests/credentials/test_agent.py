@@ -190,20 +190,21 @@ def test_a_jwt_of_a_login_is_no_agent() -> None:
 
 
 async def test_a_task_is_registered_once_and_kept(standin: StandIn, theirs: Theirs, tmp_path: Path) -> None:
-    first = credential(standin, tmp_path, theirs)
+    folder = tmp_path / "state"
+    first = credential(standin, folder, theirs)
     assert first.bearer() is None
 
     renewal = await first.renewed(None, refused=False)
     again = await first.renewed(None, refused=False)
-    restarted = credential(standin, tmp_path, theirs)
+    restarted = credential(standin, folder, theirs)
 
     assert renewal is not None
     assert again is not None
     assert renewal.bearer == again.bearer == first.bearer() == restarted.bearer()
     assert theirs.registered == 1
-    [kept] = (tmp_path / "agents").glob("*.json")
+    [kept] = (folder / "agents").glob("*.json")
     assert json.loads(kept.read_text()) == {"task_id": f"task-{theirs.runtime_id}-1"}
-    assert kept.stat().st_mode & 0o077 == 0
+    assert [path.stat().st_mode & 0o077 for path in (kept, kept.parent, kept.parent.parent)] == [0, 0, 0]
 
 
 async def test_a_sealed_task_is_opened(standin: StandIn, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as changed
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +43,8 @@ from codexpool.config.model import (
     Table,
 )
 from codexpool.config.sources import credential_of, other_owner, write_keyring
-from codexpool.config.tables import Value, with_key, with_table, without_key
+from codexpool.config.tables import Value, toml, with_key, with_table, without_key
+from codexpool.credentials.agent import Agent
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
@@ -90,7 +90,8 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     path = _pool_toml(named)
     pool = _pool(path)
     spec = pool.config.identity(name) if pool is not None else None
-    if spec is not None and not isinstance(spec.source, FromAuthJson):
+    is_agent = pool is not None and isinstance(pool.resolved.credentials.get(name), Agent)
+    if spec is not None and (is_agent or not isinstance(spec.source, FromAuthJson)):
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
         _require_free_name(name, pool)
@@ -129,7 +130,7 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
         if isinstance(token := table.get("token"), str):
             table["token"] = f"(sha256:{fingerprint(token)})"
         for key, value in table.items():
-            click.echo(f"    {key} = {str(value) if isinstance(value, datetime) else value!r}")
+            click.echo(f"    {key} = {toml(value)}")
         return
     _write_table(path, table)
     remember_new(path, name, verified)
