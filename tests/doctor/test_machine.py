@@ -13,6 +13,8 @@ import pytest
 from codexpool.common.clock_skew import Clock, offset
 from codexpool.config.sources import resolve
 from codexpool.credentials import Pat
+from codexpool.credentials.agent import Agent
+from codexpool.credentials.agent_identity import of_jwt
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
 from codexpool.doctor import configuration, machine
@@ -22,6 +24,8 @@ from codexpool.local.ca_files import KEY
 from codexpool.tokens.bearer import Bearer
 from tests.config.test_sources import sources
 from tests.doctor.fakes import client, running
+from tests.running import pat
+from tests.standin.agents import make
 
 NOW = 1_764_000_000.0
 
@@ -225,3 +229,18 @@ def test_a_client_with_a_token_of_the_pool_is_a_note(
 
     assert levels(found) == [expected]
     assert PAT not in str(found)
+
+
+@pytest.mark.parametrize("where", ["variable", "file", "nowhere"])
+def test_a_client_with_an_agent_of_the_pool_is_a_note(tmp_path: Path, where: str) -> None:
+    config, _ = configuration.read(pool(tmp_path, ONE))
+    assert config is not None
+    theirs = make(pat("work"))
+    agent = Agent(of_jwt(theirs.jwt()), sources().agents)
+    environ = {"CODEX_ACCESS_TOKEN": theirs.jwt() if where == "variable" else make(pat("other")).jwt()}
+    auth_json = json.dumps(theirs.auth_json()) if where == "file" else ""
+
+    found = list(configuration.check_logins(config, {"work": agent}, client(environ), auth_json))
+
+    assert levels(found) == [Level.OK if where == "nowhere" else Level.NOTE]
+    assert theirs.token.token not in str(found)
