@@ -64,7 +64,10 @@ _SEGMENT: Final = re.compile(r"[A-Za-z_.-]{0,40}|v\d|\d{1,5}")
 _SNAKE: Final = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
 _SCHEME: Final = re.compile(r"([A-Za-z][\w-]{0,31})(\s+)(\S.*)", re.DOTALL)
 _PLACEHOLDER: Final = re.compile(r"(?<=<codexpool:)(?!(?:waiting|refused|removed)>)[\w.-]{1,64}(?=>)")
-_NAMED: Final = re.compile(r"(?:(?<=^codexpool: )|(?<=\()|(?<=; ))[A-Za-z][\w.-]{0,63}(?=: |, attempt \d)")
+_NAMED: Final = re.compile(
+    r"(?:(?<=^codexpool: )|(?<=\()|(?<=; ))[A-Za-z][\w.-]{0,63}(?=: |, attempt \d)"
+    r"|(?:(?<= pinned to )|(?<= asks for ))[\w.-]{1,64}(?= \(codexpool )"
+)
 """Names of identities in a flow's comment, and in what codexpool answers."""
 
 _IN_TEXT: Final = re.compile(

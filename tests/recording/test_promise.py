@@ -223,6 +223,16 @@ def test_names_of_identities_are_replaced() -> None:
     assert trace["answer"]["message"] == message
 
 
+@pytest.mark.parametrize("said", ["this session is pinned to", "the client asks for"])
+def test_name_that_a_person_chose_is_replaced_although_the_pool_may_not_have_it(said: str) -> None:
+    message = f"codexpool: {said} %s (codexpool env --identity), but the pool has no usable identity of that name"
+    flow = a_flow(metadata={"codexpool": {"answer": {"message": message % "alice"}}}, comment=message % "alice")
+
+    (made,) = read(recorded(flow))
+
+    assert made.metadata["codexpool"]["answer"]["message"] == made.comment == message % "identity-1"
+
+
 def test_placeholders_without_an_identity_stay() -> None:
     flow = a_flow(
         headers=[("authorization", "Bearer <codexpool:waiting>"), ("x-oai-attestation", "<codexpool:removed>")]
