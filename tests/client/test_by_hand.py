@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -45,25 +46,45 @@ def pin(world: World, session: str, identity: str | None) -> None:
     until(lambda: pins(world) != before, 10, "the proxy to know of the pin")
 
 
-def test_terminal_is_served_by_the_identity_it_names_and_an_unknown_one_is_told_at_once(
-    make: Make, transport: str
-) -> None:
-    world = make(pat("work"), pat("spare"), transport=transport)
-    for user in ("spare", "work"):
-        name(world, user)
-        assert answered(world.client.exec("say hi echo:banana"), "banana") == user
-    name(world, "wrok")
-    calls, begun = len(world.standin.requests(RESPONSES)), time.monotonic()
+def errors(run: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return what the client shows as errors. (It shows each twice.)"""
+    return {line for line in run.stderr.splitlines() if line.startswith("ERROR:")}
 
-    run = world.client.exec("say hi echo:banana")
+
+def test_terminal_is_served_by_the_identity_that_it_names_only(make: Make, transport: str) -> None:
+    """Once that is at its limit, the client is told so, and no other identity serves."""
+    world = make(pat("work"), pat("spare"), transport=transport)
+    for user, word in (("work", "apple"), ("spare", "fig")):
+        name(world, user)
+        assert answered(world.client.exec(f"say echo:{word}"), word) == user
+    served = len(world.standin.requests(RESPONSES, "work"))
+    world.standin.limit(world.tokens[1].token, time.time() + 3600)
+
+    run = world.client.exec("resume", "--last", "echo:pear")
+
+    assert run.returncode == 1
+    (line,) = errors(run)
+    assert "the client asks for spare (codexpool env --identity), which is at its limit, or try again at" in line
+    assert trouble(run) == []
+    assert len(world.standin.requests(RESPONSES, "work")) == served
+    world.check()
+
+
+def test_identity_that_the_pool_does_not_have_is_told_at_once_in_one_line(make: Make) -> None:
+    world = make(pat("work"))
+    name(world, "wrok")
+    begun = time.monotonic()
+
+    run = world.client.exec("say echo:apple")
 
     assert time.monotonic() - begun < 10
     assert run.returncode == 1
+    (line,) = errors(run)
+    assert line.startswith(
+        "ERROR: codexpool: the client asks for wrok (codexpool env --identity), but the pool has no"
+    )
     assert trouble(run) == []
-    assert {line.partition(" name")[0] for line in run.stderr.splitlines() if UNKNOWN in line} == {
-        f"ERROR: {UNKNOWN}"
-    }
-    assert len(world.standin.requests(RESPONSES)) == calls
+    assert world.standin.requests(RESPONSES) == []
     world.check()
 
 
