@@ -31,6 +31,7 @@ from codexpool.protocol.usage_report import UsageReport
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
 OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
 CLIENTS_KEPT = 256  # Clients, by version and the identities they may use, whose list of models is remembered.
+RESET_IS_NEWS = 60.0  # Seconds; a note of an earlier reset is found again at each start.
 TROUBLES = 3  # Answers in a row that report the backend's own trouble, after which new sessions avoid an identity.
 
 
@@ -534,6 +535,18 @@ class Pool:
             owner = subjects(identity.fingerprint, identity.metadata).owner
             if self.exclusions.lift(owner, is_lifted, sent_at):
                 self._listener.exclusions_changed(owner)
+
+    def was_reset(self, key: IdentityKey, reset_at: float, at: float) -> None:
+        """Follow a person who spent a reset credit of an account: what was limited before then is not any more."""
+        self.states.usage(key).was_reset(reset_at)
+        self.states.usage_learned(key, at)
+        if (identity := self.states.by_keys.get(key)) is None:
+            return
+        owner = subjects(identity.fingerprint, identity.metadata).owner
+        if self.exclusions.lift(owner, lambda model: True, reset_at):
+            self._listener.exclusions_changed(owner)
+        if at < reset_at + RESET_IS_NEWS:
+            self._listener.limits_reset(identity)
 
     def saw_usage(self, key: IdentityKey) -> None:
         """Rank an account's identity again: something new is known of its limits."""

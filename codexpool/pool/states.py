@@ -124,6 +124,9 @@ class PoolListener:
     def token_doubted(self, identity: Identity) -> None:
         """Have a token verified in the background: its identity goes on serving."""
 
+    def limits_reset(self, identity: Identity) -> None:
+        """Have an account's usage read: a person has spent one of its reset credits."""
+
     def exclusions_changed(self, subject: str) -> None:
         """Follow what is known against a subject of `codexpool.pool.exclusions`."""
 
@@ -283,7 +286,9 @@ class IdentityStates:
         if until is None and usage.is_lifted_since(identity.condition.since):
             self._apply(identity, Event.LIFTED, at)
         elif until is not None and (identity.status, identity.condition.until) != (Status.LIMITED, until):
-            self._apply(identity, Event.LIMITED, at, Evidence(at, note="its account has reached a limit"), until)
+            said_at = usage.said_at.get(MAIN, at)  # A later word may end it, even if that is learned first.
+            evidence = Evidence(said_at, note="its account has reached a limit")
+            self._apply(identity, Event.LIMITED, said_at, evidence, until)
 
     def read_failed(self, key: IdentityKey) -> None:
         """Have new sessions avoid an identity no longer: its account's usage cannot be read now."""

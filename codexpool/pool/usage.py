@@ -21,6 +21,9 @@ DOUBTED = 60.0  # Seconds for which the next limit is believed after such a mist
 DOUBTED_MOST = 1800.0
 ASKED_EVERY = 60.0  # Seconds from one reading of an account to the next, at least.
 SAME_END = 60.0  # Seconds by which two words about the end of one limit may differ.
+SETTLES = 1200.0
+"""Seconds after a reset credit was spent for which a reading that still calls the account limited may be older than
+that: the backend was seen to serve the numbers of before for 18 minutes. A refused turn is believed at once."""
 WINDOWS_KEPT = 64  # Windows of one account besides the main ones: the backend has two for each family.
 URGENCY = 4.0  # Highest weight of a window that is about to reset: what is left then is lost.
 
@@ -143,6 +146,8 @@ class Usage:
         if report.reset_credits is not None:
             self.count_credits(report.reset_credits, at)
         for told in report.families:
+            if told.is_open is False and self.reset_at <= sent_at < self.reset_at + SETTLES:
+                continue
             self._forget_windows(told.family, sent_at, at)
             for gauge in told.gauges:
                 if (gauge.family, gauge.minutes) not in self.windows:
@@ -266,7 +271,11 @@ class Usage:
                 self._forget_windows(family, read_at, at)
         for window in windows:
             known = self.windows.get((window.family, window.minutes))
-            if not window.has_passed(at) and (known is None or known.seen_at < window.seen_at <= at):
+            if (
+                window.seen_at > self.reset_at
+                and not window.has_passed(at)
+                and (known is None or known.seen_at < window.seen_at <= at)
+            ):
                 self.see(window)
         self._take_words(document.get("limited", {}), document.get("said_at", {}), at)
         if document.get("credits") is not None:

@@ -213,6 +213,10 @@ class Keeper(PoolListener):
         self._watch_breaker()
         self._wake()
 
+    def limits_reset(self, identity: Identity) -> None:
+        self._poller.read_soon(identity)
+        self._wake()
+
     def exclusions_changed(self, subject: str) -> None:
         self._persistence.put_note(NOT_FOR, subject, dict(self.pool.exclusions.document(subject)))
         self._wake()

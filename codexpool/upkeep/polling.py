@@ -74,6 +74,11 @@ class Poller:
             else:
                 self._want(identity, usage.read_at + EVERY)
 
+    def read_soon(self, identity: Identity) -> None:
+        """Read an account as soon as it may be asked about again."""
+        if identity.metadata is not None:
+            self._want(identity, time.time())
+
     def used(self, key: IdentityKey) -> None:
         """Note that an account has served a request."""
         if self._schedule.used(key, time.time()):
