@@ -109,8 +109,8 @@ class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for.
 
     Answers of the model and readings of wham/usage fill both, and the newest word counts. ``said_at`` has the time of
-    the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` and
-    ``answered_at`` are of this proxy's last attempt to read, whatever came of it. ``credits`` are the account's reset
+    the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is the last
+    attempt to read that keeps others from asking again, ``answered_at`` the end of this proxy's last one. ``credits`` are the account's reset
     credits, None as long as nothing is known of them; ``reset_at`` is when a person last spent one. ``plan`` is empty
     until a reading has it.
     """
@@ -142,6 +142,7 @@ class Usage:
 
     def read(self, report: UsageReport, sent_at: float, at: float) -> None:
         """Take over a reading that was asked for at ``sent_at``. What answers have said since then stays."""
+        was_limited = MAIN in self.limited
         self.read_at, self.plan = sent_at, report.plan or self.plan
         if report.reset_credits is not None:
             self.count_credits(report.reset_credits, at)
@@ -154,6 +155,12 @@ class Usage:
                     self.see(Window(*gauge, sent_at))
             if told.is_open is not None and not sent_at <= self.said_at.get(told.family, 0.0) <= at:
                 self._follow(told, sent_at)
+        self._ask_again_if_news(was_limited)
+
+    def _ask_again_if_news(self, was_limited: bool) -> None:
+        """Let a limit that a reading has just found be looked at as soon as a client wants it: it may be lifted."""
+        if MAIN in self.limited and not was_limited:
+            self.asked_at = 0.0
 
     def _follow(self, told: FamilyReport, at: float) -> None:
         """Follow a reading's word on whether a family is limited."""
@@ -203,8 +210,7 @@ class Usage:
 
     def may_be_asked(self, at: float) -> bool:
         """Return whether the last attempt to read it is long enough ago. (In the future: the clock was set back.)"""
-        last = max(self.asked_at, self.read_at)
-        return not last <= at < last + ASKED_EVERY
+        return not self.asked_at <= at < self.asked_at + ASKED_EVERY
 
     def is_being_asked(self, at: float) -> bool:
         return self.answered_at < self.asked_at <= at < self.asked_at + ASKED_EVERY
@@ -265,8 +271,10 @@ class Usage:
             self.was_reset(document["reset_at"])
         windows = [Window(*row) for row in document.get("windows", ())]
         read_at = float(document.get("read_at", 0.0))
+        was_limited = MAIN in self.limited
         if self.read_at < read_at <= at:
             self.read_at, self.plan = read_at, str(document.get("plan", ""))
+            self.asked_at = max(self.asked_at, read_at)
             for family in {window.family for window in windows if window.seen_at == read_at}:
                 self._forget_windows(family, read_at, at)
         for window in windows:
@@ -278,6 +286,7 @@ class Usage:
             ):
                 self.see(window)
         self._take_words(document.get("limited", {}), document.get("said_at", {}), at)
+        self._ask_again_if_news(was_limited)
         if document.get("credits") is not None:
             credits = ResetCredits(*document["credits"])
             if (self.credits.seen_at if self.credits is not None else 0.0) < credits.seen_at <= at:

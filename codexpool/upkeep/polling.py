@@ -55,6 +55,7 @@ class Poller:
         self._reading: dict[IdentityKey, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
         self._changed = asyncio.Event()
+        self._unfinished: set[IdentityKey] = set()  # Read before their identity was ready.
         self._logged: dict[IdentityKey, str] = {}  # Why an account cannot be read, as last logged.
 
     # -- what happens to the identities
@@ -65,6 +66,9 @@ class Poller:
             return
         now, key = time.time(), identity.metadata.key
         usage = self._pool.states.usage(key)
+        if key in self._unfinished and identity.status in READ_IN:
+            self._unfinished.remove(key)
+            self._tasks.spawn(self._read_more(identity))
         if identity.status is Status.LIMITED:
             self._want(identity, now + ASKED_EVERY)
         elif identity.status is Status.READY:
@@ -88,6 +92,7 @@ class Poller:
         """Forget the accounts that have left the pool."""
         keys = self._pool.states.by_keys
         self._schedule.keep(keys)
+        self._unfinished.intersection_update(keys)
         self._logged = {key: text for key, text in self._logged.items() if key in keys}
 
     # -- reading
@@ -149,7 +154,7 @@ class Poller:
                     key, usage.read_at, identity.status is Status.LIMITED
                 )  # Another proxy has read it.
             elif not usage.may_be_asked(now):
-                self._schedule.cancelled(key, max(usage.asked_at, usage.read_at) + ASKED_EVERY)
+                self._schedule.cancelled(key, usage.asked_at + ASKED_EVERY)
             elif (bearer := self._bearer_of(identity)) is None or identity.metadata is None:
                 self._schedule.failed(key, now)
             else:
@@ -223,3 +228,5 @@ class Poller:
                     self._learned(key)
             if (identity := self._pool.states.by_keys.get(key)) is not None:
                 await self._read_more(identity)
+            else:
+                self._unfinished.add(key)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codexpool.pool.usage import (
+    ASKED_EVERY,
     ENDED_LIMIT,
     LONGEST_LIMIT,
     MAIN,
@@ -18,6 +20,8 @@ from codexpool.pool.usage import (
     Usage,
     Window,
 )
+from codexpool.protocol.rate_limits import Gauge
+from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from tests.pool.pools import NOW
 
 HOUR = 3600.0
@@ -218,3 +222,184 @@ def test_credits_outlive_the_process_and_the_newer_word_counts() -> None:
     odd.credits = late._replace(seen_at=NOW + 500)  # from the future
     seen.take(odd.document(), NOW)
     assert seen.credits == late
+
+
+# -- readings of wham/usage
+
+
+def reading(*windows: Window, is_open: bool | None = True, family: str = MAIN) -> UsageReport:
+    gauges = tuple(Gauge(w.family, w.minutes, w.used_percent, w.resets_at) for w in windows)
+    return UsageReport((FamilyReport(family, gauges, is_open),))
+
+
+def test_a_reading_replaces_the_windows_and_those_it_does_not_have_are_gone() -> None:
+    seen = usage(window(100, FIVE_HOURS), window(30, WEEK), window(50, family="codex_spark"))
+
+    seen.read(reading(window(20, WEEK)), NOW + 1, NOW + 2)
+
+    assert {key: w.used_percent for key, w in seen.windows.items()} == {(MAIN, WEEK): 20, ("codex_spark", 300): 50}
+
+
+def test_what_an_answer_said_after_the_reading_was_sent_stays() -> None:
+    seen = usage(window(60)._replace(seen_at=NOW + 5))
+    seen.limit(Limit(resets_at=NOW + HOUR), NOW + 5)
+
+    seen.read(reading(window(10)), NOW + 4, NOW + 6)
+
+    assert seen.windows[MAIN, FIVE_HOURS].used_percent == 60
+    assert seen.limited_until(MAIN, NOW + 6) == NOW + HOUR
+
+
+def test_a_reading_lifts_an_earlier_limit() -> None:
+    seen = Usage()
+    seen.limit(Limit(resets_at=NOW + 5 * 86_400), NOW)
+
+    seen.read(reading(window(1)), NOW + 1, NOW + 2)
+
+    assert seen.limited_until(MAIN, NOW + 2) is None
+    assert seen.is_lifted_since(NOW)
+    assert not seen.is_lifted_since(NOW + 1)
+
+
+@pytest.mark.parametrize(
+    ("windows", "until"),
+    [
+        ([window(100, FIVE_HOURS, HOUR), window(40, WEEK, 86_400)], NOW + HOUR),
+        ([window(100, FIVE_HOURS, HOUR), window(100, WEEK, 86_400)], NOW + 86_400),
+        ([window(40, FIVE_HOURS, HOUR)], NOW + UNKNOWN_LIMIT),
+        ([], NOW + UNKNOWN_LIMIT),
+    ],
+)
+def test_a_reading_limits_until_the_used_up_window_is_reset(windows: list[Window], until: float) -> None:
+    seen = Usage()
+
+    seen.read(reading(*windows, is_open=False), NOW, NOW + 1)
+
+    assert seen.limited_until(MAIN, NOW + 1) == until
+
+
+def test_a_reading_corrects_the_end_of_a_limit_but_not_by_seconds() -> None:
+    seen = Usage()
+    seen.limit(Limit(resets_at=NOW + 86_400), NOW)
+
+    seen.read(reading(window(100, WEEK, 86_401), is_open=False), NOW + 1, NOW + 1)
+    assert seen.limited_until(MAIN, NOW + 1) == NOW + 86_400
+    seen.read(reading(window(100, FIVE_HOURS, HOUR), is_open=False), NOW + 2, NOW + 2)
+    assert seen.limited_until(MAIN, NOW + 2) == NOW + HOUR
+
+
+def test_a_reading_that_does_not_say_changes_no_limit() -> None:
+    seen = Usage()
+    seen.limit(Limit(resets_at=NOW + HOUR), NOW)
+
+    seen.read(reading(is_open=None), NOW + 1, NOW + 1)
+    seen.read(UsageReport(()), NOW + 2, NOW + 2)
+    assert seen.limited_until(MAIN, NOW + 2) == NOW + HOUR
+
+
+def test_families_are_limited_and_lifted_each_for_itself() -> None:
+    seen = Usage()
+    seen.read(reading(is_open=False, family="codex_spark"), NOW, NOW)
+    assert (seen.limited_until(MAIN, NOW), seen.limited_until("codex_spark", NOW)) == (None, NOW + UNKNOWN_LIMIT)
+
+    seen.read(reading(is_open=True), NOW + 1, NOW + 1)
+    assert seen.limited_until("codex_spark", NOW + 1) is not None
+    seen.read(reading(is_open=True, family="codex_spark"), NOW + 2, NOW + 2)
+    assert seen.limited == {}
+
+
+def test_after_each_lift_that_was_a_mistake_a_limit_is_believed_for_longer() -> None:
+    """The backend's report can be ahead of what its model does: no identity is to be tried every minute then."""
+    seen, at, believed = Usage(), NOW, []
+    for _ in range(8):
+        seen.limit(Limit(resets_at=at + 7 * 86_400), at)
+        limited_at = at
+        while MAIN in seen.limited:
+            at += 10
+            seen.read(reading(), at, at)
+        believed.append(at - limited_at)
+        at += 1
+
+    assert believed == [10, 120, 240, 480, 960, 1800, 1800, 1800]
+
+
+def test_a_limit_after_a_lift_that_held_is_lifted_at_once() -> None:
+    seen = Usage()
+    for begins in (NOW, NOW + HOUR, NOW + 2 * HOUR):
+        seen.limit(Limit(resets_at=begins + 86_400), begins)
+        seen.read(reading(), begins + 1, begins + 1)
+        assert seen.limited == {}
+
+
+def test_a_persons_word_counts_until_a_newer_one() -> None:
+    seen, other = Usage(), Usage()
+    for one in (seen, other):
+        one.limit(Limit(resets_at=NOW + HOUR), NOW)
+
+    seen.resume(NOW + 1)
+    seen.take(other.document(), NOW + 2)
+    assert seen.limited == {}
+    other.limit(Limit(resets_at=NOW + HOUR), NOW + 3)
+    seen.take(other.document(), NOW + 4)
+    assert seen.limited == {MAIN: NOW + HOUR}
+
+
+words = st.tuples(st.sampled_from([MAIN, "codex_spark"]), st.booleans(), st.floats(0, 600))
+
+
+@given(st.lists(words, max_size=6), st.lists(words, max_size=6))
+def test_proxies_that_share_their_notes_agree_on_the_newest_word(mine: list[Any], theirs: list[Any]) -> None:
+    both = Usage(), Usage()
+    newest: dict[str, tuple[float, bool]] = {}
+    for one, said in zip(both, (mine, theirs), strict=True):
+        for family, is_open, seconds in sorted(said, key=lambda word: word[2]):
+            if seconds in [at for at, _ in newest.values()]:
+                continue  # Two words of the same moment have no order.
+            one._say(family, None if is_open else NOW + HOUR, NOW + seconds)
+            newest[family] = max(newest.get(family, (0.0, False)), (seconds, is_open))
+
+    documents = [json.loads(json.dumps(one.document())) for one in both]
+    for one, told in zip(both, reversed(documents), strict=True):
+        one.take(told, NOW + 600)
+
+    assert both[0].limited == both[1].limited
+    assert set(both[0].limited) == {family for family, (_, is_open) in newest.items() if not is_open}
+
+
+def test_words_from_the_future_do_not_count_once_the_clock_is_set_back() -> None:
+    seen = usage(window(90)._replace(seen_at=NOW + 86_400))
+    seen.limit(Limit(resets_at=NOW + 2 * 86_400), NOW + 86_400)
+    seen.asked_at = NOW + 86_400
+
+    assert seen.may_be_asked(NOW)
+    seen.read(reading(window(5)), NOW, NOW + 1)
+
+    assert (seen.limited, seen.windows[MAIN, FIVE_HOURS].used_percent) == ({}, 5)
+
+
+def test_no_account_is_asked_twice_within_a_minute_unless_the_first_time_found_it_limited() -> None:
+    seen = Usage()
+    assert seen.may_be_asked(NOW)
+    seen.asked_at = NOW
+    assert seen.is_being_asked(NOW + 1)
+    seen.read(reading(), NOW, NOW + 1)
+    seen.answered_at = NOW + 1
+    assert not seen.is_being_asked(NOW + 1)
+    assert not seen.may_be_asked(NOW + ASKED_EVERY - 1)
+    assert seen.may_be_asked(NOW + ASKED_EVERY)
+
+    for at, may_be in ((NOW + 60, True), (NOW + 65, False)):
+        seen.asked_at = at
+        seen.read(reading(is_open=False), at, at + 1)
+        assert seen.may_be_asked(at + 2) is may_be
+
+
+def test_another_proxys_reading_counts_as_ones_own() -> None:
+    seen, other = usage(window(100, FIVE_HOURS)), Usage()
+    other.read(reading(window(20, WEEK)), NOW + 10, NOW + 11)
+
+    seen.take(json.loads(json.dumps(other.document())), NOW + 12)
+
+    assert list(seen.windows) == [(MAIN, WEEK)]
+    assert seen.read_at == NOW + 10
+    assert not seen.may_be_asked(NOW + 13)
