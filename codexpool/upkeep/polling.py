@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
@@ -43,7 +43,7 @@ class Poller:
         api: AccountApi,
         bearer: Callable[[str], Bearer | None],
         learned: Callable[[IdentityKey], None],
-        read_more: Callable[[Identity], Awaitable[None]],
+        read_more: Callable[[Identity], Coroutine[Any, Any, None]],
     ) -> None:
         self._pool = pool
         self._tasks = tasks
