@@ -109,8 +109,8 @@ class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for.
 
     Answers of the model and readings of wham/usage fill both, and the newest word counts. ``said_at`` has the time
-    of the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is the last
-    attempt to read that keeps others from asking again, ``answered_at`` the end of this proxy's last one.
+    of the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is the
+    last attempt to read that keeps others from asking again, ``answered_at`` the end of this proxy's last one.
     ``credits`` are the account's reset credits, None as long as nothing is known of them; ``reset_at`` is when a
     person last spent one. ``plan`` is empty until a reading has it.
     """
