@@ -17,7 +17,8 @@ Longer, and the number of sessions outweighs what the backend says; shorter, and
 with tests/pool/simulation.py)."""
 
 LONGEST_AVOIDED = 60.0  # Seconds for which new sessions avoid an identity at most.
-LONGEST_UNREAD = 1.5  # Seconds for which its account's usage is waited for.
+READ_WITHIN = 1.5  # Seconds for which a turn waits for the first reading of what an account has left.
+LONGEST_UNREAD = 600.0  # Seconds for which new sessions prefer an identity that has been read.
 WHOAMI = "whoami"  # The path of evidence that whoami itself gave.
 
 _WHOAMI_WORDS = {"refused": "confirmed by whoami", "healthy": "but whoami finds the token healthy"}
@@ -192,7 +193,7 @@ class Identity:
     troubles: int = 0  # Answers in a row that reported trouble of the backend's own.
     doubts: int = 0  # Refusals in a row that may be its fault; a good answer of the model resets it.
     avoided_until: float = 0.0  # Until then new sessions avoid it: the backend has had trouble with it.
-    unread_until: float = 0.0  # Until then new sessions avoid it: what its account has left is being asked for.
+    unread_since: float | None = None  # When it began to serve without a reading of what its account has left.
     waited: Waited = field(default_factory=Waited)
     twin_of: str | None = None  # The identity listed earlier for the same account and user; only that one serves.
 
@@ -226,8 +227,8 @@ class Identity:
         return is_avoided or self.has_expired(at) or self.is_unread(at)
 
     def is_unread(self, at: float) -> bool:
-        """Return whether what its account has left is unknown, and being asked for."""
-        return at < self.unread_until <= at + LONGEST_UNREAD
+        """Return whether what its account has left is not known yet."""
+        return self.unread_since is not None and self.unread_since <= at < self.unread_since + LONGEST_UNREAD
 
     def has_expired(self, at: float) -> bool:
         """Return whether its operator expects its token to have expired: then it is tried last."""

@@ -10,7 +10,16 @@ from codexpool.pool.causes import Cause
 from codexpool.pool.entitlements import Entitlements
 from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusion, Exclusions, subjects
 from codexpool.pool.exclusions import Kind as About
-from codexpool.pool.identity import LONGEST_AVOIDED, Asked, Evidence, Identity, IdentityKey, Status
+from codexpool.pool.identity import (
+    LONGEST_AVOIDED,
+    LONGEST_UNREAD,
+    READ_WITHIN,
+    Asked,
+    Evidence,
+    Identity,
+    IdentityKey,
+    Status,
+)
 from codexpool.pool.patience import Edges
 from codexpool.pool.pins import Pin, Pins, Wanted
 from codexpool.pool.selection import Because, Rank, Ranking, Selection, rank
@@ -284,8 +293,8 @@ class Pool:
         own = (i for i, _ in self._own(asked, self.sessions.get(asked.session), None) if self._is_able(i, asked, at))
         first = next(own, None)
         able = [first] if first else [i for i in self.identities.values() if self._is_able(i, asked, at)]
-        ends = [i.unread_until for i in able if i.is_unread(at)]
-        return min(ends) - at if ends and len(ends) == len(able) else 0.0
+        left = [i.unread_since + READ_WITHIN - at for i in able if i.unread_since is not None and i.is_unread(at)]
+        return max(0.0, min(left)) if left and len(left) == len(able) else 0.0
 
     def edge_pause(self, identity: Identity, at: float) -> float:
         """Seconds for which the host that an identity is served from is still left alone."""
@@ -416,7 +425,8 @@ class Pool:
         rank = self._rank(identity, at, MAIN) if self._is_ready(identity, at) else None
         is_used_up = rank is not None and rank[1]
         reset_at = self.states.usage_of(identity).used_up_until(MAIN) if is_used_up else None
-        times = (identity.returns_at, identity.avoided_until, identity.unread_until, reset_at)
+        read_by = identity.unread_since + LONGEST_UNREAD if identity.unread_since is not None else None
+        times = (identity.returns_at, identity.avoided_until, read_by, reset_at)
         return rank, min([time for time in times if time is not None and time > at], default=math.inf)
 
     def _rank(self, identity: Identity, at: float, family: str) -> Rank:

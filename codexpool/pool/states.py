@@ -23,7 +23,7 @@ from codexpool.pool.breaker import Breaker
 from codexpool.pool.causes import Cause, Causes
 from codexpool.pool.confirmation import Confirmation
 from codexpool.pool.identity import (
-    LONGEST_UNREAD,
+    READ_WITHIN,
     Condition,
     Evidence,
     Identity,
@@ -148,7 +148,7 @@ class IdentityStates:
         self._listener = listener
         self._ranking = ranking
         self._usages: dict[IdentityKey, Usage] = {}
-        self.unread_until = 0.0  # Until then identities may be `Identity.is_unread`.
+        self.unread_until = 0.0  # Until then turns may wait for a first reading.
 
     def usage(self, key: IdentityKey) -> Usage:
         """Return what is known of the limits of an account and user, to be added to."""
@@ -279,7 +279,7 @@ class IdentityStates:
         """Follow what a reading of wham/usage, or another proxy, says of an account: it may be limited, or not."""
         if (identity := self.by_keys.get(key)) is None:
             return
-        identity.unread_until = 0.0
+        identity.unread_since = None
         self._ranking.change(identity)
         usage = self.usage(key)
         until = usage.limited_until(MAIN, at)
@@ -292,14 +292,14 @@ class IdentityStates:
 
     def read_failed(self, key: IdentityKey) -> None:
         """Have new sessions avoid an identity no longer: its account's usage cannot be read now."""
-        if (identity := self.by_keys.get(key)) is not None and identity.unread_until:
-            identity.unread_until = 0.0
+        if (identity := self.by_keys.get(key)) is not None and identity.unread_since is not None:
+            identity.unread_since = None
             self._ranking.change(identity)
 
     def unread(self, name: str, at: float) -> None:
-        """Have new sessions avoid an identity for a moment: its account's usage is being asked for."""
+        """Have new sessions avoid an identity until its account's usage is read, or cannot be."""
         if (identity := self.identities.get(name)) is not None:
-            identity.unread_until = self.unread_until = at + LONGEST_UNREAD
+            identity.unread_since, self.unread_until = at, at + READ_WITHIN
             self._ranking.change(identity)
 
     def throttled(self, name: str, evidence: Evidence, retry_after: float | None, cause: Cause | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
-from codexpool.pool.identity import LONGEST_UNREAD, Condition, Identity, IdentityKey, Metadata, Status
+from codexpool.pool.identity import READ_WITHIN, Condition, Identity, IdentityKey, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import ASKED_EVERY, ResetCredits
 from codexpool.tokens.bearer import Bearer
@@ -75,6 +75,8 @@ class Poller:
             is_old = not usage.read_at <= now < usage.read_at + EVERY
             if is_old or (before.status is not Status.RESTING and usage.may_be_asked(now)):
                 self._want(identity, now)
+                if before.status is Status.UNVERIFIED and (usage.may_be_asked(now) or usage.is_being_asked(now)):
+                    self._pool.states.unread(identity.name, now)
             else:
                 self._want(identity, usage.read_at + EVERY)
 
@@ -117,7 +119,7 @@ class Poller:
         """
         now = time.time()
         if self._pool.states.usage(metadata.key).may_be_asked(now) and self._schedule.begin(metadata.key, now):
-            await asyncio.wait({self._read(name, bearer, metadata)}, timeout=LONGEST_UNREAD)
+            await asyncio.wait({self._read(name, bearer, metadata)}, timeout=READ_WITHIN)
 
     async def look(self, identities: Sequence[Identity], is_enough: Callable[[], bool], seconds: float) -> None:
         """Ask about limited identities, all at once, until one of them can serve; ``seconds`` at most.
@@ -157,6 +159,7 @@ class Poller:
                 self._schedule.cancelled(key, usage.asked_at + ASKED_EVERY)
             elif (bearer := self._bearer_of(identity)) is None or identity.metadata is None:
                 self._schedule.failed(key, now)
+                self._pool.states.read_failed(key)
             else:
                 self._read(identity.name, bearer, identity.metadata)
         next_at = self._schedule.next_at(now)

@@ -301,8 +301,6 @@ class Vault:
             return
         if condition is None or condition.status in (Status.READY, *HELD_OVER) or is_of_workspace(condition):
             self._pool.states.recall(identity.name, identity.fingerprint, metadata, time.time())
-            if self._pool.states.usage_of(identity).may_be_asked(time.time()):
-                self._pool.states.unread(identity.name, time.time())
         if condition is not None and _still_applies(condition, time.time()):
             self._learn(identity, condition)
 

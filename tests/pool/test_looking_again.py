@@ -7,7 +7,7 @@ from itertools import repeat
 import pytest
 
 from codexpool.pool.exclusions import subjects
-from codexpool.pool.identity import LONGEST_UNREAD, Asked, Condition, Evidence, Status
+from codexpool.pool.identity import READ_WITHIN, Asked, Condition, Evidence, Status
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import LONGEST_LOOK, Look, NobodyServes, Step, Steps, Try, Wait, attempts
@@ -248,7 +248,7 @@ def test_a_turn_waits_for_the_first_reading_and_goes_to_an_identity_with_somethi
 
     steps, step = begin(pool)
     assert isinstance(step, Wait)
-    assert step.seconds == LONGEST_UNREAD
+    assert step.seconds == READ_WITHIN
     read(pool, "drained", False, NOW, used=100)
     step = steps.send(None)
     assert isinstance(step, Wait)
@@ -272,7 +272,7 @@ def test_a_new_session_prefers_an_identity_whose_usage_is_known() -> None:
 @pytest.mark.parametrize("how", ["time is up", "the reading failed", "no turn", "the clock was set back"])
 def test_nothing_waits_for_a_reading_for_long(how: str) -> None:
     pool = unread_pool("a")
-    at = {"time is up": NOW + LONGEST_UNREAD, "the clock was set back": NOW - HOUR}.get(how, NOW)
+    at = {"time is up": NOW + READ_WITHIN, "the clock was set back": NOW - HOUR}.get(how, NOW)
     if how == "the reading failed":
         pool.states.read_failed(metadata("a").key)
 
@@ -288,7 +288,7 @@ def test_a_session_waits_for_its_own_identity_only() -> None:
     pool = ready_pool("a", "b")
     pool.choose(Asked("s", RESPONSES), NOW)
     pool.states.unread("a", NOW)
-    assert pool.unread_pause(Asked("s", RESPONSES), NOW) == LONGEST_UNREAD
+    assert pool.unread_pause(Asked("s", RESPONSES), NOW) == READ_WITHIN
 
     assert pool.unread_pause(Asked("other", RESPONSES), NOW) == 0
 
