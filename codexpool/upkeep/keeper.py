@@ -238,6 +238,8 @@ class Keeper(PoolListener):
         self._persistence.put_condition(identity.fingerprint, identity.condition)
         self._announcer.status(identity, before)
         self._poller.follow(identity, before)
+        if status is Status.READY:
+            self.models.became_ready(identity)
         if status is Status.NEEDS_REPLACEMENT:
             self._flags.flag(identity)
         elif status in (Status.UNVERIFIED, Status.SUSPECT):

@@ -1,8 +1,8 @@
 """Reads which models the accounts of a pool may use, for `codexpool.pool.entitlements`.
 
-Accounts are asked when their usage is (see `codexpool.upkeep.polling`), all of them when a client of another version
-comes, and one at once when an answer names another list than the one that is known. A read that fails changes
-nothing.
+Accounts are asked when an identity becomes ready, and then with their usage (see `codexpool.upkeep.polling`); all of
+them when a client of another version comes; and one at once when an answer names another list than the one that is
+known. A read that fails changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ModelLists:
         self._tasks = tasks
         self._bearer = bearer
         self._under_way: set[tuple[str, str]] = set()  # Accounts with plan, and versions.
-        self._is_reading_all = False
+        self._is_reading_all = self._is_wanted = False
         self._all_at = 0.0  # When all were last looked at.
 
     def client_asks(self, version: str, *, is_answered: bool) -> None:
@@ -46,9 +46,13 @@ class ModelLists:
         now = time.time()
         is_new = self._known.asked_for(version, now)
         is_due = not self._all_at <= now < self._all_at + (FRESH if is_answered else SOON)
-        if (is_new or is_due) and version in self._known.versions and not self._is_reading_all:
-            self._is_reading_all = True
-            self._tasks.spawn(self._read_all())
+        if (is_new or is_due) and version in self._known.versions:
+            self._have_all_read()
+
+    def became_ready(self, identity: Identity) -> None:
+        """Have the lists of an account read if they are not known. Many may become ready at once."""
+        if not all(self._known.was_asked(_plan(identity), version) for version in self._known.versions):
+            self._have_all_read()
 
     def answer_names(self, name: str, version: str, etag: str) -> None:
         """Read a list again if an answer under an identity names another etag than it has."""
@@ -67,12 +71,17 @@ class ModelLists:
             if self._known.is_due(plan, version, time.time()):
                 await self._read(identity, plan, version)
 
+    def _have_all_read(self) -> None:
+        self._is_wanted = True  # Also those of identities and versions that come while lists are read.
+        if not self._is_reading_all:
+            self._is_reading_all = True
+            self._tasks.spawn(self._read_all())
+
     async def _read_all(self) -> None:
         """Read the lists that are due, one after the other: this is rare, and accounts may be many."""
-        versions: set[str] = set()
         try:
-            while not versions.issuperset(self._known.versions):  # Another version may come meanwhile.
-                versions |= set(self._known.versions)
+            while self._is_wanted:
+                self._is_wanted = False
                 self._forget_others()
                 for identity in list(self._pool.identities.values()):
                     await self._read_due(identity)
@@ -82,8 +91,10 @@ class ModelLists:
 
     async def _read(self, identity: Identity, plan: str, version: str) -> None:
         metadata, bearer, key = identity.metadata, self._bearer(identity.name), (plan, version)
-        if metadata is None or bearer is None or identity.status not in SERVING_OR_SOON or key in self._under_way:
+        if metadata is None or identity.status not in SERVING_OR_SOON or key in self._under_way:
             return
+        if bearer is None or bearer.fingerprint != identity.fingerprint:
+            return  # Never the token of one identity with the account of another.
         self._under_way.add(key)
         try:
             read = await self._api.models(bearer, metadata, version, self._known.etag(plan, version))

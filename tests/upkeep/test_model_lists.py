@@ -158,6 +158,32 @@ async def test_a_version_that_comes_while_lists_are_read_is_read_as_well() -> No
     assert versions == [(f"account-{name}", f"0.{n}.0") for name in ("one", "two") for n in (180, 181)]
 
 
+async def test_identities_that_become_ready_have_their_lists_read_one_after_the_other() -> None:
+    names = [f"i{number}" for number in range(20)]
+    world = World(*names)
+    with patch("time.time", lambda: NOW):
+        for identity in world.pool.identities.values():
+            world.lists.became_ready(identity)
+            await asyncio.sleep(0)
+        await world.settles()
+        assert sorted(account for account, _, _ in world.backend.asked) == sorted(f"account-{name}" for name in names)
+        assert world.backend.most_at_once == 1
+
+        world.now += FRESH  # One that is ready again after a rest is read with its usage.
+        world.lists.became_ready(world.pool.identities["i1"])
+
+    assert not world.tasks._tasks
+
+
+async def test_a_token_is_not_sent_with_the_account_of_another_one() -> None:
+    world = World("one")
+    world.lists._bearer = lambda name: Bearer.of("at-test-another")
+
+    await world.reads("one")
+
+    assert world.backend.asked == []
+
+
 async def test_a_client_has_the_lists_read_that_are_old_or_not_known() -> None:
     world = World("one")
     await world.client_asks(TESTED)
