@@ -23,6 +23,7 @@ def is_from_here(address: str) -> bool:
         return True
 
 
+@lru_cache(maxsize=256)
 def household(text: str) -> str:
     """Return an address; of IPv6 the /64 network, which belongs to one household."""
     try:

@@ -12,7 +12,9 @@ from codexpool.pool.selection import Because
 
 CANDIDATES_KEPT = 20  # Candidates of a decision that are written down; in a larger pool the first of the file.
 
-LOOKED_AROUND = frozenset({Because.ASIDE, Because.NEW, Because.MOVED, Because.NO_SESSION, Because.EXPIRED})
+LOOKED_AROUND = frozenset(
+    {Because.ASIDE, Because.NEW, Because.MOVED, Because.NO_SESSION, Because.EXPIRED, Because.USAGE}
+)
 """The reasons of a choice between several. (One that was made for a session may be repeated.)"""
 
 

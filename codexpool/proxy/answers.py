@@ -236,7 +236,8 @@ class Answers:
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
             if exchange.policy is Policy.LENT and response.status_code == 200:
-                show_no_person(response, exchange.client_account)
+                document = show_no_person(response, exchange.client_account)
+                self._attempts.usage.keep(exchange.attempt.metadata.key, document)
             return
         await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 
@@ -277,6 +278,9 @@ class Answers:
             return True
         if not exchange.go_again:
             tracer.over(self._history, flow, exchange)
+            if exchange.policy is Policy.LENT:
+                for attempt in exchange.tries:
+                    self._attempts.usage.ended(attempt.metadata.key)
             if exchange.is_turn:
                 self._turns.ended(flow, exchange, self._flows.keeper_if_any)
         return not exchange.go_again

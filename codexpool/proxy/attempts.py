@@ -15,13 +15,14 @@ from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.recovery import Look, NobodyServes, Pause, Relay, Renew, Try, Wait, advance
 from codexpool.pool.verdict import Verdict
-from codexpool.protocol.lent_usage import NOTHING_KNOWN
+from codexpool.protocol.lent_usage import NOTHING_KNOWN, seen_by_client
 from codexpool.protocol.routes import Policy
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import Attempt, Exchange, comment, replace_response
 from codexpool.proxy.flows import Flows
 from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.shared_usage import SharedUsage
 from codexpool.tokens.bearer import Bearer
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -69,6 +70,7 @@ class Attempts:
         self._flows = flows
         self._dressing = dressing
         self._history = history
+        self.usage = SharedUsage()
         self._logged = ""
         """The last logged reason why no identity can serve."""
 
@@ -91,6 +93,19 @@ class Attempts:
         if exchange.tries and (keeper := self._flows.keeper_if_any) is not None:
             session = keeper.pool.sessions.get(exchange.session)
             await self._dressing.prepare(flow.request, exchange.asked, session, exchange.attempt)
+
+    async def share(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """Answer a client that asks what is left if its identity has just told another client."""
+        if exchange.policy is not Policy.LENT or not exchange.tries:
+            return False
+        document = await self.usage.answer(exchange.attempt.metadata.key)
+        if document is None:
+            return False
+        exchange.tries.pop()
+        exchange.trace.attempts.pop()
+        exchange.trace.replied("as the identity answered another client a moment ago")
+        replace_response(flow, exchange, replies.document(seen_by_client(document, exchange.client_account)))
+        return True
 
     async def follow(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Wait as the recovery says, until there is an attempt or an outcome. Raises NotServingError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mitmproxy import http
 
@@ -58,13 +58,15 @@ def show_own_id(response: http.Response, pooled_id: str, client_id: str) -> None
     response.content = json.dumps(seen_by_client(document, pooled_id, client_id)).encode()
 
 
-def show_no_person(response: http.Response, client_id: str) -> None:
-    """Remove what names the person behind the identity from an answer that says what is left."""
+def show_no_person(response: http.Response, client_id: str) -> dict[str, Any]:
+    """Remove what names the person behind the identity from an answer that says what is left, and return it."""
     try:
         document = loads(read(response).text)
     except ValueError:
         document = None
-    response.content = json.dumps(lent_usage.seen_by_client(document, client_id)).encode()
+    shown = lent_usage.seen_by_client(document, client_id)
+    response.content = json.dumps(shown).encode()
+    return shown
 
 
 def scrub(response: http.Response, secrets: Mapping[bytes, bytes]) -> bytes:

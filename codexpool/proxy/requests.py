@@ -211,7 +211,8 @@ class Requests:
             await self._attempts.follow(flow, exchange)
             if exchange.tries:
                 label(flow, exchange.attempt.name)
-        await self._attempts.prepare(flow, exchange)
+        if not await self._attempts.share(flow, exchange):
+            await self._attempts.prepare(flow, exchange)
 
     @staticmethod
     def _answers_models(flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:

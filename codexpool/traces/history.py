@@ -243,7 +243,8 @@ class History:
         self._hour.add(now, requests=1, failures=int(failed))
         if identity:
             self._hour_of(identity).add(now, requests=1)
-            self._used_at[identity] = now
+            if trace.policy != "lent":  # Its clients ask all the time what is left.
+                self._used_at[identity] = now
         if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
             seen.last_at, seen.client, seen.requests = now, trace.client, seen.requests + 1
             seen.model = trace.model or seen.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import time
@@ -215,3 +216,19 @@ async def test_a_member_gets_no_socket_on_a_path_that_pool_toml_makes_own() -> N
     assert await goes(handler, opens) == ""
     assert opens.response is not None
     assert opens.response.status_code == 403
+
+
+async def test_many_clients_of_one_identity_cost_it_one_request() -> None:
+    handler, _ = serving("first")
+    asked = asking()
+    assert await goes(handler, asked) == "first"
+    waits = asking(agent="another/1.0")
+    waits.request.headers["chatgpt-account-id"] = "acc-another"
+    handler.open(waits)
+    waiting = asyncio.create_task(handler.assign(waits))
+    await asyncio.sleep(0)
+    await is_answered(handler, asked, 200, {**LEFT, "account_id": "acc-first", "email": "a@example.invalid"})
+    await waiting
+
+    assert shown(asked) == {**LEFT, "account_id": "acc-client"}
+    assert shown(waits) == {**LEFT, "account_id": "acc-another"}

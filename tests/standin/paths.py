@@ -25,7 +25,7 @@ Written down apart from the addon's own table, so that each of the two checks th
 """
 
 LENT = re.compile(r"/backend-api/wham/(config/bundle|usage)")
-"""The paths on which the client speaks for itself, unless it is a member's: then an identity of the pool does."""
+"""The paths on which the client speaks for itself, or an identity of the pool for it."""
 
 POOLS_OWN = re.compile(r"/backend-api/wham/rate-limit-reset-credits(/consume)?")
 """The paths that the pool asks for itself: never with a client's request."""

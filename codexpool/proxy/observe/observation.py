@@ -109,6 +109,12 @@ class Observation:
         if self.consulted is not None and self.exchange.tries:
             self.consulted.turn_states.issued(turn_state, self.exchange.attempt.metadata.key)
 
+    def served(self) -> None:
+        """Note that the identity would have served a turn of this client."""
+        if self.consulted is not None and self.exchange.tries:
+            key = self.exchange.attempt.metadata.key
+            self.consulted.pool.sessions.note_served(self.exchange.asked.client, key)
+
     def judge(self, received: BackendAnswer, repeatable: bool, lightens: bool) -> None:
         """Note what the answer would have led to, had the identity of the pool got it."""
         if self.consulted is None or not self.exchange.tries:
@@ -116,6 +122,8 @@ class Observation:
         attempt = self.exchange.attempt.trace
         attempt.verdict, evidence = self.verdict(received, self.trace.method, repeatable, lightens)
         if 0 < received.status < 400:
+            if self.exchange.is_turn:
+                self.served()
             return
         attempt.evidence = str(evidence)
         if received.status:

@@ -90,6 +90,7 @@ class ObservedSockets:
             case frames.ERROR | frames.FAILED:
                 self._failed(socket, content, kind)
             case _ if kind in frames.ENDS:
+                observation.served()
                 self._ended(socket, kind.removeprefix("response."), failed=False)
 
     def _failed(self, socket: ObservedSocket, content: bytes, kind: str) -> None:
