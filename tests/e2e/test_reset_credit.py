@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,30 +14,47 @@ from codexpool.cli import common
 from codexpool.cli.main import main
 from codexpool.credentials.http_client import Route
 from tests.e2e.conftest import Make
-from tests.e2e.world import served_by
+from tests.e2e.world import World, served_by
 from tests.running import pat, until
 from tests.standin import CONSUME, RESET_CREDITS
 
 HOUR = 3600
 
 
-def test_after_a_reset_the_running_proxy_serves_with_the_identity(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The proxy itself knows of the credits, and spends none."""
-    work = pat("work")
-    world = make(work, started=False)
-    world.standin.grant(work.token, 2)
+def shown(world: World) -> dict[str, Any]:
+    """Return what `codexpool list` shows of the only identity."""
+    result = CliRunner().invoke(main, ["list", "--json", "--config", str(world.proxy.pool)])
+    [row] = json.loads(result.stdout)
+    return dict(row)
+
+
+@pytest.fixture
+def world(make: Make, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A proxy whose only identity has two credits, and the commands on its machine."""
+    world = make(pat("work"), started=False)
+    standin = world.standin
+    standin.grant(pat("work").token, 2)
+    route = Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
+    monkeypatch.setattr(common, "route", lambda: route)
+    monkeypatch.setenv("CODEXPOOL_STATE", str(world.proxy.state))
     world.proxy.start()
-    world.standin.limit(work.token, time.time() + HOUR)
+    try:
+        yield world
+    finally:
+        world.proxy.stop()
+
+
+def test_after_a_reset_the_running_proxy_serves_with_the_identity(world: World) -> None:
+    """The proxy has seen what is left, and the credits, before the first request. It spends none itself."""
+    until(lambda: (shown(world)["reset_credits"] or {}).get("expires_at"), 5, "the credits")
+    row = shown(world)
+    assert [(limit["minutes"], limit["used_percent"]) for limit in row["limits"]] == [(300, 12.0), (10_080, 3.0)]
+    assert (row["reset_credits"]["available"], row["last_used"]) == (2, None)
+    world.standin.limit(pat("work").token, time.time() + HOUR)
     with world.proxy.client() as client:
         assert world.turn(client).status_code == 429
-        until(lambda: len(world.standin.requests(RESET_CREDITS, "work")) == 1, 5, "the list of credits")
+        assert len(world.standin.requests(RESET_CREDITS)) == 1
         assert world.standin.requests(CONSUME) == []
-        standin = world.standin
-        route = Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
-        monkeypatch.setattr(common, "route", lambda: route)
-        monkeypatch.setenv("CODEXPOOL_STATE", str(world.proxy.state))
 
         result = CliRunner().invoke(main, ["reset", "work", "--yes", "--config", str(world.proxy.pool)])
 
@@ -43,4 +63,3 @@ def test_after_a_reset_the_running_proxy_serves_with_the_identity(
         assert served_by(world.turn(client)) == "work"
     assert len(world.standin.requests(CONSUME)) == 1
     world.check()
-    world.proxy.stop()
