@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from codexpool.proxy.observe.pool import consult
 from tests.cli.pools import Pool
 from tests.e2e.logins import write_private
 from tests.running import pat
-from tests.standin import DISCOVERY, WHOAMI, Answer, StandIn
+from tests.standin import CONSUME, DISCOVERY, WHOAMI, Answer, StandIn
 from tests.standin.agents import Agent
 
 
@@ -136,3 +137,14 @@ def test_observing_registers_no_task(pool: Pool, monkeypatch: pytest.MonkeyPatch
     assert sent[b"authorization"] == b"AgentAssertion <codexpool:bot>"
     assert sent[b"chatgpt-account-id"] == b"acc-bot"
     assert (agent.registered, pool.standin.seen) == (0, [])
+
+
+def test_an_agent_spends_a_reset_credit_of_its_account(pool: Pool) -> None:
+    agent = known(pool)
+    pool.run("add", "bot", "--token-stdin", stdin=pool.secret(agent.jwt()))
+    pool.standin.grant(agent.token.token)
+    pool.standin.limit(agent.token.token, time.time() + 600)
+
+    assert "bot was reset" in pool.run("reset", "bot", "--yes").stdout
+
+    assert len(pool.standin.requests(CONSUME)) == 1
