@@ -105,11 +105,12 @@ class AgentApi:
         """
         kid = str(header_of(jwt)["kid"])
         if time.monotonic() - self._asked_at > (KEPT if kid in self._keys else ASKED_AGAIN):
-            self._asked_at = time.monotonic()
+            self._asked_at, at = time.monotonic(), time.time()
             try:
                 response = await self._client.answer("GET", self._keys_url)
             except NoAnswerError:
                 return
+            self.clock.learn(response.headers.get("date"), at, time.time())
             if response.status_code == 200 and not is_from_edge(response):
                 self._keys = keys_in(document_of(response.content)) or self._keys
         if (key := self._keys.get(kid)) is not None and not is_signed(jwt, key):
