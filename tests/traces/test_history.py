@@ -78,6 +78,20 @@ def test_a_resent_request_is_one_request_refusal_and_move() -> None:
     assert history.of_identity("spare", time.time())[:2] == (1, 0)
 
 
+@pytest.mark.parametrize("because", [Because.PINNED, Because.NAMED])
+def test_session_that_a_person_moves_is_moved_once(because: Because) -> None:
+    history = History()
+    for number, name in enumerate(("work", "spare", "spare")):
+        one = trace(number)
+        history.began(one)
+        one.attempts.append(attempt(name, because if number else Because.NEW))
+        history.assigned(one)
+
+    assert [(event.was, event.becomes) for event in history.events(0, 10)] == [("work", "spare")]
+    assert history.sessions(1)[0]["moves"] == history.tallies.moves == 1
+    assert history.sessions(1)[0]["identity"] == "spare"
+
+
 def test_the_end_of_a_request_counts_once() -> None:
     history = History()
     one = served(history, trace(), "work")
