@@ -71,8 +71,7 @@ class Agent(Credential):
         evidence = Evidence(time.time(), fingerprint=task.fingerprint)
         try:
             if not self._is_signed:
-                await self._api.check(self.identity.jwt)
-                self._is_signed = True
+                self._is_signed = await self._api.is_signed(self.identity.jwt)
         except WrongSignatureError:
             note = "its JWT has a wrong signature, by the keys that the backend publishes"
             return Whoami(Word.UNREACHABLE, Evidence(evidence.at, fingerprint=task.fingerprint, note=note))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -64,6 +65,7 @@ class AgentApi:
         self._client = LazyClient(route, KEYS_TIMEOUT)
         self._keys: dict[str, RSAPublicKey] = {}
         self._asked_at = -KEPT  # Of a monotonic clock.
+        self._asking = asyncio.Lock()
 
     @cached_property
     def folder(self) -> Path:
@@ -77,44 +79,49 @@ class AgentApi:
             raise NoTokenNowError(f"the registration of tasks cannot be reached ({error})") from error
 
     async def _registered(self, key: AgentKey) -> httpx.Response:
-        url = self._task_url.format(quote(key.runtime_id, safe=""))
+        """Return the last answer of as many attempts as are needed; raise NoAnswerError if that has none."""
+        deadline = time.monotonic() + TIMEOUT
         async with http_client.client(self._route, TIMEOUT) as client:
-            begun = time.monotonic()
-            for pause in (*PAUSES, None):
-                at, offset, left = time.time(), self.clock.offset or 0.0, begun + TIMEOUT - time.monotonic()
-                json = key.registration(self.clock.theirs(at))
-                try:
-                    response = await http_client.answer(client, "POST", url, left, json=json)
-                except NoAnswerError:
-                    if pause is None or time.monotonic() + pause > begun + TIMEOUT:
-                        raise
-                else:
-                    self.clock.learn(response.headers.get("date"), at, time.time())
-                    is_skewed = abs((self.clock.offset or 0.0) - offset) > SKEWED and response.status_code >= 400
-                    is_passing = response.status_code == 429 or response.status_code >= 500
-                    if pause is None or not (is_passing or is_skewed):
+            for pause in PAUSES:
+                offset = self.clock.offset or 0.0
+                with contextlib.suppress(NoAnswerError):
+                    response = await self._attempt(client, key, deadline)
+                    status = response.status_code
+                    is_skewed = status >= 400 and abs((self.clock.offset or 0.0) - offset) > SKEWED
+                    if not (is_skewed or status == 429 or status >= 500):
                         return response
                 await asyncio.sleep(pause)
-        raise AssertionError  # The last attempt returns or raises.
+            return await self._attempt(client, key, deadline)
 
-    async def check(self, jwt: str) -> None:
-        """Check the signature of a JWT. Raises WrongSignatureError.
+    async def _attempt(self, client: httpx.AsyncClient, key: AgentKey, deadline: float) -> httpx.Response:
+        url = self._task_url.format(quote(key.runtime_id, safe=""))
+        at, left = time.time(), max(0.1, deadline - time.monotonic())
+        registration = key.registration(self.clock.theirs(at))
+        response = await http_client.answer(client, "POST", url, left, json=registration)
+        self.clock.learn(response.headers.get("date"), at, time.time())
+        return response
 
-        Without an answer, or without the key that the JWT names, nothing is known: a key may have been retired, and
-        the backend checks every request.
+    async def is_signed(self, jwt: str) -> bool:
+        """Return whether the published key that a JWT names has signed it. Raises WrongSignatureError if it has not.
+
+        False without an answer, or without that key, which may have been retired: nothing is known then.
         """
         kid = str(header_of(jwt)["kid"])
-        if time.monotonic() - self._asked_at > (KEPT if kid in self._keys else ASKED_AGAIN):
-            self._asked_at, at = time.monotonic(), time.time()
-            try:
-                response = await self._client.answer("GET", self._keys_url)
-            except NoAnswerError:
-                return
+        async with self._asking:
+            if time.monotonic() - self._asked_at > (KEPT if kid in self._keys else ASKED_AGAIN):
+                await self._read_keys()
+        key = self._keys.get(kid)
+        if key is not None and not has_signed(key, jwt):
+            raise WrongSignatureError
+        return key is not None
+
+    async def _read_keys(self) -> None:
+        self._asked_at, at = time.monotonic(), time.time()
+        with contextlib.suppress(NoAnswerError):
+            response = await self._client.answer("GET", self._keys_url)
             self.clock.learn(response.headers.get("date"), at, time.time())
             if response.status_code == 200 and not is_from_edge(response):
                 self._keys = keys_in(document_of(response.content)) or self._keys
-        if (key := self._keys.get(kid)) is not None and not is_signed(jwt, key):
-            raise WrongSignatureError
 
 
 def task_of(response: httpx.Response, identity: AgentIdentity, at: float) -> str:
@@ -173,8 +180,7 @@ def _rsa(modulus: object, exponent: object) -> RSAPublicKey | None:
         return None
 
 
-def is_signed(jwt: str, key: RSAPublicKey) -> bool:
-    """Return whether a key has signed a JWT."""
+def has_signed(key: RSAPublicKey, jwt: str) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.hashes import SHA256

@@ -200,7 +200,8 @@ class Vault:
             self._persistence.put_condition(identity.fingerprint, identity.condition)
         self._remember(identity, answer)
         if stale and fresh.fingerprint != stale:
-            logger.info("%s has a new token: %s", identity.name, described(identity))
+            what = "task" if identity.kind is Kind.AGENT else "token"
+            logger.info("%s has a new %s: %s", identity.name, what, described(identity))
         self.look_after(identity)
 
     def _begin_to_verify(self, identity: Identity) -> None:

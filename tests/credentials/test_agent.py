@@ -368,11 +368,14 @@ async def test_published_keys_are_asked_for_once_without_a_credential(
     standin: StandIn, theirs: Theirs, tmp_path: Path
 ) -> None:
     shared = api(standin, tmp_path)
-    for _ in range(3):
-        agent = Agent(of_jwt(theirs.jwt()), shared)
-        task = AgentTask.of_key(agent.identity.key, "t", Clock())
-        answer = await agent.owner(task)
-        assert (answer.word, answer.metadata) == (Word.HEALTHY, Metadata("acc-bot", "user-bot", "business"))
+    several = [Agent(of_jwt(theirs.jwt(lifetime=lifetime)), shared) for lifetime in (60, 120, 180)]
+
+    task = AgentTask.of_key(several[0].identity.key, "t", Clock())
+    answers = await asyncio.gather(*(agent.owner(task) for agent in several))
+
+    assert [answer.word for answer in answers] == [Word.HEALTHY] * 3
+    assert {answer.metadata for answer in answers} == {Metadata("acc-bot", "user-bot", "business")}
+    assert all(agent._is_signed for agent in several)
     [asked] = standin.requests(JWKS)
     assert asked.header("authorization") is None
 

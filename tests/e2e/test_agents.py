@@ -38,7 +38,7 @@ async def test_an_agent_serves_and_one_expired_task_is_not_noticed(tmp_path: Pat
         assert {one["task_id"] for one in signed} == {f"task-{agent.runtime_id}-{number}" for number in (1, 2)}
         secrets = [secret for one in signed for secret in (one["whole"], one["signature"])]
         assert traces(tmp_path, [agent.token, *(Token(secret, "", "", name="signed") for secret in secrets)]) == []
-        assert "bot has a new token" in proxy.log
+        assert "bot has a new task" in proxy.log
 
 
 async def _served(world: World, agent: Agent) -> None:
