@@ -53,7 +53,8 @@ class Entitlements:
     """The lists, by account with plan and by version."""
 
     def __init__(self) -> None:
-        self.versions: dict[str, float] = {TESTED: 0.0}  # The versions to ask for, and when a client last had each.
+        self.versions: dict[str, float] = {TESTED: 0.0}
+        """The versions to ask for, and when a client last had each. The first one gives way first."""
         self.revision = 0  # Changes with what the lists say.
         self._lists: Recent[tuple[str, str], _List] = Recent(KEPT)
         self._texts: WeakValueDictionary[bytes, _Shared] = WeakValueDictionary()
@@ -70,11 +71,10 @@ class Entitlements:
         if version in self.versions:
             self.versions[version] = at
             return False
-        oldest = min(self.versions, key=lambda known: self.versions[known])
-        is_free = len(self.versions) < VERSIONS_KEPT and self.versions[oldest] > 0
-        if not is_free and self.versions[oldest] + VERSION_LASTS > at:
-            return False
-        if not is_free:
+        if len(self.versions) >= VERSIONS_KEPT:
+            oldest = min(self.versions, key=lambda known: self.versions[known])
+            if self.versions[oldest] + VERSION_LASTS > at:
+                return False
             del self.versions[oldest]
             for key in [key for key in self._lists if key[1] == oldest]:
                 del self._lists[key]

@@ -7,9 +7,10 @@ known. A read that fails changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
@@ -22,6 +23,7 @@ from codexpool.tokens.bearer import Bearer
 
 logger = logging.getLogger("codexpool")
 
+AT_ONCE = 4  # Lists that are read at the same time, besides those that are read with an account's usage.
 SOON = 5.0  # Seconds after which all accounts are looked at again, while some list is not known.
 
 
@@ -78,16 +80,20 @@ class ModelLists:
             self._tasks.spawn(self._read_all())
 
     async def _read_all(self) -> None:
-        """Read the lists that are due, one after the other: this is rare, and accounts may be many."""
+        """Read the lists that are due, a few at once: accounts may be many."""
         try:
             while self._is_wanted:
                 self._is_wanted = False
                 self._forget_others()
-                for identity in list(self._pool.identities.values()):
-                    await self._read_due(identity)
+                identities = iter(list(self._pool.identities.values()))
+                await asyncio.gather(*(self._read_each(identities) for _ in range(AT_ONCE)))
             self._all_at = time.time()
         finally:
             self._is_reading_all = False
+
+    async def _read_each(self, identities: Iterator[Identity]) -> None:
+        for identity in identities:
+            await self._read_due(identity)
 
     async def _read(self, identity: Identity, plan: str, version: str) -> None:
         metadata, bearer, key = identity.metadata, self._bearer(identity.name), (plan, version)

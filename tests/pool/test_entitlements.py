@@ -337,18 +337,27 @@ def test_equal_entries_are_kept_once_and_a_list_too_many_is_unknown(monkeypatch:
     assert known.was_asked("50/plus", TESTED)
 
 
-def test_the_first_client_replaces_the_version_that_was_assumed_and_few_versions_are_kept() -> None:
+def test_few_versions_are_kept_and_the_one_that_was_assumed_gives_way_first() -> None:
     known = Entitlements()
-    assert known.asked_for("0.1.0", NOW)
-    assert list(known.versions) == ["0.1.0"]
 
-    taken = [known.asked_for(f"0.{number}.0", NOW + number) for number in range(2, 8)]
+    taken = [known.asked_for(f"0.{number}.0", NOW + number) for number in range(1, 7)]
 
-    assert taken == [True, True, True, False, False, False]
+    assert taken == [True, True, True, True, False, False]
+    assert list(known.versions) == ["0.1.0", "0.2.0", "0.3.0", "0.4.0"]
     assert len(known.versions) == VERSIONS_KEPT
+    known.learn("a/plus", "0.2.0", entries(SMALL), "", NOW)
     assert not known.asked_for("0.1.0", NOW + 10)
-    assert known.asked_for("0.9.0", NOW + VERSION_LASTS + 3)
+    assert known.asked_for("0.9.0", NOW + VERSION_LASTS + 2)
     assert list(known.versions) == ["0.1.0", "0.3.0", "0.4.0", "0.9.0"]
+    assert not known.was_asked("a/plus", "0.2.0")
+
+
+def test_what_is_known_counts_while_lists_of_another_version_are_read() -> None:
+    pool = free_and_paid()
+
+    pool.entitlements.asked_for("0.180.0", NOW)
+
+    assert pool.entitlements.lacked(plan(pool, "free")) == {LARGE}
 
 
 def test_a_session_from_an_earlier_run_is_served_by_one_that_has_the_model() -> None:
