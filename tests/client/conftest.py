@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,6 +55,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             plan: tuple[Answer, ...] = (),
             arguments: tuple[str, ...] = (),
             head: str = "",
+            drained: tuple[str, ...] = (),
             **more: object,
         ) -> World:
             standin = stack.enter_context(
@@ -61,6 +63,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
             )
             for answer in plan:
                 standin.plan(answer)
+            for token in tokens:
+                if token.name in drained:
+                    standin.limit(token.token, time.time() + 86400)
             pool_toml(tmp_path, *tokens, head=head)
             proxy = stack.enter_context(Proxy(standin, tmp_path, *arguments))
             client = Codex(proxy, tmp_path, {} if login else None)
@@ -70,7 +75,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             if wait:
                 for token in tokens:
                     if token.alive:
-                        proxy.says(f"{token.name} is ready")
+                        proxy.says(f"{token.name} is {'limited' if token.name in drained else 'ready'}")
             return World(standin, proxy, client, tokens)
 
         yield world

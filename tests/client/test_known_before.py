@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from tests.client.conftest import Make
+from tests.client.conftest import Make, World
 from tests.running import answered, pat
-from tests.standin import MODELS
+from tests.standin import MODELS, RESPONSES
 
 pytestmark = pytest.mark.real_client
 
 DRAIN_FIRST = '[pool]\nselection = "drain-first"\n'
+
+
+def restart(world: World) -> None:
+    world.proxy.stop()
+    world.proxy.start()
+    world.client.environ["HTTPS_PROXY"] = world.proxy.url
+
+
+def test_an_identity_drained_before_the_start_gets_no_model_request(make: Make, transport: str) -> None:
+    world = make(pat("drained"), pat("other"), transport=transport, head=DRAIN_FIRST, drained=("drained",))
+
+    names = [answered(world.client.exec("say echo:apple"), "apple")]
+    restart(world)
+    names += [answered(world.client.exec("say echo:plum"), "plum")]
+
+    assert names == ["other", "other"]
+    assert world.standin.requests(RESPONSES, "drained") == []
+    world.check()
 
 
 def test_a_paid_model_is_served_as_first_and_as_second_turn(make: Make, transport: str) -> None:

@@ -264,14 +264,12 @@ def a_world(folder: Path, *tokens: Token, arguments: tuple[str, ...] = (), **mor
         more.setdefault("ready", alive)
         wait, started = more.pop("wait", True), more.pop("started", True)
         proxy = E2EProxy(standin, folder, *arguments, **more)
-        if not started:
-            yield World(standin, proxy, tokens)
-            return
-        proxy.start(wait)
         try:
+            if started:
+                proxy.start(wait)
             yield World(standin, proxy, tokens)
         finally:
-            proxy.stop()
+            proxy.end()
 
 
 def copied_entry(folder: Path) -> Path:
