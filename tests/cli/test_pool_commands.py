@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keyring
 import pytest
@@ -23,6 +24,7 @@ from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat
 from tests.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
+from tests.standin import USAGE as USAGE_PATH
 
 DAY = 86_400.0
 
@@ -283,6 +285,32 @@ def test_check_without_an_answer_condemns_nothing_and_fails(pool: Pool) -> None:
     assert pool.list()["work"]["status"] == "ready"
 
 
+def test_check_reads_what_each_account_has_left(pool: Pool) -> None:
+    """A limit counts from then on, and no longer once it was lifted; a reading that fails changes nothing."""
+    for name in ("work", "spare"):
+        pool.add(pat(name, used_percent=12.0))
+    pool.standin.limit(pat("work").token, time.time() + 3600)
+
+    def checked() -> dict[str, Any]:
+        rows = {row["name"]: row for row in json.loads(pool.run("check", "--json").stdout)}
+        listed = pool.list()
+        assert {n: row["status"] for n, row in rows.items()} == {n: row["status"] for n, row in listed.items()}
+        return listed
+
+    limited = checked()
+    assert [limited[name]["status"] for name in ("work", "spare")] == ["limited", "ready"]
+    assert limited["spare"]["limits"][0]["used_percent"] == 12
+    assert "its account has reached a limit" in pool.run("list").output
+
+    pool.standin.plan(Answer(path=USAGE_PATH, times=2, status=503, body={"error": "busy"}))
+    assert "cannot read what it has left" in pool.run("check").stderr
+    assert pool.list()["work"]["status"] == "limited"
+
+    pool.standin.unlimit(pat("work").token)
+    lifted = checked()
+    assert (lifted["work"]["status"], lifted["work"]["limited"]) == ("ready", {})
+
+
 def test_check_renews_an_expired_login_and_reports_a_lost_one(pool: Pool) -> None:
     ended = login_of(pool.standin, pool.folder, owner("ended"), lifetime=10)
     lost = login_of(pool.standin, pool.folder, owner("lost"), lifetime=10 * DAY)
@@ -484,6 +512,7 @@ def test_resume_ends_a_limit(pool: Pool) -> None:
     assert row["status"] == "limited"
     assert "429 usage_limit_reached" in row["evidence"]
     # that its token is good changes nothing about it
+    pool.standin.limit(pat("work").token, time.time() + 3600)
     assert json.loads(pool.run("check", "--json").stdout)[0]["status"] == "limited"
     assert pool.list()["work"]["status"] == "limited"
 

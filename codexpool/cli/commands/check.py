@@ -1,25 +1,39 @@
-"""`codexpool check`: verify the tokens of the pool now, several at once."""
+"""`codexpool check`: verify the tokens of the pool now, several at once, and read what their accounts have left."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
-from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, verification
+from codexpool.cli.common import (
+    Failure,
+    Pool,
+    account_api,
+    json_option,
+    open_the_state,
+    pool_option,
+    verification,
+)
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
 from codexpool.cli.tokens import checked, remember
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec
+from codexpool.credentials import Credential
+from codexpool.credentials.account_api import UnreadError
 from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word
 from codexpool.pool.states import CONDEMNED
+from codexpool.pool.usage import MAIN, Usage
+from codexpool.protocol.usage_report import UsageReport
+from codexpool.upkeep.persistence import USAGE
 
 AT_ONCE: Final = 8  # tokens verified at the same time
 FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})  # statuses that make the exit code 1
@@ -49,15 +63,21 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     flags dead personal access tokens in pool.toml, and removes the flag of good ones. If whoami refuses several
     tokens at once that were good before, it flags none: whoami may be wrong.
 
+    Also reads what each account has left. A limit that is reached, or was lifted, counts from then on, for running
+    proxies too.
+
     Exit code 1 if an identity needs attention or could not be verified.
     """
     specs = [pool.identity(name) for name in names] or pool.config.identities
     wanted = {spec.name for spec in specs}
     before = {row.spec.name: row for row in identity_rows(pool) if row.spec.name in wanted}
-    answers = _without_mass_refusals(asyncio.run(_check(pool, before)), before)
+    found, readings = asyncio.run(_check(pool, before))
+    answers = _without_mass_refusals(found, before)
     statuses = {name: _status(before[name].kind, answer) for name, answer in answers.items()}
-    errors = _record(pool, answers, statuses)
-    rows = [_after(row, answers.get(name), statuses.get(name)) for name, row in before.items()]
+    after = {name: _after(row, answers.get(name), statuses.get(name)) for name, row in before.items()}
+    after |= {name: _with_usage(after[name], reading) for name, reading in readings.items()}
+    errors = _record(pool, answers, statuses, {name: after[name] for name in readings})
+    rows = list(after.values())
     if as_json:
         click.echo(json.dumps([row.document() for row in rows], indent=2))
     else:
@@ -67,18 +87,34 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
 
 
-async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
-    api = verification()
+class Reading(NamedTuple):
+    """What wham/usage says of an account. ``sent_at`` is the unix second at which it was asked."""
+
+    report: UsageReport
+    sent_at: float
+
+
+async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> tuple[dict[str, Whoami], dict[str, Reading]]:
+    """Return the answers about the tokens, and the readings of those that are good."""
+    api, accounts = verification(), account_api()
     at_once = asyncio.Semaphore(AT_ONCE)
     answers: dict[str, Whoami] = {}
+    readings: dict[str, Reading] = {}
 
-    async def one(spec: IdentitySpec) -> None:
-        if (credential := pool.resolved.credentials.get(spec.name)) is not None:
-            async with at_once:
-                answers[spec.name] = await checked(spec, credential, api)
+    async def one(name: str, spec: IdentitySpec, credential: Credential) -> None:
+        async with at_once:
+            answers[name] = answer = await checked(spec, credential, api)
+            bearer, sent_at = credential.bearer(), time.time()
+            if answer.word is not Word.HEALTHY or answer.metadata is None or bearer is None:
+                return
+            try:
+                readings[name] = Reading(await accounts.usage(bearer, answer.metadata), sent_at)
+            except UnreadError as error:
+                click.echo(f"codexpool: {name}: cannot read what it has left: {error}", err=True)
 
-    await asyncio.gather(*(one(row.spec) for row in rows.values()))
-    return answers
+    credentials = pool.resolved.credentials
+    await asyncio.gather(*(one(n, row.spec, credentials[n]) for n, row in rows.items() if n in credentials))
+    return answers, readings
 
 
 def _without_mass_refusals(answers: dict[str, Whoami], before: Mapping[str, IdentityRow]) -> dict[str, Whoami]:
@@ -127,14 +163,39 @@ def _after(row: IdentityRow, answer: Whoami | None, status: Status | None) -> Id
     return replace(row, condition=condition)
 
 
-def _record(pool: Pool, answers: Mapping[str, Whoami], statuses: Mapping[str, Status | None]) -> list[str]:
-    """Write the answers to the state and to pool.toml; return the errors."""
+def _with_usage(row: IdentityRow, reading: Reading) -> IdentityRow:
+    """Return a row with a reading taken over: it may be limited, or no longer."""
+    now, usage = time.time(), Usage()
+    usage.take(row.usage.document(), now)
+    usage.read(reading.report, reading.sent_at, now)
+    row, condition = replace(row, usage=usage), row.condition
+    until = usage.limited_until(MAIN, now)
+    if row.status in (Status.READY, Status.LIMITED) and until is not None and condition.until != until:
+        evidence = Evidence(reading.sent_at, note="its account has reached a limit")
+        return replace(row, condition=Condition(Status.LIMITED, reading.sent_at, until, evidence))
+    if row.status is Status.LIMITED and usage.is_lifted_since(condition.since):
+        return replace(row, condition=Condition(Status.READY, reading.sent_at))
+    return row
+
+
+def _record(
+    pool: Pool,
+    answers: Mapping[str, Whoami],
+    statuses: Mapping[str, Status | None],
+    read: Mapping[str, IdentityRow],
+) -> list[str]:
+    """Write the answers, and the rows that were read, to the state and to pool.toml; return the errors."""
     errors: list[str] = []
     decided = {name: status for name, status in statuses.items() if status is not None}
     try:
         with open_the_state() as state:
             for name, status in decided.items():
                 remember(state, pool.path, name, pool.resolved.credentials[name], answers[name], status)
+            for name, row in read.items():
+                if (metadata := answers[name].metadata) is not None:
+                    state.put_note(USAGE, json.dumps(metadata.key), row.usage.document())
+                if row.status in (Status.READY, Status.LIMITED):
+                    state.put_condition(row.fingerprint, row.condition)
     except Failure as failure:
         errors.append(failure.message)
     for name, status in decided.items():

@@ -92,8 +92,8 @@ def pause(name: str, pool: Pool) -> None:
 def resume(name: str, pool: Pool) -> None:
     """Use identity NAME again, although it is paused, limited, or excluded from a model or endpoint.
 
-    Without this, proxies wait until the time the backend gave. Use it when you know better: the workspace was paid
-    for, a limit was reset, or the account got access to the model.
+    Without this, proxies wait until the time the backend gave, or until it says that a limit was lifted. Use it when
+    you know better: the workspace was paid for, or the account got access to the model.
     """
     if pool.identity(name).paused:
         pool.edit(lambda text: without_key(text, name, "paused"))
