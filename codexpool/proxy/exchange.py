@@ -138,7 +138,7 @@ def address_of(request: http.Request) -> Address:
     return (data.scheme, data.host, data.port, data.method, data.path)
 
 
-def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | None]:
+def asked_of(values: Mapping[bytes, bytes], path: str, client: str = "") -> tuple[Asked, str | None]:
     """Return what a request asks, by its headers, and the name of the header that named the session."""
     source = next((name for name in SESSION_HEADERS if values.get(name)), None)
     parent = values.get(PARENT)
@@ -148,6 +148,7 @@ def asked_of(values: Mapping[bytes, bytes], path: str) -> tuple[Asked, str | Non
         bounded(parent.decode("latin-1")) if parent else None,
         bounded(headers.model_of(values)),
         path not in NO_TURN,
+        client=client,
     )
     return asked, source.decode() if source is not None else None
 
