@@ -94,9 +94,17 @@ def _named(user: str, password: str, is_valid: bool) -> tuple[str, bool]:
     if not is_checked and not password:
         return _shown(user), is_valid
     before, _, name = user.rpartition(SEPARATOR)
-    if is_checked and not (before and name and _addon().validator(before, password)):
+    if is_checked and not (before and name and _is_accepted(before, password)):
         return "", False
     return _shown(name) if before else "", True
+
+
+def _is_accepted(user: str, password: str) -> bool:
+    """Return whether `proxyauth` accepts a user and password. (It may have to ask a server, which may be down.)"""
+    try:
+        return bool(_addon().validator(user, password))
+    except Exception:
+        return False
 
 
 def _shown(name: str) -> str:

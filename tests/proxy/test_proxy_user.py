@@ -98,6 +98,19 @@ def test_user_names_an_identity_and_proxyauth_lets_in_whom_it_did(
         assert HEADER not in flow.request.headers
 
 
+def test_client_is_refused_as_without_us_if_proxyauth_cannot_check_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(user: str, password: str) -> bool:
+        raise OSError("the server does not answer")
+
+    with proxyauth("ann:knocks") as addon:
+        monkeypatch.setattr(addon, "validator", broken)
+        flow = connect(addon, basic("ann+work", "knocks"))
+
+        assert not passes(flow)
+        assert identity_named(flow.client_conn) == ""
+        assert HEADER not in flow.request.headers
+
+
 @pytest.mark.parametrize("spec", ["any", "ann:knocks"])
 def test_requests_of_a_tunnel_need_no_other_password(spec: str) -> None:
     with proxyauth(spec) as addon:

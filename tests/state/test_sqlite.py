@@ -192,6 +192,29 @@ def test_sessions_not_served_for_30_days_are_forgotten(path: Path) -> None:
         assert connection.execute("SELECT fingerprint FROM conditions").fetchall() == [("f2",)]
 
 
+def test_pins_outlive_other_notes_and_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy writes them again: that would undo an unpin that it does not know of yet."""
+
+    def kept_on(day: int, *pins: str) -> set[str]:
+        with opened(path, NOW + day * DAY) as state:
+            state.put_session("daily", WORK, NOW + day * DAY)
+            for name in pins:
+                state.put_note("pinned", name, {"identity": "work", "at": NOW})
+            assert flushed(state, 10)
+            return {name for _, name in state.load().notes}
+
+    with opened(path) as state:
+        state.put_note("usage", "u", {"windows": []})
+        state.put_note("pinned", "ended", {})
+    assert kept_on(0, "p0") == {"u", "ended", "p0"}
+    with raw(path) as connection:  # as if proxies had run all the time
+        connection.execute("UPDATE claims SET at = ? WHERE \"case\" = 'pruned'", (NOW + 39 * DAY,))
+
+    assert kept_on(40, "p1", "p2") == {"p0", "p1", "p2"}
+    monkeypatch.setattr("codexpool.state.sqlite.PINS_KEPT", 2)
+    assert kept_on(41) == {"p1", "p2"}
+
+
 def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "PRUNE_EVERY", 0)
     # given: what is a week old, and who has used what for a year
