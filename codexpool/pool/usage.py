@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -266,10 +267,13 @@ class Usage:
         return document if self.credits is None else {**document, "credits": list(self.credits)}
 
     def take(self, document: Mapping[str, Any], at: float) -> None:
-        """Take over what an earlier run or another proxy has written, as far as it is newer."""
+        """Take over what an earlier run or another proxy has written, as far as it is newer.
+
+        Raise TypeError or ValueError if it is not such a document.
+        """
+        windows = [_window_of(row) for row in document.get("windows", ())]
         if self.reset_at < document.get("reset_at", 0.0) <= at:
             self.was_reset(document["reset_at"])
-        windows = [Window(*row) for row in document.get("windows", ())]
         read_at = float(document.get("read_at", 0.0))
         was_limited = MAIN in self.limited
         if self.read_at < read_at <= at:
@@ -306,6 +310,19 @@ class Usage:
         """Return when the last of the used-up windows is reset, even if that has passed; None if none is used up."""
         windows = (w for w in self.windows.values() if w.family == family and w.resets_at is not None)
         return max((window.ends for window in windows if window.used_percent >= USED_UP), default=None)
+
+
+def _window_of(row: Any) -> Window:
+    """Return a window from a note: choosing an identity for a request calculates with its numbers."""
+    family, minutes, used_percent, resets_at, seen_at = row
+    end = None if resets_at is None else _finite(resets_at)
+    return Window(str(family), int(_finite(minutes)), _finite(used_percent), end, _finite(seen_at))
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("not a number")
+    return value
 
 
 NOTHING = Usage()  # Of an identity without a known account. Never written to.

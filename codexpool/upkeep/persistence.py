@@ -204,7 +204,7 @@ def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> None:
     for (kind, name), note in news.notes.items():
         try:
             _apply_note(pool, kind, name, note, pool_toml)
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
             logger.warning("state: ignoring a note (%s) that cannot be read", kind)
     for identity in pool.identities.values():
         if (condition := news.conditions.get(identity.fingerprint)) is not None and _is_news(identity, condition):

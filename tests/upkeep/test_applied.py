@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from codexpool.pool.breaker import Opening
-from codexpool.pool.identity import Condition, Evidence, Status
+from codexpool.pool.identity import Asked, Condition, Evidence, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Snapshot
 from codexpool.upkeep.persistence import BREAKER, FAMILIES, PINNED, RESUMED, USAGE, apply, pin_name
-from tests.pool.pools import bound, metadata, ready_pool, statuses
+from tests.pool.pools import RESPONSES, bound, metadata, ready_pool, statuses
 
 POOL = Path("/p/pool.toml")
 HOUR = 3600.0
@@ -134,3 +134,28 @@ def test_a_note_that_is_strange_does_no_harm(note: object, kind: str) -> None:
         apply(pool, Snapshot(notes={(kind, name): note}), POOL)  # type: ignore[dict-item]
 
     assert pool.identities["a"].status is Status.READY
+
+
+ODD: list[object] = ["50", None, [], {}, True, float("nan"), float("inf"), 10**400]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:9])
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_a_window_that_is_strange_stops_no_request(odd: object, place: int) -> None:
+    """Each choice of an identity calculates with the windows."""
+    pool, now = ready_pool("a", "b"), time.time()
+    row: list[object] = [MAIN, 300, 50.0, now + HOUR, now - 1]
+    row[place] = odd
+    note = {"windows": [row], "limited": {}, "said_at": {}}
+
+    apply(pool, Snapshot(notes={(USAGE, json.dumps(metadata("a").key)): note}), POOL)
+
+    assert pool.choose(Asked("s", RESPONSES), now) is not None
+
+
+def test_a_number_too_large_for_a_float_ends_no_reading_of_the_state() -> None:
+    pool = ready_pool("a")
+
+    apply(pool, Snapshot(notes={(PINNED, pin_name(POOL, "s")): {"identity": "a", "at": 10**400}}), POOL)
+
+    assert not pool.pins
