@@ -55,7 +55,6 @@ class Poller:
         self._reading: dict[IdentityKey, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
         self._changed = asyncio.Event()
-        self._unfinished: set[IdentityKey] = set()  # Read before their identity was ready.
         self._logged: dict[IdentityKey, str] = {}  # Why an account cannot be read, as last logged.
 
     # -- what happens to the identities
@@ -66,9 +65,6 @@ class Poller:
             return
         now, key = time.time(), identity.metadata.key
         usage = self._pool.states.usage(key)
-        if key in self._unfinished and identity.status in READ_IN:
-            self._unfinished.remove(key)
-            self._tasks.spawn(self._read_more(identity))
         if identity.status is Status.LIMITED:
             self._want(identity, now + ASKED_EVERY)
         elif identity.status is Status.READY:
@@ -94,7 +90,6 @@ class Poller:
         """Forget the accounts that have left the pool."""
         keys = self._pool.states.by_keys
         self._schedule.keep(keys)
-        self._unfinished.intersection_update(keys)
         self._logged = {key: text for key, text in self._logged.items() if key in keys}
 
     # -- reading
@@ -152,9 +147,8 @@ class Poller:
             if identity is None or identity.status not in READ_IN:
                 self._schedule.cancelled(key)
             elif self._schedule.is_routine(key) and usage.read_at <= now < usage.read_at + EVERY * (1 - JITTER):
-                self._schedule.ended(
-                    key, usage.read_at, identity.status is Status.LIMITED
-                )  # Another proxy has read it.
+                # Another proxy has read it.
+                self._schedule.ended(key, usage.read_at, identity.status is Status.LIMITED)
             elif not usage.may_be_asked(now):
                 self._schedule.cancelled(key, usage.asked_at + ASKED_EVERY)
             elif (bearer := self._bearer_of(identity)) is None or identity.metadata is None:
@@ -231,5 +225,3 @@ class Poller:
                     self._learned(key)
             if (identity := self._pool.states.by_keys.get(key)) is not None:
                 await self._read_more(identity)
-            else:
-                self._unfinished.add(key)
