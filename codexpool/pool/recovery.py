@@ -125,11 +125,11 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
             identity = pool.choose(asked, now, tries.spent(pool))
         if identity is None and asked.is_usage:
             identity = pool.reads_usage(asked, now, tries.refused(pool))
-        if identity is None and not has_looked and (limited := pool.worth_a_look(asked, now, tries.refused(pool))):
+        may_look = identity is None and not has_looked and patience.left > 0
+        if may_look and (limited := pool.worth_a_look(asked, now, tries.refused(pool))):
             has_looked = True
-            if patience.left > 0:
-                yield from patience.spent_on(Look(limited, min(LONGEST_LOOK, patience.left)))
-                continue
+            yield from patience.spent_on(Look(limited, min(LONGEST_LOOK, patience.left)))
+            continue
         if identity is None:
             awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
             if (seconds := patience.for_one_of(awaited)) <= 0 and asked.has_model:
