@@ -27,7 +27,7 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.states import PoolListener
+from codexpool.pool.states import SERVING_OR_SOON, PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
 from codexpool.state import Snapshot
@@ -238,8 +238,8 @@ class Keeper(PoolListener):
         self._persistence.put_condition(identity.fingerprint, identity.condition)
         self._announcer.status(identity, before)
         self._poller.follow(identity, before)
-        if status is Status.READY:
-            self.models.became_ready(identity)
+        if status in SERVING_OR_SOON:  # Limited from the start, perhaps: clients are shown its models all the same.
+            self.models.can_be_asked(identity)
         if status is Status.NEEDS_REPLACEMENT:
             self._flags.flag(identity)
         elif status in (Status.UNVERIFIED, Status.SUSPECT):

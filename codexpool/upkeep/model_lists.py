@@ -51,8 +51,8 @@ class ModelLists:
         if (is_new or is_due) and version in self._known.versions:
             self._have_all_read()
 
-    def became_ready(self, identity: Identity) -> None:
-        """Have the lists of an account read if they are not known. Many may become ready at once."""
+    def can_be_asked(self, identity: Identity) -> None:
+        """Follow an identity that has become ready, or limited: have its lists read if they are not known."""
         if not all(self._known.was_asked(_plan(identity), version) for version in self._known.versions):
             self._have_all_read()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -12,11 +13,16 @@ from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import UnreadError
 from codexpool.pool.entitlements import AGAIN, FRESH, OUTDATED, VERSIONS_KEPT
 from codexpool.pool.identity import Asked, Metadata, Status
+from codexpool.pool.usage import MAIN
 from codexpool.protocol.models import TESTED, Entry, entries_of
+from codexpool.protocol.rate_limits import Gauge
+from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep import model_lists
 from codexpool.upkeep.model_lists import AT_ONCE, SOON, ModelLists
 from tests.pool.pools import NOW, condemn, ready_pool, statuses
+from tests.state.memory import MemoryState
+from tests.upkeep.keepers import Accounts, keeper_of, until, write_pool
 
 SAME = Metadata("account-shared", "", "business")
 Read = tuple[tuple[Entry, ...], str] | None
@@ -163,14 +169,14 @@ async def test_identities_that_become_ready_have_their_lists_read_a_few_at_once(
     world = World(*names)
     with patch("time.time", lambda: NOW):
         for identity in world.pool.identities.values():
-            world.lists.became_ready(identity)
+            world.lists.can_be_asked(identity)
             await asyncio.sleep(0)
         await world.settles()
         assert sorted(account for account, _, _ in world.backend.asked) == sorted(f"account-{name}" for name in names)
         assert world.backend.most_at_once <= AT_ONCE
 
         world.now += FRESH  # One that is ready again after a rest is read with its usage.
-        world.lists.became_ready(world.pool.identities["i1"])
+        world.lists.can_be_asked(world.pool.identities["i1"])
 
     assert not world.tasks._tasks
 
@@ -252,3 +258,19 @@ async def test_an_identity_that_does_not_serve_is_not_asked() -> None:
     await world.client_asks(TESTED)
 
     assert [account for account, _, _ in world.backend.asked] == ["account-two"]
+
+
+class Listing(Accounts):
+    """Lists a model for each account."""
+
+    async def models(self, bearer: Bearer, metadata: Metadata, version: str, etag: str) -> Read:  # type: ignore[override]
+        return entries_of(json.dumps({"models": [{"slug": metadata.account_id, "priority": 1}]}).encode()), ""
+
+
+async def test_a_client_gets_the_models_of_an_identity_that_is_limited_from_the_start(tmp_path: Path) -> None:
+    accounts = Listing()
+    accounts.told["acc-drained"] = UsageReport((FamilyReport(MAIN, (Gauge(MAIN, 300, 100, None),), False),))
+
+    with keeper_of(write_pool(tmp_path, "drained"), MemoryState, accounts) as keeper:
+        await until(lambda: statuses(keeper.pool) == {"drained": Status.LIMITED})
+        await until(lambda: keeper.pool.catalogue(Asked(None, ""), TESTED) is not None)
