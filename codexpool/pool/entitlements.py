@@ -11,7 +11,7 @@ A list never keeps an identity from serving: it decides who is asked first. Only
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -22,6 +22,7 @@ VERSIONS_KEPT: Final = 4  # Versions of clients for which lists are kept.
 VERSION_LASTS: Final = 3600.0  # Seconds without a request after which another version may take its place.
 KEPT: Final = 8_000  # Lists.
 BYTES_KEPT: Final = 32 * 2**20  # Of all lists; equal entries count once.
+ENTRIES_KEPT: Final = 50_000  # Different entries: a short one takes more memory than its text.
 FRESH: Final = 1_200.0  # Seconds for which a list is not read again: identities of one account share it.
 AGAIN: Final = 60.0  # The same after a list could not be read.
 OUTDATED: Final = 300.0  # The same after an answer has named another list.
@@ -49,6 +50,14 @@ class _List(NamedTuple):
     shared: tuple[_Shared, ...] = ()
 
 
+class _Compared(NamedTuple):
+    """The models of each account, those of each version, and whether some account lacks one."""
+
+    own: dict[str, set[str]]
+    offered: dict[str, set[str]]
+    differ: bool
+
+
 class Entitlements:
     """The lists, by account with plan and by version."""
 
@@ -58,7 +67,7 @@ class Entitlements:
         self.revision = 0  # Changes with what the lists say.
         self._lists: Recent[tuple[str, str], _List] = Recent(KEPT)
         self._texts: WeakValueDictionary[bytes, _Shared] = WeakValueDictionary()
-        self._lacked: dict[str, frozenset[str]] | None = {}  # None: to be made.
+        self._made: _Compared | None = None  # None: to be made.
         self._catalogues: Recent[tuple[str, tuple[str, ...]], Catalogue | None] = Recent(CATALOGUES_KEPT)
 
     # -- what is asked for
@@ -102,7 +111,7 @@ class Entitlements:
     def learn(self, plan: str, version: str, entries: Sequence[Entry], etag: str, at: float) -> None:
         """Keep a list; one for which there is no room counts as unread."""
         shared = [self._shared(entry.text) for entry in entries]
-        if sum(len(text.text) for text in self._texts.values()) > BYTES_KEPT:
+        if len(self._texts) > ENTRIES_KEPT or sum(len(text.text) for text in self._texts.values()) > BYTES_KEPT:
             self.unread(plan, version, at)
             return
         kept = tuple(entry._replace(text=one.text) for entry, one in zip(entries, shared, strict=True))
@@ -138,11 +147,25 @@ class Entitlements:
     @property
     def differ(self) -> bool:
         """Whether some account lacks a model that another one has."""
-        return bool(self._lacked_by_plan())
+        return self._compared().differ
+
+    def lacks(self, plan: str, model: str) -> bool:
+        """Return whether an account does not have a model, by its lists."""
+        own, offered, differ = self._compared()
+        if not differ or plan not in own or model in own[plan]:
+            return False
+        return any(model in offered[version] for version in self._versions_of(plan))
 
     def lacked(self, plan: str) -> frozenset[str]:
-        """Return the models that an account does not have, by its lists."""
-        return self._lacked_by_plan().get(plan, NOTHING)
+        """Return all models that an account does not have, by its lists."""
+        own, offered, differ = self._compared()
+        if not differ:
+            return NOTHING
+        return NOTHING.union(*(offered[version] - own[plan] for version in self._versions_of(plan)))
+
+    def _versions_of(self, plan: str) -> Iterator[str]:
+        """Return the versions for which an account's list is known."""
+        return (v for v in self.versions if (known := self._lists.get((plan, v))) is not None and known.slugs)
 
     def models(self, plan: str) -> list[str]:
         """Return the models that an account has by its lists, for people. Empty if that is not known."""
@@ -171,19 +194,18 @@ class Entitlements:
 
     def _changed(self) -> None:
         self.revision += 1
-        self._lacked = None
+        self._made = None
         self._catalogues.clear()
 
-    def _lacked_by_plan(self) -> dict[str, frozenset[str]]:
-        if self._lacked is not None:
-            return self._lacked
-        own: dict[str, frozenset[str]] = {}
-        offered: dict[str, frozenset[str]] = {}
-        for (plan, version), known in self._lists.items():
-            own[plan] = own.get(plan, NOTHING) | known.slugs
-            offered[version] = offered.get(version, NOTHING) | known.slugs
-        self._lacked = {}
-        for (plan, version), known in self._lists.items():
-            if known.slugs and (lacked := offered[version] - own[plan]):
-                self._lacked[plan] = self._lacked.get(plan, NOTHING) | lacked
-        return self._lacked
+    def _compared(self) -> _Compared:
+        """Return what the lists have. (What each account lacks would be as large as accounts times models.)"""
+        if self._made is None:
+            own: dict[str, set[str]] = {}
+            offered: dict[str, set[str]] = {}
+            for (plan, version), known in self._lists.items():
+                own.setdefault(plan, set()).update(known.slugs)
+                offered.setdefault(version, set()).update(known.slugs)
+            named = {key for key, known in self._lists.items() if known.slugs}
+            differ = any(not offered[version] <= own[plan] for plan, version in named)
+            self._made = _Compared(own, offered, differ)
+        return self._made

@@ -192,7 +192,7 @@ class Pool:
         if not asked.model or asked.is_side or not self.entitlements.differ:
             return False
         plan = subjects(identity.fingerprint, identity.metadata).plan
-        return asked.model in self.entitlements.lacked(plan)
+        return self.entitlements.lacks(plan, asked.model)
 
     def catalogue(self, asked: Asked, version: str) -> Catalogue | None:
         """Return the list of models for a client of this version: all that its identities have.

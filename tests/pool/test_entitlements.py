@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
@@ -176,7 +177,36 @@ def test_an_account_lacks_what_others_have_for_the_same_version_and_it_for_none(
         versions = {version for of, version in lists if of == account}
         offered = set().union(*(slugs for (_, version), slugs in lists.items() if version in versions))
         assert known.lacked(account) == offered - own
+        assert {model for model in ("m1", "m2", "m3") if known.lacks(account, model)} == offered - own
         assert set(known.models(account)) == own
+    assert known.differ == any(known.lacked(account) for account in "abc")
+
+
+def test_comparing_lists_takes_no_more_memory_than_the_lists() -> None:
+    """What each account lacks would be as large as accounts times models."""
+    known = Entitlements()
+    for account in range(60):
+        models = (f"{account}-{number}" for number in range(100))
+        known.learn(f"{account}/plus", TESTED, entries(*models), "", NOW)
+
+    tracemalloc.start()
+    try:
+        assert known.lacks("0/plus", "1-1")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 * 2**20
+
+
+def test_entries_are_bounded_by_their_number_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entitlements, "ENTRIES_KEPT", 2)
+    known = Entitlements()
+    known.learn("a/plus", TESTED, entries(SMALL, LARGE), "", NOW)
+
+    known.learn("b/plus", TESTED, entries("gpt-x"), "", NOW)
+
+    assert (known.models("a/plus"), known.models("b/plus")) == ([SMALL, LARGE], [])
 
 
 # -- the list for clients
