@@ -235,9 +235,11 @@ class Answers:
                 self._attempts.served(flow, exchange)
             if exchange.policy is Policy.SWAP_IDS and exchange.client_account:
                 show_own_id(response, exchange.attempt.metadata.account_id, exchange.client_account)
-            if exchange.policy is Policy.LENT and response.status_code == 200:
+            is_whole = response.status_code == 200
+            if exchange.policy is Policy.LENT and (is_whole or response.raw_content):  # A 206, if the client asks so.
                 document = show_no_person(response, exchange.client_account)
-                self._attempts.usage.keep(exchange.attempt.metadata.key, document)
+                if is_whole:
+                    self._attempts.usage.keep(exchange.attempt.metadata.key, document)
             return
         await self._judge(flow, exchange, judging.of_response(response, read(response).text))
 

@@ -139,6 +139,19 @@ async def test_the_client_is_not_told_whose_limits_it_sees() -> None:
     assert shown(asked) == {**LEFT, "account_id": "acc-client"}
 
 
+@pytest.mark.parametrize("status", [203, 206, 300])
+async def test_no_other_status_shows_the_person(status: int) -> None:
+    """A client may ask for a range of the answer."""
+    handler, _ = serving("first")
+    asked = asking()
+    await goes(handler, asked)
+
+    await is_answered(handler, asked, status, {"email": "a@example.invalid", **LEFT})
+
+    assert asked.response is not None
+    assert json.loads(asked.response.content or b"") == LEFT
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 429])
 async def test_a_refusal_goes_to_the_next_identity_and_changes_none(status: int) -> None:
     handler, keeper = serving("first", "second")
