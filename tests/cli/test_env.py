@@ -251,7 +251,7 @@ def test_what_is_no_name_of_an_identity_is_refused(run: Run, authority_at_home: 
     assert "--identity: " in run("--identity", name, code=2).output
 
 
-def test_another_identity_of_the_same_proxy_is_no_other_proxy(run: Run, authority_at_home: Path) -> None:
+def test_another_identity_is_no_other_proxy(run: Run, authority_at_home: Path) -> None:
     assert run(HTTPS_PROXY="http://work:@127.0.0.1:8080").stderr == ""
 
 

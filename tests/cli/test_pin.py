@@ -47,7 +47,7 @@ def with_member(pool: Pool, identities: str) -> None:
 
 
 @pytest.mark.parametrize("named", [FIRST, "0199a213-81c0", "0199a213-8"])
-def test_session_is_pinned_by_its_id_or_the_beginning_of_it_and_unpinned(pool: Pool, named: str) -> None:
+def test_session_is_pinned_by_its_id_or_the_beginning_of_it(pool: Pool, named: str) -> None:
     said = pool.run("pin", named, "spare").stdout
 
     assert said == f"session {FIRST} is pinned to spare. To undo: codexpool unpin {FIRST}\n"
@@ -58,14 +58,14 @@ def test_session_is_pinned_by_its_id_or_the_beginning_of_it_and_unpinned(pool: P
     assert pool.run("unpin", named, code=1).stderr == "codexpool: no session is pinned\n"
 
 
-def test_session_is_pinned_elsewhere_by_another_pin(pool: Pool) -> None:
+def test_another_pin_replaces_the_first(pool: Pool) -> None:
     pool.run("pin", FIRST, "spare")
     pool.run("pin", FIRST, "work")
 
     assert pins(pool) == {FIRST: "work"}
 
 
-def test_session_that_was_not_seen_yet_is_pinned_by_its_whole_id(pool: Pool) -> None:
+def test_session_that_was_not_seen_is_pinned_by_its_whole_id(pool: Pool) -> None:
     pool.run("pin", UNSEEN, "work")
 
     assert pins(pool) == {UNSEEN: "work"}
@@ -87,7 +87,7 @@ def test_what_cannot_be_pinned_is_refused_in_one_line(
     assert pins(pool) == {}
 
 
-def test_session_of_a_member_is_pinned_to_an_identity_that_the_member_may_use_and_to_no_other(pool: Pool) -> None:
+def test_session_of_a_member_is_pinned_to_its_identities_only(pool: Pool) -> None:
     with_member(pool, "sp*")
 
     assert "ann may not use work" in pool.run("pin", "a-session", "work", code=1).stderr
@@ -107,7 +107,7 @@ def test_person_is_told_if_the_identity_cannot_serve_now(pool: Pool) -> None:
     assert pins(pool) == {FIRST: "spare"}
 
 
-def test_pin_to_an_identity_that_has_left_the_pool_can_be_undone(pool: Pool) -> None:
+def test_pin_to_a_removed_identity_can_be_undone(pool: Pool) -> None:
     pool.run("pin", FIRST, "spare")
     pool.run("remove", "spare")
 

@@ -51,7 +51,7 @@ def errors(run: subprocess.CompletedProcess[str]) -> set[str]:
     return {line for line in run.stderr.splitlines() if line.startswith("ERROR:")}
 
 
-def test_terminal_is_served_by_the_identity_that_it_names_only(make: Make, transport: str) -> None:
+def test_a_terminal_is_served_by_the_identity_it_names_only(make: Make, transport: str) -> None:
     """Once that is at its limit, the client is told so, and no other identity serves."""
     world = make(pat("work"), pat("spare"), transport=transport)
     for user, word in (("work", "apple"), ("spare", "fig")):
@@ -70,7 +70,7 @@ def test_terminal_is_served_by_the_identity_that_it_names_only(make: Make, trans
     world.check()
 
 
-def test_identity_that_the_pool_does_not_have_is_told_at_once_in_one_line(make: Make) -> None:
+def test_an_unknown_identity_is_told_at_once_in_one_line(make: Make) -> None:
     world = make(pat("work"))
     name(world, "wrok")
     begun = time.monotonic()
@@ -89,9 +89,8 @@ def test_identity_that_the_pool_does_not_have_is_told_at_once_in_one_line(make: 
 
 
 @pytest.mark.skipif(tmux() is None and not os.environ.get("CI"), reason="needs tmux")
-def test_tui_moves_with_its_pin_unseen_and_says_when_that_identity_is_at_its_limit(
-    make: Make, tmp_path: Path
-) -> None:
+def test_the_tui_moves_with_its_pin_unseen(make: Make, tmp_path: Path) -> None:
+    """Once that identity is at its limit, the TUI says so, until the session is unpinned."""
     world = make(pat("work"), pat("spare"))
     with Screen(world.client, tmp_path) as screen:
         screen.shows("GPT")

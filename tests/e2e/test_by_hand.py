@@ -53,7 +53,7 @@ async def socket_of(world: World, user: str, session: str) -> connect:
     return connect(url, proxy=at(world, user), ssl=world.proxy.trust, additional_headers=headers)
 
 
-async def test_one_session_in_two_terminals_is_served_by_the_identity_that_each_names(shared: World) -> None:
+async def test_one_session_in_two_terminals_gets_what_each_names(shared: World) -> None:
     world = shared
     with terminal(world, "work") as one, terminal(world, "spare:") as two:
         served = [served_by(world.turn(client, "both")) for client in (one, two, one, two)]
@@ -65,7 +65,7 @@ async def test_one_session_in_two_terminals_is_served_by_the_identity_that_each_
     world.check()
 
 
-async def test_unknown_name_is_told_to_the_client_and_changes_nothing_else(shared: World) -> None:
+async def test_unknown_name_is_told_and_changes_nothing_else(shared: World) -> None:
     world = shared
     with terminal(world, "wrok") as client:
         refused = world.turn(client, "unknown")
@@ -81,7 +81,7 @@ async def test_unknown_name_is_told_to_the_client_and_changes_nothing_else(share
     world.check()
 
 
-async def test_pin_moves_a_session_with_its_open_socket_and_outlives_a_restart(shared: World) -> None:
+async def test_pin_moves_a_session_and_outlives_a_restart(shared: World) -> None:
     world = shared
     async with world.socket("pinned") as socket:
         before = served_by(await socket_turn(socket))

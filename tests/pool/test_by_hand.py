@@ -47,14 +47,14 @@ limited = st.sets(st.sampled_from(NAMES))
 
 
 @given(st.lists(wishes, max_size=8), pins, limited, st.sampled_from(Selection))
-def test_no_other_identity_ever_serves_what_a_person_chose_one_for(
+def test_no_other_identity_serves_than_the_one_chosen(
     requests: Sequence[Asked], pinned_to: dict[str, str], at_limit: set[str], selection: Selection
 ) -> None:
     pool = ready_pool(*NAMES, selection=selection)
-    for session, name in pinned_to.items():
-        pool.pin(session, Pin(name, NOW))
-    for name in at_limit:
-        limit(pool, name, NOW + 60)
+    for session, identity in pinned_to.items():
+        pool.pin(session, Pin(identity, NOW))
+    for identity in at_limit:
+        limit(pool, identity, NOW + 60)
 
     for asked in requests:
         wish = asked.named or pinned_to.get(asked.session or "") or pinned_to.get(asked.parent or "")
@@ -85,7 +85,7 @@ def test_pin_moves_a_session_once_and_unpin_leaves_it_there() -> None:
     assert session.moves == 1
 
 
-def test_sub_agents_of_a_pinned_session_are_served_by_its_identity_unless_pinned_elsewhere() -> None:
+def test_sub_agents_follow_the_pin_of_their_session() -> None:
     pool = pinned()
 
     assert chosen(pool, Asked("child", RESPONSES, "s")) == "home"
@@ -93,7 +93,7 @@ def test_sub_agents_of_a_pinned_session_are_served_by_its_identity_unless_pinned
     assert chosen(pool, Asked("child", RESPONSES, "s")) == "spare"
 
 
-def test_client_that_names_an_identity_gets_it_whatever_its_session_is_pinned_to() -> None:
+def test_named_identity_comes_before_a_pin() -> None:
     pool = pinned("spare")
 
     assert chosen(pool, NAMED) == "home"
@@ -110,7 +110,7 @@ def test_choice_by_hand_counts_while_the_breaker_is_open() -> None:
     assert chosen(pool, NAMED) == "home"
 
 
-def test_new_session_by_hand_counts_for_the_spread_of_others() -> None:
+def test_sessions_by_hand_count_for_the_spread_of_others() -> None:
     pool = ready_pool("work", "home", selection=Selection.HEADROOM)
 
     for number in range(3):
@@ -119,14 +119,14 @@ def test_new_session_by_hand_counts_for_the_spread_of_others() -> None:
     assert [chosen(pool, Asked(f"new {number}", RESPONSES)) for number in range(3)] == ["home"] * 3
 
 
-def test_session_pinned_to_an_identity_it_was_told_to_leave_goes_back_at_once() -> None:
+def test_pin_takes_a_session_back_to_what_it_was_told_to_leave() -> None:
     pool = ready_pool(*NAMES)
     assert pool.leaves("home", TURN, NOW)
 
     assert chosen(pinned(pool=pool)) == "home"
 
 
-def test_session_that_was_pinned_elsewhere_does_not_go_on_under_a_token_that_is_renewed() -> None:
+def test_pinned_session_does_not_wait_for_anothers_renewal() -> None:
     pool = ready_pool(*NAMES)
     refuse(pool, "work", NOW, NOW)
 
@@ -136,7 +136,7 @@ def test_session_that_was_pinned_elsewhere_does_not_go_on_under_a_token_that_is_
     assert not pool.may_be_tried(pool.identities["work"], TURN)
 
 
-def test_client_is_told_what_its_identity_needs_and_who_chose_it() -> None:
+def test_client_is_told_what_its_identity_needs_and_why_it() -> None:
     pool = pinned()
     limit(pool, "home", NOW + 600)
 
@@ -154,7 +154,7 @@ def test_client_is_told_what_its_identity_needs_and_who_chose_it() -> None:
     )
 
 
-def test_unknown_name_is_told_at_once_and_members_do_not_learn_which_names_there_are() -> None:
+def test_unknown_name_is_told_and_members_learn_no_names() -> None:
     pool = ready_pool(*NAMES)
     members = frozenset({"spare"})
 

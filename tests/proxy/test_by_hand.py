@@ -76,7 +76,7 @@ def with_members(keeper: StillKeeper) -> None:
     keeper.pool.identities["two"].metadata = Metadata("acc-two", "user-two", "plus")
 
 
-async def test_member_is_served_by_the_identity_that_its_client_names_and_is_told_its_plan() -> None:
+async def test_member_gets_the_named_identity_and_sees_its_plan() -> None:
     exchanges, keeper = serving("one", "two", "third")
     with_members(keeper)
 
@@ -90,7 +90,7 @@ async def test_member_is_served_by_the_identity_that_its_client_names_and_is_tol
     assert json.loads(answer.text or "")["chatgpt_plan_type"] == "plus"
 
 
-async def test_member_does_not_learn_whether_the_pool_has_an_identity_for_others() -> None:
+async def test_member_does_not_learn_which_identities_others_have() -> None:
     exchanges, keeper = serving("one", "two", "third")
     with_members(keeper)
     told = set()
@@ -106,7 +106,7 @@ async def test_member_does_not_learn_whether_the_pool_has_an_identity_for_others
 # -- pins that come while a request or a socket is under way
 
 
-async def test_request_that_still_waits_leaves_under_the_identity_its_session_was_pinned_to() -> None:
+async def test_waiting_request_leaves_under_the_pinned_identity() -> None:
     exchanges, keeper = serving("one", "two")
     request = coming()
     exchanges.open(request)
@@ -119,7 +119,7 @@ async def test_request_that_still_waits_leaves_under_the_identity_its_session_wa
     assert sent_as(exchanges.outbound(request)) == "two"
 
 
-async def test_request_that_still_waits_does_not_leave_if_the_pinned_identity_cannot_serve() -> None:
+async def test_waiting_request_stays_if_the_pinned_one_cannot_serve() -> None:
     exchanges, keeper = serving("one", "two")
     request = coming()
     exchanges.open(request)
@@ -133,7 +133,7 @@ async def test_request_that_still_waits_does_not_leave_if_the_pinned_identity_ca
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "0")
 
 
-async def test_socket_of_a_session_that_was_pinned_elsewhere_closes_or_moves_with_its_next_turn(
+async def test_socket_of_a_pinned_session_closes_or_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = ready_pool("one", "two")
@@ -168,7 +168,7 @@ async def test_socket_of_a_session_that_was_pinned_elsewhere_closes_or_moves_wit
 
 
 @pytest.mark.parametrize(("named", "would"), [("two", "two"), ("wrok", None), ("", "one")])
-async def test_observing_says_which_identity_a_client_that_names_one_would_get(
+async def test_observing_says_whom_a_client_would_get_by_its_name(
     tmp_path: Path, named: str, would: str | None
 ) -> None:
     observed, request = observing(tmp_path, "one", "two"), observed_request()

@@ -83,7 +83,7 @@ def passes(flow: http.HTTPFlow) -> bool:
         ("@", "bob+work", "knocks", "", False),
     ],
 )
-def test_user_names_an_identity_and_proxyauth_lets_in_whom_it_did(
+def test_user_names_an_identity_beside_proxyauth(
     spec: str, user: str, password: str, named: str, is_let_in: bool, tmp_path: Path
 ) -> None:
     if spec == "@":
@@ -98,7 +98,7 @@ def test_user_names_an_identity_and_proxyauth_lets_in_whom_it_did(
         assert HEADER not in flow.request.headers
 
 
-def test_client_is_refused_as_without_us_if_proxyauth_cannot_check_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxyauth_that_cannot_answer_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(user: str, password: str) -> bool:
         raise OSError("the server does not answer")
 
@@ -134,7 +134,7 @@ def test_last_connect_of_a_connection_counts() -> None:
 
 
 @pytest.mark.parametrize("spec", ["", "any", "ann:knocks"])
-def test_plain_request_through_the_proxy_names_an_identity_and_sends_no_password_on(spec: str) -> None:
+def test_plain_request_names_an_identity_and_sends_nothing_on(spec: str) -> None:
     with proxyauth(spec) as addon:
         flow = arriving(basic("ann+work", "knocks"), "GET")
         addon.requestheaders(flow)
@@ -145,7 +145,7 @@ def test_plain_request_through_the_proxy_names_an_identity_and_sends_no_password
         assert HEADER not in flow.request.headers
 
 
-def test_header_of_a_reverse_proxys_client_is_not_for_the_proxy() -> None:
+def test_header_of_a_reverse_proxys_client_is_left_alone() -> None:
     with proxyauth():
         flow = arriving(basic("work"), "GET", "reverse:https://chatgpt.com")
         asks(flow)
@@ -154,7 +154,7 @@ def test_header_of_a_reverse_proxys_client_is_not_for_the_proxy() -> None:
         assert HEADER in flow.request.headers
 
 
-def test_member_key_in_a_password_stays_for_the_gate_to_refuse() -> None:
+def test_member_key_in_a_password_is_left_to_the_gate() -> None:
     with proxyauth():
         flow = arriving(basic("ann", key_of("ann")), "GET")
         asks(flow)
@@ -184,7 +184,7 @@ def test_socks_client_names_an_identity_beside_its_password(
 
 
 @given(st.text() | st.binary().map(lambda raw: f"Basic {base64.b64encode(raw).decode()}"))
-def test_whatever_a_client_sends_names_a_valid_name_or_none(credentials: str) -> None:
+def test_whatever_a_client_sends_is_a_valid_name_or_none(credentials: str) -> None:
     with proxyauth() as addon:
         flow = arriving(None)
         flow.request.headers.fields = ((b"Proxy-Authorization", credentials.encode("utf8", "surrogateescape")),)

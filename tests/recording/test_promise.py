@@ -224,7 +224,7 @@ def test_names_of_identities_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("said", ["this session is pinned to", "the client asks for"])
-def test_name_that_a_person_chose_is_replaced_although_the_pool_may_not_have_it(said: str) -> None:
+def test_names_that_a_person_chose_are_replaced(said: str) -> None:
     message = f"codexpool: {said} %s (codexpool env --identity), but the pool has no usable identity of that name"
     flow = a_flow(metadata={"codexpool": {"answer": {"message": message % "alice"}}}, comment=message % "alice")
 
