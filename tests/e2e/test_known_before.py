@@ -96,7 +96,6 @@ def test_a_limit_lifted_early_is_noticed_by_the_next_request(make: Make) -> None
     until(lambda: world.proxy.log.count(" is limited until ") == 2, 10, "both limits to be known")
 
     world.standin.unlimit(world.tokens[1].token)
-    world.proxy.door("later", "60")
     begun = time.monotonic()
     with world.proxy.client() as client:
         assert served_by(world.turn(client)) == "spare"
