@@ -199,7 +199,8 @@ def described_credits(credits: Mapping[str, Any] | None) -> str:
     if not credits or not credits["available"]:
         return ""
     number = credits["available"]
-    until = f", the first until {credits['expires_at']}" if credits["expires_at"] else ""
+    first = "" if number == 1 else "the first "
+    until = f", {first}until {credits['expires_at']}" if credits["expires_at"] else ""
     return f"{number} reset credit{'' if number == 1 else 's'}{until}"
 
 
@@ -213,7 +214,8 @@ def print_rows(rows: Sequence[IdentityRow]) -> None:
     out = console()
     documents = [row.document() for row in rows]
     shown = [{**document, "limits": "\n".join(map(_used, document["limits"]))} for document in documents]
-    print_table(out, COLUMNS, shown, STATUS_STYLES, optional=("account", "user", "fingerprint"))
+    secondary = ("kind", "plan", "last used")
+    print_table(out, COLUMNS, shown, STATUS_STYLES, optional=("account", "user", "fingerprint"), secondary=secondary)
     for row, document in zip(rows, documents, strict=True):
         notes = [(text, "yellow") for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
         notes += [(text, "cyan") for text in (described_credits(document["reset_credits"]),) if text]

@@ -19,6 +19,7 @@ from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 
 WIDE: Final = 150  # columns of a terminal from which all columns of a table fit
+NARROW: Final = 72  # columns of a terminal below which a table has only what matters most
 WIDTH: Final = 160  # columns of a table in a file or a pipe, if COLUMNS is not set
 
 
@@ -85,9 +86,14 @@ def print_table(
     documents: Iterable[Mapping[str, Any]],
     styles: Mapping[Any, str],
     optional: Collection[str] = (),
+    secondary: Collection[str] = (),
 ) -> None:
-    """Print documents as rows. ``columns`` has a key for each title; the ``optional`` ones need a wide terminal."""
-    titles = [title for title in columns if out.width >= WIDE or title not in optional]
+    """Print documents as rows. ``columns`` has a key for each title.
+
+    The ``optional`` columns need a wide terminal, and a narrow one lacks the ``secondary`` ones, too.
+    """
+    left_out = {*(optional if out.width < WIDE else ()), *(secondary if out.width < NARROW else ())}
+    titles = [title for title in columns if title not in left_out]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     for title in titles:
         table.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))

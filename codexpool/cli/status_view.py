@@ -21,6 +21,7 @@ TITLES: Final = ("identity", "status", "limits (reset in)", "requests", "session
 
 WIDE: Final = 110  # columns of a terminal from which all titles fit
 NARROW: Final = 72  # columns below which only the first three fit
+CRAMPED: Final = 60  # columns below which there is no room for bars
 BAR: Final = 8  # columns of a bar
 MANY: Final = 70.0  # percent of a limit from which its use is yellow
 TOO_MANY: Final = 90.0  # percent from which it is red
@@ -118,8 +119,9 @@ class StatusView:
         filled, empty = "#-" if self._is_ascii else "█░"
         full = round(min(100.0, max(0.0, used)) / 100 * BAR)
         resets = f" ({span(resets_at - self._at)})" if resets_at is not None else ""
-        bar = (filled * full + empty * (BAR - full), style)
-        return Text.assemble(f"{name} ", bar, f" {used:.0f} %", (resets, "dim"))
+        has_room = self._console.width >= CRAMPED
+        bar = (filled * full + empty * (BAR - full) + " ", style) if has_room else ""
+        return Text.assemble(f"{name} ", bar, (f"{used:.0f} %", "" if has_room else style), (resets, "dim"))
 
     def _members(self) -> Iterator[RenderableType]:
         members = self._document.get("members", ())
@@ -214,7 +216,8 @@ def _notes(identity: Document, at: float) -> Iterator[Text]:
         yield Text(f"without {', '.join(lacks)}, which others have", "cyan")
     if (credits := identity.get("reset_credits")) and credits["available"]:
         expires = credits["expires_at"]
-        until = f", the first expires in {span(expires - at)}" if expires is not None else ""
+        which = "which" if credits["available"] == 1 else "the first"
+        until = f", {which} expires in {span(expires - at)}" if expires is not None else ""
         yield Text(f"{_counted(credits['available'], 'reset credit')}{until}", "cyan")
 
 

@@ -451,7 +451,7 @@ def test_replace_removes_the_old_expiry(pool: Pool) -> None:
 
 
 def test_list_and_show_say_what_is_left_as_a_proxy_has_seen_it(pool: Pool) -> None:
-    # given: what a proxy has read, of an identity that nobody has used
+    # given: what a proxy has read, of an identity that has served no request
     pool.add(pat("work"))
     pool.add(pat("spare"))
     now = int(time.time())
@@ -483,6 +483,17 @@ def test_list_and_show_say_what_is_left_as_a_proxy_has_seen_it(pool: Pool) -> No
     )
     assert re.search(rf"limited +codex_spark until {soon}", shown)
     assert re.search(rf"reset credits +2 reset credits, the first until {later}", shown)
+
+
+def test_list_fits_a_narrow_terminal(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and statuses are not folded; what matters less is left out."""
+    pool.add(pat("work"))
+    monkeypatch.setenv("COLUMNS", "40")
+
+    title, _, row, *_ = pool.run("list").stdout.splitlines()
+
+    assert title.split() == ["name", "status", "limits"]
+    assert row.split() == ["work", "ready"]
 
 
 # -- pause, resume, remove

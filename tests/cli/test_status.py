@@ -112,11 +112,21 @@ def test_a_limited_identity_shows_for_how_long(fake: FakeProxy) -> None:
     assert "limited for codex until 16:20:00 UTC" in text
 
 
+def test_a_narrow_terminal_has_numbers_instead_of_bars(fake: FakeProxy) -> None:
+    narrow, wide = (shown(fake, columns=columns) for columns in (50, 80))
+
+    assert "█" not in narrow.partition("requests")[0]
+    assert re.search(r"5 h 18 % \(", narrow)
+    assert re.search(r"5 h █░+ 18 % \(", wide)
+
+
 def test_reset_credits_are_shown_with_the_expiry_of_the_first(fake: FakeProxy) -> None:
     some = identity(reset_credits={"available": 2, "expires_at": NOW + 86_400})
     one, none = ({"available": number, "expires_at": None} for number in (1, 0))
 
     assert "work: 2 reset credits, the first expires in 1 d" in shown(fake, identities=[some])
+    last = identity(reset_credits={"available": 1, "expires_at": NOW + 86_400})
+    assert "work: 1 reset credit, which expires in 1 d" in shown(fake, identities=[last])
     assert "work: 1 reset credit\n" in shown(fake, identities=[identity(reset_credits=one)])
     for unknown in (identity(reset_credits=none), identity(reset_credits=None), identity()):
         assert "reset credit" not in shown(fake, identities=[unknown])

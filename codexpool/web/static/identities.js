@@ -82,7 +82,8 @@ function use(one) {
   const credits = one.reset_credits;
   if (credits?.available) {
     content.push(` · ${count(credits.available, "reset credit")}`);
-    if (credits.expires_at) content.push(", the first expires\u00a0", [credits.expires_at, "relative"]);
+    const which = credits.available === 1 ? "which" : "the first";
+    if (credits.expires_at) content.push(`, ${which} expires\u00a0`, [credits.expires_at, "relative"]);
   }
   if (one.last_used_at) content.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
   if (one.expires_at) content.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
