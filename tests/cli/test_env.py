@@ -246,9 +246,18 @@ def test_identity_that_the_pool_does_not_have_is_refused(run: Run, authority_at_
     assert "has no identity wrok; it has: work, spare" in unknown.output
 
 
+def test_identity_comes_with_what_the_tui_needs_to_follow_it(run: Run, ca: Path) -> None:
+    """The TUI's background server has the variables of the terminal that started it."""
+    with running() as fake:
+        options = ("--proxy", fake.url, "--ca", str(ca))
+
+        assert "codex --no-daemon" in run("--identity", "work", *options).stderr
+        assert "--no-daemon" not in run(*options).stderr + run("--identity", "work", "--for", "ci", *options).stderr
+
+
 @pytest.mark.parametrize("name", ["my work", MEMBER, ""])
 def test_what_is_no_name_of_an_identity_is_refused(run: Run, authority_at_home: Path, name: str) -> None:
-    assert "--identity: " in run("--identity", name, code=2).output
+    assert "Error: --identity " in run("--identity", name, code=2).output
 
 
 def test_another_identity_is_no_other_proxy(run: Run, authority_at_home: Path) -> None:

@@ -37,8 +37,8 @@ NOTES: Final[Mapping[str, tuple[str, ...]]] = {
     "cli": (),
     **{
         kind: (
-            f"add these lines to ~/.codex/.env (or to .env in CODEX_HOME): codexpool env --for {kind} >> "
-            f"~/.codex/.env. Then {restart}",
+            "add these lines to ~/.codex/.env (or to .env in CODEX_HOME): run this command again and end it with "
+            f">> ~/.codex/.env. Then {restart}",
             "tested with the Codex binary only, not with the extension or the app",
         )
         for kind, restart in {
@@ -53,6 +53,11 @@ NOTES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """What to do with the output, by kind of client."""
+
+NO_DAEMON: Final = (
+    "start the TUI with: codex --no-daemon. Otherwise it may use a background server, which keeps the variables of "
+    "the terminal that started it"
+)
 
 
 @click.command()
@@ -86,7 +91,8 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
 
     With --identity the proxy's URL contains NAME as its user, which the client sends to the proxy. Sessions started
     with these variables are served by that identity only; while it cannot serve, the client shows why. Without
-    --identity the pool chooses again.
+    --identity the pool chooses again. Start the TUI with `codex --no-daemon`: otherwise it may use a background
+    server with the variables of another terminal.
     """
     proxy = find_proxy(proxy_url)
     trusted = _trusted(ca, proxy)
@@ -102,7 +108,8 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
     text = "".join(f"{line}\n" for line in form(changes))
     # A path is bytes, whatever the terminal's encoding is.
     click.echo(os.fsencode(text) if os.name == "posix" else text, nl=False)
-    for note in [*NOTES[kind], *_hints(kind, shell, at, os.environ)]:
+    named = [NO_DAEMON] if kind == "cli" and identity is not None else []
+    for note in [*NOTES[kind], *named, *_hints(kind, shell, at, os.environ)]:
         click.echo(f"codexpool: {note}", err=True)
 
 
@@ -181,7 +188,7 @@ def _naming(identity: str, proxy: RunningProxy) -> Address:
     Raises Failure if the pool of the proxy does not have it, and click.UsageError if no pool can.
     """
     if problem := name_problem(identity):
-        raise click.UsageError(f"--identity: {problem[0]}; {problem[1]}")
+        raise click.UsageError(f"--identity {problem[0]}; {problem[1]}")
     try:
         names = [one["name"] for one in proxy.get(STATUS)["identities"]]
     except ProxyFailure:
