@@ -300,10 +300,12 @@ def purpose_of(request: http.Request, policy: Policy) -> Purpose:
     is_socket = "websocket" in request.headers.get("upgrade", "").lower()
     if policy.swaps:
         return Purpose.SOCKET if is_socket and path != endpoints.RESPONSES else Purpose.SWAP
+    if policy in (Policy.LENT, Policy.LENT_TO_MEMBERS) and is_socket:
+        return Purpose.PERSONAL
     if policy is Policy.LENT:
         return Purpose.QUOTA
     if policy is Policy.LENT_TO_MEMBERS:
-        return Purpose.PERSONAL if is_socket else Purpose.WORKSPACE
+        return Purpose.WORKSPACE
     if policy is Policy.OWN and (asked == "/" or (path and not path.startswith(endpoints.API_PATHS))):
         return Purpose.ELSEWHERE  # Pages for a browser.
     if policy is Policy.OWN:

@@ -13,13 +13,14 @@ from mitmproxy import http
 
 from codexpool.config.model import Access, MemberSpec
 from codexpool.pool.identity import Condition, Status
-from codexpool.protocol.endpoints import USAGE
+from codexpool.protocol.endpoints import CONFIG_BUNDLE, USAGE
 from codexpool.protocol.lent_usage import NOTHING_KNOWN
 from codexpool.protocol.routes import MODELS, Routes, moved
 from codexpool.proxy.flows import Serving
 from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.member_key import hashed
 from codexpool.traces.history import History
+from tests.protocol.codings import CODINGS
 from tests.proxy.still_keeper import StillKeeper, flow
 from tests.running import key_of
 
@@ -124,19 +125,37 @@ async def test_at_the_limit_of_all_a_client_sees_the_one_that_serves_again_first
     assert keeper.pool.identities["second"].status is Status.LIMITED
 
 
-async def test_the_client_is_not_told_whose_limits_it_sees() -> None:
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_the_client_is_not_told_whose_limits_it_sees(coding: str) -> None:
     handler, _ = serving("first")
     asked = asking()
     await goes(handler, asked)
+    encoding, encode = CODINGS[coding]
+    document = {"user_id": "user-first", "account_id": "acc-first", "email": "a@example.invalid", **LEFT}
+    asked.response = http.Response.make(200, b"", {"content-type": "application/json"})
+    asked.response.raw_content = encode(json.dumps(document).encode())
+    if encoding:
+        asked.response.headers["content-encoding"] = encoding
 
-    await is_answered(
-        handler,
-        asked,
-        200,
-        {"user_id": "user-first", "account_id": "acc-first", "email": "a@example.invalid", **LEFT},
-    )
+    handler.headers_came(asked)
+    await handler.judge(asked)
 
     assert shown(asked) == {**LEFT, "account_id": "acc-client"}
+
+
+@pytest.mark.parametrize("encoding", ["", "zstd", "odd"])
+@pytest.mark.parametrize("body", [b"\xff\x00 a@example.invalid", b"<html>", b"[" * 100_000, b"x" * 2_000_000])
+async def test_an_answer_that_cannot_be_read_is_not_passed_on(body: bytes, encoding: str) -> None:
+    handler, _ = serving("first")
+    asked = asking()
+    await goes(handler, asked)
+    asked.response = http.Response.make(200, body, {"content-type": "application/json"})
+    asked.response.headers["content-encoding"] = encoding
+
+    handler.headers_came(asked)
+    await handler.judge(asked)
+
+    assert shown(asked) == NOTHING_KNOWN
 
 
 @pytest.mark.parametrize("status", [203, 206, 300])
@@ -216,13 +235,14 @@ async def test_what_pool_toml_makes_own_keeps_the_clients_credential_unless_it_i
     assert await goes(handler, members_own) == "first"
 
 
-async def test_a_member_gets_no_socket_on_a_path_that_pool_toml_makes_own() -> None:
+@pytest.mark.parametrize("path", ["/backend-api/codex/realtime/x", USAGE, CONFIG_BUNDLE])
+async def test_a_member_gets_no_socket_on_a_path_that_is_lent(path: str) -> None:
     """Its messages would not be inspected."""
     handler, keeper = serving("first")
     members = (MemberSpec("ann", hashed(key_of("ann")), 1),)
     moves = Routes((moved("/backend-api/codex/realtime/", is_own=True),))
     keeper.config = dataclasses.replace(keeper.config, members=members, routes=moves)
-    opens = asking("/backend-api/codex/realtime/x")
+    opens = asking(path)
     opens.request.headers["authorization"] = f"Bearer {key_of('ann')}"
     opens.request.headers["upgrade"] = "websocket"
 

@@ -15,7 +15,7 @@ import zstandard
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from tests.e2e.world import MODEL, OWN, own_headers
+from tests.e2e.world import MODEL, OWN, USAGE, own_headers
 from tests.running import CLIENT
 from tests.soak.constants import DISCOVERY, INNER, MODELS, OUTER, SEARCH, SILENCE, SLOW, Event
 from tests.soak.world import NoAnswerError, NoSocketError, World
@@ -78,7 +78,7 @@ class Client:
             self.world.findings.add(f"{self._session}: discovery names the account {account}")
         await self._ask("GET", MODELS)
         if self.dice.random() < 0.2:
-            await self._ask("GET", OWN)
+            await self._ask("GET", self.dice.choice((OWN, USAGE)))
         if self.dice.random() < 0.2:
             await self._ask("POST", SEARCH)
 
