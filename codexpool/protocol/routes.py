@@ -137,7 +137,9 @@ def _fits(route: Route, plain: str) -> bool:
 def why_fixed(path: str) -> str:
     """Return why pool.toml cannot move a path (``/`` at its end: and everything below it); empty if it can."""
     if not path.startswith("/backend-api/") or normalised(path) != path:
-        return "is no path of the backend"
+        return "is no path of the backend: those begin with /backend-api/"
+    if path == f"{USAGE}/":
+        return "is no path of the backend: the / at its end is too much"
     for fixed, why in FIXED.items():
         if path.startswith(fixed) or (path.endswith("/") and fixed.startswith(path)):
             return f"cannot be moved: {why}" if path.startswith(fixed) else f"includes {fixed}: {why}"

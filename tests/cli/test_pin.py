@@ -75,7 +75,7 @@ def test_session_that_was_not_seen_is_pinned_by_its_whole_id(pool: Pool) -> None
     ("session", "name", "code", "said"),
     [
         ("0199a213", "work", 1, f"several sessions begin with 0199a213: {FIRST}, {SECOND}"),
-        ("0199b", "work", 2, "no session begins with 0199b. To see the latest ones: codexpool status"),
+        ("0199b", "work", 2, 'no session begins with "0199b". To see the latest ones: codexpool status'),
         ("", "work", 2, "no session begins with"),
         (FIRST, "wrok", 2, 'no identity "wrok" in'),
     ],
@@ -105,6 +105,12 @@ def test_person_is_told_if_the_identity_cannot_serve_now(pool: Pool) -> None:
 
     assert said.stderr == "codexpool: spare cannot serve it now: it is limited. See: codexpool show spare\n"
     assert pins(pool) == {FIRST: "spare"}
+
+
+def test_session_that_is_not_pinned_is_called_so(pool: Pool) -> None:
+    pool.run("pin", FIRST, "spare")
+
+    assert 'no pinned session begins with "0199b"' in pool.run("unpin", "0199b", code=2).stderr
 
 
 def test_pin_to_a_removed_identity_can_be_undone(pool: Pool) -> None:

@@ -86,8 +86,9 @@ def test_without_a_yes_nothing_is_spent(pool: Pool, monkeypatch: pytest.MonkeyPa
     limit(pool)
     at_a_terminal(monkeypatch)
 
-    pool.run("reset", "work", stdin=answer, code=1)
+    said = pool.run("reset", "work", stdin=answer, code=1).stderr
 
+    assert said.endswith("\ncodexpool: no credit was spent\n")
     assert spent(pool) == []
     assert note(RESET) is None
 

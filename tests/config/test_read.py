@@ -431,7 +431,8 @@ def test_routes_of_the_pool_are_read() -> None:
             '"codex/images/" = "own"',
             '"codex/images/": is no path of the backend',
         ),
-        ('wham = "own"', "pool.routes.wham: is no path of the backend"),
+        ('wham = "own"', "pool.routes.wham: is no path of the backend: those begin with /backend-api/"),
+        (f'"{USAGE}/" = "own"', "the / at its end is too much"),
         ('"at-test-0123456789abcdef" = "own"', "pool.routes.(not shown, sha256:"),
     ],
 )

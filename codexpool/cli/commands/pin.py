@@ -54,7 +54,7 @@ def unpin(session: str, pool: Pool) -> None:
     pins = _pinned(pool)
     if not pins:
         raise Failure("no session is pinned")
-    key = _found(session, pins)
+    key = _found(session, pins, what="pinned session")
     if key not in pins:
         click.echo(f"session {plain(key)} is not pinned")
         return
@@ -68,7 +68,7 @@ def _pinned(pool: Pool) -> list[str]:
     return [session for name, _ in notes if (session := pinned_session(pool.path, name))]
 
 
-def _found(text: str, sessions: Iterable[str]) -> str:
+def _found(text: str, sessions: Iterable[str], what: str = "session") -> str:
     """Return the session that a person means. Raises click.UsageError, Failure."""
     keys = list(dict.fromkeys(sessions))
     found = [key for key in keys if text in (key, _id_of(key))]
@@ -77,10 +77,10 @@ def _found(text: str, sessions: Iterable[str]) -> str:
         return found[0]
     if found:
         named = ", ".join(map(plain, found[:SHOWN]))
-        raise Failure(f"several sessions begin with {plain(text)}: {named}{', …' if len(found) > SHOWN else ''}")
+        raise Failure(f"several {what}s begin with {plain(text)}: {named}{', …' if len(found) > SHOWN else ''}")
     if WHOLE.fullmatch(text):
         return text
-    raise click.UsageError(f"no session begins with {plain(text)}. To see the latest ones: codexpool status")
+    raise click.UsageError(f'no {what} begins with "{plain(text)}". To see the latest ones: codexpool status')
 
 
 def _id_of(key: str) -> str:

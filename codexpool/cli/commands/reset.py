@@ -25,6 +25,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import identity_rows
+from codexpool.cli.output import console
 from codexpool.cli.tokens import REFUSALS, checked
 from codexpool.credentials.account_api import Spending, UnreadError
 from codexpool.pool.identity import IdentityKey, Metadata, Status, Word
@@ -92,9 +93,10 @@ def reset(name: str, yes: bool, pool: Pool, as_json: bool) -> None:
     account = asyncio.run(_account(pool, name))
     request = _unclear(pool, account) or _new(name, account)
     if not yes:
+        out = console(stderr=True)
         for line in _explained(name, account, request):
-            click.echo(line, err=True)
-        if not click.confirm("Spend one reset credit?", err=True):
+            out.print(line)
+        if not _confirmed():
             raise Failure("no credit was spent")
     with open_the_state() as state:  # Before it is sent: if this process ends now, the next one sends the same again.
         state.put_note(RESET, account.note, _pending(pool, account, request))
@@ -247,6 +249,15 @@ def _report(name: str, account: Account, request: Request, spending: Spending, a
 
 def _counted(number: int) -> str:
     return f"{number or 'no'} reset credit{'' if number == 1 else 's'}"
+
+
+def _confirmed() -> bool:
+    """Ask the person. Ctrl-C and the end of the input mean no."""
+    try:
+        return click.confirm("Spend one reset credit?", err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
 
 
 def is_terminal() -> bool:
