@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from codexpool.pool.breaker import Opening
+from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import Asked, Condition, Identity, Kind, Status, clock
 from codexpool.pool.pins import Wanted
 from codexpool.pool.pool import Pool
@@ -67,7 +68,7 @@ def no_identity(pool: Pool, asked: Asked, at: float) -> NoIdentity:
         message, summary = f"{chosen}, so no other identity serves it. {needs}", f"{chosen}, which is at its limit"
     else:
         message = f"codexpool: no identity can serve.{_breaker(pool, identities, at)} {needs}"
-        summary = _summary(identities, limited)
+        summary = _summary(identities, limited, pool, asked, at)
     return NoIdentity(message, summary, min(times, default=None), bool(limited))
 
 
@@ -89,8 +90,12 @@ def _breaker(pool: Pool, identities: Sequence[Identity], at: float) -> str:
             return ""
 
 
-def _summary(identities: Sequence[Identity], limited: Sequence[Identity]) -> str:
-    others = [f"{i.name} ({_need_of(i) or 'not used for this'})" for i in identities if i not in limited]
+def _summary(identities: Sequence[Identity], limited: Sequence[Identity], pool: Pool, asked: Asked, at: float) -> str:
+    def unused(identity: Identity) -> str:
+        lacks = any(e.kind is About.MODEL for e in pool.exclusions.against(identity, asked, at))
+        return "does not have the model" if lacks else "not used for this"
+
+    others = [f"{i.name} ({_need_of(i) or unused(i)})" for i in identities if i not in limited]
     number = len(identities)
     if others:
         return f"codexpool: {len(limited)} of {number} identities are at their limit; {', '.join(others)}"

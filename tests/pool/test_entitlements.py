@@ -14,8 +14,9 @@ from codexpool.pool import entitlements
 from codexpool.pool.entitlements import AGAIN, FRESH, OUTDATED, VERSION_LASTS, VERSIONS_KEPT, Entitlements
 from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import Asked, Evidence, Kind, Status
+from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
-from codexpool.pool.recovery import Relay
+from codexpool.pool.recovery import NobodyServes, Relay
 from codexpool.pool.selection import Because
 from codexpool.protocol.models import TESTED, Catalogue, Entry, entries_of
 from codexpool.proxy.judge import BackendAnswer
@@ -109,6 +110,19 @@ def test_a_list_excludes_no_identity_from_a_turn_that_no_other_serves() -> None:
     condemn(scene.pool, "paid", NOW)
 
     assert scene.request(turn(), GOOD) == (Relay(), ["free"])
+
+
+def test_if_all_that_have_the_model_are_limited_a_person_is_told_until_when() -> None:
+    scene = Scene(free_and_paid())
+    limit = BackendAnswer(429, code="usage_limit_reached", error={"resets_at": NOW + 3600})
+
+    outcome, tried = scene.request(turn(), UNSUPPORTED, {"paid": limit})
+
+    assert (outcome, tried) == (NobodyServes(), ["paid", "free"])
+    why = no_identity(scene.pool, turn(), NOW)
+    assert why.returns_at == NOW + 3600
+    assert why.summary == "codexpool: 1 of 2 identities are at their limit; free (does not have the model)"
+    assert scene.request(turn(), UNSUPPORTED, {"paid": limit})[1] == []
 
 
 def test_one_that_has_the_model_and_rests_is_waited_for_before_one_that_lacks_it_is_asked() -> None:
