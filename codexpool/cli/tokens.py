@@ -114,7 +114,7 @@ def given_token(name: str, folder: Path, argv: tuple[str, ...], **options: Any) 
     for source in given.values():
         if isinstance(source, GivenToken):
             return source
-    token = _read_token(f"Personal access token of {name}", "--token-stdin" in given)
+    token = _read_token(f"Personal access token, or JWT of an agent identity, for {name}", "--token-stdin" in given)
     return GivenToken(Inline(token), {"token": token})
 
 

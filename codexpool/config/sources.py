@@ -214,7 +214,7 @@ def _from_auth_json(path: Path, sources: Sources) -> Credential:
     try:
         login = auth_json.parse(read_private(path))
     except UnusableError as error:
-        raise UnusableError(f"{path} {error.what}", error.remedy) from None
+        raise UnusableError(f"{path}: {error.what}", error.remedy) from None
     if isinstance(login, AgentIdentity):
         return Agent(login, sources.agents)
     token = login if isinstance(login, Bearer) else login.access
@@ -234,7 +234,8 @@ def _given(token: str, what: str, agents: AgentApi) -> Credential:
 
 def _pat(token: str, what: str) -> Pat:
     if not token.startswith(PREFIX):
-        raise UnusableError(f"{what} does not start with {PREFIX}", "use a complete personal access token")
+        remedy = "use a complete personal access token, or the complete JWT of an agent identity"
+        raise UnusableError(f"{what} does not start with {PREFIX}", remedy)
     if any(character.isspace() for character in token):
         raise UnusableError(f"{what} has white space in it", "remove spaces and line ends")
     if token == PREFIX or not (token.isascii() and token.isprintable()):

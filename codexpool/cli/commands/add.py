@@ -64,7 +64,8 @@ HEADER: Final = """\
 def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
     """Verify a token, and add it to pool.toml as identity NAME.
 
-    Prompts for a personal access token unless an option names another source. A token is never an argument.
+    Prompts for a personal access token, or the JWT of an agent identity, unless an option names another source. A
+    token is never an argument.
 
     \b
         codexpool add work
