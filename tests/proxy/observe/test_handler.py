@@ -17,9 +17,13 @@ from mitmproxy.flow import Error
 from mitmproxy.test import taddons
 
 from codexpool.pool.identity import Metadata, Status
+from codexpool.pool.selection import Because
+from codexpool.protocol.endpoints import USAGE
 from codexpool.proxy.mitm import options as host
+from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.observe.observation import KEPT
 from codexpool.tokens.bearer import fingerprint
+from codexpool.traces.trace import METADATA
 from tests.client.logins import oauth_login
 from tests.proxy.observe.flows import (
     HEADERS,
@@ -111,6 +115,34 @@ async def test_a_flow_that_leaves_itself_is_masked_afterwards(tmp_path: Path, by
         await observed.assign(flow)
 
     assert OWN not in [value for _, value in flow.request.headers.fields]
+
+
+async def asked_what_is_left(observed: ObserveHandler) -> http.HTTPFlow:
+    """As the TUI asks: without a session."""
+    flow = request(USAGE, (b"thread-id", b""), method="GET", body=b"")
+    wire = await sent(observed, flow)
+    assert wire.headers["authorization"] == OWN.decode()
+    return flow
+
+
+async def test_what_is_left_would_be_asked_of_the_identity_that_served_the_client_last(tmp_path: Path) -> None:
+    observed = observing(tmp_path, "work", "spare", head='[pool]\nselection = "round-robin"\n')
+    turns = [request(RESPONSES, (b"thread-id", b""), (b"session-id", name)) for name in (b"one", b"two")]
+    for turn in turns:
+        await sent(observed, turn)
+        await answered(observed, turn, 200)
+    asked = await asked_what_is_left(observed)
+
+    (last,) = trace_of(turns[-1]).attempts
+    (would,) = trace_of(asked).attempts
+    assert (would.identity, would.because) == (last.identity, Because.CLIENT)
+
+
+async def test_what_pool_toml_makes_own_would_not_be_changed(tmp_path: Path) -> None:
+    observed = observing(tmp_path, "work", head=f'[pool.routes]\n"{USAGE}" = "own"\n')
+    asked = await asked_what_is_left(observed)
+
+    assert METADATA not in asked.metadata
 
 
 @pytest.mark.parametrize(
