@@ -110,8 +110,8 @@ class Usage:
     """The windows of one account and user, and until when it is limited, by the family of models they count for.
 
     Answers of the model and readings of wham/usage fill both, and the newest word counts. ``said_at`` has the time
-    of the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is the
-    last attempt to read that keeps others from asking again, ``answered_at`` the end of this proxy's last one.
+    of the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is this
+    proxy's last attempt to read, unless it found a limit that was news, ``answered_at`` the end of the last one.
     ``credits`` are the account's reset credits, None as long as nothing is known of them; ``reset_at`` is when a
     person last spent one. ``plan`` is empty until a reading has it.
     """
@@ -210,8 +210,12 @@ class Usage:
         return MAIN not in self.limited and since < self.said_at.get(MAIN, 0.0)
 
     def may_be_asked(self, at: float) -> bool:
-        """Return whether the last attempt to read it is long enough ago. (In the future: the clock was set back.)"""
+        """Return whether this proxy's last attempt is long enough ago. (In the future: the clock was set back.)"""
         return not self.asked_at <= at < self.asked_at + ASKED_EVERY
+
+    def is_fresh(self, at: float) -> bool:
+        """Return whether a reading, perhaps another proxy's, is so new that another one would say the same."""
+        return self.read_at <= at < self.read_at + ASKED_EVERY
 
     def is_being_asked(self, at: float) -> bool:
         return self.answered_at < self.asked_at <= at < self.asked_at + ASKED_EVERY
@@ -275,11 +279,10 @@ class Usage:
         if self.reset_at < document.get("reset_at", 0.0) <= at:
             self.was_reset(document["reset_at"])
         read_at = float(document.get("read_at", 0.0))
-        was_limited = MAIN in self.limited
         if self.read_at < read_at <= at:
             self.read_at, self.plan = read_at, str(document.get("plan", ""))
-            self.asked_at = max(self.asked_at, read_at)
-            for family in {window.family for window in windows if window.seen_at == read_at}:
+            said = {family for family, said_at in document.get("said_at", {}).items() if said_at == read_at}
+            for family in said | {window.family for window in windows if window.seen_at == read_at}:
                 self._forget_windows(family, read_at, at)
         for window in windows:
             known = self.windows.get((window.family, window.minutes))
@@ -290,11 +293,19 @@ class Usage:
             ):
                 self.see(window)
         self._take_words(document.get("limited", {}), document.get("said_at", {}), at)
-        self._ask_again_if_news(was_limited)
         if document.get("credits") is not None:
             credits = ResetCredits(*document["credits"])
             if (self.credits.seen_at if self.credits is not None else 0.0) < credits.seen_at <= at:
                 self.credits = credits
+
+    def is_ahead_of(self, document: Mapping[str, Any]) -> bool:
+        """Return whether this has a newer word than a document, which then has to be written again.
+
+        Of two proxies that write at the same time, the one with the older word may be the last.
+        """
+        said_at = document.get("said_at", {})
+        is_newer = any(at > said_at.get(family, 0.0) for family, at in self.said_at.items())
+        return is_newer or self.read_at > document.get("read_at", 0.0)
 
     def _take_words(self, limited: Mapping[str, float], said_at: Mapping[str, float], at: float) -> None:
         for family in limited.keys() | said_at.keys():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.model_lists import ModelLists
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, Persistence, apply
+from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, USAGE, Persistence, apply
 from codexpool.upkeep.polling import Poller
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
@@ -209,7 +210,8 @@ class Keeper(PoolListener):
     def _apply(self, news: Snapshot) -> None:
         self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
-        apply(self.pool, news, self.config.path)
+        for key in apply(self.pool, news, self.config.path):
+            self._persistence.put_note(USAGE, json.dumps(key), self.pool.states.usage(key).document())
         self._watch_breaker()
         self._wake()
 

@@ -198,17 +198,21 @@ def pinned_session(pool_toml: Path, name: str) -> str:
     return name.removeprefix(prefix) if name.startswith(prefix) else ""
 
 
-def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> None:
-    """Apply to a pool what others stored."""
+def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> list[IdentityKey]:
+    """Apply to a pool what others stored. Return the accounts of which the pool knows more than that."""
+    ahead: list[IdentityKey] = []
     pool.sessions.restore({s: (key, news.moves.get(s, 0)) for s, key in news.sessions.items()})
     for (kind, name), note in news.notes.items():
         try:
             _apply_note(pool, kind, name, note, pool_toml)
+            if kind == USAGE and pool.states.usage(key := IdentityKey(*json.loads(name))).is_ahead_of(note):
+                ahead.append(key)
         except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
             logger.warning("state: ignoring a note (%s) that cannot be read", kind)
     for identity in pool.identities.values():
         if (condition := news.conditions.get(identity.fingerprint)) is not None and _is_news(identity, condition):
             pool.states.condition_learned(identity.name, identity.fingerprint, condition)
+    return ahead
 
 
 def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -> None:

@@ -69,7 +69,7 @@ class Poller:
             self._want(identity, now + ASKED_EVERY)
         elif identity.status is Status.READY:
             is_old = not usage.read_at <= now < usage.read_at + EVERY
-            if is_old or (before.status is not Status.RESTING and usage.may_be_asked(now)):
+            if is_old or (before.status is not Status.RESTING and not usage.is_fresh(now)):
                 self._want(identity, now)
                 if before.status is Status.UNVERIFIED and (usage.may_be_asked(now) or usage.is_being_asked(now)):
                     self._pool.states.unread(identity.name, now)
@@ -113,7 +113,8 @@ class Poller:
         If many begin at once, the pace does not allow most of them: those are read later.
         """
         now = time.time()
-        if self._pool.states.usage(metadata.key).may_be_asked(now) and self._schedule.begin(metadata.key, now):
+        usage = self._pool.states.usage(metadata.key)
+        if not usage.is_fresh(now) and usage.may_be_asked(now) and self._schedule.begin(metadata.key, now):
             await asyncio.wait({self._read(name, bearer, metadata)}, timeout=READ_WITHIN)
 
     async def look(self, identities: Sequence[Identity], is_enough: Callable[[], bool], seconds: float) -> None:
@@ -149,8 +150,8 @@ class Poller:
             elif self._schedule.is_routine(key) and usage.read_at <= now < usage.read_at + EVERY * (1 - JITTER):
                 # Another proxy has read it.
                 self._schedule.ended(key, usage.read_at, identity.status is Status.LIMITED)
-            elif not usage.may_be_asked(now):
-                self._schedule.cancelled(key, usage.asked_at + ASKED_EVERY)
+            elif usage.is_fresh(now) or not usage.may_be_asked(now):
+                self._schedule.cancelled(key, now + ASKED_EVERY)
             elif (bearer := self._bearer_of(identity)) is None or identity.metadata is None:
                 self._schedule.failed(key, now)
                 self._pool.states.read_failed(key)

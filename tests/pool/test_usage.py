@@ -344,7 +344,7 @@ def test_a_persons_word_counts_until_a_newer_one() -> None:
     assert seen.limited == {MAIN: NOW + HOUR}
 
 
-words = st.tuples(st.sampled_from([MAIN, "codex_spark"]), st.booleans(), st.floats(0, 600))
+words = st.tuples(st.sampled_from([MAIN, "codex_spark"]), st.booleans(), st.integers(0, 600))
 
 
 @given(st.lists(words, max_size=6), st.lists(words, max_size=6))
@@ -402,4 +402,6 @@ def test_another_proxys_reading_counts_as_ones_own() -> None:
 
     assert list(seen.windows) == [(MAIN, WEEK)]
     assert seen.read_at == NOW + 10
-    assert not seen.may_be_asked(NOW + 13)
+    assert seen.is_fresh(NOW + 13)
+    assert not seen.is_fresh(NOW + 10 + ASKED_EVERY)
+    assert seen.may_be_asked(NOW + 13)  # By clients that wait: their minute is this proxy's.
