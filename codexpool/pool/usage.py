@@ -111,7 +111,7 @@ class Usage:
 
     Answers of the model and readings of wham/usage fill both, and the newest word counts. ``said_at`` has the time
     of the newest word on whether a family is limited, ``read_at`` that of the newest reading. ``asked_at`` is this
-    proxy's last attempt to read, unless it found a limit that was news, ``answered_at`` the end of the last one.
+    proxy's last attempt to read that keeps clients from asking again, ``answered_at`` the end of its last one.
     ``credits`` are the account's reset credits, None as long as nothing is known of them; ``reset_at`` is when a
     person last spent one. ``plan`` is empty until a reading has it.
     """
@@ -143,7 +143,6 @@ class Usage:
 
     def read(self, report: UsageReport, sent_at: float, at: float) -> None:
         """Take over a reading that was asked for at ``sent_at``. What answers have said since then stays."""
-        was_limited = MAIN in self.limited
         self.read_at, self.plan = sent_at, report.plan or self.plan
         if report.reset_credits is not None:
             self.count_credits(report.reset_credits, at)
@@ -156,12 +155,6 @@ class Usage:
                     self.see(Window(*gauge, sent_at))
             if told.is_open is not None and not sent_at <= self.said_at.get(told.family, 0.0) <= at:
                 self._follow(told, sent_at)
-        self._ask_again_if_news(was_limited)
-
-    def _ask_again_if_news(self, was_limited: bool) -> None:
-        """Let a limit that a reading has just found be looked at as soon as a client wants it: it may be lifted."""
-        if MAIN in self.limited and not was_limited:
-            self.asked_at = 0.0
 
     def _follow(self, told: FamilyReport, at: float) -> None:
         """Follow a reading's word on whether a family is limited."""

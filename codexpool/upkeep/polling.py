@@ -17,7 +17,7 @@ from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
 from codexpool.pool.identity import READ_WITHIN, Condition, Identity, IdentityKey, Metadata, Status
 from codexpool.pool.pool import Pool
-from codexpool.pool.usage import ASKED_EVERY, ResetCredits
+from codexpool.pool.usage import ASKED_EVERY, MAIN, ResetCredits
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.schedule import EVERY, JITTER, Schedule
 
@@ -170,20 +170,22 @@ class Poller:
         if bearer is None or not self._pool.states.usage(metadata.key).may_be_asked(now):
             return None
         self._schedule.begin(metadata.key, now, must=True)
-        return self._read(identity.name, bearer, metadata)
+        return self._read(identity.name, bearer, metadata, is_look=True)
 
     def _bearer_of(self, identity: Identity) -> Bearer | None:
         bearer = self._bearer(identity.name)
         return bearer if bearer is not None and bearer.fingerprint == identity.fingerprint else None
 
-    def _read(self, name: str, bearer: Bearer, metadata: Metadata) -> asyncio.Task[None]:
+    def _read(self, name: str, bearer: Bearer, metadata: Metadata, is_look: bool = False) -> asyncio.Task[None]:
         """Start a reading, which the schedule has begun."""
-        key = metadata.key
-        self._pool.states.usage(key).asked_at = time.time()
+        key, usage = metadata.key, self._pool.states.usage(metadata.key)
+        usage.asked_at, counts = time.time(), is_look or MAIN in usage.limited
 
         async def reading() -> None:
             async with self._at_once:
-                await self._ask(name, bearer, metadata)
+                is_read = await self._ask(name, bearer, metadata)
+            if is_read and not counts:
+                usage.asked_at = 0.0  # If it has found a limit, the next client may look at that.
 
         task = self._reading[key] = self._tasks.spawn(reading())
         task.add_done_callback(lambda _: self._over(key))
@@ -195,9 +197,9 @@ class Poller:
         self._schedule.cancelled(key)  # Nothing, unless a bug has ended it.
         self._changed.set()
 
-    async def _ask(self, name: str, bearer: Bearer, metadata: Metadata) -> None:
-        """Ask the backend, and have the pool learn. What it says is of the account that was asked for."""
-        key, sent_at = metadata.key, time.time()
+    async def _ask(self, name: str, bearer: Bearer, metadata: Metadata) -> bool:
+        """Ask the backend, and have the pool learn. Return whether it has answered."""
+        key, sent_at, report = metadata.key, time.time(), None
         try:
             report = await self._api.usage(bearer, metadata)
         except UnreadError as error:
@@ -214,6 +216,7 @@ class Poller:
             self._schedule.ended(key, now, identity is not None and identity.status is Status.LIMITED)
         self._learned(key)
         self._tasks.spawn(self._finish(key, bearer, metadata))
+        return report is not None
 
     async def _finish(self, key: IdentityKey, bearer: Bearer, metadata: Metadata) -> None:
         """Read what belongs to an account's usage. No client waits for it."""

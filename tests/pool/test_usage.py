@@ -377,21 +377,16 @@ def test_words_from_the_future_do_not_count_once_the_clock_is_set_back() -> None
     assert (seen.limited, seen.windows[MAIN, FIVE_HOURS].used_percent) == ({}, 5)
 
 
-def test_no_account_is_asked_twice_within_a_minute_unless_the_first_time_found_it_limited() -> None:
+def test_no_account_is_asked_twice_within_a_minute() -> None:
     seen = Usage()
     assert seen.may_be_asked(NOW)
     seen.asked_at = NOW
     assert seen.is_being_asked(NOW + 1)
-    seen.read(reading(), NOW, NOW + 1)
     seen.answered_at = NOW + 1
+
     assert not seen.is_being_asked(NOW + 1)
     assert not seen.may_be_asked(NOW + ASKED_EVERY - 1)
     assert seen.may_be_asked(NOW + ASKED_EVERY)
-
-    for at, may_be in ((NOW + 60, True), (NOW + 65, False)):
-        seen.asked_at = at
-        seen.read(reading(is_open=False), at, at + 1)
-        assert seen.may_be_asked(at + 2) is may_be
 
 
 def test_another_proxys_reading_counts_as_ones_own() -> None:

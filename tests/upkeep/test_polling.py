@@ -360,6 +360,18 @@ def test_while_all_stay_limited_each_is_asked_once_a_minute(world: World) -> Non
         assert min(later - at for at, later in pairwise(times)) >= 60
 
 
+def test_a_limit_that_a_reading_has_found_can_be_looked_at_at_once(world: World) -> None:
+    """Once: it may have been lifted since the start."""
+    world.says["a"] = CLOSED
+    first(world, "a")
+    world.ready("a")
+    world.look()
+    assert world.reads["a"] == 2
+
+    world.look()
+    assert world.reads["a"] == 2
+
+
 def test_a_look_at_many_identities_is_bounded_and_covers_them_in_turn(loop: TimeTravelLoop) -> None:
     names = [f"n{number}" for number in range(150)]
     world = World(loop, *names)
