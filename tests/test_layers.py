@@ -156,6 +156,8 @@ MITMPROXYS_LAYERS = {
 }
 """Modules that may import mitmproxy's protocol layers and private names, which any release may change."""
 
+SPENDS_CREDITS = "codexpool.cli.commands.reset"
+
 WITHOUT_MITMPROXY = {"common", "tokens", "protocol", "pool", "credentials", "config", "members", "state"}
 
 
@@ -182,3 +184,14 @@ def test_only_named_modules_import_mitmproxys_internals() -> None:
 def test_the_packages_that_decide_do_not_know_mitmproxy() -> None:
     found = {room(name) for name, path in modules().items() if of_mitmproxy(path)}
     assert not found & WITHOUT_MITMPROXY
+
+
+def test_only_the_command_reset_spends_a_credit() -> None:
+    """No request of a proxy, and nothing in the background, may do so by itself."""
+    calls = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "spend_credit"
+    }
+    assert calls == {SPENDS_CREDITS}

@@ -2,10 +2,10 @@
 
 A list is of an account with its plan (as in `codexpool.pool.exclusions`), and for a version of the client: newer
 models are listed for newer clients only. So lists are compared within a version: an account lacks a model if another
-account's list has it, and none of its own. An account without a list may use everything, and so may all accounts
-use a model that no list has.
+account's list has it, and none of its own. An account without a list may use every model, and every account may use
+a model that is in no list.
 
-A list never keeps an identity from serving: it decides who is asked first. Only a refusal excludes.
+A list never keeps an identity from serving: it decides which one is asked first. Only a refusal excludes.
 """
 
 from __future__ import annotations
