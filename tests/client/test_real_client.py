@@ -130,7 +130,7 @@ def test_a_healthy_pat_survives_an_unclear_whoami(make: Make, whoami: Answer) ->
     refused = {"error": {"code": "token_expired", "message": "expired", "type": "auth"}}
     for token in world.tokens:
         world.standin.plan(replace(whoami, token=token.token))
-    world.standin.plan(Answer(path="/backend-api/codex/", times=1, status=401, body=refused))
+    world.standin.plan(Answer(path=RESPONSES, times=1, status=401, body=refused))
 
     # when one is refused, once
     run = world.client.exec("say hi echo:banana")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,8 +85,9 @@ def test_every_view_of_a_dead_pat_agrees(
     attempts = flow["flow"]["attempts"]
     assert [(a["identity"], a["status"], a["fingerprint"]) for a in attempts] == [
         (first, 401, prints[0]),
-        (other, 200 if attempts[1]["status"] == 200 else 101, prints[1]),
+        (other, attempts[1]["status"], prints[1]),
     ]
+    assert attempts[1]["status"] in (101, 200, 426)  # The client asks for a socket first.
     rows = {row["name"]: row for row in flow["table"]}
     assert rows["authorization"]["sign"] == "~"
     assert fingerprint(CLIENT.token) in rows["authorization"]["client"]
@@ -97,7 +99,7 @@ def test_every_view_of_a_dead_pat_agrees(
 
     # `explain`, and `status`
     explained = command(world, "explain", flow["flow"]["id"])
-    assert f"{other} served it, attempt 2" in explained
+    assert re.search(rf"^.*\b{other}\b.*, attempt 2: {attempts[1]['status']}$", explained, re.MULTILINE), explained
     assert "row 7" in explained
     assert all(print_ in explained for print_ in prints)
     identities = {one["name"]: one for one in json.loads(command(world, "status", "--json"))["identities"]}
