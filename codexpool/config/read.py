@@ -110,7 +110,8 @@ def _routes(pool: Section) -> Routes:
             table.problem(path, why, "remove this line (codexpool doctor --routes prints all paths)")
         elif word is not None:
             rows.append(moved(path, is_own=word is model.Side.OWN))
-    return Routes(tuple(rows))
+    # The first row that fits counts, and a table has no order: a longer path says more.
+    return Routes(tuple(sorted(rows, key=lambda row: len(row.path), reverse=True)))
 
 
 def _is_https(address: str) -> bool:

@@ -26,6 +26,7 @@ from codexpool.config.model import (
 from codexpool.config.read import load, parse
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.selection import Selection
+from codexpool.protocol.routes import route_of
 from tests.config.conftest import WritePrivate, needs_a_plain_user
 from tests.config.texts import Written, pool_texts
 
@@ -408,8 +409,8 @@ def test_routes_of_the_pool_are_read() -> None:
     config = parse(moved.replace('selection = "drain-first"\n', ""), POOL)
 
     assert [(row.path, str(row.policy)) for row in config.routes.moved] == [
-        (USAGE, "own, lent to members"),
         ("/backend-api/codex/images/", "swap"),
+        (USAGE, "own, lent to members"),
     ]
     assert parse(WHOLE, POOL).routes.moved == ()
 
@@ -443,6 +444,16 @@ def test_routes_that_cannot_be_moved_are_refused(line: str, said: str) -> None:
 
     assert problem.startswith("pool.toml:3: pool.routes.")
     assert said in problem
+
+
+def test_of_two_routes_that_fit_the_longer_one_counts() -> None:
+    images, edits = '"/backend-api/codex/images/" = "own"', '"/backend-api/codex/images/edits" = "swap"'
+    identity = '[[identity]]\nname = "a"\ntoken = { env = "A" }\n'
+    for first, second in ((images, edits), (edits, images)):
+        routes = parse(f"[pool.routes]\n{first}\n{second}\n{identity}", POOL).routes
+
+        assert str(route_of("POST", "/backend-api/codex/images/edits", routes).policy) == "swap"
+        assert str(route_of("POST", "/backend-api/codex/images/generations", routes).policy) == "own, lent to members"
 
 
 def test_routes_are_a_table() -> None:
