@@ -143,12 +143,10 @@ class Exclusions:
         for key in [key for key in kept if key[1] == session]:
             del kept[key]
 
-    def lift(self, owner: str, is_lifted: Callable[[str], bool], before: float) -> bool:
-        """Forget an owner's limits for models, as far as the backend has said later that they are over."""
+    def lift(self, owner: str, is_lifted: Callable[[Exclusion], bool]) -> bool:
+        """Forget an owner's limits for models, as far as they are over. Return whether there were any."""
         limits = self._kept[Kind.LIMIT]
-        over = [
-            e for e in limits.values() if e.subject == owner and e.is_limit and e.since < before and is_lifted(e.what)
-        ]
+        over = [e for e in limits.values() if e.subject == owner and e.is_limit and is_lifted(e)]
         for entry in over:
             del limits[entry.subject, entry.what]
         return bool(over)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from codexpool.common.recent import Recent
 from codexpool.pool.causes import Cause
@@ -530,20 +531,30 @@ class Pool:
 
     def usage_read(self, key: IdentityKey, report: UsageReport, sent_at: float, at: float) -> None:
         """Learn what wham/usage says of an account, asked at ``sent_at``: what is left, what is limited."""
-        usage = self.states.usage(key)
-        usage.read(report, sent_at, at)
+        self.states.usage(key).read(report, sent_at, at)
+        self._usage_learned(key, at)
+
+    def usage_noted(self, key: IdentityKey, note: Mapping[str, Any], at: float) -> None:
+        """Learn what another process has read. Raises TypeError or ValueError if the note has something else."""
+        self.states.usage(key).take(note, at)
+        self._usage_learned(key, at)
+
+    def _usage_learned(self, key: IdentityKey, at: float) -> None:
+        """Follow the newest word on an account: its status, and its limits for single models."""
         self.states.usage_learned(key, at)
-        open_now = {family.family for family in report.families if family.is_open}
-        told = {family.family for family in report.families}
+        usage = self.states.usage(key)
 
-        def is_lifted(model: str) -> bool:
-            family = self.families.get(model, MAIN)
-            family = family if family in told else MAIN
-            return family in open_now and usage.limited_until(family, at) is None
+        def is_lifted(limit: Exclusion) -> bool:
+            own = self.families.get(limit.what, MAIN)
+            family = own if usage.said_at.get(own, 0.0) > limit.since else MAIN
+            return usage.said_at.get(family, 0.0) > limit.since and usage.limited_until(family, at) is None
 
+        self._lift(key, is_lifted)
+
+    def _lift(self, key: IdentityKey, is_lifted: Callable[[Exclusion], bool]) -> None:
         if (identity := self.states.by_keys.get(key)) is not None:
             owner = subjects(identity.fingerprint, identity.metadata).owner
-            if self.exclusions.lift(owner, is_lifted, sent_at):
+            if self.exclusions.lift(owner, is_lifted):
                 self._listener.exclusions_changed(owner)
 
     def was_reset(self, key: IdentityKey, reset_at: float, at: float) -> None:
@@ -552,9 +563,7 @@ class Pool:
         self.states.usage_learned(key, at)
         if (identity := self.states.by_keys.get(key)) is None:
             return
-        owner = subjects(identity.fingerprint, identity.metadata).owner
-        if self.exclusions.lift(owner, lambda model: True, reset_at):
-            self._listener.exclusions_changed(owner)
+        self._lift(key, lambda limit: limit.since < reset_at)
         if at < reset_at + RESET_IS_NEWS:
             self._listener.limits_reset(identity)
 

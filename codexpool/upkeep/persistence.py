@@ -219,8 +219,7 @@ def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -
     now = time.time()
     if kind == USAGE:
         key = IdentityKey(*json.loads(name))
-        pool.states.usage(key).take(note, now)
-        pool.states.usage_learned(key, now)
+        pool.usage_noted(key, note, now)
     elif kind == RESET and note.get("at") is not None and float(note["at"]) <= now:
         pool.was_reset(IdentityKey(*json.loads(name)), float(note["at"]), now)
     elif kind == BREAKER and name == str(pool_toml):

@@ -101,10 +101,24 @@ def test_a_reading_in_another_process_lifts_here_too() -> None:
     read(there, "a", True, NOW + 1)
     key = metadata("a").key
 
-    here.states.usage(key).take(there.states.usage(key).document(), NOW + 2)
-    here.states.usage_learned(key, NOW + 2)
+    here.usage_noted(key, there.states.usage(key).document(), NOW + 2)
 
     assert statuses(here)["a"] == Status.READY
+
+
+@pytest.mark.parametrize(("is_open", "read_at"), [(True, NOW - 1), (True, NOW + 1), (False, NOW + 1)])
+def test_a_newer_reading_in_another_process_lifts_a_limit_for_one_model(is_open: bool, read_at: float) -> None:
+    """`codexpool check` is such a process."""
+    here, there = ready_pool("a"), ready_pool("a")
+    evidence = Evidence(NOW, "POST", RESPONSES, 429, fingerprint=here.identities["a"].fingerprint)
+    here.limited_for_model("a", "gpt-x", evidence, NOW + HOUR, is_limit=True)
+    read(there, "a", is_open, read_at)
+    key = metadata("a").key
+
+    here.usage_noted(key, there.states.usage(key).document(), NOW + 2)
+
+    limited = here.limited_until(here.identities["a"], Asked("s", RESPONSES, model="gpt-x"), NOW + 2)
+    assert (limited is None) == (is_open and read_at > NOW)
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s not in (Status.READY, Status.LIMITED, Status.RESTING)])
