@@ -25,7 +25,8 @@ logger = logging.getLogger("codexpool")
 
 LONGEST_SLEEP: Final = 60.0  # Seconds after which the clock is read again, in case it was set.
 LOOK_MOST: Final = 100  # Accounts that one look asks about.
-MOST_AT_ONCE: Final = 32  # Requests under way, with those of looks.
+MOST_AT_ONCE: Final = 32  # Readings under way, with those of looks.
+MORE_AT_ONCE: Final = 8  # Accounts of which more is read. They must not keep a look waiting.
 READ_IN: Final = frozenset({Status.READY, Status.LIMITED, Status.RESTING})  # Statuses in which an account is read.
 
 
@@ -54,6 +55,8 @@ class Poller:
         self._schedule = Schedule()
         self._reading: dict[IdentityKey, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
+        self._more_at_once = asyncio.Semaphore(MORE_AT_ONCE)
+        self._finishing: set[IdentityKey] = set()
         self._changed = asyncio.Event()
         self._logged: dict[IdentityKey, str] = {}  # Why an account cannot be read, as last logged.
 
@@ -220,12 +223,21 @@ class Poller:
 
     async def _finish(self, key: IdentityKey, bearer: Bearer, metadata: Metadata) -> None:
         """Read what belongs to an account's usage. No client waits for it."""
+        if key in self._finishing:  # Since the last reading: the backend is slow.
+            return
+        self._finishing.add(key)
+        try:
+            async with self._more_at_once:
+                await self._read_rest(key, bearer, metadata)
+        finally:
+            self._finishing.discard(key)
+
+    async def _read_rest(self, key: IdentityKey, bearer: Bearer, metadata: Metadata) -> None:
         usage = self._pool.states.usage(key)
-        async with self._at_once:
-            if usage.credits is not None and not usage.credits.is_listed:
-                with contextlib.suppress(UnreadError):
-                    found = await self._api.reset_credits(bearer, metadata)
-                    usage.credits = ResetCredits(found.available, found.expires_at, time.time(), is_listed=True)
-                    self._learned(key)
-            if (identity := self._pool.states.by_keys.get(key)) is not None:
-                await self._read_more(identity)
+        if usage.credits is not None and not usage.credits.is_listed:
+            with contextlib.suppress(UnreadError):
+                found = await self._api.reset_credits(bearer, metadata)
+                usage.credits = ResetCredits(found.available, found.expires_at, time.time(), is_listed=True)
+                self._learned(key)
+        if (identity := self._pool.states.by_keys.get(key)) is not None:
+            await self._read_more(identity)

@@ -21,7 +21,7 @@ from codexpool.pool.usage import MAIN, Limit
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.polling import MOST_AT_ONCE, Poller
+from codexpool.upkeep.polling import MORE_AT_ONCE, MOST_AT_ONCE, Poller
 from codexpool.upkeep.schedule import AT_ONCE, EVERY, PACE
 from tests.pool.pools import NOW, RESPONSES, metadata, statuses, unverified, vouch
 from tests.timetravel import TimeTravelLoop, time_travel
@@ -370,6 +370,24 @@ def test_a_limit_that_a_reading_has_found_can_be_looked_at_at_once(world: World)
 
     world.look()
     assert world.reads["a"] == 2
+
+
+def test_lists_of_models_that_are_slow_keep_no_look_waiting(loop: TimeTravelLoop) -> None:
+    names = [f"n{number}" for number in range(200)]
+    world = World(loop, *names)
+
+    async def hangs(identity: Identity) -> None:
+        world.more.append(identity.name)
+        await asyncio.sleep(HOUR)
+
+    world.poller = Poller(world.pool, world.tasks, world, world.bearer, lambda key: None, hangs)  # type: ignore[arg-type]
+    world.begin()
+    world.ready(*names)
+    world.passes(100)
+    world.limit(*names)
+
+    assert world.look() == [pytest.approx(world.seconds)]
+    assert len(world.more) == MORE_AT_ONCE
 
 
 def test_a_look_at_many_identities_is_bounded_and_covers_them_in_turn(loop: TimeTravelLoop) -> None:
