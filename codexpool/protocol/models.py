@@ -93,7 +93,7 @@ def _entry(value: Any, text: str) -> Entry:
     slug, priority = (value.get("slug"), value.get("priority")) if isinstance(value, dict) else (None, None)
     if not isinstance(slug, str) or not 0 < len(slug) <= LONGEST_SLUG or not slug.isprintable():
         raise ValueError("a model without a usable slug")
-    if not isinstance(priority, int) or isinstance(priority, bool):
+    if not isinstance(priority, int) or isinstance(priority, bool) or not -(2**31) <= priority < 2**31:
         raise ValueError("a model without a usable priority")
     encoded = text.encode()
     if _SURROGATE.search(encoded):

@@ -101,6 +101,7 @@ def model(**changes: object) -> dict[str, object]:
         written([model(slug="gpt\n")]),
         written([model(priority=None)]),
         written([model(priority=True)]),
+        written([model(priority=2**31)]),  # Clients have 32 bits for it, and could read no model of all lists.
         written([model(), "gpt-b"]),
         written([model(context_window=float("nan"))]),
         written([model(context_window=float("inf"))]),
@@ -112,7 +113,7 @@ def model(**changes: object) -> dict[str, object]:
         b'{"models": [{"slug": "gpt-a", "priority": 1}]',
         written([model()]).decode().encode("utf-16"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_a_list_that_a_client_could_not_read_is_no_list(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
