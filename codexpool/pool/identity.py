@@ -132,7 +132,7 @@ class Asked(NamedTuple):
     their answers say nothing about calls of a model. ``only`` names the identities that may serve it; None: all.
     ``named`` is the one that the client names to the proxy: no other one serves it. Empty if it names none.
     ``has_model``: nor may one serve it whose account lacks the model, by its list.
-    ``client`` tells apart the clients that ask; empty if that is not needed.
+    ``client`` tells apart the clients that ask; empty if no person sees this request.
     """
 
     session: str | None

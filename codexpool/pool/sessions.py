@@ -67,4 +67,5 @@ class Sessions:
         return self._clients.get(client)
 
     def note_served(self, client: str, key: IdentityKey) -> None:
-        self._clients[client] = key
+        if client:
+            self._clients[client] = key

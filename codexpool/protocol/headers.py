@@ -91,6 +91,11 @@ def replaced(fields: Fields, name: bytes, value: bytes | None) -> Fields:
     return kept if value is None else (*kept, (name, value))
 
 
+def is_for_title(values: Mapping[bytes, bytes]) -> bool:
+    """Return whether Codex asks for a title of the conversation, which it does in a thread of its own."""
+    return b'"thread_source":"thread_title"' in values.get(b"x-codex-turn-metadata", b"")
+
+
 def is_event_stream(values: Mapping[bytes, bytes]) -> bool:
     """Return whether the headers of an answer announce a stream of events."""
     return values.get(b"content-type", b"").startswith(b"text/event-stream")

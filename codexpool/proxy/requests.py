@@ -67,7 +67,7 @@ def exchange_of(
     # Only a GET upgrades: a POST with that header is a model request, and counts as one.
     upgrade = values.get(b"upgrade", b"").lower() == b"websocket" and request.method == "GET"
     path, _, query = request.path.partition("?")
-    client = client_of(values, peer_address(flow.client_conn.peername))
+    client = client_of(values, peer_address(flow.client_conn.peername)) if not headers.is_for_title(values) else ""
     asked, source = asked_of(values, routes.normalised(path), client)
     trace = tracer.begun(flow, route, asked, source, upgrade, member.name if member is not None else "")
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")

@@ -105,6 +105,22 @@ async def test_a_client_sees_what_the_identity_of_its_last_turn_has_left() -> No
     assert await goes(handler, asking(agent="another/1.0")) == "first"
 
 
+@pytest.mark.parametrize(("source", "shows"), [("user", "second"), ("thread_title", "first")])
+async def test_a_thread_that_no_person_sees_does_not_count(source: str, shows: str) -> None:
+    """The TUI has a title made by a thread of its own, right after the first turn."""
+    handler, keeper = serving("first", "second")
+    assert await a_turn(handler, 1) == "first"
+    is_limited(keeper, "first", 900)
+    title = flow(2)
+    title.request.headers["user-agent"] = "codex-tui/0.171.0"
+    title.request.headers["x-codex-turn-metadata"] = f'{{"turn_id":"","thread_source":"{source}","sandbox":"none"}}'
+    assert await goes(handler, title) == "second"
+    await is_answered(handler, title, 200, {})
+    keeper.reset()
+
+    assert await goes(handler, asking()) == shows
+
+
 async def test_a_client_at_the_limit_of_its_identity_sees_what_the_next_one_has_left() -> None:
     handler, keeper = serving("first", "second")
     assert await a_turn(handler, 1) == "first"
