@@ -3,7 +3,7 @@
 The task is kept in a file of its own in the state's folder, so that restarts, commands and other proxies use the
 same one. It is registered under a lock that works across processes, and only if the file has no other task than the
 refused one. Where the file cannot be used, the task is kept in memory. The id of a task is not secret; the key, which
-is, is never written.
+is, is not written there.
 """
 
 from __future__ import annotations
