@@ -54,10 +54,16 @@ class Reachable(Proxy):
 
 
 def free() -> int:
-    """Return an unused port."""
-    with socket.create_server((HERE, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return an unused port, another one each time."""
+    while True:
+        with socket.create_server((HERE, 0)) as server:
+            port: int = server.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
+
+
+_given: set[int] = set()
 
 
 class Victim:
