@@ -143,6 +143,12 @@ class Exclusions:
         for key in [key for key in kept if key[1] == session]:
             del kept[key]
 
+    def may_return(self, session: str | None, token: str, why: str) -> None:
+        """Forget that a session was told to leave an identity, if that was the reason."""
+        kept, key = self._kept[Kind.SESSION], (token, session or "")
+        if (entry := kept.get(key)) is not None and entry.why == why:
+            del kept[key]
+
     def lift(self, owner: str, is_lifted: Callable[[Exclusion], bool]) -> bool:
         """Forget an owner's limits for models, as far as they are over. Return whether there were any."""
         limits = self._kept[Kind.LIMIT]

@@ -39,6 +39,7 @@ from codexpool.protocol.models import Catalogue
 from codexpool.protocol.usage_report import UsageReport
 
 FAMILIES_KEPT = 1_000  # Models whose limit is remembered.
+FOR_MODEL = "the session was told to leave it for a model that its list does not have"
 OTHERS_FIRST = 5.0  # Seconds that a half-open breaker waits for a request unlike those that every identity refuses.
 CLIENTS_KEPT = 256  # Clients, by version and the identities they may use, whose list of models is remembered.
 RESET_IS_NEWS = 60.0  # Seconds; a note of an earlier reset is found again at each start.
@@ -231,7 +232,12 @@ class Pool:
     def leaves_for_model(self, name: str, asked: Asked, at: float, seconds: float) -> bool:
         """Have a session leave an identity that lacks the model, if another serves it. Return whether it does."""
         identity, asked = self.identities.get(name), asked._replace(has_model=True)
-        return identity is not None and self.lacks(identity, asked) and self.leaves(name, asked, at, seconds)
+        if identity is None or not self.lacks(identity, asked):
+            return False
+        for other in self.identities.values():
+            if not self.lacks(other, asked):  # The session may have left it because that lacks another model.
+                self.exclusions.may_return(asked.session, other.fingerprint, FOR_MODEL)
+        return self.leaves(name, asked, at, seconds, FOR_MODEL)
 
     def family_of(self, asked: Asked) -> str:
         return self.families.get(asked.model, MAIN)
@@ -483,13 +489,19 @@ class Pool:
             self._listener.exclusions_changed(new.subject)
         return is_news
 
-    def leaves(self, name: str, asked: Asked, at: float, seconds: float = AWAY) -> bool:
+    def leaves(
+        self,
+        name: str,
+        asked: Asked,
+        at: float,
+        seconds: float = AWAY,
+        why: str = "the session was told to leave it",
+    ) -> bool:
         """Have a session leave an identity for a while. Return False if it has no name, or no other serves it."""
         identity = self.identities.get(name)
         others = any(i is not identity and self._is_able(i, asked, at) for i in self.identities.values())
         if identity is None or asked.session is None or not others:
             return False
-        why = "the session was told to leave it"
         self.exclusions.add(Exclusion(About.SESSION, identity.fingerprint, asked.session, at, at + seconds, why))
         return True
 

@@ -156,6 +156,28 @@ def test_a_socket_leaves_an_identity_that_lacks_the_model_only_if_another_serves
     assert not pool.leaves_for_model("free", turn(session="s2"), NOW, 60)
 
 
+@pytest.mark.parametrize("seconds", [60.0, 3600.0])
+def test_a_session_returns_to_an_identity_that_it_left_for_another_model(seconds: float) -> None:
+    pool = free_and_paid()
+    list_for(pool, "free", SMALL)
+    list_for(pool, "paid", LARGE)
+    assert pool.leaves_for_model("free", turn(LARGE), NOW, seconds)
+
+    assert pool.leaves_for_model("paid", turn(SMALL), NOW + 1, seconds)
+    assert pool.choose(turn(model=""), NOW + 1) is pool.identities["free"]
+    assert pool.leaves_for_model("free", turn(LARGE), NOW + 2, seconds)
+    assert pool.choose(turn(model=""), NOW + 2) is pool.identities["paid"]
+
+
+def test_a_session_does_not_return_to_an_identity_that_it_left_for_a_refusal() -> None:
+    pool = free_and_paid()
+    list_for(pool, "free", SMALL)
+    list_for(pool, "paid", LARGE)
+    assert pool.leaves("free", turn(SMALL), NOW)
+
+    assert not pool.leaves_for_model("paid", turn(SMALL), NOW + 1, 60)
+
+
 def test_versions_are_compared_with_themselves_only() -> None:
     """An old client's list lacks new models for all accounts alike."""
     known = Entitlements()
