@@ -7,6 +7,7 @@ from typing import NamedTuple, overload
 
 from codexpool.pool.exclusions import Exclusion
 from codexpool.pool.identity import Asked, Condition, Identity, Load, Status, clock
+from codexpool.pool.pins import Wanted
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because
 
@@ -79,14 +80,17 @@ def candidacies(pool: Pool, asked: Asked, refused: Collection[str], chosen: str,
     identities = list(pool.identities.values())
     kept = identities[:CANDIDATES_KEPT]
     kept += [i for i in identities[CANDIDATES_KEPT:] if i.name == chosen]
-    return Candidacies([_found(pool, i, asked, refused, i.name == chosen, at) for i in kept])
+    wanted = pool.wanted(asked)
+    return Candidacies([_found(pool, i, asked, refused, chosen, wanted, at) for i in kept])
 
 
-def _found(pool: Pool, i: Identity, asked: Asked, refused: Collection[str], is_chosen: bool, at: float) -> _Found:
-    is_ready, wanted = i.status is Status.READY, pool.wanted(asked)
+def _found(
+    pool: Pool, i: Identity, asked: Asked, refused: Collection[str], chosen: str, wanted: Wanted | None, at: float
+) -> _Found:
+    is_ready = i.status is Status.READY
     return _Found(
         i.name,
-        is_chosen,
+        i.name == chosen,
         at,
         i.condition,
         pool.left(i, asked, at) if is_ready else 0.0,

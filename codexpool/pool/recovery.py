@@ -107,7 +107,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     extra = {Next.LIGHTER, Next.AGAIN, Next.ONCE}
     lighter = may_relay = has_looked = False
     prefer: str | None = None
-    asked = asked._replace(has_model=pool.entitlements.differ)
+    if pool.entitlements.differ:
+        asked = asked._replace(has_model=True)
     while True:
         now = clock()
         own = pool.in_renewal(asked)

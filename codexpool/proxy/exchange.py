@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 from mitmproxy import http
 
@@ -155,8 +155,13 @@ def asked_of(values: Mapping[bytes, bytes], path: str, client: str = "") -> tupl
 
 def client_of(values: Mapping[bytes, bytes], address: str) -> str:
     """Return what tells a client apart: its account, its address and its user agent."""
-    named = (values.get(name, b"").decode("latin-1") for name in (headers.ACCOUNT, USER_AGENT))
-    return bounded(" ".join((household(address), *named)))
+    account, agent = values.get(headers.ACCOUNT, b""), values.get(USER_AGENT, b"")
+    return _client_named(address, account[:LONGEST_NAME], agent[:LONGEST_NAME])
+
+
+@lru_cache(maxsize=256)
+def _client_named(address: str, account: bytes, agent: bytes) -> str:
+    return bounded(f"{household(address)} {account.decode('latin-1')} {agent.decode('latin-1')}")
 
 
 def bounded(name: str) -> str:
@@ -229,7 +234,12 @@ def version_of(values: Mapping[bytes, bytes], query: str, asked: Asked) -> str:
     """Return the version of a request's client: for the list of models the one that the query asks with."""
     if asked.path == MODELS:
         return models.version_asked(query)
-    return models.whole_version(values.get(b"version", b"").decode("latin-1"))
+    return _version(values.get(b"version", b"")[:LONGEST_NAME])
+
+
+@lru_cache(maxsize=256)
+def _version(value: bytes) -> str:
+    return models.whole_version(value.decode("latin-1"))
 
 
 MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}
