@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from contextlib import closing
@@ -96,7 +97,8 @@ def test_the_tui_moves_with_its_pin_unseen(make: Make, tmp_path: Path) -> None:
         screen.shows("GPT")
         screen.types("say hi echo:banana")
         screen.shows(r"answer from \w+, request \d+, banana")
-        served = world.standin.requests(RESPONSES)[-1]
+        number, *_ = re.findall(r"answer from \w+, request (\d+), banana", screen.text)  # Others are for the title.
+        served = next(seen for seen in world.standin.requests(RESPONSES) if seen.number == int(number))
         first, session = served.name, str(served.header("thread-id"))
         other = {"work": "spare", "spare": "work"}[first]
         pin(world, session, other)
