@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -90,11 +91,10 @@ async def test_a_reading_that_fails_leaves_all_ready(pool: Path, tmp_path: Path)
 async def test_a_lift_that_one_proxy_reads_counts_for_the_others(pool: Path, tmp_path: Path) -> None:
     state, here, there = tmp_path / "state.sqlite3", Accounts(), Accounts()
     here.told["acc-drained"] = there.told["acc-drained"] = drained()
-    with (
-        keeper_of(pool, lambda: open_state(state), here) as one,
-        keeper_of(pool, lambda: open_state(state), there) as other,
-    ):
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(keeper_of(pool, lambda: open_state(state), here))
         await settled(one)
+        other = stack.enter_context(keeper_of(pool, lambda: open_state(state), there))
         await settled(other)
         assert statuses(one)["drained"] == statuses(other)["drained"] == Status.LIMITED
 
