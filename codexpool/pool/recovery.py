@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codexpool.pool.identity import Asked, Identity, Status
 from codexpool.pool.patience import PATIENCE
@@ -101,72 +101,34 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     Send None instead of a verdict if the attempt was not sent because its identity changed meanwhile: the generator
     yields another one, if there is one.
     """
-    patience = _Patience(timer)
-    tries = _Tries()
-    renewals: Counter[str] = Counter()
+    search = _Search(pool, asked, clock, _Patience(timer))
     extra = {Next.LIGHTER, Next.AGAIN, Next.ONCE}
-    lighter = may_relay = has_looked = False
-    prefer: str | None = None
-    if pool.entitlements.differ:
-        asked = asked._replace(has_model=True)
+    lighter = False
     while True:
-        now = clock()
-        own = pool.in_renewal(asked)
-        if own is not None and renewals[own.name] < MOST_RENEWALS and (seconds := patience.for_one_of([own])) > 0:
-            renewals[own.name] += 1
-            yield from patience.spent_on(Renew(own, seconds), [own])
-            continue
-        if (seconds := min(pool.unread_pause(asked, now), patience.left)) > 0:
-            yield from patience.spent_on(Wait(seconds))
-            continue
-        identity = pool.choose(asked, now, tries.refused(pool), prefer)
-        if identity is None and may_relay:
-            return Relay()
-        if identity is None:
-            identity = pool.choose(asked, now, tries.spent(pool))
-        if identity is None and asked.is_usage:
-            identity = pool.reads_usage(asked, now, tries.refused(pool))
-        may_look = identity is None and not has_looked and patience.left > 0
-        if may_look and (limited := pool.worth_a_look(asked, now, tries.refused(pool))):
-            has_looked = True
-            yield from patience.spent_on(Look(limited, min(LONGEST_LOOK, patience.left)))
-            continue
-        if identity is None:
-            awaited = pool.awaited(asked, now, patience.left, tries.spent(pool))
-            if (seconds := patience.for_one_of(awaited)) <= 0 and asked.has_model:
-                asked = asked._replace(has_model=False)  # A list may be wrong: only a refusal excludes.
-                continue
-            if seconds <= 0:
-                return NobodyServes()
-            yield from patience.spent_on(Wait(seconds), awaited)
-            continue
-        if (pause := min(pool.edge_pause(identity, now), patience.left)) > 0:
-            yield from patience.spent_on(Pause(pause))
-            prefer = identity.name
-            continue
-        sent = identity.fingerprint
+        found = yield from search.identity()
+        if not isinstance(found, Identity):
+            return found
+        identity, sent, at = found, found.fingerprint, clock()
         while (verdict := (yield Try(identity, lighter))) is None:
-            identity = pool.choose(asked, clock(), tries.refused(pool)) or identity
+            identity = search.another() or identity
             sent = identity.fingerprint
-        prefer = identity.name if verdict.next in STAYS else None
+        search.prefer = identity.name if verdict.next in STAYS else None
         if verdict.next in (Next.LIGHTER, Next.AGAIN):
             if verdict.next not in extra:
                 return Relay()
             extra.remove(verdict.next)
             lighter = lighter or verdict.next is Next.LIGHTER
             if verdict.next is Next.AGAIN:
-                yield from patience.spent_on(Pause(BEFORE_AGAIN))
+                yield from search.patience.spent_on(Pause(BEFORE_AGAIN))
             continue
-        tries.add(sent, now, verdict)
-        may_relay = verdict.next in MAY_BE_ITS_OWN
+        search.tries.add(sent, at, verdict)
+        search.may_relay = verdict.next in MAY_BE_ITS_OWN
         if verdict.next is Next.RELAY or (verdict.next is Next.ONCE and Next.ONCE not in extra):
             return Relay()
         if verdict.next is Next.ONCE:
             extra.remove(Next.ONCE)
-        seconds = patience.for_one_of([identity])
-        if verdict.next is Next.RENEWED and renewals[identity.name] < MOST_RENEWALS and seconds > 0:
-            renewals[identity.name] += 1
-            yield from patience.spent_on(Renew(identity, seconds), [identity])
+        if verdict.next is Next.RENEWED:
+            yield from search.renewal(identity)
 
 
 def advance(steps: Steps, verdict: Verdict | None) -> Step | Outcome:
@@ -245,3 +207,82 @@ class _Tries:
         if finding is Finding.EDGE:  # The same for all identities: one more try is enough.
             return any(times > 1 for _, times, _ in self._tries.values())
         return identity.status in (Status.READY, Status.RESTING) and identity.vouched_at < last
+
+
+@dataclass(slots=True)
+class _Search:
+    """Finds the identity of each attempt of one request, and waits as long as none can serve it.
+
+    ``prefer`` names the identity to stay with. ``may_relay``: the last answer is relayed if no other one is left.
+    """
+
+    pool: Pool
+    asked: Asked
+    clock: Callable[[], float]
+    patience: _Patience
+    tries: _Tries = field(default_factory=_Tries)
+    renewals: Counter[str] = field(default_factory=Counter)
+    prefer: str | None = None
+    may_relay: bool = False
+    has_looked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pool.entitlements.differ:
+            self.asked = self.asked._replace(has_model=True)
+
+    def identity(self) -> Generator[Step, Verdict | None, Identity | Outcome]:
+        """Return the identity of the next attempt, or the outcome if there is none."""
+        while True:
+            now = self.clock()
+            own = self.pool.in_renewal(self.asked)
+            if own is not None and (yield from self.renewal(own)):
+                continue
+            if (seconds := min(self.pool.unread_pause(self.asked, now), self.patience.left)) > 0:
+                yield from self.patience.spent_on(Wait(seconds))
+                continue
+            identity = self.pool.choose(self.asked, now, self.tries.refused(self.pool), self.prefer)
+            if identity is None and self.may_relay:
+                return Relay()
+            identity = identity or self._last_resort(now)
+            if identity is not None:
+                if (pause := min(self.pool.edge_pause(identity, now), self.patience.left)) <= 0:
+                    return identity
+                yield from self.patience.spent_on(Pause(pause))
+                self.prefer = identity.name
+            elif (wait := self._wait(now)) is not None:
+                yield from self.patience.spent_on(*wait)
+            elif self.asked.has_model:
+                self.asked = self.asked._replace(has_model=False)  # A list may be wrong: only a refusal excludes.
+            else:
+                return NobodyServes()
+
+    def another(self) -> Identity | None:
+        """Return the identity for an attempt that was not sent; None if there is no other."""
+        return self.pool.choose(self.asked, self.clock(), self.tries.refused(self.pool))
+
+    def renewal(self, identity: Identity) -> Generator[Step, Verdict | None, bool]:
+        """Wait for the renewal of an identity's token. Return False if that is not worth it any more."""
+        seconds = self.patience.for_one_of([identity])
+        if self.renewals[identity.name] >= MOST_RENEWALS or seconds <= 0:
+            return False
+        self.renewals[identity.name] += 1
+        yield from self.patience.spent_on(Renew(identity, seconds), [identity])
+        return True
+
+    def _last_resort(self, now: float) -> Identity | None:
+        """Return an identity that has refused the request before, or that only tells what it has left."""
+        identity = self.pool.choose(self.asked, now, self.tries.spent(self.pool))
+        if identity is None and self.asked.is_usage:
+            return self.pool.reads_usage(self.asked, now, self.tries.refused(self.pool))
+        return identity
+
+    def _wait(self, now: float) -> tuple[Look | Wait, Sequence[Identity]] | None:
+        """Return what to wait for if no identity can serve now, and those that may serve then; None for nothing."""
+        if not self.has_looked and self.patience.left > 0:
+            limited = self.pool.worth_a_look(self.asked, now, self.tries.refused(self.pool))
+            if limited:
+                self.has_looked = True
+                return Look(limited, min(LONGEST_LOOK, self.patience.left)), ()
+        awaited = self.pool.awaited(self.asked, now, self.patience.left, self.tries.spent(self.pool))
+        seconds = self.patience.for_one_of(awaited)
+        return (Wait(seconds), awaited) if seconds > 0 else None
