@@ -11,7 +11,7 @@ A list never keeps an identity from serving: it decides which one is asked first
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -155,6 +155,11 @@ class Entitlements:
         if not differ or plan not in own or model in own[plan]:
             return False
         return any(model in offered[version] for version in self._versions_of(plan))
+
+    def is_unlisted(self, plans: Iterable[str], model: str) -> bool:
+        """Return whether these accounts all have a list, and none of them the model."""
+        own = self._compared().own
+        return all(own.get(plan) and model not in own[plan] for plan in plans)
 
     def lacked(self, plan: str) -> frozenset[str]:
         """Return all models that an account does not have, by its lists."""

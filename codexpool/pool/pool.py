@@ -200,6 +200,11 @@ class Pool:
         plan = subjects(identity.fingerprint, identity.metadata).plan
         return self.entitlements.lacks(plan, asked.model)
 
+    def is_unlisted(self, asked: Asked) -> bool:
+        """Return whether no identity has the model that a request asks for, by the lists of all of them."""
+        plans = (subjects(i.fingerprint, i.metadata).plan for i in self.identities.values())
+        return bool(asked.model) and self.entitlements.is_unlisted(plans, asked.model)
+
     def catalogue(self, asked: Asked, version: str) -> Catalogue | None:
         """Return the list of models for a client of this version: all that its identities have.
 

@@ -19,6 +19,7 @@ from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 MOST_TRIES = 2  # Attempts of one request with one token.
 MOST_RENEWALS = 2  # Of one identity that a request waits for: the first may be read from disk, the second is issued.
 LONGEST_LOOK = 3.0  # Seconds to find out whether limited identities are limited still.
+MOST_UNLISTED = 3  # Identities asked for a model that is in no list: it may be new, but is more likely misspelt.
 BEFORE_AGAIN = 0.25  # Seconds before a request is sent again after an error of the backend.
 
 
@@ -96,7 +97,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     its encrypted reasoning, and once more after an error of the backend. An answer that may be the request's
     own fault (`Next.ONCE`, `Next.ELSEWHERE`) is relayed if no other identity is left.
 
-    Identities whose list lacks the model are tried only when no other one serves, not even after a wait.
+    Identities whose list lacks the model are tried only when no other one serves, not even after a wait. If the model
+    is in no list, the third refusal is relayed.
 
     Send None instead of a verdict if the attempt was not sent because its identity changed meanwhile: the generator
     yields another one, if there is one.
@@ -124,6 +126,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
         search.tries.add(sent, at, verdict)
         search.may_relay = verdict.next in MAY_BE_ITS_OWN
         if verdict.next is Next.RELAY or (verdict.next is Next.ONCE and Next.ONCE not in extra):
+            return Relay()
+        if search.tries.count(Finding.NOT_FOR_THIS_MODEL) >= MOST_UNLISTED and pool.is_unlisted(asked):
             return Relay()
         if verdict.next is Next.ONCE:
             extra.remove(Next.ONCE)
@@ -185,6 +189,10 @@ class _Tries:
     def add(self, fingerprint: str, at: float, verdict: Verdict) -> None:
         _, times, _ = self._tries.get(fingerprint, (at, 0, verdict.finding))
         self._tries[fingerprint] = (at, times + 1, verdict.finding)
+
+    def count(self, finding: Finding) -> int:
+        """Return how many tokens were last answered like that."""
+        return sum(last == finding for _, _, last in self._tries.values())
 
     def refused(self, pool: Pool) -> set[str]:
         """Return the identities to avoid while another one is left."""

@@ -32,6 +32,7 @@ SESSION_HEADERS = (
 """The first one present names the session."""
 
 MAY_NAME_SESSION = ("x-client-request-id", "x-codex-window-id")  # They do if they repeat.
+SHORTEST_ID = 8  # Characters of their values: with shorter ones clients count, and another client counts the same.
 
 NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, endpoints.USAGE})
 

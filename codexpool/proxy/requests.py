@@ -26,6 +26,7 @@ from codexpool.proxy.dressed_copy import label
 from codexpool.proxy.exchange import (
     MAY_NAME_SESSION,
     NO_TURN,
+    SHORTEST_ID,
     Exchange,
     address_of,
     asked_of,
@@ -99,7 +100,8 @@ async def read_body(flow: http.HTTPFlow, exchange: Exchange, pool: Pool | None) 
 def name_session(flow: http.HTTPFlow, exchange: Exchange, pool: Pool) -> None:
     """Name the session of a turn that the client does not name."""
     headers, asked = flow.request.headers, exchange.asked
-    ids = [(name, bounded(value)) for name in MAY_NAME_SESSION if (value := headers.get(name))]
+    sent = ((name, headers.get(name, "")) for name in MAY_NAME_SESSION)
+    ids = [(name, bounded(value)) for name, value in sent if len(value) >= SHORTEST_ID]
     named = pool.names.name(asked.client, ids, time.time())
     exchange.trace.session, exchange.trace.source = named.session, named.source
     parent = session_of(named.parent, exchange.member) if named.parent is not None else None

@@ -105,6 +105,19 @@ def test_an_unknown_list_and_an_unknown_model_mean_may() -> None:
     assert scene.request(turn("", "s3"), GOOD)[1] == ["free"]
 
 
+def test_a_model_in_no_list_is_asked_of_three_identities_only() -> None:
+    pool = ready_pool("a", "b", "c", "d", "e")
+    for name in "abcd":
+        list_for(pool, name, SMALL)
+
+    assert Scene(pool).request(turn(), UNSUPPORTED) == (NobodyServes(), ["a", "b", "c", "d", "e"])
+
+    pool = ready_pool("a", "b", "c", "d", "e")
+    for name in "abcde":
+        list_for(pool, name, SMALL)
+    assert Scene(pool).request(turn(), UNSUPPORTED) == (Relay(), ["a", "b", "c"])
+
+
 def test_a_list_excludes_no_identity_from_a_turn_that_no_other_serves() -> None:
     scene = Scene(free_and_paid())
     condemn(scene.pool, "paid", NOW)

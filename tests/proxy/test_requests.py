@@ -79,8 +79,9 @@ async def of_another_client(exchanges: SwapHandler, headers: dict[str, str], age
 async def test_conversations_of_other_clients_stay_on_one_identity_each(name: str) -> None:
     exchanges, keeper = with_keeper("first", "second", "third")
     keeper.pool.selection = Selection.ROUND_ROBIN
-    one = [await of_another_client(exchanges, {name: "one"}) for _ in range(4)]
-    both = [[await of_another_client(exchanges, {name: which}) for which in ("one", "two")] for _ in range(3)]
+    one = [await of_another_client(exchanges, {name: "0199a213-1"}) for _ in range(4)]
+    ids = ("0199a213-1", "0199a213-2")
+    both = [[await of_another_client(exchanges, {name: which}) for which in ids] for _ in range(3)]
 
     assert len({*one, *(first for first, _ in both)}) == 1
     assert len({second for _, second in both}) == 1
@@ -100,6 +101,17 @@ async def test_a_client_that_names_nothing_stays_on_one_identity() -> None:
 
     assert [len(set(served)) for served in turns] == [1, 1]
     assert turns[0][0] != turns[1][0]
+
+
+async def test_clients_that_count_their_requests_alike_share_no_session() -> None:
+    exchanges, keeper = with_keeper("first", "second")
+    keeper.pool.selection = Selection.ROUND_ROBIN
+    served = [
+        {await of_another_client(exchanges, {"x-client-request-id": "1"}, agent) for _ in range(3)}
+        for agent in ("a/1.0", "b/1.0")
+    ]
+
+    assert served in ([{"first"}, {"second"}], [{"second"}, {"first"}])
 
 
 @pytest.mark.parametrize("encoding", ["", "zstd"])
