@@ -17,7 +17,7 @@ from codexpool.config.model import ConfigError, Flag, IdentitySpec, Inline, Memb
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
 from codexpool.pool.selection import Selection
-from codexpool.protocol.routes import Routes, moved, why_fixed
+from codexpool.protocol.routes import ROUTES, Routes, moved, overlap, why_fixed
 from codexpool.tokens.member_key import HASHED, PREFIX
 
 FILE_KEYS = ("pool", "identity", "member")
@@ -103,13 +103,17 @@ def _notify(pool: Section) -> model.Notify:
 def _routes(pool: Section) -> Routes:
     given = pool.get("routes")
     table = pool.section("routes", tuple(given) if isinstance(given, dict) else (), ROUTES_FORM)
+    sides = {path: table.word(path, model.Side) for path in (given if isinstance(given, dict) else ())}
+    shared = [row.path for row in ROUTES] + [path for path, side in sides.items() if side is model.Side.SWAP]
     rows = []
-    for path in given if isinstance(given, dict) else ():
-        word = table.word(path, model.Side)
-        if why := why_fixed(path):
+    for path, side in sides.items():
+        why = why_fixed(path)
+        if not why and side is model.Side.OWN and not any(overlap(path, other) for other in shared):
+            why = "has the client's own credential already"
+        if why:
             table.problem(path, why, "remove this line (codexpool doctor --routes prints all paths)")
-        elif word is not None:
-            rows.append(moved(path, is_own=word is model.Side.OWN))
+        elif side is not None:
+            rows.append(moved(path, is_own=side is model.Side.OWN))
     # The first row that fits counts, and a table has no order: a longer path says more.
     return Routes(tuple(sorted(rows, key=lambda row: len(row.path), reverse=True)))
 

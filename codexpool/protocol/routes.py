@@ -134,6 +134,13 @@ def _fits(route: Route, plain: str) -> bool:
     return plain.startswith(route.path) if route.path.endswith("/") else plain == route.path
 
 
+def overlap(one: str, other: str) -> bool:
+    """Return whether some path is covered by both of two rows."""
+    return one == other or any(
+        outer.endswith("/") and inner.startswith(outer) for outer, inner in ((one, other), (other, one))
+    )
+
+
 def why_fixed(path: str) -> str:
     """Return why pool.toml cannot move a path (``/`` at its end: and everything below it); empty if it can."""
     if not path.startswith("/backend-api/") or normalised(path) != path:

@@ -434,6 +434,7 @@ def test_routes_of_the_pool_are_read() -> None:
         ),
         ('wham = "own"', "pool.routes.wham: is no path of the backend: those begin with /backend-api/"),
         (f'"{USAGE}/" = "own"', "the / at its end is too much"),
+        ('"/backend-api/codex/Models" = "own"', "has the client's own credential already"),
         ('"at-test-0123456789abcdef" = "own"', "pool.routes.(not shown, sha256:"),
     ],
 )
