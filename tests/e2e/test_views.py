@@ -97,7 +97,7 @@ def test_a_dead_pat_has_one_story_everywhere(make: Make, tmp_path: Path) -> None
 
 def test_the_page_is_no_traffic(make: Make, tmp_path: Path) -> None:
     world = make(pat("work"), folder=tmp_path, arguments=("-w", str(tmp_path / "flows")))
-    before = len(world.standin.seen)
+    before = len(world.seen)
     with httpx.Client(proxy=world.proxy.url, trust_env=False) as client:
         pages = [client.get(SITE + path) for path in ("/", "/page.css", "/page.js", "/api/status", "/metrics")]
         unknown, changing = client.get(SITE + "/nothing"), client.post(SITE + "/api/status", content=b"x")
@@ -118,7 +118,7 @@ def test_the_page_is_no_traffic(make: Make, tmp_path: Path) -> None:
     assert "codex.pool" not in world.proxy.log
     with (tmp_path / "flows").open("rb") as file:
         assert list(flow_io.FlowReader(file).stream()) == []
-    assert len(world.standin.seen) == before
+    assert len(world.seen) == before
 
 
 def test_a_waiting_reader_gets_an_event_as_it_happens(shared: World) -> None:
