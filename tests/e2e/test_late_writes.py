@@ -21,6 +21,7 @@ from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, served_by, socket_turn
 from tests.running import ROOT, pat, pool_toml, until
+from tests.standin import USAGE
 
 HEALTHY = 4
 DYING = 26
@@ -63,6 +64,7 @@ async def test_no_request_waits_for_a_locked_pool_toml(make: Make) -> None:
     world.proxy.start()
     try:
         longest = 0.0
+        until(lambda: {seen.name for seen in world.standin.requests(USAGE)} == set(names), 30, "all to be read")
         with locked(world.proxy.pool):
             dying = set(names[:DYING])
             for token in world.tokens[:DYING]:
