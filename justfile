@@ -14,7 +14,7 @@ run *arguments:
 demo *arguments:
     uv run codexpool demo "$@"
 
-# run the tests that show a broken change (about four minutes on two cores)
+# run the tests that show a broken change (about five minutes on two cores)
 test *arguments:
     uv run pytest -n auto --dist worksteal -m "not slow" --hypothesis-profile=quick "$@"
 
