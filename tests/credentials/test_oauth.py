@@ -488,16 +488,19 @@ def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: 
         seed = random.randrange(10**6)
         chance = random.Random(seed)
         killed = lost = 0
+        spent = standin.refreshes
         for number in range(200):
-            before, spent = file.document, standin.refreshes
+            before, earlier, spent = file.document, spent, standin.refreshes
             killed += killer.after(chance.uniform(0, 1.5 * duration)) == -9
             about = f"seed {seed}, moment {number}"
             assert file.is_whole(), about
             after = file.document
             refresh_token = after["tokens"]["refresh_token"]
             if refresh_token not in standin.backend.refresh_tokens._logins:
-                # Lost: the server had spent the token, and what it gave had not taken the old one's place yet.
-                assert (after, standin.refreshes) == (before, spent + 1), about
+                # Lost: the server had spent the token, and what it gave had not taken the old one's place yet. (On a
+                # busy machine the server may get to it when the next process has begun.)
+                assert after == before, about
+                assert standin.refreshes > earlier, about
                 lost += 1
                 file.path.write_text(json.dumps({**file.first, **standin.login(owner("spare"))}, indent=2))
             leftovers = {path.name for path in file.path.parent.iterdir()}
