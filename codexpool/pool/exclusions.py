@@ -88,6 +88,10 @@ def subjects(fingerprint: str, metadata: Metadata | None) -> Subjects:
     return Subjects(fingerprint, f"{account}/{metadata.plan}", f"{account} {metadata.user_id}")
 
 
+def subjects_of(identity: Identity) -> Subjects:
+    return subjects(identity.fingerprint, identity.metadata)
+
+
 class Exclusions:
     def __init__(self) -> None:
         self._kept: dict[Kind, Recent[tuple[str, str], Exclusion]] = {kind: Recent(KEPT) for kind in Kind}
@@ -108,7 +112,7 @@ class Exclusions:
         """Return what keeps an identity from serving a request."""
         if not any(self._kept.values()):
             return ()
-        mine = subjects(identity.fingerprint, identity.metadata)
+        mine = subjects_of(identity)
         found = [
             self._kept[Kind.ENDPOINT].get((mine.token, asked.path)),
             self._kept[Kind.SESSION].get((mine.token, asked.session or "")),
@@ -125,12 +129,12 @@ class Exclusions:
 
     def of(self, identity: Identity, at: float) -> list[Exclusion]:
         """List what an identity is not used for now, for people."""
-        mine = subjects(identity.fingerprint, identity.metadata)
+        mine = subjects_of(identity)
         return [e for e in self._shared() if e.subject in mine and e.counts(at)]
 
     def forget(self, identity: Identity) -> set[str]:
         """Forget all entries about an identity. Return the subjects of those that others know."""
-        mine = subjects(identity.fingerprint, identity.metadata)
+        mine = subjects_of(identity)
         gone = {e.subject for e in self._shared() if e.subject in mine}
         for kept in self._kept.values():
             for key in [key for key in kept if key[0] in mine]:

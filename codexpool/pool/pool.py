@@ -9,7 +9,7 @@ from typing import Any
 from codexpool.common.recent import Recent
 from codexpool.pool.causes import Cause
 from codexpool.pool.entitlements import Entitlements
-from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusion, Exclusions, subjects
+from codexpool.pool.exclusions import AWAY, ENDPOINT_LASTS, MODEL_LASTS, Exclusion, Exclusions, subjects_of
 from codexpool.pool.exclusions import Kind as About
 from codexpool.pool.identity import (
     LONGEST_AVOIDED,
@@ -125,7 +125,7 @@ class Pool:
                 self.because = because if wanted is None else wanted.because
                 return self._settled(asked, session, own, at)
             own_expired = own_expired or own
-        chosen = self._next(asked, session, excluded, at)
+        chosen = self._next(asked, session, excluded, wanted, at)
         self.because = Because.EXPIRED
         if own_expired is not None and (chosen is None or chosen.has_expired(at)):
             return self._settled(asked, session, own_expired, at)
@@ -197,12 +197,12 @@ class Pool:
         """Return whether an identity's account does not have the model that a request asks for, by its list."""
         if not asked.model or asked.is_side or not self.entitlements.differ:
             return False
-        plan = subjects(identity.fingerprint, identity.metadata).plan
+        plan = subjects_of(identity).plan
         return self.entitlements.lacks(plan, asked.model)
 
     def is_unlisted(self, asked: Asked) -> bool:
         """Return whether no identity has the model that a request asks for, by the lists of all of them."""
-        plans = (subjects(i.fingerprint, i.metadata).plan for i in self.identities.values())
+        plans = (subjects_of(i).plan for i in self.identities.values())
         return bool(asked.model) and self.entitlements.is_unlisted(plans, asked.model)
 
     def catalogue(self, asked: Asked, version: str) -> Catalogue | None:
@@ -226,7 +226,7 @@ class Pool:
         for i in self.identities.values():
             is_its = asked.is_served_by(i.name) and asked.named in ("", i.name)
             if is_its and i.metadata is not None and i.status not in (*CONDEMNED, Status.PAUSED):
-                plan = subjects(i.fingerprint, i.metadata).plan
+                plan = subjects_of(i).plan
                 asked_for[plan] = asked_for.get(plan, False) or i.status in SERVING_OR_SOON
         was_asked = self.entitlements.was_asked
         if any(will_be and not was_asked(plan, version) for plan, will_be in asked_for.items()):
@@ -363,11 +363,12 @@ class Pool:
         is_known = session is not None and chosen.metadata is not None and session.key == chosen.metadata.key
         return Because.OWN if is_known else Because.NEW if session is None else Because.MOVED
 
-    def _next(self, asked: Asked, session: Session | None, excluded: frozenset[str], at: float) -> Identity | None:
+    def _next(
+        self, asked: Asked, session: Session | None, excluded: frozenset[str], wanted: Wanted | None, at: float
+    ) -> Identity | None:
         """Return the identity for a session that is new, or that its own identity cannot serve."""
         if session is not None and (near := self._near(asked, session, excluded, at)) is not None:
             return near
-        wanted = self.wanted(asked)
         order = self._in_order(asked, at) if wanted is None else self._only(wanted.name)
         able = (i for i in order if i.name not in excluded and self._is_able(i, asked, at))
         return next(able, None)
@@ -476,7 +477,7 @@ class Pool:
         identity, at = self.states.current(name, evidence.fingerprint), evidence.at
         if identity is None:
             return False
-        plan = subjects(identity.fingerprint, identity.metadata).plan
+        plan = subjects_of(identity).plan
         return self._exclude(Exclusion(About.MODEL, plan, model, at, at + MODEL_LASTS, str(evidence)))
 
     def limited_for_model(
@@ -489,7 +490,7 @@ class Pool:
         if until is None:
             until = at + (UNKNOWN_LIMIT if is_limit else self.states.longer_rest(identity))
         self.states.breaker.tried()
-        owner = subjects(identity.fingerprint, identity.metadata).owner
+        owner = subjects_of(identity).owner
         return self._exclude(Exclusion(About.LIMIT, owner, model, at, until, str(evidence), is_limit, True))
 
     def _exclude(self, new: Exclusion) -> bool:
@@ -574,7 +575,7 @@ class Pool:
 
     def _lift(self, key: IdentityKey, is_lifted: Callable[[Exclusion], bool]) -> None:
         if (identity := self.states.by_keys.get(key)) is not None:
-            owner = subjects(identity.fingerprint, identity.metadata).owner
+            owner = subjects_of(identity).owner
             if self.exclusions.lift(owner, is_lifted):
                 self._listener.exclusions_changed(owner)
 

@@ -115,6 +115,17 @@ TRANSITIONS: Final[Mapping[Event, Mapping[Status, Status]]] = {
 limited; `IdentityStates.awake` says what it becomes otherwise."""
 
 
+AT_LIMIT: Final = "its account has reached a limit"  # Evidence from a reading, which no request has met.
+
+
+def limit_event(condition: Condition, usage: Usage, at: float) -> Event | None:
+    """Return what the newest word on an account's main limit means for a condition; None if it changes nothing."""
+    until = usage.limited_until(MAIN, at)
+    if until is None:
+        return Event.LIFTED if usage.is_lifted_since(condition.since) else None
+    return Event.LIMITED if (condition.status, condition.until) != (Status.LIMITED, until) else None
+
+
 class PoolListener:
     """Follows what happens in a pool; this one ignores it."""
 
@@ -282,13 +293,13 @@ class IdentityStates:
         identity.unread_since = None
         self._ranking.change(identity)
         usage = self.usage(key)
-        until = usage.limited_until(MAIN, at)
-        if until is None and usage.is_lifted_since(identity.condition.since):
-            self._apply(identity, Event.LIFTED, at)
-        elif until is not None and (identity.status, identity.condition.until) != (Status.LIMITED, until):
+        event = limit_event(identity.condition, usage, at)
+        if event is Event.LIFTED:
+            self._apply(identity, event, at)
+        elif event is Event.LIMITED:
             said_at = usage.said_at.get(MAIN, at)  # A later word may end it, even if that is learned first.
-            evidence = Evidence(said_at, note="its account has reached a limit")
-            self._apply(identity, Event.LIMITED, said_at, evidence, until)
+            evidence = Evidence(said_at, note=AT_LIMIT)
+            self._apply(identity, event, said_at, evidence, usage.limited_until(MAIN, at))
 
     def read_failed(self, key: IdentityKey) -> None:
         """Have new sessions avoid an identity no longer: its account's usage cannot be read now."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
 from codexpool.pool.entitlements import FRESH
-from codexpool.pool.exclusions import subjects
+from codexpool.pool.exclusions import subjects_of
 from codexpool.pool.identity import Identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import SERVING_OR_SOON
@@ -123,4 +123,4 @@ class ModelLists:
 
 
 def _plan(identity: Identity) -> str:
-    return subjects(identity.fingerprint, identity.metadata).plan
+    return subjects_of(identity).plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from codexpool.pool.needs import NAMES
 from codexpool.views.formatting import Line, Role, clock, plain, size, took
 
 Document = Mapping[str, Any]
@@ -37,9 +38,6 @@ ROW_MEANS: Final = {
     "14": "this is about the request itself, under any identity; the client gets it.",
 }
 """What each row of the table of verdicts (`codexpool.pool.verdict`) means, by its number."""
-
-KINDS: Final = {"pat": "PAT", "oauth": "OAuth login", "command": "command token", "agent": "agent identity"}
-"""The names of the kinds of credentials."""
 
 SWITCHED: Final = 101
 
@@ -172,7 +170,7 @@ def _candidates(candidates: list[Document] | None) -> Iterator[Line]:
 def _sent(attempt: Document, observed: bool, is_over: bool) -> Line:
     """Return the attempt itself: its identity, its outcome, and the verdict."""
     status, verdict = attempt["status"], attempt["verdict"]
-    kind = KINDS.get(attempt["kind"], attempt["kind"])
+    kind = NAMES.get(attempt["kind"], attempt["kind"])
     fingerprint = f" sha256:{attempt['fingerprint']}" if attempt["fingerprint"] else ""
     words = f"attempt {attempt['number']}, {attempt['identity']} ({kind}{fingerprint})"
     if attempt["lighter"]:

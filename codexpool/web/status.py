@@ -23,7 +23,7 @@ from codexpool.config.model import Access, IdentitySpec, PoolConfig
 from codexpool.members.ledger import Ledger
 from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
-from codexpool.pool.exclusions import subjects
+from codexpool.pool.exclusions import subjects_of
 from codexpool.pool.identity import Condition, Identity, Metadata, Status
 from codexpool.pool.needs import expiry, is_of_workspace, remedy
 from codexpool.pool.pool import Pool
@@ -167,7 +167,7 @@ def _identity(
     view: View, pool: Pool, identity: Identity, spec: IdentitySpec | None, sessions: Counter[str], now: float
 ) -> dict[str, Any]:
     condition, metadata = condition_at(pool, identity, now), identity.metadata or UNVERIFIED
-    usage, plan = usage_of(pool, identity), subjects(identity.fingerprint, identity.metadata).plan
+    usage, plan = usage_of(pool, identity), subjects_of(identity).plan
     requests, refusals, used_at = view.history.of_identity(identity.name, now)
     return {
         "name": safe(identity.name),

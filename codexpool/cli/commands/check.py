@@ -30,7 +30,7 @@ from codexpool.credentials.account_api import UnreadError
 from codexpool.credentials.authapi import Whoami
 from codexpool.pool.confirmation import DISCOVERY
 from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, Word
-from codexpool.pool.states import CONDEMNED
+from codexpool.pool.states import AT_LIMIT, CONDEMNED, Event, limit_event
 from codexpool.pool.usage import MAIN, Usage
 from codexpool.protocol.usage_report import UsageReport
 from codexpool.upkeep.persistence import USAGE
@@ -169,11 +169,12 @@ def _with_usage(row: IdentityRow, reading: Reading) -> IdentityRow:
     usage.take(row.usage.document(), now)
     usage.read(reading.report, reading.sent_at, now)
     row, condition = replace(row, usage=usage), row.condition
-    until = usage.limited_until(MAIN, now)
-    if row.status in (Status.READY, Status.LIMITED) and until is not None and condition.until != until:
-        evidence = Evidence(reading.sent_at, note="its account has reached a limit")
+    event = limit_event(condition, usage, now)
+    if event is Event.LIMITED and row.status in (Status.READY, Status.LIMITED):
+        evidence = Evidence(reading.sent_at, note=AT_LIMIT)
+        until = usage.limited_until(MAIN, now)
         return replace(row, condition=Condition(Status.LIMITED, reading.sent_at, until, evidence))
-    if row.status is Status.LIMITED and usage.is_lifted_since(condition.since):
+    if event is Event.LIFTED and row.status is Status.LIMITED:
         return replace(row, condition=Condition(Status.READY, reading.sent_at))
     return row
 
