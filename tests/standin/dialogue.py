@@ -24,7 +24,14 @@ class Desk(Protocol):
     plan: Plan
 
     def received(
-        self, method: str, target: str, headers: Headers, transport: Transport, connection: int, server_name: str
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        transport: Transport,
+        connection: int,
+        server_name: str,
+        peer: str,
     ) -> Request: ...
 
     def note_leak(self, request: Request) -> None: ...
@@ -74,8 +81,8 @@ class Dialogue:
     def _message(self, text: str) -> Request:
         # The identity of a socket is that of its upgrade; a message has no headers of its own.
         upgrade = self._upgrade
-        target, headers, connection = upgrade.path, upgrade.seen.headers, upgrade.seen.connection
-        request = self._desk.received("MESSAGE", target, headers, "message", connection, upgrade.server_name)
+        target, seen, name = upgrade.path, upgrade.seen, upgrade.server_name
+        request = self._desk.received("MESSAGE", target, seen.headers, "message", seen.connection, name, seen.peer)
         request.received(text.encode())
         return request
 

@@ -34,7 +34,8 @@ class Seen:
     status of the error frame, or 200. ``refusal`` is the rule that the request broke; a token that is merely
     dead breaks none. ``complete``: the whole answer is on its way. Where it is not, the stand-in has ``cut`` the
     connection or ``closed`` the socket (with this code) as planned, or the client ``aborted`` it.
-    ``body`` is decoded; length and hash are of the body as received.
+    ``body`` is decoded; length and hash are of the body as received. ``peer`` is the address that connected: with
+    several proxies, it tells which one asked.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Seen:
     headers: Headers
     transport: Transport
     connection: int
+    peer: str = ""
     at: float = field(default_factory=time.time)
     query: str = ""
     fingerprint: str = ""

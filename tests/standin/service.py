@@ -22,7 +22,6 @@ from tests.standin.http2 import Http2
 from tests.standin.listeners import ConnectProxy, Link, Tls
 from tests.standin.tokens import MEMBER_KEY, Refusal, misplaced
 
-LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
 
 
@@ -47,13 +46,13 @@ class Service:
 
     # -- the loop's life
 
-    async def listen(self, port: int, proxy_port: int) -> tuple[int, int]:
+    async def listen(self, address: str, port: int, proxy_port: int) -> tuple[int, int]:
         """Open both listeners; returns their ports."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.trouble(f"{context}"))
         self._servers = [
-            await loop.create_server(self.link, LOOPBACK, port, ssl=self.tls.context, backlog=BACKLOG),
-            await loop.create_server(lambda: ConnectProxy(self), LOOPBACK, proxy_port, backlog=BACKLOG),
+            await loop.create_server(self.link, address, port, ssl=self.tls.context, backlog=BACKLOG),
+            await loop.create_server(lambda: ConnectProxy(self), address, proxy_port, backlog=BACKLOG),
         ]
         first, second = (server.sockets[0].getsockname()[1] for server in self._servers)
         return first, second
@@ -113,7 +112,7 @@ class Service:
         host, _, port = head.target.rpartition(":")
         if head.method == "CONNECT" and host in self.hosts and port == "443":
             return True
-        request = self.received(head.method, head.target, head.headers, "connect", next(self._connections), "")
+        request = self.received(head.method, head.target, head.headers, "connect", next(self._connections))
         request.seen.host = host
         request.seen.status = 403
         request.seen.refusal = f"no tunnel to {head.target}"
@@ -125,7 +124,9 @@ class Service:
         tls = writer.get_extra_info("ssl_object")
         over_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         self._writers[writer] = "h2" if over_h2 else "http/1.1"
-        received = partial(self.received, connection=number, server_name=self.tls.server_name(writer))
+        peer, *_ = writer.get_extra_info("peername") or ("",)
+        name = self.tls.server_name(writer)
+        received = partial(self.received, connection=number, server_name=name, peer=peer)
         try:
             if over_h2:
                 await Http2(reader, writer, partial(received, transport="h2"), self.answer).serve()
@@ -200,12 +201,13 @@ class Service:
         headers: Headers,
         transport: Transport,
         connection: int,
-        server_name: str,
+        server_name: str = "",
+        peer: str = "",
     ) -> Request:
         """A request whose head has come, on record from now on."""
         path, _, query = target.partition("?")
         lower = [(name.lower(), value) for name, value in headers]
-        seen = Seen(next(self._numbers), "", method, path, headers, transport, connection, query=query)
+        seen = Seen(next(self._numbers), "", method, path, headers, transport, connection, peer, query=query)
         request = Request("", method, path, query, lower, transport, seen, server_name)
         self.backend.agents.identify(request)
         request.host = seen.host = (request.header("host") or "").removesuffix(":443").lower()

@@ -38,6 +38,7 @@ class StandIn:
         tokens: those of the pool, which may be spent on swapped paths only.
         clients: those of clients, which belong on all other paths.
         folder: where the certificates go; ``ca_file`` is for clients and proxies to trust.
+        address: where it listens; proxies on other machines need one that they reach.
         port, proxy_port: of the TLS listener and of the CONNECT proxy in front of it; 0 takes a free one.
         alpn: what is spoken, the preferred one first.
         websockets: False answers every upgrade with a 426.
@@ -54,6 +55,7 @@ class StandIn:
         *,
         folder: Path,
         clients: Iterable[Token] = (),
+        address: str = "127.0.0.1",
         port: int = 0,
         proxy_port: int = 0,
         alpn: tuple[Protocol, ...] = ("http/1.1",),
@@ -74,6 +76,7 @@ class StandIn:
             families=families,
             compress=compress,
         )
+        self._address = address
         self.port = port
         self.proxy_port = proxy_port
         self._authority = Authority(folder)
@@ -113,7 +116,7 @@ class StandIn:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         try:
-            ports.set_result(await self._service.listen(self.port, self.proxy_port))
+            ports.set_result(await self._service.listen(self._address, self.port, self.proxy_port))
         except OSError as error:
             ports.set_exception(error)
             return
