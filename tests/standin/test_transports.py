@@ -291,9 +291,9 @@ def test_it_tells_by_their_addresses_who_asks(tmp_path: Path) -> None:
     # given a backend at an address of its own, as proxies on several machines see it
     with StandIn([work()], folder=tmp_path, address="127.0.0.2") as standin:
         for source in ("127.0.0.3", "127.0.0.4"):
-            with socket.create_connection(("127.0.0.2", standin.port), 10, (source, 0)) as plain:
-                with tls(standin).wrap_socket(plain, server_hostname="chatgpt.com") as secured:
-                    secured.sendall(b"GET /nothing HTTP/1.1\r\nHost: chatgpt.com\r\nConnection: close\r\n\r\n")
-                    assert secured.recv(100).startswith(b"HTTP/1.1 404")
+            plain = socket.create_connection(("127.0.0.2", standin.port), 10, (source, 0))
+            with plain, tls(standin).wrap_socket(plain, server_hostname="chatgpt.com") as secured:
+                secured.sendall(b"GET /nothing HTTP/1.1\r\nHost: chatgpt.com\r\nConnection: close\r\n\r\n")
+                assert secured.recv(100).startswith(b"HTTP/1.1 404")
 
         assert [seen.peer for seen in standin.seen] == ["127.0.0.3", "127.0.0.4"]
