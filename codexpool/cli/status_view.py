@@ -27,6 +27,7 @@ MANY: Final = 70.0  # percent of a limit from which its use is yellow
 TOO_MANY: Final = 90.0  # percent from which it is red
 SESSIONS_SHOWN: Final = 3
 MEMBERS_SHOWN: Final = 20
+PROXIES_SHOWN: Final = 20
 HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 ASCII_HEIGHTS: Final = ".:-=+*#@"
 USUAL_FAMILY: Final = "codex"
@@ -60,6 +61,9 @@ class StatusView:
             yield Text(f"no requests are served: {proxy['closed']}", "bold red")
         if proxy["observe"]:
             yield Text("observe mode: requests pass unchanged; this shows what codexpool would do", "bold yellow")
+        state = self._document.get("state")
+        if state and not state["connected"]:
+            yield Text(f"the state is lost since {clock(state['since'])} UTC: {_lost(state)}", "bold yellow")
         if breaker["open"]:
             until = f" until {clock(breaker['until'])} UTC" if breaker["until"] is not None else ""
             names = ", ".join(breaker["names"]) or "several identities"
@@ -148,6 +152,8 @@ class StatusView:
         table.add_row("sessions", self._sessions())
         if pins := self._pins():
             table.add_row("pinned", pins)
+        if proxies := self._proxies():
+            table.add_row("proxies", proxies)
         table.add_row("in all", Text(self._totals()))
         return table
 
@@ -171,6 +177,18 @@ class StatusView:
         for pin in pins[:SESSIONS_SHOWN]:
             ago = span(self._at - pin["at"])
             lines.append(Text.assemble((_short_id(pin["session"]), "bold"), f" to {pin['identity']}, {ago} ago"))
+        return Text("\n").join(lines)
+
+    def _proxies(self) -> Text | None:
+        """Draw the proxies that share the state; None if this one has it to itself in a file."""
+        state, proxies = self._document.get("state"), self._document.get("fleet", ())
+        if not state or (len(proxies) < 2 and state["engine"] == "sqlite"):
+            return None
+        number = sum(proxy["alive"] for proxy in proxies)
+        lines = [Text(f"{number:,} connected to {state['where']}")]
+        lines += [_proxy(proxy, self._at) for proxy in proxies[:PROXIES_SHOWN]]
+        if len(proxies) > PROXIES_SHOWN:
+            lines.append(Text(f"and {len(proxies) - PROXIES_SHOWN} more"))
         return Text("\n").join(lines)
 
     def _totals(self) -> str:
@@ -229,6 +247,20 @@ def _member(member: Document) -> Text:
     limit = f" of {member['turns_a_day']}" if member["turns_a_day"] is not None else ""
     facts += [f"{member['turns_today']}{limit} turns today"] if member["turns_today"] or limit else []
     return Text.assemble((member["name"], "bold"), f" {', '.join(facts)}" if facts else "")
+
+
+def _lost(state: Document) -> str:
+    """Say what a lost engine means: nothing that clients notice."""
+    kept = f"{_counted(state['waiting'], 'row')} to write" if state["waiting"] else "what it learns"
+    return f"{state['where']} does not answer. This proxy goes on with what it knows, and keeps {kept}"
+
+
+def _proxy(proxy: Document, at: float) -> Text:
+    facts = ["this one"] if proxy["self"] else []
+    facts += [f"codexpool {proxy['version']}", f"process {proxy['pid']}", f"up {span(at - proxy['started_at'])}"]
+    facts += [_counted(proxy["sessions"], "session")]
+    silent = "" if proxy["alive"] else f", no heartbeat for {span(at - proxy['seen_at'])}"
+    return Text.assemble((proxy["host"], "bold"), f" {', '.join(facts)}", (silent, "yellow"))
 
 
 def short(key: str) -> str:

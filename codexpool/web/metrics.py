@@ -1,7 +1,7 @@
 """`/metrics`: the counts of this run and the state of each identity, for Prometheus.
 
 The numbers are read from `codexpool.traces.history` and from the pool at each scrape. No label has a value that a
-client, a session or a path could make up, so the number of samples is bounded by pool.toml.
+client, a session or a path could make up, so the number of samples is bounded by pool.toml and the fleet.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from codexpool.common.tasks import in_thread
 from codexpool.pool.identity import Identity, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import Window
+from codexpool.state.fleet import Fleet
 from codexpool.traces.history import BOUNDS, Buckets
 from codexpool.views.limits import safe, share_left, windows
-from codexpool.web.status import PROGRAMS, UNVERIFIED, View, condition_at, join, usage_of
+from codexpool.web.status import PROGRAMS, UNVERIFIED, View, condition_at, fleet_rows, join, usage_of
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -46,6 +47,8 @@ def _families(view: View, now: float) -> Iterator[Metric]:
 
     yield from ProcessCollector(registry=None).collect()  # Time, memory, open files; found on Linux only.
     yield from _of_the_proxy(view)
+    if view.fleet is not None:
+        yield from _of_the_fleet(view.fleet)
     yield from _of_requests(view)
     yield from _statuses(view, now)
     if view.pool is not None:
@@ -63,6 +66,26 @@ def _of_the_proxy(view: View) -> Iterator[Metric]:
     is_open = pool is not None and pool.states.breaker.opened_at is not None
     text = "1 while sessions are not moved because several identities died at once."
     yield from metric("codexpool_breaker_open", text, is_open)
+
+
+def _of_the_fleet(fleet: Fleet) -> Iterator[Metric]:
+    yield from metric("codexpool_state_info", "The engine of the state.", [((fleet.engine,), {})], ("engine",))
+    yield from metric("codexpool_state_connected", "1 while the state can be used.", fleet.is_connected)
+    text = "Rows in memory that are not yet written to the state."
+    yield from metric("codexpool_state_waiting_rows", text, fleet.waiting)
+    proxies = fleet_rows(fleet)
+    text = "Proxies that share the state and have sent a heartbeat within the last seconds."
+    yield from metric("codexpool_fleet_proxies", text, sum(proxy["alive"] for proxy in proxies))
+    labels = "host", "pid"
+    # A dictionary: containers may share host and process id, and one sample given twice would spoil the scrape.
+    by_proxy = {(proxy["host"], str(proxy["pid"])): proxy for proxy in proxies if proxy["alive"]}.items()
+    text = "The version of each of these proxies."
+    versions: list[Row] = [((*key, proxy["version"]), {}) for key, proxy in by_proxy]
+    yield from metric("codexpool_fleet_proxy_info", text, versions, (*labels, "version"))
+    text, starts = "Unix time at which it was started.", [(key, proxy["started_at"]) for key, proxy in by_proxy]
+    yield from metric("codexpool_fleet_proxy_start_time_seconds", text, starts, labels)
+    text, sessions = "Sessions it has served in its run.", [(key, proxy["sessions"]) for key, proxy in by_proxy]
+    yield from metric("codexpool_fleet_proxy_sessions", text, sessions, labels)
 
 
 def _of_requests(view: View) -> Iterator[Metric]:

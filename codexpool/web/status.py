@@ -31,6 +31,7 @@ from codexpool.pool.states import CONDEMNED
 from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.redaction import redact_text
+from codexpool.state.fleet import Fleet
 from codexpool.traces.history import History
 from codexpool.upkeep.verification import UNKNOWN
 from codexpool.views.limits import limited, limits, reset_credits, safe, share_left
@@ -40,6 +41,7 @@ AT_ONCE: Final = 50  # identities in one piece of the document
 SESSIONS_SHOWN: Final = 100
 PINS_SHOWN: Final = 100
 MODELS_SHOWN: Final = 50  # of one identity, by the backend's lists
+PROXIES_SHOWN: Final = 100
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 PROGRAMS: Final = {
     "version": __version__,
@@ -68,6 +70,7 @@ class View:
     listens: Sequence[str] = ()  # Addresses such as ``127.0.0.1:8080``.
     started_at: float = 0.0
     observes: bool = False
+    fleet: Fleet | None = None  # None without a pool, and in observe mode.
 
     @property
     def why_closed(self) -> str:
@@ -120,6 +123,8 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         "pins": _pins(view.pool),
         "pins_total": len(view.pool.pins) if view.pool is not None else 0,
         "clock": {"offset": view.clock_offset},
+        "state": _state(view.fleet),
+        "fleet": fleet_rows(view.fleet),
         "members": list(view.members),
         "breaker": _breaker(view.pool),
         "hour": history.hour(now),
@@ -136,6 +141,39 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         },
         "events_last": history.last,
     }
+
+
+def _state(fleet: Fleet | None) -> dict[str, Any] | None:
+    if fleet is None:
+        return None
+    return {
+        "engine": fleet.engine,
+        "where": safe(fleet.where),
+        "connected": fleet.is_connected,
+        "since": fleet.since,
+        "waiting": fleet.waiting,
+    }
+
+
+def fleet_rows(fleet: Fleet | None) -> list[dict[str, Any]]:
+    """Return the proxies that share the state, this one first. Times are by this machine's clock."""
+    if fleet is None:
+        return []
+    own_first = sorted(fleet.proxies, key=lambda proxy: (proxy.writer != fleet.own, proxy.host, proxy.pid))
+    read_at = fleet.read_at  # Not the present: while the engine is lost, no heartbeat of others can be seen.
+    return [
+        {
+            "host": safe(proxy.host),
+            "version": safe(proxy.version),
+            "pid": proxy.pid,
+            "started_at": read_at - proxy.up,
+            "seen_at": read_at - proxy.silent,
+            "alive": proxy.is_alive,
+            "sessions": proxy.sessions,
+            "self": proxy.writer == fleet.own,
+        }
+        for proxy in own_first[:PROXIES_SHOWN]
+    ]
 
 
 def _pins(pool: Pool | None) -> list[dict[str, Any]]:

@@ -97,6 +97,33 @@ def status(**changes: Any) -> dict[str, Any]:
     }
 
 
+def fleet(*names: str, **state: Any) -> dict[str, Any]:
+    """The parts of a status document about the state and the proxies that share it; the first is the one asked."""
+    return {
+        "state": {
+            "engine": "postgresql",
+            "where": "postgresql://db.example/codexpool",
+            "connected": True,
+            "since": NOW - 7200,
+            "waiting": 0,
+            **state,
+        },
+        "fleet": [
+            {
+                "host": name,
+                "version": "0.1.0",
+                "pid": 4711,
+                "started_at": NOW - 12_000,
+                "seen_at": NOW - 2,
+                "alive": True,
+                "sessions": 5,
+                "self": number == 0,
+            }
+            for number, name in enumerate(names)
+        ],
+    }
+
+
 def session(**changes: Any) -> dict[str, Any]:
     """A session of a status document."""
     return {

@@ -18,7 +18,7 @@ from rich.console import Console
 from codexpool.cli.commands.status import status as command
 from codexpool.cli.status_view import StatusView
 from codexpool.pool.identity import Status
-from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, identity, running, session, status
+from tests.cli.fakeproxy import DEAD, NOW, FakeProxy, fleet, identity, running, session, status
 from tests.cli.terminals import Piped, Terminal, after_one_line, plain
 
 LIMITED = identity(
@@ -291,6 +291,32 @@ def test_bars_are_ascii_on_an_ascii_terminal(fake: FakeProxy, tmp_path: Path) ->
 
     assert "###" in "".join(piped.lines)
     assert "".join(piped.lines).isascii()
+
+
+# -- the fleet
+
+
+def test_the_proxies_of_a_fleet_are_listed(fake: FakeProxy) -> None:
+    shared = fleet("pool-a", "pool-b", "pool-c")
+    shared["fleet"][2].update(alive=False, seen_at=NOW - 40)
+
+    text = shown(fake, columns=120, **shared)
+
+    assert re.search(r"^proxies +2 connected to postgresql://db.example/codexpool$", text, re.MULTILINE)
+    assert "pool-a this one, codexpool 0.1.0, process 4711, up 3 h 20 min, 5 sessions\n" in text
+    assert "pool-b codexpool 0.1.0, process 4711, up 3 h 20 min, 5 sessions\n" in text
+    assert "pool-c codexpool 0.1.0, process 4711, up 3 h 20 min, 5 sessions, no heartbeat for 40 s" in text
+
+
+def test_a_proxy_with_a_file_of_its_own_lists_no_fleet(fake: FakeProxy) -> None:
+    assert "proxies" not in shown(fake, **fleet("here", engine="sqlite", where="/state.sqlite3"))
+
+
+def test_a_lost_state_is_told_with_what_it_means(fake: FakeProxy) -> None:
+    text = " ".join(shown(fake, **fleet("pool-a", connected=False, since=NOW - 60, waiting=3)).split())
+
+    assert "the state is lost since 15:59:00 UTC: postgresql://db.example/codexpool does not answer" in text
+    assert "goes on with what it knows, and keeps 3 rows to write" in text
 
 
 # -- for programs

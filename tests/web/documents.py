@@ -274,6 +274,14 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
         "sessions_total": len(sessions or []),
         "pins": [],
         "pins_total": 0,
+        "state": {
+            "engine": "sqlite",
+            "where": "/home/you/state.sqlite3",
+            "connected": True,
+            "since": now,
+            "waiting": 0,
+        },
+        "fleet": [proxy_of_fleet("here", self=True)],
         "breaker": {"open": False, "until": None, "names": []},
         "hour": hour(now),
         "totals": {
@@ -287,6 +295,21 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
             "under_way": 1,
         },
         "events_last": 0,
+        **changes,
+    }
+
+
+def proxy_of_fleet(host: str, **changes: Any) -> Document:
+    now = time.time()
+    return {
+        "host": host,
+        "version": "0.1.0",
+        "pid": 4242,
+        "started_at": now - 3 * HOUR,
+        "seen_at": now - 2,
+        "alive": True,
+        "sessions": 9,
+        "self": False,
         **changes,
     }
 

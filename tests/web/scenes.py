@@ -18,6 +18,7 @@ from tests.web.documents import (
     hour,
     identity,
     limit,
+    proxy_of_fleet,
     session,
     status,
 )
@@ -161,6 +162,22 @@ def _breaker() -> Scene:
     return _with({"breaker": {"open": True, "until": time.time() + 40, "names": ["a", "b", "c"]}}, *dead)
 
 
+def _fleet() -> Scene:
+    """Three proxies, one of them silent, and a database that has just been lost."""
+    now = time.time()
+    scene_ = _normal()
+    scene_.status["state"] = {
+        "engine": "postgresql",
+        "where": "postgresql://db.example:5432/codexpool",
+        "connected": False,
+        "since": now - 40,
+        "waiting": 12,
+    }
+    silent = proxy_of_fleet("pool-c", alive=False, seen_at=now - 90, sessions=1, version="0.0.9")
+    scene_.status["fleet"] = [proxy_of_fleet("pool-a", self=True), proxy_of_fleet("pool-b", pid=7), silent]
+    return scene_
+
+
 def _many() -> Scene:
     words = ("ready", "ready", "ready", "limited", "resting", "unverified", "needs_login", "conflict")
     identities = [
@@ -226,6 +243,9 @@ def _hostile() -> Scene:
         *identities, sessions=sessions, proxy=proxy, events_last=len(events), pins=pins, pins_total=len(pins)
     )
     made_["breaker"] = {"open": True, "until": time.time() - 5, "names": list(HOSTILE)}
+    lost = {"engine": HOSTILE[0], "where": HOSTILE[6], "connected": False, "since": time.time(), "waiting": 10**9}
+    made_["state"] = lost
+    made_["fleet"] = [proxy_of_fleet(bad, version=bad, sessions=10**12) for bad in HOSTILE]
     return Scene(made_, flows, events, details)
 
 
@@ -235,6 +255,7 @@ SCENES = {
     "closed": _closed,
     "observe": _observe,
     "breaker": _breaker,
+    "fleet": _fleet,
     "many": _many,
     "hostile": _hostile,
 }

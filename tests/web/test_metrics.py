@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from codexpool.pool.identity import Condition, Evidence, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, ResetCredits, Window
+from codexpool.state.fleet import DEAD_AFTER
 from codexpool.traces.history import BOUNDS, History
 from codexpool.traces.trace import TurnTrace
 from codexpool.web.metrics import AT_ONCE, length, scrape
@@ -26,7 +27,7 @@ from codexpool.web.status import PROGRAMS, View
 from tests.pool.pools import NOW, condemn, ready_pool, refuse, unverified
 from tests.redaction.planting import pieces_in, recognised
 from tests.running import ROOT
-from tests.web.views import clock, config, many, request, served, view
+from tests.web.views import clock, config, fleet, many, member_of_fleet, request, served, view
 
 
 def exposition(looked_at: View, now: float = NOW) -> str:
@@ -79,7 +80,8 @@ def in_use() -> View:
     with clock(NOW + 1):
         history.socket_opened(waiting)
         history.turn_ended(waiting, TurnTrace(NOW), "completed", failed=False)
-    return view(pool, history, config=config("work", "spare", "dead", "missing"), events_lost=2)
+    specs, proxies = config("work", "spare", "dead", "missing"), (member_of_fleet("a"), member_of_fleet("b"))
+    return view(pool, history, config=specs, events_lost=2, fleet=fleet(*proxies, waiting=3))
 
 
 def key(pool: Pool, name: str) -> Any:
@@ -141,6 +143,29 @@ def test_the_numbers_equal_those_of_history_and_pool() -> None:
     other = {"identity": "work", "family": "codex_other", "window": "7d"}
     assert value(found, "codexpool_limit_used_ratio", **other) == 0.5
     assert value(found, "codexpool_limit_resets_timestamp_seconds", **other) is None
+
+
+def test_the_fleet_is_counted_by_its_heartbeats() -> None:
+    silent = member_of_fleet("c", DEAD_AFTER + 1)
+    proxies = fleet(member_of_fleet("a"), member_of_fleet("b"), silent, is_connected=False, waiting=3)
+
+    found = samples(view(fleet=proxies))
+
+    assert value(found, "codexpool_fleet_proxies") == 2
+    assert value(found, "codexpool_state_connected") == 0
+    assert value(found, "codexpool_state_waiting_rows") == 3
+    assert value(found, "codexpool_state_info", engine="postgresql") == 1
+    labels = {"host": "host-b", "pid": "42"}
+    assert value(found, "codexpool_fleet_proxy_info", **labels, version="1.0") == 1
+    assert value(found, "codexpool_fleet_proxy_sessions", **labels) == 7
+    assert value(found, "codexpool_fleet_proxy_start_time_seconds", **labels) == NOW - 101
+    assert len(labelled(found, "codexpool_fleet_proxy_sessions")) == 2
+
+
+def test_proxies_that_look_alike_make_one_sample() -> None:
+    proxies = (member_of_fleet(writer, host="localhost") for writer in "abc")
+
+    assert len(labelled(samples(view(fleet=fleet(*proxies))), "codexpool_fleet_proxy_sessions")) == 1
 
 
 def test_exactly_one_status_of_each_identity_is_set() -> None:

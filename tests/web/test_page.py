@@ -405,6 +405,21 @@ def test_pins_are_listed_with_the_sessions(tab: Tab, site: StandInSite) -> None:
     assert re.search(r"2 sessions are pinned:\s+01a1fc00\S+ to batch, \d+ \w+ ago", text(tab, "#pins"))
 
 
+def test_the_fleet_is_listed_and_a_lost_state_is_a_notice(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+    assert not tab.run("document.getElementById('fleet-section').checkVisibility()")  # one proxy with its file
+
+    site.show("fleet")
+    hurry(tab)
+
+    tab.wait("document.getElementById('fleet-section').checkVisibility()")
+    fleet = text(tab, "#fleet-section")
+    assert "postgresql://db.example:5432/codexpool" in fleet
+    assert re.search(r"pool-a this proxy · codexpool 0.1.0 · process 4242 · 9 sessions · started 3 h ago", fleet)
+    assert re.search(r"pool-c codexpool 0.0.9 .*last heartbeat [12] min ago", fleet)
+    assert re.search(r"out of reach. .* lost since .*\(12 rows so far\)", text(tab, "#notices"))
+
+
 def test_without_scripts_it_names_the_command(tab: Tab, site: StandInSite) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=True)
 

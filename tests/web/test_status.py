@@ -19,13 +19,14 @@ from codexpool.pool.identity import Asked, Condition, Evidence, Identity, Identi
 from codexpool.pool.pins import Pin
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, ResetCredits, Usage, Window
+from codexpool.state.fleet import DEAD_AFTER
 from codexpool.traces.history import History
 from codexpool.views.limits import WINDOWS_SHOWN
-from codexpool.web.status import AT_ONCE, PINS_SHOWN, PROGRAMS, SESSIONS_SHOWN, View, join, pieces
+from codexpool.web.status import AT_ONCE, PINS_SHOWN, PROGRAMS, PROXIES_SHOWN, SESSIONS_SHOWN, View, join, pieces
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.pool.test_entitlements import list_for
 from tests.redaction.planting import pieces_in, recognised
-from tests.web.views import POOL_TOML, RESPONSES, config, many, request, served, view
+from tests.web.views import POOL_TOML, RESPONSES, config, fleet, many, member_of_fleet, request, served, view
 
 IDENTITY_KEYS = {
     *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
@@ -423,6 +424,56 @@ def test_an_open_breaker_shows_its_end_and_causes() -> None:
     assert found["breaker"] == {"open": True, "until": NOW + 5, "names": ["a", "b", "c"]}
 
 
+# -- the fleet
+
+
+def test_the_fleet_is_shown_with_this_proxy_first() -> None:
+    looked_at = view(fleet=fleet(member_of_fleet("b"), member_of_fleet("a"), member_of_fleet("c", DEAD_AFTER + 1)))
+
+    found = document(looked_at, NOW)
+
+    assert found["fleet"][0] == {
+        "host": "host-a",
+        "version": "1.0",
+        "pid": 42,
+        "started_at": NOW - 101,
+        "seen_at": NOW - 3,
+        "alive": True,
+        "sessions": 7,
+        "self": True,
+    }
+    assert [(row["host"], row["alive"]) for row in found["fleet"]] == [
+        ("host-a", True),
+        ("host-b", True),
+        ("host-c", False),
+    ]
+
+
+def test_a_lost_state_shows_since_when_and_what_waits() -> None:
+    found = document(view(fleet=fleet(is_connected=False, waiting=12)), NOW)
+
+    assert found["state"] == {
+        "engine": "postgresql",
+        "where": "postgresql://db/pool",
+        "connected": False,
+        "since": NOW - 30,
+        "waiting": 12,
+    }
+
+
+def test_a_proxy_without_a_state_shows_none() -> None:
+    found = document(view(), NOW)
+    assert (found["state"], found["fleet"]) == (None, [])
+
+
+def test_a_large_fleet_is_cut_off_but_shows_this_proxy() -> None:
+    others = [member_of_fleet(f"b{number}", host=f"a{number}") for number in range(PROXIES_SHOWN + 5)]
+    found = document(view(fleet=fleet(*others, member_of_fleet("a", host="z"))), NOW)["fleet"]
+
+    assert len(found) == PROXIES_SHOWN
+    assert found[0]["self"]
+
+
 # -- in pieces
 
 
@@ -469,7 +520,8 @@ def test_no_secret_is_in_the_document(secret: str, other: str) -> None:
     pool.states.condition_learned("work", identity.fingerprint, Condition(Status.NEEDS_LOGIN, NOW, evidence=evidence))
     pool.states.breaker.opened_at, pool.states.breaker.names = NOW, (secret,)
     served(history, request(f"session {secret}", path=f"/{other}", model=other), ["work"])
-    text = json.dumps(document(view(pool, history), NOW), ensure_ascii=False)
+    others = fleet(member_of_fleet("b", host=secret, version=other), where=f"postgresql://{secret}@{other}/x")
+    text = json.dumps(document(view(pool, history, fleet=others), NOW), ensure_ascii=False)
     text += json.dumps(document(view(None, history, closed=f"broken at {secret}"), NOW), ensure_ascii=False)
 
     assert pieces_in(secret, text) == []

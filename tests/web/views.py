@@ -15,6 +15,7 @@ from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because, Selection
 from codexpool.pool.verdict import Answer, classify
+from codexpool.state.fleet import Fleet, Proxy
 from codexpool.traces.history import History
 from codexpool.traces.trace import AttemptTrace, Trace
 from codexpool.web.status import View
@@ -36,6 +37,15 @@ def config(*names: str) -> PoolConfig:
     """A pool.toml with an identity on each tenth line."""
     specs = (IdentitySpec(name, Inline(f"at-test-{name}"), 10 * line) for line, name in enumerate(names, 1))
     return PoolConfig(POOL_TOML, Selection.HEADROOM, tuple(specs))
+
+
+def fleet(*proxies: Proxy, is_connected: bool = True, waiting: int = 0, where: str = "postgresql://db/pool") -> Fleet:
+    """What the proxy ``a`` knows of its fleet since a second."""
+    return Fleet("postgresql", where, is_connected, NOW - 30, waiting, "a", proxies, NOW - 1)
+
+
+def member_of_fleet(writer: str, silent: float = 2.0, host: str = "", version: str = "1.0") -> Proxy:
+    return Proxy(writer, host or f"host-{writer}", version, 42, 100.0, silent, 7)
 
 
 def many(count: int) -> Pool:

@@ -4,7 +4,7 @@ import { keyed, known, make, node, put, set } from "./nodes.js";
 import { RETURNING, resign, sign } from "./signs.js";
 import { announce } from "./announcements.js";
 import { now, sentence } from "./times.js";
-import { short } from "./words.js";
+import { count, short } from "./words.js";
 
 const link = { state: "asking", since: 0, words: "" };
 let shown = new Set();
@@ -42,7 +42,7 @@ function* ofLink() {
   yield { key: "link", tone: "bad", title, text: [" since ", since, why, " Retrying; the data below is from before."] };
 }
 
-function* ofProxy({ proxy, breaker, identities }) {
+function* ofProxy({ proxy, breaker, identities, state }) {
   if (proxy.closed) {
     yield { key: "closed", tone: "bad", title: "All requests are refused: ", text: [short(proxy.closed, 500)] };
   } else if (!proxy.pool) {
@@ -52,6 +52,15 @@ function* ofProxy({ proxy, breaker, identities }) {
   if (proxy.observe) {
     const text = ["Requests show what would have been done."];
     yield { key: "observe", tone: "note", title: "Observe mode: nothing is changed. ", text };
+  }
+  if (state && !state.connected) {
+    const waiting = state.waiting ? ` (${count(state.waiting, "row")} so far)` : "";
+    const text = [
+      `${short(state.where, 200)} is lost since `,
+      [state.since, "both"],
+      `. The proxy goes on with what it knows, and writes what it learns${waiting} once it is back.`,
+    ];
+    yield { key: "state", tone: "note", title: "The state is out of reach. ", text };
   }
   if (breaker.open) {
     const who = breaker.names.length ? `Died within a minute: ${short(breaker.names.join(", "), 300)}. ` : "";

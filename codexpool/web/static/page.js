@@ -6,6 +6,7 @@
 import { ApiError, ask, pause, wake } from "./api.js";
 import { listenToDetail, refreshDetail } from "./detail.js";
 import { flush, follow, followEvents, listenToEvents } from "./events.js";
+import { showFleet } from "./fleet.js";
 import { listenToHour, showHour } from "./hour.js";
 import { showIdentities } from "./identities.js";
 import { node, put } from "./nodes.js";
@@ -29,6 +30,7 @@ function show(found) {
   showHour(found);
   showSessions(found.sessions, found.sessions_total);
   showPins(found.pins, found.pins_total);
+  showFleet(found.state, found.fleet);
   follow(found);
   const { proxy } = found;
   put(node("requests-listens"), proxy.listens[0] ?? "127.0.0.1:8080");
