@@ -61,10 +61,10 @@ def run_in_namespace_once(module: str, factory: pytest.TempPathFactory, seconds:
         return result
 
 
-def enter(folder: Path) -> None:
-    """Inside the namespace: start loopback, and point the backend's host names to it."""
+def enter(folder: Path, backend: str = "127.0.0.1") -> None:
+    """Inside the namespace: start loopback, and point the backend's host names to an address."""
     with socket.socket() as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14s", b"lo", IFF_UP, b""))
     hosts = folder / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
+    hosts.write_text(f"127.0.0.1 localhost\n{backend} {' '.join(HOSTS)}\n")
     subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -172,13 +172,23 @@ def codex() -> str | None:
     return os.environ.get("CODEXPOOL_CODEX") or shutil.which("codex")
 
 
+class Reachable(Protocol):
+    """The parts of a proxy that the real client needs."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def ca_file(self) -> Path: ...
+
+
 class Codex:
     """The real client with its own home, isolated from this machine's configuration.
 
     ``login`` has the variables of its login; the default is a personal access token.
     """
 
-    def __init__(self, proxy: Proxy, folder: Path, login: Mapping[str, str] | None = None) -> None:
+    def __init__(self, proxy: Reachable, folder: Path, login: Mapping[str, str] | None = None) -> None:
         self.home = folder / "home"
         self.home.mkdir(exist_ok=True)
         keep = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
