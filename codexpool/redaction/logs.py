@@ -10,7 +10,7 @@ from typing import Any
 from codexpool.redaction.redact import redact_text
 from codexpool.tokens.bearer import fingerprint
 
-_HINTS = ("at-", "bearer", "eyj", "rt_", "bqydk2vw")
+_HINTS = ("at-", "bearer", "eyj", "rt_", "bqydk2vw", "codexpool-sk-")
 """What every text with a secret has in it, in lower case. Nearly no line has any, and most are done with here."""
 
 _SECRET = re.compile(
@@ -19,7 +19,7 @@ _SECRET = re.compile(
     | (?: (?<! [A-Za-z] )                           # "format-…" and "start_…" are words,
         | (?<= \\[abfnrtv] ) | (?<= \\x[0-9a-f]{2} ) # but the letter may be what is left of a line end
         | (?<= \\u[0-9a-f]{4} ) | (?<= %[0-9A-Fa-f]{2} ) )
-      (?P<token> (?: at- | eyJ | rt_ | M\w{3}AQ[AE]wBQYDK2Vw ) [\w.~+/=-]{8,} ) (?<! \. )
+      (?P<token> (?: at- | eyJ | rt_ | codexpool-sk- | M\w{3}AQ[AE]wBQYDK2Vw ) [\w.~+/=-]{8,} ) (?<! \. )
     """,
     re.VERBOSE,
 )
