@@ -23,7 +23,7 @@ from codexpool.pool.needs import expiry
 from codexpool.pool.states import SERVING_OR_SOON
 from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.state import Record, Snapshot, record_name
-from codexpool.upkeep.persistence import NOT_FOR, USAGE
+from codexpool.state.notes import NOT_FOR, USAGE
 from codexpool.upkeep.verification import UNKNOWN
 from codexpool.views.formatting import plain, span
 from codexpool.views.limits import limited, limits, reset_credits

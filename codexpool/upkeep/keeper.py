@@ -32,12 +32,13 @@ from codexpool.pool.states import SERVING_OR_SOON, PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
 from codexpool.state import Snapshot
+from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, USAGE
 from codexpool.state.sqlite import SqliteState, agents_folder
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.model_lists import ModelLists
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, NOT_FOR, USAGE, Persistence, apply
+from codexpool.upkeep.persistence import Persistence, apply
 from codexpool.upkeep.polling import Poller
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader

@@ -24,6 +24,7 @@ from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
 from codexpool.state import Note, Record, Row, Rows, Snapshot, record_name
+from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
 from codexpool.state.sqlite import SqliteState
 
 logger = logging.getLogger("codexpool")
@@ -35,12 +36,6 @@ PATIENCE = 2.0  # Seconds from the start that connections, identities and notice
 OPEN_PAUSES = (1.0, 30.0)  # Seconds between two attempts to open the state: the first pause and the longest.
 MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the oldest are dropped.
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
-
-USAGE, RESET, FAMILIES, BREAKER, RESUMED, NOT_FOR = "usage", "reset", "families", "breaker", "resumed", "not_for"
-PINNED = "pinned"
-"""The kinds of notes: the first two by account and user, then for all, by pool.toml, by token, by the subject of
-an exclusion, and by pool.toml and session (`pin_name`). A ``RESET`` has when a person spent a reset credit, and the
-request whose outcome is not known yet. A ``PINNED`` is empty once the session was unpinned."""
 
 
 class Persistence(Rows):

@@ -10,8 +10,9 @@ import pytest
 
 from codexpool.cli.common import open_the_state
 from codexpool.pool.identity import Condition, IdentityKey, Status
+from codexpool.state.notes import PINNED
 from codexpool.tokens.member_key import hashed
-from codexpool.upkeep.persistence import PINNED, pin_name
+from codexpool.upkeep.persistence import pin_name
 from tests.cli.pools import Pool
 from tests.running import key_of, pat
 from tests.standin import StandIn

@@ -19,7 +19,7 @@ from codexpool.cli.common import moment, open_the_state
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
-from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
+from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
 from tests.cli.pools import Pool
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat

@@ -16,7 +16,7 @@ from click.testing import Result
 from codexpool.cli.commands import reset
 from codexpool.cli.common import open_the_state
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Status
-from codexpool.upkeep.persistence import RESET, USAGE
+from codexpool.state.notes import RESET, USAGE
 from tests.cli.pools import Pool
 from tests.e2e.logins import login_of, owner
 from tests.running import pat

@@ -13,8 +13,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from codexpool.state.notes import PINNED
 from codexpool.state.sqlite import open_state
-from codexpool.upkeep.persistence import PINNED, pin_name
+from codexpool.upkeep.persistence import pin_name
 from tests.client.conftest import Make, World
 from tests.client.screen import Screen, tmux
 from tests.running import answered, pat, trouble, until

@@ -12,8 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from codexpool.state.notes import PINNED
 from codexpool.state.sqlite import open_state
-from codexpool.upkeep.persistence import PINNED, pin_name
+from codexpool.upkeep.persistence import pin_name
 from tests.e2e.world import BACKEND, MODEL, OWN, World, own_headers, served_by, socket_turn
 from tests.running import until
 

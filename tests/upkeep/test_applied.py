@@ -13,7 +13,8 @@ from codexpool.pool.identity import Asked, Condition, Evidence, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Snapshot
-from codexpool.upkeep.persistence import BREAKER, FAMILIES, PINNED, RESUMED, USAGE, apply, pin_name
+from codexpool.state.notes import BREAKER, FAMILIES, PINNED, RESUMED, USAGE
+from codexpool.upkeep.persistence import apply, pin_name
 from tests.pool.pools import RESPONSES, bound, metadata, ready_pool, statuses
 
 POOL = Path("/p/pool.toml")

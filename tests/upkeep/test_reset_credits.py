@@ -20,8 +20,9 @@ from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.reset_credits import Credit, Credits
 from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from codexpool.state import Snapshot
+from codexpool.state.notes import RESET, USAGE
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.persistence import RESET, USAGE, apply
+from codexpool.upkeep.persistence import apply
 from codexpool.upkeep.polling import Poller
 from tests.pool.pools import NOW, Changes, metadata, ready_pool, statuses
 

@@ -33,7 +33,7 @@ from codexpool.pool.identity import WHOAMI, Condition, Evidence, Kind, Status, W
 from codexpool.pool.states import AT_LIMIT, CONDEMNED, Event, limit_event
 from codexpool.pool.usage import MAIN, Usage
 from codexpool.protocol.usage_report import UsageReport
-from codexpool.upkeep.persistence import USAGE
+from codexpool.state.notes import USAGE
 
 AT_ONCE: Final = 8  # tokens verified at the same time
 FAILED: Final = frozenset({*CONDEMNED, Status.UNVERIFIED, Status.SUSPECT})  # statuses that make the exit code 1

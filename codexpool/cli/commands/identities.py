@@ -20,7 +20,7 @@ from codexpool.pool.identity import Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.states import RETURNING
 from codexpool.state import record_name
-from codexpool.upkeep.persistence import BREAKER, NOT_FOR, RESUMED, USAGE
+from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
 
 
 @click.command("list")

@@ -12,7 +12,8 @@ from codexpool.cli.common import Failure, Pool, open_the_state, pool_option
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
 from codexpool.pool.identity import Status
-from codexpool.upkeep.persistence import PINNED, pin_name, pinned_session
+from codexpool.state.notes import PINNED
+from codexpool.upkeep.persistence import pin_name, pinned_session
 from codexpool.views.formatting import plain
 
 SHOWN = 5  # Sessions that are named if several match.

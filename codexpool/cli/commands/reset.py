@@ -32,8 +32,8 @@ from codexpool.pool.identity import IdentityKey, Metadata, Status, Word
 from codexpool.pool.usage import MAIN, ResetCredits, Usage
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.reset_credits import CODEX, Credits, Outcome
+from codexpool.state.notes import RESET, USAGE
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.persistence import RESET, USAGE
 from codexpool.views.formatting import plain, span
 
 REMEMBERED: Final = 86_400.0  # Seconds for which a request without a clear answer is sent again as it was.

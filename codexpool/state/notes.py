@@ -1,0 +1,13 @@
+"""The kinds of notes in a state."""
+
+from __future__ import annotations
+
+from typing import Final
+
+USAGE: Final = "usage"  # What an account has left, by account and user.
+RESET: Final = "reset"  # When a person spent a reset credit, and a request whose outcome is unknown: the same.
+FAMILIES: Final = "families"  # The families of models: one for all.
+BREAKER: Final = "breaker"  # By pool.
+RESUMED: Final = "resumed"  # When a person said that nothing is wrong with an identity, by fingerprint.
+NOT_FOR: Final = "not_for"  # By the subject of an exclusion.
+PINNED: Final = "pinned"  # By pool and session (`pin_name`); empty once the session was unpinned.
