@@ -26,6 +26,9 @@ class UnusableError(Exception):
 def read_private(path: Path) -> str:
     """Return the text of a file that only its owner can read. Line ends are kept, a BOM is removed.
 
+    A file of root may be readable by its group, too, unless root reads it (PostgreSQL has the same rule for its
+    keys): a secret that Kubernetes or systemd mounts for a process without privileges has no other mode.
+
     Raises UnusableError if the file is missing, not readable, not regular, open to others (POSIX only), or not UTF-8.
     """
     try:
@@ -52,6 +55,12 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise UnusableError("is a folder", "name a file")
     if not stat.S_ISREG(status.st_mode):
         raise UnusableError("is not a regular file", "put the text into a file")
-    if os.name == "posix" and status.st_mode & OPEN_TO_OTHERS:
+    if os.name == "posix" and status.st_mode & _forbidden(status):
         mode = stat.S_IMODE(status.st_mode)
         raise UnusableError(f"is open to other users (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")
+
+
+def _forbidden(status: os.stat_result) -> int:
+    """Return the permissions that a secret file of this owner must not have."""
+    is_roots = status.st_uid == 0 != os.geteuid()
+    return OPEN_TO_OTHERS & ~stat.S_IRGRP if is_roots else OPEN_TO_OTHERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,15 +20,19 @@ LOCK_TIMEOUT = 5.0  # Seconds to wait for another process that edits the same fi
 TRIES = 5  # Edits are repeated if the file changes meanwhile,
 PAUSE = 0.05  # after so many seconds.
 BOM = "\ufeff"
+# A read-only file system, a folder or file of another user, a file that is mounted on its own.
+UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY})
 
 Change = Callable[[str], str]  # Maps the current text to the new text.
 
 
 class EditError(Exception):
-    """An edit that failed; the file is unchanged."""
+    """An edit that failed; the file is unchanged. ``is_unwritable``: this process may not write to it at all."""
 
-    def __init__(self, path: Path, what: str, remedy: str) -> None:
+    def __init__(self, path: Path, what: str, remedy: str, is_unwritable: bool = False) -> None:
         super().__init__(one_line(f"{path}: {what}; {remedy}"))
+        self.what = what
+        self.is_unwritable = is_unwritable
 
 
 def edit(path: Path, change: Change) -> None:
@@ -117,8 +122,10 @@ def _edit_errors(path: Path) -> Iterator[None]:
         raise EditError(path, str(error), "try again") from None
     except (OSError, RuntimeError, NotImplementedError) as error:  # a loop of symlinks; no locks on this file system
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        remedy = f"let the user the proxy runs as write to it and to {path.parent}, or edit it by hand"
-        raise EditError(path, f"cannot be edited: {reason}", remedy) from error
+        if getattr(error, "errno", None) in UNWRITABLE:
+            remedy = f"change it where it comes from (a mounted secret), or let this user write to {path.parent}"
+            raise EditError(path, f"cannot be written ({reason})", remedy, is_unwritable=True) from error
+        raise EditError(path, f"cannot be edited: {reason}", "fix this, or edit it by hand") from error
 
 
 def _changed(path: Path, before: bytes, change: Change) -> bytes:

@@ -50,6 +50,11 @@ def _named(key: str, value: str) -> Path:
     return path
 
 
+def is_read_only(path: Path) -> bool:
+    """Return whether a file cannot be replaced: it is mounted read-only, or its folder is another user's."""
+    return not os.access(path.resolve().parent, os.W_OK | os.X_OK)
+
+
 class Watcher:
     """Reports that one of some files was changed, created, removed or given other permissions.
 

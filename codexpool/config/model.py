@@ -174,7 +174,8 @@ class PoolConfig:
 
     ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
     Without ``access``, the address that the proxy listens on decides who may use the pool. ``turns_at_once`` limits
-    the whole pool. ``routes`` is the path policy.
+    the whole pool. ``routes`` is the path policy. ``is_read_only``: this process cannot write to the file, so the
+    state keeps its flags.
     """
 
     path: Path
@@ -187,6 +188,7 @@ class PoolConfig:
     turns_at_once: int | None = None
     intercept: Intercept = Intercept.CODEX
     routes: Routes = AS_SHIPPED
+    is_read_only: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.checks import Checks, Section, kind
+from codexpool.config.files import is_read_only
 from codexpool.config.model import ConfigError, Flag, IdentitySpec, Inline, MemberSpec, PoolConfig, Problem, Table
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
@@ -59,7 +61,7 @@ def load(path: Path) -> PoolConfig:
         text = read_private(path)
     except UnusableError as error:
         raise ConfigError([Problem(path, error.line, "", error.what, error.remedy)]) from None
-    return parse(text, path)
+    return replace(parse(text, path), is_read_only=is_read_only(path))
 
 
 def parse(text: str, path: Path) -> PoolConfig:

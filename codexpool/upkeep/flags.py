@@ -3,6 +3,9 @@
 A flag is only queued; one task writes the whole queue in one edit, in a thread. While the file cannot be written, the
 flags stay queued. A flag that no longer applies (a new token, a removed identity) is dropped before each attempt. At
 the end of the process there is one last attempt; a flag lost then is found out again after the next start.
+
+A file that is not for this process to write to (a mounted secret) is no failure. The state has the same flags, as the
+conditions of their tokens: `codexpool list` shows them, and `codexpool.upkeep.vault` has them outlive the process.
 """
 
 from __future__ import annotations
@@ -11,13 +14,16 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from codexpool.common import tasks
 from codexpool.config.model import Flag, IdentitySpec, PoolConfig
 from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.upkeep.vault import Vault
+
+if TYPE_CHECKING:
+    from codexpool.config.editing import EditError
 
 logger = logging.getLogger("codexpool")
 
@@ -36,6 +42,7 @@ class FlagWriter:
     _queued: dict[str, Flag | None] = field(default_factory=dict)  # By identity; None removes a flag.
     _writing: asyncio.Task[None] | None = None
     _is_failing: bool = False
+    _is_read_only: bool = False  # As logged: once is enough.
 
     def apply(self, spec: IdentitySpec, before: IdentitySpec | None) -> None:
         """Apply to an identity the flag that pool.toml has; ``before`` is its entry before the reload."""
@@ -72,7 +79,7 @@ class FlagWriter:
     def close(self) -> None:
         """Try once more to write what is queued. May take a second: for the end of the process."""
         self._drop_unwanted()
-        if self._queued and (error := self._put(dict(self._queued), LAST_LOCK_TIMEOUT)):
+        if self._queued and (error := self._put(dict(self._queued), LAST_LOCK_TIMEOUT)) and not error.is_unwritable:
             logger.error("%s; flags not written before the end: %s", error, ", ".join(self._queued))
         self._queued.clear()
 
@@ -86,21 +93,27 @@ class FlagWriter:
         while self._queued:
             flags = dict(self._queued)
             error = await tasks.in_thread(self._put, flags, None)
-            if error:
-                if not self._is_failing:
-                    self._is_failing = True
-                    logger.error("%s. Retrying; flags not written yet: %s", error, ", ".join(self._queued))
+            if error is not None:
+                self._log(error)
                 await asyncio.sleep(next(pauses))
             else:
                 for name, flag in flags.items():
                     if name in self._queued and self._queued[name] is flag:
                         del self._queued[name]
-                if self._is_failing and not self._queued:
-                    self._is_failing = False
+                if (self._is_failing or self._is_read_only) and not self._queued:
+                    self._is_failing = self._is_read_only = False
                     logger.info("%s: the flags are written (%s)", self.config.path, ", ".join(flags))
             self._drop_unwanted()
 
-    def _put(self, flags: dict[str, Flag | None], lock_timeout: float | None) -> str:
+    def _log(self, error: EditError) -> None:
+        if error.is_unwritable and not self._is_read_only:
+            self._is_read_only = True
+            logger.info("%s %s: flags are kept in the state", self.config.path, error.what)
+        elif not error.is_unwritable and not self._is_failing:
+            self._is_failing = True
+            logger.error("%s. Retrying; flags not written yet: %s", error, ", ".join(self._queued))
+
+    def _put(self, flags: dict[str, Flag | None], lock_timeout: float | None) -> EditError | None:
         """Write flags. Return the error if the file cannot be written now. For a thread."""
         from codexpool.config import editing  # Slow to import and rarely needed.
 
@@ -108,10 +121,10 @@ class FlagWriter:
         try:
             refused = editing.put_flags(path, flags, lock_timeout)
         except editing.EditError as error:
-            return str(error)
+            return error
         for name, reason in refused.items():
             logger.error("%s: the flag of %s cannot be written: %s; edit the file by hand", path, name, reason)
-        return ""
+        return None
 
     def _drop_unwanted(self) -> None:
         for name, flag in list(self._queued.items()):

@@ -296,14 +296,20 @@ class Vault:
         condition = earlier.conditions.get(identity.fingerprint)
         if identity.fingerprint in self._distrusted or not identity.fingerprint:
             return
-        if condition is not None and condition.status is Status.NEEDS_LOGIN:
-            self._learn(identity, condition)  # Whatever its owner: this refresh token is dead.
+        if condition is not None and self._is_flagged(identity, condition):
+            self._learn(identity, condition)  # Whatever its owner: this token is dead.
         if metadata is None:
             return
         if condition is None or condition.status in (Status.READY, *HELD_OVER) or is_of_workspace(condition):
             self._pool.states.recall(identity.name, identity.fingerprint, metadata, time.time())
         if condition is not None and _still_applies(condition, time.time()):
             self._learn(identity, condition)
+
+    def _is_flagged(self, identity: Identity, condition: Condition) -> bool:
+        """Return whether an earlier run has found a token dead, and pool.toml cannot have the flag that says so."""
+        if identity.kind is Kind.PAT:
+            return condition.status is Status.NEEDS_REPLACEMENT and self._config.is_read_only
+        return condition.status is Status.NEEDS_LOGIN
 
     def _remember(self, identity: Identity, answer: Whoami) -> None:
         """Store the owner of a token, unless the token is gone with the process."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -130,10 +132,33 @@ def test_a_folder_that_cannot_be_written_is_an_edit_error(write: WritePrivate, t
     path = write("pool.toml", TEXT)
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(EditError, match="cannot be edited: Permission denied; let the user"):
+        assert load(path).is_read_only
+        with pytest.raises(EditError, match=r"cannot be written \(Permission denied\); change it where"):
             flag(path, "a", FLAG)
     finally:
         tmp_path.chmod(0o700)
+    assert path.read_text() == TEXT
+    assert not load(path).is_read_only
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY])
+@pytest.mark.parametrize("call", ["open", "replace"])
+def test_a_file_that_must_not_be_written_is_told_from_a_disk_that_fails(
+    write: WritePrivate, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    """A single file that is mounted cannot be replaced (EBUSY), although its folder can be written to."""
+    path = write("pool.toml", TEXT)
+    kept = getattr(os, call)
+
+    def refuse(source: object, *more: object, **named: object) -> object:
+        if str(source).endswith(".pool.toml.new"):
+            raise OSError(code, os.strerror(code))
+        return kept(source, *more, **named)
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(EditError, match=re.escape(os.strerror(code))) as raised:
+        flag(path, "a", FLAG)
+    assert raised.value.is_unwritable
     assert path.read_text() == TEXT
 
 
@@ -144,8 +169,9 @@ def test_a_disk_that_fails_leaves_the_old_file(write: WritePrivate, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(EditError, match="No space left"):
+    with pytest.raises(EditError, match="No space left") as raised:
         flag(path, "a", FLAG)
+    assert not raised.value.is_unwritable
     assert path.read_text() == TEXT
     assert {file.name for file in path.parent.iterdir()} <= {"pool.toml", ".pool.toml.lock"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,35 @@ def test_a_change_of_a_symlinks_target_is_seen(file: Path, tmp_path: Path) -> No
     watcher = Watcher([link])
     file.write_text("longer")
     assert watcher.changed()
+
+
+def mounted_secret(folder: Path, version: int, text: str) -> Path:
+    """Write a secret as Kubernetes does: each version in a folder of its own, all links swapped in one step."""
+    data = folder / f"..2026_11_30_{version}"
+    data.mkdir()
+    for name in ("pool.toml", "work.token"):
+        (data / name).write_text(text)
+        os.utime(data / name, ns=(1, 1))
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data", name))
+    (folder / "..data_tmp").symlink_to(data.name)
+    (folder / "..data_tmp").replace(folder / "..data")
+    return data
+
+
+def test_each_swap_of_a_mounted_secret_is_seen_and_seen_once(tmp_path: Path) -> None:
+    first = mounted_secret(tmp_path, 1, "one")
+    watcher = Watcher([tmp_path / "pool.toml", tmp_path / "work.token"])
+    second = mounted_secret(tmp_path, 2, "two")
+    assert [watcher.changed(), watcher.changed()] == [True, False]
+
+    # when: Kubernetes clears away what no link leads to
+    shutil.rmtree(first)
+    assert not watcher.changed()
+
+    mounted_secret(tmp_path, 3, "two")
+    shutil.rmtree(second)
+    assert [watcher.changed(), watcher.changed()] == [True, False]
 
 
 def test_a_missing_file_is_a_change_once_it_exists(tmp_path: Path, file: Path) -> None:

@@ -35,7 +35,7 @@ def locked(path: Path) -> Iterator[None]:
 def unwritable(code: int) -> Iterator[None]:
     """A file system that takes no new file."""
     with pytest.MonkeyPatch.context() as patch:
-        kept = os.open
+        kept, access = os.open, os.access
 
         def refuse(path: object, mode: int, *more: object, **named: object) -> int:
             if mode & (os.O_WRONLY | os.O_RDWR) and ".pool.toml." in str(path):
@@ -43,6 +43,7 @@ def unwritable(code: int) -> Iterator[None]:
             return kept(path, mode, *more, **named)  # type: ignore[arg-type]
 
         patch.setattr(os, "open", refuse)
+        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
         yield
 
 
@@ -74,7 +75,7 @@ async def test_flags_of_many_wait_for_a_lock_and_nobody_waits_for_them(
         await until(lambda: flags(path).keys() == set(NAMES[:26]))
 
 
-@pytest.mark.parametrize("trouble", [locked, errno.EROFS, errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("trouble", [locked, errno.ENOSPC])
 async def test_unwritable_flags_are_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: object
 ) -> None:
@@ -179,3 +180,63 @@ async def test_queued_flags_are_tried_once_more_at_the_end(
         caplog.clear() if is_free else None
     assert flags(path).keys() == {"a"}
     assert said(caplog.records, "flags not written before the end: b")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EBUSY])
+async def test_flags_of_a_read_only_file_stay_in_the_state_until_it_can_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    caplog.set_level("INFO")
+    path, state = write_pool(tmp_path, "a", "b", "c"), tmp_path / "state.sqlite3"
+    with keeper_of(path, lambda: SqliteState(state)) as keeper:
+        await until_ready(keeper)
+        with unwritable(code):
+            condemn(keeper, "a")
+            await until(lambda: said(caplog.records, "cannot be written"))
+            condemn(keeper, "b")
+            await asyncio.sleep(1)
+
+            # then: one line that is no complaint, and the state has both
+            (record,) = [record for record in caplog.records if "cannot be written" in record.getMessage()]
+            assert record.levelname == "INFO"
+            assert "flags are kept in the state" in record.getMessage()
+            known = read_state(state)
+            assert known is not None
+            for name in ("a", "b"):
+                assert known.conditions[fingerprint(token_of(name))].status is Status.NEEDS_REPLACEMENT
+
+        await until(lambda: flags(path).keys() == {"a", "b"})
+
+
+async def test_a_restart_knows_the_flags_of_a_read_only_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, state = write_pool(tmp_path, "a", "b", "c"), tmp_path / "state.sqlite3"
+    with unwritable(errno.EROFS):
+        with keeper_of(path, lambda: SqliteState(state)) as keeper:
+            await until_ready(keeper)
+            condemn(keeper, "a")
+            condemn(keeper, "b")
+            await until(lambda: keeper.pool.identities["b"].status is Status.NEEDS_REPLACEMENT)
+        # when: another proxy starts, and whoami has forgotten why
+        with keeper_of(path, lambda: SqliteState(state)) as keeper:
+            await until(lambda: keeper.pool.identities["c"].status is Status.READY)
+            statuses = {name: identity.status for name, identity in keeper.pool.identities.items()}
+            assert statuses == {"a": Status.NEEDS_REPLACEMENT, "b": Status.NEEDS_REPLACEMENT, "c": Status.READY}
+            assert "401 token_revoked" in str(keeper.pool.identities["a"].condition.evidence)
+
+            # when: a new token is in the secret
+            write_pool(tmp_path, "a", version=2)
+            await until(lambda: keeper.pool.identities["a"].status is Status.READY)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_restart_verifies_a_token_whose_flag_a_person_has_removed(tmp_path: Path) -> None:
+    path, state = write_pool(tmp_path, "a", "b"), tmp_path / "state.sqlite3"
+    with keeper_of(path, lambda: SqliteState(state)) as keeper:
+        await until_ready(keeper)
+        condemn(keeper, "a")
+        await until(lambda: "a" in flags(path))
+    write_pool(tmp_path, "a", "b")
+    with keeper_of(path, lambda: SqliteState(state)) as keeper:
+        await until_ready(keeper)
