@@ -266,6 +266,16 @@ class Pool:
 
     # -- what is worth waiting for
 
+    def unknown_sessions(self, asked: Asked) -> tuple[str, ...]:
+        """Return the sessions of a turn that the state should be asked about, because they are unknown here.
+
+        The parent's identity is only needed for a session that has none. (What is no turn uses nothing up, and does
+        not bind its session: it would be looked up each time.)
+        """
+        if not asked.is_turn or not (unknown := self.sessions.unknown(asked.session, asked.parent)):
+            return ()
+        return unknown if self.sessions.can_be_looked_up() else ()
+
     def in_renewal(self, asked: Asked) -> Identity | None:
         """Return the identity a session belongs to, if its token is being renewed: the session waits for it."""
         session = self.sessions.get(asked.session) or self.sessions.get(asked.parent)
@@ -409,7 +419,7 @@ class Pool:
             or own.has_expired(at)
             or not self.may_serve(own.name, asked)
         ):
-            self.sessions.bind(asked.session, chosen.metadata.key)
+            self._listener.session_bound(asked.session, self.sessions.bind(asked.session, chosen.metadata.key))
         elif not self.is_for(own, asked, at):
             self.sessions.set_aside(asked.session, asked.path, chosen.metadata.key)
             self.because = Because.ASIDE

@@ -19,6 +19,7 @@ from codexpool.pool.verdict import MAY_BE_ITS_OWN, Finding, Next, Verdict
 MOST_TRIES = 2  # Attempts of one request with one token.
 MOST_RENEWALS = 2  # Of one identity that a request waits for: the first may be read from disk, the second is issued.
 LONGEST_LOOK = 3.0  # Seconds to find out whether limited identities are limited still.
+LONGEST_LOOK_UP = 0.25  # Seconds to find out whether another proxy serves a session.
 MOST_UNLISTED = 3  # Identities asked for a model that is in no list: it may be new, but is more likely misspelt.
 BEFORE_AGAIN = 0.25  # Seconds before a request is sent again after an error of the backend.
 
@@ -68,6 +69,17 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask the state which identities serve these sessions, which are unknown to this proxy.
+
+    Return when it has answered, or after this many seconds.
+    """
+
+    sessions: Sequence[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """The client gets the answer of the last attempt."""
 
@@ -78,7 +90,7 @@ class NobodyServes:
 
 
 Outcome = Relay | NobodyServes
-Step = Try | Wait | Pause | Renew | Look
+Step = Try | Wait | Pause | Renew | Look | LookUp
 Steps = Generator[Step, Verdict | None, Outcome]
 
 
@@ -91,6 +103,8 @@ def attempts(pool: Pool, asked: Asked, clock: Callable[[], float], timer: Callab
     disk if the token there is another one, else from the token endpoint or the command) and send the new one; else
     take the next identity. A PAT cannot be renewed. A limit goes to the next identity at once. When none is left,
     those that are limited are looked at again: limits are lifted early.
+
+    A session that is unknown here is looked up once, before an identity is chosen: another proxy may serve it.
 
     An identity is tried once per token. It gets a second try only when no other identity is left, and whoami vouched
     for the token since the refusal, or the rest it was sent to is over. Besides, a request is sent once more without
@@ -233,6 +247,7 @@ class _Search:
     prefer: str | None = None
     may_relay: bool = False
     has_looked: bool = False
+    has_looked_up: bool = False
 
     def __post_init__(self) -> None:
         if self.pool.entitlements.differ:
@@ -241,6 +256,9 @@ class _Search:
     def identity(self) -> Generator[Step, Verdict | None, Identity | Outcome]:
         """Return the identity of the next attempt, or the outcome if there is none."""
         while True:
+            if not self.has_looked_up and (unknown := self.pool.unknown_sessions(self.asked)):
+                self.has_looked_up = True
+                yield LookUp(unknown, LONGEST_LOOK_UP)
             now = self.clock()
             own = self.pool.in_renewal(self.asked)
             if own is not None and (yield from self.renewal(own)):

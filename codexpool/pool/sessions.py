@@ -1,8 +1,20 @@
-"""Which identity serves which session, and how often each session moved."""
+"""Which identity serves which session, and how often each session moved.
+
+Several proxies may serve one session, and the state arbitrates between them. It keeps, for each session, the identity
+with the most moves; of two with as many, the one that was stored first. So whatever it says counts here, unless this
+proxy has moved the session since:
+
+| the session here | what the state says | here from now on |
+|---|---|---|
+| unknown | an answer to a look-up | that |
+| unknown | news | unknown still: it is looked up when a request needs it |
+| has moved more often | anything | unchanged: our own move is still being written |
+| has moved as often, or less | anything | what the state says |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from codexpool.common.recent import Recent
@@ -23,9 +35,13 @@ class Session:
 
 
 class Sessions:
-    """The sessions in use. They belong to an account and user, not to a token or a name."""
+    """The sessions in use. They belong to an account and user, not to a token or a name.
+
+    ``can_be_looked_up`` returns whether the state can be asked now about sessions that are unknown here.
+    """
 
     def __init__(self) -> None:
+        self.can_be_looked_up: Callable[[], bool] = lambda: False
         self._sessions: Recent[str, Session] = Recent(KEPT)
         self._asides: Recent[tuple[str, str], IdentityKey] = Recent(ASIDES_KEPT)
         self._clients: Recent[str, IdentityKey] = Recent(CLIENTS_KEPT)
@@ -45,11 +61,30 @@ class Sessions:
             known.moves += 1
         return known
 
-    def restore(self, sessions: Mapping[str, tuple[IdentityKey, int]]) -> None:
-        """Take over the sessions of an earlier run or another proxy, with their moves, unless they are in use."""
-        for session, (key, moves) in sessions.items():
+    def unknown(self, session: str | None, parent: str | None) -> tuple[str, ...]:
+        """Return a session that is unknown here, with its parent if that is, too."""
+        if session in self._sessions:
+            return ()
+        return tuple(name for name in (session, parent) if name and name not in self._sessions)
+
+    def found(self, stored: Mapping[str, tuple[IdentityKey, int]]) -> dict[str, IdentityKey]:
+        """Take over what a look-up found: identities and moves. Return what `follow` does."""
+        for session, (key, moves) in stored.items():
             if session not in self._sessions:
-                self.bind(session, key).moves = moves
+                self._sessions[session] = Session(key, moves)
+        return self.follow(stored)
+
+    def follow(self, stored: Mapping[str, tuple[IdentityKey, int]]) -> dict[str, IdentityKey]:
+        """Take over what the state says about known sessions. Return those that moved, with their last identity."""
+        moved = {}
+        for session, (key, moves) in stored.items():
+            if (known := self._sessions.get(session)) is None or moves < known.moves:
+                continue
+            if known.key != key:
+                moved[session] = known.key
+                self.bind(session, key)
+            known.moves = moves
+        return moved
 
     # If a session's own identity cannot serve one endpoint or family of models, another one does, always the same;
     # the session itself does not move for that.

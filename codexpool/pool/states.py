@@ -34,6 +34,7 @@ from codexpool.pool.identity import (
     Word,
 )
 from codexpool.pool.selection import Ranking
+from codexpool.pool.sessions import Session
 from codexpool.pool.usage import MAIN, NOTHING, Limit, Usage
 
 SHORT_REST = 2.0  # Seconds of the first rest after a refusal that sets no time; doubles up to...
@@ -140,6 +141,9 @@ class PoolListener:
 
     def exclusions_changed(self, subject: str) -> None:
         """Follow what is known against a subject of `codexpool.pool.exclusions`."""
+
+    def session_bound(self, name: str, session: Session) -> None:
+        """Follow a session to the identity that serves it from now on."""
 
 
 NO_LISTENER: Final = PoolListener()

@@ -13,7 +13,7 @@ from codexpool.pool import recovery
 from codexpool.pool.identity import Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
-from codexpool.pool.recovery import Look, NobodyServes, Pause, Relay, Renew, Try, Wait, advance
+from codexpool.pool.recovery import Look, LookUp, NobodyServes, Pause, Relay, Renew, Try, Wait, advance
 from codexpool.pool.verdict import Verdict
 from codexpool.protocol.lent_usage import NOTHING_KNOWN, seen_by_client
 from codexpool.protocol.routes import Policy
@@ -121,6 +121,8 @@ class Attempts:
                     await keeper.renewal(identity, seconds)
                 case Look(identities, seconds):
                     await keeper.look(identities, exchange.asked, seconds)
+                case LookUp(sessions, seconds):
+                    await keeper.look_up(sessions, seconds)
             if step is not None:
                 tracer.waited(exchange.trace, step, time.monotonic() - begun)
             if not self.goes_on(keeper, flow, exchange):

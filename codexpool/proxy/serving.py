@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from mitmproxy import http
@@ -12,7 +13,7 @@ from mitmproxy.connection import Client
 
 from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
-from codexpool.pool.identity import Condition, Identity
+from codexpool.pool.identity import Condition, Identity, IdentityKey
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import BACKEND_ONLY
@@ -121,6 +122,9 @@ class SwapHandler:
 
     def breaker_changed(self, is_open: bool, text: str) -> None:
         self.history.record(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
+
+    def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
+        self.sockets.sessions_moved(moved)
 
     # -- what may be looked at
 

@@ -28,7 +28,7 @@ from codexpool.common import tasks
 from codexpool.members.turn_queue import Slot
 from codexpool.pool.causes import Cause
 from codexpool.pool.exclusions import AWAY, MODEL_LASTS
-from codexpool.pool.identity import Evidence, Identity, Status
+from codexpool.pool.identity import Evidence, Identity, IdentityKey, Status
 from codexpool.pool.needs import no_identity
 from codexpool.pool.patience import PATIENCE
 from codexpool.pool.pool import Pool
@@ -102,6 +102,7 @@ class OpenSocket:
     has_left: bool = False  # The client was told to connect again, or the socket was closed.
     has_begun: bool = False  # Part of the current answer has arrived.
     has_answered: bool = False  # An answer has been completed on this socket.
+    is_behind: bool = False  # Another proxy has moved its session to another identity.
     turn: TurnTrace | None = None
 
     @property
@@ -232,6 +233,12 @@ class OpenSocket:
         elif not self.sockets.gate.may_go_on(self.exchange.member):
             self._close("its member key is no longer valid")
 
+    def session_moved(self) -> None:
+        """Follow a session that another proxy has moved: at once if the socket is idle, else with its next turn."""
+        self.is_behind = True
+        if not self.pending and not self.has_left:
+            self._close("another proxy has moved its session")
+
     def close_if_ending(self) -> None:
         """Close an idle socket if the proxy is ending."""
         if self.sockets.are_ending and not self.pending and not self.has_left:
@@ -248,10 +255,12 @@ class OpenSocket:
             _inject(self.flow, frames.connect_again())
             self._leave("its identity no longer serves" if may_go_on else "its member key is no longer valid")
             return
-        if self._leaves_for_model(pool, frames.model_of(message.content)):
+        behind = "another proxy has moved its session" if self.is_behind else ""
+        lacking = "its account's list does not have the model"
+        if why := behind or (self._leaves_for_model(pool, frames.model_of(message.content)) and lacking):
             message.drop()
             _inject(self.flow, frames.connect_again())
-            self._leave("its account's list does not have the model")
+            self._leave(why)
             return
         self.has_begun = False
         exchange.attempt.at = time.time()
@@ -505,6 +514,13 @@ class Sockets:
         """Close the idle sockets that may not go on after a change of the identities or the members."""
         for socket in list(self._open.values()):
             socket.close_if_unserved(pool)
+
+    def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
+        """Have the sockets of sessions that other proxies moved leave the identity that served them until now."""
+        for socket in list(self._open.values()):
+            exchange = socket.exchange
+            if exchange.session is not None and moved.get(exchange.session) == exchange.attempt.metadata.key:
+                socket.session_moved()
 
     def end(self) -> None:
         """Close idle sockets now, and busy ones as soon as they have their answer."""

@@ -12,7 +12,7 @@ from codexpool.common.tasks import harmless
 from codexpool.pool.identity import Asked, Identity
 from codexpool.pool.pool import Pool
 from codexpool.pool.reasons import LOOKED_AROUND, candidacies
-from codexpool.pool.recovery import Look, Pause, Renew, Wait
+from codexpool.pool.recovery import Look, LookUp, Pause, Renew, Wait
 from codexpool.pool.verdict import Answer, classify
 from codexpool.protocol import routes
 from codexpool.protocol.headers import first_values
@@ -79,7 +79,7 @@ def attempted(pool: Pool, exchange: Exchange, identity: Identity, fingerprint: s
 
 
 @harmless
-def waited(trace: Trace, step: Wait | Pause | Renew | Look, seconds: float) -> None:
+def waited(trace: Trace, step: Wait | Pause | Renew | Look | LookUp, seconds: float) -> None:
     match step:
         case Wait():
             trace.waited("an identity to become ready", seconds)
@@ -93,6 +93,8 @@ def waited(trace: Trace, step: Wait | Pause | Renew | Look, seconds: float) -> N
                 f"the backend's word on whether {names} {'is' if len(identities) == 1 else 'are'} still limited",
                 seconds,
             )
+        case LookUp():
+            trace.waited("the state's word on whether another proxy serves the session", seconds)
 
 
 @harmless

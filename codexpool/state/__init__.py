@@ -61,6 +61,11 @@ class Snapshot:
     moves: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[Account, str], Spent] = field(default_factory=dict)
 
+    @property
+    def stored_sessions(self) -> dict[str, tuple[IdentityKey, int]]:
+        """Return who serves each session, and how often it has moved."""
+        return {session: (key, self.moves.get(session, 0)) for session, key in self.sessions.items()}
+
 
 class Row(NamedTuple):
     """A row to write: ``values`` are those of `codexpool.state.database.COLUMNS`."""

@@ -28,6 +28,7 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
 from codexpool.pool.pool import Pool
+from codexpool.pool.sessions import Session
 from codexpool.pool.states import SERVING_OR_SOON, PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
@@ -37,6 +38,7 @@ from codexpool.state.sqlite import SqliteState, agents_folder
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
+from codexpool.upkeep.lookups import LookUps, Stored
 from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.persistence import Persistence, apply
 from codexpool.upkeep.polling import Poller
@@ -59,6 +61,9 @@ class Listener(Protocol):
 
     def breaker_changed(self, is_open: bool, text: str) -> None:
         """Follow the breaker; ``text`` explains it to a person."""
+
+    def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
+        """Follow sessions that other proxies moved; the keys are of their identities until now."""
 
 
 class Keeper(PoolListener):
@@ -84,6 +89,8 @@ class Keeper(PoolListener):
         self._listener = listener
         self._tasks = Tasks()
         self._persistence = Persistence(open_state, self._tasks)
+        self._look_ups = LookUps(self._persistence.look_up, self._sessions_found, self._tasks)
+        self.pool.sessions.can_be_looked_up = lambda: self._persistence.is_connected
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = str(config.path)
         accounts = AccountApi(route)
@@ -139,7 +146,14 @@ class Keeper(PoolListener):
         self._persistence.identity_served(self.config.path, identity)
         self._poller.used(identity.metadata.key)
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
-            self._persistence.session_served(asked.session, session)
+            self._persistence.session_bound(asked.session, session)
+
+    async def look_up(self, sessions: Sequence[str], seconds: float) -> None:
+        """Find out which identities serve sessions that are unknown here, ``seconds`` at most."""
+        await self._look_ups.look_up(sessions, seconds)
+
+    def session_bound(self, name: str, session: Session) -> None:
+        self._persistence.session_bound(name, session)
 
     def learn_family(self, model: str, family: str) -> None:
         """Record the family that a model's limit belongs to."""
@@ -211,10 +225,18 @@ class Keeper(PoolListener):
     def _apply(self, news: Snapshot) -> None:
         self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
+        self._sessions_moved(self.pool.sessions.found(news.stored_sessions))
         for key in apply(self.pool, news, self.config.path):
             self._persistence.put_note(USAGE, json.dumps(key), self.pool.states.usage(key).document())
         self._watch_breaker()
         self._wake()
+
+    def _sessions_found(self, found: Stored) -> None:
+        self._sessions_moved(self.pool.sessions.found(found))
+
+    def _sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
+        if moved:
+            self._listener.sessions_moved(moved)
 
     def limits_reset(self, identity: Identity) -> None:
         self._poller.read_soon(identity)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from codexpool.common import tasks
@@ -77,6 +77,15 @@ class Persistence(Rows):
                 await self._is_open.wait()
         return self._is_open.is_set()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the state can be asked now, as far as is known."""
+        return self._state is not None and getattr(self._state, "is_connected", False)
+
+    def look_up(self, sessions: Sequence[str]) -> Mapping[str, tuple[IdentityKey, int]]:
+        """Return who serves these sessions, and how often they moved. May take a while; raises StateError."""
+        return self._state.look_up(sessions) if self._state is not None else {}  # type: ignore[attr-defined]
+
     async def claim(self, case: str) -> bool:
         """Return whether this process must handle a case: none has before, here or in another process."""
         await self.opens_in_time()
@@ -109,7 +118,7 @@ class Persistence(Rows):
         if fingerprint:
             super().drop_condition(fingerprint)
 
-    def session_served(self, name: str, session: Session) -> None:
+    def session_bound(self, name: str, session: Session) -> None:
         """Store the identity of a session, if that changed or was stored long ago."""
         if self._is_due(name, session.key, SESSION_REWRITE):
             self.put_session(name, session.key, time.time(), session.moves)
@@ -196,7 +205,6 @@ def pinned_session(pool_toml: Path, name: str) -> str:
 def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> list[IdentityKey]:
     """Apply to a pool what others stored. Return the accounts of which the pool knows more than that."""
     ahead: list[IdentityKey] = []
-    pool.sessions.restore({s: (key, news.moves.get(s, 0)) for s, key in news.sessions.items()})
     for (kind, name), note in news.notes.items():
         try:
             _apply_note(pool, kind, name, note, pool_toml)

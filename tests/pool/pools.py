@@ -114,7 +114,7 @@ def bound(pool: Pool, session: str) -> IdentityKey | None:
 
 def restore(pool: Pool, sessions: Mapping[str, IdentityKey]) -> None:
     """Have the sessions of an earlier run."""
-    pool.sessions.restore({session: (key, 0) for session, key in sessions.items()})
+    pool.sessions.found({session: (key, 0) for session, key in sessions.items()})
 
 
 def not_for_endpoint(pool: Pool, name: str, path: str, at: float = NOW, code: str = "no_matching_rule") -> bool:

@@ -141,16 +141,6 @@ def test_session_used_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyP
     assert bound(pool, "one") == bound(pool, "three") == metadata("a").key
 
 
-def test_sessions_of_elsewhere_do_not_move_those_in_use_here() -> None:
-    pool = ready_pool("a", "b")
-    pool.choose(Asked("here", RESPONSES), NOW)
-
-    restore(pool, {"here": metadata("b").key, "there": metadata("b").key})
-
-    assert pool.choose(Asked("here", RESPONSES), NOW) is pool.identities["a"]
-    assert pool.choose(Asked("there", RESPONSES), NOW) is pool.identities["b"]
-
-
 def test_session_of_an_identity_that_left_is_served_by_another() -> None:
     pool = ready_pool("a")
     restore(pool, {"s": IdentityKey("account-gone", "user-gone")})

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -17,7 +17,7 @@ from codexpool.config.read import load
 from codexpool.credentials.account_api import UnreadError
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
-from codexpool.pool.identity import Condition, Evidence, Identity, Metadata, Status, Word
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Metadata, Status, Word
 from codexpool.protocol.usage_report import UsageReport
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import Bearer, fingerprint
@@ -36,6 +36,8 @@ class Unheard:
     def status_changed(self, identity: Identity, before: Condition) -> None: ...
 
     def breaker_changed(self, is_open: bool, text: str) -> None: ...
+
+    def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None: ...
 
 
 class Backend:

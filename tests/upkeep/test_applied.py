@@ -15,7 +15,7 @@ from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Snapshot
 from codexpool.state.notes import BREAKER, FAMILIES, PINNED, RESUMED, USAGE
 from codexpool.upkeep.persistence import apply, pin_name
-from tests.pool.pools import RESPONSES, bound, metadata, ready_pool, statuses
+from tests.pool.pools import RESPONSES, metadata, ready_pool, statuses
 
 POOL = Path("/p/pool.toml")
 HOUR = 3600.0
@@ -75,20 +75,14 @@ def test_families_of_models_are_known_after_a_restart() -> None:
     assert pool.families == {"gpt-spark": "codex_spark"}
 
 
-def test_usage_and_sessions_of_elsewhere_are_known_here() -> None:
+def test_usage_of_elsewhere_is_known_here() -> None:
     pool, now, usage = ready_pool("a", "b"), time.time(), Usage()
     usage.see(Window(MAIN, 300, 80.0, now + HOUR, now))
     note = json.loads(json.dumps(usage.document()))
-    news = Snapshot(
-        sessions={"s": metadata("b").key}, moves={"s": 2}, notes={(USAGE, json.dumps(metadata("a").key)): note}
-    )
 
-    apply(pool, news, POOL)
+    apply(pool, Snapshot(notes={(USAGE, json.dumps(metadata("a").key)): note}), POOL)
 
     assert pool.states.usage(metadata("a").key).windows == usage.windows
-    session = pool.sessions.get("s")
-    assert session is not None
-    assert (bound(pool, "s"), session.moves) == (metadata("b").key, 2)
 
 
 def test_the_breaker_of_this_pool_is_opened_and_closed_elsewhere() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from codexpool.pool.identity import Evidence, Kind
 from codexpool.pool.needs import NAMES, no_identity
-from codexpool.pool.recovery import Look, NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
+from codexpool.pool.recovery import Look, LookUp, NobodyServes, Outcome, Pause, Relay, Renew, Step, Try, Wait
 from codexpool.pool.selection import Because
 from codexpool.pool.verdict import NOT_PORTABLE, Verdict
 from codexpool.protocol.routes import asks_for_stream
@@ -181,6 +181,8 @@ class Observation:
                 return f"would wait {seconds:.1f} s"
             case Look():
                 return "would ask the backend whether its identities are still limited"
+            case LookUp():
+                return "would ask the state whether another proxy serves its session"
             case Relay():
                 return "would be passed on to the client"
             case NobodyServes():

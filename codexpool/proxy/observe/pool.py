@@ -104,6 +104,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Cons
     pool.states.breaker.most = config.breaker
     makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
+    pool.sessions.found(known.stored_sessions)
     apply(pool, known, config.path)
     for maker in makers:
         maker.settle(consulted)
