@@ -12,11 +12,13 @@ from wsproto.frame_protocol import Opcode
 
 from codexpool.pool.identity import Asked, Status
 from codexpool.pool.states import DOUBTS
+from codexpool.protocol import frames
+from codexpool.proxy import sockets as sockets_module
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.serving import SwapHandler
 from codexpool.proxy.sockets import MESSAGES_KEPT, OpenSocket, Pending, Sockets
 from codexpool.traces.history import History
-from tests.pool.pools import RESPONSES, ready_pool
+from tests.pool.pools import RESPONSES, metadata, ready_pool
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,71 @@ def test_a_close_counts_only_if_it_may_be_the_identitys_fault(code: int | None, 
         OpenSocket(flow, exchange, sockets, [Pending()]).on_close()
 
     assert one.status is (Status.RESTING if rests else Status.READY)
+
+
+# -- sessions that another proxy moved
+
+
+class Moving:
+    """The socket of a session, and what becomes of it when another proxy has moved the session."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *pending: Pending) -> None:
+        self.hung_up: list[object] = []
+        self.injected: list[bytes] = []
+        monkeypatch.setattr(sockets_module, "_hang_up", self.hung_up.append)
+        monkeypatch.setattr(sockets_module, "_inject", lambda flow, message: self.injected.append(message))
+        self.pool = ready_pool("one", "two")
+        attempt = SimpleNamespace(name="one", metadata=self.pool.identities["one"].metadata)
+        trace = SimpleNamespace(begin_turn=lambda at: None)
+        exchange: Any = SimpleNamespace(
+            asked=Asked("s", RESPONSES), session="s", named="s", attempt=attempt, member=None, trace=trace
+        )
+        flows: Any = SimpleNamespace(keeper=SimpleNamespace(pool=self.pool), serves=True)
+        gate: Any = SimpleNamespace(may_go_on=lambda member: True)
+        dressing: Any = SimpleNamespace(message=lambda content, asked, session, attempt: content)
+        self.sockets = Sockets(flows, dressing, cast(Any, None), gate, cast(Any, None))
+        self.flow = tflow.twebsocketflow()
+        self.sockets.opened(self.flow, exchange)
+        self.socket = self.sockets._open[self.flow]
+        self.socket.pending.extend(pending)
+
+    def moved_from(self, name: str) -> None:
+        self.sockets.sessions_moved({"s": metadata(name).key, "another": metadata("one").key})
+
+    def next_message_is_dropped(self) -> bool:
+        message = WebSocketMessage(Opcode.TEXT, True, b'{"type":"response.create","model":"m"}')
+        self.socket._ask(message)
+        return message.dropped
+
+
+async def test_an_idle_socket_of_a_moved_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = Moving(monkeypatch)
+
+    moving.moved_from("one")
+
+    assert moving.hung_up == [moving.flow]
+    assert moving.socket.has_left
+
+
+async def test_a_busy_socket_of_a_moved_session_moves_with_its_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = Moving(monkeypatch, Pending())
+
+    moving.moved_from("one")
+    assert (moving.hung_up, moving.socket.has_left) == ([], False)
+    moving.socket._end_first()
+
+    assert moving.next_message_is_dropped()
+    assert moving.injected == [frames.connect_again()]
+
+
+async def test_a_socket_stays_if_its_identity_did_not_serve_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves an endpoint or a model that the session's own identity cannot serve."""
+    moving = Moving(monkeypatch)
+
+    moving.moved_from("two")
+
+    assert moving.hung_up == []
+    assert not moving.next_message_is_dropped()
 
 
 # -- messages without a hook
