@@ -27,11 +27,15 @@ CLIENTS_KEPT = 10_000  # Clients whose last identity is remembered.
 
 @dataclass(slots=True)
 class Session:
-    """Who serves a session, how often that changed, and the accounts that served it before."""
+    """Who serves a session, how often that changed, and the accounts that served it before.
+
+    ``stored_at`` is the unix second at which this was last put into the state, 0 if it was not.
+    """
 
     key: IdentityKey
     moves: int = 0
     accounts: frozenset[str] = frozenset()
+    stored_at: float = 0.0
 
 
 class Sessions:
@@ -59,6 +63,7 @@ class Sessions:
             known.accounts |= {known.key.account_id}
             known.key = key
             known.moves += 1
+            known.stored_at = 0.0
         return known
 
     def unknown(self, session: str | None, parent: str | None) -> tuple[str, ...]:

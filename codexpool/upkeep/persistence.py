@@ -120,8 +120,10 @@ class Persistence(Rows):
 
     def session_bound(self, name: str, session: Session) -> None:
         """Store the identity of a session, if that changed or was stored long ago."""
-        if self._is_due(name, session.key, SESSION_REWRITE):
-            self.put_session(name, session.key, time.time(), session.moves)
+        now = time.time()
+        if abs(now - session.stored_at) > SESSION_REWRITE:
+            session.stored_at = now
+            self.put_session(name, session.key, now, session.moves)
 
     def usage_seen(self, key: IdentityKey, usage: Usage) -> None:
         """Store an account's usage: a limit, its end and a reading at once, everything else now and then."""
