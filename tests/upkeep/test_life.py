@@ -34,7 +34,7 @@ from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import tokens_of
 from codexpool.pool.confirmation import LASTS
 from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
-from codexpool.pool.recovery import Look, Pause, Renew, Try, Wait, attempts
+from codexpool.pool.recovery import Look, LookUp, Pause, Renew, Try, Wait, attempts
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import Finding
 from codexpool.protocol.errors import document_of, error_in
@@ -498,6 +498,8 @@ class Life(RuleBasedStateMachine):
                     await keeper.renewal(identity, seconds)
                 case Look(identities, seconds):
                     await keeper.look(identities, asked, seconds)
+                case LookUp(sessions, seconds):
+                    await keeper.look_up(sessions, seconds)
                 case Try(identity):
                     assert identity.status is Status.READY
                     assert identity.metadata is not None
