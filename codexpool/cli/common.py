@@ -14,7 +14,7 @@ import click
 
 from codexpool.cli.entry import entry
 from codexpool.common.clock_skew import Clock
-from codexpool.config.files import find, places
+from codexpool.config.files import find, is_read_only, places, remedy_of_read_only
 from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, Sources, resolve
@@ -203,6 +203,12 @@ def edit_pool(path: Path, change: Callable[[str], str]) -> None:
         editing.edit(path, change)
     except editing.EditError as error:
         raise Failure(str(error)) from None
+
+
+def require_writable(path: Path) -> None:
+    """Raise Unchanged if a pool.toml cannot be written: before a person logs in, or gets a key, for nothing."""
+    if path.exists() and is_read_only(path):
+        raise Unchanged(f"{path}: cannot be written; {remedy_of_read_only(path)}")
 
 
 def pool_option(command: F) -> F:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
+from codexpool.config.files import is_read_only, remedy_of_read_only
 from codexpool.config.model import ConfigError, Flag, Table, one_line
 from codexpool.config.read import FLAG, parse
 from codexpool.config.tables import UneditableError, named, read, with_key, without_key
@@ -99,6 +100,10 @@ def _rewrite(path: Path, change: Change, lock_timeout: float | None = None) -> N
     with ExitStack() as stack:
         with _edit_errors(path):
             real = path.resolve(strict=True)
+            before = real.read_bytes()
+        if is_read_only(real) and _changed(path, before, change) == before:
+            return  # A file lock could not be taken there.
+        with _edit_errors(path):
             stack.enter_context(locked(real, LOCK_TIMEOUT if lock_timeout is None else lock_timeout))
         for _ in range(TRIES):
             with _edit_errors(path):
@@ -123,8 +128,8 @@ def _edit_errors(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, NotImplementedError) as error:  # a loop of symlinks; no locks on this file system
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if getattr(error, "errno", None) in UNWRITABLE:
-            remedy = f"change it where it comes from (a mounted secret), or let this user write to {path.parent}"
-            raise EditError(path, f"cannot be written ({reason})", remedy, is_unwritable=True) from error
+            what, remedy = f"cannot be written ({reason})", remedy_of_read_only(path)
+            raise EditError(path, what, remedy, is_unwritable=True) from error
         raise EditError(path, f"cannot be edited: {reason}", "fix this, or edit it by hand") from error
 
 

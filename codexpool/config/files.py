@@ -55,6 +55,10 @@ def is_read_only(path: Path) -> bool:
     return not os.access(path.resolve().parent, os.W_OK | os.X_OK)
 
 
+def remedy_of_read_only(path: Path) -> str:
+    return f"change it where it comes from (a mounted secret), or let this user write to {path.parent}"
+
+
 class Watcher:
     """Reports that one of some files was changed, created, removed or given other permissions.
 

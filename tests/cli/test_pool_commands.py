@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, 
 from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
 from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
 from tests.cli.pools import Pool
+from tests.config.unwritable import unwritable
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat
 from tests.standin import RESPONSES, WHOAMI, Answer, StandIn, Token
@@ -347,6 +349,68 @@ def test_show_has_all_that_is_known_and_its_line(pool: Pool) -> None:
     assert (document["origin"], document["fedramp"]) == ("https://chatgpt.com", False)
     assert document["expires"] == "2026-12-02T00:00:00Z"
     assert "acc-work" in pool.run("show", "work").output
+
+
+# -- a pool.toml that is mounted read-only
+
+
+def test_what_check_finds_out_is_kept_in_the_state_of_a_read_only_pool(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.add(pat("spare"))
+    before = pool.text
+    pool.standin.kill(pat("work").token)
+
+    with unwritable(errno.EROFS):
+        result = pool.run("check", code=1)
+        assert "cannot be written" not in result.stderr
+        assert {name: row["status"] for name, row in pool.list().items()} == {
+            "work": "needs_replacement",
+            "spare": "ready",
+        }
+        assert "401 token_revoked on whoami" in pool.run("list").output
+    assert pool.text == before
+
+
+def test_a_flag_in_a_read_only_pool_is_said_to_be_in_the_way(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.standin.kill(pat("work").token)
+    pool.run("check", code=1)
+    pool.standin.revive(pat("work").token)
+
+    with unwritable(errno.EROFS):
+        result = pool.run("check", code=1)
+
+    assert "cannot be written (Read-only file system); change it where it comes from" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["pause", "work"], ["add", "new", "--token-stdin"], ["login", "new"], ["member", "add", "ann"]]
+)
+def test_a_command_that_must_write_a_read_only_pool_says_what_to_do(pool: Pool, command: list[str]) -> None:
+    pool.add(pat("work"))
+    before, asked = pool.text, len(pool.standin.seen)
+
+    with unwritable(errno.EROFS):
+        result = pool.run(*command, stdin="at-test-new-0123456789abcdef\n", code=1)
+
+    assert f"{pool.path}: cannot be written" in result.stderr
+    assert "change it where it comes from (a mounted secret)" in result.stderr
+    assert (result.stdout, pool.text, len(pool.standin.seen)) == ("", before, asked)
+
+
+def test_a_token_in_a_file_of_its_own_is_replaced_although_the_pool_is_read_only(pool: Pool) -> None:
+    work, file = pat("work"), pool.folder / "work.token"
+    file.touch(mode=0o600)
+    file.write_text(pool.secret(work.token))
+    pool.standin.add(work)
+    pool.run("add", "work", "--file", str(file))
+    new = fresh("work", work)
+    pool.standin.add(new)
+
+    with unwritable(errno.EROFS):
+        pool.run("replace", "work", "--token-stdin", stdin=pool.secret(new.token))
+
+    assert file.read_text().strip() == new.token
 
 
 # -- replace

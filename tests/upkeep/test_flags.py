@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from codexpool.pool.identity import Status
 from codexpool.state.sqlite import SqliteState, read_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import flags as pending_flags
+from tests.config.unwritable import unwritable
 from tests.state.memory import MemoryState
 from tests.upkeep.keepers import condemn, flags, keeper_of, said, token_of, until, until_ready, write_pool
 
@@ -28,22 +28,6 @@ NAMES = [f"i{number}" for number in range(30)]
 def locked(path: Path) -> Iterator[None]:
     """Another program edits pool.toml."""
     with filelock.FileLock(path.with_name(".pool.toml.lock")):
-        yield
-
-
-@contextmanager
-def unwritable(code: int) -> Iterator[None]:
-    """A file system that takes no new file."""
-    with pytest.MonkeyPatch.context() as patch:
-        kept, access = os.open, os.access
-
-        def refuse(path: object, mode: int, *more: object, **named: object) -> int:
-            if mode & (os.O_WRONLY | os.O_RDWR) and ".pool.toml." in str(path):
-                raise OSError(code, os.strerror(code), str(path))
-            return kept(path, mode, *more, **named)  # type: ignore[arg-type]
-
-        patch.setattr(os, "open", refuse)
-        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
         yield
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from codexpool.cli.common import (
     name_argument,
     pool_option,
     pool_path,
+    require_writable,
     sources,
     verification,
 )
@@ -76,6 +78,8 @@ def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
     """
     path = _pool_toml(named)
     _require_free_name(name, _pool(path))
+    if not dry_run:
+        require_writable(path)
     _add(name, path, given_token(name, path.parent, **options), dry_run)
 
 
@@ -96,6 +100,7 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
         _require_free_name(name, pool)
+        require_writable(path)
     import platformdirs
 
     logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
@@ -322,8 +327,8 @@ def _without(text: str, name: str, keys: Iterable[str]) -> str:
 
 def _edit(pool: Pool, change: Callable[[str], str]) -> None:
     pool.edit(change)
-    # Proxies watch this file; a change in the keyring is invisible to them.
-    os.utime(pool.path)
+    with suppress(OSError):  # Proxies watch this file; a change in the keyring they find a little later.
+        os.utime(pool.path)
 
 
 def _write(path: Path, text: str) -> None:

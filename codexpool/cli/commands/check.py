@@ -60,8 +60,8 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     """Verify the tokens of all identities, or of NAMEs, with the backend.
 
     Runs commands, renews logins that have expired, and registers a task for agent identities. Records the results:
-    flags dead personal access tokens in pool.toml, and removes the flag of good ones. If whoami refuses several
-    tokens at once that were good before, it flags none: whoami may be wrong.
+    flags dead personal access tokens in pool.toml (in the state if that cannot be written), and removes the flag of
+    good ones. If whoami refuses several tokens at once that were good before, it flags none: whoami may be wrong.
 
     Also reads what each account has left. A limit that is reached, or was lifted, counts from then on, for running
     proxies too.
@@ -206,7 +206,8 @@ def _record(
             try:
                 _flag(pool, pool.identity(name), status, f"sha256:{bearer.fingerprint}", answers[name].evidence)
             except editing.EditError as error:
-                errors.append(str(error))
+                if not error.is_unwritable or status is Status.READY:  # The state has the flag of a dead token.
+                    errors.append(str(error))
     return errors
 
 

@@ -14,7 +14,16 @@ from typing import Any, Final
 
 import click
 
-from codexpool.cli.common import Failure, Pool, Unchanged, json_option, moment, name_argument, pool_option
+from codexpool.cli.common import (
+    Failure,
+    Pool,
+    Unchanged,
+    json_option,
+    moment,
+    name_argument,
+    pool_option,
+    require_writable,
+)
 from codexpool.cli.output import console, print_table
 from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
@@ -114,6 +123,7 @@ def add(name: str, pool: Pool, **options: Any) -> None:
             f"member {name} already exists ({pool.path}:{spec.line}). Use another name, or for a new key: "
             f"codexpool member rotate {name}"
         )
+    require_writable(pool.path)
     key = new_key()
     limits = {option: value for option, value in options.items() if value}
     table: dict[str, Value] = {"name": name, "key": hashed(key), **limits}
@@ -186,6 +196,7 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
     is_revoked = spec.revoked_at is not None
     if is_revoked and not reinstate:
         raise Failure(f"{name} is revoked. To readmit it: codexpool member rotate {name} --reinstate")
+    require_writable(pool.path)
     grace = timedelta() if is_revoked else grace
     key, until = new_key(), datetime.now(UTC) + grace
 
