@@ -180,6 +180,8 @@ def secret_variables(config: PoolConfig) -> frozenset[str]:
 
 def environ_of_programs(environ: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
     """Return the environment for a program: ``environ`` without the ``secret`` variables and codexpool's own."""
+    if "://" in environ.get("CODEXPOOL_STATE", ""):
+        secret |= {"PGPASSWORD"}  # Of the state's database. Without one, it is for something else.
     return {
         name: value
         for name, value in environ.items()

@@ -35,6 +35,18 @@ def test_a_state_url_may_have_a_password() -> None:
     assert environ_of_programs({"CODEXPOOL_STATE": "postgresql://pool:secret@db/pool"}, frozenset()) == {}
 
 
+def test_the_password_of_the_states_database_is_not_seen() -> None:
+    environ = {"CODEXPOOL_STATE": "postgresql://pool@db/pool", "PGPASSWORD": "secret", "PATH": "/bin"}
+
+    assert environ_of_programs(environ, frozenset()) == {"PATH": "/bin"}
+
+
+def test_the_password_of_another_database_is_the_programs_own() -> None:
+    environ = {"CODEXPOOL_STATE": "/var/lib/codexpool/state.sqlite3", "PGPASSWORD": "the command's own"}
+
+    assert environ_of_programs(environ, frozenset()) == environ
+
+
 PRINT = 'token = { command = ["/bin/sh", "-c", "echo corp-token-${WORK:-hidden}-${ADDED:-hidden}-0123456789"] }'
 
 
