@@ -40,6 +40,7 @@ STARTING: Final = "the proxy is starting"
 SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
 REFUSING: Final = "requests are refused; see the proxy's log"
 NO_POOL: Final = "no pool is configured"
+UNVERIFIED: Final = "no identity has been verified yet"
 NO_IDENTITY: Final = "no identity can serve now"
 
 LONGEST_WAIT = 25.0  # seconds an answer to ``/api/events`` waits at most for an event
@@ -218,15 +219,18 @@ def unready(pool: Pool | None, *, is_closed: bool, observes: bool, leaves: bool)
         return ""
     if pool is None:
         return REFUSING if is_closed else NO_POOL
-    if not any(identity.status is Status.READY for identity in pool.identities.values()):
-        return NO_IDENTITY
-    return ""
+    statuses = {identity.status for identity in pool.identities.values() if not identity.paused}
+    if statuses == {Status.UNVERIFIED}:
+        return UNVERIFIED
+    return "" if Status.READY in statuses else NO_IDENTITY
 
 
 def _health(path: str, reason: str) -> Answer:
     """Answer a health check. Other machines may ask, so it has no name, no path and no text of the log.
 
+    Without an identity that can serve, a proxy still is to get the requests: all proxies of a pool are in the same
+    position, and clients that reach one of them are told until when.
     ``probe`` tells `codexpool doctor` on another machine that this is a proxy with the addon.
     """
     document = {"status": "ok", "ready": not reason, "probe": PROBE_VERSION, **({"reason": reason} if reason else {})}
-    return Answer(503 if path == READY and reason else 200, as_json(document))
+    return Answer(503 if path == READY and reason not in ("", NO_IDENTITY) else 200, as_json(document))

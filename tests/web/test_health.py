@@ -12,7 +12,7 @@ from mitmproxy.test import tflow
 
 from codexpool.pool.pool import Pool
 from codexpool.web import site
-from tests.pool.pools import NOW, condemn, pool_of, ready_pool, unverified
+from tests.pool.pools import NOW, condemn, pool_of, ready_pool, unverified, vouch
 from tests.web.test_site import Proxy
 
 ELSEWHERE = ("192.168.1.7", 40_000)
@@ -27,17 +27,30 @@ async def asked(path: str, reason: str, peer: Any = ELSEWHERE, method: str = "GE
     return flow.response
 
 
-@pytest.mark.parametrize(("path", "when_unready"), [("/healthz", 200), ("/healthz/ready", 503)])
-async def test_a_proxy_that_cannot_serve_is_alive_but_not_ready(path: str, when_unready: int) -> None:
-    ready, unready = await asked(path, ""), await asked(path, site.NO_IDENTITY)
+OWN_REASONS = (site.STARTING, site.SHUTTING_DOWN, site.REFUSING, site.NO_POOL, site.UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "status"),
+    [
+        *(("/healthz", reason, 200) for reason in (*OWN_REASONS, site.NO_IDENTITY)),
+        *(("/healthz/ready", reason, 503) for reason in OWN_REASONS),
+        # It is the same at all proxies of the pool: a balancer must not take out all of them.
+        ("/healthz/ready", site.NO_IDENTITY, 200),
+    ],
+)
+async def test_a_proxy_that_others_can_stand_in_for_is_alive_but_not_ready(
+    path: str, reason: str, status: int
+) -> None:
+    ready, unready = await asked(path, ""), await asked(path, reason)
 
     assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
-    assert unready.status_code == when_unready
+    assert unready.status_code == status
     assert json.loads(unready.content or b"") == {
         "status": "ok",
         "ready": False,
         "probe": 1,
-        "reason": site.NO_IDENTITY,
+        "reason": reason,
     }
 
 
@@ -65,19 +78,27 @@ def condemned() -> Pool:
     return pool
 
 
+def half_verified() -> Pool:
+    pool = pool_of(unverified("alice@corp"), unverified("bob@corp"))
+    vouch(pool, "alice@corp", NOW - 1)
+    condemn(pool, "alice@corp", NOW)
+    return pool
+
+
 @pytest.mark.parametrize(
     ("pool", "more", "reason"),
     [
         (lambda: ready_pool("alice@corp"), {}, ""),
         (lambda: ready_pool("alice@corp"), {"leaves": True}, site.SHUTTING_DOWN),
         (condemned, {}, site.NO_IDENTITY),
-        (lambda: pool_of(unverified("alice@corp")), {}, site.NO_IDENTITY),
+        (lambda: pool_of(unverified("alice@corp")), {}, site.UNVERIFIED),
+        (half_verified, {}, site.NO_IDENTITY),
         (lambda: None, {}, site.NO_POOL),
         (lambda: None, {"is_closed": True}, site.REFUSING),
         (lambda: None, {"observes": True}, ""),
         (lambda: None, {"observes": True, "leaves": True}, site.SHUTTING_DOWN),
     ],
-    ids=["ready", "leaving", "condemned", "unverified", "no pool", "closed", "observing", "observing, leaving"],
+    ids=["ready", "leaves", "condemned", "unverified", "half", "no pool", "closed", "observes", "observes, leaves"],
 )
 def test_it_is_ready_with_a_ready_identity_until_the_shutdown(
     pool: Callable[[], Pool | None], more: dict[str, bool], reason: str
