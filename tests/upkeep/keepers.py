@@ -22,7 +22,7 @@ from codexpool.protocol.usage_report import UsageReport
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
-from codexpool.upkeep.keeper import Keeper
+from codexpool.upkeep.keeper import Keeper, Listener
 
 DEAD: set[str] = set()
 """Fingerprints of tokens that the backend refuses."""
@@ -87,7 +87,10 @@ def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
 
 @contextmanager
 def keeper_of(
-    path: Path, open_state: Callable[[], SqliteState], accounts: Accounts | None = None
+    path: Path,
+    open_state: Callable[[], SqliteState],
+    accounts: Accounts | None = None,
+    listener: Listener | None = None,
 ) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
@@ -95,7 +98,7 @@ def keeper_of(
         mock.patch.object(keeper_module, "AuthApi", return_value=Backend()),
         mock.patch.object(keeper_module, "AccountApi", return_value=accounts or Accounts()),
     ):
-        keeper = Keeper(load(path), open_state, os.environ, Route(), Unheard())
+        keeper = Keeper(load(path), open_state, os.environ, Route(), listener or Unheard())
         keeper.start(Watcher([path]))
         try:
             yield keeper
