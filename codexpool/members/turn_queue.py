@@ -4,6 +4,9 @@ Members with waiting turns stand in a ring. The first that may have a slot takes
 its turns wait; within a member it is first come, first served. A member at its own bound keeps its position in the
 ring and is skipped until it is below the bound.
 
+With several proxies the bounds are what this one has leased (`codexpool.members.leases`): below, a bound is that, and
+C are the slots of the pool that it has.
+
 Guarantees, as long as the bounds do not change. A turn is *eligible* if it is the first waiting turn of its member
 and the member is below its own bound:
 
@@ -13,6 +16,12 @@ and the member is below its own bound:
 3. So with C slots, M waiting members and turns of at most T seconds, it waits at most ``ceil(M / C) * T`` seconds:
    all slots are taken (1), each becomes free at least once every T, which admits C turns, and it is among the first M
    (2). The k-th turn of a member without a bound of its own waits at most ``ceil(k * M / C) * T``.
+
+For P proxies that share C slots, W is the number of members that wait, each counted once for each proxy it waits at.
+While turns wait elsewhere, a slot goes back at the end of its turn, and the proxies get free slots in proportion to
+the members that wait at them: until a proxy with m members has got m slots, the others have got at most W - m + P
+(`codexpool.members.shares`), and by (2) one of those m is for a given eligible turn. So it waits at most
+``ceil((W + P) / C) * (T + H)``, where H, about a second, is what it takes until the next proxy knows of a slot.
 
 Whatever frees a slot or changes a bound admits turns at once and never awaits, so events have one order and the first
 one decides. Three races remain, because a waiting task runs later than the event that ended its wait:
@@ -28,6 +37,9 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from codexpool.members.leases import Leases, Use
+from codexpool.members.shares import POOL, Subject, Turns, of_member
 
 
 class Full(NamedTuple):
@@ -68,17 +80,19 @@ class Line:
 class TurnQueue:
     """Use it from one event loop only. It remembers nothing about members without turns."""
 
-    def __init__(self, at_once: int | None = None) -> None:
+    def __init__(self, at_once: int | None = None, leases: Leases | None = None) -> None:
+        self.leases = leases or Leases()
         self._at_once = at_once
         self._total = 0
         self._under_way: dict[str, int] = {}
+        self._bounds: dict[str, int] = {}  # of members with turns under way
         self._ring: OrderedDict[str, Line] = OrderedDict()
 
     def limit(self, at_once: int | None) -> None:
         """Bound the turns of the whole pool; None is no bound. No turn under way is ended."""
         if at_once != self._at_once:
             self._at_once = at_once
-            self._admit()
+            self.admit()
 
     def under_way(self, member: str) -> int:
         """Return how many turns of a member are under way."""
@@ -92,12 +106,22 @@ class TurnQueue:
         line = self._ring.get(member)
         if line is not None and line.at_once != at_once:
             line.at_once = at_once
-            self._admit()
+            self.admit()
         # A slot that is still free is one that no waiting turn may have.
-        return self._slot(member) if self._bound_met(member, at_once) is None else None
+        return self._slot(member, at_once) if self._bound_met(member, at_once) is None else None
 
-    async def acquire(self, member: str, at_once: int | None, seconds: float) -> Slot | Full:
+    async def acquire(
+        self,
+        member: str,
+        at_once: int | None,
+        seconds: float,
+        own_seconds: float | None = None,
+        answered: asyncio.Future[None] | None = None,
+    ) -> Slot | Full:
         """Return a slot, waiting at most ``seconds`` for it, or the bound that is still met then.
+
+        If the bound of the member is met, a turn waits ``own_seconds``. The time starts when ``answered`` is done:
+        only then it is known which bound that is.
 
         Cancelling leaves no slot taken. Do not wrap this in `asyncio.wait_for`, which loses the slot if it is
         cancelled just as the slot is granted.
@@ -107,14 +131,38 @@ class TurnQueue:
         loop = asyncio.get_running_loop()
         turn: Waiting = loop.create_future()
         self._ring.setdefault(member, Line(at_once)).turns[turn] = None
-        timer = loop.call_later(seconds, self._time_out, member, turn)
+        timer: asyncio.TimerHandle | None = None
         try:
+            if answered is not None:
+                await asyncio.wait((turn, answered), return_when=asyncio.FIRST_COMPLETED)
+            full = self._bound_met(member, at_once)
+            if own_seconds is not None and full is not None and full.is_members:
+                seconds = own_seconds
+            timer = loop.call_later(seconds, self._time_out, member, turn)
             return await turn
         except BaseException:  # Cancelled, or closed with its loop.
             self._abandon(member, turn)
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+
+    def uses(self) -> tuple[dict[Subject, Use], tuple[Turns, ...]]:
+        """Return what the turns need of each bound, and those that need a slot of the pool."""
+        uses: dict[Subject, Use] = {}
+        members = []
+        for member in self._under_way.keys() | self._ring.keys():
+            line, under_way = self._ring.get(member), self._under_way.get(member, 0)
+            bound, waiting = self._bounds.get(member), 0
+            if line is not None:
+                bound, waiting = line.at_once, len(line.turns)
+            if bound is not None:
+                uses[of_member(member)] = Use(bound, under_way, waiting)
+            if waiting:
+                members.append(Turns(of_member(member) if bound is not None else None, under_way, waiting))
+        if self._at_once is not None and (self._total or members):
+            uses[POOL] = Use(self._at_once, self._total, sum(turns.waiting for turns in members))
+        return uses, tuple(members)
 
     # -- what ends a wait or a turn
 
@@ -124,8 +172,14 @@ class TurnQueue:
             self._under_way[member] = left
         else:
             del self._under_way[member]
+        if self._at_once is not None:
+            self.leases.ended(POOL)
+        if member in self._bounds:
+            self.leases.ended(of_member(member))
+            if not left:
+                del self._bounds[member]
         if self._ring:
-            self._admit()
+            self.admit()
 
     def _time_out(self, member: str, turn: Waiting) -> None:
         if turn.done():
@@ -145,31 +199,34 @@ class TurnQueue:
     # -- who is next
 
     def _bound_met(self, member: str, at_once: int | None) -> Full | None:
-        if at_once is not None and self._under_way.get(member, 0) >= at_once:
+        if at_once is not None and self._under_way.get(member, 0) >= self.leases.slots(of_member(member), at_once):
             return Full(at_once, is_members=True)
-        if self._at_once is not None and self._total >= self._at_once:
+        if self._at_once is not None and self._total >= self.leases.slots(POOL, self._at_once):
             return Full(self._at_once, is_members=False)
         return None
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
         """Give slots to all turns that may have one."""
         while (member := self._next()) is not None:
-            turn = next(iter(self._ring[member].turns))
+            line = self._ring[member]
+            turn = next(iter(line.turns))
             self._drop(member, turn)
             if not turn.done():
                 if member in self._ring:
                     self._ring.move_to_end(member)
-                turn.set_result(self._slot(member))
+                turn.set_result(self._slot(member, line.at_once))
 
     def _next(self) -> str | None:
         """Return the first member of the ring that may have a slot."""
-        if self._at_once is not None and self._total >= self._at_once:
+        if self._at_once is not None and self._total >= self.leases.slots(POOL, self._at_once):
             return None
         return next(
             (member for member, line in self._ring.items() if self._bound_met(member, line.at_once) is None), None
         )
 
-    def _slot(self, member: str) -> Slot:
+    def _slot(self, member: str, at_once: int | None) -> Slot:
+        if at_once is not None:
+            self._bounds[member] = at_once
         self._total += 1
         self._under_way[member] = self._under_way.get(member, 0) + 1
         return Slot(self, member)
