@@ -33,7 +33,7 @@ from codexpool.proxy.tunnels import UndecidedError
 from codexpool.proxy.versions import connections, resend, support, tls_sessions
 from codexpool.redaction import redact_logs
 from codexpool.state import StateError
-from codexpool.state.sqlite import named_state
+from codexpool.state.location import named_location
 from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")
@@ -119,7 +119,7 @@ class Codexpool:
                 self._undo_logs()
                 self._undo_logs = json_log.log_as(getattr(ctx.options, json_log.OPTION))
             options.refuse_unfit(self.support.loopback_only)
-            named_state(os.environ)
+            named_location(os.environ)
             if "codexpool_observe" in updated:
                 self._observe(options.is_on("codexpool_observe"))
             if "codexpool_config" in updated:

@@ -22,8 +22,9 @@ from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
-from codexpool.state import Snapshot, StateError, UnavailableError
-from codexpool.state.sqlite import SqliteState, agents_folder, open_state, state_path
+from codexpool.state import Snapshot, State, StateError, UnavailableError
+from codexpool.state.location import Location, SqliteFile, agents_folder, location
+from codexpool.state.opening import open_state
 
 if TYPE_CHECKING:
     from codexpool.credentials.account_api import AccountApi
@@ -111,10 +112,10 @@ def account_api() -> AccountApi:
 
 
 @contextlib.contextmanager
-def open_the_state() -> Iterator[SqliteState]:
+def open_the_state() -> Iterator[State]:
     """Open the state to write to it. Raises Failure, also at the end if not all of it was written."""
     try:
-        state = open_state(state_file())
+        state = open_state(state_location())
     except StateError as error:
         raise Failure(f"state: {error}") from None
     try:
@@ -125,21 +126,21 @@ def open_the_state() -> Iterator[SqliteState]:
         raise Failure("state: could not write all of it; try again")
 
 
-def state_file() -> Path:
-    """Return the file the state is in. Raises Failure if `CODEXPOOL_STATE` is invalid."""
+def state_location() -> Location:
+    """Return where the state is. Raises Failure if `CODEXPOOL_STATE` is invalid."""
     try:
-        return state_path(os.environ)
+        return location(os.environ)
     except StateError as error:
         raise Failure(str(error)) from None
 
 
 def state_snapshot() -> Snapshot:
     """Return what proxies have found out; nothing if the state does not exist or is unavailable. Raises Failure."""
-    path = state_file()
-    if not path.exists():
+    at = state_location()
+    if isinstance(at, SqliteFile) and not at.path.exists():
         return Snapshot()
     try:
-        state = open_state(path)
+        state = open_state(at)
     except UnavailableError as error:
         click.echo(f"codexpool: state: {error}. Showing what pool.toml alone says", err=True)
         return Snapshot()

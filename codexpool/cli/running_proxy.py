@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from codexpool.cli.common import Failure, state_file
+from codexpool.cli.common import Failure, state_location
 from codexpool.local.ca_files import confdir
 from codexpool.local.running_proxies import Announcement, addresses, announced
 from codexpool.views.formatting import plain
@@ -184,7 +184,7 @@ def confdir_of(proxy: RunningProxy) -> Path:
 
 
 def _announced() -> list[Announcement]:
-    return announced(state_file().parent)
+    return announced(state_location().folder)
 
 
 def _answering(announcement: Announcement, silent: list[str]) -> RunningProxy | None:

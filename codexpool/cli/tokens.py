@@ -35,8 +35,7 @@ from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED
-from codexpool.state import Record, record_name
-from codexpool.state.sqlite import SqliteState
+from codexpool.state import Record, State, record_name
 from codexpool.upkeep.verification import Verification, of_its_login
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -226,7 +225,7 @@ def remember_new(pool_toml: Path, name: str, verified: Verified) -> None:
 
 
 def remember(
-    state: SqliteState,
+    state: State,
     pool_toml: Path,
     name: str,
     credential: Credential,

@@ -41,7 +41,9 @@ class Kept(NamedTuple):
     what: str
 
 
-def secret_files(pool: Sequence[Path], logins: Path, confdir: Path, state: Path, client_login: Path) -> list[Kept]:
+def secret_files(
+    pool: Sequence[Path], logins: Path, confdir: Path, state: Path | None, client_login: Path
+) -> list[Kept]:
     """Return what must be private: pool.toml and the files it names, saved logins, the CA's key, the state."""
     return [
         *(Kept(path, "the token in it" if number else "pool.toml") for number, path in enumerate(pool)),
@@ -49,7 +51,7 @@ def secret_files(pool: Sequence[Path], logins: Path, confdir: Path, state: Path,
         *(Kept(path, "the login in it") for path in sorted(logins.glob("*/auth.json"))),
         Kept(confdir, "mitmproxy's folder"),
         *(Kept(confdir / name, "the key of the certificate authority") for name in ca_files.SECRETS),
-        Kept(state, "the state"),
+        *([Kept(state, "the state")] if state is not None else []),
         Kept(client_login, "the client's login"),
     ]
 

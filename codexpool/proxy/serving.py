@@ -29,7 +29,8 @@ from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
-from codexpool.state.sqlite import open_state, state_path
+from codexpool.state.location import location
+from codexpool.state.opening import open_state
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
@@ -81,7 +82,7 @@ class SwapHandler:
             self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
-        keeper = Keeper(setup, lambda: open_state(state_path(os.environ)), os.environ, options.own_route(), self)
+        keeper = Keeper(setup, lambda: open_state(location(os.environ)), os.environ, options.own_route(), self)
         keeper.start(watcher)
         self.flows.mode = Serving(keeper)
 

@@ -21,7 +21,7 @@ from codexpool.local import running_proxies
 from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host
 from codexpool.proxy.mitm.shutdown import Shutdown
-from codexpool.state.sqlite import state_path
+from codexpool.state.location import location
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
@@ -113,7 +113,7 @@ class Telemetry:
     async def _announce(self) -> None:
         """Write the note by which commands find this proxy, as soon as that is possible."""
         await asyncio.sleep(SETTLED)  # It may still change its address (see `host.set_defaults`).
-        folder, is_failing = state_path(os.environ).parent, False
+        folder, is_failing = location(os.environ).folder, False
         for pause in tasks.growing_pauses(*ANNOUNCE_PAUSES):
             try:
                 arguments = folder, self.listens, ctx.options.confdir

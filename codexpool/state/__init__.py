@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection  # Only where a state is opened: it takes a tenth of a second.
+
+T = TypeVar("T")
+
+_METADATA = ("account_id", "user_id", "plan", "fedramp", "origin", "routing_override")
 MAX_SESSIONS = 100_000  # Sessions that are kept; of more, the least recently served are dropped.
 GONE = ""  # The fingerprint in the record of a removed identity. Its row stays, so that other processes learn of it.
 
@@ -68,11 +74,11 @@ class Snapshot:
 
 
 class Row(NamedTuple):
-    """A row to write: ``values`` are those of `codexpool.state.database.COLUMNS`."""
+    """A row to write: ``values`` by the columns of its table."""
 
     table: str
     key: Hashable
-    values: tuple[object, ...]
+    values: Mapping[str, object]
 
 
 class Rows(ABC):
@@ -86,39 +92,100 @@ class Rows(ABC):
 
     def put_session(self, session: str, key: IdentityKey, at: float, moves: int = 0) -> None:
         """Store that an identity served a session, which has moved to another one so many times."""
-        self.put(Row("sessions", session, (session, *key, at, moves)))
+        self.put(Row("sessions", session, {"session": session, **key._asdict(), "at": at, "moves": moves}))
 
     def put_metadata(self, fingerprint: str, metadata: Metadata, at: float) -> None:
         """Store what whoami and routing discovery say about a token."""
-        m = metadata
-        values = (fingerprint, m.account_id, m.user_id, m.plan, m.fedramp, m.origin, m.routing_override, at)
-        self.put(Row("metadata", fingerprint, values))
+        about = {name: getattr(metadata, name) for name in _METADATA}
+        self.put(Row("metadata", fingerprint, {"fingerprint": fingerprint, **about, "at": at}))
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
         evidence = json.dumps(asdict(condition.evidence)) if condition.evidence else None
-        values = (fingerprint, str(condition.status), condition.since, condition.until, evidence, self._clock())
-        self.put(Row("conditions", fingerprint, values))
+        self._put_condition(fingerprint, str(condition.status), condition.since, condition.until, evidence)
 
     def drop_condition(self, fingerprint: str) -> None:
         """Store that nothing is wrong any more with the identity of this token."""
-        self.put(Row("conditions", fingerprint, (fingerprint, None, None, None, None, self._clock())))
+        self._put_condition(fingerprint, None, None, None, None)
+
+    def _put_condition(
+        self, fingerprint: str, status: str | None, since: float | None, until: float | None, evidence: str | None
+    ) -> None:
+        values = {"fingerprint": fingerprint, "status": status, "since": since, "until": until, "evidence": evidence}
+        self.put(Row("conditions", fingerprint, {**values, "at": self._clock()}))
 
     def put_record(self, name: str, record: Record) -> None:
-        self.put(Row("records", name, (name, record.fingerprint, *record.key, record.used_at)))
+        self._put_record(name, record.fingerprint, record.key, record.used_at)
 
     def drop_record(self, name: str) -> None:
         """Store that an identity is no longer in its pool.toml."""
-        self.put(Row("records", name, (name, GONE, "", "", None)))
+        self._put_record(name, GONE, IdentityKey("", ""), None)
+
+    def _put_record(self, name: str, fingerprint: str, key: IdentityKey, used_at: float | None) -> None:
+        values = {"name": name, "fingerprint": fingerprint, **key._asdict(), "used_at": used_at}
+        self.put(Row("records", name, values))
 
     def put_note(self, kind: str, name: str, note: Note) -> None:
-        self.put(Row("notes", (kind, name), (kind, name, json.dumps(note), self._clock())))
+        values = {"kind": kind, "name": name, "note": json.dumps(note), "at": self._clock()}
+        self.put(Row("notes", (kind, name), values))
 
     def put_spent(self, account: Account, spent: Spent) -> None:
         """Store what this process has counted for an account; the totals of other processes stay."""
-        self.put(Row("spent", account, (*account, *spent)))
+        self.put(Row("spent", account, {**account._asdict(), **spent._asdict()}))
 
     def put_claim(self, case: str, at: float) -> None:
-        self.put(Row("claims", case, (case, at)))
+        self.put(Row("claims", case, {"case": case, "at": at}))
 
     @abstractmethod
     def put(self, row: Row) -> None: ...
+
+
+class State(Rows):
+    """What outlives this process, open. Others read and write it, too.
+
+    What is put is kept in memory until the engine takes it. The methods below may take a while, and are for threads.
+    """
+
+    name: str
+    """This process, as the ``writer`` of its rows."""
+
+    offset: float = 0.0
+    """Seconds that the database's clock is ahead of ours. Times in the state are by the database's."""
+
+    @property
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether the engine answered when last asked. While it is out of reach, nothing should wait for it."""
+
+    @abstractmethod
+    def load(self) -> Snapshot:
+        """Return all there is. Raises nothing."""
+
+    @abstractmethod
+    def changes(self, wait: float = 0) -> Snapshot:
+        """Return what others wrote since the last ``load`` or ``changes``. Raises nothing.
+
+        Returns as soon as there is news, and ``wait`` seconds later at most.
+        """
+
+    @abstractmethod
+    def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
+        """Return who serves these sessions, and how often each has moved; one query. Raises UnavailableError."""
+
+    @abstractmethod
+    def claim(self, case: str, at: float) -> bool:
+        """Return whether the caller must handle a case: True once, in one process.
+
+        If the claim cannot be written now, it is granted: better handled twice than never.
+        """
+
+    @abstractmethod
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do ``work`` in one short transaction that writes. Raises UnavailableError, and what ``work`` raises."""
+
+    @abstractmethod
+    def scope(self, pool_toml: Path) -> str:
+        """Return the key of what belongs to one pool.toml, whose path may be another one on another machine."""
+
+    @abstractmethod
+    def close(self) -> bool:
+        """Write what is unwritten, within a few seconds. Return whether all was written."""

@@ -42,33 +42,30 @@ NOTES: Final[Mapping[str, tuple[Path, ...]]] = {
 }
 """The times in each kind of note."""
 
-COLUMNS: Final[Mapping[str, tuple[int, ...]]] = {
-    "sessions": (3,),
-    "metadata": (7,),
-    "conditions": (2, 3, 5),
-    "records": (4,),
-    "notes": (3,),
-    "spent": (11, 12),
-    "claims": (1,),
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sessions": ("at",),
+    "metadata": ("at",),
+    "conditions": ("since", "until", "at"),
+    "records": ("used_at",),
+    "notes": ("at",),
+    "spent": ("first_at", "last_at"),
+    "claims": ("at",),
 }
-"""The places of the times among the values of each kind of `Row`."""
-
-EVIDENCE: Final = 4  # The place of the evidence among the values of a condition; it is JSON, as is a note.
-NOTE: Final = 2
+"""The times among the values of each kind of `Row`."""
 
 
 def moved_row(row: Row, seconds: float) -> Row:
     """Return a row with all its times moved by ``seconds``."""
     if not seconds:
         return row
-    values: list[Any] = list(row.values)
-    for place in COLUMNS[row.table]:
-        values[place] = _moved(values[place], seconds)
+    values: dict[str, Any] = dict(row.values)
+    for column in COLUMNS[row.table]:
+        values[column] = _moved(values[column], seconds)
     if row.table == "conditions":
-        values[EVIDENCE] = _moved_json(values[EVIDENCE], (("at",),), seconds)
+        values["evidence"] = _moved_json(values["evidence"], (("at",),), seconds)
     elif row.table == "notes":
-        values[NOTE] = _moved_json(values[NOTE], NOTES.get(values[0], ()), seconds)
-    return row._replace(values=tuple(values))
+        values["note"] = _moved_json(values["note"], NOTES.get(values["kind"], ()), seconds)
+    return row._replace(values=values)
 
 
 def moved_snapshot(snapshot: Snapshot, seconds: float) -> Snapshot:

@@ -1,58 +1,53 @@
-"""Writes rows in a thread of its own, many in one transaction, and retries while the disk refuses."""
+"""Writes rows in a thread of its own, many in one transaction, and retries while the engine is out of reach."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
-from codexpool.state import Row, StateError
-from codexpool.state.database import COLUMNS, Database
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from codexpool.state import Row
+from codexpool.state.database import Database
+from codexpool.state.news import next_revision
+from codexpool.state.schema import claims, sessions
+from codexpool.state.upserts import upserts
 
 logger = logging.getLogger("codexpool")
 
 BATCH = 1000  # Rows in one transaction.
-LINGER = 0.05  # Seconds that a first row waits for others to share its transaction.
 RETRY = (1.0, 60.0)  # Seconds until a failed transaction is retried: the first pause and the longest.
-MAX_WAITING = 100_000  # Rows that are kept while the disk cannot be written; of more, the oldest are dropped.
+MAX_WAITING = 100_000  # Rows that are kept while the engine is out of reach; of more, the oldest are dropped.
 PRUNE_EVERY = 3600.0  # Seconds between two prunings.
 
 Key = tuple[str, Hashable]  # A table and the key of a row in it.
+Written = list[dict[str, Any]]  # Rows of one table as they are written.
 
-STATEMENTS = {
-    table: f"INSERT OR REPLACE INTO {table} ({columns}, revision, writer) VALUES (?{',?' * (columns.count(',') + 2)})"
-    for table, columns in COLUMNS.items()
-}
-# Every row gets a revision and a writer, for which claims have no columns.
-STATEMENTS["claims"] = 'INSERT OR IGNORE INTO claims ("case", at) SELECT ?, ? WHERE ? IS NOT NULL AND ? IS NOT NULL'
-
-# What SQLite cannot store at all (half a surrogate pair, not a number): a retry would not help.
-_UNSTORABLE = (
-    UnicodeEncodeError,
-    OverflowError,
-    sqlite3.DataError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-)
+# What no engine stores (half a surrogate pair, a number beyond 64 bits): a retry would not help.
+_UNSTORABLE = (UnicodeError, OverflowError, SQLAlchemyError)
 
 
 class Writer:
     """Writes rows in the order of their last ``put``; of two with the same key, only the later one."""
 
-    def __init__(self, database: Database, prune: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(self, database: Database, prune: Callable[[Connection], None]) -> None:
         """``prune`` deletes what is too old; it is called within a transaction every `PRUNE_EVERY`."""
         self.name = uuid.uuid4().hex
         self._database = database
+        self._upserts = upserts(database.insert)
         self._prune = prune
         self._prune_at = 0.0
         self._wake = threading.Condition()
         self._waiting: dict[Key, Row] = {}
         self._writing: dict[Key, Row] = {}
+        self._lost_sessions: set[str] = set()
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="codexpool-state", daemon=True)
@@ -72,7 +67,7 @@ class Writer:
                 del self._waiting[next(iter(self._waiting))]
 
     def unwritten(self) -> set[Key]:
-        """Return the keys of the rows that are not on the disk yet."""
+        """Return the keys of the rows that the engine does not have yet."""
         with self._wake:
             return self._waiting.keys() | self._writing.keys()
 
@@ -95,13 +90,12 @@ class Writer:
                 self._writing = {}
                 if self._closing and not written:
                     break
-        self._database.close()
 
     def _next_batch(self, pause: float) -> dict[Key, Row]:
         """Wait for rows, and after a failure for ``pause`` seconds; return none at the end."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closing)
-            self._wake.wait_for(lambda: self._closing, pause or LINGER)
+            self._wake.wait_for(lambda: self._closing, pause or self._database.linger)
             keys = list(itertools.islice(self._waiting, BATCH))
             self._writing = {key: self._waiting.pop(key) for key in keys}
             return self._writing
@@ -109,33 +103,72 @@ class Writer:
     def _try(self, batch: dict[Key, Row]) -> bool:
         try:
             self._write(batch)
-        except (sqlite3.Error, OSError, StateError) as error:
-            self._database.close()
+        except Exception as error:  # A StateError; but no bug, either, may end the writing.
             if not self._failing:
-                path, self._failing = self._database.path, True
-                logger.warning("state: %s cannot be written (%s); keeping new data in memory, retrying", path, error)
+                self._failing = True
+                logger.warning("state: %s; keeping new data in memory, retrying", error)
             return False
         if self._failing:
             self._failing = False
-            logger.info("state: %s is written again", self._database.path)
+            logger.info("state: %s is written again", self._database.name)
         return True
 
     def _write(self, batch: dict[Key, Row]) -> None:
-        connection = self._database.connection()
-        connection.execute("BEGIN IMMEDIATE")
+        tables: dict[str, list[Row]] = defaultdict(list)
+        for row in batch.values():
+            tables[row.table].append(row)
         try:
-            connection.execute("UPDATE revision SET value = value + 1")
-            (revision,) = connection.execute("SELECT value FROM revision").fetchone()
-            for row in batch.values():
-                try:
-                    connection.execute(STATEMENTS[row.table], (*row.values, revision, self.name))
-                except _UNSTORABLE as error:
-                    logger.debug("state: one of the %s cannot be stored and is left out (%s)", row.table, error)
+            self._transact(tables, self._upsert)
+        except _UNSTORABLE as error:
+            if not self._database.is_refused(error):
+                raise
+            self._transact(tables, self._upsert_one_by_one)
+
+    def _transact(
+        self, tables: Mapping[str, Sequence[Row]], upsert: Callable[[Connection, str, Written], Written]
+    ) -> None:
+        with self._database.writing() as connection:
+            by_us = {"revision": next_revision(connection, self.name), "writer": self.name}
+            lost: set[str] = set()
+            for table, rows in tables.items():
+                more = {} if table == claims.name else by_us
+                written = upsert(connection, table, [{**row.values, **more} for row in rows])
+                if table == sessions.name:
+                    lost = self._lost(connection, written)
             if time.monotonic() >= self._prune_at:
                 self._prune(connection)
                 self._prune_at = time.monotonic() + PRUNE_EVERY
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with self._wake:
+            self._lost_sessions |= lost
+
+    def _upsert(self, connection: Connection, table: str, rows: Written) -> Written:
+        connection.execute(self._upserts[table], rows)
+        return rows
+
+    def _upsert_one_by_one(self, connection: Connection, table: str, rows: Written) -> Written:
+        """Write all rows but those that cannot be stored. Return the others."""
+        written = []
+        for row in rows:
+            try:
+                with connection.begin_nested():
+                    connection.execute(self._upserts[table], row)
+                written.append(row)
+            except _UNSTORABLE as error:
+                if not self._database.is_refused(error):
+                    raise
+                what = type(error).__name__
+                logger.debug("state: one of the %s cannot be stored and is left out (%s)", table, what)
+        return written
+
+    def _lost(self, connection: Connection, rows: Written) -> set[str]:
+        """Return the sessions that another proxy has bound to another identity before us."""
+        ours = {row["session"]: (row["account_id"], row["user_id"]) for row in rows}
+        columns = sessions.c.session, sessions.c.account_id, sessions.c.user_id
+        others = select(*columns).where(sessions.c.session.in_(ours), sessions.c.writer != self.name)
+        return {session for session, *key in connection.execute(others) if tuple(key) != ours[session]}
+
+    def take_lost(self) -> set[str]:
+        """Return the sessions that others had bound when we wrote them; each is returned once."""
+        with self._wake:
+            lost, self._lost_sessions = self._lost_sessions, set()
+            return lost

@@ -32,9 +32,9 @@ from codexpool.pool.sessions import Session
 from codexpool.pool.states import SERVING_OR_SOON, PoolListener
 from codexpool.protocol import endpoints
 from codexpool.protocol.routes import host_of
-from codexpool.state import Snapshot
+from codexpool.state import Snapshot, State
+from codexpool.state.location import agents_folder
 from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, USAGE
-from codexpool.state.sqlite import SqliteState, agents_folder
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
@@ -76,7 +76,7 @@ class Keeper(PoolListener):
     def __init__(
         self,
         config: PoolConfig,
-        open_state: Callable[[], SqliteState],
+        open_state: Callable[[], State],
         environ: Mapping[str, str],
         route: Route,
         listener: Listener,

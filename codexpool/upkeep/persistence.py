@@ -23,9 +23,8 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import SHARED
 from codexpool.pool.usage import Usage
-from codexpool.state import Note, Record, Row, Rows, Snapshot, record_name
+from codexpool.state import Note, Record, Row, Rows, Snapshot, State, record_name
 from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
-from codexpool.state.sqlite import SqliteState
 
 logger = logging.getLogger("codexpool")
 
@@ -41,11 +40,11 @@ ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 class Persistence(Rows):
     """The state of a running proxy. ``open_state`` opens it, and may read files and fail; it is retried."""
 
-    def __init__(self, open_state: Callable[[], SqliteState], owner: tasks.Tasks) -> None:
+    def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks) -> None:
         super().__init__()
         self._open_state = open_state
         self._unwritten: dict[tuple[str, Hashable], Row] = {}  # What was put before the state is open.
-        self._state: SqliteState | None = None  # None until it is open, and the contents of the file were applied.
+        self._state: State | None = None  # None until it is open, and the contents of the file were applied.
         self._earlier = Snapshot()
         self._is_open = asyncio.Event()
         self._patient_until = asyncio.get_running_loop().time() + PATIENCE
@@ -60,10 +59,13 @@ class Persistence(Rows):
         apply(self._earlier)
         self._use(state)
         self._is_open.set()
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(POLL)
-            if (news := await tasks.in_thread(state.changes)) != Snapshot():
+            end = loop.time() + POLL
+            if (news := await tasks.in_thread(state.changes, POLL)) != Snapshot():
                 apply(news)
+            else:
+                await asyncio.sleep(end - loop.time())  # It may return early: the engine is out of reach.
 
     async def earlier(self) -> Snapshot:
         """Wait until the state is open, and return what earlier runs stored."""
@@ -80,11 +82,11 @@ class Persistence(Rows):
     @property
     def is_connected(self) -> bool:
         """Whether the state can be asked now, as far as is known."""
-        return self._state is not None and getattr(self._state, "is_connected", False)
+        return self._state is not None and self._state.is_connected
 
     def look_up(self, sessions: Sequence[str]) -> Mapping[str, tuple[IdentityKey, int]]:
         """Return who serves these sessions, and how often they moved. May take a while; raises StateError."""
-        return self._state.look_up(sessions) if self._state is not None else {}  # type: ignore[attr-defined]
+        return self._state.look_up(sessions) if self._state is not None else {}
 
     async def claim(self, case: str) -> bool:
         """Return whether this process must handle a case: none has before, here or in another process."""
@@ -104,7 +106,7 @@ class Persistence(Rows):
         if len(self._unwritten) > MAX_UNWRITTEN:
             del self._unwritten[next(iter(self._unwritten))]
 
-    def _use(self, state: SqliteState) -> None:
+    def _use(self, state: State) -> None:
         self._state = state
         for row in self._unwritten.values():
             state.put(row)
@@ -169,7 +171,7 @@ class Persistence(Rows):
         if self._state is not None:
             self._state.close()
 
-    async def _open(self) -> tuple[SqliteState, Snapshot]:
+    async def _open(self) -> tuple[State, Snapshot]:
         is_failing = False
         for pause in tasks.growing_pauses(*OPEN_PAUSES):
             try:
@@ -186,7 +188,7 @@ class Persistence(Rows):
                 return opened
         raise AssertionError("pauses do not end")
 
-    def _open_and_load(self) -> tuple[SqliteState, Snapshot]:
+    def _open_and_load(self) -> tuple[State, Snapshot]:
         state = self._open_state()
         if self._is_closed:  # The addon was reloaded meanwhile: nothing else would close this one.
             state.close()

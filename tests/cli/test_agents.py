@@ -14,6 +14,7 @@ import pytest
 
 from codexpool.credentials import agent_api
 from codexpool.proxy.observe.pool import consult
+from codexpool.state.location import SqliteFile
 from tests.cli.pools import Pool
 from tests.e2e.logins import write_private
 from tests.running import pat
@@ -129,7 +130,7 @@ def test_observing_registers_no_task(pool: Pool, monkeypatch: pytest.MonkeyPatch
     write_private(pool.path, f'[[identity]]\nname = "bot"\ntoken = "{agent.jwt()}"\n')
 
     consulted = consult(
-        load(pool.path), {"CODEXPOOL_STATE": str(pool.folder / "state.sqlite3")}, pool.folder / "none"
+        load(pool.path), {"CODEXPOOL_STATE": str(pool.folder / "state.sqlite3")}, SqliteFile(pool.folder / "none")
     )
 
     assert consulted.notes == {"bot": "a task has to be registered for it"}

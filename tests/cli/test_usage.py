@@ -223,7 +223,7 @@ def test_a_narrow_table_omits_the_times(path: Path, noon: float, monkeypatch: py
 def test_an_unreadable_state_fails_with_the_reason(path: Path) -> None:
     path.write_bytes(b"no database at all, but long enough to be one" * 30)
     result = run(code=1)
-    assert f"codexpool: cannot read {path}: file is not a database" in result.stderr
+    assert f"{path} cannot be read (file is not a database)" in result.stderr
 
 
 def test_usage_changes_no_file(path: Path, noon: float) -> None:

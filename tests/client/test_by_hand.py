@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from codexpool.state.notes import PINNED
-from codexpool.state.sqlite import open_state
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep.persistence import pin_name
 from tests.client.conftest import Make, World
 from tests.client.screen import Screen, tmux
@@ -42,7 +42,7 @@ def pins(world: World) -> list[dict[str, str]]:
 def pin(world: World, session: str, identity: str | None) -> None:
     """Pin or unpin a session, as `codexpool pin` and `unpin` do, and wait until the proxy knows."""
     before = pins(world)
-    with closing(open_state(world.proxy.state)) as state:
+    with closing(SqliteState(world.proxy.state)) as state:
         note = {"identity": identity, "at": time.time()} if identity is not None else {}
         state.put_note(PINNED, pin_name(world.proxy.pool, session), note)
     until(lambda: pins(world) != before, 10, "the proxy to know of the pin")

@@ -16,7 +16,8 @@ import filelock
 import pytest
 
 from codexpool.config.read import load
-from codexpool.state.sqlite import read_state
+from codexpool.state.location import SqliteFile
+from codexpool.state.opening import read_state
 from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, served_by, socket_turn
@@ -113,7 +114,7 @@ async def test_a_locked_state_is_written_later(make: Make) -> None:
 
 
 def sessions(world: World) -> dict[str, str]:
-    known = read_state(world.proxy.state)
+    known = read_state(SqliteFile(world.proxy.state))
     return {session: key.account_id for session, key in known.sessions.items()} if known is not None else {}
 
 

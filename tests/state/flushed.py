@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
-from codexpool.state.sqlite import SqliteState
+from codexpool.state import State
+from codexpool.state.store import Store
 
 
-def flushed(state: SqliteState, seconds: float) -> bool:
+def flushed(state: State, seconds: float) -> bool:
     """Wait until all that was put is written, ``seconds`` at most. Return whether it is."""
+    assert isinstance(state, Store)
     end = time.monotonic() + seconds
     while state._writer.unwritten():
         if time.monotonic() >= end:

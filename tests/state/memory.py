@@ -1,38 +1,66 @@
-"""A state without a file, for tests of what uses one."""
+"""A state without an engine, for tests of what uses one."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
+import contextlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TypeVar
 
-from codexpool.state import Row, Snapshot
-from codexpool.state.database import STEPS
-from codexpool.state.sqlite import SqliteState, rows
-from codexpool.state.writer import STATEMENTS
+from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.pool import StaticPool
+
+from codexpool.pool.identity import IdentityKey
+from codexpool.state import Row, Snapshot, State
+from codexpool.state.schema import claims, revision, schema
+from codexpool.state.store import bindings, rows
+from codexpool.state.upserts import upserts
+
+T = TypeVar("T")
 
 
-class MemoryState(SqliteState):
+class MemoryState(State):
     """Nothing else writes to it, so it never has changes."""
 
+    name = "here"
+    is_connected = True
+
     def __init__(self) -> None:
-        self._clock = time.time
-        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self._connection.executescript("".join(STEPS))
+        super().__init__()
+        self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        self._upserts = upserts(sqlite_insert)
+        with self._engine.begin() as connection:
+            schema.create_all(connection)
+            connection.execute(insert(revision).values(value=0, epoch="e"))
 
     def put(self, row: Row) -> None:
-        self._connection.execute(STATEMENTS[row.table], (*row.values, 1, ""))
+        more = {} if row.table == "claims" else {"revision": 1, "writer": self.name}
+        with self._engine.begin() as connection:
+            connection.execute(self._upserts[row.table], {**row.values, **more})
 
     def claim(self, case: str, at: float) -> bool:
-        return (
-            self._connection.execute('INSERT OR IGNORE INTO claims ("case", at) VALUES (?, ?)', (case, at)).rowcount
-            == 1
-        )
+        claim = sqlite_insert(claims).values(case=case, at=at).on_conflict_do_nothing()
+        return self.transact(lambda connection: connection.execute(claim).rowcount) == 1
 
     def load(self) -> Snapshot:
-        return rows(self._connection, 0, "-", time.time())
+        with self._engine.begin() as connection:
+            return rows(connection, self._clock())
 
-    def changes(self) -> Snapshot:
+    def changes(self, wait: float = 0) -> Snapshot:
         return Snapshot()
 
+    def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
+        return self.transact(lambda connection: bindings(connection, sessions))
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def scope(self, pool_toml: Path) -> str:
+        return str(pool_toml)
+
     def close(self) -> bool:
+        with contextlib.suppress(Exception):
+            self._engine.dispose()
         return True

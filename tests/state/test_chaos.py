@@ -20,7 +20,9 @@ from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import IdentityKey
 from codexpool.state import UnavailableError
 from codexpool.state import writer as writing
-from codexpool.state.sqlite import SqliteState, open_state, read_spent
+from codexpool.state.location import SqliteFile
+from codexpool.state.opening import read_spent
+from codexpool.state.sqlite import SqliteState
 from tests.running import ROOT
 from tests.state.flushed import flushed
 
@@ -30,6 +32,7 @@ PRELUDE = """
 import sys, time
 from pathlib import Path
 from codexpool.pool.identity import IdentityKey
+from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
 from tests.state.flushed import flushed
 path, name = Path(sys.argv[1]), sys.argv[2]
@@ -63,6 +66,7 @@ COUNTS_FOREVER = """
 import sys
 from pathlib import Path
 from codexpool.members.ledger import Ledger
+from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
 from tests.state.flushed import flushed
 state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
@@ -121,7 +125,7 @@ def test_a_killed_process_leaves_a_complete_database(path: Path, delay: float) -
 
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    with contextlib.closing(open_state(path)) as state:
+    with contextlib.closing(SqliteState(path)) as state:
         assert isinstance(state, SqliteState)
         sessions = state.load().sessions
     last = int(acknowledged[-1])
@@ -141,7 +145,7 @@ def test_killed_counting_processes_leave_exact_totals(path: Path) -> None:
         process.stdout.close()
     assert 0 < told[1] < told[2]
 
-    (kept,) = read_spent(path, ["member"], "2000-01-01").values()
+    (kept,) = read_spent(SqliteFile(path), ["member"], "2000-01-01").values()
     with contextlib.closing(SqliteState(path)) as state:
         ledger = Ledger(state.put_spent)
         ledger.merge(state.load().spent)
@@ -198,7 +202,7 @@ def test_a_broken_database_is_kept_aside_and_a_new_one_begun(
     remains = broken(how, filled(path))
     path.write_bytes(remains)
 
-    with contextlib.closing(open_state(path)) as state:
+    with contextlib.closing(SqliteState(path)) as state:
         assert isinstance(state, SqliteState)
         assert state.load().sessions == {}
         state.put_session("new", WORK, time.time())
@@ -260,7 +264,7 @@ def test_a_lost_disk_is_logged_once_per_direction(
 ) -> None:
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
     folder = path.parent / "folder"
-    state: SqliteState = open_state(folder / path.name)
+    state: SqliteState = SqliteState(folder / path.name)
     assert isinstance(state, SqliteState)
     shutil.rmtree(folder)
     folder.touch()
@@ -283,6 +287,6 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(UnavailableError, match="cannot be used"):
-            open_state(tmp_path / "s.sqlite3")
+            SqliteState(tmp_path / "s.sqlite3")
     finally:
         tmp_path.chmod(0o700)

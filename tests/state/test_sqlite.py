@@ -15,10 +15,13 @@ import pytest
 
 from codexpool.members.ledger import Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, Row, Snapshot, StateError, database
+from codexpool.state import Record, Row, Snapshot, StateError, UnavailableError, migrations
 from codexpool.state import writer as writing
-from codexpool.state.database import SCHEMA_VERSION
-from codexpool.state.sqlite import SqliteState, open_state, read_spent
+from codexpool.state.location import SqliteFile
+from codexpool.state.opening import read_spent
+from codexpool.state.schema import VERSION
+from codexpool.state.sqlite import SqliteDatabase, SqliteState
+from codexpool.state.sqlite_file import APPLICATION_ID
 from tests.state.flushed import flushed
 
 ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
@@ -115,7 +118,7 @@ def test_a_change_below_an_unwritten_row_is_no_news(path: Path) -> None:
         other.put_session("s2", SPARE, NOW)
         assert flushed(other, 10)
         lock.execute("BEGIN IMMEDIATE")  # nothing is written from here on
-        mine.put_session("s1", WORK, NOW)
+        mine.put_session("s1", WORK, NOW, moves=1)
 
         assert mine.changes().sessions == {"s2": SPARE}
 
@@ -130,11 +133,11 @@ def test_a_change_below_a_row_being_written_is_no_news(path: Path, monkeypatch: 
         other.put_session("s1", SPARE, NOW)
         assert flushed(other, 10)
         lock.execute("BEGIN IMMEDIATE")
-        mine.put_session("s1", WORK, NOW)
+        mine.put_session("s1", WORK, NOW, moves=1)
         read = mine._read
 
-        def read_slowly(since: int | None, except_writer: str) -> Snapshot:
-            news = read(since, except_writer)
+        def read_slowly(is_all: bool) -> Snapshot:
+            news = read(is_all)
             lock.execute("ROLLBACK")
             assert flushed(mine, 10)
             return news
@@ -153,10 +156,10 @@ def test_a_change_below_a_row_just_put_is_no_news(path: Path, monkeypatch: pytes
         assert flushed(other, 10)
         read = mine._read
 
-        def read_slowly(since: int | None, except_writer: str) -> Snapshot:
-            news = read(since, except_writer)
+        def read_slowly(is_all: bool) -> Snapshot:
+            news = read(is_all)
             assert news == Snapshot({"s1": SPARE}, {"f1": META}, {"f1": DEAD})
-            monkeypatch.setattr(writing, "LINGER", 30)  # until the flush of close
+            monkeypatch.setattr(SqliteDatabase, "linger", 30)  # until the flush of close
             mine.put_session("s1", WORK, NOW)
             mine.drop_condition("f1")
             mine.put_condition("f2", DEAD)
@@ -211,7 +214,7 @@ def test_pins_outlive_other_notes_and_are_bounded(path: Path, monkeypatch: pytes
         connection.execute("UPDATE claims SET at = ? WHERE \"case\" = 'pruned'", (NOW + 39 * DAY,))
 
     assert kept_on(40, "p1", "p2") == {"p0", "p1", "p2"}
-    monkeypatch.setattr("codexpool.state.sqlite.PINS_KEPT", 2)
+    monkeypatch.setattr("codexpool.state.store.PINS_KEPT", 2)
     assert kept_on(41) == {"p1", "p2"}
 
 
@@ -246,7 +249,7 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
         assert after.metadata == before.metadata
         assert after.notes == before.notes
         assert not state.claim("case", NOW)
-    assert len(read_spent(path, ["day"], "2000-01-01")) == 365
+    assert len(read_spent(SqliteFile(path), ["day"], "2000-01-01")) == 365
 
 
 def test_a_clock_ahead_does_not_empty_an_unpruned_state(path: Path) -> None:
@@ -281,7 +284,7 @@ def test_an_incomplete_state_is_set_aside_with_one_line(
     with raw(path) as connection:
         connection.executescript(damage)
 
-    with contextlib.closing(open_state(path)) as made:
+    with contextlib.closing(SqliteState(path)) as made:
         made.put_record("p#work", Record("f1", WORK))
         made.put_session("s2", WORK, time.time())
         assert made.claim("case", NOW)
@@ -313,7 +316,7 @@ def test_a_table_lost_at_run_time_costs_one_line(
 
 def test_an_unwritable_claim_is_granted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written later."""
-    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("codexpool.state.sqlite_file.BUSY_TIMEOUT", 0.05)
     monkeypatch.setattr(writing, "RETRY", (0.05, 0.1))
     with opened(path) as mine, opened(path) as other, raw(path) as lock:
         lock.execute("BEGIN IMMEDIATE")
@@ -327,8 +330,8 @@ def test_an_unwritable_claim_is_granted_once(path: Path, monkeypatch: pytest.Mon
 
 
 def test_closing_says_whether_all_was_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
-    monkeypatch.setattr("codexpool.state.sqlite.CLOSE_TIMEOUT", 0.5)
+    monkeypatch.setattr("codexpool.state.sqlite_file.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("codexpool.state.store.CLOSE_TIMEOUT", 0.5)
     state = SqliteState(path)
     state.put_session("s1", WORK, NOW)
     assert state.close()
@@ -342,7 +345,7 @@ def test_closing_says_whether_all_was_written(path: Path, monkeypatch: pytest.Mo
 def test_a_put_returns_at_once_while_the_database_is_locked(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("codexpool.state.sqlite_file.BUSY_TIMEOUT", 0.05)
     monkeypatch.setattr(writing, "RETRY", (0.05, 0.1))
     caplog.set_level("INFO")
     with opened(path) as state, raw(path) as lock:
@@ -373,7 +376,7 @@ def test_an_unstorable_row_does_not_stop_the_others(path: Path) -> None:
 
 def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "MAX_WAITING", 10)
-    monkeypatch.setattr(writing, "LINGER", 1)
+    monkeypatch.setattr(SqliteDatabase, "linger", 1)
     with opened(path) as state:
         for n in range(25):
             state.put_session(f"s{n}", WORK, NOW)
@@ -382,7 +385,7 @@ def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch:
 
 
 def test_many_totals_of_one_account_wake_the_thread_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "LINGER", 5)
+    monkeypatch.setattr(SqliteDatabase, "linger", 5)
     woken = 0
 
     def notify() -> None:
@@ -412,7 +415,7 @@ def test_close_writes_what_is_left_and_the_thread_ends(path: Path) -> None:
 def test_close_is_bounded_while_the_database_is_locked(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("codexpool.state.sqlite_file.BUSY_TIMEOUT", 0.05)
     state = SqliteState(path)
     with raw(path) as lock:
         lock.execute("BEGIN IMMEDIATE")
@@ -428,7 +431,7 @@ def test_a_database_of_the_first_schema_is_upgraded(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with raw(path) as connection:
         connection.executescript(
-            f"{database.SCHEMA} PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1;"
+            f"{migrations.FIRST} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"
             "INSERT INTO sessions VALUES ('s1', 'acct-work', 'user-1', 1799999999.0, 1, 'w')"
         )
 
@@ -441,7 +444,7 @@ def test_a_database_of_the_first_schema_is_upgraded(path: Path) -> None:
         assert state.load().records == {"p#work": Record("f1", WORK, NOW)}
         assert state.claim("case", NOW)
     with raw(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
 
 def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
@@ -449,8 +452,8 @@ def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with raw(path) as connection:
         connection.executescript(
-            f"{database.SCHEMA}{database.SINCE_2}{database.SINCE_3}"
-            f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 3;"
+            f"{migrations.FIRST}{migrations.SINCE_2}{migrations.SINCE_3}"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 3;"
             "INSERT INTO sessions VALUES ('s1', 'acct-work', 'user-1', 1799999999.0, 1, 'w', 2);"
             """INSERT INTO notes VALUES ('usage', 'a', '{"n": 1}', 1799999999.0, 1, 'w')"""
         )
@@ -463,9 +466,9 @@ def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
 
     with opened(path) as state:
         assert list(state.load().spent.values()) == [SPENT]
-    assert read_spent(path, ["member"], "2027-01-01") == {("ann",): SPENT}
+    assert read_spent(SqliteFile(path), ["member"], "2027-01-01") == {("ann",): SPENT}
     with raw(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
 
 def test_each_process_has_its_own_totals(path: Path) -> None:
@@ -483,7 +486,7 @@ def test_each_process_has_its_own_totals(path: Path) -> None:
         assert totals(other.changes()) == [(ACCOUNT, SPENT._replace(turns=5))]
         assert len(other.load().spent) == 2
 
-    assert read_spent(path, ["member"], "2027-01-01")[("ann",)].turns == 6
+    assert read_spent(SqliteFile(path), ["member"], "2027-01-01")[("ann",)].turns == 6
 
 
 def test_usage_is_kept_for_400_days(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +499,7 @@ def test_usage_is_kept_for_400_days(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert flushed(state, 10)
         assert {account.day for account, _ in state.load().spent} == {day_of(NOW + n * DAY) for n in (-1, 0, 1)}
 
-    kept = {day for (day,) in read_spent(path, ["day"], "2000-01-01")}
+    kept = {day for (day,) in read_spent(SqliteFile(path), ["day"], "2000-01-01")}
     assert days - kept == {day_of(NOW - 401 * DAY)}
 
 
@@ -510,7 +513,7 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
             write(batch)
             tries.append(batch)
             if len(tries) == 1:
-                raise sqlite3.OperationalError("disk I/O error")
+                raise UnavailableError("disk I/O error", "")
 
         monkeypatch.setattr(state._writer, "_write", write_and_fail)
         state.put_spent(ACCOUNT, SPENT)
@@ -518,7 +521,7 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
         assert len(tries) == 2
         state.put_spent(ACCOUNT, SPENT._replace(turns=2))
 
-    assert read_spent(path, ["member"], "2027-01-01") == {("ann",): SPENT._replace(turns=2)}
+    assert read_spent(SqliteFile(path), ["member"], "2027-01-01") == {("ann",): SPENT._replace(turns=2)}
 
 
 def test_a_note_of_another_process_is_news_once(path: Path) -> None:
@@ -557,15 +560,15 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with opened(path):
         pass
     with raw(path) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
 
     with pytest.raises(
-        StateError, match=r"newer codexpool \(schema 5; this version supports 4\); update codexpool, or"
+        StateError, match=r"newer codexpool \(schema 6; this version supports 5\); update codexpool, or"
     ):
-        open_state(path)
+        SqliteState(path)
 
     with raw(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
 
 
 @pytest.mark.parametrize("setup", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 7"])
@@ -578,7 +581,7 @@ def test_the_database_of_another_program_is_refused(tmp_path: Path, setup: str) 
     before = path.read_bytes(), path.stat().st_mode
 
     with pytest.raises(StateError, match="is the database of another program"):
-        open_state(path)
+        SqliteState(path)
 
     assert (path.read_bytes(), path.stat().st_mode) == before
 
@@ -587,7 +590,7 @@ def test_a_file_that_is_no_state_by_its_name_is_not_moved_away(tmp_path: Path) -
     path = tmp_path / "pool.toml"
     path.write_text("# my pool" * 100)
     with pytest.raises(StateError, match=r"pool\.toml is not a database .*; correct CODEXPOOL_STATE"):
-        open_state(path)
+        SqliteState(path)
     assert path.read_text() == "# my pool" * 100
 
 

@@ -10,7 +10,8 @@ import pytest
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import Record, Snapshot, StateError, UnavailableError
-from codexpool.state.sqlite import SqliteState, open_state, state_path
+from codexpool.state.location import SqliteFile, location
+from codexpool.state.sqlite import SqliteState
 from tests.state.flushed import flushed
 
 WORK = IdentityKey("acct-work", "user-1")
@@ -149,7 +150,7 @@ def test_nothing_is_raised_after_close(state: SqliteState) -> None:
 
 
 def test_of_too_many_sessions_the_least_recently_used_go(state: SqliteState, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.sqlite.MAX_SESSIONS", 3)
+    monkeypatch.setattr("codexpool.state.store.MAX_SESSIONS", 3)
     monkeypatch.setattr("codexpool.state.writer.PRUNE_EVERY", 0)
     for at, session in enumerate(["a", "b", "c", "a", "d"]):
         state.put_session(session, WORK, NOW + at)
@@ -160,9 +161,10 @@ def test_of_too_many_sessions_the_least_recently_used_go(state: SqliteState, mon
 def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert state_path({"CODEXPOOL_STATE": "~/here.db"}) == tmp_path / "here.db"
+    assert location({"CODEXPOOL_STATE": "~/here.db"}) == SqliteFile(tmp_path / "here.db")
     for environ in ({}, {"CODEXPOOL_STATE": ""}):
-        default = state_path(environ)
+        default = location(environ).folder / "state.sqlite3"
+        assert location(environ) == SqliteFile(default)
         assert default.name == "state.sqlite3"
         assert default.parent.name == "codexpool"
         assert tmp_path in default.parents
@@ -171,7 +173,7 @@ def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://user:s3cret@db.example/codexpool",
+        "mysql://user:s3cret@db.example/codexpool",
         "sqlite:////var/lib/state.sqlite3",
         "file:///var/lib/state.sqlite3",
         "file:/var/lib/state.sqlite3",
@@ -181,21 +183,21 @@ def test_the_path_is_the_users_own_or_the_one_named(tmp_path: Path, monkeypatch:
 )
 def test_a_url_is_refused_without_showing_its_password(url: str) -> None:
     with pytest.raises(
-        StateError, match=r"CODEXPOOL_STATE is a URL \(\S+:…\), and only files .*; name a file"
+        StateError, match=r"CODEXPOOL_STATE is a URL \(\S+:…\) that codexpool does not know; name a file"
     ) as caught:
-        state_path({"CODEXPOOL_STATE": url})
+        location({"CODEXPOOL_STATE": url})
     assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a:b.sqlite3", "C:/state.sqlite3", "state", "./http:/x"])
 def test_a_name_with_a_colon_is_no_url(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert state_path({"CODEXPOOL_STATE": name}) == tmp_path / name
+    assert location({"CODEXPOOL_STATE": name}) == SqliteFile(tmp_path / name)
 
 
 def test_an_unusable_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for unusable in (tmp_path / "file" / "s.sqlite3", tmp_path):
         with pytest.raises(UnavailableError, match=r"cannot be used .*; let the user .* CODEXPOOL_STATE") as caught:
-            open_state(unusable)
+            SqliteState(unusable)
         assert str(unusable) in str(caught.value)

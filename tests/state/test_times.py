@@ -104,7 +104,7 @@ def all_rows() -> list[Row]:
     return kept.rows
 
 
-@pytest.mark.parametrize("row", all_rows(), ids=lambda row: f"{row.table}-{row.values[0]}")
+@pytest.mark.parametrize("row", all_rows(), ids=lambda row: f"{row.table}-{row.key}")
 @pytest.mark.parametrize("seconds", [300.0, -300.0])
 def test_all_times_of_a_row_are_moved_and_no_other_number(row: Row, seconds: float) -> None:
     moved = moved_row(row, seconds)
@@ -168,7 +168,7 @@ def test_a_note_that_is_strange_stops_neither_reading_nor_writing(kind: str, not
 
 def test_never_stays_never() -> None:
     """Zero is no time: an account that was never read must not seem to have been read just after it."""
-    (row,) = (row for row in all_rows() if row.values[0] == notes.RESUMED)
-    never = row._replace(values=(notes.USAGE, "name", json.dumps(Usage().document()), NOW))
+    (row,) = (row for row in all_rows() if row.values.get("kind") == notes.RESUMED)
+    never = row._replace(values={**row.values, "kind": notes.USAGE, "note": json.dumps(Usage().document())})
 
-    assert json.loads(str(moved_row(never, 300.0).values[2])) == Usage().document()
+    assert json.loads(str(moved_row(never, 300.0).values["note"])) == Usage().document()

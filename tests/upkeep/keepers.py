@@ -19,7 +19,7 @@ from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Metadata, Status, Word
 from codexpool.protocol.usage_report import UsageReport
-from codexpool.state.sqlite import SqliteState
+from codexpool.state import State
 from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper, Listener
@@ -88,7 +88,7 @@ def write_pool(folder: Path, *names: str, version: int = 1) -> Path:
 @contextmanager
 def keeper_of(
     path: Path,
-    open_state: Callable[[], SqliteState],
+    open_state: Callable[[], State],
     accounts: Accounts | None = None,
     listener: Listener | None = None,
 ) -> Iterator[Keeper]:

@@ -68,7 +68,7 @@ class SharedState(Rows):
                 return
             for row in self.rows.values():
                 if row.table == "sessions":
-                    self._write(*row.values)
+                    self._write(**row.values)
             self.rows.clear()
 
     def _write(self, session: Any, account_id: Any, user_id: Any, at: object, moves: Any) -> None:

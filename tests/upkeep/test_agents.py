@@ -17,7 +17,7 @@ from codexpool.credentials import agent_api
 from codexpool.credentials.http_client import Route
 from codexpool.pool import confirmation
 from codexpool.pool.identity import Evidence, Identity, Metadata, Status
-from codexpool.state.sqlite import open_state
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep.keeper import Keeper
 from tests.running import pat
 from tests.standin import DISCOVERY, WHOAMI, Answer, StandIn
@@ -52,7 +52,7 @@ def pool_toml(folder: Path, agent: Agent) -> Path:
 @contextmanager
 def a_keeper(standin: StandIn, path: Path) -> Iterator[Keeper]:
     route = Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
-    state = partial(open_state, path.parent / "state.sqlite3")
+    state = partial(SqliteState, path.parent / "state.sqlite3")
     keeper = Keeper(load(path), state, os.environ, route, Unheard())
     keeper.start(Watcher([path]))
     try:

@@ -14,7 +14,9 @@ import pytest
 
 from codexpool.config import editing
 from codexpool.pool.identity import Status
-from codexpool.state.sqlite import SqliteState, read_state
+from codexpool.state.location import SqliteFile
+from codexpool.state.opening import read_state
+from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import flags as pending_flags
 from tests.config.unwritable import unwritable
@@ -75,7 +77,7 @@ async def test_unwritable_flags_are_retried(
 
             # then: others can see the conditions meanwhile, though not in the file
             assert flags(path) == {}
-            known = read_state(state)
+            known = read_state(SqliteFile(state))
             assert known is not None
             for name in ("a", "b"):
                 assert known.conditions[fingerprint(token_of(name))].status is Status.NEEDS_REPLACEMENT
@@ -184,7 +186,7 @@ async def test_flags_of_a_read_only_file_stay_in_the_state_until_it_can_be_writt
             (record,) = [record for record in caplog.records if "cannot be written" in record.getMessage()]
             assert record.levelname == "INFO"
             assert "flags are kept in the state" in record.getMessage()
-            known = read_state(state)
+            known = read_state(SqliteFile(state))
             assert known is not None
             for name in ("a", "b"):
                 assert known.conditions[fingerprint(token_of(name))].status is Status.NEEDS_REPLACEMENT

@@ -18,7 +18,9 @@ from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.state import Record, record_name
-from codexpool.state.sqlite import SqliteState, open_state, read_state
+from codexpool.state.location import SqliteFile
+from codexpool.state.opening import read_state
+from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence
 from codexpool.upkeep.persistence import Persistence
@@ -31,7 +33,7 @@ ACCOUNT = Account("/p/pool.toml", "2026-11-25", "ann", "work", "m")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codexpool.state.database.BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr("codexpool.state.sqlite_file.BUSY_TIMEOUT", 0.1)
     monkeypatch.setattr(persistence, "OPEN_PAUSES", (0.05, 0.2))
     monkeypatch.setattr(persistence, "PATIENCE", 0.2)
 
@@ -87,7 +89,7 @@ async def test_a_late_state_gets_all_that_was_learned(
     caplog.set_level("INFO")
     pool = write_pool(path.parent, "a", "b", "c")
     SqliteState(path).close()
-    with keeper_of(pool, lambda: open_state(path)) as keeper:
+    with keeper_of(pool, lambda: SqliteState(path)) as keeper:
         with trouble(path):
             # then: identities are ready, although nobody knows what an earlier run has found out
             await until_ready(keeper)
@@ -104,7 +106,7 @@ async def test_a_late_state_gets_all_that_was_learned(
         await until(lambda: said(caplog.records, "state: open"))
 
     # then: all of it is there for others, and after the next start
-    known = read_state(path)
+    known = read_state(SqliteFile(path))
     assert known is not None
     assert known.sessions == {"s1": a.metadata.key}
     assert known.metadata.keys() == {fingerprint(token_of(name)) for name in "abc"}
@@ -124,7 +126,7 @@ async def test_what_an_earlier_run_knew_counts_although_it_comes_late(path: Path
     first.put_session("theirs", IdentityKey("acc-b", "user-b"), now - 60)
     assert first.close()
 
-    with keeper_of(pool, lambda: open_state(path)) as keeper:
+    with keeper_of(pool, lambda: SqliteState(path)) as keeper:
         with another_opens_it(path):
             await until_ready(keeper)
             keeper.pool.sessions.bind("mine", IdentityKey("acc-a", "user-a"))
@@ -137,7 +139,7 @@ async def test_what_an_earlier_run_knew_counts_although_it_comes_late(path: Path
             assert known_session is not None
             assert known_session.key.account_id == "acc-b"
 
-    known = read_state(path)
+    known = read_state(SqliteFile(path))
     assert known is not None
     assert known.conditions[of_a].status is Status.LIMITED
 
@@ -156,13 +158,13 @@ async def test_a_login_of_another_workspace_is_found_out_late(path: Path) -> Non
     first.put_record(record_name(pool, "login"), record)
     assert first.close()
 
-    with keeper_of(pool, lambda: open_state(path)) as keeper:
+    with keeper_of(pool, lambda: SqliteState(path)) as keeper:
         with another_opens_it(path):
             await until_ready(keeper)
         await until(lambda: keeper.pool.identities["login"].status is Status.CONFLICT)
 
     # then: the next start knows it, too
-    known = read_state(path)
+    known = read_state(SqliteFile(path))
     assert known is not None
     assert known.records[record_name(pool, "login")].key == record.key
 
@@ -171,7 +173,7 @@ async def test_a_case_is_claimed_once_with_a_locked_state(path: Path) -> None:
     """Before the state is open and after it."""
     tasks = Tasks()
     with another_opens_it(path):
-        kept = Persistence(lambda: open_state(path), tasks)
+        kept = Persistence(lambda: SqliteState(path), tasks)
         tasks.spawn(kept.run(lambda news: None))
         assert [await kept.claim("case"), await kept.claim("case")] == [True, False]
     await asyncio.wait_for(kept.earlier(), 20)
@@ -191,7 +193,7 @@ async def test_a_process_that_ends_early_writes_what_it_counted(
     tasks = Tasks()
     with contextlib.ExitStack() as stack:
         stack.enter_context(another_opens_it(path))
-        kept = Persistence(lambda: open_state(path), tasks)
+        kept = Persistence(lambda: SqliteState(path), tasks)
         sharing = tasks.spawn(kept.run(lambda news: None))
         kept.put_spent(ACCOUNT, Spent(2))
         await until(lambda: said(caplog.records, "Retrying"))
@@ -218,13 +220,13 @@ async def test_rows_that_wait_for_the_state_are_bounded(path: Path, monkeypatch:
     """The oldest go; a newer row of the same key takes the place of the older one."""
     monkeypatch.setattr(persistence, "MAX_UNWRITTEN", 3)
     tasks, work = Tasks(), Metadata("acc", "user", "plus")
-    kept = Persistence(lambda: open_state(path), tasks)
+    kept = Persistence(lambda: SqliteState(path), tasks)
     for number in range(10):
         kept.put_metadata(f"f{number}", work, time.time())
         kept.put_metadata("f0", work, time.time())
     kept.close()
     tasks.stop()
-    known = read_state(path)
+    known = read_state(SqliteFile(path))
     assert known is not None
     assert known.metadata.keys() == {"f0", "f8", "f9"}
 
@@ -236,11 +238,11 @@ async def test_what_is_dropped_before_the_state_is_open_is_gone(path: Path) -> N
     first.put_condition("f0", Condition(Status.RESTING, time.time()))
     assert first.close()
     tasks = Tasks()
-    kept = Persistence(lambda: open_state(path), tasks)
+    kept = Persistence(lambda: SqliteState(path), tasks)
     kept.drop_condition("f0")
     kept.drop_record("p#gone")
     kept.close()
     tasks.stop()
-    known = read_state(path)
+    known = read_state(SqliteFile(path))
     assert known is not None
     assert (known.records, known.conditions) == ({}, {})

@@ -13,7 +13,7 @@ from codexpool.pool.identity import Asked, Condition, Identity, Status
 from codexpool.pool.usage import MAIN
 from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.usage_report import FamilyReport, UsageReport
-from codexpool.state.sqlite import open_state
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES
 from tests.upkeep.keepers import Accounts, keeper_of, until, write_pool
@@ -42,7 +42,7 @@ def pool(tmp_path: Path) -> Path:
 async def test_a_drained_identity_is_never_ready_at_the_first_start(pool: Path, tmp_path: Path) -> None:
     accounts = Accounts()
     accounts.told["acc-drained"] = drained()
-    with keeper_of(pool, lambda: open_state(tmp_path / "state.sqlite3"), accounts) as keeper:
+    with keeper_of(pool, lambda: SqliteState(tmp_path / "state.sqlite3"), accounts) as keeper:
         was: list[tuple[str, Status]] = []
         follow = keeper._poller.follow
 
@@ -63,11 +63,11 @@ async def test_a_drained_identity_gets_no_turn_after_a_restart(
     """It was used up elsewhere while no proxy ran, for longer than a minute."""
     state = tmp_path / "state.sqlite3"
     accounts = Accounts()
-    with keeper_of(pool, lambda: open_state(state), accounts) as keeper:
+    with keeper_of(pool, lambda: SqliteState(state), accounts) as keeper:
         await settled(keeper)
     accounts.told["acc-drained"] = drained()
     monkeypatch.setattr("codexpool.pool.usage.ASKED_EVERY", 0.0)
-    with keeper_of(pool, lambda: open_state(state), accounts) as keeper:
+    with keeper_of(pool, lambda: SqliteState(state), accounts) as keeper:
         asked = Asked("s", RESPONSES)
         await settled(keeper)
         while (seconds := keeper.pool.unread_pause(asked, time.time())) > 0:
@@ -82,7 +82,7 @@ async def test_a_drained_identity_gets_no_turn_after_a_restart(
 async def test_a_reading_that_fails_leaves_all_ready(pool: Path, tmp_path: Path) -> None:
     accounts = Accounts()
     accounts.told = dict.fromkeys(["acc-drained", "acc-good"], UnreadError("wham/usage answers 403"))
-    with keeper_of(pool, lambda: open_state(tmp_path / "state.sqlite3"), accounts) as keeper:
+    with keeper_of(pool, lambda: SqliteState(tmp_path / "state.sqlite3"), accounts) as keeper:
         await settled(keeper)
 
         assert statuses(keeper) == {"drained": Status.READY, "good": Status.READY}
@@ -92,9 +92,9 @@ async def test_a_lift_that_one_proxy_reads_counts_for_the_others(pool: Path, tmp
     state, here, there = tmp_path / "state.sqlite3", Accounts(), Accounts()
     here.told["acc-drained"] = there.told["acc-drained"] = drained()
     with contextlib.ExitStack() as stack:
-        one = stack.enter_context(keeper_of(pool, lambda: open_state(state), here))
+        one = stack.enter_context(keeper_of(pool, lambda: SqliteState(state), here))
         await settled(one)
-        other = stack.enter_context(keeper_of(pool, lambda: open_state(state), there))
+        other = stack.enter_context(keeper_of(pool, lambda: SqliteState(state), there))
         await settled(other)
         assert statuses(one)["drained"] == statuses(other)["drained"] == Status.LIMITED
 

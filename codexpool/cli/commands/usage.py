@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -16,11 +15,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.common import Failure, json_option, moment, state_file
+from codexpool.cli.common import Failure, json_option, moment, state_location
 from codexpool.cli.output import Output, quiet_end
 from codexpool.members.ledger import Spent
 from codexpool.state import StateError
-from codexpool.state.sqlite import COUNTED_BY, read_spent
+from codexpool.state.opening import COUNTED_BY, read_spent
 from codexpool.views.formatting import clock, plain
 
 VERSION: Final = 1  # version of the JSON document
@@ -76,11 +75,11 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot be combined")
-    by, path = list(dict.fromkeys(by)), state_file()
+    by, at = list(dict.fromkeys(by)), state_location()
     try:
-        rows = read_spent(path, by, since.isoformat())
-    except (StateError, sqlite3.Error, OSError) as error:
-        raise Failure(f"cannot read {path}: {error}") from None
+        rows = read_spent(at, by, since.isoformat())
+    except StateError as error:
+        raise Failure(f"state: {error}") from None
     out = Output()
     with quiet_end():
         if as_json:

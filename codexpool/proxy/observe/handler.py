@@ -47,7 +47,7 @@ from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.redaction import redact_text
-from codexpool.state.sqlite import state_path
+from codexpool.state.location import location
 from codexpool.traces.history import History
 
 logger = logging.getLogger("codexpool")
@@ -84,7 +84,7 @@ class ObserveHandler(Hooks):
             return
         with self._fail_open("reading the pool"):
             self._config = setup
-            self.consulted = consult(setup, self._environ, state_path(self._environ))
+            self.consulted = consult(setup, self._environ, location(self._environ))
             logger.info("observe mode: %s, as it is now:", setup.path)
             for line in self.consulted.lines():
                 logger.info("%s", line)

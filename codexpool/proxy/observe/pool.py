@@ -33,7 +33,8 @@ from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
 from codexpool.state import Record, Snapshot, record_name
-from codexpool.state.sqlite import agents_folder, read_state
+from codexpool.state.location import Location, agents_folder
+from codexpool.state.opening import read_state
 from codexpool.tokens.agent_key import SCHEME, AgentTask
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.persistence import apply
@@ -91,7 +92,7 @@ def is_known(identity: Identity) -> bool:
     return not identity.fingerprint.startswith(NOT_KNOWN)
 
 
-def consult(config: PoolConfig, environ: Mapping[str, str], state: Path) -> Consulted:
+def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> Consulted:
     """Make the pool of a configuration as it would serve now. A problem with an identity is logged."""
     known = read_state(state) or Snapshot()
     agents = AgentApi(Route(), environ, Clock(), partial(agents_folder, environ))

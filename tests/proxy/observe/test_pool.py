@@ -12,6 +12,7 @@ from codexpool.config.read import load
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.state import Record
+from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import fingerprint
 from tests.proxy.observe.flows import HEADERS, observing, request, sent, state_in, trace_of
@@ -76,7 +77,7 @@ def test_identities_have_the_status_that_files_give(
 def consulted_of(folder: Path, text: str, **environ: str) -> Consulted:
     pool_toml(folder, head=text)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    consulted = consult(load(folder / "pool.toml"), environ, folder / "state.sqlite3")
+    consulted = consult(load(folder / "pool.toml"), environ, SqliteFile(folder / "state.sqlite3"))
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before, "nothing is written"
     return consulted
 

@@ -1,0 +1,90 @@
+"""What `CODEXPOOL_STATE` names: a SQLite file, or a PostgreSQL database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from codexpool.state import StateError
+
+VARIABLE: Final = "CODEXPOOL_STATE"
+
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")  # At least two letters: one is a drive of Windows.
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFile:
+    """The state of the proxies and commands of one machine."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of what belongs to this machine."""
+        return self.path.parent
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """The state of proxies on several machines. ``url`` may have a password; the text has none."""
+
+    url: str = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of what belongs to this machine."""
+        return _default_folder()
+
+    def __str__(self) -> str:
+        from urllib.parse import parse_qsl, urlencode, urlsplit
+
+        parts = urlsplit(self.url)
+        user, at, host = parts.netloc.rpartition("@")
+        query = urlencode(
+            [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name], safe="/=,"
+        )
+        shown = parts._replace(scheme="postgresql", netloc=f"{user.partition(':')[0]}{at}{host}", query=query)
+        return shown.geturl()
+
+
+Location = SqliteFile | Postgres
+
+
+def named_location(environ: Mapping[str, str]) -> Location | None:
+    """Return what ``CODEXPOOL_STATE`` names, if it is set. Raises StateError for a URL of something else."""
+    named = environ.get(VARIABLE)
+    if not named:
+        return None
+    if url := _URL.match(named):
+        if url[1] in ("postgresql", "postgres"):
+            return Postgres(named.strip())
+        # The scheme only: the rest may contain a password.
+        what = f"{VARIABLE} is a URL ({url[1]}:…) that codexpool does not know"
+        remedy = "name a file, as in ~/codexpool/state.sqlite3, or a database, as in postgresql://codexpool@db.example/codexpool"
+        raise StateError(what, f"{remedy}, or unset it to use the default file")
+    return SqliteFile(Path(named).expanduser().absolute())
+
+
+def location(environ: Mapping[str, str]) -> Location:
+    """Return where the state is: `named_location`, or a file in the user's state folder. Raises StateError."""
+    return named_location(environ) or SqliteFile(_default_folder() / "state.sqlite3")
+
+
+def agents_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder that has the tasks of agent identities. Raises nothing."""
+    try:
+        return location(environ).folder / "agents"
+    except StateError:
+        return _default_folder() / "agents"  # Whatever opens the state reports the error.
+
+
+def _default_folder() -> Path:
+    import platformdirs  # In the thread that opens the state, not at start-up.
+
+    return platformdirs.user_state_path("codexpool", appauthor=False)

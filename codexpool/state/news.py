@@ -1,0 +1,26 @@
+"""How a transaction tells others that it has news for them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, literal, select, update
+
+from codexpool.state.schema import revision
+
+CHANNEL = "codexpool_"  # And the epoch: a PostgreSQL server has one set of channels for all schemas of a database.
+
+
+def next_revision(connection: Connection, writer: str) -> int:
+    """Return the revision for the rows of this transaction, and tell others of it once it is committed.
+
+    The counter stays locked until then, so that revisions become visible in their order.
+    """
+    counted = update(revision).values(value=revision.c.value + 1).returning(revision.c.value)
+    value: int = connection.execute(counted).scalar_one()
+    notify(connection, writer)
+    return value
+
+
+def notify(connection: Connection, word: str) -> None:
+    """Wake those who wait for news, once this transaction is committed. On SQLite they poll."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(literal(CHANNEL).concat(revision.c.epoch), word)))
