@@ -98,7 +98,8 @@ class Standing:
 class Answer(NamedTuple):
     """What a proxy has from now on. ``elsewhere``: slots that others have, of a day the turns they have begun.
 
-    ``idle`` are the slots that others keep without a turn; ``is_contended`` tells that turns wait elsewhere.
+    ``idle`` are the slots that others keep without a turn; ``is_contended`` tells that turns wait elsewhere, or that
+    more slots are leased than there are.
     """
 
     slots: int
@@ -162,7 +163,7 @@ def _at_once(holder: str, ask: Ask, standing: Standing, waiting: int, weight: in
     mine = mine._replace(waiting=waiting, weight=weight)
     free = ask.bound - mine.slots - elsewhere
     mine, clock = _share(mine, [claim for claim in others if claim.waiting > 0], free, standing.clock)
-    is_contended = any(claim.waiting for claim in others)
+    is_contended = any(claim.waiting for claim in others) or elsewhere + mine.slots > ask.bound
     idle = sum(max(0, claim.slots - claim.used) for claim in others)
     return Settled(mine, clock, Answer(mine.slots, elsewhere, idle, is_contended))
 

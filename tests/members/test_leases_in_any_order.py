@@ -18,11 +18,15 @@ SETTLED_AFTER = 8
 
 
 class Fleet(RuleBasedStateMachine):
-    """Two proxies. A turn is begun only while the bound holds for all that are alive, and that one included."""
+    """Two proxies. A turn is begun only while the bound holds, that one included.
+
+    Turns of a proxy that was dead to the others do not count: their slots were leased to others meanwhile.
+    """
 
     @initialize(at_once=st.sampled_from([None, 1, 2, 3]))
     def begin(self, at_once: int | None) -> None:
         self.at_once, self.store, self.killed = at_once, Store(), 0
+        self.outlived: set[Turn] = set()
         self.proxies = [Proxy(name, self.store, at_once) for name in ("A", "B")]
         self.before = self.under_way()
 
@@ -31,7 +35,7 @@ class Fleet(RuleBasedStateMachine):
         counts: dict[tuple[Subject, str], int] = {}
         for proxy in self.proxies:
             for turn in proxy.under_way:
-                for subject in (POOL, of_member(turn.who)):
+                for subject in (POOL, of_member(turn.who)) if turn not in self.outlived else ():
                     counts[(subject, proxy.name)] = counts.get((subject, proxy.name), 0) + 1
         return counts
 
@@ -42,8 +46,7 @@ class Fleet(RuleBasedStateMachine):
             bound = self.at_once if subject is POOL else OWN[subject.member]
             if now[(subject, name)] > self.before.get((subject, name), 0) and bound is not None:
                 assert self.store.is_alive(name)
-                alive = sum(count for (one, at), count in now.items() if one == subject and self.store.is_alive(at))
-                assert alive <= bound
+                assert sum(count for (one, _), count in now.items() if one == subject) <= bound
         self.before = now
 
     def proxy(self, index: int) -> Proxy:
@@ -92,8 +95,9 @@ class Fleet(RuleBasedStateMachine):
         self.proxy(index).exchanges()
         self.check()
 
-    @rule(index=st.integers(0, 1), member=st.sampled_from(list(OWN)))
-    def is_served_at_once(self, index: int, member: str) -> None:
+    @rule(index=st.integers(0, 1), member=st.sampled_from(list(OWN)), offers_it=st.booleans())
+    def is_served_at_once(self, index: int, member: str, offers_it: bool) -> None:
+        """A turn has come and ended, and its slot is idle or on its way back."""
         proxy = self.proxy(index)
         turn = proxy.comes(member, OWN[member])
         proxy.exchanges()
@@ -101,11 +105,25 @@ class Fleet(RuleBasedStateMachine):
         if turn.is_let_in:
             proxy.leaves(turn)
             self.check()
+            if offers_it:
+                self.time_passes(KEEP + 0.1)
+                self.begins_an_exchange(index, True)
+
+    @rule(index=st.integers(0, 1), member=st.sampled_from(list(OWN)))
+    def comes_and_asks(self, index: int, member: str) -> None:
+        proxy = self.proxy(index)
+        proxy.comes(member, OWN[member])
+        proxy.exchanges()
+        self.check()
 
     @rule(seconds=st.sampled_from([0.5, 1.0, KEEP, ALIVE]))
     def time_passes(self, seconds: float) -> None:
         """A proxy that does nothing for so long is dead to the others, and finds out at its next exchange."""
         self.store.now += seconds
+        for proxy in self.proxies:
+            if not self.store.is_alive(proxy.name):
+                self.outlived |= set(proxy.under_way)
+        self.before = self.under_way()
 
     @rule(index=st.integers(0, 1))
     def is_killed(self, index: int) -> None:
@@ -154,4 +172,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -39,7 +39,7 @@ def test_no_more_than_the_bound_is_leased() -> None:
 
 
 def test_turns_that_were_begun_without_the_state_count_until_they_end() -> None:
-    assert settled(Ask(ANN, 3, used=3, keep=3, waiting=1), Claim("other", slots=3)) == Answer(3, 3, 3, False)
+    assert settled(Ask(ANN, 3, used=3, keep=3, waiting=1), Claim("other", slots=3)) == Answer(3, 3, 3, True)
     assert settled(Ask(ANN, 3, used=1, keep=1, waiting=1), Claim("other", slots=2, used=2)).slots == 1
 
 
