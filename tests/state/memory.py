@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
@@ -30,22 +30,21 @@ class MemoryState(State):
         super().__init__()
         self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         self._upserts = upserts(sqlite_insert)
+        self._lock = threading.Lock()  # All threads have the same connection.
         with self._engine.begin() as connection:
             schema.create_all(connection)
             connection.execute(insert(revision).values(value=0, epoch="e"))
 
     def put(self, row: Row) -> None:
         more = {} if row.table == "claims" else {"revision": 1, "writer": self.name}
-        with self._engine.begin() as connection:
-            connection.execute(self._upserts[row.table], {**row.values, **more})
+        self.transact(lambda connection: connection.execute(self._upserts[row.table], {**row.values, **more}))
 
     def claim(self, case: str, at: float) -> bool:
         claim = sqlite_insert(claims).values(case=case, at=at).on_conflict_do_nothing()
         return self.transact(lambda connection: connection.execute(claim).rowcount) == 1
 
     def load(self) -> Snapshot:
-        with self._engine.begin() as connection:
-            return rows(connection, self._clock())
+        return self.transact(lambda connection: rows(connection, self._clock()))
 
     def changes(self, wait: float = 0) -> Snapshot:
         return Snapshot()
@@ -54,13 +53,12 @@ class MemoryState(State):
         return self.transact(lambda connection: bindings(connection, sessions))
 
     def transact(self, work: Callable[[Connection], T]) -> T:
-        with self._engine.begin() as connection:
+        with self._lock, self._engine.begin() as connection:
             return work(connection)
 
     def scope(self, pool_toml: Path) -> str:
         return str(pool_toml)
 
     def close(self) -> bool:
-        with contextlib.suppress(Exception):
-            self._engine.dispose()
+        """Keep it: the next start finds what this one has put."""
         return True
