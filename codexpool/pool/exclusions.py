@@ -132,12 +132,12 @@ class Exclusions:
         mine = subjects_of(identity)
         return [e for e in self._shared() if e.subject in mine and e.counts(at)]
 
-    def forget(self, identity: Identity) -> set[str]:
-        """Forget all entries about an identity. Return the subjects of those that others know."""
+    def forget(self, identity: Identity, at: float) -> set[str]:
+        """Forget all entries about an identity until then. Return the subjects of those that others know."""
         mine = subjects_of(identity)
-        gone = {e.subject for e in self._shared() if e.subject in mine}
+        gone = {e.subject for e in self._shared() if e.subject in mine and e.since <= at}
         for kept in self._kept.values():
-            for key in [key for key in kept if key[0] in mine]:
+            for key in [key for key, entry in kept.items() if key[0] in mine and entry.since <= at]:
                 del kept[key]
         return gone
 
@@ -171,10 +171,14 @@ class Exclusions:
         """Yield the newest entries of a subject, without a look at older ones."""
         return islice((entry for entry in reversed(self._kept[kind].values()) if entry.subject == subject), SHARED)
 
-    def take(self, document: Mapping[str, Any], at: float) -> None:
-        """Take over what an earlier run or another proxy has written, unless more recent entries are there."""
+    def take(self, document: Mapping[str, Any], at: float, since: float = 0.0) -> None:
+        """Take over what an earlier run or another proxy has written, unless it is older than ``since``.
+
+        A more recent entry of this proxy stays.
+        """
         for entry in entries_of(document, at):
-            if (entry.subject, entry.what) not in self._kept[entry.kind]:
+            known = self._kept[entry.kind].get((entry.subject, entry.what))
+            if entry.since > since and (known is None or known.since < entry.since):
                 self.add(entry)
 
     def _shared(self) -> Iterator[Exclusion]:

@@ -181,6 +181,8 @@ class Identity:
     paused: bool = False  # In pool.toml.
     metadata: Metadata | None = None
     vouched_at: float = 0.0  # When whoami was last asked about this token and found it healthy.
+    served_at: float = 0.0  # When the last request was sent that was served with it.
+    resumed_at: float = 0.0  # When a person last said that nothing is wrong with it.
     rests: int = 0  # Rests in a row; a good answer of the model resets it.
     unsendable: bool = False  # It has no token, or only one that was refused.
     issued_at: float = 0.0  # When its token was issued for us; 0 if it was not, or since a good answer.

@@ -526,10 +526,14 @@ class Pool:
         return True
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
-        """Follow a person's word that nothing is wrong with an identity: end its limits, rests and refusals."""
-        if (identity := self.states.current(name, fingerprint)) is not None and identity.metadata is not None:
+        """Follow a person's word that nothing was wrong with an identity then: end its limits, rests and refusals.
+
+        The state says so to each proxy, perhaps late or twice: what was met since then stays.
+        """
+        identity = self.states.current(name, fingerprint)
+        if identity is not None and identity.metadata is not None and at > identity.resumed_at:
             self.states.causes.withdraw(fingerprint)
-            for subject in self.exclusions.forget(identity):
+            for subject in self.exclusions.forget(identity, at):
                 self._listener.exclusions_changed(subject)
         self.states.resumed(name, fingerprint, at)
 
@@ -552,6 +556,7 @@ class Pool:
         identity = self.identities.get(name)
         if identity is not None:
             identity.issued_at = 0.0
+            identity.served_at = max(identity.served_at, sent_at)
             if is_turn:
                 identity.rests = identity.doubts = 0
             if identity.troubles:

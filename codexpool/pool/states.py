@@ -343,23 +343,29 @@ class IdentityStates:
             self.breaker.tried()
 
     def resumed(self, name: str, fingerprint: str, at: float) -> None:
-        """Follow a person's word that nothing is wrong: end a limit, a rest, or a closed workspace."""
+        """Follow a person's word that nothing was wrong then: end a limit, a rest, or a closed workspace."""
         identity = self.current(name, fingerprint)
-        if identity is None or identity.metadata is None:
+        if identity is None or at <= identity.resumed_at:
+            return
+        identity.resumed_at = at
+        if identity.metadata is None:
             return
         self.usage(identity.metadata.key).resume(at)
         self._ranking.change(identity)
-        if not identity.is_held:
+        if not identity.is_held and identity.condition.since <= at:
             self._apply(identity, Event.RESUMED, at)
 
-    def condition_learned(self, name: str, fingerprint: str, condition: Condition) -> None:
-        """Take a condition from the flag in pool.toml, an earlier run, another proxy, or a person."""
+    def condition_learned(self, name: str, fingerprint: str, condition: Condition, is_refusal: bool = False) -> None:
+        """Take a condition from the flag in pool.toml, an earlier run, another proxy, or a person.
+
+        ``is_refusal``: its token was just refused for good, and the breaker counts that here, too.
+        """
         identity = self.current(name, fingerprint)
         if identity is None:
             return
         if condition.status is Status.LIMITED and self.usage_of(identity).is_lifted_since(condition.since):
             return
-        self.become(identity, condition)
+        self.become(identity, condition, is_refusal)
 
     # -- the transitions
 

@@ -56,7 +56,8 @@ class Snapshot:
 
     ``metadata`` and ``conditions`` are by fingerprint, ``records`` by `record_name`, ``notes`` by kind and name;
     ``moves`` has the sessions that have moved to another identity. ``spent`` has totals of today and the days around
-    it, by account and by the process that counted them.
+    it, by account and by the process that counted them. ``dropped`` has the tokens with which nothing is wrong any
+    more, and the unix second at which that was noted.
     """
 
     sessions: dict[str, IdentityKey] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Snapshot:
     notes: dict[tuple[str, str], Note] = field(default_factory=dict)
     moves: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[Account, str], Spent] = field(default_factory=dict)
+    dropped: dict[str, float] = field(default_factory=dict)
 
     @property
     def stored_sessions(self) -> dict[str, tuple[IdentityKey, int]]:

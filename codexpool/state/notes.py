@@ -11,3 +11,14 @@ BREAKER: Final = "breaker"  # By pool.
 RESUMED: Final = "resumed"  # When a person said that nothing is wrong with an identity, by fingerprint.
 NOT_FOR: Final = "not_for"  # By the subject of an exclusion.
 PINNED: Final = "pinned"  # By pool and session (`pin_name`); empty once the session was unpinned.
+
+
+def pin_name(scope: str, session: str) -> str:
+    """Return the name of the note about the pin of a session; ``scope`` is the name of its pool in the state."""
+    return f"{scope}#{session}"
+
+
+def pinned_session(scope: str, name: str) -> str:
+    """Return the session that a note about a pin is for; empty if it is of another pool."""
+    prefix = pin_name(scope, "")
+    return name.removeprefix(prefix) if name.startswith(prefix) else ""

@@ -8,37 +8,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 
 from codexpool.pool.identity import Condition
 from codexpool.state import Row, Snapshot
 from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
 
-T = TypeVar("T")
-
 EACH: Final = "*"
 Path = tuple[str | int, ...]
 """The place of a time in JSON: keys of objects, places in lists, or `EACH` of either."""
 
-NOTES: Final[Mapping[str, tuple[Path, ...]]] = {
-    USAGE: (
-        ("windows", EACH, 3),  # When it is reset.
-        ("windows", EACH, 4),  # When it was seen.
-        ("limited", EACH),
-        ("said_at", EACH),
-        ("read_at",),
-        ("reset_at",),
-        ("credits", 1),  # When the first one expires.
-        ("credits", 2),  # When they were counted.
+
+class Times(NamedTuple):
+    """Where the times of a note are: those at which something happened, and those at which something ends."""
+
+    past: tuple[Path, ...] = ()
+    ends: tuple[Path, ...] = ()
+
+
+NOTES: Final[Mapping[str, Times]] = {
+    USAGE: Times(
+        past=(("windows", EACH, 4), ("said_at", EACH), ("read_at",), ("reset_at",), ("credits", 2)),
+        ends=(("windows", EACH, 3), ("limited", EACH), ("credits", 1)),
     ),
-    RESET: (("at",), ("asked_at",)),
-    FAMILIES: (),
-    BREAKER: (("opened_at",), ("until",), ("at",)),
-    RESUMED: (("at",),),
-    NOT_FOR: (("entries", EACH, 3), ("entries", EACH, 4)),
-    PINNED: (("at",),),
+    RESET: Times(past=(("at",), ("asked_at",))),
+    FAMILIES: Times(),
+    BREAKER: Times(past=(("opened_at",), ("at",)), ends=(("until",),)),
+    RESUMED: Times(past=(("at",),)),
+    NOT_FOR: Times(past=(("entries", EACH, 3),), ends=(("entries", EACH, 4),)),
+    PINNED: Times(past=(("at",),)),
 }
 """The times in each kind of note."""
 
@@ -53,18 +53,25 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The times among the values of each kind of `Row`."""
 
+JUST_AHEAD: Final = 1.0
+"""Seconds in the future that are now: the difference between two clocks is known to a fraction of a second only, and
+a word that seems not to have been said yet would be ignored for good."""
+
+Change = Callable[[Any], Any]
+
 
 def moved_row(row: Row, seconds: float) -> Row:
     """Return a row with all its times moved by ``seconds``."""
     if not seconds:
         return row
+    move = _moving(seconds)
     values: dict[str, Any] = dict(row.values)
     for column in COLUMNS[row.table]:
-        values[column] = _moved(values[column], seconds)
-    if row.table == "conditions":
-        values["evidence"] = _moved_json(values["evidence"], (("at",),), seconds)
+        values[column] = move(values[column])
+    if row.table == "conditions" and values["evidence"] is not None:
+        values["evidence"] = json.dumps(_at(json.loads(values["evidence"]), (("at",),), move))
     elif row.table == "notes":
-        values["note"] = _moved_json(values["note"], NOTES.get(values["kind"], ()), seconds)
+        values["note"] = json.dumps(_note(values["kind"], json.loads(values["note"]), move, move))
     return row._replace(values=values)
 
 
@@ -72,58 +79,75 @@ def moved_snapshot(snapshot: Snapshot, seconds: float) -> Snapshot:
     """Return what was read with all times moved by ``seconds``."""
     if not seconds:
         return snapshot
+    move = _moving(seconds)
+    return _changed(snapshot, move, move)
+
+
+def not_ahead(snapshot: Snapshot, now: float) -> Snapshot:
+    """Return what was read with what happened `JUST_AHEAD` of now as if it had happened now."""
+
+    def past(value: Any) -> Any:
+        return now if _is_time(value) and now < value <= now + JUST_AHEAD else value
+
+    return _changed(snapshot, past, lambda value: value)
+
+
+def _changed(snapshot: Snapshot, past: Change, ends: Change) -> Snapshot:
     return replace(
         snapshot,
-        conditions={name: _moved_condition(one, seconds) for name, one in snapshot.conditions.items()},
-        records={n: one._replace(used_at=_moved(one.used_at, seconds)) for n, one in snapshot.records.items()},
-        notes={key: _moved_at(note, NOTES.get(key[0], ()), seconds) for key, note in snapshot.notes.items()},
+        conditions={name: _condition(one, past, ends) for name, one in snapshot.conditions.items()},
+        records={n: one._replace(used_at=past(one.used_at)) for n, one in snapshot.records.items()},
+        notes={(kind, n): _note(kind, note, past, ends) for (kind, n), note in snapshot.notes.items()},
         spent={
-            key: one._replace(first_at=_moved(one.first_at, seconds), last_at=_moved(one.last_at, seconds))
+            key: one._replace(first_at=past(one.first_at), last_at=past(one.last_at))
             for key, one in snapshot.spent.items()
         },
+        dropped={name: past(at) for name, at in snapshot.dropped.items()},
     )
 
 
-def _moved_condition(condition: Condition, seconds: float) -> Condition:
+def _condition(condition: Condition, past: Change, ends: Change) -> Condition:
     evidence = condition.evidence
     return replace(
         condition,
-        since=_moved(condition.since, seconds),
-        until=_moved(condition.until, seconds),
-        evidence=replace(evidence, at=_moved(evidence.at, seconds)) if evidence is not None else None,
+        since=past(condition.since),
+        until=ends(condition.until),
+        evidence=replace(evidence, at=past(evidence.at)) if evidence is not None else None,
     )
 
 
-def _moved_json(text: str | None, paths: tuple[Path, ...], seconds: float) -> str | None:
-    if text is None or not paths:
-        return text
-    return json.dumps(_moved_at(json.loads(text), paths, seconds))
+def _note(kind: str, note: Any, past: Change, ends: Change) -> Any:
+    times = NOTES.get(kind, Times())
+    return _at(_at(note, times.past, past), times.ends, ends)
 
 
-def _moved_at(document: Any, paths: tuple[Path, ...], seconds: float) -> Any:
+def _at(document: Any, paths: tuple[Path, ...], change: Change) -> Any:
     for path in paths:
-        document = _moved_in(document, path, seconds)
+        document = _in(document, path, change)
     return document
 
 
-def _moved_in(node: Any, path: Path, seconds: float) -> Any:
-    """Return a copy of JSON with the time at a path moved. What is not as expected stays: it may not be ours."""
+def _in(node: Any, path: Path, change: Change) -> Any:
+    """Return a copy of JSON with the time at a path changed. What is not as expected stays: it may not be ours."""
     if not path:
-        return _moved(node, seconds)
+        return change(node)
     first, rest = path[0], path[1:]
     if isinstance(node, Mapping):
-        return {k: _moved_in(v, rest, seconds) if first in (EACH, k) else v for k, v in node.items()}
+        return {k: _in(v, rest, change) if first in (EACH, k) else v for k, v in node.items()}
     if isinstance(node, list | tuple):
-        return [_moved_in(v, rest, seconds) if first in (EACH, k) else v for k, v in enumerate(node)]
+        return [_in(v, rest, change) if first in (EACH, k) else v for k, v in enumerate(node)]
     return node
 
 
-def _moved(value: T, seconds: float) -> T:
-    """Return a time moved. Zero means never, and no number is no time."""
+def _moving(seconds: float) -> Change:
+    def move(value: Any) -> Any:
+        return value + seconds if _is_time(value) else value
+
+    return move
+
+
+def _is_time(value: Any) -> bool:
+    """Return whether a value is a time. Zero means never; what no float can hold was not written by us."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value:
-        return value
-    try:
-        moved = value + seconds
-    except OverflowError:
-        return value
-    return moved if math.isfinite(moved) else value  # type: ignore[return-value]
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**53

@@ -40,7 +40,8 @@ from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.lookups import LookUps, Stored
 from codexpool.upkeep.model_lists import ModelLists
-from codexpool.upkeep.persistence import Persistence, apply
+from codexpool.upkeep.news import apply
+from codexpool.upkeep.persistence import Persistence
 from codexpool.upkeep.polling import Poller
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
@@ -86,6 +87,7 @@ class Keeper(PoolListener):
         self.hosts = frozenset({endpoints.HOST})  # The default, and all that serve or served an identity.
         self.clock = Clock()  # The offset of this machine's clock from the backend's.
         self._changed = asyncio.Event()
+        self._learning: Snapshot | None = None  # What is being learned from the state, which is not told to it again.
         self._listener = listener
         self._tasks = Tasks()
         self._persistence = Persistence(open_state, self._tasks)
@@ -226,9 +228,16 @@ class Keeper(PoolListener):
         self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
         self._sessions_moved(self.pool.sessions.found(news.stored_sessions))
-        for key in apply(self.pool, news, self.config.path):
+        self._learning = news
+        try:
+            ahead, doubted = apply(self.pool, news, str(self.config.path))
+            for identity in doubted:
+                self._vault.verify_contested(identity)
+            self._watch_breaker()
+        finally:
+            self._learning = None
+        for key in ahead:
             self._persistence.put_note(USAGE, json.dumps(key), self.pool.states.usage(key).document())
-        self._watch_breaker()
         self._wake()
 
     def _sessions_found(self, found: Stored) -> None:
@@ -243,14 +252,17 @@ class Keeper(PoolListener):
         self._wake()
 
     def exclusions_changed(self, subject: str) -> None:
-        self._persistence.put_note(NOT_FOR, subject, dict(self.pool.exclusions.document(subject)))
+        if self._learning is None:
+            self._persistence.put_note(NOT_FOR, subject, dict(self.pool.exclusions.document(subject)))
         self._wake()
 
     def _watch_breaker(self) -> None:
         text = self._announcer.breaker()
         if text:
             self._listener.breaker_changed(self.pool.states.breaker.opened_at is not None, text)
-            self._persistence.put_note(BREAKER, str(self.config.path), self.pool.states.breaker.document())
+            name, document = str(self.config.path), self.pool.states.breaker.document()
+            if self._learning is None or (BREAKER, name) not in self._learning.notes:
+                self._persistence.put_note(BREAKER, name, {**document, "at": time.time()})
 
     def token_doubted(self, identity: Identity) -> None:
         self._vault.verify_later(identity)
@@ -260,7 +272,10 @@ class Keeper(PoolListener):
         self._watch_breaker()
         if status is not before.status:
             self._listener.status_changed(identity, before)
-        self._persistence.put_condition(identity.fingerprint, identity.condition)
+        if self._learning is None:
+            self._persistence.put_condition(identity.fingerprint, identity.condition)
+        else:
+            self._persistence.condition_learned(identity.fingerprint)
         self._announcer.status(identity, before)
         self._poller.follow(identity, before)
         if status in SERVING_OR_SOON:  # Limited from the start, perhaps: clients are shown its models all the same.

@@ -17,14 +17,11 @@ from pathlib import Path
 from codexpool.common import tasks
 from codexpool.common.recent import Recent
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
-from codexpool.pool.needs import is_of_workspace
-from codexpool.pool.pins import Pin
-from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
-from codexpool.pool.states import SHARED
+from codexpool.pool.states import REFUSED_FOR_GOOD
 from codexpool.pool.usage import Usage
-from codexpool.state import Note, Record, Row, Rows, Snapshot, State, record_name
-from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
+from codexpool.state import Record, Row, Rows, Snapshot, State, record_name
+from codexpool.state.notes import USAGE
 
 logger = logging.getLogger("codexpool")
 
@@ -52,10 +49,12 @@ class Persistence(Rows):
         self._opening = owner.spawn(self._open())
         self._written: Recent[Hashable, tuple[object, float]] = Recent(ROWS_TRACKED)
         self._used_at: dict[str, float] = {}
+        self._condemned: Recent[str, None] = Recent(ROWS_TRACKED)  # Tokens that are dead, as the state says.
 
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
         """Apply what earlier runs stored, and then, for ever, what others on this machine write."""
         state, self._earlier = await self._opening
+        self._learn(self._earlier)
         apply(self._earlier)
         self._use(state)
         self._is_open.set()
@@ -63,6 +62,7 @@ class Persistence(Rows):
         while True:
             end = loop.time() + POLL
             if (news := await tasks.in_thread(state.changes, POLL)) != Snapshot():
+                self._learn(news)
                 apply(news)
             else:
                 await asyncio.sleep(end - loop.time())  # It may return early: the engine is out of reach.
@@ -113,12 +113,29 @@ class Persistence(Rows):
         self._unwritten.clear()
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
-        if fingerprint:
+        if condition.status in REFUSED_FOR_GOOD:
+            self._condemned[fingerprint] = None
+        if fingerprint and not _is_of_flag(condition):
             super().put_condition(fingerprint, condition)
 
     def drop_condition(self, fingerprint: str) -> None:
+        self._condemned.pop(fingerprint, None)
         if fingerprint:
             super().drop_condition(fingerprint)
+
+    def vouched(self, fingerprint: str) -> None:
+        """Store that whoami vouches for a token, if the state says that it is dead."""
+        if fingerprint in self._condemned:
+            self.drop_condition(fingerprint)
+
+    def condition_learned(self, fingerprint: str) -> None:
+        """Note that the state has a token's condition, and not what was put before it was open."""
+        self._unwritten.pop(("conditions", fingerprint), None)
+
+    def _learn(self, news: Snapshot) -> None:
+        for fingerprint, condition in news.conditions.items():
+            if condition.status in REFUSED_FOR_GOOD:
+                self._condemned[fingerprint] = None
 
     def session_bound(self, name: str, session: Session) -> None:
         """Store the identity of a session, if that changed or was stored long ago."""
@@ -195,66 +212,7 @@ class Persistence(Rows):
         return state, state.load()
 
 
-def pin_name(pool_toml: Path, session: str) -> str:
-    """Return the name of the note about the pin of a session."""
-    return f"{pool_toml}#{session}"
-
-
-def pinned_session(pool_toml: Path, name: str) -> str:
-    """Return the session that a note about a pin is for; empty if it is of another pool.toml."""
-    prefix = pin_name(pool_toml, "")
-    return name.removeprefix(prefix) if name.startswith(prefix) else ""
-
-
-def apply(pool: Pool, news: Snapshot, pool_toml: Path) -> list[IdentityKey]:
-    """Apply to a pool what others stored. Return the accounts of which the pool knows more than that."""
-    ahead: list[IdentityKey] = []
-    for (kind, name), note in news.notes.items():
-        try:
-            _apply_note(pool, kind, name, note, pool_toml)
-            if kind == USAGE and pool.states.usage(key := IdentityKey(*json.loads(name))).is_ahead_of(note):
-                ahead.append(key)
-        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
-            logger.warning("state: ignoring a note (%s) that cannot be read", kind)
-    for identity in pool.identities.values():
-        if (condition := news.conditions.get(identity.fingerprint)) is not None and _is_news(identity, condition):
-            pool.states.condition_learned(identity.name, identity.fingerprint, condition)
-    return ahead
-
-
-def _apply_note(pool: Pool, kind: str, name: str, note: Note, pool_toml: Path) -> None:
-    now = time.time()
-    if kind == USAGE:
-        key = IdentityKey(*json.loads(name))
-        pool.usage_noted(key, note, now)
-    elif kind == RESET and note.get("at") is not None and float(note["at"]) <= now:
-        pool.was_reset(IdentityKey(*json.loads(name)), float(note["at"]), now)
-    elif kind == BREAKER and name == str(pool_toml):
-        breaker = pool.states.breaker
-        if note.get("opened_at") is None:
-            breaker.close()
-        elif breaker.opened_at is None and float(note["opened_at"]) <= now < float(note["until"]):
-            breaker.take(note)
-    elif kind == FAMILIES:
-        for model, family in note.items():
-            pool.learn_family(str(model), str(family))
-    elif kind == NOT_FOR:
-        pool.exclusions.take(note, now)
-    elif kind == PINNED and (session := pinned_session(pool_toml, name)):
-        if pinned_to := str(note.get("identity", "")):
-            pool.pin(session, Pin(pinned_to, float(note.get("at", 0.0))))
-        else:
-            pool.pins.remove(session)
-    elif kind == RESUMED:
-        for identity in pool.identities.values():
-            if identity.fingerprint == name:
-                pool.resumed(identity.name, name, now)
-
-
-def _is_news(identity: Identity, condition: Condition) -> bool:
-    if identity.status is not Status.READY or condition.status not in SHARED:
-        return False
-    if condition.status is Status.PAUSED:
-        return is_of_workspace(condition)
-    # A limit that begins in the future was noted while a clock was ahead: it says nothing about now.
-    return condition.until is not None and condition.since <= time.time() < condition.until
+def _is_of_flag(condition: Condition) -> bool:
+    """Return whether a condition is the flag of pool.toml: the state may have the evidence, which that lacks."""
+    evidence = condition.evidence
+    return condition.status is Status.NEEDS_REPLACEMENT and (evidence is None or not evidence.whoami)

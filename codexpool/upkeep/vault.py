@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakKeyDictionary
 
+from codexpool.common.recent import Recent
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
@@ -25,6 +26,8 @@ from codexpool.upkeep.verification import Verification, expected, of_its_login
 logger = logging.getLogger("codexpool")
 
 VERIFIED_FOR = 5.0  # Seconds for which whoami's answer counts, however many requests are refused.
+CONTESTED_EVERY = 600.0  # Seconds until a token about which proxies disagree is verified for that reason again.
+CONTESTED_KEPT = 1_000  # Such tokens that are remembered.
 NO_OWNER = IdentityKey("", "")  # Of a token that may belong to any account and user.
 
 
@@ -51,6 +54,7 @@ class Vault:
         self._bearers: dict[str, Bearer] = {}  # Owners are known, or being asked for.
         self._verifying: set[Identity] = set()
         self._verified_later: set[Identity] = set()
+        self._contested: Recent[str, float] = Recent(CONTESTED_KEPT)  # When proxies last disagreed about a token.
         self._distrusted: set[str] = set()  # Fingerprints of tokens for which earlier runs' knowledge does not count.
         # Identities for which the knowledge of earlier runs was requested, and whether it has arrived.
         self._recalled: WeakKeyDictionary[Identity, bool] = WeakKeyDictionary()
@@ -141,6 +145,21 @@ class Vault:
             task = self._tasks.spawn(self._verify_later(identity))
             task.add_done_callback(lambda _: self._verified_later.discard(identity))
 
+    def verify_contested(self, identity: Identity) -> None:
+        """Find out who is right: other proxies call a token dead that serves here, or one good that is dead here.
+
+        Two proxies that whoami tells different things must not ask it in turn for ever.
+        """
+        now = time.time()
+        if abs(now - self._contested.get(identity.fingerprint, 0.0)) < CONTESTED_EVERY:
+            return
+        self._contested[identity.fingerprint] = now
+        if identity.status is Status.NEEDS_REPLACEMENT:
+            self.doubt(identity)
+        else:
+            self._pool.states.confirmation.request_refused(identity.fingerprint)  # By the others' word.
+            self.verify_later(identity)
+
     async def _verify_later(self, identity: Identity) -> None:
         vouched_at = identity.vouched_at
         await asyncio.sleep(min(vouched_at + VERIFIED_FOR - time.time(), VERIFIED_FOR))
@@ -221,6 +240,8 @@ class Vault:
             if answer.word is Word.REFUSED and identity.kind.is_renewable:
                 return self._renew(identity, refused=True)
             self._pool.states.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
+            if answer.word is Word.HEALTHY:
+                self._persistence.vouched(identity.fingerprint)
             self._remember(identity, answer)
             if identity.status not in IN_DOUBT and answer.word is not Word.UNREACHABLE:
                 return None

@@ -10,9 +10,8 @@ import pytest
 
 from codexpool.cli.common import open_the_state
 from codexpool.pool.identity import Condition, IdentityKey, Status
-from codexpool.state.notes import PINNED
+from codexpool.state.notes import PINNED, pin_name
 from codexpool.tokens.member_key import hashed
-from codexpool.upkeep.persistence import pin_name
 from tests.cli.pools import Pool
 from tests.running import key_of, pat
 from tests.standin import StandIn
@@ -38,7 +37,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 def pins(pool: Pool) -> dict[str, object]:
     with open_the_state() as state:
         notes = state.load().notes
-    start = pin_name(pool.path, "")
+    start = pin_name(str(pool.path), "")
     return {name.removeprefix(start): note.get("identity") for (kind, name), note in notes.items() if kind == PINNED}
 
 

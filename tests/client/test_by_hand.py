@@ -13,9 +13,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from codexpool.state.notes import PINNED
+from codexpool.state.notes import PINNED, pin_name
 from codexpool.state.sqlite import SqliteState
-from codexpool.upkeep.persistence import pin_name
 from tests.client.conftest import Make, World
 from tests.client.screen import Screen, tmux
 from tests.running import answered, pat, trouble, until
@@ -44,7 +43,7 @@ def pin(world: World, session: str, identity: str | None) -> None:
     before = pins(world)
     with closing(SqliteState(world.proxy.state)) as state:
         note = {"identity": identity, "at": time.time()} if identity is not None else {}
-        state.put_note(PINNED, pin_name(world.proxy.pool, session), note)
+        state.put_note(PINNED, pin_name(str(world.proxy.pool), session), note)
     until(lambda: pins(world) != before, 10, "the proxy to know of the pin")
 
 

@@ -12,9 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from codexpool.state.notes import PINNED
+from codexpool.state.notes import PINNED, pin_name
 from codexpool.state.sqlite import SqliteState
-from codexpool.upkeep.persistence import pin_name
 from tests.e2e.world import BACKEND, MODEL, OWN, World, own_headers, served_by, socket_turn
 from tests.running import until
 
@@ -39,7 +38,7 @@ def put_pin(world: World, session: str, name: str | None) -> None:
     """Do what `codexpool pin` and `unpin` do."""
     with closing(SqliteState(world.proxy.state)) as state:
         note = {"identity": name, "at": int(time.time())} if name is not None else {}
-        state.put_note(PINNED, pin_name(world.proxy.pool, session), note)
+        state.put_note(PINNED, pin_name(str(world.proxy.pool), session), note)
 
 
 def is_pinned(world: World, session: str) -> bool:

@@ -17,7 +17,7 @@ from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, 
 from codexpool.pool.usage import MAIN, Limit, ResetCredits, Usage, Window
 from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from codexpool.state import Record, Row, Rows, Snapshot, notes
-from codexpool.state.times import COLUMNS, NOTES, moved_row, moved_snapshot
+from codexpool.state.times import COLUMNS, NOTES, moved_row, moved_snapshot, not_ahead
 
 NOW = 1_800_000_000.0
 KEY = IdentityKey("acc", "user")
@@ -132,12 +132,14 @@ def snapshot() -> Snapshot:
         notes={(kind, "name"): document for kind, document in DOCUMENTS.items()},
         moves={"s": 2},
         spent={(Account("p", "2026-11-25", "ann", "a", "gpt-x"), "w"): Spent(1, first_at=NOW - 8, last_at=NOW)},
+        dropped={"h": NOW},
     )
 
 
 def parts(news: Snapshot) -> list[Any]:
     conditions = [(c.since, c.until, c.evidence and c.evidence.at) for c in news.conditions.values()]
-    return [conditions, *map(list, (news.records.values(), news.notes.values(), news.spent.values()))]
+    more = (news.records.values(), news.notes.values(), news.spent.values(), news.dropped.values())
+    return [conditions, *map(list, more)]
 
 
 def test_all_times_of_what_is_read_are_moved_and_nothing_else() -> None:
@@ -172,3 +174,25 @@ def test_never_stays_never() -> None:
     never = row._replace(values={**row.values, "kind": notes.USAGE, "note": json.dumps(Usage().document())})
 
     assert json.loads(str(moved_row(never, 300.0).values["note"])) == Usage().document()
+
+
+def test_what_seems_to_have_happened_in_a_moment_has_happened() -> None:
+    """The clocks of two machines are compared to a fraction of a second: a word must not be ignored for that."""
+    known = moved_snapshot(snapshot(), 0.5)
+
+    seen = not_ahead(known, NOW)
+
+    assert max(n for n in numbers([known.conditions["g"].since, list(known.notes.values())]) if is_time(n)) > NOW
+    before, after = list(numbers(parts(known))), list(numbers(parts(seen)))
+    happened = [(b, a) for b, a in zip(before, after, strict=True) if NOW < b <= NOW + 1]
+    assert happened
+    assert {a for _, a in happened} == {NOW}
+    assert [a for b, a in zip(before, after, strict=True) if not NOW < b <= NOW + 1] == [
+        b for b in before if not NOW < b <= NOW + 1
+    ]
+
+
+def test_what_ends_in_a_moment_has_not_ended() -> None:
+    known = Snapshot(conditions={"f": Condition(Status.LIMITED, NOW - 60, NOW + 0.5)})
+
+    assert not_ahead(known, NOW) == known

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,11 @@ from codexpool.protocol.usage_report import FamilyReport, UsageReport
 from codexpool.state import Snapshot
 from codexpool.state.notes import RESET, USAGE
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.persistence import apply
+from codexpool.upkeep.news import apply
 from codexpool.upkeep.polling import Poller
 from tests.pool.pools import NOW, Changes, metadata, ready_pool, statuses
 
-POOL = Path("/p/pool.toml")
+POOL = "/p/pool.toml"
 HOUR = 3600.0
 DRAINED = UsageReport((FamilyReport(MAIN, (Gauge(MAIN, 300, 100.0, NOW + HOUR),), False),))
 

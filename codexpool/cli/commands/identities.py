@@ -108,7 +108,7 @@ def resume(name: str, pool: Pool) -> None:
         return
     with open_the_state() as state:
         state.drop_condition(row.fingerprint)
-        state.put_note(RESUMED, row.fingerprint, {"at": int(time.time())})
+        state.put_note(RESUMED, row.fingerprint, {"at": time.time()})
         if note:
             state.put_note(USAGE, key, {**note, "limited": {}})
         for subject in subjects(row.fingerprint, row.metadata):

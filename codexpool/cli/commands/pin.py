@@ -12,8 +12,7 @@ from codexpool.cli.common import Failure, Pool, open_the_state, pool_option
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
 from codexpool.pool.identity import Status
-from codexpool.state.notes import PINNED
-from codexpool.upkeep.persistence import pin_name, pinned_session
+from codexpool.state.notes import PINNED, pin_name, pinned_session
 from codexpool.views.formatting import plain
 
 SHOWN = 5  # Sessions that are named if several match.
@@ -40,7 +39,7 @@ def pin(session: str, name: str, pool: Pool) -> None:
     if member is not None and not may_use(member, name):
         raise Failure(f"{owner} may not use {name}: see its identities in {pool.path}:{member.line}")
     with open_the_state() as state:
-        state.put_note(PINNED, pin_name(pool.path, key), {"identity": name, "at": int(time.time())})
+        state.put_note(PINNED, pin_name(str(pool.path), key), {"identity": name, "at": int(time.time())})
     click.echo(f"session {plain(key)} is pinned to {name}. To undo: codexpool unpin {plain(key)}")
     status = identity_row(pool, name).status
     if status not in (Status.READY, Status.UNVERIFIED):
@@ -60,13 +59,13 @@ def unpin(session: str, pool: Pool) -> None:
         click.echo(f"session {plain(key)} is not pinned")
         return
     with open_the_state() as state:
-        state.put_note(PINNED, pin_name(pool.path, key), {})
+        state.put_note(PINNED, pin_name(str(pool.path), key), {})
     click.echo(f"session {plain(key)} is no longer pinned")
 
 
 def _pinned(pool: Pool) -> list[str]:
     notes = ((name, note) for (kind, name), note in pool.known.notes.items() if kind == PINNED and note)
-    return [session for name, _ in notes if (session := pinned_session(pool.path, name))]
+    return [session for name, _ in notes if (session := pinned_session(str(pool.path), name))]
 
 
 def _found(text: str, sessions: Iterable[str], what: str = "session") -> str:

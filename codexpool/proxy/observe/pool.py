@@ -37,7 +37,7 @@ from codexpool.state.location import Location, agents_folder
 from codexpool.state.opening import read_state
 from codexpool.tokens.agent_key import SCHEME, AgentTask
 from codexpool.tokens.bearer import Bearer
-from codexpool.upkeep.persistence import apply
+from codexpool.upkeep.news import apply
 from codexpool.upkeep.verification import UNKNOWN, expected
 
 logger = logging.getLogger("codexpool")
@@ -106,7 +106,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> 
     makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
     pool.sessions.found(known.stored_sessions)
-    apply(pool, known, config.path)
+    apply(pool, known, str(config.path))
     for maker in makers:
         maker.settle(consulted)
     origins = {metadata.origin for metadata in known.metadata.values()}
