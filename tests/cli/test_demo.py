@@ -109,10 +109,8 @@ def shown(words: str) -> Callable[[World, subprocess.Popen[str]], None]:
     ("moment", "signals", "code"),
     [
         pytest.param(proxy_is_starting, [signal.SIGINT], 130, id="Ctrl-C while the proxy starts"),
-        pytest.param(shown("> say hi echo:first"), [signal.SIGINT], 130, id="Ctrl-C in a turn"),
         pytest.param(shown("> say hi echo:second"), [signal.SIGINT] * 3, 130, id="an impatient Ctrl-C"),
         pytest.param(shown("token dies"), [signal.SIGTERM], 143, id="terminated"),
-        pytest.param(shown("A pool of two"), [signal.SIGHUP], 129, id="terminal closed"),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing_behind(

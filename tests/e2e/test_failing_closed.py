@@ -213,7 +213,7 @@ def test_under_a_storm_of_breakages_nothing_leaves_undressed(world: World) -> No
         def turn(number: int) -> int:
             return world.turn(client, f"storm-{number}").status_code
 
-        going = [pool.submit(turn, number) for number in range(60)]
+        going = [pool.submit(turn, number) for number in range(30)]
         for module, name in OURS[:10]:
             with world.proxy.broken(module, name):
                 going += [pool.submit(turn, 1000 + number) for number in range(3)]
