@@ -14,6 +14,7 @@ from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.resend import Sender
 from codexpool.proxy.tunnels import Tunnels
+from codexpool.state.fleet import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ class View(Protocol):
     @property
     def clock_offset(self) -> float | None:
         """How far this machine's clock is ahead of the backend's, in seconds; None if unknown."""
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The proxies that share the state; None if there is no pool, and in observe mode."""
 
     def tokens(self) -> list[str]:
         """Return the tokens of the pool, which must not be written anywhere."""

@@ -29,6 +29,7 @@ from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
+from codexpool.state.fleet import Fleet
 from codexpool.state.location import location
 from codexpool.state.opening import open_state
 from codexpool.traces.events import Event, Kind
@@ -127,6 +128,9 @@ class SwapHandler:
     def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
         self.sockets.sessions_moved(moved)
 
+    def session_count(self) -> int:
+        return self.history.session_count
+
     # -- what may be looked at
 
     @property
@@ -148,6 +152,10 @@ class SwapHandler:
     @property
     def clock_offset(self) -> float | None:
         return self.flows.keeper.clock.offset if self.flows.serves else None
+
+    @property
+    def fleet(self) -> Fleet | None:
+        return self.flows.keeper.heartbeat.fleet(location(os.environ)) if self.flows.serves else None
 
     def tokens(self) -> list[str]:
         return self.flows.keeper.tokens() if self.flows.serves else []

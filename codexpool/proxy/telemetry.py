@@ -191,6 +191,7 @@ class Telemetry:
             self.listens,
             self._started_at,
             view.observes,
+            view.fleet,
         )
 
 

@@ -28,6 +28,7 @@ class StateError(Exception):
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
 
 
 class UnavailableError(StateError):
@@ -157,6 +158,11 @@ class State(Rows):
     @abstractmethod
     def is_connected(self) -> bool:
         """Whether the engine answered when last asked. While it is out of reach, nothing should wait for it."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
 
     @abstractmethod
     def load(self) -> Snapshot:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from codexpool.state import StateError
 
@@ -20,6 +20,7 @@ class SqliteFile:
     """The state of the proxies and commands of one machine."""
 
     path: Path
+    engine: ClassVar = "sqlite"
 
     @property
     def folder(self) -> Path:
@@ -35,6 +36,7 @@ class Postgres:
     """The state of proxies on several machines. ``url`` may have a password; the text has none."""
 
     url: str = field(repr=False)
+    engine: ClassVar = "postgresql"
 
     @property
     def folder(self) -> Path:

@@ -71,6 +71,10 @@ class Store(State):
     def is_connected(self) -> bool:
         return self._database.is_connected
 
+    @property
+    def waiting(self) -> int:
+        return len(self._writer.unwritten())
+
     def put(self, row: Row) -> None:
         self._writer.put(row)
 

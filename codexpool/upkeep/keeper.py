@@ -38,6 +38,7 @@ from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, USAGE
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
+from codexpool.upkeep.heartbeat import Heartbeat
 from codexpool.upkeep.lookups import LookUps, Stored
 from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.news import apply
@@ -62,6 +63,9 @@ class Listener(Protocol):
 
     def breaker_changed(self, is_open: bool, text: str) -> None:
         """Follow the breaker; ``text`` explains it to a person."""
+
+    def session_count(self) -> int:
+        """Return how many sessions the proxy has served in this run."""
 
     def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None:
         """Follow sessions that other proxies moved; the keys are of their identities until now."""
@@ -91,6 +95,7 @@ class Keeper(PoolListener):
         self._listener = listener
         self._tasks = Tasks()
         self._persistence = Persistence(open_state, self._tasks)
+        self.heartbeat = Heartbeat(self._persistence, listener.session_count)
         self._look_ups = LookUps(self._persistence.look_up, self._sessions_found, self._tasks)
         self.pool.sessions.can_be_looked_up = lambda: self._persistence.is_connected
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
@@ -180,6 +185,7 @@ class Keeper(PoolListener):
     def start(self, watcher: Watcher) -> None:
         """Load the pool and follow its files. ``watcher`` must have watched pool.toml before it was read."""
         self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
+        self._tasks.spawn(self.heartbeat.run())
         watcher.watch(self.config.files)
         self._reloader.load_now()
         self._tasks.spawn(self._reloader.watch_files(watcher))
@@ -211,6 +217,7 @@ class Keeper(PoolListener):
         """End all tasks and write what is pending, at the end of the process or of the addon."""
         self._flags.close()
         self._tasks.stop()
+        self.heartbeat.close()
         self._persistence.close()
         self._wake()
 

@@ -72,6 +72,12 @@ class Persistence(Rows):
         await self._is_open.wait()
         return self._earlier
 
+    async def opened(self) -> State:
+        """Wait until the state is open, and what earlier runs stored was applied."""
+        await self._is_open.wait()
+        assert self._state is not None
+        return self._state
+
     async def opens_in_time(self) -> bool:
         """Wait until the state is open, or `PATIENCE` after the start is over. Return whether it is open."""
         with contextlib.suppress(TimeoutError):
@@ -83,6 +89,11 @@ class Persistence(Rows):
     def is_connected(self) -> bool:
         """Whether the state can be asked now, as far as is known."""
         return self._state is not None and self._state.is_connected
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
+        return len(self._unwritten) if self._state is None else self._state.waiting
 
     def look_up(self, sessions: Sequence[str]) -> Mapping[str, tuple[IdentityKey, int]]:
         """Return who serves these sessions, and how often they moved. May take a while; raises StateError."""

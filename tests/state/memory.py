@@ -25,6 +25,7 @@ class MemoryState(State):
 
     name = "here"
     is_connected = True
+    waiting = 0
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,6 +37,9 @@ class Unheard:
 
     def breaker_changed(self, is_open: bool, text: str) -> None: ...
 
+    def session_count(self) -> int:
+        return 0
+
     def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None: ...
 
 

@@ -47,6 +47,7 @@ from codexpool.proxy.requests import exchange_of, read_body
 from codexpool.proxy.sockets import trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.redaction import redact_text
+from codexpool.state.fleet import Fleet
 from codexpool.state.location import location
 from codexpool.traces.history import History
 
@@ -58,6 +59,7 @@ class ObserveHandler(Hooks):
 
     observes = True
     clock_offset: float | None = None
+    fleet: Fleet | None = None
     open_sockets: Final = 0
 
     def __init__(self, history: History, environ: Mapping[str, str] = os.environ) -> None:

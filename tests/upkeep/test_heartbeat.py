@@ -1,0 +1,98 @@
+"""A proxy says that it runs, and knows which others do, whether the state can be reached or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codexpool.state import UnavailableError
+from codexpool.state.fleet import Fleet
+from codexpool.state.location import Postgres
+from codexpool.state.presence import present
+from codexpool.state.sqlite import SqliteState
+from codexpool.upkeep import heartbeat, persistence
+from codexpool.upkeep.keeper import Keeper
+from tests.upkeep.keepers import keeper_of, until, write_pool
+
+AT = Postgres("postgresql://me:hunter2@db/pool")
+
+
+class Losable(SqliteState):
+    """A state that can be out of reach."""
+
+    is_lost = False
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.is_lost
+
+    def transact(self, work):  # type: ignore[no-untyped-def]
+        if self.is_lost:
+            raise UnavailableError("it is lost", "wait")
+        return super().transact(work)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT", 0.02)
+    monkeypatch.setattr(persistence, "POLL", 0.05)
+
+
+@pytest.fixture
+def pool_toml(tmp_path: Path) -> Path:
+    return write_pool(tmp_path, "work")
+
+
+def fleet(keeper: Keeper) -> Fleet:
+    return keeper.heartbeat.fleet(AT)
+
+
+async def test_a_proxy_is_listed_while_it_runs(pool_toml: Path) -> None:
+    path = pool_toml.parent / "state.sqlite3"
+    with keeper_of(pool_toml, lambda: SqliteState(path)) as keeper:
+        await until(lambda: fleet(keeper).proxies)
+        found = fleet(keeper)
+
+        assert [proxy.writer for proxy in found.proxies] == [found.own]
+        assert found.is_connected
+    other = SqliteState(path)
+    assert other.transact(present) == ()
+    other.close()
+
+
+async def test_a_proxy_learns_of_another_one(pool_toml: Path) -> None:
+    path = pool_toml.parent / "state.sqlite3"
+    with (
+        keeper_of(pool_toml, lambda: SqliteState(path)) as one,
+        keeper_of(pool_toml, lambda: SqliteState(path)) as two,
+    ):
+        await until(lambda: len(fleet(one).proxies) == len(fleet(two).proxies) == 2)
+        assert fleet(one).own != fleet(two).own
+
+
+async def test_a_lost_state_shows_since_when_and_the_heartbeat_comes_back(pool_toml: Path) -> None:
+    state = Losable(pool_toml.parent / "state.sqlite3")
+    with keeper_of(pool_toml, lambda: state) as keeper:
+        await until(lambda: fleet(keeper).proxies)
+        connected = fleet(keeper)
+        state.is_lost = True
+        await until(lambda: not fleet(keeper).is_connected)
+        lost = fleet(keeper)
+        state.is_lost = False
+        await until(lambda: fleet(keeper).read_at > lost.read_at)
+
+    assert connected.since < lost.since
+    assert lost.proxies == connected.proxies
+
+
+async def test_a_state_that_does_not_open_is_not_connected(pool_toml: Path) -> None:
+    def closed() -> SqliteState:
+        raise UnavailableError("it is not there", "wait")
+
+    with keeper_of(pool_toml, closed) as keeper:
+        found = fleet(keeper)
+
+    assert not found.is_connected
+    assert found.proxies == ()
+    assert "hunter2" not in repr(found)
