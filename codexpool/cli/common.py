@@ -23,7 +23,7 @@ from codexpool.credentials.http_client import Route
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError
-from codexpool.state.location import Location, SqliteFile, agents_folder, location
+from codexpool.state.location import Location, SqliteFile, agents_folder, location, scope_of
 from codexpool.state.opening import open_state
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ class Pool:
         except ConfigError as error:
             raise Failure(str(error)) from None
         self.path = self.config.path
+        self.scope = scope_of(os.environ, self.path)  # The key of what belongs to it in the state.
 
     @cached_property
     def sources(self) -> Sources:

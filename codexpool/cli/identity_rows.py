@@ -108,7 +108,7 @@ def identity_of(pool: Pool, owner: IdentityKey) -> IdentitySpec | None:
 def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem: str) -> IdentityRow:
     known = pool.known
     bearer = credential.bearer() if credential is not None else None
-    record = known.records.get(record_name(pool.path, spec.name))
+    record = known.records.get(record_name(pool.scope, spec.name))
     fingerprint = bearer.fingerprint if bearer is not None else ""
     if not fingerprint and record is not None and isinstance(spec.source, FromCommand):
         fingerprint = record.fingerprint

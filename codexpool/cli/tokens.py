@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +34,8 @@ from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
-from codexpool.pool.states import CONDEMNED
-from codexpool.state import Record, State, record_name
+from codexpool.pool.states import CONDEMNED, REFUSED_FOR_GOOD
+from codexpool.state import Record, Snapshot, State, record_name
 from codexpool.upkeep.verification import Verification, of_its_login
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -239,11 +239,21 @@ def remember(
     if metadata is not None and status is Status.READY:
         if credential.kind is not Kind.COMMAND:
             state.put_metadata(bearer.fingerprint, metadata, at)
-        known = state.load()
-        record = known.records.get(record_name(pool_toml, name))
+        known, key = state.load(), record_name(state.scope(pool_toml), name)
+        record = known.records.get(key)
         used_at = record.used_at if record is not None and record.key == metadata.key else None
-        state.put_record(record_name(pool_toml, name), Record(bearer.fingerprint, metadata.key, used_at))
+        state.put_record(key, Record(bearer.fingerprint, metadata.key, used_at))
         if not is_of_the_account(known.conditions.get(bearer.fingerprint)):
-            state.put_condition(bearer.fingerprint, Condition(status, at))
+            put_vouched(state, known, bearer.fingerprint, Condition(status, at))
     elif status in CONDEMNED:
-        state.put_condition(bearer.fingerprint, Condition(status, at, evidence=answer.evidence))
+        evidence = replace(answer.evidence, whoami=answer.word.value)
+        state.put_condition(bearer.fingerprint, Condition(status, at, evidence=evidence))
+
+
+def put_vouched(state: State, known: Snapshot, fingerprint: str, condition: Condition) -> None:
+    """Write the condition of a token that whoami vouches for: one that the state calls dead has none from now on."""
+    before = known.conditions.get(fingerprint)
+    if before is not None and before.status in REFUSED_FOR_GOOD:
+        state.drop_condition(fingerprint)
+    else:
+        state.put_condition(fingerprint, condition)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mitmproxy import http
@@ -30,7 +31,7 @@ from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.state.fleet import Fleet
-from codexpool.state.location import location
+from codexpool.state.location import location, scope_of
 from codexpool.state.opening import open_state
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
@@ -83,7 +84,8 @@ class SwapHandler:
             self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
-        keeper = Keeper(setup, lambda: open_state(location(os.environ)), os.environ, options.own_route(), self)
+        environ, scope = os.environ, partial(scope_of, os.environ)
+        keeper = Keeper(setup, lambda: open_state(location(environ)), environ, options.own_route(), self, scope)
         keeper.start(watcher)
         self.flows.mode = Serving(keeper)
 

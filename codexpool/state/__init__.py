@@ -43,9 +43,9 @@ class Record(NamedTuple):
     used_at: float | None = None
 
 
-def record_name(pool_toml: Path, name: str) -> str:
-    """Return the key of an identity's `Record`: two files may use one name."""
-    return f"{pool_toml}#{name}"
+def record_name(scope: str, name: str) -> str:
+    """Return the key of an identity's `Record`; ``scope`` is that of its pool.toml: two files may use one name."""
+    return f"{scope}#{name}"
 
 
 Note = Mapping[str, Any]  # A JSON object: an account's usage, the breaker of a pool. It has a kind and a name.

@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 from codexpool.state import StateError
 
 VARIABLE: Final = "CODEXPOOL_STATE"
+ONE_POOL: Final = "pool"  # A PostgreSQL database, or a schema of it, holds the state of one pool.
 
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")  # At least two letters: one is a drive of Windows.
 
@@ -27,6 +28,10 @@ class SqliteFile:
         """The folder of what belongs to this machine."""
         return self.path.parent
 
+    def scope(self, pool_toml: Path) -> str:
+        """Return the key of what belongs to one pool.toml."""
+        return str(pool_toml)
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -42,6 +47,10 @@ class Postgres:
     def folder(self) -> Path:
         """The folder of what belongs to this machine."""
         return _default_folder()
+
+    def scope(self, pool_toml: Path) -> str:
+        """Return the key of what belongs to the pool: its file has another path on each machine."""
+        return ONE_POOL
 
     def __str__(self) -> str:
         from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -76,6 +85,14 @@ def named_location(environ: Mapping[str, str]) -> Location | None:
 def location(environ: Mapping[str, str]) -> Location:
     """Return where the state is: `named_location`, or a file in the user's state folder. Raises StateError."""
     return named_location(environ) or SqliteFile(_default_folder() / "state.sqlite3")
+
+
+def scope_of(environ: Mapping[str, str], pool_toml: Path) -> str:
+    """Return the key of what belongs to one pool.toml. Raises nothing: whatever opens the state reports the error."""
+    try:
+        return location(environ).scope(pool_toml)
+    except StateError:
+        return str(pool_toml)
 
 
 def agents_folder(environ: Mapping[str, str]) -> Path:

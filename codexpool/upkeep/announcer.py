@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from codexpool.common import tasks
@@ -39,13 +40,15 @@ class Announcer:
     """Logs each change once, and sends a notice when an identity needs a person.
 
     ``config`` is the configuration in use. ``claim`` tells whether this process may handle a case: several proxies
-    may find out the same thing. The command of a notice runs with ``environ`` without the pool's secrets.
+    may find out the same thing. ``scope`` returns the key in the state of what belongs to a folder. The command of a
+    notice runs with ``environ`` without the pool's secrets.
     """
 
     config: PoolConfig
     pool: Pool
     owner: Tasks
     claim: Callable[[str], Awaitable[bool]]
+    scope: Callable[[Path], str]
     route: Route
     environ: Mapping[str, str]
     _reminded: dict[str, float] = field(default_factory=dict)
@@ -103,12 +106,12 @@ class Announcer:
             return
         what = f"is in {status}" if status is Status.CONFLICT else str(status)
         logger.warning("%s %s: %s. %s", identity.name, what, evidence, remedy(identity, f"{config.path}:{spec.line}"))
-        text, folder, notify = json.dumps(notice(identity)), config.path.parent, config.notify
+        text, scope, notify = json.dumps(notice(identity)), self.scope(config.path.parent), config.notify
         sends = {"command": partial(self._run, config, text)} if notify.command else {}
         if notify.webhook:
             sends["webhook"] = partial(self._post, notify.webhook, text)
         for channel, send in sends.items():
-            case = f"{channel}:{folder}:{identity.name}:{status}:{identity.fingerprint}"
+            case = f"{channel}:{scope}:{identity.name}:{status}:{identity.fingerprint}"
             self.owner.spawn(self._send(case, f"notify.{channel}", identity.name, send))
 
     async def _send(self, case: str, channel: str, name: str, send: Callable[[], Awaitable[None]]) -> None:

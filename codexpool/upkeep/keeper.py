@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from codexpool.common.clock_skew import Clock
@@ -75,7 +76,8 @@ class Keeper(PoolListener):
     """Carries out what a pool decides. All methods are for the thread of the event loop.
 
     ``open_state`` opens the state and may read files; ``environ`` has the tokens given as ``{ env = … }``;
-    ``route`` is how our own requests reach the backend.
+    ``route`` is how our own requests reach the backend; ``scope`` returns the key in the state of what belongs to a
+    file or folder.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Keeper(PoolListener):
         environ: Mapping[str, str],
         route: Route,
         listener: Listener,
+        scope: Callable[[Path], str] = str,
     ) -> None:
         self.pool = Pool(self)
         self.config = config
@@ -94,12 +97,12 @@ class Keeper(PoolListener):
         self._learning: Snapshot | None = None  # What is being learned from the state, which is not told to it again.
         self._listener = listener
         self._tasks = Tasks()
-        self._persistence = Persistence(open_state, self._tasks)
+        self._persistence = Persistence(open_state, self._tasks, scope(config.path))
         self.heartbeat = Heartbeat(self._persistence, listener.session_count)
         self._look_ups = LookUps(self._persistence.look_up, self._sessions_found, self._tasks)
         self.pool.sessions.can_be_looked_up = lambda: self._persistence.is_connected
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
-        self.ledger.pool = str(config.path)
+        self.ledger.pool = self._persistence.scope
         accounts = AccountApi(route)
         self.models = ModelLists(self.pool, accounts, self._tasks, self._bearer)
         self._poller = Poller(self.pool, self._tasks, accounts, self._bearer, self._usage_read, self.models.read)
@@ -108,7 +111,7 @@ class Keeper(PoolListener):
         agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))
         self._reloader = Reloader(config, Sources(environ, TokenEndpoint(route, environ), agents), self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
-        self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, route, environ)
+        self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, scope, route, environ)
 
     def bearer(self, name: str) -> Bearer:
         """Return the token to send for an identity. Raise KeyError if it has none or has left the pool."""
@@ -150,7 +153,7 @@ class Keeper(PoolListener):
         identity = self.pool.identities.get(name)
         if identity is None or identity.metadata is None or asked.is_usage:
             return
-        self._persistence.identity_served(self.config.path, identity)
+        self._persistence.identity_served(identity)
         self._poller.used(identity.metadata.key)
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
             self._persistence.session_bound(asked.session, session)
@@ -237,7 +240,7 @@ class Keeper(PoolListener):
         self._sessions_moved(self.pool.sessions.found(news.stored_sessions))
         self._learning = news
         try:
-            ahead, doubted = apply(self.pool, news, str(self.config.path))
+            ahead, doubted = apply(self.pool, news, self._persistence.scope)
             for identity in doubted:
                 self._vault.verify_contested(identity)
             self._watch_breaker()
@@ -267,7 +270,7 @@ class Keeper(PoolListener):
         text = self._announcer.breaker()
         if text:
             self._listener.breaker_changed(self.pool.states.breaker.opened_at is not None, text)
-            name, document = str(self.config.path), self.pool.states.breaker.document()
+            name, document = self._persistence.scope, self.pool.states.breaker.document()
             if self._learning is None or (BREAKER, name) not in self._learning.notes:
                 self._persistence.put_note(BREAKER, name, {**document, "at": time.time()})
 

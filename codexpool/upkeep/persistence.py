@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 
 from codexpool.common import tasks
 from codexpool.common.recent import Recent
@@ -35,10 +34,14 @@ ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
 
 class Persistence(Rows):
-    """The state of a running proxy. ``open_state`` opens it, and may read files and fail; it is retried."""
+    """The state of a running proxy. ``open_state`` opens it, and may read files and fail; it is retried.
 
-    def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks) -> None:
+    ``scope`` is the key there of what belongs to the proxy's pool.toml.
+    """
+
+    def __init__(self, open_state: Callable[[], State], owner: tasks.Tasks, scope: str) -> None:
         super().__init__()
+        self.scope = scope
         self._open_state = open_state
         self._unwritten: dict[tuple[str, Hashable], Row] = {}  # What was put before the state is open.
         self._state: State | None = None  # None until it is open, and the contents of the file were applied.
@@ -160,11 +163,11 @@ class Persistence(Rows):
         if self._is_due(key, (usage.read_at, usage.credits, *usage.limited.items()), USED_REWRITE):
             self.put_note(USAGE, json.dumps(key), usage.document())
 
-    def identity_served(self, pool_toml: Path, identity: Identity) -> None:
+    def identity_served(self, identity: Identity) -> None:
         """Store, now and then, that an identity served a request."""
         if self._is_due(identity, None, USED_REWRITE):
             self._used_at[identity.name] = time.time()
-            self.put_identity(pool_toml, identity)
+            self.put_identity(identity)
 
     def _is_due(self, key: Hashable, value: object, seconds: float) -> bool:
         """Return whether a value is new, or was last written more than ``seconds`` ago; it counts as written then."""
@@ -175,16 +178,16 @@ class Persistence(Rows):
         self._written[key] = (value, now)
         return True
 
-    def put_identity(self, pool_toml: Path, identity: Identity) -> None:
+    def put_identity(self, identity: Identity) -> None:
         """Store the token of an identity, its owner, and when it last served."""
         if identity.metadata is not None:
             record = Record(identity.fingerprint, identity.metadata.key, self._used_at.get(identity.name))
-            self.put_record(record_name(pool_toml, identity.name), record)
+            self.put_record(record_name(self.scope, identity.name), record)
 
-    def drop_identity(self, pool_toml: Path, name: str) -> None:
+    def drop_identity(self, name: str) -> None:
         """Forget a removed identity: its account does not bind another one with the same name."""
-        self.drop_record(record_name(pool_toml, name))
-        self._earlier.records.pop(record_name(pool_toml, name), None)
+        self.drop_record(record_name(self.scope, name))
+        self._earlier.records.pop(record_name(self.scope, name), None)
 
     def close(self) -> None:
         """Write what is unwritten. May take some seconds: for the end of the process."""

@@ -84,7 +84,7 @@ class Vault:
         changed = [name for name, credential in held.items() if credential is not self._credentials.get(name)]
         for gone in {spec.name for spec in self._config.identities} - {spec.name for spec in config.identities}:
             self._owners.pop(gone, None)
-            self._persistence.drop_identity(config.path, gone)
+            self._persistence.drop_identity(gone)
         self._config = config
         self._credentials = held
         self._bearers = {name: bearer for name, one in held.items() if (bearer := one.bearer()) is not None}
@@ -296,7 +296,7 @@ class Vault:
             self._recalled[identity] = True
             self.look_after(identity)
         earlier = await self._persistence.earlier()
-        record = earlier.records.get(record_name(self._config.path, identity.name))
+        record = earlier.records.get(record_name(self._persistence.scope, identity.name))
         spec = self._spec(identity)
         self._recalled[identity] = True
         if spec is not None:
@@ -339,12 +339,12 @@ class Vault:
         self._owners[identity.name] = identity.metadata.key
         if identity.kind is not Kind.COMMAND:
             self._persistence.put_metadata(identity.fingerprint, identity.metadata, answer.evidence.at)
-        self._persistence.put_identity(self._config.path, identity)
+        self._persistence.put_identity(identity)
 
     def _put_owner(self, identity: Identity, owner: IdentityKey) -> None:
         """Store the owner that an identity must have, although its present token has another one."""
         self._owners[identity.name] = owner
-        name = record_name(self._config.path, identity.name)
+        name = record_name(self._persistence.scope, identity.name)
         self._persistence.put_record(name, Record(identity.fingerprint, owner))
 
     def _learn(self, identity: Identity, condition: Condition) -> None:

@@ -268,7 +268,7 @@ async def test_a_daily_limit_holds_across_proxies_and_restarts(pool_toml: Path) 
 async def test_usage_before_the_state_is_open_is_written_later(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     tasks = Tasks()
-    kept = persistence.Persistence(lambda: SqliteState(path, lambda: NOW), tasks)
+    kept = persistence.Persistence(lambda: SqliteState(path, lambda: NOW), tasks, "pool")
     tasks.spawn(kept.run(lambda news: None))
     account = Account(POOL, "2026-11-25", "ann", "work", "m")
 

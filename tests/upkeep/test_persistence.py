@@ -111,7 +111,7 @@ async def test_a_late_state_gets_all_that_was_learned(
     assert known.sessions == {"s1": a.metadata.key}
     assert known.metadata.keys() == {fingerprint(token_of(name)) for name in "abc"}
     assert known.conditions[fingerprint(token_of("b"))].status is Status.NEEDS_REPLACEMENT
-    assert known.records.keys() == {record_name(pool, name) for name in "abc"}
+    assert known.records.keys() == {record_name(str(pool), name) for name in "abc"}
     assert [spent.turns for spent in known.spent.values()] == [1]
     assert len(said(caplog.records, "Retrying")) == 1
 
@@ -155,7 +155,7 @@ async def test_a_login_of_another_workspace_is_found_out_late(path: Path) -> Non
     pool.write_text('[[identity]]\nname = "login"\nauth_json = "auth.json"\n')
     record = Record("f0", IdentityKey("acc-login", "user-x"))
     first = SqliteState(path)
-    first.put_record(record_name(pool, "login"), record)
+    first.put_record(record_name(str(pool), "login"), record)
     assert first.close()
 
     with keeper_of(pool, lambda: SqliteState(path)) as keeper:
@@ -166,14 +166,14 @@ async def test_a_login_of_another_workspace_is_found_out_late(path: Path) -> Non
     # then: the next start knows it, too
     known = read_state(SqliteFile(path))
     assert known is not None
-    assert known.records[record_name(pool, "login")].key == record.key
+    assert known.records[record_name(str(pool), "login")].key == record.key
 
 
 async def test_a_case_is_claimed_once_with_a_locked_state(path: Path) -> None:
     """Before the state is open and after it."""
     tasks = Tasks()
     with another_opens_it(path):
-        kept = Persistence(lambda: SqliteState(path), tasks)
+        kept = Persistence(lambda: SqliteState(path), tasks, "pool")
         tasks.spawn(kept.run(lambda news: None))
         assert [await kept.claim("case"), await kept.claim("case")] == [True, False]
     await asyncio.wait_for(kept.earlier(), 20)
@@ -193,7 +193,7 @@ async def test_a_process_that_ends_early_writes_what_it_counted(
     tasks = Tasks()
     with contextlib.ExitStack() as stack:
         stack.enter_context(another_opens_it(path))
-        kept = Persistence(lambda: SqliteState(path), tasks)
+        kept = Persistence(lambda: SqliteState(path), tasks, "pool")
         sharing = tasks.spawn(kept.run(lambda news: None))
         kept.put_spent(ACCOUNT, Spent(2))
         await until(lambda: said(caplog.records, "Retrying"))
@@ -220,7 +220,7 @@ async def test_rows_that_wait_for_the_state_are_bounded(path: Path, monkeypatch:
     """The oldest go; a newer row of the same key takes the place of the older one."""
     monkeypatch.setattr(persistence, "MAX_UNWRITTEN", 3)
     tasks, work = Tasks(), Metadata("acc", "user", "plus")
-    kept = Persistence(lambda: SqliteState(path), tasks)
+    kept = Persistence(lambda: SqliteState(path), tasks, "pool")
     for number in range(10):
         kept.put_metadata(f"f{number}", work, time.time())
         kept.put_metadata("f0", work, time.time())
@@ -238,7 +238,7 @@ async def test_what_is_dropped_before_the_state_is_open_is_gone(path: Path) -> N
     first.put_condition("f0", Condition(Status.RESTING, time.time()))
     assert first.close()
     tasks = Tasks()
-    kept = Persistence(lambda: SqliteState(path), tasks)
+    kept = Persistence(lambda: SqliteState(path), tasks, "pool")
     kept.drop_condition("f0")
     kept.drop_record("p#gone")
     kept.close()

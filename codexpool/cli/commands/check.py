@@ -22,7 +22,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
-from codexpool.cli.tokens import checked, remember
+from codexpool.cli.tokens import checked, put_vouched, remember
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec
 from codexpool.credentials import Credential
@@ -196,7 +196,7 @@ def _record(
                 if (metadata := answers[name].metadata) is not None:
                     state.put_note(USAGE, json.dumps(metadata.key), row.usage.document())
                 if row.status in (Status.READY, Status.LIMITED):
-                    state.put_condition(row.fingerprint, row.condition)
+                    put_vouched(state, pool.known, row.fingerprint, row.condition)
     except Failure as failure:
         errors.append(failure.message)
     for name, status in decided.items():

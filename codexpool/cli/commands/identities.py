@@ -127,7 +127,7 @@ def remove(name: str, pool: Pool) -> None:
         raise Failure(f"{name} is the only identity. Add another one first, or delete {pool.path}")
     pool.edit(lambda text: without_identity(text, name))
     with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
-        state.drop_record(record_name(pool.path, name))
+        state.drop_record(record_name(pool.scope, name))
     click.echo(f"removed {name} from {pool.path}")
     if isinstance(spec.source, FromAuthJson | FromFile):
         click.echo(f"kept {spec.source.path}")
@@ -149,9 +149,9 @@ def breaker(close: bool, as_json: bool, pool: Pool) -> None:
     breaker = Breaker()
     if close:
         with open_the_state() as state:
-            state.put_note(BREAKER, str(pool.path), breaker.document())
+            state.put_note(BREAKER, pool.scope, {**breaker.document(), "at": time.time()})
     else:
-        breaker.take(pool.known.notes.get((BREAKER, str(pool.path)), {}))
+        breaker.take(pool.known.notes.get((BREAKER, pool.scope), {}))
     opening = breaker.state(time.time())
     if as_json:
         until = moment(breaker.until) if breaker.opened_at is not None else None

@@ -39,7 +39,7 @@ def pin(session: str, name: str, pool: Pool) -> None:
     if member is not None and not may_use(member, name):
         raise Failure(f"{owner} may not use {name}: see its identities in {pool.path}:{member.line}")
     with open_the_state() as state:
-        state.put_note(PINNED, pin_name(str(pool.path), key), {"identity": name, "at": int(time.time())})
+        state.put_note(PINNED, pin_name(pool.scope, key), {"identity": name, "at": int(time.time())})
     click.echo(f"session {plain(key)} is pinned to {name}. To undo: codexpool unpin {plain(key)}")
     status = identity_row(pool, name).status
     if status not in (Status.READY, Status.UNVERIFIED):
@@ -59,13 +59,13 @@ def unpin(session: str, pool: Pool) -> None:
         click.echo(f"session {plain(key)} is not pinned")
         return
     with open_the_state() as state:
-        state.put_note(PINNED, pin_name(str(pool.path), key), {})
+        state.put_note(PINNED, pin_name(pool.scope, key), {})
     click.echo(f"session {plain(key)} is no longer pinned")
 
 
 def _pinned(pool: Pool) -> list[str]:
     notes = ((name, note) for (kind, name), note in pool.known.notes.items() if kind == PINNED and note)
-    return [session for name, _ in notes if (session := pinned_session(str(pool.path), name))]
+    return [session for name, _ in notes if (session := pinned_session(pool.scope, name))]
 
 
 def _found(text: str, sessions: Iterable[str], what: str = "session") -> str:

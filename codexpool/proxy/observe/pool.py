@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from codexpool.common.clock_skew import Clock
 from codexpool.config.model import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig
@@ -94,7 +93,7 @@ def is_known(identity: Identity) -> bool:
 
 def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> Consulted:
     """Make the pool of a configuration as it would serve now. A problem with an identity is logged."""
-    known = read_state(state) or Snapshot()
+    known, scope = read_state(state) or Snapshot(), state.scope(config.path)
     agents = AgentApi(Route(), environ, Clock(), partial(agents_folder, environ))
     resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), agents, _unread))
     for problem in resolved.problems:
@@ -103,10 +102,10 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> 
     now, consulted = time.time(), Consulted()
     pool = consulted.pool
     pool.states.breaker.most = config.breaker
-    makers = [_Maker(config.path, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
+    makers = [_Maker(scope, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
     pool.sessions.found(known.stored_sessions)
-    apply(pool, known, str(config.path))
+    apply(pool, known, scope)
     for maker in makers:
         maker.settle(consulted)
     origins = {metadata.origin for metadata in known.metadata.values()}
@@ -118,10 +117,10 @@ class _Maker:
     """Makes one identity from pool.toml and the state."""
 
     def __init__(
-        self, pool_toml: Path, spec: IdentitySpec, credential: Credential | None, known: Snapshot, now: float
+        self, scope: str, spec: IdentitySpec, credential: Credential | None, known: Snapshot, now: float
     ) -> None:
         self.spec, self.credential, self.known, self.now = spec, credential, known, now
-        self.record: Record | None = known.records.get(record_name(pool_toml, spec.name))
+        self.record: Record | None = known.records.get(record_name(scope, spec.name))
         self.fingerprint = self._fingerprint()
 
     def identity(self) -> Identity:
