@@ -51,7 +51,7 @@ SLOW = (
     "upkeep/test_life.py",  # days of a pool, simulated
     "pool/test_simulation.py",
     "state/test_chaos.py",
-    "credentials/test_oauth.py::test_killed_at",
+    "credentials/test_file_login.py::test_killed_at",
     "e2e/test_attackers.py",
     "e2e/test_bombs.py",
     "e2e/test_failing_scripts.py",

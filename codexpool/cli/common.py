@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,23 +14,29 @@ import click
 
 from codexpool.cli.entry import entry
 from codexpool.common.clock_skew import Clock
+from codexpool.common.private_files import UnusableError
 from codexpool.config.files import find, is_read_only, places, remedy_of_read_only
 from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
+from codexpool.credentials.shared_login import StoredLogin
 from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.pool.identity import IdentityKey
 from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError
 from codexpool.state.location import Location, SqliteFile, agents_folder, location, scope_of
 from codexpool.state.opening import open_state
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from codexpool.credentials.account_api import AccountApi
     from codexpool.upkeep.verification import Verification
 
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Spec = TypeVar("Spec", IdentitySpec, MemberSpec)
 
@@ -86,8 +92,28 @@ def existing_pool_path(named: Path | None) -> Path:
 
 
 def sources() -> Sources:
+    from codexpool.upkeep.shared_logins import SharedLogins
+
     agents = AgentApi(route(), os.environ, Clock(), partial(agents_folder, os.environ))
-    return Sources(os.environ, TokenEndpoint(route(), os.environ), agents)
+    return Sources(
+        os.environ, TokenEndpoint(route(), os.environ), agents, SharedLogins(_transact, os.environ, _logins)
+    )
+
+
+def _transact(work: Callable[[Connection], T], /) -> T:
+    """Do ``work`` in a transaction of the state. Raises StateError."""
+    with contextlib.closing(open_state(location(os.environ))) as state:
+        return state.transact(work)
+
+
+def _logins() -> Mapping[IdentityKey, StoredLogin]:
+    """Return the logins in the state. Raises UnusableError."""
+    from codexpool.state import logins
+
+    try:
+        return _transact(lambda connection: logins.login_rows(connection, since=-1))
+    except StateError as error:
+        raise UnusableError(f"its login is in the state, which cannot be read: {error}", "try again") from None
 
 
 def route() -> Route:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from codexpool.credentials.command import CommandLine
 from codexpool.pool.breaker import MOST
-from codexpool.pool.identity import Kind
+from codexpool.pool.identity import IdentityKey, Kind
 from codexpool.pool.selection import Selection
 from codexpool.protocol.routes import AS_SHIPPED, Routes
 from codexpool.tokens.bearer import Bearer, fingerprint
@@ -63,7 +63,12 @@ class FromAuthJson:
     path: Path
 
 
-Source = Inline | FromEnv | FromFile | FromKeyring | FromCommand | FromAuthJson
+@dataclass(frozen=True, slots=True)
+class FromState:
+    """The login in the state of the account and user in pool.toml, which all proxies of that state share."""
+
+
+Source = Inline | FromEnv | FromFile | FromKeyring | FromCommand | FromAuthJson | FromState
 """Where an identity's credential is."""
 
 
@@ -100,9 +105,26 @@ class IdentitySpec:
     priority: int = 0
 
     @property
+    def owner(self) -> IdentityKey:
+        """The owner that the token must have, as far as the table names one."""
+        return IdentityKey(self.account_id or "", self.user_id or "")
+
+    @property
+    def source_key(self) -> str:
+        """The key of pool.toml that names the source."""
+        keys: dict[type, str] = {FromAuthJson: "auth_json", FromState: "login"}
+        return keys.get(type(self.source), "token")
+
+    @property
     def kind(self) -> Kind:
-        kinds: dict[type, Kind] = {FromCommand: Kind.COMMAND, FromAuthJson: Kind.OAUTH}
+        kinds: dict[type, Kind] = {FromCommand: Kind.COMMAND, FromAuthJson: Kind.OAUTH, FromState: Kind.OAUTH}
         return kinds.get(type(self.source), Kind.PAT)
+
+
+class LoginPlace(StrEnum):
+    """Where a login is kept that is not in a file of its own."""
+
+    STATE = "state"
 
 
 class Table(StrEnum):
@@ -195,6 +217,11 @@ class PoolConfig:
         """The files to watch: pool.toml first, then those with credentials."""
         sources = (identity.source for identity in self.identities)
         return (self.path, *(s.path for s in sources if isinstance(s, FromFile | FromAuthJson)))
+
+    @property
+    def shared_logins(self) -> frozenset[IdentityKey]:
+        """The owners of the logins that are in the state."""
+        return frozenset(spec.owner for spec in self.identities if isinstance(spec.source, FromState))
 
     def identity(self, name: str) -> IdentitySpec | None:
         return next((spec for spec in self.identities if spec.name == name), None)

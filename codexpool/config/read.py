@@ -28,7 +28,8 @@ ROUTES_FORM = 'write "PATH" = "own" or "swap", with a path as codexpool doctor -
 NOTIFY_FORM = 'write { command = ["PROGRAM"] } or { webhook = "https://…" }'
 
 FLAG = "needs_replacement"
-IDENTITY_KEYS = ("name", "token", "auth_json", "account_id", "user_id", "expires", "paused", "priority", FLAG)
+SOURCE_KEYS = ("token", "auth_json", "login")
+IDENTITY_KEYS = ("name", *SOURCE_KEYS, "account_id", "user_id", "expires", "paused", "priority", FLAG)
 TOKEN_KEYS = ("env", "file", "keyring", "command")
 COMMAND_KEYS = ("command", "timeout_ms", "refresh_interval_ms", "cwd")
 FLAG_FORMS = {
@@ -38,7 +39,7 @@ FLAG_FORMS = {
 }
 SOURCE_FORMS = (
     'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
-    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
+    '{ command = ["PROGRAM"] }, auth_json = "PATH", or login = "state"'
 )
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLAGGED_TOKEN = re.compile(r"sha256:[0-9a-f]{12}")
@@ -147,7 +148,7 @@ def _identities(root: Section) -> list[IdentitySpec]:
         IdentitySpec(
             name=table.name(Table.IDENTITY),
             source=_source(table),
-            line=table.line("auth_json" if "auth_json" in table else "token"),
+            line=table.line(next((key for key in ("auth_json", "login") if key in table), "token")),
             flag=_flag(table) if FLAG in table else None,
             account_id=table.text("account_id", "an id as whoami returns it") or None,
             user_id=table.text("user_id", "an id as whoami returns it") or None,
@@ -161,9 +162,12 @@ def _identities(root: Section) -> list[IdentitySpec]:
 
 def _source(table: Section) -> model.Source:
     token = table.get("token")
+    for key, other in (("auth_json", "token"), ("login", "token"), ("login", "auth_json")):
+        if key in table and other in table:
+            table.problem(key, f"is set beside {'a token' if other == 'token' else other}", "keep one of them")
+    if "login" in table:
+        return _from_state(table)
     if "auth_json" in table:
-        if token is not None:
-            table.problem("auth_json", "is set beside a token", "keep one of them")
         return model.FromAuthJson(path) if (path := table.path("auth_json")) else _INVALID
     if isinstance(token, str):
         return Inline(token)
@@ -174,6 +178,15 @@ def _source(table: Section) -> model.Source:
     else:
         table.problem("token", f"is {kind(token)}", SOURCE_FORMS)
     return _INVALID
+
+
+def _from_state(table: Section) -> model.Source:
+    # Its row in the state is found, and decrypted, by these two.
+    missing = [key for key in ("account_id", "user_id") if not table.get(key)]
+    if table.word("login", model.LoginPlace) is not None and missing:
+        remedy = "codexpool login NAME --shared writes both; copy its whole table to the other machines"
+        table.problem("login", f"needs {' and '.join(missing)} in the same table", remedy)
+    return model.FromState()
 
 
 def _from_table(table: Section, given: list[str]) -> model.Source:

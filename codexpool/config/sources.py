@@ -9,13 +9,14 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
-from codexpool.config.model import FromAuthJson, FromEnv, IdentitySpec, PoolConfig, Problem
+from codexpool.config.model import FromEnv, IdentitySpec, PoolConfig, Problem
 from codexpool.credentials import PREFIX, Credential, Pat, agent_identity, auth_json
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.agent_identity import AgentIdentity
 from codexpool.credentials.command import Command
-from codexpool.credentials.oauth import OAuth
+from codexpool.credentials.file_login import FileLogin
+from codexpool.credentials.shared_login import Logins, shared_login
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.redaction import redact_tokens
 from codexpool.tokens import member_key
@@ -85,6 +86,7 @@ class Sources(NamedTuple):
     environ: Mapping[str, str]
     endpoint: TokenEndpoint
     agents: AgentApi
+    logins: Logins
     keyring: Keyring = read_keyring
     secret: frozenset[str] = frozenset()
 
@@ -101,7 +103,7 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
     problems: list[Problem] = []
     sources = sources._replace(secret=secret_variables(config))
     for number, identity in enumerate(config.identities, 1):
-        key = f"identity[{number}].{'auth_json' if isinstance(identity.source, FromAuthJson) else 'token'}"
+        key = f"identity[{number}].{identity.source_key}"
         try:
             credential = credential_of(identity, sources)
             proof = credential.identity.key if isinstance(credential, Agent) else credential.bearer()
@@ -114,7 +116,7 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
             problems.append(Problem(config.path, identity.line, key, what, error.remedy))
         else:
             credentials[identity.name] = credential
-            if isinstance(credential, OAuth) and (owner := other_owner(credential.path, sources.environ)):
+            if isinstance(credential, FileLogin) and (owner := other_owner(credential.path, sources.environ)):
                 what = f"{credential.path} is also the login of {owner}: two programs that renew one login break it"
                 remedy = f"give the pool a login of its own: codexpool login {identity.name}"
                 problems.append(Problem(config.path, identity.line, key, what, remedy))
@@ -141,6 +143,8 @@ def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:
             return Command(line, environ_of_programs(sources.environ, sources.secret))
         case model.FromAuthJson(path):
             return _from_auth_json(path, sources)
+        case model.FromState():
+            return shared_login(identity.owner, sources.logins, sources.endpoint)
 
 
 class CachedKeyring:
@@ -221,7 +225,7 @@ def _from_auth_json(path: Path, sources: Sources) -> Credential:
         return Agent(login, sources.agents)
     token = login if isinstance(login, Bearer) else login.access
     _refuse_member_key(token.token, f"the token in {path}")
-    return Pat(login) if isinstance(login, Bearer) else OAuth(path, login, sources.endpoint)
+    return Pat(login) if isinstance(login, Bearer) else FileLogin(path, login, sources.endpoint)
 
 
 def _given(token: str, what: str, agents: AgentApi) -> Credential:

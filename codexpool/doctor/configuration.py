@@ -18,6 +18,7 @@ from codexpool.credentials import Credential, agent_identity, auth_json
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.agent_identity import AgentIdentity
 from codexpool.credentials.auth_json import Login
+from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.oauth import OAuth
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
@@ -78,7 +79,8 @@ def check_logins(
     for name, credential in credentials.items():
         if isinstance(stored, Login) and isinstance(credential, OAuth):
             is_copied = credential.login.refresh_token == stored.refresh_token
-            if is_copied and credential.path.resolve() != path.resolve():
+            is_that_file = isinstance(credential, FileLogin) and credential.path.resolve() == path.resolve()
+            if is_copied and not is_that_file:
                 text = f"{path} is a copy of the login of {name}: the first to renew it invalidates the other's"
                 found.append(wrong(LOGINS, text, f"give the pool a login of its own: codexpool login {name}"))
         elif stored is not None and _is_the_same(credential, stored):

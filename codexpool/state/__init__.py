@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from codexpool.credentials.shared_login import StoredLogin
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 
@@ -69,6 +70,7 @@ class Snapshot:
     moves: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[Account, str], Spent] = field(default_factory=dict)
     dropped: dict[str, float] = field(default_factory=dict)
+    logins: dict[IdentityKey, StoredLogin] = field(default_factory=dict)
 
     @property
     def stored_sessions(self) -> dict[str, tuple[IdentityKey, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text
 
 VERSION: Final = 5
 
@@ -31,7 +31,9 @@ def _written() -> tuple[Column[int], Column[str]]:
     return _count("revision"), _text("writer")
 
 
-def _table(name: str, *columns: Column[str] | Column[float] | Column[int] | Column[bool] | Index) -> Table:
+def _table(
+    name: str, *columns: Column[str] | Column[float] | Column[int] | Column[bool] | Column[bytes] | Index
+) -> Table:
     return Table(name, schema, *columns, sqlite_with_rowid=False)
 
 
@@ -129,13 +131,18 @@ leases: Final = _table(
     _time("at"),
 )
 
-# The tokens of an identity with ``login = "state"``, encrypted with the key that ``key_id`` names.
+# The logins of identities with ``login = "state"``, encrypted with the key that ``key_id`` names, and for their owner
+# only. ``renewing_by`` is the mark of the proxy that renews one, until a time by the database's clock.
 logins: Final = _table(
     "logins",
-    _text("name", key=True),
+    _text("account_id", key=True),
+    _text("user_id", key=True),
     _text("key_id"),
-    _text("sealed"),
-    _text("fingerprint"),
+    Column("sealed", LargeBinary, nullable=False),
+    _count("generation"),
+    _text("refusal"),
+    _text("renewing_by", null=True),
+    _time("renewing_until", null=True),
     _time("at"),
     *_written(),
 )

@@ -19,6 +19,7 @@ from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, 
 from codexpool.pool.pins import KEPT as PINS_KEPT
 from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError
 from codexpool.state.database import Database
+from codexpool.state.logins import login_rows
 from codexpool.state.schema import claims, conditions, metadata, notes, revision, sessions, spent
 from codexpool.state.writer import Writer
 
@@ -233,6 +234,7 @@ def rows(connection: Connection, now: float, *, since: int = -1, except_writer: 
     for kind, name, note in connection.execute(of("notes")):
         with contextlib.suppress(ValueError):
             snapshot.notes[(kind, name)] = json.loads(note)
+    snapshot.logins = login_rows(connection, since)
     around_today = spent.c.day.between(day_of(now - DAY), day_of(now + DAY))
     for writer, *columns in connection.execute(of("spent").where(around_today)):
         account, counted = columns[: len(Account._fields)], columns[len(Account._fields) :]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
 from codexpool.config.files import Watcher
@@ -25,6 +26,7 @@ from codexpool.credentials.account_api import AccountApi
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import AuthApi
 from codexpool.credentials.http_client import Route
+from codexpool.credentials.shared_login import StoredLogin
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
@@ -45,6 +47,7 @@ from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.news import apply
 from codexpool.upkeep.persistence import Persistence
 from codexpool.upkeep.polling import Poller
+from codexpool.upkeep.shared_logins import SharedLogins
 from codexpool.upkeep.vault import Vault
 from codexpool.upkeep.watching import Reloader
 
@@ -109,7 +112,9 @@ class Keeper(PoolListener):
         api = AuthApi(route, environ, self.clock)
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, api, self._poller.first)
         agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))
-        self._reloader = Reloader(config, Sources(environ, TokenEndpoint(route, environ), agents), self.follow)
+        self._logins = SharedLogins(self._persistence.transact, environ)
+        sources = Sources(environ, TokenEndpoint(route, environ), agents, self._logins)
+        self._reloader = Reloader(config, sources, self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
         self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, scope, route, environ)
 
@@ -248,7 +253,18 @@ class Keeper(PoolListener):
             self._learning = None
         for key in ahead:
             self._persistence.put_note(USAGE, json.dumps(key), self.pool.states.usage(key).document())
+        self._logins_found(news.logins)
         self._wake()
+
+    def _logins_found(self, found: Mapping[IdentityKey, StoredLogin]) -> None:
+        is_first = not self._logins.are_known
+        newer = self.config.shared_logins.intersection(self._logins.learn(found))
+        if not self.config.shared_logins or not (newer or is_first):
+            return
+        in_use = [key for key in newer if self._vault.login_stored(key)]
+        if is_first or len(in_use) < len(newer):
+            self._tasks.spawn(self._reloader.reload())
+        self._tasks.spawn(tasks.in_thread(self._logins.seal_again))
 
     def _sessions_found(self, found: Stored) -> None:
         self._sessions_moved(self.pool.sessions.found(found))

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from codexpool.common import tasks
 from codexpool.common.recent import Recent
@@ -19,10 +20,15 @@ from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import REFUSED_FOR_GOOD
 from codexpool.pool.usage import Usage
-from codexpool.state import Record, Row, Rows, Snapshot, State, record_name
+from codexpool.state import Record, Row, Rows, Snapshot, State, UnavailableError, record_name
 from codexpool.state.notes import USAGE
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 logger = logging.getLogger("codexpool")
+
+T = TypeVar("T")
 
 POLL = 1.0  # Seconds between two reads of what other proxies wrote.
 SESSION_REWRITE = 3600.0  # Seconds after which a session in use is written again, so that it is not pruned.
@@ -101,6 +107,12 @@ class Persistence(Rows):
     def look_up(self, sessions: Sequence[str]) -> Mapping[str, tuple[IdentityKey, int]]:
         """Return who serves these sessions, and how often they moved. May take a while; raises StateError."""
         return self._state.look_up(sessions) if self._state is not None else {}
+
+    def transact(self, work: Callable[[Connection], T], /) -> T:
+        """Run a function in a short transaction of the state. May take a while; raises StateError."""
+        if self._state is None:
+            raise UnavailableError("the state is not open yet", "wait for it")
+        return self._state.transact(work)
 
     async def claim(self, case: str) -> bool:
         """Return whether this process must handle a case: none has before, here or in another process."""

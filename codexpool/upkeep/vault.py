@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 
 from codexpool.common.recent import Recent
 from codexpool.common.tasks import Tasks
-from codexpool.config.model import IdentitySpec, PoolConfig
+from codexpool.config.model import FromState, IdentitySpec, PoolConfig
 from codexpool.credentials import Credential, NoTokenNowError, Renewal
 from codexpool.credentials.authapi import AuthApi, Whoami
-from codexpool.pool.identity import Condition, Identity, IdentityKey, Kind, Metadata, Status, Word
+from codexpool.credentials.shared_login import SharedLogin
+from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import HELD_OVER, IN_DOUBT
@@ -28,6 +29,7 @@ logger = logging.getLogger("codexpool")
 VERIFIED_FOR = 5.0  # Seconds for which whoami's answer counts, however many requests are refused.
 CONTESTED_EVERY = 600.0  # Seconds until a token about which proxies disagree is verified for that reason again.
 CONTESTED_KEPT = 1_000  # Such tokens that are remembered.
+STATE_NOT_OPEN = "its login is in the state, which could not be opened yet"
 NO_OWNER = IdentityKey("", "")  # Of a token that may belong to any account and user.
 
 
@@ -96,11 +98,13 @@ class Vault:
     def identity(self, spec: IdentitySpec, now: float) -> Identity:
         """Return a new, unverified identity. It has no credential yet if that is still being read from a keyring."""
         credential, bearer = self._credentials.get(spec.name), self._bearers.get(spec.name)
+        waits_for_state = credential is None and isinstance(spec.source, FromState)
+        evidence = Evidence(now, note=STATE_NOT_OPEN) if waits_for_state else None
         return Identity(
             spec.name,
-            credential.kind if credential is not None else Kind.PAT,
+            credential.kind if credential is not None else spec.kind,
             bearer.fingerprint if bearer is not None else credential.mark if credential is not None else "",
-            Condition(Status.UNVERIFIED, now),
+            Condition(Status.UNVERIFIED, now, evidence=evidence),
             expires_at=spec.expires_at,
             paused=spec.paused,
             priority=spec.priority,
@@ -135,6 +139,20 @@ class Vault:
                 if self._credentials[identity.name].is_over(time.time()):
                     return  # The backend would not tell the owner of an expired token.
             self._begin_to_verify(identity)
+
+    def login_stored(self, key: IdentityKey) -> bool:
+        """Use another login of a shared identity, which is in the state now.
+
+        Return False if a person has to have put it there, so that its owner must be verified from the beginning.
+        """
+        for name, credential in self._credentials.items():
+            if isinstance(credential, SharedLogin) and credential.key == key:
+                identity = self._pool.identities.get(name)
+                if identity is not None and identity.status not in (Status.UNVERIFIED, Status.CONFLICT):
+                    if credential.has_news:
+                        self._renew(identity, refused=False)
+                    return True
+        return False
 
     def verify_later(self, identity: Identity) -> None:
         """Find out whether a token is dead, although its identity goes on serving: a request was refused."""

@@ -38,7 +38,7 @@ class Verification:
             answer = Whoami(Word.HEALTHY, evidence, _claimed(bearer, credential, spec))
         if answer.metadata is None:
             return answer
-        return expected(answer, IdentityKey(spec.account_id or "", spec.user_id or ""))
+        return expected(answer, spec.owner)
 
     async def place(
         self, answer: Whoami, bearer: Bearer, by_other_means: bool, before: Metadata | None = None

@@ -38,6 +38,11 @@ class Reloader:
         """Follow the first configuration. Credentials from a keyring are still pending then."""
         self._follow(self._config, resolve(self._config, self._sources))
 
+    async def reload(self) -> None:
+        """Follow the present configuration again: the credentials that it names may have changed."""
+        async with self._lock:
+            await self._reload(self._config)
+
     async def watch_files(self, watcher: Watcher) -> None:
         while True:
             await asyncio.sleep(POLL)

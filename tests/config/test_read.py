@@ -18,6 +18,7 @@ from codexpool.config.model import (
     FromEnv,
     FromFile,
     FromKeyring,
+    FromState,
     IdentitySpec,
     Inline,
     Notify,
@@ -25,6 +26,7 @@ from codexpool.config.model import (
 )
 from codexpool.config.read import load, parse
 from codexpool.credentials.command import CommandLine
+from codexpool.pool.identity import Kind
 from codexpool.pool.selection import Selection
 from codexpool.protocol.routes import route_of
 from tests.config.conftest import WritePrivate, needs_a_plain_user
@@ -55,6 +57,12 @@ def lines_said(text: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         parse(text, Path("pool.toml"))
     return [str(problem) for problem in refused.value.problems]
+
+
+def test_a_login_may_be_in_the_state() -> None:
+    text = '[[identity]]\nname = "spare"\nlogin = "state"\naccount_id = "acc-1"\nuser_id = "user-1"\n'
+    (spec,) = parse(text, POOL).identities
+    assert (spec.source, spec.kind, spec.source_key, spec.line) == (FromState(), Kind.OAUTH, "login", 3)
 
 
 def test_a_whole_file_is_read() -> None:
@@ -167,7 +175,7 @@ def test_no_secret_is_in_a_repr() -> None:
 
 ACCEPTED_TOKEN = (
     'write token = "at-…", { env = "VARIABLE" }, { file = "PATH" }, { keyring = "SERVICE" } or '
-    '{ command = ["PROGRAM"] }, or auth_json = "PATH"'
+    '{ command = ["PROGRAM"] }, auth_json = "PATH", or login = "state"'
 )
 
 
@@ -230,6 +238,18 @@ ACCEPTED_TOKEN = (
             "pool.toml:3: identity[1].auth_json: is set beside a token; keep one",
         ),
         (
+            '[[identity]]\nlogin = "file"\naccount_id = "a"\nuser_id = "u"',
+            'pool.toml:2: identity[1].login: is "file"; accepted here: state',
+        ),
+        (
+            '[[identity]]\nname = "a"\nlogin = "state"\naccount_id = "a"',
+            "pool.toml:3: identity[1].login: needs user_id in the same table; codexpool login NAME --shared writes",
+        ),
+        (
+            '[[identity]]\nauth_json = "y"\nlogin = "state"\naccount_id = "a"\nuser_id = "u"',
+            "pool.toml:3: identity[1].login: is set beside auth_json; keep one",
+        ),
+        (
             "[[identity]]\nauth_json = 1",
             "pool.toml:2: identity[1].auth_json: is an integer; write the path",
         ),
@@ -262,7 +282,7 @@ ACCEPTED_TOKEN = (
         ),
         (
             '[[identity]]\nheadroom = "x"',
-            'pool.toml:2: identity[1]: unknown key "headroom"; accepted here: name, token, auth_json, account_id',
+            'pool.toml:2: identity[1]: unknown key "headroom"; accepted here: name, token, auth_json, login, acc',
         ),
         ("[pool]\n# x\nselektion = 1", 'pool.toml:3: pool: unknown key "selektion"; did you mean "selection"?'),
         ("\n[pols]", 'pool.toml:2: unknown key "pols"; did you mean "pool"?'),

@@ -22,6 +22,7 @@ from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.member_key import new_key
 from tests.config.conftest import WritePrivate
+from tests.credentials.shared import MemoryLogins, MemoryState
 from tests.running import pat
 from tests.standin.agents import make
 
@@ -44,7 +45,7 @@ def sources(environ: dict[str, str] | None = None, keyring: dict[tuple[str, str]
         return known[service, name]
 
     agents = AgentApi(Route(), {}, Clock(), lambda: Path("/nowhere"))
-    return Sources(environ or {}, TokenEndpoint(Route(), {}), agents, read)
+    return Sources(environ or {}, TokenEndpoint(Route(), {}), agents, MemoryLogins(MemoryState()), read)
 
 
 def bearers(resolved: Resolved) -> dict[str, Bearer | None]:
@@ -211,9 +212,9 @@ def test_the_example_is_valid_with_every_setting(monkeypatch: pytest.MonkeyPatch
     setting = re.compile(r"# (\[\[(identity|member)\]\]$|[a-z_]+ *= )")
     lines = [line.removeprefix("# ") if setting.match(line) else line for line in example.read_text().splitlines()]
     config = parse("\n".join(lines), example)
-    names = ["work", "spare", "third", "fourth", "login", "bot", "sso", "careful"]
+    names = ["work", "spare", "third", "fourth", "login", "shared", "bot", "sso", "careful"]
     assert [identity.name for identity in config.identities] == names
-    assert len({type(identity.source) for identity in config.identities}) == 6
+    assert len({type(identity.source) for identity in config.identities}) == 7
     assert config.notify.command
     careful = config.identities[-1]
     assert careful.flag

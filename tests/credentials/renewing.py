@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 from codexpool.credentials.auth_json import Login, parse
+from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.http_client import Route
-from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
 
 
 def renew(path: Path, proxy: str, ca: str) -> None:
     login = parse(path.read_text())
     assert isinstance(login, Login)
-    OAuth(path, login, TokenEndpoint(Route(proxy, ca), {}))._renew(login.access, refused=True)
+    FileLogin(path, login, TokenEndpoint(Route(proxy, ca), {}))._renew(login.access, refused=True)
 
 
 def ended(child: int, deadline: float) -> int:

@@ -29,6 +29,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import identity_of, identity_row
+from codexpool.cli.shared_logins import require_keys, share
 from codexpool.cli.tokens import GivenToken, Verified, checked, given_token, remember_new, token_options, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
@@ -40,13 +41,18 @@ from codexpool.config.model import (
     FromEnv,
     FromFile,
     FromKeyring,
+    FromState,
     IdentitySpec,
     Inline,
     Table,
 )
-from codexpool.config.sources import credential_of, other_owner, write_keyring
+from codexpool.config.read import SOURCE_KEYS
+from codexpool.config.sources import credential_of, environ_of_programs, other_owner, write_keyring
 from codexpool.config.tables import Value, toml, with_key, with_table, without_key
+from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
+from codexpool.credentials.auth_json import Login
+from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
@@ -58,12 +64,18 @@ HEADER: Final = """\
 """
 
 
+shared_option = click.option(
+    "--shared", is_flag=True, help="Keep the login in the state, encrypted, for all proxies that use that state."
+)
+
+
 @click.command()
 @name_argument
 @token_options
+@shared_option
 @config_option
 @click.option("--dry-run", is_flag=True, help="Verify the token and show what would be written, but write nothing.")
-def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
+def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: Any) -> None:
     """Verify a token, and add it to pool.toml as identity NAME.
 
     Prompts for a personal access token, or the JWT of an agent identity, unless an option names another source. A
@@ -74,20 +86,27 @@ def add(name: str, named: Path | None, dry_run: bool, **options: Any) -> None:
         codexpool add work --file ~/work.token
         codexpool add bot --token-stdin < agent.jwt
         codexpool add spare --auth-json ~/.codex-spare/auth.json
+        codexpool add spare --auth-json ~/.codex-spare/auth.json --shared
         codexpool add sso --command -- corp-login codex
     """
     path = _pool_toml(named)
     _require_free_name(name, _pool(path))
     if not dry_run:
         require_writable(path)
-    _add(name, path, given_token(name, path.parent, **options), dry_run)
+    given = given_token(name, path.parent, **options)
+    if shared:
+        if not isinstance(given.source, FromAuthJson):
+            raise click.UsageError("--shared is for a login, which is renewed: use it with --auth-json")
+        require_keys()
+    _add(name, path, given, dry_run, shared)
 
 
 @click.command()
 @name_argument
 @click.option("--device-auth", is_flag=True, help="Log in with a code, in a browser on another machine.")
+@shared_option
 @config_option
-def login(name: str, device_auth: bool, named: Path | None) -> None:
+def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> None:
     """Log in to ChatGPT with `codex login`, and add the login to pool.toml as identity NAME.
 
     If NAME already is a login, replace it. The client's own login is not touched.
@@ -96,11 +115,20 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
     pool = _pool(path)
     spec = pool.config.identity(name) if pool is not None else None
     is_agent = pool is not None and isinstance(pool.resolved.credentials.get(name), Agent)
-    if spec is not None and (is_agent or not isinstance(spec.source, FromAuthJson)):
+    if spec is not None and (is_agent or not isinstance(spec.source, FromAuthJson | FromState)):
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
         _require_free_name(name, pool)
         require_writable(path)
+    if shared or (spec is not None and isinstance(spec.source, FromState)):
+        require_keys()
+        with tempfile.TemporaryDirectory(prefix="codexpool-login-") as folder:
+            new = _codex_login(Path(folder), device_auth)
+            if pool is not None and spec is not None:
+                _replace_login(pool, spec, new, shared=True)
+            else:
+                _add(name, path, GivenToken(FromAuthJson(new), {}), dry_run=False, shared=True)
+        return
     import platformdirs
 
     logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
@@ -122,7 +150,7 @@ def login(name: str, device_auth: bool, named: Path | None) -> None:
         raise
 
 
-def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
+def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool = False) -> None:
     verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
     pool, owner = _pool(path), verified.metadata.key
     if pool is not None and (other := identity_of(pool, owner)) is not None:
@@ -130,7 +158,8 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
             f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
             f"shares its limits. To replace that token: codexpool replace {other.name}"
         )
-    table: dict[str, Value] = {"name": name, **given.keys, **verified.owner, **verified.expiry}
+    keys = {"login": "state"} if shared else given.keys
+    table: dict[str, Value] = {"name": name, **keys, **verified.owner, **verified.expiry}
     if dry_run:
         click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
         if isinstance(token := table.get("token"), str):
@@ -138,10 +167,20 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool) -> None:
         for key, value in table.items():
             click.echo(f"    {key} = {toml(value)}")
         return
+    if shared:
+        share(owner, login_of(verified.credential))
     _write_table(path, table)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
-    if isinstance(verified.credential, OAuth) and (other_client := other_owner(verified.credential.path, os.environ)):
+    if shared:
+        click.echo("its login is in the state. Copy its table to the pool.toml of the other machines")
+        if given.keys:  # A file of the operator's.
+            what = "is not used any more, and its next renewal would break the login in the state: delete it"
+            click.echo(f"codexpool: {given.keys['auth_json']} {what}", err=True)
+        return
+    if isinstance(verified.credential, FileLogin) and (
+        other_client := other_owner(verified.credential.path, os.environ)
+    ):
         click.echo(
             f"codexpool: {verified.credential.path} is also the login of {other_client}: two programs that renew one "
             f"login break it. Give the pool its own: codexpool remove {name}, then codexpool login {name}",
@@ -184,6 +223,15 @@ def _write_table(path: Path, table: Mapping[str, Value]) -> None:
         raise
 
 
+def login_of(credential: Credential) -> Login:
+    """Return the login to put into the state. Raises Unchanged if it is none."""
+    if not isinstance(credential, OAuth):
+        raise Unchanged(
+            "--shared is for a login, which is renewed; this auth.json has a token, which needs no sharing"
+        )
+    return credential.login
+
+
 def _described(verified: Verified) -> str:
     bearer, metadata = verified.credential.bearer(), verified.metadata
     parts = [f"{NAMES[verified.credential.kind]} {bearer or ''}".strip()]
@@ -203,7 +251,7 @@ def _codex_login(folder: Path, device_auth: bool) -> Path:
     if program is None:
         raise Failure("`codex` not found. Install it (npm install -g @openai/codex), or set CODEXPOOL_CODEX=PATH")
     command = [program, "login", *(["--device-auth"] if device_auth else [])]
-    environ = {name: value for name, value in os.environ.items() if name != "CODEX_ACCESS_TOKEN"}
+    environ = environ_of_programs(os.environ, frozenset({"CODEX_ACCESS_TOKEN"}))
     code = subprocess.run(command, env={**environ, "CODEX_HOME": str(folder)}, check=False).returncode
     auth_json = folder / "auth.json"
     if code != 0 or not auth_json.exists():
@@ -212,7 +260,6 @@ def _codex_login(folder: Path, device_auth: bool) -> Path:
 
 
 LOCK_TIMEOUT = 40.0  # seconds to wait for a process that renews the same login, or writes the same file
-SOURCES = ("token", "auth_json")  # the keys of which an identity has one
 OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 
 
@@ -235,22 +282,49 @@ def replace(name: str, pool: Pool, as_new: bool, **options: Any) -> None:
     given = given_token(name, pool.path.parent, **options)
     verified = verify(changed(spec, source=given.source, account_id=None, user_id=None))
     _require_same_owner(pool, spec, verified)
-    _store(pool, spec, given)
+    if isinstance(spec.source, FromState) and isinstance(verified.credential, OAuth):
+        _share_instead(pool, spec, verified)
+    else:
+        _store(pool, spec, given)
     if verified.expiry:
         _edit(pool, lambda text: with_key(text, name, "expires", verified.expiry["expires"]))
     remember_new(pool.path, name, verified)
     click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
 
 
-def _replace_login(pool: Pool, spec: IdentitySpec, new: Path) -> None:
-    """Replace an identity's auth.json with a new one of the same account and user. Raises Failure."""
-    assert isinstance(spec.source, FromAuthJson)
+def _replace_login(pool: Pool, spec: IdentitySpec, new: Path, shared: bool = False) -> None:
+    """Replace an identity's login with that of another auth.json, of the same account and user. Raises Failure.
+
+    If it is to be ``shared``, it is in the state from then on.
+    """
     verified = verify(changed(spec, source=FromAuthJson(new), account_id=None, user_id=None))
     _require_same_owner(pool, spec, verified)
-    _write(spec.source.path, new.read_text(encoding="utf-8"))
-    _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
+    if shared:
+        _share_instead(pool, spec, verified)
+    elif isinstance(spec.source, FromAuthJson):
+        _write(spec.source.path, new.read_text(encoding="utf-8"))
+        _edit(pool, lambda text: _without(text, spec.name, OUTDATED))
     remember_new(pool.path, spec.name, verified)
     click.echo(f"{spec.name} is logged in again: {verified.credential.bearer()}, of the same account and user")
+
+
+def _share_instead(pool: Pool, spec: IdentitySpec, verified: Verified) -> None:
+    """Put a login into the state, and have the identity use that one. Raises Failure."""
+    owner = verified.metadata.key
+    share(owner, login_of(verified.credential))
+
+    def change(text: str) -> str:
+        text = _without(text, spec.name, OUTDATED)
+        if isinstance(spec.source, FromState):
+            return text
+        text = _without(text, spec.name, SOURCE_KEYS)
+        for key, value in {"login": "state", **owner._asdict()}.items():
+            text = with_key(text, spec.name, key, value)
+        return text
+
+    _edit(pool, change)
+    if isinstance(spec.source, FromAuthJson):
+        click.echo(f"its login is in the state. {spec.source.path} is not used any more: delete it")
 
 
 def _free_name(pool: Pool, name: str) -> str:
@@ -288,7 +362,7 @@ def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
     """Write the new token to where the old one is, or its new source to pool.toml."""
     if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
         ((key, value),) = given.keys.items()
-        others = [other for other in SOURCES if other != key]
+        others = [other for other in SOURCE_KEYS if other != key]
 
         def change(text: str) -> str:
             text = with_key(_without(text, spec.name, others), spec.name, key, value)
@@ -312,6 +386,11 @@ def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
         case FromAuthJson(path):
             raise Unchanged(
                 f"{spec.name} has its login in {path}. Log in again: codexpool login {spec.name}. Or use another "
+                f"auth.json: codexpool replace {spec.name} --auth-json PATH"
+            )
+        case FromState():
+            raise Unchanged(
+                f"{spec.name} has its login in the state. Log in again: codexpool login {spec.name}. Or use another "
                 f"auth.json: codexpool replace {spec.name} --auth-json PATH"
             )
         case FromCommand():

@@ -12,7 +12,8 @@ from rich.table import Table
 from codexpool.cli.common import Failure, Pool, json_option, moment, name_argument, open_the_state, pool_option
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console
-from codexpool.config.model import FromAuthJson, FromFile
+from codexpool.cli.shared_logins import delete
+from codexpool.config.model import FromAuthJson, FromFile, FromState
 from codexpool.config.tables import with_key, without_identity, without_key
 from codexpool.pool.breaker import Breaker, Opening
 from codexpool.pool.exclusions import subjects
@@ -119,17 +120,25 @@ def resume(name: str, pool: Pool) -> None:
 
 @click.command()
 @name_argument
+@click.option("--with-login", is_flag=True, help="Also delete its login in the state, for all proxies.")
 @pool_option
-def remove(name: str, pool: Pool) -> None:
-    """Remove identity NAME from pool.toml. Its token or login file is kept."""
+def remove(name: str, pool: Pool, with_login: bool) -> None:
+    """Remove identity NAME from pool.toml. Its token or login file, or its login in the state, is kept."""
     spec = pool.identity(name)
+    if with_login and not isinstance(spec.source, FromState):
+        raise click.UsageError(f"--with-login: {name} has no login in the state")
     if len(pool.config.identities) == 1:
         raise Failure(f"{name} is the only identity. Add another one first, or delete {pool.path}")
     pool.edit(lambda text: without_identity(text, name))
     with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
         state.drop_record(record_name(pool.scope, name))
     click.echo(f"removed {name} from {pool.path}")
-    if isinstance(spec.source, FromAuthJson | FromFile):
+    if with_login:
+        delete(spec.owner)
+        click.echo("deleted its login in the state")
+    elif isinstance(spec.source, FromState):
+        click.echo("kept its login in the state, for other proxies")
+    elif isinstance(spec.source, FromAuthJson | FromFile):
         click.echo(f"kept {spec.source.path}")
 
 

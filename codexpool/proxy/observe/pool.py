@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from codexpool.common.clock_skew import Clock
-from codexpool.config.model import FromAuthJson, FromCommand, FromKeyring, IdentitySpec, PoolConfig
+from codexpool.config.model import FromAuthJson, FromCommand, FromKeyring, FromState, IdentitySpec, PoolConfig
 from codexpool.config.sources import PendingError, Sources, resolve
 from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
@@ -22,7 +23,7 @@ from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import OAuth
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.pool.identity import Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status, Word, clock
+from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Metadata, Status, Word, clock
 from codexpool.pool.needs import described, is_of_workspace
 from codexpool.pool.pool import Pool
 from codexpool.pool.portability import TurnStates
@@ -31,12 +32,13 @@ from codexpool.pool.states import IN_DOUBT, RETURNING
 from codexpool.protocol import endpoints, headers
 from codexpool.protocol.routes import host_of
 from codexpool.redaction import describe_secret
-from codexpool.state import Record, Snapshot, record_name
+from codexpool.state import Record, Snapshot, UnavailableError, record_name
 from codexpool.state.location import Location, agents_folder
 from codexpool.state.opening import read_state
 from codexpool.tokens.agent_key import SCHEME, AgentTask
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.news import apply
+from codexpool.upkeep.shared_logins import SharedLogins
 from codexpool.upkeep.verification import UNKNOWN, expected
 
 logger = logging.getLogger("codexpool")
@@ -95,7 +97,9 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> 
     """Make the pool of a configuration as it would serve now. A problem with an identity is logged."""
     known, scope = read_state(state) or Snapshot(), state.scope(config.path)
     agents = AgentApi(Route(), environ, Clock(), partial(agents_folder, environ))
-    resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), agents, _unread))
+    logins = SharedLogins(_unwritten, environ)
+    logins.learn(known.logins)
+    resolved = resolve(config, Sources(environ, TokenEndpoint(Route(), environ), agents, logins, _unread))
     for problem in resolved.problems:
         logger.warning("%s", problem)
     specs = [s for s in config.identities if s.name in resolved.credentials or s.name in resolved.pending]
@@ -127,7 +131,7 @@ class _Maker:
         """Return the identity, unverified."""
         return Identity(
             self.spec.name,
-            self.credential.kind if self.credential is not None else Kind.PAT,
+            self.credential.kind if self.credential is not None else self.spec.kind,
             self.fingerprint,
             Condition(Status.UNVERIFIED, self.now),
             expires_at=self.spec.expires_at,
@@ -164,7 +168,7 @@ class _Maker:
                 return "its token was not read from the keyring"
             case _ if isinstance(self.credential, Agent) and self.credential.bearer() is None:
                 return "a task has to be registered for it"
-            case FromAuthJson() if self.credential is not None and self.credential.is_over(self.now):
+            case FromAuthJson() | FromState() if self.credential is not None and self.credential.is_over(self.now):
                 return "its login has to be renewed"
         if metadata is None:
             return "not verified yet"
@@ -188,8 +192,7 @@ class _Maker:
         if spec.flag is not None and spec.flag.token == f"sha256:{self.fingerprint}":
             since = spec.flag.since.timestamp()
             return Condition(Status.NEEDS_REPLACEMENT, since, evidence=Evidence(since, note=spec.flag.reason))
-        declared = IdentityKey(spec.account_id or "", spec.user_id or "")
-        answer = expected(Whoami(Word.HEALTHY, Evidence(self.now), metadata), declared)
+        answer = expected(Whoami(Word.HEALTHY, Evidence(self.now), metadata), spec.owner)
         if answer.word is Word.OTHER_ACCOUNT:
             return Condition(Status.CONFLICT, self.now, evidence=answer.evidence)
         condition = self.known.conditions.get(self.fingerprint)
@@ -214,6 +217,11 @@ def _described(condition: Condition, note: str) -> str:
         return f"is assumed to be ready ({note})" if note else "is ready"
     until = f" until {clock(condition.until, time.time())} UTC" if condition.until is not None else ""
     return f"is {condition.status}{until}" + (f" ({condition.evidence})" if condition.evidence is not None else "")
+
+
+def _unwritten(work: Callable[[Any], Any]) -> Any:
+    """Renew no login of the state."""
+    raise UnavailableError("observing changes nothing", "serve with this pool")
 
 
 def _unread(service: str, name: str) -> str:

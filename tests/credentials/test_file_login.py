@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from codexpool.common.atomic_replace import Replacement
-from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, UnusableTokenError, token_endpoint
-from codexpool.credentials import oauth as oauth_module
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, UnusableTokenError, file_login, token_endpoint
 from codexpool.credentials.auth_json import Login, parse
+from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.http_client import Route
-from codexpool.credentials.oauth import EARLY, JITTER, OAuth
+from codexpool.credentials.oauth import EARLY, JITTER
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from tests.config.conftest import needs_a_plain_user
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner
@@ -52,8 +52,8 @@ def route(standin: StandIn) -> Route:
     return Route(f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
 
 
-def credential(standin: StandIn, file: File, **environ: str) -> OAuth:
-    return OAuth(file.path, read(file), TokenEndpoint(route(standin), environ))
+def credential(standin: StandIn, file: File, **environ: str) -> FileLogin:
+    return FileLogin(file.path, read(file), TokenEndpoint(route(standin), environ))
 
 
 async def test_a_renewal_is_asked_for_as_codex_does(standin: StandIn, file: File) -> None:
@@ -386,7 +386,7 @@ async def test_an_unwritten_login_is_written_when_possible(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(oauth_module, "WRITE_PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(file_login, "WRITE_PAUSES", (0.05, 0.1))
     oauth = credential(standin, file)
     with monkeypatch.context() as patch:
         patch.setattr(Replacement, "put", refused_by_the_disk)
@@ -406,7 +406,7 @@ async def test_an_unwritten_login_is_written_when_possible(
 async def test_an_unwritten_login_overwrites_no_newer_file(
     standin: StandIn, file: File, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(oauth_module, "WRITE_PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(file_login, "WRITE_PAUSES", (0.05, 0.1))
     oauth = credential(standin, file)
     with monkeypatch.context() as patch:
         patch.setattr(Replacement, "put", refused_by_the_disk)
