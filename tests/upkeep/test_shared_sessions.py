@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import pytest
 from codexpool.pool import recovery
 from codexpool.pool.identity import Asked, IdentityKey
 from codexpool.pool.recovery import LookUp, Try, Wait, attempts
+from codexpool.state import State
+from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES, bound
@@ -40,8 +42,9 @@ class Heard(Unheard):
 class Fleet:
     """Proxies with a pool.toml each: what they would choose for a new session differs."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, open_state: Callable[[], State] | None = None) -> None:
         self.engine = Engine()
+        self._open_state = open_state or self.engine.open
         self._folder = folder
         self._stack = stack
 
@@ -51,7 +54,7 @@ class Fleet:
         folder.mkdir()
         path = write_pool(folder, *names)
         path.write_text('[pool]\nselection = "drain-first"\n' + path.read_text())
-        keeper = self._stack.enter_context(keeper_of(path, self.engine.open, listener=Heard()))
+        keeper = self._stack.enter_context(keeper_of(path, self._open_state, listener=Heard()))
         await until_ready(keeper)
         return keeper
 
@@ -184,6 +187,26 @@ async def test_a_request_does_not_wait_for_a_slow_engine(fleet: Fleet, monkeypat
     fleet.engine.answering.set()
     await until(lambda: moved_by(two) == {"s": key_of("b")})
     assert await turn(two, "s") == "a"
+
+
+async def test_proxies_agree_by_a_state_file(tmp_path: Path) -> None:
+    """The same with an engine: new sessions, moves, and a session that two bind at once."""
+    with ExitStack() as stack:
+        fleet = Fleet(tmp_path, stack, lambda: SqliteState(tmp_path / "state.sqlite3"))
+        one, two = await fleet.proxy("a", "b"), await fleet.proxy("b", "a")
+
+        assert await turn(one, "s") == "a"
+        await until(lambda: one._persistence.look_up(["s"]))
+        assert await turn(two, "s") == "a"
+        two.session_bound("s", two.pool.sessions.bind("s", key_of("b")))
+        await until(lambda: bound(one.pool, "s") == key_of("b"))
+        assert moved_by(one) == {"s": key_of("a")}
+
+        for keeper in (one, two):
+            keeper.pool.choose(Asked("at once", RESPONSES), time.time())
+        await until(lambda: bound(one.pool, "at once") == bound(two.pool, "at once"))
+        (stored,) = one._persistence.look_up(["at once"]).values()
+        assert stored == (bound(one.pool, "at once"), 0)
 
 
 async def test_a_session_is_stored_before_it_is_served(fleet: Fleet) -> None:
