@@ -48,7 +48,8 @@ def check_config(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
     if not total:
         yield wrong(POOL, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")
         return
-    yield ok(POOL, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}")
+    flags = "; it cannot be written here: the state keeps the flags of dead tokens" if config.is_read_only else ""
+    yield ok(POOL, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}{flags}")
     from_env = {
         f"identity[{number}].token"
         for number, spec in enumerate(config.identities, 1)

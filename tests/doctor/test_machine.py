@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -23,6 +24,7 @@ from codexpool.doctor.machine import Kept
 from codexpool.local.ca_files import KEY
 from codexpool.tokens.bearer import Bearer
 from tests.config.test_sources import sources
+from tests.config.unwritable import unwritable
 from tests.doctor.fakes import client, running
 from tests.running import pat
 from tests.standin.agents import make
@@ -200,6 +202,14 @@ def test_an_invalid_pool_says_where(tmp_path: Path) -> None:
     assert levels(problems) == [Level.WRONG]
     assert "pool.toml:4" in problems[0].text
     assert PAT not in str(problems)
+
+
+def test_a_pool_that_cannot_be_written_is_no_problem(tmp_path: Path) -> None:
+    with unwritable(errno.EROFS):
+        config, _ = configuration.read(pool(tmp_path, ONE))
+    assert config is not None
+    (finding,) = configuration.check_config(config, resolve(config, sources()))
+    assert (finding.level, "the state keeps the flags" in finding.text) == (Level.OK, True)
 
 
 def test_a_variable_that_only_the_proxy_has_is_a_note(tmp_path: Path) -> None:
