@@ -121,13 +121,18 @@ proxies: Final = _table(
     _count("sessions"),
 )
 
-# What a proxy may hand out of a member's (or the pool's) bound. It ends with the heartbeat of its holder.
+# What a proxy has leased of a member's (or the pool's) bound, see `codexpool.members.shares`. It ends with the
+# heartbeat of its writer. Rows without a writer are locked during an exchange; their ``finish`` is the clock.
 leases: Final = _table(
     "leases",
+    _text("pool", key=True),
     _text("subject", key=True),
     _text("writer", key=True),
     _count("slots"),
-    _count("wanted"),
+    _count("used"),
+    _count("waiting"),
+    _count("weight"),
+    _time("finish"),
     _time("at"),
 )
 

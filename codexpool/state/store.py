@@ -20,7 +20,7 @@ from codexpool.pool.pins import KEPT as PINS_KEPT
 from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError
 from codexpool.state.database import Database
 from codexpool.state.logins import login_rows
-from codexpool.state.schema import claims, conditions, metadata, notes, revision, sessions, spent
+from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, sessions, spent
 from codexpool.state.writer import Writer
 
 logger = logging.getLogger("codexpool")
@@ -36,6 +36,7 @@ PRUNING: Final = (  # What is deleted, and the age in seconds.
     (notes, None, 365 * DAY),  # Pins: a person made them, and no proxy writes them again.
     (metadata, None, 180 * DAY),  # whoami tells it again.
     (claims, None, 365 * DAY),
+    (leases, None, 2 * DAY),
 )
 PRUNED = "pruned"  # The claim with the time at which ages were last computed.
 CLOSE_TIMEOUT = 5.0  # Seconds ``close`` waits for the engine.
