@@ -119,6 +119,7 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
         _require_free_name(name, pool)
+    if spec is None or (shared and not isinstance(spec.source, FromState)):
         require_writable(path)
     if shared or (spec is not None and isinstance(spec.source, FromState)):
         require_keys()
