@@ -29,6 +29,7 @@ COMMANDS = {
     "record": "commands.record:record",
     "member": "commands.member:member",
     "usage": "commands.usage:usage",
+    "state": "commands.state:state",
     "setup": "commands.setup:setup",
     "env": "commands.env:env",
     "doctor": "commands.doctor:doctor",

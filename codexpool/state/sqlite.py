@@ -100,18 +100,19 @@ def _inode(path: Path) -> int:
 
 def read_state(path: Path) -> Snapshot:
     """Read the state without changing anything. Raises StateError."""
-    with _read_only(path) as connection:
+    with read_only(path) as connection:
         return rows(connection, time.time())
 
 
 def read_spent(path: Path, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
     """Read the usage without changing anything, see `usage`. Raises StateError."""
-    with _read_only(path) as connection:
+    with read_only(path) as connection:
         return usage(connection, by, since)
 
 
 @contextlib.contextmanager
-def _read_only(path: Path) -> Iterator[Connection]:
+def read_only(path: Path) -> Iterator[Connection]:
+    """Begin a transaction that sees one moment of the file, without changing it. Raises StateError."""
     engine = _engine(partial(open_read_only, path), "BEGIN", poolclass=NullPool)
     try:
         with engine.connect() as connection:

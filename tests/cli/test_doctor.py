@@ -86,7 +86,19 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 def test_all_areas_are_checked_in_order(machine: Machine) -> None:
     found = machine.findings()
 
-    areas = ["pool", "proxy", "identities", "probe", "client", "trust", "version", "files", "clock", "logins"]
+    areas = [
+        "pool",
+        "proxy",
+        "identities",
+        "state",
+        "probe",
+        "client",
+        "trust",
+        "version",
+        "files",
+        "clock",
+        "logins",
+    ]
     assert list(found) == areas
     assert {finding["level"] for findings in found.values() for finding in findings} == {"ok"}
 

@@ -22,7 +22,7 @@ from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved, resolve
-from codexpool.doctor import configuration, environment, machine, probe, proxy_status, trust, variables
+from codexpool.doctor import configuration, environment, machine, probe, proxy_status, shared_state, trust, variables
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import VERSION, Finding, Level, note, wrong
 from codexpool.doctor.trust import Tunnel
@@ -174,6 +174,7 @@ class Examination:
         """Yield each area's name and its findings."""
         yield "pool.toml", self._pool()
         yield "the proxy", self._running()
+        yield "the state", shared_state.findings(os.environ, self._status)
         yield "a request's way through the proxy", self._way()
         yield "the client's version", machine.check_client(self._program, self._token)
         yield "files", machine.check_files(self._kept())

@@ -1,0 +1,191 @@
+"""`codexpool state`: what the state is, and `state copy`, which moves it to PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
+from codexpool.cli.output import Output, console, quiet_end
+from codexpool.cli.processes import InterruptedBySignal, Signals
+from codexpool.state import StateError
+from codexpool.state.fleet import Proxy
+from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile, named_location
+from codexpool.state.opening import open_state
+from codexpool.views.formatting import plain, size, span
+
+if TYPE_CHECKING:
+    from codexpool.state.copying import Copied
+    from codexpool.state.facts import Facts
+
+VERSION: Final = 1  # version of the JSON document
+ENGINES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+TOLERATED: Final = 1.0  # seconds between two clocks that are not worth a line
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def state(context: click.Context, as_json: bool) -> None:
+    """Show where the state is, how large it is, and which proxies use it.
+
+    The state is what proxies and commands remember and share: sessions, limits, usage. It is a SQLite file, or the
+    PostgreSQL database that CODEXPOOL_STATE=postgresql://USER@HOST/DATABASE names; its password comes from PGPASSFILE
+    (~/.pgpass), PGPASSWORD, or the URL.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    at, out = state_location(), Output()
+    facts = _facts(at)
+    with quiet_end():
+        if as_json:
+            out.line(json.dumps(_document(at, facts), indent=2))
+        elif facts is None:
+            out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
+        else:
+            out.show(_drawn(at, facts))
+
+
+def _facts(at: Location) -> Facts | None:
+    """Return what there is to say of the state; None if it is a file that does not exist. Raises Failure."""
+    if isinstance(at, SqliteFile) and not at.path.exists():
+        return None
+    from codexpool.state import facts
+
+    with open_the_state() as opened:
+        try:
+            return opened.transact(facts.facts)
+        except StateError as error:
+            raise Failure(f"state: {error}") from None
+
+
+def _document(at: Location, facts: Facts | None) -> dict[str, Any]:
+    about = {"version": VERSION, "engine": at.engine, "where": str(at), "exists": facts is not None}
+    if facts is None:
+        return about
+    return {
+        **about,
+        "schema": facts.schema,
+        "bytes": facts.size,
+        "rows": facts.rows,
+        "clock_ahead": round(facts.ahead, 3),
+        "proxies": [_proxy(proxy) for proxy in facts.proxies],
+    }
+
+
+def _proxy(proxy: Proxy) -> dict[str, Any]:
+    return {
+        "host": plain(proxy.host),
+        "version": plain(proxy.version),
+        "pid": proxy.pid,
+        "up_seconds": round(proxy.up),
+        "silent_seconds": round(proxy.silent, 1),
+        "alive": proxy.is_alive,
+        "sessions": proxy.sessions,
+    }
+
+
+def _drawn(at: Location, facts: Facts) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("state", Text(plain(str(at)), "bold"))
+    table.add_row("engine", f"{ENGINES[at.engine]}, schema {facts.schema}, {size(facts.size)}")
+    table.add_row("rows", _counted(facts.rows) or "none")
+    if abs(facts.ahead) > TOLERATED:
+        relation = "ahead of" if facts.ahead > 0 else "behind"
+        table.add_row("clock", f"{span(abs(facts.ahead))} {relation} this machine's; times are converted")
+    table.add_row("proxies", _proxies(facts.proxies))
+    return table
+
+
+def _proxies(proxies: Sequence[Proxy]) -> Text:
+    lines = [Text(f"{sum(proxy.is_alive for proxy in proxies)} connected")]
+    for proxy in proxies:
+        sessions = f"{proxy.sessions:,} session{'' if proxy.sessions == 1 else 's'}"
+        facts = f" codexpool {plain(proxy.version)}, process {proxy.pid}, up {span(proxy.up)}, {sessions}"
+        silent = "" if proxy.is_alive else f", no heartbeat for {span(proxy.silent)}"
+        lines.append(Text.assemble((plain(proxy.host), "bold"), facts, (silent, "yellow")))
+    return Text("\n").join(lines)
+
+
+@state.command("copy")
+@click.option(
+    "--to",
+    "url",
+    required=True,
+    metavar="URL",
+    help="The database: postgresql://USER@HOST/DATABASE. Better without a password, which others on this machine "
+    "could see: it is also read from PGPASSFILE (~/.pgpass) and PGPASSWORD.",
+)
+@pool_option
+def copy(url: str, pool: Pool) -> None:
+    """Copy the state from its SQLite file to an empty PostgreSQL database.
+
+    End the proxies that use the file first. The file is not changed, and nothing is overwritten: a database that has
+    something in it is refused. If the copy fails or is interrupted, the database stays empty.
+
+    The database holds one pool: what the file has of other pool.toml files is left out.
+    """
+    source, target = state_location(), _target(url)
+    if not isinstance(source, SqliteFile):
+        raise click.UsageError(f"the state is in {source} already; to copy a file, set {VARIABLE} to its path")
+    if not source.path.exists():
+        raise Failure(f"{source} does not exist: there is nothing to copy. Set {VARIABLE}={target}")
+    with Signals(), _progress() as progress:
+        copied = _copy(source, target, pool, progress)
+    click.echo(f"copied to {target}: {_counted(copied.rows) or 'it was empty'}")
+    if copied.of_other_pools:
+        click.echo(f"left out: {copied.of_other_pools:,} rows of other pools than {pool.path}")
+    if copied.unstorable:
+        click.echo(f"left out: {copied.unstorable:,} rows with a NUL character, which PostgreSQL cannot store")
+    click.echo(f"{source} is unchanged. To use the database, set {VARIABLE}={target} for proxies and commands")
+
+
+def _target(url: str) -> Postgres:
+    try:
+        target = named_location({VARIABLE: url})
+    except StateError:
+        target = None
+    if not isinstance(target, Postgres):
+        raise click.UsageError("--to: not the URL of a PostgreSQL database: postgresql://USER@HOST/DATABASE")
+    return target
+
+
+def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) -> Copied:
+    """Copy everything in one transaction. Raises Failure, with nothing copied."""
+    from codexpool.state import copying
+
+    tasks = {name: progress.add_task(name, total=None) for name in copying.NAMES}
+
+    def show(table: str, done: int, total: int) -> None:
+        progress.update(tasks[table], completed=done, total=total)
+
+    try:
+        with contextlib.closing(open_state(source)) as opened:  # A file of an older version is updated.
+            before = opened.scope(pool.path)
+        with contextlib.closing(open_state(target)) as opened:
+            return copying.copy_file(source.path, opened, (before, opened.scope(pool.path)), show)
+    except StateError as error:
+        raise Failure(f"nothing was copied to {target}: {error}") from None
+    except InterruptedBySignal:
+        click.echo(f"codexpool: interrupted: nothing was copied to {target}", err=True)
+        raise
+
+
+def _progress() -> Progress:
+    """Return a display of tables and rows on standard error; it shows nothing unless that is a terminal."""
+    terminal = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
+
+
+def _counted(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
