@@ -97,12 +97,14 @@ class SharedLogins:
     def put(self, key: IdentityKey, sealed: Sealed, generation: int) -> StoredLogin | None:
         from codexpool.state import logins
 
-        return self._asked(lambda connection: logins.put(connection, key, sealed, generation))
+        present = self._asked(lambda connection: logins.put(connection, key, sealed, generation))
+        return None if present is None or present.is_empty else present
 
     def refuse(self, key: IdentityKey, generation: int, code: str) -> StoredLogin | None:
         from codexpool.state import logins
 
-        return self._asked(lambda connection: logins.refuse(connection, key, generation, code))
+        present = self._asked(lambda connection: logins.refuse(connection, key, generation, code))
+        return None if present is None or present.is_empty else present
 
     def release(self, key: IdentityKey, mark: str) -> None:
         from codexpool.state import logins
