@@ -74,6 +74,11 @@ class Leases:
         held = self.held.get(subject)
         return min(bound, held.slots) if held is not None and self.clock() < self._valid_until else 0
 
+    def begun(self, subject: Subject) -> None:
+        """Note that a turn of a day has begun: the rest of what is leased stays for the next ones."""
+        if (held := self.held.get(subject)) is not None:
+            held.active_at = self.clock()
+
     def ended(self, subject: Subject) -> None:
         """Note that a turn has ended. Its slot goes back if turns wait for it elsewhere."""
         if (held := self.held.get(subject)) is None:
@@ -94,11 +99,13 @@ class Leases:
         asks = []
         for subject in {**self.held, **uses}:
             held, use = self.held.setdefault(subject, Held()), uses.get(subject, UNUSED)
-            if use.used or use.waiting:
+            # The turns of a day stay used; whoever takes one says so (`begun`).
+            ends_used = use.used if subject.kind is Kind.DAY else 0
+            if use.used > ends_used or use.waiting:
                 held.active_at = now
             of_pool = subject.kind is Kind.POOL
             keep = held.keeps(use, now, of_pool=of_pool)
-            if held.is_known and not (held.slots or held.ended or held.waits or keep or use.waiting):
+            if held.is_known and keep == held.slots == ends_used and not (held.ended or held.waits or use.waiting):
                 del self.held[subject]
                 continue
             is_due |= bool(use.waiting or held.waits or held.ended) or keep < held.slots or not held.is_known

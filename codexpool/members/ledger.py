@@ -62,6 +62,7 @@ class _Day:
     spent: dict[Account, Spent] = field(default_factory=dict)  # by this process
     begun: Counter[str] = field(default_factory=Counter)  # turns by member, of all processes
     others: dict[tuple[str, str], int] = field(default_factory=dict)  # those of others, by member and process
+    elsewhere: Counter[str] = field(default_factory=Counter)  # those of others as the state has just said, by member
     models: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
@@ -91,7 +92,20 @@ class Ledger:
     def turns_today(self, member: str, at: float) -> int:
         """Return the turns that a member has begun on the day of ``at``, in this proxy and those merged."""
         day = self._days.get(day_of(at))
-        return day.begun[member] if day is not None else 0
+        if day is None:
+            return 0
+        return max(day.begun[member], self.turns_here(member, at) + day.elsewhere[member])
+
+    def turns_here(self, member: str, at: float) -> int:
+        """Return the turns that a member has begun on the day of ``at`` in this process."""
+        name = day_of(at)
+        day = self._days.get(name)
+        begun = day.spent.get(Account(self.pool, name, member, "", "")) if day is not None else None
+        return begun.turns if begun is not None else 0
+
+    def note_elsewhere(self, member: str, day: str, turns: int) -> None:
+        """Note how many turns of a member other processes have begun on a day."""
+        self._day(day).elsewhere[member] = turns
 
     def merge(self, news: Mapping[tuple[Account, str], Spent]) -> None:
         """Merge the totals of other processes, of other proxies and earlier runs, by account and process."""

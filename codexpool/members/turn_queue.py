@@ -98,6 +98,10 @@ class TurnQueue:
         """Return how many turns of a member are under way."""
         return self._under_way.get(member, 0)
 
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._ring)
+
     def acquire_now(self, member: str, at_once: int | None) -> Slot | None:
         """Return a slot, or None if the member has to wait for one.
 

@@ -115,7 +115,6 @@ class SwapHandler:
     def changed(self, keeper: Keeper) -> None:
         """Follow a change of the identities or the members."""
         self.gate.follow(keeper.config)
-        self.turns.queue.limit(keeper.config.turns_at_once)
         self.sockets.pool_changed(keeper.pool)
 
     def status_changed(self, identity: Identity, before: Condition) -> None:
@@ -166,7 +165,7 @@ class SwapHandler:
         if not self.flows.serves:
             return self.gate.access, []
         keeper = self.flows.keeper
-        return self.gate.access, member_rows(keeper.config, self.turns.queue, keeper.ledger, now)
+        return self.gate.access, member_rows(keeper.config, keeper.queue, keeper.ledger, now)
 
     # -- connections
 

@@ -14,14 +14,15 @@ from mitmproxy import http
 
 from codexpool.common.tasks import harmless
 from codexpool.config.model import MemberSpec
-from codexpool.members.ledger import DAY, Ledger
+from codexpool.members.ledger import DAY
 from codexpool.members.register import Member
-from codexpool.members.turn_queue import Full, Slot, TurnQueue
+from codexpool.members.turn_queue import Full, Slot
 from codexpool.pool.verdict import is_held
 from codexpool.protocol.token_usage import Tokens
 from codexpool.proxy import replies
 from codexpool.proxy.exchange import Exchange, replace_response
 from codexpool.upkeep.keeper import Keeper
+from codexpool.upkeep.leasing import ANSWER
 
 OWN_PATIENCE: Final = 10.0  # seconds a turn waits for another turn of its own member to end
 # Seconds a turn waits for a slot in a pool that is full. (A client gives up after 300 seconds without a byte.)
@@ -40,10 +41,7 @@ class Denied(NamedTuple):
 
 
 class Turns:
-    """All turns under way."""
-
-    def __init__(self) -> None:
-        self.queue = TurnQueue()
+    """Begins turns and ends them. Those under way are in the keeper's queue."""
 
     async def admit(self, flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Return whether a turn over HTTP has got its slot; if not, the client has its answer."""
@@ -77,20 +75,33 @@ class Turns:
         """Begin a turn, after a bounded wait if necessary and allowed."""
         name = member.name if member is not None else ""
         spec = _spec_now(keeper, member)
-        if (denied := _day_used_up(keeper.ledger, spec)) is not None:
-            return denied
+        if spec is None or spec.turns_a_day is None:
+            return await self._with_slot(keeper, name, spec, ANSWER, may_wait=may_wait)
+        asked_at = time.monotonic()
+        day = await keeper.leasing.reserve(name, spec.turns_a_day)
+        if day is None:
+            return _day_used_up(name, spec.turns_a_day)
+        waited = time.monotonic() - asked_at  # For the state, or for turns that other proxies had leased.
+        try:
+            seconds = ANSWER - waited if waited < ANSWER else ANSWER
+            return await self._with_slot(keeper, name, spec, seconds, may_wait=may_wait)
+        finally:
+            keeper.leasing.unreserve(day)
+
+    @staticmethod
+    async def _with_slot(
+        keeper: Keeper, name: str, spec: MemberSpec | None, answer: float, *, may_wait: bool
+    ) -> Slot | Denied:
+        """Begin a turn with a slot. The state, if it has to be asked for one, has ``answer`` seconds."""
         at_once = spec.turns_at_once if spec is not None else None
-        got: Slot | Full | None = self.queue.acquire_now(name, at_once)
+        got: Slot | Full | None = keeper.queue.acquire_now(name, at_once)
         if got is None:
-            is_own = at_once is not None and self.queue.under_way(name) >= at_once
-            seconds = (OWN_PATIENCE if is_own else PATIENCE) if may_wait else 0.0
-            got = await self.queue.acquire(name, at_once, seconds)
-            if isinstance(got, Slot) and (denied := _day_used_up(keeper.ledger, spec)) is not None:
-                got.release()  # Other turns of the member have begun meanwhile.
-                return denied
+            own_seconds, seconds = (OWN_PATIENCE, PATIENCE) if may_wait else (0.0, 0.0)
+            answered = keeper.leasing.ask(answer)
+            got = await keeper.queue.acquire(name, at_once, seconds, own_seconds, answered)
         if isinstance(got, Full):
             return _no_slot(got, name)
-        if member is not None:
+        if spec is not None:
             keeper.ledger.count_begun(name, time.time())
         return got
 
@@ -102,12 +113,9 @@ def _spec_now(keeper: Keeper, member: Member | None) -> MemberSpec | None:
     return keeper.config.member(member.name) or member.spec
 
 
-def _day_used_up(ledger: Ledger, spec: MemberSpec | None) -> Denied | None:
-    most, now = spec.turns_a_day if spec is not None else None, time.time()
-    if spec is None or most is None or ledger.turns_today(spec.name, now) < most:
-        return None
-    message = f"codexpool: {spec.name} has used today's {_turns(most)}; the count starts again at 00:00 UTC"
-    return Denied(message, math.floor(now / DAY + 1) * DAY, True)
+def _day_used_up(name: str, most: int) -> Denied:
+    message = f"codexpool: {name} has used today's {_turns(most)}; the count starts again at 00:00 UTC"
+    return Denied(message, math.floor(time.time() / DAY + 1) * DAY, True)
 
 
 def _no_slot(full: Full, name: str) -> Denied:

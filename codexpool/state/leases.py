@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from codexpool.members.shares import Answer, Ask, Claim, Kind, Settled, Standing, Subject, settle
@@ -38,11 +38,6 @@ def exchange(connection: Connection, holder: str, pool: str, asks: Sequence[Ask]
     settled = settle(holder, asks, found)
     _write(connection, pool, settled)
     return {subject: outcome.answer for subject, outcome in settled.items()}
-
-
-def release(connection: Connection, holder: str) -> None:
-    """Give back all that a proxy has leased."""
-    connection.execute(delete(leases).where(leases.c.writer == holder))
 
 
 def _lock(connection: Connection, pool: str, subjects: Iterable[Subject]) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Heartbeat:
         self._persistence = persistence
         self._session_count = session_count
         self._state: State | None = None
+        self._has_begun = asyncio.Event()
         self._proxies: tuple[Proxy, ...] = ()
         self._read_at = 0.0
         self._was_connected = False
@@ -43,8 +44,13 @@ class Heartbeat:
                 own = self._own(self._state.name)
                 self._proxies = await tasks.in_thread(self._beat, self._state, own, daemon=True)
                 self._read_at = time.time()
+                self._has_begun.set()
             self._note_connection()
             await asyncio.sleep(BEAT)
+
+    async def begun(self) -> None:
+        """Wait until the others know of this proxy."""
+        await self._has_begun.wait()
 
     def fleet(self, at: Location) -> Fleet:
         """Return what is known of the proxies that share the state, which is ``at`` this place."""

@@ -29,6 +29,7 @@ from codexpool.credentials.http_client import Route
 from codexpool.credentials.shared_login import StoredLogin
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.members.ledger import Ledger
+from codexpool.members.turn_queue import TurnQueue
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.sessions import Session
@@ -42,6 +43,7 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.announcer import Announcer
 from codexpool.upkeep.flags import FlagWriter
 from codexpool.upkeep.heartbeat import Heartbeat
+from codexpool.upkeep.leasing import Leasing
 from codexpool.upkeep.lookups import LookUps, Stored
 from codexpool.upkeep.model_lists import ModelLists
 from codexpool.upkeep.news import apply
@@ -106,6 +108,10 @@ class Keeper(PoolListener):
         self.pool.sessions.can_be_looked_up = lambda: self._persistence.is_connected
         self.ledger = Ledger(self._persistence.put_spent)  # What each member has used.
         self.ledger.pool = self._persistence.scope
+        self.queue = TurnQueue(config.turns_at_once)
+        self.leasing = Leasing(
+            self.queue, self.ledger, self._persistence.exchange_leases, lambda: self._persistence.is_connected
+        )
         accounts = AccountApi(route)
         self.models = ModelLists(self.pool, accounts, self._tasks, self._bearer)
         self._poller = Poller(self.pool, self._tasks, accounts, self._bearer, self._usage_read, self.models.read)
@@ -194,6 +200,7 @@ class Keeper(PoolListener):
         """Load the pool and follow its files. ``watcher`` must have watched pool.toml before it was read."""
         self._tasks.spawn(self._persistence.run(self._apply))  # First: before an identity can serve a session.
         self._tasks.spawn(self.heartbeat.run())
+        self._tasks.spawn(self._lease())
         watcher.watch(self.config.files)
         self._reloader.load_now()
         self._tasks.spawn(self._reloader.watch_files(watcher))
@@ -209,6 +216,7 @@ class Keeper(PoolListener):
             stays = any(spec.line == problem.line for spec in kept)
             logger.warning("%s%s", problem, "; its previous token stays in use" if stays else "")
         before, self.config = self.config, config
+        self.queue.limit(config.turns_at_once)
         self._flags.config = self._announcer.config = config
         known = self._vault.take_over(config, resolved.credentials) | resolved.pending
         specs = [spec for spec in config.identities if spec.name in known]
@@ -228,6 +236,10 @@ class Keeper(PoolListener):
         self.heartbeat.close()
         self._persistence.close()
         self._wake()
+
+    async def _lease(self) -> None:
+        await self.heartbeat.begun()
+        await self.leasing.run()
 
     async def _tend(self) -> None:
         while True:

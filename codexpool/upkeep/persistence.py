@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from codexpool.common import tasks
 from codexpool.common.recent import Recent
+from codexpool.members.shares import Answer, Ask, Subject
 from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import REFUSED_FOR_GOOD
@@ -113,6 +114,13 @@ class Persistence(Rows):
         if self._state is None:
             raise UnavailableError("the state is not open yet", "wait for it")
         return self._state.transact(work)
+
+    def exchange_leases(self, asks: Sequence[Ask]) -> Mapping[Subject, Answer]:
+        """Tell the state what is kept and wanted of some bounds. May take a while; raises StateError."""
+        from codexpool.state import leases  # In a thread: it imports SQLAlchemy.
+
+        name = self._state.name if self._state is not None else ""
+        return self.transact(lambda connection: leases.exchange(connection, name, self.scope, asks))
 
     async def claim(self, case: str) -> bool:
         """Return whether this process must handle a case: none has before, here or in another process."""

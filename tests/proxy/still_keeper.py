@@ -10,11 +10,13 @@ from mitmproxy.test import tflow
 
 from codexpool.config.model import PoolConfig
 from codexpool.members.ledger import Ledger
+from codexpool.members.turn_queue import TurnQueue
 from codexpool.pool.identity import Asked, Condition, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.keeper import Keeper
+from codexpool.upkeep.leasing import Leasing
 from codexpool.upkeep.model_lists import ModelLists
 
 REFUSAL: Final = b'{"error":{"code":"token_expired","message":"expired"}}'
@@ -51,8 +53,13 @@ class StillKeeper(Keeper):
         self.config = PoolConfig(Path("pool.toml"), Selection.DRAIN_FIRST, ())
         self.pool = Pool()
         self.models = self.lists = UnreadLists()
-        self.ledger = Ledger(lambda account, spent: None)
+        self.count_in(Ledger(lambda account, spent: None))
         self.reset()
+
+    def count_in(self, ledger: Ledger) -> None:
+        """Count turns in a ledger, and bound them without a state."""
+        self.ledger, self.queue = ledger, TurnQueue(self.config.turns_at_once)
+        self.leasing = Leasing(self.queue, ledger, lambda asks: {}, lambda: False)
 
     def reset(self) -> None:
         """Make every identity ready again."""

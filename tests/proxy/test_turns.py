@@ -65,7 +65,7 @@ class Room:
 
     @property
     def under_way(self) -> int:
-        return self.exchanges.turns.queue._total
+        return self.keeper.queue._total
 
     @property
     def counted(self) -> tuple[int, int, int]:
@@ -85,7 +85,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(turns, "PATIENCE", 0.02)
     keeper = Unforgiving("first", "second")
     room = Room(SwapHandler(history=History()), keeper)
-    keeper.ledger = Ledger(room.spent.__setitem__)
+    keeper.count_in(Ledger(room.spent.__setitem__))
     room.exchanges.flows.mode = Serving(keeper)
     room.bound(turns_at_once=1)
 
@@ -291,7 +291,7 @@ async def test_nothing_is_kept_of_turns_that_are_over(room: Room) -> None:
     gc.collect()
 
     assert len(room.exchanges.flows) <= 1
-    assert room.exchanges.turns.queue._under_way == {}
+    assert room.keeper.queue._under_way == {}
 
 
 # -- what is counted

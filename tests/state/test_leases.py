@@ -13,7 +13,8 @@ from codexpool.members.shares import POOL, Answer, Ask, Kind, Subject, Turns, of
 from codexpool.state import State, UnavailableError
 from codexpool.state.clock import now
 from codexpool.state.fleet import DEAD_AFTER
-from codexpool.state.leases import exchange, release
+from codexpool.state.leases import exchange
+from codexpool.state.presence import leave
 from codexpool.state.schema import leases, proxies
 from codexpool.state.sqlite import SqliteState
 from tests.state.flushed import flushed
@@ -110,10 +111,10 @@ def test_two_pools_in_one_file_have_bounds_of_their_own(state: State) -> None:
     assert asked(state, "B", WANTS_ONE, pool="another.toml")[ANN].slots == 1
 
 
-def test_a_proxy_that_ends_gives_its_leases_back(state: State) -> None:
+def test_the_leases_of_a_proxy_that_takes_its_leave_end_at_once(state: State) -> None:
     asked(state, "A", WANTS_ONE)
 
-    state.transact(lambda connection: release(connection, "A"))
+    state.transact(lambda connection: leave(connection, "A"))
 
     assert asked(state, "B", WANTS_ONE)[ANN].slots == 1
 
