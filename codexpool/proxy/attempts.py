@@ -85,8 +85,11 @@ class Attempts:
         self._note(exchange)
 
     def _note(self, exchange: Exchange) -> None:
-        if isinstance(exchange.step, Try):
-            self._history.assigned(exchange.trace)
+        match exchange.step:
+            case Try():
+                self._history.assigned(exchange.trace)
+            case LookUp(sessions, seconds):  # While the rest of the request comes, and it waits for its slot.
+                exchange.looking_up = self._flows.keeper.look_up(sessions, seconds)
 
     async def prepare(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Prepare the body of the next attempt."""
@@ -121,8 +124,8 @@ class Attempts:
                     await keeper.renewal(identity, seconds)
                 case Look(identities, seconds):
                     await keeper.look(identities, exchange.asked, seconds)
-                case LookUp(sessions, seconds):
-                    await keeper.look_up(sessions, seconds)
+                case LookUp() if exchange.looking_up is not None:
+                    await asyncio.wait({exchange.looking_up})  # It may be cancelled: the pool is reloaded.
             if step is not None:
                 tracer.waited(exchange.trace, step, time.monotonic() - begun)
             if not self.goes_on(keeper, flow, exchange):

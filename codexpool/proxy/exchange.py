@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
@@ -93,6 +94,7 @@ class Exchange:
 
     steps: Steps | None = None
     step: Step | Outcome | None = None  # What ``steps`` yielded last.
+    looking_up: asyncio.Task[None] | None = None  # Ends when its session was looked up, or that took too long.
     tries: list[Attempt] = field(default_factory=list)
     go_again: bool = False  # The answer is dropped, and the request sent again.
 

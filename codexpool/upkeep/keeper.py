@@ -169,9 +169,9 @@ class Keeper(PoolListener):
         if asked.session is not None and (session := self.pool.sessions.get(asked.session)) is not None:
             self._persistence.session_bound(asked.session, session)
 
-    async def look_up(self, sessions: Sequence[str], seconds: float) -> None:
-        """Find out which identities serve sessions that are unknown here, ``seconds`` at most."""
-        await self._look_ups.look_up(sessions, seconds)
+    def look_up(self, sessions: Sequence[str], seconds: float) -> asyncio.Task[None]:
+        """Begin to find out which identities serve sessions that are unknown here; ends after ``seconds`` at most."""
+        return self._tasks.spawn(self._look_ups.look_up(sessions, seconds))
 
     def session_bound(self, name: str, session: Session) -> None:
         self._persistence.session_bound(name, session)

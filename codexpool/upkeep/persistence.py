@@ -35,7 +35,7 @@ POLL = 1.0  # Seconds between two reads of what other proxies wrote.
 SESSION_REWRITE = 3600.0  # Seconds after which a session in use is written again, so that it is not pruned.
 USED_REWRITE = 10.0  # Seconds after which the last use of an identity, or an account's usage, is written again.
 PATIENCE = 2.0  # Seconds from the start that connections, identities and notices wait for the state.
-OPEN_PAUSES = (1.0, 30.0)  # Seconds between two attempts to open the state: the first pause and the longest.
+OPEN_PAUSES = (1.0, 10.0)  # Seconds between two attempts to open the state: the first pause and the longest.
 MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the oldest are dropped.
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
 
