@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from codexpool.cli import common
@@ -62,3 +64,14 @@ class Pool:
     @property
     def text(self) -> str:
         return self.path.read_text()
+
+
+def fake_codex(pool: Pool, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What `codex login` does: it writes an auth.json into its CODEX_HOME."""
+    folder = pool.folder / "bin"
+    folder.mkdir(exist_ok=True)
+    path = folder / "codex"
+    path.write_text("\n".join(("#!/bin/sh", 'echo "$@" > "$HOME/asked"', *lines)) + "\n")
+    path.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CODEXPOOL_CODEX", raising=False)

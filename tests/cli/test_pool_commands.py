@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import stat
 import time
@@ -21,7 +20,7 @@ from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
 from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
-from tests.cli.pools import Pool
+from tests.cli.pools import Pool, fake_codex
 from tests.config.unwritable import unwritable
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
 from tests.running import pat
@@ -671,17 +670,6 @@ def test_config_check_prints_the_path_and_the_problems(pool: Pool) -> None:
 
 
 # -- login
-
-
-def fake_codex(pool: Pool, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """What `codex login` does: it writes an auth.json into its CODEX_HOME."""
-    folder = pool.folder / "bin"
-    folder.mkdir(exist_ok=True)
-    path = folder / "codex"
-    path.write_text("\n".join(("#!/bin/sh", 'echo "$@" > "$HOME/asked"', *lines)) + "\n")
-    path.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CODEXPOOL_CODEX", raising=False)
 
 
 def test_login_runs_codex_login_in_a_private_folder(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from codexpool.state import StateError
 from codexpool.state.fleet import Proxy
 from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile, named_location
 from codexpool.state.opening import open_state
+from codexpool.tokens.state_keys import new_key
 from codexpool.views.formatting import plain, size, span
 
 if TYPE_CHECKING:
@@ -157,6 +158,19 @@ def _target(url: str) -> Postgres:
     if not isinstance(target, Postgres):
         raise click.UsageError("--to: not the URL of a PostgreSQL database: postgresql://USER@HOST/DATABASE")
     return target
+
+
+@state.command("key")
+def key() -> None:
+    """Make a key that encrypts logins in the state.
+
+    Prints the key, and nothing else. Set it on every machine, as CODEXPOOL_STATE_KEY, or in a private file that
+    CODEXPOOL_STATE_KEY_FILE names.
+
+    Several keys are separated by commas (or lines): the first one encrypts, the others only decrypt. To replace a
+    key, set OLD,NEW on all machines, then NEW,OLD, and then NEW. Proxies encrypt the logins again in between.
+    """
+    click.echo(new_key())
 
 
 def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) -> Copied:
