@@ -74,7 +74,7 @@ def test_session_that_was_not_seen_is_pinned_by_its_whole_id(pool: Pool) -> None
 @pytest.mark.parametrize(
     ("session", "name", "code", "said"),
     [
-        ("0199a213", "work", 1, f"several sessions begin with 0199a213: {FIRST}, {SECOND}"),
+        ("0199a213", "work", 1, f"several sessions begin with 0199a213: {SECOND}, {FIRST}"),
         ("0199b", "work", 2, 'no session begins with "0199b". To see the latest ones: codexpool status'),
         ("", "work", 2, "no session begins with"),
         (FIRST, "wrok", 2, 'no identity "wrok" in'),
@@ -105,6 +105,11 @@ def test_person_is_told_if_the_identity_cannot_serve_now(pool: Pool) -> None:
 
     assert said.stderr == "codexpool: spare cannot serve it now: it is limited. See: codexpool show spare\n"
     assert pins(pool) == {FIRST: "spare"}
+
+
+@pytest.mark.parametrize("text", ["%", "_199a213-81c0", "0199a213-81c0%", "/a-session"])
+def test_beginning_of_an_id_is_taken_literally(pool: Pool, text: str) -> None:
+    assert "no session begins with" in pool.run("pin", text, "work", code=2).stderr
 
 
 def test_session_that_is_not_pinned_is_called_so(pool: Pool) -> None:

@@ -12,6 +12,7 @@ from codexpool.cli.common import Failure, Pool, open_the_state, pool_option
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
 from codexpool.pool.identity import Status
+from codexpool.state import StateError
 from codexpool.state.notes import PINNED, pin_name, pinned_session
 from codexpool.views.formatting import plain
 
@@ -33,7 +34,7 @@ def pin(session: str, name: str, pool: Pool) -> None:
     A client that names an identity itself (codexpool env --identity) is served by that one all the same.
     """
     pool.identity(name)
-    key = _found(session, [*pool.known.sessions, *_pinned(pool)])
+    key = _found(session, [*_stored(session), *_pinned(pool)])
     owner, slash, _ = key.partition("/")
     member = pool.config.member(owner) if slash else None
     if member is not None and not may_use(member, name):
@@ -61,6 +62,17 @@ def unpin(session: str, pool: Pool) -> None:
     with open_the_state() as state:
         state.put_note(PINNED, pin_name(pool.scope, key), {})
     click.echo(f"session {plain(key)} is no longer pinned")
+
+
+def _stored(text: str) -> list[str]:
+    """Return the sessions in the state that begin with a text. Raises Failure."""
+    from codexpool.state.finding import sessions_named  # It imports SQLAlchemy.
+
+    with open_the_state() as state:
+        try:
+            return state.transact(lambda connection: sessions_named(connection, text))
+        except StateError as error:
+            raise Failure(f"state: {error}") from None
 
 
 def _pinned(pool: Pool) -> list[str]:

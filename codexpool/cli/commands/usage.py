@@ -66,7 +66,7 @@ def _day(context: click.Context, parameter: click.Parameter, value: str) -> date
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV (RFC 4180).")
 @json_option
 def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
-    """Show the turns and tokens of each member, as the proxies of this machine counted them.
+    """Show the turns and tokens of each member, as proxies counted them.
 
     A turn is one request to the model; a prompt with tool calls takes several. Tokens are the backend's count at the
     end of a turn: "in" includes cached tokens, "out" includes reasoning. A turn that broke off has no count.
