@@ -254,7 +254,7 @@ class Keeper(PoolListener):
     def _apply(self, news: Snapshot) -> None:
         self.hosts |= {host_of(metadata.origin) for metadata in news.metadata.values()}
         self.ledger.merge(news.spent)
-        self._sessions_moved(self.pool.sessions.found(news.stored_sessions))
+        self._sessions_moved(self.pool.sessions.follow(news.stored_sessions))
         self._learning = news
         try:
             ahead, doubted = apply(self.pool, news, self._persistence.scope)
