@@ -139,6 +139,9 @@ def _values(table: Table, values: Values, target: Target, copied: Copied) -> Val
             copied.of_other_pools += 1
             return None
         values[column] = name
+    if table is claims:  # The case of a notice names the folder of its pool: it is not to be sent again.
+        before, after = target.scopes
+        values["case"] = values["case"].replace(f":{Path(before).parent}:", f":{after}:")
     if any("\0" in value for value in values.values() if isinstance(value, str)):
         copied.unstorable += 1
         return None

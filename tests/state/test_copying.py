@@ -36,7 +36,7 @@ def fill(state: State, sessions: int = 2500) -> None:
         state.put_session(f"s{number}", WORK, 1_800_000_000.0 + number, moves=number % 2)
     state.put_metadata("f1", Metadata("acct-work", "user-1", "business", True, "https://eu.example", "us_cr"), 1.0)
     state.put_condition("f1", DEAD)
-    state.put_claim("a case", 2.0)
+    state.put_claim("webhook:/etc/codexpool:work:needs_replacement:f1", 2.0)
     state.put_note(USAGE, '["acct-work", "user-1"]', {"read_at": 5.0})
     for pool in (POOL, OTHER):
         state.put_record(f"{pool}#work", Record("f1", WORK, 9.0))
@@ -84,7 +84,7 @@ def test_everything_of_the_pool_is_copied_under_its_scope(path: Path, target: St
     assert found.conditions == {"f1": DEAD}
     assert found.records == {"pool#work": Record("f1", WORK, 9.0)}
     assert set(found.notes) == {(USAGE, '["acct-work", "user-1"]'), (BREAKER, "pool"), (PINNED, "pool#s1")}
-    assert not target.claim("a case", 3.0)
+    assert not target.claim("webhook:pool:work:needs_replacement:f1", 3.0)
 
 
 def test_usage_is_copied_with_the_processes_that_counted_it(path: Path, target: State) -> None:
