@@ -28,6 +28,8 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ALL_PROXY",
         "NO_PROXY",
         "CODEXPOOL_PROXY",
+        "CODEXPOOL_STATE_KEY",
+        "CODEXPOOL_STATE_KEY_FILE",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "unused-state.sqlite3"))
@@ -52,6 +54,7 @@ SLOW = (
     "pool/test_simulation.py",
     "state/test_chaos.py",
     "credentials/test_file_login.py::test_killed_at",
+    "credentials/test_killed_shared_login.py",
     "e2e/test_attackers.py",
     "e2e/test_bombs.py",
     "e2e/test_failing_scripts.py",

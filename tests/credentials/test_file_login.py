@@ -8,8 +8,6 @@ import json
 import os
 import random
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,9 +23,10 @@ from codexpool.credentials.http_client import Route
 from codexpool.credentials.oauth import EARLY, JITTER
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from tests.config.conftest import needs_a_plain_user
+from tests.credentials.killing import Killer, undisturbed
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner
 from tests.e2e.logins import Login as File
-from tests.running import ROOT, until
+from tests.running import until
 from tests.standin import CLOUDFLARE_PAGE, Answer, StandIn, error_body
 
 
@@ -443,46 +442,8 @@ def test_a_file_read_before_a_renewal_does_not_undo_it(standin: StandIn, file: F
     assert in_use.bearer() == read(newer).access
 
 
-class Killer:
-    """Renews a login in another process, and kills that."""
-
-    def __init__(self, standin: StandIn, file: File) -> None:
-        arguments = (str(file.path), f"http://127.0.0.1:{standin.proxy_port}", str(standin.ca_file))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.credentials.renewing", *arguments],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._said() == "ready"
-
-    def _said(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def after(self, seconds: float) -> int:
-        """Have it begin with a renewal, and kill it after so long; its exit code, or -9."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return int(self._said())
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-
-
-def undisturbed(killer: Killer) -> float:
-    """The seconds of a renewal that nobody kills, the fork included."""
-    begun = time.monotonic()
-    assert killer.after(20.0) == 0
-    return time.monotonic() - begun
-
-
 def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: File) -> None:
-    killer = Killer(standin, file)
+    killer = Killer(standin, str(file.path))
     try:
         duration = min(undisturbed(killer) for _ in range(5))
         seed = random.randrange(10**6)
