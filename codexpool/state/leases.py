@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, select, update
@@ -45,8 +46,8 @@ def _lock(connection: Connection, pool: str, subjects: Iterable[Subject]) -> dic
     if not (names := sorted(map(str, subjects))):
         return {}
     rows = [_row(pool, name, Claim(LOCK)) for name in names]
-    locked = _upsert(connection, rows, ("writer",)).returning(leases.c.subject, leases.c.finish)
-    return {row.subject: row.finish for row in connection.execute(locked)}
+    locked = _upsert(connection.dialect.name, ("writer",)).returning(leases.c.subject, leases.c.finish)
+    return {row.subject: row.finish for row in connection.execute(locked, rows)}
 
 
 def _claims(connection: Connection, pool: str, subjects: Iterable[Subject]) -> dict[str, list[Claim]]:
@@ -90,17 +91,18 @@ def _write(connection: Connection, pool: str, settled: dict[Subject, Settled]) -
         rows.append(_row(pool, str(subject), outcome.claim))
         rows.append(_row(pool, str(subject), Claim(LOCK, finish=outcome.clock)))
     if rows:
-        connection.execute(_upsert(connection, rows, (*COUNTED, "at")))
+        connection.execute(_upsert(connection.dialect.name, (*COUNTED, "at")), rows)
 
 
 def _row(pool: str, subject: str, claim: Claim) -> dict[str, Any]:
     counted = {name: getattr(claim, name) for name in COUNTED}
-    return {"pool": pool, "subject": subject, "writer": claim.holder, **counted, "at": now()}
+    return {"pool": pool, "subject": subject, "writer": claim.holder, **counted}
 
 
-def _upsert(connection: Connection, rows: Sequence[dict[str, Any]], columns: Collection[str]) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(leases).values(rows)
+@cache
+def _upsert(dialect: str, columns: tuple[str, ...]) -> Any:
+    """Return the statement that inserts rows, and updates these columns of those that exist."""
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(leases).values(at=now())
     return insert.on_conflict_do_update(
         index_elements=["pool", "subject", "writer"], set_={name: insert.excluded[name] for name in columns}
     )
