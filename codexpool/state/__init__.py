@@ -153,6 +153,9 @@ class State(Rows):
     name: str
     """This process, as the ``writer`` of its rows."""
 
+    where: str
+    """What to call the database: its path or URL, without a password."""
+
     offset: float = 0.0
     """Seconds that the database's clock is ahead of ours. Times in the state are by the database's."""
 
@@ -168,13 +171,14 @@ class State(Rows):
 
     @abstractmethod
     def load(self) -> Snapshot:
-        """Return all there is. Raises nothing."""
+        """Return all there is, but for sessions: those are looked up when they are needed. Raises nothing."""
 
     @abstractmethod
     def changes(self, wait: float = 0) -> Snapshot:
         """Return what others wrote since the last ``load`` or ``changes``. Raises nothing.
 
-        Returns as soon as there is news, and ``wait`` seconds later at most.
+        Of sessions those that have moved, and those that we have bound after another one had. Returns as soon as
+        there is news, and ``wait`` seconds later at most; at once if the engine is out of reach.
         """
 
     @abstractmethod

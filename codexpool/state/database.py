@@ -20,11 +20,12 @@ class Database(ABC):
     """An engine with codexpool's tables in it: connected when needed, and connected again after an error.
 
     ``insert`` is the dialect's statement with ``on_conflict_do_update``. ``linger`` is for how many seconds a first
-    row waits for others to share its transaction.
+    row waits for others to share its transaction. ``shares_our_clock`` says whether it is on this machine.
     """
 
     insert: Callable[..., Any]
     linger: float
+    shares_our_clock: bool
 
     def __init__(self, name: str, remedy: str, reading: Engine, writing: Engine) -> None:
         """``name`` is what messages call it, without a password; ``remedy`` what to do if it is out of reach.
@@ -109,7 +110,7 @@ class Database(ABC):
 
     @abstractmethod
     def wait(self, seconds: float, writer: str) -> None:
-        """Wait until others may have written something, ``seconds`` at most. `stop_waiting` ends it."""
+        """Wait until others than ``writer`` may have written something, ``seconds`` at most. `wake` ends it."""
 
     @abstractmethod
-    def stop_waiting(self) -> None: ...
+    def wake(self) -> None: ...

@@ -56,8 +56,12 @@ CREATE TABLE spent (
 ) WITHOUT ROWID;
 """
 
-SINCE_5 = "ALTER TABLE revision ADD COLUMN epoch TEXT NOT NULL DEFAULT ''; UPDATE revision SET epoch = '{epoch}';"
-"""And the tables of `NEW_IN_5`."""
+SINCE_5 = """
+ALTER TABLE revision ADD COLUMN epoch TEXT NOT NULL DEFAULT '';
+UPDATE revision SET epoch = '{epoch}';
+ALTER TABLE spent ADD COLUMN at REAL NOT NULL DEFAULT 0;
+CREATE INDEX spent_at ON spent (at);
+"""  # And the tables of `NEW_IN_5`.
 
 NEW_IN_5: Final = (leases, logins, proxies)
 OLD: Final = (FIRST, SINCE_2, SINCE_3, SINCE_4)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, literal, select, update
 
+from codexpool.state import Row
 from codexpool.state.schema import revision
 
 CHANNEL = "codexpool_"  # And the epoch: a PostgreSQL server has one set of channels for all schemas of a database.
+
+
+NEWS = ("conditions", "notes", "logins")  # Tables of which every row is news.
+
+
+def is_news(row: Row) -> bool:
+    """Return whether others must learn of a row. A session that has never moved is looked up by who needs it."""
+    return row.table in NEWS or (row.table == "sessions" and row.values["moves"] != 0)
 
 
 def next_revision(connection: Connection, writer: str) -> int:

@@ -6,7 +6,7 @@ wrote since. A dropped condition stays as a row without a status, so that others
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text
 
@@ -31,9 +31,7 @@ def _written() -> tuple[Column[int], Column[str]]:
     return _count("revision"), _text("writer")
 
 
-def _table(
-    name: str, *columns: Column[str] | Column[float] | Column[int] | Column[bool] | Column[bytes] | Index
-) -> Table:
+def _table(name: str, *columns: Column[Any] | Index) -> Table:
     return Table(name, schema, *columns, sqlite_with_rowid=False)
 
 
@@ -98,8 +96,9 @@ notes: Final = _table(
 )
 
 # The day is first in the key: queries look for changes among the last days only. Each writer has rows of its own, so
-# that no process adds to another one's totals. The columns of the key are the first of the table: with others between
-# them, quick_check of SQLite 3.40 reports a NULL that is not there, and calls the file broken.
+# that no process adds to another one's totals. These changes are no news: others read them by ``at``, when a row was
+# written. The columns of the key are the first of the table: with others between them, quick_check of SQLite 3.40
+# reports a NULL that is not there, and calls the file broken.
 spent: Final = _table(
     "spent",
     *(_text(name, key=True) for name in ("day", "pool", "member", "identity", "model", "writer")),
@@ -107,6 +106,8 @@ spent: Final = _table(
     _time("first_at"),
     _time("last_at"),
     _count("revision"),
+    Column("at", Double, nullable=False, server_default="0"),
+    Index("spent_at", "at"),
 )
 
 # One row for each running proxy, written every few seconds: whose row is old is dead. Times by the database's clock.

@@ -19,9 +19,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 from codexpool.members.ledger import Spent
 from codexpool.state import Snapshot, UnavailableError
 from codexpool.state.database import Database
-from codexpool.state.location import VARIABLE
+from codexpool.state.location import VARIABLE, SqliteFile
 from codexpool.state.sqlite_file import connected, open_database, open_read_only
-from codexpool.state.store import Store, rows, usage
+from codexpool.state.store import Store, add_sessions, contents, usage
 
 
 class SqliteState(Store):
@@ -37,12 +37,13 @@ class SqliteDatabase(Database):
 
     insert = staticmethod(insert)
     linger = 0.05
+    shares_our_clock = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._checked = 0  # The inode of the file that was checked.
         self._opening = threading.Lock()
-        self._closing = threading.Event()
+        self._woken = threading.Event()
         remedy = f"let the user that runs the proxy write there, or set {VARIABLE} to another file"
         super().__init__(str(path), remedy, self._engine("BEGIN"), self._engine("BEGIN IMMEDIATE"))
 
@@ -71,13 +72,14 @@ class SqliteDatabase(Database):
         return isinstance(error, DataError | IntegrityError | InterfaceError | ProgrammingError)
 
     def scope(self, pool_toml: Path) -> str:
-        return str(pool_toml)
+        return SqliteFile(self._path).scope(pool_toml)
 
     def wait(self, seconds: float, writer: str) -> None:
-        self._closing.wait(seconds)
+        self._woken.wait(seconds)
+        self._woken.clear()
 
-    def stop_waiting(self) -> None:
-        self._closing.set()
+    def wake(self) -> None:
+        self._woken.set()
 
 
 def _engine(connect: Callable[[], sqlite3.Connection], begin: str, **pool: Any) -> Engine:
@@ -101,7 +103,10 @@ def _inode(path: Path) -> int:
 def read_state(path: Path) -> Snapshot:
     """Read the state without changing anything. Raises StateError."""
     with read_only(path) as connection:
-        return rows(connection, time.time())
+        now = time.time()
+        found = contents(connection, now)
+        add_sessions(found, connection, now)
+        return found
 
 
 def read_spent(path: Path, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Select, and_, delete, func, or_, select, update
 
@@ -18,9 +19,11 @@ from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.pool.pins import KEPT as PINS_KEPT
 from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError
+from codexpool.state.clock import database_time
 from codexpool.state.database import Database
 from codexpool.state.logins import login_rows
-from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, sessions, spent
+from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, schema, sessions, spent
+from codexpool.state.times import moved_row, moved_snapshot
 from codexpool.state.writer import Writer
 
 logger = logging.getLogger("codexpool")
@@ -40,17 +43,30 @@ PRUNING: Final = (  # What is deleted, and the age in seconds.
 )
 PRUNED = "pruned"  # The claim with the time at which ages were last computed.
 CLOSE_TIMEOUT = 5.0  # Seconds ``close`` waits for the engine.
+SPENT_EVERY = 5.0  # Seconds between two readings of what other processes have counted.
+SPENT_OVERLAP = 15.0  # Seconds before the last one from which it is read again: it may be committed late.
+MEASURE_EVERY = 60.0  # Seconds between two comparisons of the clocks.
+OFFSET_STEP = 0.05  # Seconds below which a difference to the last comparison is taken for noise.
 
 COLUMNS: Final = {  # What is read of each table, in this order.
     "sessions": ("session", "account_id", "user_id", "moves"),
     "metadata": ("fingerprint", "account_id", "user_id", "plan", "fedramp", "origin", "routing_override"),
-    "conditions": ("fingerprint", "status", "since", "until", "evidence"),
+    "conditions": ("fingerprint", "status", "since", "until", "evidence", "at"),
     "records": ("name", "fingerprint", "account_id", "user_id", "used_at"),
     "notes": ("kind", "name", "note"),
     "spent": ("writer", *Account._fields, *Spent._fields),
 }
 
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
+
+
+class _Position(NamedTuple):
+    """Up to where others' rows were read, and which sessions were reported that they had bound before us."""
+
+    epoch: str = ""
+    revision: int = -1
+    spent_at: float = 0.0  # By the database's clock.
+    reported: frozenset[str] = frozenset()
 
 
 class Store(State):
@@ -61,12 +77,16 @@ class Store(State):
         super().__init__(clock)
         self._database = database
         self._reading = threading.Lock()
-        self._seen: tuple[str, int] = ("", 0)  # The epoch and revision that were last read.
+        self._read_to = _Position()
+        self._measure_at = 0.0  # When the clocks are compared again, on the monotonic clock.
         self._failing = False
         self._closed = False
         self._pruned_at: float | None = None  # When this process last pruned, on the monotonic clock.
         database.open()
-        self._writer = Writer(database, self._prune)
+        with database.reading() as connection:
+            self._measure_offset(connection)
+        self.where = database.name
+        self._writer = Writer(database, self._values, self._prune)
         self.name = self._writer.name
 
     @property
@@ -83,7 +103,7 @@ class Store(State):
     def claim(self, case: str, at: float) -> bool:
         if ("claims", case) in self._writer.unwritten():
             return False
-        claim = self._database.insert(claims).values(case=case, at=at).on_conflict_do_nothing()
+        claim = self._database.insert(claims).values(case=case, at=at + self.offset).on_conflict_do_nothing()
         try:
             return self.transact(lambda connection: connection.execute(claim).rowcount) == 1
         except StateError as error:
@@ -93,23 +113,18 @@ class Store(State):
 
     def load(self) -> Snapshot:
         with self._reading:
-            return self._read(is_all=True)
+            return self._read(self._all)
 
     def changes(self, wait: float = 0) -> Snapshot:
         end = time.monotonic() + wait
-        while (news := self._changes()) == Snapshot() and (rest := end - time.monotonic()) > 0 and not self._closed:
-            self._database.wait(rest, self.name)
-        return news
-
-    def _changes(self) -> Snapshot:
-        # An unwritten row of ours will replace what others wrote before it: that is not news.
-        ours = self._writer.unwritten()
         with self._reading:
-            news = self._read(is_all=False)
-        for table, key in ours | self._writer.unwritten():
-            if table not in ("spent", "claims"):
-                getattr(news, table).pop(key, None)
-        return news
+            while not self._closed:
+                news = self._read(self._news)
+                rest = end - time.monotonic()
+                if news != Snapshot() or rest <= 0 or not self.is_connected:
+                    return news
+                self._database.wait(rest, self.name)
+        return Snapshot()
 
     def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
         with self._database.reading() as connection:
@@ -126,39 +141,72 @@ class Store(State):
         is_written = self._writer.close(CLOSE_TIMEOUT)
         if not is_written:
             logger.warning("state: not all data could be written to %s", self._database.name)
-        self._database.stop_waiting()
-        with self._reading:
-            self._closed = True
-            self._database.close()
+        self._closed = True
+        self._database.wake()
+        if self._reading.acquire(timeout=CLOSE_TIMEOUT):  # Otherwise the engine does not answer.
+            self._reading.release()
+        self._database.close()
         return is_written
 
-    def _read(self, is_all: bool) -> Snapshot:
-        """Return all there is, or what others wrote since the last reading."""
+    def _values(self, row: Row) -> dict[str, Any]:
+        """Return the values of a row as they are stored."""
+        values = dict(moved_row(row, self.offset).values)
+        return {**values, "at": self._now()} if row.table == "spent" else values
+
+    def _read(self, read: Callable[[Connection], tuple[Snapshot, _Position]]) -> Snapshot:
         if self._closed:
             return Snapshot()
-        lost = set() if is_all else self._writer.take_lost()
         try:
             with self._database.reading() as connection:
-                seen = self._revision(connection)
-                is_same = seen[0] == self._seen[0] and seen[1] >= self._seen[1]  # Not another database, or a backup.
-                if is_all:
-                    snapshot = rows(connection, self._clock())
-                elif seen == self._seen:
-                    snapshot = Snapshot()
-                else:
-                    since = self._seen[1] if is_same else -1
-                    snapshot = rows(connection, self._clock(), since=since, except_writer=self.name)
-                for session, (key, moves) in bindings(connection, lost).items():
-                    snapshot.sessions[session] = key
-                    if moves:
-                        snapshot.moves[session] = moves
+                self._measure_offset(connection)
+                snapshot, position = read(connection)
         except StateError as error:
             if not self._failing:
                 self._failing = True
                 logger.warning("state: %s", error)
             return Snapshot()
-        self._seen, self._failing = seen, False
-        return snapshot
+        if self._failing:
+            self._failing = False
+            self._writer.retry()
+        self._read_to = position
+        self._writer.reported(position.reported)
+        return moved_snapshot(snapshot, -self.offset)
+
+    def _all(self, connection: Connection) -> tuple[Snapshot, _Position]:
+        """Return all there is, from which on there is news."""
+        position = _Position(*self._revision(connection), spent_at=self._now())
+        return contents(connection, self._now()), position
+
+    def _news(self, connection: Connection) -> tuple[Snapshot, _Position]:
+        """Return what others wrote since the last reading."""
+        news, before, now, lost = Snapshot(), self._read_to, self._now(), frozenset(self._writer.lost)
+        position = _Position(*self._revision(connection), before.spent_at, lost)
+        if position[:2] != before[:2]:
+            # Not if it is another database, or an older copy of this one.
+            is_same = position.epoch == before.epoch and position.revision >= before.revision
+            news = written_since(connection, before.revision if is_same else -1, self.name)
+        for session, (key, moves) in bindings(connection, lost).items():
+            news.sessions[session] = key
+            if moves:
+                news.moves[session] = moves
+        if not 0 <= now - before.spent_at < SPENT_EVERY:
+            news.spent = spent_since(connection, now, before.spent_at - SPENT_OVERLAP, self.name)
+            position = position._replace(spent_at=now)
+        return news, position
+
+    def _now(self) -> float:
+        """Return the time of the database."""
+        return self._clock() + self.offset
+
+    def _measure_offset(self, connection: Connection) -> None:
+        """Compare the clocks, now and then. What the question itself may have taken is no offset."""
+        if self._database.shares_our_clock or time.monotonic() < self._measure_at:
+            return
+        before = self._clock()
+        offset = database_time(connection) - (before + self._clock()) / 2
+        if abs(offset - self.offset) >= OFFSET_STEP:
+            self.offset = offset
+        self._measure_at = time.monotonic() + MEASURE_EVERY
 
     @staticmethod
     def _revision(connection: Connection) -> tuple[str, int]:
@@ -184,7 +232,7 @@ class Store(State):
         passes in this process, plus a day at its first pruning; in a file that was never pruned it begins at the
         newest session. After a long pause, rows are therefore kept for some days longer.
         """
-        clock, passed = self._clock() + self.offset, time.monotonic()
+        clock, passed = self._now(), time.monotonic()
         before = connection.execute(select(claims.c.at).where(claims.c.case == PRUNED)).scalar()
         if before is None:
             newest = select(func.max(sessions.c.at)).where(sessions.c.writer != self.name)
@@ -206,41 +254,83 @@ def bindings(connection: Connection, names: Collection[str]) -> dict[str, tuple[
     return {session: (IdentityKey(account_id, user_id), moves) for session, account_id, user_id, moves in found}
 
 
-def rows(connection: Connection, now: float, *, since: int = -1, except_writer: str = "") -> Snapshot:
-    """Return what was written after a revision, except by one writer, as of the unix second ``now``."""
+def contents(connection: Connection, now: float) -> Snapshot:
+    """Return all there is, but for sessions, as of the unix second ``now``."""
+    snapshot = Snapshot()
+    for fingerprint, *about in connection.execute(_columns("metadata")):
+        snapshot.metadata[fingerprint] = Metadata(*about)
+    for name, fingerprint, account_id, user_id, used_at in connection.execute(_columns("records")):
+        if fingerprint != GONE:
+            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
+    _add_conditions(snapshot, connection.execute(_columns("conditions")))
+    _add_notes(snapshot, connection.execute(_columns("notes")))
+    snapshot.logins = login_rows(connection, -1)
+    snapshot.spent = spent_since(connection, now, -math.inf, "")
+    return snapshot
+
+
+def written_since(connection: Connection, since: int, writer: str) -> Snapshot:
+    """Return the news that others than ``writer`` had after a revision."""
 
     def of(name: str) -> Select[Any]:
-        table = spent.metadata.tables[name]
-        columns = [table.c[column] for column in COLUMNS[name]]
-        return select(*columns).where(table.c.revision > since, table.c.writer != except_writer)
+        table = schema.tables[name]
+        return _columns(name).where(table.c.revision > since, table.c.writer != writer)
 
     snapshot = Snapshot()
+    _add_sessions(snapshot, connection.execute(of("sessions").where(sessions.c.moves > 0)))
+    _add_conditions(snapshot, connection.execute(of("conditions")))
+    _add_notes(snapshot, connection.execute(of("notes")))
+    snapshot.logins = login_rows(connection, since)
+    return snapshot
+
+
+def add_sessions(snapshot: Snapshot, connection: Connection, now: float) -> None:
+    """Add all sessions that are not too old."""
     # As in `Store._aging_time`, a clock that is ahead makes no session old.
     aged = connection.execute(select(claims.c.at).where(claims.c.case == PRUNED)).scalar()
     aged = aged or connection.execute(select(func.max(sessions.c.at))).scalar() or now
     is_young = sessions.c.at >= min(now, aged) - SESSION_AGE
-    latest = of("sessions").where(is_young).order_by(sessions.c.at.desc()).limit(MAX_SESSIONS)
-    for session, account_id, user_id, moves in reversed(connection.execute(latest).all()):
+    latest = _columns("sessions").where(is_young).order_by(sessions.c.at.desc()).limit(MAX_SESSIONS)
+    _add_sessions(snapshot, reversed(connection.execute(latest).all()))
+
+
+def spent_since(connection: Connection, now: float, since: float, writer: str) -> dict[tuple[Account, str], Spent]:
+    """Return what others than ``writer`` have written since a time about the days around today."""
+    around_today = spent.c.day.between(day_of(now - DAY), day_of(now + DAY))
+    asked = _columns("spent").where(around_today, spent.c.writer != writer)
+    if since > 0:
+        asked = asked.where(spent.c.at >= since)
+    found = {}
+    for by, *columns in connection.execute(asked):
+        account, counted = columns[: len(Account._fields)], columns[len(Account._fields) :]
+        found[(Account(*account), by)] = Spent(*counted)
+    return found
+
+
+def _columns(name: str) -> Select[Any]:
+    table = schema.tables[name]
+    return select(*(table.c[column] for column in COLUMNS[name]))
+
+
+def _add_sessions(snapshot: Snapshot, found: Iterable[Any]) -> None:
+    for session, account_id, user_id, moves in found:
         snapshot.sessions[session] = IdentityKey(account_id, user_id)
         if moves:
             snapshot.moves[session] = moves
-    for fingerprint, *about in connection.execute(of("metadata")):
-        snapshot.metadata[fingerprint] = Metadata(*about)
-    for fingerprint, status, begun, until, evidence in connection.execute(of("conditions")):
-        if status is not None and (condition := _condition(status, begun, until, evidence)):
+
+
+def _add_conditions(snapshot: Snapshot, found: Iterable[Any]) -> None:
+    for fingerprint, status, begun, until, evidence, at in found:
+        if status is None:
+            snapshot.dropped[fingerprint] = at
+        elif condition := _condition(status, begun, until, evidence):
             snapshot.conditions[fingerprint] = condition
-    for name, fingerprint, account_id, user_id, used_at in connection.execute(of("records")):
-        if fingerprint != GONE:
-            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
-    for kind, name, note in connection.execute(of("notes")):
+
+
+def _add_notes(snapshot: Snapshot, found: Iterable[Any]) -> None:
+    for kind, name, note in found:
         with contextlib.suppress(ValueError):
             snapshot.notes[(kind, name)] = json.loads(note)
-    snapshot.logins = login_rows(connection, since)
-    around_today = spent.c.day.between(day_of(now - DAY), day_of(now + DAY))
-    for writer, *columns in connection.execute(of("spent").where(around_today)):
-        account, counted = columns[: len(Account._fields)], columns[len(Account._fields) :]
-        snapshot.spent[(Account(*account), writer)] = Spent(*counted)
-    return snapshot
 
 
 def _condition(status: str, since: float, until: float | None, evidence: str | None) -> Condition | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, or_
+from sqlalchemy import ColumnElement, Table, and_, func, not_, or_
 
 from codexpool.state.schema import claims, conditions, metadata, notes, records, sessions, spent
 
@@ -25,14 +25,27 @@ def _upsert(insert: Callable[..., Any], table: Table) -> Any:
     return statement.on_conflict_do_update(index_elements=keys, set_=values, where=_is_newer(table, new))
 
 
+DEAD: Final = ("needs_replacement", "needs_login")
+
+
 def _is_newer(table: Table, new: Any) -> ColumnElement[bool] | None:
     """Return the condition under which ``new`` replaces the row that is there; None if it always does."""
+    old = table.c
     if table is sessions:
-        old = table.c
-        is_same = and_(new.account_id == old.account_id, new.user_id == old.user_id, new.at >= old.at)
-        # Of two proxies that bind a session at once, the first one counts; one proxy's own rows come in their order.
-        follows = and_(new.moves == old.moves, or_(is_same, new.writer == old.writer))
-        return or_(new.moves > old.moves, follows)
-    if table in (metadata, conditions, notes):
-        return or_(new.at >= table.c.at, new.writer == table.c.writer)
-    return None
+        # Of two proxies that bind a session at once, the first one counts; the other one learns of it.
+        is_same = and_(new.account_id == old.account_id, new.user_id == old.user_id)
+        return or_(new.moves > old.moves, and_(new.moves == old.moves, is_same, new.at >= old.at))
+    if table is conditions:
+        # A proxy that has not heard of a token's death yet must not hide it from others: it ends when it is dropped.
+        # A death counts although something was seen to be well after it, and written earlier.
+        dies = and_(_is_dead(new), _is_alive(old))
+        return or_(dies, and_(new.at >= old.at, not_(and_(_is_dead(old), _is_alive(new)))))
+    return and_(new.at >= old.at) if table in (metadata, notes) else None
+
+
+def _is_dead(row: Any) -> ColumnElement[bool]:
+    return func.coalesce(row.status, "").in_(DEAD)
+
+
+def _is_alive(row: Any) -> ColumnElement[bool]:
+    return and_(row.status.is_not(None), row.status.not_in(DEAD))

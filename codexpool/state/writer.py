@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from codexpool.state import Row
 from codexpool.state.database import Database
-from codexpool.state.news import next_revision
+from codexpool.state.news import is_news, next_revision
 from codexpool.state.schema import claims, sessions
 from codexpool.state.upserts import upserts
 
@@ -25,6 +25,7 @@ logger = logging.getLogger("codexpool")
 BATCH = 1000  # Rows in one transaction.
 RETRY = (1.0, 60.0)  # Seconds until a failed transaction is retried: the first pause and the longest.
 MAX_WAITING = 100_000  # Rows that are kept while the engine is out of reach; of more, the oldest are dropped.
+URGENT = ("sessions", "conditions")  # Tables whose rows do not linger: the next request may reach another proxy.
 PRUNE_EVERY = 3600.0  # Seconds between two prunings.
 
 Key = tuple[str, Hashable]  # A table and the key of a row in it.
@@ -37,9 +38,17 @@ _UNSTORABLE = (UnicodeError, OverflowError, SQLAlchemyError)
 class Writer:
     """Writes rows in the order of their last ``put``; of two with the same key, only the later one."""
 
-    def __init__(self, database: Database, prune: Callable[[Connection], None]) -> None:
-        """``prune`` deletes what is too old; it is called within a transaction every `PRUNE_EVERY`."""
+    def __init__(
+        self, database: Database, values: Callable[[Row], dict[str, Any]], prune: Callable[[Connection], None]
+    ) -> None:
+        """``values`` returns what is stored of a row.
+
+        ``prune`` deletes what is too old; it is called within a transaction every `PRUNE_EVERY`.
+        """
         self.name = uuid.uuid4().hex
+        self.lost: frozenset[str] = frozenset()
+        """The sessions that others had bound to another identity when we wrote them. The reader takes them out."""
+        self._values = values
         self._database = database
         self._upserts = upserts(database.insert)
         self._prune = prune
@@ -47,9 +56,9 @@ class Writer:
         self._wake = threading.Condition()
         self._waiting: dict[Key, Row] = {}
         self._writing: dict[Key, Row] = {}
-        self._lost_sessions: set[str] = set()
         self._closing = False
         self._failing = False
+        self._hurries = False  # What waits is written without a pause.
         self._thread = threading.Thread(target=self._run, name="codexpool-state", daemon=True)
         self._thread.start()
 
@@ -59,7 +68,9 @@ class Writer:
         with self._wake:
             if self._closing:
                 return
-            if not self._waiting:  # Otherwise it is awake already. (Waking a thread for each turn takes time.)
+            is_urgent = row.table in URGENT and not self._hurries
+            if is_urgent or not self._waiting:  # Otherwise it is awake. (Waking a thread for each turn takes time.)
+                self._hurries = self._hurries or (is_urgent and not self._failing)
                 self._wake.notify_all()
             self._waiting.pop(key, None)
             self._waiting[key] = row
@@ -91,11 +102,18 @@ class Writer:
                 if self._closing and not written:
                     break
 
+    def retry(self) -> None:
+        """Write what waits now: the engine answers again."""
+        with self._wake:
+            self._hurries = True
+            self._wake.notify_all()
+
     def _next_batch(self, pause: float) -> dict[Key, Row]:
         """Wait for rows, and after a failure for ``pause`` seconds; return none at the end."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closing)
-            self._wake.wait_for(lambda: self._closing, pause or self._database.linger)
+            self._wake.wait_for(lambda: self._closing or self._hurries, pause or self._database.linger)
+            self._hurries = False
             keys = list(itertools.islice(self._waiting, BATCH))
             self._writing = {key: self._waiting.pop(key) for key in keys}
             return self._writing
@@ -128,18 +146,26 @@ class Writer:
         self, tables: Mapping[str, Sequence[Row]], upsert: Callable[[Connection, str, Written], Written]
     ) -> None:
         with self._database.writing() as connection:
-            by_us = {"revision": next_revision(connection, self.name), "writer": self.name}
-            lost: set[str] = set()
-            for table, rows in tables.items():
-                more = {} if table == claims.name else by_us
-                written = upsert(connection, table, [{**row.values, **more} for row in rows])
+            has_news = any(is_news(row) for rows in tables.values() for row in rows)
+            revision, lost = next_revision(connection, self.name) if has_news else 0, frozenset[str]()
+            for table, rows in sorted(tables.items()):  # In one order in all processes, or two wait for each other.
+                by = {} if table == claims.name else {"revision": revision, "writer": self.name}
+                values = [{**self._values(row), **by} for row in sorted(rows, key=lambda row: str(row.key))]
+                written = upsert(connection, table, values)
                 if table == sessions.name:
                     lost = self._lost(connection, written)
             if time.monotonic() >= self._prune_at:
                 self._prune(connection)
                 self._prune_at = time.monotonic() + PRUNE_EVERY
+        if lost:
+            with self._wake:
+                self.lost |= lost
+            self._database.wake()
+
+    def reported(self, lost: frozenset[str]) -> None:
+        """Learn that the reader has reported these of the ``lost`` sessions."""
         with self._wake:
-            self._lost_sessions |= lost
+            self.lost -= lost
 
     def _upsert(self, connection: Connection, table: str, rows: Written) -> Written:
         connection.execute(self._upserts[table], rows)
@@ -160,15 +186,10 @@ class Writer:
                 logger.debug("state: one of the %s cannot be stored and is left out (%s)", table, what)
         return written
 
-    def _lost(self, connection: Connection, rows: Written) -> set[str]:
+    @staticmethod
+    def _lost(connection: Connection, rows: Written) -> frozenset[str]:
         """Return the sessions that another proxy has bound to another identity before us."""
         ours = {row["session"]: (row["account_id"], row["user_id"]) for row in rows}
         columns = sessions.c.session, sessions.c.account_id, sessions.c.user_id
-        others = select(*columns).where(sessions.c.session.in_(ours), sessions.c.writer != self.name)
-        return {session for session, *key in connection.execute(others) if tuple(key) != ours[session]}
-
-    def take_lost(self) -> set[str]:
-        """Return the sessions that others had bound when we wrote them; each is returned once."""
-        with self._wake:
-            lost, self._lost_sessions = self._lost_sessions, set()
-            return lost
+        found = connection.execute(select(*columns).where(sessions.c.session.in_(ours)))
+        return frozenset(session for session, *key in found if tuple(key) != ours[session])

@@ -1,11 +1,12 @@
-"""Waits until what was put into a state is on the disk."""
+"""Waits until what was put into a state is written, and looks at it."""
 
 from __future__ import annotations
 
 import time
 
-from codexpool.state import State
-from codexpool.state.store import Store
+from codexpool.pool.identity import IdentityKey
+from codexpool.state import Snapshot, State
+from codexpool.state.store import Store, add_sessions
 
 
 def flushed(state: State, seconds: float) -> bool:
@@ -17,3 +18,11 @@ def flushed(state: State, seconds: float) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+def stored_sessions(state: State) -> dict[str, IdentityKey]:
+    """Return the sessions that are not too old."""
+    assert isinstance(state, Store)
+    found = Snapshot()
+    state.transact(lambda connection: add_sessions(found, connection, state._now()))
+    return found.sessions

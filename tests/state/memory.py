@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 from codexpool.pool.identity import IdentityKey
 from codexpool.state import Row, Snapshot, State
 from codexpool.state.schema import claims, revision, schema
-from codexpool.state.store import bindings, rows
+from codexpool.state.store import bindings, contents
 from codexpool.state.upserts import upserts
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ class MemoryState(State):
     """Nothing else writes to it, so it never has changes."""
 
     name = "here"
+    where = "memory"
     is_connected = True
     waiting = 0
 
@@ -45,7 +46,7 @@ class MemoryState(State):
         return self.transact(lambda connection: connection.execute(claim).rowcount) == 1
 
     def load(self) -> Snapshot:
-        return self.transact(lambda connection: rows(connection, self._clock()))
+        return self.transact(lambda connection: contents(connection, self._clock()))
 
     def changes(self, wait: float = 0) -> Snapshot:
         return Snapshot()

@@ -24,7 +24,7 @@ from codexpool.state.location import SqliteFile
 from codexpool.state.opening import read_spent
 from codexpool.state.sqlite import SqliteState
 from tests.running import ROOT
-from tests.state.flushed import flushed
+from tests.state.flushed import flushed, stored_sessions
 
 WORK = IdentityKey("acct-work", "user-1")
 
@@ -34,7 +34,7 @@ from pathlib import Path
 from codexpool.pool.identity import IdentityKey
 from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
-from tests.state.flushed import flushed
+from tests.state.flushed import flushed, stored_sessions
 path, name = Path(sys.argv[1]), sys.argv[2]
 state = SqliteState(path)
 def put(n):
@@ -68,7 +68,7 @@ from pathlib import Path
 from codexpool.members.ledger import Ledger
 from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
-from tests.state.flushed import flushed
+from tests.state.flushed import flushed, stored_sessions
 state, now = SqliteState(Path(sys.argv[1])), float(sys.argv[2])
 ledger = Ledger(state.put_spent)
 ledger.merge(state.load().spent)
@@ -95,7 +95,7 @@ assert not flushed(state, 1)
 state.load(), state.changes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert flushed(state, 20)
-assert len(state.load().sessions) == 5000
+assert len(stored_sessions(state)) == 5000
 state.close()
 """
 )
@@ -127,7 +127,7 @@ def test_a_killed_process_leaves_a_complete_database(path: Path, delay: float) -
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with contextlib.closing(SqliteState(path)) as state:
         assert isinstance(state, SqliteState)
-        sessions = state.load().sessions
+        sessions = stored_sessions(state)
     last = int(acknowledged[-1])
     assert {f"p-{n}" for n in range(last + 1)} <= sessions.keys()
 
@@ -160,7 +160,7 @@ def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
         assert process.stdout
         process.stdout.close()
     with contextlib.closing(SqliteState(path)) as state:
-        assert len(state.load().sessions) == 6000
+        assert len(stored_sessions(state)) == 6000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
@@ -204,10 +204,10 @@ def test_a_broken_database_is_kept_aside_and_a_new_one_begun(
 
     with contextlib.closing(SqliteState(path)) as state:
         assert isinstance(state, SqliteState)
-        assert state.load().sessions == {}
+        assert stored_sessions(state) == {}
         state.put_session("new", WORK, time.time())
         assert flushed(state, 10)
-        assert state.load().sessions == {"new": WORK}
+        assert stored_sessions(state) == {"new": WORK}
 
     (aside,) = path.parent.glob("*.corrupt-*")
     assert aside.read_bytes() == remains
@@ -231,7 +231,7 @@ def test_one_of_several_processes_moves_a_broken_database(path: Path) -> None:
         (aside,) = path.parent.glob("*.corrupt-*")
         aside.unlink()
         with contextlib.closing(SqliteState(path)) as state:
-            assert state.load().sessions.keys() == set("abcd")
+            assert stored_sessions(state).keys() == set("abcd")
 
 
 def test_an_empty_file_and_a_cut_journal_are_no_trouble(path: Path) -> None:
@@ -240,7 +240,7 @@ def test_an_empty_file_and_a_cut_journal_are_no_trouble(path: Path) -> None:
     assert whole.startswith(b"SQLite")
     path.with_name(path.name + "-wal").write_bytes(b"\x37\x7f\x06\x82" + bytes(500))
     with contextlib.closing(SqliteState(path)) as state:
-        assert len(state.load().sessions) == 2000
+        assert len(stored_sessions(state)) == 2000
 
 
 def test_a_database_that_is_taken_away_is_made_anew(path: Path) -> None:
@@ -255,8 +255,7 @@ def test_a_database_that_is_taken_away_is_made_anew(path: Path) -> None:
             state.put_session(name, WORK, time.time())
             assert flushed(state, 10)
 
-        assert mine.changes().sessions == {"other": WORK}
-        assert other.load().sessions == {"mine": WORK, "other": WORK}
+        assert stored_sessions(other) == {"mine": WORK, "other": WORK}
 
 
 def test_a_lost_disk_is_logged_once_per_direction(
@@ -278,7 +277,7 @@ def test_a_lost_disk_is_logged_once_per_direction(
 
     folder.unlink()
     assert flushed(state, 10)
-    assert len(state.load().sessions) == 10
+    assert len(stored_sessions(state)) == 10
     state.close()
 
 

@@ -22,7 +22,7 @@ from codexpool.state.opening import read_spent
 from codexpool.state.schema import VERSION
 from codexpool.state.sqlite import SqliteDatabase, SqliteState
 from codexpool.state.sqlite_file import APPLICATION_ID
-from tests.state.flushed import flushed
+from tests.state.flushed import flushed, stored_sessions
 
 ACCOUNT = Account("/p/pool.toml", "2027-01-15", "ann", "work", "gpt-5")
 SPENT = Spent(1, 0, 100, 60, 20, 5, 1_800_000_000.0, 1_800_000_001.0)
@@ -60,7 +60,8 @@ def test_what_was_put_outlives_the_process(path: Path) -> None:
         state.put_session("s1", WORK, NOW)
         state.put_condition("f1", DEAD)
     with opened(path) as state:
-        assert state.load() == Snapshot(sessions={"s1": WORK}, conditions={"f1": DEAD})
+        assert state.load() == Snapshot(conditions={"f1": DEAD})
+        assert stored_sessions(state) == {"s1": WORK}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
@@ -83,93 +84,6 @@ def test_a_file_that_became_open_to_others_is_closed_again(path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_each_process_sees_the_others_rows_once(path: Path) -> None:
-    with opened(path) as mine, opened(path) as other:
-        mine.load()
-        mine.put_session("mine", WORK, NOW)
-        other.put_session("theirs", SPARE, NOW)
-        other.put_metadata("f1", META, NOW)
-        other.put_condition("f1", DEAD)
-        assert flushed(mine, 10)
-        assert flushed(other, 10)
-
-        assert mine.changes() == Snapshot({"theirs": SPARE}, {"f1": META}, {"f1": DEAD})
-        assert mine.changes() == Snapshot()
-        assert other.changes() == Snapshot({"mine": WORK})
-
-        other.drop_condition("f1")
-        assert flushed(other, 10)
-        assert mine.changes() == Snapshot()
-        assert mine.load().conditions == {}
-
-
-def test_what_was_there_at_load_is_no_change(path: Path) -> None:
-    with opened(path) as mine, opened(path) as other:
-        other.put_session("theirs", SPARE, NOW)
-        assert flushed(other, 10)
-        assert mine.load().sessions == {"theirs": SPARE}
-        assert mine.changes() == Snapshot()
-
-
-def test_a_change_below_an_unwritten_row_is_no_news(path: Path) -> None:
-    with opened(path) as mine, opened(path) as other, raw(path) as lock:
-        mine.load()
-        other.put_session("s1", SPARE, NOW)
-        other.put_session("s2", SPARE, NOW)
-        assert flushed(other, 10)
-        lock.execute("BEGIN IMMEDIATE")  # nothing is written from here on
-        mine.put_session("s1", WORK, NOW, moves=1)
-
-        assert mine.changes().sessions == {"s2": SPARE}
-
-        lock.execute("ROLLBACK")
-        assert flushed(mine, 10)
-        assert other.changes().sessions == {"s1": WORK}
-
-
-def test_a_change_below_a_row_being_written_is_no_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as mine, opened(path) as other, raw(path) as lock:
-        mine.load()
-        other.put_session("s1", SPARE, NOW)
-        assert flushed(other, 10)
-        lock.execute("BEGIN IMMEDIATE")
-        mine.put_session("s1", WORK, NOW, moves=1)
-        read = mine._read
-
-        def read_slowly(is_all: bool) -> Snapshot:
-            news = read(is_all)
-            lock.execute("ROLLBACK")
-            assert flushed(mine, 10)
-            return news
-
-        monkeypatch.setattr(mine, "_read", read_slowly)
-        assert mine.changes() == Snapshot()
-
-
-def test_a_change_below_a_row_just_put_is_no_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(path) as mine, opened(path) as other:
-        mine.load()
-        other.put_session("s1", SPARE, NOW)
-        other.put_condition("f1", DEAD)
-        other.drop_condition("f2")
-        other.put_metadata("f1", META, NOW)
-        assert flushed(other, 10)
-        read = mine._read
-
-        def read_slowly(is_all: bool) -> Snapshot:
-            news = read(is_all)
-            assert news == Snapshot({"s1": SPARE}, {"f1": META}, {"f1": DEAD})
-            monkeypatch.setattr(SqliteDatabase, "linger", 30)  # until the flush of close
-            mine.put_session("s1", WORK, NOW)
-            mine.drop_condition("f1")
-            mine.put_condition("f2", DEAD)
-            mine.put_metadata("f1", META, NOW)
-            return news
-
-        monkeypatch.setattr(mine, "_read", read_slowly)
-        assert mine.changes() == Snapshot()
-
-
 def test_sessions_not_served_for_30_days_are_forgotten(path: Path) -> None:
     # given: what was written on one day, and a proxy that is started on each day after it
     with opened(path) as state:
@@ -178,13 +92,13 @@ def test_sessions_not_served_for_30_days_are_forgotten(path: Path) -> None:
         state.drop_condition("f1")
         state.put_condition("f2", DEAD)
         assert flushed(state, 10)
-        assert set(state.load().sessions) == {"old", "new"}
+        assert set(stored_sessions(state)) == {"old", "new"}
 
     def used_on(day: int) -> set[str]:
         with opened(path, NOW + day * DAY) as state:
             state.put_session("daily", WORK, NOW + day * DAY)
             assert flushed(state, 10)
-            return set(state.load().sessions)
+            return set(stored_sessions(state))
 
     assert used_on(1) == {"old", "new", "daily"}
     assert used_on(2) == {"new", "daily"}
@@ -235,7 +149,7 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
     # when: three starts, 500 days ahead, each with more than one pruning
     for start in range(3):
         with opened(path, NOW + 500 * DAY) as state:
-            assert set(state.load().sessions) >= before.sessions.keys()
+            assert set(stored_sessions(state)) >= {f"s{day}" for day in range(7)}
             for number in range(3):
                 state.put_session(f"ahead-{start}-{number}", WORK, NOW + 500 * DAY)
                 assert flushed(state, 10)
@@ -245,7 +159,7 @@ def test_starts_with_a_clock_years_ahead_delete_next_to_nothing(path: Path, monk
         state.put_session("after", WORK, NOW + 60)
         assert flushed(state, 10)
         after = state.load()
-        assert after.sessions.keys() >= before.sessions.keys()
+        assert stored_sessions(state).keys() >= {f"s{day}" for day in range(7)}
         assert after.metadata == before.metadata
         assert after.notes == before.notes
         assert not state.claim("case", NOW)
@@ -260,7 +174,7 @@ def test_a_clock_ahead_does_not_empty_an_unpruned_state(path: Path) -> None:
     with opened(path, NOW + 500 * DAY) as state:
         state.put_session("ahead", WORK, NOW + 500 * DAY)
         assert flushed(state, 10)
-        assert set(state.load().sessions) == {"s1", "ahead"}
+        assert set(stored_sessions(state)) == {"s1", "ahead"}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +204,7 @@ def test_an_incomplete_state_is_set_aside_with_one_line(
         assert made.claim("case", NOW)
         assert isinstance(made, SqliteState)
         assert flushed(made, 10)
-        assert made.load().sessions == {"s2": WORK}
+        assert stored_sessions(made) == {"s2": WORK}
 
     (line,) = caplog.messages
     assert said in line
@@ -310,7 +224,7 @@ def test_a_table_lost_at_run_time_costs_one_line(
             connection.execute("DROP TABLE sessions")
         state.put_session("s2", WORK, NOW)
         assert flushed(state, 10)
-        assert state.load().sessions == {"s2": WORK}
+        assert stored_sessions(state) == {"s2": WORK}
     assert sum("it lacks sessions.account_id" in line for line in caplog.messages) == 1
 
 
@@ -361,17 +275,8 @@ def test_a_put_returns_at_once_while_the_database_is_locked(
         lock.execute("ROLLBACK")
 
         assert flushed(state, 10)
-        assert len(state.load().sessions) == 500
+        assert len(stored_sessions(state)) == 500
         assert caplog.messages[-1].endswith("is written again")
-
-
-def test_an_unstorable_row_does_not_stop_the_others(path: Path) -> None:
-    with opened(path) as state:
-        state.put_session("half \udc80 a pair", WORK, NOW)
-        state.put_session("not a number", WORK, float("nan"))
-        state.put_session("good", WORK, NOW)
-        assert flushed(state, 10)
-        assert state.load().sessions == {"good": WORK}
 
 
 def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +286,7 @@ def test_writes_that_wait_are_bounded_and_the_oldest_go(path: Path, monkeypatch:
         for n in range(25):
             state.put_session(f"s{n}", WORK, NOW)
         assert flushed(state, 10)
-        assert set(state.load().sessions) == {f"s{n}" for n in range(15, 25)}
+        assert set(stored_sessions(state)) == {f"s{n}" for n in range(15, 25)}
 
 
 def test_many_totals_of_one_account_wake_the_thread_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +341,7 @@ def test_a_database_of_the_first_schema_is_upgraded(path: Path) -> None:
         )
 
     with opened(path) as state:
-        assert state.load().sessions == {"s1": WORK}
+        assert stored_sessions(state) == {"s1": WORK}
         state.put_record("p#work", Record("f1", WORK, NOW))
         assert flushed(state, 10)
 
@@ -460,7 +365,7 @@ def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
 
     with opened(path) as state:
         before = state.load()
-        assert (before.sessions, before.moves) == ({"s1": WORK}, {"s1": 2})
+        assert state.look_up(["s1"]) == {"s1": (WORK, 2)}
         assert before.notes == {("usage", "a"): {"n": 1}}
         state.put_spent(ACCOUNT, SPENT)
 
@@ -469,24 +374,6 @@ def test_a_database_of_the_third_schema_is_upgraded(path: Path) -> None:
     assert read_spent(SqliteFile(path), ["member"], "2027-01-01") == {("ann",): SPENT}
     with raw(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
-
-
-def test_each_process_has_its_own_totals(path: Path) -> None:
-    """It sees those of the others."""
-    with opened(path) as mine, opened(path) as other:
-        mine.load()
-        other.load()
-        other.put_spent(ACCOUNT, SPENT)
-        assert flushed(other, 10)
-        mine.put_spent(ACCOUNT, SPENT._replace(turns=5))  # is still to be written, and overrules nobody
-
-        assert totals(mine.changes()) == [(ACCOUNT, SPENT)]
-        assert mine.changes() == Snapshot()
-        assert flushed(mine, 10)
-        assert totals(other.changes()) == [(ACCOUNT, SPENT._replace(turns=5))]
-        assert len(other.load().spent) == 2
-
-    assert read_spent(SqliteFile(path), ["member"], "2027-01-01")[("ann",)].turns == 6
 
 
 def test_usage_is_kept_for_400_days(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,21 +411,6 @@ def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch:
     assert read_spent(SqliteFile(path), ["member"], "2027-01-01") == {("ann",): SPENT._replace(turns=2)}
 
 
-def test_a_note_of_another_process_is_news_once(path: Path) -> None:
-    """It is no news if ours is newer."""
-    with opened(path) as mine, opened(path) as other:
-        mine.load()
-        other.put_note("usage", "a", {"n": 1})
-        other.put_note("usage", "b", {"n": 1})
-        assert flushed(other, 10)
-        mine.put_note("usage", "b", {"n": 2})
-
-        assert mine.changes().notes == {("usage", "a"): {"n": 1}}
-        assert mine.changes().notes == {}
-        assert flushed(mine, 10)
-        assert other.changes().notes == {("usage", "b"): {"n": 2}}
-
-
 def test_a_note_that_was_damaged_by_hand_is_passed_over(path: Path) -> None:
     with opened(path) as state:
         state.put_note("usage", "a", {"n": 1})
@@ -549,11 +421,6 @@ def test_a_note_that_was_damaged_by_hand_is_passed_over(path: Path) -> None:
 
     with opened(path) as state:
         assert state.load().notes == {("usage", "b"): {"n": 1}}
-
-
-def test_of_several_processes_one_claims_a_case(path: Path) -> None:
-    with opened(path) as one, opened(path) as other:
-        assert [one.claim("case", NOW), other.claim("case", NOW)] == [True, False]
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
