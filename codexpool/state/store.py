@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Select, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, or_, select, update
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
@@ -57,6 +57,9 @@ COLUMNS: Final = {  # What is read of each table, in this order.
     "spent": ("writer", *Account._fields, *Spent._fields),
 }
 
+_BINDINGS: Final = select(sessions.c.session, sessions.c.account_id, sessions.c.user_id, sessions.c.moves).where(
+    sessions.c.session.in_(bindparam("names", expanding=True))
+)
 _EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
 
@@ -78,6 +81,7 @@ class Store(State):
         self._database = database
         self._reading = threading.Lock()
         self._read_to = _Position()
+        self._spent_next = 0.0  # When it is read again what others have counted, on the monotonic clock.
         self._measure_at = 0.0  # When the clocks are compared again, on the monotonic clock.
         self._failing = False
         self._closed = False
@@ -189,9 +193,10 @@ class Store(State):
             news.sessions[session] = key
             if moves:
                 news.moves[session] = moves
-        if not 0 <= now - before.spent_at < SPENT_EVERY:
+        if time.monotonic() >= self._spent_next:
             news.spent = spent_since(connection, now, before.spent_at - SPENT_OVERLAP, self.name)
             position = position._replace(spent_at=now)
+            self._spent_next = time.monotonic() + SPENT_EVERY
         return news, position
 
     def _now(self) -> float:
@@ -247,10 +252,7 @@ class Store(State):
 
 def bindings(connection: Connection, names: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
     """Return the identity and the moves of the sessions among ``names`` that are known."""
-    if not names:
-        return {}
-    columns = (sessions.c.session, sessions.c.account_id, sessions.c.user_id, sessions.c.moves)
-    found = connection.execute(select(*columns).where(sessions.c.session.in_(names)))
+    found = connection.execute(_BINDINGS, {"names": list(names)}) if names else ()
     return {session: (IdentityKey(account_id, user_id), moves) for session, account_id, user_id, moves in found}
 
 

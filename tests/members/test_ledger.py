@@ -26,6 +26,7 @@ from codexpool.members.ledger import (
     day_of,
 )
 from codexpool.protocol.token_usage import Tokens
+from codexpool.state import store
 from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
@@ -225,6 +226,7 @@ POOL_TOML = '[[identity]]\nname = "work"\ntoken = { env = "CODEXPOOL_NOT_SET" }\
 @pytest.fixture
 def pool_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(persistence, "POLL", 0.01)
+    monkeypatch.setattr(store, "SPENT_EVERY", 0)
     path = tmp_path / "pool.toml"
     path.write_text(POOL_TOML)
     path.chmod(0o600)
