@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from codexpool.state import State, StateError
 from codexpool.state.fleet import BEAT, Fleet, Proxy
 from codexpool.state.location import Location
 from codexpool.upkeep.persistence import Persistence
+
+logger = logging.getLogger("codexpool")
 
 STARTED = time.monotonic()  # When this run of the addon began; a keeper begins again with another pool.toml.
 CLOSE_TIMEOUT = 2.0  # Seconds that the end waits for a heartbeat under way.
@@ -40,11 +43,15 @@ class Heartbeat:
         """Send heartbeats for ever, the first as soon as the state is open."""
         self._state = await self._persistence.opened()
         while True:
-            with contextlib.suppress(StateError):  # The state itself logs that it is lost.
+            try:
                 own = self._own(self._state.name)
                 self._proxies = await tasks.in_thread(self._beat, self._state, own, daemon=True)
                 self._read_at = time.time()
                 self._has_begun.set()
+            except StateError:
+                pass  # The state itself logs that it is lost.
+            except Exception:  # A bug of ours must not let this proxy look dead for ever.
+                logger.exception("state: the heartbeat failed; retrying in %.0f s", BEAT)
             self._note_connection()
             await asyncio.sleep(BEAT)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
-from codexpool.state import UnavailableError
-from codexpool.state.fleet import Fleet
+from codexpool.state import UnavailableError, presence
+from codexpool.state.fleet import Fleet, Proxy
 from codexpool.state.location import Postgres
-from codexpool.state.presence import present
 from codexpool.state.sqlite import SqliteState
 from codexpool.upkeep import heartbeat, persistence
 from codexpool.upkeep.keeper import Keeper
@@ -57,7 +57,7 @@ async def test_a_proxy_is_listed_while_it_runs(pool_toml: Path) -> None:
         assert [proxy.writer for proxy in found.proxies] == [found.own]
         assert found.is_connected
     other = SqliteState(path)
-    assert other.transact(present) == ()
+    assert other.transact(presence.present) == ()
     other.close()
 
 
@@ -84,6 +84,24 @@ async def test_a_lost_state_shows_since_when_and_the_heartbeat_comes_back(pool_t
 
     assert connected.since < lost.since
     assert lost.proxies == connected.proxies
+
+
+async def test_a_heartbeat_that_fails_is_not_the_last_one(
+    pool_toml: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures, send = [RuntimeError("a bug")], presence.beat
+
+    def beat(connection: Connection, own: Proxy) -> tuple[Proxy, ...]:
+        if failures:
+            raise failures.pop()
+        return send(connection, own)
+
+    monkeypatch.setattr(presence, "beat", beat)
+
+    with keeper_of(pool_toml, lambda: SqliteState(pool_toml.parent / "state.sqlite3")) as keeper:
+        await until(lambda: fleet(keeper).proxies)
+
+    assert "the heartbeat failed" in caplog.text
 
 
 async def test_a_state_that_does_not_open_is_not_connected(pool_toml: Path) -> None:
