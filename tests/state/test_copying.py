@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from codexpool.state.notes import BREAKER, PINNED, USAGE
 from codexpool.state.presence import beat
 from codexpool.state.schema import notes, proxies, sessions, spent
 from codexpool.state.sqlite import SqliteState, read_only
+from tests.state.engines import Engine
 
 WORK = IdentityKey("acct-work", "user-1")
 POOL, OTHER = "/etc/codexpool/pool.toml", "/etc/codexpool/pool.toml.old"
@@ -54,9 +54,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Iterator[State]:
-    with closing(SqliteState(tmp_path / "target.sqlite3")) as state:
-        yield state
+def target(engine: Engine) -> State:
+    return engine.state()
 
 
 def ignore(table: str, done: int, total: int) -> None:

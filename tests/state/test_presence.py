@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Connection, update
 
@@ -12,17 +9,15 @@ from codexpool.state import State
 from codexpool.state.fleet import DEAD_AFTER, FORGOTTEN_AFTER, Proxy
 from codexpool.state.presence import beat, leave, present
 from codexpool.state.schema import proxies
-from codexpool.state.sqlite import SqliteState
+from tests.state.engines import Engine
 
 A = Proxy("a", "host-a", "1.0", 7, up=100.0, silent=0.0, sessions=3)
 B = Proxy("b", "host-b", "1.1", 8, up=5.0, silent=0.0, sessions=0)
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    opened = SqliteState(tmp_path / "state.sqlite3")
-    yield opened
-    opened.close()
+def state(engine: Engine) -> State:
+    return engine.state()
 
 
 def names(found: tuple[Proxy, ...]) -> list[tuple[str, bool]]:
