@@ -22,6 +22,8 @@ DOUBTED = 60.0  # Seconds for which the next limit is believed after such a mist
 DOUBTED_MOST = 1800.0
 ASKED_EVERY = 60.0  # Seconds from one reading of an account to the next, at least.
 SAME_END = 60.0  # Seconds by which two words about the end of one limit may differ.
+SAME_WORD = 1.0  # Seconds by which the times of one word may differ, if it says the same...
+SAME_TIME = 0.001  # ... and if it says something else.
 SETTLES = 1200.0
 """Seconds after a reset credit was spent for which a reading that still calls the account limited may be older than
 that: the backend was seen to serve the numbers of before for 18 minutes. A refused turn is believed at once."""
@@ -294,11 +296,18 @@ class Usage:
     def is_ahead_of(self, document: Mapping[str, Any]) -> bool:
         """Return whether this has a newer word than a document, which then has to be written again.
 
-        Of two proxies that write at the same time, the one with the older word may be the last.
+        Of two proxies that write at the same time, the one with the older word may be the last. Times return from the
+        state a little different, because the clocks of machines are compared: that alone must not have two proxies
+        write the same word in turn.
         """
-        said_at = document.get("said_at", {})
-        is_newer = any(at > said_at.get(family, 0.0) for family, at in self.said_at.items())
-        return is_newer or self.read_at > document.get("read_at", 0.0)
+        said_at, limited = document.get("said_at", {}), document.get("limited", {})
+
+        def is_ahead(family: str, at: float) -> bool:
+            is_same = (family in self.limited) == (family in limited)
+            return at > float(said_at.get(family, 0.0)) + (SAME_WORD if is_same else SAME_TIME)
+
+        is_newer = any(is_ahead(family, at) for family, at in self.said_at.items())
+        return is_newer or self.read_at > float(document.get("read_at", 0.0)) + SAME_WORD
 
     def _take_words(self, limited: Mapping[str, float], said_at: Mapping[str, float], at: float) -> None:
         for family in limited.keys() | said_at.keys():

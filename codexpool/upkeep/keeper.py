@@ -114,7 +114,9 @@ class Keeper(PoolListener):
         )
         accounts = AccountApi(route)
         self.models = ModelLists(self.pool, accounts, self._tasks, self._bearer)
-        self._poller = Poller(self.pool, self._tasks, accounts, self._bearer, self._usage_read, self.models.read)
+        self._poller = Poller(
+            self.pool, self._tasks, accounts, self._bearer, self._usage_read, self.models.read, self._persistence
+        )
         api = AuthApi(route, environ, self.clock)
         self._vault = Vault(config, self.pool, self._tasks, self._persistence, api, self._poller.first)
         agents = AgentApi(route, environ, self.clock, partial(agents_folder, environ))

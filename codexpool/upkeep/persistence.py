@@ -21,7 +21,7 @@ from codexpool.pool.identity import Condition, Identity, IdentityKey, Status
 from codexpool.pool.sessions import Session
 from codexpool.pool.states import REFUSED_FOR_GOOD
 from codexpool.pool.usage import Usage
-from codexpool.state import Record, Row, Rows, Snapshot, State, UnavailableError, record_name
+from codexpool.state import Record, Row, Rows, Snapshot, State, StateError, UnavailableError, record_name
 from codexpool.state.notes import USAGE
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ POLL = 1.0  # Seconds between two reads of what other proxies wrote.
 SESSION_REWRITE = 3600.0  # Seconds after which a session in use is written again, so that it is not pruned.
 USED_REWRITE = 10.0  # Seconds after which the last use of an identity, or an account's usage, is written again.
 PATIENCE = 2.0  # Seconds from the start that connections, identities and notices wait for the state.
+ASKED_WITHIN = 0.25  # Seconds to find out whether another proxy asks a question.
+ANSWERED_WITHIN = 5.0  # Seconds for which the question is another proxy's.
 OPEN_PAUSES = (1.0, 10.0)  # Seconds between two attempts to open the state: the first pause and the longest.
 MAX_UNWRITTEN = 100_000  # Rows that wait for the state to open; of more, the oldest are dropped.
 ROWS_TRACKED = 10_000  # Rows for which it is known when they were written.
@@ -59,10 +61,11 @@ class Persistence(Rows):
         self._opening = owner.spawn(self._open())
         self._written: Recent[Hashable, tuple[object, float]] = Recent(ROWS_TRACKED)
         self._used_at: dict[str, float] = {}
+        self._news: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         self._condemned: Recent[str, None] = Recent(ROWS_TRACKED)  # Tokens that are dead, as the state says.
 
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
-        """Apply what earlier runs stored, and then, for ever, what others on this machine write."""
+        """Apply what earlier runs stored, and then, for ever, what others write."""
         state, self._earlier = await self._opening
         self._learn(self._earlier)
         apply(self._earlier)
@@ -73,7 +76,12 @@ class Persistence(Rows):
             end = loop.time() + POLL
             if (news := await tasks.in_thread(state.changes, POLL)) != Snapshot():
                 self._learn(news)
-                apply(news)
+                try:
+                    apply(news)
+                except Exception:  # A bug of ours must not end the reading of news.
+                    logger.exception("state: news cannot be applied")
+                self._news.set_result(news)
+                self._news = loop.create_future()
             else:
                 await asyncio.sleep(end - loop.time())  # It may return early: the engine is out of reach.
 
@@ -130,6 +138,24 @@ class Persistence(Rows):
             self.put_claim(case, time.time())
             return is_new
         return await tasks.in_thread(self._state.claim, case, time.time())
+
+    async def news(self) -> Snapshot:
+        """Wait for the next news, and return them once they are applied."""
+        return await asyncio.shield(self._news)
+
+    async def is_to_ask(self, question: str) -> bool:
+        """Return whether this proxy should ask the backend something: no other one does so just now.
+
+        If the state does not say so at once, it should: better asked twice than late.
+        """
+        state = self._state
+        if state is None or not state.is_connected:
+            return True
+        try:
+            async with asyncio.timeout(ASKED_WITHIN):
+                return await tasks.in_thread(_take, state, question, time.time() + state.offset, daemon=True)
+        except (StateError, TimeoutError):
+            return True
 
     def put(self, row: Row) -> None:
         if self._state is not None:
@@ -244,6 +270,12 @@ class Persistence(Rows):
         if self._is_closed:  # The addon was reloaded meanwhile: nothing else would close this one.
             state.close()
         return state, state.load()
+
+
+def _take(state: State, question: str, at: float) -> bool:
+    from codexpool.state import questions  # In a thread: it imports SQLAlchemy.
+
+    return state.transact(lambda connection: questions.take(connection, question, at, ANSWERED_WITHIN))
 
 
 def _is_of_flag(condition: Condition) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.account_api import AccountApi, UnreadError
@@ -26,15 +27,27 @@ logger = logging.getLogger("codexpool")
 LONGEST_SLEEP: Final = 60.0  # Seconds after which the clock is read again, in case it was set.
 LOOK_MOST: Final = 100  # Accounts that one look asks about.
 MOST_AT_ONCE: Final = 32  # Readings under way, with those of looks.
+ANOTHER_READS: Final = 2.0  # Seconds that another proxy gets to read an account.
 MORE_AT_ONCE: Final = 8  # Accounts of which more is read. They must not keep a look waiting.
 READ_IN: Final = frozenset({Status.READY, Status.LIMITED, Status.RESTING})  # Statuses in which an account is read.
+
+
+class Others(Protocol):
+    """The other proxies with the same state."""
+
+    async def is_to_ask(self, question: str) -> bool:
+        """Return whether this proxy should ask the backend something: no other one does so just now."""
+
+    async def news(self) -> object:
+        """Wait until what others have learned is known here."""
 
 
 class Poller:
     """Carries out the schedule, and looks at limited identities while a client waits.
 
     ``bearer`` returns an identity's present token by name. ``learned`` is called after each reading, also after one
-    that failed; what else is to be read of an account is read by ``read_more`` then.
+    that failed; what else is to be read of an account is read by ``read_more`` then. What ``others`` read meanwhile
+    is not read again.
     """
 
     def __init__(
@@ -45,6 +58,7 @@ class Poller:
         bearer: Callable[[str], Bearer | None],
         learned: Callable[[IdentityKey], None],
         read_more: Callable[[Identity], Coroutine[Any, Any, None]],
+        others: Others,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
@@ -52,6 +66,7 @@ class Poller:
         self._bearer = bearer
         self._learned = learned
         self._read_more = read_more
+        self._others = others
         self._schedule = Schedule()
         self._reading: dict[IdentityKey, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
@@ -185,8 +200,10 @@ class Poller:
         usage.asked_at, counts = time.time(), is_look or MAIN in usage.limited
 
         async def reading() -> None:
-            async with self._at_once:
-                is_read = await self._ask(name, bearer, metadata)
+            is_read = await self._is_read_elsewhere(key)
+            if not is_read:
+                async with self._at_once:
+                    is_read = await self._ask(name, bearer, metadata)
             if is_read and not counts:
                 usage.asked_at = 0.0  # If it has found a limit, the next client may look at that.
 
@@ -199,6 +216,24 @@ class Poller:
         self._pool.states.usage(key).answered_at = time.time()
         self._schedule.cancelled(key)  # Nothing, unless a bug has ended it.
         self._changed.set()
+
+    async def _is_read_elsewhere(self, key: IdentityKey) -> bool:
+        """Return whether another proxy reads an account at this moment; wait for what it learns, a moment at most."""
+        usage = self._pool.states.usage(key)
+        read_at = usage.read_at
+        if await self._others.is_to_ask(f"usage:{json.dumps(key)}"):
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANOTHER_READS):
+                while usage.read_at == read_at:
+                    await self._others.news()
+        if usage.read_at == read_at:
+            return False
+        identity = self._pool.states.by_keys.get(key)
+        self._schedule.ended(key, usage.read_at, identity is not None and identity.status is Status.LIMITED)
+        if identity is not None:
+            self._tasks.spawn(self._read_more(identity))
+        return True
 
     async def _ask(self, name: str, bearer: Bearer, metadata: Metadata) -> bool:
         """Ask the backend, and have the pool learn. Return whether it has answered."""

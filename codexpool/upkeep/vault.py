@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,7 @@ from codexpool.upkeep.verification import Verification, expected, of_its_login
 logger = logging.getLogger("codexpool")
 
 VERIFIED_FOR = 5.0  # Seconds for which whoami's answer counts, however many requests are refused.
+ANOTHER_ANSWERS = 2.0  # Seconds that another proxy gets to find out about a token.
 CONTESTED_EVERY = 600.0  # Seconds until a token about which proxies disagree is verified for that reason again.
 CONTESTED_KEPT = 1_000  # Such tokens that are remembered.
 STATE_NOT_OPEN = "its login is in the state, which could not be opened yet"
@@ -248,6 +250,7 @@ class Vault:
     async def _verify(self, identity: Identity) -> None:
         """Ask for the owner of an identity's token until there is an answer."""
         pauses, logged = Pauses(self.waiting), ""
+        await self._leave_to_another(identity)
         while self._spec(identity) is not None and identity.status in (*IN_DOUBT, Status.READY):
             pauses.begin()
             answer = await self._ask(identity)
@@ -270,6 +273,20 @@ class Vault:
                 logged = why
             await pauses.pause()
         return None
+
+    async def _leave_to_another(self, identity: Identity) -> None:
+        """If another proxy asks about a refused token just now, wait for what it learns, a moment at most."""
+        if identity.kind is not Kind.PAT or identity.status is Status.UNVERIFIED:
+            return
+        fingerprint = identity.fingerprint
+        if await self._persistence.is_to_ask(f"whoami:{fingerprint}"):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANOTHER_ANSWERS):
+                while identity.status in (Status.SUSPECT, Status.READY):
+                    said = (await self._persistence.news()).conditions.get(fingerprint)
+                    if said is not None and said.status not in IN_DOUBT:
+                        return
 
     def _verified(self, identity: Identity) -> None:
         self._verifying.discard(identity)

@@ -43,11 +43,26 @@ class Unheard:
     def sessions_moved(self, moved: Mapping[str, IdentityKey]) -> None: ...
 
 
+class Alone:
+    """No other proxy has the same state."""
+
+    async def is_to_ask(self, question: str) -> bool:
+        return True
+
+    async def news(self) -> None: ...
+
+
 class Backend:
-    """Says of each token whether it is good, and whose it is: `token_of` has the name in it."""
+    """Says of each token whether it is good, and whose it is: `token_of` has the name in it. Takes ``seconds``."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.asked: list[str] = []
+        self.seconds = seconds
 
     async def whoami(self, bearer: Bearer) -> Whoami:
         name = bearer.token.split("-")[2]
+        self.asked.append(name)
+        await asyncio.sleep(self.seconds)
         if bearer.fingerprint in DEAD:
             return Whoami(Word.REFUSED, _refusal("whoami", bearer.fingerprint))
         evidence = Evidence(time.time(), "GET", "whoami", 200, fingerprint=bearer.fingerprint)
@@ -94,11 +109,12 @@ def keeper_of(
     open_state: Callable[[], State],
     accounts: Accounts | None = None,
     listener: Listener | None = None,
+    backend: Backend | None = None,
 ) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
     with (
-        mock.patch.object(keeper_module, "AuthApi", return_value=Backend()),
+        mock.patch.object(keeper_module, "AuthApi", return_value=backend or Backend()),
         mock.patch.object(keeper_module, "AccountApi", return_value=accounts or Accounts()),
     ):
         keeper = Keeper(load(path), open_state, os.environ, Route(), listener or Unheard())
@@ -111,10 +127,16 @@ def keeper_of(
 
 def condemn(keeper: Keeper, name: str) -> None:
     """A request has refused the identity's token, and whoami as well."""
-    now, present = time.time(), fingerprint(token_of(name))
+    present = fingerprint(token_of(name))
     DEAD.add(present)
-    keeper.pool.states.refused(name, _refusal("/backend-api/codex/responses", present), now)
+    refuse(keeper, name)
     keeper.pool.states.whoami_said(name, Word.REFUSED, _refusal("whoami", present))
+
+
+def refuse(keeper: Keeper, name: str, version: int = 1) -> None:
+    """A request that was sent just now has refused the identity's token."""
+    refusal = _refusal("/backend-api/codex/responses", fingerprint(token_of(name, version)))
+    keeper.pool.states.refused(name, refusal, refusal.at)
 
 
 def _refusal(path: str, fingerprint: str) -> Evidence:

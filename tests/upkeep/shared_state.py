@@ -46,6 +46,8 @@ class Engine:
 class SharedState(Rows):
     """The state of one proxy. Rows that it cannot write wait until it can."""
 
+    offset = 0.0
+
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self.engine = engine

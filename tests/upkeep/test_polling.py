@@ -26,6 +26,7 @@ from codexpool.upkeep.polling import MORE_AT_ONCE, MOST_AT_ONCE, Poller
 from codexpool.upkeep.schedule import AT_ONCE, EVERY, PACE
 from tests.pool.pools import NOW, RESPONSES, metadata, statuses, unverified, vouch
 from tests.timetravel import TimeTravelLoop, time_travel
+from tests.upkeep.keepers import Alone
 
 HOUR = 3600.0
 OPEN, CLOSED = (UsageReport((FamilyReport(MAIN, (), is_open),)) for is_open in (True, False))
@@ -42,7 +43,7 @@ class World(PoolListener):
         self.more: list[str] = []
         self.pool = Pool(self)
         self.tasks = Tasks()
-        self.poller = Poller(self.pool, self.tasks, self, self.bearer, lambda key: None, self.read_more)  # type: ignore[arg-type]
+        self.poller = Poller(self.pool, self.tasks, self, self.bearer, lambda key: None, self.read_more, Alone())  # type: ignore[arg-type]
         self.pool.replace_identities(map(unverified, names), Selection.DRAIN_FIRST, NOW)
 
     async def usage(self, bearer: Bearer, metadata: Metadata) -> UsageReport:
@@ -384,7 +385,7 @@ def test_lists_of_models_that_are_slow_keep_no_look_waiting(loop: TimeTravelLoop
         world.more.append(identity.name)
         await asyncio.sleep(HOUR)
 
-    world.poller = Poller(world.pool, world.tasks, world, world.bearer, lambda key: None, hangs)  # type: ignore[arg-type]
+    world.poller = Poller(world.pool, world.tasks, world, world.bearer, lambda key: None, hangs, Alone())  # type: ignore[arg-type]
     world.begin()
     world.ready(*names)
     world.passes(100)

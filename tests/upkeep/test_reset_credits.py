@@ -24,6 +24,7 @@ from codexpool.tokens.bearer import Bearer
 from codexpool.upkeep.news import apply
 from codexpool.upkeep.polling import Poller
 from tests.pool.pools import NOW, Changes, metadata, ready_pool, statuses
+from tests.upkeep.keepers import Alone
 
 POOL = "/p/pool.toml"
 HOUR = 3600.0
@@ -154,7 +155,7 @@ async def read(pool: Pool, account: Account, times: int = 1) -> ResetCredits | N
     """Read the usage of ``a`` so often. Return what is known then."""
     tasks, bearer = Tasks(), Bearer.of("at-test-a")
     api: Any = account
-    poller = Poller(pool, tasks, api, lambda name: bearer, lambda key: None, no_more)
+    poller = Poller(pool, tasks, api, lambda name: bearer, lambda key: None, no_more, Alone())
     usage = pool.states.usage(metadata("a").key)
     for _ in range(times):
         usage.asked_at = usage.read_at = 0.0

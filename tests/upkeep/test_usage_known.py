@@ -67,6 +67,7 @@ async def test_a_drained_identity_gets_no_turn_after_a_restart(
         await settled(keeper)
     accounts.told["acc-drained"] = drained()
     monkeypatch.setattr("codexpool.pool.usage.ASKED_EVERY", 0.0)
+    monkeypatch.setattr("codexpool.upkeep.persistence.ANSWERED_WITHIN", 0.0)
     with keeper_of(pool, lambda: SqliteState(state), accounts) as keeper:
         asked = Asked("s", RESPONSES)
         await settled(keeper)

@@ -1,0 +1,227 @@
+"""What one proxy learns of a token or an account counts for all that share a state, and is asked once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codexpool.pool.identity import WHOAMI, Asked, Condition, Evidence, Status, Word
+from codexpool.pool.usage import MAIN, Limit
+from codexpool.state import State
+from codexpool.state.notes import RESUMED
+from codexpool.state.sqlite import SqliteState
+from codexpool.tokens.bearer import fingerprint
+from codexpool.upkeep import persistence, vault
+from codexpool.upkeep.keeper import Keeper
+from tests.pool.pools import RESPONSES
+from tests.upkeep.keepers import DEAD, Accounts, Backend, keeper_of, refuse, token_of, until, until_ready, write_pool
+
+DEAD_A = fingerprint(token_of("a"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistence, "POLL", 0.05)
+    monkeypatch.setattr(vault, "VERIFIED_FOR", 0.05)
+
+
+class Fleet:
+    """Proxies on machines of their own: each has a pool.toml. They share a state and a backend."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.backend, self.accounts = Backend(), Accounts()
+        self._folder, self._stack = folder, stack
+
+    def open_state(self) -> State:
+        return SqliteState(self._folder / "state.sqlite3")
+
+    def proxy(self, machine: str, notify: str = "") -> Keeper:
+        """Start a proxy, whose identities are not ready yet."""
+        folder = self._folder / machine
+        folder.mkdir()
+        path = write_pool(folder, "a", "b")
+        path.write_text(notify + path.read_text())
+        return self._stack.enter_context(keeper_of(path, self.open_state, self.accounts, backend=self.backend))
+
+    async def two(self, notify: str = "") -> tuple[Keeper, Keeper]:
+        """Start two proxies. What whoami was asked until they are ready does not count."""
+        proxies = self.proxy("here", notify), self.proxy("there", notify)
+        for proxy in proxies:
+            await until_ready(proxy)
+        self.backend.asked.clear()
+        return proxies
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with contextlib.ExitStack() as stack:
+        yield Fleet(tmp_path, stack)
+
+
+def status(keeper: Keeper, name: str = "a") -> Status:
+    return keeper.pool.identities[name].status
+
+
+def chosen(keeper: Keeper) -> str | None:
+    """The identity for a new session, without waiting."""
+    found = keeper.pool.choose(Asked(None, RESPONSES), time.time())
+    return found.name if found is not None else None
+
+
+async def test_a_token_that_dies_here_is_on_no_call_there_a_moment_later(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    DEAD.add(DEAD_A)
+
+    refuse(here, "a")
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT, seconds=5)
+
+    assert chosen(there) == "b"
+    assert fleet.backend.asked == ["a"]
+
+
+async def test_proxies_that_are_refused_at_once_ask_whoami_once(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    DEAD.add(DEAD_A)
+    fleet.backend.seconds = 0.3
+
+    refuse(here, "a")
+    refuse(there, "a")
+    await until(lambda: {status(here), status(there)} == {Status.NEEDS_REPLACEMENT})
+
+    assert fleet.backend.asked == ["a"]
+
+
+async def test_a_proxy_that_hears_nothing_from_the_one_that_asks_asks_itself(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one was killed, or cut off, before it could tell."""
+    monkeypatch.setattr(vault, "ANOTHER_ANSWERS", 0.2)
+    here, _ = await fleet.two()
+    state = fleet.open_state()
+    assert persistence._take(state, f"whoami:{DEAD_A}", time.time())
+    state.close()
+    DEAD.add(DEAD_A)
+
+    refuse(here, "a")
+    await until(lambda: status(here) is Status.NEEDS_REPLACEMENT)
+
+    assert fleet.backend.asked == ["a"]
+
+
+async def test_a_notice_is_sent_once(fleet: Fleet, tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    here, there = await fleet.two(f'[pool]\nnotify = {{ command = ["sh", "-c", "cat >> {sent}"] }}\n\n')
+    here._announcer.scope = there._announcer.scope = lambda path: "pool"
+    DEAD.add(DEAD_A)
+
+    refuse(here, "a")
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT and sent.exists())
+    refuse(here, "b")  # Its notice would come after a second one about a.
+    DEAD.add(fingerprint(token_of("b")))
+    await until(lambda: sent.read_text().count('"b"'))
+
+    assert sent.read_text().count('"a"') == 1
+
+
+async def test_a_new_token_serves_although_the_old_one_is_dead(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    DEAD.add(DEAD_A)
+    refuse(here, "a")
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+
+    write_pool(there.config.path.parent, "a", "b", version=2)
+
+    await until_ready(there)
+    assert status(here) is Status.NEEDS_REPLACEMENT
+
+
+async def test_a_token_that_has_served_since_outlives_old_news_of_its_death(fleet: Fleet) -> None:
+    """The other proxy was cut off from the state. It learns that it was wrong, too."""
+    here, there = await fleet.two()
+    began = time.time()
+    there.served("a", Asked("s", RESPONSES), began + 0.01)
+    await asyncio.sleep(0.02)
+    evidence = Evidence(began, status=401, code="token_revoked", fingerprint=DEAD_A, whoami=Word.REFUSED)
+    here.pool.states.condition_learned("a", DEAD_A, Condition(Status.NEEDS_REPLACEMENT, began, evidence=evidence))
+
+    await until(lambda: fleet.backend.asked)
+    await until(lambda: status(here) is Status.READY)
+
+    assert status(there) is Status.READY
+
+
+async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    DEAD.add(DEAD_A)
+    refuse(here, "a")
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+    DEAD.clear()
+
+    state = fleet.open_state()
+    state.drop_condition(DEAD_A)
+    state.close()
+
+    await until(lambda: {status(here), status(there)} == {Status.READY})
+
+
+async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    identity = here.pool.identities["a"]
+    assert identity.metadata is not None
+    evidence = Evidence(time.time(), status=429, code="usage_limit_reached", fingerprint=DEAD_A)
+
+    here.pool.states.limited("a", identity.metadata.key, Limit(MAIN, time.time() + 3600), evidence)
+    here.saw_usage(identity.metadata.key)
+    await until(lambda: status(there) is Status.LIMITED)
+    state = fleet.open_state()
+    state.drop_condition(DEAD_A)
+    state.put_note(RESUMED, DEAD_A, {"at": time.time()})
+    state.close()
+
+    await until(lambda: {status(here), status(there)} == {Status.READY})
+
+
+async def test_nothing_that_was_learned_is_written_back(fleet: Fleet) -> None:
+    """Fifty proxies would answer each word with fifty."""
+    here, there = await fleet.two()
+    DEAD.add(DEAD_A)
+    written: list[str] = []
+    there._persistence.put = lambda row: written.append(row.table)  # type: ignore[method-assign]
+
+    refuse(here, "a")
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+    await asyncio.sleep(0.2)
+
+    assert "conditions" not in written
+
+
+async def test_an_account_is_read_once_when_all_proxies_start(fleet: Fleet) -> None:
+    for proxy in [fleet.proxy("here"), fleet.proxy("there"), fleet.proxy("elsewhere")]:
+        await until_ready(proxy)
+        usages = proxy.pool.states._usages.values()
+        await until(lambda usages=usages: all(usage.read_at for usage in usages))  # type: ignore[misc]
+
+    assert sorted(fleet.accounts.asked) == ["acc-a", "acc-b"]
+
+
+def hangs(work: object) -> bool:
+    time.sleep(2)
+    return False
+
+
+async def test_a_state_that_hangs_holds_up_no_question(fleet: Fleet) -> None:
+    here, _ = await fleet.two()
+    state = here._persistence._state
+    assert state is not None
+    state.transact = hangs  # type: ignore[method-assign, assignment]
+    begun = asyncio.get_running_loop().time()
+
+    is_ours = await here._persistence.is_to_ask(WHOAMI)
+
+    assert is_ours
+    assert asyncio.get_running_loop().time() - begun < 1.5
