@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from codexpool.members.shares import Answer, Ask, Kind, Subject, Turns
 
 KEEP: Final = 5.0  # Seconds for which a slot without a turn stays leased.
-POLL: Final = 1.0  # Seconds between two exchanges while slots are leased: others may wait for them.
 VALID_FOR: Final = 12.0  # Seconds for which a lease is used after an exchange: it ends after 15 (a missed heartbeat).
 
 
@@ -41,7 +40,9 @@ class Held:
     slots: int = 0
     elsewhere: int = 0
     idle: int = 0
+    is_full: bool = False
     is_contended: bool = False
+    has_idle: bool = False  # Whether there are slots without a turn here.
     active_at: float = 0.0  # When a turn last needed it.
     ended: int = 0  # Turns that ended since the last exchange began, and whose slots go back.
     waits: bool = False  # Whether the state was told last that turns wait.
@@ -65,7 +66,6 @@ class Leases:
     is_shared: bool = False  # Whether the state answers. Otherwise this proxy is alone.
     held: dict[Subject, Held] = field(default_factory=dict)
     _valid_until: float = 0.0
-    _exchanged_at: float = field(default=0.0, compare=False)
 
     def slots(self, subject: Subject, bound: int) -> int:
         """Return how many turns may be under way here, of those that the bound allows."""
@@ -83,19 +83,18 @@ class Leases:
         """Note that a turn has ended. Its slot goes back if turns wait for it elsewhere."""
         if (held := self.held.get(subject)) is None:
             return
-        held.active_at = self.clock()
+        held.active_at, held.has_idle = self.clock(), True
         if self.is_shared and held.is_contended:
             held.slots = max(0, held.slots - 1)
             held.ended += 1
             self.on_yield()
 
     def asks(self, uses: Mapping[Subject, Use], members: tuple[Turns, ...]) -> list[Ask]:
-        """Return what to tell the state now; nothing if it knows. From here on, slots not kept are not used.
+        """Return what to tell the state now. From here on, slots that are not kept are not used.
 
         ``members`` has the turns that need a slot of the pool.
         """
         now = self.clock()
-        is_due = now - self._exchanged_at >= POLL
         asks = []
         for subject in {**self.held, **uses}:
             held, use = self.held.setdefault(subject, Held()), uses.get(subject, UNUSED)
@@ -108,26 +107,23 @@ class Leases:
             if held.is_known and keep == held.slots == ends_used and not (held.ended or held.waits or use.waiting):
                 del self.held[subject]
                 continue
-            is_due |= bool(use.waiting or held.waits or held.ended) or keep < held.slots or not held.is_known
             asks.append(Ask(subject, use.bound, use.used, keep, use.waiting, members if of_pool else ()))
-        if not is_due:
-            return []
         for ask in asks:
             held = self.held[ask.subject]
             held.slots, held.ended, held.is_known = min(held.slots, ask.keep), 0, False
-            held.waits = ask.waiting > 0
+            held.waits, held.has_idle = ask.waiting > 0, ask.keep > ask.used
         return asks
 
     def take(self, answers: Mapping[Subject, Answer], asked_at: float) -> None:
         """Use what the state has answered to what was asked at ``asked_at``."""
-        self._exchanged_at = self.clock()
         self._valid_until = asked_at + VALID_FOR
         for subject, answer in answers.items():
             held = self.held[subject]
             held.slots, held.is_known = max(0, answer.slots - held.ended), True
-            held.elsewhere, held.idle, held.is_contended = answer.elsewhere, answer.idle, answer.is_contended
+            held.elsewhere, held.idle = answer.elsewhere, answer.idle
+            held.is_full, held.is_contended = answer.is_full, answer.is_contended
 
     @property
-    def are_none(self) -> bool:
-        """Whether the state need not be told anything until a turn needs a slot."""
-        return not self.held
+    def changes_soon(self) -> bool:
+        """Whether a slot without a turn is about to go to a turn that waits at another proxy: here or there."""
+        return any((held.is_full and held.has_idle) or (held.waits and held.idle) for held in self.held.values())

@@ -98,13 +98,14 @@ class Standing:
 class Answer(NamedTuple):
     """What a proxy has from now on. ``elsewhere``: slots that others have, of a day the turns they have begun.
 
-    ``idle`` are the slots that others keep without a turn; ``is_contended`` tells that turns wait elsewhere, or that
-    more slots are leased than there are.
+    ``idle`` are the slots that others keep without a turn; ``is_full`` tells that no slot is free, ``is_contended``
+    that turns wait elsewhere, or that more slots are leased than there are.
     """
 
     slots: int
     elsewhere: int
     idle: int
+    is_full: bool
     is_contended: bool
 
 
@@ -165,7 +166,8 @@ def _at_once(holder: str, ask: Ask, standing: Standing, waiting: int, weight: in
     mine, clock = _share(mine, [claim for claim in others if claim.waiting > 0], free, standing.clock)
     is_contended = any(claim.waiting for claim in others) or elsewhere + mine.slots > ask.bound
     idle = sum(max(0, claim.slots - claim.used) for claim in others)
-    return Settled(mine, clock, Answer(mine.slots, elsewhere, idle, is_contended))
+    is_full = elsewhere + mine.slots >= ask.bound
+    return Settled(mine, clock, Answer(mine.slots, elsewhere, idle, is_full, is_contended))
 
 
 def _share(mine: Claim, others: Iterable[Claim], free: int, clock: float) -> tuple[Claim, float]:
@@ -200,4 +202,4 @@ def _of_day(holder: str, ask: Ask, standing: Standing) -> Settled:
     granted = min(left, short + in_advance)
     mine = mine._replace(slots=mine.slots + granted, waiting=max(0, short - granted))
     is_contended = any(claim.waiting for claim in others)
-    return Settled(mine, standing.clock, Answer(mine.slots, elsewhere, idle, is_contended))
+    return Settled(mine, standing.clock, Answer(mine.slots, elsewhere, idle, granted == left, is_contended))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from codexpool.common import tasks
-from codexpool.members.leases import POLL, Use
+from codexpool.members.leases import Use
 from codexpool.members.ledger import Ledger, day_of
 from codexpool.members.shares import Answer, Ask, Kind, Subject
 from codexpool.members.turn_queue import TurnQueue
@@ -24,7 +24,9 @@ from codexpool.state import StateError
 logger = logging.getLogger("codexpool")
 
 ANSWER: Final = 0.25  # Seconds that a turn waits for an answer of the state.
-WAIT_POLL: Final = 0.5  # Seconds between two exchanges while turns wait for slots that others have.
+POLL: Final = 1.0  # Seconds between two exchanges while slots are leased: turns may wait for them elsewhere.
+WAIT_POLL: Final = 0.5  # Seconds between two exchanges while turns wait for slots that others use.
+IDLE_POLL: Final = 0.25  # The same, while the proxy that has a slot does not use it.
 DAY_PATIENCE: Final = 3.0  # Seconds that a turn waits for those of its day that others have leased and do not use.
 
 Exchange = Callable[[Sequence[Ask]], Mapping[Subject, Answer]]
@@ -114,7 +116,7 @@ class Leasing:
                 held = self._leases.held.get(day)
                 if held is None or not held.idle or asyncio.get_running_loop().time() >= end:
                     break
-                await asyncio.sleep(WAIT_POLL)
+                await asyncio.sleep(IDLE_POLL)
             return self._is_left(day, most)
         finally:
             self._wanted[day] -= 1
@@ -143,6 +145,8 @@ class Leasing:
     def _pause(self) -> float | None:
         if not self._leases.is_shared:
             return POLL
+        if self._leases.changes_soon:
+            return IDLE_POLL
         if self._wanted or self._queue.has_waiting:
             return WAIT_POLL
         return POLL if self._leases.held else None

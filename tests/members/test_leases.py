@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codexpool.members.leases import KEEP, POLL, VALID_FOR, Leases, Use
+from codexpool.members.leases import KEEP, VALID_FOR, Leases, Use
 from codexpool.members.shares import Answer, of_member
 
 ANN = of_member("ann")
@@ -21,18 +21,20 @@ def leased(slots: int, *, is_contended: bool = False) -> tuple[Leases, Clock]:
     clock = Clock()
     leases = Leases(clock, is_shared=True)
     assert leases.asks({ANN: Use(3, 0, slots)}, ())
-    leases.take({ANN: Answer(slots, 0, 0, is_contended)}, clock.now)
+    leases.take({ANN: Answer(slots, 0, 0, False, is_contended)}, clock.now)
     leases.asks({ANN: Use(3, slots)}, ())
-    leases.take({ANN: Answer(slots, 0, 0, is_contended)}, clock.now)
+    leases.take({ANN: Answer(slots, 0, 0, False, is_contended)}, clock.now)
     return leases, clock
 
 
-def test_a_slot_stays_for_the_next_turn_and_costs_no_query() -> None:
+def test_a_slot_stays_for_the_next_turn() -> None:
     leases, clock = leased(1)
     leases.ended(ANN)
-    clock.now += POLL / 2
+    clock.now += KEEP - 0.1
 
-    assert leases.asks({}, ()) == []
+    (ask,) = leases.asks({}, ())
+
+    assert ask.keep == 1
     assert leases.slots(ANN, 3) == 1
 
 
@@ -74,7 +76,7 @@ def test_a_turn_that_ends_during_an_exchange_gives_its_slot_back_too() -> None:
     leases.asks({ANN: Use(3, 2, 1)}, ())
     leases.ended(ANN)
 
-    leases.take({ANN: Answer(2, 1, 0, True)}, clock.now)
+    leases.take({ANN: Answer(2, 1, 0, True, True)}, clock.now)
 
     assert leases.slots(ANN, 3) == 1
     assert leases.asks({ANN: Use(3, 1, 1)}, ())[0].keep == 1
@@ -101,7 +103,7 @@ def test_nothing_is_remembered_of_a_member_without_turns() -> None:
     leases.ended(ANN)
     clock.now += KEEP + 0.1
     leases.asks({}, ())
-    leases.take({ANN: Answer(0, 0, 0, False)}, clock.now)
+    leases.take({ANN: Answer(0, 0, 0, False, False)}, clock.now)
 
     assert leases.asks({}, ()) == []
-    assert leases.are_none
+    assert not leases.held

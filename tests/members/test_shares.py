@@ -39,7 +39,7 @@ def test_no_more_than_the_bound_is_leased() -> None:
 
 
 def test_turns_that_were_begun_without_the_state_count_until_they_end() -> None:
-    assert settled(Ask(ANN, 3, used=3, keep=3, waiting=1), Claim("other", slots=3)) == Answer(3, 3, 3, True)
+    assert settled(Ask(ANN, 3, used=3, keep=3, waiting=1), Claim("other", slots=3)) == Answer(3, 3, 3, True, True)
     assert settled(Ask(ANN, 3, used=1, keep=1, waiting=1), Claim("other", slots=2, used=2)).slots == 1
 
 
@@ -51,7 +51,7 @@ def test_a_slot_that_is_kept_is_ours_only_if_the_state_says_so() -> None:
 def test_a_slot_due_to_another_proxy_is_left_to_it() -> None:
     ask = Ask(ANN, 2, used=0, keep=0, waiting=1)
 
-    assert settled(ask, Claim("other", slots=1, used=1, waiting=1, finish=3), clock=5) == Answer(0, 1, 0, True)
+    assert settled(ask, Claim("other", slots=1, used=1, waiting=1, finish=3), clock=5) == Answer(0, 1, 0, False, True)
     assert settled(ask, Claim("other", slots=1, used=1, waiting=1, finish=6), clock=5).slots == 1
 
 
@@ -129,14 +129,14 @@ def test_turns_of_a_day_are_leased_in_advance_while_many_are_left() -> None:
 def test_turns_begun_elsewhere_count_also_after_their_proxy_has_ended() -> None:
     ask = Ask(TODAY, 10, used=2, keep=2, waiting=1)
 
-    assert of_day(ask, begun={"ended": 5, "me": 2}) == Answer(3, 5, 0, False)
+    assert of_day(ask, begun={"ended": 5, "me": 2}) == Answer(3, 5, 0, False, False)
     assert of_day(ask, begun={"ended": 8}).slots == 2
 
 
 def test_turns_that_another_proxy_has_leased_are_not_leased_twice() -> None:
     answer = of_day(Ask(TODAY, 10, used=2, keep=2, waiting=3), Claim("other", slots=7, used=4), begun={"other": 5})
 
-    assert answer == Answer(3, 5, 2, False)
+    assert answer == Answer(3, 5, 2, True, False)
 
 
 @given(

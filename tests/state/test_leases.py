@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,7 +53,7 @@ def asked(state: State, holder: str, *asks: Ask, pool: str = "pool.toml") -> dic
 def test_a_bound_holds_for_all_proxies(state: State) -> None:
     assert asked(state, "A", WANTS_ONE)[ANN].slots == 1
 
-    assert asked(state, "B", WANTS_ONE)[ANN] == Answer(0, 1, 1, False)
+    assert asked(state, "B", WANTS_ONE)[ANN] == Answer(0, 1, 1, True, False)
 
 
 def test_a_proxy_learns_that_turns_wait_elsewhere_and_its_slot_goes_to_them(state: State) -> None:
@@ -137,9 +141,40 @@ def test_turns_begun_count_once_whether_they_are_leased_or_written(state: State)
     wants_all = Ask(TODAY, 10, used=0, keep=0, waiting=9)
     asked(state, state.name, Ask(TODAY, 10, used=0, keep=0, waiting=4))
     asked(state, state.name, Ask(TODAY, 10, used=4, keep=4))
-    assert asked(state, "B", wants_all)[TODAY] == Answer(6, 4, 0, False)
+    assert asked(state, "B", wants_all)[TODAY] == Answer(6, 4, 0, True, False)
 
     state.put_spent(Account("pool.toml", TODAY.day, "ann", "", ""), Spent(4))
     assert flushed(state, 10)
 
-    assert asked(state, "B", wants_all)[TODAY] == Answer(6, 4, 0, False)
+    assert asked(state, "B", wants_all)[TODAY] == Answer(6, 4, 0, True, False)
+
+
+def test_a_bound_holds_while_many_proxies_exchange_at_once(tmp_path: Path) -> None:
+    states = [SqliteState(tmp_path / "state.sqlite3") for _ in range(4)]
+    beats(states[0], *(state.name for state in states))
+    under_way, most, lock = Counter[Subject](), Counter[Subject](), threading.Lock()
+    subjects = [of_member(name) for name in "abc"]
+
+    def works(index: int) -> None:
+        chance, state = random.Random(index), states[index]
+        used = Counter[Subject]()
+        for _ in range(40):
+            asks = []
+            for subject in chance.sample(subjects, 2):
+                ended = chance.randint(0, used[subject])
+                used[subject] -= ended
+                with lock:
+                    under_way[subject] -= ended
+                asks.append(Ask(subject, 3, used[subject], used[subject], chance.randint(0, 2)))
+            for subject, answer in asked(state, state.name, *asks).items():
+                with lock:
+                    under_way[subject] += answer.slots - used[subject]
+                    most[subject] = max(most[subject], under_way[subject])
+                used[subject] = answer.slots
+
+    with ThreadPoolExecutor(len(states)) as threads:
+        list(threads.map(works, range(len(states))))
+    for state in states:
+        state.close()
+
+    assert set(most.values()) == {3}

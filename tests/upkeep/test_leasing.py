@@ -92,7 +92,7 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     for module, name, seconds in (
         (leasing, "WAIT_POLL", 0.01),
         (leasing, "POLL", 0.01),
-        (leases_module, "POLL", 0.01),
+        (leasing, "IDLE_POLL", 0.01),
         (leasing, "ANSWER", LONG),  # A busy machine is no slow state.
     ):
         monkeypatch.setattr(module, name, seconds)

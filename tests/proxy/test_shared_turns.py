@@ -1,0 +1,109 @@
+"""Turns of a member through two proxies with one state: its bounds hold for both of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from codexpool.config.model import MemberSpec
+from codexpool.members.register import Member
+from codexpool.members.turn_queue import Slot
+from codexpool.proxy import turns
+from codexpool.proxy.turns import Denied, Turns
+from codexpool.state.sqlite import SqliteState
+from codexpool.upkeep import leasing
+from codexpool.upkeep.keeper import Keeper
+from tests.upkeep.keepers import keeper_of, until, write_pool
+
+ANN = MemberSpec("ann", "", 1, turns_at_once=1, turns_a_day=3)
+
+
+class Proxy:
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.is_under(ANN)
+
+    def is_under(self, ann: MemberSpec) -> None:
+        self.keeper.config = replace(self.keeper.config, members=(ann,))
+
+    async def begins(self) -> Slot | Denied:
+        return await Turns().begin(self.keeper, Member(ANN, "", "account", "user", None))
+
+    async def has_a_turn(self) -> Slot:
+        slot = await self.begins()
+        assert isinstance(slot, Slot)
+        return slot
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Proxy, Proxy]]:
+    for name in ("POLL", "WAIT_POLL", "IDLE_POLL"):
+        monkeypatch.setattr(leasing, name, 0.02)
+    path = write_pool(tmp_path, "a")
+    with ExitStack() as stack:
+        keepers = [stack.enter_context(keeper_of(path, lambda: SqliteState(tmp_path / "state"))) for _ in range(2)]
+        for keeper in keepers:
+            await until(partial(getattr, keeper.queue.leases, "is_shared"))
+        yield Proxy(keepers[0]), Proxy(keepers[1])
+
+
+async def test_turns_at_once_and_a_day_hold_for_both_proxies(
+    fleet: tuple[Proxy, Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "OWN_PATIENCE", 0.05)
+    one, two = fleet
+    slot = await one.has_a_turn()
+
+    denied = await two.begins()
+    assert isinstance(denied, Denied)
+    assert "ann already has 1 turn under way" in denied.message
+
+    # when it ends: a turn at the other proxy waits for its slot, as for one of its own
+    monkeypatch.setattr(turns, "OWN_PATIENCE", 60.0)
+    slot.release()
+    (await two.has_a_turn()).release()
+    (await one.has_a_turn()).release()
+    denied = await two.begins()
+    assert isinstance(denied, Denied)
+    assert "ann has used today's 3 turns" in denied.message
+    assert one.keeper.ledger.turns_today("ann", time.time()) == 3
+
+
+async def test_a_turn_that_got_no_slot_is_not_counted(
+    fleet: tuple[Proxy, Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "OWN_PATIENCE", 0.01)
+    one, two = fleet
+    slot = await one.has_a_turn()
+    for _ in range(5):
+        assert isinstance(await two.begins(), Denied)
+    slot.release()
+    monkeypatch.setattr(turns, "OWN_PATIENCE", 60.0)
+
+    for _ in range(2):
+        (await two.has_a_turn()).release()
+
+    assert isinstance(await two.begins(), Denied)
+
+
+async def test_a_client_that_leaves_while_its_turn_waits_leaves_nothing_behind(
+    fleet: tuple[Proxy, Proxy],
+) -> None:
+    one, two = fleet
+    slot = await one.has_a_turn()
+    waiting = asyncio.create_task(two.begins())
+    await until(lambda: two.keeper.queue.has_waiting)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    slot.release()
+
+    assert not two.keeper.queue.has_waiting
+    (await one.has_a_turn()).release()
+    (await two.has_a_turn()).release()
