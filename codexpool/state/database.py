@@ -8,12 +8,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from codexpool.state import StateError, UnavailableError
 from codexpool.state.schema import revision
+
+DURABLE = "codexpool.durable"  # Marks a connection whose present transaction has to be on the disk.
+
+
+def make_durable(connection: Connection) -> None:
+    """Have this transaction on the disk once it is committed, however the engine is set up."""
+    if connection.dialect.name == "postgresql":
+        is_off = func.current_setting("synchronous_commit") == "off"
+        connection.execute(select(func.set_config("synchronous_commit", "on", True)).where(is_off))
+    else:
+        connection.info[DURABLE] = True
 
 
 class Database(ABC):

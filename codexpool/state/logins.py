@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, up
 from codexpool.credentials.shared_login import MARKED_FOR, Claim, StoredLogin
 from codexpool.pool.identity import IdentityKey
 from codexpool.state.clock import database_time, now
+from codexpool.state.database import make_durable
 from codexpool.state.news import next_revision
 from codexpool.state.schema import logins as table
 from codexpool.tokens.state_keys import Sealed
@@ -124,6 +125,7 @@ def _locked(connection: Connection, key: IdentityKey) -> StoredLogin | None:
 
 
 def _write(connection: Connection, key: IdentityKey, sealed: Sealed, generation: int) -> StoredLogin:
+    make_durable(connection)  # The refresh token of before does not work any more.
     values = {"key_id": sealed.key_id, "sealed": sealed.content, "generation": generation, "refusal": "", "at": now()}
     values |= {"revision": next_revision(connection, ALL), **NO_MARK}
     connection.execute(update(table).where(_is(key)).values(values))

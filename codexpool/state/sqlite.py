@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -16,9 +17,10 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
+from codexpool.common.atomic_replace import sync_folder
 from codexpool.members.ledger import Spent
 from codexpool.state import Snapshot, UnavailableError
-from codexpool.state.database import Database
+from codexpool.state.database import DURABLE, Database
 from codexpool.state.location import VARIABLE, SqliteFile
 from codexpool.state.sqlite_file import connected, open_database, open_read_only
 from codexpool.state.store import Store, add_sessions, contents, usage
@@ -65,6 +67,18 @@ class SqliteDatabase(Database):
         if record.info.setdefault("inode", self._checked) != _inode(self._path):
             raise DisconnectionError
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        with super().writing() as connection:
+            connection.info.pop(DURABLE, None)
+            yield connection
+            is_durable = connection.info.pop(DURABLE, False)
+        if is_durable:
+            try:
+                _sync(self._path)
+            except OSError as error:
+                raise self._unavailable(error, "written") from None
+
     def _failed(self) -> None:
         self._checked = 0  # The file may be broken.
 
@@ -91,6 +105,13 @@ def _engine(connect: Callable[[], sqlite3.Connection], begin: str, **pool: Any) 
     engine = create_engine("sqlite://", creator=connect, hide_parameters=True, **pool)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def _sync(path: Path) -> None:
+    """Put on the disk what is committed. With ``synchronous = NORMAL``, SQLite leaves that to a later moment."""
+    with contextlib.suppress(FileNotFoundError), path.with_name(f"{path.name}-wal").open("rb+") as log:
+        os.fsync(log.fileno())
+    sync_folder(path.parent)
 
 
 def _inode(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -242,3 +243,24 @@ def test_no_token_is_in_the_state_in_clear(tmp_path: Path, state: State) -> None
     assert sealed.content in contents
     assert secret.encode() not in contents
     assert OLD.encode() not in contents
+
+
+def test_a_renewed_login_is_on_the_disk_before_it_is_used(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    claim(state, "a")
+    assert synced == []
+    put(state, SECOND, 1)
+    assert (tmp_path / "state.sqlite3-wal").stat().st_ino in synced
+    # What changes no tokens does not wait for the disk.
+    synced.clear()
+    claim(state, "b")
+    assert synced == []
