@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, delete, insert, select, update
@@ -20,7 +18,8 @@ from codexpool.state.fleet import DEAD_AFTER
 from codexpool.state.leases import exchange
 from codexpool.state.presence import leave
 from codexpool.state.schema import leases, proxies
-from codexpool.state.sqlite import SqliteState
+from codexpool.state.store import Store
+from tests.state.engines import Engine
 from tests.state.flushed import flushed
 
 ANN = of_member("ann")
@@ -29,11 +28,10 @@ WANTS_ONE = Ask(ANN, 1, used=0, keep=0, waiting=1)
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = SqliteState(tmp_path / "state.sqlite3")
+def state(engine: Engine) -> Store:
+    state = engine.state()
     beats(state, "A", "B")
-    yield state
-    state.close()
+    return state
 
 
 def beats(state: State, *writers: str, seconds_ago: float = 0.0) -> None:
@@ -50,13 +48,13 @@ def asked(state: State, holder: str, *asks: Ask, pool: str = "pool.toml") -> dic
     return state.transact(lambda connection: exchange(connection, holder, pool, asks))
 
 
-def test_a_bound_holds_for_all_proxies(state: State) -> None:
+def test_a_bound_holds_for_all_proxies(state: Store) -> None:
     assert asked(state, "A", WANTS_ONE)[ANN].slots == 1
 
     assert asked(state, "B", WANTS_ONE)[ANN] == Answer(0, 1, 1, True, False)
 
 
-def test_a_proxy_learns_that_turns_wait_elsewhere_and_its_slot_goes_to_them(state: State) -> None:
+def test_a_proxy_learns_that_turns_wait_elsewhere_and_its_slot_goes_to_them(state: Store) -> None:
     asked(state, "A", WANTS_ONE)
     asked(state, "B", WANTS_ONE)
 
@@ -65,7 +63,7 @@ def test_a_proxy_learns_that_turns_wait_elsewhere_and_its_slot_goes_to_them(stat
     assert asked(state, "B", WANTS_ONE)[ANN].slots == 1
 
 
-def test_the_leases_of_a_dead_proxy_end_by_themselves(state: State) -> None:
+def test_the_leases_of_a_dead_proxy_end_by_themselves(state: Store) -> None:
     asked(state, "A", WANTS_ONE)
     beats(state, "A", seconds_ago=DEAD_AFTER + 1)
 
@@ -74,7 +72,7 @@ def test_the_leases_of_a_dead_proxy_end_by_themselves(state: State) -> None:
     assert asked(state, "A", Ask(ANN, 1, used=0, keep=1))[ANN].slots == 0
 
 
-def test_an_exchange_is_a_heartbeat(state: State) -> None:
+def test_an_exchange_is_a_heartbeat(state: Store) -> None:
     beats(state, "A", seconds_ago=DEAD_AFTER - 1)
 
     asked(state, "A", WANTS_ONE)
@@ -83,14 +81,14 @@ def test_an_exchange_is_a_heartbeat(state: State) -> None:
     assert state.transact(lambda connection: connection.execute(is_alive).scalar())
 
 
-def test_no_lease_is_given_to_a_proxy_without_a_heartbeat(state: State) -> None:
+def test_no_lease_is_given_to_a_proxy_without_a_heartbeat(state: Store) -> None:
     with pytest.raises(UnavailableError):
         asked(state, "C", WANTS_ONE)
 
     assert asked(state, "B", WANTS_ONE)[ANN].slots == 1
 
 
-def test_no_slot_is_reserved_for_long_for_a_proxy_that_no_longer_asks(state: State) -> None:
+def test_no_slot_is_reserved_for_long_for_a_proxy_that_no_longer_asks(state: Store) -> None:
     asked(state, "A", WANTS_ONE)
     asked(state, "B", WANTS_ONE)
     long_ago = update(leases).where(leases.c.writer == "B").values(at=now() - 10)
@@ -99,7 +97,7 @@ def test_no_slot_is_reserved_for_long_for_a_proxy_that_no_longer_asks(state: Sta
     assert not asked(state, "A", Ask(ANN, 1, used=1, keep=1))[ANN].is_contended
 
 
-def test_a_slot_of_the_member_and_one_of_the_pool_cost_one_exchange(state: State) -> None:
+def test_a_slot_of_the_member_and_one_of_the_pool_cost_one_exchange(state: Store) -> None:
     pool = Ask(POOL, 5, used=0, keep=0, waiting=1, members=(Turns(ANN, 0, 1),))
 
     answers = asked(state, "A", pool, WANTS_ONE)
@@ -109,13 +107,13 @@ def test_a_slot_of_the_member_and_one_of_the_pool_cost_one_exchange(state: State
     assert (answers[ANN].slots, answers[POOL].slots) == (0, 0)
 
 
-def test_two_pools_in_one_file_have_bounds_of_their_own(state: State) -> None:
+def test_two_pools_in_one_file_have_bounds_of_their_own(state: Store) -> None:
     asked(state, "A", WANTS_ONE)
 
     assert asked(state, "B", WANTS_ONE, pool="another.toml")[ANN].slots == 1
 
 
-def test_the_leases_of_a_proxy_that_takes_its_leave_end_at_once(state: State) -> None:
+def test_the_leases_of_a_proxy_that_takes_its_leave_end_at_once(state: Store) -> None:
     asked(state, "A", WANTS_ONE)
 
     state.transact(lambda connection: leave(connection, "A"))
@@ -123,20 +121,17 @@ def test_the_leases_of_a_proxy_that_takes_its_leave_end_at_once(state: State) ->
     assert asked(state, "B", WANTS_ONE)[ANN].slots == 1
 
 
-def test_turns_that_an_ended_proxy_has_begun_today_count(tmp_path: Path) -> None:
-    earlier = SqliteState(tmp_path / "state.sqlite3")
+def test_turns_that_an_ended_proxy_has_begun_today_count(engine: Engine, state: Store) -> None:
+    earlier = engine.state()
     earlier.put_spent(Account("pool.toml", TODAY.day, "ann", "", ""), Spent(7))
-    earlier.close()
-    state = SqliteState(tmp_path / "state.sqlite3")
-    beats(state, "A")
+    assert earlier.close()
 
     answer = asked(state, "A", Ask(TODAY, 10, used=0, keep=0, waiting=5))[TODAY]
 
     assert (answer.slots, answer.elsewhere) == (3, 7)
-    state.close()
 
 
-def test_turns_begun_count_once_whether_they_are_leased_or_written(state: State) -> None:
+def test_turns_begun_count_once_whether_they_are_leased_or_written(state: Store) -> None:
     beats(state, state.name)
     wants_all = Ask(TODAY, 10, used=0, keep=0, waiting=9)
     asked(state, state.name, Ask(TODAY, 10, used=0, keep=0, waiting=4))
@@ -149,8 +144,8 @@ def test_turns_begun_count_once_whether_they_are_leased_or_written(state: State)
     assert asked(state, "B", wants_all)[TODAY] == Answer(6, 4, 0, True, False)
 
 
-def test_a_bound_holds_while_many_proxies_exchange_at_once(tmp_path: Path) -> None:
-    states = [SqliteState(tmp_path / "state.sqlite3") for _ in range(4)]
+def test_a_bound_holds_while_many_proxies_exchange_at_once(engine: Engine) -> None:
+    states = [engine.state() for _ in range(4)]
     beats(states[0], *(state.name for state in states))
     under_way, most, lock = Counter[Subject](), Counter[Subject](), threading.Lock()
     subjects = [of_member(name) for name in "abc"]
@@ -174,7 +169,5 @@ def test_a_bound_holds_while_many_proxies_exchange_at_once(tmp_path: Path) -> No
 
     with ThreadPoolExecutor(len(states)) as threads:
         list(threads.map(works, range(len(states))))
-    for state in states:
-        state.close()
 
     assert set(most.values()) == {3}
