@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from codexpool.common.private_files import OPEN_TO_OTHERS
+from codexpool.config.sources import environ_of_programs
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.local import ca_files
 from codexpool.views.formatting import span
@@ -133,7 +134,10 @@ def version_of(text: str) -> tuple[int, ...] | None:
 
 def _output(program: Path, *arguments: str) -> str:
     command, silent = [str(program), *arguments], subprocess.DEVNULL
+    environ = environ_of_programs(os.environ, frozenset())
     try:
-        return subprocess.check_output(command, stdin=silent, stderr=silent, timeout=SECONDS, errors="replace")
+        return subprocess.check_output(
+            command, env=environ, stdin=silent, stderr=silent, timeout=SECONDS, errors="replace"
+        )
     except (OSError, subprocess.SubprocessError):
         return ""

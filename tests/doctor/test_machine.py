@@ -76,6 +76,17 @@ def test_the_client_is_run_for_its_version(tmp_path: Path, says: str, helps: str
     assert levels(found) == [expected]
 
 
+def test_the_client_is_run_without_the_secrets_of_this_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "codex"
+    path.write_text(f'#!/bin/sh\nenv > "{tmp_path}/environ"\necho codex-cli 0.171.0\n')
+    path.chmod(0o700)
+    monkeypatch.setenv("CODEXPOOL_STATE", "postgresql://codexpool:hidden-1@db/codexpool")
+    monkeypatch.setenv("CODEXPOOL_STATE_KEY", "hidden-2")
+    monkeypatch.setenv("PGPASSWORD", "hidden-3")
+    list(machine.check_client(path, ""))
+    assert "hidden-" not in (tmp_path / "environ").read_text()
+
+
 def test_no_client_is_a_note() -> None:
     assert machine.find_program(None, {"PATH": "/nowhere"}) is None
     assert levels(machine.check_client(None, "")) == [Level.NOTE]

@@ -21,8 +21,11 @@ from codexpool.pool.identity import Status
 from codexpool.protocol.endpoints import RESPONSES, WHOAMI_PATH
 
 START: Final = 20.0  # seconds the proxy may take to listen and verify its pool
-# Variables of the user that would point the proxy to files or services outside the demo.
-NOT_OURS: Final = ("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
+# Variables of the user that would point the proxy to files or services outside the demo, or are secret.
+NOT_OURS: Final = (
+    *("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"),
+    *("CODEXPOOL_STATE_KEY", "CODEXPOOL_STATE_KEY_FILE", "PGPASSWORD", "PGPASSFILE"),
+)
 
 POOL: Final = """\
 [pool]
