@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,30 +19,17 @@ from codexpool.state.schema import logins as table
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.state_keys import Sealed, new_key, state_keys
 from codexpool.upkeep.shared_logins import SharedLogins
+from tests.state.engines import Engine
 
 KEY, OTHER = IdentityKey("acc-1", "user-1"), IdentityKey("acc-1", "user-2")
 OLD, NEW = new_key(), new_key()
 FIRST, SECOND = Sealed("k1", b"first"), Sealed("k1", b"second")
 
-Open = Callable[[], State]
-
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the state for one more proxy."""
-    with ExitStack() as stack:
-
-        def open_one() -> State:
-            state = SqliteState(tmp_path / "state.sqlite3")
-            stack.callback(state.close)
-            return state
-
-        yield open_one
-
-
-@pytest.fixture
-def state(opened: Open) -> State:
-    state = opened()
+def state(engine: Engine) -> State:
+    """The state of one proxy, with a login; ``engine.state()`` opens that of another one."""
+    state = engine.state()
     state.transact(lambda connection: logins.log_in(connection, KEY, FIRST))
     return state
 
@@ -74,8 +60,8 @@ def test_a_login_is_found_by_its_account_and_user(state: State) -> None:
     assert read(state) == {KEY: StoredLogin(FIRST, 1), OTHER: StoredLogin(SECOND, 1)}
 
 
-def test_one_proxy_at_a_time_may_renew_it(state: State, opened: Open) -> None:
-    other = opened()
+def test_one_proxy_at_a_time_may_renew_it(state: State, engine: Engine) -> None:
+    other = engine.state()
     assert claim(state, "a") == Claim(StoredLogin(FIRST, 1), is_ours=True)
     assert claim(other, "b") == Claim(StoredLogin(FIRST, 1))
     assert claim(state, "a") == Claim(StoredLogin(FIRST, 1), is_ours=True)  # Its answer was lost.
@@ -85,8 +71,8 @@ def test_one_proxy_at_a_time_may_renew_it(state: State, opened: Open) -> None:
     assert claim(other, "b") == Claim(StoredLogin(SECOND, 2), is_ours=True)
 
 
-def test_of_many_that_claim_at_once_one_may(state: State, opened: Open) -> None:
-    states = [opened() for _ in range(4)]
+def test_of_many_that_claim_at_once_one_may(state: State, engine: Engine) -> None:
+    states = [engine.state() for _ in range(4)]
     won: list[str] = []
 
     def try_to(mark: str, one: State) -> None:
@@ -168,8 +154,8 @@ def test_what_fails_within_a_transaction_leaves_no_mark(state: State) -> None:
     assert claim(state, "b") == Claim(StoredLogin(FIRST, 1), is_ours=True)
 
 
-def test_all_proxies_hear_of_a_change(state: State, opened: Open) -> None:
-    other = opened()
+def test_all_proxies_hear_of_a_change(state: State, engine: Engine) -> None:
+    other = engine.state()
     assert other.load().logins == state.load().logins == {KEY: StoredLogin(FIRST, 1)}
     put(state, SECOND, 1)
     for one in (state, other):
@@ -177,8 +163,8 @@ def test_all_proxies_hear_of_a_change(state: State, opened: Open) -> None:
         assert one.changes().logins == {}
 
 
-def test_a_removed_login_is_not_renewed_or_written_and_all_hear_of_it(state: State, opened: Open) -> None:
-    other = opened()
+def test_a_removed_login_is_not_renewed_or_written_and_all_hear_of_it(state: State, engine: Engine) -> None:
+    other = engine.state()
     other.load()
     claim(state, "a")
     assert state.transact(lambda connection: logins.remove(connection, KEY))
@@ -234,11 +220,19 @@ def test_a_renewal_is_not_undone_by_a_change_of_the_key(state: State) -> None:
     assert read(state)[KEY] == renewed
 
 
-def test_no_token_is_in_the_state_in_clear(tmp_path: Path, state: State) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SqliteState]:
+    state = SqliteState(tmp_path / "state.sqlite3")
+    state.transact(lambda connection: logins.log_in(connection, KEY, FIRST))
+    yield state
+    state.close()
+
+
+def test_no_token_is_in_the_file_in_clear(tmp_path: Path, file: SqliteState) -> None:
     secret = "eyJ-a-very-secret-token"
     sealed = sealed_with(OLD, json.dumps({"tokens": {"refresh_token": secret}}))
-    state.transact(lambda connection: logins.log_in(connection, KEY, sealed))
-    state.close()
+    file.transact(lambda connection: logins.log_in(connection, KEY, sealed))
+    file.close()
     contents = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert sealed.content in contents
     assert secret.encode() not in contents
@@ -246,7 +240,7 @@ def test_no_token_is_in_the_state_in_clear(tmp_path: Path, state: State) -> None
 
 
 def test_a_renewed_login_is_on_the_disk_before_it_is_used(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, file: SqliteState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
     fsync = os.fsync
@@ -256,11 +250,11 @@ def test_a_renewed_login_is_on_the_disk_before_it_is_used(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    claim(state, "a")
+    claim(file, "a")
     assert synced == []
-    put(state, SECOND, 1)
+    put(file, SECOND, 1)
     assert (tmp_path / "state.sqlite3-wal").stat().st_ino in synced
     # What changes no tokens does not wait for the disk.
     synced.clear()
-    claim(state, "b")
+    claim(file, "b")
     assert synced == []
