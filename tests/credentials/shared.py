@@ -34,14 +34,18 @@ class MemoryState:
     def row(self, key: IdentityKey) -> Row | None:
         if self.is_down:
             raise NoTokenNowError("the state cannot be reached")
-        return self.rows.get(key)
+        row = self.rows.get(key)
+        return None if row is None or row.stored.is_empty else row
 
     def log_in(self, key: IdentityKey, auth_json: str, keys: StateKeys = KEYS) -> None:
         """Put a login there, as a person does."""
+        self.replace(key, keys.seal(auth_json, key))
+
+    def replace(self, key: IdentityKey, sealed: Sealed) -> None:
         with self.lock:
             before = self.rows.get(key)
             generation = before.stored.generation + 1 if before is not None else 1
-            self.rows[key] = Row(StoredLogin(keys.seal(auth_json, key), generation))
+            self.rows[key] = Row(StoredLogin(sealed, generation))
 
 
 @dataclass
