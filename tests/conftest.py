@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from mitmproxy.log import MitmLogHandler
 
+from tests import postgres as postgres_server
 from tests.running import codex
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
@@ -42,6 +43,26 @@ def _no_stale_log_handler() -> None:
     for handler in list(root.handlers):
         if isinstance(handler, MitmLogHandler):
             root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> postgres_server.Server:
+    """The PostgreSQL of this run, which all its workers share."""
+    if postgres_server.binaries() is None:
+        reason = "needs PostgreSQL: apt-get install postgresql"
+        if os.environ.get(postgres_server.VARIABLE) == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    base, owner = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base, owner = base.parent, os.getppid()
+    return postgres_server.shared(base, owner)
+
+
+@pytest.fixture
+def postgres_url(postgres: postgres_server.Server) -> str:
+    """The URL of an empty schema."""
+    return postgres.new_schema()
 
 
 TESTS = Path(__file__).parent

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ class Server:
         options = f"?options=-csearch_path%3D{schema}" if schema else ""
         return f"postgresql://{USER}:{password}@{host or self.host}:{self.port}/{DATABASE}{options}"
 
+    def new_schema(self) -> str:
+        """Create a schema, and return its URL."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.sql(f"CREATE SCHEMA {name} AUTHORIZATION {USER}")
+        return self.url(name)
+
     def create(self) -> None:
         """Create the folder of the server, with a user whose password is asked for on every address."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +78,8 @@ class Server:
         self.folder.chmod(0o700)
         made = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "postgres", "--auth=trust", "--no-sync"]
         subprocess.run([*_as_postgres(), *made, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True)
-        rules = "local all all trust\n" + "".join(
-            f"host all all {net} scram-sha-256\n" for net in ("0.0.0.0/0", "::/0")
-        )
-        _write(self._data / "pg_hba.conf", "\n".join(rules) + "\n")
+        rules = ["local all all trust", *(f"host all all {net} scram-sha-256" for net in ("0.0.0.0/0", "::/0"))]
+        _write(self._data / "pg_hba.conf", "".join(f"{rule}\n" for rule in rules))
         self.start()
         self.sql(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'", "postgres")
         self.sql(f"CREATE DATABASE {DATABASE} OWNER {USER}", "postgres")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from codexpool.state import StateError, UnavailableError
 from codexpool.state.schema import revision
 
+SLOW = 1.0  # Seconds after which an engine that has not answered yet is not waited for by others.
 DURABLE = "codexpool.durable"  # Marks a connection whose present transaction has to be on the disk.
 
 
@@ -38,16 +41,24 @@ class Database(ABC):
     linger: float
     shares_our_clock: bool
 
-    def __init__(self, name: str, remedy: str, reading: Engine, writing: Engine) -> None:
-        """``name`` is what messages call it, without a password; ``remedy`` what to do if it is out of reach.
+    def __init__(self, name: str, reading: Engine, writing: Engine, asking: Engine) -> None:
+        """``name`` is what messages call it, without a password.
 
-        The transactions of ``reading`` see one moment of the database, those of ``writing`` may write.
+        The transactions of ``reading`` see one moment of the database, those of ``writing`` may write. ``asking`` is
+        for single questions, each in the time of one.
         """
         self.name = name
-        self.is_connected = True
-        self._remedy = remedy
         self._reading = reading
         self._writing = writing
+        self._asking = asking
+        self._is_reachable = True
+        self._begun_at: dict[int, float] = {}  # By thread, on the monotonic clock.
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the engine answered when last asked, and none waits for an answer for long."""
+        late = time.monotonic() - SLOW
+        return self._is_reachable and all(begun > late for begun in list(self._begun_at.values()))
 
     def open(self) -> None:
         """Connect, and make the tables if they are missing. Raises StateError."""
@@ -67,22 +78,32 @@ class Database(ABC):
             yield connection
 
     @contextlib.contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """Connect for a single question. Raises StateError."""
+        with self._begun(self._asking, "read") as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def _begun(self, engine: Engine, what: str) -> Iterator[Connection]:
+        thread = threading.get_ident()
+        self._begun_at[thread] = time.monotonic()
         try:
             with self._connected(engine) as connection, connection.begin():
                 yield connection
         except DBAPIError as error:
             if self.is_refused(error):
                 raise
-            self.is_connected = False
+            self._is_reachable = self._is_passing(error)
             raise self._unavailable(error.orig or error, what) from None
         except (PoolTimeoutError, OSError) as error:
-            self.is_connected = False
+            self._is_reachable = False
             raise self._unavailable(error, what) from None
         except StateError:
-            self.is_connected = False
+            self._is_reachable = False
             raise
-        self.is_connected = True
+        finally:
+            self._begun_at.pop(thread, None)
+        self._is_reachable = True
 
     @contextlib.contextmanager
     def _connected(self, engine: Engine) -> Iterator[Connection]:
@@ -91,14 +112,14 @@ class Database(ABC):
             try:
                 yield connection
             except DBAPIError as error:
-                if not self.is_refused(error):
+                if not self.is_refused(error) and not self._is_passing(error):
                     self._failed()
                     connection.invalidate()
                 raise
 
     def _unavailable(self, error: BaseException, what: str) -> UnavailableError:
         reason = " ".join(str(error).split()) or type(error).__name__
-        return UnavailableError(f"{self.name} cannot be {what} ({reason})", self._remedy)
+        return UnavailableError(f"{self.name} cannot be {what} ({reason})", self._remedy(error))
 
     def close(self) -> None:
         self._reading.dispose()
@@ -110,6 +131,14 @@ class Database(ABC):
 
     @abstractmethod
     def _is_refused(self, error: DBAPIError) -> bool: ...
+
+    @abstractmethod
+    def _is_passing(self, error: DBAPIError) -> bool:
+        """Return whether the same may be tried again at once, on the same connection."""
+
+    @abstractmethod
+    def _remedy(self, error: BaseException) -> str:
+        """Return what to do about an engine that is out of reach."""
 
     @abstractmethod
     def _failed(self) -> None:

@@ -57,9 +57,10 @@ class Postgres:
 
         parts = urlsplit(self.url)
         user, at, host = parts.netloc.rpartition("@")
-        query = urlencode(
-            [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name], safe="/=,"
-        )
+        if "@" in self.url.replace(f"{user}@", "", 1):  # An unescaped password: who knows what of it is the host.
+            return "postgresql://…"
+        given = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
+        query = urlencode(given, safe="/=,")
         shown = parts._replace(scheme="postgresql", netloc=f"{user.partition(':')[0]}{at}{host}", query=query)
         return shown.geturl()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from codexpool.members.ledger import Spent
 from codexpool.state import Snapshot, State, StateError
-from codexpool.state.location import Location, SqliteFile
+from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile
 
 logger = logging.getLogger("codexpool")
 
@@ -25,7 +26,9 @@ def open_state(at: Location) -> State:
         from codexpool.state.sqlite import SqliteState
 
         return SqliteState(at.path)
-    raise StateError(f"{at} is a PostgreSQL database, which this version does not support yet", "name a file")
+    with _driver():
+        from codexpool.state.postgres import PostgresState
+    return PostgresState(at)
 
 
 def read_state(at: Location) -> Snapshot | None:
@@ -33,15 +36,18 @@ def read_state(at: Location) -> Snapshot | None:
 
     May take a while. Raises nothing: the log says what is wrong.
     """
-    if not isinstance(at, SqliteFile) or not at.path.is_file():
-        return None
-    from codexpool.state import sqlite
-
     try:
-        return sqlite.read_state(at.path)
+        if isinstance(at, Postgres):
+            with _driver():
+                from codexpool.state import postgres
+            return postgres.read_state(at)
+        if at.path.is_file():
+            from codexpool.state import sqlite
+
+            return sqlite.read_state(at.path)
     except StateError as error:
         logger.warning("state: %s", error)
-        return None
+    return None
 
 
 def read_spent(at: Location, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
@@ -50,8 +56,22 @@ def read_spent(at: Location, by: Sequence[str], since: str) -> dict[tuple[str, .
     Empty if there is no state. May take a while. Raises StateError.
     """
     columns = [COUNTED_BY[COUNTED_BY.index(name)] for name in by]
-    if not isinstance(at, SqliteFile) or not at.path.is_file():
+    if isinstance(at, Postgres):
+        with _driver():
+            from codexpool.state import postgres
+        return postgres.read_spent(at, columns, since)
+    if not at.path.is_file():
         return {}
     from codexpool.state import sqlite
 
     return sqlite.read_spent(at.path, columns, since)
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[None]:
+    """Import what PostgreSQL needs. Raises StateError if the extra is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        what = f"{VARIABLE} names a PostgreSQL database, for which {error.name or 'psycopg'} is missing"
+        raise StateError(what, "install codexpool with its extra: codexpool[postgres]") from None

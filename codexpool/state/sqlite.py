@@ -46,8 +46,8 @@ class SqliteDatabase(Database):
         self._checked = 0  # The inode of the file that was checked.
         self._opening = threading.Lock()
         self._woken = threading.Event()
-        remedy = f"let the user that runs the proxy write there, or set {VARIABLE} to another file"
-        super().__init__(str(path), remedy, self._engine("BEGIN"), self._engine("BEGIN IMMEDIATE"))
+        reading, writing = self._engine("BEGIN"), self._engine("BEGIN IMMEDIATE")
+        super().__init__(str(path), reading, writing, asking=reading)
 
     def _engine(self, begin: str) -> Engine:
         engine = _engine(self._open, begin, poolclass=QueuePool, pool_timeout=10)
@@ -78,6 +78,12 @@ class SqliteDatabase(Database):
                 _sync(self._path)
             except OSError as error:
                 raise self._unavailable(error, "written") from None
+
+    def _is_passing(self, error: DBAPIError) -> bool:
+        return False
+
+    def _remedy(self, error: BaseException) -> str:
+        return f"let the user that runs the proxy write there, or set {VARIABLE} to another file"
 
     def _failed(self) -> None:
         self._checked = 0  # The file may be broken.

@@ -109,7 +109,7 @@ class Store(State):
             return False
         claim = self._database.insert(claims).values(case=case, at=at + self.offset).on_conflict_do_nothing()
         try:
-            return self.transact(lambda connection: connection.execute(claim).rowcount) == 1
+            return self.transact(lambda connection: connection.scalar(claim.returning(claims.c.case))) is not None
         except StateError as error:
             logger.warning("state: %s", error)
             self.put_claim(case, at)
@@ -131,7 +131,7 @@ class Store(State):
         return Snapshot()
 
     def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return bindings(connection, sessions)
 
     def transact(self, work: Callable[[Connection], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -134,7 +135,8 @@ class Writer:
     def _write(self, batch: dict[Key, Row]) -> None:
         tables: dict[str, list[Row]] = defaultdict(list)
         for row in batch.values():
-            tables[row.table].append(row)
+            if all(math.isfinite(value) for value in row.values.values() if isinstance(value, float)):
+                tables[row.table].append(row)
         try:
             self._transact(tables, self._upsert)
         except _UNSTORABLE as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from codexpool.state.location import Location, SqliteFile
+from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.sqlite import SqliteState
 from codexpool.state.store import Store
 
@@ -38,3 +38,18 @@ class SqliteEngine(Engine):
 
     def _make(self, clock: Callable[[], float]) -> Store:
         return SqliteState(self._path, clock)
+
+
+class PostgresEngine(Engine):
+    """A schema in a server. The states take its clock for theirs: tests have clocks of their own."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(Postgres(url))
+
+    def _make(self, clock: Callable[[], float]) -> Store:
+        from codexpool.state.postgres import PostgresDatabase
+
+        assert isinstance(self.at, Postgres)
+        database = PostgresDatabase(self.at)
+        database.shares_our_clock = True
+        return Store(database, clock)

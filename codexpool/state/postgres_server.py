@@ -1,0 +1,152 @@
+"""The PostgreSQL server: connected to, checked, and migrated. Every wait for it is bounded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql import dialect
+
+from codexpool.state import StateError, UnavailableError
+from codexpool.state.location import VARIABLE, Postgres
+from codexpool.state.migrations import steps
+from codexpool.state.schema import VERSION, schema
+
+ANSWER: Final = 10.0  # Seconds for an answer to a statement. A server that hangs answers the kernel's keepalives.
+CONNECT: Final = 3  # Seconds to connect to each of the hosts that the URL names.
+
+# The server learns by keepalives which connections the network lost, and gives up the locks of a proxy that hangs.
+SETTINGS: Final = {
+    "statement_timeout": "8s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "8s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+PARAMETERS: Final = {  # Of our side of the connection, unless the URL says otherwise.
+    "connect_timeout": str(CONNECT),
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": str(round(ANSWER * 1000)),
+}
+
+PASSWORDS: Final = f"in {VARIABLE}, PGPASSWORD or the file that PGPASSFILE names"
+REMEDIES: Final = (  # By SQLSTATE, or by what the server says when it refuses a connection.
+    ("28P01", "password authentication failed", f"correct the user or the password: {PASSWORDS}"),
+    ("28P01", "no password supplied", f"give the password: {PASSWORDS}"),
+    ("28000", "no pg_hba.conf entry", "let this machine in: see pg_hba.conf of the server"),
+    ("3D000", "does not exist", f"create the database and its user, or name others in {VARIABLE}"),
+    ("3F000", "no schema has been selected", f"create the schema that {VARIABLE} names"),
+    ("42501", "permission denied", "let the user create tables there: GRANT CREATE ON SCHEMA … TO …"),
+    ("53300", "too many clients", "raise max_connections of the server"),
+    ("53300", "remaining connection slots", "raise max_connections of the server"),
+    ("53100", "No space left", "make room on the disk of the server"),
+    ("25006", "read-only", f"name the primary server in {VARIABLE}"),
+)
+OTHERWISE: Final = f"check that the server runs and that this machine reaches it, or correct {VARIABLE}"
+
+DIALECT: Final[Dialect] = dialect()  # type: ignore[no-untyped-call]
+HAS_TABLE: Final = "SELECT to_regclass(quote_ident(current_schema()) || '.codexpool_schema') IS NOT NULL"
+COLUMNS: Final = (
+    "SELECT table_name || '.' || column_name FROM information_schema.columns"
+    " WHERE table_schema = current_schema() AND table_name = ANY(%s)"
+)
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection of which each answer takes `ANSWER` seconds at most."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, ANSWER if timeout is None else timeout)
+        except errors._WaitTimeout:
+            if timeout is None:
+                self.close()
+                raise psycopg.OperationalError(f"no answer within {ANSWER:.0f} s") from None
+            raise
+
+
+def parameters(at: Postgres) -> dict[str, Any]:
+    """Return the parameters of a connection. Raises StateError if the URL is invalid: libpq's words may have it."""
+    try:
+        given = conninfo_to_dict(at.url)
+    except psycopg.Error:
+        what, remedy = f"{VARIABLE} is no valid URL of PostgreSQL", "write postgresql://USER@HOST:5432/DATABASE"
+        raise StateError(what, f"{remedy}, with special characters percent-encoded") from None
+    options = given.get("options") or os.environ.get("PGOPTIONS", "")
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    name = {"application_name": f"codexpool@{socket.gethostname()}"[:60]}
+    return {**PARAMETERS, **name, **given, "options": f"{settings} {options}".strip()}
+
+
+def connect(how: Mapping[str, Any], autocommit: bool = False) -> Connection:
+    return Connection.connect(**how, autocommit=autocommit)
+
+
+def prepare(connection: Connection, name: str, creates: bool) -> None:
+    """Check the tables of the database ``name``, and make or migrate them. Raises StateError, psycopg.Error."""
+    with connection.transaction():
+        version = _version(connection)
+        if version < VERSION and creates:
+            # One proxy makes them, the others wait here, and find them.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('codexpool'), hashtext(current_schema()))")
+            version = _version(connection)
+            if version < VERSION:
+                _refuse_foreign(connection, version, name)
+                _migrate(connection, version)
+                version = VERSION
+        if version > VERSION:
+            what = f"{name} was written by a newer codexpool (schema {version}; this version supports {VERSION})"
+            raise StateError(what, "update codexpool")
+        if version < VERSION:
+            what = f"{name} has no state of this version of codexpool"
+            raise UnavailableError(what, "start a proxy, which makes or updates it")
+        if missing := _missing(connection):
+            raise StateError(f"{name} lacks {min(missing)}", "restore a backup, or empty the schema to begin anew")
+
+
+def _version(connection: Connection) -> int:
+    if not _value(connection, HAS_TABLE):
+        return 0
+    return int(_value(connection, "SELECT version FROM codexpool_schema") or 0)
+
+
+def _migrate(connection: Connection, version: int) -> None:
+    if version == 0:
+        connection.execute("CREATE TABLE codexpool_schema (version integer NOT NULL)")
+        connection.execute("INSERT INTO codexpool_schema VALUES (0)")
+    for statement in steps(version, uuid.uuid4().hex, DIALECT):
+        connection.execute(statement.encode())
+    connection.execute("UPDATE codexpool_schema SET version = %s", (VERSION,))
+
+
+def _refuse_foreign(connection: Connection, version: int, name: str) -> None:
+    present = connection.execute(COLUMNS, (list(schema.tables),)).fetchall()
+    if version == 0 and present:
+        what = f"{name} has tables of another program ({min(present)[0].partition('.')[0]})"
+        raise StateError(what, f"name another database or schema in {VARIABLE}")
+
+
+def _missing(connection: Connection) -> set[str]:
+    present = {column for (column,) in connection.execute(COLUMNS, (list(schema.tables),))}
+    return {f"{table.name}.{column.name}" for table in schema.tables.values() for column in table.columns} - present
+
+
+def _value(connection: Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return row[0] if row is not None else None
+
+
+def remedy_of(error: BaseException) -> str:
+    """Return what to do about an error."""
+    code, said = getattr(error, "sqlstate", None), str(error)
+    return next((do for state, words, do in REMEDIES if code == state or (code is None and words in said)), OTHERWISE)
