@@ -12,16 +12,24 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from codexpool.members.leases import Leases
+from codexpool.members.ledger import Ledger
+from codexpool.members.shares import Answer, Ask, Subject
 from codexpool.members.turn_queue import Slot, TurnQueue
-from tests.timetravel import TimeTravelLoop
+from codexpool.upkeep.leasing import Leasing
+from tests.members.fleet_by_hand import Store
+from tests.timetravel import time_travel
 
 HOUR: Final = 3600.0
 PATIENCE: Final = 365 * 24 * HOUR
 """Seconds, so many that each wait is measured to its end."""
+
+HANDED_OVER: Final = 1.0
+"""Seconds until another proxy knows of a free slot."""
 
 GREEDY: Final = "greedy"
 FIRST_COME, ROUND_ROBIN = "first come", "round robin"
@@ -35,6 +43,8 @@ class Setting:
     seed: int = 1
     members: int = 20
     places: int = 10
+    proxies: int = 1
+    """The greedy member asks all of them, each other member one."""
     greedy: int = 200
     hours: float = 8.0
     takes: float = 15.0
@@ -49,7 +59,10 @@ class Setting:
     @property
     def bound(self) -> float:
         """The longest wait of a member's first turn in round robin (see `codexpool.members.turn_queue`)."""
-        return math.ceil(self.members / self.places) * self.longest
+        if self.proxies == 1:
+            return math.ceil(self.members / self.places) * self.longest
+        waiting = self.members - 1 + self.proxies
+        return math.ceil((waiting + self.proxies) / self.places) * (self.longest + HANDED_OVER)
 
     def at_its_worst(self) -> Setting:
         """Make every turn take the longest, without a pause between two."""
@@ -71,26 +84,46 @@ class Simulation:
     def __init__(self, setting: Setting, side: str, loop: asyncio.AbstractEventLoop) -> None:
         self._setting = setting
         self._loop = loop
-        self._queue = TurnQueue(setting.places)
+        self._store = Store()
+        self._proxies = [self._proxy(f"proxy {number}") for number in range(setting.proxies)]
         self.waits = Waits(side)
 
+    def _proxy(self, name: str) -> tuple[TurnQueue, Leasing]:
+        queue = TurnQueue(self._setting.places, Leases(self._loop.time))
+
+        def exchange(asks: Sequence[Ask]) -> Mapping[Subject, Answer]:
+            self._store.now = self._loop.time()
+            return self._store.exchange(name, asks)
+
+        return queue, Leasing(queue, Ledger(lambda account, spent: None), exchange, lambda: True)
+
     async def run(self) -> None:
+        """Run the day. A proxy that is alone needs no state."""
+        leasing = [asyncio.ensure_future(leasing.run()) for _, leasing in self._proxies if len(self._proxies) > 1]
+        await asyncio.sleep(0)
         others = [f"m{number}" for number in range(1, self._setting.members)]
         begun = [self._asks(GREEDY, number, 0.0, self.waits.greedy) for number in range(self._setting.greedy)]
         begun += [self._asks(name, 0, self._setting.thinks, self.waits.others) for name in others]
         await asyncio.gather(*begun)
+        for task in leasing:
+            task.cancel()
+        await asyncio.wait(leasing or [asyncio.ensure_future(asyncio.sleep(0))])
 
     async def _asks(self, name: str, number: int, thinks: float, waits: list[float]) -> None:
         """One turn after another."""
         setting, loop = self._setting, self._loop
         chance = random.Random(f"{setting.seed} {name} {number}")
         known_as = name if self.waits.side == ROUND_ROBIN else ""
+        queue, leasing = self._proxies[(number if name == GREEDY else int(name[1:])) % len(self._proxies)]
         while loop.time() < setting.hours * HOUR:
             if thinks:
                 await asyncio.sleep(chance.expovariate(1 / thinks))
             came = loop.time()
-            slot = await self._queue.acquire(known_as, None, PATIENCE)
-            assert isinstance(slot, Slot)
+            slot = queue.acquire_now(known_as, None)
+            if slot is None:
+                got = await queue.acquire(known_as, None, PATIENCE, answered=leasing.ask())
+                assert isinstance(got, Slot)
+                slot = got
             waits.append(loop.time() - came)
             await asyncio.sleep(min(setting.longest, setting.takes * chance.lognormvariate(0, setting.spread)))
             slot.release()
@@ -98,12 +131,9 @@ class Simulation:
 
 def simulated(setting: Setting, side: str) -> Waits:
     """Return the waits of one side."""
-    loop = TimeTravelLoop(0.0)
-    try:
+    with time_travel(0.0) as loop:
         simulation = Simulation(setting, side, loop)
         loop.run_until_complete(simulation.run())
-    finally:
-        loop.close()
     return simulation.waits
 
 
@@ -133,7 +163,8 @@ def report(setting: Setting) -> None:
     longest = max(sides[1].others)
     held = "yes" if longest <= setting.bound else "NO"
     print(
-        f"bound: {setting.members} members / {setting.places} places, turns of {setting.longest:g} s at most: "
+        f"bound: {setting.members} members, {setting.places} places in {setting.proxies} proxies, "
+        f"turns of {setting.longest:g} s at most: "
         f"{setting.bound:g} s; the others' longest wait: {longest:.2f} s; within: {held}\n"
     )
 
@@ -170,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=default.seed, help="which day (%(default)s)")
     parser.add_argument("--members", type=int, default=default.members, help="%(default)s")
     parser.add_argument("--places", type=int, default=default.places, help="turns_at_once of the pool (%(default)s)")
+    parser.add_argument("--proxies", type=int, default=default.proxies, help="%(default)s")
     parser.add_argument(
         "--greedy", type=int, default=default.greedy, help="turns of one member at once (%(default)s)"
     )

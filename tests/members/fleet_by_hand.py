@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from codexpool.members.leases import Leases
@@ -28,7 +28,7 @@ class Store:
     def alive(self, subject: Subject) -> list[Claim]:
         return [claim for claim in self.claims.get(subject, {}).values() if self.is_alive(claim.holder)]
 
-    def exchange(self, holder: str, asks: list[Ask]) -> dict[Subject, Answer]:
+    def exchange(self, holder: str, asks: Sequence[Ask]) -> dict[Subject, Answer]:
         found = {ask.subject: Standing(self.clocks.get(ask.subject, 0.0), self.alive(ask.subject)) for ask in asks}
         settled: Mapping[Subject, Settled] = settle(holder, asks, found)
         for subject, (claim, clock, _) in settled.items():

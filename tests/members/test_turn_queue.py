@@ -186,3 +186,10 @@ def test_a_greedy_member_delays_others_by_the_bound_at_most(members: int, places
         in_turn = simulated(each, ROUND_ROBIN)
         assert max(in_turn.others) <= math.ceil(members / places) * each.longest == each.bound
         assert max(simulated(each, FIRST_COME).others) > max(in_turn.others)
+
+
+@pytest.mark.parametrize(("proxies", "places"), [(2, 6), (4, 2)])
+def test_a_greedy_member_delays_others_at_all_proxies_by_the_bound_at_most(proxies: int, places: int) -> None:
+    setting = Setting(members=9, places=places, proxies=proxies, greedy=20, hours=0.15)
+    for each in (setting, setting.at_its_worst()):
+        assert max(simulated(each, ROUND_ROBIN).others) <= each.bound
