@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select, text
 
 from codexpool.state.clock import database_time
 from codexpool.state.fleet import Proxy
+from codexpool.state.logins import key_ids
 from codexpool.state.presence import present
 from codexpool.state.schema import VERSION, leases, proxies, revision, schema
 
@@ -17,19 +18,24 @@ TABLES: Final = tuple(table for table in schema.sorted_tables if table not in (p
 
 
 class Facts(NamedTuple):
-    """``size`` is in bytes, ``rows`` by table. ``ahead`` is by how many seconds the database's clock is ahead."""
+    """``size`` is in bytes, ``rows`` by table, ``keys`` has how many logins each key encrypts, by its id.
+
+    ``ahead`` is by how many seconds the database's clock is ahead.
+    """
 
     schema: int
     size: int
     rows: dict[str, int]
     proxies: tuple[Proxy, ...]
     ahead: float
+    keys: dict[str, int]
 
 
 def facts(connection: Connection) -> Facts:
     """Return the facts; one query for each table."""
     rows = {table.name: connection.scalar(select(func.count()).select_from(table)) or 0 for table in TABLES}
-    return Facts(VERSION, _size(connection), rows, present(connection), database_time(connection) - time.time())
+    ahead = database_time(connection) - time.time()
+    return Facts(VERSION, _size(connection), rows, present(connection), ahead, key_ids(connection))
 
 
 def _size(connection: Connection) -> int:

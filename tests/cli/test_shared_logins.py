@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,17 @@ def test_remove_keeps_the_login_for_other_proxies_unless_it_is_told_to_delete_it
     assert "deleted its login in the state" in pool.run("remove", "spare", "--with-login").stdout
     assert stored(pool, key) is None
     assert "--with-login: work has no login in the state" in pool.run("remove", "work", "--with-login", code=2).stderr
+
+
+def test_state_tells_which_keys_are_still_needed(pool: Pool, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared(pool)
+    key_id = state_keys({"CODEXPOOL_STATE_KEY": key}).first
+    assert f"logins   1 encrypted with sha256:{key_id} (the first key here)" in pool.run("state").stdout
+    assert json.loads(pool.run("state", "--json").stdout)["keys"] == {f"sha256:{key_id}": 1}
+    monkeypatch.setenv("CODEXPOOL_STATE_KEY", f"{new_key()},{key}")
+    assert "(set here)" in pool.run("state").stdout
+    monkeypatch.delenv("CODEXPOOL_STATE_KEY")
+    assert "(not set here)" in pool.run("state").stdout
 
 
 def test_codex_login_does_not_get_the_key(pool: Pool, key: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +16,12 @@ from rich.text import Text
 from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
 from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import InterruptedBySignal, Signals
+from codexpool.common.private_files import UnusableError
 from codexpool.state import StateError
 from codexpool.state.fleet import Proxy
 from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile, named_location
 from codexpool.state.opening import open_state
-from codexpool.tokens.state_keys import new_key
+from codexpool.tokens.state_keys import StateKeys, new_key, state_keys
 from codexpool.views.formatting import plain, size, span
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ def _document(at: Location, facts: Facts | None) -> dict[str, Any]:
         "bytes": facts.size,
         "rows": facts.rows,
         "clock_ahead": round(facts.ahead, 3),
+        "keys": {f"sha256:{key_id}": number for key_id, number in facts.keys.items()},
         "proxies": [_proxy(proxy) for proxy in facts.proxies],
     }
 
@@ -100,11 +103,27 @@ def _drawn(at: Location, facts: Facts) -> Table:
     table.add_row("state", Text(plain(str(at)), "bold"))
     table.add_row("engine", f"{ENGINES[at.engine]}, schema {facts.schema}, {size(facts.size)}")
     table.add_row("rows", _counted(facts.rows) or "none")
+    if facts.keys:
+        table.add_row("logins", _keys(facts.keys))
     if abs(facts.ahead) > TOLERATED:
         relation = "ahead of" if facts.ahead > 0 else "behind"
         table.add_row("clock", f"{span(abs(facts.ahead))} {relation} this machine's; times are converted")
     table.add_row("proxies", _proxies(facts.proxies))
     return table
+
+
+def _keys(used: Mapping[str, int]) -> str:
+    """Say with which keys logins are encrypted, and whether this shell has them."""
+    keys = StateKeys()
+    with contextlib.suppress(UnusableError):
+        keys = state_keys(os.environ)
+
+    def described(key_id: str) -> str:
+        present = "set here" if key_id in keys.keys else "not set here"
+        where = "the first key here" if key_id == keys.first else present
+        return f"{used[key_id]} encrypted with sha256:{key_id} ({where})"
+
+    return ", ".join(map(described, used))
 
 
 def _proxies(proxies: Sequence[Proxy]) -> Text:
