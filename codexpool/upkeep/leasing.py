@@ -161,8 +161,7 @@ class Leasing:
         begun = self._leases.clock()
         try:
             if asks or not self._leases.is_shared:
-                answers = await tasks.in_thread(self._exchange_with_state, asks, daemon=True)
-                self._take(answers, begun)
+                self._take(await self._answers(asks, begun), begun)
         except StateError as error:  # The state's own log says when it is lost, and back.
             logger.debug("state: leasing turns failed: %s", error)
             self._go_alone()
@@ -171,6 +170,15 @@ class Leasing:
             self._go_alone()
         finally:
             _settle(self._asked)
+
+    async def _answers(self, asks: Sequence[Ask], begun: float) -> Mapping[Subject, Answer]:
+        """Exchange once more if that fails at once: perhaps it was only the connection. Repeating it does no harm."""
+        try:
+            return await tasks.in_thread(self._exchange_with_state, asks, daemon=True)
+        except StateError:
+            if self._leases.clock() - begun > ANSWER:
+                raise
+            return await tasks.in_thread(self._exchange_with_state, asks, daemon=True)
 
     def _take(self, answers: Mapping[Subject, Answer], begun: float) -> None:
         self._leases.take(answers, begun)
