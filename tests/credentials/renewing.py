@@ -61,6 +61,7 @@ def main() -> None:
     import filelock
     import httpx  # what a proxy has imported by then
 
+    import codexpool.state.postgres
     import codexpool.state.sqlite
 
     assert all((cryptography, filelock, httpx, codexpool))

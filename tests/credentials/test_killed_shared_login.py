@@ -7,20 +7,22 @@ import os
 import random
 from pathlib import Path
 
+import pytest
 from sqlalchemy import update
 
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.shared_login import opened
 from codexpool.state import State, logins
+from codexpool.state.location import location
+from codexpool.state.opening import open_state
 from codexpool.state.schema import logins as table
-from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.state_keys import new_key, state_keys
 from tests.credentials.killing import Killer, undisturbed
 from tests.credentials.renewing import OWNER
 from tests.e2e.logins import FOREIGN, owner
 from tests.standin import StandIn
 
-KILLS = int(os.environ.get("CODEXPOOL_TEST_KILLS", "50"))  # 200 before a release.
+KILLS = int(os.environ.get("CODEXPOOL_TEST_KILLS", "40"))  # 200 before a release.
 
 
 class SharedRow:
@@ -75,13 +77,16 @@ def killed_around_a_renewal(row: SharedRow, standin: StandIn, killer: Killer) ->
     assert killer.after(20.0) == 0  # What was left behind is no obstacle.
 
 
-def test_the_login_is_whole_whenever_a_proxy_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "state.sqlite3"
-    state = SqliteState(path)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_the_login_is_whole_whenever_a_proxy_is_killed(
+    request: pytest.FixtureRequest, engine: str, tmp_path: Path
+) -> None:
+    where = str(tmp_path / "state.sqlite3") if engine == "sqlite" else request.getfixturevalue("postgres_url")
+    state = open_state(location({"CODEXPOOL_STATE": where}))
     with StandIn([], folder=tmp_path / "standin") as standin:
         row = SharedRow(state, standin)
         row.log_in()
-        killer = Killer(standin, CODEXPOOL_STATE=str(path), CODEXPOOL_STATE_KEY=row.key)
+        killer = Killer(standin, CODEXPOOL_STATE=where, CODEXPOOL_STATE_KEY=row.key)
         try:
             killed_around_a_renewal(row, standin, killer)
         finally:

@@ -19,11 +19,13 @@ from codexpool.credentials import NoTokenAnyMoreError, shared_login
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.pool.identity import Evidence, Identity, IdentityKey, Status
 from codexpool.state import State, UnavailableError, logins
-from codexpool.state.sqlite import SqliteState
+from codexpool.state.location import Location, Postgres, SqliteFile
+from codexpool.state.opening import open_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.state_keys import new_key, state_keys
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
+from tests.postgres import Server
 from tests.standin.logins import access_token, auth_json
 from tests.standin.tokens import Token
 from tests.upkeep.keepers import keeper_of, until
@@ -47,6 +49,8 @@ class Endpoint:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.valid: set[str] = set()
         self.spent: list[str] = []
+        self.answering = threading.Event()
+        self.answering.set()
         self._lock = threading.Lock()
         monkeypatch.setattr(TokenEndpoint, "renew", lambda _, token, refused: self.renew(token))
 
@@ -62,6 +66,7 @@ class Endpoint:
                 raise NoTokenAnyMoreError("refresh_token_reused", "it was used")
             self.valid.discard(refresh_token)
         time.sleep(0.1)
+        assert self.answering.wait(30)
         tokens: dict[str, Any] = self.login()["tokens"]
         return tokens
 
@@ -69,13 +74,14 @@ class Endpoint:
 class Fleet:
     """Proxies with a pool.toml each, and one state."""
 
-    def __init__(self, folder: Path, stack: ExitStack, endpoint: Endpoint) -> None:
+    def __init__(self, folder: Path, at: Location, stack: ExitStack, endpoint: Endpoint) -> None:
+        self.at = at
         self.endpoint = endpoint
         self.key = new_key()
         self.is_lost = False
         self._folder = folder
         self._stack = stack
-        self._person = SqliteState(folder / "state.sqlite3")
+        self._person = open_state(at)
         stack.callback(self._person.close)
 
     def log_in(self, lifetime: float = 10 * DAY) -> str:
@@ -88,7 +94,7 @@ class Fleet:
     def open(self) -> State:
         if self.is_lost:
             raise UnavailableError("the state is lost", "wait")
-        return SqliteState(self._folder / "state.sqlite3")
+        return open_state(self.at)
 
     def proxy(self, name: str) -> Keeper:
         folder = self._folder / name
@@ -102,10 +108,17 @@ class Fleet:
         return self._stack.enter_context(keeper_of(path, self.open))
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def at(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "sqlite":
+        return SqliteFile(tmp_path / "state.sqlite3")
+    return Postgres(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture
-async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+async def fleet(at: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     with ExitStack() as stack:
-        fleet = Fleet(tmp_path, stack, Endpoint(monkeypatch))
+        fleet = Fleet(tmp_path, at, stack, Endpoint(monkeypatch))
         monkeypatch.setenv("CODEXPOOL_STATE_KEY", fleet.key)
         yield fleet
 
@@ -217,3 +230,29 @@ async def test_a_wrong_key_is_told_and_changes_nothing(
     monkeypatch.setenv("CODEXPOOL_STATE_KEY", wrong)
     await have(token, fleet.proxy("c"))
     assert fleet.endpoint.spent == []
+
+
+async def test_connections_that_break_during_the_token_call_cost_no_login(
+    postgres: Server, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test-{secrets.token_hex(4)}"
+    with ExitStack() as stack:
+        fleet = Fleet(tmp_path, Postgres(f"{postgres_url}&application_name={name}"), stack, Endpoint(monkeypatch))
+        monkeypatch.setenv("CODEXPOOL_STATE_KEY", fleet.key)
+        stale = fleet.log_in()
+        a, b = fleet.proxy("a"), fleet.proxy("b")
+        await have(stale, a, b)
+        # given a renewal under way, for which another proxy waits
+        fleet.endpoint.answering.clear()
+        refuse(a)
+        refuse(b)
+        await until(lambda: fleet.endpoint.spent)
+        # when all connections break
+        kill = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"
+        assert await asyncio.to_thread(postgres.sql, kill)
+        await asyncio.sleep(1)  # The other proxy connects again, and looks.
+        fleet.endpoint.answering.set()
+        # then the new tokens are written over another one, and no other proxy has asked for more
+        await until(lambda: {identity(k).status for k in (a, b)} == {Status.READY})
+        assert identity(a).fingerprint == identity(b).fingerprint != stale
+        assert len(fleet.endpoint.spent) == 1
