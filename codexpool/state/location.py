@@ -14,6 +14,8 @@ VARIABLE: Final = "CODEXPOOL_STATE"
 ONE_POOL: Final = "pool"  # A PostgreSQL database, or a schema of it, holds the state of one pool.
 
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")  # At least two letters: one is a drive of Windows.
+_POSTGRES = re.compile(r"postgres(ql)?://([^:@/?#]*(:[^@/?#]*)?@)?[^@?#]*(\?[^@#]*)?")
+_LIKE = "postgresql://codexpool@db.example/codexpool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,21 @@ class Postgres:
         """Return the key of what belongs to the pool: its file has another path on each machine."""
         return ONE_POOL
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is clear what of the URL is the password: libpq guesses, and tells what it takes for a host."""
+        return _POSTGRES.fullmatch(self.url) is not None
+
     def __str__(self) -> str:
         from urllib.parse import parse_qsl, urlencode, urlsplit
 
-        parts = urlsplit(self.url)
-        user, at, host = parts.netloc.rpartition("@")
-        if "@" in self.url.replace(f"{user}@", "", 1):  # An unescaped password: who knows what of it is the host.
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            parts = None
+        if parts is None or not self.is_valid:
             return "postgresql://…"
+        user, at, host = parts.netloc.rpartition("@")
         given = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
         query = urlencode(given, safe="/=,")
         shown = parts._replace(scheme="postgresql", netloc=f"{user.partition(':')[0]}{at}{host}", query=query)
@@ -78,7 +88,7 @@ def named_location(environ: Mapping[str, str]) -> Location | None:
             return Postgres(named.strip())
         # The scheme only: the rest may contain a password.
         what = f"{VARIABLE} is a URL ({url[1]}:…) that codexpool does not know"
-        remedy = "name a file, as in ~/codexpool/state.sqlite3, or a database, as in postgresql://codexpool@db.example/codexpool"
+        remedy = f"name a file, as in ~/codexpool/state.sqlite3, or a database, as in {_LIKE}"
         raise StateError(what, f"{remedy}, or unset it to use the default file")
     return SqliteFile(Path(named).expanduser().absolute())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
@@ -55,7 +56,10 @@ REMEDIES: Final = (  # By SQLSTATE, or by what the server says when it refuses a
 OTHERWISE: Final = f"check that the server runs and that this machine reaches it, or correct {VARIABLE}"
 
 DIALECT: Final[Dialect] = dialect()  # type: ignore[no-untyped-call]
-HAS_TABLE: Final = "SELECT to_regclass(quote_ident(current_schema()) || '.codexpool_schema') IS NOT NULL"
+# Not to_regclass: what it has not found it may not find later in a transaction, after the wait for a lock.
+HAS_TABLE: Final = (
+    "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'codexpool_schema'"
+)
 COLUMNS: Final = (
     "SELECT table_name || '.' || column_name FROM information_schema.columns"
     " WHERE table_schema = current_schema() AND table_name = ANY(%s)"
@@ -77,11 +81,12 @@ class Connection(psycopg.Connection[Any]):
 
 def parameters(at: Postgres) -> dict[str, Any]:
     """Return the parameters of a connection. Raises StateError if the URL is invalid: libpq's words may have it."""
-    try:
-        given = conninfo_to_dict(at.url)
-    except psycopg.Error:
+    given = None
+    with contextlib.suppress(psycopg.Error):
+        given = conninfo_to_dict(at.url) if at.is_valid else None
+    if given is None:
         what, remedy = f"{VARIABLE} is no valid URL of PostgreSQL", "write postgresql://USER@HOST:5432/DATABASE"
-        raise StateError(what, f"{remedy}, with special characters percent-encoded") from None
+        raise StateError(what, f"{remedy}, with special characters percent-encoded (@ is %40, / is %2F)")
     options = given.get("options") or os.environ.get("PGOPTIONS", "")
     settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     name = {"application_name": f"codexpool@{socket.gethostname()}"[:60]}

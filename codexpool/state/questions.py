@@ -19,4 +19,4 @@ def take(connection: Connection, question: str, at: float, seconds: float) -> bo
     is_over = or_(claims.c.at <= at - seconds, claims.c.at > at + seconds)
     new = insert(claims).values(case=question, at=at)
     taken = new.on_conflict_do_update(index_elements=[claims.c.case], set_={"at": at}, where=is_over)
-    return connection.execute(taken).rowcount == 1
+    return connection.scalar(taken.returning(claims.c.case)) is not None
