@@ -104,7 +104,9 @@ class PostgresDatabase(Database):
         with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
             try:
-                listening = self._listen()
+                listening, is_new = self._listen()
+                if is_new:
+                    return  # What was written since the last reading was not heard.
                 selector.register(listening.fileno(), selectors.EVENT_READ)
                 while (rest := end - time.monotonic()) > 0 and (ready := selector.select(rest)):
                     if any(key.fileobj is self._woken for key, _ in ready):
@@ -117,13 +119,15 @@ class PostgresDatabase(Database):
                 if selector.select(max(0.0, end - time.monotonic())):
                     self._woken.recv(4096)
 
-    def _listen(self) -> Connection:
-        if self._listening is None or self._listening.closed or not self._is_prepared:
-            self._stop_listening()
-            made = self._listening = connect(self._how, autocommit=True)
-            row = made.execute("SELECT epoch FROM revision").fetchone()
-            made.execute(f'LISTEN "{CHANNEL}{row[0] if row else ""}"'.encode())
-        return self._listening
+    def _listen(self) -> tuple[Connection, bool]:
+        """Return the connection that listens, and whether it has only just begun to."""
+        if self._listening is not None and not self._listening.closed and self._is_prepared:
+            return self._listening, False
+        self._stop_listening()
+        made = self._listening = connect(self._how, autocommit=True)
+        row = made.execute("SELECT epoch FROM revision").fetchone()
+        made.execute(f'LISTEN "{CHANNEL}{row[0] if row else ""}"'.encode())
+        return made, True
 
     def _stop_listening(self) -> None:
         listening, self._listening = self._listening, None
