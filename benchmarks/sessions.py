@@ -15,15 +15,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
-from tests.client.database import PASSWORD, Database
 from tests.e2e.world import MODEL, World, a_world, served_by, socket_turn
+from tests.postgres import Server
 from tests.running import key_of, member, pat
 
 TURNS: Final = 200
@@ -32,10 +31,10 @@ SETTLES: Final = 1.0  # Seconds after the last turn, within which all of it has 
 MEMBER: Final = "ann"
 
 STATEMENT: Final = re.compile(r"LOG:  (?:statement|execute [^:]*): (.*)")
-KINDS: Final = {  # What begins a statement, and what it is called; the rest are others.
-    "look-ups": re.compile(r"SELECT sessions\.session,.* IN \("),
+KINDS: Final = {  # How a statement begins, and what it is called; the rest are others.
+    "look-ups": re.compile(r"SELECT sessions\.session, .*sessions\.moves"),
     "sessions written": re.compile(r"INSERT INTO sessions"),
-    "leases": re.compile(r".*\bleases\b"),
+    "leases": re.compile(r"INSERT INTO leases|SELECT leases|UPDATE leases"),
     "transactions": re.compile(r"COMMIT"),
 }
 IGNORED: Final = re.compile(r"(BEGIN|ROLLBACK|SET|SHOW)\b")
@@ -44,17 +43,17 @@ IGNORED: Final = re.compile(r"(BEGIN|ROLLBACK|SET|SHOW)\b")
 class Statements:
     """Counts the statements that a server has logged."""
 
-    def __init__(self, database: Database | None) -> None:
-        self._database = database
+    def __init__(self, server: Server | None) -> None:
+        self._server = server
         self._at_rest: Counter[str] = Counter()
 
     @property
     def are_logged(self) -> bool:
-        return self._database is not None
+        return self._server is not None
 
     def all(self) -> Counter[str]:
         found: Counter[str] = Counter()
-        for statement in STATEMENT.findall(self._database.log) if self._database is not None else ():
+        for statement in STATEMENT.findall(self._server.log() if self._server is not None else ""):
             if not IGNORED.match(statement):
                 found[next((kind for kind, form in KINDS.items() if form.match(statement)), "others")] += 1
         return found
@@ -143,23 +142,19 @@ def _timed(turn: Callable[[], None]) -> float:
     return time.perf_counter() - begun
 
 
-@contextmanager
-def worlds(folder: Path) -> Iterator[Iterator[tuple[str, World, Statements]]]:
-    """Yield a proxy for each engine."""
-    database = Database(0)
-
-    def each() -> Iterator[tuple[str, World, Statements]]:
-        url = database.url("127.0.0.1") + "?options=-clog_statement%3Dall"
-        for engine, environ in (("SQLite", {}), ("PostgreSQL", {"CODEXPOOL_STATE": url, "PGPASSWORD": PASSWORD})):
+def worlds(folder: Path) -> Iterator[tuple[str, World, Statements]]:
+    """Yield a proxy with each engine."""
+    with Server(log_statement="all") as server:
+        for engine, url in (("SQLite", str(folder / "state.sqlite3")), ("PostgreSQL", server.url())):
             (folder / engine).mkdir()
-            tail = member(MEMBER, turns_at_once=3, turns_a_day=100_000)
-            with a_world(folder / engine, pat("work"), pat("spare"), tail=tail, door=False, environ=environ) as world:
-                yield engine, world, Statements(database if environ else None)
-
-    try:
-        yield each()
-    finally:
-        database.end()
+            bounds = {"turns_at_once": 3, "turns_a_day": 100_000}
+            more: dict[str, Any] = {
+                "tail": member(MEMBER, **bounds),
+                "door": False,
+                "environ": {"CODEXPOOL_STATE": url},
+            }
+            with a_world(folder / engine, pat("work"), pat("spare"), **more) as world:
+                yield engine, world, Statements(server if engine == "PostgreSQL" else None)
 
 
 def main() -> int:
@@ -167,8 +162,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sessions", description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=int, default=TURNS, metavar="N", help="turns of each kind (%(default)s)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="codexpool-bench-") as folder, worlds(Path(folder)) as each:
-        for engine, world, statements in each:
+    with tempfile.TemporaryDirectory(prefix="codexpool-bench-") as folder:
+        for engine, world, statements in worlds(Path(folder)):
             load = Load(world, statements, options.turns)
             known, new = load.ratio()
             print(f"{engine}: a known session {known:.2f} ms, a new one {new:.2f} ms, ratio {new / known:.2f}")
