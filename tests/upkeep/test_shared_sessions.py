@@ -14,10 +14,12 @@ from codexpool.pool import recovery
 from codexpool.pool.identity import Asked, IdentityKey
 from codexpool.pool.recovery import LookUp, Try, Wait, attempts
 from codexpool.state import State
-from codexpool.state.sqlite import SqliteState
+from codexpool.state.location import Location, Postgres, SqliteFile
+from codexpool.state.opening import open_state
 from codexpool.upkeep import persistence
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES, bound
+from tests.postgres import Server
 from tests.upkeep.keepers import Unheard, keeper_of, until, until_ready, write_pool
 from tests.upkeep.shared_state import Engine
 
@@ -189,10 +191,17 @@ async def test_a_request_does_not_wait_for_a_slow_engine(fleet: Fleet, monkeypat
     assert await turn(two, "s") == "a"
 
 
-async def test_proxies_agree_by_a_state_file(tmp_path: Path) -> None:
-    """The same with an engine: new sessions, moves, and a session that two bind at once."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "sqlite":
+        return SqliteFile(tmp_path / "state.sqlite3")
+    return Postgres(request.getfixturevalue("postgres_url"))
+
+
+async def test_proxies_agree_by_an_engine(location: Location, tmp_path: Path) -> None:
+    """New sessions, moves, and a session that two bind at once."""
     with ExitStack() as stack:
-        fleet = Fleet(tmp_path, stack, lambda: SqliteState(tmp_path / "state.sqlite3"))
+        fleet = Fleet(tmp_path, stack, lambda: open_state(location))
         one, two = await fleet.proxy("a", "b"), await fleet.proxy("b", "a")
 
         assert await turn(one, "s") == "a"
@@ -216,3 +225,29 @@ async def test_a_session_is_stored_before_it_is_served(fleet: Fleet) -> None:
     await turn(one, "s")
 
     assert fleet.engine.sessions == {"s": (key_of("a"), 0)}
+
+
+async def test_a_session_goes_on_while_postgresql_hangs_or_is_gone(tmp_path: Path, postgres: Server) -> None:
+    """A server that hangs answers nothing and refuses nothing, as one behind a cable that was pulled."""
+    with Server() as server, ExitStack() as stack:
+        fleet = Fleet(tmp_path, stack, lambda: open_state(Postgres(server.url())))
+        one, two = await fleet.proxy("a", "b"), await fleet.proxy("b", "a")
+        await connected(one)
+        await connected(two)
+        assert await turn(one, "known") == "a"
+        await until(lambda: one._persistence.look_up(["known"]))
+        assert await turn(two, "known") == "a"
+
+        server.freeze()
+        assert await turn(one, "s") == "a"
+        assert await turn(two, "s") == "b"  # It has waited in vain.
+        assert await turn(two, "known") == "a"
+        server.thaw()
+        await until(lambda: bound(one.pool, "s") == bound(two.pool, "s"))
+
+        server.stop()
+        await until(lambda: not two.pool.sessions.can_be_looked_up())
+        assert await turn(one, "later") == "a"
+        assert await turn(two, "later") == "b"
+        server.start()
+        await until(lambda: bound(one.pool, "later") == bound(two.pool, "later"))
