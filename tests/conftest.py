@@ -74,6 +74,7 @@ SLOW = (
     "upkeep/test_life.py",  # days of a pool, simulated
     "pool/test_simulation.py",
     "state/test_chaos.py",
+    "state/test_postgres_chaos.py",
     "credentials/test_file_login.py::test_killed_at",
     "credentials/test_killed_shared_login.py",
     "e2e/test_attackers.py",

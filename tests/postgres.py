@@ -109,6 +109,11 @@ class Server:
             process.send_signal(how)
             process.wait(30)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has stopped of itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def freeze(self) -> None:
         """Stop all its processes where they are, as if the machine hung: connections stay, and nothing answers."""
         self._signal(signal.SIGSTOP)

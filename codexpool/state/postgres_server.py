@@ -49,6 +49,7 @@ REMEDIES: Final = (  # By SQLSTATE, or by what the server says when it refuses a
     ("3F000", "no schema has been selected", f"create the schema that {VARIABLE} names"),
     ("42501", "permission denied", "let the user create tables there: GRANT CREATE ON SCHEMA … TO …"),
     ("53300", "too many clients", "raise max_connections of the server"),
+    ("53300", "too many connections", "raise max_connections of the server, or the limit of the user or database"),
     ("53300", "remaining connection slots", "raise max_connections of the server"),
     ("53100", "No space left", "make room on the disk of the server"),
     ("25006", "read-only", f"name the primary server in {VARIABLE}"),
