@@ -26,6 +26,7 @@ logger = logging.getLogger("codexpool")
 
 GOOD = classify(Answer(200))
 NAMES_SHOWN = 5
+WORTH_TELLING = 0.01  # Seconds of a look-up: every new session has one.
 
 
 def begun(
@@ -93,7 +94,7 @@ def waited(trace: Trace, step: Wait | Pause | Renew | Look | LookUp, seconds: fl
                 f"the backend's word on whether {names} {'is' if len(identities) == 1 else 'are'} still limited",
                 seconds,
             )
-        case LookUp():
+        case LookUp() if seconds >= WORTH_TELLING:
             trace.waited("the state's word on whether another proxy serves the session", seconds)
 
 

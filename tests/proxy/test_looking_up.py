@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import pytest
 from mitmproxy import http
 
-from codexpool.pool.identity import IdentityKey
+from codexpool.pool.identity import Asked, IdentityKey
+from codexpool.pool.recovery import LookUp
+from codexpool.protocol.routes import NO_BACKEND
+from codexpool.proxy import tracer
 from codexpool.proxy.flows import Closed, Serving
 from codexpool.proxy.serving import SwapHandler
 from codexpool.traces.history import History
+from tests.pool.pools import RESPONSES
 from tests.proxy.still_keeper import StillKeeper, flow
 
 
@@ -59,7 +63,6 @@ async def test_a_session_is_looked_up_while_its_request_still_comes(keeper: Keep
     keeper.answers.set()
     await handler.assign(request)
     assert identity_of(request) == "Bearer <codexpool:second>"
-    assert handler.flows[request].trace.document()["waits"]
 
 
 async def test_requests_of_one_session_wait_and_the_next_one_does_not(keeper: Keeper, handler: SwapHandler) -> None:
@@ -93,3 +96,12 @@ async def test_a_reload_meanwhile_has_the_client_retry(keeper: Keeper, handler: 
 
     assert request.response is not None
     assert request.response.status_code == 503
+
+
+@pytest.mark.parametrize(("seconds", "is_told"), [(0.001, False), (0.2, True)])
+def test_only_a_look_up_that_took_long_is_told(seconds: float, is_told: bool) -> None:
+    trace = tracer.begun(flow(1), NO_BACKEND, Asked("s", RESPONSES), None, is_upgrade=False)
+
+    tracer.waited(trace, LookUp(("s",), 0.25), seconds)
+
+    assert bool(trace.waits) is is_told
