@@ -40,7 +40,7 @@ class SqliteFile:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """The state of proxies on several machines. ``url`` may have a password; the text has none."""
+    """The state of proxies on several machines. ``url`` may have a user and a password; the text has neither."""
 
     url: str = field(repr=False)
     engine: ClassVar = "postgresql"
@@ -68,10 +68,9 @@ class Postgres:
             parts = None
         if parts is None or not self.is_valid:
             return "postgresql://…"
-        user, at, host = parts.netloc.rpartition("@")
         given = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
         query = urlencode(given, safe="/=,")
-        shown = parts._replace(scheme="postgresql", netloc=f"{user.partition(':')[0]}{at}{host}", query=query)
+        shown = parts._replace(scheme="postgresql", netloc=parts.netloc.rpartition("@")[2], query=query)
         return shown.geturl()
 
 

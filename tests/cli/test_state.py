@@ -23,7 +23,7 @@ from tests.running import pat
 from tests.standin import StandIn
 
 URL = "postgresql://me:hunter2@db.example/pool?password=hunter3"
-SHOWN = "postgresql://me@db.example/pool"
+SHOWN = "postgresql://db.example/pool"
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_copy_says_what_it_did_and_what_to_do_next(pool: Pool, database: Path)
     text = pool.run("state", "copy", "--to", URL).output
 
     assert f"copied to {SHOWN}: metadata 1, conditions 1, records 1" in text
-    assert f"set CODEXPOOL_STATE={SHOWN} for proxies and commands" in text
+    assert "set CODEXPOOL_STATE to that URL for proxies and commands" in text
     assert (pool.folder / "state.sqlite3").read_bytes() == before
     with closing(SqliteState(database)) as copied:
         assert list(copied.load().records) == [f"{pool.path}#work"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.running import CLIENT, pat, until
 from tests.standin import DISCOVERY, RESPONSES, WHOAMI, Answer, Token
 
 ATTESTATION = "at-test-attestation-of-the-client-0123456789"
+
+PASSWORDS = ("hunter2-in-the-url", "hunter3-in-a-variable")
+"""Of the database that has the state."""
 
 LOUDEST = (
     *("-v", "--set", "termlog_verbosity=debug", "--set", "flow_detail=4"),
@@ -121,6 +125,28 @@ async def test_nothing_written_has_a_token(make: Make, tmp_path: Path) -> None:
     assert (tmp_path / "flows.har").stat().st_size > 10_000
     assert traces(tmp_path, everybody(world)) == []
     assert [token.name for token in everybody(world) if any(token.token in text for text in told)] == []
+
+
+def test_the_password_of_the_database_is_nowhere(make: Make, tmp_path: Path) -> None:
+    with socket.socket() as closed:  # It is bound, and nothing listens there.
+        closed.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{closed.getsockname()[1]}/pool"
+        environ = {"CODEXPOOL_STATE": f"postgresql://me:{PASSWORDS[0]}@{where}", "PGPASSWORD": PASSWORDS[1]}
+        world = make(pat("work"), folder=tmp_path, arguments=recording(tmp_path), environ=environ)
+
+        with world.proxy.client() as client:
+            assert world.turn(client).status_code == 200  # It serves without its state,
+            told = [
+                client.get(f"http://codex.pool{path}").text for path in ("/api/status", "/metrics", "/api/events")
+            ]
+    state = json.loads(told[0])["state"]
+    assert (state["engine"], state["connected"]) == ("postgresql", False)
+    assert state["where"] == f"postgresql://{where}"  # and says which one.
+    assert f"postgresql://{where}" in world.proxy.log
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for password in PASSWORDS:
+        assert not [text for text in told if password in text]
+        assert not [text for text in written if password.encode() in text]
 
 
 def wait_for_an_answer(world: World) -> None:

@@ -158,7 +158,7 @@ def copy(url: str, pool: Pool) -> None:
     if not isinstance(source, SqliteFile):
         raise click.UsageError(f"the state is in {source} already; to copy a file, set {VARIABLE} to its path")
     if not source.path.exists():
-        raise Failure(f"{source} does not exist: there is nothing to copy. Set {VARIABLE}={target}")
+        raise Failure(f"{source} does not exist: there is nothing to copy. Set {VARIABLE} to that URL")
     with Signals(), _progress() as progress:
         copied = _copy(source, target, pool, progress)
     click.echo(f"copied to {target}: {_counted(copied.rows) or 'it was empty'}")
@@ -166,7 +166,7 @@ def copy(url: str, pool: Pool) -> None:
         click.echo(f"left out: {copied.of_other_pools:,} rows of other pools than {pool.path}")
     if copied.unstorable:
         click.echo(f"left out: {copied.unstorable:,} rows with a NUL character, which PostgreSQL cannot store")
-    click.echo(f"{source} is unchanged. To use the database, set {VARIABLE}={target} for proxies and commands")
+    click.echo(f"{source} is unchanged. To use the database, set {VARIABLE} to that URL for proxies and commands")
 
 
 def _target(url: str) -> Postgres:
