@@ -81,6 +81,7 @@ class Store(State):
         self._database = database
         self._reading = threading.Lock()
         self._read_to = _Position()
+        self._read_at = -math.inf  # When others' rows were last read, on the monotonic clock.
         self._spent_next = 0.0  # When it is read again what others have counted, on the monotonic clock.
         self._measure_at = 0.0  # When the clocks are compared again, on the monotonic clock.
         self._failing = False
@@ -122,12 +123,14 @@ class Store(State):
     def changes(self, wait: float = 0) -> Snapshot:
         end = time.monotonic() + wait
         with self._reading:
+            is_read = time.monotonic() - self._read_at < wait  # By the call before this one.
             while not self._closed:
-                news = self._read(self._news)
-                rest = end - time.monotonic()
-                if news != Snapshot() or rest <= 0 or not self.is_connected:
-                    return news
-                self._database.wait(rest, self.name)
+                if not is_read:
+                    news = self._read(self._news, self._is_up_to_date)
+                    if news != Snapshot() or time.monotonic() >= end or not self.is_connected:
+                        return news
+                is_read = False
+                self._database.wait(max(0.0, end - time.monotonic()), self.name)
         return Snapshot()
 
     def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
@@ -157,13 +160,20 @@ class Store(State):
         values = dict(moved_row(row, self.offset).values)
         return {**values, "at": self._now()} if row.table == "spent" else values
 
-    def _read(self, read: Callable[[Connection], tuple[Snapshot, _Position]]) -> Snapshot:
+    def _read(
+        self,
+        read: Callable[[Connection], tuple[Snapshot, _Position]],
+        is_needless: Callable[[], bool] = lambda: False,
+    ) -> Snapshot:
         if self._closed:
             return Snapshot()
         try:
-            with self._database.reading() as connection:
-                self._measure_offset(connection)
-                snapshot, position = read(connection)
+            if is_needless():
+                snapshot, position = Snapshot(), self._read_to
+            else:
+                with self._database.reading() as connection:
+                    self._measure_offset(connection)
+                    snapshot, position = read(connection)
         except StateError as error:
             if not self._failing:
                 self._failing = True
@@ -172,9 +182,16 @@ class Store(State):
         if self._failing:
             self._failing = False
             self._writer.retry()
-        self._read_to = position
+        self._read_to, self._read_at = position, time.monotonic()
         self._writer.reported(position.reported)
         return moved_snapshot(snapshot, -self.offset)
+
+    def _is_up_to_date(self) -> bool:
+        """Return whether there is nothing to read, which one question tells."""
+        if self._writer.lost or time.monotonic() >= min(self._spent_next, self._measure_at):
+            return False
+        with self._database.asking() as connection:
+            return self._revision(connection) == self._read_to[:2]
 
     def _all(self, connection: Connection) -> tuple[Snapshot, _Position]:
         """Return all there is, from which on there is news."""
@@ -205,13 +222,15 @@ class Store(State):
 
     def _measure_offset(self, connection: Connection) -> None:
         """Compare the clocks, now and then. What the question itself may have taken is no offset."""
-        if self._database.shares_our_clock or time.monotonic() < self._measure_at:
+        if time.monotonic() < self._measure_at:
+            return
+        self._measure_at = time.monotonic() + MEASURE_EVERY
+        if self._database.shares_our_clock:
             return
         before = self._clock()
         offset = database_time(connection) - (before + self._clock()) / 2
         if abs(offset - self.offset) >= OFFSET_STEP:
             self.offset = offset
-        self._measure_at = time.monotonic() + MEASURE_EVERY
 
     @staticmethod
     def _revision(connection: Connection) -> tuple[str, int]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, event, insert
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
@@ -292,6 +292,18 @@ def test_transactions_of_several_threads_do_not_lose_each_others_work(state: Sto
     with ThreadPoolExecutor(4) as threads:
         counted = list(threads.map(count, [state, other] * 20))
     assert sorted(counted) == list(range(1, 41))
+
+
+def test_an_idle_proxy_asks_one_question_per_poll(state: Store) -> None:
+    state.load()
+    state.changes()
+    asked: list[str] = []
+    event.listen(state._database._asking, "before_cursor_execute", lambda *args: asked.append(args[2]))
+
+    for _ in range(5):
+        assert state.changes(0.02) == Snapshot()
+
+    assert len([statement for statement in asked if "SELECT" in statement]) == 5, asked
 
 
 def test_nothing_is_raised_after_close(state: Store) -> None:
