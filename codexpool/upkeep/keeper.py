@@ -259,12 +259,14 @@ class Keeper(PoolListener):
         self._sessions_moved(self.pool.sessions.follow(news.stored_sessions))
         self._learning = news
         try:
-            ahead, doubted = apply(self.pool, news, self._persistence.scope)
+            read, ahead, doubted = apply(self.pool, news, self._persistence.scope)
             for identity in doubted:
                 self._vault.verify_contested(identity)
             self._watch_breaker()
         finally:
             self._learning = None
+        for key in read:
+            self._persistence.usage_learned(key, self.pool.states.usage(key))
         for key in ahead:
             self._persistence.put_note(USAGE, json.dumps(key), self.pool.states.usage(key).document())
         self._logins_found(news.logins)

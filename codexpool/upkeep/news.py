@@ -50,9 +50,11 @@ logger = logging.getLogger("codexpool")
 class Applied(NamedTuple):
     """What others should learn, and what this proxy should find out.
 
-    Of the accounts ``ahead``, the pool knows more than the state; the tokens of the ``doubted`` are to be verified.
+    Of the accounts ``read``, others have stored the usage; of those ``ahead``, the pool knows more than that. The
+    tokens of the ``doubted`` are to be verified.
     """
 
+    read: list[IdentityKey]
     ahead: list[IdentityKey]
     doubted: list[Identity]
 
@@ -61,17 +63,19 @@ def apply(pool: Pool, news: Snapshot, scope: str) -> Applied:
     """Apply news to a pool; ``scope`` is the name of the pool in the state."""
     now = time.time()
     news = not_ahead(news, now)
+    read: list[IdentityKey] = []
     ahead: list[IdentityKey] = []
     for (kind, name), note in news.notes.items():
         try:
             if (follow := _NOTES.get(kind)) is not None:
                 follow(pool, name, note, scope, now)
-            if kind == USAGE and pool.states.usage(key := _key(name)).is_ahead_of(note):
-                ahead.append(key)
+            if kind == USAGE:
+                is_ahead = pool.states.usage(key := _key(name)).is_ahead_of(note)
+                (ahead if is_ahead else read).append(key)
         except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
             logger.warning("state: ignoring a note (%s) that cannot be read", kind)
     identities = list(pool.identities.values())
-    return Applied(ahead, [identity for identity in identities if _is_doubted(pool, identity, news, now)])
+    return Applied(read, ahead, [identity for identity in identities if _is_doubted(pool, identity, news, now)])
 
 
 def _is_doubted(pool: Pool, identity: Identity, news: Snapshot, now: float) -> bool:

@@ -206,8 +206,12 @@ class Persistence(Rows):
 
     def usage_seen(self, key: IdentityKey, usage: Usage) -> None:
         """Store an account's usage: a limit, its end and a reading at once, everything else now and then."""
-        if self._is_due(key, (usage.read_at, usage.credits, *usage.limited.items()), USED_REWRITE):
+        if self._is_due(key, _urgent(usage), USED_REWRITE):
             self.put_note(USAGE, json.dumps(key), usage.document())
+
+    def usage_learned(self, key: IdentityKey, usage: Usage) -> None:
+        """Note that the state has an account's usage: another proxy has just stored it."""
+        self._written[key] = (_urgent(usage), time.time())
 
     def identity_served(self, identity: Identity) -> None:
         """Store, now and then, that an identity served a request."""
@@ -270,6 +274,11 @@ class Persistence(Rows):
         if self._is_closed:  # The addon was reloaded meanwhile: nothing else would close this one.
             state.close()
         return state, state.load()
+
+
+def _urgent(usage: Usage) -> tuple[object, ...]:
+    """Return what others must learn of an account's usage at once."""
+    return usage.read_at, usage.credits, *usage.limited.items()
 
 
 def _take(state: State, question: str, at: float) -> bool:

@@ -352,6 +352,9 @@ class Vault:
         condition = earlier.conditions.get(identity.fingerprint)
         if identity.fingerprint in self._distrusted or not identity.fingerprint:
             return
+        if condition is not None and condition.status is Status.NEEDS_REPLACEMENT:
+            # If whoami repeats it, that is enough: it was confirmed before, by an earlier run or another proxy.
+            self._pool.states.confirmation.request_refused(identity.fingerprint)
         if condition is not None and self._is_flagged(identity, condition):
             self._learn(identity, condition)  # Whatever its owner: this token is dead.
         if metadata is None:

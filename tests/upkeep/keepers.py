@@ -110,6 +110,7 @@ def keeper_of(
     accounts: Accounts | None = None,
     listener: Listener | None = None,
     backend: Backend | None = None,
+    scope: Callable[[Path], str] = str,
 ) -> Iterator[Keeper]:
     """A keeper that has begun, within an event loop."""
     DEAD.clear()
@@ -117,7 +118,7 @@ def keeper_of(
         mock.patch.object(keeper_module, "AuthApi", return_value=backend or Backend()),
         mock.patch.object(keeper_module, "AccountApi", return_value=accounts or Accounts()),
     ):
-        keeper = Keeper(load(path), open_state, os.environ, Route(), listener or Unheard())
+        keeper = Keeper(load(path), open_state, os.environ, Route(), listener or Unheard(), scope)
         keeper.start(Watcher([path]))
         try:
             yield keeper

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -408,3 +408,42 @@ def test_a_look_at_many_identities_is_bounded_and_covers_them_in_turn(loop: Time
     world.look()
 
     assert len(world.reads) == 150
+
+
+class Another(Alone):
+    """Another proxy, which is asking already, and tells after so many seconds; ``tells`` is what it has learned."""
+
+    def __init__(self, seconds: float, tells: Callable[[], object]) -> None:
+        self.seconds, self.tells = seconds, tells
+
+    async def is_to_ask(self, question: str) -> bool:
+        return False
+
+    async def news(self) -> None:
+        await asyncio.sleep(self.seconds)
+        self.tells()
+
+
+def test_what_another_proxy_reads_at_this_moment_is_not_read(loop: TimeTravelLoop) -> None:
+    world = World(loop, "a")
+    usage = world.pool.states.usage(metadata("a").key)
+    world.poller._others = Another(0.5, lambda: usage.read(OPEN, time.time(), time.time()))
+    world.begin()
+    world.ready("a")
+
+    world.passes(10)
+
+    assert world.asked == []
+    assert world.more == ["a"]
+
+
+def test_a_reading_that_another_proxy_owes_is_made_here(loop: TimeTravelLoop) -> None:
+    """It was killed, or its reading has failed."""
+    world = World(loop, "a")
+    world.poller._others = Another(0.5, lambda: None)
+    world.begin()
+    world.ready("a")
+
+    world.passes(10)
+
+    assert [name for _, name in world.asked] == ["a"]

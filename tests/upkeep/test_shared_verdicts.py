@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 from codexpool.pool.identity import WHOAMI, Asked, Condition, Evidence, Status, Word
 from codexpool.pool.usage import MAIN, Limit
 from codexpool.state import State
+from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.notes import RESUMED
-from codexpool.state.sqlite import SqliteState
+from codexpool.state.opening import open_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence, vault
 from codexpool.upkeep.keeper import Keeper
@@ -33,12 +36,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Fleet:
     """Proxies on machines of their own: each has a pool.toml. They share a state and a backend."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, state: Location) -> None:
         self.backend, self.accounts = Backend(), Accounts()
-        self._folder, self._stack = folder, stack
+        self._folder, self._stack, self._state = folder, stack, state
 
     def open_state(self) -> State:
-        return SqliteState(self._folder / "state.sqlite3")
+        return open_state(self._state)
 
     def proxy(self, machine: str, notify: str = "") -> Keeper:
         """Start a proxy, whose identities are not ready yet."""
@@ -46,7 +49,8 @@ class Fleet:
         folder.mkdir()
         path = write_pool(folder, "a", "b")
         path.write_text(notify + path.read_text())
-        return self._stack.enter_context(keeper_of(path, self.open_state, self.accounts, backend=self.backend))
+        fleet = partial(keeper_of, accounts=self.accounts, backend=self.backend, scope=lambda path: "pool")
+        return self._stack.enter_context(fleet(path, self.open_state))
 
     async def two(self, notify: str = "") -> tuple[Keeper, Keeper]:
         """Start two proxies. What whoami was asked until they are ready does not count."""
@@ -57,10 +61,12 @@ class Fleet:
         return proxies
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    is_file = request.param == "sqlite"
+    state = SqliteFile(tmp_path / "s.sqlite3") if is_file else Postgres(request.getfixturevalue("postgres_url"))
     with contextlib.ExitStack() as stack:
-        yield Fleet(tmp_path, stack)
+        yield Fleet(tmp_path, stack, state)
 
 
 def status(keeper: Keeper, name: str = "a") -> Status:
@@ -116,7 +122,6 @@ async def test_a_proxy_that_hears_nothing_from_the_one_that_asks_asks_itself(
 async def test_a_notice_is_sent_once(fleet: Fleet, tmp_path: Path) -> None:
     sent = tmp_path / "sent"
     here, there = await fleet.two(f'[pool]\nnotify = {{ command = ["sh", "-c", "cat >> {sent}"] }}\n\n')
-    here._announcer.scope = there._announcer.scope = lambda path: "pool"
     DEAD.add(DEAD_A)
 
     refuse(here, "a")
@@ -186,6 +191,27 @@ async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> Non
     await until(lambda: {status(here), status(there)} == {Status.READY})
 
 
+async def test_the_breaker_opens_and_closes_for_all(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+    for name in "ab":
+        DEAD.add(fingerprint(token_of(name)))
+        refuse(here, name)
+    await until(lambda: there.pool.states.breaker.opened_at is not None)
+    assert here.pool.states.breaker.opened_at is not None
+
+    there.served("a", Asked("s", RESPONSES), time.time())  # Sent since it opened, on a connection of before.
+
+    await until(lambda: here.pool.states.breaker.opened_at is None)
+
+
+async def test_a_refused_endpoint_counts_everywhere(fleet: Fleet) -> None:
+    here, there = await fleet.two()
+
+    here.pool.not_for_endpoint("a", RESPONSES, Evidence(time.time(), status=401, fingerprint=DEAD_A))
+
+    await until(lambda: chosen(there) == "b")
+
+
 async def test_nothing_that_was_learned_is_written_back(fleet: Fleet) -> None:
     """Fifty proxies would answer each word with fifty."""
     here, there = await fleet.two()
@@ -209,19 +235,15 @@ async def test_an_account_is_read_once_when_all_proxies_start(fleet: Fleet) -> N
     assert sorted(fleet.accounts.asked) == ["acc-a", "acc-b"]
 
 
-def hangs(work: object) -> bool:
-    time.sleep(2)
-    return False
-
-
 async def test_a_state_that_hangs_holds_up_no_question(fleet: Fleet) -> None:
     here, _ = await fleet.two()
     state = here._persistence._state
     assert state is not None
-    state.transact = hangs  # type: ignore[method-assign, assignment]
-    begun = asyncio.get_running_loop().time()
+    answers = threading.Event()
+    state.transact = lambda work: answers.wait(30)  # type: ignore[method-assign, assignment, return-value]
 
     is_ours = await here._persistence.is_to_ask(WHOAMI)
 
     assert is_ours
-    assert asyncio.get_running_loop().time() - begun < 1.5
+    assert not answers.is_set()
+    answers.set()
