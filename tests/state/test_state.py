@@ -296,7 +296,7 @@ def test_transactions_of_several_threads_do_not_lose_each_others_work(state: Sto
 
 def test_an_idle_proxy_asks_one_question_per_poll(state: Store) -> None:
     state.load()
-    state.changes()
+    state.changes(0.02)  # Begins to listen.
     asked: list[str] = []
     event.listen(state._database._asking, "before_cursor_execute", lambda *args: asked.append(args[2]))
 
