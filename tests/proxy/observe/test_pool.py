@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from codexpool.config.read import load
+from codexpool.config.read import load, parse
+from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.proxy.observe.pool import Consulted, consult
-from codexpool.state import Record
+from codexpool.state import Record, logins
 from codexpool.state.location import SqliteFile
 from codexpool.state.sqlite import SqliteState
 from codexpool.tokens.bearer import fingerprint
+from codexpool.tokens.state_keys import new_key, state_keys
 from tests.proxy.observe.flows import HEADERS, observing, request, sent, state_in, trace_of
 from tests.running import pat, pool_toml
+from tests.standin import Token
+from tests.standin.logins import access_token, auth_json
 
 WORK = fingerprint(pat("work").token)
 NOW = time.time()
@@ -146,3 +151,27 @@ def test_origins_of_identities_are_observed(tmp_path: Path) -> None:
     flow.request.host = "gov.chatgpt.com"
 
     assert observed.policy(flow.request).swaps
+
+
+@pytest.mark.parametrize("lifetime", [3600.0, -60.0])
+def test_a_login_in_the_state_is_read_and_not_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifetime: float
+) -> None:
+    key, owner = new_key(), IdentityKey("acc-spare", "user-spare")
+    token = access_token(Token("", *owner), lifetime=lifetime)
+    text = json.dumps(auth_json(Token(token, *owner), "rt_test"))
+    monkeypatch.setattr(TokenEndpoint, "renew", lambda *_: pytest.fail("the token endpoint was asked"))
+    state = SqliteState(tmp_path / "state.sqlite3")
+    sealed = state_keys({"CODEXPOOL_STATE_KEY": key}).seal(text, owner)
+    state.transact(lambda connection: logins.log_in(connection, owner, sealed))
+    before = state.load()
+    table = '[[identity]]\nname = "spare"\nlogin = "state"\naccount_id = "acc-spare"\nuser_id = "user-spare"\n'
+
+    config = parse(table, tmp_path / "pool.toml")
+    consulted = consult(config, {"CODEXPOOL_STATE_KEY": key}, SqliteFile(tmp_path / "state.sqlite3"))
+
+    identity = consulted.pool.identities["spare"]
+    assert (identity.kind, identity.status, identity.fingerprint) == (Kind.OAUTH, Status.READY, fingerprint(token))
+    assert consulted.notes == {"spare": "not verified yet" if lifetime > 0 else "its login has to be renewed"}
+    assert state.load() == before
+    state.close()
