@@ -1,0 +1,66 @@
+"""Two proxies with one state in PostgreSQL: a member has its turns at once, and a day, through both together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.e2e.world import MODEL, E2EProxy
+from tests.running import CLIENT, key_of, member, pat, pool_toml, until
+from tests.standin import RESPONSES, StandIn
+
+AT_ONCE, A_DAY, ASKED = 2, 8, 10
+
+
+async def turn(proxy: E2EProxy, session: int) -> int:
+    async with proxy.async_client() as client:
+        headers = {"authorization": f"Bearer {key_of('ann')}", "thread-id": f"{proxy.port}-{session}"}
+        return (await client.post(MODEL, json={"model": "m", "input": "x"}, headers=headers)).status_code
+
+
+async def most_at_once(standin: StandIn) -> int:
+    """The most turns under way at the backend, until it is cancelled."""
+    most = 0
+    try:
+        while True:
+            most = max(most, sum(not seen.complete for seen in standin.requests(RESPONSES)))
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        return most
+
+
+def has_sent_a_heartbeat(proxy: E2EProxy) -> bool:
+    with proxy.client() as client:
+        return bool(client.get("http://codex.pool/api/status").json()["fleet"])
+
+
+def test_the_bounds_of_a_member_hold_for_two_proxies_with_one_database(tmp_path: Path, postgres_url: str) -> None:
+    tokens = [pat("work"), pat("spare")]
+    ann = member("ann", turns_at_once=AT_ONCE, turns_a_day=A_DAY)
+    with ExitStack() as stack:
+        standin = stack.enter_context(StandIn(tokens, clients=[CLIENT], folder=tmp_path, pace=0.05, deltas=4))
+        proxies = []
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            pool_toml(tmp_path / name, *tokens, head='[pool]\naccess = "members"\n', tail=ann)
+            proxy = E2EProxy(standin, tmp_path / name, environ={"CODEXPOOL_STATE": postgres_url}, ready=2)
+            stack.callback(proxy.end)
+            proxies.append(proxy)
+            proxy.start(wait=False)
+        for proxy in proxies:
+            proxy.listens()
+        for proxy in proxies:
+            until(lambda: has_sent_a_heartbeat(proxy), 30, "the first heartbeat")  # noqa: B023
+
+        async def ask() -> tuple[list[int], int]:
+            watching = asyncio.create_task(most_at_once(standin))
+            statuses = await asyncio.gather(*(turn(proxies[number % 2], number) for number in range(ASKED)))
+            watching.cancel()
+            return statuses, await watching
+
+        statuses, most = asyncio.run(ask())
+
+        assert Counter(statuses) == {200: A_DAY, 429: ASKED - A_DAY}
+        assert most == AT_ONCE
