@@ -37,6 +37,7 @@ UNUSED: Final = Use()
 class Held:
     """What is leased of a bound, and what the state said about it."""
 
+    bound: int = 0  # As a turn last had it.
     slots: int = 0
     elsewhere: int = 0
     idle: int = 0
@@ -98,6 +99,7 @@ class Leases:
         asks = []
         for subject in {**self.held, **uses}:
             held, use = self.held.setdefault(subject, Held()), uses.get(subject, UNUSED)
+            held.bound = use.bound or held.bound
             # The turns of a day stay used; whoever takes one says so (`begun`).
             ends_used = use.used if subject.kind is Kind.DAY else 0
             if use.used > ends_used or use.waiting:
@@ -107,7 +109,7 @@ class Leases:
             if held.is_known and keep == held.slots == ends_used and not (held.ended or held.waits or use.waiting):
                 del self.held[subject]
                 continue
-            asks.append(Ask(subject, use.bound, use.used, keep, use.waiting, members if of_pool else ()))
+            asks.append(Ask(subject, held.bound, use.used, keep, use.waiting, members if of_pool else ()))
         for ask in asks:
             held = self.held[ask.subject]
             held.slots, held.ended, held.is_known = min(held.slots, ask.keep), 0, False
