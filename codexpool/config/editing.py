@@ -12,7 +12,7 @@ from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.config.files import is_read_only, remedy_of_read_only
-from codexpool.config.model import ConfigError, Flag, Table, one_line
+from codexpool.config.model import ConfigError, Flag, Table, Unflagged, one_line
 from codexpool.config.read import FLAG, parse
 from codexpool.config.tables import UneditableError, named, read, with_key, without_key
 from codexpool.tokens.bearer import Bearer
@@ -63,11 +63,12 @@ def unflagged(text: str, name: str) -> str:
 
 
 def put_flags(
-    path: Path, flags: Mapping[str, Flag | None], lock_timeout: float | None = None
+    path: Path, flags: Mapping[str, Flag | Unflagged | None], lock_timeout: float | None = None
 ) -> Mapping[str, UneditableError]:
-    """Write the flags of several identities in one edit; None removes a flag. Return those that cannot be written.
+    """Write the flags of several identities in one edit. Return those that cannot be written.
 
-    Skips identities that are no longer in the file, or have another token there by now. Waits ``lock_timeout``
+    None removes a flag of another token than the present one. Skips identities that are no longer in the file, or
+    have another token there by now. Waits ``lock_timeout``
     seconds for other editors (by default `LOCK_TIMEOUT`): do not call it on an event loop. Raises EditError if the
     file cannot be locked, read or written.
     """
@@ -78,7 +79,7 @@ def put_flags(
         for name, (_, table) in named(read(text), Table.IDENTITY).items():
             if name in flags and _is_relevant(table, flag := flags[name]):
                 try:
-                    text = unflagged(text, name) if flag is None else flagged(text, name, flag)
+                    text = flagged(text, name, flag) if isinstance(flag, Flag) else unflagged(text, name)
                 except UneditableError as error:
                     refused[name] = error
         return text
@@ -87,9 +88,11 @@ def put_flags(
     return refused
 
 
-def _is_relevant(table: Mapping[str, Any], flag: Flag | None) -> bool:
+def _is_relevant(table: Mapping[str, Any], flag: Flag | Unflagged | None) -> bool:
     """Return whether a flag matches the token in a table; True if the token is stored elsewhere."""
     token, present = table.get("token"), table.get(FLAG)
+    if isinstance(flag, Unflagged):
+        return isinstance(present, dict) and present.get("token") == flag.token
     if not isinstance(token, str):
         return True
     about = flag.token if flag is not None else present.get("token") if isinstance(present, dict) else None

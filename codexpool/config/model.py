@@ -86,6 +86,13 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Unflagged:
+    """A token that is good again: its flag is to be removed."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class IdentitySpec:
     """One ``[[identity]]`` table.
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from codexpool.common import tasks
-from codexpool.config.model import Flag, IdentitySpec, PoolConfig
+from codexpool.config.model import Flag, IdentitySpec, PoolConfig, Unflagged
 from codexpool.pool.identity import Condition, Evidence, Identity, Kind, Status
 from codexpool.pool.pool import Pool
 from codexpool.upkeep.vault import Vault
@@ -39,7 +39,7 @@ class FlagWriter:
     pool: Pool
     vault: Vault
     owner: tasks.Tasks
-    _queued: dict[str, Flag | None] = field(default_factory=dict)  # By identity; None removes a flag.
+    _queued: dict[str, Flag | Unflagged | None] = field(default_factory=dict)  # By identity, see `put_flags`.
     _writing: asyncio.Task[None] | None = None
     _is_failing: bool = False
     _is_read_only: bool = False  # As logged: once is enough.
@@ -60,6 +60,8 @@ class FlagWriter:
                 self.flag(identity)  # An editor saved an older text over our flag.
         elif not spec.flag.applies_to(bearer):
             self._queue(spec.name, None)
+        elif _is_good_again(spec, identity):
+            self._queue(spec.name, Unflagged(spec.flag.token))
         elif identity.status is not Status.NEEDS_REPLACEMENT:
             evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
             condition = Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence)
@@ -76,6 +78,12 @@ class FlagWriter:
             reason = str(condition.evidence or "")
             self._queue(identity.name, Flag(since, reason, f"sha256:{identity.fingerprint}"))
 
+    def unflag(self, identity: Identity) -> None:
+        """Remove the flag of an identity whose token whoami has vouched for since: a person had it verified."""
+        spec = self.config.identity(identity.name)
+        if spec is not None and spec.flag is not None and _is_good_again(spec, identity):
+            self._queue(identity.name, Unflagged(spec.flag.token))
+
     def close(self) -> None:
         """Try once more to write what is queued. May take a second: for the end of the process."""
         self._drop_unwanted()
@@ -83,7 +91,7 @@ class FlagWriter:
             logger.error("%s; flags not written before the end: %s", error, ", ".join(self._queued))
         self._queued.clear()
 
-    def _queue(self, name: str, flag: Flag | None) -> None:
+    def _queue(self, name: str, flag: Flag | Unflagged | None) -> None:
         self._queued[name] = flag
         if self._writing is None or self._writing.done():
             self._writing = self.owner.spawn(self._write())
@@ -113,7 +121,7 @@ class FlagWriter:
             self._is_failing = True
             logger.error("%s. Retrying; flags not written yet: %s", error, ", ".join(self._queued))
 
-    def _put(self, flags: dict[str, Flag | None], lock_timeout: float | None) -> EditError | None:
+    def _put(self, flags: dict[str, Flag | Unflagged | None], lock_timeout: float | None) -> EditError | None:
         """Write flags. Return the error if the file cannot be written now. For a thread."""
         from codexpool.config import editing  # Slow to import and rarely needed.
 
@@ -133,13 +141,22 @@ class FlagWriter:
         if not self._queued:
             self._is_failing = False
 
-    def _is_wanted(self, name: str, flag: Flag | None) -> bool:
+    def _is_wanted(self, name: str, flag: Flag | Unflagged | None) -> bool:
         identity, spec = self.pool.identities.get(name), self.config.identity(name)
         if identity is None or spec is None:
             return False
         if flag is None:
             return spec.flag is not None and not _is_flagged(spec, identity)
+        if isinstance(flag, Unflagged):
+            return _is_good_again(spec, identity)
         return identity.status is Status.NEEDS_REPLACEMENT and flag.token == f"sha256:{identity.fingerprint}"
+
+
+def _is_good_again(spec: IdentitySpec, identity: Identity) -> bool:
+    """Return whether whoami has vouched for a token since it was flagged."""
+    if spec.flag is None or not _is_flagged(spec, identity) or identity.status is Status.NEEDS_REPLACEMENT:
+        return False
+    return spec.flag.since.timestamp() < identity.vouched_at
 
 
 def _is_flagged(spec: IdentitySpec, identity: Identity) -> bool:

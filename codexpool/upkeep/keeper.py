@@ -324,6 +324,8 @@ class Keeper(PoolListener):
             self.models.can_be_asked(identity)
         if status is Status.NEEDS_REPLACEMENT:
             self._flags.flag(identity)
+        elif status is Status.READY:
+            self._flags.unflag(identity)
         elif status in (Status.UNVERIFIED, Status.SUSPECT):
             self._vault.look_after(identity)
         self._wake()

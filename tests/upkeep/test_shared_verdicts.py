@@ -22,7 +22,18 @@ from codexpool.tokens.bearer import fingerprint
 from codexpool.upkeep import persistence, vault
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES
-from tests.upkeep.keepers import DEAD, Accounts, Backend, keeper_of, refuse, token_of, until, until_ready, write_pool
+from tests.upkeep.keepers import (
+    DEAD,
+    Accounts,
+    Backend,
+    flags,
+    keeper_of,
+    refuse,
+    token_of,
+    until,
+    until_ready,
+    write_pool,
+)
 
 DEAD_A = fingerprint(token_of("a"))
 
@@ -164,6 +175,8 @@ async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet
     here, there = await fleet.two()
     DEAD.add(DEAD_A)
     refuse(here, "a")
+    files = here.config.path, there.config.path
+    await until(lambda: all(flags(file).keys() == {"a"} for file in files))
     await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
     DEAD.clear()
 
@@ -171,7 +184,8 @@ async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet
     state.drop_condition(DEAD_A)
     state.close()
 
-    await until(lambda: {status(here), status(there)} == {Status.READY})
+    await until(lambda: not any(flags(file) for file in files))
+    assert {status(here), status(there)} == {Status.READY}
 
 
 async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> None:
