@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from codexpool.common.private_files import UnusableError
-from codexpool.config.model import ConfigError, FromAuthJson, FromEnv, PoolConfig, Problem
+from codexpool.config.model import ConfigError, FromAuthJson, FromEnv, FromState, PoolConfig, Problem
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, other_owner
 from codexpool.credentials import Credential, agent_identity, auth_json
@@ -23,6 +23,7 @@ from codexpool.credentials.oauth import OAuth
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.state_keys import names_keys
 
 POOL: Final = "pool"
 LOGINS: Final = "logins"
@@ -43,17 +44,18 @@ def read(path: Path) -> tuple[PoolConfig | None, list[Finding]]:
         return None, [_finding(problem) for problem in error.problems]
 
 
-def check_config(config: PoolConfig, resolved: Resolved) -> Iterator[Finding]:
+def check_config(config: PoolConfig, resolved: Resolved, environ: Mapping[str, str]) -> Iterator[Finding]:
     total = len(config.identities)
     if not total:
         yield wrong(POOL, f"{config.path} has no identity", "codexpool add NAME, or codexpool login NAME")
         return
     flags = "; it cannot be written here: the state keeps the flags of dead tokens" if config.is_read_only else ""
     yield ok(POOL, f"{config.path} is valid: {total} {'identity' if total == 1 else 'identities'}{flags}")
+    in_environ = (FromEnv,) if names_keys(environ) else (FromEnv, FromState)
     from_env = {
-        f"identity[{number}].token"
+        f"identity[{number}].{spec.source_key}"
         for number, spec in enumerate(config.identities, 1)
-        if isinstance(spec.source, FromEnv)
+        if isinstance(spec.source, in_environ)
     }
     for problem in resolved.problems:
         found = _finding(problem)

@@ -80,6 +80,10 @@ def new_key() -> str:
     return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(SIZE)).decode().rstrip("=")
 
 
+def names_keys(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get(VARIABLE) or environ.get(FILE_VARIABLE))
+
+
 def state_keys(environ: Mapping[str, str]) -> StateKeys:
     """Return the keys that the environment names; none if it names none. Raises UnusableError, without any key."""
     text, file = environ.get(VARIABLE, "").strip(), environ.get(FILE_VARIABLE, "").strip()

@@ -22,9 +22,12 @@ from codexpool.doctor import configuration, machine
 from codexpool.doctor.findings import Level
 from codexpool.doctor.machine import Kept
 from codexpool.local.ca_files import KEY
+from codexpool.pool.identity import IdentityKey
 from codexpool.tokens.bearer import Bearer
+from codexpool.tokens.state_keys import new_key, state_keys
 from tests.config.test_sources import sources
 from tests.config.unwritable import unwritable
+from tests.credentials.shared import MemoryLogins, MemoryState
 from tests.doctor.fakes import client, running
 from tests.running import pat
 from tests.standin.agents import make
@@ -206,7 +209,7 @@ def test_an_invalid_pool_says_where(tmp_path: Path) -> None:
     config, problems = configuration.read(pool(tmp_path, ONE))
     assert config is not None
     assert problems == []
-    assert levels(configuration.check_config(config, resolve(config, sources()))) == [Level.OK]
+    assert levels(configuration.check_config(config, resolve(config, sources()), {})) == [Level.OK]
 
     none, problems = configuration.read(pool(tmp_path, ONE + "nonsense = 1\n"))
     assert none is None
@@ -219,7 +222,7 @@ def test_a_pool_that_cannot_be_written_is_no_problem(tmp_path: Path) -> None:
     with unwritable(errno.EROFS):
         config, _ = configuration.read(pool(tmp_path, ONE))
     assert config is not None
-    (finding,) = configuration.check_config(config, resolve(config, sources()))
+    (finding,) = configuration.check_config(config, resolve(config, sources()), {})
     assert (finding.level, "the state keeps the flags" in finding.text) == (Level.OK, True)
 
 
@@ -228,7 +231,27 @@ def test_a_variable_that_only_the_proxy_has_is_a_note(tmp_path: Path) -> None:
     config, _ = configuration.read(pool(tmp_path, text))
     assert config is not None
 
-    assert levels(configuration.check_config(config, resolve(config, sources()))) == [Level.OK, Level.NOTE]
+    assert levels(configuration.check_config(config, resolve(config, sources()), {})) == [Level.OK, Level.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"), [({}, Level.NOTE), ({"CODEXPOOL_STATE_KEY": new_key()}, Level.WRONG)]
+)
+def test_a_shared_login_whose_key_only_the_proxy_has_is_a_note(
+    tmp_path: Path, environ: dict[str, str], expected: Level
+) -> None:
+    text = '[[identity]]\nname = "a"\nlogin = "state"\naccount_id = "acc-1"\nuser_id = "user-1"\n'
+    config, _ = configuration.read(pool(tmp_path, text))
+    assert config is not None
+    state = MemoryState()
+    state.log_in(IdentityKey("acc-1", "user-1"), "{}")
+    logins = MemoryLogins(state, state_keys(environ))
+    logins.heard = {key: row.stored for key, row in state.rows.items()}
+
+    found = list(configuration.check_config(config, resolve(config, sources()._replace(logins=logins)), environ))
+
+    assert levels(found) == [Level.OK, expected]
+    assert "its login in the state is encrypted" in found[1].text
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ class Examination:
         yield from problems
         if self._config is not None:
             self._resolved = resolve(self._config, sources())
-            yield from configuration.check_config(self._config, self._resolved)
+            yield from configuration.check_config(self._config, self._resolved, os.environ)
 
     def _running(self) -> Iterator[Finding]:
         self._asked_at = time.time()
