@@ -152,6 +152,7 @@ class Vault:
                 identity = self._pool.identities.get(name)
                 if identity is not None and identity.status not in (Status.UNVERIFIED, Status.CONFLICT):
                     if credential.has_news:
+                        self._renewals.hurry(identity)
                         self._renew(identity, refused=False)
                     return True
         return False

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from codexpool.credentials import NoTokenAnyMoreError, shared_login
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, shared_login
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.pool.identity import Evidence, Identity, IdentityKey, Status
 from codexpool.state import State, UnavailableError, logins
@@ -23,7 +23,7 @@ from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.opening import open_state
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.state_keys import new_key, state_keys
-from codexpool.upkeep import persistence
+from codexpool.upkeep import persistence, renewals
 from codexpool.upkeep.keeper import Keeper
 from tests.postgres import Server
 from tests.standin.logins import access_token, auth_json
@@ -49,6 +49,7 @@ class Endpoint:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.valid: set[str] = set()
         self.spent: list[str] = []
+        self.is_failing = False
         self.answering = threading.Event()
         self.answering.set()
         self._lock = threading.Lock()
@@ -62,6 +63,8 @@ class Endpoint:
     def renew(self, refresh_token: str) -> dict[str, Any]:
         with self._lock:
             self.spent.append(refresh_token)
+            if self.is_failing:
+                raise NoTokenNowError("the token endpoint answers 503")
             if refresh_token not in self.valid:
                 raise NoTokenAnyMoreError("refresh_token_reused", "it was used")
             self.valid.discard(refresh_token)
@@ -190,6 +193,20 @@ async def test_a_login_that_is_over_serves_everywhere_once_a_person_logs_in_agai
     assert len(fleet.endpoint.spent) == 1
 
     await have(await asyncio.to_thread(fleet.log_in), a, b)
+
+
+async def test_a_renewal_that_fails_does_not_wait_for_its_next_try_once_there_is_another_login(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "FIRST_PAUSE", 600.0)
+    monkeypatch.setattr(renewals, "LONGEST_PAUSE", 600.0)
+    stale = fleet.log_in()
+    a = fleet.proxy("a")
+    await have(stale, a)
+    fleet.endpoint.is_failing = True
+    refuse(a)
+    await until(lambda: fleet.endpoint.spent)
+    await have(await asyncio.to_thread(fleet.log_in), a)
 
 
 async def test_a_login_that_is_put_there_later_serves_as_well(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
