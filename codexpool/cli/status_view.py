@@ -185,7 +185,7 @@ class StatusView:
         if not state or (len(proxies) < 2 and state["engine"] == "sqlite"):
             return None
         number = sum(proxy["alive"] for proxy in proxies)
-        lines = [Text(f"{number:,} connected to {state['where']}")]
+        lines = [Text(f"{number:,} {'' if state['connected'] else 'were '}connected to {state['where']}")]
         lines += [_proxy(proxy, self._at) for proxy in proxies[:PROXIES_SHOWN]]
         if len(proxies) > PROXIES_SHOWN:
             lines.append(Text(f"and {len(proxies) - PROXIES_SHOWN} more"))

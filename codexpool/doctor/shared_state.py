@@ -23,6 +23,10 @@ def findings(environ: Mapping[str, str], status: Mapping[str, Any]) -> Iterator[
     """Check the state that ``environ`` names; ``status`` is the document of the running proxy, empty if none."""
     try:
         at = location(environ)
+    except StateError as error:
+        yield wrong(STATE, error.what, error.remedy)
+        return
+    try:
         facts = _facts(at)
     except StateError as error:
         yield wrong(STATE, error.what, error.remedy)
@@ -31,7 +35,7 @@ def findings(environ: Mapping[str, str], status: Mapping[str, Any]) -> Iterator[
         if facts is not None:
             yield from of_clock(facts.ahead)
             yield from of_versions(facts.proxies)
-        yield from of_proxy(status, str(at))
+    yield from of_proxy(status, str(at))
 
 
 def _facts(at: Location) -> Facts | None:

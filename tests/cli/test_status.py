@@ -317,6 +317,7 @@ def test_a_lost_state_is_told_with_what_it_means(fake: FakeProxy) -> None:
 
     assert "the state is lost since 15:59:00 UTC: postgresql://db.example/codexpool does not answer" in text
     assert "goes on with what it knows, and keeps 3 rows to write" in text
+    assert "1 were connected to" in text
 
 
 # -- for programs

@@ -77,6 +77,18 @@ def test_a_url_of_something_else_is_wrong_and_its_password_is_not_repeated() -> 
     assert "hunter2" not in found.text + found.remedy
 
 
+def test_a_state_out_of_reach_is_told_for_this_shell_and_for_the_proxy() -> None:
+    environ = {"CODEXPOOL_STATE": "postgresql://me:hunter2@127.0.0.1:1/pool"}
+    lost = status(**fleet("pool-a", where="postgresql://127.0.0.1:1/pool", connected=False))
+
+    here, there = shared_state.findings(environ, lost)
+
+    assert here.text.startswith("postgresql://127.0.0.1:1/pool cannot be used")
+    assert "check that the server runs" in here.remedy
+    assert there.text.startswith("the proxy has lost it")
+    assert "hunter2" not in f"{here} {there}"
+
+
 def test_a_file_that_does_not_exist_yet_is_not_created(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
 
