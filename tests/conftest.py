@@ -73,6 +73,7 @@ SLOW = (
     "web/test_page.py",  # Chromium
     "upkeep/test_life.py",  # days of a pool, simulated
     "pool/test_simulation.py",
+    "upkeep/test_leasing_simulated.py",
     "state/test_chaos.py",
     "state/test_postgres_chaos.py",
     "credentials/test_file_login.py::test_killed_at",

@@ -23,11 +23,16 @@ VALID_FOR: Final = 12.0  # Seconds for which a lease is used after an exchange: 
 
 
 class Use(NamedTuple):
-    """What the turns of this proxy need of a bound: those under way (of a day: begun), and those that wait."""
+    """What the turns of this proxy need of a bound.
+
+    ``used`` are the turns under way, of a day those begun and reserved; of these, ``spent`` (the begun ones of a day)
+    never come back. ``waiting`` are the turns that wait.
+    """
 
     bound: int = 0
     used: int = 0
     waiting: int = 0
+    spent: int = 0
 
 
 UNUSED: Final = Use()
@@ -100,13 +105,11 @@ class Leases:
         for subject in {**self.held, **uses}:
             held, use = self.held.setdefault(subject, Held()), uses.get(subject, UNUSED)
             held.bound = use.bound or held.bound
-            # The turns of a day stay used; whoever takes one says so (`begun`).
-            ends_used = use.used if subject.kind is Kind.DAY else 0
-            if use.used > ends_used or use.waiting:
+            if use.used > use.spent or use.waiting:
                 held.active_at = now
             of_pool = subject.kind is Kind.POOL
             keep = held.keeps(use, now, of_pool=of_pool)
-            if held.is_known and keep == held.slots == ends_used and not (held.ended or held.waits or use.waiting):
+            if held.is_known and keep == held.slots == use.spent and not (held.ended or held.waits or use.waiting):
                 del self.held[subject]
                 continue
             asks.append(Ask(subject, held.bound, use.used, keep, use.waiting, members if of_pool else ()))

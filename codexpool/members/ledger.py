@@ -91,14 +91,12 @@ class Ledger:
 
     def turns_today(self, member: str, at: float) -> int:
         """Return the turns that a member has begun on the day of ``at``, in this proxy and those merged."""
-        day = self._days.get(day_of(at))
-        if day is None:
-            return 0
-        return max(day.begun[member], self.turns_here(member, at) + day.elsewhere[member])
-
-    def turns_here(self, member: str, at: float) -> int:
-        """Return the turns that a member has begun on the day of ``at`` in this process."""
         name = day_of(at)
+        day = self._days.get(name)
+        return max(day.begun[member], self.turns_on(name, member) + day.elsewhere[member]) if day is not None else 0
+
+    def turns_on(self, name: str, member: str) -> int:
+        """Return the turns that a member has begun on a day in this process."""
         day = self._days.get(name)
         begun = day.spent.get(Account(self.pool, name, member, "", "")) if day is not None else None
         return begun.turns if begun is not None else 0

@@ -98,10 +98,10 @@ class Leasing:
             del self._reserved[day]
 
     def _is_left(self, day: Subject, most: int) -> bool:
-        now, reserved = time.time(), self._reserved[day]
+        reserved = self._reserved[day]
         if self._leases.is_shared:
-            return self._ledger.turns_here(day.member, now) + reserved < self._leases.slots(day, most)
-        return self._ledger.turns_today(day.member, now) + reserved < most
+            return self._ledger.turns_on(day.day, day.member) + reserved < self._leases.slots(day, most)
+        return self._ledger.turns_today(day.member, time.time()) + reserved < most
 
     async def _is_leased(self, day: Subject, most: int) -> bool:
         """Return whether the state leases a turn of a day, after a wait for those that others do not use."""
@@ -130,15 +130,11 @@ class Leasing:
             *self._reserved,
         }
         self._most = {day: most for day, most in self._most.items() if day in days}
-        today, now = day_of(time.time()), time.time()
-        return {
-            day: Use(
-                self._most.get(day, 0),
-                self._ledger.turns_here(day.member, now) * (day.day == today) + self._reserved[day],
-                self._wanted[day],
-            )
-            for day in days
-        }
+        uses = {}
+        for day in days:
+            begun, most = self._ledger.turns_on(day.day, day.member), self._most.get(day, 0)
+            uses[day] = Use(most, begun + self._reserved[day], self._wanted[day], begun)
+        return uses
 
     # -- exchanges
 

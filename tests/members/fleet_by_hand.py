@@ -21,6 +21,8 @@ class Store:
     claims: dict[Subject, dict[str, Claim]] = field(default_factory=dict)
     clocks: dict[Subject, float] = field(default_factory=dict)
     seen_at: dict[str, float] = field(default_factory=dict)
+    begun: dict[Subject, dict[str, int]] = field(default_factory=dict)
+    """The turns of a day that each proxy has begun."""
 
     def is_alive(self, holder: str) -> bool:
         return self.now - self.seen_at.get(holder, -ALIVE) < ALIVE
@@ -29,7 +31,12 @@ class Store:
         return [claim for claim in self.claims.get(subject, {}).values() if self.is_alive(claim.holder)]
 
     def exchange(self, holder: str, asks: Sequence[Ask]) -> dict[Subject, Answer]:
-        found = {ask.subject: Standing(self.clocks.get(ask.subject, 0.0), self.alive(ask.subject)) for ask in asks}
+        found = {
+            ask.subject: Standing(
+                self.clocks.get(ask.subject, 0.0), self.alive(ask.subject), self.begun.get(ask.subject, {})
+            )
+            for ask in asks
+        }
         settled: Mapping[Subject, Settled] = settle(holder, asks, found)
         for subject, (claim, clock, _) in settled.items():
             self.claims.setdefault(subject, {})[holder] = claim
