@@ -279,15 +279,15 @@ class Vault:
         """If another proxy asks about a refused token just now, wait for what it learns, a moment at most."""
         if identity.kind is not Kind.PAT or identity.status is Status.UNVERIFIED:
             return
-        fingerprint = identity.fingerprint
+        fingerprint, begun = identity.fingerprint, time.time()
         if await self._persistence.is_to_ask(f"whoami:{fingerprint}"):
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANOTHER_ANSWERS):
                 while identity.status in (Status.SUSPECT, Status.READY):
                     said = (await self._persistence.news()).conditions.get(fingerprint)
-                    if said is not None and said.status not in IN_DOUBT:
-                        return
+                    if said is not None and said.status not in IN_DOUBT and begun <= said.since:
+                        return  # It was healthy; what was refused here may be newer.
 
     def _verified(self, identity: Identity) -> None:
         self._verifying.discard(identity)

@@ -19,7 +19,7 @@ from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.notes import RESUMED
 from codexpool.state.opening import open_state
 from codexpool.tokens.bearer import fingerprint
-from codexpool.upkeep import persistence, vault
+from codexpool.upkeep import persistence, polling, vault
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES
 from tests.upkeep.keepers import (
@@ -40,8 +40,13 @@ DEAD_A = fingerprint(token_of("a"))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for on purpose takes no time, and what a busy machine delays is waited for."""
     monkeypatch.setattr(persistence, "POLL", 0.05)
     monkeypatch.setattr(vault, "VERIFIED_FOR", 0.05)
+    monkeypatch.setattr(persistence, "ASKED_WITHIN", 20.0)
+    monkeypatch.setattr(persistence, "ANSWERED_WITHIN", 60.0)
+    monkeypatch.setattr(vault, "ANOTHER_ANSWERS", 20.0)
+    monkeypatch.setattr(polling, "ANOTHER_READS", 20.0)
 
 
 class Fleet:
@@ -249,7 +254,8 @@ async def test_an_account_is_read_once_when_all_proxies_start(fleet: Fleet) -> N
     assert sorted(fleet.accounts.asked) == ["acc-a", "acc-b"]
 
 
-async def test_a_state_that_hangs_holds_up_no_question(fleet: Fleet) -> None:
+async def test_a_state_that_hangs_holds_up_no_question(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistence, "ASKED_WITHIN", 0.1)
     here, _ = await fleet.two()
     state = here._persistence._state
     assert state is not None
