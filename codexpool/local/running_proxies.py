@@ -162,7 +162,7 @@ def _is_stale(note: Path) -> bool:
     except TimeoutError:
         return False
     except (OSError, NotImplementedError):  # A file system without locks, or another user's proxy.
-        return not _may_run(int(note.stem))
+        return not may_run(int(note.stem))
     try:
         with contextlib.suppress(OSError):
             note.unlink(missing_ok=True)
@@ -177,7 +177,8 @@ def _remove_lock(note: Path) -> None:
         note.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _may_run(pid: int) -> bool:
+def may_run(pid: int) -> bool:
+    """Return whether a process of this machine has a pid, as far as is known."""
     if os.name == "posix":  # Windows has no harmless way to ask.
         try:
             os.kill(pid, 0)

@@ -10,9 +10,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from codexpool import __version__
 from codexpool.common import tasks
+from codexpool.local.running_proxies import may_run
 from codexpool.state import State, StateError
 from codexpool.state.fleet import BEAT, Fleet, Proxy
 from codexpool.state.location import Location
@@ -21,6 +23,7 @@ from codexpool.upkeep.persistence import Persistence
 logger = logging.getLogger("codexpool")
 
 STARTED = time.monotonic()  # When this run of the addon began; a keeper begins again with another pool.toml.
+RESTART = 2.0  # Seconds by which an earlier process with the same pid has started earlier.
 CLOSE_TIMEOUT = 2.0  # Seconds that the end waits for a heartbeat under way.
 
 
@@ -85,7 +88,13 @@ class Heartbeat:
         from codexpool.state import presence  # In a thread: it imports SQLAlchemy.
 
         with self._beating:  # A heartbeat that comes after the farewell would look like a proxy that has died.
-            return () if self._is_closed else state.transact(lambda connection: presence.beat(connection, own))
+            if self._is_closed:
+                return ()
+            found = state.transact(lambda connection: presence.beat(connection, own))
+            if not self._read_at:  # The first one.
+                for proxy in (proxy for proxy in found if _was_killed(proxy, own)):
+                    state.transact(partial(presence.leave, writer=proxy.writer))
+            return found
 
     def _note_connection(self) -> bool:
         """Return whether the state can be used now, and note the time if that has changed."""
@@ -93,6 +102,18 @@ class Heartbeat:
         if is_connected is not self._was_connected:
             self._was_connected, self._since = is_connected, time.time()
         return is_connected
+
+
+def _was_killed(proxy: Proxy, own: Proxy) -> bool:
+    """Return whether another proxy of this machine is gone: what it has leased need not wait for its end.
+
+    One that is taken for gone by mistake (two containers with one host name) is back with its next heartbeat.
+    """
+    if proxy.host != own.host or proxy.writer == own.writer:
+        return False
+    if proxy.pid == own.pid:  # In a container, the first process has the same one each time.
+        return proxy.up - own.up > RESTART
+    return not may_run(proxy.pid)
 
 
 def _leave(state: State) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,27 @@ async def test_a_state_that_does_not_open_is_not_connected(pool_toml: Path) -> N
     assert not found.is_connected
     assert found.proxies == ()
     assert "hunter2" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "is_listed"),
+    [
+        (socket.gethostname(), os.getpid(), False),  # as the first process of a container has each time
+        (socket.gethostname(), 2**22 + 1, False),  # beyond the largest pid of Linux
+        (socket.gethostname(), os.getppid(), True),
+        ("another", 2**22 + 1, True),
+    ],
+)
+async def test_a_proxy_of_this_machine_that_was_killed_is_gone_at_once(
+    pool_toml: Path, host: str, pid: int, is_listed: bool
+) -> None:
+    state = SqliteState(pool_toml.parent / "state.sqlite3")
+    age = time.monotonic() - heartbeat.STARTED
+    killed = Proxy("killed", host, "1.0", pid, age + 60.0, 0.0, 1)
+    state.transact(lambda connection: presence.beat(connection, killed))
+
+    with keeper_of(pool_toml, lambda: state) as keeper:
+        await until(lambda: fleet(keeper).proxies)
+        await until(lambda: is_listed or len(fleet(keeper).proxies) == 1)
+
+        assert ("killed" in {proxy.writer for proxy in fleet(keeper).proxies}) is is_listed
