@@ -55,12 +55,12 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise UnusableError("is a folder", "name a file")
     if not stat.S_ISREG(status.st_mode):
         raise UnusableError("is not a regular file", "put the text into a file")
-    if os.name == "posix" and status.st_mode & _forbidden(status):
+    if os.name == "posix" and status.st_mode & forbidden(status):
         mode = stat.S_IMODE(status.st_mode)
         raise UnusableError(f"is open to other users (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")
 
 
-def _forbidden(status: os.stat_result) -> int:
-    """Return the permissions that a secret file of this owner must not have."""
+def forbidden(status: os.stat_result) -> int:
+    """Return the permissions that a secret file of this owner must not have. POSIX only."""
     is_roots = status.st_uid == 0 != os.geteuid()
     return OPEN_TO_OTHERS & ~stat.S_IRGRP if is_roots else OPEN_TO_OTHERS

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from codexpool.common.private_files import OPEN_TO_OTHERS
+from codexpool.common.private_files import OPEN_TO_OTHERS, forbidden
 from codexpool.config.sources import environ_of_programs
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.local import ca_files
@@ -60,17 +60,18 @@ def secret_files(
 def check_files(kept: Iterable[Kept]) -> Iterator[Finding]:
     if os.name != "posix":
         return
-    found = [(one, one.path.stat().st_mode) for one in dict.fromkeys(kept) if os.access(one.path, os.F_OK)]
-    too_open = [finding for one, mode in found if (finding := check_mode(one, mode)) is not None]
+    found = [(one, one.path.stat()) for one in dict.fromkeys(kept) if os.access(one.path, os.F_OK)]
+    too_open = [finding for one, status in found if (finding := check_mode(one, status)) is not None]
     yield from too_open
     if found and not too_open:
         yield ok(FILES, f"none of {len(found)} files and folders with secrets is open to others")
 
 
-def check_mode(one: Kept, mode: int) -> Finding | None:
-    """Return what is wrong with a mode (``st_mode``); None if nothing is."""
+def check_mode(one: Kept, status: os.stat_result) -> Finding | None:
+    """Return what is wrong with the mode of a file or folder; None if nothing is."""
+    mode = status.st_mode
     is_folder, is_writable = stat.S_ISDIR(mode), mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not mode & OPEN_TO_OTHERS and not (is_folder and mode & 0o011):
+    if not mode & (OPEN_TO_OTHERS if is_folder else forbidden(status)) and not (is_folder and mode & 0o011):
         return None
     place = f"{one.path} (mode {stat.S_IMODE(mode):04o})"
     remedy = f"chmod {700 if is_folder else 600} {shlex.quote(str(one.path))}"

@@ -101,10 +101,15 @@ def test_no_client_is_a_note() -> None:
 FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
 
 
+def status_of(mode: int, owner: int) -> os.stat_result:
+    return os.stat_result((mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("mode", "level", "remedy"),
     [
         (FILE | 0o600, None, ""),
+        (FILE | 0o640, Level.WRONG, "chmod 600 '/a b'"),
         (FILE | 0o400, None, ""),
         (FILE | 0o644, Level.WRONG, "chmod 600 '/a b'"),
         (FILE | 0o620, Level.WRONG, "chmod 600 '/a b'"),
@@ -115,9 +120,17 @@ FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
     ],
 )
 def test_a_mode_that_is_too_open_has_its_chmod(mode: int, level: Level | None, remedy: str) -> None:
-    finding = machine.check_mode(Kept(Path("/a b"), "the state"), mode)
+    finding = machine.check_mode(Kept(Path("/a b"), "the state"), status_of(mode, owner=10001))
 
     assert (finding and finding.level, finding.remedy if finding else "") == (level, remedy)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_mounted_secret_of_root_may_be_readable_by_our_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 10001)
+    kept = Kept(Path("/etc/codexpool/pool.toml"), "pool.toml")
+    assert machine.check_mode(kept, status_of(FILE | 0o440, owner=0)) is None
+    assert machine.check_mode(kept, status_of(FILE | 0o444, owner=0)) is not None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
