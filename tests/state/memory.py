@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy import Connection, create_engine, insert, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.pool import StaticPool
 
 from codexpool.pool.identity import IdentityKey
 from codexpool.state import Row, Snapshot, State
+from codexpool.state.logins import login_rows
 from codexpool.state.schema import claims, revision, schema
 from codexpool.state.store import bindings, contents
 from codexpool.state.upserts import upserts
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class MemoryState(State):
-    """Nothing else writes to it, so it never has changes."""
+    """Nothing else writes to it but people who log in."""
 
     name = "here"
     where = "memory"
@@ -36,6 +37,7 @@ class MemoryState(State):
         with self._engine.begin() as connection:
             schema.create_all(connection)
             connection.execute(insert(revision).values(value=0, epoch="e"))
+        self._seen = 0
 
     def put(self, row: Row) -> None:
         more = {} if row.table == "claims" else {"revision": 1, "writer": self.name}
@@ -49,7 +51,11 @@ class MemoryState(State):
         return self.transact(lambda connection: contents(connection, self._clock()))
 
     def changes(self, wait: float = 0) -> Snapshot:
-        return Snapshot()
+        return self.transact(self._new_logins)
+
+    def _new_logins(self, connection: Connection) -> Snapshot:
+        since, self._seen = self._seen, connection.execute(select(revision.c.value)).scalar_one()
+        return Snapshot(logins=login_rows(connection, since))
 
     def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
         return self.transact(lambda connection: bindings(connection, sessions))

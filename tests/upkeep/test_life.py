@@ -31,9 +31,10 @@ from codexpool.credentials import NoTokenNowError, command, token_endpoint
 from codexpool.credentials.account_api import UnreadError, usage_of
 from codexpool.credentials.authapi import UndiscoveredError, Whoami, place_in, whoami_of
 from codexpool.credentials.http_client import Route
+from codexpool.credentials.shared_login import opened
 from codexpool.credentials.token_endpoint import tokens_of
 from codexpool.pool.confirmation import LASTS
-from codexpool.pool.identity import Asked, Evidence, Kind, Metadata, Status, Word
+from codexpool.pool.identity import Asked, Evidence, IdentityKey, Kind, Metadata, Status, Word
 from codexpool.pool.recovery import Look, LookUp, Pause, Renew, Try, Wait, attempts
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.verdict import Finding
@@ -42,7 +43,9 @@ from codexpool.protocol.usage_report import UsageReport
 from codexpool.proxy import judge
 from codexpool.proxy.exchange import Attempt
 from codexpool.proxy.judge import BackendAnswer
+from codexpool.state import logins
 from codexpool.tokens.bearer import Bearer, fingerprint
+from codexpool.tokens.state_keys import new_key, state_keys
 from codexpool.upkeep import keeper as keeper_module
 from codexpool.upkeep.keeper import Keeper
 from tests.standin import CLOUDFLARE_PAGE, error_body
@@ -55,9 +58,18 @@ from tests.upkeep.keepers import Unheard
 
 BEGIN = 1_800_000_000.0
 PATH = "/backend-api/codex/responses"
-NAMES = {"pat": Kind.PAT, "file": Kind.PAT, "login": Kind.OAUTH, "other": Kind.OAUTH, "sso": Kind.COMMAND}
+NAMES = {
+    "pat": Kind.PAT,
+    "file": Kind.PAT,
+    "login": Kind.OAUTH,
+    "other": Kind.OAUTH,
+    "shared": Kind.OAUTH,
+    "sso": Kind.COMMAND,
+}
 NAME = st.sampled_from(sorted(NAMES))
-LOGIN = st.sampled_from(["login", "other"])
+LOGIN = st.sampled_from(["login", "other", "shared"])
+SHARED = IdentityKey("acc-shared", "user-shared")
+ENVIRON = {"CODEXPOOL_STATE_KEY": new_key()}
 
 
 LIVES = int(os.environ.get("CODEXPOOL_LIVES", "40"))
@@ -336,6 +348,7 @@ class Life(RuleBasedStateMachine):
             "file": 'token = { file = "token" }',
             "login": 'auth_json = "login.json"',
             "other": 'auth_json = "other.json"',
+            "shared": 'login = "state"\naccount_id = "acc-shared"\nuser_id = "user-shared"',
             "sso": 'token = { command = ["sso"] }\naccount_id = "acc-sso"\nuser_id = "user-sso"',
         }
         lines = [f'[[identity]]\nname = "{name}"\n{entry}\n{more.get(name, "")}\n' for name, entry in entries.items()]
@@ -354,8 +367,26 @@ class Life(RuleBasedStateMachine):
                 self.backend.tokens[token] = Known(name)
                 self.backend.printed[name] = token
             case _:
-                self.private(f"{name}.json", json.dumps(self.backend.login(name)))
+                self.put_login(name, self.backend.login(name))
         self.dead.discard(name)
+
+    def put_login(self, name: str, document: dict[str, Any]) -> None:
+        """Put a login to where its identity has it: in a file, or in the state."""
+        text = json.dumps(document)
+        if name == "shared":
+            sealed = state_keys(ENVIRON).seal(text, SHARED)
+            self.state.transact(lambda connection: logins.log_in(connection, SHARED, sealed))
+        else:
+            self.private(f"{name}.json", text)
+
+    def tokens_of(self, name: str) -> dict[str, str]:
+        """Return the tokens of a login, from where its identity has it."""
+        if name == "shared":
+            stored = self.state.transact(lambda connection: logins.login_rows(connection, -1))[SHARED]
+            tokens: dict[str, str] = opened(SHARED, stored, state_keys(ENVIRON)).document["tokens"]
+        else:
+            tokens = json.loads((self.folder / f"{name}.json").read_text())["tokens"]
+        return tokens
 
     # -- start and stop
 
@@ -368,7 +399,7 @@ class Life(RuleBasedStateMachine):
 
     async def started(self) -> None:
         watcher = Watcher([self.folder / "pool.toml"])
-        self.keeper = Keeper(load(self.folder / "pool.toml"), lambda: self.state, {}, Route(), Unheard())
+        self.keeper = Keeper(load(self.folder / "pool.toml"), lambda: self.state, ENVIRON, Route(), Unheard())
         self.keeper.start(watcher)
         await asyncio.sleep(3)
 
@@ -400,17 +431,17 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=LOGIN)
     def another_program_uses_a_refresh_token(self, name: str) -> None:
-        mine = json.loads((self.folder / f"{name}.json").read_text())["tokens"]["refresh_token"]
+        mine = self.tokens_of(name)["refresh_token"]
         self.backend.used[mine] = name
         self.dead.add(name)
 
     @rule(name=LOGIN)
     def another_program_renews_a_login(self, name: str) -> None:
         if name not in self.dead:
-            document = json.loads((self.folder / f"{name}.json").read_text())
-            self.backend.refresh_tokens.pop(document["tokens"]["refresh_token"], None)
-            self.backend.used[document["tokens"]["refresh_token"]] = name
-            self.private(f"{name}.json", json.dumps(self.backend.login(name)))
+            mine = self.tokens_of(name)["refresh_token"]
+            self.backend.refresh_tokens.pop(mine, None)
+            self.backend.used[mine] = name
+            self.put_login(name, self.backend.login(name))
 
     @rule(name=NAME)
     def a_person_enters_a_new_token(self, name: str) -> None:
@@ -546,8 +577,7 @@ class Life(RuleBasedStateMachine):
 
     def has_a_good_token(self, name: str) -> bool:
         """Tell whether a login's access token is still valid."""
-        document = json.loads((self.folder / f"{name}.json").read_text())
-        return self.backend.accepts(document["tokens"]["access_token"])
+        return self.backend.accepts(self.tokens_of(name)["access_token"])
 
     @invariant()
     def no_valid_identity_needs_a_person(self) -> None:
@@ -565,11 +595,7 @@ class Life(RuleBasedStateMachine):
             "file": lambda: (self.folder / "token").read_text(),
             "sso": lambda: self.backend.printed["sso"],
         }.get(name)
-        token = (
-            present()
-            if present is not None
-            else json.loads((self.folder / f"{name}.json").read_text())["tokens"]["access_token"]
-        )
+        token = present() if present is not None else self.tokens_of(name)["access_token"]
         return fingerprint(token) != self.keeper.pool.identities[name].fingerprint
 
 
