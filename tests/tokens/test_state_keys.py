@@ -105,7 +105,11 @@ def test_the_variable_and_a_file_cannot_both_be_set() -> None:
         state_keys({VARIABLE: NEW, FILE_VARIABLE: "/dev/null"})
 
 
-@pytest.mark.parametrize("wrong", [NEW[:-1], NEW + "A", NEW[13:], "codexpool-sk-", NEW[:-3] + "é=="])
+@pytest.mark.parametrize(
+    "wrong",
+    [NEW[:-1], NEW + "A", NEW[13:], "codexpool-sk-", NEW[:-3] + "é=="],
+    ids=["a character short", "a character too long", "without its beginning", "its beginning", "no base64"],
+)
 def test_half_a_key_is_refused_and_not_shown(wrong: str) -> None:
     with pytest.raises(UnusableError) as error:
         keys(NEW, wrong)
