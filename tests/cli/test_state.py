@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from codexpool.cli.commands import state as command
 from codexpool.pool.identity import IdentityKey
@@ -17,6 +18,7 @@ from codexpool.state.fleet import Proxy
 from codexpool.state.location import Location, Postgres
 from codexpool.state.opening import open_state
 from codexpool.state.presence import beat
+from codexpool.state.schema import logins
 from codexpool.state.sqlite import SqliteState
 from tests.cli.pools import Pool
 from tests.running import pat
@@ -102,6 +104,16 @@ def test_a_copy_says_what_it_did_and_what_to_do_next(pool: Pool, database: Path)
     assert (pool.folder / "state.sqlite3").read_bytes() == before
     with closing(SqliteState(database)) as copied:
         assert list(copied.load().records) == [f"{pool.path}#work"]
+
+
+def test_a_copied_login_must_not_be_used_from_the_file_any_more(pool: Pool, database: Path) -> None:
+    values = {"account_id": "a", "user_id": "u", "key_id": "k", "sealed": b"x", "generation": 1, "refusal": ""}
+    with closing(SqliteState(pool.folder / "state.sqlite3")) as state:
+        state.transact(lambda c: c.execute(insert(logins).values(**values, at=1.0, revision=1, writer="")))
+
+    text = pool.run("state", "copy", "--to", URL).output
+
+    assert "a login is in both now. Start no proxy with the file again" in text
 
 
 def test_a_second_copy_is_refused(pool: Pool, database: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
@@ -16,7 +16,7 @@ from codexpool.state.copying import Copied, Target, copy, copy_file, rescoped
 from codexpool.state.fleet import DEAD_AFTER, Proxy
 from codexpool.state.notes import BREAKER, PINNED, USAGE
 from codexpool.state.presence import beat
-from codexpool.state.schema import notes, proxies, sessions, spent
+from codexpool.state.schema import logins, notes, proxies, sessions, spent
 from codexpool.state.sqlite import SqliteState, read_only
 from tests.state.engines import Engine
 
@@ -96,6 +96,26 @@ def test_usage_is_copied_with_the_processes_that_counted_it(path: Path, target: 
         return [(row.pool, row.turns) for row in connection.execute(select(spent.c.pool, spent.c.turns))]
 
     assert sorted(target.transact(turns)) == [("pool", 2), ("pool", 7)]
+
+
+def test_a_login_is_copied_as_it_is_sealed_and_free_to_be_renewed(path: Path, target: State) -> None:
+    sealed = {**WORK._asdict(), "key_id": "k1", "sealed": b"\0\xff", "generation": 7, "refusal": "", "at": 5.0}
+    mark = {"renewing_by": "a proxy that has died", "renewing_until": 6.0}
+
+    def put(connection: Connection) -> None:
+        connection.execute(insert(logins).values(**sealed, **mark, revision=1, writer=""))
+
+    def copied(connection: Connection) -> dict[str, object]:
+        return dict(connection.execute(select(logins)).mappings().one())
+
+    with closing(SqliteState(path)) as state:
+        state.transact(put)
+
+    copy_file(path, target, SCOPES, ignore)
+
+    found = target.transact(copied)
+    assert {name: found[name] for name in sealed} == sealed
+    assert {name: found[name] for name in mark} == dict.fromkeys(mark)
 
 
 def test_rows_of_other_pools_are_left_out_and_counted(path: Path, target: State) -> None:

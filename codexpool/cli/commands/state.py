@@ -166,6 +166,11 @@ def copy(url: str, pool: Pool) -> None:
         click.echo(f"left out: {copied.of_other_pools:,} rows of other pools than {pool.path}")
     if copied.unstorable:
         click.echo(f"left out: {copied.unstorable:,} rows with a NUL character, which PostgreSQL cannot store")
+    if logins := copied.rows["logins"]:
+        what = "a login is" if logins == 1 else f"{logins:,} logins are"
+        click.echo(
+            f"{what} in both now. Start no proxy with the file again: the first one to renew it ends the other's"
+        )
     click.echo(f"{source} is unchanged. To use the database, set {VARIABLE} to that URL for proxies and commands")
 
 
