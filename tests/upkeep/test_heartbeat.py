@@ -127,6 +127,7 @@ async def test_a_state_that_does_not_open_is_not_connected(pool_toml: Path) -> N
         (socket.gethostname(), os.getppid(), True),
         ("another", 2**22 + 1, True),
     ],
+    ids=["the own pid", "no process", "a process", "another machine"],
 )
 async def test_a_proxy_of_this_machine_that_was_killed_is_gone_at_once(
     pool_toml: Path, host: str, pid: int, is_listed: bool
