@@ -67,19 +67,14 @@ class Persistence(Rows):
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
         """Apply what earlier runs stored, and then, for ever, what others write."""
         state, self._earlier = await self._opening
-        self._learn(self._earlier)
-        apply(self._earlier)
+        self._take_over(self._earlier, apply)
         self._use(state)
         self._is_open.set()
         loop = asyncio.get_running_loop()
         while True:
             end = loop.time() + POLL
             if (news := await tasks.in_thread(state.changes, POLL)) != Snapshot():
-                self._learn(news)
-                try:
-                    apply(news)
-                except Exception:  # A bug of ours must not end the reading of news.
-                    logger.exception("state: news cannot be applied")
+                self._take_over(news, apply)
                 self._news.set_result(news)
                 self._news = loop.create_future()
             else:
@@ -192,7 +187,11 @@ class Persistence(Rows):
         """Note that the state has a token's condition, and not what was put before it was open."""
         self._unwritten.pop(("conditions", fingerprint), None)
 
-    def _learn(self, news: Snapshot) -> None:
+    def _take_over(self, news: Snapshot, apply: Callable[[Snapshot], None]) -> None:
+        try:
+            apply(news)
+        except Exception:  # A bug of ours must not end the reading of news.
+            logger.exception("state: what others have stored cannot be applied")
         for fingerprint, condition in news.conditions.items():
             if condition.status in REFUSED_FOR_GOOD:
                 self._condemned[fingerprint] = None

@@ -17,7 +17,7 @@ import pytest
 from codexpool.common.tasks import Tasks
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Metadata, Status
-from codexpool.state import Record, record_name
+from codexpool.state import Record, Snapshot, record_name
 from codexpool.state.location import SqliteFile
 from codexpool.state.opening import read_state
 from codexpool.state.sqlite import SqliteState
@@ -244,3 +244,27 @@ async def test_what_is_dropped_before_the_state_is_open_is_gone(path: Path) -> N
     known = read_state(SqliteFile(path))
     assert known is not None
     assert (known.records, known.conditions) == ({}, {})
+
+
+async def test_news_that_cannot_be_applied_end_no_others(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of before the start nor later ones: a bug of ours is in the log."""
+    monkeypatch.setattr(persistence, "POLL", 0.05)
+    tasks, seen = Tasks(), []
+
+    def apply(news: Snapshot) -> None:
+        seen.append(news)
+        raise ZeroDivisionError
+
+    kept = Persistence(lambda: SqliteState(path), tasks, "pool")
+    tasks.spawn(kept.run(apply))
+    await asyncio.wait_for(kept.earlier(), 20)
+    with contextlib.closing(SqliteState(path)) as other:
+        for number in range(2):
+            other.put_condition(f"f{number}", Condition(Status.PAUSED, time.time()))
+            await until(lambda number=number: len(seen) == number + 2)  # type: ignore[misc]
+    tasks.stop()
+    kept.close()
+
+    assert len(said(caplog.records, "what others have stored cannot be applied")) == 3
