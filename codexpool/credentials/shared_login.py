@@ -160,7 +160,7 @@ class SharedLogin(OAuth):
             return not stored.refusal and not self._serves_instead(self._opened(stored), stale)
 
         over, since, until = "", 0.0, time.monotonic() + WAIT
-        while True:
+        while time.monotonic() < until and threading.main_thread().is_alive():  # The process may end meanwhile.
             is_watched = bool(over) and time.monotonic() - since >= WATCHED
             claim = self._logins.claim(self.key, self._mark, wants, over if is_watched else "")
             if claim is None:
@@ -169,9 +169,8 @@ class SharedLogin(OAuth):
                 return claim, self._opened(claim.stored)
             if claim.over != over:
                 over, since = claim.over, time.monotonic()
-            if time.monotonic() > until:
-                raise NoTokenNowError("another proxy is renewing its login")
             time.sleep(LOOK)
+        raise NoTokenNowError("another proxy is renewing its login")
 
     def _found(self, stored: StoredLogin, login: Login) -> tuple[Login, Renewal]:
         self._take(stored.generation, login)

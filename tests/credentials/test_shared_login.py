@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from codexpool.pool.identity import IdentityKey
 from codexpool.tokens.state_keys import new_key, state_keys
 from tests.credentials.shared import KEYS, MemoryLogins, MemoryState
 from tests.e2e.logins import FOREIGN, TOKEN_ENDPOINT, owner
-from tests.running import until
+from tests.running import ROOT, until
 from tests.standin import Answer, StandIn, error_body
 
 KEY = IdentityKey("acc-spare", "user-spare")
@@ -208,6 +210,32 @@ async def test_a_killed_proxy_holds_the_others_up_no_longer_than_its_mark(
     assert renewal is not None
     assert renewal.bearer == stored(state).access
     assert standin.refreshes == 1
+
+
+WAITING = """
+import threading, time
+from codexpool.credentials.shared_login import SharedLogin, opened
+from codexpool.pool.identity import IdentityKey
+from tests.credentials.shared import KEYS, MemoryLogins, MemoryState
+from tests.standin.logins import access_token, auth_json
+from tests.standin.tokens import Token
+import json
+
+key, state = IdentityKey("acc-spare", "user-spare"), MemoryState()
+state.log_in(key, json.dumps(auth_json(Token(access_token(Token("", *key)), *key), "rt_test")))
+row = state.rows[key]
+row.mark, row.until = "of another proxy", time.time() + 1e6
+login = SharedLogin(key, row.stored, opened(key, row.stored, KEYS), MemoryLogins(state), None)
+threading.Thread(target=login._renew, args=(login.bearer(), True)).start()
+print("ends")
+"""
+
+
+def test_a_proxy_that_waits_for_another_one_ends_all_the_same() -> None:
+    # It would wait for 45 s.
+    ended = subprocess.run([sys.executable, "-c", WAITING], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert ended.stdout == "ends\n"
+    assert "another proxy is renewing its login" in ended.stderr
 
 
 async def test_a_commit_whose_outcome_is_unknown_is_not_taken_for_anothers_login(
