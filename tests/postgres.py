@@ -121,9 +121,13 @@ class Server:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def pids(self) -> list[int]:
+        """Return the processes of the server: the first one, and one for each connection and task."""
         assert self._process is not None
-        for pid in (self._process.pid, *_children(self._process.pid)):
+        return [self._process.pid, *_children(self._process.pid)]
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -24,12 +24,14 @@ from codexpool.proxy.flows import Closed, Flows, Passthrough, Serving
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
+from codexpool.proxy.mitm.garbage import import_exempt
 from codexpool.proxy.outgoing import Dressing
 from codexpool.proxy.relay import Reader
 from codexpool.proxy.requests import Requests
 from codexpool.proxy.sockets import Sockets, trim
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
+from codexpool.state import State
 from codexpool.state.fleet import Fleet
 from codexpool.state.location import location, scope_of
 from codexpool.state.opening import open_state
@@ -85,7 +87,7 @@ class SwapHandler:
             return
         options.note_pool()
         environ, scope = os.environ, partial(scope_of, os.environ)
-        keeper = Keeper(setup, lambda: open_state(location(environ)), environ, options.own_route(), self, scope)
+        keeper = Keeper(setup, lambda: _open_state(environ), environ, options.own_route(), self, scope)
         keeper.start(watcher)
         self.flows.mode = Serving(keeper)
 
@@ -218,3 +220,9 @@ class SwapHandler:
     @property
     def open_sockets(self) -> int:
         return len(self.sockets)
+
+
+def _open_state(environ: Mapping[str, str]) -> State:
+    """Open the state, for which SQLAlchemy is imported: in the thread that opens it, not at start-up."""
+    import_exempt("sqlalchemy")
+    return open_state(location(environ))
