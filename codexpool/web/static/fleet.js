@@ -18,8 +18,8 @@ export function showFleet(state, all = []) {
 }
 
 function create() {
-  const own = { host: make("bdi", "name"), facts: make("span") };
-  return known(make("li", "", own.host, " ", own.facts), own);
+  const own = { host: make("bdi"), facts: make("span") };
+  return known(make("li", "", make("strong", "", own.host), " ", own.facts), own);
 }
 
 function update(own, one) {
