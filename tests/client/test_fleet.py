@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 from tests.client.fleet_steps import SCENARIOS
 from tests.e2e.conftest import OLD
 from tests.namespaced import needs_addresses, run_in_namespace_once
+from tests.postgres import VARIABLE, binaries
 
 pytestmark = [
     pytest.mark.real_client,
     needs_addresses,
     pytest.mark.skipif(OLD, reason="this mitmproxy is for loopback only"),
-    pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy"),
+    pytest.mark.skipif(
+        not (shutil.which("haproxy") and binaries()) and os.environ.get(VARIABLE) != "required",
+        reason="needs PostgreSQL and haproxy: apt-get install postgresql haproxy",
+    ),
 ]
 
 
