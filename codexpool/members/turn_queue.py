@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -119,13 +120,13 @@ class TurnQueue:
         member: str,
         at_once: int | None,
         seconds: float,
-        own_seconds: float | None = None,
+        own_seconds: Callable[[], float] | None = None,
         answered: asyncio.Future[None] | None = None,
     ) -> Slot | Full:
         """Return a slot, waiting at most ``seconds`` for it, or the bound that is still met then.
 
-        If the bound of the member is met, a turn waits ``own_seconds``. The time starts when ``answered`` is done:
-        only then it is known which bound that is.
+        If the bound of the member is met, a turn waits ``own_seconds``. Which bound that is, and so the time, is
+        known when ``answered`` is done.
 
         Cancelling leaves no slot taken. Do not wrap this in `asyncio.wait_for`, which loses the slot if it is
         cancelled just as the slot is granted.
@@ -141,7 +142,7 @@ class TurnQueue:
                 await asyncio.wait((turn, answered), return_when=asyncio.FIRST_COMPLETED)
             full = self._bound_met(member, at_once)
             if own_seconds is not None and full is not None and full.is_members:
-                seconds = own_seconds
+                seconds = own_seconds()
             timer = loop.call_later(seconds, self._time_out, member, turn)
             return await turn
         except BaseException:  # Cancelled, or closed with its loop.

@@ -21,10 +21,12 @@ from codexpool.pool.verdict import is_held
 from codexpool.protocol.token_usage import Tokens
 from codexpool.proxy import replies
 from codexpool.proxy.exchange import Exchange, replace_response
+from codexpool.state.fleet import DEAD_AFTER
 from codexpool.upkeep.keeper import Keeper
 from codexpool.upkeep.leasing import ANSWER
 
 OWN_PATIENCE: Final = 10.0  # seconds a turn waits for another turn of its own member to end
+ELSEWHERE_PATIENCE: Final = DEAD_AFTER + 5.0  # the same, if that is at another proxy, which may have been killed
 # Seconds a turn waits for a slot in a pool that is full. (A client gives up after 300 seconds without a byte.)
 PATIENCE: Final = 240.0
 WORTH_TRACING: Final = 0.001  # seconds of waiting that a trace shows
@@ -96,8 +98,11 @@ class Turns:
         at_once = spec.turns_at_once if spec is not None else None
         got: Slot | Full | None = keeper.queue.acquire_now(name, at_once)
         if got is None:
-            own_seconds, seconds = (OWN_PATIENCE, PATIENCE) if may_wait else (0.0, 0.0)
-            answered = keeper.leasing.ask(answer)
+
+            def own_seconds() -> float:
+                return min(seconds, ELSEWHERE_PATIENCE if keeper.leasing.has_turns_elsewhere(name) else OWN_PATIENCE)
+
+            seconds, answered = PATIENCE if may_wait else 0.0, keeper.leasing.ask(answer)
             got = await keeper.queue.acquire(name, at_once, seconds, own_seconds, answered)
         if isinstance(got, Full):
             return _no_slot(got, name)

@@ -17,7 +17,7 @@ from typing import Final
 from codexpool.common import tasks
 from codexpool.members.leases import Use
 from codexpool.members.ledger import Ledger, day_of
-from codexpool.members.shares import Answer, Ask, Kind, Subject
+from codexpool.members.shares import Answer, Ask, Kind, Subject, of_member
 from codexpool.members.turn_queue import TurnQueue
 from codexpool.state import StateError
 
@@ -61,6 +61,11 @@ class Leasing:
                     await self._wake.wait()
             self._wake.clear()
             await self._exchange()
+
+    def has_turns_elsewhere(self, member: str) -> bool:
+        """Return whether other proxies have slots of a member: one of them may have been killed."""
+        held = self._leases.held.get(of_member(member))
+        return self._leases.is_shared and held is not None and held.elsewhere > 0
 
     def ask(self, seconds: float = ANSWER) -> asyncio.Future[None] | None:
         """Ask the state for what the turns in line need now. None if it is out of reach.
@@ -125,10 +130,8 @@ class Leasing:
 
     def _days(self) -> dict[Subject, Use]:
         """Return what is used and wanted of the days of which something is leased, reserved or wanted."""
-        days = {subject for subject in self._leases.held if subject.kind is Kind.DAY} | {
-            *self._wanted,
-            *self._reserved,
-        }
+        leased = (subject for subject in self._leases.held if subject.kind is Kind.DAY)
+        days = {*self._wanted, *self._reserved, *leased}
         self._most = {day: most for day, most in self._most.items() if day in days}
         uses = {}
         for day in days:

@@ -67,7 +67,7 @@ class Proxy:
         """A turn gets a slot, as `codexpool.proxy.turns` gets it one."""
         if (slot := self.queue.acquire_now(member, own)) is not None:
             return slot
-        return await self.queue.acquire(member, own, seconds, seconds, self.leasing.ask())
+        return await self.queue.acquire(member, own, seconds, answered=self.leasing.ask())
 
     async def begins_today(self, most: int) -> bool:
         if (day := await self.leasing.reserve("ann", most)) is None:
