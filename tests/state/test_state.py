@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +162,27 @@ def test_the_last_move_of_a_session_counts_whoever_writes_last(state: Store, oth
 
     other.put_session("s1", SPARE, NOW + 2, 3)
     assert changed(state, other) == Snapshot(sessions={"s1": SPARE}, moves={"s1": 3})
+
+
+def test_the_state_arbitrates_as_proxies_expect(state: Store, other: Store) -> None:
+    """As in tests/pool/test_sessions.py: more moves count, else the first, and the other proxy hears of it."""
+    bindings = [(key, moves) for key in (WORK, SPARE) for moves in range(3)]
+    pairs = {f"s{n}": pair for n, pair in enumerate(itertools.product(bindings, bindings))}
+    state.load()
+    other.load()
+    for session, ((key, moves), _) in pairs.items():
+        state.put_session(session, key, NOW, moves)
+    assert flushed(state, 10)
+    for session, (_, (key, moves)) in pairs.items():
+        other.put_session(session, key, NOW + 1, moves)
+    assert flushed(other, 10)
+
+    stored = other.look_up(pairs)
+    assert stored == {session: two if two[1] > one[1] else one for session, (one, two) in pairs.items()}
+    differs = {session for session, (one, two) in pairs.items() if one[0] != two[0]}
+    lost = {session for session in differs if stored[session] == pairs[session][0]}
+    assert differs & changed(other).sessions.keys() == lost
+    assert differs & changed(state).sessions.keys() == differs - lost
 
 
 def test_a_session_that_was_lost_ends_the_wait_for_news(state: Store, other: Store) -> None:
