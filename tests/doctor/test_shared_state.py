@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from codexpool import state
 from codexpool.doctor import shared_state
 from codexpool.doctor.findings import Finding, Level
 from codexpool.state.fleet import DEAD_AFTER
@@ -87,6 +89,18 @@ def test_a_state_out_of_reach_is_told_for_this_shell_and_for_the_proxy() -> None
     assert "check that the server runs" in here.remedy
     assert there.text.startswith("the proxy has lost it")
     assert "hunter2" not in f"{here} {there}"
+
+
+def test_a_missing_driver_is_told_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "codexpool.state.postgres", raising=False)
+    monkeypatch.delattr(state, "postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    [found] = shared_state.findings({"CODEXPOOL_STATE": "postgresql://me@db.example/pool"}, {})
+
+    assert found.level is Level.WRONG
+    assert "psycopg is missing" in found.text
+    assert "codexpool[postgres]" in found.remedy
 
 
 def test_a_file_that_does_not_exist_yet_is_not_created(tmp_path: Path) -> None:
