@@ -235,7 +235,7 @@ def edit_pool(path: Path, change: Callable[[str], str]) -> None:
 
 def require_writable(path: Path) -> None:
     """Raise Unchanged if a pool.toml cannot be written: before a person logs in, or gets a key, for nothing."""
-    if path.exists() and is_read_only(path):
+    if path.parent.exists() and is_read_only(path):
         raise Unchanged(f"{path}: cannot be written; {remedy_of_read_only(path)}")
 
 

@@ -397,6 +397,15 @@ def test_a_command_that_must_write_a_read_only_pool_says_what_to_do(pool: Pool, 
     assert (result.stdout, pool.text, len(pool.standin.seen)) == ("", before, asked)
 
 
+def test_a_pool_that_cannot_be_created_is_told_without_a_traceback(pool: Pool) -> None:
+    pool.folder.joinpath("file").touch()
+    path = pool.folder / "file" / "folder" / "pool.toml"
+
+    result = pool.add(pat("work"), "--config", str(path), code=1)
+
+    assert f"cannot create {path}: Not a directory. Nothing was changed" in result.stderr
+
+
 def test_a_token_in_a_file_of_its_own_is_replaced_although_the_pool_is_read_only(pool: Pool) -> None:
     work, file = pat("work"), pool.folder / "work.token"
     file.touch(mode=0o600)

@@ -213,9 +213,12 @@ def _require_free_name(name: str, pool: Pool | None) -> None:
 def _write_table(path: Path, table: Mapping[str, Value]) -> None:
     is_new = not path.exists()
     if is_new:
-        _private(path.parent)
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(HEADER, encoding="utf-8")
+        try:
+            _private(path.parent)
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_text(HEADER, encoding="utf-8")
+        except OSError as error:
+            raise Unchanged(f"cannot create {path}: {error.strerror or error}") from None
     try:
         edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
     except Failure:
