@@ -61,6 +61,7 @@ class Persistence(Rows):
         self._opening = owner.spawn(self._open())
         self._written: Recent[Hashable, tuple[object, float]] = Recent(ROWS_TRACKED)
         self._used_at: dict[str, float] = {}
+        self._questions: Recent[str, float] = Recent(ROWS_TRACKED)  # When this proxy last took them.
         self._news: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         self._condemned: Recent[str, None] = Recent(ROWS_TRACKED)  # Tokens that are dead, as the state says.
 
@@ -143,12 +144,16 @@ class Persistence(Rows):
 
         If the state does not say so at once, it should: better asked twice than late.
         """
-        state = self._state
-        if state is None or not state.is_connected:
+        state, now = self._state, time.time()
+        is_ours = abs(now - self._questions.get(question, 0.0)) < ANSWERED_WITHIN  # Since this proxy asked last.
+        if is_ours or state is None or not state.is_connected:
             return True
         try:
             async with asyncio.timeout(ASKED_WITHIN):
-                return await tasks.in_thread(_take, state, question, time.time() + state.offset, daemon=True)
+                is_ours = await tasks.in_thread(_take, state, question, now + state.offset, daemon=True)
+                if is_ours:
+                    self._questions[question] = now
+                return is_ours
         except (StateError, TimeoutError):
             return True
 

@@ -29,7 +29,7 @@ logger = logging.getLogger("codexpool")
 
 VERIFIED_FOR = 5.0  # Seconds for which whoami's answer counts, however many requests are refused.
 ANOTHER_ANSWERS = 2.0  # Seconds that another proxy gets to find out about a token.
-CONTESTED_EVERY = 600.0  # Seconds until a token about which proxies disagree is verified for that reason again.
+CONTESTED_EVERY = 600.0  # Seconds until a token that serves is verified again because other proxies call it dead.
 CONTESTED_KEPT = 1_000  # Such tokens that are remembered.
 STATE_NOT_OPEN = "its login is in the state, which could not be opened yet"
 NO_OWNER = IdentityKey("", "")  # Of a token that may belong to any account and user.
@@ -58,7 +58,7 @@ class Vault:
         self._bearers: dict[str, Bearer] = {}  # Owners are known, or being asked for.
         self._verifying: set[Identity] = set()
         self._verified_later: set[Identity] = set()
-        self._contested: Recent[str, float] = Recent(CONTESTED_KEPT)  # When proxies last disagreed about a token.
+        self._contested: Recent[str, float] = Recent(CONTESTED_KEPT)  # When such a token was last verified.
         self._distrusted: set[str] = set()  # Fingerprints of tokens for which earlier runs' knowledge does not count.
         # Identities for which the knowledge of earlier runs was requested, and whether it has arrived.
         self._recalled: WeakKeyDictionary[Identity, bool] = WeakKeyDictionary()
@@ -167,17 +167,15 @@ class Vault:
             task.add_done_callback(lambda _: self._verified_later.discard(identity))
 
     def verify_contested(self, identity: Identity) -> None:
-        """Find out who is right: other proxies call a token dead that serves here, or one good that is dead here.
+        """Find out who is right: other proxies call a token good that is dead here, or dead one that serves here.
 
-        Two proxies that whoami tells different things must not ask it in turn for ever.
+        The latter only now and then: two proxies that whoami tells different things would ask it in turn for ever.
         """
         now = time.time()
-        if abs(now - self._contested.get(identity.fingerprint, 0.0)) < CONTESTED_EVERY:
-            return
-        self._contested[identity.fingerprint] = now
         if identity.status is Status.NEEDS_REPLACEMENT:
             self.doubt(identity)
-        else:
+        elif abs(now - self._contested.get(identity.fingerprint, 0.0)) >= CONTESTED_EVERY:
+            self._contested[identity.fingerprint] = now
             self._pool.states.confirmation.request_refused(identity.fingerprint)  # By the others' word.
             self.verify_later(identity)
 

@@ -177,20 +177,22 @@ async def test_a_token_that_has_served_since_outlives_old_news_of_its_death(flee
 
 
 async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet: Fleet) -> None:
+    """Also a second time: accounts are closed and opened again."""
     here, there = await fleet.two()
-    DEAD.add(DEAD_A)
-    refuse(here, "a")
     files = here.config.path, there.config.path
-    await until(lambda: all(flags(file).keys() == {"a"} for file in files))
-    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
-    DEAD.clear()
+    for _ in range(2):
+        DEAD.add(DEAD_A)
+        refuse(here, "a")
+        await until(lambda: all(flags(file).keys() == {"a"} for file in files))
+        await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+        DEAD.clear()
 
-    state = fleet.open_state()
-    state.drop_condition(DEAD_A)
-    state.close()
+        state = fleet.open_state()
+        state.drop_condition(DEAD_A)
+        state.close()
 
-    await until(lambda: not any(flags(file) for file in files))
-    assert {status(here), status(there)} == {Status.READY}
+        await until(lambda: not any(flags(file) for file in files))
+        assert {status(here), status(there)} == {Status.READY}
 
 
 async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> None:
