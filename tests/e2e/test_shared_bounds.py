@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
+from codexpool.state.location import Postgres
+from codexpool.state.opening import read_spent
 from tests.e2e.world import MODEL, E2EProxy
 from tests.running import CLIENT, key_of, member, pat, pool_toml, until
 from tests.standin import RESPONSES, StandIn
@@ -64,3 +66,7 @@ def test_the_bounds_of_a_member_hold_for_two_proxies_with_one_database(tmp_path:
 
         assert Counter(statuses) == {200: A_DAY, 429: ASKED - A_DAY}
         assert most == AT_ONCE
+
+    # and one ledger has them all
+    (spent,) = read_spent(Postgres(postgres_url), ["member"], "2000-01-01").values()
+    assert spent.turns == A_DAY
