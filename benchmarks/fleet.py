@@ -71,12 +71,11 @@ def notifications(proxies: int, sessions: int, news: int, pause: float) -> dict[
                 state.look_up([f"s{number * sessions // news}"])
                 looked_up.append(time.monotonic() - asked)
             time.sleep(2)
-            seconds = time.monotonic() - begun
+            seconds, busy = time.monotonic() - begun, server_cpu(server) - before
             for pipe in pipes:
                 pipe.send("end")
             heard = [pipe.recv() for pipe in pipes]
             delays = [delay for process in heard for delay in process["delays"]]
-            busy = server_cpu(server) - before
             state.close()
     return {
         "proxies": proxies,
