@@ -6,6 +6,8 @@ Every import counts, also one inside a function or under `TYPE_CHECKING`: a read
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -184,6 +186,13 @@ def test_only_named_modules_import_mitmproxys_internals() -> None:
 def test_the_packages_that_decide_do_not_know_mitmproxy() -> None:
     found = {room(name) for name, path in modules().items() if of_mitmproxy(path)}
     assert not found & WITHOUT_MITMPROXY
+
+
+def test_only_the_state_imports_its_engines() -> None:
+    """Its modules that do are imported by the thread that opens the state: SQLAlchemy takes a tenth of a second."""
+    program = "import sys, codexpool.cli, codexpool.addon; print({'sqlalchemy', 'psycopg'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_only_the_command_reset_spends_a_credit() -> None:

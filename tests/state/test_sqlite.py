@@ -390,6 +390,30 @@ def test_usage_is_kept_for_400_days(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert days - kept == {day_of(NOW - 401 * DAY)}
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_an_older_database_becomes_what_a_new_one_is(path: Path, version: int) -> None:
+    def tables(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+        columns = (
+            "SELECT t.name, c.name, c.pk FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
+        )
+        indices = "SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'"
+        return {*connection.execute(columns), *connection.execute(indices)}
+
+    with opened(path), raw(path) as connection:
+        new = tables(connection)
+    path.unlink()
+    with raw(path) as connection:
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};"
+        connection.executescript("".join(migrations.OLD[:version]) + marks)
+
+    with opened(path) as state:
+        state.put_spent(ACCOUNT, SPENT)
+        assert flushed(state, 10)
+    with raw(path) as connection:
+        assert tables(connection) == new
+        assert len(connection.execute("SELECT epoch FROM revision").fetchone()[0]) == 32
+
+
 def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # given: a disk that fails after it has written, so that nobody knows whether it has
     monkeypatch.setattr(writing, "RETRY", (0.02, 0.02))
