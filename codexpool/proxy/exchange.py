@@ -40,6 +40,7 @@ NO_TURN = frozenset({MODELS, endpoints.ACCOUNTS_CHECK, endpoints.CONFIG_BUNDLE, 
 LONGEST_FOUND = 1_024  # Longest value, in bytes and with its name, to find in a body.
 LONGEST_NAME = 200  # Characters of the name of a session or model; a longer one is replaced by its digest.
 _TEXT_OF = rb'(?<!\\)"%b"\s*:\s*("(?:[^"\\]|\\.){1,900}")'  # Within a JSON string the quotes would be escaped.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 USER_AGENT = b"user-agent"
 PARENT = b"x-codex-parent-thread-id"  # The header in which a sub-agent's request names the session that started it.
 Address = tuple[bytes, str, int, bytes, bytes]  # Scheme, host, port, method and path of a request.
@@ -168,8 +169,8 @@ def _client_named(address: str, account: bytes, agent: bytes) -> str:
 
 
 def bounded(name: str) -> str:
-    """Return a client's name for something, short enough to keep."""
-    if len(name) <= LONGEST_NAME:
+    """Return a client's name for something, short enough to keep, and of characters that a database stores."""
+    if len(name) <= LONGEST_NAME and not _UNSTORABLE.search(name):
         return name
     return "sha256:" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 

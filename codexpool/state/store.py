@@ -24,7 +24,7 @@ from codexpool.state.database import Database
 from codexpool.state.logins import login_rows
 from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, schema, sessions, spent
 from codexpool.state.times import moved_row, moved_snapshot
-from codexpool.state.writer import Writer
+from codexpool.state.writer import UNSTORABLE, Writer
 
 logger = logging.getLogger("codexpool")
 
@@ -113,8 +113,10 @@ class Store(State):
             return self.transact(lambda connection: connection.scalar(claim.returning(claims.c.case))) is not None
         except StateError as error:
             logger.warning("state: %s", error)
-            self.put_claim(case, at)
-            return True
+        except UNSTORABLE as error:
+            logger.warning("state: a claim cannot be stored (%s)", type(error).__name__)
+        self.put_claim(case, at)
+        return True
 
     def load(self) -> Snapshot:
         with self._reading:
@@ -134,8 +136,13 @@ class Store(State):
         return Snapshot()
 
     def look_up(self, sessions: Collection[str]) -> dict[str, tuple[IdentityKey, int]]:
-        with self._database.asking() as connection:
-            return bindings(connection, sessions)
+        names = list(sessions)
+        try:
+            with self._database.asking() as connection:
+                return bindings(connection, names)
+        except UNSTORABLE:  # One of the names is refused, which cannot be there. The others are asked for.
+            half = len(names) // 2
+            return self.look_up(names[:half]) | self.look_up(names[half:]) if half else {}
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         with self._database.writing() as connection:

@@ -33,7 +33,7 @@ Key = tuple[str, Hashable]  # A table and the key of a row in it.
 Written = list[dict[str, Any]]  # Rows of one table as they are written.
 
 # What no engine stores (half a surrogate pair, a number beyond 64 bits): a retry would not help.
-_UNSTORABLE = (UnicodeError, OverflowError, SQLAlchemyError)
+UNSTORABLE = (UnicodeError, OverflowError, SQLAlchemyError)
 
 
 class Writer:
@@ -139,7 +139,7 @@ class Writer:
                 tables[row.table].append(row)
         try:
             self._transact(tables, self._upsert)
-        except _UNSTORABLE as error:
+        except UNSTORABLE as error:
             if not self._database.is_refused(error):
                 raise
             self._transact(tables, self._upsert_one_by_one)
@@ -181,7 +181,7 @@ class Writer:
                 with connection.begin_nested():
                     connection.execute(self._upserts[table], row)
                 written.append(row)
-            except _UNSTORABLE as error:
+            except UNSTORABLE as error:
                 if not self._database.is_refused(error):
                     raise
                 what = type(error).__name__

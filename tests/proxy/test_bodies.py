@@ -178,6 +178,14 @@ async def test_a_long_name_is_remembered_by_its_digest() -> None:
     assert all(len(name or "") <= LONGEST_NAME for name in (found.session, found.parent, found.model))
 
 
+async def test_a_name_that_no_database_stores_is_remembered_by_its_digest() -> None:
+    bodies = (b'{"prompt_cache_key": "%b"}' % name for name in (rb"a\u0000", rb"\ud800"))
+    found = [await prompt_cache_key(asked(body, "").request) for body in bodies]
+
+    assert [str(name)[:7] for name in found] == ["sha256:"] * 2
+    assert found[0] != found[1]
+
+
 async def test_a_short_body_is_read_at_once_a_long_one_in_a_thread() -> None:
     """The bound on what is inflated is larger there."""
     asked_to: list[int] = []

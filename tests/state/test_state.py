@@ -296,6 +296,17 @@ def test_an_unstorable_row_does_not_stop_the_others(state: Store) -> None:
     assert state.is_connected
 
 
+@pytest.mark.parametrize("odd", ["half \udc80 a pair", "a \0 in it", "x" * 100_000])
+def test_a_name_that_cannot_be_stored_does_not_hide_the_other_sessions(state: Store, odd: str) -> None:
+    for name in ("s1", "s2"):
+        state.put_session(name, WORK, NOW)
+    assert flushed(state, 10)
+
+    assert state.look_up(["s1", odd, "s2"]) == {"s1": (WORK, 0), "s2": (WORK, 0)}
+    assert state.claim(f"a case of {odd}", NOW)
+    assert state.is_connected
+
+
 def test_work_in_one_transaction_is_done_whole_or_not_at_all(state: Store) -> None:
     def fails(connection: Connection) -> None:
         connection.execute(insert(claims).values(case="a", at=NOW))
