@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from codexpool.pool.identity import Condition, IdentityKey, Status
 from codexpool.state import UnavailableError, postgres_server
@@ -155,14 +156,20 @@ def test_a_transaction_that_hangs_holds_up_others_for_seconds_only(
     monkeypatch.setitem(postgres_server.SETTINGS, "idle_in_transaction_session_timeout", "1s")
     url = Postgres(server.url())
     with closing(PostgresState(url)) as stuck, closing(PostgresState(url)) as other:
-        is_over = threading.Event()
+        has_locked, is_over = threading.Event(), threading.Event()
+
+        def work(connection: Connection) -> None:
+            next_revision(connection, "w")
+            has_locked.set()
+            is_over.wait(30)
 
         def hang() -> None:
             with pytest.raises(UnavailableError):
-                stuck.transact(lambda connection: (next_revision(connection, "w"), is_over.wait(30)))
+                stuck.transact(work)
 
         with ThreadPoolExecutor(1) as threads:
             done = threads.submit(hang)
+            assert has_locked.wait(30)
             other.put_condition("f1", LIMITED)
             assert flushed(other, 20)
             is_over.set()
