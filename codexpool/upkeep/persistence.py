@@ -145,17 +145,16 @@ class Persistence(Rows):
         If the state does not say so at once, it should: better asked twice than late.
         """
         state, now = self._state, time.time()
-        is_ours = abs(now - self._questions.get(question, 0.0)) < ANSWERED_WITHIN  # Since this proxy asked last.
-        if is_ours or state is None or not state.is_connected:
+        was_ours = abs(now - self._questions.get(question, 0.0)) < ANSWERED_WITHIN
+        if was_ours or state is None or not state.is_connected:
             return True
-        try:
+        is_ours = True
+        with contextlib.suppress(StateError, TimeoutError):
             async with asyncio.timeout(ASKED_WITHIN):
                 is_ours = await tasks.in_thread(_take, state, question, now + state.offset, daemon=True)
-                if is_ours:
-                    self._questions[question] = now
-                return is_ours
-        except (StateError, TimeoutError):
-            return True
+        if is_ours:
+            self._questions[question] = now
+        return is_ours
 
     def put(self, row: Row) -> None:
         if self._state is not None:

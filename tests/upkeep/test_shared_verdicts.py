@@ -19,7 +19,7 @@ from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.notes import RESUMED
 from codexpool.state.opening import open_state
 from codexpool.tokens.bearer import fingerprint
-from codexpool.upkeep import persistence, polling, vault
+from codexpool.upkeep import persistence, polling, vault, watching
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES
 from tests.upkeep.keepers import (
@@ -42,6 +42,7 @@ DEAD_A = fingerprint(token_of("a"))
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for on purpose takes no time, and what a busy machine delays is waited for."""
     monkeypatch.setattr(persistence, "POLL", 0.05)
+    monkeypatch.setattr(watching, "POLL", 0.05)
     monkeypatch.setattr(vault, "VERIFIED_FOR", 0.05)
     monkeypatch.setattr(persistence, "ASKED_WITHIN", 20.0)
     monkeypatch.setattr(persistence, "ANSWERED_WITHIN", 60.0)
@@ -77,10 +78,15 @@ class Fleet:
         return proxies
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+on_each_engine = pytest.mark.parametrize("fleet", ["sqlite", "postgres"], indirect=True)
+"""Where the engine matters: rows that cross, and what only one proxy may do."""
+
+
+@pytest.fixture
 def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
-    is_file = request.param == "sqlite"
-    state = SqliteFile(tmp_path / "s.sqlite3") if is_file else Postgres(request.getfixturevalue("postgres_url"))
+    state: Location = SqliteFile(tmp_path / "s.sqlite3")
+    if getattr(request, "param", "sqlite") == "postgres":
+        state = Postgres(request.getfixturevalue("postgres_url"))
     with contextlib.ExitStack() as stack:
         yield Fleet(tmp_path, stack, state)
 
@@ -95,6 +101,7 @@ def chosen(keeper: Keeper) -> str | None:
     return found.name if found is not None else None
 
 
+@on_each_engine
 async def test_a_token_that_dies_here_is_on_no_call_there_a_moment_later(fleet: Fleet) -> None:
     here, there = await fleet.two()
     DEAD.add(DEAD_A)
@@ -106,6 +113,7 @@ async def test_a_token_that_dies_here_is_on_no_call_there_a_moment_later(fleet: 
     assert fleet.backend.asked == ["a"]
 
 
+@on_each_engine
 async def test_proxies_that_are_refused_at_once_ask_whoami_once(fleet: Fleet) -> None:
     here, there = await fleet.two()
     DEAD.add(DEAD_A)
@@ -135,6 +143,7 @@ async def test_a_proxy_that_hears_nothing_from_the_one_that_asks_asks_itself(
     assert fleet.backend.asked == ["a"]
 
 
+@on_each_engine
 async def test_a_notice_is_sent_once(fleet: Fleet, tmp_path: Path) -> None:
     sent = tmp_path / "sent"
     here, there = await fleet.two(f'[pool]\nnotify = {{ command = ["sh", "-c", "cat >> {sent}"] }}\n\n')
@@ -176,6 +185,7 @@ async def test_a_token_that_has_served_since_outlives_old_news_of_its_death(flee
     assert status(there) is Status.READY
 
 
+@on_each_engine
 async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet: Fleet) -> None:
     """Also a second time: accounts are closed and opened again."""
     here, there = await fleet.two()
@@ -212,6 +222,7 @@ async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> Non
     await until(lambda: {status(here), status(there)} == {Status.READY})
 
 
+@on_each_engine
 async def test_the_breaker_opens_and_closes_for_all(fleet: Fleet) -> None:
     here, there = await fleet.two()
     for name in "ab":
@@ -247,6 +258,7 @@ async def test_nothing_that_was_learned_is_written_back(fleet: Fleet) -> None:
     assert "conditions" not in written
 
 
+@on_each_engine
 async def test_an_account_is_read_once_when_all_proxies_start(fleet: Fleet) -> None:
     for proxy in [fleet.proxy("here"), fleet.proxy("there"), fleet.proxy("elsewhere")]:
         await until_ready(proxy)
