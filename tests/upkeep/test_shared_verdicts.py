@@ -26,7 +26,6 @@ from tests.upkeep.keepers import (
     DEAD,
     Accounts,
     Backend,
-    flags,
     keeper_of,
     refuse,
     token_of,
@@ -189,19 +188,22 @@ async def test_a_token_that_has_served_since_outlives_old_news_of_its_death(flee
 async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet: Fleet) -> None:
     """Also a second time: accounts are closed and opened again."""
     here, there = await fleet.two()
-    files = here.config.path, there.config.path
+
+    def is_flagged(keeper: Keeper) -> bool:
+        return any(spec.flag is not None for spec in keeper.config.identities)
+
     for _ in range(2):
         DEAD.add(DEAD_A)
         refuse(here, "a")
-        await until(lambda: all(flags(file).keys() == {"a"} for file in files))
-        await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+        await until(lambda: is_flagged(here) and is_flagged(there))
+        assert {status(here), status(there)} == {Status.NEEDS_REPLACEMENT}
         DEAD.clear()
 
         state = fleet.open_state()
         state.drop_condition(DEAD_A)
         state.close()
 
-        await until(lambda: not any(flags(file) for file in files))
+        await until(lambda: not is_flagged(here) and not is_flagged(there))
         assert {status(here), status(there)} == {Status.READY}
 
 
