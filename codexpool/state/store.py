@@ -235,8 +235,9 @@ class Store(State):
         if self._database.shares_our_clock:
             return
         before = self._clock()
-        offset = database_time(connection) - (before + self._clock()) / 2
-        if abs(offset - self.offset) >= OFFSET_STEP:
+        then, after = database_time(connection), self._clock()
+        offset, may_be_off = then - (before + after) / 2, abs(after - before) / 2
+        if abs(offset - self.offset) >= OFFSET_STEP + may_be_off:
             self.offset = offset
 
     @staticmethod

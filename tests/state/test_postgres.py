@@ -111,6 +111,20 @@ def test_a_small_difference_of_clocks_is_noise(state: PostgresState, monkeypatch
     assert state.offset == pytest.approx(7, abs=1)
 
 
+def test_the_time_that_a_comparison_of_clocks_takes_is_no_difference(
+    state: PostgresState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may have slept before the question, or after it."""
+    times = iter([100.0, 103.0])
+    before, state._measure_at = state.offset, 0
+    monkeypatch.setattr(state, "_clock", lambda: next(times, 103.0))
+    monkeypatch.setattr(store, "database_time", lambda connection: 102.9 + before)
+
+    state.load()
+
+    assert state.offset == before
+
+
 def test_a_state_is_read_whole_by_those_who_only_look_on(state: PostgresState, postgres_url: str) -> None:
     state.put_session("s1", WORK, time.time())
     state.put_condition("f1", LIMITED)
