@@ -97,8 +97,9 @@ class Breaker:
     def take(self, document: Mapping[str, Any]) -> None:
         opened_at, until = document.get("opened_at"), document.get("until")
         if isinstance(opened_at, int | float) and isinstance(until, int | float):
-            self.opened_at, self.until, self._probe_at = float(opened_at), float(until), None
-            self._pause = max(FIRST_PAUSE, self.until - self.opened_at)
+            self._pause = min(max(FIRST_PAUSE, until - opened_at), LONGEST_PAUSE)
+            self.opened_at, self.until = float(opened_at), min(float(until), opened_at + self._pause)
+            self._probe_at = None
             names = document.get("names")
             self.names = tuple(map(str, names)) if isinstance(names, list) else ()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from codexpool.state import StateError, UnavailableError
-from codexpool.state.schema import revision
+from codexpool.state.schema import LACKING, revision
 
 SLOW = 1.0  # Seconds after which an engine that has not answered yet is not waited for by others.
 DURABLE = "codexpool.durable"  # Marks a connection whose present transaction has to be on the disk.
@@ -95,6 +95,10 @@ class Database(ABC):
                 raise
             self._is_reachable = self._is_passing(error)
             raise self._unavailable(error.orig or error, what) from None
+        except (NoResultFound, MultipleResultsFound):  # Of `revision`: all other questions allow for any answer.
+            self._is_reachable = False
+            self._failed()
+            raise UnavailableError(f"{self.name} lacks its revision", LACKING) from None
         except (PoolTimeoutError, OSError) as error:
             self._is_reachable = False
             raise self._unavailable(error, what) from None

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import dialect
 from codexpool.state import StateError, UnavailableError
 from codexpool.state.location import VARIABLE, Postgres
 from codexpool.state.migrations import steps
-from codexpool.state.schema import VERSION, schema
+from codexpool.state.schema import LACKING, VERSION, schema
 
 ANSWER: Final = 10.0  # Seconds for an answer to a statement. A server that hangs answers the kernel's keepalives.
 CONNECT: Final = 3  # Seconds to connect to each of the hosts that the URL names.
@@ -117,7 +117,7 @@ def prepare(connection: Connection, name: str, creates: bool) -> None:
             what = f"{name} has no state of this version of codexpool"
             raise UnavailableError(what, "start a proxy, which makes or updates it")
         if missing := _missing(connection):
-            raise StateError(f"{name} lacks {min(missing)}", "restore a backup, or empty the schema to begin anew")
+            raise StateError(f"{name} lacks {min(missing)}", LACKING)
 
 
 def _version(connection: Connection) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, LargeBinary, MetaData, Table, Text
 
 VERSION: Final = 5
+LACKING: Final = "restore a backup, or empty the schema to begin again"  # What to do if something of it is missing.
 
 schema: Final = MetaData()
 

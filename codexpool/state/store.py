@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, or_, select, update
 
 from codexpool.members.ledger import DAY, Account, Spent, day_of
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
+from codexpool.pool.identity import IdentityKey
 from codexpool.pool.pins import KEPT as PINS_KEPT
-from codexpool.state import GONE, MAX_SESSIONS, Record, Row, Snapshot, State, StateError
+from codexpool.state import GONE, MAX_SESSIONS, Row, Snapshot, State, StateError, reading
 from codexpool.state.clock import database_time
 from codexpool.state.database import Database
 from codexpool.state.logins import login_rows
+from codexpool.state.reading import readable
 from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, schema, sessions, spent
 from codexpool.state.times import moved_row, moved_snapshot
 from codexpool.state.writer import UNSTORABLE, Writer
@@ -60,7 +58,6 @@ COLUMNS: Final = {  # What is read of each table, in this order.
 _BINDINGS: Final = select(sessions.c.session, sessions.c.account_id, sessions.c.user_id, sessions.c.moves).where(
     sessions.c.session.in_(bindparam("names", expanding=True))
 )
-_EVIDENCE_FIELDS = {field.name for field in fields(Evidence)}
 
 
 class _Position(NamedTuple):
@@ -181,10 +178,10 @@ class Store(State):
                 with self._database.reading() as connection:
                     self._measure_offset(connection)
                     snapshot, position = read(connection)
-        except StateError as error:
+        except Exception as error:  # A StateError; but no bug, either, may end the reading.
             if not self._failing:
                 self._failing = True
-                logger.warning("state: %s", error)
+                logger.warning("state: %s", error, exc_info=None if isinstance(error, StateError) else error)
             return Snapshot()
         if self._failing:
             self._failing = False
@@ -287,10 +284,11 @@ def contents(connection: Connection, now: float) -> Snapshot:
     """Return all there is, but for sessions, as of the unix second ``now``."""
     snapshot = Snapshot()
     for fingerprint, *about in connection.execute(_columns("metadata")):
-        snapshot.metadata[fingerprint] = Metadata(*about)
-    for name, fingerprint, account_id, user_id, used_at in connection.execute(_columns("records")):
-        if fingerprint != GONE:
-            snapshot.records[name] = Record(fingerprint, IdentityKey(account_id, user_id), used_at)
+        if known := readable("token's metadata", reading.metadata, *about):
+            snapshot.metadata[fingerprint] = known
+    for name, fingerprint, *about in connection.execute(_columns("records")):
+        if fingerprint != GONE and (record := readable("record", reading.record, fingerprint, *about)):
+            snapshot.records[name] = record
     _add_conditions(snapshot, connection.execute(_columns("conditions")))
     _add_notes(snapshot, connection.execute(_columns("notes")))
     snapshot.logins = login_rows(connection, -1)
@@ -349,28 +347,17 @@ def _add_sessions(snapshot: Snapshot, found: Iterable[Any]) -> None:
 
 
 def _add_conditions(snapshot: Snapshot, found: Iterable[Any]) -> None:
-    for fingerprint, status, begun, until, evidence, at in found:
+    for fingerprint, status, *about, at in found:
         if status is None:
             snapshot.dropped[fingerprint] = at
-        elif condition := _condition(status, begun, until, evidence):
+        elif condition := readable(f"condition ({status!r:.40})", reading.condition, status, *about):
             snapshot.conditions[fingerprint] = condition
 
 
 def _add_notes(snapshot: Snapshot, found: Iterable[Any]) -> None:
-    for kind, name, note in found:
-        with contextlib.suppress(ValueError):
-            snapshot.notes[(kind, name)] = json.loads(note)
-
-
-def _condition(status: str, since: float, until: float | None, evidence: str | None) -> Condition | None:
-    """Return a stored condition, or None if this version does not know its status."""
-    try:
-        stored = json.loads(evidence) if evidence else None
-        known = {name: value for name, value in stored.items() if name in _EVIDENCE_FIELDS} if stored else None
-        return Condition(Status(status), since, until, Evidence(**known) if known else None)
-    except (ValueError, TypeError, AttributeError):
-        logger.warning("state: ignoring a condition (%s) that cannot be read", status)
-        return None
+    for kind, name, text in found:
+        if (note := readable(f"note ({kind!r:.40})", reading.note, text)) is not None:
+            snapshot.notes[(kind, name)] = note
 
 
 def usage(connection: Connection, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:

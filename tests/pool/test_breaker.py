@@ -115,6 +115,14 @@ def test_says_the_same_beyond_the_process() -> None:
     assert other.document() == breaker.document()
 
 
+def test_no_document_opens_it_for_longer_than_it_opens_itself() -> None:
+    breaker = Breaker()
+
+    breaker.take({"opened_at": NOW, "until": NOW + 1e9})
+
+    assert breaker.until == NOW + LONGEST_PAUSE
+
+
 class Life(RuleBasedStateMachine):
     """Refusals, probes and successes in any order."""
 

@@ -170,4 +170,4 @@ def test_a_bound_holds_while_many_proxies_exchange_at_once(engine: Engine) -> No
     with ThreadPoolExecutor(len(states)) as threads:
         list(threads.map(works, range(len(states))))
 
-    assert set(most.values()) == {3}
+    assert max(most.values()) == 3
