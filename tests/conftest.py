@@ -82,6 +82,7 @@ SLOW = (
     "e2e/test_bombs.py",
     "e2e/test_failing_scripts.py",
     "e2e/test_fairness.py",
+    "e2e/test_fleet.py",
     "e2e/test_late_writes.py",
     "e2e/test_logins.py",
     "e2e/test_memory.py",

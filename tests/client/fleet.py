@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -169,21 +170,23 @@ def _clock(home: Path, ahead: float) -> Path:
 
 
 class Balancer:
-    """haproxy in the hub, in front of the proxies: the first one that listens gets all connections."""
+    """haproxy in the hub, in front of the proxies, as deploy/haproxy.cfg has it."""
 
     def __init__(self, folder: Path, proxies: Sequence[Proxy]) -> None:
         self.url = f"http://{HUB}:{PORT}"
-        servers = "".join(f"  server {p.machine.number} {p.machine.address}:{PORT} check\n" for p in proxies)
+        text = (ROOT / "deploy" / "haproxy.cfg").read_text().replace(" resolvers docker init-addr last,libc,none", "")
+        for name, proxy in zip(("proxy-a", "proxy-b"), proxies, strict=True):
+            text = text.replace(f"{name}:{PORT}", f"{proxy.machine.address}:{PORT}")
         config = folder / "haproxy.cfg"
-        config.write_text(
-            "defaults\n  mode tcp\n  option redispatch\n"
-            "  timeout connect 2s\n  timeout client 5m\n  timeout server 5m\n"
-            f"frontend pool\n  bind {HUB}:{PORT}\n  default_backend proxies\n"
-            f"backend proxies\n  balance first\n  default-server inter 200ms fall 1 rise 1\n{servers}"
-        )
+        config.write_text(text)
         self._process = subprocess.Popen(
-            ["haproxy", "-db", "-q", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["haproxy", "-db", "-q", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
+        until(self._listens, 10, "haproxy to listen")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HUB, PORT)) == 0
 
     def stop(self) -> None:
         self._process.kill()

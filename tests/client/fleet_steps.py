@@ -112,13 +112,14 @@ class Scenarios:
 
     def a_client_goes_on_when_its_proxy_is_killed_in_mid_turn(self) -> None:
         client = self.fleet.client("killed")
-        served = answered(client.turn(self.balancer, "say hi echo:one"), "one")
+        served = answered(client.turn(self.balancer, "say hi echo:killed"), "killed")
+        (mine,) = (proxy for proxy in self.fleet.proxies if self._answers(proxy, b"echo:killed", is_complete=True))
         self.standin.plan(Answer(path=RESPONSES, transport="message", times=None, pace=0.2, deltas=10))
 
         with ThreadPoolExecutor(1) as pool:
             turn = pool.submit(client.turn, self.balancer, "resume", "--last", "echo:two")
-            until(lambda: self._is_answering(self.first, b"echo:two"), 20, "the turn to be under way")
-            self.first.stop(signal.SIGKILL)
+            until(lambda: self._answers(mine, b"echo:two", is_complete=False), 20, "the turn to be under way")
+            mine.stop(signal.SIGKILL)
             ended = turn.result(90)
 
         self.standin.unplan()
@@ -145,9 +146,10 @@ class Scenarios:
         seen = [one for one in list(self.standin.seen) if one.host == "auth.openai.com" and one.name == name]
         return sum(one.status == 401 for one in seen)
 
-    def _is_answering(self, proxy: Proxy, text: bytes) -> bool:
+    def _answers(self, proxy: Proxy, text: bytes, *, is_complete: bool) -> bool:
+        """Tell whether a message that came through a proxy was answered, or is just being answered."""
         calls = [seen for seen in self._calls(proxy) if seen.transport == "message" and text in (seen.body or b"")]
-        return any(seen.status == 200 and not seen.complete for seen in calls)
+        return any(seen.status == 200 and seen.complete is is_complete for seen in calls)
 
     def _calls(self, proxy: Proxy, name: str | None = None) -> list[Seen]:
         """Return all requests that a proxy made, under an identity if given."""
