@@ -143,6 +143,12 @@ class Writer:
             if not self._database.is_refused(error):
                 raise
             self._transact(tables, self._upsert_one_by_one)
+        if time.monotonic() >= self._prune_at:
+            with (
+                self._database.writing() as connection
+            ):  # Of its own: it takes long, and news has a lock that all want.
+                self._prune(connection)
+            self._prune_at = time.monotonic() + PRUNE_EVERY
 
     def _transact(
         self, tables: Mapping[str, Sequence[Row]], upsert: Callable[[Connection, str, Written], Written]
@@ -156,9 +162,6 @@ class Writer:
                 written = upsert(connection, table, values)
                 if table == sessions.name:
                     lost = self._lost(connection, written)
-            if time.monotonic() >= self._prune_at:
-                self._prune(connection)
-                self._prune_at = time.monotonic() + PRUNE_EVERY
         if lost:
             with self._wake:
                 self.lost |= lost
