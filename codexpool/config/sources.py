@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,8 @@ from codexpool.tokens.bearer import Bearer
 
 PREFIX_OF_OURS: Final = "CODEXPOOL_"  # Some of these variables have tokens, keys and proxy passwords in them.
 HARMLESS: Final = frozenset({"CODEXPOOL_CONFIG", "CODEXPOOL_STATE"})  # Needed to run codexpool; a URL may be secret.
+
+MAY_BE_SECRET: Final = re.compile(r"://|:[^/\\]*@|password\s*=")  # The address of a database may have a password.
 
 
 class PendingError(Exception):
@@ -189,7 +192,8 @@ def environ_of_programs(environ: Mapping[str, str], secret: frozenset[str]) -> d
     return {
         name: value
         for name, value in environ.items()
-        if name not in secret and (not name.startswith(PREFIX_OF_OURS) or (name in HARMLESS and "://" not in value))
+        if name not in secret
+        and (not name.startswith(PREFIX_OF_OURS) or (name in HARMLESS and not MAY_BE_SECRET.search(value)))
     }
 
 

@@ -15,6 +15,8 @@ ONE_POOL: Final = "pool"  # A PostgreSQL database, or a schema of it, holds the 
 
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")  # At least two letters: one is a drive of Windows.
 _POSTGRES = re.compile(r"postgres(ql)?://([^:@/?#]*(:[^@/?#]*)?@)?[^@?#]*(\?[^@#]*)?")
+_SHOWN = ("host", "hostaddr", "port", "dbname", "service", "options")  # What says which database it is.
+_NO_FILE = re.compile(r"://|:[^/\\]*@|\b(host|hostaddr|user|password|dbname|service)\s*=")
 _LIKE = "postgresql://codexpool@db.example/codexpool"
 
 
@@ -68,7 +70,7 @@ class Postgres:
             parts = None
         if parts is None or not self.is_valid:
             return "postgresql://…"
-        given = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
+        given = [(name, value) for name, value in parse_qsl(parts.query) if name in _SHOWN]
         query = urlencode(given, safe="/=,")
         shown = parts._replace(scheme="postgresql", netloc=parts.netloc.rpartition("@")[2], query=query)
         return shown.geturl()
@@ -89,6 +91,9 @@ def named_location(environ: Mapping[str, str]) -> Location | None:
         what = f"{VARIABLE} is a URL ({url[1]}:…) that codexpool does not know"
         remedy = f"name a file, as in ~/codexpool/state.sqlite3, or a database, as in {_LIKE}"
         raise StateError(what, f"{remedy}, or unset it to use the default file")
+    if _NO_FILE.search(named):  # It may have a password, which the name of a file would tell everyone.
+        what = f"{VARIABLE} is neither a file nor the URL of a database, but has something of one"
+        raise StateError(what, f"write it without quotes, as in {_LIKE}")
     return SqliteFile(Path(named).expanduser().absolute())
 
 

@@ -49,6 +49,7 @@ class PostgresDatabase(Database):
         self._is_prepared = False
         self._preparing = threading.Lock()
         self._listening: Connection | None = None
+        self._is_doubtful = False  # Whether a connection has failed since that one was made.
         self._wakes, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         engine = create_engine(
@@ -82,6 +83,7 @@ class PostgresDatabase(Database):
 
     def _failed(self) -> None:
         self._is_prepared = False  # It may be another server, or an older copy.
+        self._is_doubtful = True
 
     def _is_refused(self, error: DBAPIError) -> bool:
         code = getattr(error.orig, "sqlstate", None)
@@ -121,9 +123,10 @@ class PostgresDatabase(Database):
 
     def _listen(self) -> tuple[Connection, bool]:
         """Return the connection that listens, and whether it has only just begun to."""
-        if self._listening is not None and not self._listening.closed and self._is_prepared:
+        if self._listening is not None and not self._listening.closed and not self._is_doubtful:
             return self._listening, False
         self._stop_listening()
+        self._is_doubtful = False
         made = self._listening = connect(self._how, autocommit=True)
         row = made.execute("SELECT epoch FROM revision").fetchone()
         made.execute(f'LISTEN "{CHANNEL}{row[0] if row else ""}"'.encode())

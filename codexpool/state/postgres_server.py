@@ -39,6 +39,7 @@ PARAMETERS: Final = {  # Of our side of the connection, unless the URL says othe
     "keepalives_count": "3",
     "tcp_user_timeout": str(round(ANSWER * 1000)),
 }
+ENCODING: Final = {"client_encoding": "UTF8"}  # Whatever else is said: with SQL_ASCII, texts are bytes.
 
 PASSWORDS: Final = f"in {VARIABLE}, PGPASSWORD or the file that PGPASSFILE names"
 REMEDIES: Final = (  # By SQLSTATE, or by what the server says when it refuses a connection.
@@ -91,11 +92,14 @@ def parameters(at: Postgres) -> dict[str, Any]:
     options = given.get("options") or os.environ.get("PGOPTIONS", "")
     settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     name = {"application_name": f"codexpool@{socket.gethostname()}"[:60]}
-    return {**PARAMETERS, **name, **given, "options": f"{settings} {options}".strip()}
+    return {**PARAMETERS, **name, **given, **ENCODING, "options": f"{settings} {options}".strip()}
 
 
 def connect(how: Mapping[str, Any], autocommit: bool = False) -> Connection:
-    return Connection.connect(**how, autocommit=autocommit)
+    try:
+        return Connection.connect(**how, autocommit=autocommit)
+    except UnicodeError:
+        raise psycopg.OperationalError("the name of the host is invalid") from None
 
 
 def prepare(connection: Connection, name: str, creates: bool) -> None:

@@ -32,7 +32,8 @@ def test_tokens_and_our_own_variables_are_not_seen() -> None:
 
 
 def test_a_state_url_may_have_a_password() -> None:
-    assert environ_of_programs({"CODEXPOOL_STATE": "postgresql://pool:secret@db/pool"}, frozenset()) == {}
+    for address in ("postgresql://pool:secret@db/pool", "pool:secret@db/pool", "host=db password=secret"):
+        assert environ_of_programs({"CODEXPOOL_STATE": address}, frozenset()) == {}
 
 
 def test_the_password_of_the_states_database_is_not_seen() -> None:

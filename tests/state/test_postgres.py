@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from sqlalchemy import Connection, text
 
 from codexpool.pool.identity import Condition, IdentityKey, Status
 from codexpool.state import Snapshot, StateError, UnavailableError, store
@@ -20,6 +21,7 @@ from codexpool.state.location import Postgres, location
 from codexpool.state.news import next_revision
 from codexpool.state.opening import open_state, read_spent, read_state
 from codexpool.state.postgres import PostgresState
+from codexpool.state.postgres_server import connect
 from codexpool.state.schema import VERSION, schema
 from tests.postgres import PASSWORD, Server
 from tests.state.flushed import flushed, stored_sessions
@@ -248,6 +250,9 @@ def test_passwords_come_from_where_libpq_looks(
         "postgresql://pool:s3cret@db.example/codexpool?nosuch=1",
         "postgresql://pool@db.example/codexpool?password=s3cret",
         "postgresql://pool:s3c#ret@db.example/codexpool",
+        "postgresql://pool:s3cret@db..example/codexpool",
+        "postgresql://pool@127.0.0.1:1/codexpool?scram_client_key=s3cret",
+        "postgresql://pool@127.0.0.1:1/codexpool?oauth_client_secret=s3cret",
         f"postgresql://pool:{quote('s3c@ret')}@127.0.0.1:1/codexpool",
     ],
 )
@@ -272,6 +277,45 @@ def test_a_read_only_server_is_told_apart(state: PostgresState, postgres_url: st
         assert reader.load() == Snapshot()
         with pytest.raises(UnavailableError, match=r"read-only transaction.*; name the primary server"):
             reader.transact(lambda connection: next_revision(connection, "w"))
+
+
+def test_a_connection_that_failed_has_no_others_made_again_and_again(
+    state: PostgresState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the pool that nothing needs afterwards stays closed."""
+    made: list[Mapping[str, str]] = []
+
+    def counted(how: Mapping[str, str], autocommit: bool = False) -> object:
+        made.append(how)
+        return connect(how, autocommit)
+
+    state.load()
+    state.changes(0.01)
+    monkeypatch.setattr("codexpool.state.postgres.connect", counted)
+
+    with state._database.reading(), pytest.raises(UnavailableError):
+        state.transact(fail)
+    for _ in range(50):
+        state.changes(0.01)
+
+    assert len(made) <= 2
+
+
+def fail(connection: Connection) -> None:
+    connection.execute(text("SET TRANSACTION READ ONLY"))
+    next_revision(connection, "w")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_texts_are_the_same_whatever_encoding_is_asked_for(
+    postgres_url: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    for url in (postgres_url, f"{postgres_url}&client_encoding={encoding}"):
+        with closing(PostgresState(Postgres(url))) as state:
+            state.put_session("é €", WORK, time.time())
+            assert flushed(state, 10)
+            assert state.look_up(["é €"]) == {"é €": (WORK, 0)}
 
 
 def test_connections_are_given_back(postgres: Server, postgres_url: str) -> None:

@@ -397,6 +397,21 @@ def test_a_url_is_refused_without_showing_its_password(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host=db.example user=codexpool password=s3cret",
+        "codexpool:s3cret@db.example/codexpool",
+        '"postgresql://codexpool:s3cret@db.example/codexpool"',
+        "postgresql:codexpool:s3cret@db.example/codexpool",
+    ],
+)
+def test_what_may_have_a_password_is_not_taken_for_a_file(text: str) -> None:
+    with pytest.raises(StateError, match="is neither a file nor the URL of a database") as caught:
+        location({"CODEXPOOL_STATE": text})
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["a:b.sqlite3", "C:/state.sqlite3", "state", "./http:/x"])
 def test_a_name_with_a_colon_is_no_url(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
