@@ -27,6 +27,7 @@ ANSWER: Final = 0.25  # Seconds that a turn waits for an answer of the state.
 POLL: Final = 1.0  # Seconds between two exchanges while slots are leased: turns may wait for them elsewhere.
 WAIT_POLL: Final = 0.5  # Seconds between two exchanges while turns wait for slots that others use.
 IDLE_POLL: Final = 0.25  # The same, while the proxy that has a slot does not use it.
+ALONE: Final = "turns: the state is slow or out of reach, so this proxy shares no bounds with others"
 DAY_PATIENCE: Final = 3.0  # Seconds that a turn waits for those of its day that others have leased and do not use.
 
 Exchange = Callable[[Sequence[Ask]], Mapping[Subject, Answer]]
@@ -181,7 +182,7 @@ class Leasing:
 
     def _take(self, answers: Mapping[Subject, Answer], begun: float) -> None:
         self._leases.take(answers, begun)
-        self._leases.is_shared = self._leases.clock() - begun <= ANSWER
+        self._share(self._leases.clock() - begun <= ANSWER)
         for subject, answer in answers.items():
             if subject.kind is Kind.DAY:
                 self._ledger.note_elsewhere(subject.member, subject.day, answer.elsewhere)
@@ -191,8 +192,13 @@ class Leasing:
         if not future.done():
             self._go_alone()
 
+    def _share(self, is_shared: bool) -> None:
+        if self._leases.is_shared and not is_shared:
+            logger.info("%s; it applies them to its own turns until the state answers in time", ALONE)
+        self._leases.is_shared = is_shared
+
     def _go_alone(self) -> None:
-        self._leases.is_shared = False
+        self._share(False)
         self._queue.admit()
         _settle(self._asking)
         _settle(self._asked)

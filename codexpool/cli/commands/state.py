@@ -53,6 +53,7 @@ def state(context: click.Context, as_json: bool) -> None:
         elif facts is None:
             out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
         else:
+            out.line(f"state    {plain(str(at))}")  # Outside the table, which would wrap it.
             out.show(_drawn(at, facts))
 
 
@@ -100,7 +101,6 @@ def _drawn(at: Location, facts: Facts) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("state", Text(plain(str(at)), "bold"))
     table.add_row("engine", f"{ENGINES[at.engine]}, schema {facts.schema}, {size(facts.size)}")
     table.add_row("rows", _counted(facts.rows) or "none")
     if facts.keys:
