@@ -267,7 +267,11 @@ def shared_login(key: IdentityKey, logins: Logins, endpoint: TokenEndpoint) -> S
     if stored is None:
         raise missing(key)
     try:
-        login = opened(key, stored, logins.keys())
+        keys = logins.keys()
+    except UnusableError as error:
+        raise UnusableError(f"its login in the state cannot be read: {error.what}", error.remedy) from None
+    try:
+        login = opened(key, stored, keys)
     except UnusableError as error:
         raise UnusableError(f"its login in the state {error.what}", error.remedy) from None
     return SharedLogin(key, stored, login, logins, endpoint)

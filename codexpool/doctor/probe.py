@@ -60,6 +60,9 @@ def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Fi
         method, body = ("POST", MINIMAL) if transport == "http" else ("GET", None)
         try:
             yield evaluate(tunnel.ask(context, method, RESPONSES, probe_headers(probe), body), probe)
+        except ssl.SSLCertVerificationError:  # That of a moment ago was trusted.
+            text = f"{how}: the proxy that answers has another certificate authority (CA) than the one before"
+            yield wrong(ABOUT, text, "give all proxies behind a balancer the same CA (docs/fleet.md)")
         except (OSError, http.client.HTTPException) as error:
             yield wrong(ABOUT, f"{how}: no answer ({str(error) or type(error).__name__})", "see the proxy's log")
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from codexpool.members.ledger import Spent
 from codexpool.state import Snapshot, State, StateError
-from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile
+from codexpool.state.location import Location, Postgres, SqliteFile
 
 logger = logging.getLogger("codexpool")
 
@@ -73,5 +73,6 @@ def _driver() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        what = f"{VARIABLE} names a PostgreSQL database, for which {error.name or 'psycopg'} is missing"
-        raise StateError(what, "install codexpool with its extra: codexpool[postgres]") from None
+        what = f"for PostgreSQL, the library {error.name or 'psycopg'} is missing"
+        remedy = "install codexpool with the extra `postgres`: uv tool install '.[postgres]', or pip with the same"
+        raise StateError(what, remedy) from None

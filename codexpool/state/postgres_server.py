@@ -42,10 +42,17 @@ PARAMETERS: Final = {  # Of our side of the connection, unless the URL says othe
 ENCODING: Final = {"client_encoding": "UTF8"}  # Whatever else is said: with SQL_ASCII, texts are bytes.
 
 PASSWORDS: Final = f"in {VARIABLE}, PGPASSWORD or the file that PGPASSFILE names"
+ROOT_CERTIFICATE: Final = (
+    "name the file that has the CA of the server's certificate: sslrootcert=PATH in the URL (of public CAs:"
+    " /etc/ssl/certs/ca-certificates.crt)"
+)
 REMEDIES: Final = (  # By SQLSTATE, or by what the server says when it refuses a connection.
     ("28P01", "password authentication failed", f"correct the user or the password: {PASSWORDS}"),
     ("28P01", "no password supplied", f"give the password: {PASSWORDS}"),
     ("28000", "no pg_hba.conf entry", "let this machine in: see pg_hba.conf of the server"),
+    ("", "root certificate file", ROOT_CERTIFICATE),
+    ("", "certificate verify failed", ROOT_CERTIFICATE),
+    ("", "server does not support SSL", "switch TLS on at the server"),
     ("3D000", "does not exist", f"create the database and its user, or name others in {VARIABLE}"),
     ("3F000", "no schema has been selected", f"create the schema that {VARIABLE} names"),
     ("42501", "permission denied", "let the user create tables there: GRANT CREATE ON SCHEMA … TO …"),

@@ -46,7 +46,7 @@ class StateKeys:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # Slow to import.
 
         if not self.keys:
-            raise _no_key()
+            raise UnusableError(f"is encrypted, and {VARIABLE} is not set", f"set it on every machine; {MAKE_ONE}")
         key_id, key = next(iter(self.keys.items()))
         nonce = secrets.token_bytes(_NONCE)
         return Sealed(key_id, nonce + AESGCM(key).encrypt(nonce, text.encode(), _bound_to(owner)))
@@ -57,7 +57,8 @@ class StateKeys:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         if not self.keys:
-            raise _no_key()
+            what = f"is encrypted with the key sha256:{sealed.key_id}, and {VARIABLE} is not set"
+            raise UnusableError(what, "set it to the key that the other machines have")
         key = self.keys.get(sealed.key_id)
         if key is None:
             have = ", ".join(self.keys)
@@ -114,10 +115,6 @@ def _decoded(text: str, where: str) -> bytes:
     if not text.startswith(PREFIX) or len(key) != SIZE:
         raise UnusableError(f"{where} is not a complete key of the state", f"copy it again; {MAKE_ONE}")
     return key
-
-
-def _no_key() -> UnusableError:
-    return UnusableError(f"is encrypted, and {VARIABLE} is not set", f"set it on every machine; {MAKE_ONE}")
 
 
 def _bound_to(owner: tuple[str, ...]) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import Any
 
 import pytest
 
 from codexpool.doctor.findings import Level
-from codexpool.doctor.probe import HEADER, Probe, client_token, evaluate, probe_headers
-from codexpool.doctor.trust import Answer
+from codexpool.doctor.probe import HEADER, Probe, client_token, evaluate, findings, probe_headers
+from codexpool.doctor.trust import Answer, Tunnel
 from tests.doctor.fakes import KEY, client, probed
 
 NUMBER = "0123456789abcdef"
@@ -96,3 +97,13 @@ def test_a_probe_looks_like_the_request_of_a_client(transport: str) -> None:
     assert headers[HEADER] == NUMBER
     assert headers["authorization"] == f"Bearer {KEY}"
     assert ("upgrade" in headers) is (transport == "websocket")
+
+
+def test_a_second_proxy_with_another_authority_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Answer:
+        raise ssl.SSLCertVerificationError("certificate verify failed")
+
+    monkeypatch.setattr(Tunnel, "ask", refuse)
+    for found in findings(Tunnel("127.0.0.1", 8080), ssl.create_default_context(), ""):
+        assert (found.level, "another certificate authority" in found.text) == (Level.WRONG, True)
+        assert "the same CA" in found.remedy

@@ -100,7 +100,7 @@ def test_a_missing_driver_is_told_with_the_extra_to_install(monkeypatch: pytest.
 
     assert found.level is Level.WRONG
     assert "psycopg is missing" in found.text
-    assert "codexpool[postgres]" in found.remedy
+    assert "'.[postgres]'" in found.remedy
 
 
 def test_a_file_that_does_not_exist_yet_is_not_created(tmp_path: Path) -> None:

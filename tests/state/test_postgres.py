@@ -21,7 +21,7 @@ from codexpool.state.location import Postgres, location
 from codexpool.state.news import next_revision
 from codexpool.state.opening import open_state, read_spent, read_state
 from codexpool.state.postgres import PostgresState
-from codexpool.state.postgres_server import connect
+from codexpool.state.postgres_server import connect, remedy_of
 from codexpool.state.schema import VERSION, schema
 from tests.postgres import PASSWORD, Server
 from tests.state.flushed import flushed, stored_sessions
@@ -267,8 +267,21 @@ def test_without_the_driver_it_is_said_what_to_install(postgres_url: str, monkey
     monkeypatch.delitem(sys.modules, "codexpool.state.postgres")
     monkeypatch.delitem(sys.modules, "codexpool.state.postgres_server", raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StateError, match=r"psycopg is missing; install codexpool .*codexpool\[postgres\]"):
+    with pytest.raises(StateError, match=r"psycopg is missing; install codexpool .*\.\[postgres\]"):
         open_state(Postgres(postgres_url))
+
+
+@pytest.mark.parametrize(
+    ("said", "to_do"),
+    [
+        ('root certificate file "/root/.postgresql/root.crt" does not exist', "sslrootcert=PATH"),
+        ("SSL error: certificate verify failed", "sslrootcert=PATH"),
+        ("server does not support SSL, but SSL was required", "switch TLS on"),
+        ('FATAL:  database "codexpool" does not exist', "create the database"),
+    ],
+)
+def test_a_connection_that_fails_says_what_to_do(said: str, to_do: str) -> None:
+    assert to_do in remedy_of(psycopg.OperationalError(f"connection failed: {said}"))
 
 
 def test_a_read_only_server_is_told_apart(state: PostgresState, postgres_url: str) -> None:

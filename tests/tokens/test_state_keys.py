@@ -75,9 +75,15 @@ def test_two_encryptions_of_one_text_have_nothing_in_common() -> None:
 @pytest.mark.parametrize("environ", [{}, {VARIABLE: ""}, {VARIABLE: " , "}])
 def test_without_a_key_nothing_is_encrypted_or_decrypted(environ: dict[str, str]) -> None:
     none = state_keys(environ)
-    for use in (lambda: none.seal("x", OWNER), lambda: none.open(Sealed("", b""), OWNER)):
-        with pytest.raises(UnusableError, match="CODEXPOOL_STATE_KEY is not set"):
-            use()
+    with pytest.raises(UnusableError, match="CODEXPOOL_STATE_KEY is not set") as sealing:
+        none.seal("x", OWNER)
+    with pytest.raises(UnusableError, match="CODEXPOOL_STATE_KEY is not set") as opening:
+        none.open(Sealed("", b""), OWNER)
+    makes_one = "codexpool state key makes one"
+    assert [makes_one in error.value.remedy for error in (sealing, opening)] == [
+        True,
+        False,
+    ]  # Another one is no help.
 
 
 def test_keys_may_be_in_a_file_one_a_line(write: WritePrivate) -> None:  # noqa: F811
