@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from codexpool.members.ledger import Spent
 from codexpool.state import Snapshot, State, StateError
 from codexpool.state.location import Location, Postgres, SqliteFile
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 logger = logging.getLogger("codexpool")
 
@@ -37,17 +41,18 @@ def read_state(at: Location) -> Snapshot | None:
     May take a while. Raises nothing: the log says what is wrong.
     """
     try:
-        if isinstance(at, Postgres):
-            with _driver():
-                from codexpool.state import postgres
-            return postgres.read_state(at)
-        if at.path.is_file():
-            from codexpool.state import sqlite
+        with _reading(at) as connection:
+            if connection is None:
+                return None
+            from codexpool.state.store import add_sessions, contents
 
-            return sqlite.read_state(at.path)
+            now = time.time()
+            found = contents(connection, now)
+            add_sessions(found, connection, now)
+            return found
     except StateError as error:
         logger.warning("state: %s", error)
-    return None
+        return None
 
 
 def read_spent(at: Location, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
@@ -56,15 +61,29 @@ def read_spent(at: Location, by: Sequence[str], since: str) -> dict[tuple[str, .
     Empty if there is no state. May take a while. Raises StateError.
     """
     columns = [COUNTED_BY[COUNTED_BY.index(name)] for name in by]
+    with _reading(at) as connection:
+        if connection is None:
+            return {}
+        from codexpool.state.store import usage
+
+        return usage(connection, columns, since)
+
+
+@contextlib.contextmanager
+def _reading(at: Location) -> Iterator[Connection | None]:
+    """Begin a transaction that changes nothing; None if there is no state. Raises StateError."""
     if isinstance(at, Postgres):
         with _driver():
             from codexpool.state import postgres
-        return postgres.read_spent(at, columns, since)
-    if not at.path.is_file():
-        return {}
-    from codexpool.state import sqlite
+        with postgres.read_only(at) as connection:
+            yield connection
+    elif at.path.is_file():
+        from codexpool.state import sqlite
 
-    return sqlite.read_spent(at.path, columns, since)
+        with sqlite.read_only(at.path) as connection:
+            yield connection
+    else:
+        yield None
 
 
 @contextlib.contextmanager

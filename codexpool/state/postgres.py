@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,13 +16,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, DBAPIError
 
-from codexpool.members.ledger import Spent
-from codexpool.state import Snapshot
 from codexpool.state.database import Database
 from codexpool.state.location import Postgres
 from codexpool.state.news import CHANNEL
 from codexpool.state.postgres_server import Connection, connect, parameters, prepare, remedy_of
-from codexpool.state.store import Store, add_sessions, contents, usage
+from codexpool.state.store import Store
 
 CONNECTIONS = 2  # Connections to the server that are kept, beside the one that listens.
 MORE = 8  # Connections beyond these, for as long as they are needed.
@@ -146,21 +144,6 @@ class PostgresDatabase(Database):
         self._stop_listening()
         self._wakes.close()
         self._woken.close()
-
-
-def read_state(at: Postgres) -> Snapshot:
-    """Read the state without changing anything. Raises StateError."""
-    with read_only(at) as connection:
-        now = time.time()
-        found = contents(connection, now)
-        add_sessions(found, connection, now)
-        return found
-
-
-def read_spent(at: Postgres, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
-    """Read the usage without changing anything, see `usage`. Raises StateError."""
-    with read_only(at) as connection:
-        return usage(connection, by, since)
 
 
 @contextlib.contextmanager

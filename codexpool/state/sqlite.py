@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityE
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from codexpool.common.atomic_replace import sync_folder
-from codexpool.members.ledger import Spent
-from codexpool.state import Snapshot, UnavailableError
+from codexpool.state import UnavailableError
 from codexpool.state.database import DURABLE, Database
 from codexpool.state.location import VARIABLE, SqliteFile
 from codexpool.state.sqlite_file import connected, open_database, open_read_only
-from codexpool.state.store import Store, add_sessions, contents, usage
+from codexpool.state.store import Store
 
 
 class SqliteState(Store):
@@ -125,21 +124,6 @@ def _inode(path: Path) -> int:
         return path.stat().st_ino
     except OSError:
         return 0
-
-
-def read_state(path: Path) -> Snapshot:
-    """Read the state without changing anything. Raises StateError."""
-    with read_only(path) as connection:
-        now = time.time()
-        found = contents(connection, now)
-        add_sessions(found, connection, now)
-        return found
-
-
-def read_spent(path: Path, by: Sequence[str], since: str) -> dict[tuple[str, ...], Spent]:
-    """Read the usage without changing anything, see `usage`. Raises StateError."""
-    with read_only(path) as connection:
-        return usage(connection, by, since)
 
 
 @contextlib.contextmanager
