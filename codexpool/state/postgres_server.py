@@ -96,17 +96,28 @@ def parameters(at: Postgres) -> dict[str, Any]:
     if given is None:
         what, remedy = f"{VARIABLE} is no valid URL of PostgreSQL", "write postgresql://USER@HOST:5432/DATABASE"
         raise StateError(what, f"{remedy}, with special characters percent-encoded (@ is %40, / is %2F)")
-    options = given.get("options") or os.environ.get("PGOPTIONS", "")
-    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     name = {"application_name": f"codexpool@{socket.gethostname()}"[:60]}
-    return {**PARAMETERS, **name, **given, **ENCODING, "options": f"{settings} {options}".strip()}
+    return {**PARAMETERS, **name, **given, **ENCODING}
 
 
 def connect(how: Mapping[str, Any], autocommit: bool = False) -> Connection:
     try:
-        return Connection.connect(**how, autocommit=autocommit)
+        connection = Connection.connect(**how, autocommit=True)
     except UnicodeError:
         raise psycopg.OperationalError("the name of the host is invalid") from None
+    try:
+        connection.execute(_settings(how).encode())
+        connection.autocommit = autocommit
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _settings(how: Mapping[str, Any]) -> str:
+    """Return the statements for `SETTINGS` that the URL does not have. PgBouncer refuses them as ``options``."""
+    options = str(how.get("options") or os.environ.get("PGOPTIONS", ""))
+    return "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items() if name not in options)
 
 
 def prepare(connection: Connection, name: str, creates: bool) -> None:

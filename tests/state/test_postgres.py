@@ -21,7 +21,7 @@ from codexpool.state.location import Postgres, location
 from codexpool.state.news import next_revision
 from codexpool.state.opening import open_state, read_spent, read_state
 from codexpool.state.postgres import PostgresState
-from codexpool.state.postgres_server import connect, remedy_of
+from codexpool.state.postgres_server import connect, parameters, remedy_of
 from codexpool.state.schema import VERSION, schema
 from tests.postgres import PASSWORD, Server
 from tests.state.flushed import flushed, stored_sessions
@@ -317,6 +317,20 @@ def test_a_connection_that_failed_has_no_others_made_again_and_again(
 def fail(connection: Connection) -> None:
     connection.execute(text("SET TRANSACTION READ ONLY"))
     next_revision(connection, "w")
+
+
+def test_waits_of_the_server_are_bounded_without_options_that_poolers_refuse(
+    state: PostgresState, postgres_url: str
+) -> None:
+    """Also after a transaction that failed; and what the URL says counts."""
+    with pytest.raises(UnavailableError):
+        state.transact(fail)
+    shown = text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+
+    assert state.transact(lambda connection: tuple(connection.execute(shown).one())) == ("8s", "5s")
+    with closing(PostgresState(Postgres(f"{postgres_url}%20-clock_timeout%3D2s"))) as own:
+        assert own.transact(lambda connection: tuple(connection.execute(shown).one())) == ("8s", "2s")
+    assert "options" not in parameters(Postgres("postgresql://db.example/codexpool"))
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
