@@ -96,6 +96,21 @@ def test_what_an_identity_last_was_is_loaded_as_it_was(state: Store) -> None:
     }
 
 
+def test_when_an_identity_last_served_is_not_lost_to_a_proxy_that_does_not_know_it(
+    state: Store, other: Store
+) -> None:
+    state.put_record("pool#work", Record("f1", WORK, NOW))
+    assert flushed(state, 5)
+    for used_at in (None, NOW - 5):
+        other.put_record("pool#work", Record("f2", WORK, used_at))
+        assert flushed(other, 5)
+        assert state.load().records == {"pool#work": Record("f2", WORK, NOW)}
+
+    other.put_record("pool#work", Record("f3", SPARE))  # Another account has served nothing yet.
+    assert flushed(other, 5)
+    assert state.load().records == {"pool#work": Record("f3", SPARE)}
+
+
 def test_a_removed_identity_has_no_record(state: Store) -> None:
     state.put_record("p#work", Record("f1", WORK))
     state.drop_record("p#work")
