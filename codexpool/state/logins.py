@@ -7,8 +7,10 @@ present generation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from codexpool.credentials.shared_login import MARKED_FOR, Claim, StoredLogin
 from codexpool.pool.identity import IdentityKey
@@ -54,10 +56,10 @@ def put(connection: Connection, key: IdentityKey, sealed: Sealed, generation: in
 
 def log_in(connection: Connection, key: IdentityKey, sealed: Sealed) -> None:
     """Store the login that a person made, in place of any other."""
+    insert: Any = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+    empty = {"key_id": "", "sealed": b"", "generation": 0, "refusal": "", "at": 0.0, "revision": 0, "writer": ALL}
+    connection.execute(insert(table).values(**key._asdict(), **empty).on_conflict_do_nothing())
     present = _locked(connection, key)
-    if present is None:
-        empty = {"key_id": "", "sealed": b"", "generation": 0, "refusal": "", "at": 0.0, "revision": 0, "writer": ALL}
-        connection.execute(insert(table).values(**key._asdict(), **empty))
     _write(connection, key, sealed, 1 if present is None else present.generation + 1)
 
 

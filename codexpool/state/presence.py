@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sqlalchemy import Connection, delete, insert, select, update
 
 from codexpool.state.clock import now
@@ -33,4 +35,5 @@ def present(connection: Connection) -> tuple[Proxy, ...]:
     c = proxies.c
     ages = (now() - c.since).label("up"), (now() - c.at).label("silent")
     statement = select(c.writer, c.host, c.version, c.pid, *ages, c.sessions).order_by(c.host, c.pid, c.writer)
-    return tuple(Proxy(*row) for row in connection.execute(statement))
+    found = (Proxy(*row) for row in connection.execute(statement))
+    return tuple(proxy for proxy in found if math.isfinite(proxy.up) and math.isfinite(proxy.silent))

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,20 @@ def test_of_many_that_claim_at_once_one_may(state: State, engine: Engine) -> Non
     for thread in threads:
         thread.join(30)
     assert len(set(won)) == 1
+
+
+def test_of_many_that_log_in_at_once_for_the_first_time_all_succeed(engine: Engine) -> None:
+    states = [engine.state() for _ in range(4)]
+    together = threading.Barrier(len(states))
+
+    def logs_in(state: State) -> None:
+        together.wait(30)
+        state.transact(lambda connection: logins.log_in(connection, OTHER, SECOND))
+
+    with ThreadPoolExecutor(len(states)) as threads:
+        list(threads.map(logs_in, states))
+
+    assert read(states[0])[OTHER] == StoredLogin(SECOND, len(states))
 
 
 def test_a_login_that_is_not_wanted_is_not_marked(state: State) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from sqlalchemy import Connection, update
 
@@ -27,6 +29,16 @@ def names(found: tuple[Proxy, ...]) -> list[tuple[str, bool]]:
 def silence(connection: Connection, writer: str, seconds: float) -> None:
     """Let the last heartbeat of a proxy be longer ago."""
     connection.execute(update(proxies).where(proxies.c.writer == writer).values(at=proxies.c.at - seconds))
+
+
+def test_a_row_with_a_time_that_is_none_is_no_proxy(state: State) -> None:
+    """A page with it would be no JSON."""
+    for own in (A, B):
+        state.transact(partial(beat, own=own))
+    odd = update(proxies).where(proxies.c.writer == "b").values(since=float("-inf"))
+    state.transact(lambda connection: connection.execute(odd))
+
+    assert names(state.transact(present)) == [("a", True)]
 
 
 def test_a_heartbeat_tells_who_else_runs(state: State) -> None:
