@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import threading
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from websockets import ConnectionClosed
 
 from tests.e2e.world import MODEL, E2EProxy, served_by, socket_turn
 from tests.e2e.world import World as OneWorld
@@ -29,6 +31,7 @@ OUTAGE = float(os.environ.get("CODEXPOOL_OUTAGE", "3"))
 """Seconds that the database is gone. 30 take longer, and show no more than 3."""
 
 NAMES = ("a", "b", "c", "d")
+CONNECT_AGAIN = "websocket_connection_limit_reached"
 
 
 class Load:
@@ -73,9 +76,21 @@ class Load:
                 self._note(session, served_by(answer))
 
     async def _socket_session(self, session: str) -> None:
-        async with self.world.socket(session) as socket:
-            for _ in range(3):
-                self._note(session, served_by(await socket_turn(socket)))
+        turns = 0
+        for _ in range(
+            3
+        ):  # The socket of a session that moves ends: connect again and repeat the turn, as Codex does.
+            with contextlib.suppress(ConnectionClosed):
+                async with self.world.socket(session) as socket:
+                    while turns < 3:
+                        answer = await socket_turn(socket)
+                        if answer[-1].get("error", {}).get("code") == CONNECT_AGAIN:
+                            break
+                        self._note(session, served_by(answer))
+                        turns += 1
+            if turns == 3:
+                return
+        raise AssertionError("no socket lasts")
 
     def _note(self, session: str, name: str) -> None:
         self.turns[name] += 1
