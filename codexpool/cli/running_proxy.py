@@ -14,9 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from codexpool.cli.common import Failure, state_location
+from codexpool.cli.common import Failure
 from codexpool.local.ca_files import confdir
 from codexpool.local.running_proxies import Announcement, addresses, announced
+from codexpool.state import StateError
+from codexpool.state.location import location
 from codexpool.views.formatting import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -184,7 +186,10 @@ def confdir_of(proxy: RunningProxy) -> Path:
 
 
 def _announced() -> list[Announcement]:
-    return announced(state_location().folder)
+    try:
+        return announced(location(os.environ).folder)
+    except StateError:
+        return []  # Commands that need the state say so; `codexpool doctor` does with what else it finds.
 
 
 def _answering(announcement: Announcement, silent: list[str]) -> RunningProxy | None:

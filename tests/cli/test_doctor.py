@@ -103,6 +103,14 @@ def test_all_areas_are_checked_in_order(machine: Machine) -> None:
     assert {finding["level"] for findings in found.values() for finding in findings} == {"ok"}
 
 
+def test_with_an_invalid_address_of_the_state_the_rest_is_checked(machine: Machine) -> None:
+    found = machine.findings(code=1, CODEXPOOL_STATE="host=db password=s3cret")
+
+    assert [finding["level"] for finding in found["state"]] == ["wrong"]
+    assert found["pool"][0]["level"] == "ok"
+    assert "s3cret" not in str(found)
+
+
 def test_the_probe_is_sent_over_http_and_as_a_websocket(machine: Machine) -> None:
     found = machine.findings()["probe"]
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli import running_proxy
-from codexpool.cli.common import Failure, json_option, pool_path, sources, state_location
+from codexpool.cli.common import Failure, json_option, pool_path, sources
 from codexpool.cli.output import Output, console, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
@@ -29,8 +29,9 @@ from codexpool.doctor.trust import Tunnel
 from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.protocol.routes import AS_SHIPPED, Routes
+from codexpool.state import StateError
 from codexpool.state.location import VARIABLE as STATE_VARIABLE
-from codexpool.state.location import SqliteFile
+from codexpool.state.location import Location, SqliteFile, location
 from codexpool.views.formatting import Line, wrap
 from codexpool.web import site
 
@@ -249,7 +250,9 @@ class Examination:
     def _kept(self) -> list[machine.Kept]:
         import platformdirs
 
-        at = state_location()
+        at: Location | None = None
+        with contextlib.suppress(StateError):  # `shared_state` says so.
+            at = location(os.environ)
         kept = machine.secret_files(
             self._config.files if self._config is not None else (),
             platformdirs.user_data_path("codexpool", appauthor=False) / "logins",
@@ -257,7 +260,7 @@ class Examination:
             at.path if isinstance(at, SqliteFile) else None,
             self._client.home / configuration.AUTH_JSON,
         )
-        if not os.environ.get(STATE_VARIABLE):  # A folder that the user names may have other uses.
+        if at is not None and not os.environ.get(STATE_VARIABLE):  # A folder that the user names may have other uses.
             kept.append(machine.Kept(at.folder, "the folder of the state"))
         return kept
 
