@@ -98,9 +98,9 @@ def test_without_a_valid_key_no_person_logs_in_for_nothing(
     assert not (pool.folder / "asked").exists()
 
 
-@pytest.mark.parametrize("source", ["--token-stdin", "--env=TOKEN"])
-def test_only_a_login_can_be_shared(pool: Pool, source: str) -> None:
-    said = pool.run("add", "work", source, "--shared", stdin=WORK.token, code=2).stderr
+@pytest.mark.parametrize("source", [["--token-stdin"], ["--env=TOKEN"], []])
+def test_only_a_login_can_be_shared(pool: Pool, source: list[str]) -> None:
+    said = pool.run("add", "work", *source, "--shared", stdin=WORK.token, code=2).stderr
     assert "--shared is for a login" in said
     assert not pool.path.exists()
 

@@ -89,14 +89,14 @@ def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: A
         codexpool add spare --auth-json ~/.codex-spare/auth.json --shared
         codexpool add sso --command -- corp-login codex
     """
+    if shared and options["auth_json"] is None:  # Before a token is asked for.
+        raise click.UsageError("--shared is for a login, which is renewed: use it with --auth-json")
     path = _pool_toml(named)
     _require_free_name(name, _pool(path))
     if not dry_run:
         require_writable(path)
     given = given_token(name, path.parent, **options)
     if shared:
-        if not isinstance(given.source, FromAuthJson):
-            raise click.UsageError("--shared is for a login, which is renewed: use it with --auth-json")
         require_keys()
     _add(name, path, given, dry_run, shared)
 

@@ -194,7 +194,8 @@ def key() -> None:
     Several keys are separated by commas (or lines): the first one encrypts, the others only decrypt. To replace a
     key, set OLD,NEW on all machines, then NEW,OLD, and then NEW. Proxies encrypt the logins again in between.
     """
-    click.echo(new_key())
+    with quiet_end():
+        Output().line(new_key())
 
 
 def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) -> Copied:
