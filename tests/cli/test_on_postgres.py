@@ -73,6 +73,16 @@ def test_the_state_is_copied_from_its_file(pool: Pool, postgres_url: str, monkey
         assert set(state.load().records) == {f"{state.scope(pool.path)}#{name}" for name in ("work", "spare")}
 
 
+def test_an_error_of_the_target_names_the_option(
+    pool: Pool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEXPOOL_STATE", str(pool.folder / "state.sqlite3"))
+    wrong = postgres_url.replace(PASSWORD, pool.secret("wr0ng-and-never-shown"))
+    said = pool.run("state", "copy", "--to", wrong, code=1).stderr
+    assert "correct the user or the password: in --to, PGPASSWORD or" in said
+    assert "CODEXPOOL_STATE" not in said
+
+
 def test_a_wrong_password_is_told_without_it(pool: Pool, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = pool.secret("wr0ng-and-never-shown")
     monkeypatch.setenv("CODEXPOOL_STATE", postgres_url.replace(PASSWORD, wrong))

@@ -114,12 +114,14 @@ def _drawn(at: Location, facts: Facts) -> Table:
 
 def _keys(used: Mapping[str, int]) -> str:
     """Say with which keys logins are encrypted, and whether this shell has them."""
-    keys = StateKeys()
-    with contextlib.suppress(UnusableError):
+    keys, missing = StateKeys(), "not set here"
+    try:
         keys = state_keys(os.environ)
+    except UnusableError as error:
+        missing = error.what
 
     def described(key_id: str) -> str:
-        present = "set here" if key_id in keys.keys else "not set here"
+        present = "set here" if key_id in keys.keys else missing
         where = "the first key here" if key_id == keys.first else present
         return f"{used[key_id]} encrypted with sha256:{key_id} ({where})"
 
@@ -207,13 +209,15 @@ def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) 
     def show(table: str, done: int, total: int) -> None:
         progress.update(tasks[table], completed=done, total=total)
 
+    before = None
     try:
         with contextlib.closing(open_state(source)) as opened:  # A file of an older version is updated.
             before = opened.scope(pool.path)
         with contextlib.closing(open_state(target)) as opened:
             return copying.copy_file(source.path, opened, (before, opened.scope(pool.path)), show)
     except StateError as error:
-        raise Failure(f"nothing was copied to {target}: {error}") from None
+        said = str(error) if before is None else str(error).replace(VARIABLE, "--to")  # Which names the file.
+        raise Failure(f"nothing was copied to {target}: {said}") from None
     except InterruptedBySignal:
         click.echo(f"codexpool: interrupted: nothing was copied to {target}", err=True)
         raise
