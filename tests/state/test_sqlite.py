@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -412,6 +413,21 @@ def test_an_older_database_becomes_what_a_new_one_is(path: Path, version: int) -
     with raw(path) as connection:
         assert tables(connection) == new
         assert len(connection.execute("SELECT epoch FROM revision").fetchone()[0]) == 32
+
+
+def test_several_that_start_at_once_take_an_older_database_along(path: Path) -> None:
+    path.parent.mkdir(parents=True, mode=0o700)
+    with raw(path) as connection:
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 4;"
+        connection.executescript("".join(migrations.OLD[:4]) + marks)
+        connection.execute("INSERT INTO sessions VALUES ('s1', 'acc-work', 'user-work', ?, 1, 'w', 2)", (NOW,))
+
+    def start(_: int) -> dict[str, tuple[IdentityKey, int]]:
+        with opened(path) as state:
+            return state.look_up(["s1"])
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(start, range(6))) == [{"s1": (IdentityKey("acc-work", "user-work"), 2)}] * 6
 
 
 def test_totals_that_are_written_twice_are_counted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
