@@ -27,7 +27,8 @@ ANSWER: Final = 0.25  # Seconds that a turn waits for an answer of the state.
 POLL: Final = 1.0  # Seconds between two exchanges while slots are leased: turns may wait for them elsewhere.
 WAIT_POLL: Final = 0.5  # Seconds between two exchanges while turns wait for slots that others use.
 IDLE_POLL: Final = 0.25  # The same, while the proxy that has a slot does not use it.
-ALONE: Final = "turns: the state is slow or out of reach, so this proxy shares no bounds with others"
+ALONE: Final = "the state is slow or out of reach, so this proxy applies bounds to its own turns only"
+SHARED: Final = "this proxy shares bounds with the others"
 DAY_PATIENCE: Final = 3.0  # Seconds that a turn waits for those of its day that others have leased and do not use.
 
 Exchange = Callable[[Sequence[Ask]], Mapping[Subject, Answer]]
@@ -55,7 +56,7 @@ class Leasing:
 
     async def run(self) -> None:
         """Share the bounds with the other proxies, for ever. Begin after the first heartbeat."""
-        self._leases.is_shared = self._is_connected()
+        self._share(self._is_connected())
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
@@ -193,8 +194,8 @@ class Leasing:
             self._go_alone()
 
     def _share(self, is_shared: bool) -> None:
-        if self._leases.is_shared and not is_shared:
-            logger.info("%s; it applies them to its own turns until the state answers in time", ALONE)
+        if is_shared is not self._leases.is_shared:
+            logger.info("turns: %s", SHARED if is_shared else ALONE)
         self._leases.is_shared = is_shared
 
     def _go_alone(self) -> None:
