@@ -28,7 +28,7 @@ POLL: Final = 1.0  # Seconds between two exchanges while slots are leased: turns
 WAIT_POLL: Final = 0.5  # Seconds between two exchanges while turns wait for slots that others use.
 IDLE_POLL: Final = 0.25  # The same, while the proxy that has a slot does not use it.
 ALONE: Final = "the state is slow or out of reach, so this proxy applies bounds to its own turns only"
-SHARED: Final = "this proxy shares bounds with the others"
+SHARED: Final = "the state answers in time again, and this proxy shares bounds with the others"
 DAY_PATIENCE: Final = 3.0  # Seconds that a turn waits for those of its day that others have leased and do not use.
 
 Exchange = Callable[[Sequence[Ask]], Mapping[Subject, Answer]]
@@ -56,7 +56,7 @@ class Leasing:
 
     async def run(self) -> None:
         """Share the bounds with the other proxies, for ever. Begin after the first heartbeat."""
-        self._share(self._is_connected())
+        self._leases.is_shared = self._is_connected()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
