@@ -254,6 +254,6 @@ def put_vouched(state: State, known: Snapshot, fingerprint: str, condition: Cond
     """Write the condition of a token that whoami vouches for: one that the state calls dead has none from now on."""
     before = known.conditions.get(fingerprint)
     if before is not None and before.status in REFUSED_FOR_GOOD:
-        state.drop_condition(fingerprint)
+        state.drop_condition(fingerprint, condition.since)
     else:
         state.put_condition(fingerprint, condition)

@@ -181,6 +181,7 @@ class Identity:
     paused: bool = False  # In pool.toml.
     metadata: Metadata | None = None
     vouched_at: float = 0.0  # When whoami was last asked about this token and found it healthy.
+    cleared_at: float = 0.0  # When another proxy, or a person, last found nothing wrong with this token.
     served_at: float = 0.0  # When the last request was sent that was served with it.
     resumed_at: float = 0.0  # When a person last said that nothing is wrong with it.
     rests: int = 0  # Rests in a row; a good answer of the model resets it.

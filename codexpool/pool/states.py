@@ -246,6 +246,8 @@ class IdentityStates:
         at, since = evidence.at, identity.condition.since
         if word is Word.HEALTHY and identity.status in JUDGED and since - ASKED_FOR < at < since:
             return  # Asked before the refusal: the token may have died in between.
+        if word is Word.REFUSED and identity.cleared_at - ASKED_FOR < at < identity.cleared_at:
+            return  # Another proxy or a person asked later, and found it healthy.
         if word is Word.HEALTHY:
             self.confirmation.vouched(name, identity.fingerprint)
             self._vouched(identity, metadata, at)

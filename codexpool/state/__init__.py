@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from codexpool.credentials.shared_login import StoredLogin
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
+from codexpool.pool.states import REFUSED_FOR_GOOD
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection  # Only where a state is opened: it takes a tenth of a second.
@@ -105,18 +106,26 @@ class Rows(ABC):
         self.put(Row("metadata", fingerprint, {"fingerprint": fingerprint, **about, "at": at}))
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
-        evidence = json.dumps(asdict(condition.evidence)) if condition.evidence else None
-        self._put_condition(fingerprint, str(condition.status), condition.since, condition.until, evidence)
+        values = {
+            "status": str(condition.status),
+            "since": condition.since,
+            "until": condition.until,
+            "evidence": json.dumps(asdict(condition.evidence)) if condition.evidence else None,
+        }
+        # A refusal is as old as the question: a later answer may be written before it.
+        at = condition.since if condition.status in REFUSED_FOR_GOOD else self._clock()
+        self._put_condition(fingerprint, values, at)
 
-    def drop_condition(self, fingerprint: str) -> None:
-        """Store that nothing is wrong any more with the identity of this token."""
-        self._put_condition(fingerprint, None, None, None, None)
+    def drop_condition(self, fingerprint: str, at: float | None = None) -> None:
+        """Store that nothing is wrong any more with the identity of this token.
 
-    def _put_condition(
-        self, fingerprint: str, status: str | None, since: float | None, until: float | None, evidence: str | None
-    ) -> None:
-        values = {"fingerprint": fingerprint, "status": status, "since": since, "until": until, "evidence": evidence}
-        self.put(Row("conditions", fingerprint, {**values, "at": self._clock()}))
+        ``at`` is when whoami was asked about it; now, if a person or another answer says so.
+        """
+        values = dict.fromkeys(("status", "since", "until", "evidence"))
+        self._put_condition(fingerprint, values, self._clock() if at is None else at)
+
+    def _put_condition(self, fingerprint: str, values: Mapping[str, object], at: float) -> None:
+        self.put(Row("conditions", fingerprint, {"fingerprint": fingerprint, **values, "at": at}))
 
     def put_record(self, name: str, record: Record) -> None:
         self._put_record(name, record.fingerprint, record.key, record.used_at)

@@ -62,7 +62,7 @@ class FlagWriter:
             self._queue(spec.name, None)
         elif _is_good_again(spec, identity):
             self._queue(spec.name, Unflagged(spec.flag.token))
-        elif identity.status is not Status.NEEDS_REPLACEMENT:
+        elif identity.status is not Status.NEEDS_REPLACEMENT and identity.cleared_at <= spec.flag.since.timestamp():
             evidence = Evidence(spec.flag.since.timestamp(), fingerprint=bearer.fingerprint, note=spec.flag.reason)
             condition = Condition(Status.NEEDS_REPLACEMENT, evidence.at, evidence=evidence)
             self.pool.states.condition_learned(identity.name, identity.fingerprint, condition)

@@ -6,7 +6,7 @@ the times at which it was found out, never by those at which it arrives.
 | news | what follows here | if it comes late or twice |
 |---|---|---|
 | a condition | the table of `codexpool.pool.news` | the same table |
-| that nothing is wrong with a token | a dead one is verified | nothing, if it died since |
+| that nothing is wrong with a token | a dead one is verified; no earlier refusal counts | nothing, if it died since |
 | usage | the newest word on each window and family counts, and may limit or lift | nothing |
 | a reset credit was spent | limits from before that end; usage is read, if it was just now | nothing |
 | a person resumed an identity | its limits, rests, pauses and exclusions from before that end | nothing |
@@ -81,8 +81,10 @@ def apply(pool: Pool, news: Snapshot, scope: str) -> Applied:
 def _is_doubted(pool: Pool, identity: Identity, news: Snapshot, now: float) -> bool:
     """Apply to an identity what others say about its token. Return whether that is to be verified."""
     dropped_at = news.dropped.get(identity.fingerprint)
-    if dropped_at is not None and may_be_good(identity, dropped_at):
-        return True
+    if dropped_at is not None and dropped_at <= now:
+        identity.cleared_at = max(identity.cleared_at, dropped_at)
+        if may_be_good(identity, dropped_at):
+            return True
     condition = news.conditions.get(identity.fingerprint)
     if condition is None:
         return False

@@ -63,7 +63,7 @@ class Persistence(Rows):
         self._used_at: dict[str, float] = {}
         self._questions: Recent[str, float] = Recent(ROWS_TRACKED)  # When this proxy last took them.
         self._news: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
-        self._condemned: Recent[str, None] = Recent(ROWS_TRACKED)  # Tokens that are dead, as the state says.
+        self._condemned: Recent[str, float] = Recent(ROWS_TRACKED)  # Since when tokens are dead, as the state says.
 
     async def run(self, apply: Callable[[Snapshot], None]) -> None:
         """Apply what earlier runs stored, and then, for ever, what others write."""
@@ -173,19 +173,20 @@ class Persistence(Rows):
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
         if condition.status in REFUSED_FOR_GOOD:
-            self._condemned[fingerprint] = None
+            self._condemned[fingerprint] = condition.since
         if fingerprint and not _is_of_flag(condition):
             super().put_condition(fingerprint, condition)
 
-    def drop_condition(self, fingerprint: str) -> None:
+    def drop_condition(self, fingerprint: str, at: float | None = None) -> None:
         self._condemned.pop(fingerprint, None)
         if fingerprint:
-            super().drop_condition(fingerprint)
+            super().drop_condition(fingerprint, at)
 
-    def vouched(self, fingerprint: str) -> None:
-        """Store that whoami vouches for a token, if the state says that it is dead."""
-        if fingerprint in self._condemned:
-            self.drop_condition(fingerprint)
+    def vouched(self, fingerprint: str, at: float) -> None:
+        """Store that whoami, asked at ``at``, vouches for a token, if the state says that it was dead before."""
+        since = self._condemned.get(fingerprint)
+        if since is not None and since <= at:
+            self.drop_condition(fingerprint, at)
 
     def condition_learned(self, fingerprint: str) -> None:
         """Note that the state has a token's condition, and not what was put before it was open."""
@@ -198,7 +199,7 @@ class Persistence(Rows):
             logger.exception("state: what others have stored cannot be applied")
         for fingerprint, condition in news.conditions.items():
             if condition.status in REFUSED_FOR_GOOD:
-                self._condemned[fingerprint] = None
+                self._condemned[fingerprint] = condition.since
 
     def session_bound(self, name: str, session: Session) -> None:
         """Store the identity of a session, if that changed or was stored long ago."""

@@ -261,7 +261,7 @@ class Vault:
                 return self._renew(identity, refused=True)
             self._pool.states.whoami_said(identity.name, answer.word, answer.evidence, answer.metadata)
             if answer.word is Word.HEALTHY:
-                self._persistence.vouched(identity.fingerprint)
+                self._persistence.vouched(identity.fingerprint, answer.evidence.at)
             self._remember(identity, answer)
             if identity.status not in IN_DOUBT and answer.word is not Word.UNREACHABLE:
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -276,11 +277,26 @@ def test_what_is_known_of_a_token_is_not_undone_by_who_does_not_know_it(
         if condition is None:
             state.drop_condition("f1")
         else:
-            state.put_condition("f1", condition)
+            state.put_condition("f1", replace(condition, since=state._clock()))
         assert flushed(state, 10)
 
-    expected = stays if not is_late or (before, after) == (LIMITED, DEAD) else before
-    assert first.load().conditions.get("f1") == expected
+    expected, found = stays if not is_late or (before, after) == (LIMITED, DEAD) else before, first.load().conditions
+    assert [one.status for one in found.values()] == ([expected.status] if expected is not None else [])
+
+
+@pytest.mark.parametrize("is_asked_later", [False, True])
+def test_a_refusal_and_a_good_answer_count_by_when_whoami_was_asked(state: Store, is_asked_later: bool) -> None:
+    """Not by when they are written: the other answer was on its way."""
+    refused = replace(DEAD, since=NOW - 10)
+    state.put_condition("f1", refused)
+    state.drop_condition("f2", NOW - 10)
+    assert flushed(state, 10)
+
+    asked_at = NOW - (5 if is_asked_later else 15)
+    state.drop_condition("f1", asked_at)
+    state.put_condition("f2", replace(DEAD, since=asked_at))
+
+    assert set(settled(state).conditions) == ({"f2"} if is_asked_later else {"f1"})
 
 
 @pytest.mark.parametrize("is_late", [False, True])

@@ -62,11 +62,15 @@ class Backend:
     async def whoami(self, bearer: Bearer) -> Whoami:
         name = bearer.token.split("-")[2]
         self.asked.append(name)
-        await asyncio.sleep(self.seconds)
+        answer = Whoami(
+            Word.HEALTHY,
+            Evidence(time.time(), "GET", "whoami", 200, fingerprint=bearer.fingerprint),
+            Metadata(f"acc-{name}", f"user-{name}", "business"),
+        )
         if bearer.fingerprint in DEAD:
-            return Whoami(Word.REFUSED, _refusal("whoami", bearer.fingerprint))
-        evidence = Evidence(time.time(), "GET", "whoami", 200, fingerprint=bearer.fingerprint)
-        return Whoami(Word.HEALTHY, evidence, Metadata(f"acc-{name}", f"user-{name}", "business"))
+            answer = Whoami(Word.REFUSED, _refusal("whoami", bearer.fingerprint))
+        await asyncio.sleep(self.seconds)
+        return answer
 
     async def routing(self, bearer: Bearer, metadata: Metadata) -> Metadata:
         return metadata

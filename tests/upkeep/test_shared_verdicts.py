@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from codexpool.config.sources import resolve
+from codexpool.credentials.authapi import Whoami
 from codexpool.pool.identity import WHOAMI, Asked, Condition, Evidence, Status, Word
 from codexpool.pool.usage import MAIN, Limit
 from codexpool.state import State
 from codexpool.state.location import Location, Postgres, SqliteFile
 from codexpool.state.notes import RESUMED
 from codexpool.state.opening import open_state
-from codexpool.tokens.bearer import fingerprint
+from codexpool.tokens.bearer import Bearer, fingerprint
 from codexpool.upkeep import persistence, polling, vault, watching
 from codexpool.upkeep.keeper import Keeper
 from tests.pool.pools import RESPONSES
@@ -197,14 +199,89 @@ async def test_a_person_who_checks_a_dead_token_has_it_verified_everywhere(fleet
         refuse(here, "a")
         await until(lambda: is_flagged(here) and is_flagged(there))
         assert {status(here), status(there)} == {Status.NEEDS_REPLACEMENT}
-        DEAD.clear()
 
-        state = fleet.open_state()
-        state.drop_condition(DEAD_A)
-        state.close()
+        find_healthy(fleet)
 
         await until(lambda: not is_flagged(here) and not is_flagged(there))
         assert {status(here), status(there)} == {Status.READY}
+
+
+def hold_whoami(fleet: Fleet) -> asyncio.Event:
+    """Have whoami's answers arrive once the event is set: they are as old as the question by then."""
+    whoami, arrives = fleet.backend.whoami, asyncio.Event()
+
+    async def held(bearer: Bearer) -> Whoami:
+        answer = await whoami(bearer)
+        await arrives.wait()
+        return answer
+
+    fleet.backend.whoami = held  # type: ignore[method-assign]
+    return arrives
+
+
+def find_healthy(fleet: Fleet) -> None:
+    """Store what `codexpool check` does: whoami was asked just now, and the token is good."""
+    DEAD.clear()
+    state = fleet.open_state()
+    state.drop_condition(DEAD_A, time.time())
+    assert state.close()
+
+
+async def test_a_refusal_that_arrives_after_a_later_good_answer_condemns_nothing(fleet: Fleet) -> None:
+    """A person checks the token while a proxy waits for whoami, whose answer is older then."""
+    here, there = await fleet.two()
+    arrives = hold_whoami(fleet)
+    DEAD.add(DEAD_A)
+    refuse(here, "a")
+    await until(lambda: fleet.backend.asked)
+
+    find_healthy(fleet)
+    await until(lambda: here.pool.identities["a"].cleared_at)
+    arrives.set()
+
+    seen: set[Status] = set()
+    await until(lambda: seen.add(status(here)) or status(here) in (Status.RESTING, Status.READY))  # type: ignore[func-returns-value]
+    assert Status.NEEDS_REPLACEMENT not in seen
+    assert (status(there), fleet.backend.asked) == (Status.READY, ["a", "a"])
+
+
+async def test_a_good_answer_from_before_the_death_of_a_token_does_not_end_it(fleet: Fleet) -> None:
+    """The other proxy had asked whoami before, and the answer takes long."""
+    here, there = await fleet.two()
+    arrives = hold_whoami(fleet)
+    there.token_doubted(there.pool.identities["a"])
+    await until(lambda: fleet.backend.asked)
+    at = time.time()
+    evidence = Evidence(at, status=401, code="token_revoked", fingerprint=DEAD_A, whoami=Word.REFUSED)
+    here.pool.states.condition_learned("a", DEAD_A, Condition(Status.NEEDS_REPLACEMENT, at, evidence=evidence))
+    await until(lambda: status(there) is Status.NEEDS_REPLACEMENT)
+
+    arrives.set()
+    await until(lambda: not there._vault._verifying)
+
+    assert status(there) is Status.NEEDS_REPLACEMENT
+    there._persistence.close()  # All is written.
+    state = fleet.open_state()
+    assert DEAD_A in state.load().conditions
+    state.close()
+
+
+async def test_a_reload_does_not_bring_back_the_flag_of_a_token_that_is_good_again(fleet: Fleet) -> None:
+    """pool.toml has the flag until whoami has vouched for the token here, too."""
+    here, _ = await fleet.two()
+    DEAD.add(DEAD_A)
+    refuse(here, "a")
+    await until(lambda: any(spec.flag is not None for spec in here.config.identities))
+    arrives = hold_whoami(fleet)
+    find_healthy(fleet)
+    await until(lambda: status(here) is Status.UNVERIFIED)
+
+    here.follow(here.config, resolve(here.config, here._reloader._sources))
+
+    assert status(here) is Status.UNVERIFIED
+    arrives.set()
+    await until(lambda: not any(spec.flag is not None for spec in here.config.identities))
+    assert status(here) is Status.READY
 
 
 async def test_a_limit_and_its_end_by_hand_count_everywhere(fleet: Fleet) -> None:
