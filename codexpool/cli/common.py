@@ -58,6 +58,10 @@ class Unchanged(Failure):
         super().__init__(f"{message}. Nothing was changed")
 
 
+class OutOfReach(Failure):
+    """The state cannot be read now."""
+
+
 def config_option(command: F) -> F:
     """Add ``--config PATH``."""
     option = click.option("--config", "named", metavar="PATH", type=click.Path(path_type=Path), help=CONFIG_HELP)
@@ -161,15 +165,14 @@ def state_location() -> Location:
 
 
 def state_snapshot() -> Snapshot:
-    """Return what proxies have found out; nothing if the state does not exist or is unavailable. Raises Failure."""
+    """Return what proxies have found out; nothing if the state does not exist. Raises OutOfReach, Failure."""
     at = state_location()
     if isinstance(at, SqliteFile) and not at.path.exists():
         return Snapshot()
     try:
         state = open_state(at)
     except UnavailableError as error:
-        click.echo(f"codexpool: state: {error}. Showing what pool.toml alone says", err=True)
-        return Snapshot()
+        raise OutOfReach(f"state: {error}") from None
     except StateError as error:
         raise Failure(f"state: {error}") from None
     with contextlib.closing(state):
@@ -203,6 +206,16 @@ class Pool:
 
     @cached_property
     def known(self) -> Snapshot:
+        """What proxies have found out. If that cannot be read now, this says so, and returns nothing."""
+        try:
+            return self.certain
+        except OutOfReach as failure:
+            click.echo(f"codexpool: {failure.message}. Showing what pool.toml alone says", err=True)
+            return Snapshot()
+
+    @cached_property
+    def certain(self) -> Snapshot:
+        """The same, for commands that would be wrong without it. Raises Failure if it cannot be read now."""
         return state_snapshot()
 
     def identity(self, name: str) -> IdentitySpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from tests.postgres import PASSWORD
 from tests.running import pat
 from tests.standin import StandIn
 
+OWNER = 'account_id = "acc-shared"\nuser_id = "user-shared"\n'
 SESSION = "0199a213-81c0-7800-8aa1-bbab2a035a53"
 
 
@@ -81,6 +83,44 @@ def test_an_error_of_the_target_names_the_option(
     said = pool.run("state", "copy", "--to", wrong, code=1).stderr
     assert "correct the user or the password: in --to, PGPASSWORD or" in said
     assert "CODEXPOOL_STATE" not in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["resume", "work"],
+        ["reset", "work", "--yes"],
+        ["breaker"],
+        ["breaker", "--close"],
+        ["pin", SESSION, "work"],
+        ["unpin", SESSION],
+        ["remove", "shared", "--with-login"],
+    ],
+)
+def test_what_only_the_state_knows_is_not_guessed_while_it_is_out_of_reach(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("CODEXPOOL_STATE", f"postgresql://codexpool@127.0.0.1:{port}/codexpool")
+    pool.path.write_text(f'{pool.text}\n[[identity]]\nname = "shared"\nlogin = "state"\n{OWNER}')
+    before = pool.text
+
+    done = pool.run(*command, code=1)
+
+    assert (done.stdout, pool.text) == ("", before)
+    [said] = done.stderr.splitlines()
+    assert said.startswith(f"codexpool: state: postgresql://127.0.0.1:{port}/codexpool")
+    assert "; " in said  # What to do.
+
+
+def test_an_identity_that_is_paused_in_pool_toml_is_resumed_without_the_state(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.run("pause", "work")
+    monkeypatch.setenv("CODEXPOOL_STATE", "postgresql://codexpool@127.0.0.1:9/codexpool")
+
+    assert pool.run("resume", "work").output == "work is resumed\n"
 
 
 def test_a_wrong_password_is_told_without_it(pool: Pool, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

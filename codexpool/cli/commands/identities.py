@@ -9,7 +9,16 @@ import time
 import click
 from rich.table import Table
 
-from codexpool.cli.common import Failure, Pool, json_option, moment, name_argument, open_the_state, pool_option
+from codexpool.cli.common import (
+    Failure,
+    Pool,
+    json_option,
+    moment,
+    name_argument,
+    open_the_state,
+    pool_option,
+    require_writable,
+)
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console
 from codexpool.cli.shared_logins import delete
@@ -100,9 +109,10 @@ def resume(name: str, pool: Pool) -> None:
         pool.edit(lambda text: without_key(text, name, "paused"))
         click.echo(f"{name} is resumed")
         return
+    stored = pool.certain.notes
     row = identity_row(pool, name)
     key = json.dumps(row.metadata.key) if row.metadata is not None else ""
-    note = pool.known.notes.get((USAGE, key), {})
+    note = stored.get((USAGE, key), {})
     is_held_back = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for
     if not is_held_back or not row.fingerprint:
         click.echo(f"{name} is neither paused nor limited: its status is {row.status}")
@@ -113,7 +123,7 @@ def resume(name: str, pool: Pool) -> None:
         if note:
             state.put_note(USAGE, key, {**note, "limited": {}})
         for subject in subjects(row.fingerprint, row.metadata):
-            if (NOT_FOR, subject) in pool.known.notes:
+            if (NOT_FOR, subject) in stored:
                 state.put_note(NOT_FOR, subject, {})
     click.echo(f"{name} is resumed")
 
@@ -129,12 +139,14 @@ def remove(name: str, pool: Pool, with_login: bool) -> None:
         raise click.UsageError(f"--with-login: {name} has no login in the state")
     if len(pool.config.identities) == 1:
         raise Failure(f"{name} is the only identity. Add another one first, or delete {pool.path}")
+    if with_login:  # First: if it cannot be deleted now, the same command does it later.
+        require_writable(pool.path)
+        delete(spec.owner)
     pool.edit(lambda text: without_identity(text, name))
     with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
         state.drop_record(record_name(pool.scope, name))
     click.echo(f"removed {name} from {pool.path}")
     if with_login:
-        delete(spec.owner)
         click.echo("deleted its login in the state")
     elif isinstance(spec.source, FromState):
         click.echo("kept its login in the state, for other proxies")
@@ -160,7 +172,7 @@ def breaker(close: bool, as_json: bool, pool: Pool) -> None:
         with open_the_state() as state:
             state.put_note(BREAKER, pool.scope, {**breaker.document(), "at": time.time()})
     else:
-        breaker.take(pool.known.notes.get((BREAKER, pool.scope), {}))
+        breaker.take(pool.certain.notes.get((BREAKER, pool.scope), {}))
     opening = breaker.state(time.time())
     if as_json:
         until = moment(breaker.until) if breaker.opened_at is not None else None

@@ -76,7 +76,7 @@ def _stored(text: str) -> list[str]:
 
 
 def _pinned(pool: Pool) -> list[str]:
-    notes = ((name, note) for (kind, name), note in pool.known.notes.items() if kind == PINNED and note)
+    notes = ((name, note) for (kind, name), note in pool.certain.notes.items() if kind == PINNED and note)
     return [session for name, _ in notes if (session := pinned_session(pool.scope, name))]
 
 

@@ -135,7 +135,7 @@ def _unclear(pool: Pool, account: Account) -> Request | None:
 
     After a day the credits that are listed tell what became of it.
     """
-    match pool.known.notes.get((RESET, account.note)):
+    match pool.certain.notes.get((RESET, account.note)):
         case {"request": str(id_), "credit": str(credit_id), "asked_at": int() | float() as at}:
             return Request(id_, credit_id, at) if abs(time.time() - at) < REMEMBERED else None
     return None
