@@ -119,10 +119,9 @@ def test_a_healthy_pat_survives_a_page_of_the_content_network(make: Make) -> Non
     "whoami",
     [
         Answer(path=WHOAMI, after=0, times=None, delay=30),
-        Answer(path=WHOAMI, times=None, status=503, body={"error": {"message": "overloaded"}}),
         Answer(path=WHOAMI, times=None, status=403, body=CLOUDFLARE_PAGE),
     ],
-    ids=["time-out", "5xx", "page"],
+    ids=["time-out", "page"],
 )
 def test_a_healthy_pat_survives_an_unclear_whoami(make: Make, whoami: Answer) -> None:
     # given two ready identities, and a whoami that no longer answers about the pool's tokens

@@ -226,6 +226,8 @@ def claims(**said: object) -> str:
     return f"{head}.{payload}.x"
 
 
+KILLS = int(os.environ.get("CODEXPOOL_KILLS", "80"))
+
 UNUSABLE = {
     "unsendable": {"access_token": "not\u00e9 sendable\n"},
     "opaque, and the id_token says nothing": {"access_token": "opaque-token", "id_token": claims(sub="nobody")},
@@ -442,7 +444,7 @@ def test_a_file_read_before_a_renewal_does_not_undo_it(standin: StandIn, file: F
     assert in_use.bearer() == read(newer).access
 
 
-def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: File) -> None:
+def test_killed_at_any_moment_the_file_is_always_valid(standin: StandIn, file: File) -> None:
     killer = Killer(standin, str(file.path))
     try:
         duration = min(undisturbed(killer) for _ in range(5))
@@ -450,7 +452,7 @@ def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: 
         chance = random.Random(seed)
         killed = lost = 0
         spent = standin.refreshes
-        for number in range(200):
+        for number in range(KILLS):
             before, earlier, spent = file.document, spent, standin.refreshes
             killed += killer.after(chance.uniform(0, 1.5 * duration)) == -9
             about = f"seed {seed}, moment {number}"
@@ -467,9 +469,10 @@ def test_killed_at_200_moments_the_file_is_always_valid(standin: StandIn, file: 
             leftovers = {path.name for path in file.path.parent.iterdir()}
             assert leftovers <= {"auth.json", ".auth.json.new", ".auth.json.lock"}, about
         print(
-            f"{killed} of 200 were killed in time, {lost} lost their login; a renewal takes {duration * 1000:.0f} ms"
+            f"{killed} of {KILLS} were killed in time, {lost} lost their login;"
+            f" a renewal takes {duration * 1000:.0f} ms"
         )
-        assert killed > 40
+        assert killed > KILLS / 5
         assert killer.after(20.0) == 0  # what was left behind is no obstacle
         assert {path.name for path in file.path.parent.iterdir()} == {"auth.json", ".auth.json.lock"}
     finally:

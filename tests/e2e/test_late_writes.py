@@ -134,7 +134,7 @@ def test_a_url_of_another_database_is_refused(make: Make, tmp_path: Path) -> Non
     assert "s3cret" not in world.proxy.log
     assert list(folder.iterdir()) == []
 
-    for arguments in (["list", "--config", str(world.proxy.pool)], ["usage"], ["status"]):
+    for arguments in (["list", "--config", str(world.proxy.pool)], ["usage"], ["state"]):
         environ: dict[str, Any] = {**os.environ, "CODEXPOOL_STATE": URL, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [*COMMAND, *arguments], env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False

@@ -53,16 +53,10 @@ class Refusal(NamedTuple):
 
 REFUSALS = {
     "no httpx": Refusal(("no httpx", "uv tool install mitmproxy", "--with httpx"), hidden=("httpx",)),
-    "no tomlkit": Refusal(("no tomlkit", "--with tomlkit"), hidden=("tomlkit",)),
     "no sqlite3": Refusal(("no sqlite3", "uv tool install mitmproxy"), hidden=("sqlite3",)),
     "named file missing": Refusal(
         ("gone.toml", "there is no such file", "codexpool_config"),
         ("--set", "codexpool_config=gone.toml"),
-        configured=False,
-    ),
-    "file that the environment names missing": Refusal(
-        ("gone.toml", "there is no such file", "CODEXPOOL_CONFIG"),
-        environ={"CODEXPOOL_CONFIG": "gone.toml"},
         configured=False,
     ),
     # mitmproxy would drop the addon after its `load`, without a word (its issue 8013).
@@ -70,9 +64,7 @@ REFUSALS = {
         ("codexpool_config is set twice", "once"), ("--set", "codexpool_config=another.toml")
     ),
     "misspelt key": Refusal(("pool.toml:4", "tokn", "token"), pool=MISSPELT),
-    "no TOML": Refusal(("pool.toml:2", "is not TOML"), pool="[pool]\nselection = headroom\n"),
     "readable by others": Refusal(("pool.toml", "mode 0644", "chmod 600"), mode=0o644),
-    "empty file": Refusal(("pool.toml", "no identity", "[[identity]]"), pool=""),
     "bodies streamed": Refusal(("stream_large_bodies", "Take the option away"), ("--set", "stream_large_bodies=1m")),
     "no WebSockets": Refusal(("websocket=false", "member keys", "Take it away"), ("--set", "websocket=false")),
     "headers unchecked": Refusal(
@@ -81,7 +73,6 @@ REFUSALS = {
     ),
     "raw bytes logged": Refusal(("proxy_debug=true", "tokens", "Take it away"), ("--set", "proxy_debug=true")),
     "backend ignored": Refusal(("ignore_hosts", "chatgpt.com"), ("--ignore-hosts", "^chatgpt")),
-    "backend as raw TCP": Refusal(("tcp_hosts", "chatgpt.com"), ("--tcp-hosts", "chatgpt")),
 }
 if OLD:
     REFUSALS |= {
