@@ -274,7 +274,7 @@ def test_without_the_driver_it_is_said_what_to_install(postgres_url: str, monkey
 @pytest.mark.parametrize(
     ("said", "to_do"),
     [
-        ('root certificate file "/root/.postgresql/root.crt" does not exist', "sslrootcert=PATH"),
+        ('root certificate file "/home/ann/.postgresql/root.crt" does not exist', "sslrootcert=PATH"),
         ("SSL error: certificate verify failed", "sslrootcert=PATH"),
         ("server does not support SSL, but SSL was required", "switch TLS on"),
         ('FATAL:  database "codexpool" does not exist', "create the database"),
