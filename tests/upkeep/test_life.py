@@ -72,7 +72,7 @@ SHARED = IdentityKey("acc-shared", "user-shared")
 ENVIRON = {"CODEXPOOL_STATE_KEY": new_key()}
 
 
-LIVES = int(os.environ.get("CODEXPOOL_LIVES", "20"))
+LIVES = int(os.environ.get("CODEXPOOL_LIVES", "12"))
 """Number of simulated pools. 10 000 take 15 minutes."""
 
 WELL_WITHIN = 35.0
