@@ -193,8 +193,8 @@ class Writer:
 
     @staticmethod
     def _lost(connection: Connection, rows: Written) -> frozenset[str]:
-        """Return the sessions that another proxy has bound to another identity before us."""
-        ours = {row["session"]: (row["account_id"], row["user_id"]) for row in rows}
-        columns = sessions.c.session, sessions.c.account_id, sessions.c.user_id
+        """Return the sessions that others bound to another identity before us, or moved more often than we know."""
+        ours = {row["session"]: (row["account_id"], row["user_id"], row["moves"]) for row in rows}
+        columns = sessions.c.session, sessions.c.account_id, sessions.c.user_id, sessions.c.moves
         found = connection.execute(select(*columns).where(sessions.c.session.in_(ours)))
-        return frozenset(session for session, *key in found if tuple(key) != ours[session])
+        return frozenset(session for session, *stored in found if tuple(stored) != ours[session])

@@ -204,6 +204,8 @@ async def test_when_all_are_dead_the_client_gets_one_answer(make: Make) -> None:
     world = make(pat("work"), pat("spare"), pat("third"))
     for token in world.tokens:
         world.standin.kill(token.token)
+    # As far away as a backend is: whoami has confirmed the first refusal before the third one comes.
+    world.standin.plan(Answer(path=RESPONSES, times=None, delay=0.2))
     number = len(world.standin.seen)
     async with world.proxy.async_client() as client:
         body, headers = {"model": "m", "input": "x"}, {"thread-id": "dead"}

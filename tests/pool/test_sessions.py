@@ -154,7 +154,7 @@ class State(Stored):
         _, has_moves = self.get(session, (key, -1))
         if moves > has_moves:
             self[session] = (key, moves)
-        return self[session][0] == key
+        return self[session] == (key, moves)
 
 
 class Proxy(PoolListener):
