@@ -25,7 +25,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def argv(command: str, *arguments: str) -> list[str]:
     """A command line that runs one of the commands, installed or not."""
-    module, _, name = COMMANDS[command].partition(":")
+    module, _, name = COMMANDS[command].where.partition(":")
     code = f"from codexpool.cli.{module} import {name} as command; command(prog_name='codexpool {command}')"
     return [sys.executable, "-c", code, *arguments]
 
