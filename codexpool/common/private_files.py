@@ -1,4 +1,4 @@
-"""Files that hold secrets: read only if nobody else can."""
+"""Files and folders of secrets, which only their owner can read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ class UnusableError(Exception):
         self.what = what
         self.remedy = remedy
         self.line = line
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder, and every missing one above it, for its owner only; return it. Existing folders keep their mode.
+
+    (`Path.mkdir` gives its mode to the last folder only.) Raises OSError.
+    """
+    for one in (*reversed(folder.parents), folder):
+        one.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def read_private(path: Path) -> str:

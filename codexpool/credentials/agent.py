@@ -18,6 +18,7 @@ from typing import Final
 
 from codexpool.common import tasks
 from codexpool.common.atomic_replace import Replacement, locked
+from codexpool.common.private_files import private_folder
 from codexpool.credentials import Credential, Renewal
 from codexpool.credentials.agent_api import TIMEOUT, AgentApi, WrongSignatureError
 from codexpool.credentials.agent_identity import AgentIdentity
@@ -100,7 +101,7 @@ class Agent(Credential):
         """Lock the file of the task, and return it; None if that is impossible here."""
         try:
             for folder in (self._path.parent.parent, self._path.parent):  # The first one is the state's.
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(folder)
             self._path.touch(mode=0o600)
             real = self._path.resolve(strict=True)
             stack.enter_context(locked(real, LOCK_TIMEOUT))

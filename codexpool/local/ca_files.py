@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 
 from codexpool.common.atomic_replace import locked
+from codexpool.common.private_files import private_folder
 
 CERTIFICATE: Final = "mitmproxy-ca-cert.pem"  # public: the certificate that clients trust
 KEY: Final = "mitmproxy-ca.pem"  # the private key; with it, the traffic of clients that trust the CA can be read
@@ -109,7 +110,7 @@ def prepare(folder: Path) -> Prepared:
 
 def _own_folder(folder: Path, fixed: list[str]) -> Path:
     """Return the real folder, made if need be and closed to other users. Raises OSError, AuthorityError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     real = folder.resolve(strict=True)
     status = real.stat()
     _refuse_foreign(real, status)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from codexpool import __version__
+from codexpool.common.private_files import private_folder
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -55,7 +56,7 @@ def announce(state_folder: Path, listens: Sequence[str], confdir: str = "") -> P
     folder = state_folder / FOLDER
     note = folder / f"{os.getpid()}.json"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         if note not in _held:
             lock = _lock(note)
             lock.acquire(timeout=PATIENCE)  # filelock's Timeout is an OSError.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy.dialects.sqlite import dialect
 
+from codexpool.common.private_files import private_folder
 from codexpool.state import StateError
 from codexpool.state.migrations import OLD, steps
 from codexpool.state.schema import VERSION, schema
@@ -30,7 +31,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     A broken one is kept beside it, and the log names it. Raises StateError if a newer codexpool or another program
     wrote it; sqlite3.Error and OSError for a full, locked or read-only disk.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     import filelock  # In the thread that opens the state, not at start-up.
 
     # Of several processes that start with a broken file, only one moves it away.

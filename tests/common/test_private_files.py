@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.common.private_files import UnusableError, read_private
+from codexpool.common.private_files import UnusableError, private_folder, read_private
 
 ROOT, POOL, OTHER = 0, 10001, 12345
 
@@ -55,3 +55,15 @@ def test_a_group_may_read_a_secret_of_root_only(
     file: Path, owner: int, mode: int, by: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_read(file, owner, mode, by, monkeypatch) is expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_all_new_folders_are_private_and_old_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old").chmod(0o755)
+
+    made = private_folder(tmp_path / "old" / "state" / "codexpool")
+
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "old", made.parent, made)]
+    assert modes == [0o755, 0o700, 0o700]
+    assert private_folder(made) == made

@@ -17,6 +17,7 @@ from codexpool.cli import shells
 from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
+from codexpool.common.private_files import private_folder
 from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.doctor.environment import bypasses, codex_home
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
@@ -155,7 +156,7 @@ def _bundle(own: Certificate, environ: Mapping[str, str]) -> Path:
     if named == str(path) and path.is_file():
         return path  # The shell has applied this output before.
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         new = path.with_suffix(".new")
         new.write_bytes(own.path.read_bytes().rstrip() + b"\n" + _other_certificates(named))
         return new.replace(path)
