@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.model import FromEnv, IdentitySpec, PoolConfig, Problem
-from codexpool.credentials import PREFIX, Credential, Pat, agent_identity, auth_json
+from codexpool.credentials import Credential, Pat, agent_identity, auth_json
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.agent_identity import AgentIdentity
@@ -19,8 +19,8 @@ from codexpool.credentials.command import Command
 from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.shared_login import Logins, shared_login
 from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.credentials.token_forms import MEMBER_KEY, mistake
 from codexpool.redaction import redact_tokens
-from codexpool.tokens import member_key
 from codexpool.tokens.agent_key import AgentKey
 from codexpool.tokens.bearer import Bearer
 
@@ -243,19 +243,12 @@ def _given(token: str, what: str, agents: AgentApi) -> Credential:
 
 
 def _pat(token: str, what: str) -> Pat:
-    if not token.startswith(PREFIX):
-        remedy = "use a complete personal access token, or the complete JWT of an agent identity"
-        raise UnusableError(f"{what} does not start with {PREFIX}", remedy)
-    if any(character.isspace() for character in token):
-        raise UnusableError(f"{what} has white space in it", "remove spaces and line ends")
-    if token == PREFIX or not (token.isascii() and token.isprintable()):
-        raise UnusableError(f"{what} is not a complete token", "copy it again; it is printable ASCII")
-    _refuse_member_key(token, what)
+    if (form := mistake(token)) is not None:
+        raise UnusableError(f"{what} {form.what}", form.remedy)
     return Pat(Bearer.of(token))
 
 
 def _refuse_member_key(token: str, what: str) -> None:
     """Never send to a backend what opens a pool."""
-    if token.startswith(member_key.PREFIX):
-        remedy = "a client sets it as CODEX_ACCESS_TOKEN; give the identity a token of its own account"
-        raise UnusableError(f"{what} is the key of a member of a pool", remedy)
+    if MEMBER_KEY.is_it(token):
+        raise UnusableError(f"{what} {MEMBER_KEY.what}", MEMBER_KEY.remedy)

@@ -122,11 +122,11 @@ def test_a_variable_without_a_token_leaves_out_its_identity(environ: dict[str, s
 @pytest.mark.parametrize(
     ("token", "said"),
     [
-        ("", "does not start with at-"),
-        ("sk-test-1", "does not start with at-"),
-        (f"Bearer {OTHER}", "does not start with at-"),
-        (f"{OTHER}\\n", "has white space in it"),
-        (f"{OTHER} x", "has white space in it"),
+        ("", "is empty"),
+        ("sk-test-1", "is an API key"),
+        (f"Bearer {OTHER}", "begins with Bearer"),
+        (f"{OTHER}\\n", "has a blank or a line end around it"),
+        (f"{OTHER} x", "has a blank in it"),
         ("at-", "is not a complete token"),
         ("at-…", "is not a complete token"),
         (f"{OTHER}\\u0000", "is not a complete token"),
@@ -145,7 +145,7 @@ def test_an_invalid_token_is_left_out_and_not_shown(token: str, said: str) -> No
         (" \n\n", "is empty"),
         (f"{OTHER}\n{OTHER}\n", "has more than one line"),
         (b"\xff\xfe", "is not UTF-8 text"),
-        ("sk-test-1", "does not start with at-"),
+        ("sk-test-1", "is an API key"),
     ],
 )
 def test_a_token_file_without_a_token_is_left_out(write: WritePrivate, content: str | bytes, said: str) -> None:
