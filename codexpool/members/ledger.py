@@ -64,6 +64,8 @@ class _Day:
     others: dict[tuple[str, str], int] = field(default_factory=dict)  # those of others, by member and process
     elsewhere: Counter[str] = field(default_factory=Counter)  # those of others as the state has just said, by member
     models: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_member: dict[str, Tokens] = field(default_factory=dict)  # by this process, like the next
+    by_identity: dict[str, Tokens] = field(default_factory=dict)
 
 
 class Ledger:
@@ -88,6 +90,19 @@ class Ledger:
         day = self._day(name)
         account = Account(self.pool, name, member, identity, _model(model, day.models[member]))
         self._spend(day, account, tokens, at)
+        for sums, name in ((day.by_member, member), (day.by_identity, identity)):
+            before, more = sums.get(name, NONE), tokens or NONE
+            sums[name] = Tokens(*(old + new for old, new in zip(before, more, strict=True)))
+
+    def tokens_of_member(self, member: str, at: float) -> Tokens:
+        """Return the tokens of a member's turns that this process served on the day of ``at``."""
+        day = self._days.get(day_of(at))
+        return day.by_member.get(member, NONE) if day is not None else NONE
+
+    def tokens_of_identity(self, identity: str, at: float) -> Tokens:
+        """Return the tokens of the turns that an identity served in this process on the day of ``at``."""
+        day = self._days.get(day_of(at))
+        return day.by_identity.get(identity, NONE) if day is not None else NONE
 
     def turns_today(self, member: str, at: float) -> int:
         """Return the turns that a member has begun on the day of ``at``, in this proxy and those merged."""

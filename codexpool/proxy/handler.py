@@ -9,6 +9,7 @@ from mitmproxy import http
 
 from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
+from codexpool.members.ledger import Ledger
 from codexpool.pool.pool import Pool
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
@@ -53,6 +54,10 @@ class View(Protocol):
     @property
     def fleet(self) -> Fleet | None:
         """The proxies that share the state; None if there is no pool, and in observe mode."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What members and identities have used; None if no requests are served."""
 
     def tokens(self) -> list[str]:
         """Return the tokens of the pool, which must not be written anywhere."""

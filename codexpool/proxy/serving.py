@@ -14,6 +14,7 @@ from mitmproxy.connection import Client
 
 from codexpool.config.files import Watcher
 from codexpool.config.model import PoolConfig
+from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Condition, Identity, IdentityKey
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints
@@ -159,6 +160,10 @@ class SwapHandler:
     @property
     def fleet(self) -> Fleet | None:
         return self.flows.keeper.heartbeat.fleet(location(os.environ)) if self.flows.serves else None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        return self.flows.keeper.ledger if self.flows.serves else None
 
     def tokens(self) -> list[str]:
         return self.flows.keeper.tokens() if self.flows.serves else []

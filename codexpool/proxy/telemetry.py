@@ -192,6 +192,7 @@ class Telemetry:
             self._started_at,
             view.observes,
             view.fleet,
+            view.ledger,
         )
 
 

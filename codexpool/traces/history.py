@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,8 @@ REFUSALS = frozenset(Finding) - NO_REFUSALS
 """The findings that count as a refusal of the identity, its token, or the proxy's address."""
 
 MINUTES = 60
+COUNTED = ("requests", "refusals", "failures", "moves")  # What is counted by minute, in the order of a row.
+NO_COUNTS = (0, 0, 0, 0)
 
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, float("inf"))
 """The upper ends of the buckets for durations, in seconds."""
@@ -74,27 +77,28 @@ class Tallies:
 
 
 class Hour:
-    """Requests, refusals and failures by minute, for the last hour."""
+    """Requests, refusals, failures and moves by minute, for the last hour."""
 
     def __init__(self) -> None:
         self._minutes: Recent[int, list[int]] = Recent(MINUTES)
 
-    def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0) -> None:
+    def add(self, at: float, requests: int = 0, refusals: int = 0, failures: int = 0, moves: int = 0) -> None:
         minute = int(at // 60)
         row = self._minutes.get(minute)
         if row is None:
-            row = self._minutes[minute] = [0, 0, 0]
+            row = self._minutes[minute] = [0, 0, 0, 0]
         row[0] += requests
         row[1] += refusals
         row[2] += failures
+        row[3] += moves
 
     def by_minute(self, now: float) -> list[dict[str, int]]:
         """Return all sixty minutes, the oldest first; ``at`` is the unix second at which a minute begins."""
         last = int(now // 60)
         made = []
         for minute in range(last - MINUTES + 1, last + 1):
-            requests, refusals, failures = self._minutes.get(minute, (0, 0, 0))
-            made.append({"at": minute * 60, "requests": requests, "refusals": refusals, "failures": failures})
+            counts = dict(zip(COUNTED, self._minutes.get(minute, NO_COUNTS), strict=True))
+            made.append({"at": minute * 60, **counts})
         return made
 
     def sums(self, now: float) -> tuple[int, int]:
@@ -111,6 +115,7 @@ class SessionSeen:
     last_at: float
     client: str = ""
     model: str = ""
+    member: str = ""
     requests: int = 0
     moves: int = 0
 
@@ -154,9 +159,11 @@ class History:
         if seen is None:
             seen = self._sessions[trace.session] = SessionSeen(attempt.identity, trace.at)
         elif attempt.because is Because.MOVED or (by_hand and attempt.identity != seen.identity):
+            now = time.time()
             seen.moves += 1
             self.tallies.moves += 1
-            self.record(Event(Kind.MOVE, time.time(), trace.summary(), was=seen.identity, becomes=attempt.identity))
+            self._hour.add(now, moves=1)
+            self.record(Event(Kind.MOVE, now, trace.summary(), was=seen.identity, becomes=attempt.identity))
         if attempt.because is not Because.ASIDE:
             seen.identity = attempt.identity
 
@@ -247,7 +254,7 @@ class History:
                 self._used_at[identity] = now
         if trace.session is not None and (seen := self._sessions.get(trace.session)) is not None:
             seen.last_at, seen.client, seen.requests = now, trace.client, seen.requests + 1
-            seen.model = trace.model or seen.model
+            seen.model, seen.member = trace.model or seen.model, trace.member
             self._sessions.move_to_end(trace.session)
 
     def _hour_of(self, identity: str) -> Hour:
@@ -292,8 +299,20 @@ class History:
             pass
 
     def hour(self, now: float) -> list[dict[str, int]]:
-        """Return requests, refusals and failures of the last sixty minutes."""
+        """Return requests, refusals, failures and moves of the last sixty minutes."""
         return self._hour.by_minute(now)
+
+    def busiest(self, most: int, now: float) -> list[dict[str, Any]]:
+        """Return the identities with the most requests in the last hour, and the requests of each by minute."""
+        sums = ((hour.sums(now)[0], name) for name, hour in self._hours.items())
+        names = [name for total, name in nlargest(most, sums) if total]
+        return [
+            {
+                "identity": redact_text(name),
+                "requests": [minute["requests"] for minute in self._hours[name].by_minute(now)],
+            }
+            for name in names
+        ]
 
     def of_identity(self, name: str, now: float) -> tuple[int, int, float | None]:
         """Return an identity's requests and refusals in the last hour, and when it was last used in this run."""
@@ -314,6 +333,7 @@ class History:
                 "requests": seen.requests,
                 "client": seen.client,
                 "model": redact_text(seen.model),
+                "member": redact_text(seen.member) or None,
             }
             for key, seen in islice(reversed(self._sessions.items()), limit)
         ]

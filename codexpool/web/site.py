@@ -27,6 +27,7 @@ from codexpool.traces.history import History
 from codexpool.views.header_table import rows
 from codexpool.views.story import explained
 from codexpool.web import metrics, status
+from codexpool.web.flow_filter import is_wanted
 from codexpool.web.status import as_json, join
 
 logger = logging.getLogger("codexpool")
@@ -129,7 +130,7 @@ class Site:
             case ["api", "status"]:
                 return Answer(200, await join(status.pieces(self._proxy.status_view(now), now)))
             case ["api", "flows"]:
-                traces = list(self._history.traces())
+                traces = [trace for trace in self._history.traces() if is_wanted(trace, query)]
                 shown = traces[: _number(query, "limit", 50, MOST_FLOWS)]
                 documents = (as_json(trace.document(with_headers=False)) for trace in shown)
                 return Answer(200, await join(_list("flows", documents, {"total": len(traces)})))

@@ -30,6 +30,7 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.protocol.headers import PROBE_VERSION
+from codexpool.protocol.token_usage import Tokens
 from codexpool.redaction import redact_text
 from codexpool.state.fleet import Fleet
 from codexpool.traces.history import History
@@ -42,12 +43,14 @@ SESSIONS_SHOWN: Final = 100
 PINS_SHOWN: Final = 100
 MODELS_SHOWN: Final = 50  # of one identity, by the backend's lists
 PROXIES_SHOWN: Final = 100
+IDENTITIES_CHARTED: Final = 6  # The page has so many colours that can be told apart.
 NOT_FOR_SHOWN: Final = 20  # endpoints and models shown of those an identity is not used for now
 PROGRAMS: Final = {
     "version": __version__,
     "mitmproxy": version.VERSION,
     "python": ".".join(map(str, sys.version_info[:3])),
 }
+COMMANDS: Final = {Status.NEEDS_REPLACEMENT: "replace", Status.NEEDS_LOGIN: "login"}
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
 
 
@@ -71,6 +74,7 @@ class View:
     started_at: float = 0.0
     observes: bool = False
     fleet: Fleet | None = None  # None without a pool, and in observe mode.
+    ledger: Ledger | None = None  # As `fleet`.
 
     @property
     def why_closed(self) -> str:
@@ -128,11 +132,13 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         "members": list(view.members),
         "breaker": _breaker(view.pool),
         "hour": history.hour(now),
+        "hour_by_identity": history.busiest(IDENTITIES_CHARTED, now),
         "totals": {
             "requests": tallies.requests.total() + tallies.turns.total(),
             "refusals": tallies.refusals.total(),
             "failures": tallies.failures,
             "sent_again": tallies.sent_again,
+            "moves": tallies.moves,
             "bytes_out": tallies.bytes_out,
             "bytes_in": tallies.bytes_in,
             "sockets_open": tallies.sockets_open,
@@ -221,8 +227,9 @@ def _identity(
         "until": condition.until,
         "evidence": safe(str(condition.evidence or "")),
         "needs": safe(_needs(identity, condition, _place(view.config, spec))),
+        "command": safe(_command(identity, condition)),
         "expires_at": identity.expires_at,
-        "reminder": expiry(identity.expires_at, now),
+        "reminder": "" if condition.status in CONDEMNED else expiry(identity.expires_at, now),
         "sessions": sessions[identity.name],
         "headroom": share_left(usage, now),
         "limits": limits(usage, now),
@@ -233,6 +240,9 @@ def _identity(
         "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
         "requests": requests,
         "refusals": refusals,
+        "tokens_today": _tokens(view.ledger.tokens_of_identity(identity.name, now))
+        if view.ledger is not None
+        else None,
         "last_used_at": used_at,
     }
 
@@ -275,7 +285,21 @@ def _needs(identity: Identity, condition: Condition, where: str) -> str:
     if identity.twin_of is not None and not identity.paused:
         return f"Give it a token of another user, or remove it: {where}"
     once = "Once its workspace is active again: " if is_of_workspace(condition) else "To let it serve again: "
-    return f"{once}codexpool resume {identity.name}"
+    return f"{once}{_command(identity, condition)}"
+
+
+def _command(identity: Identity, condition: Condition) -> str:
+    """Return the command at the end of what an identity needs; empty if no command alone is enough."""
+    if condition.status is not Status.PAUSED:
+        verb = COMMANDS.get(condition.status, "")
+    else:
+        verb = "" if identity.twin_of is not None and not identity.paused else "resume"
+    return f"codexpool {verb} {identity.name}" if verb else ""
+
+
+def _tokens(used: Tokens) -> dict[str, int]:
+    """Return tokens as a document; ``cached`` are among ``input``, ``reasoning`` among ``output``."""
+    return used._asdict()
 
 
 def _place(config: PoolConfig | None, spec: IdentitySpec | None) -> str:
@@ -297,6 +321,7 @@ def member_rows(config: PoolConfig | None, queue: TurnQueue, ledger: Ledger, now
             "turns_at_once": spec.turns_at_once,
             "turns_today": ledger.turns_today(spec.name, now),
             "turns_a_day": spec.turns_a_day,
+            "tokens_today": _tokens(ledger.tokens_of_member(spec.name, now)),
         }
         for spec in (config.members if config is not None else ())
     ]

@@ -19,6 +19,7 @@ from codexpool.members.ledger import (
     DAYS_KEPT,
     LONGEST_MODEL,
     MODELS_KEPT,
+    NONE,
     OTHER,
     Account,
     Ledger,
@@ -81,6 +82,8 @@ def test_a_turn_with_unknown_tokens_is_unmetered(book: Book) -> None:
     ledger.count_served("ann", "work", "m", None, NOW)
     ledger.count_served("ann", "work", "m", TOKENS, NOW)
     assert list(book.values()) == [Spent(2, 1, *TOKENS, NOW, NOW)]
+    assert ledger.tokens_of_member("ann", NOW) == ledger.tokens_of_identity("work", NOW) == TOKENS
+    assert ledger.tokens_of_member("bob", NOW) == ledger.tokens_of_identity("work", NOW + DAY) == NONE
 
 
 def test_a_turn_counts_once_from_its_beginning(book: Book) -> None:

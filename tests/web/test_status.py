@@ -15,14 +15,26 @@ from hypothesis import strategies as st
 
 from codexpool.config.model import FromAuthJson, FromCommand
 from codexpool.credentials.command import CommandLine
+from codexpool.members.ledger import Ledger
 from codexpool.pool.identity import Asked, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.pins import Pin
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, ResetCredits, Usage, Window
+from codexpool.protocol.token_usage import Tokens
 from codexpool.state.fleet import DEAD_AFTER
 from codexpool.traces.history import History
 from codexpool.views.limits import WINDOWS_SHOWN
-from codexpool.web.status import AT_ONCE, PINS_SHOWN, PROGRAMS, PROXIES_SHOWN, SESSIONS_SHOWN, View, join, pieces
+from codexpool.web.status import (
+    AT_ONCE,
+    IDENTITIES_CHARTED,
+    PINS_SHOWN,
+    PROGRAMS,
+    PROXIES_SHOWN,
+    SESSIONS_SHOWN,
+    View,
+    join,
+    pieces,
+)
 from tests.pool.pools import NOW, Changes, condemn, ready_pool, refuse, statuses, unverified, vouch
 from tests.pool.test_entitlements import list_for
 from tests.redaction.planting import pieces_in, recognised
@@ -30,9 +42,9 @@ from tests.web.views import POOL_TOML, RESPONSES, config, fleet, many, member_of
 
 IDENTITY_KEYS = {
     *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
-    *("status", "since", "until", "evidence", "needs", "expires_at", "reminder"),
+    *("status", "since", "until", "evidence", "needs", "command", "expires_at", "reminder"),
     *("sessions", "headroom", "limits", "limited", "reset_credits", "models", "lacks", "not_for"),
-    *("requests", "refusals", "last_used_at"),
+    *("requests", "refusals", "tokens_today", "last_used_at"),
 }
 """What the page and `codexpool status` read of each."""
 
@@ -97,6 +109,7 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
         "until": None,
         "evidence": "",
         "needs": "",
+        "command": "",
         "expires_at": None,
         "reminder": "",
         "sessions": 2,
@@ -113,6 +126,7 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
         "not_for": [],
         "requests": 2,  # the first of the three is more than an hour ago
         "refusals": 0,
+        "tokens_today": None,
         "last_used_at": NOW - 3,
     }
 
@@ -222,6 +236,7 @@ def test_needs_are_worded_as_in_the_log(
     happens(pool)
     row = rows(pool, config=config("work"))["work"]
     assert (row["status"], row["evidence"], row["needs"]) == (status, evidence, needs)
+    assert row["command"] == needs[needs.find("codexpool") :] if "codexpool" in needs else not row["command"]
 
 
 def test_a_token_that_is_about_to_end_is_reminded_of() -> None:
@@ -230,6 +245,10 @@ def test_a_token_that_is_about_to_end_is_reminded_of() -> None:
     row = rows(pool)["work"]
     assert row["expires_at"] == NOW + 3 * 86_400
     assert row["reminder"].endswith("in 3 days")
+
+    dead(pool)
+
+    assert rows(pool)["work"]["reminder"] == "", "its end no longer matters"
 
 
 @pytest.mark.parametrize(
@@ -376,7 +395,7 @@ def test_sessions_are_the_last_used_with_their_moves() -> None:
     history = History()
     for number in range(SESSIONS_SHOWN + 20):
         served(history, request(f"s{number}"), ["work"], at=NOW + number)
-    served(history, request("s7", model="gpt-5"), ["work", "spare"], at=NOW + 1000)
+    served(history, request("s7", model="gpt-5", member="ann"), ["work", "spare"], at=NOW + 1000)
     found = document(view(ready_pool("work", "spare"), history), NOW + 1000)
 
     assert found["sessions_total"] == SESSIONS_SHOWN + 20
@@ -389,6 +408,7 @@ def test_sessions_are_the_last_used_with_their_moves() -> None:
         "requests": 2,
         "client": "127.0.0.1",
         "model": "gpt-5",
+        "member": "ann",
     }
     assert found["sessions"][1]["key"] == f"s{SESSIONS_SHOWN + 19}"
     counts = {row["name"]: row["sessions"] for row in found["identities"]}
@@ -398,21 +418,48 @@ def test_sessions_are_the_last_used_with_their_moves() -> None:
 def test_the_last_hour_and_all_of_this_run_are_counted() -> None:
     history = History()
     served(history, request(), ["work"], at=NOW - 7200)
-    served(history, request(), ["work", "spare"], at=NOW - 90)
+    served(history, request(), ["work", "spare"], at=NOW - 90)  # moves
     served(history, request(), ["spare"], status=500, at=NOW)
     found = document(view(ready_pool("work", "spare"), history, events_lost=3), NOW)
 
     hour = found["hour"]
     assert len(hour) == 60
     assert [minute["at"] for minute in hour] == [int(NOW // 60 - 59 + n) * 60 for n in range(60)]
-    assert {name: sum(m[name] for m in hour) for name in ("requests", "refusals", "failures")} == {
+    assert {name: sum(m[name] for m in hour) for name in ("requests", "refusals", "failures", "moves")} == {
         "requests": 2,
         "refusals": 1,
         "failures": 1,
+        "moves": 1,
     }
     expected = {"requests": 3, "refusals": 1, "failures": 1, "sent_again": 1, "events_lost": 3, "under_way": 0}
     assert {name: found["totals"][name] for name in expected} == expected
     assert found["events_last"] == history.last == 4  # three requests, and a move
+
+
+def test_the_hour_names_the_busiest_identities_with_their_minutes() -> None:
+    history = History()
+    for number in range(IDENTITIES_CHARTED + 2):
+        for _ in range(number):
+            served(history, request(), [f"i{number}"], at=NOW)
+    served(history, request(), ["long-ago"] * 20, at=NOW - 7200)
+
+    charted = document(view(many(0), history), NOW)["hour_by_identity"]
+
+    assert [one["identity"] for one in charted] == [f"i{n}" for n in range(IDENTITIES_CHARTED + 1, 1, -1)]
+    assert [len(one["requests"]) for one in charted] == [60] * IDENTITIES_CHARTED
+    assert (charted[0]["requests"][-1], sum(charted[0]["requests"])) == (IDENTITIES_CHARTED + 1,) * 2
+
+
+def test_tokens_of_today_are_those_an_identity_has_served() -> None:
+    ledger = Ledger(lambda account, spent: None)
+    ledger.count_served("ann", "work", "m", Tokens(100, 60, 20, 5), NOW)
+    ledger.count_served("", "work", "n", Tokens(1, 0, 2, 0), NOW)
+    ledger.count_served("ann", "work", "m", Tokens(9, 9, 9, 9), NOW - 86_400)
+
+    found = rows(ready_pool("work", "spare"), ledger=ledger)
+
+    assert found["work"]["tokens_today"] == {"input": 101, "cached": 60, "output": 22, "reasoning": 5}
+    assert set(found["spare"]["tokens_today"].values()) == {0}
 
 
 def test_an_open_breaker_shows_its_end_and_causes() -> None:

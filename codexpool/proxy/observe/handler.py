@@ -102,6 +102,10 @@ class ObserveHandler(Hooks):
     def config(self) -> PoolConfig | None:
         return self._config if self.consulted is not None else None
 
+    @property
+    def ledger(self) -> None:
+        return None
+
     def tokens(self) -> list[str]:
         return []
 
