@@ -39,6 +39,14 @@ lint:
 types:
     uv run mypy
 
+# build the documentation as a site, in site/; fails on a dead link
+docs *arguments:
+    NO_MKDOCS_2_WARNING=1 uv run --group docs python -m mkdocs --quiet build --strict "$@"
+
+# show the documentation while you write it
+docs-serve *arguments:
+    NO_MKDOCS_2_WARNING=1 uv run --group docs python -m mkdocs serve "$@"
+
 # compare bare mitmdump, mitmdump with the addon, and codexpool run, interleaved, as ratios
 bench *arguments:
     uv run python -m benchmarks "$@"
