@@ -173,12 +173,11 @@ class OpenSocket:
         if self.has_left:
             message.drop()
             return
+        exchange = self.exchange
+        self.sockets.history.received(exchange.trace, self.turn, len(message.content))
         if not self._is_model:
             return
-        exchange, keeper = self.exchange, self._keeper
-        exchange.trace.bytes_in += len(message.content)
-        if self.turn is not None:
-            self.turn.bytes_in += len(message.content)
+        keeper = self._keeper
         match kind := frames.kind(message.content):
             case frames.LIMITS:
                 learn_gauges(keeper, exchange.attempt, rate_limits.of_frame(frames.parsed(message.content)))
@@ -487,7 +486,9 @@ class Sockets:
         if message is None or socket is None:
             return
         if message.from_client:
+            size = len(message.content)  # as the client sent it
             await socket.on_client(message)
+            self.history.sent(socket.exchange.trace, socket.turn, size)
         else:
             socket.on_backend(message)
 

@@ -146,6 +146,11 @@ def untouched(flow: http.HTTPFlow) -> Trace:
     if response is not None:
         trace.status, trace.answered_by = response.status_code, "backend"
         trace.bytes_in = len(response.raw_content or b"")
+        for message in flow.websocket.messages if flow.websocket is not None else ():
+            if message.from_client:
+                trace.request_bytes += len(message.content)
+            else:
+                trace.bytes_in += len(message.content)
         trace.ended_at = response.timestamp_end
     trace.error = flow.error.msg if flow.error is not None else None
     return trace

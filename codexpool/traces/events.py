@@ -61,7 +61,7 @@ class Event:
         """Return the event as a JSON document: always the same keys, and no secret."""
         request, turn = self.request or {}, self.turn
         served = request if self.kind is Kind.REQUEST else {}
-        bytes_in, milliseconds = self._size_and_time()
+        bytes_out, bytes_in, milliseconds = self._sizes_and_time()
         return {
             "version": VERSION,
             "number": self.number,
@@ -76,7 +76,7 @@ class Event:
             "attempts": served.get("attempts"),
             "milliseconds": milliseconds,
             "outcome": _safe(turn.outcome) if turn is not None else None,
-            "bytes_out": served.get("bytes_out"),
+            "bytes_out": bytes_out,
             "bytes_in": bytes_in,
             "refusals": [redact_text(text) for text in served.get("refusals", ())],
             "was": _safe(self.was),
@@ -84,15 +84,15 @@ class Event:
             "text": redact_text(self._in_words()),
         }
 
-    def _size_and_time(self) -> tuple[int | None, float | None]:
-        """Return the bytes of the answer and the milliseconds it took, of an event for which these are known."""
+    def _sizes_and_time(self) -> tuple[int | None, int | None, float | None]:
+        """Return the bytes that were sent and received, and the milliseconds it took, where these are known."""
         request, is_socket = self.request, self.kind is Kind.SOCKET
         if self.turn is not None:
-            return self.turn.bytes_in, self.turn.milliseconds
+            return self.turn.bytes_out, self.turn.bytes_in, self.turn.milliseconds
         if request is None or self.becomes == "open" or not (is_socket or self.kind is Kind.REQUEST):
-            return None, None
+            return None, None, None
         size = request["bytes_in"] if is_socket or self.status != 101 else None
-        return size, round((self.at - request["at"]) * 1000, 1)
+        return request["bytes_out"], size, round((self.at - request["at"]) * 1000, 1)
 
     def _in_words(self) -> str:
         request, identity = self.request, self.identity or "no identity"

@@ -213,6 +213,20 @@ class History:
         trace.is_open, trace.ended_at = True, None
         self.record(Event(Kind.SOCKET, time.time(), trace.summary(), identity=_served_by(trace), becomes="open"))
 
+    def sent(self, trace: Trace, turn: TurnTrace | None, size: int) -> None:
+        """Count a client's message on an open WebSocket, by its bytes."""
+        trace.request_bytes += size
+        self.tallies.bytes_out += size
+        if turn is not None:
+            turn.bytes_out += size
+
+    def received(self, trace: Trace, turn: TurnTrace | None, size: int) -> None:
+        """Count a message of the backend on an open WebSocket, by its bytes."""
+        trace.bytes_in += size
+        self.tallies.bytes_in += size
+        if turn is not None:
+            turn.bytes_in += size
+
     @harmless
     def socket_closed(self, trace: Trace, why: str) -> None:
         if trace.ended_at is not None:
@@ -220,7 +234,6 @@ class History:
         now = trace.ended_at = time.time()
         self.tallies.sockets_open -= trace.is_open
         trace.is_open = False
-        self.tallies.bytes_in += trace.bytes_in
         self.record(Event(Kind.SOCKET, now, trace.summary(), identity=_served_by(trace), becomes="closed", text=why))
 
     @harmless

@@ -104,10 +104,11 @@ class AttemptTrace:
 
 @dataclass(slots=True)
 class TurnTrace:
-    """One turn on an open WebSocket; ``bytes_in`` are those of the answer."""
+    """One turn on an open WebSocket; ``bytes_out`` are those of the request, ``bytes_in`` those of the answer."""
 
     at: float
     ended_at: float | None = None
+    bytes_out: int = 0
     bytes_in: int = 0
     outcome: str = ""
     verdict: Verdict | None = None
@@ -145,6 +146,7 @@ class Trace:
     """The name of the member; empty without a member key."""
     number: int = 0
     request_bytes: int = 0
+    """Bytes of its body, and of the client's messages on its WebSocket."""
     whole_at: float | None = None
     """When the request had arrived in full."""
     attempts: list[AttemptTrace] = field(default_factory=list)
@@ -158,7 +160,7 @@ class Trace:
     status: int | None = None
     error: str | None = None
     bytes_in: int = 0
-    """Bytes of the answer passed on so far."""
+    """Bytes of the answer passed on so far, and of the backend's messages on its WebSocket."""
     first_byte_at: float | None = None
     ended_at: float | None = None
     is_open: bool = False
@@ -302,8 +304,8 @@ def _attempt(number: int, attempt: AttemptTrace, with_headers: bool) -> dict[str
 
 def _turn(turn: TurnTrace) -> dict[str, Any]:
     texts = {"outcome": redact_text(turn.outcome), "evidence": redact_text(turn.evidence)}
-    verdict = _verdict(turn.verdict)
-    return {"at": turn.at, "milliseconds": turn.milliseconds, "bytes": turn.bytes_in, "verdict": verdict, **texts}
+    sizes = {"request_bytes": turn.bytes_out, "bytes": turn.bytes_in}
+    return {"at": turn.at, "milliseconds": turn.milliseconds, **sizes, "verdict": _verdict(turn.verdict), **texts}
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, str] | None:

@@ -196,7 +196,8 @@ def _turn(turn: Document) -> Line:
     outcome, milliseconds = turn["outcome"], turn["milliseconds"]
     words = f"{clock(turn['at'])} UTC: {outcome or 'under way'}"
     if milliseconds is not None:
-        words += f", after {took(milliseconds)}, {size(turn['bytes'])}"
+        asked = f"{size(turn['request_bytes'])} asked, " if "request_bytes" in turn else ""  # Not in older files.
+        words += f", after {took(milliseconds)}, {asked}{size(turn['bytes'])} answered"
     return Line(
         words, Role.GOOD if outcome == "completed" else Role.BAD if outcome.startswith("failed") else Role.FACT
     )

@@ -155,6 +155,7 @@ async def test_turns_on_a_socket_are_separate_events(shared: World) -> None:
     ]
     assert happened[0]["status"] == 101
     assert all(event["milliseconds"] is not None and event["bytes_in"] > 0 for event in happened[2:4])
+    assert all(event["bytes_out"] > 0 for event in happened[2:])
     told = await asyncio.to_thread(get, shared, f"/api/flows/{happened[0]['flow']}")
     assert [turn["outcome"] for turn in told["flow"]["turns"]] == ["completed", "completed"]
 

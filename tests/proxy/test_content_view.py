@@ -106,6 +106,14 @@ def test_an_untouched_flow_has_a_view() -> None:
     assert "it acts for a person" in viewed(own)
 
 
+def test_the_messages_of_an_untouched_socket_are_counted() -> None:
+    socket = tflow.twebsocketflow()
+    assert socket.websocket is not None
+    sizes = [sum(len(m.content) for m in socket.websocket.messages if m.from_client is own) for own in (True, False)]
+
+    assert f"{sizes[0]} B asked, {sizes[1]} B answered" in viewed(socket)
+
+
 def test_only_http_flows_have_a_view() -> None:
     with pytest.raises(ValueError, match="HTTP flows only"):
         content_view.document_of(tflow.ttcpflow())

@@ -59,14 +59,14 @@ class Moving:
         monkeypatch.setattr(sockets_module, "_inject", lambda flow, message: self.injected.append(message))
         self.pool = ready_pool("one", "two")
         attempt = SimpleNamespace(name="one", metadata=self.pool.identities["one"].metadata)
-        trace = SimpleNamespace(begin_turn=lambda at: None)
+        trace = SimpleNamespace(begin_turn=lambda at: None, request_bytes=0, bytes_in=0)
         exchange: Any = SimpleNamespace(
             asked=Asked("s", RESPONSES), session="s", named="s", attempt=attempt, member=None, trace=trace
         )
         flows: Any = SimpleNamespace(keeper=SimpleNamespace(pool=self.pool), serves=True)
         gate: Any = SimpleNamespace(may_go_on=lambda member: True)
         dressing: Any = SimpleNamespace(message=lambda content, asked, session, attempt: content)
-        self.sockets = Sockets(flows, dressing, cast(Any, None), gate, cast(Any, None))
+        self.sockets = Sockets(flows, dressing, History(), gate, cast(Any, None))
         self.flow = tflow.twebsocketflow()
         self.sockets.opened(self.flow, exchange)
         self.socket = self.sockets._open[self.flow]
@@ -74,6 +74,9 @@ class Moving:
 
     def moved_from(self, name: str) -> None:
         self.sockets.sessions_moved({"s": metadata(name).key, "another": metadata("one").key})
+
+    def asks(self, path: str) -> None:
+        self.socket.exchange.asked = Asked("s", path)
 
     def next_message_is_dropped(self) -> bool:
         message = WebSocketMessage(Opcode.TEXT, True, b'{"type":"response.create","model":"m"}')
@@ -109,6 +112,33 @@ async def test_a_socket_stays_if_its_identity_did_not_serve_the_session(monkeypa
 
     assert moving.hung_up == []
     assert not moving.next_message_is_dropped()
+
+
+# -- what is counted
+
+
+async def test_the_messages_of_both_sides_are_counted_as_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a socket that is not one for the model, and not what is dropped after the client was told to leave."""
+    moving = Moving(monkeypatch)
+    history, flow = moving.sockets.history, moving.flow
+    assert flow.websocket is not None
+    messages = flow.websocket.messages
+
+    async def pass_on(from_client: bool, content: bytes) -> None:
+        messages.append(WebSocketMessage(Opcode.TEXT, from_client, content))
+        await moving.sockets.on_message(flow)
+
+    await pass_on(True, b'{"type":"hello"}')
+    await pass_on(False, b'{"type":"response.created"}')
+    moving.asks("/backend-api/codex/realtime/calls")
+    await pass_on(True, b"12345")
+    await pass_on(False, b"1234567")
+    moving.socket.has_left = True
+    await pass_on(False, b"lost")
+
+    trace = moving.socket.exchange.trace
+    assert (trace.request_bytes, trace.bytes_in) == (16 + 5, 27 + 7)
+    assert (history.tallies.bytes_out, history.tallies.bytes_in) == (16 + 5, 27 + 7)
 
 
 # -- messages without a hook

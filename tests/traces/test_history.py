@@ -107,9 +107,12 @@ def test_a_socket_is_a_request_then_turns_then_closed() -> None:
     one = served(history, trace(), "work", status=101)
     history.socket_opened(one)
     turn = one.begin_turn(NOW)
-    turn.bytes_in = 17
+    history.sent(one, turn, 5)
+    history.received(one, turn, 17)
     history.turn_ended(one, turn, "completed", failed=False)
+    history.received(one, None, 100)
     assert history.tallies.sockets_open == 1
+    assert (history.tallies.bytes_out, history.tallies.bytes_in) == (5, 117), "also while the socket is open"
 
     history.socket_closed(one, "by the client (1000)")
     history.socket_closed(one, "told twice")
@@ -121,7 +124,9 @@ def test_a_socket_is_a_request_then_turns_then_closed() -> None:
         ("turn", None),
         ("socket", "closed"),
     ]
-    assert events[2]["bytes_in"] == 17
+    assert [(e["bytes_out"], e["bytes_in"]) for e in events] == [(0, None), (None, None), (5, 17), (5, 117)]
+    assert (history.tallies.bytes_out, history.tallies.bytes_in) == (5, 117), "once"
+    assert (one.document()["request_bytes"], one.document()["answer"]["bytes"]) == (5, 117)
     assert history.tallies.sockets_open == 0
     assert history.under_way == 0
 

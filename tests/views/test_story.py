@@ -201,7 +201,7 @@ def test_an_attempt_without_its_encrypted_reasoning() -> None:
 
 def test_a_socket_and_what_was_asked_on_it() -> None:
     turns = [
-        {"at": 1764000001.0, "milliseconds": 1200.0, "bytes": 900, "outcome": "completed"},
+        {"at": 1764000001.0, "milliseconds": 1200.0, "request_bytes": 70, "bytes": 900, "outcome": "completed"},
         {"at": 1764000009.0, "milliseconds": 80.0, "bytes": 90, "outcome": "failed: 429 usage_limit_reached"},
         {"at": 1764000010.0, "milliseconds": None, "bytes": 0, "outcome": ""},
     ]
@@ -214,7 +214,7 @@ def test_a_socket_and_what_was_asked_on_it() -> None:
     }
 
     assert "work opened the socket: 101, and it is open" in told(**changes)
-    assert role_of("16:00:01 UTC: completed, after 1.2 s, 900 B", **changes) is Role.GOOD
+    assert role_of("16:00:01 UTC: completed, after 1.2 s, 70 B asked, 900 B answered", **changes) is Role.GOOD
     assert role_of("16:00:09 UTC: failed: 429 usage_limit_reached", **changes) is Role.BAD
     assert role_of("16:00:10 UTC: under way", **changes) is Role.FACT
 

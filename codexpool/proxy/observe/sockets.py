@@ -71,17 +71,16 @@ class ObservedSockets:
                     message.content = message.content.replace(secret, hidden)
 
     def _asked(self, socket: ObservedSocket, message: websocket.WebSocketMessage) -> None:
-        if frames.kind(message.content) != frames.CREATE:
-            return
-        socket.request = message.content if b'"encrypted_content"' in message.content else b""
-        if socket.turn is None:
-            socket.turn = socket.observation.trace.begin_turn(time.time())
+        trace = socket.observation.trace
+        if frames.kind(message.content) == frames.CREATE:
+            socket.request = message.content if b'"encrypted_content"' in message.content else b""
+            if socket.turn is None:
+                socket.turn = trace.begin_turn(time.time())
+        self._history.sent(trace, socket.turn, len(message.content))
 
     def _answered(self, socket: ObservedSocket, message: websocket.WebSocketMessage) -> None:
         content, observation = message.content, socket.observation
-        observation.trace.bytes_in += len(content)
-        if socket.turn is not None:
-            socket.turn.bytes_in += len(content)
+        self._history.received(observation.trace, socket.turn, len(content))
         match kind := frames.kind(content):
             case frames.METADATA:
                 values = frames.headers_of(frames.parsed(content))

@@ -83,6 +83,7 @@ async def test_each_turn_on_a_socket_is_judged_and_relayed(
     (turn,) = trace_of(flow).turns
     assert turn.outcome == outcome
     assert (turn.verdict.row if turn.verdict else None) == row
+    assert (turn.bytes_out, turn.bytes_in) == (len(CREATE), len(b'{"type": "response.created"}') + len(frame))
     assert said(caplog) == [
         f"GET {RESPONSES} (session s): would be sent as work; answered 101",
         f"a turn on the socket of session s: would be sent as work; {outcome}",
