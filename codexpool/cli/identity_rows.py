@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rich.text import Text
-
 from codexpool.cli.common import Pool, moment
-from codexpool.cli.output import STATUS_STYLES, console, print_table
+from codexpool.cli.output import STATUS_STYLES, Column, print_table
 from codexpool.config.model import FromCommand, IdentitySpec
 from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
@@ -25,7 +23,7 @@ from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.state import Record, Snapshot, record_name
 from codexpool.state.notes import NOT_FOR, USAGE
 from codexpool.upkeep.verification import UNKNOWN
-from codexpool.views.formatting import plain, span
+from codexpool.views.formatting import local_time, plain, span
 from codexpool.views.limits import limited, limits, reset_credits
 
 
@@ -175,17 +173,20 @@ def _credits(usage: Usage) -> dict[str, Any] | None:
     return known and {**known, "expires_at": moment(known["expires_at"])}
 
 
-COLUMNS: Final = {
-    "name": "name",
-    "kind": "kind",
-    "account": "account_id",
-    "user": "user_id",
-    "plan": "plan",
-    "status": "status",
-    "limits": "limits",
-    "last used": "last_used",
-    "fingerprint": "fingerprint",
-}
+COLUMNS: Final = (
+    Column("name", "name"),
+    Column("status", "status", style=lambda row: STATUS_STYLES[row["status"]]),
+    Column("limits", "limits", shown=lambda limits: "\n".join(map(_used, limits))),
+    Column("last used", "last_used", rank=1, shown=local_time),
+    Column("plan", "plan", rank=2),
+    Column("kind", "kind", rank=3),
+    Column("account", "account_id", rank=5),
+    Column("user", "user_id", rank=6),
+    Column("fingerprint", "fingerprint", rank=4),
+    Column("problem", "problem", is_below=True, style=lambda row: STATUS_STYLES[row["status"]]),
+    Column("notes", "notes", is_below=True, style=lambda row: "yellow"),
+    Column("reset credits", "credits", is_below=True, style=lambda row: "cyan"),
+)
 
 
 def described_limit(limit: Mapping[str, Any]) -> str:
@@ -211,17 +212,15 @@ def _used(limit: Mapping[str, Any]) -> str:
 
 def print_rows(rows: Sequence[IdentityRow]) -> None:
     """Print the identities as a table, and below it why some do not serve, or soon will not."""
-    out = console()
-    documents = [row.document() for row in rows]
-    shown = [{**document, "limits": "\n".join(map(_used, document["limits"]))} for document in documents]
-    secondary = ("kind", "plan", "last used")
-    print_table(out, COLUMNS, shown, STATUS_STYLES, optional=("account", "user", "fingerprint"), secondary=secondary)
-    for row, document in zip(rows, documents, strict=True):
-        notes = [(text, "yellow") for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
-        notes += [(text, "cyan") for text in (described_credits(document["reset_credits"]),) if text]
-        if document["evidence"]:
-            since = f" since {document['since']}" if document["since"] else ""
-            when = f" until {document['until']}" if document["until"] else since
-            notes.insert(0, (f"{row.status}{when}: {document['evidence']}", STATUS_STYLES[row.status]))
-        for text, style in notes:
-            out.print(Text.assemble((row.spec.name, "bold"), ": ", (text, style)), soft_wrap=True)
+    print_table(COLUMNS, [{**row.document(), **_below(row)} for row in rows])
+
+
+def _below(row: IdentityRow) -> dict[str, list[str]]:
+    document = row.document()
+    problem, credits = [], described_credits(document["reset_credits"])
+    if document["evidence"]:
+        since = f" since {local_time(document['since'])}" if document["since"] else ""
+        when = f" until {local_time(document['until'])}" if document["until"] else since
+        problem.append(f"{row.status}{when}: {document['evidence']}")
+    notes = [text for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
+    return {"problem": problem, "notes": notes, "credits": [credits] if credits else []}

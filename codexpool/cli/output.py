@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
+from codexpool.views.formatting import plain
 
-WIDE: Final = 150  # columns of a terminal from which all columns of a table fit
-NARROW: Final = 72  # columns of a terminal below which a table has only what matters most
+VERSION: Final = 1  # version of what is printed as JSON
+WIDEST: Final = 10_000  # columns that a table may need
 WIDTH: Final = 160  # columns of a table in a file or a pipe, if COLUMNS is not set
 
 
@@ -80,31 +83,98 @@ class Output:
         sys.stdout.flush()
 
 
-def print_table(
-    out: Console,
-    columns: Mapping[str, str],
-    documents: Iterable[Mapping[str, Any]],
-    styles: Mapping[Any, str],
-    optional: Collection[str] = (),
-    secondary: Collection[str] = (),
-) -> None:
-    """Print documents as rows. ``columns`` has a key for each title.
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print a document as JSON, in the envelope of all: an object with its ``version``."""
+    Output().line(json.dumps({"version": VERSION, **document}, indent=2))
 
-    The ``optional`` columns need a wide terminal, and a narrow one lacks the ``secondary`` ones, too.
-    """
-    left_out = {*(optional if out.width < WIDE else ()), *(secondary if out.width < NARROW else ())}
-    titles = [title for title in columns if title not in left_out]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("kind", "status", "last used", "fingerprint"))
-    for document in documents:
-        style = {"status": styles[document["status"]]}
-        table.add_row(*(Text(_cell(document[columns[title]]), style.get(title, "")) for title in titles))
-    out.print(table)
+
+def print_json_line(document: Mapping[str, Any]) -> None:
+    """Print one document of a stream, on a line."""
+    Output().line(json.dumps({"version": VERSION, **document}))
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else ", ".join(value) or "all" if isinstance(value, list) else str(value)
+    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. The first one of a table is its key: never left out, and never cut."""
+
+    title: str
+    key: str
+    """Where a row has its value."""
+    rank: int = 0
+    """On a terminal that is too narrow, columns of the highest rank are left out first."""
+    style: Callable[[Row], str] = lambda row: ""
+    """Returns the style of a row's value on a terminal."""
+    is_number: bool = False
+    is_below: bool = False
+    """Whether a terminal shows it below the table. Its values are lists of sentences."""
+    shown: Callable[[Any], str] = _cell
+    """Makes a text of a value."""
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """Print rows: aligned on a terminal; elsewhere with a header and tabs, a row a line, for `cut` and `awk`.
+
+    Raises BrokenPipeError.
+    """
+    out, rows = Output(), list(rows)
+    if not out.console.is_terminal:
+        lines = [[column.title for column in columns]]
+        lines += [[_on_a_line(column.shown(row[column.key])) for column in columns] for row in rows]
+        out.line("\n".join("\t".join(line) for line in lines))
+        return
+    beside = [column for column in columns if not column.is_below]
+    if not rows:
+        return
+    if (table := _fitting(beside, rows, out.console)) is not None:
+        out.show(table)
+    else:
+        out.lines(*(_key(columns, row) for row in rows))
+    for row in rows:
+        for column in columns:
+            for sentence in row[column.key] if column.is_below else ():
+                out.lines(Text.assemble(_key(columns, row), ": ", (plain(sentence), column.style(row))))
+
+
+def _key(columns: Sequence[Column], row: Row) -> Text:
+    return Text(plain(columns[0].shown(row[columns[0].key])), "bold")
+
+
+def _on_a_line(text: str) -> str:
+    return ", ".join(map(plain, text.splitlines()))
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Row], out: Console) -> Table | None:
+    """Return a table of the columns that fit; None if there is room for the keys only."""
+    kept = list(columns)
+    for left_out in sorted(columns[:0:-1], key=lambda column: -column.rank):
+        table = _table(kept, rows)
+        widths = out.measure(table, options=out.options.update(width=WIDEST))
+        # Those of rank 0 are wrapped before they are left out.
+        if (widths.maximum if left_out.rank else widths.minimum) <= out.width:
+            return table
+        kept.remove(left_out)
+    return None
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        justify: JustifyMethod = "right" if column.is_number else "left"
+        is_key = column is columns[0]
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=is_key or column.rank > 0)
+    for row in rows:
+        cells = [Text("\n".join(map(plain, column.shown(row[column.key]).splitlines()))) for column in columns]
+        for column, cell in zip(columns, cells, strict=True):
+            cell.stylize("bold" if column is columns[0] else column.style(row))
+        table.add_row(*cells)
+    return table
 
 
 @contextlib.contextmanager

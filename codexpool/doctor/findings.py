@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from codexpool.redaction import redact_tokens
 from codexpool.views.formatting import plain
-
-VERSION: Final = 1  # the version of the JSON document
 
 
 class Level(StrEnum):

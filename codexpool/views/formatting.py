@@ -78,6 +78,20 @@ def clock(at: float | None, day: bool = False) -> str:
     return then.strftime("%Y-%m-%d %H:%M:%S" if day else "%H:%M:%S")
 
 
+def local_time(at: float | str | None) -> str:
+    """Format a time for people, in their own zone: ``2026-11-25 15:02``. Empty for None.
+
+    ``at`` is in unix seconds, or a text of ISO 8601, as in JSON.
+    """
+    if at is None:
+        return ""
+    try:
+        then = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at, UTC)
+        return then.astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, OSError, ValueError):
+        return LONG_AGO
+
+
 def _is_number(value: float | None) -> TypeGuard[float]:
     try:
         return isinstance(value, int | float) and math.isfinite(value)

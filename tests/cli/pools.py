@@ -59,7 +59,7 @@ class Pool:
         return self.run("add", token.name, "--token-stdin", *arguments, stdin=f"{token.token}\n", code=code)
 
     def list(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in json.loads(self.run("list", "--json").stdout)}
+        return {row["name"]: row for row in json.loads(self.run("list", "--json").stdout)["identities"]}
 
     @property
     def text(self) -> str:

@@ -48,7 +48,7 @@ class Members:
         return self.keys[-1]
 
     def list(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in json.loads(self.run("list", "--json").stdout)}
+        return {row["name"]: row for row in json.loads(self.run("list", "--json").stdout)["members"]}
 
     def entry(self, name: str = "ann") -> dict[str, Any]:
         return next(table for table in tomllib.loads(self.text)["member"] if table["name"] == name)
@@ -107,7 +107,7 @@ def test_a_pattern_that_matches_no_identity_is_reported(members: Members) -> Non
     said = members.run("add", "ann", "--identities", "team-*", "--identities", "tem-*").stderr
     assert '"tem-*" matches no identity' in said
     assert '"team-*"' not in said
-    assert 'ann: "tem-*" matches no identity' in members.run("list").stdout
+    assert 'ann: "tem-*" matches no identity' in members.run("list").stderr
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_pattern_that_matches_no_identity_is_reported(members: Members) -> Non
 )
 def test_a_pool_open_without_a_key_is_reported(members: Members, access: str, said: str) -> None:
     members.path.write_text(access + BEFORE)
-    added, listed = members.run("add", "ann").stderr, members.run("list").stdout
+    added, listed = members.run("add", "ann").stderr, members.run("list").stderr
     for text in (added, listed):
         assert said in text
         assert ("without a key" in text) == bool(said)
@@ -220,7 +220,7 @@ def test_list_shows_statuses_and_no_key(members: Members) -> None:
 
 
 def test_an_empty_list_says_how_to_begin(members: Members) -> None:
-    assert "codexpool member add NAME" in members.run("list").stdout
+    assert "codexpool member add NAME" in members.run("list").stderr
     assert members.list() == {}
 
 

@@ -54,7 +54,7 @@ def test_a_second_setup_prints_the_same(run: Run) -> None:
 
     assert [first.pop("is_new"), second.pop("is_new")] == [True, False]
     assert first == second
-    assert set(first) == {"confdir", "certificate", "sha256", "holds_until", "mended"}
+    assert set(first) == {"version", "confdir", "certificate", "sha256", "holds_until", "mended"}
 
 
 @pytest.mark.skipif("os.name != 'posix'", reason="there are no such modes")

@@ -54,7 +54,7 @@ class NewUser:
         return run
 
     def listed(self) -> dict[str, Any]:
-        return {row["name"]: row for row in json.loads(self.codexpool("list", "--json").stdout)}
+        return {row["name"]: row for row in json.loads(self.codexpool("list", "--json").stdout)["identities"]}
 
     def codex(self, proxy: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environ = {

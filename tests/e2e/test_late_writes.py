@@ -46,7 +46,7 @@ def listed(world: World) -> dict[str, str]:
     """What `codexpool list` says of each identity."""
     done = command(world, "list", "--json", "--config", str(world.proxy.pool))
     assert done.returncode == 0, done.stderr
-    return {row["name"]: row["status"] for row in json.loads(done.stdout)}
+    return {row["name"]: row["status"] for row in json.loads(done.stdout)["identities"]}
 
 
 def flags(world: World) -> set[str]:

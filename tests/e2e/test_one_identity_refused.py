@@ -54,7 +54,7 @@ def listed(world: World) -> dict[str, dict[str, Any]]:
     command = [codexpool, "list", "--json", "--config", str(world.proxy.pool)]
     environ = {**os.environ, "CODEXPOOL_STATE": str(world.proxy.state)}
     out = subprocess.run(command, env=environ, check=True, timeout=30, capture_output=True, text=True).stdout
-    return {row["name"]: row for row in json.loads(out)}
+    return {row["name"]: row for row in json.loads(out)["identities"]}
 
 
 async def reconnecting(world: World, session: str, turns: int = 1, model: str = "m", most: int = 4) -> list[Any]:

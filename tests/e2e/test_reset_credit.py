@@ -24,7 +24,7 @@ HOUR = 3600
 def shown(world: World) -> dict[str, Any]:
     """Return what `codexpool list` shows of the only identity."""
     result = CliRunner().invoke(main, ["list", "--json", "--config", str(world.proxy.pool)])
-    [row] = json.loads(result.stdout)
+    [row] = json.loads(result.stdout)["identities"]
     return dict(row)
 
 

@@ -22,6 +22,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
+from codexpool.cli.output import print_json
 from codexpool.cli.tokens import checked, put_vouched, remember
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec
@@ -79,7 +80,7 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     errors = _record(pool, answers, statuses, {name: after[name] for name in readings})
     rows = list(after.values())
     if as_json:
-        click.echo(json.dumps([row.document() for row in rows], indent=2))
+        print_json({"identities": [row.document() for row in rows]})
     else:
         print_rows(rows)
     for error in errors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from codexpool.cli.common import Failure, config_option, json_option
-from codexpool.cli.output import console
+from codexpool.cli.output import console, print_json
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.cli.saved_flows import side_of
 from codexpool.redaction import redact_text
@@ -66,7 +65,7 @@ def diff(
     if as_json:
         differences = [difference.document() for difference in comparison.differences]
         document = {"a": titles[0], "b": titles[1], "differences": differences, "notes": comparison.notes}
-        click.echo(json.dumps(document, indent=2))
+        print_json(document)
     else:
         from rich.text import Text
 

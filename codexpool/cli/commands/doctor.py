@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, json_option, pool_path, sources
-from codexpool.cli.output import Output, console, quiet_end
+from codexpool.cli.output import Output, console, print_json, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
@@ -24,7 +23,7 @@ from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved, resolve
 from codexpool.doctor import configuration, environment, machine, probe, proxy_status, shared_state, trust, variables
 from codexpool.doctor.environment import ClientEnvironment
-from codexpool.doctor.findings import VERSION, Finding, Level, note, wrong
+from codexpool.doctor.findings import Finding, Level, note, wrong
 from codexpool.doctor.trust import Tunnel
 from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
@@ -92,8 +91,7 @@ def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json:
             _print(out, finding)
     if as_json:
         rows = [{**finding._asdict(), "level": finding.level.value} for finding in found]
-        document = {"version": VERSION, "findings": rows, "wrong": _count(found, Level.WRONG)}
-        out.line(json.dumps(document, indent=2))
+        print_json({"findings": rows, "wrong": _count(found, Level.WRONG)})
     else:
         out.lines(_summary(found))
     return found
@@ -138,7 +136,7 @@ def _print_routes(out: Output, routes: Routes, as_json: bool) -> None:
     if as_json:
         rows = [{**row._asdict(), "policy": row.policy.value, "moved": row in routes.moved} for row in routes.rows]
         others = [{"hosts": hosts, "policy": policy} for hosts, policy in OTHERS]
-        out.line(json.dumps({"version": 1, "routes": rows, "hosts": others}, indent=2))
+        print_json({"routes": rows, "hosts": others})
         return
     table = Table(box=None, pad_edge=False)
     for name in ("path", "methods", "policy", "repeatable"):

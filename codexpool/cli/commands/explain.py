@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -10,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.output import Output, quiet_end
+from codexpool.cli.output import Output, print_json, quiet_end
 from codexpool.cli.running_proxy import ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
 from codexpool.views.formatting import Role, plain, wrap
@@ -52,7 +51,7 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
             if as_json:
                 table = [row.document() for row in rows(document)]
                 explanation = [line.text for line in explained(document)]
-                out.line(json.dumps({"flow": document, "table": table, "explanation": explanation}, indent=2))
+                print_json({"flow": document, "table": table, "explanation": explanation})
             else:
                 out.lines(*_texts(document, out.columns))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # A file may contain anything.

@@ -20,7 +20,7 @@ from codexpool.cli.common import (
     require_writable,
 )
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
-from codexpool.cli.output import STATUS_STYLES, console
+from codexpool.cli.output import STATUS_STYLES, console, print_json
 from codexpool.cli.shared_logins import delete
 from codexpool.config.model import FromAuthJson, FromFile, FromState
 from codexpool.config.tables import with_key, without_identity, without_key
@@ -43,7 +43,7 @@ def list_(pool: Pool, as_json: bool) -> None:
     """
     rows = identity_rows(pool)
     if as_json:
-        click.echo(json.dumps([row.document() for row in rows], indent=2))
+        print_json({"identities": [row.document() for row in rows]})
     else:
         print_rows(rows)
 
@@ -63,7 +63,7 @@ def show(name: str, pool: Pool, as_json: bool) -> None:
         "where": f"{pool.path}:{row.spec.line}",
     }
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     document["limits"] = list(map(described_limit, document["limits"]))
     document["limited"] = [f"{family} until {until}" for family, until in document["limited"].items()]
@@ -177,7 +177,7 @@ def breaker(close: bool, as_json: bool, pool: Pool) -> None:
     if as_json:
         until = moment(breaker.until) if breaker.opened_at is not None else None
         since = moment(breaker.opened_at)
-        click.echo(json.dumps({"state": str(opening), "since": since, "names": list(breaker.names), "until": until}))
+        print_json({"state": str(opening), "since": since, "names": list(breaker.names), "until": until})
     elif opening is Opening.CLOSED:
         click.echo("the breaker is closed: proxies move sessions as needed")
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 import time
@@ -24,7 +23,7 @@ from codexpool.cli.common import (
     pool_option,
     require_writable,
 )
-from codexpool.cli.output import console, print_table
+from codexpool.cli.output import Column, print_json, print_table
 from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
@@ -32,20 +31,20 @@ from codexpool.config.tables import Value, toml, with_key, with_table, without_k
 from codexpool.members.register import KeyStatus, key_status
 from codexpool.tokens.bearer import FINGERPRINT_DIGITS
 from codexpool.tokens.member_key import hashed, new_key
+from codexpool.views.formatting import local_time
 
 STYLES: Final = {KeyStatus.VALID.value: "green", KeyStatus.EXPIRED.value: "yellow", KeyStatus.REVOKED.value: "dim"}
 
-COLUMNS: Final = {
-    "name": "name",
-    "status": "status",
-    "expires": "expires",
-    "identities": "identities",
-    "at once": "turns_at_once",
-    "a day": "turns_a_day",
-    "old key until": "previous_until",
-    "fingerprint": "fingerprint",
-}
-"""The titles of the table, and their keys in JSON."""
+COLUMNS: Final = (
+    Column("name", "name"),
+    Column("status", "status", style=lambda row: STYLES[row["status"]]),
+    Column("expires", "expires", rank=1, shown=local_time),
+    Column("identities", "identities", rank=3, shown=lambda patterns: ", ".join(patterns) or "all"),
+    Column("at once", "turns_at_once", rank=2, is_number=True),
+    Column("a day", "turns_a_day", rank=2, is_number=True),
+    Column("old key until", "previous_until", rank=4, shown=local_time),
+    Column("fingerprint", "fingerprint", rank=5),
+)
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LONGEST_GRACE: Final = timedelta(days=365)
@@ -140,17 +139,16 @@ def list_(pool: Pool, as_json: bool) -> None:
     """List the members, their limits, and whether their keys are valid. Keys are shown as fingerprints."""
     rows = [_document(pool.config, spec, time.time()) for spec in pool.config.members]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json({"members": rows})
         return
     if not rows:
-        click.echo("no members. To add one: codexpool member add NAME")
-        return
-    print_table(console(), COLUMNS, rows, STYLES)
+        click.echo("no members yet: codexpool member add NAME", err=True)
+    print_table(COLUMNS, rows)
     for row in rows:
         for warning in _unmatched(pool.config, row["identities"]):
-            click.echo(f"{row['name']}: {warning}")
-    for warning in _openness(pool.config):
-        click.echo(warning)
+            click.echo(f"codexpool: {row['name']}: {warning}", err=True)
+    for warning in _openness(pool.config) if rows else ():
+        click.echo(f"codexpool: {warning}", err=True)
 
 
 @member.command()

@@ -25,7 +25,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import identity_rows
-from codexpool.cli.output import console
+from codexpool.cli.output import console, print_json
 from codexpool.cli.tokens import REFUSALS, checked
 from codexpool.credentials.account_api import Spending, UnreadError
 from codexpool.pool.identity import IdentityKey, Metadata, Status, Word
@@ -234,7 +234,7 @@ def _report(name: str, account: Account, request: Request, spending: Spending, a
             "credit": request.credit_id,
             "request": request.id,
         }
-        click.echo(json.dumps(document, indent=2))
+        print_json(document)
     if said is Outcome.UNCLEAR:
         raise Failure(
             f"{spending.answer}: it is not clear whether {name} was reset and the credit is spent. This is not "

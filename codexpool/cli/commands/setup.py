@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
 from codexpool.cli.common import Failure, config_option, existing_pool_path, json_option, moment, sources
+from codexpool.cli.output import print_json
 from codexpool.config.model import ConfigError, Problem
 from codexpool.config.read import load
 from codexpool.config.sources import resolve
@@ -35,7 +35,7 @@ def setup(named: Path | None, as_json: bool) -> None:
     except AuthorityError as error:
         raise Failure(str(error)) from None
     if as_json:
-        click.echo(json.dumps(_document(prepared), indent=2))
+        print_json(_document(prepared))
         return
     for sentence in prepared.fixed:
         click.echo(f"codexpool: {sentence}", err=True)
@@ -99,9 +99,7 @@ def check(context: click.Context, named: Path | None, as_json: bool) -> None:
         problems = error.problems
     if as_json:
         document = {"path": str(path), "holds": not problems, "identities": names}
-        click.echo(
-            json.dumps({**document, "problems": [_problem_document(problem) for problem in problems]}, indent=2)
-        )
+        print_json({**document, "problems": [_problem_document(problem) for problem in problems]})
     else:
         for problem in problems:
             click.echo(redact_tokens(str(problem)), err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
-from codexpool.cli.output import Output, console, quiet_end
+from codexpool.cli.output import Output, console, print_json, quiet_end
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.common.private_files import UnusableError
 from codexpool.state import StateError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from codexpool.state.copying import Copied
     from codexpool.state.facts import Facts
 
-VERSION: Final = 1  # version of the JSON document
 ENGINES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 TOLERATED: Final = 1.0  # seconds between two clocks that are not worth a line
 
@@ -49,7 +47,7 @@ def state(context: click.Context, as_json: bool) -> None:
     facts = _facts(at)
     with quiet_end():
         if as_json:
-            out.line(json.dumps(_document(at, facts), indent=2))
+            print_json(_document(at, facts))
         elif facts is None:
             out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
         else:
@@ -71,7 +69,7 @@ def _facts(at: Location) -> Facts | None:
 
 
 def _document(at: Location, facts: Facts | None) -> dict[str, Any]:
-    about = {"version": VERSION, "engine": at.engine, "where": str(at), "exists": facts is not None}
+    about = {"engine": at.engine, "where": str(at), "exists": facts is not None}
     if facts is None:
         return about
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.output import Output, quiet_end, until_ended
+from codexpool.cli.output import Output, print_json, print_json_line, quiet_end, until_ended
 from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import StatusView
 from codexpool.views.formatting import clock, plain
@@ -50,7 +49,7 @@ def status(every: float | None, as_json: bool, proxy_url: str | None) -> None:
             _watch(watched, out, every)
     with quiet_end():
         if as_json:
-            out.line(json.dumps(watched.document, indent=2))
+            print_json(watched.document)
         else:
             out.show(watched.drawn(out))
 
@@ -89,7 +88,7 @@ def _watch_lines(watched: Watched, out: Output, every: float) -> NoReturn:
     was_silent = False
     while True:
         if not watched.error:
-            out.line(json.dumps(watched.document))
+            print_json_line(watched.document)
         if bool(watched.error) is not was_silent:
             was_silent = not was_silent
             click.echo(f"codexpool: {watched.error or f'{watched.proxy} answers again'}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import select
 import sys
 import time
@@ -15,7 +14,7 @@ import click
 from rich.text import Text
 
 from codexpool.cli.common import Failure
-from codexpool.cli.output import Output, until_ended
+from codexpool.cli.output import Output, print_json_line, until_ended
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import short, style_of
 from codexpool.protocol.endpoints import CHATGPT
@@ -59,7 +58,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
         lines = EventLines(out.console.width)
         for event in feed.all(past):
             if as_json:
-                out.line(json.dumps(event))
+                print_json_line(event)
                 continue
             out.lines(*lines.of(event))
             if headers and event["event"] == "request" and event["flow"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -16,13 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option, moment, state_location
-from codexpool.cli.output import Output, quiet_end
+from codexpool.cli.output import Output, print_json, quiet_end
 from codexpool.members.ledger import Spent
 from codexpool.state import StateError
 from codexpool.state.opening import COUNTED_BY, read_spent
 from codexpool.views.formatting import clock, plain
-
-VERSION: Final = 1  # version of the JSON document
 
 Rows = Mapping[tuple[str, ...], Spent]
 """What was used, by the values of the columns it is counted by."""
@@ -83,7 +80,7 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
     out = Output()
     with quiet_end():
         if as_json:
-            out.line(json.dumps(_document(rows, by, since), indent=2))
+            print_json(_document(rows, by, since))
         elif as_csv:
             click.echo(_csv(rows, by), nl=False)
         elif rows:
@@ -103,7 +100,6 @@ def _total(rows: Rows) -> Spent:
 
 def _document(rows: Rows, by: Sequence[str], since: date) -> dict[str, Any]:
     return {
-        "version": VERSION,
         "since": since.isoformat(),
         "by": by,
         "rows": [
