@@ -26,6 +26,7 @@ SITE: Final = "http://codex.pool"  # what a proxy with the addon answers itself
 STATUS: Final = "/api/status"
 VARIABLE: Final = "CODEXPOOL_PROXY"  # the environment variable with the proxy's URL
 DEFAULT: Final = "http://127.0.0.1:8080"  # where mitmproxy listens by default
+LOOPBACK: Final = ("127.0.0.1", "::1")  # what a proxy announces for localhost
 TIMEOUT: Final = 5.0  # seconds for an answer that needs no waiting
 FIRST_TIMEOUT: Final = 2.0  # seconds for the first answer of a proxy that has announced itself
 VERSION: Final = 1  # version of the documents this command understands
@@ -180,9 +181,15 @@ def find_proxy(url: str | None) -> RunningProxy:
 
 def confdir_of(proxy: RunningProxy) -> Path:
     """Return mitmproxy's folder of a proxy on this machine: the announced one, or the default."""
-    at = (proxy.at.host, proxy.at.port)
-    announcement = proxy.announcement or next((one for one in _announced() if at in addresses(one)), None)
+    announcement = announcement_of(proxy)
     return (announcement.confdir if announcement is not None else None) or confdir()
+
+
+def announcement_of(proxy: RunningProxy) -> Announcement | None:
+    """Return how a proxy announced itself: None if it is not one of this user on this machine."""
+    hosts = LOOPBACK if proxy.at.host == "localhost" else (proxy.at.host,)
+    at = {(host, proxy.at.port) for host in hosts}
+    return proxy.announcement or next((one for one in _announced() if at & {*addresses(one)}), None)
 
 
 def _announced() -> list[Announcement]:

@@ -1,0 +1,70 @@
+"""`codexpool stop`: end a running proxy of this machine, once its turns have finished."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NoReturn
+
+import click
+
+from codexpool.cli.common import Failure
+from codexpool.cli.running_proxy import (
+    STATUS,
+    ProxyFailure,
+    RunningProxy,
+    announcement_of,
+    find_proxy,
+    proxy_option,
+)
+from codexpool.local.processes import Process, process
+
+QUIET: Final = 1.0  # seconds after which the command says what it waits for
+PATIENCE: Final = 40.0  # seconds to wait: a proxy lets turns finish for 30 (`proxy.mitm.shutdown.BOUND`)
+
+
+@click.command()
+@proxy_option
+def stop(proxy_url: str | None) -> None:
+    """End the running proxy, once requests under way have finished.
+
+    It takes no new requests from then on, and ends after 30 seconds at most. A proxy that runs in the foreground ends
+    with Ctrl-C, too, which waits for nothing. One that was started by another user, or in a container, has to be
+    ended there.
+    """
+    if os.name != "posix":
+        raise Failure("on Windows a proxy cannot be asked to end: press Ctrl-C in its window")
+    proxy = find_proxy(proxy_url)
+    announced = announcement_of(proxy)
+    if announced is None:
+        _refuse(proxy)
+    what = f"the proxy at {proxy} (process {announced.pid})"
+    try:
+        with process(announced.pid) as running:
+            running.terminate()
+            _wait(running, what, announced.pid)
+    except ProcessLookupError:
+        pass  # It has just ended.
+    except PermissionError:
+        raise Failure(f"{what} belongs to another user; stop it as that user, or as root") from None
+    click.echo(f"stopped {what}. To start one again: codexpool run")
+
+
+def _refuse(proxy: RunningProxy) -> NoReturn:
+    """Say why a proxy that has not announced itself cannot be stopped from here."""
+    try:
+        proxy.get(STATUS)
+    except ProxyFailure as failure:
+        if not failure.status:
+            raise Failure(f"{failure.what}: there is nothing to stop. For another one, use --proxy URL") from None
+    raise Failure(
+        f"the proxy at {proxy} was started by another user, or on another machine or in a container. End it there: "
+        "systemctl stop codexpool, or docker stop -t 40 codexpool"
+    )
+
+
+def _wait(running: Process, what: str, pid: int) -> None:
+    if running.ends_within(QUIET):
+        return
+    click.echo(f"codexpool: waiting for requests of {what}, for {PATIENCE - QUIET:.0f} s at most", err=True)
+    if not running.ends_within(PATIENCE - QUIET):
+        raise Failure(f"{what} still runs after {PATIENCE:.0f} s. To end it at once: kill {pid}; or: kill -9 {pid}")
