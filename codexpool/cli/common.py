@@ -255,8 +255,8 @@ def require_writable(path: Path) -> None:
 def pool_option(command: F) -> F:
     """Add ``--config PATH``, and pass the `Pool`."""
 
-    def opened(context: click.Context, parameter: click.Parameter, named: Path | None) -> Pool:
-        return Pool(existing_pool_path(named))
+    def opened(context: click.Context, parameter: click.Parameter, named: Path | None) -> Pool | Path | None:
+        return Pool(existing_pool_path(named)) if not context.resilient_parsing else named
 
     option = click.option(
         "--config", "pool", metavar="PATH", type=click.Path(path_type=Path), callback=opened, help=CONFIG_HELP

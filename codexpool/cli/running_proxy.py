@@ -160,16 +160,7 @@ def find_proxy(url: str | None) -> RunningProxy:
 
     Names the others on standard error if several answer. Raises click.UsageError.
     """
-    if url:
-        return RunningProxy(address(url))
-    if named := os.environ.get(VARIABLE):
-        return RunningProxy(address(named, VARIABLE))
-    silent: list[str] = []
-    answering = [proxy for one in _announced() if (proxy := _answering(one, silent)) is not None]
-    if not answering:
-        hint = f"; a proxy was started at {', '.join(silent)}, but does not answer" if silent else ""
-        return RunningProxy(address(DEFAULT), hint)
-    chosen, *others = answering
+    chosen, others = running(url)
     if others:
         click.echo(
             f"codexpool: several proxies are running; using the newest, {chosen}. Use --proxy URL for another: "
@@ -177,6 +168,20 @@ def find_proxy(url: str | None) -> RunningProxy:
             err=True,
         )
     return chosen
+
+
+def running(url: str | None) -> tuple[RunningProxy, list[RunningProxy]]:
+    """Return the proxy that `find_proxy` returns, and the others. Raises click.UsageError."""
+    if url:
+        return RunningProxy(address(url)), []
+    if named := os.environ.get(VARIABLE):
+        return RunningProxy(address(named, VARIABLE)), []
+    silent: list[str] = []
+    answering = [proxy for one in _announced() if (proxy := _answering(one, silent)) is not None]
+    if not answering:
+        hint = f"; a proxy was started at {', '.join(silent)}, but does not answer" if silent else ""
+        return RunningProxy(address(DEFAULT), hint), []
+    return answering[0], answering[1:]
 
 
 def confdir_of(proxy: RunningProxy) -> Path:

@@ -28,6 +28,7 @@ from codexpool.cli.common import (
     sources,
     verification,
 )
+from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import identity_of, identity_row
 from codexpool.cli.shared_logins import require_keys, share
 from codexpool.cli.tokens import GivenToken, Verified, checked, given_token, remember_new, token_options, verify
@@ -102,7 +103,7 @@ def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: A
 
 
 @click.command()
-@name_argument
+@identity_argument
 @click.option("--device-auth", is_flag=True, help="Log in with a code, in a browser on another machine.")
 @shared_option
 @config_option
@@ -268,7 +269,7 @@ OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 
 
 @click.command()
-@name_argument
+@identity_argument
 @token_options
 @pool_option
 @click.option("--as-new", is_flag=True, help="Keep NAME, and add the token as another identity.")

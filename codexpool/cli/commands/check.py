@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import (
     Failure,
     Pool,
@@ -53,7 +54,7 @@ SEVERAL: Final = (
 
 
 @click.command()
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=completions.identities)
 @pool_option
 @json_option
 @click.pass_context

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure, config_option, json_option
 from codexpool.cli.output import console, print_json
 from codexpool.cli.running_proxy import proxy_option
@@ -24,8 +25,8 @@ class _Trouble(Failure):
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=completions.flows_or_identities)
+@click.argument("b", metavar="B", shell_complete=completions.flows_or_identities)
 @click.option("--identities", is_flag=True, help="Compare the identities A and B, not requests.")
 @click.option("--no-answers", is_flag=True, help="Compare the requests only, not their answers.")
 @click.option("--full", is_flag=True, help="Show long values in full.")

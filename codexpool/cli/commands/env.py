@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from codexpool.cli import shells
+from codexpool.cli import completions, shells
 from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, confdir_of, find_proxy
 from codexpool.common.addresses import is_loopback
@@ -78,7 +78,12 @@ NO_DAEMON: Final = (
     type=click.Path(path_type=Path),
     help=f"The CA certificate to trust. Default: {CERTIFICATE} of the proxy on this machine.",
 )
-@click.option("--identity", metavar="NAME", help="Have only this identity of the pool serve clients started there.")
+@click.option(
+    "--identity",
+    metavar="NAME",
+    shell_complete=completions.identities,
+    help="Have only this identity of the pool serve clients started there.",
+)
 def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, identity: str | None) -> None:
     """Print the environment variables a client needs to use and trust the proxy.
 

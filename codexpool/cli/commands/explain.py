@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure, json_option
 from codexpool.cli.output import Output, print_json, quiet_end
 from codexpool.cli.running_proxy import ProxyFailure, RunningProxy, find_proxy, proxy_option
@@ -25,7 +26,7 @@ VERSION: Final = 1  # the version of the documents that can be read
 
 
 @click.command()
-@click.argument("flow", metavar="FLOW|last|FILE[#N]")
+@click.argument("flow", metavar="FLOW|last|FILE[#N]", shell_complete=completions.flows)
 @json_option
 @proxy_option
 def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:

@@ -14,11 +14,11 @@ from codexpool.cli.common import (
     Pool,
     json_option,
     moment,
-    name_argument,
     open_the_state,
     pool_option,
     require_writable,
 )
+from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console, print_json
 from codexpool.cli.shared_logins import delete
@@ -49,7 +49,7 @@ def list_(pool: Pool, as_json: bool) -> None:
 
 
 @click.command()
-@name_argument
+@identity_argument
 @pool_option
 @json_option
 def show(name: str, pool: Pool, as_json: bool) -> None:
@@ -85,7 +85,7 @@ def _text(value: object) -> str:
 
 
 @click.command()
-@name_argument
+@identity_argument
 @pool_option
 def pause(name: str, pool: Pool) -> None:
     """Stop using identity NAME until it is resumed. Other identities serve its sessions."""
@@ -97,7 +97,7 @@ def pause(name: str, pool: Pool) -> None:
 
 
 @click.command()
-@name_argument
+@identity_argument
 @pool_option
 def resume(name: str, pool: Pool) -> None:
     """Use identity NAME again, although it is paused, limited, or excluded from a model or endpoint.
@@ -129,7 +129,7 @@ def resume(name: str, pool: Pool) -> None:
 
 
 @click.command()
-@name_argument
+@identity_argument
 @click.option("--with-login", is_flag=True, help="Also delete its login in the state, for all proxies.")
 @pool_option
 def remove(name: str, pool: Pool, with_login: bool) -> None:

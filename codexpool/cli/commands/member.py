@@ -23,6 +23,7 @@ from codexpool.cli.common import (
     pool_option,
     require_writable,
 )
+from codexpool.cli.completions import member_argument
 from codexpool.cli.output import Column, print_json, print_table
 from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
@@ -152,7 +153,7 @@ def list_(pool: Pool, as_json: bool) -> None:
 
 
 @member.command()
-@name_argument
+@member_argument
 @pool_option
 def revoke(name: str, pool: Pool) -> None:
     """Revoke member NAME's keys now.
@@ -174,7 +175,7 @@ def revoke(name: str, pool: Pool) -> None:
 
 
 @member.command()
-@name_argument
+@member_argument
 @pool_option
 @click.option(
     "--grace",
@@ -214,7 +215,7 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
 
 
 @member.command()
-@name_argument
+@member_argument
 @click.argument("end", metavar="DATE|never", callback=_end)
 @pool_option
 def expires(name: str, end: date | None, pool: Pool) -> None:

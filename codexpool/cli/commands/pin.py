@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure, Pool, open_the_state, pool_option
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
@@ -21,8 +22,8 @@ WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # An id of Cod
 
 
 @click.command()
-@click.argument("session", metavar="SESSION")
-@click.argument("name", metavar="NAME")
+@click.argument("session", metavar="SESSION", shell_complete=completions.sessions)
+@completions.identity_argument
 @pool_option
 def pin(session: str, name: str, pool: Pool) -> None:
     """Have SESSION and its sub-agents served by identity NAME only.
@@ -48,7 +49,7 @@ def pin(session: str, name: str, pool: Pool) -> None:
 
 
 @click.command()
-@click.argument("session", metavar="SESSION")
+@click.argument("session", metavar="SESSION", shell_complete=completions.sessions)
 @pool_option
 def unpin(session: str, pool: Pool) -> None:
     """Let other identities serve SESSION again. It stays with its identity while that can serve it."""

@@ -19,11 +19,11 @@ from codexpool.cli.common import (
     account_api,
     json_option,
     moment,
-    name_argument,
     open_the_state,
     pool_option,
     verification,
 )
+from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import identity_rows
 from codexpool.cli.output import console, print_json
 from codexpool.cli.tokens import REFUSALS, checked
@@ -73,7 +73,7 @@ class Request:
 
 
 @click.command()
-@name_argument
+@identity_argument
 @click.option("--yes", is_flag=True, help="Spend the credit without asking first.")
 @pool_option
 @json_option

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import click
 from rich.text import Text
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure
 from codexpool.cli.output import Output, print_json_line, until_ended
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, find_proxy, proxy_option
@@ -40,8 +41,14 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
     "-n", "number", type=click.IntRange(0, KEPT), default=10, show_default=True, metavar="N",
     help="Start with the last N events.",
 )  # fmt: skip
-@click.option("--session", metavar="KEY", default="", help="Only events of this session. KEY may be shortened.")
-@click.option("--identity", metavar="NAME", default="", help="Only events about this identity.")
+@click.option(
+    "--session", metavar="KEY", default="", shell_complete=completions.sessions,
+    help="Only events of this session. KEY may be shortened.",
+)  # fmt: skip
+@click.option(
+    "--identity", metavar="NAME", default="", shell_complete=completions.identities,
+    help="Only events about this identity.",
+)  # fmt: skip
 @proxy_option
 def tail(headers: bool, as_json: bool, number: int, session: str, identity: str, proxy_url: str | None) -> None:
     """Print the events of a running proxy as they happen, until Ctrl-C.
