@@ -15,7 +15,7 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import TlsData
 
-from codexpool.config.files import Watcher, find, places
+from codexpool.config.files import Watcher, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
 from codexpool.config.read import load
 from codexpool.proxy import content_view, proxy_user
@@ -123,7 +123,8 @@ class Codexpool:
             if "codexpool_observe" in updated:
                 self._observe(options.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
-                path = find(ctx.options.codexpool_config or None, os.environ, self.entry)
+                looked_at = places(ctx.options.codexpool_config or None, os.environ, self.entry)
+                path = looked_at.find() or (looked_at.new if looked_at.named_by else None)
                 self.watcher = Watcher([path] if path is not None else [])  # before loading: no change is missed
                 self.config = load(path) if path is not None else None
             if self.config is not None:
@@ -155,7 +156,7 @@ class Codexpool:
     def _setup(self) -> Setup:
         if self.refused:
             return Closed(self.refused)
-        return self.config or NoPool(", ".join(places(self.entry)))
+        return self.config or NoPool(str(places(None, os.environ, self.entry)))
 
     def _leave(self) -> None:
         """Leave commands and clients to the proxy's successor."""

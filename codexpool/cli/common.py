@@ -15,15 +15,16 @@ import click
 from codexpool.cli.entry import entry
 from codexpool.common.clock_skew import Clock
 from codexpool.common.private_files import UnusableError
-from codexpool.config.files import find, is_read_only, places, remedy_of_read_only
+from codexpool.config.files import Places, is_read_only, places, remedy_of_read_only
 from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
-from codexpool.config.read import load
+from codexpool.config.read import load_or_empty
 from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.shared_login import StoredLogin
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.pool.identity import IdentityKey
+from codexpool.pool.needs import NO_IDENTITIES
 from codexpool.redaction import redact_tokens
 from codexpool.state import Snapshot, State, StateError, UnavailableError
 from codexpool.state.location import Location, SqliteFile, agents_folder, location, scope_of
@@ -76,23 +77,24 @@ def name_argument(command: F) -> F:
     return click.argument("name", metavar="NAME")(command)
 
 
-def pool_path(named: Path | None) -> Path | None:
-    """Return the pool.toml, found as the addon finds it; None if there is none. Raises click.UsageError, Failure."""
-    try:
-        return find(str(named) if named is not None else None, os.environ, entry())
-    except ConfigError as error:
-        if named is not None:
-            raise click.UsageError(f"--config: {named}: no such file") from None
-        raise Failure(str(error)) from None
+def pool_places(named: Path | None) -> Places:
+    """Return where a pool.toml is looked for, as the addon does it."""
+    return places(str(named) if named is not None else None, os.environ, entry())
 
 
-def existing_pool_path(named: Path | None) -> Path:
-    """Return the pool.toml. Raises Failure if there is none."""
-    path = pool_path(named)
-    if path is None:
-        searched = "\n  ".join(places(entry())[1:])
-        raise Failure(f"no pool.toml found. To create one: codexpool add NAME. Searched:\n  {searched}")
-    return path
+def pool_path(named: Path | None) -> Path:
+    """Return the pool.toml, or where to create it. Raises click.UsageError if ``named`` does not exist."""
+    places = pool_places(named)
+    path = places.find()
+    if path is None and named is not None:
+        raise click.UsageError(f"--config: {named}: no such file")
+    return path or places.new
+
+
+def pool_to_edit(named: Path | None) -> Path:
+    """Return the same, and ``named`` if it does not exist: it is created there."""
+    places = pool_places(named)
+    return places.find() or places.new
 
 
 def sources() -> Sources:
@@ -185,11 +187,11 @@ def moment(at: float | None) -> str | None:
 
 
 class Pool:
-    """A valid pool.toml. Raises Failure if it is invalid."""
+    """A valid pool.toml, or an empty pool if there is no such file yet. Raises Failure if it is invalid."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self.config = load(path)
+            self.config = load_or_empty(path)
         except ConfigError as error:
             raise Failure(str(error)) from None
         self.path = self.config.path
@@ -219,30 +221,41 @@ class Pool:
         return state_snapshot()
 
     def identity(self, name: str) -> IdentitySpec:
-        return self._named("identity", self.config.identities, name)
+        return self._named("identity", self.config.identities, name, NO_IDENTITIES)
 
     def member(self, name: str) -> MemberSpec:
-        return self._named("member", self.config.members, name)
+        return self._named("member", self.config.members, name, "no members yet: codexpool member add NAME")
+
+    def say_if_empty(self) -> None:
+        """Tell a person that there are no identities, if so. (Standard output is for data.)"""
+        if not self.config.identities:
+            click.echo(f"codexpool: {NO_IDENTITIES}", err=True)
 
     def edit(self, change: Callable[[str], str]) -> None:
-        """Change the text of pool.toml. Raises Failure if it cannot be written, or would be invalid."""
+        """Change the text of pool.toml, creating it if need be. Raises Failure, also if it would be invalid."""
         edit_pool(self.path, change)
 
-    def _named(self, what: str, specs: Sequence[Spec], name: str) -> Spec:
+    def _named(self, what: str, specs: Sequence[Spec], name: str, none: str) -> Spec:
         for spec in specs:
             if spec.name == name:
                 return spec
-        names = ", ".join(spec.name for spec in specs) or "none"
-        raise click.UsageError(f"no {what} {shown(name)} in {self.path}; it has: {names}")
+        known = f"it has: {', '.join(spec.name for spec in specs)}" if specs else none
+        raise click.UsageError(f"no {what} {shown(name)} in {self.path}; {known}")
 
 
 def edit_pool(path: Path, change: Callable[[str], str]) -> None:
-    """Change the text of a pool.toml, which may still be empty. Raises Failure."""
+    """Change the text of a pool.toml, which is created if it does not exist. Raises Failure."""
     from codexpool.config import editing  # only where something is written
 
     try:
+        is_new = editing.create(path)
+    except OSError as error:
+        raise Unchanged(f"cannot create {path}: {error.strerror or error}") from None
+    try:
         editing.edit(path, change)
     except editing.EditError as error:
+        if is_new:
+            editing.remove_unused(path)
         raise Failure(str(error)) from None
 
 
@@ -256,7 +269,7 @@ def pool_option(command: F) -> F:
     """Add ``--config PATH``, and pass the `Pool`."""
 
     def opened(context: click.Context, parameter: click.Parameter, named: Path | None) -> Pool | Path | None:
-        return Pool(existing_pool_path(named)) if not context.resilient_parsing else named
+        return Pool(pool_path(named)) if not context.resilient_parsing else named
 
     option = click.option(
         "--config", "pool", metavar="PATH", type=click.Path(path_type=Path), callback=opened, help=CONFIG_HELP

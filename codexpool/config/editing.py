@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -23,6 +24,11 @@ PAUSE = 0.05  # after so many seconds.
 BOM = "\ufeff"
 # A read-only file system, a folder or file of another user, a file that is mounted on its own.
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY})
+
+HEADER = """\
+# The identities codexpool may use. Add only those you are entitled to use.
+# All settings: codexpool config example
+"""
 
 Change = Callable[[str], str]  # Maps the current text to the new text.
 
@@ -50,6 +56,27 @@ def edit(path: Path, change: Change) -> None:
         return result
 
     _rewrite(path, checked)
+
+
+def create(path: Path) -> bool:
+    """Create an empty pool.toml for its owner only, unless there is one; return whether it did. Raises OSError."""
+    if os.path.lexists(path):
+        return False
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:  # Another command has just created it.
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        file.write(HEADER)
+    return True
+
+
+def remove_unused(path: Path) -> None:
+    """Remove what `create` created, if nothing has been added to it."""
+    with contextlib.suppress(OSError, UnicodeError):
+        if path.read_text(encoding="utf-8") == HEADER:
+            path.unlink()
 
 
 def flagged(text: str, name: str, flag: Flag) -> str:

@@ -4,50 +4,64 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-from codexpool.config.model import ConfigError, Problem
 
 OPTION = "codexpool_config"
 VARIABLE = "CODEXPOOL_CONFIG"
 
 
-def find(option: str | None, environ: Mapping[str, str], entry: Path | None) -> Path | None:
-    """Return the pool.toml to use, or None if there is none.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where pool.toml is looked for: the first of ``paths`` that exists is used.
 
-    The first of: ``option``, the environment variable, ``config/pool.toml`` beside ``entry`` (mitmproxy's script
-    file, if there is one), ``codexpool/pool.toml`` in the user's configuration folder. Raises ConfigError if one
-    of the first two names a file that does not exist, rather than use another file.
+    If a person has named it, ``named_by`` is the option or variable, and no other file is used in its place.
+    """
+
+    paths: tuple[Path, ...]
+    named_by: str = ""
+
+    @property
+    def new(self) -> Path:
+        """The pool.toml to create if there is none: the user's own."""
+        return self.paths[-1]
+
+    def find(self) -> Path | None:
+        """Return the pool.toml to use; None if there is none. Raises nothing."""
+        exists = may_exist if self.named_by else os.path.isfile
+        return next((path for path in self.paths if exists(path)), None)
+
+    def __str__(self) -> str:
+        """Return all places, in order, to show to a person."""
+        if self.named_by:
+            return f"{self.new} ({self.named_by})"
+        return ", ".join((f"--set {OPTION}=PATH", VARIABLE, *map(str, self.paths)))
+
+
+def places(option: str | None, environ: Mapping[str, str], entry: Path | None) -> Places:
+    """Return where to look for pool.toml.
+
+    That is ``option``, or else the environment variable. If neither is set: ``config/pool.toml`` beside ``entry``
+    (mitmproxy's script file, if there is one), then ``codexpool/pool.toml`` in the user's configuration folder.
     """
     for key, value in ((OPTION, option), (VARIABLE, environ.get(VARIABLE))):
-        if value:
-            return _named(key, value)
-    return next((path for path in default_paths(entry) if os.path.isfile(path)), None)  # noqa: PTH113 - never raises
-
-
-def default_paths(entry: Path | None) -> tuple[Path, ...]:
-    """Return the files of which the first that exists is used if none is named."""
+        if value:  # abspath accepts an unknown "~user"
+            return Places((Path(os.path.abspath(os.path.expanduser(value))),), key)  # noqa: PTH100, PTH111
     beside = (entry.parent / "config" / "pool.toml",) if entry else ()
     import platformdirs  # Slow to import, and not needed for a named file.
 
-    return (*beside, platformdirs.user_config_path("codexpool", appauthor=False) / "pool.toml")
+    return Places((*beside, platformdirs.user_config_path("codexpool", appauthor=False) / "pool.toml"))
 
 
-def places(entry: Path | None) -> tuple[str, ...]:
-    """Return all places that `find` looks at, in order, to show to a person."""
-    return (f"--set {OPTION}=PATH", VARIABLE, *map(str, default_paths(entry)))
-
-
-def _named(key: str, value: str) -> Path:
-    path = Path(os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111 - accepts an unknown "~user"
+def may_exist(path: Path) -> bool:
+    """Return False if there certainly is no such file; reading it reports whatever else is wrong with it."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        problem = Problem(path, None, key, "there is no such file", f"create it, or correct {key}")
-        raise ConfigError([problem]) from None
+        return False
     except OSError:
-        pass  # It exists; reading it reports what is wrong with it.
-    return path
+        return True
+    return True
 
 
 def is_read_only(path: Path) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config import model
 from codexpool.config.checks import Checks, Section, kind
-from codexpool.config.files import is_read_only
+from codexpool.config.files import is_read_only, may_exist
 from codexpool.config.model import ConfigError, Flag, IdentitySpec, Inline, MemberSpec, PoolConfig, Problem, Table
 from codexpool.credentials.command import REFRESH_INTERVAL_MS, TIMEOUT_MS, CommandLine
 from codexpool.pool.breaker import MOST
@@ -63,6 +63,11 @@ def load(path: Path) -> PoolConfig:
     except UnusableError as error:
         raise ConfigError([Problem(path, error.line, "", error.what, error.remedy)]) from None
     return replace(parse(text, path), is_read_only=is_read_only(path))
+
+
+def load_or_empty(path: Path) -> PoolConfig:
+    """Read a pool.toml; return an empty pool if there is no such file. Raises ConfigError."""
+    return load(path) if may_exist(path) else parse("", path)
 
 
 def parse(text: str, path: Path) -> PoolConfig:
@@ -142,8 +147,6 @@ def _document(text: str, path: Path) -> dict[str, Any]:
 
 
 def _identities(root: Section) -> list[IdentitySpec]:
-    if root.get(Table.IDENTITY) in (None, []):
-        root.problem("", "there is no identity", "add an [[identity]] table with a name and a token")
     return [
         IdentitySpec(
             name=table.name(Table.IDENTITY),

@@ -62,6 +62,8 @@ def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
     Raises UneditableError if the text is not TOML, or has these tables in an inline array.
     """
     expected = read(text)
+    if expected.get(of) == []:  # `identity = []`, which could not be followed by [[identity]]
+        text = _without(split(text), (of,))
     newline = "\r\n" if "\r\n" in text and not re.search(r"(?<!\r)\n", text) else "\n"
     width = max(map(len, table))
     lines = [f"[[{of}]]", *(f"{key:{width}} = {toml(value)}" for key, value in table.items())]

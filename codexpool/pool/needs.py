@@ -32,6 +32,8 @@ NAMES = {  # One credential.
     Kind.AGENT: "agent identity",
 }
 
+NO_IDENTITIES = "no identities yet: codexpool add NAME"
+
 REMINDED_FROM = 14 * 86_400.0  # Seconds before the expected end of a token from which on its operator is reminded.
 
 

@@ -162,13 +162,15 @@ def test_a_name_cannot_be_added_twice(members: Members) -> None:
     assert (result.stdout, members.text) == ("", before)
 
 
-def test_without_a_pool_the_remedy_is_named(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_member_may_come_before_the_first_identity(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CODEXPOOL_CONFIG")
     monkeypatch.setattr("codexpool.cli.common.entry", lambda: None)
-    members.path.rename(members.path.with_name("elsewhere.toml"))
+    members.path.unlink()
     result = CliRunner().invoke(member, ["add", "ann"])
-    assert result.exit_code == 1
-    assert "To create one: codexpool add NAME" in result.stderr
+    assert result.exit_code == 0
+    assert load(members.path.with_name("codexpool") / "pool.toml").member("ann") is not None
 
 
 def test_a_key_that_cannot_be_printed_is_not_stored(members: Members) -> None:

@@ -17,6 +17,7 @@ import pytest
 from click import unstyle
 
 from codexpool.cli.common import moment, open_the_state
+from codexpool.config import editing
 from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
@@ -659,9 +660,49 @@ def test_remove_keeps_comments(pool: Pool) -> None:
 
     assert list(pool.list()) == ["spare"]
     assert pool.text.count("# about the next") == 2
-    result = pool.run("remove", "spare", code=1)
-    assert f"spare is the only identity. Add another one first, or delete {pool.path}" in result.stderr
+    pool.run("remove", "spare")
+    assert pool.list() == {}
+    assert pool.text.count("# about the next") == 2
     assert 'no identity "work"' in pool.run("remove", "work", code=2).stderr
+
+
+# -- a pool without identities
+
+MEMBER = f'[[member]]\nname = "ann"\nkey = "sha256:{"0" * 64}"\n'
+
+
+@pytest.mark.parametrize("text", [None, "", "# comments only\n", "[pool]\n", "identity = []\n", MEMBER])
+def test_a_pool_without_identities_is_a_state_and_no_error(pool: Pool, text: str | None) -> None:
+    # given no pool.toml yet, or one without identities
+    if text is not None:
+        pool.path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(pool.path, text)
+
+    # then commands that only read say so to a person, and print nothing else
+    for command in (("list",), ("check",)):
+        result = pool.run(*command)
+        assert result.stderr == "codexpool: no identities yet: codexpool add NAME\n"
+    assert pool.list() == {}
+    assert ": valid, 0 identities" in pool.run("config", "check").stdout
+    pool.run("member", "list")
+    assert "no identities yet: codexpool add NAME" in pool.run("show", "work", code=2).stderr
+
+    # and none of them creates a file, but what adds something does
+    assert pool.path.exists() is (text is not None)
+    pool.run("member", "add", "bob")
+    pool.add(pat("work"))
+    assert list(pool.list()) == ["work"]
+    assert pool.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pool_toml_that_a_failed_edit_created_is_removed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise editing.EditError(pool.path, "cannot be edited: disk full", "fix this")
+
+    monkeypatch.setattr(editing, "edit", fail)
+    result = pool.add(pat("work"), code=1)
+    assert "disk full" in result.stderr
+    assert not pool.path.exists()
 
 
 # -- config check

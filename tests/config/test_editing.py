@@ -91,8 +91,8 @@ def test_an_edit_that_changes_nothing_does_not_write(write: WritePrivate) -> Non
 def test_an_edit_that_makes_the_file_invalid_is_refused(write: WritePrivate) -> None:
     path = write("pool.toml", TEXT)
 
-    with pytest.raises(EditError, match=r"would be invalid after the edit: .*there is no identity"):
-        edit(path, lambda text: "# no identity\n")
+    with pytest.raises(EditError, match=r"would be invalid after the edit: .*has no token"):
+        edit(path, lambda text: '[[identity]]\nname = "a"\n')
     assert path.read_text() == TEXT
 
 

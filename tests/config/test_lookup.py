@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codexpool.config.files import find, places
-from codexpool.config.model import ConfigError
+from codexpool.config.files import places
 
 
 @pytest.fixture
@@ -15,6 +14,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
+
+
+def find(option: str | None, environ: dict[str, str], entry: Path | None) -> Path | None:
+    return places(option, environ, entry).find()
 
 
 def make(path: Path) -> Path:
@@ -27,7 +30,7 @@ def test_the_first_place_that_has_one_is_taken(home: Path) -> None:
     entry = home / "checkout" / "addon"
     assert find(None, {}, entry) is None
 
-    of_user = make(Path(places(None)[-1]))
+    of_user = make(places(None, {}, None).new)
     assert find(None, {}, entry) == of_user
     beside = make(home / "checkout" / "config" / "pool.toml")
     assert find(None, {}, entry) == beside
@@ -48,18 +51,26 @@ def test_a_named_path_may_be_relative_or_start_at_home(home: Path, monkeypatch: 
     assert find("~/p.toml", {}, None) == find("home/p.toml", {}, None) == home / "home" / "p.toml"
 
 
-def test_a_missing_named_file_is_an_error_with_the_setting(home: Path) -> None:
-    make(Path(places(None)[-1]))
+def test_no_other_file_is_used_in_place_of_a_named_one_that_is_missing(home: Path) -> None:
+    make(places(None, {}, None).new)
     for option, environ, key in (
-        ("none.toml", {}, "codexpool_config"),
-        (None, {"CODEXPOOL_CONFIG": "~nobody-here/none.toml"}, "CODEXPOOL_CONFIG"),
+        (str(home / "none.toml"), {}, "codexpool_config"),
+        (None, {"CODEXPOOL_CONFIG": str(home / "none.toml")}, "CODEXPOOL_CONFIG"),
     ):
-        with pytest.raises(ConfigError, match=rf"none.toml: {key}: there is no such file; .* correct {key}"):
-            find(option, environ, None)
+        looked_at = places(option, environ, None)
+        assert looked_at.find() is None
+        assert looked_at.new == home / "none.toml"
+        assert str(looked_at) == f"{home / 'none.toml'} ({key})"
+
+
+def test_a_named_file_that_cannot_be_looked_at_is_not_taken_for_missing(home: Path) -> None:
+    loop = home / "loop.toml"
+    loop.symlink_to(loop)
+    assert find(str(loop), {}, None) == loop
 
 
 def test_places_are_listed_in_order(home: Path) -> None:
-    told = places(home / "addon")
-    assert told[:3] == ("--set codexpool_config=PATH", "CODEXPOOL_CONFIG", str(home / "config" / "pool.toml"))
-    assert told[3].endswith("pool.toml")
+    told = str(places(None, {}, home / "addon")).split(", ")
+    assert told[:3] == ["--set codexpool_config=PATH", "CODEXPOOL_CONFIG", str(home / "config" / "pool.toml")]
+    assert told[3] == str(places(None, {}, None).new)
     assert "codexpool" in told[3]

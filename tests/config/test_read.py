@@ -185,8 +185,6 @@ ACCEPTED_TOKEN = (
         ("[pool", "pool.toml:1: is not TOML: Expected ']' at the end of a table declaration"),
         ("a = 1\na = 2", "pool.toml:2: is not TOML: Cannot overwrite a value"),
         ('[pool]\nselection = "x', "pool.toml:2: is not TOML: Unterminated string"),
-        ("", "pool.toml: there is no identity; add an [[identity]] table with a name and a token"),
-        ("identity = []", "pool.toml: there is no identity; add"),
         ('[identity]\nname = "a"', "pool.toml:1: identity: is one table; write [[identity]], with two brackets"),
         ("\nidentity = 3", "pool.toml:2: identity: is an integer; write"),
         ("identity = [\n1]", "pool.toml:2: identity[1]: is an integer; write an [[identity]] table"),
@@ -475,6 +473,11 @@ def test_of_two_routes_that_fit_the_longer_one_counts() -> None:
 
         assert str(route_of("POST", "/backend-api/codex/images/edits", routes).policy) == "swap"
         assert str(route_of("POST", "/backend-api/codex/images/generations", routes).policy) == "own, lent to members"
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff", "# comments only\n", "[pool]\n", "identity = []\n", "member = []"])
+def test_a_pool_toml_without_identities_is_valid(text: str) -> None:
+    assert parse(text, POOL).identities == ()
 
 
 def test_routes_are_a_table() -> None:

@@ -54,11 +54,6 @@ class Refusal(NamedTuple):
 REFUSALS = {
     "no httpx": Refusal(("no httpx", "uv tool install mitmproxy", "--with httpx"), hidden=("httpx",)),
     "no sqlite3": Refusal(("no sqlite3", "uv tool install mitmproxy"), hidden=("sqlite3",)),
-    "named file missing": Refusal(
-        ("gone.toml", "there is no such file", "codexpool_config"),
-        ("--set", "codexpool_config=gone.toml"),
-        configured=False,
-    ),
     # mitmproxy would drop the addon after its `load`, without a word (its issue 8013).
     "option given twice": Refusal(
         ("codexpool_config is set twice", "once"), ("--set", "codexpool_config=another.toml")

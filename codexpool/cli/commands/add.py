@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -23,7 +23,7 @@ from codexpool.cli.common import (
     edit_pool,
     name_argument,
     pool_option,
-    pool_path,
+    pool_to_edit,
     require_writable,
     sources,
     verification,
@@ -35,7 +35,6 @@ from codexpool.cli.tokens import GivenToken, Verified, checked, given_token, rem
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
 from codexpool.config.checks import name_problem
-from codexpool.config.files import default_paths
 from codexpool.config.model import (
     FromAuthJson,
     FromCommand,
@@ -58,12 +57,6 @@ from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
 from codexpool.tokens.bearer import fingerprint
-
-HEADER: Final = """\
-# The identities codexpool may use. Add only those you are entitled to use.
-# All settings: config/pool.example.toml of the project.
-"""
-
 
 shared_option = click.option(
     "--shared", is_flag=True, help="Keep the login in the state, encrypted, for all proxies that use that state."
@@ -92,8 +85,8 @@ def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: A
     """
     if shared and options["auth_json"] is None:  # Before a token is asked for.
         raise click.UsageError("--shared is for a login, which is renewed: use it with --auth-json")
-    path = _pool_toml(named)
-    _require_free_name(name, _pool(path))
+    path = pool_to_edit(named)
+    _require_free_name(name, Pool(path))
     if not dry_run:
         require_writable(path)
     given = given_token(name, path.parent, **options)
@@ -112,10 +105,10 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
 
     If NAME already is a login, replace it. The client's own login is not touched.
     """
-    path = _pool_toml(named)
-    pool = _pool(path)
-    spec = pool.config.identity(name) if pool is not None else None
-    is_agent = pool is not None and isinstance(pool.resolved.credentials.get(name), Agent)
+    path = pool_to_edit(named)
+    pool = Pool(path)
+    spec = pool.config.identity(name)
+    is_agent = isinstance(pool.resolved.credentials.get(name), Agent)
     if spec is not None and (is_agent or not isinstance(spec.source, FromAuthJson | FromState)):
         raise Failure(f"{name} is not a login. Replace its token (codexpool replace {name}), or use another name")
     if spec is None:
@@ -126,7 +119,7 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
         require_keys()
         with tempfile.TemporaryDirectory(prefix="codexpool-login-") as folder:
             new = _codex_login(Path(folder), device_auth)
-            if pool is not None and spec is not None:
+            if spec is not None:
                 _replace_login(pool, spec, new, shared=True)
             else:
                 _add(name, path, GivenToken(FromAuthJson(new), {}), dry_run=False, shared=True)
@@ -139,7 +132,7 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
     home = next(logins / free for free in names if not (logins / free).exists())
     with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
         new = _codex_login(Path(folder), device_auth)
-        if pool is not None and spec is not None:
+        if spec is not None:
             _replace_login(pool, spec, new)
             return
         auth_json = _private(home) / "auth.json"
@@ -154,8 +147,8 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
 
 def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool = False) -> None:
     verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
-    pool, owner = _pool(path), verified.metadata.key
-    if pool is not None and (other := identity_of(pool, owner)) is not None:
+    pool, owner = Pool(path), verified.metadata.key
+    if (other := identity_of(pool, owner)) is not None:
         raise Unchanged(
             f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
             f"shares its limits. To replace that token: codexpool replace {other.name}"
@@ -171,7 +164,7 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool =
         return
     if shared:
         share(owner, login_of(verified.credential))
-    _write_table(path, table)
+    edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
     if shared:
@@ -190,42 +183,12 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool =
         )
 
 
-def _pool_toml(named: Path | None) -> Path:
-    """Return the pool.toml to add to, which may not exist yet."""
-    if named is None and (variable := os.environ.get("CODEXPOOL_CONFIG")):
-        named = Path(variable)
-    if named is not None:
-        return named.expanduser().absolute()
-    return pool_path(None) or default_paths(None)[-1]
-
-
-def _pool(path: Path) -> Pool | None:
-    return Pool(path) if path.exists() else None
-
-
-def _require_free_name(name: str, pool: Pool | None) -> None:
+def _require_free_name(name: str, pool: Pool) -> None:
     if problem := name_problem(name):
         raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
-    if pool is not None and (spec := pool.config.identity(name)) is not None:
+    if (spec := pool.config.identity(name)) is not None:
         where = f"{pool.path}:{spec.line}"
         raise Failure(f"identity {name} already exists ({where}). Use another name, or: codexpool replace {name}")
-
-
-def _write_table(path: Path, table: Mapping[str, Value]) -> None:
-    is_new = not path.exists()
-    if is_new:
-        try:
-            _private(path.parent)
-            path.touch(mode=0o600, exist_ok=False)
-            path.write_text(HEADER, encoding="utf-8")
-        except OSError as error:
-            raise Unchanged(f"cannot create {path}: {error.strerror or error}") from None
-    try:
-        edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
-    except Failure:
-        if is_new:
-            path.unlink()
-        raise
 
 
 def login_of(credential: Credential) -> Login:

@@ -83,6 +83,7 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     if as_json:
         print_json({"identities": [row.document() for row in rows]})
     else:
+        pool.say_if_empty()
         print_rows(rows)
     for error in errors:
         click.echo(f"codexpool: {error}", err=True)

@@ -102,10 +102,10 @@ def _of_proxy(proxy_url: str | None) -> dict[str, Mapping[str, Any]] | None:
 
 def _of_files(named: Path | None) -> dict[str, Mapping[str, Any]]:
     """Return the identities by name, from pool.toml and the state. Raises Failure."""
-    from codexpool.cli.common import Pool, existing_pool_path
+    from codexpool.cli.common import Pool, pool_path
     from codexpool.cli.identity_rows import identity_rows
 
-    rows = identity_rows(Pool(existing_pool_path(named)))
+    rows = identity_rows(Pool(pool_path(named)))
     return {row.spec.name: row.document() for row in rows}
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli import running_proxy
-from codexpool.cli.common import Failure, json_option, pool_path, sources
+from codexpool.cli.common import Failure, json_option, pool_places, sources
 from codexpool.cli.output import Output, console, print_json, quiet_end
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
@@ -124,7 +124,7 @@ def _summary(found: Sequence[Finding]) -> Text:
 
 def _routes() -> Routes:
     """Return the path policy of the pool.toml on this machine, or the shipped one."""
-    path = pool_path(None)
+    path = pool_places(None).find()
     config, problems = configuration.read(path) if path is not None else (None, [])
     if problems:
         console(stderr=True).print(f"{path} is invalid (codexpool config check): the table lacks what it moves")
@@ -184,11 +184,7 @@ class Examination:
             yield "logins", configuration.check_logins(self._config, credentials, self._client, self._auth_json)
 
     def _pool(self) -> Iterator[Finding]:
-        try:
-            path = pool_path(None)
-        except Failure as failure:
-            yield wrong(configuration.POOL, failure.message, "correct CODEXPOOL_CONFIG, or unset it")
-            return
+        path = pool_places(None).find()
         if path is None:
             yield configuration.missing()
             return

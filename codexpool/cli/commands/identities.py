@@ -45,6 +45,7 @@ def list_(pool: Pool, as_json: bool) -> None:
     if as_json:
         print_json({"identities": [row.document() for row in rows]})
     else:
+        pool.say_if_empty()
         print_rows(rows)
 
 
@@ -137,8 +138,6 @@ def remove(name: str, pool: Pool, with_login: bool) -> None:
     spec = pool.identity(name)
     if with_login and not isinstance(spec.source, FromState):
         raise click.UsageError(f"--with-login: {name} has no login in the state")
-    if len(pool.config.identities) == 1:
-        raise Failure(f"{name} is the only identity. Add another one first, or delete {pool.path}")
     if with_login:  # First: if it cannot be deleted now, the same command does it later.
         require_writable(pool.path)
         delete(spec.owner)

@@ -69,16 +69,13 @@ def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> No
 def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
     """Return the tokens of the configured pool, and the names of its identities: none may be in a recording."""
     from codexpool.config.model import ConfigError
-    from codexpool.config.read import load
+    from codexpool.config.read import load_or_empty
     from codexpool.config.sources import resolve
     from codexpool.credentials.agent import Agent
     from codexpool.credentials.oauth import OAuth
 
-    path = pool_path(named)
-    if path is None:
-        return [], []
     try:
-        config = load(path)
+        config = load_or_empty(pool_path(named))
     except ConfigError as error:
         raise Failure(f"cannot read the pool, so its tokens could end up in the recording:\n{error}") from None
     credentials = resolve(config, sources()).credentials.values()

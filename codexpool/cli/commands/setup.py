@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, config_option, existing_pool_path, json_option, moment, sources
+from codexpool.cli.common import Failure, config_option, json_option, moment, pool_path, sources
 from codexpool.cli.output import print_json
 from codexpool.config.model import ConfigError, Problem
-from codexpool.config.read import load
+from codexpool.config.read import load_or_empty
 from codexpool.config.sources import resolve
 from codexpool.local.ca_files import CERTIFICATE, SECRETS, AuthorityError, Prepared, confdir, prepare
 from codexpool.redaction import redact_tokens
@@ -89,10 +89,10 @@ def check(context: click.Context, named: Path | None, as_json: bool) -> None:
 
     Does not verify tokens: for that, use `codexpool check`. Exit code 1 if there are problems.
     """
-    path = existing_pool_path(named)
+    path = pool_path(named)
     names: list[str] = []
     try:
-        config = load(path)
+        config = load_or_empty(path)
         names = [spec.name for spec in config.identities]
         problems: tuple[Problem, ...] = resolve(config, sources()).problems
     except ConfigError as error:
