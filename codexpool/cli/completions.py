@@ -65,10 +65,10 @@ def _in_time(find: Callable[[], Items]) -> list[tuple[str, str]]:
 
 def _names(context: click.Context, table: str) -> Iterator[tuple[str, str]]:
     """Yield the names in the tables of pool.toml, which need not be valid otherwise."""
-    from codexpool.config.files import find
+    from codexpool.config.files import places
 
     named = context.params.get("pool") or context.params.get("named")  # --config
-    path = find(str(named) if named else None, os.environ, entry())
+    path = places(str(named) if named else None, os.environ, entry()).find()
     if path is None:
         return
     with path.open("rb") as file:
