@@ -1,4 +1,4 @@
-"""The README's section "Bring your identities", command by command, inside a network namespace, as root.
+"""The README's section "Use it" and docs/identities.md, command by command, inside a network namespace, as root.
 
 Runs the real `codexpool` and `codex` with an empty home and the real host names, and the stand-in on port 443. Prints
 one JSON line for `test_shipped_defaults.py`.
