@@ -15,8 +15,9 @@ import click
 from codexpool.cli.entry import entry
 from codexpool.common.clock_skew import Clock
 from codexpool.common.private_files import UnusableError
+from codexpool.config.checks import new_name_problem
 from codexpool.config.files import Places, is_read_only, places, remedy_of_read_only
-from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, shown
+from codexpool.config.model import ConfigError, IdentitySpec, MemberSpec, Table, shown
 from codexpool.config.read import load_or_empty
 from codexpool.config.sources import Resolved, Sources, resolve
 from codexpool.credentials.agent_api import AgentApi
@@ -257,6 +258,12 @@ def edit_pool(path: Path, change: Callable[[str], str]) -> None:
         if is_new:
             editing.remove_unused(path)
         raise Failure(str(error)) from None
+
+
+def require_new_name(name: str, others: Sequence[IdentitySpec | MemberSpec], of: Table) -> None:
+    """Raise click.UsageError if a new identity or member cannot have this name."""
+    if problem := new_name_problem(name, [spec.name for spec in others], of):
+        raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
 
 
 def require_writable(path: Path) -> None:

@@ -26,12 +26,13 @@ from codexpool.config.model import (
     Source,
 )
 from codexpool.config.read import VARIABLE
-from codexpool.config.sources import credential_of
+from codexpool.config.sources import credential_of, in_keyring
 from codexpool.config.tables import Value
 from codexpool.credentials import Credential, NoTokenAnyMoreError, NoTokenNowError, Renewal
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.command import CommandLine
+from codexpool.credentials.token_forms import unwrapped
 from codexpool.pool.identity import Condition, Evidence, Kind, Metadata, Status, Word
 from codexpool.pool.needs import is_of_the_account
 from codexpool.pool.states import CONDEMNED, REFUSED_FOR_GOOD
@@ -39,14 +40,21 @@ from codexpool.state import Record, Snapshot, State, record_name
 from codexpool.upkeep.verification import Verification, of_its_login
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class GivenToken:
-    """Where the token is, and the keys of pool.toml that record it."""
+    """Where the token is, and the keys of pool.toml that record it.
+
+    ``keyring`` is the service to store a token under that was given directly. ``is_typed``: a person can be asked
+    for another one.
+    """
 
     source: Source
     keys: Mapping[str, Value]
+    keyring: str = ""
+    is_typed: bool = False
 
 
 def _from_env(variable: str) -> GivenToken:
@@ -80,7 +88,12 @@ OPTIONS = (
     click.option("--token-stdin", is_flag=True, help="Read a token, or the JWT of an agent, from standard input."),
     _source("--env", "VAR", _from_env, "Use the token in this environment variable."),
     _source("--file", "PATH", _from_file, "Use the token in this file."),
-    _source("--keyring", "SERVICE", _from_keyring, "Use the keyring's entry for this service and NAME."),
+    _source(
+        "--keyring",
+        "SERVICE",
+        _from_keyring,
+        "Use the keyring's entry for this service and NAME. Without an entry, or with --token-stdin, store one.",
+    ),
     _source(
         "--auth-json",
         "PATH",
@@ -100,9 +113,9 @@ def token_options(command: F) -> F:
 
 
 def given_token(name: str, folder: Path, argv: tuple[str, ...], **options: Any) -> GivenToken:
-    """Return the source the options name; without any, prompt for the token. Raises click.UsageError."""
+    """Return the source the options name; without any, prompt for the token. Raises click.UsageError, Unchanged."""
     given = {f"--{option.replace('_', '-')}": value for option, value in options.items() if value}
-    if len(given) > 1:
+    if len(given) > 1 and given.keys() != {"--token-stdin", "--keyring"}:
         raise click.UsageError(f"{' and '.join(given)} cannot be combined: a token has one source")
     if argv and "--command" not in given:
         raise click.UsageError("a token cannot be an argument: other users could see it. Use --token-stdin")
@@ -110,23 +123,57 @@ def given_token(name: str, folder: Path, argv: tuple[str, ...], **options: Any) 
         if not argv:
             raise click.UsageError("--command: put the program and its arguments after --")
         return GivenToken(FromCommand(CommandLine(argv, folder)), {"token": {"command": list(argv)}})
-    for source in given.values():
-        if isinstance(source, GivenToken):
-            return source
-    token = _read_token(f"Personal access token, or JWT of an agent identity, for {name}", "--token-stdin" in given)
-    return GivenToken(Inline(token), {"token": token})
+    is_read = "--token-stdin" in given
+    source = next((value for value in given.values() if isinstance(value, GivenToken)), None)
+    service = source.source.service if source is not None and isinstance(source.source, FromKeyring) else ""
+    if source is not None and not (service and (is_read or _can_be_typed_for(service, name))):
+        return source
+    where = f" (to be stored in the keyring, service {service})" if service else ""
+    token = _read_token(f"Personal access token, or JWT of an agent identity, for {name}{where}", is_read)
+    keys = source.keys if source is not None else {"token": token}
+    return GivenToken(Inline(token), keys, service, is_typed=not is_read)
+
+
+def until_accepted(ask: Callable[[], GivenToken], use: Callable[[GivenToken], T]) -> T:
+    """Use the token that a person gives. One that was typed and is not accepted is asked for again."""
+    while True:
+        given = ask()
+        try:
+            return use(given)
+        except Unchanged as failure:
+            if not given.is_typed:
+                raise
+            failure.show()
+            click.echo("codexpool: try again, or press Ctrl-C", err=True)
+
+
+def can_be_asked() -> bool:
+    """Return whether a person is at the terminal."""
+    return sys.stdin.isatty()
+
+
+def _can_be_typed_for(service: str, name: str) -> bool:
+    """Return whether the keyring has no token yet, and there is a person to ask. Raises Unchanged."""
+    try:
+        return can_be_asked() and in_keyring(service, name) is None
+    except UnusableError as error:
+        raise Unchanged(f"{error.what}; {error.remedy}") from None
 
 
 def _read_token(prompt: str, from_stdin: bool) -> str:
     if from_stdin:
-        lines = sys.stdin.read().strip().splitlines()
-        if len(lines) != 1:
-            what = "nothing" if not lines else f"{len(lines)} lines"
-            raise click.UsageError(f"--token-stdin: got {what} on standard input; write the token only")
-        return lines[0].strip()
-    if not sys.stdin.isatty():
+        text = sys.stdin.read()
+    elif can_be_asked():
+        text = str(click.prompt(prompt, hide_input=True, err=True))
+    else:
         raise click.UsageError("no token given. Use --token-stdin, or another source (see --help)")
-    return str(click.prompt(prompt, hide_input=True, err=True)).strip()
+    token, left_out = unwrapped(text)
+    if left_out:
+        click.echo(f"codexpool: took the token without the {' and '.join(left_out)} around it", err=True)
+    if len(lines := token.splitlines()) != 1 and from_stdin:
+        what = "nothing" if not lines else f"{len(lines)} lines"
+        raise click.UsageError(f"--token-stdin: got {what} on standard input; write the token only")
+    return token
 
 
 def _with_tilde(path: Path) -> str:
@@ -162,12 +209,16 @@ class Verified:
         return {key: value for key, value in pins.items() if value and not value.startswith("command:")}
 
 
-def verify(spec: IdentitySpec, may_renew: bool = True) -> Verified:
-    """Verify the token an identity would have. Raises Failure if it would not serve."""
+def usable(spec: IdentitySpec) -> Credential:
+    """Return the credential an identity would have. Raises Unchanged if there is none."""
     try:
-        credential = credential_of(spec, sources())
+        return credential_of(spec, sources())
     except UnusableError as error:
         raise Unchanged(f"{error.what}; {error.remedy}") from None
+
+
+def verify(spec: IdentitySpec, credential: Credential, may_renew: bool = True) -> Verified:
+    """Verify the token an identity would have. Raises Unchanged if it would not serve."""
     answer = asyncio.run(checked(spec, credential, verification(), may_renew))
     if answer.metadata is None or answer.word is not Word.HEALTHY:
         raise Unchanged(f"{REFUSALS[answer.word]}: {answer.evidence}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -29,7 +30,10 @@ def private_folder(folder: Path) -> Path:
     (`Path.mkdir` gives its mode to the last folder only.) Raises OSError.
     """
     for one in (*reversed(folder.parents), folder):
-        one.mkdir(mode=0o700, exist_ok=True)
+        try:
+            one.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:  # It is a file, which the error of the system does not say.
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(one)) from None
     return folder
 
 

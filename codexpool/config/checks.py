@@ -196,6 +196,22 @@ def name_problem(name: str, of: Table = Table.IDENTITY) -> tuple[str, str] | Non
     return None
 
 
+def new_name_problem(name: str, others: Iterable[str], of: Table) -> tuple[str, str] | None:
+    """Return what is wrong with a name to be given now, and how to fix it; None if it is valid.
+
+    It has to be good for a folder, and on a command line. Names that are in a file already are not judged by this:
+    an upgrade must not make a pool.toml invalid.
+    """
+    if problem := name_problem(name, of):
+        return problem
+    if not name[0].isalnum():
+        return f"{shown(name)} begins with {name[0]}", "begin it with a letter or a digit"
+    same = (other for other in others if other != name and other.casefold() == name.casefold())
+    if (other := next(same, None)) is not None:
+        return f"{shown(name)} differs from {of} {shown(other)} in case only", "choose another one"
+    return None
+
+
 def _key(part: str) -> str:
     """Return a key of the file as a message may show it: quoted if TOML wants that."""
     return part if BARE_KEY.fullmatch(part) and not looks_like_a_token(part) else shown(part)

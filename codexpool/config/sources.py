@@ -36,8 +36,7 @@ class PendingError(Exception):
 
 def read_keyring(service: str, name: str) -> str:
     """Return the secret of a service and user. Waits as long as the keyring does. Raises UnusableError."""
-    with _library() as keyring:
-        secret: str | None = keyring.get_password(service, name)
+    secret = in_keyring(service, name)
     if not secret:
         raise UnusableError(
             f'the keyring has nothing for service "{service}" and user "{name}"',
@@ -46,10 +45,20 @@ def read_keyring(service: str, name: str) -> str:
     return secret
 
 
-def write_keyring(service: str, name: str, secret: str) -> None:
-    """Set the secret of a service and user. Raises UnusableError."""
+def in_keyring(service: str, name: str) -> str | None:
+    """Return the secret of a service and user; None if there is none. Raises UnusableError."""
     with _library() as keyring:
-        keyring.set_password(service, name, secret)
+        secret: str | None = keyring.get_password(service, name)
+    return secret or None
+
+
+def write_keyring(service: str, name: str, secret: str | None) -> None:
+    """Set the secret of a service and user; delete it if that is None. Raises UnusableError."""
+    with _library() as keyring:
+        if secret is not None:
+            keyring.set_password(service, name, secret)
+        elif keyring.get_password(service, name) is not None:
+            keyring.delete_password(service, name)
 
 
 @contextlib.contextmanager
@@ -109,7 +118,7 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
         key = f"identity[{number}].{identity.source_key}"
         try:
             credential = credential_of(identity, sources)
-            proof = credential.identity.key if isinstance(credential, Agent) else credential.bearer()
+            proof = proof_of(credential)
             if proof is not None and (owner := owners.setdefault(proof, identity.name)) != identity.name:
                 raise UnusableError(f'is also the token of "{owner}"', "give each identity a token of its own")
         except PendingError:
@@ -124,6 +133,11 @@ def resolve(config: PoolConfig, sources: Sources) -> Resolved:
                 remedy = f"give the pool a login of its own: codexpool login {identity.name}"
                 problems.append(Problem(config.path, identity.line, key, what, remedy))
     return Resolved(credentials, tuple(problems), frozenset(pending))
+
+
+def proof_of(credential: Credential) -> Bearer | AgentKey | None:
+    """Return what no two identities may have in common; None if that is not known without running a command."""
+    return credential.identity.key if isinstance(credential, Agent) else credential.bearer()
 
 
 def credential_of(identity: IdentitySpec, sources: Sources) -> Credential:

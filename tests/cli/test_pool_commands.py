@@ -117,16 +117,6 @@ def test_add_identifies_a_login_by_its_claims(pool: Pool) -> None:
     assert pool.standin.requests(WHOAMI) == []
 
 
-def test_a_login_of_the_users_own_client_is_added_with_a_warning(pool: Pool) -> None:
-    login = login_of(pool.standin, pool.folder, owner("mine"))
-    (pool.folder / ".codex").mkdir()
-    login.path.rename(pool.folder / ".codex" / "auth.json")
-
-    result = pool.run("add", "mine", "--auth-json", str(pool.folder / ".codex" / "auth.json"))
-
-    assert "two programs that renew one login break it" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("document", "said"),
     [
@@ -171,13 +161,6 @@ def test_nothing_is_added_while_whoami_fails(pool: Pool) -> None:
     pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
     result = pool.add(pat("work"), code=1)
     assert "could not verify the token; try again: whoami answers 503" in result.stderr
-    assert not pool.path.exists()
-
-
-def test_a_dry_run_shows_the_table_and_writes_nothing(pool: Pool) -> None:
-    result = pool.add(pat("work"), "--dry-run")
-    assert 'account_id = "acc-work"' in result.output
-    assert "(sha256:" in result.output
     assert not pool.path.exists()
 
 

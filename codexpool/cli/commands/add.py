@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace as changed
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,28 @@ from codexpool.cli.common import (
     name_argument,
     pool_option,
     pool_to_edit,
+    require_new_name,
     require_writable,
     sources,
     verification,
 )
 from codexpool.cli.completions import identity_argument
+from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of, identity_row
 from codexpool.cli.shared_logins import require_keys, share
-from codexpool.cli.tokens import GivenToken, Verified, checked, given_token, remember_new, token_options, verify
+from codexpool.cli.tokens import (
+    GivenToken,
+    Verified,
+    checked,
+    given_token,
+    remember_new,
+    token_options,
+    until_accepted,
+    usable,
+    verify,
+)
 from codexpool.common.atomic_replace import Replacement, locked
-from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError
-from codexpool.config.checks import name_problem
+from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError, private_folder
 from codexpool.config.model import (
     FromAuthJson,
     FromCommand,
@@ -47,8 +60,15 @@ from codexpool.config.model import (
     Table,
 )
 from codexpool.config.read import SOURCE_KEYS
-from codexpool.config.sources import credential_of, environ_of_programs, other_owner, write_keyring
-from codexpool.config.tables import Value, toml, with_key, with_table, without_key
+from codexpool.config.sources import (
+    credential_of,
+    environ_of_programs,
+    in_keyring,
+    other_owner,
+    proof_of,
+    write_keyring,
+)
+from codexpool.config.tables import Value, with_key, with_table, without_key
 from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.auth_json import Login
@@ -56,6 +76,7 @@ from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NAMES
+from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import fingerprint
 
 shared_option = click.option(
@@ -63,13 +84,40 @@ shared_option = click.option(
 )
 
 
+def _expires(context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:
+    return None if value is None else future_end(value, "Get a token that is still valid")
+
+
+expires_option = click.option(
+    "--expires",
+    metavar="DATE",
+    callback=_expires,
+    help="The token's last day (UTC), or a time with its zone: you are reminded before.",
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Add an auth.json although a Codex client seems to use it, too."
+)
+
+
 @click.command()
 @name_argument
 @token_options
 @shared_option
+@expires_option
+@click.option("--priority", type=int, help='With selection = "drain-first": the highest is used first. Default: 0.')
+@force_option
 @config_option
-@click.option("--dry-run", is_flag=True, help="Verify the token and show what would be written, but write nothing.")
-def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Verify the token and print what would be written, but write nothing.")
+def add(
+    name: str,
+    named: Path | None,
+    shared: bool,
+    dry_run: bool,
+    expires: date | None,
+    priority: int | None,
+    force: bool,
+    **options: Any,
+) -> None:
     """Verify a token, and add it to pool.toml as identity NAME.
 
     Prompts for a personal access token, or the JWT of an agent identity, unless an option names another source. A
@@ -78,6 +126,7 @@ def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: A
     \b
         codexpool add work
         codexpool add work --file ~/work.token
+        codexpool add work --keyring codexpool
         codexpool add bot --token-stdin < agent.jwt
         codexpool add spare --auth-json ~/.codex-spare/auth.json
         codexpool add spare --auth-json ~/.codex-spare/auth.json --shared
@@ -89,10 +138,14 @@ def add(name: str, named: Path | None, shared: bool, dry_run: bool, **options: A
     _require_free_name(name, Pool(path))
     if not dry_run:
         require_writable(path)
-    given = given_token(name, path.parent, **options)
     if shared:
         require_keys()
-    _add(name, path, given, dry_run, shared)
+    settings: dict[str, Value] = {} if expires is None else {"expires": expires}
+    settings |= {} if priority is None else {"priority": priority}
+    until_accepted(
+        lambda: given_token(name, path.parent, **options),
+        lambda given: _add(name, path, given, dry_run, shared, force, settings),
+    )
 
 
 @click.command()
@@ -130,12 +183,12 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
     # Another pool.toml may have a login of that name.
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
     home = next(logins / free for free in names if not (logins / free).exists())
-    with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=_private(home.parent)) as folder:
+    with tempfile.TemporaryDirectory(prefix="codexpool-login-", dir=private_folder(home.parent)) as folder:
         new = _codex_login(Path(folder), device_auth)
         if spec is not None:
             _replace_login(pool, spec, new)
             return
-        auth_json = _private(home) / "auth.json"
+        auth_json = private_folder(home) / "auth.json"
         new.replace(auth_json)
     try:
         _add(name, path, GivenToken(FromAuthJson(auth_json), {"auth_json": str(auth_json)}), dry_run=False)
@@ -145,26 +198,35 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
         raise
 
 
-def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool = False) -> None:
-    verified = verify(IdentitySpec(name, given.source, 0), may_renew=not dry_run)
-    pool, owner = Pool(path), verified.metadata.key
+def _add(
+    name: str,
+    path: Path,
+    given: GivenToken,
+    dry_run: bool = False,
+    shared: bool = False,
+    force: bool = False,
+    settings: Mapping[str, Value] | None = None,
+) -> None:
+    spec, pool = IdentitySpec(name, given.source, 0), Pool(path)
+    credential = usable(spec)
+    _require_new_token(pool, credential)
+    if not force:
+        _require_own_login(name, credential)
+    verified = verify(spec, credential, may_renew=not dry_run)
+    owner = verified.metadata.key
     if (other := identity_of(pool, owner)) is not None:
         raise Unchanged(
             f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
             f"shares its limits. To replace that token: codexpool replace {other.name}"
         )
     keys = {"login": "state"} if shared else given.keys
-    table: dict[str, Value] = {"name": name, **keys, **verified.owner, **verified.expiry}
+    table: dict[str, Value] = {"name": name, **keys, **verified.owner, **verified.expiry, **(settings or {})}
     if dry_run:
-        click.echo(f"{_described(verified)}\nWould be written to {path}:\n")
-        if isinstance(token := table.get("token"), str):
-            table["token"] = f"(sha256:{fingerprint(token)})"
-        for key, value in table.items():
-            click.echo(f"    {key} = {toml(value)}")
+        _print_table(path, table, verified)
         return
     if shared:
         share(owner, login_of(verified.credential))
-    edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
+    _store_new(path, table, given)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
     if shared:
@@ -172,20 +234,66 @@ def _add(name: str, path: Path, given: GivenToken, dry_run: bool, shared: bool =
         if given.keys:  # A file of the operator's.
             what = "is not used any more, and its next renewal would break the login in the state: delete it"
             click.echo(f"codexpool: {given.keys['auth_json']} {what}", err=True)
-        return
-    if isinstance(verified.credential, FileLogin) and (
-        other_client := other_owner(verified.credential.path, os.environ)
-    ):
-        click.echo(
-            f"codexpool: {verified.credential.path} is also the login of {other_client}: two programs that renew one "
-            f"login break it. Give the pool its own: codexpool remove {name}, then codexpool login {name}",
-            err=True,
+    if table.get("priority") and Pool(path).config.selection is not Selection.DRAIN_FIRST:
+        click.echo('codexpool: a priority counts only with selection = "drain-first" in [pool]', err=True)
+
+
+def _require_new_token(pool: Pool, credential: Credential, besides: str = "") -> None:
+    """Raise Unchanged if an identity has this token already. Does not ask the backend: the token may be dead."""
+    proof = proof_of(credential)
+    for name, other in pool.resolved.credentials.items() if proof is not None else ():
+        if proof_of(other) == proof and name != besides:
+            raise Unchanged(f"this token ({credential.bearer() or 'an agent identity'}) is in the pool, as {name}")
+
+
+def _require_own_login(name: str, credential: Credential) -> None:
+    """Raise Unchanged for the login of a Codex client: before it is verified, which may renew it."""
+    if isinstance(credential, FileLogin) and (owner := other_owner(credential.path, os.environ)):
+        raise Unchanged(
+            f"{credential.path} is also the login of {owner}: two programs that renew one login break it. Give the "
+            f"pool its own: codexpool login {name} (or insist with --force)"
         )
 
 
+def _print_table(path: Path, table: Mapping[str, Value], verified: Verified) -> None:
+    """Print the TOML that would be written, with a fingerprint in place of the token."""
+    shown = dict(table)
+    if isinstance(token := shown.get("token"), str):
+        shown["token"] = f"(sha256:{fingerprint(token)})"
+    click.echo(f"{_described(verified)}\nwould be written to {path}:", err=True)
+    click.echo(with_table("", shown, Table.IDENTITY), nl=False)
+
+
+def _store_new(path: Path, table: Mapping[str, Value], given: GivenToken) -> None:
+    """Write an identity to pool.toml, and its token to the keyring if that is to have it. Raises Failure."""
+
+    def write() -> None:
+        edit_pool(path, lambda text: with_table(text, table, Table.IDENTITY))
+
+    if not (given.keyring and isinstance(given.source, Inline)):
+        write()
+        return
+    name = str(table["name"])
+    before = _in_keyring(given.keyring, name, given.source.token)
+    try:
+        write()
+    except Failure:
+        write_keyring(given.keyring, name, before)
+        raise
+
+
+def _in_keyring(service: str, name: str, token: str) -> str | None:
+    """Store a token in the keyring; return the one before. Raises Unchanged."""
+    try:
+        before = in_keyring(service, name)
+        write_keyring(service, name, token)
+    except UnusableError as error:
+        raise Unchanged(f"{error.what}; {error.remedy}") from None
+    return before
+
+
 def _require_free_name(name: str, pool: Pool) -> None:
-    if problem := name_problem(name):
-        raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
+    require_new_name(name, pool.config.identities, Table.IDENTITY)
     if (spec := pool.config.identity(name)) is not None:
         where = f"{pool.path}:{spec.line}"
         raise Failure(f"identity {name} already exists ({where}). Use another name, or: codexpool replace {name}")
@@ -206,11 +314,6 @@ def _described(verified: Verified) -> str:
     parts += [f"account {metadata.account_id}"] if metadata.account_id else []
     parts += [f"user {metadata.user_id}"] if verified.owner.get("user_id") else []
     return ", ".join([*parts, *([metadata.plan] if metadata.plan else []), metadata.origin])
-
-
-def _private(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def _codex_login(folder: Path, device_auth: bool) -> Path:
@@ -235,29 +338,45 @@ OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 @identity_argument
 @token_options
 @pool_option
+@expires_option
+@force_option
 @click.option("--as-new", is_flag=True, help="Keep NAME, and add the token as another identity.")
-def replace(name: str, pool: Pool, as_new: bool, **options: Any) -> None:
+def replace(name: str, pool: Pool, as_new: bool, expires: date | None, force: bool, **options: Any) -> None:
     """Replace NAME's token with another one of the same account and user.
 
     Prompts for the token unless an option names its source, and stores it where the old one is. NAME keeps its
     sessions and its history.
     """
     spec = pool.identity(name)
+    settings: dict[str, Value] = {} if expires is None else {"expires": expires}
     if as_new:
         name = _free_name(pool, name)
-        _add(name, pool.path, given_token(name, pool.path.parent, **options), dry_run=False)
-        return
-    given = given_token(name, pool.path.parent, **options)
-    verified = verify(changed(spec, source=given.source, account_id=None, user_id=None))
+
+    def use(given: GivenToken) -> None:
+        if as_new:
+            _add(name, pool.path, given, force=force, settings=settings)
+        else:
+            _replace(pool, spec, given, force, settings)
+
+    until_accepted(lambda: given_token(name, pool.path.parent, **options), use)
+
+
+def _replace(pool: Pool, spec: IdentitySpec, given: GivenToken, force: bool, settings: Mapping[str, Value]) -> None:
+    to_be = changed(spec, source=given.source, account_id=None, user_id=None)
+    credential = usable(to_be)
+    _require_new_token(pool, credential, besides=spec.name)
+    if not force:
+        _require_own_login(spec.name, credential)
+    verified = verify(to_be, credential)
     _require_same_owner(pool, spec, verified)
     if isinstance(spec.source, FromState) and isinstance(verified.credential, OAuth):
         _share_instead(pool, spec, verified)
     else:
         _store(pool, spec, given)
-    if verified.expiry:
-        _edit(pool, lambda text: with_key(text, name, "expires", verified.expiry["expires"]))
-    remember_new(pool.path, name, verified)
-    click.echo(f"{name} has a new token: {verified.credential.bearer()}, of the same account and user")
+    for key, value in {**verified.expiry, **settings}.items():
+        _edit(pool, partial(with_key, name=spec.name, key=key, value=value))
+    remember_new(pool.path, spec.name, verified)
+    click.echo(f"{spec.name} has a new token: {verified.credential.bearer()}, of the same account and user")
 
 
 def _replace_login(pool: Pool, spec: IdentitySpec, new: Path, shared: bool = False) -> None:
@@ -265,7 +384,8 @@ def _replace_login(pool: Pool, spec: IdentitySpec, new: Path, shared: bool = Fal
 
     If it is to be ``shared``, it is in the state from then on.
     """
-    verified = verify(changed(spec, source=FromAuthJson(new), account_id=None, user_id=None))
+    to_be = changed(spec, source=FromAuthJson(new), account_id=None, user_id=None)
+    verified = verify(to_be, usable(to_be))
     _require_same_owner(pool, spec, verified)
     if shared:
         _share_instead(pool, spec, verified)
@@ -328,7 +448,9 @@ def _ask_owner(spec: IdentitySpec) -> IdentityKey | None:
 
 def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
     """Write the new token to where the old one is, or its new source to pool.toml."""
-    if not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
+    if given.keyring and isinstance(given.source, Inline):
+        _in_keyring(given.keyring, spec.name, given.source.token)
+    if given.keyring or not isinstance(given.source, Inline) or isinstance(spec.source, Inline):
         ((key, value),) = given.keys.items()
         others = [other for other in SOURCE_KEYS if other != key]
 
@@ -342,10 +464,7 @@ def _store(pool: Pool, spec: IdentitySpec, given: GivenToken) -> None:
         case FromFile(path):
             _write(path, f"{given.source.token}\n")
         case FromKeyring(service):
-            try:
-                write_keyring(service, spec.name, given.source.token)
-            except UnusableError as error:
-                raise Unchanged(f"{error.what}; {error.remedy}") from None
+            _in_keyring(service, spec.name, given.source.token)
         case FromEnv(variable):
             raise Unchanged(
                 f"{spec.name}'s token is in the environment variable {variable}: set it where the proxy is started, "
@@ -381,7 +500,7 @@ def _edit(pool: Pool, change: Callable[[str], str]) -> None:
 def _write(path: Path, text: str) -> None:
     try:
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(path.parent)
             path.touch(mode=0o600)
         real = path.resolve(strict=True)
         if os.name == "posix" and real.stat().st_mode & OPEN_TO_OTHERS:

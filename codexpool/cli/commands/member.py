@@ -21,11 +21,12 @@ from codexpool.cli.common import (
     moment,
     name_argument,
     pool_option,
+    require_new_name,
     require_writable,
 )
 from codexpool.cli.completions import member_argument
+from codexpool.cli.ends import future_end
 from codexpool.cli.output import Column, print_json, print_table
-from codexpool.config.checks import name_problem
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
 from codexpool.config.tables import Value, toml, with_key, with_table, without_key
@@ -56,18 +57,7 @@ def _end(context: click.Context, parameter: click.Parameter, value: str | None) 
     """Parse a future day or time with its zone; None for ``never``. Raises click.BadParameter."""
     if value is None or value == "never":
         return None
-    now = datetime.now(UTC)
-    end: date | None = None
-    with contextlib.suppress(ValueError, OverflowError):
-        at = datetime.fromisoformat(value)
-        end = at.astimezone(UTC) if at.tzinfo is not None else None
-    with contextlib.suppress(ValueError):
-        end = date.fromisoformat(value)
-    if end is None:
-        raise click.BadParameter(f"{shown(value)} is neither a day (2027-01-31) nor a time (2027-01-31T18:00:00Z)")
-    if end < (now if isinstance(end, datetime) else now.date()):
-        raise click.BadParameter(f"{toml(end)} has passed. To end a membership now: codexpool member revoke NAME")
-    return end
+    return future_end(value, "To end a membership now: codexpool member revoke NAME")
 
 
 def _grace(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
@@ -116,8 +106,7 @@ def add(name: str, pool: Pool, **options: Any) -> None:
         codexpool member add ann
         codexpool member add ci --expires 2027-01-31 --identities "team-*" --turns-at-once 3
     """
-    if problem := name_problem(name, Table.MEMBER):
-        raise click.UsageError(f"NAME {problem[0]}; {problem[1]}")
+    require_new_name(name, pool.config.members, Table.MEMBER)
     if (spec := pool.config.member(name)) is not None:
         raise Failure(
             f"member {name} already exists ({pool.path}:{spec.line}). Use another name, or for a new key: "

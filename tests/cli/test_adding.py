@@ -1,0 +1,234 @@
+"""Adding: what is pasted is recognized, what is in the pool already is found, and what would break is refused."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keyring
+import pytest
+
+from codexpool.cli import tokens
+from tests.cli.pools import Pool
+from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner, write_private
+from tests.running import key_of, member, pat
+from tests.standin import WHOAMI, StandIn
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    with StandIn([], folder=tmp_path / "standin") as standin:
+        yield Pool(standin, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "can_be_asked", lambda: True)
+
+
+@pytest.fixture
+def ring(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], str]:
+    """The keyring, by service and user."""
+    ring: dict[tuple[str, str], str] = {}
+    monkeypatch.setattr(keyring, "get_password", lambda *pair: ring.get(pair))
+    monkeypatch.setattr(keyring, "set_password", lambda service, user, secret: ring.update({(service, user): secret}))
+    monkeypatch.setattr(keyring, "delete_password", lambda *pair: ring.pop(pair))
+    return ring
+
+
+def entries(pool: Pool) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in tomllib.loads(pool.text)["identity"]}
+
+
+def test_a_token_is_taken_without_what_was_copied_with_it(pool: Pool) -> None:
+    work = pool.secret(pat("work").token)
+    pool.standin.add(pat("work"))
+
+    result = pool.run("add", "work", "--token-stdin", stdin=f' "Bearer {work}"\r\n')
+
+    assert entries(pool)["work"]["token"] == work
+    assert 'took the token without the quotes and "Bearer" around it' in result.stderr
+
+
+@pytest.mark.usefixtures("at_terminal")
+def test_at_a_prompt_one_may_try_again(pool: Pool) -> None:
+    """After something that is no token, one that the backend refuses, and one of another identity."""
+    for token in (pat("work"), pat("dead", alive=False)):
+        pool.standin.add(token)
+        pool.secret(token.token)
+    pool.add(pat("spare"))
+    typed = ["sk-proj-0123456789", pat("dead").token, pat("spare").token, pat("work").token]
+
+    result = pool.run("add", "work", stdin="\n".join(typed))
+
+    assert "the token is an API key" in result.stderr
+    assert "the backend refused this token" in result.stderr
+    assert "is in the pool, as spare" in result.stderr
+    assert result.stderr.count("try again, or press Ctrl-C") == 3
+    assert entries(pool)["work"]["token"] == pat("work").token
+
+
+def test_the_same_token_twice_is_found_without_asking(pool: Pool) -> None:
+    pool.add(pat("work"))
+    file = write_private(pool.folder / "token", pat("work").token)
+    pool.standin.kill(pat("work").token)
+    before, asked = pool.text, len(pool.standin.requests(WHOAMI))
+
+    for source in (("--token-stdin",), ("--file", str(file))):
+        result = pool.run("add", "other", *source, stdin=pat("work").token, code=1)
+
+        assert "is in the pool, as work. Nothing was changed" in result.stderr
+    assert pool.text == before
+    assert len(pool.standin.requests(WHOAMI)) == asked
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["add", "dry run"])
+def test_a_clients_own_login_is_refused_and_not_renewed(pool: Pool, more: tuple[str, ...]) -> None:
+    login = login_of(pool.standin, pool.folder, owner("mine"), lifetime=-10)
+    own = pool.folder / ".codex" / "auth.json"
+    own.parent.mkdir()
+    login.path.rename(own)
+    before = own.read_text()
+
+    result = pool.run("add", "mine", "--auth-json", str(own), *more, code=1)
+
+    assert "is also the login of your Codex client: two programs that renew one login break it" in result.stderr
+    assert "codexpool login mine (or insist with --force)" in result.stderr
+    assert (own.read_text(), pool.path.exists()) == (before, False)
+    assert pool.standin.requests(TOKEN_ENDPOINT) == []
+
+
+def test_force_adds_a_clients_own_login(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("mine"))
+    own = pool.folder / ".codex" / "auth.json"
+    own.parent.mkdir()
+    login.path.rename(own)
+
+    pool.run("add", "mine", "--auth-json", str(own), "--force")
+
+    assert pool.list()["mine"]["status"] == "ready"
+
+
+def test_a_clients_own_access_token_is_no_login_to_break(pool: Pool) -> None:
+    pool.standin.add(pat("mine"))
+    own = pool.folder / ".codex" / "auth.json"
+    write_private(own, json.dumps({"personal_access_token": pool.secret(pat("mine").token)}))
+
+    pool.run("add", "mine", "--auth-json", str(own))
+
+    assert pool.list()["mine"]["status"] == "ready"
+
+
+def test_a_dry_run_prints_the_toml_of_the_table(pool: Pool) -> None:
+    result = pool.add(pat("work"), "--dry-run", "--expires", "2999-12-31", "--priority", "2")
+
+    [table] = tomllib.loads(result.stdout)["identity"]
+    token = table.pop("token")
+    assert token.startswith("(sha256:")
+    assert str(table.pop("expires")) == "2999-12-31"
+    assert table == {"name": "work", "account_id": "acc-work", "user_id": "user-work", "priority": 2}
+    assert not pool.path.exists()
+
+
+def test_expiry_and_priority_are_written(pool: Pool) -> None:
+    result = pool.add(pat("work"), "--expires", "2999-12-31", "--priority", "2")
+    new = pat("work-fresh")
+    new = type(new)(new.token, "acc-work", "user-work", name="work")
+    pool.standin.add(new)
+
+    assert (str(entries(pool)["work"]["expires"]), entries(pool)["work"]["priority"]) == ("2999-12-31", 2)
+    assert 'a priority counts only with selection = "drain-first"' in result.stderr
+
+    pool.run("replace", "work", "--expires", "2999-01-31", "--token-stdin", stdin=pool.secret(new.token))
+
+    assert (str(entries(pool)["work"]["expires"]), entries(pool)["work"]["token"]) == ("2999-01-31", new.token)
+
+
+def test_an_end_that_has_passed_is_a_usage_error(pool: Pool) -> None:
+    result = pool.add(pat("work"), "--expires", "2020-01-01", code=2)
+    assert "2020-01-01 has passed" in result.stderr
+
+
+NAMES = {
+    "-x": "begins with -",
+    "..": "begins with .",
+    ".hidden": "begins with .",
+    "_x": "begins with _",
+    "WORK": "differs from identity",
+    "a/b": "is not a valid name",
+    "": "is empty",
+}
+
+
+@pytest.mark.parametrize(("name", "said"), NAMES.items(), ids=map(str, range(len(NAMES))))
+def test_a_name_that_no_folder_or_option_can_bear_is_refused(pool: Pool, name: str, said: str) -> None:
+    pool.add(pat("work"))
+    before = pool.text
+
+    for command in (["add", "--token-stdin"], ["login"]):
+        result = pool.run(*command, "--", name, code=2)
+        assert said in result.stderr
+    assert pool.text == before
+
+
+def test_a_members_name_is_as_strict(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.path.write_text(pool.text + member("ann"))
+    pool.secret(key_of("ann"))
+
+    assert "begins with ." in pool.run("member", "add", "--", "..", code=2).stderr
+    assert 'differs from member "ann" in case only' in pool.run("member", "add", "Ann", code=2).stderr
+
+
+def test_names_that_a_file_has_already_stay_valid(pool: Pool) -> None:
+    """An upgrade makes no pool.toml invalid."""
+    pool.add(pat("work"))
+    pool.path.write_text(pool.text.replace('"work"', '"_x"'))
+
+    assert list(pool.list()) == ["_x"]
+
+
+# -- the keyring
+
+
+def test_what_is_given_with_keyring_is_stored_there(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    pool.add(pat("work"), "--keyring", "codexpool")
+
+    assert ring == {("codexpool", "work"): pat("work").token}
+    assert entries(pool)["work"]["token"] == {"keyring": "codexpool"}
+    assert pat("work").token not in pool.text
+    assert pool.list()["work"]["status"] == "ready"
+
+
+@pytest.mark.usefixtures("at_terminal")
+def test_a_keyring_without_an_entry_asks_for_one(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    pool.standin.add(pat("work"))
+
+    result = pool.run("add", "work", "--keyring", "codexpool", stdin=f"{pool.secret(pat('work').token)}\n")
+
+    assert "to be stored in the keyring, service codexpool" in result.stderr
+    assert ring == {("codexpool", "work"): pat("work").token}
+    assert entries(pool)["work"]["token"] == {"keyring": "codexpool"}
+
+
+def test_a_refused_token_is_not_stored_in_the_keyring(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    ring["codexpool", "work"] = "earlier"
+
+    pool.add(pat("work", alive=False), "--keyring", "codexpool", code=1)
+    pool.folder.joinpath("file").touch()
+    pool.add(pat("spare"), "--keyring", "codexpool", "--config", str(pool.folder / "file" / "pool.toml"), code=1)
+    pool.add(pat("other"), "--keyring", "codexpool", "--dry-run")
+
+    assert ring == {("codexpool", "work"): "earlier"}
+
+
+def test_replace_moves_a_token_to_the_keyring(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    pool.add(pat("work"))
+
+    pool.run("replace", "work", "--keyring", "codexpool", "--token-stdin", stdin=pat("work").token)
+
+    assert ring == {("codexpool", "work"): pat("work").token}
+    assert pat("work").token not in pool.text
