@@ -66,3 +66,7 @@ decide *arguments:
 # build the wheel and the sdist
 build:
     uv build
+
+# make a release from a clean checkout: check, set the version, build, commit, tag; publishes nothing
+release version:
+    uv run python -m tools.release {{version}}

@@ -75,6 +75,8 @@ COMMANDS: Final[Mapping[str, Entry]] = {name: entry for group in GROUPS.values()
 
 ALIASES: Final = {"ls": "list"}
 
+VERSION_HELP: Final = "Print the version, and the commit of a checkout."
+
 
 class Commands(click.Group):
     """Imports a command when it is called, so that `codexpool run` does not wait for an HTTP client."""
@@ -111,8 +113,20 @@ class Commands(click.Group):
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from codexpool.local.checkout import commit
+
+    known = commit()
+    click.echo(f"codexpool, version {__version__}{f', commit {known}' if known else ''}")
+    context.exit()
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "-V", "--version", prog_name="codexpool")
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help=VERSION_HELP
+)
 def main() -> None:
     """Send Codex requests under the identities of a pool.
 

@@ -1,0 +1,1 @@
+"""Programs for those who maintain codexpool; not part of the package."""
