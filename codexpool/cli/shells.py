@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Final
 
-from codexpool.cli.common import Failure
-
 Changes = Mapping[str, str | None]
 """New values of environment variables; None to unset."""
 
@@ -57,6 +55,8 @@ def dotenv(changes: Changes) -> Iterator[str]:
 
 def _one_line(name: str, value: str) -> str:
     if "\n" in value or "\r" in value:
+        from codexpool.cli.common import Failure  # Slow, and `codexpool run` needs this module, too.
+
         raise Failure(f"the value of {name} contains a line break, which the file cannot hold: {value!r}")
     return value
 
@@ -67,6 +67,18 @@ SHELLS: Final[Mapping[str, Callable[[Changes], Iterator[str]]]] = {
     "fish": fish,
     "powershell": powershell,
 }
+
+
+def eval_line(environ: Mapping[str, str], then: str, arguments: str = "") -> str:
+    """Return a line for the user's shell that applies `codexpool env`, and then runs a command."""
+    command = f"codexpool env {arguments}".strip()
+    match shell_of(environ):
+        case "fish":
+            return f"{command} | source; and {then}"
+        case "powershell":
+            return f"{command} | Out-String | Invoke-Expression; {then}"
+        case _:
+            return f'eval "$({command})" && {then}'
 
 
 def shell_of(environ: Mapping[str, str]) -> str:

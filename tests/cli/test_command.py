@@ -47,13 +47,6 @@ def test_run_starts_mitmdump_with_the_addon(world: World) -> None:
     assert f"codexpool: {missing}" in run.stdout + run.stderr
 
 
-def test_run_can_start_another_tool(world: World) -> None:
-    run = world.run("run", "--with", "mitmweb", "--options")
-
-    assert run.returncode == 0
-    assert "web_port" in run.stdout
-
-
 def test_run_exits_with_mitmdumps_exit_code(world: World) -> None:
     run = world.run("run", "-p", "no-number")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
+from codexpool.cli.banner import Banner
 from codexpool.cli.entry import entry
 
+PRIVATE: Final = 0o077  # Dumps, HAR files and the CA are for the user only.
 TOOLS: Final = ("mitmdump", "mitmproxy", "mitmweb")
 
 
@@ -43,7 +46,37 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
         sys.exit(f"codexpool: cannot start {name}: {error}; reinstall codexpool")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # A log in a file is read while it grows.
-    master.run(name, [*options, *arguments])
+    # mitmproxy's own window has no place for a banner.
+    addons = [Banner(os.environ)] if name != "mitmproxy" else []
+    os.umask(PRIVATE)
+    try:
+        master.run(name, [*options, *arguments], addons)
+    except master.AddressInUseError as error:
+        from codexpool.cli.common import Failure  # Slow, and seldom needed.
+
+        raise Failure("\n".join(_who_has(host, port, error.option) for host, port in error.addresses)) from None
+
+
+def _who_has(host: str, port: int, option: str) -> str:
+    """Return who has an address that this proxy wanted, and what to do."""
+    from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy
+    from codexpool.local.running_proxies import LOCAL
+    from codexpool.views.formatting import local_time
+
+    at = Address(LOCAL.get(host, host), port)
+    other = f"choose another port: codexpool run {option}{port + 1}"
+    try:
+        proxy = RunningProxy(at).get(STATUS).get("proxy") or {}
+    except ProxyFailure as failure:
+        if failure.status in (403, 407):
+            return f"{at} is in use by a proxy of another user, or in a container. Use that one, or {other}"
+        return f"{at} is in use by another program (lsof -i :{port} shows which). End it, or {other}"
+    since = f"since {local_time(proxy.get('started_at'))}"
+    pool = f"with {proxy['pool']}" if proxy.get("pool") else "without a pool"
+    return (
+        f"{at} is in use by the codexpool proxy of process {proxy.get('pid')}, {since}, {pool}. Use that one "
+        f"(codexpool env), end it (codexpool stop), or {other}"
+    )
 
 
 def _has_listen_host(arguments: tuple[str, ...]) -> bool:

@@ -5,6 +5,7 @@ Options, addons, commands and arguments are mitmproxy's own. It also calls the h
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -116,8 +117,28 @@ def _log(error: Exception) -> None:
     addonmanager.logger.error(f"Addon error: {error}", exc_info=(type(error), error, below or error.__traceback__))
 
 
+class AddressInUseError(Exception):
+    """mitmproxy cannot listen, because others have its ``addresses`` (hosts and ports).
+
+    ``option`` is the beginning of the argument that sets another port.
+    """
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], option: str) -> None:
+        super().__init__("address in use")
+        self.addresses, self.option = addresses, option
+
+
 class _Master:
-    """Makes a master of mitmproxy use our manager."""
+    """Makes a master of mitmproxy use our manager, and has some more addons."""
+
+    more: Sequence[object] = ()
+    made: Any = None
+    """The one that was made last."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        type(self).made = self
+        self.addons.add(*self.more)  # type: ignore[no-untyped-call]
 
     @property
     def addons(self) -> Manager:
@@ -128,16 +149,36 @@ class _Master:
         self._addons = Manager(self)
 
 
-def master(tool: str) -> type[Any]:
+def master(tool: str, more: Sequence[object] = ()) -> type[Any]:
     """Replace the master of one of mitmproxy's commands with one that has our manager, and return it."""
     module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
-    made = type(name, (_Master, getattr(module, name)), {})
+    made = type(name, (_Master, getattr(module, name)), {"more": more})
     setattr(module, name, made)
     return made
 
 
-def run(tool: str, arguments: Sequence[str]) -> None:
-    """Run one of mitmproxy's commands until it ends."""
-    master(tool)
+def run(tool: str, arguments: Sequence[str], more: Sequence[object] = ()) -> None:
+    """Run one of mitmproxy's commands, with ``more`` addons, until it ends. Raises AddressInUseError."""
+    cls = master(tool, more)
     sys.argv = [tool, *arguments]  # for mitmproxy's usage and errors
-    getattr(main, tool)(arguments)
+    try:
+        getattr(main, tool)(arguments)
+    except SystemExit:
+        if taken := _taken(cls.made):
+            raise AddressInUseError(taken, "-p ") from None
+        raise
+    except OSError as error:  # mitmweb cannot listen for its own page.
+        if error.errno != errno.EADDRINUSE or tool != "mitmweb":
+            raise
+        options = cls.made.options
+        raise AddressInUseError([(options.web_host, options.web_port)], "--set web_port=") from None
+
+
+def _taken(made: Any) -> list[tuple[str, int]]:
+    """Return the addresses at which a master failed to listen because another program does."""
+    proxyserver = made.addons.get("proxyserver") if made is not None else None
+    return [
+        (one.mode.listen_host(made.options.listen_host), one.mode.listen_port(made.options.listen_port))
+        for one in (proxyserver.servers if proxyserver is not None else ())
+        if getattr(one.last_exception, "errno", 0) == errno.EADDRINUSE
+    ]
