@@ -63,7 +63,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "Machine": {
         "setup": Entry("commands.setup:setup", "Create the certificate authority that clients trust"),
-        "config": Entry("commands.setup:config", "Validate pool.toml"),
+        "config": Entry("commands.config:config", "Find, check or edit pool.toml; show an example"),
         "state": Entry("commands.state:state", "Show or copy what proxies remember and share"),
         "completion": Entry("commands.completion:completion", "Print the completion script of bash, zsh or fish"),
         "addon-path": Entry("commands.run:addon_path", "Print the path of the addon, for mitmdump -s"),

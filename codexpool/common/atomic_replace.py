@@ -67,9 +67,9 @@ class Replacement:
             os.close(descriptor)
 
 
-def keep_beside(real: Path, content: bytes) -> Path:
-    """Write a backup beside a file, for its owner only, and return its path. Raises OSError."""
-    stem = f"{real.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def keep_beside(real: Path, content: bytes, what: str = "before") -> Path:
+    """Write a backup, or another version, beside a file, for its owner only; return its path. Raises OSError."""
+    stem = f"{real.name}.{what}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for number in range(KEPT_IN_A_SECOND):
         path = real.with_name(f"{stem}-{number}" if number else stem)
         try:

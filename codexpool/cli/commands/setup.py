@@ -1,4 +1,4 @@
-"""`codexpool setup` and `codexpool config check`: what a proxy needs before it starts."""
+"""`codexpool setup`: the certificate authority that clients trust."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, config_option, json_option, moment, pool_path, sources
+from codexpool.cli.common import Failure, json_option, moment
 from codexpool.cli.output import print_json
-from codexpool.config.model import ConfigError, Problem
-from codexpool.config.read import load_or_empty
-from codexpool.config.sources import resolve
 from codexpool.local.ca_files import CERTIFICATE, SECRETS, AuthorityError, Prepared, confdir, prepare
-from codexpool.redaction import redact_tokens
 
 
 @click.command()
@@ -73,45 +69,3 @@ Trust the CA in the client only (codexpool env does), since the proxy can read w
 Next:
   codexpool run{run}
   eval "$(codexpool env{ca})" && codex"""
-
-
-@click.group()
-def config() -> None:
-    """Validate pool.toml."""
-
-
-@config.command("check")
-@config_option
-@json_option
-@click.pass_context
-def check(context: click.Context, named: Path | None, as_json: bool) -> None:
-    """Validate pool.toml as a proxy would: print its path, and its problems by line.
-
-    Does not verify tokens: for that, use `codexpool check`. Exit code 1 if there are problems.
-    """
-    path = pool_path(named)
-    names: list[str] = []
-    try:
-        config = load_or_empty(path)
-        names = [spec.name for spec in config.identities]
-        problems: tuple[Problem, ...] = resolve(config, sources()).problems
-    except ConfigError as error:
-        problems = error.problems
-    if as_json:
-        document = {"path": str(path), "holds": not problems, "identities": names}
-        print_json({**document, "problems": [_problem_document(problem) for problem in problems]})
-    else:
-        for problem in problems:
-            click.echo(redact_tokens(str(problem)), err=True)
-        click.echo(f"{path}: {'invalid' if problems else 'valid'}, {len(names)} identities")
-    context.exit(1 if problems else 0)
-
-
-def _problem_document(problem: Problem) -> dict[str, object]:
-    return {
-        "file": str(problem.file),
-        "line": problem.line,
-        "key": problem.key or None,
-        "what": redact_tokens(problem.what),
-        "remedy": problem.remedy,
-    }
