@@ -148,6 +148,7 @@ class Codexpool:
         self._guard()
         if not self.is_running and not self.reloaded:
             exempt_all_objects()
+            options.warn_of_open_dump()
         self.is_running = True
         self.handler.start(self._setup(), self.watcher)
         self.telemetry.running()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shlex
+import stat
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -12,6 +15,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.common.addresses import is_loopback
+from codexpool.common.private_files import OPEN_TO_OTHERS
 from codexpool.common.tasks import Tasks
 from codexpool.credentials.http_client import Route, proxy_url
 from codexpool.protocol.hosts import CODEX, PAGE, is_codex
@@ -97,6 +101,18 @@ def warn_of_modes() -> None:
             "unchanged. Use mode regular if you can",
             ", ".join(sorted(nameless)),
         )
+
+
+def warn_of_open_dump() -> None:
+    """Log a warning if other users can read the dump that is written (`codexpool run` makes new ones private)."""
+    path = getattr(ctx.master.addons.get("save"), "current_path", None)
+    try:
+        mode = os.stat(path).st_mode if path else 0  # noqa: PTH116 - mitmproxy's path is a text
+    except OSError:
+        return
+    if os.name == "posix" and mode & OPEN_TO_OTHERS:
+        text = "the dump %s is open to other users (mode %04o), and will contain prompts and clients' credentials: %s"
+        logger.warning(text, path, stat.S_IMODE(mode), f"chmod 600 {shlex.quote(str(path))}")
 
 
 def refuse_unfit(loopback_only: bool) -> None:

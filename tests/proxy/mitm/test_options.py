@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mitmproxy import exceptions
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.save import Save
 from mitmproxy.test import taddons
 
 from codexpool.protocol.routes import BACKEND_ONLY
@@ -70,3 +73,20 @@ def test_allow_hosts_stays_empty(context: taddons.context) -> None:
     host.read_too(frozenset({"chatgpt.com"}))
 
     assert context.options.allow_hosts == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize(("mode", "is_told"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_dump_that_others_can_read_is_told(
+    context: taddons.context, tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, is_told: bool
+) -> None:
+    dump = tmp_path / "my flows"
+    dump.touch()
+    dump.chmod(mode)
+    save = Save()
+    save.current_path = str(dump)
+    context.master.addons.add(save)
+
+    host.warn_of_open_dump()
+
+    assert (f"chmod 600 '{dump}'" in caplog.text) is is_told
