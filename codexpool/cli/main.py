@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from codexpool import __version__
+from codexpool.cli.ending import clean_ending, open_closed_streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,20 @@ VERSION_HELP: Final = "Print the version, and the commit of a checkout."
 
 class Commands(click.Group):
     """Imports a command when it is called, so that `codexpool run` does not wait for an HTTP client."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_closed_streams()
+        return super().main(*args, **extra)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with clean_ending():  # It prints --help.
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with clean_ending():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

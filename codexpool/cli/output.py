@@ -1,13 +1,11 @@
-"""Standard output: unbuffered, safe for a terminal, and quiet when the reader is gone."""
+"""What commands print: tables and texts for people, JSON for programs. Unbuffered."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +14,6 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 from codexpool.views.formatting import plain
@@ -59,7 +56,7 @@ class Output:
         return self.console.width if self.console.is_terminal or "COLUMNS" in os.environ else None
 
     def show(self, *renderables: RenderableType) -> None:
-        """Print tables and texts. Raises BrokenPipeError."""
+        """Print tables and texts."""
         with self.console.capture() as captured:
             for renderable in renderables:
                 self.console.print(renderable)
@@ -69,7 +66,7 @@ class Output:
         self._write(text)
 
     def lines(self, *texts: Text) -> None:
-        """Print lines whole, for the terminal to wrap. Raises BrokenPipeError."""
+        """Print lines whole, for the terminal to wrap."""
         with self.console.capture() as captured:
             for text in texts:
                 self.console.print(text, soft_wrap=True)
@@ -119,10 +116,7 @@ class Column:
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """Print rows: aligned on a terminal; elsewhere with a header and tabs, a row a line, for `cut` and `awk`.
-
-    Raises BrokenPipeError.
-    """
+    """Print rows: aligned on a terminal; elsewhere with a header and tabs, a row a line, for `cut` and `awk`."""
     out, rows = Output(), list(rows)
     if not out.console.is_terminal:
         lines = [[column.title for column in columns]]
@@ -175,29 +169,3 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
             cell.stylize("bold" if column is columns[0] else column.style(row))
         table.add_row(*cells)
     return table
-
-
-@contextlib.contextmanager
-def until_ended() -> Iterator[None]:
-    """End with exit code 0 on Ctrl-C or when the reader of the output is gone; with 128 + N on another signal."""
-    try:
-        with Signals(), quiet_end():
-            yield
-    except InterruptedBySignal as end:
-        if end.number == signal.SIGINT:
-            raise SystemExit(0) from None
-        raise
-
-
-@contextlib.contextmanager
-def quiet_end() -> Iterator[None]:
-    """End the command silently when the reader of the output (``| head``) is gone."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Otherwise the interpreter tries to flush at exit, and prints an error.
-        with contextlib.suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        raise SystemExit(0) from None

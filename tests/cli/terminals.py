@@ -9,7 +9,6 @@ import re
 import select
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from codexpool.cli.main import COMMANDS
+from tests.cli.running import COMMAND
 from tests.running import ROOT, until
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -25,9 +24,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def argv(command: str, *arguments: str) -> list[str]:
     """A command line that runs one of the commands, installed or not."""
-    module, _, name = COMMANDS[command].where.partition(":")
-    code = f"from codexpool.cli.{module} import {name} as command; command(prog_name='codexpool {command}')"
-    return [sys.executable, "-c", code, *arguments]
+    return [*COMMAND, command, *arguments]
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:

@@ -387,7 +387,7 @@ def test_ctrl_c_ends_watching_and_restores_the_terminal(fake: FakeProxy, tmp_pat
         terminal.shows("ready")
         terminal.press("\x03")
 
-        assert terminal.wait() == 0
+        assert terminal.wait() == 130
         output = terminal.output
         assert output.count("\x1b[?1049h") == output.count("\x1b[?1049l") == 1
         assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
@@ -427,7 +427,7 @@ def test_watching_in_json_prints_a_document_a_line(fake: FakeProxy, tmp_path: Pa
         fake.status = status(sessions_total=18)
         piped.prints('"sessions_total": 18')
 
-        assert piped.end(signal.SIGINT) == 0
+        assert piped.end(signal.SIGINT) == 130
         assert [json.loads(line)["version"] for line in piped.lines] == [1] * len(piped.lines)
         assert piped.said == []
 
@@ -451,7 +451,7 @@ def test_watching_into_a_pipe_has_no_control_sequences(fake: FakeProxy, tmp_path
     with Piped(tmp_path, "status", "--watch", "0.2", "--proxy", fake.url) as piped:
         piped.prints("in all")
 
-        assert piped.end(signal.SIGINT) == 0
+        assert piped.end(signal.SIGINT) == 130
         assert "\x1b" not in "".join(piped.lines)
 
 
@@ -471,7 +471,7 @@ def test_the_interval_is_optional(fake: FakeProxy, tmp_path: Path) -> None:
     with Piped(tmp_path, "status", "--proxy", fake.url, "--watch") as piped:
         piped.prints("in all")
 
-        assert piped.end(signal.SIGINT) == 0
+        assert piped.end(signal.SIGINT) == 130
 
 
 def test_members_are_shown_with_turns_or_key_status() -> None:

@@ -236,13 +236,13 @@ def test_with_headers_each_request_has_its_table(fake: FakeProxy, folder: Path) 
 # -- how it ends
 
 
-def test_ctrl_c_exits_with_0(fake: FakeProxy, folder: Path) -> None:
+def test_ctrl_c_exits_with_130(fake: FakeProxy, folder: Path) -> None:
     with Terminal(folder, "tail", "--proxy", fake.url) as terminal:
         fake.happens(event(1))
         terminal.shows("200")
         terminal.press("\x03")
 
-        assert terminal.wait() == 0
+        assert terminal.wait() == 130
         assert "Traceback" not in plain(terminal.output)
         assert "Aborted" not in plain(terminal.output)
 

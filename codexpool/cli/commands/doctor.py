@@ -15,7 +15,7 @@ from rich.text import Text
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, json_option, pool_places, sources
-from codexpool.cli.output import Output, console, print_json, quiet_end
+from codexpool.cli.output import Output, console, print_json
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
@@ -67,14 +67,13 @@ def doctor(
     """
     out = Output()
     if only_routes:
-        with quiet_end():
-            _print_routes(out, _routes(), as_json)
+        _print_routes(out, _routes(), as_json)
         return
     client = environment.client_environment(os.environ)
     named = machine.find_program(program, os.environ)
     if program is not None and named is None:
         raise click.UsageError(f"--client: {program} is not a program")
-    with Signals(), quiet_end():
+    with Signals():
         found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
     context.exit(1 if _count(found, Level.WRONG) else 0)
 

@@ -10,7 +10,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.output import Output, print_json, quiet_end
+from codexpool.cli.output import Output, print_json
 from codexpool.cli.running_proxy import ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.saved_flows import named, pick
 from codexpool.views.formatting import Role, plain, wrap
@@ -48,13 +48,12 @@ def explain(flow: str, as_json: bool, proxy_url: str | None) -> None:
     try:
         if document["version"] != VERSION:
             raise Failure("written by another release of codexpool; use that release to explain it")
-        with quiet_end():
-            if as_json:
-                table = [row.document() for row in rows(document)]
-                explanation = [line.text for line in explained(document)]
-                print_json({"flow": document, "table": table, "explanation": explanation})
-            else:
-                out.lines(*_texts(document, out.columns))
+        if as_json:
+            table = [row.document() for row in rows(document)]
+            explanation = [line.text for line in explained(document)]
+            print_json({"flow": document, "table": table, "explanation": explanation})
+        else:
+            out.lines(*_texts(document, out.columns))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # A file may contain anything.
         raise Failure("this is not a trace that codexpool has written") from None
 

@@ -221,12 +221,10 @@ def expires(name: str, end: date | None, pool: Pool) -> None:
 def _issue(pool: Pool, key: str, change: Callable[[str], str]) -> None:
     """Print the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
     try:
-        if sys.stdout is None:
-            raise OSError("it is closed")
         sys.stdout.write(f"{key}\n")
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             sys.stdout.close()  # Otherwise the interpreter tries to flush at exit, and prints an error.
         raise Unchanged(f"cannot write the key to standard output: {error.strerror or error}") from None
     try:

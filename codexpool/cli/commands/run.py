@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from codexpool.cli.banner import Banner
 from codexpool.cli.entry import entry
+from codexpool.cli.log_output import log_output
 
 PRIVATE: Final = 0o077  # Dumps, HAR files and the CA are for the user only.
 TOOLS: Final = ("mitmdump", "mitmproxy", "mitmweb")
@@ -44,8 +44,8 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
         from codexpool.proxy.mitm import master
     except ImportError as error:
         sys.exit(f"codexpool: cannot start {name}: {error}; reinstall codexpool")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # A log in a file is read while it grows.
+    if name != "mitmproxy":
+        sys.stdout = log_output()
     # mitmproxy's own window has no place for a banner.
     addons = [Banner(os.environ)] if name != "mitmproxy" else []
     os.umask(PRIVATE)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
-from codexpool.cli.output import Output, console, print_json, quiet_end
+from codexpool.cli.output import Output, console, print_json
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.common.private_files import UnusableError
 from codexpool.state import StateError
@@ -45,14 +45,13 @@ def state(context: click.Context, as_json: bool) -> None:
         return
     at, out = state_location(), Output()
     facts = _facts(at)
-    with quiet_end():
-        if as_json:
-            print_json(_document(at, facts))
-        elif facts is None:
-            out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
-        else:
-            out.line(f"state    {plain(str(at))}")  # Outside the table, which would wrap it.
-            out.show(_drawn(at, facts))
+    if as_json:
+        print_json(_document(at, facts))
+    elif facts is None:
+        out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
+    else:
+        out.line(f"state    {plain(str(at))}")  # Outside the table, which would wrap it.
+        out.show(_drawn(at, facts))
 
 
 def _facts(at: Location) -> Facts | None:
@@ -194,8 +193,7 @@ def key() -> None:
     Several keys are separated by commas (or lines): the first one encrypts, the others only decrypt. To replace a
     key, set OLD,NEW on all machines, then NEW,OLD, and then NEW. Proxies encrypt the logins again in between.
     """
-    with quiet_end():
-        Output().line(new_key())
+    Output().line(new_key())
 
 
 def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) -> Copied:

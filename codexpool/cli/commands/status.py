@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option
-from codexpool.cli.output import Output, print_json, print_json_line, quiet_end, until_ended
+from codexpool.cli.output import Output, print_json, print_json_line
+from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import StatusView
 from codexpool.views.formatting import clock, plain
@@ -43,15 +44,14 @@ def status(every: float | None, as_json: bool, proxy_url: str | None) -> None:
     out = Output()
     watched = Watched(find_proxy(proxy_url))
     if every is not None:
-        with until_ended():
+        with Signals():
             if as_json:
                 _watch_lines(watched, out, every)
             _watch(watched, out, every)
-    with quiet_end():
-        if as_json:
-            print_json(watched.document)
-        else:
-            out.show(watched.drawn(out))
+    if as_json:
+        print_json(watched.document)
+    else:
+        out.show(watched.drawn(out))
 
 
 class Watched:

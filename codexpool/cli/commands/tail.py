@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import sys
 import time
 from collections import deque
@@ -15,7 +14,9 @@ from rich.text import Text
 
 from codexpool.cli import completions
 from codexpool.cli.common import Failure
-from codexpool.cli.output import Output, print_json_line, until_ended
+from codexpool.cli.ending import reader_is_gone
+from codexpool.cli.output import Output, print_json_line
+from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, find_proxy, proxy_option
 from codexpool.cli.status_view import short, style_of
 from codexpool.protocol.endpoints import CHATGPT
@@ -61,7 +62,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
     out = Output()
     feed = Feed(find_proxy(proxy_url), session.rstrip("…"), identity)
     past = feed.past(number)
-    with until_ended():
+    with Signals():
         lines = EventLines(out.console.width)
         for event in feed.all(past):
             if as_json:
@@ -186,11 +187,12 @@ class Feed:
         return list(kept)
 
     def all(self, past: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the past events, then each new one. Ends by an exception."""
+        """Yield the past events, then each new one. Ends when its reader is gone."""
         yield from past
         while True:
             yield from filter(self._is_wanted, self._next())
-            _check_reader()
+            if reader_is_gone(sys.stdout):
+                return
 
     def _is_wanted(self, event: dict[str, Any]) -> bool:
         if not (event["session"] or "").startswith(self._session):
@@ -232,16 +234,3 @@ class Feed:
 
 def _note(text: str) -> None:
     click.echo(f"codexpool: {text}", err=True)
-
-
-def _check_reader() -> None:
-    """Raise BrokenPipeError if the reader of a pipe is gone, which only a write would show otherwise."""
-    if not hasattr(select, "poll"):
-        return
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):
-        return
-    if any(flags & (select.POLLERR | select.POLLHUP) for _, flags in poll.poll(0)):
-        raise BrokenPipeError

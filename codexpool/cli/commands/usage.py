@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option, moment, state_location
-from codexpool.cli.output import Output, print_json, quiet_end
+from codexpool.cli.output import Output, print_json
 from codexpool.members.ledger import Spent
 from codexpool.state import StateError
 from codexpool.state.opening import COUNTED_BY, read_spent
@@ -78,15 +78,14 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
     except StateError as error:
         raise Failure(f"state: {error}") from None
     out = Output()
-    with quiet_end():
-        if as_json:
-            print_json(_document(rows, by, since))
-        elif as_csv:
-            click.echo(_csv(rows, by), nl=False)
-        elif rows:
-            _show(rows, by, out)
-        else:
-            out.line(f"No turns since {since} (UTC).")
+    if as_json:
+        print_json(_document(rows, by, since))
+    elif as_csv:
+        click.echo(_csv(rows, by), nl=False)
+    elif rows:
+        _show(rows, by, out)
+    else:
+        out.line(f"No turns since {since} (UTC).")
 
 
 def _total(rows: Rows) -> Spent:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.output import quiet_end
 from codexpool.cli.processes import InterruptedBySignal, Signals
 
 
@@ -35,7 +34,7 @@ def demo(wanted: str | None) -> None:
     from codexpool.cli.demo.story import Story
 
     try:
-        with Signals() as signals, quiet_end(), Stage(signals) as stage:
+        with Signals() as signals, Stage(signals) as stage:
             stage.start()
             Story(stage, BuiltIn(stage) if codex is None else Codex(stage, codex)).run()
     except InterruptedBySignal:

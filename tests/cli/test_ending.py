@@ -1,0 +1,99 @@
+"""How commands end: their exit code, and one line on standard error in place of a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from codexpool.cli.main import Commands
+from tests.cli.running import COMMAND
+from tests.cli.terminals import environ
+
+
+def ending(body: Callable[[], object]) -> tuple[int, str]:
+    """The exit code of a command with that body, and its last line on standard error."""
+    command = click.Command("it", callback=body)
+
+    class Only(Commands):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            return command
+
+    result = CliRunner().invoke(Only("codexpool"), ["list"])
+    assert isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr.strip()
+
+
+def raises(error: BaseException) -> Callable[..., object]:
+    def body(*_: object) -> object:
+        raise error
+
+    return body
+
+
+def test_ctrl_c_ends_any_command_with_130() -> None:
+    assert ending(raises(KeyboardInterrupt())) == (130, "")
+
+
+def test_ctrl_c_at_a_prompt_is_130_and_an_end_of_input_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        monkeypatch.setattr(click.termui, "visible_prompt_func", raises(KeyboardInterrupt()))
+        click.prompt("Token")
+
+    assert ending(interrupted)[0] == 130
+    assert ending(lambda: click.prompt("Token"))[0] == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    code, said = ending(lambda: (tmp_path / "file" / "folder").mkdir())
+
+    assert code == 1
+    assert said.startswith(
+        f"codexpool: {tmp_path / 'file' / 'folder'}: Not a directory: a part of this path is a file"
+    )
+
+
+def test_a_broken_pipe_that_is_not_its_output_is_an_error() -> None:
+    assert ending(raises(BrokenPipeError(32, "Broken pipe"))) == (1, "codexpool: Broken pipe")
+
+
+STREAMS = """
+import os, subprocess, sys
+command = sys.argv[1:]
+def run(arguments, **streams):
+    done = subprocess.run(command + arguments, stderr=subprocess.PIPE, text=True, **streams)
+    print(done.returncode, done.stderr.strip().splitlines())
+with open("/dev/full", "w") as full:
+    run(["state"], stdout=full)
+    run(["list", "--help"], stdout=full)
+run(["state"], preexec_fn=lambda: os.close(1))
+read, write = os.pipe()
+os.close(read)
+run(["state"], stdout=write)
+run(["--help"], stdout=write)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A full disk, a closed stream, and a pipe without a reader: one process each, which only they can show."""
+    told = subprocess.run(
+        [sys.executable, "-c", STREAMS, *COMMAND],
+        env=environ(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    full = "1 ['codexpool: cannot write to standard output: No space left on device: free some space']"
+    closed = "1 ['codexpool: cannot write to standard output: Bad file descriptor']"
+    assert told.stdout.splitlines() == [full, full, closed, "0 []", "0 []"]
