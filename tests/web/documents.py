@@ -20,6 +20,7 @@ def identity(name: str, **changes: Any) -> Document:
         "fingerprint": "1a2b3c4d5e6f",
         "account_id": f"acc-{name}",
         "user_id": f"user-{name}",
+        "email": f"{name}@example.com",
         "plan": "business",
         "fedramp": False,
         "origin": "https://chatgpt.com",
@@ -28,6 +29,7 @@ def identity(name: str, **changes: Any) -> Document:
         "until": None,
         "evidence": "",
         "needs": "",
+        "command": "",
         "expires_at": None,
         "reminder": "",
         "sessions": 3,
@@ -40,6 +42,7 @@ def identity(name: str, **changes: Any) -> Document:
         "not_for": [],
         "requests": 128,
         "refusals": 0,
+        "tokens_today": {"input": 2_301_442, "cached": 1_900_000, "output": 41_877, "reasoning": 12_000},
         "last_used_at": now - 12,
         **changes,
     }
@@ -63,6 +66,22 @@ def session(number: int, name: str, **changes: Any) -> Document:
         "requests": 3 + number * 7 % 40,
         "client": "127.0.0.1",
         "model": ("gpt-5.1-codex", "gpt-5.1-codex-mini")[number % 2],
+        "member": None,
+        **changes,
+    }
+
+
+def member(name: str, **changes: Any) -> Document:
+    return {
+        "name": name,
+        "key": "valid",
+        "expires_at": time.time() + 40 * DAY,
+        "identities": ["*"],
+        "turns_under_way": 1,
+        "turns_at_once": 4,
+        "turns_today": 212,
+        "turns_a_day": 2000,
+        "tokens_today": {"input": 9_301_442, "cached": 8_000_000, "output": 141_877, "reasoning": 20_000},
         **changes,
     }
 
@@ -263,6 +282,7 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
         "started_at": now - 3 * HOUR,
         "pool": "/home/you/.config/codexpool/pool.toml",
         "observe": False,
+        "access": "anyone",
         "closed": "",
     }
     return {
@@ -282,13 +302,16 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
             "waiting": 0,
         },
         "fleet": [proxy_of_fleet("here", self=True)],
+        "members": [],
         "breaker": {"open": False, "until": None, "names": []},
         "hour": hour(now),
+        "hour_by_identity": [],
         "totals": {
             "requests": 2841,
             "refusals": 31,
             "failures": 4,
             "sent_again": 29,
+            "moves": 9,
             "bytes_out": 91_234_567,
             "bytes_in": 512_345_678,
             "sockets_open": 2,
@@ -324,6 +347,15 @@ def hour(now: float, factor: float = 1.0) -> list[Document]:
             "requests": round(factor * shape[minute // 2] + minute % 2 * factor),
             "refusals": round(factor * (3 if minute in (33, 34) else minute in (12, 47))),
             "failures": round(factor * (minute == 34)),
+            "moves": int(minute in (12, 33, 34)),
         }
         for minute in range(60)
+    ]
+
+
+def by_identity(minutes: list[Document], **shares: float) -> list[Document]:
+    """How many of the requests of each minute each identity has served, by its share of them."""
+    return [
+        {"identity": name, "requests": [round(share * minute["requests"]) for minute in minutes]}
+        for name, share in shares.items()
     ]

@@ -12,12 +12,14 @@ from tests.web.documents import (
     HOUR,
     Document,
     attempt,
+    by_identity,
     detail,
     event,
     flow,
     hour,
     identity,
     limit,
+    member,
     proxy_of_fleet,
     session,
     status,
@@ -82,7 +84,15 @@ def _normal() -> Scene:
         *(one | {"number": one["number"] + 1} for one in _events_of(flows)),
         event(20, "socket of spare open", "socket", 41, becomes="open", flow=flows[6]["id"]),
         event(21, "turn on the socket of spare: completed", "turn", 33, flow=flows[6]["id"]),
-        event(22, "session 01a1fc00-7d3e-7001-9b5a-6f0d2c4e8a01: work -> spare", "move", 22, flow=flows[1]["id"]),
+        event(
+            22,
+            "session 01a1fc00-7d3e-7001-9b5a-6f0d2c4e8a01: work -> spare",
+            "move",
+            22,
+            flow=flows[1]["id"],
+            was="work",
+            becomes="spare",
+        ),
         event(
             23,
             "work: suspect -> needs_replacement (401 token_revoked on codex/responses, confirmed by whoami)",
@@ -99,6 +109,8 @@ def _normal() -> Scene:
             since=now - 20,
             evidence="401 token_revoked on codex/responses, confirmed by whoami",
             needs="Put a new token at /home/you/.config/codexpool/pool.toml:4, or: codexpool replace work",
+            command="codexpool replace work",
+            reminder="its token is expected to expire on 2026-12-01, in 2 days",
             refusals=1,
         ),
         identity(
@@ -126,12 +138,15 @@ def _normal() -> Scene:
     sessions = [session(n, ("spare", "batch", "spare")[n % 3]) for n in range(9)]
     pins = [{"session": sessions[n]["key"], "identity": "batch", "at": now - 60 - n} for n in range(2)]
     made = status(*identities, sessions=sessions, events_last=23, pins=pins, pins_total=2)
+    made["hour_by_identity"] = by_identity(made["hour"], spare=0.6, batch=0.3, work=0.1)
     return Scene(made, flows, events, {one["id"]: detail(one) for one in flows})
 
 
 def _empty() -> Scene:
     made = status(proxy={"pool": None})
-    made["hour"] = [{**minute, "requests": 0, "refusals": 0, "failures": 0} for minute in made["hour"]]
+    made["hour"] = [
+        {**minute, **dict.fromkeys(("requests", "refusals", "failures", "moves"), 0)} for minute in made["hour"]
+    ]
     made["totals"] = dict.fromkeys(made["totals"], 0)
     return Scene(made)
 
@@ -158,12 +173,21 @@ def _observe() -> Scene:
 
 
 def _breaker() -> Scene:
-    dead = [identity(n, status="needs_login", kind="oauth", needs=f"codexpool login {n}") for n in ("a", "b", "c")]
+    dead = [
+        identity(
+            name,
+            status="needs_login",
+            kind="oauth",
+            needs=f"Log in again: codexpool login {name}",
+            command=f"codexpool login {name}",
+        )
+        for name in ("a", "b", "c")
+    ]
     return _with({"breaker": {"open": True, "until": time.time() + 40, "names": ["a", "b", "c"]}}, *dead)
 
 
 def _fleet() -> Scene:
-    """Three proxies, one of them silent, and a database that has just been lost."""
+    """Three proxies, one of them silent, a database that has just been lost, and members."""
     now = time.time()
     scene_ = _normal()
     scene_.status["state"] = {
@@ -173,6 +197,15 @@ def _fleet() -> Scene:
         "since": now - 40,
         "waiting": 12,
     }
+    scene_.status["members"] = [
+        member("ann"),
+        member("bob", turns_at_once=None, turns_a_day=None, expires_at=None),
+        member("contractor", key="revoked", turns_under_way=0, turns_today=0, tokens_today=None),
+    ]
+    for number, one in enumerate(scene_.status["sessions"]):
+        one["member"] = ("ann", "bob")[number % 2]
+    for number, made in enumerate(scene_.flows):
+        made["member"] = ("ann", "bob")[number % 2]
     silent = proxy_of_fleet("pool-c", alive=False, seen_at=now - 90, sessions=1, version="0.0.9")
     scene_.status["fleet"] = [proxy_of_fleet("pool-a", self=True), proxy_of_fleet("pool-b", pid=7), silent]
     return scene_
@@ -190,8 +223,10 @@ def _many() -> Scene:
     ]
     sessions = [session(n, f"team-{n % 50:02d}") for n in range(100)]
     flows = [flow(n) for n in range(50)]
-    events = [event(n, f"POST /backend-api/codex/responses: 200, team-{n % 50:02d}") for n in range(1, 401)]
+    events = [event(n, f"turn on the socket of team-{n % 50:02d}: completed", "turn") for n in range(1, 401)]
     made = status(*identities, sessions=sessions, sessions_total=1000, hour=hour(time.time(), 83.7), events_last=400)
+    shares = {f"team-{n:02d}": 0.2 - n / 50 for n in range(6)}
+    made["hour_by_identity"] = by_identity(made["hour"], **shares)
     return Scene(made, flows, events, {one["id"]: detail(one) for one in flows})
 
 
@@ -201,12 +236,15 @@ def _hostile() -> Scene:
     for n, bad in enumerate(HOSTILE):
         texts = dict.fromkeys(("fingerprint", "account_id", "user_id", "plan", "origin"), bad)
         texts |= {"evidence": bad, "needs": bad, "reminder": bad, "status": ("ready", "limited", bad)[n % 3]}
+        texts |= {"email": bad, "command": bad}
         limits = [limit(300, 250.0, -60, bad), limit(61, -3.0, None), limit(10080, 99.9, DAY)]
         identities.append(
             identity(f"{n}{bad}", **texts, limits=limits, limited={bad: time.time() + HOUR}, lacks=[bad])
         )
         pins.append({"session": f"{n}{bad}", "identity": bad, "at": time.time()})
-        sessions.append(session(n, bad, key=f"{n}{bad}", client=bad, model=bad, moves=10**9, requests=10**12))
+        sessions.append(
+            session(n, bad, key=f"{n}{bad}", client=bad, model=bad, member=bad, moves=10**9, requests=10**12)
+        )
         tries = [attempt(m, bad, (401, 0, 599, None)[m % 4], evidence=bad, request_id=bad) for m in range(1, 6)]
         for one in tries:
             verdict = {"row": bad, "finding": bad, "next": bad}
@@ -230,7 +268,7 @@ def _hostile() -> Scene:
             for s in "~+-=="
         ]
         details[made["id"]] = detail(made, rows, [bad, f"  {bad}"])
-        events.append(event(n + 1, bad, "request" if n % 2 else bad, flow=made["id"], status=403, refusals=[bad]))
+        events.append(event(n + 1, bad, "turn" if n % 2 else bad, flow=made["id"], status=403, refusals=[bad]))
     texts = {
         "version": HOSTILE[0],
         "mitmproxy": HOSTILE[2],
@@ -242,6 +280,8 @@ def _hostile() -> Scene:
     made_ = status(
         *identities, sessions=sessions, proxy=proxy, events_last=len(events), pins=pins, pins_total=len(pins)
     )
+    made_["members"] = [member(f"{n}{bad}", key=bad, turns_today=10**12) for n, bad in enumerate(HOSTILE)]
+    made_["hour_by_identity"] = by_identity(made_["hour"], **{f"{n}{bad}": 0.1 for n, bad in enumerate(HOSTILE)})
     made_["breaker"] = {"open": True, "until": time.time() - 5, "names": list(HOSTILE)}
     lost = {"engine": HOSTILE[0], "where": HOSTILE[6], "connected": False, "since": time.time(), "waiting": 10**9}
     made_["state"] = lost

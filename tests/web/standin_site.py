@@ -69,7 +69,7 @@ class StandInSite:
         with self._news:
             self.scene = scene(name)
 
-    def say(self, text: str, what: str = "request", **changes: object) -> Document:
+    def say(self, text: str, what: str = "turn", **changes: object) -> Document:
         """An event happens."""
         with self._news:
             made = event(self.scene.status["events_last"] + 1, text, what, **changes)  # type: ignore[arg-type]
@@ -97,20 +97,23 @@ class StandInSite:
         if self.refusal:
             _send_document(handler, 403, {"error": {"message": self.refusal}})
             return
-        found = self._found(path.removeprefix("/api/"), {k: int(v[0]) for k, v in parse_qs(parts.query).items()})
+        found = self._found(
+            path.removeprefix("/api/"), {name: values[0] for name, values in parse_qs(parts.query).items()}
+        )
         missing: Document = {"error": {"message": "there is no such flow among the last ones"}}
         _send_document(handler, 200 if found else 404, found or missing)
 
-    def _found(self, what: str, asked: dict[str, int]) -> Document | None:
+    def _found(self, what: str, asked: dict[str, str]) -> Document | None:
         match what.split("/"):
             case ["status"]:
                 return {**self.scene.status, "at": time.time()}
             case ["flows"]:
-                return {"flows": self.scene.flows[: asked["limit"]], "total": len(self.scene.flows)}
+                flows = [one for one in self.scene.flows if _is_wanted(one, asked)]
+                return {"flows": flows[: int(asked["limit"])], "total": len(flows)}
             case ["flows", wanted]:
                 return self.scene.details.get(unquote(wanted))
             case ["events"]:
-                return self._events(asked["after"], asked["wait"], asked["limit"])
+                return self._events(*(int(asked[name]) for name in ("after", "wait", "limit")))
         return None
 
     def _events(self, after: int, wait: float, limit: int) -> Document:
@@ -123,6 +126,15 @@ class StandInSite:
             events = newer()[:limit]
             last = events[-1]["number"] if events else self.scene.status["events_last"]
             return {"events": events, "last": last, "lost": False}
+
+
+def _is_wanted(one: Document, asked: dict[str, str]) -> bool:
+    """Filter flows as `codexpool.web.flow_filter` does, by those that the tests ask for."""
+    return (
+        asked.get("session", "") in (one["session"]["key"] or "")
+        and asked.get("identity", "") in ("", *(attempt["identity"] for attempt in one["attempts"]))
+        and asked.get("member", "") in ("", one.get("member"))
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,4 +169,4 @@ if __name__ == "__main__":
         print(standin.url, flush=True)
         while True:
             time.sleep(3)
-            standin.say("POST /backend-api/codex/responses: 200, spare")
+            standin.say("turn on the socket of spare: completed")

@@ -39,7 +39,7 @@ OVERFLOWING = """
 
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 
-INTERACTIVE = "a[href], button, summary, input, [tabindex='0']"
+INTERACTIVE = "a[href], button, summary, input, select, [tabindex='0']"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def tab(browser: Browser) -> Iterator[Tab]:
 def shown(tab: Tab, site: StandInSite, at: str = "/") -> Tab:
     """The page, once all that the proxy knows is on it."""
     tab.open(site.url + at)
-    events = min(200, len(site.scene.events))
+    listed = [one for one in site.scene.events if one["event"] not in ("request", "socket")]
+    events = min(200, len(listed))
     rows = f"document.querySelectorAll('#events-list > li').length >= {events}"
     tab.wait(f"!document.getElementById('content').hidden && {rows} && {_rows(len(site.scene.flows))}")
     return tab
@@ -89,8 +90,8 @@ def violations(tab: Tab, axe_core: str) -> list[str]:
     """What axe-core finds fault with. (Rows are alike: of long lists it looks at the first ones.)"""
     if not tab.run("'axe' in window"):
         tab.run(f"{axe_core}; 0")
-    lists = ("identities-list", "requests-rows", "events-list", "sessions-rows")
-    where = {"include": [["html"]], "exclude": [[f"#{one} > :nth-child(n + 13)"] for one in lists]}
+    lists = ("#requests-rows", "#events-list", "#sessions-rows", ".identities")
+    where = {"include": [["html"]], "exclude": [[f"{one} > :nth-child(n + 13)"] for one in lists]}
     options = {"resultTypes": ["violations"], "runOnly": RULES, "preload": False}
     words = "(one) => `${one.id}: ${one.nodes.map((n) => `${n.html.slice(0, 200)} ${n.failureSummary}`)}`"
     run = f"axe.run({json.dumps(where)}, {json.dumps(options)})"
@@ -177,7 +178,7 @@ def test_everything_works_with_the_keyboard(tab: Tab, site: StandInSite) -> None
         assert tab.run(outlined), tab.run("document.activeElement.outerHTML")
 
     assert reached == list(range(many)), "everything, in the order in which it stands"
-    for link in ("#events-list a", "#requests-rows a"):
+    for link in ("#events-list a", "#requests-rows a"):  # Their details open over the page.
         tab.run(f"document.querySelector({link!r}).focus()")
         tab.press("Enter")
         tab.wait("!document.getElementById('flow-content').hidden")
@@ -253,6 +254,8 @@ def test_the_list_updates_itself_and_stays_bounded(tab: Tab, site: StandInSite) 
 
 
 def test_rows_stay_in_place_while_a_person_reads(tab: Tab, site: StandInSite) -> None:
+    for number in range(20):
+        site.say(f"event {number}", flow="x")
     shown(tab, site)
     first = "document.querySelector('#events-list > li').innerText"
     waits = "!document.getElementById('held').hidden && document.getElementById('held-show').innerText"
@@ -328,6 +331,7 @@ def test_it_outlives_a_restart_of_the_proxy(tab: Tab, site: StandInSite) -> None
     tab.wait("document.getElementById('notices').innerText.includes('The proxy does not answer since')")
     assert text(tab, "#link") == "no answer"
     assert "Put a new token at" in text(tab, "#identities-list"), "what was known stays"
+    assert text(tab, "#headline") == "Last known: Serving: 1 of 5 ready, 1 needs you"
     site.begin_anew()
     site.start()
 
@@ -363,21 +367,33 @@ def test_it_says_why_the_proxy_does_not_serve_it(tab: Tab, site: StandInSite) ->
 
 
 def test_the_chart_is_also_text_and_a_table(tab: Tab, site: StandInSite) -> None:
-    minutes = site.scene.status["hour"]
-    total = {what: sum(one[what] for one in minutes) for what in ("requests", "refusals", "failures")}
+    minutes, series = site.scene.status["hour"], site.scene.status["hour_by_identity"]
+    total = {what: sum(one[what] for one in minutes) for what in ("requests", "refusals", "failures", "moves")}
 
     shown(tab, site)
     tab.run("document.querySelector('#hour-details summary').click()")
     tab.wait("document.querySelector('#hour-rows > tr')")
 
     assert tab.run("document.querySelector('#chart svg').getAttribute('aria-labelledby')") == "chart-words"
-    words = f"{total['requests']} requests, {total['refusals']} refusals, {total['failures']} failure"
+    words = "{requests} requests, {refusals} refusals, {failures} failure, {moves} moves".format(**total)
     assert words in text(tab, "#chart-words")
     rows = "[...document.querySelectorAll('#hour-rows > tr')]"
-    told = tab.run(f"{rows}.map((row) => [...row.cells].slice(1).map((one) => +one.innerText))")
+    told = tab.run(f"{rows}.map((row) => [...row.cells].slice(1, 5).map((one) => +one.innerText))")
     assert [sum(column) for column in zip(*told, strict=True)] == list(total.values())
-    bars = "[...document.querySelectorAll('#chart g > rect')].filter((bar) => +bar.getAttribute('height') > 0).length"
-    assert tab.run(bars) == sum(bool(one[what]) for one in minutes for what in total) + 1, "and a hatch"
+    now = minutes[-1]["requests"]
+    parts = [f"{one['identity']} {one['requests'][-1]}" for one in series if one["requests"][-1]]
+    assert parts
+    assert all(part in tab.run(f"{rows}[0].cells[5].innerText") for part in parts), now
+    bars = "[...document.querySelectorAll('#chart g > rect.KIND')].filter((bar) => +bar.getAttribute('height') > 0)"
+    for kind in ("refusals", "failures"):
+        heights = tab.run(f"{bars.replace('KIND', kind)}.map((bar) => +bar.getAttribute('height'))")
+        assert len(heights) == sum(bool(one[kind]) for one in minutes)
+        assert min(heights) >= 7, "one can be seen"
+    assert tab.run("document.querySelectorAll('#chart path.moves[d^=M]').length") == 3
+    for slot, one in enumerate(series):
+        of = sum(bool(number) for number in one["requests"])
+        assert tab.run(f"{bars.replace('KIND', f'of-{slot}')}.length") == of
+        assert f"{one['identity']} {sum(one['requests'])}" in text(tab, "#legend")
 
 
 def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> None:
@@ -387,16 +403,123 @@ def test_usage_is_a_meter_that_says_its_words(tab: Tab, site: StandInSite) -> No
     names = ("aria-label", "aria-valuenow", "aria-valuetext")
     assert tab.run(f"{list(names)}.map((name) => {meter}.getAttribute(name))") == [
         "5 h window",
-        "18",
-        "18 % used, 56 % of its time has passed",
+        "75",
+        "75 % used, 78 % of its time has passed",
     ]
     assert tab.run(f"{meter}.firstChild.getBoundingClientRect().width / {meter}.clientWidth") == pytest.approx(
-        0.18, abs=0.01
+        0.75, abs=0.01
     )
     identities = text(tab, "#identities-list")
-    assert re.search(r"5 h\s+18 % used\s+resets in 2 h 1[12] min", identities)
+    assert re.search(r"5 h\s+75 % used\s+resets in 1 h [56] min", identities)
     assert "without gpt-large, which others have" in identities
     assert re.search(r"2 reset credits, the first expires\sin [89] d", identities)
+
+
+def test_the_headline_says_how_it_stands_and_the_cards_what_to_do(tab: Tab, site: StandInSite) -> None:
+    shown(tab, site)
+
+    assert text(tab, "#headline") == "Serving: 1 of 5 ready, 1 needs you"
+    assert text(tab, "#headline-words") == "1 suspect · 1 limited · 1 paused"
+    groups = tab.run(
+        "[...document.querySelectorAll('.group')].map((one) => one.innerText.split('\\n').filter(Boolean))"
+    )
+    assert [(group[0], group[1]) for group in groups] == [
+        ("Needs you 1", "work"),
+        ("Ready 1", "spare"),
+        ("Limited or resting 1", "batch"),
+        ("Paused 1", "holiday"),
+        ("Being checked 1", "night-shift"),
+    ]
+    dead, ready = (text(tab, f".group:nth-child({place})") for place in (1, 2))
+    assert "work@example.com" in dead
+    assert not re.search(r"% used|% left|expected to expire", dead), "it does not matter any more"
+    assert re.search(r"39 % left\s+2.3M tokens today", ready.replace("·", ""))
+    assert "acc-spare" not in ready
+
+    tab.run("document.getElementById('ids').click()")
+    assert "acc-spare · user-spare · sha256:1a2b3c4d5e6f" in text(tab, ".group:nth-child(2)")
+
+    tab.run("document.querySelector('.call .copy').click()")
+    tab.wait("document.querySelector('.call .copy').innerText !== 'Copy'")
+    assert tab.run("document.querySelector('.call .command code').innerText") == "codexpool replace work"
+    tab.wait("document.getElementById('announcement').innerText === document.querySelector('.call .copy').innerText")
+
+    site.scene.status["identities"][1]["status"] = "needs_login"
+    hurry(tab)
+    tab.wait("document.getElementById('headline').innerText === 'Not serving: 0 of 5 ready, 2 need you'")
+    assert re.match(r"The first one returns at \d\d:\d\d \(in 1\d min\)\. 1 suspect", text(tab, "#headline-words"))
+    assert "(2) codexpool" in tab.run("document.title")
+
+
+def test_an_empty_pool_shows_the_two_lines_that_lead_on(tab: Tab, site: StandInSite) -> None:
+    site.show("empty")
+    shown(tab, site)
+
+    assert text(tab, "#headline") == "No pool yet"
+    lines = tab.run("[...document.querySelectorAll('#begin-section .command code')].map((one) => one.innerText)")
+    assert lines == ["codexpool add NAME", 'eval "$(codexpool env)" && codex']
+    assert not tab.run("document.getElementById('lists').checkVisibility()"), "nothing but empty lists"
+    tab.run("document.querySelector('#away summary').click()")
+    assert "ssh -N -L 8080:127.0.0.1:8080 HOST" in text(tab, "#away")
+
+    site.show("normal")
+    hurry(tab)
+
+    tab.wait("document.getElementById('lists').checkVisibility()")
+    assert not tab.run("document.getElementById('begin-section').checkVisibility()")
+
+
+def test_the_lists_are_filtered_and_a_reload_keeps_it(tab: Tab, site: StandInSite) -> None:
+    site.show("fleet")
+    shown(tab, site)
+    listed = "[...document.querySelectorAll('ROWS')].filter((one) => one.checkVisibility())"
+    rows = {
+        name: listed.replace("ROWS", f"#{name} > *") for name in ("requests-rows", "events-list", "sessions-rows")
+    }
+    of_work = sum(any(a["identity"] == "work" for a in one["attempts"]) for one in site.scene.flows)
+
+    tab.run(
+        "const field = document.getElementById('filter-identity'); field.value = 'work';"
+        "field.dispatchEvent(new Event('change')); 0"
+    )
+
+    tab.wait(f"{rows['requests-rows']}.length === {of_work}")
+    words = tab.run(f"{rows['events-list']}.map((one) => one.querySelector('.words').innerText)")
+    assert [word.split(":")[0].split(" ")[0] for word in words] == ["work", "session"]
+    assert tab.run(f"{rows['sessions-rows']}.length") == 0
+    assert text(tab, "#sessions-none") == "No session fits the filter."
+    assert tab.run("location.search") == "?identity=work"
+
+    tab.open(tab.run("location.href"))
+    tab.wait(f"{rows['requests-rows']}.length === {of_work}")
+    assert tab.run("document.getElementById('filter-identity').value") == "work"
+
+    tab.run("document.getElementById('filters-clear').click()")
+    tab.wait(f"{rows['requests-rows']}.length === {len(site.scene.flows)}")
+    tab.run("document.querySelector('#sessions-rows a').click()")  # leads to the requests of the session
+    key = site.scene.status["sessions"][0]["key"]
+    tab.wait(f"{rows['sessions-rows']}.length === 1")
+    assert tab.run("[document.activeElement.id, document.getElementById('filter-session').value]") == [
+        "requests",
+        key,
+    ]
+
+
+def test_members_are_shown_with_what_they_used(tab: Tab, site: StandInSite) -> None:
+    site.show("fleet")
+    shown(tab, site)
+
+    rows = tab.run(
+        "[...document.querySelectorAll('#members-rows > tr')]"
+        ".map((row) => [...row.cells].map((one) => one.innerText))"
+    )
+    assert [row[:2] for row in rows] == [["ann", "valid"], ["bob", "valid"], ["contractor", "revoked"]]
+    assert [row[2:5] for row in rows] == [
+        ["1 of 4", "212 of 2,000", "9.4M"],
+        ["1", "212", "9.4M"],
+        ["0 of 4", "0 of 2,000", ""],
+    ]
+    assert text(tab, "#sessions-rows > tr td.member") == "ann"
 
 
 def test_pins_are_listed_with_the_sessions(tab: Tab, site: StandInSite) -> None:
@@ -456,6 +579,6 @@ def test_the_files_fit_a_strict_csp() -> None:
     assert re.findall(r"\son\w+=|\sstyle=|<style", texts["index.html"]) == []
     for name, words in texts.items():
         dangerous = r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|Function\(|setHTML"
-        elsewhere = r"https?://(?!chatgpt\.com\"|127\.0\.0\.1|<span)"
+        elsewhere = r"https?://(?!chatgpt\.com\"|127\.0\.0\.1|<span|codex\.pool/`)"
         assert re.findall(f"{dangerous}|{elsewhere}", words) == [], name
         assert len(words.splitlines()) < 300, name

@@ -1,15 +1,18 @@
 // The list of events, live. Rows do not move while they are being read or used.
 
 import { ApiError, ask, pause, rest } from "./api.js";
+import { isFiltered, isShown, onFilter } from "./filters.js";
 import { make, node, putOrHide, put, set } from "./nodes.js";
 import { isLive } from "./notices.js";
 import { flowLink, requestsChanged } from "./requests.js";
-import { sign, toneOfAnswer, toneOfStatus } from "./signs.js";
+import { sign, toneOfStatus } from "./signs.js";
 import { announce } from "./announcements.js";
 import { now, time } from "./times.js";
 import { count, short } from "./words.js";
 
 const KEPT = 200; // Rows shown, and events waiting to be shown.
+const FETCHED = 500; // Events of one answer.
+const ELSEWHERE = new Set(["request", "socket"]); // Events that are rows of the list of requests.
 const HELD = 20; // Seconds that the proxy may hold a request until there is an event,
 const PATIENCE = 30; // and that the page waits for its answer.
 const BETWEEN = 0.5; // Least seconds between two requests.
@@ -20,12 +23,14 @@ const feed = { after: null, run: "", isPaused: false, touchedAt: 0, control: nul
 const pending = []; // Oldest first.
 const known = new Set(); // The keys of pending and shown events.
 const news = { count: 0, latest: null, grave: null }; // Not yet announced to screen readers.
+const shown = new WeakMap(); // The event of each row.
+const isWanted = (event) => event.event === "gap" || isShown(event);
 const keyOf = (event) => `${event.number} ${event.time}`;
 
 /** Note which run of the proxy to follow, from a status document: each run numbers its events from 1. */
 export function follow({ proxy, events_last: last }) {
   const run = `${proxy.pid} ${proxy.started_at}`;
-  if (feed.after === null) feed.after = Math.max(0, last - KEPT);
+  if (feed.after === null) feed.after = Math.max(0, last - FETCHED);
   else if (feed.run && feed.run !== run) startOver(proxy.started_at);
   feed.run = run;
 }
@@ -43,7 +48,7 @@ export async function followEvents() {
     feed.control = new AbortController();
     try {
       const wait = isFirst ? 0 : HELD;
-      const path = `/api/events?after=${after}&wait=${wait}&limit=${KEPT}`;
+      const path = `/api/events?after=${after}&wait=${wait}&limit=${FETCHED}`;
       const found = await ask(path, { seconds: PATIENCE, control: feed.control });
       if (feed.after !== after) continue; // Another run began meanwhile.
       tries = 0;
@@ -90,11 +95,11 @@ function gap(text) {
 }
 
 function take(events) {
-  const fresh = events.filter((event) => !known.has(keyOf(event)));
+  if (events.some((event) => event.flow)) requestsChanged();
+  const fresh = events.filter((event) => !ELSEWHERE.has(event.event) && !known.has(keyOf(event)));
   for (const event of fresh) known.add(keyOf(event));
   pending.push(...fresh);
   for (const event of pending.splice(0, pending.length - KEPT)) known.delete(keyOf(event));
-  if (fresh.some((event) => event.flow)) requestsChanged();
   return fresh;
 }
 
@@ -105,9 +110,9 @@ const isHeld = () =>
   node("events-list").contains(document.activeElement);
 
 /** Show pending events, or their number while the rows must stay in place. */
-export function flush(isWanted = false) {
+export function flush(isAsked = false) {
   const list = node("events-list");
-  if (pending.length && (isWanted || !isHeld())) {
+  if (pending.length && (isAsked || !isHeld())) {
     list.prepend(...pending.splice(0).map(create).reverse());
     while (list.childElementCount > KEPT) {
       known.delete(list.lastElementChild.dataset.key);
@@ -116,7 +121,8 @@ export function flush(isWanted = false) {
   }
   node("held").hidden = !pending.length;
   put(node("held-show"), `Show ${count(pending.length, "new event")}`);
-  const kept = list.childElementCount;
+  const kept = [...list.children].filter((made) => !made.hidden).length;
+  put(node("events-none"), isFiltered() ? "No event fits the filter." : "Nothing has happened yet.");
   node("events-none").hidden = kept > 0 || pending.length > 0;
   putOrHide(node("events-count"), feed.trouble || (feed.isPaused ? "paused" : kept ? `the latest ${kept}` : ""));
 }
@@ -134,6 +140,8 @@ function create(event) {
   const made = make("li", "", inside);
   made.dataset.tone = tone;
   made.dataset.key = keyOf(event);
+  shown.set(made, event);
+  made.hidden = !isWanted(event);
   return made;
 }
 
@@ -149,9 +157,6 @@ function toneOf(event) {
       return ["warn", "note"];
     case "turn": // The outcome is only in the text.
       return event.text.endsWith(": completed") ? ["good", "good"] : ["warn", event.text.includes(": failed") ? "bad" : "note"];
-    case "request":
-      if (event.status === null || event.status >= 400) return toneOfAnswer(event.status ?? 0);
-      return event.refusals?.length ? ["warn", "good"] : ["good", "good"];
     default:
       return ["idle", "note"];
   }
@@ -173,6 +178,10 @@ function mention(fresh) {
 
 /** Set up the controls of the list. */
 export function listenToEvents() {
+  onFilter(() => {
+    for (const made of node("events-list").children) made.hidden = !isWanted(shown.get(made));
+    flush();
+  });
   const panel = node("events-panel");
   panel.addEventListener("pointermove", () => {
     feed.touchedAt = Date.now();

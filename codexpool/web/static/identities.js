@@ -1,22 +1,41 @@
-// The identities of the pool: status, what each needs, and usage of its limits.
+// The identities of the pool, those that need a person first: what each needs, and what each has left.
 
 import { keyed, known, make, name, node, put, set } from "./nodes.js";
-import { KINDS, NEEDING, STATUSES, resign, sign, toneOfStatus } from "./signs.js";
+import { KINDS, RETURNING, needsYou, resign, sign, toneOfStatus } from "./signs.js";
 import { facts, now, sentence } from "./times.js";
-import { count, listed, period, short, spaced } from "./words.js";
+import { compact, count, figure, listed, period, short, spaced } from "./words.js";
 
-/** Show the identities: those that need an operator first, then in the pool's order. */
-export function showIdentities({ identities: all, proxy }) {
-  const needing = all.filter((one) => NEEDING.has(one.status));
-  const others = all.filter((one) => !NEEDING.has(one.status));
-  keyed(node("identities-list"), [...needing, ...others], (one) => one.name, create, update);
-  const words = [...new Set([...Object.keys(STATUSES), ...all.map((one) => one.status)])];
-  const tallies = words.map((word) => [all.filter((one) => one.status === word).length, spaced(word)]);
-  put(node("identities-count"), listed(tallies.map(([many, word]) => many && `${many} ${short(word, 24)}`)));
-  node("identities-none").hidden = all.length > 0 || Boolean(proxy.closed);
-  node("identities-key").hidden = !all.some((one) => one.limits.length);
-  const call = `(${needing.length}) codexpool: ${count(needing.length, "identity needs", "identities need")} you`;
-  put(document.querySelector("title"), needing.length ? call : "codexpool");
+const GROUPS = [
+  ["Needs you", needsYou],
+  ["Ready", (one) => one.status === "ready"],
+  ["Limited or resting", (one) => RETURNING.has(one.status)],
+  ["Paused", (one) => one.status === "paused"],
+  ["Being checked", () => true],
+];
+const ORIGIN = "https://chatgpt.com";
+
+/** Show the identities in groups; within one in the pool's order. */
+export function showIdentities({ identities: all }) {
+  const groupOf = (one) => GROUPS.find(([, has]) => has(one))[0];
+  const groups = GROUPS.map(([title]) => ({ title, members: all.filter((one) => groupOf(one) === title) }));
+  keyed(node("identities-list"), groups.filter((one) => one.members.length), (one) => one.title, createGroup, updateGroup);
+  put(node("identities-count"), figure(all.length));
+  node("identities-section").hidden = !all.length;
+  node("identities-key").hidden = !all.some((one) => one.limits.length && !needsYou(one));
+}
+
+function createGroup({ title }) {
+  const own = { count: make("span", "count"), list: make("ul", "identities") };
+  const heading = make("h3", "", `${title} `, own.count);
+  heading.id = `group-${GROUPS.findIndex(([one]) => one === title)}`;
+  own.list.setAttribute("aria-labelledby", heading.id);
+  return known(make("div", "group", heading, own.list), own);
+}
+
+function updateGroup(own, { members }, made) {
+  put(own.count, figure(members.length));
+  made.style.setProperty("--many", members.length);
+  keyed(own.list, members, (one) => one.name, create, update);
 }
 
 function create(one) {
@@ -24,46 +43,77 @@ function create(one) {
     sign: sign("ask"),
     word: make("span"),
     who: make("p", "who"),
+    ids: make("p", "who ids"),
+    left: make("p", "left"),
     when: make("p", "when"),
-    needs: make("span"),
+    needs: make("p"),
+    warnings: make("ul"),
     limits: make("ul", "limits"),
     families: make("ul", "families"),
     models: make("p", "counts"),
     counts: make("p", "counts"),
   };
-  own.call = make("p", "call", sign("bad"), own.needs);
+  own.call = make("div", "call", sign("bad"), make("div", "", own.needs, own.warnings));
   own.limits.setAttribute("aria-label", "Usage");
-  const heading = make("h3", "", name(one.name, 48));
+  const heading = make("h4", "", name(one.name, 48));
   heading.title = one.name;
   const head = make("div", "head", heading, make("span", "badge", own.sign, own.word));
-  return known(make("li", "identity", head, own.who, own.when, own.call, own.limits, own.families, own.models, own.counts), own);
+  const content = [head, own.who, own.ids, own.left, own.when, own.call, own.limits, own.families, own.models, own.counts];
+  return known(make("li", "identity", ...content), own);
 }
 
 function update(own, one, made) {
   const [tone, kind] = toneOfStatus(one.status);
-  set(made, "data-tone", tone);
+  const isDead = needsYou(one); // What it has left, or is not used for, does not matter then.
+  set(made, "data-tone", isDead ? "bad" : tone);
   resign(own.sign, kind);
   put(own.word, short(spaced(one.status), 24));
-  const origin = one.origin === "https://chatgpt.com" ? "" : one.origin;
-  const details = [one.plan, one.account_id, one.user_id, one.fedramp && "FedRAMP", origin];
-  const credential = listed([KINDS[one.kind] ?? one.kind, one.fingerprint], " ");
-  sentence(own.who, ...facts(...[credential, ...details].map((text) => text && short(text, 48))));
+  const origin = one.origin === ORIGIN ? "" : one.origin;
+  showFacts(own.who, one.email, one.plan, KINDS[one.kind] ?? one.kind, one.fedramp && "FedRAMP", origin);
+  showFacts(own.ids, one.account_id, one.user_id, one.fingerprint && `sha256:${one.fingerprint}`);
+  sentence(own.left, ...(isDead || one.status === "paused" ? [] : left(one)));
   sentence(own.when, ...condition(one));
-  const needs = listed([one.needs, one.reminder, ...(one.not_for ?? [])], ". ");
-  own.call.hidden = !needs;
-  set(own.call, "data-tone", NEEDING.has(one.status) ? "bad" : "warn");
-  put(own.needs, short(needs, 400));
+  showCall(own, one, isDead);
+  showLimits(own, one, isDead);
+  const lacks = isDead ? [] : (one.lacks ?? []);
+  sentence(own.models, ...facts(lacks.length && `without ${short(lacks.join(", "), 200)}, which others have`));
+  sentence(own.counts, ...use(one, isDead));
+}
+
+function showFacts(where, ...all) {
+  sentence(where, ...facts(...all.map((text) => text && short(text, 64))));
+}
+
+/** Show what an identity needs, with its command, and what there is to be warned of. */
+function showCall(own, one, isDead) {
+  const warnings = isDead || one.status === "paused" ? [] : [one.reminder, ...(one.not_for ?? [])].filter(Boolean);
+  own.call.hidden = !one.needs && !warnings.length;
+  set(own.call, "data-tone", isDead ? "bad" : "warn");
+  const isCommand = one.command && one.needs.endsWith(one.command);
+  const words = isCommand ? one.needs.slice(0, -one.command.length) : one.needs;
+  sentence(own.needs, ...[short(words, 400), isCommand && { command: one.command }].filter(Boolean));
+  keyed(own.warnings, warnings, (text) => text, () => make("li"), (made, text) => put(made, short(text, 200)));
+  own.warnings.hidden = !warnings.length;
+}
+
+function showLimits(own, one, isDead) {
   const several = new Set(one.limits.map((limit) => limit.family)).size > 1;
-  const limits = one.limits.map((limit) => ({ ...limit, label: listed([several && short(limit.family, 40), period(limit.minutes)], " ") }));
+  const label = (limit) => listed([several && short(limit.family, 40), period(limit.minutes)], " ");
+  const limits = isDead ? [] : one.limits.map((limit) => ({ ...limit, label: label(limit) }));
   keyed(own.limits, limits, (limit) => `${limit.family} ${limit.minutes}`, createLimit, updateLimit);
   own.limits.hidden = !limits.length;
-  const families = Object.entries(one.limited).filter(([, until]) => until !== one.until);
+  const families = isDead ? [] : Object.entries(one.limited).filter(([, until]) => until !== one.until);
   keyed(own.families, families, ([family]) => family, () => make("li"), (item, [family, until]) => {
     sentence(item, `no requests for ${short(family, 60)} until `, [until, "both"]);
   });
   own.families.hidden = !families.length;
-  sentence(own.models, ...facts(one.lacks?.length && `without ${short(one.lacks.join(", "), 200)}, which others have`));
-  sentence(own.counts, ...use(one));
+}
+
+/** Return what is left of an identity, and its tokens of today. */
+function left({ headroom, tokens_today: tokens }) {
+  const share = headroom === null ? "usage unknown" : `${Math.round(headroom * 100)} % left`;
+  const used = tokens && tokens.input + tokens.output;
+  return facts(share, used && `${compact(used)} tokens today`);
 }
 
 /** Return since when or until when an identity has its status, and why. */
@@ -75,21 +125,21 @@ function condition(one) {
   return content;
 }
 
-function use(one) {
-  const left = one.headroom === null ? "usage unknown" : `${Math.round(one.headroom * 100)} % left`;
+function use(one, isDead) {
   const refusals = one.refusals ? count(one.refusals, "refusal") : "";
-  const content = facts(left, count(one.sessions, "session"), count(one.requests, "request"), refusals);
-  const credits = one.reset_credits;
+  const content = facts(count(one.sessions, "session"), `${count(one.requests, "request")} last hour`, refusals);
+  const credits = isDead ? null : one.reset_credits;
   if (credits?.available) {
     content.push(` · ${count(credits.available, "reset credit")}`);
     const which = credits.available === 1 ? "which" : "the first";
     if (credits.expires_at) content.push(`, ${which} expires\u00a0`, [credits.expires_at, "relative"]);
   }
   if (one.last_used_at) content.push(" · ", "used\u00a0", [one.last_used_at, "relative"]);
-  if (one.expires_at) content.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
+  if (one.expires_at && !isDead) {
+    content.push(one.expires_at > now() ? " · expires\u00a0" : " · expired\u00a0", [one.expires_at, "relative"]);
+  }
   return content;
 }
-
 function createLimit() {
   const own = {
     label: make("span", "window"),
@@ -122,4 +172,13 @@ function updateLimit(own, limit) {
   put(own.used, used);
   if (left === null) sentence(own.reset, limit.used_percent ? "reset unknown" : "has reset");
   else sentence(own.reset, left > 0 ? "resets " : "was reset ", [limit.resets_at, "relative"]);
+}
+
+/** Show the ids of accounts, users and tokens on demand. */
+export function listenToIdentities() {
+  const button = node("ids");
+  button.addEventListener("click", () => {
+    const isShown = node("identities-list").classList.toggle("with-ids");
+    set(button, "aria-pressed", isShown);
+  });
 }

@@ -1,7 +1,7 @@
-// Notices at the top: the proxy does not answer, refuses requests, only observes, or has no ready identity.
+// Notices at the top: the proxy does not answer or only observes, the state is lost, the breaker is open.
 
 import { keyed, known, make, node, put, set } from "./nodes.js";
-import { RETURNING, resign, sign } from "./signs.js";
+import { resign, sign } from "./signs.js";
 import { announce } from "./announcements.js";
 import { now, sentence } from "./times.js";
 import { count, short } from "./words.js";
@@ -42,13 +42,7 @@ function* ofLink() {
   yield { key: "link", tone: "bad", title, text: [" since ", since, why, " Retrying; the data below is from before."] };
 }
 
-function* ofProxy({ proxy, breaker, identities, state }) {
-  if (proxy.closed) {
-    yield { key: "closed", tone: "bad", title: "All requests are refused: ", text: [short(proxy.closed, 500)] };
-  } else if (!proxy.pool) {
-    const text = [{ command: "codexpool add NAME" }, " creates one; a running proxy loads it within seconds."];
-    yield { key: "pool", tone: "note", title: "There is no pool.toml, so nothing is swapped. ", text };
-  }
+function* ofProxy({ proxy, breaker, state }) {
   if (proxy.observe) {
     const text = ["Requests show what would have been done."];
     yield { key: "observe", tone: "note", title: "Observe mode: nothing is changed. ", text };
@@ -67,11 +61,6 @@ function* ofProxy({ proxy, breaker, identities, state }) {
     const until = breaker.until ? ["It is open until ", [breaker.until, "both"], "; "] : [];
     const text = [who, ...until, { command: "codexpool breaker --close" }, " closes it."];
     yield { key: "breaker", tone: "bad", title: "The breaker is open: sessions are not moved. ", text };
-  }
-  if (identities.length && !proxy.closed && !identities.some((one) => one.status === "ready")) {
-    const back = identities.filter((one) => RETURNING.has(one.status) && one.until).map((one) => one.until);
-    const text = back.length ? ["The first one returns at ", [Math.min(...back), "both"], "."] : ["See below what each needs."];
-    yield { key: "nobody", tone: "bad", title: "No identity is ready. ", text };
   }
 }
 

@@ -5,10 +5,14 @@
 
 import { ApiError, ask, pause, wake } from "./api.js";
 import { listenToDetail, refreshDetail } from "./detail.js";
+import { showBegin } from "./begin.js";
 import { flush, follow, followEvents, listenToEvents } from "./events.js";
 import { showFleet } from "./fleet.js";
+import { listenToFilters, offer } from "./filters.js";
+import { showHeadline } from "./headline.js";
 import { listenToHour, showHour } from "./hour.js";
-import { showIdentities } from "./identities.js";
+import { listenToIdentities, showIdentities } from "./identities.js";
+import { showMembers } from "./members.js";
 import { node, put } from "./nodes.js";
 import { answered, unanswered } from "./notices.js";
 import { showRequests } from "./requests.js";
@@ -26,11 +30,16 @@ function show(found) {
   setClock(found.at);
   node("content").hidden = false;
   answered(found);
+  showHeadline(found, true);
+  showBegin(found);
   showIdentities(found);
+  showMembers(found);
+  offer(found);
   showHour(found);
   showSessions(found.sessions, found.sessions_total);
   showPins(found.pins, found.pins_total);
   showFleet(found.state, found.fleet);
+  showLinks();
   follow(found);
   const { proxy } = found;
   put(node("requests-listens"), proxy.listens[0] ?? "127.0.0.1:8080");
@@ -46,6 +55,13 @@ function show(found) {
   sentence(node("proxy"), ...words, " · ", "started ", [proxy.started_at, "both"]);
 }
 
+/** Show the links to the sections that there are. */
+function showLinks() {
+  for (const link of document.querySelectorAll("nav a")) {
+    link.parentElement.hidden = !document.querySelector(link.hash).checkVisibility();
+  }
+}
+
 async function followStatus() {
   let tries = 0;
   for (;;) {
@@ -57,6 +73,7 @@ async function followStatus() {
       wake(); // The events may be waiting for the proxy.
     } catch (error) {
       if (!(error instanceof ApiError)) console.error(error);
+      if (status) showHeadline(status, false);
       unanswered(error instanceof ApiError ? error.message : "an error in this page; see the console", status);
       tries += 1;
     }
@@ -82,9 +99,12 @@ function arrows(list) {
 
 listenToDetail();
 listenToEvents();
+listenToFilters();
+listenToIdentities();
 listenToHour();
 arrows(node("events-list"));
 arrows(node("requests-rows"));
+arrows(node("sessions-rows"));
 addEventListener("online", wake);
 document.addEventListener("visibilitychange", () => document.hidden || wake());
 followStatus();

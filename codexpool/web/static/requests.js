@@ -1,13 +1,20 @@
 // The latest requests, and the outcome of each.
 
-import { ask } from "./api.js";
+import { ask, wake } from "./api.js";
+import { isFiltered, onFilter, query } from "./filters.js";
 import { code, keyed, known, make, node, put, row, set } from "./nodes.js";
 import { resign, sign, toneOfAnswer } from "./signs.js";
 import { time } from "./times.js";
-import { listed, short, size, took } from "./words.js";
+import { count, figure, listed, short, size, took } from "./words.js";
 
 const KEPT = 50;
 let stale = true;
+let filter = "";
+
+onFilter(() => {
+  stale = true;
+  wake();
+});
 
 /** Fetch the requests next time: they have changed. */
 export function requestsChanged() {
@@ -17,15 +24,21 @@ export function requestsChanged() {
 /** Fetch and show the latest requests, if any has changed. */
 export async function showRequests() {
   if (!stale) return;
-  const { flows } = await ask(`/api/flows?limit=${KEPT}`);
+  const asked = query();
+  const { flows, total } = await ask(`/api/flows?limit=${KEPT}${asked && `&${asked}`}`);
+  if (asked !== query()) return; // It was changed meanwhile, so it is asked for again.
   const all = flows.slice(0, KEPT);
   const panel = node("requests-panel");
   const from = panel.scrollTop;
   const height = panel.scrollHeight;
   keyed(node("requests-rows"), all, (flow) => flow.id, create, update);
-  if (from > 0) panel.scrollTop = from + panel.scrollHeight - height;
-  put(node("requests-count"), all.length ? `the latest ${all.length}` : "");
-  node("requests-none").hidden = all.length > 0;
+  if (asked !== filter) panel.scrollTop = 0;
+  else if (from > 0) panel.scrollTop = from + panel.scrollHeight - height;
+  filter = asked;
+  const some = `the latest ${all.length} of ${figure(total)}`;
+  put(node("requests-count"), total > all.length ? some : all.length ? figure(all.length) : "");
+  node("requests-none").hidden = all.length > 0 || isFiltered();
+  node("requests-unfit").hidden = all.length > 0 || !isFiltered();
   stale = all.some((flow) => flow.ended_at === null);
 }
 
@@ -56,7 +69,7 @@ function update(own, flow) {
     flow.host === "chatgpt.com" ? "" : short(flow.host, 60),
     session.key && short(session.key, 13),
     session.model && short(session.model, 32),
-    flow.transport === "websocket" && "WebSocket",
+    flow.transport === "websocket" && listed(["WebSocket", flow.turns?.length && turnsOf(flow)], ", "),
     !isSwapped && policy.name,
     flow.observed && "observed",
   ]));
@@ -70,6 +83,9 @@ function update(own, flow) {
   put(own.took, flow.ended_at === null ? "" : took((flow.ended_at - flow.at) * 1000));
   own.took.title = size(flow.answer?.bytes);
 }
+
+const TURNS = 16; // As many as the proxy keeps of a socket.
+const turnsOf = ({ turns }) => (turns.length < TURNS ? count(turns.length, "turn") : `${TURNS} turns or more`);
 
 const isUnderWay = (flow) => flow.ended_at === null && !flow.answer?.error;
 

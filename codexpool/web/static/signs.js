@@ -15,6 +15,9 @@ export const STATUSES = {
   ready: ["good", "good"],
 };
 export const NEEDING = new Set(["needs_replacement", "needs_login", "conflict"]);
+
+/** Return whether an identity waits for a person. One that is not verified has needs if its token cannot be read. */
+export const needsYou = (one) => NEEDING.has(one.status) || (one.status === "unverified" && Boolean(one.needs));
 export const RETURNING = new Set(["limited", "resting"]);
 export const KINDS = { pat: "PAT", oauth: "login", command: "command", agent: "agent" };
 

@@ -1,5 +1,6 @@
 // Times in the reader's time zone, absolute and relative; each element also has the exact time.
 
+import { command } from "./copy.js";
 import { make, put, set } from "./nodes.js";
 import { span } from "./words.js";
 
@@ -65,7 +66,7 @@ export function sentence(where, ...content) {
   contents.set(where, words);
   const shownAs = (part) => {
     if (Array.isArray(part)) return time(...part);
-    if (part.command) return make("code", "", part.command);
+    if (part.command) return command(part.command);
     return part.fact ? make("bdi", "fact", part.fact) : part;
   };
   where.replaceChildren(...content.map(shownAs));

@@ -12,6 +12,9 @@ export function short(text, length) {
   return signs.length > length ? `${signs.slice(0, length - 1).join("")}…` : text;
 }
 
+const compacts = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+export const compact = (number) => compacts.format(number);
 export const figure = (number) => numbers.format(number);
 export const count = (number, one, many = `${one}s`) => `${figure(number)} ${number === 1 ? one : many}`;
 export const listed = (parts, between = " · ") => parts.filter(Boolean).join(between);
