@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from codexpool.cli.common import Failure
-from codexpool.local.ca_files import confdir
+from codexpool.local.ca_files import Authority, AuthorityError, confdir
 from codexpool.local.running_proxies import Announcement, addresses, announced
 from codexpool.state import StateError
 from codexpool.state.location import location
@@ -24,6 +24,7 @@ from codexpool.views.formatting import plain
 F = TypeVar("F", bound=Callable[..., Any])
 SITE: Final = "http://codex.pool"  # what a proxy with the addon answers itself
 STATUS: Final = "/api/status"
+AUTHORITY: Final = "/ca.pem"
 VARIABLE: Final = "CODEXPOOL_PROXY"  # the environment variable with the proxy's URL
 DEFAULT: Final = "http://127.0.0.1:8080"  # where mitmproxy listens by default
 LOOPBACK: Final = ("127.0.0.1", "::1")  # what a proxy announces for localhost
@@ -97,6 +98,18 @@ class RunningProxy:
 
     def get(self, path: str, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Return the document at a path. Wait at most ``timeout`` seconds for each step. Raises ProxyFailure."""
+        return self._document(*self._ask(path, timeout))
+
+    def authority(self) -> Authority | None:
+        """Return the certificate authority that it says it has; None if it does not say. Raises nothing."""
+        try:
+            status, body = self._ask(AUTHORITY, FIRST_TIMEOUT)
+            return Authority.parse(body) if status == 200 else None
+        except (ProxyFailure, AuthorityError):
+            return None
+
+    def _ask(self, path: str, timeout: float) -> tuple[int, bytes]:
+        """Return the status and the body of an answer. Raises ProxyFailure."""
         headers = {"accept": "application/json"}
         if self.at.user or self.at.password:
             credentials = base64.b64encode(f"{self.at.user}:{self.at.password}".encode()).decode()
@@ -105,7 +118,7 @@ class RunningProxy:
         try:
             connection.request("GET", f"{SITE}{path}", headers=headers)
             response = connection.getresponse()
-            return self._document(response.status, response.read())
+            return response.status, response.read()
         except TimeoutError:
             what = f"{self} did not answer within {timeout:.0f} s: it is busy or stuck"
             raise ProxyFailure(what, "see the log of the proxy") from None

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,33 @@ class Certificate:
     path: Path
     fingerprint: str
     expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The certificates that a proxy says its authority has; the first one signs."""
+
+    chain: Sequence[x509.Certificate]
+
+    @classmethod
+    def parse(cls, text: bytes) -> Authority:
+        """Parse PEM. Raises AuthorityError."""
+        return cls(_certificates(Path("the answer"), text))
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.chain[0])
+
+    @property
+    def expires(self) -> datetime:
+        return self.chain[0].not_valid_after_utc
+
+    def is_trusted_by(self, path: Path) -> bool:
+        """Return whether clients that trust the certificates in a file trust this authority."""
+        try:
+            return any(_vouches(one, self.chain) for one in _certificates(path, path.read_bytes()))
+        except (OSError, AuthorityError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +108,11 @@ def certificate(path: Path) -> Certificate:
     if b"PRIVATE KEY" in text:
         raise AuthorityError(f"{path} contains the private key of the CA. Clients need {CERTIFICATE}, beside it")
     first = _certificates(path, text)[0]
-    digest = first.fingerprint(hashes.SHA256()).hex(":").upper()
-    return Certificate(path.absolute(), digest, first.not_valid_after_utc)
+    return Certificate(path.absolute(), _fingerprint(first), first.not_valid_after_utc)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def prepare(folder: Path) -> Prepared:
@@ -221,7 +252,7 @@ def _publish(real: Path, is_new: bool, fixed: list[str]) -> None:
         new.replace(real / name)
 
 
-def _vouches(trusted: x509.Certificate, chain: list[x509.Certificate]) -> bool:
+def _vouches(trusted: x509.Certificate, chain: Sequence[x509.Certificate]) -> bool:
     """Return whether trust in a certificate extends to a CA with that chain. (All have the same name.)"""
     for one in chain:
         with contextlib.suppress(ValueError, TypeError, InvalidSignature):

@@ -167,6 +167,9 @@ class Telemetry:
 
     # -- for the page
 
+    def authority(self) -> bytes:
+        return host.authority()
+
     def is_own_connection(self, peer: tuple[object, ...]) -> bool:
         return host.is_own_connection(peer)
 

@@ -1,6 +1,6 @@
 """`http://codex.pool/`, answered by the proxy itself: the page, the same as JSON, and metrics.
 
-Only this machine gets an answer; `/healthz` alone answers others too (see `_health`). These requests are
+Only this machine gets an answer; the paths `FOR_ALL` alone answer others too (see `_health`). These requests are
 not traffic: `addon.py` ends their hooks, so the flow list, dumps and other addons do not see them. The site is
 read-only: every path is GET. There is no CORS header, so no other site's script can read an answer.
 """
@@ -35,7 +35,10 @@ logger = logging.getLogger("codexpool")
 HOST = "codex.pool"
 HEALTH: Final = "/healthz"
 READY: Final = "/healthz/ready"
-PAGES: Final = f"/, /api/status, /api/flows, /api/flows/ID, /api/flows/last, /api/events, /metrics, {HEALTH}, {READY}"
+AUTHORITY: Final = "/ca.pem"
+FOR_ALL: Final = frozenset({HEALTH, READY, AUTHORITY})  # the paths that answer other machines, too
+_HERE: Final = "/, /api/status, /api/flows, /api/flows/ID, /api/flows/last, /api/events, /metrics"
+PAGES: Final = f"{_HERE}, {HEALTH}, {READY}, {AUTHORITY}"
 
 STARTING: Final = "the proxy is starting"
 SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
@@ -50,6 +53,7 @@ MOST_WAITERS = 32  # requests that may wait for events at the same time; more ar
 MOST_EVENTS = 500
 MOST_FLOWS = 500  # events, or flows, in one answer
 
+PEM: Final = "application/x-pem-file"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 HEADERS = {
@@ -79,6 +83,9 @@ class Proxy(Protocol):
     def unready(self) -> str:
         """Return why the proxy cannot serve; empty if it can."""
 
+    def authority(self) -> bytes:
+        """Return the certificates of its authority in PEM form: public, but worth nothing without a comparison."""
+
     def is_own_connection(self, peer: tuple[object, ...]) -> bool:
         """Return whether a client's connection was opened by the proxy itself, for a client elsewhere."""
 
@@ -107,11 +114,13 @@ class Site:
 
     async def _answer(self, flow: http.HTTPFlow) -> Answer:
         request, peer = flow.request, flow.client_conn.peername
-        is_for_all = (path := request.path.partition("?")[0]) in (HEALTH, READY)
+        is_for_all = (path := request.path.partition("?")[0]) in FOR_ALL
         if not is_for_all and (not is_loopback(address_of(peer)) or self._proxy.is_own_connection(peer)):
             return _error(403, "this page is only available on the machine that the proxy runs on")
         if request.method not in ("GET", "HEAD"):
             return _error(405, "this site is read-only: use GET")
+        if path == AUTHORITY:
+            return Answer(200, self._proxy.authority(), PEM)
         if is_for_all:
             return _health(path, self._proxy.unready())
         try:

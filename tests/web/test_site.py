@@ -36,6 +36,9 @@ class Proxy:
     def unready(self) -> str:
         return self.reason
 
+    def authority(self) -> bytes:
+        return b"-----BEGIN CERTIFICATE-----"
+
     def is_own_connection(self, peer: tuple[object, ...]) -> bool:
         return False
 
@@ -84,6 +87,12 @@ async def test_only_this_machine_gets_an_answer(peer: Any, may: bool) -> None:
         assert (got.status_code == 403) is not may
         if not may:
             assert b"the machine that the proxy runs on" in (got.content or b"")
+
+
+@pytest.mark.parametrize("peer", [LOCAL, ("192.168.1.7", 1)], ids=str)
+async def test_the_certificate_is_for_all(peer: Any) -> None:
+    got = await answer(request("/ca.pem", peer=peer))
+    assert (got.status_code, got.content) == (200, Proxy().authority())
 
 
 @pytest.mark.parametrize(

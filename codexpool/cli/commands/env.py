@@ -137,6 +137,12 @@ def _trusted(named: Path | None, proxy: RunningProxy) -> Certificate:
             "compare its fingerprint with the one `codexpool setup` prints there, and use --ca PATH"
         )
     path = named if named is not None else confdir_of(proxy) / CERTIFICATE
+    presented = proxy.authority() if named is None else None
+    if presented is not None and not presented.is_trusted_by(path.expanduser()):
+        raise Failure(
+            f"{proxy} has another certificate authority than {path}: its user, container or folder is another one. "
+            "codexpool setup shows which, and how to get its certificate"
+        )
     try:
         return certificate(path.expanduser())
     except AuthorityError as error:

@@ -209,6 +209,12 @@ def _networks() -> list[str]:
     return [spec.type_name for spec in _modes() if spec.type_name == "tun"]
 
 
+def authority() -> bytes:
+    """Return the certificates of the authority that clients trust, as PEM."""
+    store = ctx.master.addons.get("tlsconfig").certstore
+    return b"".join(one.to_pem() for one in store.default_chain_certs)
+
+
 def is_own_connection(address: tuple[object, ...]) -> bool:
     """Return whether a client's address is the near end of a connection that this proxy has made for another."""
     connections = getattr(ctx.master.addons.get("proxyserver"), "connections", None)
