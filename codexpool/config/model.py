@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -230,11 +230,36 @@ class PoolConfig:
         """The owners of the logins that are in the state."""
         return frozenset(spec.owner for spec in self.identities if isinstance(spec.source, FromState))
 
+    def with_names(self, names: Mapping[str, str]) -> PoolConfig:
+        """Return the same with other names for some identities, by their old ones."""
+        specs = (replace(spec, name=names.get(spec.name, spec.name)) for spec in self.identities)
+        return replace(self, identities=tuple(specs))
+
     def identity(self, name: str) -> IdentitySpec | None:
         return next((spec for spec in self.identities if spec.name == name), None)
 
     def member(self, name: str) -> MemberSpec | None:
         return next((spec for spec in self.members if spec.name == name), None)
+
+
+def renamed(before: PoolConfig, after: PoolConfig) -> dict[str, str]:
+    """Return the identities that only have another name in ``after``: their old names, and the new ones.
+
+    They have the source and the owner of one that is gone. If two have the same ones, it is not clear which is which,
+    and none of them is meant.
+    """
+    gone = _by_source(spec for spec in before.identities if after.identity(spec.name) is None)
+    new = _by_source(spec for spec in after.identities if before.identity(spec.name) is None)
+    return {gone[key]: name for key, name in new.items() if name and gone.get(key)}
+
+
+def _by_source(specs: Iterable[IdentitySpec]) -> dict[tuple[Source, IdentityKey], str]:
+    """Return the names by what stays when one is changed; empty where several have the same."""
+    names: dict[tuple[Source, IdentityKey], str] = {}
+    for spec in specs:
+        key = (spec.source, spec.owner)
+        names[key] = "" if key in names else spec.name
+    return names
 
 
 class Problem(NamedTuple):

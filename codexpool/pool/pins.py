@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final, NamedTuple
 
@@ -22,10 +23,14 @@ class Wanted(NamedTuple):
 
 
 class Pin(NamedTuple):
-    """The name of an identity, and when its session was pinned to it (unix seconds)."""
+    """The name of an identity, and when its session was pinned to it (unix seconds).
+
+    ``was`` is the name of the identity before, for a pool that does not know the new one yet; empty if it had none.
+    """
 
     identity: str
     at: float
+    was: str = ""
 
 
 class Pins:
@@ -43,12 +48,17 @@ class Pins:
     def remove(self, session: str) -> None:
         self._pins.pop(session, None)
 
-    def of(self, session: str | None, parent: str | None = None) -> str | None:
-        """Return the identity a session is pinned to, or else the one that the session that started it is."""
+    def of(self, session: str | None, parent: str | None = None) -> Pin | None:
+        """Return the pin of a session, or else that of the session that started it."""
         if not self._pins:
             return None
-        pin = self._pins.get(session or "") or self._pins.get(parent or "")
-        return pin.identity if pin is not None else None
+        return self._pins.get(session or "") or self._pins.get(parent or "")
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Follow identities to other names, by their old ones."""
+        for session, pin in list(self._pins.items()):
+            if pin.identity in names:
+                self._pins[session] = Pin(names[pin.identity], pin.at, was=pin.identity)
 
     def newest(self, most: int) -> list[tuple[str, Pin]]:
         """Return the newest pins with their sessions, the newest first."""

@@ -82,6 +82,12 @@ class Pool:
         self._ranking.forget()
         self.states.replace(taken, at)
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give identities other names, by their old ones. What is under way and what is known of them goes on."""
+        self.states.rename(names)
+        self.pins.rename(names)
+        self._ranking.forget()
+
     @property
     def identities(self) -> dict[str, Identity]:
         return self.states.identities
@@ -95,8 +101,11 @@ class Pool:
         """
         if asked.named:
             return Wanted(asked.named, Because.NAMED)
-        pinned = self.pins.of(asked.session, asked.parent)
-        return Wanted(pinned, Because.PINNED) if pinned is not None else None
+        pin = self.pins.of(asked.session, asked.parent)
+        if pin is None:
+            return None
+        is_renamed = pin.identity in self.identities or pin.was not in self.identities
+        return Wanted(pin.identity if is_renamed else pin.was, Because.PINNED)
 
     def may_serve(self, name: str, asked: Asked) -> bool:
         """Return whether a client may use an identity, and no person chose another one for the request."""

@@ -381,6 +381,13 @@ class IdentityStates:
         for identity in self.identities.values():
             self._hold_or_release(identity, at)
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        for identity in self.identities.values():
+            identity.name = names.get(identity.name, identity.name)
+            identity.twin_of = names.get(identity.twin_of or "", identity.twin_of)
+        self.identities = {identity.name: identity for identity in self.identities.values()}
+        self.revision += 1
+
     def return_if_due(self, identity: Identity, at: float) -> None:
         """End a rest or limit that is over, or that seems to begin in the future because the clock was set back."""
         returns_at = identity.returns_at

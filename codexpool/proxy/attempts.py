@@ -60,7 +60,7 @@ def begin(exchange: Exchange, identities: Identities, step: Try) -> None:
         # Never the token of one identity with the account of another: pool.toml changed in between.
         raise RuntimeError(f"{identity.name} has changed since it was chosen")
     trace = tracer.attempted(identities.pool, exchange, identity, bearer.fingerprint, step.lighter)
-    exchange.tries.append(Attempt(identity.name, bearer, identity.metadata, time.time(), trace, step.lighter))
+    exchange.tries.append(Attempt(identity, bearer, identity.metadata, time.time(), trace, step.lighter))
 
 
 class Attempts:

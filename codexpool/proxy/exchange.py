@@ -14,7 +14,7 @@ from mitmproxy import http
 from codexpool.common.addresses import household
 from codexpool.members.register import Member
 from codexpool.members.turn_queue import Slot
-from codexpool.pool.identity import Asked, Metadata
+from codexpool.pool.identity import Asked, Identity, Metadata
 from codexpool.pool.recovery import Outcome, Step, Steps
 from codexpool.protocol import endpoints, headers, models
 from codexpool.protocol.bounded_json import loads
@@ -50,10 +50,11 @@ Address = tuple[bytes, str, int, bytes, bytes]  # Scheme, host, port, method and
 class Attempt:
     """One sending of a request under one identity.
 
-    ``bearer`` and ``metadata`` are those of the moment it was decided, ``at`` is the unix second it left.
+    ``bearer`` and ``metadata`` are those of the moment it was decided, ``at`` is the unix second it left. The
+    ``identity`` may have left the pool since, or have another token.
     """
 
-    name: str
+    identity: Identity
     bearer: Bearer
     metadata: Metadata
     at: float
@@ -65,6 +66,11 @@ class Attempt:
     is_sent: bool = False
     secrets: tuple[str, ...] = ()  # What it was sent with, and an answer must not show.
     has_left: bool = False  # It had a connection: the backend may have received it.
+
+    @property
+    def name(self) -> str:
+        """The name of its identity, which may change while it is under way."""
+        return self.identity.name
 
 
 @dataclass(slots=True)

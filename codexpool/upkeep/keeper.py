@@ -20,7 +20,7 @@ from codexpool.common import tasks
 from codexpool.common.clock_skew import Clock
 from codexpool.common.tasks import Tasks
 from codexpool.config.files import Watcher
-from codexpool.config.model import PoolConfig
+from codexpool.config.model import PoolConfig, renamed
 from codexpool.config.sources import Resolved, Sources
 from codexpool.credentials.account_api import AccountApi
 from codexpool.credentials.agent_api import AgentApi
@@ -213,6 +213,8 @@ class Keeper(PoolListener):
     def follow(self, config: PoolConfig, resolved: Resolved) -> None:
         """Make the pool match the configuration: verify new tokens, keep the state of the others."""
         now = time.time()
+        if names := renamed(self.config, config):
+            self._rename(names)
         kept = self._vault.kept(config, resolved.credentials)
         for problem in resolved.problems:
             stays = any(spec.line == problem.line for spec in kept)
@@ -230,6 +232,16 @@ class Keeper(PoolListener):
         self._poller.keep()
         self._announcer.remind(now)
         self._wake()
+
+    def _rename(self, names: Mapping[str, str]) -> None:
+        """Have identities go on under other names, by their old ones."""
+        self.config = self.config.with_names(names)
+        self._vault.rename(names)
+        self.pool.rename(names)
+        for before, name in names.items():
+            logger.info("%s is called %s now", before, name)
+            if (identity := self.pool.identities.get(name)) is not None:
+                self._persistence.identity_renamed(before, identity)
 
     def stop(self) -> None:
         """End all tasks and write what is pending, at the end of the process or of the addon."""

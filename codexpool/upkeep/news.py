@@ -129,7 +129,7 @@ def _pinned(pool: Pool, name: str, note: Note, scope: str, now: float) -> None:
     if not (session := pinned_session(scope, name)):
         return
     if pinned_to := str(note.get("identity", "")):
-        pool.pin(session, Pin(pinned_to, float(note.get("at", 0.0))))
+        pool.pin(session, Pin(pinned_to, float(note.get("at", 0.0)), str(note.get("was", ""))))
     else:
         pool.pins.remove(session)
 

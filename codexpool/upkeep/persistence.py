@@ -238,6 +238,13 @@ class Persistence(Rows):
             record = Record(identity.fingerprint, identity.metadata.key, self._used_at.get(identity.name))
             self.put_record(record_name(self.scope, identity.name), record)
 
+    def identity_renamed(self, before: str, identity: Identity) -> None:
+        """Store what is known of an identity under its other name, and nothing under the one before."""
+        if (used_at := self._used_at.pop(before, None)) is not None:
+            self._used_at[identity.name] = used_at
+        self.put_identity(identity)
+        self.drop_identity(before)
+
     def drop_identity(self, name: str) -> None:
         """Forget a removed identity: its account does not bind another one with the same name."""
         self.drop_record(record_name(self.scope, name))

@@ -68,6 +68,13 @@ class Vault:
         self._read_usage = read_usage
         self._renewals = Renewals(pool, tasks, self.waiting, self._present, self._renewed)
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Follow identities to other names, by their old ones: each keeps its credential and its owner."""
+        self._config = self._config.with_names(names)
+        self._credentials = {names.get(name, name): one for name, one in self._credentials.items()}
+        self._bearers = {names.get(name, name): bearer for name, bearer in self._bearers.items()}
+        self._owners = {names.get(name, name): owner for name, owner in self._owners.items()}
+
     def kept(self, config: PoolConfig, credentials: Mapping[str, Credential]) -> list[IdentitySpec]:
         """Return the identities that keep their credential because their source, unchanged, is unreadable now.
 

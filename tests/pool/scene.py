@@ -36,7 +36,7 @@ class Scene:
         )
         token = f"at-test-{identity.name}"
         bearer = Bearer(token, fingerprint(token))
-        attempt = Attempt(identity.name, bearer, identity.metadata, self.now, cast(Any, None))
+        attempt = Attempt(identity, bearer, identity.metadata, self.now, cast(Any, None))
         model = asked.model if body_model is None else body_model
         with patch.object(judge, "time", SimpleNamespace(time=lambda: self.now)):
             verdict, evidence = judge.judge(

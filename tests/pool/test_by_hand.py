@@ -183,3 +183,23 @@ def test_pins_are_bounded_and_the_newest_stay() -> None:
     assert len(pins) == 10_000
     assert pins.of("1") is None
     assert pins.newest(1)[0] == ("10001", Pin("work", NOW + 10_001))
+
+
+def test_a_pin_follows_its_identity_to_another_name() -> None:
+    pool = pinned()
+
+    pool.rename({"home": "house"})
+
+    assert chosen(pool) == "house"
+
+
+def test_a_pin_may_name_an_identity_before_it_is_called_so() -> None:
+    """The state says it before pool.toml is read again, or to a machine that has another pool.toml."""
+    pool = ready_pool(*NAMES)
+    pool.pin("s", Pin("house", NOW, was="home"))
+
+    assert chosen(pool) == "home"
+
+    pool.rename({"home": "house"})
+
+    assert chosen(pool) == "house"

@@ -9,6 +9,7 @@ import pytest
 
 from codexpool.pool.breaker import Opening
 from codexpool.pool.identity import Asked, Condition, Evidence, Status
+from codexpool.pool.pins import Pin
 from codexpool.pool.pool import Pool
 from codexpool.pool.usage import MAIN, Limit, Usage, Window
 from codexpool.state import Note, Snapshot
@@ -109,7 +110,7 @@ def test_pins_are_taken_over_and_ended_for_this_pool_only() -> None:
     }
 
     apply(pool, Snapshot(notes=dict(pins)), POOL)
-    assert [pool.pins.of("s#1"), pool.pins.of("t")] == ["b", None]
+    assert [pool.pins.of("s#1"), pool.pins.of("t")] == [Pin("b", 5.0), None]
 
     apply(pool, Snapshot(notes={(PINNED, pin_name(POOL, "s#1")): {}}), POOL)
     assert pool.pins.of("s#1") is None

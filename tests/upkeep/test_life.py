@@ -454,6 +454,20 @@ class Life(RuleBasedStateMachine):
         self.do(asyncio.sleep(seconds))
         self.private("pool.toml", (self.folder / "pool.toml").read_text().replace("paused = true\n", ""))
 
+    @rule(name=NAME)
+    def an_identity_is_renamed_and_back(self, name: str) -> None:
+        """It is the same one under its other name: what is known of it stays, and nothing is asked again."""
+        assert self.keeper is not None
+        self.do(asyncio.sleep(3))  # What changed in its files just now makes it another one.
+        before = self.keeper.pool.identities[name]
+        for old, new in ((name, "another"), ("another", name)):
+            text = (self.folder / "pool.toml").read_text()
+            self.private("pool.toml", text.replace(f'name = "{old}"\n', f'name = "{new}"\n'))
+            self.do(asyncio.sleep(3))
+            assert self.keeper.pool.identities[new] is before
+            assert old not in self.keeper.pool.identities
+            self.turns(2)
+
     @rule(seconds=st.sampled_from([1.0, 30.0]))
     def the_backend_is_silent_for_a_while(self, seconds: float) -> None:
         self.backend.is_silent = True
@@ -535,7 +549,7 @@ class Life(RuleBasedStateMachine):
                     assert identity.status is Status.READY
                     assert identity.metadata is not None
                     bearer = keeper.bearer(identity.name)
-                    attempt = Attempt(identity.name, bearer, identity.metadata, time.time(), mock.Mock())
+                    attempt = Attempt(identity, bearer, identity.metadata, time.time(), mock.Mock())
                     await asyncio.sleep(0.2)
                     said = judge.LOST
                     with suppress(TimeoutError):
