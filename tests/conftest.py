@@ -11,7 +11,7 @@ from hypothesis import settings
 from mitmproxy.log import MitmLogHandler
 
 from tests import postgres as postgres_server
-from tests.running import codex
+from tests.running import Proxy, codex
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
 settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # `just test`, .ci/run
@@ -43,6 +43,12 @@ def _no_stale_log_handler() -> None:
     for handler in list(root.handlers):
         if isinstance(handler, MitmLogHandler):
             root.removeHandler(handler)
+
+
+@pytest.fixture
+def commands_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each proxy as its users do. For tests of starting and ending; the others fork (`tests.forking`)."""
+    monkeypatch.setattr(Proxy, "forks", False)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 
 from codexpool.tokens.member_key import hashed
+from tests.forking import Fork, start
 from tests.standin import StandIn, Token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,11 +66,21 @@ def _executable(tool: str, folder: Path) -> str:
     return str(path)
 
 
+def _starts_as_fork(command: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Return whether a fork does the same as the command: mitmdump, with nothing that changes Python itself."""
+    names = {name for name in (*environ, *os.environ) if name.startswith("PYTHON")} - {"PYTHONUNBUFFERED"}
+    is_same_python = all(environ.get(name) == os.environ.get(name) for name in names)
+    return Path(command[0]).name in ("mitmdump", "run-mitmdump") and is_same_python
+
+
 class Proxy:
     """mitmdump with the addon, on a free port.
 
     It uses the stand-in as its upstream proxy, and otherwise the shipped defaults.
     """
+
+    forks = True
+    """Start as a fork of a process that has already imported mitmproxy (`tests.forking`)."""
 
     def __init__(
         self, standin: StandIn, folder: Path, *arguments: str, tool: str = "mitmdump", script: Path | None = None
@@ -91,7 +102,7 @@ class Proxy:
             *arguments,
         ]
         self._environ = {**os.environ, "CODEXPOOL_STATE": str(self.state), "PYTHONUNBUFFERED": "1"}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     def __enter__(self) -> Proxy:
         self.start()
@@ -102,10 +113,14 @@ class Proxy:
 
     def start(self, wait: bool = True) -> None:
         """Start it. With ``wait``, return when it listens on its final address."""
+        command, environ = self._command, self._environ
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environ
-            )
+            if self.forks and _starts_as_fork(command, environ):
+                self._process = start(Path(command[0]).name, command[1:], environ, log.fileno())
+            else:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environ
+                )
         if wait:
             process = self._process
             until(lambda: self._listening() or process.poll() is not None, 60, "the proxy to listen")

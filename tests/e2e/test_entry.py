@@ -25,6 +25,8 @@ from tests.e2e.world import FAILED_CLOSED, MODEL, OWN, World, copied_entry, serv
 from tests.running import CLIENT, ROOT, pat, until
 from tests.standin import RESPONSES, WHOAMI, Answer
 
+pytestmark = pytest.mark.usefixtures("commands_themselves")
+
 
 def test_the_addon_works_from_another_folder(make: Make, tmp_path: Path) -> None:
     elsewhere = tmp_path / "else" / "where"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, OWN
 from tests.running import pat, until
 from tests.standin import RESPONSES, Answer
+
+pytestmark = pytest.mark.usefixtures("commands_themselves")
 
 MB = 1 << 20
 

@@ -22,6 +22,8 @@ from tests.e2e.world import FAILED_CLOSED, MODEL, E2EProxy, World, served_by, so
 from tests.running import pat, until
 from tests.standin import RESPONSES, WHOAMI, Answer
 
+pytestmark = pytest.mark.usefixtures("commands_themselves")
+
 DONE = "response.output_item.done"
 TURN = {"model": "m", "input": "hello"}
 
