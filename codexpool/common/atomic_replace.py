@@ -67,6 +67,35 @@ class Replacement:
             os.close(descriptor)
 
 
+def create_whole(path: Path, content: bytes) -> None:
+    """Create a file for its owner only: with all of its content, or not at all. Raises OSError if it exists."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(new, _CREATE, 0o600)
+    try:
+        try:
+            _write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        if not linked(new, path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    finally:
+        new.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def linked(new: Path, path: Path) -> bool:
+    """Give a file a second name unless that is taken: renaming would replace another one. Raises OSError."""
+    try:
+        path.hardlink_to(new)
+    except FileExistsError:
+        return False
+    except OSError:  # A file system without links.
+        if path.exists():
+            return False
+        new.rename(path)
+    return True
+
+
 def keep_beside(real: Path, content: bytes, what: str = "before") -> Path:
     """Write a backup, or another version, beside a file, for its owner only; return its path. Raises OSError."""
     stem = f"{real.name}.{what}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"

@@ -78,18 +78,18 @@ def with_table(text: str, table: Mapping[str, Value], of: Table) -> str:
     return _checked(result, expected, f"the {of}")
 
 
-def without_identity(text: str, name: str) -> str:
-    """Return ``text`` without the table of identity ``name``; all comments stay.
+def without_table(text: str, name: str, of: Table = Table.IDENTITY) -> str:
+    """Return ``text`` without the table of ``name``; all comments stay.
 
-    Raises UneditableError if the text is not TOML, has no such identity, or has it in an inline array.
+    Raises UneditableError if the text is not TOML, has no such table, or has it in an inline array.
     """
-    at, expected, statements = _find(text, name, Table.IDENTITY)
+    at, expected, statements = _find(text, name, of)
     if _is_inline(at, statements):
-        raise UneditableError(f"has its {Table.IDENTITY} tables in an inline array")
+        raise UneditableError(f"has its {of} tables in an inline array")
     del expected[at[0]][at[1]]
     if not expected[at[0]]:
         del expected[at[0]]
-    return _checked(_without(statements, at), expected, "the identity")
+    return _checked(_without(statements, at), expected, f"the {of}")
 
 
 def toml(value: Value) -> str:

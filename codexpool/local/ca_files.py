@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 
-from codexpool.common.atomic_replace import locked
+from codexpool.common.atomic_replace import linked, locked
 from codexpool.common.private_files import private_folder
 
 CERTIFICATE: Final = "mitmproxy-ca-cert.pem"  # public: the certificate that clients trust
@@ -115,6 +115,15 @@ def _fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
+def pem(of: Certificate) -> str:
+    """Return a certificate that was read as text to give away. Raises AuthorityError if it has changed since."""
+    again = certificate(of.path)
+    if again.fingerprint != of.fingerprint:
+        raise AuthorityError(f"{of.path} has just been replaced: try again")
+    found = _certificates(of.path, of.path.read_bytes())
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in found)
+
+
 def prepare(folder: Path) -> Prepared:
     """Make sure that a folder has a CA, closed to other users. May take seconds.
 
@@ -199,25 +208,12 @@ def _made(real: Path) -> bool:
         new.mkdir(mode=0o700)
         try:
             CertStore.create_store(new, CONF_BASENAME, KEY_SIZE)
-            if not _linked(new / KEY, real / KEY):
+            if not linked(new / KEY, real / KEY):  # A starting mitmproxy may have made one.
                 return False
             for path in new.iterdir():
                 path.replace(real / path.name)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    return True
-
-
-def _linked(new: Path, path: Path) -> bool:
-    """Give a file a second name unless that is taken. (Renaming would replace the key of a starting mitmproxy.)"""
-    try:
-        path.hardlink_to(new)
-    except FileExistsError:
-        return False
-    except OSError:  # A file system without links.
-        if path.exists():
-            return False
-        new.rename(path)
     return True
 
 

@@ -315,3 +315,27 @@ def test_expires_changes_no_other_byte(members: Members) -> None:
     members.run("expires", "ann", "never")
 
     assert members.text == before
+
+
+# -- remove
+
+
+def test_remove_leaves_nothing_of_a_member(members: Members) -> None:
+    members.key("add", "ann", "--turns-a-day", "5")
+    members.key("add", "bob")
+    members.key("rotate", "ann")
+
+    said = members.run("remove", "ann").stdout
+
+    assert f"removed ann from {members.path}" in said
+    assert set(members.list()) == {"bob"}
+    assert members.text.startswith(BEFORE)
+    members.run("remove", "ann", code=2)
+
+
+def test_the_last_member_can_be_removed(members: Members) -> None:
+    members.key("add", "ann")
+
+    members.run("remove", "ann")
+
+    assert members.text.strip() == BEFORE.strip()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codexpool.config.model import Table
-from codexpool.config.tables import UneditableError, Value, with_key, with_table, without_identity, without_key
+from codexpool.config.tables import UneditableError, Value, with_key, with_table, without_key, without_table
 from tests.config.texts import Written, has_headers, pool_texts
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -92,7 +92,7 @@ def test_an_identity_is_added_at_the_end_and_removed_again(written: Written) -> 
 
     assert text.startswith(written.text)
     assert tomllib.loads(text)["identity"][-1] == {"name": "new-one", "token": "at-test-x"}
-    without = without_identity(text, "new-one")
+    without = without_table(text, "new-one")
     assert without.strip() == written.text.strip()
 
 
@@ -101,7 +101,7 @@ def test_removing_an_identity_keeps_others_and_comments(written: Written, data: 
     name = data.draw(st.sampled_from(written.names))
     before = tomllib.loads(written.text)
     try:
-        text = without_identity(written.text, name)
+        text = without_table(written.text, name)
     except UneditableError:
         assert not has_headers(written.text)
         return
@@ -116,13 +116,13 @@ def test_an_identity_with_sub_tables_goes_whole() -> None:
         '# first\n[[identity]]\nname = "a"\n[identity.token]\nenv = "A"  # mine\n[identity.needs_replacement]\n'
         'since = 2026-01-01T00:00:00Z\n\n# second\n[[identity]]\nname = "b"\ntoken = "x"\n'
     )
-    assert without_identity(text, "a") == '# first\n# mine\n\n# second\n[[identity]]\nname = "b"\ntoken = "x"\n'
+    assert without_table(text, "a") == '# first\n# mine\n\n# second\n[[identity]]\nname = "b"\ntoken = "x"\n'
 
 
 @pytest.mark.parametrize("text", ['identity = [{ name = "a", token = "x" }, { name = "b", token = "y" }]\n'])
 def test_what_cannot_be_edited_safely_is_left_to_a_person(text: str) -> None:
     with pytest.raises(UneditableError, match="inline array"):
-        without_identity(text, "a")
+        without_table(text, "a")
     paused = with_key(text, "a", "paused", True)
     assert paused == text.replace('"x" }', '"x", paused = true}')
     with pytest.raises(UneditableError, match="inline array"):

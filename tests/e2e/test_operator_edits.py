@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from codexpool.config import editing
-from codexpool.config.tables import with_key, without_identity, without_key
+from codexpool.config.tables import with_key, without_key, without_table
 from codexpool.tokens.bearer import fingerprint
 from tests.e2e.conftest import Make
 from tests.e2e.logins import write_private
@@ -54,7 +54,7 @@ def test_a_paused_identity_is_not_verified_after_a_restart(make: Make) -> None:
 
 def test_a_removed_identity_ends_within_two_seconds(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
-    editing.edit(world.proxy.pool, lambda text: without_identity(text, "work"))
+    editing.edit(world.proxy.pool, lambda text: without_table(text, "work"))
     begun = time.monotonic()
     world.proxy.says("was reloaded", 10)
     assert time.monotonic() - begun < 4  # 2 s are promised; a busy machine is given twice as many

@@ -9,18 +9,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import click
 
 from codexpool.cli import completions, shells
+from codexpool.cli.client_access import trusted, url_of
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, confdir_of, find_proxy
-from codexpool.common.addresses import is_loopback
+from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, find_proxy
 from codexpool.common.private_files import private_folder
 from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.doctor.environment import bypasses, codex_home
-from codexpool.local.ca_files import CERTIFICATE, AuthorityError, Certificate, certificate
+from codexpool.local.ca_files import CERTIFICATE, Certificate
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
 """What a client must reach through the proxy: the backend, and the host that answers for a member's key."""
@@ -101,13 +100,13 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
     server with the variables of another terminal.
     """
     proxy = find_proxy(proxy_url)
-    trusted = _trusted(ca, proxy)
+    authority = trusted(ca, proxy)
     at = proxy.at if identity is None else _naming(identity, proxy)
-    changes: dict[str, str | None] = {"HTTPS_PROXY": _url(at)}
+    changes: dict[str, str | None] = {"HTTPS_PROXY": url_of(at)}
     if kind in ("vscode", "desktop"):  # There the client does not read CODEX_CA_CERTIFICATE.
-        changes["SSL_CERT_FILE"] = str(_bundle(trusted, os.environ))
+        changes["SSL_CERT_FILE"] = str(_bundle(authority, os.environ))
     else:
-        changes["CODEX_CA_CERTIFICATE"] = str(trusted.path)
+        changes["CODEX_CA_CERTIFICATE"] = str(authority.path)
     changes |= without_bypasses(os.environ)
     shell = shell or shells.shell_of(os.environ)
     form = {"cli": shells.SHELLS[shell], "ci": shells.github}.get(kind, shells.dotenv)
@@ -128,30 +127,6 @@ def without_bypasses(environ: Mapping[str, str]) -> dict[str, str | None]:
         if kept != entries:
             changes[name] = ",".join(kept) or None
     return changes
-
-
-def _trusted(named: Path | None, proxy: RunningProxy) -> Certificate:
-    if named is None and not is_loopback(proxy.at.host):
-        raise Failure(
-            f"{proxy} is on another machine, and so is its CA certificate. Get {CERTIFICATE} from the operator, "
-            "compare its fingerprint with the one `codexpool setup` prints there, and use --ca PATH"
-        )
-    path = named if named is not None else confdir_of(proxy) / CERTIFICATE
-    presented = proxy.authority() if named is None else None
-    if presented is not None and not presented.is_trusted_by(path.expanduser()):
-        raise Failure(
-            f"{proxy} has another certificate authority than {path}: its user, container or folder is another one. "
-            "codexpool setup shows which, and how to get its certificate"
-        )
-    try:
-        return certificate(path.expanduser())
-    except AuthorityError as error:
-        if named is not None:
-            raise Failure(f"--ca: {error}") from None
-        raise Failure(
-            f"{error}. Create one with: codexpool setup; or start the proxy once: codexpool run. If the proxy uses "
-            f"another confdir, use --ca PATH/{CERTIFICATE}"
-        ) from None
 
 
 def _bundle(own: Certificate, environ: Mapping[str, str]) -> Path:
@@ -186,12 +161,6 @@ def _other_certificates(named: str) -> bytes:
         except OSError:
             continue
     return Path(certifi.where()).read_bytes()
-
-
-def _url(at: Address) -> str:
-    # The colon stays without a password: git asks for one otherwise, and Python's websockets refuses the URL.
-    user = f"{quote(at.user, safe='')}:{quote(at.password, safe='')}@" if at.user or at.password else ""
-    return f"http://{user}{replace(at, user='', password='')}"
 
 
 def _naming(identity: str, proxy: RunningProxy) -> Address:

@@ -23,7 +23,7 @@ from codexpool.cli.identity_rows import described_credits, described_limit, iden
 from codexpool.cli.output import STATUS_STYLES, console, print_json
 from codexpool.cli.shared_logins import delete
 from codexpool.config.model import FromAuthJson, FromFile, FromState
-from codexpool.config.tables import with_key, without_identity, without_key
+from codexpool.config.tables import with_key, without_key, without_table
 from codexpool.pool.breaker import Breaker, Opening
 from codexpool.pool.exclusions import subjects
 from codexpool.pool.identity import Status
@@ -141,7 +141,7 @@ def remove(name: str, pool: Pool, with_login: bool) -> None:
     if with_login:  # First: if it cannot be deleted now, the same command does it later.
         require_writable(pool.path)
         delete(spec.owner)
-    pool.edit(lambda text: without_identity(text, name))
+    pool.edit(lambda text: without_table(text, name))
     with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
         state.drop_record(record_name(pool.scope, name))
     click.echo(f"removed {name} from {pool.path}")

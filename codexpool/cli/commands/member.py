@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -26,10 +27,11 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.completions import member_argument
 from codexpool.cli.ends import future_end
+from codexpool.cli.invitation import Invitation, invitation_options, prepared
 from codexpool.cli.output import Column, print_json, print_table
 from codexpool.config.model import Access, MemberSpec, PoolConfig, Table, shown
 from codexpool.config.read import parse
-from codexpool.config.tables import Value, toml, with_key, with_table, without_key
+from codexpool.config.tables import Value, toml, with_key, with_table, without_key, without_table
 from codexpool.members.register import KeyStatus, key_status
 from codexpool.tokens.bearer import FINGERPRINT_DIGITS
 from codexpool.tokens.member_key import hashed, new_key
@@ -97,13 +99,17 @@ def member() -> None:
 )
 @click.option("--turns-at-once", type=click.IntRange(min=1), help="Limit of simultaneous turns.")
 @click.option("--turns-a-day", type=click.IntRange(min=1), help="Limit of turns a day (UTC).")
-def add(name: str, pool: Pool, **options: Any) -> None:
-    """Add member NAME, and print the key to standard output. It is not shown again.
+@invitation_options
+def add(name: str, pool: Pool, invite: Path | None, proxy_url: str | None, ca: Path | None, **options: Any) -> None:
+    """Add member NAME, and print the key. It is not shown again.
+
+    The key goes to standard output, or with --invite into a file to send to the member.
 
     A turn is one request to the model. A prompt takes one turn, and one more for each tool call.
 
     \b
         codexpool member add ann
+        codexpool member add ann --invite ann.sh --proxy http://team:8080
         codexpool member add ci --expires 2027-01-31 --identities "team-*" --turns-at-once 3
     """
     require_new_name(name, pool.config.members, Table.MEMBER)
@@ -113,11 +119,12 @@ def add(name: str, pool: Pool, **options: Any) -> None:
             f"codexpool member rotate {name}"
         )
     require_writable(pool.path)
+    invitation = prepared(invite, proxy_url, ca)
     key = new_key()
     limits = {option: value for option, value in options.items() if value}
     table: dict[str, Value] = {"name": name, "key": hashed(key), **limits}
-    _issue(pool, key, lambda text: with_table(text, table, Table.MEMBER))
-    click.echo(f"added {name} to {pool.path}. {_instructions(name)}", err=True)
+    _issue(pool, name, key, invitation, lambda text: with_table(text, table, Table.MEMBER))
+    click.echo(f"added {name} to {pool.path}. {_instructions(name, invitation)}", err=True)
     for warning in (*_unmatched(pool.config, options["identities"]), *_openness(pool.config)):
         click.echo(f"codexpool: {warning}", err=True)
 
@@ -126,7 +133,10 @@ def add(name: str, pool: Pool, **options: Any) -> None:
 @pool_option
 @json_option
 def list_(pool: Pool, as_json: bool) -> None:
-    """List the members, their limits, and whether their keys are valid. Keys are shown as fingerprints."""
+    """List the members and their limits, and whether keys are valid.
+
+    Keys are shown as fingerprints.
+    """
     rows = [_document(pool.config, spec, time.time()) for spec in pool.config.members]
     if as_json:
         print_json({"members": rows})
@@ -175,16 +185,27 @@ def revoke(name: str, pool: Pool) -> None:
     help="How long the old key stays valid: 90m, 7d, or 0 to end it now.",
 )
 @click.option("--reinstate", is_flag=True, help="Readmit a revoked member. Its old key stays invalid.")
-def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
-    """Issue a new key for member NAME, and print it to standard output. It is not shown again.
+@invitation_options
+def rotate(
+    name: str,
+    pool: Pool,
+    grace: timedelta,
+    reinstate: bool,
+    invite: Path | None,
+    proxy_url: str | None,
+    ca: Path | None,
+) -> None:
+    """Issue a new key for member NAME, and print it.
 
-    The old key stays valid for a while; any older one ends now.
+    The key goes to standard output, or with --invite into a file. It is not shown again. The old key stays valid for
+    a while; any older one ends now.
     """
     spec = pool.member(name)
     is_revoked = spec.revoked_at is not None
     if is_revoked and not reinstate:
         raise Failure(f"{name} is revoked. To readmit it: codexpool member rotate {name} --reinstate")
     require_writable(pool.path)
+    invitation = prepared(invite, proxy_url, ca)
     grace = timedelta() if is_revoked else grace
     key, until = new_key(), datetime.now(UTC) + grace
 
@@ -196,9 +217,9 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
             return without_key(text, name, "previous", Table.MEMBER)
         return with_key(text, name, "previous", {"key": old.key, "until": until}, Table.MEMBER)
 
-    _issue(pool, key, change)
+    _issue(pool, name, key, invitation, change)
     old_key = f"the old one is valid until {toml(until)}" if grace else "the old one is invalid now"
-    click.echo(f"{name} has a new key; {old_key}. {_instructions(name)}", err=True)
+    click.echo(f"{name} has a new key; {old_key}. {_instructions(name, invitation)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
         click.echo(f"codexpool: {name} has expired. To renew it: codexpool member expires {name} never", err=True)
 
@@ -208,7 +229,10 @@ def rotate(name: str, pool: Pool, grace: timedelta, reinstate: bool) -> None:
 @click.argument("end", metavar="DATE|never", callback=_end)
 @pool_option
 def expires(name: str, end: date | None, pool: Pool) -> None:
-    """Set the last day (UTC) of member NAME's key, a time with its zone, or `never`."""
+    """Set until when member NAME's key is valid.
+
+    DATE is the last day (UTC), or a time with its zone.
+    """
     pool.member(name)
     if end is None:
         pool.edit(lambda text: without_key(text, name, "expires", Table.MEMBER))
@@ -218,8 +242,37 @@ def expires(name: str, end: date | None, pool: Pool) -> None:
         click.echo(f"{name} expires: {toml(end)}. {NOTICED}")
 
 
-def _issue(pool: Pool, key: str, change: Callable[[str], str]) -> None:
-    """Print the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
+@member.command()
+@member_argument
+@pool_option
+def remove(name: str, pool: Pool) -> None:
+    """Remove member NAME and its keys from pool.toml.
+
+    What the member has used stays in `codexpool usage`. A later member of that name is taken for the same one.
+    """
+    pool.member(name)
+    pool.edit(lambda text: without_table(text, name, Table.MEMBER))
+    click.echo(f"removed {name} from {pool.path}; its key is invalid. {NOTICED}")
+
+
+def _issue(pool: Pool, name: str, key: str, invitation: Invitation | None, change: Callable[[str], str]) -> None:
+    """Hand out the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
+    if invitation is not None:
+        invitation.write(name, key)
+        try:
+            pool.edit(change)
+        except Failure as failure:
+            invitation.path.unlink(missing_ok=True)
+            raise Unchanged(failure.message) from None
+        return
+    _print(key)
+    try:
+        pool.edit(change)
+    except Failure as failure:
+        raise Unchanged(f"{failure.message}. The printed key is not valid") from None
+
+
+def _print(key: str) -> None:
     try:
         sys.stdout.write(f"{key}\n")
         sys.stdout.flush()
@@ -227,13 +280,16 @@ def _issue(pool: Pool, key: str, change: Callable[[str], str]) -> None:
         with contextlib.suppress(OSError):
             sys.stdout.close()  # Otherwise the interpreter tries to flush at exit, and prints an error.
         raise Unchanged(f"cannot write the key to standard output: {error.strerror or error}") from None
-    try:
-        pool.edit(change)
-    except Failure as failure:
-        raise Unchanged(f"{failure.message}. The printed key is not valid") from None
 
 
-def _instructions(name: str) -> str:
+def _instructions(name: str, invitation: Invitation | None) -> str:
+    if invitation is not None:
+        doubt = f"\nCheck this first: {invitation.doubt}" if invitation.doubt else ""
+        return (
+            f"The invitation is {invitation.path}. It contains the key: send it in a way that you trust, and delete "
+            f"it.\nTell {name} over another channel that the certificate's SHA-256 is {invitation.fingerprint}"
+            f"{doubt}"
+        )
     return (
         "The key is not shown again; only its hash is stored.\n"
         f"{name} sets CODEX_ACCESS_TOKEN to it (or pipes it into codex login --with-access-token), and the variables "
