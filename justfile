@@ -63,6 +63,10 @@ fairness *arguments:
 decide *arguments:
     uv run python -m benchmarks.decision "$@"
 
+# take the pictures of the page that the docs show (needs Chromium)
+pictures:
+    uv run python -m tests.web.pictures
+
 # build the wheel and the sdist
 build:
     uv build

@@ -47,6 +47,11 @@ NO_POOL: Final = "no pool is configured"
 UNVERIFIED: Final = "no identity has been verified yet"
 NO_IDENTITY: Final = "no identity can serve now"
 
+NOT_HERE: Final = (
+    "this page is only available on the machine that the proxy runs on. From another one, forward the proxy's port "
+    "(ssh -N -L 8080:127.0.0.1:8080 HOST), and use a browser whose proxy is http://127.0.0.1:8080"
+)
+
 LONGEST_WAIT = 25.0  # seconds an answer to ``/api/events`` waits at most for an event
 GATHERED = 0.25  # seconds to gather further events after the first, so that a busy proxy is not asked for each
 MOST_WAITERS = 32  # requests that may wait for events at the same time; more are answered at once
@@ -116,7 +121,7 @@ class Site:
         request, peer = flow.request, flow.client_conn.peername
         is_for_all = (path := request.path.partition("?")[0]) in FOR_ALL
         if not is_for_all and (not is_loopback(address_of(peer)) or self._proxy.is_own_connection(peer)):
-            return _error(403, "this page is only available on the machine that the proxy runs on")
+            return _error(403, NOT_HERE)
         if request.method not in ("GET", "HEAD"):
             return _error(405, "this site is read-only: use GET")
         if path == AUTHORITY:

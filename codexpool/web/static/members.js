@@ -8,7 +8,7 @@ import { compact, figure, short } from "./words.js";
 
 const KEPT = 100;
 const CELLS = ["key", "state", "number turns", "number today", "number tokens", "expires"];
-const UNITS = ["", "", "under way", "turns today", "tokens today", ""];
+const UNITS = ["turns under way", "turns today", "tokens today"];
 
 /** Show the members in the order of pool.toml. */
 export function showMembers({ members: all = [], proxy }) {
@@ -22,15 +22,13 @@ export function showMembers({ members: all = [], proxy }) {
 
 function create(one) {
   const link = filterLink(name(one.name, 48), { member: one.name }, `Requests of ${short(one.name, 48)}`);
-  const own = { sign: sign("good"), word: make("span"), turns: make("span"), today: make("span"), tokens: make("span"), expires: make("span") };
+  const own = { sign: sign("good"), word: make("span"), turns: make("span"), today: make("span"), tokens: make("span"), expires: make("span"), unit: make("span", "unit", "key expires ") };
   const state = make("span", "badge", own.sign, own.word);
-  const counts = [own.turns, own.today, own.tokens].map((cell, index) => make("span", "", cell, unit(index + 2)));
-  const made = row(link, state, ...counts, own.expires);
+  const counts = [own.turns, own.today, own.tokens].map((cell, index) => make("span", "", cell, make("span", "unit", ` ${UNITS[index]}`)));
+  const made = row(link, state, ...counts, make("span", "", own.unit, own.expires));
   CELLS.forEach((names, index) => (made.cells[index].className = names));
   return known(made, { ...own, state });
 }
-
-const unit = (index) => make("span", "unit", ` ${UNITS[index]}`);
 
 function update(own, one) {
   const isValid = one.key === "valid";
@@ -41,6 +39,7 @@ function update(own, one) {
   put(own.today, bounded(one.turns_today, one.turns_a_day));
   const tokens = one.tokens_today;
   put(own.tokens, tokens ? compact(tokens.input + tokens.output) : "");
+  own.unit.hidden = !one.expires_at;
   sentence(own.expires, ...(one.expires_at ? [[one.expires_at, "relative"]] : []));
 }
 
