@@ -23,6 +23,7 @@ from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
 from codexpool.proxy.mitm import json_log, options
+from codexpool.proxy.mitm.authorities import Authorities
 from codexpool.proxy.mitm.garbage import exempt_all_objects, free_exempt_objects
 from codexpool.proxy.mitm.listeners import Listeners
 from codexpool.proxy.mitm.shutdown import REASON, Shutdown
@@ -105,10 +106,14 @@ class Codexpool:
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("")
         options.set_defaults()
+        try:
+            options.use_upstream_proxy(os.environ)
+        except exceptions.OptionsError as error:
+            sys.exit(f"codexpool: {error}")
         self.listeners = Listeners(ctx.master.addons)
         resend.install(self.handler, self._are_messages_heard)
         self.tls_sessions = tls_sessions.TlsSessions(lambda: self.handler.hosts)
-        tls_sessions.install(self.tls_sessions)
+        tls_sessions.install(self.tls_sessions, Authorities(os.environ))
         options.warn_of_modes()
         if self.support.notice:
             logger.warning("%s", self.support.notice)
@@ -303,6 +308,7 @@ class Codexpool:
     async def response(self, flow: http.HTTPFlow) -> None:
         if not self._is_traffic(flow):
             return
+        options.hide_upstream_auth(flow)
         try:
             await self.handler.judge(flow)
         except Exception as error:
@@ -314,6 +320,7 @@ class Codexpool:
     async def error(self, flow: http.HTTPFlow) -> None:
         if not self._is_traffic(flow):
             return
+        options.hide_upstream_auth(flow)
         try:
             await self.handler.judge_loss(flow)
         except Exception as error:

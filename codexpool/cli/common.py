@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from codexpool.cli.entry import entry
+from codexpool.cli.via import upstream
 from codexpool.common.clock_skew import Clock
 from codexpool.common.private_files import UnusableError
 from codexpool.config.checks import new_name_problem
@@ -24,6 +25,7 @@ from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.shared_login import StoredLogin
 from codexpool.credentials.token_endpoint import TokenEndpoint
+from codexpool.credentials.upstream_proxy import no_proxy
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.needs import NO_IDENTITIES
 from codexpool.redaction import redact_tokens
@@ -124,11 +126,12 @@ def _logins() -> Mapping[IdentityKey, StoredLogin]:
 
 
 def route() -> Route:
-    """Return how commands reach the backend: directly.
+    """Return how commands reach the backend: through the proxy of ``--via`` or CODEXPOOL_UPSTREAM_PROXY, or directly.
 
     HTTPS_PROXY may be the pool's own proxy, which would send the requests under an identity of the pool.
     """
-    return Route()
+    proxy = upstream()
+    return Route(proxy.url if proxy is not None else None, excluded=no_proxy(os.environ))
 
 
 def verification() -> Verification:

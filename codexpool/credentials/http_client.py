@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -18,12 +19,13 @@ from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import certifi
 
 from codexpool import __version__
 from codexpool.common import tasks
+from codexpool.credentials.upstream_proxy import VARIABLE, is_direct
 from codexpool.protocol.inflate import UnreadableError, inflated
 
 if TYPE_CHECKING:
@@ -44,20 +46,15 @@ class NoAnswerError(Exception):
 class Route:
     """The upstream proxy and the trust of the proxy's own connections.
 
-    ``proxy`` is a URL (see `proxy_url`), ``trusted`` a PEM file or a folder of them that is trusted besides the usual
-    authorities; ``insecure`` is mitmproxy's ``ssl_insecure``.
+    ``proxy`` is the URL of a `codexpool.credentials.upstream_proxy.UpstreamProxy`, ``trusted`` a PEM file or a folder
+    of them that is trusted besides the usual authorities and those of ``SSL_CERT_FILE``; ``insecure`` is mitmproxy's
+    ``ssl_insecure``, and ``excluded`` are the hosts that are reached without the proxy (``NO_PROXY``).
     """
 
     proxy: str | None = field(default=None, repr=False)  # It may contain a password.
     trusted: str | None = None
     insecure: bool = False
-
-
-def proxy_url(scheme: str, host: str, port: int, auth: str) -> str:
-    """Return the URL of a proxy; ``auth`` is mitmproxy's ``user:password``, with any characters in it."""
-    user, colon, password = auth.partition(":")
-    credentials = f"{quote(user, safe='')}{colon}{quote(password, safe='')}@" if auth else ""
-    return f"{scheme}://{credentials}{f'[{host}]' if ':' in host else host}:{port}"
+    excluded: str = ""
 
 
 def client(route: Route, seconds: float, headers: Mapping[str, str] = JSON) -> httpx.AsyncClient:
@@ -75,11 +72,18 @@ def client(route: Route, seconds: float, headers: Mapping[str, str] = JSON) -> h
         raise NoAnswerError(f"trusted certificates: {error}") from error
 
     # trust_env: the environment's HTTPS_PROXY may well be this very proxy.
-    transport = httpx.AsyncHTTPTransport(verify=tls, proxy=route.proxy, trust_env=False)
-    pool: Any = transport._pool
-    pool._network_backend = _Network()  # httpx has no parameter for httpcore's.
+    def transport(proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:
+        made = httpx.AsyncHTTPTransport(verify=tls, proxy=proxy, trust_env=False)
+        pool: Any = made._pool
+        pool._network_backend = _Network()  # httpx has no parameter for httpcore's.
+        return made
+
+    way: Any = transport(None)
+    if route.proxy is not None:
+        to_proxy = tls if route.proxy.startswith("https:") else None
+        way = _Fork(route, way, transport(httpx.Proxy(route.proxy, ssl_context=to_proxy)))
     made = httpx.AsyncClient(
-        transport=transport,
+        transport=way,
         trust_env=False,
         timeout=seconds,
         headers={"user-agent": f"codexpool/{__version__}", **headers},
@@ -109,7 +113,7 @@ async def answer(
     except (TimeoutError, httpx.TimeoutException):
         raise NoAnswerError(f"no whole answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:
-        raise NoAnswerError(type(error).__name__) from error
+        raise NoAnswerError(_mistrust(error) or type(error).__name__) from error
     response.headers.pop("content-encoding", None)
     return httpx.Response(response.status_code, headers=response.headers, content=content)
 
@@ -148,6 +152,60 @@ def _tls(route: Route) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _mistrust(error: BaseException | None) -> str:
+    """Return why the certificate of a server is not trusted; empty if an error is another one."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return ""
+    return f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name a company's authority"
+
+
+class _Fork:
+    """Sends requests through the upstream proxy, except those for hosts that are reached without it."""
+
+    def __init__(self, route: Route, direct: httpx.AsyncBaseTransport, proxied: httpx.AsyncBaseTransport) -> None:
+        self._excluded = route.excluded
+        self._proxy = urlsplit(route.proxy or "").netloc.rpartition("@")[2]
+        self._direct = direct
+        self._proxied = proxied
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. Raises NoAnswerError if the proxy is what failed."""
+        import httpx
+
+        if is_direct(request.url.host, self._excluded):
+            return await self._direct.handle_async_request(request)
+        try:
+            return await self._proxied.handle_async_request(request)
+        except httpx.ProxyError as error:
+            raise NoAnswerError(f"the proxy {self._proxy} {_refusal(error)}") from error
+        except httpx.ConnectError as error:
+            if _mistrust(error):
+                raise
+            raise NoAnswerError(f"the proxy {self._proxy} cannot be reached") from error
+
+    async def __aenter__(self) -> _Fork:
+        await self._direct.__aenter__()
+        await self._proxied.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._direct.__aexit__(*raised)
+        await self._proxied.__aexit__(*raised)
+
+    async def aclose(self) -> None:
+        await self._direct.aclose()
+        await self._proxied.aclose()
+
+
+def _refusal(error: httpx.ProxyError) -> str:
+    """Return what a proxy answered to CONNECT: its status, and none of its words."""
+    status = found[0] if (found := re.match(r"\d{3}\b", str(error))) is not None else "something that is no answer"
+    remedy = f": check user and password in {VARIABLE}" if status == "407" else ""
+    return f"answers {status}{remedy}"
 
 
 class _Network:

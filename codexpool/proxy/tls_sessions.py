@@ -25,6 +25,7 @@ from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
 from codexpool.protocol.hosts import is_read, plain
+from codexpool.proxy.mitm.authorities import Authorities
 
 LONGEST: Final = 3600.0  # seconds for which one check of a certificate counts
 MOST: Final = 4  # hosts
@@ -101,12 +102,13 @@ def _key(server: Any, connection: SSL.Connection) -> object:
     return server.address, server.via, server.sni, connection.get_context()
 
 
-def install(sessions: TlsSessions) -> None:
-    """Have new connections resume these sessions."""
+def install(sessions: TlsSessions, authorities: Authorities) -> None:
+    """Have new connections resume these sessions, and trust these authorities."""
 
     def start_tls(layer: tls.ServerTLSLayer) -> Generator[Any, Any, None]:
         yield from _start_tls(layer)
         if layer.tls is not None:
+            authorities.add_to(layer.tls.get_context())
             sessions.resume(layer.conn, layer.tls)
 
     start_tls.of_mitmproxy = _start_tls  # type: ignore[attr-defined]

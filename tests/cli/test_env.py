@@ -204,7 +204,7 @@ def test_an_api_key_is_warned_of(run: Run, authority_at_home: Path) -> None:
 def test_replacing_another_proxy_is_reported(run: Run, authority_at_home: Path) -> None:
     said = run(HTTPS_PROXY="http://me:secret@corp:3128")
 
-    assert "--mode upstream:URL" in said.stderr
+    assert "codexpool run --via URL" in said.stderr
     assert "secret" not in said.output
     assert run(HTTPS_PROXY="http://127.0.0.1:8080").stderr == ""
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import re
 import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mitmproxy import exceptions
+from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
-from codexpool.credentials.authapi import AuthApi
-from codexpool.credentials.http_client import Route, proxy_url
+from codexpool.credentials.authapi import AuthApi, Whoami
+from codexpool.credentials.http_client import Route, answer, client
+from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy
 from codexpool.pool.identity import Word
 from codexpool.proxy.mitm import options
 from codexpool.tokens.bearer import Bearer
+from tests.company import CompanyProxy
+from tests.running import pat
+from tests.standin import StandIn
 
 PASSWORDS = ["plain", "a/b", "a#b", "a?b", "a@b", "a:b", "%2F", "a b", "\u00fc", "[::1]", "p@ss/w#rd?x:9@host", "\\"]
 
@@ -34,62 +42,139 @@ PASSWORDS = ["plain", "a/b", "a#b", "a?b", "a@b", "a:b", "%2F", "a b", "\u00fc",
 )
 @example("DOMAIN\\kim", "a/b#c?d@e:f")
 def test_any_user_and_password_come_out_as_they_went_in(user: str, password: str) -> None:
-    proxy = httpx.Proxy(proxy_url("http", "corp", 3128, f"{user}:{password}"))
+    proxy = httpx.Proxy(UpstreamProxy("http", "corp", 3128, f"{user}:{password}").url)
 
     assert proxy.raw_auth == (user.encode(), password.encode())
     assert str(proxy.url) == "http://corp:3128"
 
 
 def test_an_address_of_ipv6_is_one() -> None:
-    assert httpx.URL(proxy_url("https", "::1", 8080, "")).host == "::1"
-
-
-class Corporate(socketserver.StreamRequestHandler):
-    """A company's proxy that notes who comes, and lets nobody pass."""
-
-    seen: list[str]
-
-    def handle(self) -> None:
-        head = b""
-        while line := self.rfile.readline().strip():
-            head += line + b"\n"
-        found = re.search(rb"(?i)^proxy-authorization: basic (.*)$", head, re.MULTILINE)
-        self.seen.append(base64.b64decode(found[1]).decode() if found else "")
-        self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+    assert httpx.URL(UpstreamProxy("https", "::1", 8080).url).host == "::1"
 
 
 @pytest.fixture
-def corporate() -> Iterator[tuple[int, list[str]]]:
-    seen: list[str] = []
-    handler: Any = type("Handler", (Corporate,), {"seen": seen})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1], seen
-        server.shutdown()
+def standin(tmp_path: Path) -> Iterator[StandIn]:
+    with StandIn([pat("work")], folder=tmp_path) as standin:
+        yield standin
 
 
-@pytest.mark.parametrize("password", PASSWORDS)
-async def test_whoami_uses_an_upstream_proxy_with_any_password(
-    password: str, corporate: tuple[int, list[str]], caplog: pytest.LogCaptureFixture
+async def whoami(route: Route) -> Whoami:
+    return await AuthApi(route, {}).whoami(Bearer.of(pat("work").token))
+
+
+async def test_what_the_proxy_asks_itself_goes_through_mitmproxys_upstream_proxy_with_any_password(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No part of the password is logged."""
+    """The company's authority is the one of SSL_CERT_FILE. No part of a password is logged."""
     caplog.set_level(logging.DEBUG)
-    port, seen = corporate
-    secret = f"{password}-hunter2"
-    with taddons.context(Proxyserver(), UpstreamAuth()) as context:
-        context.options.update(mode=[f"upstream:http://127.0.0.1:{port}"], upstream_auth=f"kim:{secret}")
-        route = options.own_route()
+    monkeypatch.setenv("SSL_CERT_FILE", str(standin.ca_file))
+    for password in PASSWORDS:
+        auth = f"kim:{password}-hunter2"
+        with (
+            CompanyProxy(standin, auth) as company,
+            taddons.context(Proxyserver(), NextLayer(), UpstreamAuth()) as context,
+        ):
+            context.options.update(mode=[f"upstream:http://{company.place}"], upstream_auth=auth)
+            route = options.own_route()
+            answer = await whoami(route)
 
-    api = AuthApi(route, {})
-    answer = await api.whoami(Bearer.of("at-test-0123456789abcdef"))
+        assert answer.word is Word.HEALTHY, f"{answer} {password}"
+        assert company.asked == ["auth.openai.com"]
+        assert "hunter2" not in f"{answer} {route!r} {caplog.text}"
 
-    assert answer.word is Word.UNREACHABLE
-    assert seen == [f"kim:{secret}"]
-    assert "hunter2" not in f"{answer} {route!r} {caplog.text}"
+
+async def test_a_failure_says_whose_it_is_and_nothing_that_a_server_sent(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CompanyProxy(standin, "kim:right") as company:
+        wrong = UpstreamProxy("http", *_place(company), "kim:hunter2").url
+        right = UpstreamProxy("http", *_place(company), "kim:right").url
+        refused = str((await whoami(Route(wrong))).evidence)
+        untrusted = str((await whoami(Route(right))).evidence)
+        monkeypatch.setenv("SSL_CERT_FILE", str(standin.ca_file))
+        trusted = await whoami(Route(right, excluded="nothing.of.this"))
+    gone = str((await whoami(Route(right))).evidence)
+
+    assert f"the proxy {company.place} answers 407: check user and password in CODEXPOOL_UPSTREAM_PROXY" in refused
+    assert "its certificate is not trusted" in untrusted
+    assert "SSL_CERT_FILE" in untrusted
+    assert trusted.word is Word.HEALTHY
+    assert f"the proxy {company.place} cannot be reached" in gone
+    assert not re.search("hunter2|Who are you", refused + untrusted + gone)
+
+
+async def test_what_is_on_this_machine_is_reached_directly(standin: StandIn) -> None:
+    """A webhook, for one. What NO_PROXY names is, too."""
+    with CompanyProxy(standin, "kim:right") as company, socketserver.TCPServer(("127.0.0.1", 0), Answering) as here:
+        threading.Thread(target=here.handle_request, daemon=True).start()
+        route = Route(f"http://{company.place}")
+
+        async with client(route, 10) as made:
+            got = await answer(made, "GET", f"http://127.0.0.1:{here.server_address[1]}/", 10)
+
+        assert got.status_code == 204
+        assert (company.asked, company.refused) == ([], 0)
+
+
+class Answering(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+def _place(company: CompanyProxy) -> tuple[str, int]:
+    host, _, port = company.place.partition(":")
+    return host, int(port)
+
+
+MODE = "upstream:http://127.0.0.1:3128"
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode", "own", "clients", "warning"),
+    [
+        ({}, MODE, "kim:p@ss", "kim:p@ss", ""),
+        ({"mode": [MODE]}, MODE, "kim:p@ss", "kim:p@ss", ""),
+        ({"mode": [MODE], "upstream_auth": "ann:x"}, MODE, "ann:x", "ann:x", ""),
+        ({"mode": ["upstream:http://other:1"]}, "upstream:http://other:1", "", "", "asks itself only"),
+        ({"mode": ["regular"]}, "regular", "kim:p@ss", "", "asks itself only"),
+        ({"mode": [MODE, "reverse:http://x@8081"]}, MODE, "kim:p@ss", "", "upstream_auth"),
+    ],
+)
+async def test_the_variable_sets_mitmproxys_mode_unless_that_is_set(
+    settings: dict[str, Any],
+    mode: str,
+    own: str,
+    clients: str,
+    warning: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "http://kim:p%40ss@127.0.0.1:3128")
+    addon = UpstreamAuth()
+    with taddons.context(Proxyserver(), NextLayer(), addon) as context:
+        context.options.update(**settings)
+        options.use_upstream_proxy(os.environ)
+        route, used = options.own_route(), context.options.mode[0]
+        shown = str(dict(context.options.items()))
+
+    assert used == mode
+    assert httpx.Proxy(route.proxy or "").raw_auth == (tuple(own.encode().split(b":")) if own else None)
+    assert addon.auth == (b"Basic " + base64.b64encode(clients.encode()) if clients else None)
+    assert warning in caplog.text
+    assert (VARIABLE in caplog.text) == bool(warning)
+    assert "p@ss" not in shown + caplog.text
+
+
+async def test_an_invalid_variable_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    with taddons.context(Proxyserver()), pytest.raises(exceptions.OptionsError, match=f"^{VARIABLE}: ") as raised:
+        options.use_upstream_proxy({VARIABLE: "socks5://kim:hunter2@corp"})
+    assert "hunter2" not in str(raised.value)
 
 
 def test_a_route_does_not_show_its_password() -> None:
-    assert "hunter2" not in repr(Route(proxy_url("http", "corp", 3128, "kim:hunter2")))
+    assert "hunter2" not in repr(Route(UpstreamProxy("http", "corp", 3128, "kim:hunter2").url))
 
 
 def test_a_client_does_without_what_only_a_command_line_needs() -> None:

@@ -19,6 +19,7 @@ from mitmproxy.test import taddons
 from OpenSSL import SSL
 
 from codexpool.proxy import tls_sessions
+from codexpool.proxy.mitm.authorities import Authorities
 from codexpool.proxy.tls_sessions import TlsSessions
 from tests.standin.certificates import Authority
 
@@ -95,7 +96,7 @@ class Backend:
 def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     monkeypatch.setattr(tls.ServerTLSLayer, "start_tls", tls_sessions._start_tls)
     backend = Backend(tmp_path)
-    tls_sessions.install(backend.sessions)
+    tls_sessions.install(backend.sessions, Authorities({}))
     with taddons.context(backend.config) as context:
         backend.options = context.options
         context.configure(backend.config, confdir=str(tmp_path), ssl_verify_upstream_trusted_ca=str(backend.ca_file))
@@ -221,7 +222,7 @@ def test_a_session_that_another_addon_has_set_stays(backend: Backend, monkeypatc
 
 
 def test_a_reload_does_not_add_a_layer(backend: Backend) -> None:
-    tls_sessions.install(TlsSessions(lambda: backend.hosts))
+    tls_sessions.install(TlsSessions(lambda: backend.hosts), Authorities({}))
     installed: Any = tls.ServerTLSLayer.start_tls
 
     assert installed.of_mitmproxy is tls_sessions._start_tls

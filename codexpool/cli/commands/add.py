@@ -46,6 +46,7 @@ from codexpool.cli.tokens import (
     usable,
     verify,
 )
+from codexpool.cli.via import via_option
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError, private_folder
 from codexpool.config.model import (
@@ -106,6 +107,7 @@ force_option = click.option(
 @expires_option
 @click.option("--priority", type=int, help='With selection = "drain-first": the highest is used first. Default: 0.')
 @force_option
+@via_option
 @config_option
 @click.option("--dry-run", is_flag=True, help="Verify the token and print what would be written, but write nothing.")
 def add(
@@ -152,6 +154,7 @@ def add(
 @identity_argument
 @click.option("--device-auth", is_flag=True, help="Log in with a code, in a browser on another machine.")
 @shared_option
+@via_option
 @config_option
 def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> None:
     """Log in to ChatGPT with `codex login`, and add the login to pool.toml as identity NAME.
@@ -337,6 +340,7 @@ OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 @click.command()
 @identity_argument
 @token_options
+@via_option
 @pool_option
 @expires_option
 @force_option

@@ -25,6 +25,7 @@ from codexpool.cli.common import (
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
 from codexpool.cli.output import print_json
 from codexpool.cli.tokens import checked, put_vouched, remember
+from codexpool.cli.via import via_option
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec
 from codexpool.credentials import Credential
@@ -55,6 +56,7 @@ SEVERAL: Final = (
 
 @click.command()
 @click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=completions.identities)
+@via_option
 @pool_option
 @json_option
 @click.pass_context

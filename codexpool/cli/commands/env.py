@@ -191,7 +191,8 @@ def _hints(kind: str, shell: str, at: Address, environ: Mapping[str, str]) -> li
         hints.append("CODEX_API_KEY is set: `codex exec` then uses api.openai.com and not the pool. Unset it")
     if _leads_elsewhere(environ.get("HTTPS_PROXY", ""), at):
         hints.append(
-            "HTTPS_PROXY was another proxy. To send requests on through it: codexpool run --mode upstream:URL"
+            "HTTPS_PROXY was another proxy. To send requests on through it: codexpool run --via URL, or set "
+            "CODEXPOOL_UPSTREAM_PROXY there"
         )
     if at.password:
         hints.append("HTTPS_PROXY contains the proxy's password: treat it as a secret")

@@ -27,6 +27,7 @@ from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import identity_rows
 from codexpool.cli.output import console, print_json
 from codexpool.cli.tokens import REFUSALS, checked
+from codexpool.cli.via import via_option
 from codexpool.credentials.account_api import Spending, UnreadError
 from codexpool.pool.identity import IdentityKey, Metadata, Status, Word
 from codexpool.pool.usage import MAIN, ResetCredits, Usage
@@ -75,6 +76,7 @@ class Request:
 @click.command()
 @identity_argument
 @click.option("--yes", is_flag=True, help="Spend the credit without asking first.")
+@via_option
 @pool_option
 @json_option
 def reset(name: str, yes: bool, pool: Pool, as_json: bool) -> None:

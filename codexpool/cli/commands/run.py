@@ -13,6 +13,8 @@ import click
 from codexpool.cli.banner import Banner
 from codexpool.cli.entry import entry
 from codexpool.cli.log_output import log_output
+from codexpool.cli.via import upstream, via_option
+from codexpool.credentials.upstream_proxy import VARIABLE
 
 PRIVATE: Final = 0o077  # Dumps, HAR files and the CA are for the user only.
 TOOLS: Final = ("mitmdump", "mitmproxy", "mitmweb")
@@ -27,6 +29,7 @@ def addon_path() -> None:
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.option("--with", "name", type=click.Choice(TOOLS), default=TOOLS[0], show_default=True, help="What to start.")
 @click.option("--config", metavar="PATH", type=click.Path(path_type=Path), help="The pool.toml to use.")
+@via_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     """Start mitmdump with the addon.
@@ -34,6 +37,8 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     Passes ARGUMENTS to mitmdump: codexpool run -p 8081 -w flows. Listens on 127.0.0.1 unless told otherwise. To see
     mitmdump's own help: codexpool run -- --help.
     """
+    if (proxy := upstream()) is not None:
+        os.environ[VARIABLE] = proxy.url  # The addon reads it there: a password is in no option of mitmproxy.
     options = ["-s", str(entry())]
     if not _has_listen_host(arguments):
         # The addon would do so too, but only after mitmproxy has begun to listen on all addresses.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions, http, optmanager
@@ -17,7 +18,8 @@ from mitmproxy.proxy import mode_specs, server
 from codexpool.common.addresses import is_loopback
 from codexpool.common.private_files import OPEN_TO_OTHERS
 from codexpool.common.tasks import Tasks
-from codexpool.credentials.http_client import Route, proxy_url
+from codexpool.credentials.http_client import Route
+from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy, no_proxy, of_environ
 from codexpool.protocol.hosts import CODEX, PAGE, is_codex
 
 logger = logging.getLogger("codexpool")
@@ -65,6 +67,36 @@ def set_defaults() -> None:
         server.TCP_TIMEOUT = SILENCE
     if "listen_host" in ours and (proxyserver := ctx.master.addons.get("proxyserver")) is not None:
         _tasks.spawn(_listen_on_default(proxyserver))
+
+
+def use_upstream_proxy(environ: Mapping[str, str]) -> None:
+    """Connect through the proxy that `VARIABLE` names, unless the user has set a mode. Raises OptionsError.
+
+    Its password gets into no option: mitmproxy shows options.
+    """
+    if (proxy := _named_upstream(environ)) is None:
+        return
+    if not is_set_by_user("mode"):
+        ctx.options.update(mode=[f"upstream:{proxy.scheme}://{proxy}"])
+    modes = _modes()
+    if (proxy.host, proxy.port) not in upstreams():
+        logger.warning(
+            "%s is used for what the proxy asks itself only: clients are connected as the option mode says (%s)",
+            VARIABLE,
+            ", ".join(ctx.options.mode),
+        )
+    elif any(isinstance(spec, mode_specs.ReverseMode) for spec in modes):
+        logger.warning("mode reverse is set, too: set upstream_auth if the proxy that %s names needs it", VARIABLE)
+    elif proxy.auth and not ctx.options.upstream_auth:
+        # What the option would do.
+        ctx.master.addons.get("upstreamauth").auth = b"Basic " + base64.b64encode(proxy.auth.encode())
+
+
+def _named_upstream(environ: Mapping[str, str]) -> UpstreamProxy | None:
+    try:
+        return of_environ(environ)
+    except ValueError as error:
+        raise exceptions.OptionsError(str(error)) from None
 
 
 async def _listen_on_default(proxyserver: Any) -> None:
@@ -230,12 +262,16 @@ def upstreams() -> set[tuple[str, int]]:
 
 def own_route() -> Route:
     """Return the way our own requests take to the backend: that of the proxy's connections."""
-    proxy = None
+    proxy = named = _named_upstream(os.environ)
     for spec in _modes():
         if isinstance(spec, mode_specs.UpstreamMode):
-            proxy = proxy_url(spec.scheme, *spec.address[:2], ctx.options.upstream_auth or "")
+            host, port = spec.address[:2]
+            is_named = named is not None and (host, port) == (named.host, named.port)
+            auth = ctx.options.upstream_auth or (named.auth if named is not None and is_named else "")
+            proxy = UpstreamProxy(spec.scheme, host, port, auth)
     trusted = ctx.options.ssl_verify_upstream_trusted_ca or ctx.options.ssl_verify_upstream_trusted_confdir
-    return Route(proxy, trusted, ctx.options.ssl_insecure)
+    url = proxy.url if proxy is not None else None
+    return Route(url, trusted, ctx.options.ssl_insecure, no_proxy(os.environ))
 
 
 # -- flows, and what outlives a reload
@@ -261,6 +297,12 @@ def hide_password(flow: http.HTTPFlow) -> None:
     given = flow.metadata.get("proxyauth")
     if given is not None and len(given) == 2:
         flow.metadata["proxyauth"] = (given[0], HIDDEN)
+
+
+def hide_upstream_auth(flow: http.HTTPFlow) -> None:
+    """Hide the password for the upstream proxy from dumps: mitmproxy adds it to requests without TLS."""
+    if flow.request.scheme == "http" and isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
+        flow.request.headers.pop("proxy-authorization", None)
 
 
 def note_pool() -> None:
