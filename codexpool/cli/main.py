@@ -47,6 +47,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "run": Entry("commands.run:run", "Start a proxy: mitmdump, mitmproxy or mitmweb with the addon"),
         "env": Entry("commands.env:env", "Print the variables that lead a client to the proxy"),
         "stop": Entry("commands.stop:stop", "End the running proxy, once its requests have finished"),
+        "service": Entry("commands.service:service", "Run the proxy in the background, from each login on"),
         "status": Entry("commands.status:status", "Show what the running proxy does: identities, sessions"),
         "breaker": Entry("commands.identities:breaker", "Show or close the circuit breaker"),
         "demo": Entry("demo.demo:demo", "Show what happens when a token dies, without an account"),

@@ -210,6 +210,11 @@ def announcement_of(proxy: RunningProxy) -> Announcement | None:
     return proxy.announcement or next((one for one in _announced() if at & {*addresses(one)}), None)
 
 
+def announced_by(pid: int) -> Announcement | None:
+    """Return how the proxy of a process of this user announced itself."""
+    return next((one for one in _announced() if one.pid == pid), None)
+
+
 def _announced() -> list[Announcement]:
     try:
         return announced(location(os.environ).folder)

@@ -1,0 +1,239 @@
+"""`codexpool service`: a proxy that starts when a person logs in, by systemd or launchd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_path
+from codexpool.cli.entry import tool
+from codexpool.cli.output import print_json
+from codexpool.cli.running_proxy import announced_by
+from codexpool.cli.service.environment import environment_of, left_out
+from codexpool.cli.service.files import MARK, Plan
+from codexpool.cli.service.managers import Manager, ManagerError, State, manager
+from codexpool.cli.shells import eval_line
+from codexpool.common.private_files import private_folder
+from codexpool.config.model import FromEnv
+
+STARTS_WITHIN: Final = 10.0  # seconds until a proxy has announced itself
+LOOK: Final = 0.2  # seconds between two looks
+FLOW_DETAIL: Final = "flow_detail"
+
+
+@click.group()
+def service() -> None:
+    """Run the proxy in the background, from each login on.
+
+    Uses systemd's manager of your user, or launchd. For a service of the whole machine, see docs/running.md.
+    """
+
+
+@service.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
+@click.option("--config", "named", metavar="PATH", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def install(named: Path | None, arguments: tuple[str, ...]) -> None:
+    """Start the proxy now and at each login.
+
+    Makes a systemd user unit, or a launchd agent, that runs `codexpool run` with ARGUMENTS, and starts it. Installed
+    again, it is changed and restarted: turns may finish. Variables of this shell that may be secrets are not in it.
+
+    \b
+        codexpool service install
+        codexpool service install -p 8081
+    """
+    managed = _manager()
+    path = pool_path(named)
+    plan = Plan(
+        _command(path if named is not None else None, arguments), environment_of(os.environ), *_files(managed)
+    )
+    before = _own_text(managed.file)
+    try:
+        _write(managed.file, managed.text(plan))
+        managed.start()
+    except (ManagerError, OSError) as error:
+        _restore(managed, before)
+        raise Unchanged(str(error)) from None
+    click.echo(f"installed {managed.file}")
+    _tell_of_variables(plan.variables, path)
+    _wait(managed)
+    _print(_document(managed))
+    if managed.hint:
+        click.echo(f"codexpool: {managed.hint}", err=True)
+    click.echo(f"\nNext:\n  {eval_line(os.environ, 'codex')}")
+
+
+@service.command()
+def uninstall() -> None:
+    """End the proxy, and do not start it any more.
+
+    The pool, its logins, the state and the certificate authority stay.
+    """
+    managed = _manager()
+    if _own_text(managed.file) is None:
+        click.echo("no service is installed")
+        return
+    try:
+        managed.stop()
+        managed.file.unlink()
+        managed.forget()
+    except (ManagerError, OSError) as error:
+        raise Failure(str(error)) from None
+    click.echo(f"stopped the proxy, and removed {managed.file}. What stays: docs/upgrades.md")
+
+
+@service.command()
+@json_option
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show whether it runs, and where its log is.
+
+    Exit code 1 if it is not installed, or does not run.
+    """
+    managed = _manager()
+    document = _document(managed)
+    if as_json:
+        print_json(document)
+    elif document["installed"]:
+        _print(document)
+    else:
+        click.echo("no service is installed. To install it: codexpool service install")
+    context.exit(0 if document["runs"] else 1)
+
+
+def _manager() -> Manager:
+    try:
+        return manager(sys.platform, os.environ, Path.home(), os.getuid() if os.name == "posix" else 0)
+    except ManagerError as error:
+        raise Failure(str(error)) from None
+
+
+def _command(config: Path | None, arguments: tuple[str, ...]) -> list[str]:
+    """Return what the service runs. Raises Failure."""
+    program = tool("codexpool")
+    if not Path(program).is_absolute():
+        own = "from codexpool.cli import main; main(prog_name='codexpool')"
+        words = [sys.executable, "-c", own]
+    else:
+        words = [program]
+    if "archive-v0" in Path(sys.executable).parts:
+        raise Failure("this codexpool is a temporary one (uvx). Install it first: uv tool install codexpool")
+    words += ["run", *(["--config", str(config)] if config is not None else [])]
+    if not any(FLOW_DETAIL in argument for argument in arguments):
+        words += ["--set", f"{FLOW_DETAIL}=0"]  # A log that is kept needs no line for each request.
+    return [*words, *arguments]
+
+
+def _files(managed: Manager) -> tuple[Path, Path]:
+    """Return the file of variables, and that of launchd's log."""
+    import platformdirs
+
+    variables = platformdirs.user_config_path("codexpool", appauthor=False) / "environment"
+    return variables, Path.home() / "Library" / "Logs" / "codexpool.log"
+
+
+def _own_text(file: Path) -> str | None:
+    """Return the text of the file, if it exists. Raises Failure if another program, or a person, has made it."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{file}: {error}") from None
+    if MARK not in text:
+        raise Failure(f"{file} was not made by codexpool service install. Move it away first")
+    return text
+
+
+def _write(file: Path, text: str) -> None:
+    """Write the file as a whole. Raises OSError."""
+    new = private_folder(file.parent) / f".{file.name}.new"
+    new.write_text(text, encoding="utf-8")
+    new.chmod(0o600)
+    new.replace(file)
+
+
+def _restore(managed: Manager, before: str | None) -> None:
+    with contextlib.suppress(OSError, ManagerError):
+        if before is None:
+            managed.file.unlink(missing_ok=True)
+        else:
+            _write(managed.file, before)
+        managed.forget()
+
+
+def _tell_of_variables(file: Path, pool_toml: Path) -> None:
+    """Say which variables of this shell the service does not see."""
+    try:
+        specs = Pool(pool_toml).config.identities
+    except Failure as failure:
+        failure.show()
+        specs = ()
+    names = left_out(os.environ, (spec.source.variable for spec in specs if isinstance(spec.source, FromEnv)))
+    if names:
+        lines = "; ".join(f"{name}=…" for name in names)
+        click.echo(
+            f"codexpool: the service does not see {', '.join(names)} of this shell, which may be secret. Put them "
+            f"into {file} ({lines}; chmod 600), and install it again",
+            err=True,
+        )
+
+
+def _wait(managed: Manager) -> None:
+    """Wait until the proxy listens. Raises Failure with the end of its log if it does not run."""
+    deadline = time.monotonic() + STARTS_WITHIN
+    while (state := _state(managed)).runs and announced_by(state.pid) is None and time.monotonic() < deadline:
+        time.sleep(LOOK)
+    if not state.runs:
+        said = ""
+        with contextlib.suppress(ManagerError):
+            said = managed.last_lines()
+        raise Failure(f"the proxy does not run: {state.word}. Its log ends with:\n{said}The whole log: {managed.log}")
+
+
+def _state(managed: Manager) -> State:
+    try:
+        return managed.state()
+    except ManagerError as error:
+        raise Failure(str(error)) from None
+
+
+def _document(managed: Manager) -> dict[str, Any]:
+    is_installed = _own_text(managed.file) is not None
+    state = _state(managed) if is_installed else State("not installed", runs=False, is_enabled=False, pid=0)
+    proxy = announced_by(state.pid)
+    variables, _ = _files(managed)
+    return {
+        "manager": managed.name,
+        "file": str(managed.file),
+        "installed": is_installed,
+        "enabled": state.is_enabled,
+        "runs": state.runs,
+        "state": state.word,
+        "pid": state.pid or None,
+        "listens": list(proxy.listens) if proxy is not None else [],
+        "log": managed.log,
+        "variables": str(variables),
+        "confdir": str(proxy.confdir) if proxy is not None and proxy.confdir is not None else None,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    runs = f"process {document['pid']}" if document["pid"] else "no process"
+    where = ", ".join(document["listens"]) or "no address yet"
+    rows = {
+        "file": document["file"],
+        "state": f"{document['state']}, {'enabled' if document['enabled'] else 'not enabled'}, {runs}",
+        "address": where,
+        "log": document["log"],
+        "variables": document["variables"],
+        "authority": document["confdir"] or "unknown until it runs",
+    }
+    for name, text in rows.items():
+        click.echo(f"  {name:<9}  {text}")
