@@ -41,7 +41,7 @@ types:
 
 # build the documentation as a site, in site/; fails on a dead link
 docs *arguments:
-    NO_MKDOCS_2_WARNING=1 uv run --group docs python -m mkdocs --quiet build --strict "$@"
+    NO_MKDOCS_2_WARNING=1 uv run --group docs python -m mkdocs build --strict "$@"
 
 # show the documentation while you write it
 docs-serve *arguments:

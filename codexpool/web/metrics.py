@@ -39,10 +39,10 @@ async def scrape(view: View, now: float) -> bytes:
     # It is slow to import, and most proxies are never scraped.
     if LIBRARY not in sys.modules:
         await in_thread(import_module, LIBRARY)
-    return await join(_encoded(_families(view, now)))
+    return await join(_encoded(families(view, now)))
 
 
-def _families(view: View, now: float) -> Iterator[Metric]:
+def families(view: View, now: float) -> Iterator[Metric]:
     from prometheus_client import ProcessCollector
 
     yield from ProcessCollector(registry=None).collect()  # Time, memory, open files; found on Linux only.
