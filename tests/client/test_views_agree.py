@@ -112,7 +112,7 @@ def test_every_view_of_a_dead_pat_agrees(
         for width, scheme in ((360, "light"), (1440, "dark")):
             tab.look(width, scheme)
             tab.open(f"{SITE}/#flow/{flow['flow']['id']}")
-            tab.wait("document.querySelector('dialog[open]')?.textContent.includes('row 7')")
+            tab.wait("document.querySelector('dialog[open]')?.innerText.includes('row 7')")
             text = tab.run("document.body.innerText + document.querySelector('dialog').innerText")
             assert all(word in text for word in (first, other, *prints))
             assert tab.run(OVERFLOWING) == []

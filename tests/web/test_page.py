@@ -459,8 +459,8 @@ def test_an_empty_pool_shows_the_two_lines_that_lead_on(tab: Tab, site: StandInS
     lines = tab.run("[...document.querySelectorAll('#begin-section .command code')].map((one) => one.innerText)")
     assert lines == ["codexpool add NAME", 'eval "$(codexpool env)" && codex']
     assert not tab.run("document.getElementById('lists').checkVisibility()"), "nothing but empty lists"
-    tab.run("document.querySelector('#away summary').click()")
-    assert "ssh -N -L 8080:127.0.0.1:8080 HOST" in text(tab, "#away")
+    tab.run("document.querySelector('#away').click()")
+    assert "ssh -N -L 8080:127.0.0.1:8080 HOST" in text(tab, ".away")
 
     site.show("normal")
     hurry(tab)
