@@ -40,8 +40,10 @@ class Manager(Protocol):
     file: Path
     log: str
     """A command that shows the log."""
-    hint: str
-    """What a person may want to know about it; empty if nothing."""
+
+    @property
+    def hint(self) -> str:
+        """What a person may want to know about it; empty if nothing."""
 
     def text(self, plan: Plan) -> str:
         """Return the text of the file."""
@@ -137,7 +139,7 @@ class Launchd:
     """launchd's agents of this user."""
 
     name = "launchd"
-    hint = "it runs while you are logged in"
+    hint: Final = "it runs while you are logged in"
 
     def __init__(self, home: Path, uid: int) -> None:
         self.file = home / "Library" / "LaunchAgents" / f"{NAME}.plist"
