@@ -62,6 +62,7 @@ class IdentityRow:
             "name": self.spec.name,
             "kind": str(self.kind),
             "account_id": metadata.account_id or None,
+            "email": metadata.email or None,
             "user_id": None if metadata.user_id.startswith(UNKNOWN) else metadata.user_id or None,
             "plan": metadata.plan or None,
             "status": str(self.status),
@@ -113,8 +114,7 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
     is_recorded = record is not None and record.fingerprint == fingerprint
     metadata = known.metadata.get(fingerprint)
     if metadata is None and isinstance(credential, OAuth):
-        login = credential.login
-        metadata = Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+        metadata = credential.login.metadata
     if metadata is None and isinstance(credential, Agent):
         metadata = credential.identity.metadata
     if metadata is None and record is not None and is_recorded:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from codexpool.common.clock_skew import LATEST
+from codexpool.common.emails import email_of
 from codexpool.common.private_files import UnusableError
 from codexpool.pool.identity import Metadata
 from codexpool.tokens.agent_key import AgentKey, is_id
@@ -96,4 +97,5 @@ def _owner(claims: Mapping[str, Any]) -> Metadata:
     if not is_id(account_id) or not is_id(user_id) or not isinstance(fedramp, bool):
         raise ValueError("it does not name its account and user")
     is_named = isinstance(plan, str) and plan.isprintable()
-    return Metadata(str(account_id), str(user_id), str(plan) if is_named else "", fedramp)
+    plan, email = str(plan) if is_named else "", email_of(claims.get("email"))
+    return Metadata(str(account_id), str(user_id), plan, fedramp, email=email)

@@ -14,7 +14,7 @@ from typing import Any
 from codexpool.common.private_files import UnusableError
 from codexpool.credentials import PREFIX
 from codexpool.credentials.agent_identity import AgentIdentity, of_record
-from codexpool.pool.identity import IdentityKey
+from codexpool.pool.identity import IdentityKey, Metadata
 from codexpool.tokens.bearer import Bearer
 from codexpool.tokens.jwt import claims_of, is_jwt
 
@@ -53,10 +53,15 @@ class Login:
     fedramp: bool
     expires_at: float | None
     document: Mapping[str, Any] = field(repr=False)
+    email: str = ""
 
     @property
     def key(self) -> IdentityKey:
         return IdentityKey(self.account_id, self.user_id)
+
+    @property
+    def metadata(self) -> Metadata:
+        return Metadata(self.account_id, self.user_id, self.plan, self.fedramp, email=self.email)
 
     def expires_within(self, seconds: float, at: float) -> bool:
         """Return whether its access token has expired ``seconds`` after the unix second ``at``."""
@@ -158,4 +163,5 @@ def _login(document: Mapping[str, Any]) -> Login:
         claims.fedramp,
         of_access.expires_at,
         document,
+        claims.email or of_access.email,
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codexpool.common.clock_skew import Clock
+from codexpool.common.emails import email_of
 from codexpool.credentials.http_client import LazyClient, NoAnswerError, Route
 from codexpool.pool.identity import Evidence, Metadata, Word
 from codexpool.pool.verdict import ENDPOINT_CODES, says_dead
@@ -135,7 +136,7 @@ def _metadata_of(document: dict[str, Any]) -> Metadata:
     account_id, user_id, plan = (str(text) for text in texts)
     if not (_is_sendable(account_id) and user_id.isprintable() and plan.isprintable()):
         raise ValueError("whoami gives an account, user or plan that is not one line of text")
-    return Metadata(account_id, user_id, plan, fedramp)
+    return Metadata(account_id, user_id, plan, fedramp, email=email_of(document.get("email")))
 
 
 def _is_sendable(text: str) -> bool:

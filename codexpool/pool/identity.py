@@ -76,6 +76,7 @@ class Metadata:
     fedramp: bool = False
     origin: str = CHATGPT
     routing_override: str | None = None
+    email: str = field(default="", compare=False)  # For people only.
     key: IdentityKey = field(init=False, repr=False, compare=False)  # Asked for ten times per request.
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from codexpool.credentials.shared_login import StoredLogin
 from codexpool.members.ledger import Account, Spent
 from codexpool.pool.identity import Condition, IdentityKey, Metadata
 from codexpool.pool.states import REFUSED_FOR_GOOD
+from codexpool.state.notes import EMAIL
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection  # Only where a state is opened: it takes a tenth of a second.
@@ -104,6 +105,8 @@ class Rows(ABC):
         """Store what whoami and routing discovery say about a token."""
         about = {name: getattr(metadata, name) for name in _METADATA}
         self.put(Row("metadata", fingerprint, {"fingerprint": fingerprint, **about, "at": at}))
+        if metadata.email:
+            self.put_note(EMAIL, fingerprint, {"email": metadata.email})
 
     def put_condition(self, fingerprint: str, condition: Condition) -> None:
         values = {

@@ -10,6 +10,7 @@ FAMILIES: Final = "families"  # The families of models: one for all.
 BREAKER: Final = "breaker"  # By pool.
 RESUMED: Final = "resumed"  # When a person said that nothing is wrong with an identity, by fingerprint.
 NOT_FOR: Final = "not_for"  # By the subject of an exclusion.
+EMAIL: Final = "email"  # The address of a token's user, by fingerprint.
 PINNED: Final = "pinned"  # By pool and session (`pin_name`); empty once the session was unpinned.
 
 

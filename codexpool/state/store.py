@@ -7,11 +7,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, or_, select, update
 
+from codexpool.common.emails import email_of
 from codexpool.members.ledger import DAY, Account, Spent, day_of
 from codexpool.pool.identity import IdentityKey
 from codexpool.pool.pins import KEPT as PINS_KEPT
@@ -19,6 +21,7 @@ from codexpool.state import GONE, MAX_SESSIONS, Row, Snapshot, State, StateError
 from codexpool.state.clock import database_time
 from codexpool.state.database import Database
 from codexpool.state.logins import login_rows
+from codexpool.state.notes import EMAIL
 from codexpool.state.reading import readable
 from codexpool.state.schema import claims, conditions, leases, metadata, notes, revision, schema, sessions, spent
 from codexpool.state.times import moved_row, moved_snapshot
@@ -291,6 +294,9 @@ def contents(connection: Connection, now: float) -> Snapshot:
             snapshot.records[name] = record
     _add_conditions(snapshot, connection.execute(_columns("conditions")))
     _add_notes(snapshot, connection.execute(_columns("notes")))
+    for fingerprint, known in snapshot.metadata.items():
+        email = email_of(snapshot.notes.get((EMAIL, fingerprint), {}).get("email"))
+        snapshot.metadata[fingerprint] = replace(known, email=email)
     snapshot.logins = login_rows(connection, -1)
     snapshot.spent = spent_since(connection, now, -math.inf, "")
     return snapshot

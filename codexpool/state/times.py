@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from codexpool.pool.identity import Condition
 from codexpool.state import Row, Snapshot
-from codexpool.state.notes import BREAKER, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
+from codexpool.state.notes import BREAKER, EMAIL, FAMILIES, NOT_FOR, PINNED, RESET, RESUMED, USAGE
 
 EACH: Final = "*"
 Path = tuple[str | int, ...]
@@ -39,6 +39,7 @@ NOTES: Final[Mapping[str, Times]] = {
     RESUMED: Times(past=(("at",),)),
     NOT_FOR: Times(past=(("entries", EACH, 3),), ends=(("entries", EACH, 4),)),
     PINNED: Times(past=(("at",),)),
+    EMAIL: Times(),
 }
 """The times in each kind of note."""
 

@@ -8,8 +8,11 @@ import json
 from typing import Any, NamedTuple
 
 from codexpool.common.clock_skew import LATEST
+from codexpool.common.emails import email_of
 
 AUTH = "https://api.openai.com/auth"  # The claim with the account, the user and the plan.
+
+PROFILE = "https://api.openai.com/profile"  # The claim with the email address, if that is not at the top.
 
 
 class Claims(NamedTuple):
@@ -20,6 +23,7 @@ class Claims(NamedTuple):
     plan: str
     fedramp: bool
     expires_at: float | None
+    email: str = ""
 
 
 def claims_of(token: str) -> Claims:
@@ -27,12 +31,15 @@ def claims_of(token: str) -> Claims:
     document = payload_of(token)
     auth = document.get(AUTH)
     auth = auth if isinstance(auth, dict) else {}
+    profile = document.get(PROFILE)
+    profile = profile if isinstance(profile, dict) else {}
     return Claims(
         _text(auth.get("chatgpt_account_id")),
         _text(auth.get("chatgpt_user_id")) or _text(auth.get("user_id")),
         _text(auth.get("chatgpt_plan_type")),
         auth.get("chatgpt_account_is_fedramp") is True,
         _time(document.get("exp")),
+        email_of(document.get("email")) or email_of(profile.get("email")),
     )
 
 

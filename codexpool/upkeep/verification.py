@@ -110,8 +110,7 @@ def _is_known(part: str) -> bool:
 
 def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Metadata:
     if isinstance(credential, OAuth) and credential.login.access == bearer:
-        login = credential.login
-        return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+        return credential.login.metadata
     try:
         claims = claims_of(bearer.token)
     except ValueError:
@@ -119,7 +118,9 @@ def _claimed(bearer: Bearer, credential: Credential, spec: IdentitySpec) -> Meta
     account_id = (claims.account_id if claims else "") or spec.account_id or ""
     # A bearer that does not name its owner is an identity of its own.
     user_id = (claims.user_id if claims else "") or spec.user_id or f"{UNKNOWN}{spec.name}"
-    return Metadata(account_id, user_id, claims.plan if claims else "", bool(claims and claims.fedramp))
+    if claims is None:
+        return Metadata(account_id, user_id, "")
+    return Metadata(account_id, user_id, claims.plan, claims.fedramp, email=claims.email)
 
 
 UNKNOWN = "command:"  # The prefix of the made-up user id of a bearer that does not name its owner.

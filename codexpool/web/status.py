@@ -219,6 +219,7 @@ def _identity(
         "fingerprint": identity.fingerprint,
         "account_id": safe(metadata.account_id) or None,
         "user_id": None if metadata.user_id.startswith(UNKNOWN) else safe(metadata.user_id) or None,
+        "email": safe(metadata.email) or None,
         "plan": safe(metadata.plan) or None,
         "fedramp": metadata.fedramp,
         "origin": safe(metadata.origin),

@@ -178,8 +178,7 @@ class _Maker:
         """Return the metadata of an unverified identity, as far as its login, the state or pool.toml have it."""
         spec = self.spec
         if isinstance(self.credential, OAuth):
-            login = self.credential.login
-            return Metadata(login.account_id, login.user_id, login.plan, login.fedramp)
+            return self.credential.login.metadata
         if isinstance(self.credential, Agent):
             return self.credential.identity.metadata
         if self.record is not None and self.record.fingerprint == self.fingerprint:
