@@ -13,6 +13,7 @@ from codexpool.pool.identity import Asked, Condition, Identity, Kind, Status, cl
 from codexpool.pool.pins import Wanted
 from codexpool.pool.pool import Pool
 from codexpool.pool.selection import Because
+from codexpool.pool.states import CONDEMNED
 
 NEED = {
     Status.UNVERIFIED: "not verified yet",
@@ -33,6 +34,8 @@ NAMES = {  # One credential.
 }
 
 NO_IDENTITIES = "no identities yet: codexpool add NAME"
+
+COMMANDS = {Status.NEEDS_REPLACEMENT: "replace", Status.NEEDS_LOGIN: "login"}
 
 REMINDED_FROM = 14 * 86_400.0  # Seconds before the expected end of a token from which on its operator is reminded.
 
@@ -203,3 +206,24 @@ def remedy(identity: Identity, where: str) -> str:
             return f"Log in again: codexpool login {identity.name}"
         case _:
             return f"Give it a token of its previous account, or remove it and add it again: {where}"
+
+
+def needs(identity: Identity, condition: Condition, where: str) -> str:
+    """Return what an operator has to do before it serves again; empty if nothing."""
+    if condition.status in CONDEMNED:
+        return remedy(identity, where)
+    if condition.status is not Status.PAUSED:
+        return ""
+    if identity.twin_of is not None and not identity.paused:
+        return f"Give it a token of another user, or remove it: {where}"
+    once = "Once its workspace is active again: " if is_of_workspace(condition) else "To let it serve again: "
+    return f"{once}{command(identity, condition)}"
+
+
+def command(identity: Identity, condition: Condition) -> str:
+    """Return the command at the end of what an identity needs; empty if no command alone is enough."""
+    if condition.status is not Status.PAUSED:
+        verb = COMMANDS.get(condition.status, "")
+    else:
+        verb = "" if identity.twin_of is not None and not identity.paused else "resume"
+    return f"codexpool {verb} {identity.name}" if verb else ""

@@ -25,7 +25,7 @@ from codexpool.members.register import key_status
 from codexpool.members.turn_queue import TurnQueue
 from codexpool.pool.exclusions import subjects_of
 from codexpool.pool.identity import Condition, Identity, Metadata, Status
-from codexpool.pool.needs import expiry, is_of_workspace, remedy
+from codexpool.pool.needs import command, expiry, needs
 from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.usage import MAIN, NOTHING, Usage
@@ -50,7 +50,6 @@ PROGRAMS: Final = {
     "mitmproxy": version.VERSION,
     "python": ".".join(map(str, sys.version_info[:3])),
 }
-COMMANDS: Final = {Status.NEEDS_REPLACEMENT: "replace", Status.NEEDS_LOGIN: "login"}
 UNVERIFIED: Final = Metadata("", "", "", origin="")  # stands for the metadata of an identity that has none yet
 
 
@@ -219,7 +218,7 @@ def _identity(
         "fingerprint": identity.fingerprint,
         "account_id": safe(metadata.account_id) or None,
         "user_id": None if metadata.user_id.startswith(UNKNOWN) else safe(metadata.user_id) or None,
-        "email": safe(metadata.email) or None,
+        "email": metadata.email or None,
         "plan": safe(metadata.plan) or None,
         "fedramp": metadata.fedramp,
         "origin": safe(metadata.origin),
@@ -227,8 +226,8 @@ def _identity(
         "since": condition.since,
         "until": condition.until,
         "evidence": safe(str(condition.evidence or "")),
-        "needs": safe(_needs(identity, condition, _place(view.config, spec))),
-        "command": safe(_command(identity, condition)),
+        "needs": safe(needs(identity, condition, _place(view.config, spec))),
+        "command": safe(command(identity, condition)),
         "expires_at": identity.expires_at,
         "reminder": "" if condition.status in CONDEMNED else expiry(identity.expires_at, now),
         "sessions": sessions[identity.name],
@@ -275,27 +274,6 @@ def condition_at(pool: Pool, identity: Identity, now: float) -> Condition:
 
 def usage_of(pool: Pool, identity: Identity) -> Usage:
     return pool.states.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
-
-
-def _needs(identity: Identity, condition: Condition, where: str) -> str:
-    """Return what an operator has to do before it serves again; empty if nothing."""
-    if condition.status in CONDEMNED:
-        return remedy(identity, where)
-    if condition.status is not Status.PAUSED:
-        return ""
-    if identity.twin_of is not None and not identity.paused:
-        return f"Give it a token of another user, or remove it: {where}"
-    once = "Once its workspace is active again: " if is_of_workspace(condition) else "To let it serve again: "
-    return f"{once}{_command(identity, condition)}"
-
-
-def _command(identity: Identity, condition: Condition) -> str:
-    """Return the command at the end of what an identity needs; empty if no command alone is enough."""
-    if condition.status is not Status.PAUSED:
-        verb = COMMANDS.get(condition.status, "")
-    else:
-        verb = "" if identity.twin_of is not None and not identity.paused else "resume"
-    return f"codexpool {verb} {identity.name}" if verb else ""
 
 
 def _tokens(used: Tokens) -> dict[str, int]:

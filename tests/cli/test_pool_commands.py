@@ -113,6 +113,7 @@ def test_add_identifies_a_login_by_its_claims(pool: Pool) -> None:
         "user-spare",
         "ready",
     )
+    assert row["email"] == "user-spare@example.invalid"
     assert login.document == login.first
     assert pool.standin.requests(WHOAMI) == []
 
@@ -198,7 +199,7 @@ def test_list_shows_what_each_identity_is_and_needs(pool: Pool) -> None:
     rows = {row["name"]: row for row in json.loads(checked.stdout)["identities"]}
     assert {name: row["status"] for name, row in rows.items()} == {"work": "ready", "spare": "needs_replacement"}
     assert set(rows["work"]) == {
-        *("name", "kind", "account_id", "user_id", "plan", "status"),
+        *("name", "kind", "account_id", "user_id", "email", "plan", "status"),
         *("since", "until", "evidence", "not_for", "fingerprint", "last_used"),
         *("limits", "limited", "reset_credits"),
     }

@@ -50,6 +50,8 @@ def bearer(token: Token) -> Bearer:
 async def test_whoami_says_whose_a_token_is(standin: StandIn) -> None:
     word, evidence, metadata = await api(standin).whoami(bearer(pat("work")))
     assert (word, metadata, evidence.status) == (Word.HEALTHY, WORK, 200)
+    assert metadata is not None
+    assert metadata.email == "user-work@example.invalid"
     [seen] = standin.requests(WHOAMI)
     assert seen.header("chatgpt-account-id") is None
     assert (seen.host, seen.method) == ("auth.openai.com", "GET")

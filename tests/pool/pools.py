@@ -28,7 +28,7 @@ MODELS = "/backend-api/codex/models"
 
 def metadata(who: str) -> Metadata:
     """The metadata of an identity with an account of its own."""
-    return Metadata(f"account-{who}", f"user-{who}", "business")
+    return Metadata(f"account-{who}", f"user-{who}", "business", email=f"{who}@example.invalid")
 
 
 def unverified(name: str, token: str = "", kind: Kind = Kind.PAT, at: float = NOW) -> Identity:

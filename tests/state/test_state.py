@@ -24,7 +24,7 @@ from tests.state.flushed import flushed, stored_sessions
 
 WORK = IdentityKey("acct-work", "user-1")
 SPARE = IdentityKey("acct-spare", "user-1")
-META = Metadata("acct-work", "user-1", "business", True, "https://eu.example", "us_cr")
+META = Metadata("acct-work", "user-1", "business", True, "https://eu.example", "us_cr", "ann@example.invalid")
 EVIDENCE = Evidence(
     1.5, "POST", "/backend-api/codex/responses", 401, "token_revoked", "req-1", "1a2b", "refused", "é"
 )
@@ -79,10 +79,12 @@ def test_what_is_put_is_loaded_as_it_was(state: Store) -> None:
     loaded = settled(state)
 
     assert loaded.metadata == {"f1": META, "f2": Metadata("a", "b", "plus")}
+    assert [loaded.metadata[name].email for name in ("f1", "f2")] == ["ann@example.invalid", ""]
     assert loaded.conditions == {"f1": DEAD, "f2": LIMITED}
     assert loaded.notes == {
         ("usage", '["acct", "user"]'): {"windows": [["codex", 300, 1.5, None, NOW]], "limited": {}},
         ("breaker", "pool"): {"opened_at": None},
+        ("email", "f1"): {"email": "ann@example.invalid"},
     }
 
 

@@ -66,6 +66,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     notes.RESUMED: {"at": NOW},
     notes.NOT_FOR: not_for(),
     notes.PINNED: {"identity": "a", "at": NOW},
+    notes.EMAIL: {"email": "ann@example.invalid"},
 }
 """A note of each kind, with every time it can have."""
 

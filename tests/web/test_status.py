@@ -41,7 +41,8 @@ from tests.redaction.planting import pieces_in, recognised
 from tests.web.views import POOL_TOML, RESPONSES, config, fleet, many, member_of_fleet, request, served, view
 
 IDENTITY_KEYS = {
-    *("name", "kind", "fingerprint", "account_id", "user_id", "plan", "fedramp", "origin"),
+    *("name", "kind", "fingerprint", "account_id", "user_id", "email", "plan", "fedramp"),
+    "origin",
     *("status", "since", "until", "evidence", "needs", "command", "expires_at", "reminder"),
     *("sessions", "headroom", "limits", "limited", "reset_credits", "models", "lacks", "not_for"),
     *("requests", "refusals", "tokens_today", "last_used_at"),
@@ -101,6 +102,7 @@ def test_an_identity_has_account_status_limits_and_counts() -> None:
         "fingerprint": pool.identities["work"].fingerprint,
         "account_id": "account-work",
         "user_id": "user-work",
+        "email": "work@example.invalid",
         "plan": "business",
         "fedramp": False,
         "origin": "https://chatgpt.com",
