@@ -123,6 +123,17 @@ def identity_argument(command: F) -> F:
     return click.argument("name", metavar="NAME", shell_complete=identities)(command)
 
 
+def identities_argument(command: F) -> F:
+    """Add ``NAME...``, of one or several identities, each once."""
+
+    def once(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
+
+    return click.argument(
+        "names", metavar="NAME...", nargs=-1, required=True, callback=once, shell_complete=identities
+    )(command)
+
+
 def member_argument(command: F) -> F:
     """Add ``NAME``, of a member."""
     return click.argument("name", metavar="NAME", shell_complete=members)(command)

@@ -16,7 +16,7 @@ from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.identity import PAUSED_IN_FILE, Condition, Evidence, IdentityKey, Kind, Metadata, Status
 from codexpool.pool.needs import expiry
 from codexpool.pool.states import SERVING_OR_SOON
 from codexpool.pool.usage import MAIN, NOTHING, Usage
@@ -133,14 +133,15 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
 
 def _condition(spec: IdentitySpec, fingerprint: str, known: Snapshot, problem: str, is_recorded: bool) -> Condition:
     if spec.paused:
-        return Condition(Status.PAUSED, 0, evidence=Evidence(0, note="paused in pool.toml"))
+        return Condition(Status.PAUSED, 0, evidence=Evidence(0, note=PAUSED_IN_FILE))
     if problem:
         return Condition(Status.UNVERIFIED, 0, evidence=Evidence(0, note=problem))
     if spec.flag is not None and spec.flag.token == f"sha256:{fingerprint}":
         since = spec.flag.since.timestamp()
         return Condition(Status.NEEDS_REPLACEMENT, since, evidence=Evidence(since, note=spec.flag.reason))
     condition = known.conditions.get(fingerprint)
-    if condition is None:
+    # What a proxy has noted of a pause is over with it, although the proxy may not have noticed yet.
+    if condition is None or (condition.evidence is not None and condition.evidence.note == PAUSED_IN_FILE):
         is_verified = is_recorded or fingerprint in known.metadata
         return Condition(Status.READY if is_verified else Status.UNVERIFIED, 0)
     if condition.until is None or condition.status not in SERVING_OR_SOON:

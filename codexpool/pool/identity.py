@@ -111,6 +111,9 @@ class Evidence:
         return f"{text}, {_WHOAMI_WORDS[self.whoami]}"
 
 
+PAUSED_IN_FILE = "paused in pool.toml"  # The evidence of an identity that its operator has paused.
+
+
 class Load(NamedTuple):
     """Sessions begun under an identity, decayed by `HALF_LIFE`; ``at`` is the unix second of ``sessions``."""
 
@@ -242,7 +245,7 @@ class Identity:
     def held_back(self) -> str:
         """Why it must not serve even with a good token; empty if it may."""
         if self.paused:
-            return "paused in pool.toml"
+            return PAUSED_IN_FILE
         return f"its token is of the same account and user as that of {self.twin_of}" if self.twin_of else ""
 
 

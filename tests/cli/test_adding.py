@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,17 @@ import keyring
 import pytest
 
 from codexpool.cli import tokens
-from tests.cli.pools import Pool
+from codexpool.cli.common import open_the_state
+from codexpool.pool.identity import PAUSED_IN_FILE, Condition, Evidence, IdentityKey, Status
+from codexpool.state.notes import PINNED, USAGE
+from codexpool.views.formatting import local_time
+from tests.cli.pools import Pool, fake_codex
+from tests.config.unwritable import unwritable
 from tests.e2e.logins import TOKEN_ENDPOINT, login_of, owner, write_private
 from tests.running import key_of, member, pat
 from tests.standin import WHOAMI, StandIn
+
+OWNER = json.dumps(IdentityKey("acc-work", "user-work"))
 
 
 @pytest.fixture
@@ -168,7 +177,9 @@ def test_a_name_that_no_folder_or_option_can_bear_is_refused(pool: Pool, name: s
     pool.add(pat("work"))
     before = pool.text
 
-    for command in (["add", "--token-stdin"], ["login"]):
+    for command in (["add", "--token-stdin"], ["login"], ["rename", "work"]):
+        if command[0] == "rename" and name == "WORK":
+            continue  # It may change the case of its own name.
         result = pool.run(*command, "--", name, code=2)
         assert said in result.stderr
     assert pool.text == before
@@ -232,3 +243,161 @@ def test_replace_moves_a_token_to_the_keyring(pool: Pool, ring: dict[tuple[str, 
 
     assert ring == {("codexpool", "work"): pat("work").token}
     assert pat("work").token not in pool.text
+
+
+# -- rename
+
+
+def test_rename_takes_all_that_goes_by_the_name_along(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    # given: an identity that a session is pinned to, that a member may use, and that is flagged and in the keyring
+    pool.add(pat("work"), "--keyring", "codexpool")
+    pool.add(pat("spare"))
+    pool.path.write_text("# mine\n" + pool.text + member("ann", identities='["spare", "work"]'))
+    pool.secret(key_of("ann"))
+    session = "0123abcd-0000-4000-8000-0123456789ab"
+    pool.run("pin", session, "work")
+    pool.run("pin", session.replace("0123abcd", "4567abcd"), "spare")
+    pool.standin.kill(pat("work").token)
+    pool.run("check", code=1)
+    before, row = pool.text, pool.list()["work"]
+
+    result = pool.run("rename", "work", "office")
+
+    assert pool.text == before.replace('"work"', '"office"')
+    after = pool.list()
+    assert list(after) == ["office", "spare"]
+    assert after["office"] == {**row, "name": "office"}
+    assert ring == {("codexpool", "office"): pat("work").token}
+    with open_the_state() as state:
+        known = state.load()
+    pins = {
+        name.rpartition("#")[2][:4]: note["identity"] for (kind, name), note in known.notes.items() if kind == PINNED
+    }
+    assert pins == {"0123": "office", "4567": "spare"}
+    assert {name.rpartition("#")[2] for name in known.records} == {"office", "spare"}
+    assert "member ann" not in result.stderr
+
+
+def test_rename_tells_which_members_it_concerns(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.path.write_text(pool.text + member("ann", identities='["w*"]') + member("bob", identities='["o*"]'))
+
+    said = pool.run("rename", "work", "office").stderr
+
+    assert "member ann may not use it any more" in said
+    assert "member bob may use it now" in said
+    assert "terminals with codexpool env --identity work need the new name" in said
+
+
+def test_a_name_may_change_its_case(pool: Pool) -> None:
+    pool.add(pat("work"))
+
+    pool.run("rename", "work", "Work")
+
+    assert list(pool.list()) == ["Work"]
+
+
+def test_rename_changes_nothing_if_it_fails(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    pool.add(pat("work"), "--keyring", "codexpool")
+    pool.add(pat("spare"))
+    before, entries = pool.text, {**ring, ("codexpool", "taken"): "of another pool"}
+    ring.update(entries)
+
+    assert "identity spare already exists" in pool.run("rename", "work", "spare", code=1).stderr
+    assert "work is its name already" in pool.run("rename", "work", "work", code=1).stderr
+    assert 'no identity "none"' in pool.run("rename", "none", "other", code=2).stderr
+    assert "the keyring has another entry" in pool.run("rename", "work", "taken", code=1).stderr
+    with unwritable(errno.EROFS):
+        pool.run("rename", "work", "other", code=1)
+
+    assert (pool.text, ring) == (before, entries)
+
+
+# -- several names
+
+
+def test_several_are_paused_and_resumed_at_once_or_not_at_all(pool: Pool) -> None:
+    for name in ("work", "spare", "third"):
+        pool.add(pat(name))
+    before = pool.text
+
+    assert 'no identity "none"' in pool.run("pause", "work", "none", code=2).stderr
+    assert pool.text == before
+
+    assert pool.run("pause", "work", "spare", "work").stdout == "work is paused\nspare is paused\n"
+    assert [name for name, row in pool.list().items() if row["status"] == "paused"] == ["work", "spare"]
+    assert pool.run("pause", "third", "work").stdout == "third is paused\nwork is already paused\n"
+
+    resumed = pool.run("resume", "work", "spare", "third").stdout
+    assert resumed == "work is resumed\nspare is resumed\nthird is resumed\n"
+    assert pool.text == before
+
+
+def test_resume_says_that_a_limit_goes_on(pool: Pool) -> None:
+    pool.add(pat("work"))
+    fingerprint, now = pool.list()["work"]["fingerprint"], time.time()
+    with open_the_state() as state:
+        # what a proxy has noted: the pause, and the limit of the account
+        state.put_condition(fingerprint, Condition(Status.PAUSED, now, None, Evidence(now, note=PAUSED_IN_FILE)))
+        state.put_note(USAGE, OWNER, {"windows": [], "limited": {"codex": now + 3600}})
+    pool.run("pause", "work")
+
+    said = pool.run("resume", "work").stdout
+
+    until = local_time(now + 3600)
+    assert f"work is no longer paused, but its limit goes on until {until}" in said
+    assert "codexpool resume work" in said
+    assert pool.list()["work"]["limited"]
+
+    assert f"it was limited until {until}, and may refuse it again" in pool.run("resume", "work").stdout
+    assert not pool.list()["work"]["limited"]
+
+
+def test_resume_says_what_a_dead_identity_needs(pool: Pool) -> None:
+    pool.add(pat("work"))
+    pool.standin.kill(pat("work").token)
+    pool.run("check", code=1)
+    pool.run("pause", "work")
+
+    said = pool.run("resume", "work").stdout
+
+    assert "work is no longer paused, but is needs_replacement. See: codexpool show work" in said
+
+
+# -- remove --purge
+
+
+def test_purge_deletes_the_login_and_the_next_one_gets_its_folder(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"))
+    fake_codex(pool, monkeypatch, f'cp "{login.path}" "$CODEX_HOME/auth.json"')
+    folder = pool.folder / "data" / "codexpool" / "logins" / "spare"
+    pool.run("login", "spare")
+    (folder / ".auth.json.lock").touch()
+
+    result = pool.run("remove", "spare", "--purge")
+
+    assert f"deleted {folder}" in result.stdout
+    assert not folder.exists()
+    pool.run("login", "spare")
+    assert (folder / "auth.json").exists()
+
+
+def test_purge_deletes_an_entry_of_the_keyring(pool: Pool, ring: dict[tuple[str, str], str]) -> None:
+    pool.add(pat("work"), "--keyring", "codexpool")
+
+    assert "deleted its entry in the keyring" in pool.run("remove", "work", "--purge").stdout
+    assert ring == {}
+
+
+def test_purge_deletes_nothing_that_codexpool_has_not_made(pool: Pool) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"))
+    pool.run("add", "spare", "--auth-json", str(login.path))
+    pool.add(pat("work"))
+
+    for name in ("spare", "work"):
+        said = pool.run("remove", name, "--purge", code=2).stderr
+        assert "has no folder made by codexpool login, and no entry in the keyring" in said
+    assert login.path.exists()
+    assert list(pool.list()) == ["spare", "work"]

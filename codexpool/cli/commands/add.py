@@ -34,6 +34,7 @@ from codexpool.cli.common import (
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of, identity_row
+from codexpool.cli.logins_folder import logins_folder
 from codexpool.cli.shared_logins import require_keys, share
 from codexpool.cli.tokens import (
     GivenToken,
@@ -86,7 +87,9 @@ shared_option = click.option(
 
 
 def _expires(context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:
-    return None if value is None else future_end(value, "Get a token that is still valid")
+    if value is None or context.resilient_parsing:
+        return None
+    return future_end(value, "Get a token that is still valid")
 
 
 expires_option = click.option(
@@ -180,9 +183,7 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
             else:
                 _add(name, path, GivenToken(FromAuthJson(new), {}), dry_run=False, shared=True)
         return
-    import platformdirs
-
-    logins = platformdirs.user_data_path("codexpool", appauthor=False) / "logins"
+    logins = logins_folder()
     # Another pool.toml may have a login of that name.
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
     home = next(logins / free for free in names if not (logins / free).exists())

@@ -1,36 +1,25 @@
-"""`codexpool list`, `show`, `pause`, `resume`, `remove` and `breaker`."""
+"""`codexpool list`, `show` and `breaker`."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 
 import click
 from rich.table import Table
 
 from codexpool.cli.common import (
-    Failure,
     Pool,
     json_option,
     moment,
     open_the_state,
     pool_option,
-    require_writable,
 )
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
 from codexpool.cli.output import STATUS_STYLES, console, print_json
-from codexpool.cli.shared_logins import delete
-from codexpool.config.model import FromAuthJson, FromFile, FromState
-from codexpool.config.tables import with_key, without_key, without_table
 from codexpool.pool.breaker import Breaker, Opening
-from codexpool.pool.exclusions import subjects
-from codexpool.pool.identity import Status
 from codexpool.pool.needs import expiry
-from codexpool.pool.states import RETURNING
-from codexpool.state import record_name
-from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
+from codexpool.state.notes import BREAKER
 
 
 @click.command("list")
@@ -83,74 +72,6 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(map(str, value)) or "-"
     return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)
-
-
-@click.command()
-@identity_argument
-@pool_option
-def pause(name: str, pool: Pool) -> None:
-    """Stop using identity NAME until it is resumed. Other identities serve its sessions."""
-    if pool.identity(name).paused:
-        click.echo(f"{name} is already paused")
-        return
-    pool.edit(lambda text: with_key(text, name, "paused", True))
-    click.echo(f"{name} is paused")
-
-
-@click.command()
-@identity_argument
-@pool_option
-def resume(name: str, pool: Pool) -> None:
-    """Use identity NAME again, although it is paused, limited, or excluded from a model or endpoint.
-
-    Without this, proxies wait until the time the backend gave, or until it says that a limit was lifted. Use it when
-    you know better: the workspace was paid for, or the account got access to the model.
-    """
-    if pool.identity(name).paused:
-        pool.edit(lambda text: without_key(text, name, "paused"))
-        click.echo(f"{name} is resumed")
-        return
-    stored = pool.certain.notes
-    row = identity_row(pool, name)
-    key = json.dumps(row.metadata.key) if row.metadata is not None else ""
-    note = stored.get((USAGE, key), {})
-    is_held_back = row.status in (*RETURNING, Status.PAUSED) or note.get("limited") or row.not_for
-    if not is_held_back or not row.fingerprint:
-        click.echo(f"{name} is neither paused nor limited: its status is {row.status}")
-        return
-    with open_the_state() as state:
-        state.drop_condition(row.fingerprint)
-        state.put_note(RESUMED, row.fingerprint, {"at": time.time()})
-        if note:
-            state.put_note(USAGE, key, {**note, "limited": {}})
-        for subject in subjects(row.fingerprint, row.metadata):
-            if (NOT_FOR, subject) in stored:
-                state.put_note(NOT_FOR, subject, {})
-    click.echo(f"{name} is resumed")
-
-
-@click.command()
-@identity_argument
-@click.option("--with-login", is_flag=True, help="Also delete its login in the state, for all proxies.")
-@pool_option
-def remove(name: str, pool: Pool, with_login: bool) -> None:
-    """Remove identity NAME from pool.toml. Its token or login file, or its login in the state, is kept."""
-    spec = pool.identity(name)
-    if with_login and not isinstance(spec.source, FromState):
-        raise click.UsageError(f"--with-login: {name} has no login in the state")
-    if with_login:  # First: if it cannot be deleted now, the same command does it later.
-        require_writable(pool.path)
-        delete(spec.owner)
-    pool.edit(lambda text: without_table(text, name))
-    with contextlib.suppress(Failure), open_the_state() as state:  # Another identity may get this name.
-        state.drop_record(record_name(pool.scope, name))
-    click.echo(f"removed {name} from {pool.path}")
-    if with_login:
-        click.echo("deleted its login in the state")
-    elif isinstance(spec.source, FromState):
-        click.echo("kept its login in the state, for other proxies")
-    elif isinstance(spec.source, FromAuthJson | FromFile):
-        click.echo(f"kept {spec.source.path}")
 
 
 @click.command()
