@@ -13,7 +13,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
-from mitmproxy.tls import TlsData
+from mitmproxy.tls import ClientHelloData, TlsData
 
 from codexpool.config.files import Watcher, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
@@ -36,6 +36,7 @@ from codexpool.redaction import redact_logs
 from codexpool.state import StateError
 from codexpool.state.location import named_location
 from codexpool.traces.history import History
+from codexpool.web.site import is_here
 
 logger = logging.getLogger("codexpool")
 
@@ -217,6 +218,9 @@ class Codexpool:
         proxy_user.connects(flow)
         options.hide_password(flow)
         self.handler.tunnels.asked(flow.server_conn, flow.request.host)
+        if flow.response is None and is_here(flow.request.host, flow.request.port):
+            flow.response = http.Response.make(200)  # Otherwise mitmproxy would look for that host.
+            return
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
 
@@ -240,7 +244,15 @@ class Codexpool:
     def tls_established_server(self, data: TlsData) -> None:
         self.tls_sessions.keep(data)
 
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        address = data.context.server.address
+        if address is not None and is_here(*address[:2]):
+            data.establish_server_tls_first = False  # There is no server.
+
     async def next_layer(self, asked: NextLayer) -> None:
+        address = asked.context.server.address
+        if address is not None and is_here(*address[:2]):
+            return
         try:
             if not self.handler.tunnels.is_known(asked.context):
                 await self.handler.hosts_known(HOSTS_AWAITED)

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -54,6 +54,16 @@ MISSING: Final = (
 REFUSALS: Final = frozenset({Outcome.REFUSED, Outcome.WITHHELD, Outcome.EXPLAINED})  # what counts against an address
 
 _LOGIN: Final = re.compile(r"(?i:bearer) +eyJ")  # the access token of a login: a JWT
+
+
+WITHOUT_KEY: Final = 'send your member key in a header: "Authorization: Bearer at-pool-…"'
+
+
+class Denied(NamedTuple):
+    """Why the holder of a key is not told anything: a status of HTTP, and the reason."""
+
+    status: int
+    why: str
 
 
 @dataclass(slots=True)
@@ -208,6 +218,26 @@ class Gate:
         why = refusal(status, member) if found else MISPLACED
         self.addresses.note_bad_key(source_of(flow), why, time.monotonic())
         return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why)
+
+    def holder(self, flow: http.HTTPFlow) -> Member | Denied:
+        """Return the member whose key a request for the proxy itself has. Hides the key.
+
+        It opens nothing: an address from which only such requests come is still a stranger's.
+        """
+        if (found := key_of(flow.request)) is None:
+            return Denied(401, WITHOUT_KEY)
+        hide_key(flow)
+        status, member = (
+            self._register.holder(found.decode("latin-1"), time.time()) if found else (KeyStatus.UNKNOWN, None)
+        )
+        if status is KeyStatus.VALID and member is not None:
+            return member
+        why, address = refusal(status, member) if found else f"{MISPLACED}; {WITHOUT_KEY}", source_of(flow)
+        if not self.addresses.count_refusal(address, time.monotonic()):
+            pause = self.addresses.pause(address, time.monotonic())
+            return Denied(429, f"too many refused requests from your address: try again in {max(1, round(pause))} s")
+        logger.warning("refused %s from %s: %s", flow.request.host, address, why)
+        return Denied(401, why)
 
     def _narrowed(self, flow: http.HTTPFlow, member: Member | None) -> Member | None:
         """Return a member that only one identity serves if its client names one that it may use.

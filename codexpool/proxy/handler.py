@@ -62,6 +62,9 @@ class View(Protocol):
     def tokens(self) -> list[str]:
         """Return the tokens of the pool, which must not be written anywhere."""
 
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        """Return the status and document for the holder of the member key in a request for the proxy itself."""
+
     def members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
         """Return who may use the pool, and what each member has used at ``now`` (unix seconds)."""
 

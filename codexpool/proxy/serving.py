@@ -22,7 +22,7 @@ from codexpool.protocol.routes import BACKEND_ONLY
 from codexpool.proxy.answers import Answers
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.flows import Closed, Flows, Passthrough, Serving
-from codexpool.proxy.gate import Gate
+from codexpool.proxy.gate import Denied, Gate
 from codexpool.proxy.handler import NoPool, Setup
 from codexpool.proxy.mitm import options
 from codexpool.proxy.mitm.garbage import import_exempt
@@ -39,6 +39,7 @@ from codexpool.state.opening import open_state
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
+from codexpool.web import me
 from codexpool.web.status import member_rows
 
 logger = logging.getLogger("codexpool")
@@ -173,6 +174,15 @@ class SwapHandler:
             return self.gate.access, []
         keeper = self.flows.keeper
         return self.gate.access, member_rows(keeper.config, keeper.queue, keeper.ledger, now)
+
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        found = self.gate.holder(flow)  # in any case: this hides the key
+        if not self.flows.serves:
+            return 503, {"error": {"message": self.closed or "there is no pool here"}}
+        if isinstance(found, Denied):
+            return found.status, {"error": {"message": found.why}}
+        keeper = self.flows.keeper
+        return 200, me.document(found, keeper.pool, keeper.queue, keeper.ledger, now)
 
     # -- connections
 

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx, exceptions, http
 
@@ -169,6 +169,9 @@ class Telemetry:
 
     def authority(self) -> bytes:
         return host.authority()
+
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        return self.view.own_use(flow, now)
 
     def is_own_connection(self, peer: tuple[object, ...]) -> bool:
         return host.is_own_connection(peer)

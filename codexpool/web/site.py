@@ -1,6 +1,7 @@
 """`http://codex.pool/`, answered by the proxy itself: the page, the same as JSON, and metrics.
 
-Only this machine gets an answer; the paths `FOR_ALL` alone answer others too (see `_health`). These requests are
+Only this machine gets an answer; the paths `FOR_ALL` alone answer others too (see `_health`; `/me` wants a member
+key). With ``https://`` a client needs the proxy's CA, and its key is not readable on the way. These requests are
 not traffic: `addon.py` ends their hooks, so the flow list, dumps and other addons do not see them. The site is
 read-only: every path is GET. There is no CORS header, so no other site's script can read an answer.
 """
@@ -26,7 +27,7 @@ from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.traces.history import History
 from codexpool.views.header_table import rows
 from codexpool.views.story import explained
-from codexpool.web import metrics, status
+from codexpool.web import me, metrics, status
 from codexpool.web.flow_filter import is_wanted
 from codexpool.web.status import as_json, join
 
@@ -36,9 +37,10 @@ HOST = "codex.pool"
 HEALTH: Final = "/healthz"
 READY: Final = "/healthz/ready"
 AUTHORITY: Final = "/ca.pem"
-FOR_ALL: Final = frozenset({HEALTH, READY, AUTHORITY})  # the paths that answer other machines, too
+ME: Final = "/me"
+FOR_ALL: Final = frozenset({HEALTH, READY, AUTHORITY, ME})  # the paths that answer other machines, too
 _HERE: Final = "/, /api/status, /api/flows, /api/flows/ID, /api/flows/last, /api/events, /metrics"
-PAGES: Final = f"{_HERE}, {HEALTH}, {READY}, {AUTHORITY}"
+PAGES: Final = f"{_HERE}, {HEALTH}, {READY}, {AUTHORITY}, {ME}"
 
 STARTING: Final = "the proxy is starting"
 SHUTTING_DOWN: Final = "the proxy is shutting down and finishing its turns"
@@ -59,6 +61,8 @@ MOST_EVENTS = 500
 MOST_FLOWS = 500  # events, or flows, in one answer
 
 PEM: Final = "application/x-pem-file"
+TEXT: Final = "text/plain; charset=utf-8"
+PORTS: Final = {b"http": 80, b"https": 443}
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 HEADERS = {
@@ -88,6 +92,9 @@ class Proxy(Protocol):
     def unready(self) -> str:
         """Return why the proxy cannot serve; empty if it can."""
 
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        """Return the status and document for the holder of the member key in a request, which this hides."""
+
     def authority(self) -> bytes:
         """Return the certificates of its authority in PEM form: public, but worth nothing without a comparison."""
 
@@ -105,8 +112,8 @@ class Site:
         self._waiters = 0
 
     def has(self, flow: http.HTTPFlow) -> bool:
-        request = flow.request
-        return request.data.host.lower().rstrip(".") == HOST and request.data.scheme == b"http" and request.port == 80
+        data = flow.request.data
+        return is_here(data.host, data.port) and data.port == PORTS.get(data.scheme)
 
     async def answer(self, flow: http.HTTPFlow) -> None:
         try:
@@ -124,6 +131,8 @@ class Site:
             return _error(403, NOT_HERE)
         if request.method not in ("GET", "HEAD"):
             return _error(405, "this site is read-only: use GET")
+        if path == ME:
+            return self._own_use(flow)
         if path == AUTHORITY:
             return Answer(200, self._proxy.authority(), PEM)
         if is_for_all:
@@ -132,6 +141,13 @@ class Site:
             return await self._document(request)
         except ValueError as error:
             return _error(400, str(error))
+
+    def _own_use(self, flow: http.HTTPFlow) -> Answer:
+        code, document = self._proxy.own_use(flow, time.time())
+        if me.wants_json(flow.request.headers.get("accept", "")):
+            return Answer(code, as_json(document))
+        text = me.text(document) if code == 200 else f"{document['error']['message']}\n"
+        return Answer(code, text.encode(), TEXT)
 
     async def _document(self, request: http.Request) -> Answer:
         """Answer a request from this machine. Raises ValueError if it is malformed."""
@@ -187,6 +203,11 @@ class Site:
         last = events[-1].number if events else history.last
         about = {"last": last, "lost": lost, "run": self.run}
         return Answer(200, await join(_list("events", (event.json for event in events), about)))
+
+
+def is_here(host: str, port: int) -> bool:
+    """Return whether a client asks for the site."""
+    return host.lower().rstrip(".") == HOST and port in PORTS.values()
 
 
 @cache

@@ -114,16 +114,23 @@ class Machine:
 
     def model(self, key: str = "") -> int:
         """The status of a request for the model."""
+        body = '{"model": "m", "input": "hello"}'
+        more = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        return _status(self._in_a_tunnel("chatgpt.com", f"POST {RESPONSES}", key, more, body))
+
+    def me(self, key: str = "") -> bytes:
+        """What a member is told about its use."""
+        return self._in_a_tunnel("codex.pool", "GET /me", key)
+
+    def _in_a_tunnel(self, host: str, line: str, key: str, more: str = "", body: str = "") -> bytes:
         with self._connection(self._proxy.port) as plain:
-            if b" 200 " not in (said := tunnels.asked(plain, "chatgpt.com:443", self._password)):
-                return _status(said)
+            if b" 200 " not in (said := tunnels.asked(plain, f"{host}:443", self._password)):
+                return said
             trust = ssl.create_default_context(cafile=str(self._proxy.ca_file))
-            with trust.wrap_socket(plain, server_hostname="chatgpt.com") as tunnel:
-                line = f"Authorization: Bearer {key}\r\n" if key else ""
-                body = '{"model": "m", "input": "hello"}'
-                head = f"POST {RESPONSES} HTTP/1.1\r\nHost: chatgpt.com\r\n{line}Content-Type: application/json\r\n"
-                tunnel.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-                return _status(tunnel.recv(65536))
+            with trust.wrap_socket(plain, server_hostname=host) as tunnel:
+                more += f"Authorization: Bearer {key}\r\n" if key else ""
+                tunnel.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n{body}".encode())
+                return tunnel.recv(65536)
 
 
 def _status(answer: bytes) -> int:
@@ -169,6 +176,7 @@ def main(folder: Path) -> None:
                 "the page by its name": b" 200 " in stranger.asks("codex.pool:80", page),
             }
             saw["the page from outside"] = _status(stranger.asks("http://codex.pool/api/status"))
+            saw["me from outside"] = [_status(stranger.me(key)) for key in ("", key_of("bob"), key_of("ann"))]
             saw["stranger's model"] = stranger.model()
             saw["member's model"] = stranger.model(key_of("ann"))
             saw["member"] = everywhere(stranger, victim)

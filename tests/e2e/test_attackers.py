@@ -311,6 +311,7 @@ def test_the_proxy_relays_nothing_for_strangers(tmp_path: Path) -> None:
     assert {what: let_in for what, let_in in saw["stranger"].items() if let_in} == {}
     assert saw["stranger's model"] == 401
     assert saw["the page from outside"] == 403
+    assert saw["me from outside"] == [401, 401, 200]
     # a member does, but no stranger from another address
     assert saw["member's model"] == 200
     assert {what: let_in for what, let_in in saw["member"].items() if not let_in} == {}

@@ -321,3 +321,15 @@ def test_a_bad_key_does_not_lock_out_a_browser(world: World) -> None:
     assert page.status_code == 404  # of the stand-in, which has no pages
     assert api.status_code in (401, 429)
     assert [(seen.path, seen.status) for seen in world.seen] == [("/", 404)]
+
+
+def test_a_member_sees_its_own_use_over_tls_and_in_no_flow(world: World) -> None:
+    with client_of(world, key_of("ann")) as client:
+        world.turn(client)
+        mine = client.get("https://codex.pool/me", headers={"accept": "application/json"})
+        plain = client.get("http://codex.pool/me")
+
+    assert mine.json()["name"] == "ann"
+    assert mine.json()["turns_today"] >= 1
+    assert "ann: this key" in plain.text
+    assert key_of("ann").encode() not in (world.proxy.folder / "flows").read_bytes()

@@ -19,7 +19,7 @@ from codexpool.protocol import routes
 from codexpool.protocol.routes import Policy
 from codexpool.proxy.find_keys import carries_key, hide_key
 from codexpool.proxy.flows import Passthrough, Serving
-from codexpool.proxy.gate import LONGEST_HEAD, WORTH_READING
+from codexpool.proxy.gate import LONGEST_HEAD, WORTH_READING, Denied
 from codexpool.proxy.observe.handler import ObserveHandler
 from codexpool.proxy.serving import SwapHandler
 from codexpool.tokens.member_key import hashed
@@ -365,3 +365,94 @@ async def test_only_former_keys_are_always_told_why(
     assert "not the key of a member" in (without.text or "")  # and not only that there were too many
     assert caplog.text.count("refused ") <= 21
     assert len(list(exchanges.history.traces())) <= 21
+
+
+# -- the holder of a key, who asks the proxy itself
+
+
+def own_use(exchanges: SwapHandler, request: http.HTTPFlow) -> tuple[int, str]:
+    status, document = exchanges.own_use(request, time.time())
+    return status, str(document)
+
+
+def test_the_holder_of_a_key_is_told_of_its_own_use_only(exchanges: SwapHandler, keeper: StillKeeper) -> None:
+    keeper.ledger.count_begun("ann", time.time())
+    keeper.ledger.count_begun("bob", time.time())
+    exchanges.gate.follow(keeper.config)
+
+    request = coming(host="codex.pool")
+    status, document = exchanges.own_use(request, time.time())
+
+    assert (status, document["name"], document["turns_today"]) == (200, "ann", 1)
+    assert "bob" not in str(document)
+    assert KEY.encode() not in shown(request)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_in_the_wrong_place_tells_nothing(exchanges: SwapHandler, place: str) -> None:
+    exchanges.gate.follow(config())
+    request = coming(host="codex.pool")
+    PLACES[place](request.request)
+
+    status, told = own_use(exchanges, request)
+
+    assert status == 401
+    assert "Authorization: Bearer" in told
+    assert KEY.encode() not in shown(request)
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "told"),
+    [
+        (MEMBERS[0], None, "Authorization: Bearer"),
+        (MEMBERS[0], key_of("eve"), "not the key of a member"),
+        (replace(MEMBERS[0], revoked_at=1.0), KEY, "of ann is revoked"),
+        (replace(MEMBERS[0], expires_at=1.0), KEY, "of ann is expired"),
+    ],
+    ids=["none", "unknown", "revoked", "expired"],
+)
+def test_a_key_that_opens_nothing_gets_a_401_that_says_why(
+    exchanges: SwapHandler, spec: MemberSpec, key: str | None, told: str
+) -> None:
+    exchanges.gate.follow(config(spec))
+
+    status, said = own_use(exchanges, coming(key, host="codex.pool"))
+
+    assert status == 401
+    assert told in said
+
+
+def test_guesses_at_keys_are_bounded_and_valid_keys_still_work(exchanges: SwapHandler) -> None:
+    exchanges.gate.follow(config())
+
+    statuses = [own_use(exchanges, coming(key_of(f"x{n}"), host="codex.pool"))[0] for n in range(40)]
+
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+    assert own_use(exchanges, coming(host="codex.pool"))[0] == 200
+
+
+def test_asking_for_its_use_makes_no_address_a_members(exchanges: SwapHandler) -> None:
+    exchanges.gate.follow(config())
+
+    assert not isinstance(exchanges.gate.holder(coming(host="codex.pool")), Denied)
+
+    assert not exchanges.gate.works_from(FAR[0])
+    assert exchanges.gate.refuses_connection(coming().client_conn, "example.com", 443, frozenset()) != ""
+
+
+def test_without_a_pool_a_key_tells_nothing_and_is_hidden(exchanges: SwapHandler) -> None:
+    exchanges.flows.mode = Passthrough()
+    request = coming(host="codex.pool")
+
+    assert own_use(exchanges, request)[0] == 503
+    assert KEY.encode() not in shown(request)
+
+
+def test_an_observing_proxy_tells_holders_of_keys_nothing() -> None:
+    request = coming(host="codex.pool")
+
+    status, _ = ObserveHandler(History()).own_use(request, time.time())
+
+    assert status == 403
+    assert KEY.encode() not in shown(request)

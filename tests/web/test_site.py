@@ -36,6 +36,9 @@ class Proxy:
     def unready(self) -> str:
         return self.reason
 
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        return 401, {"error": {"message": "send your member key"}}
+
     def authority(self) -> bytes:
         return b"-----BEGIN CERTIFICATE-----"
 
@@ -102,7 +105,8 @@ async def test_the_certificate_is_for_all(peer: Any) -> None:
         ("http://CODEX.POOL/api/status", True),
         ("http://codex.pool./", True),
         ("http://codex.pool:8080/", False),
-        ("https://codex.pool/", False),
+        ("https://codex.pool/", True),
+        ("https://codex.pool:80/", False),
         ("http://codex.pool.example/", False),
         ("http://chatgpt.com/", False),
     ],

@@ -32,7 +32,7 @@ from codexpool.proxy import judge as judging
 from codexpool.proxy import probe, replies, tracer
 from codexpool.proxy.bodies import AT_ONCE
 from codexpool.proxy.exchange import route_of
-from codexpool.proxy.find_keys import carries_key
+from codexpool.proxy.find_keys import carries_key, hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
 from codexpool.proxy.handler import Hooks, Setup
@@ -111,6 +111,10 @@ class ObserveHandler(Hooks):
 
     def members(self, now: float) -> tuple[str, list[dict[str, Any]]]:
         return self.gate.access, []
+
+    def own_use(self, flow: http.HTTPFlow, now: float) -> tuple[int, dict[str, Any]]:
+        hide_key(flow)
+        return 403, {"error": {"message": "this proxy only observes: member keys are not accepted"}}
 
     @property
     def hosts(self) -> frozenset[str]:
