@@ -27,7 +27,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    return in_site(markdown, page.file.src_uri)
+    titles = {
+        file.src_uri: file.content_string.partition("\n")[0].removeprefix("# ")
+        for file in files.documentation_pages()
+    }
+    return in_site(markdown, page.file.src_uri, titles)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

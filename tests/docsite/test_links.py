@@ -59,7 +59,21 @@ def test_a_page_has_one_title(path: Path) -> None:
     ],
 )
 def test_a_link_is_the_same_in_the_site(address: str, link: str, made: str) -> None:
-    assert in_site(f"see [it]({link}).", address) == f"see [it]({made})."
+    assert in_site(f"see [it]({link}).", address, {}) == f"see [it]({made})."
+
+
+def test_a_link_has_the_title_of_its_page_in_place_of_a_file_name() -> None:
+    titles = {"fleet.md": "Several machines", "contributing.md": "Contributing"}
+    text = (
+        "[fleet.md](fleet.md#logins), [docs/fleet.md](fleet.md), [CONTRIBUTING.md](../CONTRIBUTING.md), [a](fleet.md)"
+    )
+    assert in_site(text, "teams.md", titles) == (
+        "[Several machines](fleet.md#logins), [Contributing](contributing.md), [a](fleet.md)"
+    )
+
+
+def test_a_pipe_in_the_code_of_a_table_has_no_backslash() -> None:
+    assert in_site("| a | `b \\| c` | d \\| e |", "teams.md", {}) == "| a | `b | c` | d \\| e |"
 
 
 @pytest.mark.parametrize(
