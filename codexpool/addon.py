@@ -15,9 +15,10 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 
-from codexpool.config.files import Watcher, places
+from codexpool.common.tasks import Tasks
+from codexpool.config.files import Places, Watcher, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
-from codexpool.config.read import load
+from codexpool.config.read import load_or_empty
 from codexpool.proxy import content_view, proxy_user
 from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
@@ -36,6 +37,7 @@ from codexpool.redaction import redact_logs
 from codexpool.state import StateError
 from codexpool.state.location import named_location
 from codexpool.traces.history import History
+from codexpool.upkeep.pool_finder import PoolFinder
 from codexpool.web.site import is_here
 
 logger = logging.getLogger("codexpool")
@@ -90,11 +92,14 @@ class Codexpool:
         self.shutdown = Shutdown(self._leave, lambda: self.handler.open_sockets)
         self.history = History()
         self.handler: Handler = SwapHandler(self.history)
-        self.telemetry = Telemetry(self.handler, self.shutdown, self.history, reloaded)
+        self.finder = PoolFinder(lambda: self.places, self._path_in_use, self._use)
+        self._finding = Tasks()
+        self.telemetry = Telemetry(self.handler, self.finder, self.shutdown, self.history, reloaded)
         self.is_running = False
         self.config: PoolConfig | None = None
         self.watcher = Watcher([])
         self.refused = ""
+        self.places = Places(())
 
     def load(self, loader: Loader) -> None:
         if self.support.refusal:
@@ -129,21 +134,25 @@ class Codexpool:
             if "codexpool_observe" in updated:
                 self._observe(options.is_on("codexpool_observe"))
             if "codexpool_config" in updated:
-                looked_at = places(ctx.options.codexpool_config or None, os.environ, self.entry)
-                path = looked_at.find() or (looked_at.new if looked_at.named_by else None)
+                self.places = places(ctx.options.codexpool_config or None, os.environ, self.entry)
+                path = self.places.find() or (self.places.new if self.places.named_by else None)
                 self.watcher = Watcher([path] if path is not None else [])  # before loading: no change is missed
-                self.config = load(path) if path is not None else None
-            if self.config is not None:
-                self.handler.check_options(self.config)
-                if self.config.access is Access.ANYONE:
-                    options.refuse_anyone()
+                self.config = load_or_empty(path) if path is not None else None
+            self._check(self.config)
             self.telemetry.configure(updated)
             self._guard()
         except (ConfigError, StateError, exceptions.OptionsError) as error:
             self._refuse(str(error))
         else:
-            if "codexpool_config" in updated and self.is_running and self.handler.pool is not None:
-                self.running()
+            if "codexpool_config" in updated and self.is_running:
+                self._start()
+
+    def _check(self, config: PoolConfig | None) -> None:
+        """Raise OptionsError if mitmproxy's options do not allow serving this pool."""
+        if config is not None:
+            self.handler.check_options(config)
+            if config.access is Access.ANYONE:
+                options.refuse_anyone()
 
     def _guard(self) -> None:
         """Tell the gate who can reach the proxy."""
@@ -156,14 +165,37 @@ class Codexpool:
             exempt_all_objects()
             options.warn_of_open_dump()
         self.is_running = True
-        self.handler.start(self._setup(), self.watcher)
+        self._start()
+        options.warn_of_unknown("codexpool_")
         self.telemetry.running()
         self.shutdown.running()
+
+    def _start(self) -> None:
+        """Serve the pool as it is set up, and look for another pool.toml to use."""
+        self.handler.start(self._setup(), self.watcher)
+        self._finding.stop()
+        self._finding = Tasks()
+        if not self.refused:
+            self._finding.spawn(self.finder.run())
 
     def _setup(self) -> Setup:
         if self.refused:
             return Closed(self.refused)
-        return self.config or NoPool(str(places(None, os.environ, self.entry)))
+        return self.config or NoPool(str(self.places))
+
+    def _path_in_use(self) -> Path | None:
+        if self.config is None or (self.config.is_missing and self.handler.observes):
+            return None  # A serving pool follows its file by itself, also one that is still missing.
+        return self.config.path
+
+    def _use(self, config: PoolConfig, watcher: Watcher) -> None:
+        """Serve another pool from now on. Raises ValueError if mitmproxy's options do not allow that."""
+        try:
+            self._check(config)
+        except exceptions.OptionsError as error:
+            raise ValueError(str(error)) from None
+        self.config, self.watcher = config, watcher
+        self.handler.start(config, watcher)
 
     def _leave(self) -> None:
         """Leave commands and clients to the proxy's successor."""
@@ -195,6 +227,7 @@ class Codexpool:
         logger.error("codexpool refuses to serve: %s. Fix it, then restart the proxy", reason)
 
     def done(self) -> None:
+        self._finding.stop()
         self.shutdown.done()
         # If a reload fails, mitmproxy has no addon, but streams that still ask this handler: it goes on refusing
         # requests that must not leave with the client's credential, until the next `load` replaces it.
@@ -256,7 +289,7 @@ class Codexpool:
         try:
             if not self.handler.tunnels.is_known(asked.context):
                 await self.handler.hosts_known(HOSTS_AWAITED)
-            if self.config is not None:
+            if self.handler.config is not None:
                 options.read_too(self.handler.hosts)
             self.handler.tunnels.pass_through(asked, self._reads_all())
         except UndecidedError:

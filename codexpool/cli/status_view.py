@@ -12,7 +12,7 @@ from rich.text import Text
 
 from codexpool.cli.output import STATUS_STYLES
 from codexpool.pool.identity import Status
-from codexpool.views.formatting import clock, plain_document, size, span
+from codexpool.views.formatting import clock, local_time, plain_document, size, span
 
 Document = Mapping[str, Any]
 
@@ -61,6 +61,12 @@ class StatusView:
             yield Text(f"no requests are served: {proxy['closed']}", "bold red")
         if proxy["observe"]:
             yield Text("observe mode: requests pass unchanged; this shows what codexpool would do", "bold yellow")
+        file = self._document.get("pool_file")
+        if file and file["missing"]:
+            yield Text(f"there is no {file['path']}", "bold yellow")
+        if file and file["problem"]:
+            read_at = local_time(file["read_at"])
+            yield Text(f"the pool.toml in use was read at {read_at}: {file['problem']}", "bold yellow")
         state = self._document.get("state")
         if state and not state["connected"]:
             yield Text(f"the state is lost since {clock(state['since'])} UTC: {_lost(state)}", "bold yellow")
@@ -76,8 +82,10 @@ class StatusView:
     def _identities(self) -> Iterator[RenderableType]:
         identities = self._document["identities"]
         if not identities:
-            what = "the pool has no identity" if self._document["proxy"]["pool"] else "there is no pool"
-            yield Text(f"{what}: requests keep the client's own login. To begin: codexpool add NAME", "yellow")
+            what = "the pool has no identities: no request is served"
+            if not self._document["proxy"]["pool"]:
+                what = "there is no pool: requests keep the client's own login"
+            yield Text(f"{what}. To begin: codexpool add NAME", "yellow")
             return
         width = self._console.width
         titles = TITLES if width >= WIDE else TITLES[:-2] if width >= NARROW else TITLES[:3]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codexpool.common.atomic_replace import Replacement, locked
+from codexpool.common.private_files import private_folder
 from codexpool.config.files import is_read_only, remedy_of_read_only
 from codexpool.config.model import ConfigError, Flag, Table, Unflagged, one_line
 from codexpool.config.read import FLAG, parse
@@ -62,7 +63,7 @@ def create(path: Path) -> bool:
     """Create an empty pool.toml for its owner only, unless there is one; return whether it did. Raises OSError."""
     if os.path.lexists(path):
         return False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:  # Another command has just created it.

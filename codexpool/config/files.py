@@ -26,10 +26,14 @@ class Places:
         """The pool.toml to create if there is none: the user's own."""
         return self.paths[-1]
 
-    def find(self) -> Path | None:
-        """Return the pool.toml to use; None if there is none. Raises nothing."""
-        exists = may_exist if self.named_by else os.path.isfile
-        return next((path for path in self.paths if exists(path)), None)
+    def find(self, in_use: Path | None = None) -> Path | None:
+        """Return the pool.toml to use; None if there is none. Raises nothing.
+
+        One that is ``in_use`` or named counts unless it is certain that it does not exist.
+        """
+        certain = self.paths if self.named_by else (in_use,)
+        exists = os.path.isfile
+        return next((path for path in self.paths if exists(path) or (path in certain and may_exist(path))), None)
 
     def __str__(self) -> str:
         """Return all places, in order, to show to a person."""
@@ -85,6 +89,9 @@ class Watcher:
     def watch(self, paths: Iterable[Path]) -> None:
         """Watch these files from now on. Those already watched keep their last mark, so that no change is missed."""
         self._marks = {path: self._marks[path] if path in self._marks else _mark(path) for path in paths}
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._marks
 
     def changed(self) -> bool:
         """Return whether a file has changed since the last call, or since it is watched. Raises nothing."""

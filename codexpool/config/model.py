@@ -204,7 +204,7 @@ class PoolConfig:
     ``breaker`` is how many identities may be refused for good within a minute before rotation stops for a while.
     Without ``access``, the address that the proxy listens on decides who may use the pool. ``turns_at_once`` limits
     the whole pool. ``routes`` is the path policy. ``is_read_only``: this process cannot write to the file, so the
-    state keeps its flags.
+    state keeps its flags. ``is_missing``: there is no such file yet, or no longer.
     """
 
     path: Path
@@ -218,6 +218,7 @@ class PoolConfig:
     intercept: Intercept = Intercept.CODEX
     routes: Routes = AS_SHIPPED
     is_read_only: bool = False
+    is_missing: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:

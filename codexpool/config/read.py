@@ -67,7 +67,7 @@ def load(path: Path) -> PoolConfig:
 
 def load_or_empty(path: Path) -> PoolConfig:
     """Read a pool.toml; return an empty pool if there is no such file. Raises ConfigError."""
-    return load(path) if may_exist(path) else parse("", path)
+    return load(path) if may_exist(path) else replace(parse("", path), is_missing=True)
 
 
 def parse(text: str, path: Path) -> PoolConfig:

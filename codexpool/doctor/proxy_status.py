@@ -10,7 +10,7 @@ from codexpool import __version__
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED, RETURNING
-from codexpool.views.formatting import clock
+from codexpool.views.formatting import clock, local_time
 
 PROXY: Final = "proxy"
 IDENTITIES: Final = "identities"
@@ -28,8 +28,12 @@ def findings(document: Mapping[str, Any], where: str, pool_toml: Path | None) ->
     if used and pool_toml is not None and Path(used) != pool_toml:
         text = f"uses {used}; commands in this shell use {pool_toml}"
         yield note(PROXY, text, f"to use the same for both, set CODEXPOOL_CONFIG={used}")
+    file: Mapping[str, Any] = document.get("pool_file") or {}
+    if file.get("problem"):
+        text = f"uses its pool.toml as it was at {local_time(file.get('read_at'))}: {file['problem']}"
+        yield wrong(PROXY, text, "fix it (codexpool config check); the proxy notices within two seconds")
     if closed:
-        remedy = "fix pool.toml (codexpool config check); no restart is needed"
+        remedy = "see the proxy's log; codexpool config check finds the errors of a pool.toml"
         yield wrong(PROXY, f"refuses all requests: {closed}", remedy)
     elif proxy.get("observe"):
         text = "only observes: nothing is swapped, clients keep their own credentials"
@@ -57,7 +61,8 @@ def _identities(identities: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield ok(IDENTITIES, f"{len(ready)} of {len(identities)} ready: {names}")
     else:
         text = f"none of {len(identities)} is ready" if identities else "the pool has none"
-        yield wrong(IDENTITIES, f"{text}: no request can be served", "see what each of them needs: codexpool list")
+        remedy = "see what each of them needs: codexpool list" if identities else "codexpool add NAME"
+        yield wrong(IDENTITIES, f"{text}: no request can be served", remedy)
     for identity in identities:
         yield from _identity(identity)
 

@@ -64,6 +64,7 @@ class Pool:
         self.exclusions = Exclusions()
         self.entitlements = Entitlements()
         self.families: dict[str, str] = {}  # The limits of models, as answers have said; `MAIN` for all others.
+        self.lists_none = False  # pool.toml has no identities at all.
         self.because = Because.NEW  # Why `choose` gave what it gave last.
         self._picks = 0
         self._listed: Recent[_Client, tuple[tuple[int, int], tuple[str, ...]]] = Recent(CLIENTS_KEPT)

@@ -318,6 +318,8 @@ async def _whoami(keeper: Keeper, member: Member) -> dict[str, Any]:
     """Return the answer of whoami. After a start it waits a moment for the accounts of the identities."""
     ends = time.monotonic() + PATIENCE
     while (shown := register.shown_metadata(keeper.pool, member)) is None and (left := ends - time.monotonic()) > 0:
+        if keeper.pool.lists_none:
+            break
         await keeper.change(left)
     return register.whoami(member, shown)
 

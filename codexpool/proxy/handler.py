@@ -16,6 +16,7 @@ from codexpool.proxy.gate import Gate
 from codexpool.proxy.resend import Sender
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.state.fleet import Fleet
+from codexpool.upkeep.watching import PoolFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class View(Protocol):
     @property
     def config(self) -> PoolConfig | None:
         """The configuration the pool was made from."""
+
+    @property
+    def pool_file(self) -> PoolFile | None:
+        """The file that the configuration is from; None without one."""
 
     @property
     def clock_offset(self) -> float | None:

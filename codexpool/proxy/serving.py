@@ -39,6 +39,7 @@ from codexpool.state.opening import open_state
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.upkeep.keeper import Keeper
+from codexpool.upkeep.watching import PoolFile
 from codexpool.web import me
 from codexpool.web.status import member_rows
 
@@ -97,11 +98,11 @@ class SwapHandler:
     def _without_pool(setup: NoPool) -> Closed | Passthrough:
         """Pass everything through, unless there was a pool: its clients must not use their own credentials."""
         if options.had_a_pool():
-            logger.error("pool.toml is gone. Looked at: %s", setup.looked_at)
-            return Closed("pool.toml is gone; the proxy's log says where it was looked for")
+            logger.error("pool.toml is gone. As soon as there is one, it is used. Looked at: %s", setup.looked_at)
+            return Closed("pool.toml is gone; the proxy's log says where it is looked for")
         logger.warning(
-            "no pool.toml found, so no request is swapped. Looked at: %s. Make one (codexpool add NAME, or copy "
-            "config/pool.example.toml) and start again",
+            "no pool.toml found, so no request is swapped. As soon as there is one (codexpool add NAME), it is "
+            "used. Looked at: %s",
             setup.looked_at,
         )
         return Passthrough()
@@ -153,6 +154,10 @@ class SwapHandler:
     @property
     def config(self) -> PoolConfig | None:
         return self.flows.keeper.config if self.flows.serves else None
+
+    @property
+    def pool_file(self) -> PoolFile | None:
+        return self.flows.keeper.file if self.flows.serves else None
 
     @property
     def clock_offset(self) -> float | None:

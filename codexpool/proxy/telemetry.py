@@ -25,6 +25,8 @@ from codexpool.state.location import location
 from codexpool.traces.events import Event, Kind
 from codexpool.traces.history import History
 from codexpool.traces.journal import OPTION, Journal
+from codexpool.upkeep.pool_finder import PoolFinder
+from codexpool.upkeep.watching import PoolFile
 from codexpool.web import site, status
 from codexpool.web.site import Site
 
@@ -39,8 +41,9 @@ RECORDING = frozenset({"codexpool_record", "codexpool_record_all_hosts"})
 class Telemetry:
     """The page, the events file and the recording of a proxy. They show ``view``, which is the current handler."""
 
-    def __init__(self, view: View, shutdown: Shutdown, history: History, reloaded: bool) -> None:
+    def __init__(self, view: View, finder: PoolFinder, shutdown: Shutdown, history: History, reloaded: bool) -> None:
         self.view = view
+        self.finder = finder
         self.history = history
         self.site = Site(self)
         self._shutdown = shutdown
@@ -199,7 +202,12 @@ class Telemetry:
             view.observes,
             view.fleet,
             view.ledger,
+            self._pool_file(),
         )
+
+    def _pool_file(self) -> PoolFile | None:
+        file = self.view.pool_file
+        return file._replace(problem=file.problem or self.finder.problem) if file is not None else None
 
 
 ANNOUNCE_PAUSES = (1.0, 60.0)  # Seconds between two attempts to write the note: at first, and at most.

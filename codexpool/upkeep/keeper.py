@@ -51,7 +51,7 @@ from codexpool.upkeep.persistence import Persistence
 from codexpool.upkeep.polling import Poller
 from codexpool.upkeep.shared_logins import SharedLogins
 from codexpool.upkeep.vault import Vault
-from codexpool.upkeep.watching import Reloader
+from codexpool.upkeep.watching import PoolFile, Reloader
 
 logger = logging.getLogger("codexpool")
 
@@ -125,6 +125,10 @@ class Keeper(PoolListener):
         self._reloader = Reloader(config, sources, self.follow)
         self._flags = FlagWriter(config, self.pool, self._vault, self._tasks)
         self._announcer = Announcer(config, self.pool, self._tasks, self._persistence.claim, scope, route, environ)
+
+    @property
+    def file(self) -> PoolFile:
+        return self._reloader.file
 
     def bearer(self, name: str) -> Bearer:
         """Return the token to send for an identity. Raise KeyError if it has none or has left the pool."""
@@ -225,6 +229,7 @@ class Keeper(PoolListener):
         known = self._vault.take_over(config, resolved.credentials) | resolved.pending
         specs = [spec for spec in config.identities if spec.name in known]
         self.pool.states.breaker.most = config.breaker
+        self.pool.lists_none = not config.identities
         self.pool.replace_identities((self._vault.identity(spec, now) for spec in specs), config.selection, now)
         for spec in specs:
             self._flags.apply(spec, before.identity(spec.name))

@@ -95,7 +95,8 @@ class Vault:
         changed = [name for name, credential in held.items() if credential is not self._credentials.get(name)]
         for gone in {spec.name for spec in self._config.identities} - {spec.name for spec in config.identities}:
             self._owners.pop(gone, None)
-            self._persistence.drop_identity(gone)
+            if not config.is_missing:  # A file that is gone may be restored.
+                self._persistence.drop_identity(gone)
         self._config = config
         self._credentials = held
         self._bearers = {name: bearer for name, one in held.items() if (bearer := one.bearer()) is not None}

@@ -35,6 +35,7 @@ from codexpool.redaction import redact_text
 from codexpool.state.fleet import Fleet
 from codexpool.traces.history import History
 from codexpool.upkeep.verification import UNKNOWN
+from codexpool.upkeep.watching import PoolFile
 from codexpool.views.limits import limited, limits, reset_credits, safe, share_left
 
 VERSION: Final = 1
@@ -74,6 +75,7 @@ class View:
     observes: bool = False
     fleet: Fleet | None = None  # None without a pool, and in observe mode.
     ledger: Ledger | None = None  # As `fleet`.
+    file: PoolFile | None = None  # None without a pool.
 
     @property
     def why_closed(self) -> str:
@@ -121,6 +123,7 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
             "probe": PROBE_VERSION,
             "closed": safe(view.why_closed),
         },
+        "pool_file": _pool_file(view.file),
         "sessions": history.sessions(SESSIONS_SHOWN),
         "sessions_total": history.session_count,
         "pins": _pins(view.pool),
@@ -145,6 +148,18 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
             "events_lost": view.events_lost,
         },
         "events_last": history.last,
+    }
+
+
+def _pool_file(file: PoolFile | None) -> dict[str, Any] | None:
+    """Return the pool.toml in use; ``problem`` says why the file as it is now is not."""
+    if file is None:
+        return None
+    return {
+        "path": safe(str(file.path)),
+        "read_at": file.read_at,
+        "missing": file.is_missing,
+        "problem": safe(redact_text(file.problem)),
     }
 
 

@@ -181,8 +181,16 @@ def test_observe_mode_is_shown(fake: FakeProxy) -> None:
 
 
 def test_an_empty_pool_is_reported(fake: FakeProxy) -> None:
-    assert "the pool has no identity" in shown(fake, identities=[])
-    assert "there is no pool" in shown(fake, identities=[], proxy={"pool": None})
+    assert "the pool has no identities: no request is served" in shown(fake, identities=[])
+    text = shown(fake, identities=[], proxy={"pool": None}, pool_file=None)
+    assert "there is no pool: requests keep the client's own login" in text
+
+
+def test_a_pool_toml_that_is_not_in_use_as_it_is_now_is_reported(fake: FakeProxy) -> None:
+    file = {"path": "/home/me/pool.toml", "read_at": NOW, "missing": False, "problem": "it is invalid: line 3"}
+    assert "the pool.toml in use was read at" not in shown(fake, pool_file={**file, "problem": ""})
+    assert "invalid: line 3" in shown(fake, pool_file=file, columns=200)
+    assert "there is no /home/me/pool.toml" in shown(fake, pool_file={**file, "missing": True}, columns=200)
 
 
 def test_the_last_hour_is_a_line_of_bars(fake: FakeProxy) -> None:

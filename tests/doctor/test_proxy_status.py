@@ -50,6 +50,11 @@ def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, word
         ({"proxy": {"pool": "/etc/codexpool/pool.toml"}}, Level.NOTE, "uses /etc/codexpool/pool.toml"),
         ({"breaker": {"open": True, "until": None, "names": ["work"]}}, Level.WRONG, "(work)"),
         ({"identities": []}, Level.WRONG, "no request can be served"),
+        (
+            {"pool_file": {"path": "/p", "read_at": NOW, "missing": False, "problem": "it is invalid: /p:3"}},
+            Level.WRONG,
+            "it is invalid: /p:3",
+        ),
         ({"identities": [identity(), DEAD]}, Level.WRONG, "spare is needs_replacement (401 token_revoked"),
         ({"identities": [identity(), identity("two", status="paused")]}, Level.NOTE, "two is paused"),
         (

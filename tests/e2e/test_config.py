@@ -9,6 +9,11 @@ from tests.e2e.world import MODEL, World, served_by
 from tests.running import pat, pool_toml, until
 from tests.standin import RESPONSES, Answer
 
+NO_IDENTITIES = (
+    "codexpool: no identity can serve: the pool has no identities. The operator of this proxy adds one: "
+    "codexpool add NAME"
+)
+
 SOON = 2.0
 """Seconds within which a change is in force (a busy machine is given twice as many)."""
 
@@ -17,6 +22,14 @@ def serving(world: World, session: str) -> set[str]:
     """Who serves new sessions."""
     with world.proxy.client() as client:
         return {served_by(world.turn(client, f"{session}-{number}")) for number in range(6)}
+
+
+def refused(world: World) -> str:
+    """What a client is told that gets no answer."""
+    with world.proxy.client() as client:
+        answer = world.turn(client, "refused")
+    assert answer.status_code == 400
+    return answer.text
 
 
 def in_force(world: World, times: int) -> None:
@@ -70,9 +83,17 @@ def test_pool_toml_is_reloaded_while_streams_go_on(make: Make) -> None:
     assert serving(world, "four") == {"new"}
     assert {seen.name for seen in world.seen[number:]} == {"new"}
 
-    # The file is gone for a while
+    # The file is gone for a while: nobody serves, and clients are told in one line
+    number = len(world.seen)
     world.proxy.pool.rename(world.proxy.pool.with_name("aside"))
-    world.proxy.says("there is no such file")
+    world.proxy.says("is gone, so no identity serves")
+    assert refused(world) == NO_IDENTITIES
+    file = world.proxy.status()["pool_file"]
+    assert (file["path"], file["missing"], file["problem"]) == (str(world.proxy.pool), True, "")
+    assert len(world.seen) == number
+    world.proxy.pool.with_name("aside").rename(world.proxy.pool)
+    in_force(world, 4)
+    until(lambda: world.proxy.log.count("new is ready") == 2, 10, "the identity to be ready again")
     assert serving(world, "five") == {"new"}
     assert world.standin.leaks == []
     assert "at-test-" not in world.proxy.log

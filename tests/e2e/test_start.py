@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from codexpool.common.private_files import private_folder
 from codexpool.pool.patience import PATIENCE
 from tests.e2e.conftest import OLD, Make
 from tests.e2e.world import MODEL, E2EProxy, served_by
@@ -129,7 +130,7 @@ def test_a_bad_start_is_refused_in_one_line_with_the_remedy(refused: dict[str, S
     assert "at-test-" not in proxy.log
 
 
-def test_without_a_pool_nothing_is_swapped(make: Make) -> None:
+def test_without_a_pool_nothing_is_swapped_until_there_is_one(make: Make) -> None:
     """A warning says so."""
     world = make(pat("work"), configured=False, ready=0)
     world.proxy.says("no pool.toml found, so no request is swapped")
@@ -139,6 +140,15 @@ def test_without_a_pool_nothing_is_swapped(make: Make) -> None:
 
     assert [seen.header("authorization") for seen in world.seen] == [f"Bearer {CLIENT.token}"]
     assert world.whoamis() == []
+    assert world.proxy.status()["pool_file"] is None
+
+    # The first identity is added where the log says that it is looked for
+    path = pool_toml(private_folder(world.proxy.folder / "xdg" / "codexpool"), pat("work"))
+    world.proxy.says(f"{path} is used from now on")
+    world.proxy.says("work is ready")
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
+    assert world.proxy.status()["pool_file"]["path"] == str(path)
 
 
 def test_one_dead_token_does_not_stop_the_rest(make: Make, tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ class E2EProxy(Proxy):
             assert answer.status_code == 200, answer.text
             return answer.json()
 
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+        with httpx.Client(proxy=self.url, trust_env=False, timeout=30) as client:
+            return dict(client.get("http://codex.pool/api/status").json())
+
     @contextmanager
     def broken(self, module: str, name: str) -> Iterator[None]:
         """Make a function of codexpool raise inside the block."""

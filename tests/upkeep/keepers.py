@@ -13,7 +13,7 @@ from unittest import mock
 
 from codexpool.config.files import Watcher
 from codexpool.config.model import Flag
-from codexpool.config.read import load
+from codexpool.config.read import load, load_or_empty
 from codexpool.credentials.account_api import UnreadError
 from codexpool.credentials.authapi import Whoami
 from codexpool.credentials.http_client import Route
@@ -122,7 +122,7 @@ def keeper_of(
         mock.patch.object(keeper_module, "AuthApi", return_value=backend or Backend()),
         mock.patch.object(keeper_module, "AccountApi", return_value=accounts or Accounts()),
     ):
-        keeper = Keeper(load(path), open_state, os.environ, Route(), listener or Unheard(), scope)
+        keeper = Keeper(load_or_empty(path), open_state, os.environ, Route(), listener or Unheard(), scope)
         keeper.start(Watcher([path]))
         try:
             yield keeper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from mitmproxy.proxy import mode_specs, server
 from codexpool.common.addresses import is_loopback
 from codexpool.common.private_files import OPEN_TO_OTHERS
 from codexpool.common.tasks import Tasks
+from codexpool.config.model import one_line
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy, no_proxy, of_environ
 from codexpool.protocol.hosts import CODEX, PAGE, is_codex
@@ -209,6 +211,16 @@ def given_twice(name: str) -> bool:
     """
     deferred = ctx.options.deferred.get(name)
     return len(getattr(deferred, "val", ())) > 1
+
+
+def warn_of_unknown(prefix: str) -> None:
+    """Log a warning for each option with this prefix that does not exist: mitmproxy ignores it."""
+    known = [name for name in ctx.options.keys() if name.startswith(prefix)]  # noqa: SIM118 - no dict
+    for name in ctx.options.deferred:
+        if name.startswith(prefix):
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            logger.warning("ignored the option %s, which does not exist; %s", one_line(name), remedy)
 
 
 def is_set_by_user(name: str) -> bool:

@@ -50,6 +50,7 @@ from codexpool.redaction import redact_text
 from codexpool.state.fleet import Fleet
 from codexpool.state.location import location
 from codexpool.traces.history import History
+from codexpool.upkeep.watching import PoolFile
 
 logger = logging.getLogger("codexpool")
 
@@ -101,6 +102,11 @@ class ObserveHandler(Hooks):
     @property
     def config(self) -> PoolConfig | None:
         return self._config if self.consulted is not None else None
+
+    @property
+    def pool_file(self) -> PoolFile | None:
+        config = self.config
+        return PoolFile(config.path, self._since, config.is_missing) if config is not None else None
 
     @property
     def ledger(self) -> None:
