@@ -56,10 +56,11 @@ class NoIdentity(NamedTuple):
 def no_identity(pool: Pool, asked: Asked, at: float) -> NoIdentity:
     """Tell why no identity serves a request, in a line that names each one and what it needs."""
     if not pool.identities:
-        why = "pool.toml has no usable one. See the proxy's log"
-        if pool.lists_none:
-            why = "the pool has no identities. The operator of this proxy adds one: codexpool add NAME"
-        return NoIdentity(f"codexpool: no identity can serve: {why}")
+        if not pool.lists_none:
+            return NoIdentity("codexpool: no identity can serve: pool.toml has no usable one. See the proxy's log")
+        return NoIdentity(
+            "codexpool: the pool has no identities. The operator of this proxy adds one: codexpool add NAME"
+        )
     wanted = pool.wanted(asked)
     identities = [i for i in pool.identities.values() if pool.may_serve(i.name, asked)]
     if not identities and wanted is not None:
