@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from codexpool.config.tables import with_key, without_key, without_table
 from codexpool.tokens.bearer import fingerprint
 from tests.e2e.conftest import Make
 from tests.e2e.logins import write_private
-from tests.e2e.world import World, served_by
+from tests.e2e.world import World, served_by, socket_turn
 from tests.running import pat, pool_toml, until
 from tests.standin import Answer
 
@@ -52,11 +53,28 @@ def test_a_paused_identity_is_not_verified_after_a_restart(make: Make) -> None:
     until(lambda: "work" in serving(world, f"{time.monotonic()}"), 10, "it to serve")
 
 
-def test_a_removed_identity_ends_within_two_seconds(make: Make) -> None:
+async def test_a_renamed_identity_goes_on_and_a_removed_one_ends(make: Make) -> None:
     world = make(pat("work"), pat("spare"))
+    async with world.socket("mine") as socket:
+        own = served_by(await socket_turn(socket))
+        asked = len(world.whoamis())
+        editing.edit(world.proxy.pool, lambda text: with_key(text, own, "name", "renamed"))
+        await asyncio.to_thread(world.proxy.says, f"{own} is called renamed now", 10)
+
+        # the same socket goes on, and nobody was asked about its token again
+        assert served_by(await socket_turn(socket)) == own
+        assert len(world.whoamis()) == asked
+    editing.edit(world.proxy.pool, lambda text: with_key(text, "renamed", "name", own))
+    await asyncio.to_thread(world.proxy.says, f"renamed is called {own} now", 10)
+    await asyncio.to_thread(removed_identity_ends, world)
+
+
+def removed_identity_ends(world: World) -> None:
+    """Within two seconds."""
+    reloads = world.proxy.log.count("was reloaded")
     editing.edit(world.proxy.pool, lambda text: without_table(text, "work"))
     begun = time.monotonic()
-    world.proxy.says("was reloaded", 10)
+    until(lambda: world.proxy.log.count("was reloaded") > reloads, 10, "pool.toml to be reloaded")
     assert time.monotonic() - begun < 4  # 2 s are promised; a busy machine is given twice as many
     assert serving(world, "removed") == {"spare"}
 
