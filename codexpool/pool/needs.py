@@ -34,6 +34,7 @@ NAMES = {  # One credential.
 }
 
 NO_IDENTITIES = "no identities yet: codexpool add NAME"
+NONE_FOR_CLIENTS = "codexpool: the pool has no identities. The operator of this proxy adds one: codexpool add NAME"
 
 COMMANDS = {Status.NEEDS_REPLACEMENT: "replace", Status.NEEDS_LOGIN: "login"}
 

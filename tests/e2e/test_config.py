@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from codexpool.pool.needs import NONE_FOR_CLIENTS
 from tests.e2e.conftest import Make
 from tests.e2e.world import MODEL, World, served_by
 from tests.running import pat, pool_toml, until
@@ -84,7 +85,7 @@ def test_pool_toml_is_reloaded_while_streams_go_on(make: Make) -> None:
     number = len(world.seen)
     world.proxy.pool.rename(world.proxy.pool.with_name("aside"))
     world.proxy.says("is gone, so no identity serves")
-    assert refused(world) == NO_IDENTITIES
+    assert refused(world) == NONE_FOR_CLIENTS
     file = world.proxy.status()["pool_file"]
     assert (file["path"], file["missing"], file["problem"]) == (str(world.proxy.pool), True, "")
     assert len(world.seen) == number
