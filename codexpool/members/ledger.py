@@ -104,6 +104,13 @@ class Ledger:
         day = self._days.get(day_of(at))
         return day.by_identity.get(identity, NONE) if day is not None else NONE
 
+    def identities_renamed(self, names: Mapping[str, str]) -> None:
+        """Go on counting tokens under other names of identities, by their old ones."""
+        for day in self._days.values():
+            for before, name in names.items():
+                if (tokens := day.by_identity.pop(before, None)) is not None:
+                    day.by_identity[name] = tokens
+
     def turns_today(self, member: str, at: float) -> int:
         """Return the turns that a member has begun on the day of ``at``, in this proxy and those merged."""
         name = day_of(at)

@@ -128,6 +128,9 @@ class SwapHandler:
         event.was, event.becomes = before.status, condition.status
         self.history.record(event)
 
+    def identities_renamed(self, names: Mapping[str, str]) -> None:
+        self.history.renamed(names)
+
     def breaker_changed(self, is_open: bool, text: str) -> None:
         self.history.record(Event(Kind.BREAKER, time.time(), becomes="open" if is_open else "closed", text=text))
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import islice
@@ -235,6 +235,17 @@ class History:
         self.tallies.sockets_open -= trace.is_open
         trace.is_open = False
         self.record(Event(Kind.SOCKET, now, trace.summary(), identity=_served_by(trace), becomes="closed", text=why))
+
+    @harmless
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Go on with other names for identities, by their old ones. Traces, events and tallies keep the old ones."""
+        for seen in self._sessions.values():
+            seen.identity = names.get(seen.identity, seen.identity)
+        for before, name in names.items():
+            if (hour := self._hours.pop(before, None)) is not None:
+                self._hours[name] = hour
+            if (used_at := self._used_at.pop(before, None)) is not None:
+                self._used_at[name] = used_at
 
     @harmless
     def turn_ended(self, trace: Trace, turn: TurnTrace, outcome: str, failed: bool) -> None:

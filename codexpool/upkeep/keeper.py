@@ -67,6 +67,9 @@ class Listener(Protocol):
     def status_changed(self, identity: Identity, before: Condition) -> None:
         """Follow an identity to another status; ``before`` is the condition it left."""
 
+    def identities_renamed(self, names: Mapping[str, str]) -> None:
+        """Follow identities to other names, by their old ones."""
+
     def breaker_changed(self, is_open: bool, text: str) -> None:
         """Follow the breaker; ``text`` explains it to a person."""
 
@@ -243,6 +246,8 @@ class Keeper(PoolListener):
         self.config = self.config.with_names(names)
         self._vault.rename(names)
         self.pool.rename(names)
+        self.ledger.identities_renamed(names)
+        self._listener.identities_renamed(names)
         for before, name in names.items():
             logger.info("%s is called %s now", before, name)
             if (identity := self.pool.identities.get(name)) is not None:

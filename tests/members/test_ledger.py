@@ -85,6 +85,10 @@ def test_a_turn_with_unknown_tokens_is_unmetered(book: Book) -> None:
     assert ledger.tokens_of_member("ann", NOW) == ledger.tokens_of_identity("work", NOW) == TOKENS
     assert ledger.tokens_of_member("bob", NOW) == ledger.tokens_of_identity("work", NOW + DAY) == NONE
 
+    ledger.identities_renamed({"work": "office", "unknown": "other"})
+
+    assert (ledger.tokens_of_identity("office", NOW), ledger.tokens_of_identity("work", NOW)) == (TOKENS, NONE)
+
 
 def test_a_turn_counts_once_from_its_beginning(book: Book) -> None:
     ledger = book.ledger()

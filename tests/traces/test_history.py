@@ -300,3 +300,16 @@ def test_a_bug_in_tracing_costs_no_request_its_answer(
     history.socket_opened(trace())
 
     assert "failed; the request goes on" in caplog.text
+
+
+def test_a_renamed_identity_goes_on_with_its_sessions_and_its_hour() -> None:
+    history = History()
+    served(history, trace(), "work")
+    served(history, trace(2, "two"), "spare")
+    hour, used_at = history.of_identity("work", time.time())[:2], history.of_identity("work", time.time())[2]
+
+    history.renamed({"work": "office", "unknown": "other"})
+
+    assert history.sessions_by_identity() == Counter({"office": 1, "spare": 1})
+    assert history.of_identity("office", time.time()) == (*hour, used_at)
+    assert {one["identity"] for one in history.busiest(9, time.time())} == {"office", "spare"}
