@@ -59,9 +59,7 @@ def no_identity(pool: Pool, asked: Asked, at: float) -> NoIdentity:
     if not pool.identities:
         if not pool.lists_none:
             return NoIdentity("codexpool: no identity can serve: pool.toml has no usable one. See the proxy's log")
-        return NoIdentity(
-            "codexpool: the pool has no identities. The operator of this proxy adds one: codexpool add NAME"
-        )
+        return NoIdentity(NONE_FOR_CLIENTS)
     wanted = pool.wanted(asked)
     identities = [i for i in pool.identities.values() if pool.may_serve(i.name, asked)]
     if not identities and wanted is not None:

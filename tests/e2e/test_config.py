@@ -10,8 +10,6 @@ from tests.e2e.world import MODEL, World, served_by
 from tests.running import pat, pool_toml, until
 from tests.standin import RESPONSES, Answer
 
-NO_IDENTITIES = "codexpool: the pool has no identities. The operator of this proxy adds one: codexpool add NAME"
-
 SOON = 2.0
 """Seconds within which a change is in force (a busy machine is given twice as many)."""
 
