@@ -45,6 +45,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "remove": Entry("commands.remove:remove", "Remove an identity from the pool"),
     },
     "Run": {
+        "init": Entry("commands.init:init", "Set up all of it, step by step: identity, proxy, client"),
         "run": Entry("commands.run:run", "Start a proxy: mitmdump, mitmproxy or mitmweb with the addon"),
         "env": Entry("commands.env:env", "Print the variables that lead a client to the proxy"),
         "stop": Entry("commands.stop:stop", "End the running proxy, once its requests have finished"),

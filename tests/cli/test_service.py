@@ -266,6 +266,18 @@ def test_install_names_what_the_service_does_not_see(machine: Machine) -> None:
     assert f"run --config {pool}" in machine.unit.read_text()
 
 
+@pytest.mark.parametrize(
+    ("url", "is_written"), [("http://proxy.corp:3128", True), ("http://ann:hunter2@proxy.corp:3128", False)]
+)
+def test_a_companys_proxy_is_taken_along_without_its_password(machine: Machine, url: str, is_written: bool) -> None:
+    said = machine.run("install", "--via", url)
+
+    text = machine.unit.read_text()
+    assert ("Environment=CODEXPOOL_UPSTREAM_PROXY=http://proxy.corp:3128\n" in text) is is_written
+    assert ("CODEXPOOL_UPSTREAM_PROXY=…" in said.stderr) is not is_written
+    assert "hunter2" not in text + said.output
+
+
 def test_a_proxy_that_does_not_run_is_shown_with_its_log(machine: Machine) -> None:
     machine.says(FAILS)
     said = machine.run("install", code=1).stderr

@@ -69,13 +69,20 @@ def doctor(
     if only_routes:
         _print_routes(out, _routes(), as_json)
         return
-    client = environment.client_environment(os.environ)
-    named = machine.find_program(program, os.environ)
+    context.exit(0 if examine(out, os.environ, program, proxy_url, as_json) else 1)
+
+
+def examine(
+    out: Output, environ: Mapping[str, str], program: Path | None, proxy_url: str | None, as_json: bool = False
+) -> bool:
+    """Check a client with these variables, print what is found, and return whether nothing is wrong."""
+    client = environment.client_environment(environ)
+    named = machine.find_program(program, environ)
     if program is not None and named is None:
         raise click.UsageError(f"--client: {program} is not a program")
     with Signals():
         found = _check(out, Examination(client, named, proxy_url).areas(), as_json)
-    context.exit(1 if _count(found, Level.WRONG) else 0)
+    return not _count(found, Level.WRONG)
 
 
 def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json: bool) -> list[Finding]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,10 @@ from codexpool.cli.service.environment import environment_of, left_out
 from codexpool.cli.service.files import MARK, Plan
 from codexpool.cli.service.managers import Manager, ManagerError, State, manager
 from codexpool.cli.shells import eval_line
+from codexpool.cli.via import upstream, via_option
 from codexpool.common.private_files import private_folder
 from codexpool.config.model import FromEnv
+from codexpool.credentials.upstream_proxy import VARIABLE as UPSTREAM
 
 STARTS_WITHIN: Final = 10.0  # seconds until a proxy has announced itself
 LOOK: Final = 0.2  # seconds between two looks
@@ -37,6 +40,7 @@ def service() -> None:
 
 @service.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.option("--config", "named", metavar="PATH", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@via_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     """Start the proxy now and at each login.
@@ -50,9 +54,9 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     """
     managed = _manager()
     path = pool_path(named)
-    plan = Plan(
-        _command(path if named is not None else None, arguments), environment_of(os.environ), *_files(managed)
-    )
+    environ = {**os.environ, **({UPSTREAM: proxy.url} if (proxy := upstream()) is not None else {})}
+    command = _command(path if named is not None else None, arguments)
+    plan = Plan(command, environment_of(environ), *_files())
     before = _own_text(managed.file)
     try:
         _write(managed.file, managed.text(plan))
@@ -61,7 +65,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
         _restore(managed, before)
         raise Unchanged(str(error)) from None
     click.echo(f"installed {managed.file}")
-    _tell_of_variables(plan.variables, path)
+    _tell_of_variables(environ, plan.variables, path)
     _wait(managed)
     _print(_document(managed))
     if managed.hint:
@@ -130,7 +134,7 @@ def _command(config: Path | None, arguments: tuple[str, ...]) -> list[str]:
     return [*words, *arguments]
 
 
-def _files(managed: Manager) -> tuple[Path, Path]:
+def _files() -> tuple[Path, Path]:
     """Return the file of variables, and that of launchd's log."""
     import platformdirs
 
@@ -168,14 +172,14 @@ def _restore(managed: Manager, before: str | None) -> None:
         managed.forget()
 
 
-def _tell_of_variables(file: Path, pool_toml: Path) -> None:
-    """Say which variables of this shell the service does not see."""
+def _tell_of_variables(environ: Mapping[str, str], file: Path, pool_toml: Path) -> None:
+    """Say which variables the service does not see."""
     try:
         specs = Pool(pool_toml).config.identities
     except Failure as failure:
         failure.show()
         specs = ()
-    names = left_out(os.environ, (spec.source.variable for spec in specs if isinstance(spec.source, FromEnv)))
+    names = left_out(environ, (spec.source.variable for spec in specs if isinstance(spec.source, FromEnv)))
     if names:
         lines = "; ".join(f"{name}=…" for name in names)
         click.echo(
@@ -208,7 +212,7 @@ def _document(managed: Manager) -> dict[str, Any]:
     is_installed = _own_text(managed.file) is not None
     state = _state(managed) if is_installed else State("not installed", runs=False, is_enabled=False, pid=0)
     proxy = announced_by(state.pid)
-    variables, _ = _files(managed)
+    variables, _ = _files()
     return {
         "manager": managed.name,
         "file": str(managed.file),

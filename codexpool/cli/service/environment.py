@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from codexpool.credentials.upstream_proxy import VARIABLE as UPSTREAM
+from codexpool.credentials.upstream_proxy import of_environ
 from codexpool.state import StateError
 from codexpool.state.location import VARIABLE as STATE
 from codexpool.state.location import SqliteFile, named_location
@@ -19,7 +22,7 @@ PATHS: Final = (
     "PGPASSFILE",
     "SSL_CERT_FILE",
 )
-SECRETS: Final = (STATE, "CODEXPOOL_STATE_KEY", "CODEXPOOL_UPSTREAM_PROXY", "PGPASSWORD")
+SECRETS: Final = (STATE, "CODEXPOOL_STATE_KEY", UPSTREAM, "PGPASSWORD")
 """What may contain a password, or is one."""
 
 
@@ -32,6 +35,9 @@ def environment_of(environ: Mapping[str, str]) -> dict[str, str]:
         state = None
     if isinstance(state, SqliteFile):
         kept[STATE] = str(state.path)
+    with contextlib.suppress(ValueError):
+        if (proxy := of_environ(environ)) is not None and not proxy.auth:
+            kept[UPSTREAM] = proxy.url
     if path := environ.get("PATH"):
         kept["PATH"] = path
     return {**kept, "PYTHONUNBUFFERED": "1"}
