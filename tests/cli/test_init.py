@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from codexpool.cli import running_proxy
 from codexpool.cli.commands import doctor, init
-from codexpool.cli.main import Entry
+from codexpool.cli.main import COMMANDS, Entry
 from codexpool.local.ca_files import CERTIFICATE
 from codexpool.local.running_proxies import Announcement
 from tests.cli.fakeproxy import FakeProxy, running, status
@@ -44,7 +44,7 @@ class Machine:
         monkeypatch.setattr(init, "PATIENCE", 5)
         does = {"add": self.add, "login": self.add, "setup": self.make_authority, "service": self.start}
         for name in does:
-            monkeypatch.setitem(init.COMMANDS, name, Entry(name, ""))
+            monkeypatch.setitem(COMMANDS, name, Entry(name, ""))
         monkeypatch.setattr(Entry, "load", lambda entry: self._command(entry.where, does[entry.where]))
         monkeypatch.setattr(doctor, "examine", self._examine)
 
@@ -175,7 +175,7 @@ def test_a_program_is_told_what_is_left_to_do(machine: Machine) -> None:
     said = machine.run(None, code=1).stdout
 
     assert [line.partition(": ")[2][:5] == "to do" for line in said.splitlines()] == [True, False, True]
-    assert machine.called == machine.probed == []
+    assert (machine.called, machine.probed) == ([], [])
     machine.add()
     machine.start()
     assert "to do" not in machine.run(None).stdout
