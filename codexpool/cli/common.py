@@ -76,6 +76,10 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def ids_option(command: F) -> F:
+    return click.option("--ids", "with_ids", is_flag=True, help="Show account, user and fingerprint, too.")(command)
+
+
 def name_argument(command: F) -> F:
     return click.argument("name", metavar="NAME")(command)
 

@@ -16,8 +16,8 @@ from codexpool.credentials import Credential
 from codexpool.credentials.agent import Agent
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool import exclusions
-from codexpool.pool.identity import PAUSED_IN_FILE, Condition, Evidence, IdentityKey, Kind, Metadata, Status
-from codexpool.pool.needs import expiry
+from codexpool.pool.identity import PAUSED_IN_FILE, Condition, Evidence, Identity, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.needs import expiry, needs
 from codexpool.pool.states import SERVING_OR_SOON
 from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.state import Record, Snapshot, record_name
@@ -41,6 +41,10 @@ class IdentityRow:
     """What it is not used for, although its token is good."""
     usage: Usage = NOTHING
     """What is left of its limits, as proxies have last seen it."""
+    where: str = "pool.toml"
+    """The line of pool.toml with it."""
+    is_unchecked: bool = False
+    """Whether the backend was asked about it, and did not answer."""
 
     @property
     def status(self) -> Status:
@@ -53,6 +57,32 @@ class IdentityRow:
             return IdentityKey(self.spec.account_id, self.spec.user_id)
         known = self.metadata or self.record
         return known.key if known is not None else None
+
+    @property
+    def needs(self) -> str:
+        """What a person has to do before it serves again; empty if nothing."""
+        identity = Identity(
+            self.spec.name,
+            self.kind,
+            self.fingerprint,
+            self.condition,
+            paused=self.spec.paused,
+            metadata=self.metadata,
+        )
+        return needs(identity, self.condition, self.where)
+
+    def problem(self) -> str:
+        """Return why it does not serve, and what to do; empty if it serves."""
+        condition, name = self.condition, self.spec.name
+        if self.is_unchecked:
+            return f"not checked: {condition.evidence}"
+        if condition.evidence is None:
+            hint = f"not verified yet: a proxy does that when it starts, or: codexpool check {name}"
+            return hint if self.status is Status.UNVERIFIED else ""
+        since = f" since {local_time(condition.since)}" if condition.since else ""
+        when = f" until {local_time(condition.until)}" if condition.until is not None else since
+        what = "" if condition.evidence.note == PAUSED_IN_FILE else f"{self.status}{when}: "
+        return f"{what}{condition.evidence}" + (f". {self.needs}" if self.needs else "")
 
     def document(self) -> dict[str, Any]:
         """Return what `codexpool list --json` prints."""
@@ -69,6 +99,7 @@ class IdentityRow:
             "since": moment(self.condition.since or None),
             "until": moment(self.condition.until),
             "evidence": str(self.condition.evidence or "") or None,
+            "needs": self.needs or None,
             "limits": [{**limit, "resets_at": moment(limit["resets_at"])} for limit in limits(self.usage, now)],
             "limited": {family: moment(until) for family, until in limited(self.usage, now).items()},
             "reset_credits": _credits(self.usage),
@@ -128,6 +159,7 @@ def _row(pool: Pool, spec: IdentitySpec, credential: Credential | None, problem:
         record,
         _not_for(fingerprint, metadata, known),
         _usage(metadata, known),
+        f"{pool.path}:{spec.line}",
     )
 
 
@@ -174,16 +206,22 @@ def _credits(usage: Usage) -> dict[str, Any] | None:
     return known and {**known, "expires_at": moment(known["expires_at"])}
 
 
+IDS: Final = (
+    Column("account", "account_id", rank=5),
+    Column("user", "user_id", rank=6),
+    Column("fingerprint", "fingerprint", rank=4),
+)
+"""The columns of ``--ids``."""
+
 COLUMNS: Final = (
     Column("name", "name"),
     Column("status", "status", style=lambda row: STATUS_STYLES[row["status"]]),
     Column("limits", "limits", shown=lambda limits: "\n".join(map(_used, limits))),
-    Column("last used", "last_used", rank=1, shown=local_time),
-    Column("plan", "plan", rank=2),
+    Column("email", "email", rank=1),
+    Column("last used", "last_used", rank=2, shown=local_time),
+    Column("plan", "plan", rank=3),
     Column("kind", "kind", rank=3),
-    Column("account", "account_id", rank=5),
-    Column("user", "user_id", rank=6),
-    Column("fingerprint", "fingerprint", rank=4),
+    *IDS,
     Column("problem", "problem", is_below=True, style=lambda row: STATUS_STYLES[row["status"]]),
     Column("notes", "notes", is_below=True, style=lambda row: "yellow"),
     Column("reset credits", "credits", is_below=True, style=lambda row: "cyan"),
@@ -191,8 +229,8 @@ COLUMNS: Final = (
 
 
 def described_limit(limit: Mapping[str, Any]) -> str:
-    """Describe a window of a document: ``5 h: 18 % used, resets 2026-11-30T15:00:00Z``."""
-    resets = f", resets {limit['resets_at']}" if limit["resets_at"] else ""
+    """Describe a window of a document: ``5 h: 18 % used, resets 2026-11-30 16:00``."""
+    resets = f", resets {local_time(limit['resets_at'])}" if limit["resets_at"] else ""
     return f"{_used(limit)} used{resets}"
 
 
@@ -202,7 +240,7 @@ def described_credits(credits: Mapping[str, Any] | None) -> str:
         return ""
     number = credits["available"]
     first = "" if number == 1 else "the first "
-    until = f", {first}until {credits['expires_at']}" if credits["expires_at"] else ""
+    until = f", {first}until {local_time(credits['expires_at'])}" if credits["expires_at"] else ""
     return f"{number} reset credit{'' if number == 1 else 's'}{until}"
 
 
@@ -211,17 +249,13 @@ def _used(limit: Mapping[str, Any]) -> str:
     return f"{family}{span(limit['minutes'] * 60)}: {limit['used_percent']:.0f} %"
 
 
-def print_rows(rows: Sequence[IdentityRow]) -> None:
-    """Print the identities as a table, and below it why some do not serve, or soon will not."""
-    print_table(COLUMNS, [{**row.document(), **_below(row)} for row in rows])
+def print_rows(rows: Sequence[IdentityRow], with_ids: bool = False) -> None:
+    """Print the identities as a table, and below it why some do not serve, or soon will not, and what helps."""
+    columns = [column for column in COLUMNS if with_ids or column not in IDS]
+    print_table(columns, [{**row.document(), **_below(row)} for row in rows])
 
 
 def _below(row: IdentityRow) -> dict[str, list[str]]:
-    document = row.document()
-    problem, credits = [], described_credits(document["reset_credits"])
-    if document["evidence"]:
-        since = f" since {local_time(document['since'])}" if document["since"] else ""
-        when = f" until {local_time(document['until'])}" if document["until"] else since
-        problem.append(f"{row.status}{when}: {document['evidence']}")
+    problem, credits = row.problem(), described_credits(row.document()["reset_credits"])
     notes = [text for text in (*row.not_for, expiry(row.spec.expires_at, time.time())) if text]
-    return {"problem": problem, "notes": notes, "credits": [credits] if credits else []}
+    return {"problem": [problem] if problem else [], "notes": notes, "credits": [credits] if credits else []}

@@ -91,7 +91,15 @@ def print_json_line(document: Mapping[str, Any]) -> None:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return "; ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 Row = Mapping[str, Any]
@@ -136,6 +144,21 @@ def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
                 out.lines(Text.assemble(_key(columns, row), ": ", (plain(sentence), column.style(row))))
 
 
+def print_facts(facts: Mapping[str, Any], styles: Mapping[str, str] | None = None) -> None:
+    """Print what is known of one thing, a line each: aligned on a terminal, elsewhere with a tab."""
+    out = Output()
+    texts = {title: _cell(value) for title, value in facts.items()}
+    if not out.console.is_terminal:
+        out.line("\n".join(f"{title}\t{_on_a_line(text)}" for title, text in texts.items()))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in texts.items():
+        table.add_row(title, Text(plain(text) or "-", (styles or {}).get(title, "")))
+    out.show(table)
+
+
 def _key(columns: Sequence[Column], row: Row) -> Text:
     return Text(plain(columns[0].shown(row[columns[0].key])), "bold")
 
@@ -145,9 +168,9 @@ def _on_a_line(text: str) -> str:
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Row], out: Console) -> Table | None:
-    """Return a table of the columns that fit; None if there is room for the keys only."""
-    kept = list(columns)
-    for left_out in sorted(columns[:0:-1], key=lambda column: -column.rank):
+    """Return a table of the columns that fit, and have a value; None if there is room for the keys only."""
+    kept = [column for column in columns if not column.rank or any(column.shown(row[column.key]) for row in rows)]
+    for left_out in sorted(kept[:0:-1], key=lambda column: -column.rank):
         table = _table(kept, rows)
         widths = out.measure(table, options=out.options.update(width=WIDEST))
         # Those of rank 0 are wrapped before they are left out.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import re
 import socket
 import ssl
@@ -36,6 +37,10 @@ for _name in ("httpx", "httpcore"):
 
 MAX_ANSWER: Final = 1 << 20  # Bytes of an answer, both as received and inflated.
 JSON: Final[Mapping[str, str]] = {"accept": "application/json", "accept-encoding": "gzip"}
+
+
+BROKEN: Final = dict.fromkeys(("ReadError", "WriteError", "RemoteProtocolError"), "the connection broke off")
+"""What the names of errors mean; httpx is imported only when it is used."""
 
 
 class NoAnswerError(Exception):
@@ -113,7 +118,7 @@ async def answer(
     except (TimeoutError, httpx.TimeoutException):
         raise NoAnswerError(f"no whole answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnreadableError) as error:
-        raise NoAnswerError(_mistrust(error) or type(error).__name__) from error
+        raise NoAnswerError(_mistrust(error) or _reason(error)) from error
     response.headers.pop("content-encoding", None)
     return httpx.Response(response.status_code, headers=response.headers, content=content)
 
@@ -161,6 +166,18 @@ def _mistrust(error: BaseException | None) -> str:
     if error is None:
         return ""
     return f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name a company's authority"
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there is no answer: what the operating system says, if that was the cause."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, socket.gaierror):
+            return "its name has no address; is this machine online?"
+        if isinstance(link, OSError) and link.errno is not None:
+            return os.strerror(link.errno).lower()
+        link = link.__cause__ or link.__context__
+    return BROKEN.get(type(error).__name__, type(error).__name__)
 
 
 class _Fork:

@@ -22,6 +22,7 @@ from codexpool.pool.exclusions import Exclusion, Kind, subjects
 from codexpool.pool.identity import Condition, Evidence, IdentityKey, Metadata, Status
 from codexpool.pool.usage import Limit, ResetCredits, Usage, Window
 from codexpool.state.notes import BREAKER, NOT_FOR, RESUMED, USAGE
+from codexpool.views.formatting import local_time
 from tests.cli.pools import Pool, fake_codex
 from tests.config.unwritable import unwritable
 from tests.e2e.logins import FOREIGN, login_of, owner, write_private
@@ -201,7 +202,7 @@ def test_list_shows_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert set(rows["work"]) == {
         *("name", "kind", "account_id", "user_id", "email", "plan", "status"),
         *("since", "until", "evidence", "not_for", "fingerprint", "last_used"),
-        *("limits", "limited", "reset_credits"),
+        *("limits", "limited", "reset_credits", "needs", "checked"),
     }
     assert "401 token_revoked" in rows["spare"]["evidence"]
     # it is flagged, as a proxy would do it, and a list knows it without asking
@@ -212,7 +213,9 @@ def test_list_shows_what_each_identity_is_and_needs(pool: Pool) -> None:
     assert pool.list()["spare"]["since"] == rows["spare"]["since"]
     shown = pool.run("list").output
     assert "\tneeds_replacement since 20" in shown
-    assert "401 token_revoked on whoami" in shown
+    remedy = pool.list()["spare"]["needs"]
+    assert remedy.endswith(", or: codexpool replace spare")
+    assert f": 401 token_revoked on whoami. {remedy}\t" in shown
     assert len(pool.standin.seen) == asked
 
 
@@ -267,8 +270,9 @@ def test_check_without_an_answer_condemns_nothing_and_fails(pool: Pool) -> None:
 
     result = pool.run("check", code=1)
 
-    assert "whoami answers 503" in result.output
+    assert "\tnot checked: whoami answers 503" in result.output
     assert pool.text == before
+    assert not json.loads(pool.run("check", "--json", code=1).stdout)["identities"][0]["checked"]
     assert pool.list()["work"]["status"] == "ready"
 
 
@@ -536,10 +540,10 @@ def test_list_and_show_say_what_is_left_as_a_proxy_has_seen_it(pool: Pool) -> No
     assert rows["work"]["reset_credits"] == {"available": 2, "expires_at": later}
     assert [rows["spare"][key] for key in ("limits", "limited", "reset_credits")] == [[], {}, None]
     assert re.search(r"work\tready\t5 h: 18 %, 7 d: 62 %, codex_spark 5 h: 5 %\t", listed)
-    assert f"\t2 reset credits, the first until {later}\n" in listed
-    assert f"limits 5 h: 18 % used, resets {soon}; 7 d: 62 % used, resets {later}; codex_spark 5 h" in shown
-    assert f"limited codex_spark until {soon}" in shown
-    assert f"reset credits 2 reset credits, the first until {later}" in shown
+    assert f"\t2 reset credits, the first until {local_time(later)}\n" in listed
+    assert f"limits 5 h: 18 % used, resets {local_time(soon)}; 7 d: 62 % used, resets {local_time(later)}" in shown
+    assert f"limited codex_spark until {local_time(soon)}" in shown
+    assert f"reset credits 2 reset credits, the first until {local_time(later)}" in shown
 
 
 def test_list_fits_a_narrow_terminal(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

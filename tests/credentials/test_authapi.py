@@ -247,7 +247,7 @@ async def test_a_hanging_resolver_takes_no_thread_of_requests(
     assert found
     words = await asyncio.gather(*asking)
     assert {(word, evidence.note) for word, evidence, _ in words} == {
-        (Word.UNREACHABLE, "whoami cannot be reached (ConnectError)")
+        (Word.UNREACHABLE, "whoami cannot be reached (its name has no address; is this machine online?)")
     }
 
 

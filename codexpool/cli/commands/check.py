@@ -17,6 +17,7 @@ from codexpool.cli.common import (
     Failure,
     Pool,
     account_api,
+    ids_option,
     json_option,
     open_the_state,
     pool_option,
@@ -56,11 +57,12 @@ SEVERAL: Final = (
 
 @click.command()
 @click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=completions.identities)
+@ids_option
 @via_option
 @pool_option
 @json_option
 @click.pass_context
-def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: bool) -> None:
+def check(context: click.Context, names: tuple[str, ...], pool: Pool, with_ids: bool, as_json: bool) -> None:
     """Verify the tokens of all identities, or of NAMEs, with the backend.
 
     Runs commands, renews logins that have expired, and registers a task for agent identities. Records the results:
@@ -83,10 +85,10 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, as_json: b
     errors = _record(pool, answers, statuses, {name: after[name] for name in readings})
     rows = list(after.values())
     if as_json:
-        print_json({"identities": [row.document() for row in rows]})
+        print_json({"identities": [{**row.document(), "checked": not row.is_unchecked} for row in rows]})
     else:
         pool.say_if_empty()
-        print_rows(rows)
+        print_rows(rows, with_ids)
     for error in errors:
         click.echo(f"codexpool: {error}", err=True)
     context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
@@ -160,7 +162,8 @@ def _after(row: IdentityRow, answer: Whoami | None, status: Status | None) -> Id
         return row  # It has no token; the row has the reason.
     evidence = answer.evidence
     if status is None:
-        return replace(row, condition=replace(row.condition, evidence=evidence))
+        is_unchecked = answer.word is Word.UNREACHABLE
+        return replace(row, condition=replace(row.condition, evidence=evidence), is_unchecked=is_unchecked)
     row = replace(row, metadata=answer.metadata or row.metadata, fingerprint=evidence.fingerprint or row.fingerprint)
     if status is Status.READY and row.status in (Status.PAUSED, Status.LIMITED):
         return row  # A good token does not change that.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import click
-from rich.table import Table
 
 from codexpool.cli.common import (
     Pool,
+    ids_option,
     json_option,
     moment,
     open_the_state,
@@ -16,16 +16,18 @@ from codexpool.cli.common import (
 )
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.identity_rows import described_credits, described_limit, identity_row, identity_rows, print_rows
-from codexpool.cli.output import STATUS_STYLES, console, print_json
+from codexpool.cli.output import STATUS_STYLES, print_facts, print_json
 from codexpool.pool.breaker import Breaker, Opening
 from codexpool.pool.needs import expiry
 from codexpool.state.notes import BREAKER
+from codexpool.views.formatting import local_time
 
 
 @click.command("list")
+@ids_option
 @pool_option
 @json_option
-def list_(pool: Pool, as_json: bool) -> None:
+def list_(pool: Pool, with_ids: bool, as_json: bool) -> None:
     """List the identities of the pool and their status.
 
     Reads pool.toml and what proxies have found out; `codexpool check` asks the backend.
@@ -35,7 +37,7 @@ def list_(pool: Pool, as_json: bool) -> None:
         print_json({"identities": [row.document() for row in rows]})
     else:
         pool.say_if_empty()
-        print_rows(rows)
+        print_rows(rows, with_ids)
 
 
 @click.command()
@@ -50,28 +52,20 @@ def show(name: str, pool: Pool, as_json: bool) -> None:
         "expires": moment(row.spec.expires_at),
         "fedramp": row.metadata.fedramp if row.metadata is not None else None,
         "origin": row.metadata.origin if row.metadata is not None else None,
-        "where": f"{pool.path}:{row.spec.line}",
+        "where": row.where,
     }
     if as_json:
         print_json(document)
         return
-    document["limits"] = list(map(described_limit, document["limits"]))
-    document["limited"] = [f"{family} until {until}" for family, until in document["limited"].items()]
+    facts = {title.replace("_", " "): value for title, value in document.items()}
+    for title in ("since", "until", "last used", "expires"):
+        facts[title] = local_time(facts[title])
+    facts["limits"] = [described_limit(limit) for limit in document["limits"]]
+    facts["limited"] = [f"{family} until {local_time(until)}" for family, until in document["limited"].items()]
     credits = document["reset_credits"]
-    document["reset_credits"] = described_credits(credits) or ("none" if credits else None)
-    table = Table.grid(padding=(0, 2))
-    for key, value in document.items():
-        style = STATUS_STYLES[row.status] if key == "status" else ""
-        table.add_row(key.replace("_", " "), _text(value), style=style)
-    if reminder := expiry(row.spec.expires_at, time.time()):
-        table.add_row("reminder", reminder, style="yellow")
-    console().print(table)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return "; ".join(map(str, value)) or "-"
-    return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    facts["reset credits"] = described_credits(credits) or ("none" if credits else None)
+    facts["reminder"] = expiry(row.spec.expires_at, time.time())
+    print_facts(facts, {"status": STATUS_STYLES[row.status], "needs": "bold red", "reminder": "yellow"})
 
 
 @click.command()
@@ -101,9 +95,9 @@ def breaker(close: bool, as_json: bool, pool: Pool) -> None:
     elif opening is Opening.CLOSED:
         click.echo("the breaker is closed: proxies move sessions as needed")
     else:
-        until = f"until {moment(breaker.until)}" if opening is Opening.OPEN else "until one request succeeds"
+        until = f"until {local_time(breaker.until)}" if opening is Opening.OPEN else "until one request succeeds"
         names = ", ".join(breaker.names)
-        click.echo(f"the breaker is {opening} since {moment(breaker.opened_at)}: refused for good: {names}")
+        click.echo(f"the breaker is {opening} since {local_time(breaker.opened_at)}: refused for good: {names}")
         click.echo(f"sessions are not moved {until}. To close it now: codexpool breaker --close")
     if opening is Opening.OPEN:
         raise SystemExit(1)
