@@ -19,10 +19,12 @@ from codexpool.cli.common import Failure, Unchanged
 from codexpool.cli.running_proxy import STATUS, Address, RunningProxy, address, find_proxy
 from codexpool.common.addresses import is_loopback
 from codexpool.common.atomic_replace import create_whole
+from codexpool.doctor.environment import WORKLOAD
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, pem
 from codexpool.local.running_proxies import LOCAL
 
 F = TypeVar("F", bound=Callable[..., Any])
+CONFLICTS: Final = ("CODEX_API_KEY", *WORKLOAD)  # variables that a client prefers to a member key
 EXAMPLE: Final = "http://team:8080"
 
 
@@ -81,6 +83,8 @@ class Invitation:
             pem=self.pem.strip(),
             proxy=shlex.quote(self.proxy),
             key=key,
+            names=" ".join(CONFLICTS),
+            conflicts="".join(f"${{{name}+set}}" for name in CONFLICTS),
         )
 
 
@@ -148,11 +152,12 @@ mkdir -p "${{CODEX_CA_CERTIFICATE%/*}}" && cat > "$CODEX_CA_CERTIFICATE" <<'END'
 {pem}
 END
 
-case ",${{NO_PROXY:-}},${{no_proxy:-}}," in
-  *chatgpt.com* | *openai.com* | *,\\*,*)
-    echo "NO_PROXY bypasses the proxy: remove chatgpt.com, openai.com and * from it" >&2 ;;
+case ",$(printf %s "${{NO_PROXY:-}},${{no_proxy:-}}" | tr 'A-Z' 'a-z' | tr -d ' ')," in
+  *chatgpt.com* | *openai.com* | *,com,* | *,.com,* | *,\\*,*)
+    unset NO_PROXY no_proxy
+    echo "NO_PROXY would lead the client past the proxy, with your key: it is unset in this shell" >&2 ;;
 esac
-if [ -n "${{CODEX_API_KEY:-}}${{OPENAI_IDENTITY_TOKEN_SOURCE:-}}" ]; then
-  echo "unset CODEX_API_KEY and OPENAI_IDENTITY_TOKEN_SOURCE: the client would use them and not the pool" >&2
+if [ -n "{conflicts}" ]; then
+  echo "the client would use these and not your key: unset {names}" >&2
 fi
 """

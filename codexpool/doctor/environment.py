@@ -19,6 +19,15 @@ CONFIG: Final = "config.toml"
 RESERVED: Final = "CODEX_"  # the prefix of names ignored in ``.env`` (``ILLEGAL_ENV_VAR_PREFIX``)
 LONGEST: Final = 1 << 20  # bytes read of a file
 
+WORKLOAD: Final = (
+    "OPENAI_FEDERATION_RULE_ID",
+    "OPENAI_IDENTITY_TOKEN_FILE",
+    "OPENAI_IDENTITY_TOKEN_SOURCE",
+    "OPENAI_SPIFFE_AUDIENCE",
+    "OPENAI_SPIFFE_ID",
+)
+"""Any of these, even empty, makes a client use a workload identity before all other credentials (0.171.0)."""
+
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*")
 _COMMENT = re.compile(r"\s+#.*$|^#.*$")
 

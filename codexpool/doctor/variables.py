@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from codexpool.common.addresses import is_loopback
 from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.credentials import PREFIX
-from codexpool.doctor.environment import CONFIG, DOTENV, ClientEnvironment, bypasses
+from codexpool.doctor.environment import CONFIG, DOTENV, WORKLOAD, ClientEnvironment, bypasses
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.protocol.endpoints import AUTHAPI, HOST
 from codexpool.redaction import redact_text
@@ -32,6 +32,7 @@ def findings(
     if identities:
         yield from of_identity(client, identities)
     yield from of_bypass(client)
+    yield from of_workload_identity(client)
     yield from of_credentials(client)
     yield from of_the_rest(client)
     yield from of_config(client)
@@ -81,6 +82,22 @@ def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
         yield wrong(ABOUT, text, "remove that entry")
     if value and not entries:
         yield ok(ABOUT, f"{client.where(name)} excludes neither {HOST} nor {AUTH_HOST}")
+
+
+def of_workload_identity(client: ClientEnvironment) -> Iterator[Finding]:
+    """Check the variables of a workload identity, which win over all other credentials."""
+    names = [name for name in WORKLOAD if name in client.variables]
+    if not names:
+        return
+    text = f"{', '.join(map(client.where, names))}: with this the client uses a workload identity"
+    here = [name for name in names if name not in client.from_dotenv]
+    steps = [f"unset {' '.join(here)}"] if here else []
+    if len(here) < len(names):
+        steps.append(f"remove what is in {client.home / DOTENV}")
+    if client.variables.get("CODEX_ACCESS_TOKEN", "").strip():
+        yield wrong(ABOUT, f"{text}, and ignores CODEX_ACCESS_TOKEN", " and ".join(steps))
+    else:
+        yield note(ABOUT, f"{text} before any login, and ends if a variable is missing", " and ".join(steps))
 
 
 def of_credentials(client: ClientEnvironment) -> Iterator[Finding]:

@@ -81,14 +81,33 @@ def test_an_invitation_sets_up_the_members_shell(home: Path, tmp_path: Path) -> 
     assert "contains the key" in said.stderr
 
 
-def test_an_invitation_warns_of_variables_that_bypass_the_pool(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "bypasses"),
+    [
+        ("intranet, .ChatGPT.com", True),
+        ("*", True),
+        ("openai.com:443", True),
+        ("com", True),
+        ("intranet,127.0.0.0/8,*.local,company", False),
+    ],
+)
+def test_an_invitation_lets_no_key_past_the_proxy(home: Path, tmp_path: Path, value: str, bypasses: bool) -> None:
     file = home / "ann.sh"
     run("add", "ann", "--invite", str(file), "--proxy", "http://team:8080")
 
-    _, printed = sourced(file, tmp_path, NO_PROXY="intranet,.chatgpt.com", OPENAI_IDENTITY_TOKEN_SOURCE="file")
+    found, printed = sourced(file, tmp_path, NO_PROXY=value, no_proxy="intranet")
 
-    assert "NO_PROXY bypasses the proxy" in printed
-    assert "OPENAI_IDENTITY_TOKEN_SOURCE" in printed
+    assert (found.get("NO_PROXY") == value) is not bypasses
+    assert ("no_proxy" in found) is not bypasses
+    assert ("NO_PROXY would lead" in printed) is bypasses
+
+
+@pytest.mark.parametrize("name", invitation.CONFLICTS)
+def test_an_invitation_warns_of_what_wins_over_the_key(home: Path, tmp_path: Path, name: str) -> None:
+    file = home / "ann.sh"
+    run("add", "ann", "--invite", str(file), "--proxy", "http://team:8080")
+
+    assert f" {name}" in sourced(file, tmp_path, **{name: ""})[1]
 
 
 @pytest.mark.skipif("os.name != 'posix'", reason="there are no such modes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -29,7 +30,11 @@ from tests.standin import RESPONSES, StandIn
 SIOCSIFADDR = 0x8916
 ADDRESS = "10.9.8.7"
 PROXY = f"http://{ADDRESS}:8080"
-CERTIFICATE = "mitmproxy-ca-cert.pem"
+INVITATION = "ann.sh"
+ME = (
+    "printf 'Authorization: Bearer %s' \"$CODEX_ACCESS_TOKEN\" |"
+    ' curl -s -x "$HTTPS_PROXY" --cacert "$CODEX_CA_CERTIFICATE" -H @- https://codex.pool/me'
+)
 
 
 def have_address() -> None:
@@ -68,11 +73,9 @@ class Teammate:
         return {"code": run.returncode, "out": run.stdout, "err": run.stderr, "seconds": time.monotonic() - begun}
 
     def codex(self, key: str, word: str) -> dict[str, Any]:
-        """Run codex with the three variables that docs/teams.md names."""
+        """Run codex as docs/teams.md says, with a key."""
         return self.shell(
-            "unset NO_PROXY",
-            f"export HTTPS_PROXY={PROXY}",
-            f'export CODEX_CA_CERTIFICATE="$HOME/{CERTIFICATE}"',
+            f". ./{INVITATION}",
             f"export CODEX_ACCESS_TOKEN={key}",
             f"codex exec --skip-git-repo-check 'say hi echo:{word}'",
         )
@@ -90,7 +93,9 @@ def main(folder: Path) -> None:
         operator, ann = NewUser(homes["operator"], standin.ca_file), Teammate(homes["ann"])
         operator.codexpool("add", "work", "--token-stdin", stdin=work.token)
         setup = json.loads(operator.codexpool("setup", "--json").stdout)
-        key = operator.codexpool("member", "add", "ann").stdout.strip()
+        operator.codexpool("member", "add", "ann", "--invite", INVITATION, "--proxy", PROXY)
+        invitation = (operator.home / INVITATION).read_text()
+        (key,) = re.findall(r"^export CODEX_ACCESS_TOKEN=(\S+)$", invitation, re.MULTILINE)
         trusted = f"ssl_verify_upstream_trusted_ca={standin.ca_file}"
         proxy = subprocess.Popen(
             [*CODEXPOOL, "run", "--listen-host", "0.0.0.0", "-p", "8080", "--set", trusted],
@@ -111,20 +116,20 @@ def main(folder: Path) -> None:
 
         try:
             wait_for("work is ready")
-            # ann gets three things
-            (ann.home / CERTIFICATE).write_bytes((operator.home / ".mitmproxy" / CERTIFICATE).read_bytes())
-            (ann.home / "ann.key").write_text(f"{key}\n")
-            result["fingerprints"] = [
-                setup["sha256"],
-                ann.shell(f"openssl x509 -in {CERTIFICATE} -noout -fingerprint -sha256")["out"].strip(),
-            ]
+            # ann gets one file
+            (ann.home / INVITATION).write_text(invitation)
+            fingerprint = 'openssl x509 -in "$CODEX_CA_CERTIFICATE" -noout -fingerprint -sha256'
+            result["fingerprints"] = [setup["sha256"], ann.shell(f". ./{INVITATION}", fingerprint)["out"].strip()]
+            result["shown"] = setup["sha256"] in invitation and ME.partition("|")[0] in invitation
             result["answers"] = [ann.codex(key, "one")]
             # with codexpool installed
-            setup_line = (
-                f'export CODEX_ACCESS_TOKEN={key}; eval "$(codexpool env --proxy {PROXY} --ca {CERTIFICATE})"'
+            env = f'eval "$(codexpool env --proxy {PROXY} --ca "$CODEX_CA_CERTIFICATE")"'
+            run = ann.shell(
+                f". ./{INVITATION}; {env}",
+                "codexpool doctor >&2 && codex exec --skip-git-repo-check 'say hi echo:two'",
             )
-            run = ann.shell(setup_line, "codexpool doctor >&2 && codex exec --skip-git-repo-check 'say hi echo:two'")
             result["answers"].append(run)
+            result["me"] = ann.shell(f". ./{INVITATION}", ME)
             # a new key while the old one is still valid, then none
             rotated: list[str] = []
             changed(lambda: rotated.append(operator.codexpool("member", "rotate", "ann").stdout.strip()))

@@ -58,7 +58,8 @@ def test_the_steps_of_docs_teams_lead_to_an_answer(tmp_path: Path) -> None:
 
     announced, found = result["fingerprints"]
     assert found.endswith(f"={announced}")
-    # with three variables; with `codexpool env` and a doctor that finds nothing; with the old and the new key
+    assert result["shown"]
+    # with an invitation; with `codexpool env` and a doctor that finds nothing; with the old and the new key
     assert [run["code"] for run in result["answers"]] == [0, 0, 0, 0], result["output"]
     words = [run["out"].rsplit(",", 1)[-1].strip() for run in result["answers"]]
     assert words == ["one", "two", "three", "four"]
@@ -72,7 +73,8 @@ def test_the_steps_of_docs_teams_lead_to_an_answer(tmp_path: Path) -> None:
     assert usage["input_tokens"] > 0
     assert usage["output_tokens"] > 0
     assert result["refusals"] == []
-    assert result["keys shown"] == [1, 1]
+    assert result["keys shown"] == [0, 1]
+    assert "turns today     2, without a limit" in result["me"]["out"], result["me"]
 
 
 @pytest.mark.real_client

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codexpool.doctor import variables
-from codexpool.doctor.environment import bypasses, client_environment, codex_home, dotenv
+from codexpool.doctor.environment import WORKLOAD, bypasses, client_environment, codex_home, dotenv
 from codexpool.doctor.findings import Finding, Level
 from tests.doctor.fakes import KEY, client
 
@@ -156,6 +156,28 @@ def test_a_credential_is_named_and_never_shown(environ: dict[str, str], level: L
     assert finding.level is level
     assert words in finding.text
     assert not [value for value in environ.values() if value in finding.text + finding.remedy]
+
+
+@pytest.mark.parametrize("name", WORKLOAD)
+@pytest.mark.parametrize("value", ["x", ""])
+def test_a_workload_identity_wins_over_a_member_key(name: str, value: str) -> None:
+    with_key = only(variables.of_workload_identity(client({name: value, "CODEX_ACCESS_TOKEN": KEY})))
+    without = only(variables.of_workload_identity(client({name: value})))
+
+    assert (with_key.level, without.level) == (Level.WRONG, Level.NOTE)
+    assert "ignores CODEX_ACCESS_TOKEN" in with_key.text
+    assert with_key.remedy == without.remedy == f"unset {name}"
+
+
+def test_a_workload_identity_in_dotenv_is_removed_there() -> None:
+    here = client({"OPENAI_SPIFFE_ID": "x"}, from_dotenv=frozenset({"OPENAI_SPIFFE_ID"}))
+
+    assert only(variables.of_workload_identity(here)).remedy == f"remove what is in {here.home / '.env'}"
+
+
+def test_without_its_variables_there_is_no_workload_identity() -> None:
+    """The socket alone does not make one (0.171.0)."""
+    assert list(variables.of_workload_identity(client({"SPIFFE_ENDPOINT_SOCKET": "unix:///x"}))) == []
 
 
 @pytest.mark.parametrize("environ", [{}, {"CODEX_API_KEY": " "}, {"CODEX_ACCESS_TOKEN": ""}])

@@ -18,7 +18,7 @@ from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, find_proxy
 from codexpool.common.private_files import private_folder
 from codexpool.config.checks import SEPARATOR, name_problem
-from codexpool.doctor.environment import bypasses, codex_home
+from codexpool.doctor.environment import WORKLOAD, bypasses, codex_home
 from codexpool.local.ca_files import CERTIFICATE, Certificate
 
 HOSTS: Final = ("chatgpt.com", "auth.openai.com")
@@ -189,6 +189,8 @@ def _hints(kind: str, shell: str, at: Address, environ: Mapping[str, str]) -> li
         hints.append(f"{name}={environ[name]} bypasses the proxy; changed to {value or 'nothing'}")
     if environ.get("CODEX_API_KEY"):
         hints.append("CODEX_API_KEY is set: `codex exec` then uses api.openai.com and not the pool. Unset it")
+    if names := [name for name in WORKLOAD if name in environ]:
+        hints.append(f"{' '.join(names)}: the client uses a workload identity and no member key or login. Unset it")
     if _leads_elsewhere(environ.get("HTTPS_PROXY", ""), at):
         hints.append(
             "HTTPS_PROXY was another proxy. To send requests on through it: codexpool run --via URL, or set "
