@@ -57,8 +57,13 @@ PRIVATE_IN_TRACE: Final = frozenset(
 )
 """Members of a trace that are private; every other text is searched for private values."""
 
+_VERSION: Final = re.compile(
+    r"v?\d{1,4}(?:\.\d{1,5}){1,2}(?:-(?:alpha|beta|dev|insider|nightly|pre|preview|rc)(?:\.?\d{1,8})?)?"
+)
+_MODEL: Final = re.compile(r"(?=[\w.-]*[a-z])[a-z0-9]{1,12}(?:[.-][a-z0-9]{1,12}){0,7}")
+_ORIGINATOR: Final = re.compile(r"[A-Za-z][A-Za-z _-]{1,39}")
 _HARMLESS: Final = re.compile(
-    r"\d{1,5}|v?\d{1,4}(?:\.\d{1,4}){1,2}|true|false|null|(?:127\.0\.0\.1|\[?::1\]?)(?::\d{1,5})?"
+    rf"\d{{1,5}}|{_VERSION.pattern}|true|false|null|(?:127\.0\.0\.1|\[?::1\]?)(?::\d{{1,5}})?"
 )
 _SEGMENT: Final = re.compile(r"[A-Za-z_.-]{0,40}|v\d|\d{1,5}")
 _SNAKE: Final = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
@@ -76,6 +81,19 @@ _IN_TEXT: Final = re.compile(
     r"|(?<![\w.])(?P<address>(?!127\.)(?:\d{1,3}\.){3}\d{1,3})(?![\w.])"
     r"|(?:/home/|/Users/|[A-Za-z]:\\{1,2}[Uu]sers\\{1,2})(?P<home>[^\s/\\\"'<>:;,|?*&()\[\]{}`%]{1,64})"
 )
+
+
+def public_values(flow: http.HTTPFlow) -> set[str]:
+    """Return what says which client and which model was used: recordings of two clients are there to be compared.
+
+    A header that Codex does not have may repeat such a value. That makes it no secret.
+    """
+    headers = flow.request.headers
+    model = headers.get("x-codex-routing-hint", "").partition("model=")[2].partition(";")[0].partition(",")[0]
+    found = ((headers.get("originator", ""), _ORIGINATOR), (headers.get("version", ""), _VERSION), (model, _MODEL))
+    values = {value for value, shape in found if shape.fullmatch(value)}
+    agent = headers.get("user-agent", "")
+    return values | ({agent} if " " in agent and redact_text(agent, full=True) == agent else set())
 
 
 def strip(flow: http.HTTPFlow) -> http.HTTPFlow:
@@ -270,6 +288,11 @@ class Anonymizer:
                 return self._url(node)
             case str() if name in PRIVATE_IN_TRACE:
                 return self._private(node)
+            case str() if name in (
+                "user_agent",
+                "model",
+            ):  # The client's words, in which no name of ours is looked for.
+                return self._text(node)
             case str():
                 return self._text(node, is_own=True)
             case _:

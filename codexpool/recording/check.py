@@ -63,7 +63,7 @@ def secrets_in(flows: Iterable[http.HTTPFlow]) -> set[str]:
             lower = name.lower()
             if lower == "cookie":
                 secrets |= {crumb.partition("=")[2].strip(' "') for crumb in value.split(";")}
-            elif lower in _CREDENTIALS:
+            elif lower in _CREDENTIALS and not value.endswith(">"):  # Not a placeholder, nor a mask of observe mode.
                 secrets.add(value.rpartition(" ")[2] if "authorization" in lower else value)
         for value in flow.response.headers.get_all("set-cookie") if flow.response is not None else ():
             secrets.add(value.partition(";")[0].partition("=")[2].strip(' "'))

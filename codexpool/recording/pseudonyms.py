@@ -45,6 +45,8 @@ class Pseudonyms:
     def __init__(self) -> None:
         self.generation = 0
         """Grows with every value learned."""
+        self.public: frozenset[str] = frozenset()
+        """Values that stay wherever they are, because they say which client and which model was used."""
         self._made: dict[str, str] = {}
         self._taken: set[str] = set()
         self._numbers: dict[str, count[int]] = {}
@@ -57,6 +59,8 @@ class Pseudonyms:
         """Return the pseudonym of a value, in its shape."""
         if not value or is_pseudonym(value):
             self._taken.add(value)
+            return value
+        if value in self.public and value not in self._made:
             return value
         if UUID.fullmatch(value):
             return self._of(value.lower(), f"00000000-0000-{value[14].lower()}000-8000-{{:012d}}")

@@ -15,7 +15,7 @@ from mitmproxy import http
 
 from codexpool.protocol.hosts import is_codex
 from codexpool.recording import files
-from codexpool.recording.anonymize import Anonymizer, strip
+from codexpool.recording.anonymize import Anonymizer, public_values, strip
 from codexpool.recording.check import Check, Finding, secrets_in
 from codexpool.recording.files import RecordingError
 from codexpool.recording.pseudonyms import Pseudonyms
@@ -87,6 +87,7 @@ class Recording:
 
     def _anonymized(self) -> list[http.HTTPFlow]:
         """Return the flows with pseudonyms: a value learned in the last one is replaced in the first one, too."""
+        self._pseudonyms.public = frozenset().union(*map(public_values, self.flows))
         anonymizer, generation = Anonymizer(self._pseudonyms), -1
         made: list[http.HTTPFlow] = []
         for _ in range(ROUNDS):

@@ -165,7 +165,15 @@ def test_nothing_private_of_a_real_client_is_recorded(make: Make, tmp_path: Path
 
     text = readable(out.read_bytes())
     assert [value for value in (*private(world), CLIENT.email) if is_in(value, text)] == []
-    assert [flow.request.path for flow in read(out)].count(RESPONSES) > 1
+    turns = [flow for flow in read(out) if flow.request.path == RESPONSES]
+    assert len(turns) > 1
+    for flow in turns:  # for a comparison with another version
+        headers, session = flow.request.headers, flow.metadata["codexpool"]["session"]
+        version = headers["version"]
+        assert headers["user-agent"] == session["user_agent"]
+        assert headers["user-agent"].startswith(f"{headers['originator']}/{version} (")
+        assert headers["x-codex-routing-hint"] == f"model={session['model']}"
+        assert session["model"].startswith("gpt-")
     result = CliRunner().invoke(main, ["explain", str(out)])
     assert result.exit_code == 0, result.output
     shutil.rmtree(codex.home)

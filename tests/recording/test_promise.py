@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.proxy import mode_specs
 
+from codexpool.traces.trace import METADATA
 from tests.recording.flows import a_flow, is_in, read, readable, recorded
 from tests.recording.secrets import (
     ANYWHERE,
@@ -176,6 +177,53 @@ def test_harmless_values_stay() -> None:
 
     assert list(made.headers.items(multi=True))[: len(headers)] == headers
     assert made.path == flow.request.path
+
+
+VERSIONS = ("0.169.0", "0.171.0", "0.172.0-alpha.3")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_which_client_and_model_it_was_stays_whatever_else_repeats_it(version: str) -> None:
+    """In the request, in the trace, and in headers and parameters that are private otherwise."""
+    agent = f"codex_vscode/{version} (Mac OS 26.1.0; arm64) WezTerm/20240203-110809-5046fc22 (work; 0.4.51)"
+    model = "gpt-6.2-codex-spark-20261101"
+    turn = json.dumps({"model_slug": model, "client_version": version}, separators=(",", ":"))
+    headers = [
+        ("user-agent", agent),
+        ("originator", "Codex Desktop"),
+        ("version", version),
+        ("x-codex-routing-hint", f"model={model}"),
+        (
+            "x-codex-turn-metadata",
+            json.dumps({"model_slug": model, "client_version": version}, separators=(",", ":")),
+        ),
+        ("x-client-agent", agent),
+        ("x-app", "Codex Desktop"),
+        ("x-app-version", version),
+    ]
+    trace = {
+        "session": {"user_agent": agent, "model": model},
+        "request_headers": [list(pair) for pair in headers],
+        "attempts": [{"identity": "work"}],
+    }
+    flow = a_flow(f"/backend-api/codex/models?client_version={version}", headers=headers, metadata={METADATA: trace})
+
+    (made,) = read(recorded(flow))
+
+    assert list(made.request.headers.items(multi=True))[: len(headers)] == headers
+    assert made.request.path == flow.request.path
+    assert made.metadata[METADATA] == {**trace, "attempts": [{"identity": "identity-1"}]}
+
+
+def test_a_recording_of_what_observe_mode_has_masked_can_be_recorded_again() -> None:
+    mask = "<client's own: PAT 41 chars sha256:c11e47d0a1b2>"
+    trace = {"request_headers": [["authorization", f"Bearer {mask[1:-1]}"]]}
+    flow = a_flow(headers=[("authorization", f"Bearer {mask}")], metadata={METADATA: trace})
+
+    once = recorded(flow)
+
+    assert b"c11e47d0a1b2" not in once
+    assert recorded(*read(once)) == once
 
 
 def test_addresses_and_other_metadata_are_left_out() -> None:
