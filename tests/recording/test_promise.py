@@ -193,10 +193,7 @@ def test_which_client_and_model_it_was_stays_whatever_else_repeats_it(version: s
         ("originator", "Codex Desktop"),
         ("version", version),
         ("x-codex-routing-hint", f"model={model}"),
-        (
-            "x-codex-turn-metadata",
-            json.dumps({"model_slug": model, "client_version": version}, separators=(",", ":")),
-        ),
+        ("x-codex-turn-metadata", turn),
         ("x-client-agent", agent),
         ("x-app", "Codex Desktop"),
         ("x-app-version", version),
