@@ -13,7 +13,7 @@ import pytest
 from codexpool import __version__
 from tests.running import ROOT
 from tools import release
-from tools.release import CHANGELOG, VERSION_FILE, ReleaseError, number, with_section, with_version
+from tools.release import CHANGELOG, UNRELEASED, VERSION_FILE, ReleaseError, number, with_section, with_version
 
 TODAY = date(2026, 12, 1)
 NEXT = "9.0.0"
@@ -125,4 +125,6 @@ def test_this_checkout_can_be_released() -> None:
     package = with_version((ROOT / VERSION_FILE).read_text(encoding="utf-8"), NEXT)
     assert package.count(NEXT) == 1
     assert __version__ not in package
-    assert NEXT in with_section((ROOT / CHANGELOG).read_text(encoding="utf-8"), NEXT, TODAY)
+    changelog = (ROOT / CHANGELOG).read_text(encoding="utf-8")
+    # Just after a release, which runs this test, too, nothing is unreleased.
+    assert NEXT in with_section(changelog.replace(f"{UNRELEASED}\n", f"{UNRELEASED}\n\n- one\n"), NEXT, TODAY)
