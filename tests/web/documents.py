@@ -303,6 +303,7 @@ def status(*identities: Document, sessions: list[Document] | None = None, **chan
         },
         "fleet": [proxy_of_fleet("here", self=True)],
         "members": [],
+        "pool_file": {"path": proxy["pool"], "read_at": now - HOUR, "missing": False, "problem": ""},
         "breaker": {"open": False, "until": None, "names": []},
         "hour": hour(now),
         "hour_by_identity": [],

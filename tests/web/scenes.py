@@ -143,7 +143,7 @@ def _normal() -> Scene:
 
 
 def _empty() -> Scene:
-    made = status(proxy={"pool": None})
+    made = status(proxy={"pool": None}, pool_file=None)
     made["hour"] = [
         {**minute, **dict.fromkeys(("requests", "refusals", "failures", "moves"), 0)} for minute in made["hour"]
     ]
@@ -183,7 +183,10 @@ def _breaker() -> Scene:
         )
         for name in ("a", "b", "c")
     ]
-    return _with({"breaker": {"open": True, "until": time.time() + 40, "names": ["a", "b", "c"]}}, *dead)
+    scene_ = _with({"breaker": {"open": True, "until": time.time() + 40, "names": ["a", "b", "c"]}}, *dead)
+    scene_.status["pool_file"]["problem"] = "/home/you/.config/codexpool/pool.toml, line 7: `tokn` is no key"
+    scene_.status["proxy"]["installed"] = "0.2.0"
+    return scene_
 
 
 def _fleet() -> Scene:
@@ -285,6 +288,7 @@ def _hostile() -> Scene:
     made_["breaker"] = {"open": True, "until": time.time() - 5, "names": list(HOSTILE)}
     lost = {"engine": HOSTILE[0], "where": HOSTILE[6], "connected": False, "since": time.time(), "waiting": 10**9}
     made_["state"] = lost
+    made_["pool_file"].update(problem=HOSTILE[2], path=HOSTILE[0])
     made_["fleet"] = [proxy_of_fleet(bad, version=bad, sessions=10**12) for bad in HOSTILE]
     return Scene(made_, flows, events, details)
 

@@ -462,6 +462,14 @@ def test_an_empty_pool_shows_the_two_lines_that_lead_on(tab: Tab, site: StandInS
     tab.run("document.querySelector('#away').click()")
     assert "ssh -N -L 8080:127.0.0.1:8080 HOST" in text(tab, ".away")
 
+    path = "/home/you/.config/codexpool/pool.toml"
+    file = {"path": path, "read_at": time.time(), "missing": True, "problem": ""}
+    site.scene.status.update(pool_file=file)
+    site.scene.status["proxy"]["pool"] = path
+    hurry(tab)
+    tab.wait("document.getElementById('headline').innerText === 'No identities'")
+    assert text(tab, "#headline-words") == f"There is no {path}. Requests are refused until there is one."
+
     site.show("normal")
     hurry(tab)
 
@@ -503,6 +511,17 @@ def test_the_lists_are_filtered_and_a_reload_keeps_it(tab: Tab, site: StandInSit
         "requests",
         key,
     ]
+
+
+def test_a_pool_file_that_is_not_used_and_an_upgrade_are_notices(tab: Tab, site: StandInSite) -> None:
+    site.show("breaker")
+    shown(tab, site)
+
+    notices = text(tab, "#notices")
+    assert re.search(r"not used as it is now: .*line 7.* stays in use.\s+codexpool config check", notices)
+    assert "Restart the proxy to upgrade: codexpool 0.2.0 is installed, and 0.1.0 runs." in notices
+    assert "codexpool breaker --close" in notices
+    assert text(tab, "#headline") == "Not serving: 0 of 3 ready, 3 need you"
 
 
 def test_members_are_shown_with_what_they_used(tab: Tab, site: StandInSite) -> None:

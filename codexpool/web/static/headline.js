@@ -23,13 +23,14 @@ export function showHeadline(status, isLive) {
 }
 
 /** Say how a proxy stands. `state` is one word for what matters most of it. */
-function headline({ proxy, identities: all }) {
+function headline({ proxy, identities: all, pool_file: file }) {
   if (proxy.closed) {
     return { state: "closed", tone: "bad", title: "All requests are refused", text: [short(proxy.closed, 500)] };
   }
   if (!all.length) {
-    const title = proxy.pool ? "No identities yet" : "No pool yet";
-    return { state: "empty", tone: "note", title, text: ["Requests keep the client’s own login."] };
+    if (!proxy.pool) return { state: "empty", tone: "note", title: "No pool yet", text: ["Requests keep the client’s own login."] };
+    const why = file?.missing ? [`There is no ${short(file.path, 200)}. `] : [];
+    return { state: "empty", tone: "bad", title: "No identities", text: [...why, "Requests are refused until there is one."] };
   }
   const ready = all.filter((one) => one.status === "ready").length;
   const needing = all.filter(needsYou).length;

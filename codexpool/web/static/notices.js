@@ -42,7 +42,15 @@ function* ofLink() {
   yield { key: "link", tone: "bad", title, text: [" since ", since, why, " Retrying; the data below is from before."] };
 }
 
-function* ofProxy({ proxy, breaker, state }) {
+function* ofProxy({ proxy, breaker, state, pool_file: file }) {
+  if (file?.problem) {
+    const text = [`${short(file.problem, 500)}. The one of `, [file.read_at, "both"], " stays in use. ", { command: "codexpool config check" }];
+    yield { key: "file", tone: "warn", title: "pool.toml is not used as it is now: ", text };
+  }
+  if (proxy.installed && proxy.installed !== proxy.version) {
+    const text = [`codexpool ${short(proxy.installed, 40)} is installed, and ${short(proxy.version, 40)} runs.`];
+    yield { key: "version", tone: "note", title: "Restart the proxy to upgrade: ", text };
+  }
   if (proxy.observe) {
     const text = ["Requests show what would have been done."];
     yield { key: "observe", tone: "note", title: "Observe mode: nothing is changed. ", text };

@@ -52,7 +52,8 @@ function show(found) {
     proxy.pool ?? "no pool.toml",
   ];
   const words = facts(...of.map((text) => short(text, 200)));
-  sentence(node("proxy"), ...words, " · ", "started ", [proxy.started_at, "both"]);
+  const read = found.pool_file ? [" read ", [found.pool_file.read_at, "both"]] : [];
+  sentence(node("proxy"), ...words, ...read, " · ", "started ", [proxy.started_at, "both"]);
 }
 
 /** Show the links to the sections that there are. */
