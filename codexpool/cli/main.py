@@ -148,6 +148,6 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
 def main() -> None:
     """Send Codex requests under the identities of a pool.
 
-    To try it without an account: codexpool demo. To begin: codexpool add NAME (a token) or codexpool login NAME (a
-    ChatGPT login), then codexpool run.
+    To try it without an account: codexpool demo. To begin: codexpool init, which goes through codexpool add (a token)
+    or login (a ChatGPT login), and codexpool run.
     """

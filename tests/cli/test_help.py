@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -33,6 +34,24 @@ def test_help_shows_each_command_in_one_line_of_its_group() -> None:
         assert [line.split(maxsplit=1) for line in lines] == [
             [name, entry.summary] for name, entry in commands.items()
         ]
+
+
+def _every_command(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from _every_command(command, *path, name)
+
+
+@pytest.mark.parametrize("path", list(_every_command(main)), ids=" ".join)
+def test_help_fits_a_terminal_of_80_columns(path: tuple[str, ...]) -> None:
+    """Examples are not wrapped, and summaries would end in three dots."""
+    shown = CliRunner().invoke(main, [*path, "--help"], terminal_width=80, prog_name="codexpool").output
+
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert [line for line in shown.partition("\nCommands:")[2].splitlines() if line.endswith("...")] == []
 
 
 def test_help_imports_no_command() -> None:

@@ -23,9 +23,9 @@ def completion(context: click.Context, shell: str) -> None:
     Completes names of identities and members, and requests and sessions of the running proxy.
 
     \b
-        bash   eval "$(codexpool completion bash)"     in ~/.bashrc
-        zsh    eval "$(codexpool completion zsh)"      in ~/.zshrc, after compinit
-        fish   codexpool completion fish > ~/.config/fish/completions/codexpool.fish
+        ~/.bashrc                     eval "$(codexpool completion bash)"
+        ~/.zshrc, after compinit      eval "$(codexpool completion zsh)"
+        ~/.config/fish/config.fish    codexpool completion fish | source
     """
     made = SHELLS[shell](context.find_root().command, {}, PROGRAM, VARIABLE)
     # Not `source()`, which starts bash to ask for its version.

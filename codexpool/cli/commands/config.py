@@ -161,9 +161,10 @@ def _save(path: Path, before: str, after: str) -> None:
 @json_option
 @click.pass_context
 def check(context: click.Context, named: Path | None, as_json: bool) -> None:
-    """Validate pool.toml as a proxy would: print its path, and its problems by line.
+    """Validate pool.toml, and print its problems by line.
 
-    Does not verify tokens: for that, use `codexpool check`. Exit code 1 if there are problems.
+    Checks it as a proxy would. Does not verify tokens: for that, use `codexpool check`. Exit code 1 if there are
+    problems.
     """
     path = pool_path(named)
     names: list[str] = []

@@ -110,7 +110,7 @@ def add(name: str, pool: Pool, invite: Path | None, proxy_url: str | None, ca: P
     \b
         codexpool member add ann
         codexpool member add ann --invite ann.sh --proxy http://team:8080
-        codexpool member add ci --expires 2027-01-31 --identities "team-*" --turns-at-once 3
+        codexpool member add ci --expires 2027-01-31 --identities "team-*"
     """
     require_new_name(name, pool.config.members, Table.MEMBER)
     if (spec := pool.config.member(name)) is not None:
