@@ -54,9 +54,9 @@ FORMS: Final = (
         "is an assignment to a variable",
         "use what is behind the = only",
     ),
-    Form(re.compile(r".*\S\s*[\r\n]+\s*\S", re.DOTALL).match, "has a line end in it", "put it on one line"),
-    Form(re.compile(r".*\S\s+\S", re.DOTALL).match, "has a blank in it", "remove the blank"),
-    Form(lambda text: text.strip() != text, "has a blank or a line end around it", "remove that"),
+    Form(re.compile(r".*\S\s*[\r\n]+\s*\S", re.DOTALL).match, "has a line break in it", "put it on one line"),
+    Form(re.compile(r".*\S\s+\S", re.DOTALL).match, "has a space in it", "remove the space"),
+    Form(lambda text: text.strip() != text, "has spaces or a line break around it", "remove them"),
     MEMBER_KEY,
     Form(lambda text: text == PREFIX, "is not a complete token", _COPY_AGAIN),
     Form(
@@ -98,21 +98,21 @@ def mistake(text: str) -> Form | None:
 
 
 _AROUND: Final = (
-    ("blanks", re.compile(r"\A\s+|\s+\Z")),
+    ("spaces", re.compile(r"\A\s+|\s+\Z")),
     ("quotes", re.compile(r"\A[\"'`“”‘’«»„]+|[\"'`“”‘’«»„]+\Z")),
     ('"Bearer"', re.compile(r"(?i)\A(authorization\s*:\s*)?bearer\s+|\Aauthorization\s*:")),
 )
 
 
 def unwrapped(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return a token without what was copied along with it, and the names of that, except for blanks."""
+    """Return a token without what was copied along with it, and the names of that, except for spaces."""
     found: dict[str, None] = {}
     before = None
     while text != before:
         before = text
         for name, pattern in _AROUND:
             shorter = pattern.sub("", text)
-            if shorter != text and name != "blanks":
+            if shorter != text and name != "spaces":
                 found[name] = None
             text = shorter
     return text, tuple(found)

@@ -270,10 +270,9 @@ def test_rename_takes_all_that_goes_by_the_name_along(pool: Pool, ring: dict[tup
     assert ring == {("codexpool", "office"): pat("work").token}
     with open_the_state() as state:
         known = state.load()
-    pins = {
-        name.rpartition("#")[2][:4]: note["identity"] for (kind, name), note in known.notes.items() if kind == PINNED
-    }
-    assert pins == {"0123": "office", "4567": "spare"}
+    notes = {name.rpartition("#")[2][:4]: note for (kind, name), note in known.notes.items() if kind == PINNED}
+    assert {session: note["identity"] for session, note in notes.items()} == {"0123": "office", "4567": "spare"}
+    assert notes["0123"]["was"] == "work"  # For proxies that have not read pool.toml again.
     assert {name.rpartition("#")[2] for name in known.records} == {"office", "spare"}
     assert "member ann" not in result.stderr
 

@@ -150,6 +150,13 @@ def test_a_token_in_the_keyring_is_reloaded_when_it_changes(make: Make, tmp_path
     assert serving_or_nobody(world) == {"spare"}
     ring.write_text(json.dumps({"codexpool/x": pat("third").token}))
     until(lambda: serving_or_nobody(world) == {"third"}, 30, "the new token to serve")
+    # its entry goes by its name; the new one is read later
+    asked = len(world.whoamis())
+    ring.write_text(json.dumps({"codexpool/y": pat("third").token}))
+    editing.edit(world.proxy.pool, lambda text: with_key(text, "x", "name", "y"))
+    until(lambda: "x is called y now" in world.proxy.log or serving_or_nobody(world) != {"third"}, 10, "its new name")
+    assert serving_or_nobody(world) == {"third"}
+    assert len(world.whoamis()) == asked
     assert "at-test" not in world.proxy.log
 
 

@@ -105,12 +105,12 @@ def test_the_breaker_of_this_pool_is_opened_and_closed_elsewhere() -> None:
 def test_pins_are_taken_over_and_ended_for_this_pool_only() -> None:
     pool, elsewhere = ready_pool("a", "b"), "/elsewhere/pool.toml"
     pins = {
-        (PINNED, pin_name(POOL, "s#1")): {"identity": "b", "at": 5},
+        (PINNED, pin_name(POOL, "s#1")): {"identity": "b", "at": 5, "was": "a"},
         (PINNED, pin_name(elsewhere, "t")): {"identity": "b", "at": 6},
     }
 
     apply(pool, Snapshot(notes=dict(pins)), POOL)
-    assert [pool.pins.of("s#1"), pool.pins.of("t")] == [Pin("b", 5.0), None]
+    assert [pool.pins.of("s#1"), pool.pins.of("t")] == [Pin("b", 5.0, was="a"), None]
 
     apply(pool, Snapshot(notes={(PINNED, pin_name(POOL, "s#1")): {}}), POOL)
     assert pool.pins.of("s#1") is None
