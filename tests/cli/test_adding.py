@@ -266,7 +266,7 @@ def test_rename_takes_all_that_goes_by_the_name_along(pool: Pool, ring: dict[tup
     assert pool.text == before.replace('"work"', '"office"')
     after = pool.list()
     assert list(after) == ["office", "spare"]
-    assert after["office"] == {**row, "name": "office"}
+    assert after["office"] == {**row, "name": "office", "needs": row["needs"].replace("work", "office")}
     assert ring == {("codexpool", "office"): pat("work").token}
     with open_the_state() as state:
         known = state.load()
