@@ -80,6 +80,14 @@ def test_docs_name_every_environment_variable() -> None:
     assert {name for name in variables if f"`{name}`" not in text} == set()
 
 
+def test_metrics_and_options_in_the_docs_exist() -> None:
+    known = reference.metrics() + reference.options()
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md")))
+    named = set(re.findall(r"codexpool_[a-z_]+", text))
+    assert len(named) > 20
+    assert {name for name in named if f"`{re.sub('_(bucket|sum|count)$', '', name)}`" not in known} == set()
+
+
 def test_docs_name_every_status() -> None:
     text = (DOCS / "identities.md").read_text(encoding="utf-8")
     assert [status for status in Status if status is not Status.READY and f"`{status}`" not in text] == []
