@@ -16,7 +16,7 @@ from codexpool.cli.commands import doctor, init
 from codexpool.cli.main import COMMANDS, Entry
 from codexpool.local.ca_files import CERTIFICATE
 from codexpool.local.running_proxies import Announcement
-from tests.cli.fakeproxy import FakeProxy, running, status
+from tests.cli.fakeproxy import FakeProxy, identity, running, status
 from tests.standin.certificates import Authority
 
 
@@ -158,6 +158,21 @@ def test_a_proxy_in_another_terminal_is_waited_for(machine: Machine, monkeypatch
 
     assert machine.called == []
     assert len(machine.probed) == 1
+
+
+@pytest.mark.parametrize(
+    "starting", [{"identities": [identity(status="unverified")]}, {"state": {"connected": False}}], ids=str
+)
+def test_the_probe_waits_until_the_proxy_knows_its_identities(machine: Machine, starting: dict[str, Any]) -> None:
+    machine.add()
+    machine.make_authority()
+    machine.start()
+    answers = [status(), *[status(**starting)] * 50]
+    machine.fake.answers["/api/status"] = lambda: (200, answers.pop() if len(answers) > 1 else answers[0])
+
+    machine.run("")
+
+    assert len(answers) == len(machine.probed) == 1
 
 
 def test_without_a_proxy_no_probe_is_sent(machine: Machine) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -20,8 +20,10 @@ from codexpool.cli.service.managers import ManagerError, manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import via_option
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, certificate
+from codexpool.pool.identity import Status
 
 PATIENCE: Final = 600.0  # seconds to wait for a proxy that a person starts
+SETTLES_WITHIN: Final = 10.0  # seconds until a started proxy has asked about its identities
 LOOK: Final = 0.5  # seconds between two looks
 SHOWN: Final = 5  # names of identities
 
@@ -167,6 +169,7 @@ class Guide:
         from codexpool.cli.commands.doctor import examine
         from codexpool.cli.output import Output
 
+        _settle(proxy)
         try:
             ca = str(trusted(None, proxy).path)
         except Failure as failure:
@@ -193,6 +196,19 @@ def _running() -> RunningProxy | None:
     except ProxyFailure:
         return None
     return proxy
+
+
+def _settle(proxy: RunningProxy) -> None:
+    """Wait until a proxy that has just started knows its identities and its state."""
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while _is_starting(proxy.get(STATUS)) and time.monotonic() < deadline:
+        time.sleep(LOOK)
+
+
+def _is_starting(document: Mapping[str, Any]) -> bool:
+    identities = document.get("identities") or ()
+    is_connected = (document.get("state") or {}).get("connected", True)
+    return not is_connected or any(one.get("status") == Status.UNVERIFIED for one in identities)
 
 
 def _wait() -> None:
