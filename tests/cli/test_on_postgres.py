@@ -89,6 +89,7 @@ def test_an_error_of_the_target_names_the_option(
     "command",
     [
         ["resume", "work"],
+        ["rename", "work", "other"],
         ["reset", "work", "--yes"],
         ["breaker"],
         ["breaker", "--close"],
@@ -120,7 +121,10 @@ def test_an_identity_that_is_paused_in_pool_toml_is_resumed_without_the_state(
     pool.run("pause", "work")
     monkeypatch.setenv("CODEXPOOL_STATE", "postgresql://codexpool@127.0.0.1:9/codexpool")
 
-    assert pool.run("resume", "work").output == "work is resumed\n"
+    done = pool.run("resume", "work")
+
+    assert done.stdout == "work is resumed\n"
+    assert "pool.toml alone" in done.stderr  # Whether a limit goes on is not known.
 
 
 def test_a_wrong_password_is_told_without_it(pool: Pool, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
