@@ -107,12 +107,13 @@ def test_a_valid_edit_is_saved_as_it_was_written(run: Run, pool: Path, edits: Ed
 
 @pytest.mark.skipif("os.name != 'posix'", reason="there are no such modes")
 def test_the_copy_of_the_tokens_is_private(run: Run, pool: Path, edits: Edits) -> None:
-    edits("print(oct(copy.stat().st_mode), file=open(sys.argv[1] + '.mode', 'w')); copy.write_text('')")
+    seen = pool.parent / "seen"
+    modes = "[oct(one.stat().st_mode)[-3:] for one in (copy, copy.parent)]"
+    edits(f"print(*{modes}, file=open({str(seen)!r}, 'w')); copy.with_name('backup~').touch()")
 
-    CliRunner().invoke(main, ["config", "edit"])
+    run("edit")
 
-    (mode,) = (pool.parent / "tmp").glob("*.mode")
-    assert stat.S_IMODE(int(mode.read_text(), 8)) == 0o600
+    assert seen.read_text().split() == ["600", "700"]
 
 
 def test_an_invalid_edit_is_not_saved(run: Run, pool: Path, edits: Edits) -> None:

@@ -20,7 +20,8 @@ SHELLS: Final[Mapping[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh":
 def completion(context: click.Context, shell: str) -> None:
     """Print a script that completes commands, options and names.
 
-    Completes names of identities and members, and requests and sessions of the running proxy.
+    Completes names of identities and members, and requests and sessions of the running proxy. Bash has to be 4.4 or
+    newer.
 
     \b
         ~/.bashrc                     eval "$(codexpool completion bash)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -74,8 +75,11 @@ def edit(named: Path | None) -> None:
     path = pool_to_edit(named)
     require_writable(path)
     before = _text(path)
-    after = _edited(before, path)
-    if after is None or after == before:
+    try:
+        after = _edited(before, path)
+    except OSError as error:
+        raise Unchanged(f"the copy for the editor: {error.strerror or error}") from None
+    if after == before:
         click.echo(
             "nothing was changed. If your editor returned at once, use its option to wait: EDITOR='code --wait'"
         )
@@ -98,30 +102,34 @@ def _text(path: Path) -> str:
         raise Failure(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _edited(text: str, path: Path) -> str | None:
-    """Return a valid text that a person has made of this one; None if it was not changed. Raises Unchanged."""
-    while True:
-        try:
-            with Signals():  # The copy contains tokens: it is removed, however the editor ends.
-                saved = click.edit(text.encode(), extension=".toml")
-            if saved is None:
-                return None
-            text = saved.decode().removeprefix(BOM)
-            problems: Sequence[object] = _problems(text, path)
-        except click.ClickException as error:
-            raise Unchanged(f"{error.message.rstrip('.')} (set EDITOR to the editor to use)") from None
-        except UnicodeError:
-            raise Unchanged("what the editor saved is not UTF-8 text") from None
-        except ValueError as error:  # an open quote
-            raise Unchanged(f"VISUAL or EDITOR is not a command line: {error}") from None
-        except OSError as error:
-            raise Unchanged(f"the copy for the editor: {error.strerror}") from None
-        if not problems:
-            return text
-        for problem in problems:
-            click.echo(redact_tokens(str(problem)), err=True)
-        if not _can_ask() or not click.confirm("It is invalid. Edit it again?", default=True, err=True):
-            raise Unchanged("what the editor saved is invalid")
+def _edited(before: str, path: Path) -> str:
+    """Return a valid text that a person has made of another one. Raises Unchanged, OSError."""
+    # A folder of its own: whatever editors write beside the copy, which contains tokens, goes with it.
+    with Signals(), tempfile.TemporaryDirectory(prefix="codexpool-") as folder:
+        copy = Path(folder, "pool.toml")
+        copy.touch(mode=0o600)
+        copy.write_bytes(before.encode())
+        while True:
+            text = _saved(copy)
+            if not (problems := _problems(text, path)):
+                return text
+            for problem in problems:
+                click.echo(redact_tokens(str(problem)), err=True)
+            if not _can_ask() or not click.confirm("It is invalid. Edit it again?", default=True, err=True):
+                raise Unchanged("what the editor saved is invalid")
+
+
+def _saved(copy: Path) -> str:
+    """Open the editor, and return what it saved. Raises Unchanged, OSError."""
+    try:
+        click.edit(filename=str(copy))
+        return copy.read_bytes().decode().removeprefix(BOM)
+    except click.ClickException as error:
+        raise Unchanged(f"{error.message.rstrip('.')} (set EDITOR to the editor to use)") from None
+    except UnicodeError:
+        raise Unchanged("what the editor saved is not UTF-8 text") from None
+    except ValueError as error:  # an open quote
+        raise Unchanged(f"VISUAL or EDITOR is not a command line: {error}") from None
 
 
 def _can_ask() -> bool:
@@ -149,10 +157,14 @@ def _save(path: Path, before: str, after: str) -> None:
     try:
         edit_pool(path, change)
     except _ChangedMeanwhileError:
-        kept = keep_beside(path.resolve(), after.encode(), "edited")
+        changed = f"{path} was changed by a proxy or another command meanwhile, and is kept as it is"
+        try:
+            kept = keep_beside(path.resolve(), after.encode(), "edited")
+        except OSError as error:
+            raise Failure(f"{changed}. Your text is lost, as it could not be written: {error.strerror}") from None
         raise Failure(
-            f"{path} was changed by a proxy or another command meanwhile, and is kept as it is. Your text is in "
-            f"{kept}: take from it what you need with `codexpool config edit`, then delete it (it may contain tokens)"
+            f"{changed}. Your text is in {kept}: take from it what you need with `codexpool config edit`, then "
+            "delete it (it may contain tokens)"
         ) from None
 
 
