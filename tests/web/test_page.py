@@ -90,7 +90,7 @@ def violations(tab: Tab, axe_core: str) -> list[str]:
     """What axe-core finds fault with. (Rows are alike: of long lists it looks at the first ones.)"""
     if not tab.run("'axe' in window"):
         tab.run(f"{axe_core}; 0")
-    lists = ("#requests-rows", "#events-list", "#sessions-rows", ".identities")
+    lists = ("#requests-rows", "#hour-rows", "#events-list", "#sessions-rows", ".identities")
     where = {"include": [["html"]], "exclude": [[f"{one} > :nth-child(n + 13)"] for one in lists]}
     options = {"resultTypes": ["violations"], "runOnly": RULES, "preload": False}
     words = "(one) => `${one.id}: ${one.nodes.map((n) => `${n.html.slice(0, 200)} ${n.failureSummary}`)}`"
@@ -116,6 +116,8 @@ def test_the_page_fits_is_accessible_and_asks_no_other_host(
     site.show(name)
 
     shown(tab, site)
+    tab.run("document.querySelectorAll('body details').forEach((one) => (one.open = true))")
+    tab.run("document.getElementById('ids').click()")
 
     for width in WIDTHS:
         for scheme in SCHEMES:

@@ -7,6 +7,7 @@ import { minuteOf, time } from "./times.js";
 import { count, figure, listed, short, size } from "./words.js";
 
 const COLOURS = 6; // Of identities, in chart.css.
+const COUNTED = ["requests", "refusals", "failures", "moves"];
 const REST = "rest"; // The class of all other requests.
 
 const slots = new Map(); // The colour of each identity: it keeps it while others overtake it.
@@ -18,7 +19,7 @@ const words = ({ requests, refusals, failures, moves }) =>
   listed([count(requests, "request"), count(refusals, "refusal"), count(failures, "failure"), count(moves, "move")], ", ");
 
 export function showHour({ hour: minutes, hour_by_identity: busiest = [], totals }) {
-  const all = Object.fromEntries(["requests", "refusals", "failures", "moves"].map((what) => [what, total(minutes, what)]));
+  const all = Object.fromEntries(COUNTED.map((what) => [what, total(minutes, what)]));
   hour.minutes = minutes;
   hour.series = seriesOf(minutes, busiest);
   showFigures(all, totals);
@@ -98,16 +99,17 @@ function showTable() {
   if (!node("hour-details").open) return;
   const rows = hour.minutes.map((one, index) => ({ ...one, by: whose(index).slice(2, -1) })).reverse();
   const busy = rows.filter((one) => one.requests || one.refusals || one.failures || one.moves);
-  keyed(node("hour-rows"), busy, (one) => one.at, createMinute, (made, one) => {
-    const cells = [one.requests, one.refusals, one.failures, one.moves ?? 0].map(figure);
-    [...cells, one.by].forEach((text, index) => put(made.cells[index + 1], text));
+  keyed(node("hour-rows"), busy, (one) => one.at, createMinute, (own, one) => {
+    [...COUNTED.map((what) => figure(one[what] ?? 0)), one.by].forEach((text, index) => put(own[index], text));
   });
 }
 
 function createMinute(one) {
-  const made = row(time(one.at, "minute"), "", "", "", "", "");
-  [1, 2, 3, 4].forEach((index) => made.cells[index].classList.add("number"));
-  return made;
+  const own = [...COUNTED, ""].map(() => make("span"));
+  const counts = COUNTED.map((what, index) => make("span", "", own[index], make("span", "unit", ` ${what}`)));
+  const made = row(time(one.at, "minute"), ...counts, own.at(-1));
+  counts.forEach((_, index) => made.cells[index + 1].classList.add("number"));
+  return known(made, own);
 }
 
 /** Draw the chart at the available width, and its table when it is opened. */
