@@ -10,7 +10,7 @@ from mitmproxy import contentviews, flow, http, types
 from codexpool.proxy import tracer
 from codexpool.traces.trace import METADATA, Trace
 from codexpool.views.formatting import wrap
-from codexpool.views.header_table import header_lines, rows
+from codexpool.views.header_table import header_lines, label, rows, sent
 from codexpool.views.story import explained
 
 WIDTH = 110  # columns of the content view; mitmproxy does not tell how many there are
@@ -59,10 +59,13 @@ def add_view() -> None:
 
 
 def headers_of(flows: Sequence[flow.Flow]) -> types.Data:
-    """Return the header tables of flows, as rows of cells."""
+    """Return the header tables of flows as rows of cells, each below a row of titles."""
     cells = []
     for one in flows:
-        for row in rows(document_of(one)):
+        document = document_of(one)
+        request = f"{document['method']} {document['path']}" if len(flows) > 1 else "header"
+        cells.append(["", request, "client", *map(label, sent(document))])
+        for row in rows(document):
             cells.append([row.sign.value, row.name, row.client or "", *(value or "" for value in row.upstream)])
     width = max(map(len, cells), default=0)
     return cast(types.Data, [row + [""] * (width - len(row)) for row in cells])

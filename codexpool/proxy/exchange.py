@@ -252,16 +252,17 @@ def _version(value: bytes) -> str:
     return models.whole_version(value.decode("latin-1"))
 
 
-MARKS = {1: ":one:", 2: ":two:", 3: ":three:"}
+SERVED, SENT_AGAIN, NOT_SERVED = ":heavy_check_mark:", ":leftwards_arrow_with_hook:", ":heavy_multiplication_x:"
+"""Markers in mitmproxy's flow lists: signs of one column and one character, which every terminal and browser shows."""
 
 
 def comment(flow: http.HTTPFlow, exchange: Exchange) -> None:
     """Show in the flow list which identity served, and after how many attempts."""
     refusals = "; ".join(f"{a.name}: {a.outcome}" for a in exchange.tries if a.outcome)
     if exchange.ours:
-        flow.marked = ":x:"
+        flow.marked = NOT_SERVED
         text = f"no identity served after {len(exchange.tries)} attempts"
     else:
-        flow.marked = MARKS.get(len(exchange.tries), ":asterisk:")
+        flow.marked = SERVED if len(exchange.tries) == 1 else SENT_AGAIN
         text = f"{exchange.attempt.name}, attempt {len(exchange.tries)}"
     flow.comment = f"codexpool: {text}" + (f" ({refusals})" if refusals else "")

@@ -118,7 +118,8 @@ def _heading(document: Document, attempts: Sequence[Document]) -> str:
     return "Headers: what the client sent, and nothing went upstream"
 
 
-def _label(attempt: Document) -> str:
+def label(attempt: Document) -> str:
+    """Return the title of an attempt: its number and its identity."""
     return f"{attempt['number']} {attempt['identity']}"
 
 
@@ -128,10 +129,10 @@ def _row_lines(row: Row, attempts: Sequence[Document]) -> Iterator[Line]:
         yield Line(f"{row.sign.value} {row.name}: {row.client}", role, hang=4)
     else:
         yield Line(f"{row.sign.value} {row.name}", role, hang=4)
-        labels = ["client", *map(_label, attempts)]
-        column = max(map(len, labels))
-        for label, value in zip(labels, (row.client, *row.upstream), strict=True):
-            yield Line(f"    {label:<{column}}  {NOTHING if value is None else value}", role, hang=column + 6)
+        titles = ["client", *map(label, attempts)]
+        column = max(map(len, titles))
+        for title, value in zip(titles, (row.client, *row.upstream), strict=True):
+            yield Line(f"    {title:<{column}}  {NOTHING if value is None else value}", role, hang=column + 6)
     if row.means:
         yield Line(f"      {row.means}", Role.DIM, hang=6)
 
@@ -142,7 +143,7 @@ def _answers(document: Document) -> Iterator[Line]:
         if attempt["status"] is None:
             continue
         came = attempt["status"] or "the connection was lost"
-        yield Line(f"What came back, attempt {_label(attempt)}: {came}", Role.HEADING)
+        yield Line(f"What came back, attempt {label(attempt)}: {came}", Role.HEADING)
         for name, value in joined(attempt["response_headers"]).items():
             yield Line(f"  {name}: {value}", hang=4)
             if means := meaning(name):

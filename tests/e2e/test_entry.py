@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import re
@@ -82,6 +83,7 @@ def test_mitmweb_never_shows_a_token(make: Make) -> None:
     assert "attempt 2" in view
     assert "~ authorization" in view
     assert "codexpool: " in shown[-5]  # the comment: who served, after how many attempts
+    assert "comment" in json.loads(shown[-2])["web_columns"]["value"]  # It is in the list.
     assert not [token.name for token in (*world.tokens, CLIENT) if token.token in "".join(shown)]
 
 

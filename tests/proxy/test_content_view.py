@@ -89,10 +89,24 @@ async def test_the_command_returns_the_table_as_rows(context: taddons.context) -
     rows = context.master.commands.call("codexpool.headers", [one])
 
     assert len({len(row) for row in rows}) == 1
-    assert rows[0][:2] == ["~", "authorization"]
-    assert rows[0][3].startswith("Bearer PAT")
-    assert rows[0][4].startswith("Bearer PAT")
-    assert rows[0][3] != rows[0][4]
+    assert rows[0] == ["", "header", "client", "1 work", "2 spare"]
+    assert rows[1][:2] == ["~", "authorization"]
+    assert rows[1][3].startswith("Bearer PAT")
+    assert rows[1][4].startswith("Bearer PAT")
+    assert rows[1][3] != rows[1][4]
+
+
+async def test_the_command_names_each_of_several_flows(context: taddons.context) -> None:
+    other = tflow.tflow(resp=True)
+    context.master.commands.collect_commands(Codexpool(None, reloaded=False))
+
+    rows = context.master.commands.call("codexpool.headers", [await sent_again(), other])
+
+    titles = [row for row in rows if row[2] == "client"]
+    assert titles == [
+        ["", "POST /backend-api/codex/responses", "client", "1 work", "2 spare"],
+        ["", "GET /path", "client", "", ""],
+    ]
 
 
 def test_an_untouched_flow_has_a_view() -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import zstandard
 from mitmproxy import http
+from mitmproxy.utils.emoji import emoji
 
 from codexpool.config.model import MemberSpec
 from codexpool.pool.identity import Condition, Identity, Kind, Metadata, Status
@@ -277,7 +278,7 @@ async def test_flow_list_and_log_name_identities_and_attempts(
     exchanges.headers_came(request)
 
     assert request.comment == "codexpool: second, attempt 2 (first: 401 token_revoked on codex/responses)"
-    assert request.marked == ":two:"
+    assert emoji[request.marked] == "↩"
 
 
 async def test_an_exhausted_pool_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -288,7 +289,7 @@ async def test_an_exhausted_pool_is_logged_once(caplog: pytest.LogCaptureFixture
         request = await assigned(exchanges, number)
         assert request.response is not None
         assert request.response.status_code == 400
-        assert request.marked == ":x:"
+        assert emoji[request.marked] == "✖"
     assert caplog.text.count("no identity can serve. first: replace its PAT") == 1
 
 

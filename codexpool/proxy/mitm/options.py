@@ -36,6 +36,8 @@ DEFAULTS: Final = {
     "tcp_timeout": SILENCE,
     # Over HTTP/2 a GOAWAY cuts streams in flight, and an abrupt close can leave requests hanging.
     "http2": False,
+    # mitmweb's own, and the comment, which names the identity.
+    "web_columns": ["tls", "icon", "path", "method", "status", "size", "time", "comment"],
 }
 """Our values of options that the user has not set."""
 
