@@ -27,6 +27,7 @@ from tests.running import ROOT
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 FLEET = ROOT / "docs" / "fleet.md"
+RUNNING = ROOT / "docs" / "running.md"
 FILES = sorted(path for path in (*DEPLOY.rglob("*"), FLEET) if path.is_file())
 
 SERVING = ("/etc/codexpool", "/var/lib/codexpool", "/var/lib/codexpool/mitmproxy")
@@ -51,9 +52,14 @@ def containerfile() -> dict[str, str]:
 
 
 def services() -> dict[str, Any]:
-    """The services of compose.yaml that run a proxy."""
-    found: dict[str, Any] = yaml(DEPLOY / "compose.yaml")["services"]
+    """The services of compose.fleet.yaml that run a proxy."""
+    found: dict[str, Any] = yaml(DEPLOY / "compose.fleet.yaml")["services"]
     return {name: service for name, service in found.items() if name.startswith("proxy-")}
+
+
+def single() -> Any:
+    """The proxy of compose.yaml."""
+    return yaml(DEPLOY / "compose.yaml")["services"]["proxy"]
 
 
 def pod() -> Any:
@@ -109,8 +115,9 @@ def problem(words: list[str]) -> str:
     return ", ".join(word for word in words if word.startswith("--") and word.partition("=")[0] not in known)
 
 
-def test_each_command_in_the_documentation_exists() -> None:
-    found = list(commands(FLEET))
+@pytest.mark.parametrize("path", [FLEET, RUNNING], ids=lambda path: path.name)
+def test_each_command_in_the_documentation_exists(path: Path) -> None:
+    found = list(commands(path))
     assert len(found) > 10
     assert [(words, said) for words in found if (said := problem(words))] == []
 
@@ -137,6 +144,7 @@ def test_all_use_the_port_of_the_image() -> None:
     servers = re.findall(r"^ +server (\S+) (\S+):(\d+)", text_of(DEPLOY / "haproxy.cfg"), re.MULTILINE)
     assert f'"--listen-port", "{port}"' in containerfile()["ENTRYPOINT"]
     assert [p["containerPort"] for p in container()["ports"]] == [port]
+    assert single()["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert service_port["port"] == port
     assert service_port["targetPort"] == container()["ports"][0]["name"]
     assert servers == [(name, name, str(port)) for name in services()]
@@ -152,6 +160,9 @@ def test_all_mount_where_the_image_looks() -> None:
     for service in services().values():
         mounted = [volume.split(":")[1:] for volume in service["volumes"]]
         assert mounted == [[config, "ro"], [confdir[1], "ro"]]
+    volumes = dict(volume.split(":") for volume in single()["volumes"])
+    assert volumes == {"pool": config, "state": data}
+    assert yaml(DEPLOY / "compose.yaml")["volumes"].keys() == volumes.keys()
 
 
 def test_the_ca_is_mounted_as_a_whole() -> None:
@@ -179,7 +190,7 @@ def test_all_ask_the_page_of_the_proxy_for_its_health() -> None:
 def test_turns_may_finish_before_a_proxy_is_killed() -> None:
     (_, before) = container()["lifecycle"]["preStop"]["exec"]["command"]
     assert pod()["terminationGracePeriodSeconds"] >= float(before) + BOUND + SPARE
-    for service in services().values():
+    for service in (*services().values(), single()):
         assert seconds(service["stop_grace_period"]) >= BOUND + SPARE
     unit = re.search(r"TimeoutStopSec=(\d+)", text_of(DEPLOY / "codexpool.service"))
     assert unit is not None
@@ -203,7 +214,7 @@ def test_an_address_stays_with_a_proxy_for_as_long_as_that_remembers_its_member(
 
 
 def test_every_file_that_is_needed_is_made_somewhere_and_never_in_git() -> None:
-    compose = yaml(DEPLOY / "compose.yaml")
+    compose = yaml(DEPLOY / "compose.fleet.yaml")
     needed = {secret["file"] for secret in compose["secrets"].values()}
     needed |= {v.split(":")[0] for s in compose["services"].values() for v in s.get("volumes", ()) if v[0] == "."}
     for path in needed - {"./haproxy.cfg"}:
@@ -227,6 +238,7 @@ def test_no_part_runs_as_root_or_with_a_writable_root() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     context = container()["securityContext"]
     assert (context["readOnlyRootFilesystem"], context["allowPrivilegeEscalation"]) == (True, False)
-    for name, service in yaml(DEPLOY / "compose.yaml")["services"].items():
+    services_of_all = [*yaml(DEPLOY / "compose.fleet.yaml")["services"].items(), ("proxy", single())]
+    for name, service in services_of_all:
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
         assert service["security_opt"] == ["no-new-privileges:true"], name

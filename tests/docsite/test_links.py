@@ -46,7 +46,7 @@ def test_a_page_has_one_title(path: Path) -> None:
     ("address", "link", "made"),
     [
         ("fleet.md", "teams.md#keys", "teams.md#keys"),
-        ("fleet.md", "../deploy/compose.yaml", "files/deploy/compose.yaml"),
+        ("fleet.md", "../deploy/compose.fleet.yaml", "files/deploy/compose.fleet.yaml"),
         ("fleet.md", "../README.md", "index.md"),
         ("fleet.md", "../CONTRIBUTING.md#glossary", "contributing.md#glossary"),
         ("fleet.md", "#logins", "#logins"),
