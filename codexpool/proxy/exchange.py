@@ -253,7 +253,7 @@ def _version(value: bytes) -> str:
 
 
 SERVED, SENT_AGAIN, NOT_SERVED = ":heavy_check_mark:", ":leftwards_arrow_with_hook:", ":heavy_multiplication_x:"
-"""Markers in mitmproxy's flow lists: signs of one column and one character, which every terminal and browser shows."""
+"""Markers in mitmproxy's flow lists: single characters, one column wide, which every terminal and browser shows."""
 
 
 def comment(flow: http.HTTPFlow, exchange: Exchange) -> None:
