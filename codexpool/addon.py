@@ -19,7 +19,7 @@ from codexpool.common.tasks import Tasks
 from codexpool.config.files import Places, Watcher, places
 from codexpool.config.model import Access, ConfigError, Intercept, PoolConfig
 from codexpool.config.read import load_or_empty
-from codexpool.proxy import content_view, proxy_user
+from codexpool.proxy import content_view, probe, proxy_user
 from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
@@ -256,8 +256,18 @@ class Codexpool:
             return
         if flow.response is None and (why := self._refusal(flow.client_conn, flow.request.host, flow.request.port)):
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
+        probe.connects(flow)
+
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        address = data.context.server.address
+        if probe.is_marked(data.context.client) or (address is not None and is_here(*address[:2])):
+            data.establish_server_tls_first = False  # There is no server.
+            raise exceptions.AddonHalt  # mitmproxy's own hook comes later, and would set it.
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
+        if probe.is_marked(data.client):
+            data.server.error = probe.REACHES_NOTHING
+            return
         address = data.server.address
         if address is None or address[:2] in options.upstreams():
             return  # A request for an upstream proxy was checked when it came.
@@ -276,11 +286,6 @@ class Codexpool:
 
     def tls_established_server(self, data: TlsData) -> None:
         self.tls_sessions.keep(data)
-
-    def tls_clienthello(self, data: ClientHelloData) -> None:
-        address = data.context.server.address
-        if address is not None and is_here(*address[:2]):
-            data.establish_server_tls_first = False  # There is no server.
 
     async def next_layer(self, asked: NextLayer) -> None:
         address = asked.context.server.address
@@ -319,6 +324,10 @@ class Codexpool:
             return
         if self.telemetry.site.has(flow):
             raise exceptions.AddonHalt
+        if probe.is_marked(flow.client_conn):
+            if not probe.is_readable(flow.request):
+                flow.kill()
+            raise exceptions.AddonHalt
         if why := self._refusal(flow.client_conn, flow.request.host, flow.request.port):
             hide_key(flow)
             flow.response = http.Response.make(403, why, {"content-type": "text/plain; charset=utf-8"})
@@ -334,6 +343,8 @@ class Codexpool:
     async def request(self, flow: http.HTTPFlow) -> None:
         if self.telemetry.site.has(flow) and flow.response is None and not options.is_stored(flow):
             await self.telemetry.site.answer(flow)
+        if probe.is_marked(flow.client_conn) and flow.response is None and not options.is_stored(flow):
+            flow.response = self._probed(flow)
         if not self._is_traffic(flow) or flow.response or flow.error or not flow.live:
             return
         try:
@@ -373,11 +384,19 @@ class Codexpool:
         if self.handler.finish(flow):
             self.telemetry.over(flow)
 
+    def _probed(self, flow: http.HTTPFlow) -> http.Response:
+        try:
+            outlook = self.handler.dry_run(flow)
+        except Exception as error:
+            logger.exception("answering a probe failed")
+            outlook = probe.Outlook(status=503, reason=f"codexpool: answering failed ({type(error).__name__})")
+        return probe.answer(flow.request, outlook)
+
     def _is_traffic(self, flow: http.HTTPFlow) -> bool:
-        """Return False for a flow from a file. Raises AddonHalt for the status page: other addons skip it."""
+        """Return False for a flow from a file. Raises AddonHalt for the page and probes: other addons skip them."""
         if options.is_stored(flow):
             return False
-        if self.telemetry.site.has(flow):
+        if self.telemetry.site.has(flow) or probe.is_marked(flow.client_conn):
             raise exceptions.AddonHalt
         return True
 

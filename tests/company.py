@@ -23,7 +23,7 @@ class CompanyProxy:
         self.ca_file = standin.ca_file
         self.asked: list[str] = []
         self.refused = 0
-        self.seen: list[bytes] = []
+        self.heads: list[bytes] = []
         self._auth = b"Basic " + base64.b64encode(auth.encode())
         self._behind = ("127.0.0.1", standin.proxy_port)
         company = self
@@ -50,7 +50,7 @@ class CompanyProxy:
             lines.append(line)
         if not lines:
             return
-        self.seen += lines
+        self.heads.append(b"".join(lines))
         given = [line for line in lines if line.lower().startswith(b"proxy-authorization:")]
         if [line.split(b":", 1)[1].strip() for line in given] != [self._auth]:
             self.refused += 1

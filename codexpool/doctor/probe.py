@@ -1,4 +1,4 @@
-"""Sends the probe: a request as a client sends it, which the proxy prepares as usual and then answers itself.
+"""Sends the probe: a request as a client sends it, which the proxy answers with what would become of it.
 
 It is sent only to a proxy that reports that it knows the probe, over a connection that is known to end at that proxy.
 """
@@ -9,23 +9,22 @@ import base64
 import http.client
 import json
 import secrets
-import ssl
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
+
+from OpenSSL import crypto
 
 from codexpool import __version__
 from codexpool.credentials import PREFIX
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.doctor.trust import Answer, Tunnel
+from codexpool.doctor.trust import HEADER, Answer, Tunnel, UntrustedError
 from codexpool.protocol.endpoints import RESPONSES
-from codexpool.protocol.headers import PROBE
 from codexpool.redaction import redact_text
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "probe"
-HEADER: Final = PROBE.decode()
 MINIMAL: Final = b'{"model": "codexpool-probe", "stream": true, "store": false, "input": []}'
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
 LONGEST: Final = 500  # characters quoted of a refusal
@@ -52,15 +51,21 @@ def client_token(client: ClientEnvironment, auth_json: str) -> str:
     return token if token.startswith(PREFIX) and token.isascii() and token.isprintable() else ""
 
 
-def findings(tunnel: Tunnel, context: ssl.SSLContext, token: str) -> Iterator[Finding]:
+def new_number() -> str:
+    """Return a number that nobody can guess: an answer that repeats it is the proxy's."""
+    return secrets.token_urlsafe(12)
+
+
+def findings(tunnel: Tunnel, trusted: crypto.X509Store, token: str) -> Iterator[Finding]:
     """Send a probe over each transport."""
     for transport, how in TRANSPORTS.items():
         made_up = f"{PREFIX}codexpool-probe-{secrets.token_urlsafe(12)}"
-        probe = Probe(secrets.token_urlsafe(12), transport, token or made_up)
+        probe = Probe(new_number(), transport, token or made_up)
         method, body = ("POST", MINIMAL) if transport == "http" else ("GET", None)
         try:
-            yield evaluate(tunnel.ask(context, method, RESPONSES, probe_headers(probe), body), probe)
-        except ssl.SSLCertVerificationError:  # That of a moment ago was trusted.
+            answer = tunnel.ask(trusted, probe.number, method, RESPONSES, probe_headers(probe), body)
+            yield evaluate(answer, probe)
+        except UntrustedError:  # That of a moment ago was trusted.
             text = f"{how}: the proxy that answers has another certificate authority (CA) than the one before"
             yield wrong(ABOUT, text, "give all proxies behind a balancer the same CA (docs/fleet.md)")
         except (OSError, http.client.HTTPException) as error:
@@ -71,7 +76,6 @@ def probe_headers(probe: Probe) -> dict[str, str]:
     """Return the headers of a probe, as a client sends them."""
     session = str(uuid.uuid4())
     headers = {
-        HEADER: probe.number,
         "authorization": f"Bearer {probe.token}",
         "chatgpt-account-id": "acc-codexpool-probe",
         "session-id": session,
@@ -94,55 +98,47 @@ def probe_headers(probe: Probe) -> dict[str, str]:
 def evaluate(answer: Answer, probe: Probe) -> Finding:
     """Return what an answer shows about the path to the proxy."""
     how, document = TRANSPORTS[probe.transport], _document(answer.body)
-    if answer.headers.get(HEADER) == probe.number and document.get("probe") == probe.number:
-        return _of_answer(document, probe, how)
-    if _is_refusal(answer):
-        return _of_refusal(answer, document, probe, how)
-    remedy = f"{NO_OTHER_PROXY} (mitmproxy's mode), and restart this one with the same codexpool"
-    return wrong(ABOUT, f"{how}: {answer.status} from something that is not this proxy", remedy)
+    if answer.headers.get(HEADER) != probe.number or document.get("probe") != probe.number:
+        remedy = f"{NO_OTHER_PROXY} (mitmproxy's mode), and restart this one with the same codexpool"
+        return wrong(ABOUT, f"{how}: {answer.status} from something that is not this proxy", remedy)
+    if document.get("transport") != probe.transport:
+        text = f"{how}: arrives as {document.get('transport')}: something in between changes it"
+        return wrong(ABOUT, text, NO_OTHER_PROXY)
+    return _of_answer(document, probe, how)
 
 
 def _of_answer(document: Mapping[str, Any], probe: Probe, how: str) -> Finding:
-    if document.get("observing"):
-        return note(ABOUT, f"{how}: arrives; the proxy only observes, and would not swap it")
-    changed = [*map(str, document.get("replaced") or ()), *map(str, document.get("added") or ())]
-    member, identity, transport = document.get("member"), document.get("identity"), document.get("transport")
+    member, identity = document.get("member"), document.get("identity")
     arrives = f"{how}: arrives for member {member}" if member else f"{how}: arrives"
+    if document.get("observing"):
+        return note(ABOUT, f"{arrives}; the proxy only observes, and would not swap it", WITHOUT_OBSERVING)
+    if not document.get("pool"):
+        text = f"{arrives}, and keeps the client's own credential: the proxy has no pool"
+        return wrong(ABOUT, text, "codexpool add NAME, or codexpool login NAME; a running proxy follows")
+    if isinstance(refused := document.get("refused"), dict):
+        return _of_refusal(refused, probe, arrives)
+    changed = [*map(str, document.get("replaced") or ()), *map(str, document.get("added") or ())]
     if not identity or "authorization" not in changed:
-        return wrong(ABOUT, f"{arrives}, but its credential is not swapped", "restart the proxy, and see its log")
-    if transport != probe.transport:
-        return wrong(ABOUT, f"{how}: arrives as {transport}: something in between changes it", NO_OTHER_PROXY)
+        return wrong(ABOUT, f"{arrives}, but its credential is not swapped", RESTART)
     return ok(ABOUT, f"{arrives}, and is swapped to {identity} ({', '.join(changed)})")
 
 
-def _of_refusal(answer: Answer, document: Mapping[str, Any], probe: Probe, how: str) -> Finding:
-    reason = _reason(answer, document)
-    if answer.status == 401:
+def _of_refusal(refused: Mapping[str, Any], probe: Probe, arrives: str) -> Finding:
+    status = refused.get("status")
+    text = " ".join(str(refused.get("reason") or "").split()).removeprefix("codexpool: ")
+    reason = f"{status} {redact_text(text[:LONGEST])}".strip().removesuffix(".")
+    if status == 401:
         is_key = probe.token.startswith(MEMBER_PREFIX)
-        remedy = "ask the proxy's operator for a new key" if is_key else "set CODEX_ACCESS_TOKEN to your member key"
-        return wrong(ABOUT, f"{how}: arrives, and is refused: {reason}", remedy)
-    if answer.status == 429:
-        return note(ABOUT, f"{how}: arrives, and has to wait: {reason}", "try again later; see codexpool status")
-    return wrong(ABOUT, f"{how}: arrives, but cannot be served: {reason}", "see codexpool list")
+        ask = "ask the proxy's operator for a new key (codexpool member rekey NAME)"
+        remedy = ask if is_key else "set CODEX_ACCESS_TOKEN to your member key (codexpool member add NAME makes one)"
+        return wrong(ABOUT, f"{arrives}, and is refused: {reason}", remedy)
+    if status == 429:
+        return note(ABOUT, f"{arrives}, and has to wait: {reason}", "codexpool status shows until when")
+    return wrong(ABOUT, f"{arrives}, but cannot be served: {reason}", "codexpool list says what each identity needs")
 
 
-def _is_refusal(answer: Answer) -> bool:
-    """Return whether the proxy itself refused. Answers of the backend pass through Cloudflare."""
-    if "cf-ray" in answer.headers or "cloudflare" in answer.headers.get("server", "").lower():
-        return False
-    return answer.status in (400, 429) or (answer.status in (401, 403, 426, 503) and b"codexpool" in answer.body)
-
-
-def _reason(answer: Answer, document: Mapping[str, Any]) -> str:
-    match document:
-        case {"error": {"message": str(message)}}:
-            text = message
-        case {"error": {"code": str(code)}}:
-            text = code
-        case _:
-            text = answer.body.decode(errors="replace")
-    text = " ".join(text.split()).removeprefix("codexpool: ")
-    return f"{answer.status} {redact_text(text[:LONGEST])}".strip().removesuffix(".")
+WITHOUT_OBSERVING: Final = "to swap, restart it without codexpool_observe"
+RESTART: Final = "codexpool doctor --routes shows what is swapped; otherwise restart the proxy, and see its log"
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

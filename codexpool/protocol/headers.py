@@ -21,7 +21,7 @@ AGENT: Final = b"x-openai-agent-assertion"
 CLIENT_SECRETS: Final = frozenset({ATTESTATION, ACTOR, AGENT})  # Besides its token: flows must not show them.
 _LABELLED: Final = CLIENT_SECRETS | {AUTHORIZATION, ACCOUNT}
 PROBE: Final = b"x-codexpool-probe"  # Asks what would be done with a request; the answer repeats its number.
-PROBE_VERSION: Final = 1
+PROBE_VERSION: Final = 2
 
 PLACEHOLDER: Final = "<codexpool:{}>"  # What a flow shows, by identity, for a value that only the wire sees.
 

@@ -95,7 +95,6 @@ class Exchange:
     upgrade: bool
     trace: Trace
     member: Member | None = None
-    probe: str = ""  # The number of a request that only asks what would be sent (see `codexpool.proxy.probe`).
     version: str = ""  # Of the client, as it asks for the models with; empty if it does not say.
     slot: Slot | None = None  # Its slot among the turns under way.
 

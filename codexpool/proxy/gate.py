@@ -75,6 +75,7 @@ class Entrance:
     why: str = ""
     is_few: bool = True  # Its address has had few refusals lately.
     route: Route = NO_BACKEND
+    is_bad_key: bool = False
 
 
 UNTOUCHED: Final = Entrance(Outcome.UNTOUCHED)
@@ -165,8 +166,8 @@ class Gate:
             hide_key(flow)
         if keeper is not None:
             self.follow(keeper.config)
-            policy = route.policy
-            entrance = self._without_key(flow, policy) if found is None else self._with_key(flow, found, policy)
+            entrance = self._decide(flow, found, route.policy)
+            self._note_address(flow, found, entrance)
         elif found is None:
             entrance = UNTOUCHED
         else:
@@ -177,6 +178,28 @@ class Gate:
                 self._keep(flow, entrance)
                 _end_if_endless(flow)
         return entrance
+
+    def consider(self, flow: http.HTTPFlow, policy: Policy) -> Entrance:
+        """Return what a request would get, and note nothing. (Its key is hidden all the same.)"""
+        if (found := key_of(flow.request)) is not None:
+            hide_key(flow)
+        return self._decide(flow, found, policy)
+
+    def _decide(self, flow: http.HTTPFlow, found: bytes | None, policy: Policy) -> Entrance:
+        return self._without_key(flow, policy) if found is None else self._with_key(flow, found, policy)
+
+    def _note_address(self, flow: http.HTTPFlow, found: bytes | None, entrance: Entrance) -> None:
+        """Note what an address came with; end a request without a key from an unknown one if it is too long."""
+        if found is not None:
+            address, now = source_of(flow), time.monotonic()
+            if entrance.is_bad_key:
+                self.addresses.note_bad_key(address, entrance.why, now)
+            else:
+                self.addresses.note_member(address, entrance.member.name if entrance.member else "", now)
+        elif not self.on_loopback and (entrance is UNTOUCHED or entrance is OWN):
+            address = source_of(flow)
+            if not (self.lets_all or is_from_here(address) or self.works_from(address)):
+                _end_if_endless(flow)
 
     def refuse(self, flow: http.HTTPFlow, why: str) -> None:
         """Refuse a request that carries a key, where there are no members."""
@@ -194,9 +217,6 @@ class Gate:
         what = TABLE[self.access][proof][purpose]
         if what not in (Outcome.UNTOUCHED, Outcome.OWN):
             return Entrance(what, why=why)
-        address = source_of(flow)
-        if not (self.on_loopback or self.lets_all or is_from_here(address) or self.works_from(address)):
-            _end_if_endless(flow)
         return OWN if what is Outcome.OWN else UNTOUCHED
 
     def _brought(self, flow: http.HTTPFlow) -> tuple[Proof, str]:
@@ -212,12 +232,10 @@ class Gate:
         status, member = self._register.holder(found.decode("latin-1"), now) if found else (KeyStatus.UNKNOWN, None)
         if status is KeyStatus.VALID:
             what = TABLE[self.access][Proof.KEY][purpose]
-            self.addresses.note_member(source_of(flow), member.name if member else "", time.monotonic())
             why = ELSEWHERE if what is Outcome.WITHHELD else NO_SOCKET if purpose is Purpose.SOCKET else ""
             return Entrance(what, self._narrowed(flow, member), why)
         why = refusal(status, member) if found else MISPLACED
-        self.addresses.note_bad_key(source_of(flow), why, time.monotonic())
-        return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why)
+        return Entrance(TABLE[self.access][Proof.BAD_KEY][purpose], member, why, is_bad_key=True)
 
     def holder(self, flow: http.HTTPFlow) -> Member | Denied:
         """Return the member whose key a request for the proxy itself has. Hides the key.

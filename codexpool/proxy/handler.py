@@ -13,6 +13,7 @@ from codexpool.members.ledger import Ledger
 from codexpool.pool.pool import Pool
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.gate import Gate
+from codexpool.proxy.probe import Outlook
 from codexpool.proxy.resend import Sender
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.state.fleet import Fleet
@@ -88,6 +89,10 @@ class Hooks(Sender, Protocol):
     def refusal(self, client: Any, to_host: str, port: int) -> str:
         """Return why a client may not use this proxy for an address; empty if it may."""
         return ""
+
+    def dry_run(self, flow: http.HTTPFlow) -> Outlook:
+        """Return what would become of a request, without any effect."""
+        return Outlook(pool=False)
 
     def open(self, flow: http.HTTPFlow) -> None:
         """Handle the headers of a request."""

@@ -15,11 +15,11 @@ from codexpool.common.addresses import address_of as peer_address
 from codexpool.members import register
 from codexpool.members.access import Outcome
 from codexpool.members.register import Member
+from codexpool.pool.needs import no_identity
 from codexpool.pool.pool import Pool
 from codexpool.protocol import endpoints, headers, routes
 from codexpool.protocol.inflate import UnreadableError
 from codexpool.protocol.routes import Policy, Route
-from codexpool.proxy import probe as probing
 from codexpool.proxy import replies, tracer
 from codexpool.proxy.attempts import Attempts
 from codexpool.proxy.dressed_copy import label
@@ -27,6 +27,7 @@ from codexpool.proxy.exchange import (
     MAY_NAME_SESSION,
     NO_TURN,
     SHORTEST_ID,
+    Attempt,
     Exchange,
     address_of,
     asked_of,
@@ -40,13 +41,15 @@ from codexpool.proxy.exchange import (
     version_of,
 )
 from codexpool.proxy.find_keys import carries_key, hide_key, take_key_out
-from codexpool.proxy.flows import Flows, Passthrough
-from codexpool.proxy.gate import Gate
+from codexpool.proxy.flows import Closed, Flows, Passthrough, Serving
+from codexpool.proxy.gate import REFUSALS, Gate
 from codexpool.proxy.outgoing import Dressing
+from codexpool.proxy.probe import Outlook
 from codexpool.proxy.proxy_user import identity_named
 from codexpool.proxy.tunnels import Tunnels
 from codexpool.proxy.turns import Turns
 from codexpool.traces.history import History
+from codexpool.traces.trace import AttemptTrace
 from codexpool.upkeep.keeper import Keeper
 
 logger = logging.getLogger("codexpool")
@@ -72,12 +75,11 @@ def exchange_of(
     asked, source = asked_of(values, routes.normalised(path), client)
     trace = tracer.begun(flow, route, asked, source, upgrade, member.name if member is not None else "")
     account = member.account_id if member is not None else values.get(headers.ACCOUNT, b"").decode("latin-1")
-    probe = probing.probe_of(values)
     asked = of_whom(asked, member, only)
-    if probe or named:
-        asked = asked._replace(is_turn=asked.is_turn and not probe, named=named)
+    if named:
+        asked = asked._replace(named=named)
     version = version_of(values, query, asked)
-    return Exchange(route.policy, address_of(request), asked, account, upgrade, trace, member, probe, version)
+    return Exchange(route.policy, address_of(request), asked, account, upgrade, trace, member, version)
 
 
 def waits_for_model(exchange: Exchange, pool: Pool) -> bool:
@@ -180,6 +182,42 @@ class Requests:
         is_policy_of_workspace = routes.normalised(path.partition("?")[0]) == endpoints.CONFIG_BUNDLE
         return register.names_of_its_plan(keeper.pool, member) if is_policy_of_workspace else member.identities
 
+    def dry_run(self, flow: http.HTTPFlow) -> Outlook:
+        """Return what would become of a request, without any effect (see `codexpool.proxy.probe`)."""
+        match self._flows.mode:
+            case Passthrough():
+                return Outlook(pool=False)
+            case Closed(reason):
+                return Outlook(status=503, reason=reason)
+            case Serving(keeper):
+                return self._dry_run(flow, keeper)
+
+    def _dry_run(self, flow: http.HTTPFlow, keeper: Keeper) -> Outlook:
+        request, policy, now = flow.request, self._flows.policy(flow.request), time.time()
+        self._gate.follow(keeper.config)
+        entrance = self._gate.consider(flow, policy)
+        outcome, member = entrance.outcome, entrance.member
+        name = member.name if member is not None else ""
+        if outcome in REFUSALS:
+            return Outlook(member=name, status=401, reason=entrance.why)
+        if outcome is not Outcome.SWAPPED and not (outcome is Outcome.UNTOUCHED and policy.takes_identity):
+            return Outlook(member=name)
+        only = self._serving(keeper, member, request.path) if member is not None else None
+        values = headers.first_values(request.headers.fields)
+        asked, _ = asked_of(values, routes.normalised(request.path.partition("?")[0]))
+        # Without a session there is none to begin, and what is no turn counts for nothing.
+        asked = of_whom(asked, member, only)._replace(session=None, parent=None, is_turn=False)
+        asked = asked._replace(named=self._named(flow, keeper, only))
+        identity = keeper.pool.choose(asked, now)
+        if identity is None or (metadata := identity.metadata) is None:
+            why = no_identity(keeper.pool, asked, now)
+            return Outlook(member=name, status=503 if why.returns_at is None else 429, reason=why.message)
+        bearer, because = keeper.bearer(identity.name), keeper.pool.because
+        facts = (identity.name, identity.kind, bearer.fingerprint, metadata.account_id, metadata.origin, because)
+        attempt = Attempt(identity, bearer, metadata, now, AttemptTrace(*facts))
+        wire = self._dressing.request(request, asked, None, attempt)
+        return Outlook(identity=identity.name, member=name, leaves=wire.headers.fields)
+
     def turns_away(self, flow: http.HTTPFlow, reason: str) -> bool:
         """Refuse a request of a swap path because the proxy is ending; return whether it was one."""
         route = self._flows.route(flow.request)
@@ -219,7 +257,7 @@ class Requests:
     @staticmethod
     def _answers_models(flow: http.HTTPFlow, exchange: Exchange, keeper: Keeper) -> bool:
         """Answer a request for the models with those of all identities, if they are known; return whether it did."""
-        if flow.request.method != "GET" or not exchange.version or exchange.probe:
+        if flow.request.method != "GET" or not exchange.version:
             return False
         catalogue = keeper.pool.catalogue(exchange.asked, exchange.version)
         keeper.models.client_asks(exchange.version, is_answered=catalogue is not None)
@@ -277,8 +315,6 @@ class Requests:
             exchange.attempt.at = time.time()
             session = keeper.pool.sessions.get(exchange.session)
             wire = self._dressing.request(flow.request, exchange.asked, session, exchange.attempt)
-            if exchange.probe:
-                return probing.answer(exchange, wire)
             exchange.attempt.is_sent = True
             exchange.attempt.trace.sent(wire.headers.fields, exchange.attempt.at)
             return wire

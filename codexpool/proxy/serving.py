@@ -70,6 +70,7 @@ class SwapHandler:
         self.sockets = Sockets(self.flows, dressing, history, self.gate, self.turns)
 
         self.open, self.turns_away, self.assign = self.requests.open, self.requests.turns_away, self.requests.assign
+        self.dry_run = self.requests.dry_run
         self.outbound, self.is_outdated = self.requests.outbound, self.requests.is_outdated
 
         self.headers_came, self.head_seen = self.answers.headers_came, self.answers.head_seen

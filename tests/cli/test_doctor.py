@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from codexpool.cli.commands.doctor import doctor
+from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.protocol.routes import ROUTES
 from tests.cli import terminals
 from tests.cli.fakeproxy import identity, status
@@ -45,7 +46,7 @@ class Machine:
             "CODEX_CA_CERTIFICATE": str(fake.authority.ca_file),
             "CODEX_ACCESS_TOKEN": KEY,
         }
-        self.tells(probe=1)
+        self.tells(probe=PROBE_VERSION)
 
     def tells(self, **proxy: Any) -> None:
         """What the proxy says of itself."""
@@ -125,7 +126,7 @@ def test_no_probe_is_sent_to_a_proxy_that_does_not_know_it(machine: Machine) -> 
     found = machine.findings(code=1)
 
     assert "older than this command" in found["probe"][0]["text"]
-    assert machine.fake.probes == []
+    assert (machine.fake.probes, machine.fake.connects) == ([], 0)
 
 
 def test_no_probe_is_sent_without_a_known_certificate(machine: Machine) -> None:
@@ -142,7 +143,7 @@ def test_a_probe_that_bypasses_the_proxy_is_wrong(machine: Machine) -> None:
 
 
 def test_a_refused_key_has_the_proxys_reason(machine: Machine) -> None:
-    machine.fake.refusal = (401, {"error": {"code": "codexpool_not_a_member", "message": "codexpool: revoked"}})
+    machine.fake.says = {"identity": None, "refused": {"status": 401, "reason": "codexpool: revoked"}}
 
     found = machine.findings(code=1)["probe"]
 
@@ -154,7 +155,7 @@ def test_a_remote_proxy_is_probed_by_its_health(machine: Machine) -> None:
     assert machine.findings()["proxy"][0]["level"] == "note"
     assert machine.fake.probes == []
 
-    machine.fake.documents["/healthz"] = (200, {"status": "ok", "ready": True, "probe": 1})
+    machine.fake.documents["/healthz"] = (200, {"status": "ok", "ready": True, "probe": PROBE_VERSION})
     assert [finding["level"] for finding in machine.findings()["probe"]] == ["ok", "ok"]
 
 
@@ -192,7 +193,7 @@ def test_narrow_terminals_have_the_remedy_below(machine: Machine) -> None:
 
 
 def test_control_characters_of_a_proxy_are_escaped(machine: Machine) -> None:
-    machine.tells(probe=1, closed="\x1b[31mred\x07 at-test-fedcba9876543210\nnext")
+    machine.tells(probe=PROBE_VERSION, closed="\x1b[31mred\x07 at-test-fedcba9876543210\nnext")
 
     text = machine.run(code=1).stdout
 

@@ -38,7 +38,9 @@ class FakeProxy:
         self.probes: list[dict[str, str]] = []
         self.connects = 0
         self.answers_probes = True
-        self.refusal: tuple[int, dict[str, Any]] | None = None
+        self.says: dict[str, Any] = {}
+        """What its answers to probes say otherwise."""
+        self.failed_handshakes = 0
         self.shift = 0.0
         """Seconds by which its clock is ahead."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -50,8 +52,13 @@ class FakeProxy:
 
             def do_CONNECT(self) -> None:
                 fake.connects += 1
+                assert self.headers["x-codexpool-probe"], "or the proxy would connect to the backend"
                 self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                self.connection = context.wrap_socket(self.connection, server_side=True)
+                try:
+                    self.connection = context.wrap_socket(self.connection, server_side=True)
+                except OSError:
+                    fake.failed_handshakes += 1  # A warning in the log of a proxy.
+                    raise
                 self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
                 self.handle_one_request()
                 self.close_connection = True
@@ -71,10 +78,8 @@ class FakeProxy:
             def _probed(self, transport: str) -> None:
                 fake.probes.append({name.lower(): value for name, value in self.headers.items()})
                 number = self.headers["x-codexpool-probe"]
-                if fake.refusal is not None:
-                    self._answer(*fake.refusal, {})
-                elif fake.answers_probes:
-                    self._answer(200, probed(number, transport), {"x-codexpool-probe": number})
+                if fake.answers_probes:
+                    self._answer(200, probed(number, transport, **fake.says), {"x-codexpool-probe": number})
                 else:
                     self._answer(401, {"error": {"message": "no such token"}}, {"server": "cloudflare"})
 
@@ -96,7 +101,7 @@ class FakeProxy:
             block_on_close = False
 
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # Somebody who does not believe its certificate is part of the tests.
+                pass
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port: int = self._server.server_address[1]
@@ -116,7 +121,9 @@ def probed(number: str, over: str, **changes: Any) -> dict[str, Any]:
     """What a proxy answers to a probe."""
     return {
         "probe": number,
-        "version": 1,
+        "version": 2,
+        "pool": True,
+        "refused": None,
         "identity": "work",
         "transport": over,
         "replaced": ["authorization", "chatgpt-account-id"],

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
+from OpenSSL import crypto
 
 from codexpool.doctor.findings import Level
-from codexpool.doctor.probe import HEADER, Probe, client_token, evaluate, findings, probe_headers
+from codexpool.doctor.probe import Probe, client_token, evaluate, findings, probe_headers
 from codexpool.doctor.trust import Answer, Tunnel
-from tests.doctor.fakes import KEY, client, probed
+from tests.doctor.fakes import KEY, client, probed, running
 
 NUMBER = "0123456789abcdef"
 
@@ -26,11 +27,11 @@ def of_proxy(**changes: Any) -> Answer:
     return answer(probed(NUMBER, "http", **changes), x_codexpool_probe=NUMBER)
 
 
-def error(code: str, message: str = "") -> dict[str, Any]:
-    return {"error": {"code": code, "message": message}}
-
-
 PROBE = Probe(NUMBER, "http", "at-test-0123456789abcdef")
+
+
+def refused(status: int, reason: str) -> Answer:
+    return of_proxy(identity=None, replaced=[], refused={"status": status, "reason": reason})
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ PROBE = Probe(NUMBER, "http", "at-test-0123456789abcdef")
             "arrives, and is swapped to work (authorization)",
         ),
         (of_proxy(observing=True, identity=None, replaced=[]), Level.NOTE, "only observes"),
+        (of_proxy(pool=False, identity=None, replaced=[]), Level.WRONG, "has no pool"),
         (of_proxy(replaced=["chatgpt-account-id"]), Level.WRONG, "not swapped"),
         (of_proxy(identity=None), Level.WRONG, "not swapped"),
         (of_proxy(transport="websocket"), Level.WRONG, "arrives as websocket"),
@@ -51,13 +53,9 @@ PROBE = Probe(NUMBER, "http", "at-test-0123456789abcdef")
         (answer({}, 404), Level.WRONG, "not this proxy"),
         (answer(b"", 101), Level.WRONG, "not this proxy"),
         (answer({"error": {"message": "bad token"}}, 401, cf_ray="8f"), Level.WRONG, "not this proxy"),
-        (answer({"error": {"message": "bad token"}}, 401), Level.WRONG, "not this proxy"),
-        (answer(error("codexpool_not_a_member", "codexpool: no key"), 401), Level.WRONG, "refused: 401 no key"),
-        (answer(error("codexpool_too_many_refusals", ""), 429), Level.NOTE, "has to wait"),
-        (answer(error("usage_limit_reached", "ann has had 500 turns"), 429), Level.NOTE, "500 turns"),
-        (answer(error("codexpool_failed_closed", "codexpool: broken"), 503), Level.WRONG, "503 broken"),
-        (answer(error("codexpool_unservable", "nobody"), 426), Level.WRONG, "cannot be served"),
-        (answer(b"work needs a login", 400), Level.WRONG, "work needs a login"),
+        (refused(401, "codexpool: no key"), Level.WRONG, "refused: 401 no key"),
+        (refused(429, "limited until 12:00"), Level.NOTE, "has to wait: 429 limited until 12:00"),
+        (refused(503, "codexpool: broken"), Level.WRONG, "cannot be served: 503 broken"),
     ],
 )
 def test_each_answer_has_its_finding(given: Answer, level: Level, words: str) -> None:
@@ -65,11 +63,11 @@ def test_each_answer_has_its_finding(given: Answer, level: Level, words: str) ->
 
     assert finding.level is level
     assert words in finding.text
-    assert finding.level is not Level.WRONG or finding.remedy
+    assert finding.level is Level.OK or finding.remedy
 
 
 def test_a_refused_key_and_no_key_have_different_remedies() -> None:
-    refusal = answer(error("codexpool_not_a_member", "codexpool: unknown"), 401)
+    refusal = refused(401, "codexpool: unknown")
 
     assert "new key" in evaluate(refusal, PROBE._replace(token=KEY)).remedy
     assert "CODEX_ACCESS_TOKEN" in evaluate(refusal, PROBE).remedy
@@ -94,16 +92,14 @@ def test_the_probe_has_the_token_of_the_client(environ: dict[str, str], auth_jso
 def test_a_probe_looks_like_the_request_of_a_client(transport: str) -> None:
     headers = probe_headers(Probe(NUMBER, transport, KEY))
 
-    assert headers[HEADER] == NUMBER
     assert headers["authorization"] == f"Bearer {KEY}"
     assert ("upgrade" in headers) is (transport == "websocket")
 
 
-def test_a_second_proxy_with_another_authority_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> Answer:
-        raise ssl.SSLCertVerificationError("certificate verify failed")
+def test_a_second_proxy_with_another_authority_is_told_and_gets_no_token(tmp_path: Path) -> None:
+    with running(tmp_path) as other:
+        found = list(findings(Tunnel("127.0.0.1", other.port), crypto.X509Store(), KEY))
 
-    monkeypatch.setattr(Tunnel, "ask", refuse)
-    for found in findings(Tunnel("127.0.0.1", 8080), ssl.create_default_context(), ""):
-        assert (found.level, "another certificate authority" in found.text) == (Level.WRONG, True)
-        assert "the same CA" in found.remedy
+    assert [(one.level, "another certificate authority" in one.text) for one in found] == [(Level.WRONG, True)] * 2
+    assert all("the same CA" in one.remedy for one in found)
+    assert (other.probes, other.failed_handshakes) == ([], 0)

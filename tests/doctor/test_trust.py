@@ -7,10 +7,12 @@ from pathlib import Path
 
 import certifi
 import pytest
+from OpenSSL import crypto
 
 from codexpool.doctor.findings import Level
-from codexpool.doctor.trust import Trusted, Tunnel, check
+from codexpool.doctor.trust import Trusted, Tunnel, check, is_trusted
 from tests.doctor.fakes import FakeProxy, client, running
+from tests.standin.certificates import Authority
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def fake(tmp_path: Path) -> Iterator[FakeProxy]:
 
 
 def looked(fake: FakeProxy, environ: dict[str, str], ca_file: Path | None = None) -> Trusted:
-    return check(client(environ), Tunnel("127.0.0.1", fake.port), ca_file)
+    return check(client(environ), Tunnel("127.0.0.1", fake.port), ca_file, "0123456789")
 
 
 @pytest.mark.parametrize("name", ["CODEX_CA_CERTIFICATE", "SSL_CERT_FILE"])
@@ -29,7 +31,7 @@ def test_either_variable_makes_the_client_trust_the_proxy(fake: FakeProxy, name:
 
     assert trusted.finding.level is Level.OK
     assert name in trusted.finding.text
-    assert trusted.context is not None
+    assert trusted.store is not None
 
 
 def test_codex_ca_certificate_comes_first_unless_it_is_empty(fake: FakeProxy) -> None:
@@ -57,14 +59,15 @@ def test_an_unusable_file_is_wrong_and_a_probe_is_possible(fake: FakeProxy, path
     assert trusted.finding.level is Level.WRONG
     assert words in trusted.finding.text + trusted.finding.remedy
     assert f"CODEX_CA_CERTIFICATE={fake.authority.ca_file}" in trusted.finding.remedy
-    assert trusted.context is not None
+    assert trusted.store is not None
 
 
 def test_without_a_variable_no_probe_is_possible(fake: FakeProxy) -> None:
     trusted = looked(fake, {})
 
+    assert fake.failed_handshakes == 0, "or the proxy would log a warning"
     assert trusted.finding.level is Level.WRONG
-    assert trusted.context is None
+    assert trusted.store is None
 
 
 def test_a_public_certificate_allows_no_probe(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,15 +76,27 @@ def test_a_public_certificate_allows_no_probe(fake: FakeProxy, monkeypatch: pyte
 
     trusted = looked(fake, {})
 
+    assert fake.failed_handshakes == 0, "or the proxy would log a warning"
     assert trusted.finding.level is Level.WRONG
     assert "unread" in trusted.finding.text
-    assert trusted.context is None
+    assert trusted.store is None
 
 
 def test_a_proxy_that_is_gone_is_wrong(tmp_path: Path) -> None:
     with running(tmp_path) as fake:
         port = fake.port
-    trusted = check(client(), Tunnel("127.0.0.1", port), None)
+    trusted = check(client(), Tunnel("127.0.0.1", port), None, "0123456789")
 
     assert trusted.finding.level is Level.WRONG
-    assert trusted.context is None
+    assert trusted.store is None
+
+
+def test_a_certificate_for_another_host_is_not_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pems = [authority.issue([name]).read_bytes() for name in ("example.com", "chatgpt.com", "*.com")]
+    store = crypto.X509Store()
+    store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, authority.ca_file.read_bytes()))
+    chains = [[crypto.load_certificate(crypto.FILETYPE_PEM, pem)] for pem in pems]
+
+    assert [is_trusted(chain, store) for chain in (*chains, [])] == [False, True, True, False]
+    assert not is_trusted(chains[1], crypto.X509Store())

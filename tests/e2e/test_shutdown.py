@@ -73,7 +73,7 @@ async def test_turns_under_way_lose_no_byte(make: Make) -> None:
             pieces = answer.aiter_text()
             text = await anext(pieces)
             of_kept = served_by(await post(client, "kept"))
-            assert (await probe.get("/healthz/ready")).json() == {"status": "ok", "ready": True, "probe": 1}
+            assert (await probe.get("/healthz/ready")).json() == {"status": "ok", "ready": True, "probe": 2}
 
             # when the proxy is told to end
             terminate(world)

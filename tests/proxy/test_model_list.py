@@ -133,15 +133,6 @@ async def test_any_other_request_gets_the_answer_of_one_identity(known: bool, qu
     assert all(not is_answered for _, is_answered in keeper.lists.asked)
 
 
-async def test_a_request_that_only_asks_what_would_be_sent_is_not_answered_so() -> None:
-    handler, keeper = serving()
-    asked = asking()
-    asked.request.headers["x-codexpool-probe"] = "0123-4567"
-
-    assert await answer_to(handler, asked) is None
-    assert keeper.lists.asked == []
-
-
 async def test_a_turn_whose_model_only_the_body_names_goes_to_an_identity_that_has_it() -> None:
     handler, _ = serving()
     asked = flow(1)

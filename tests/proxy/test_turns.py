@@ -341,14 +341,6 @@ async def test_a_post_with_an_upgrade_header_is_a_turn(room: Room) -> None:
     assert second.response.status_code == 429
 
 
-async def test_a_probe_is_no_turn_and_does_not_leave(room: Room) -> None:
-    request = await begun(room, x_codexpool_probe="0123456789")
-
-    assert isinstance(room.exchanges.outbound(request), http.Response)
-    assert room.counted == (0, 0, 0)
-    assert room.under_way == 0
-
-
 # -- on a socket
 
 

@@ -44,12 +44,12 @@ async def test_a_proxy_that_others_can_stand_in_for_is_alive_but_not_ready(
 ) -> None:
     ready, unready = await asked(path, ""), await asked(path, reason)
 
-    assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 1})
+    assert (ready.status_code, json.loads(ready.content or b"")) == (200, {"status": "ok", "ready": True, "probe": 2})
     assert unready.status_code == status
     assert json.loads(unready.content or b"") == {
         "status": "ok",
         "ready": False,
-        "probe": 1,
+        "probe": 2,
         "reason": reason,
     }
 

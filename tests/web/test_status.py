@@ -370,7 +370,7 @@ def test_a_proxy_without_a_pool_shows_why_and_its_requests() -> None:
         "pool": None,
         "observe": False,
         "access": "anyone",
-        "probe": 1,
+        "probe": 2,
         "closed": "pool.toml cannot be read",
     }
     assert found["totals"]["requests"] == 1

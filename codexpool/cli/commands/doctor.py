@@ -224,20 +224,28 @@ class Examination:
         seen = trust.UNCHECKED
         if self._status or self._knows_probe:
             tunnel = Tunnel(at.host, at.port, at.user, at.password)
-            certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
-            seen = trust.check(self._client, tunnel, certificate if certificate.is_file() else None)
+            seen = self._trust(tunnel)
             yield from self._probe(tunnel, seen)
         names = [str(identity["name"]) for identity in self._status.get("identities") or ()]
         yield from variables.findings(self._client, (at.host, at.port), self._places(), names)
         yield seen.finding
 
+    def _trust(self, tunnel: Tunnel) -> trust.Trusted:
+        if not self._knows_probe:  # It would take the connection for a client's.
+            return trust.Trusted(
+                note(trust.ABOUT, "not checked: this proxy is older than this command", RESTART), None
+            )
+        certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
+        own = certificate if certificate.is_file() else None
+        return trust.check(self._client, tunnel, own, probe.new_number())
+
     def _probe(self, tunnel: Tunnel, seen: trust.Trusted) -> Iterator[Finding]:
         if not self._knows_probe:
             yield wrong(probe.ABOUT, "not sent: this proxy is older than this command", RESTART)
-        elif seen.context is None:
+        elif seen.store is None:
             yield note(probe.ABOUT, "not sent: no connection is known to end at this proxy (see: trust)")
         else:
-            yield from probe.findings(tunnel, seen.context, self._token)
+            yield from probe.findings(tunnel, seen.store, self._token)
 
     def _places(self) -> list[variables.Place]:
         listens = [str(text) for text in (self._status.get("proxy") or {}).get("listens") or ()]

@@ -7,18 +7,19 @@ of one file (``ssl_verify_upstream_trusted_ca``); here they are trusted besides 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
-from cryptography import x509
 from mitmproxy import ctx
 from OpenSSL import SSL, crypto
 
 logger = logging.getLogger("codexpool")
 
 VARIABLE: Final = "SSL_CERT_FILE"
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 OPTIONS: Final = ("ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir")
 
 
@@ -31,12 +32,15 @@ class Authorities:
         if not (path := environ.get(VARIABLE, "")):
             return
         try:
-            read = x509.load_pem_x509_certificates(Path(path).read_bytes())
-            self._certificates = list(map(crypto.X509.from_cryptography, read))
+            pems = _PEM.findall(Path(path).read_bytes())
+            self._certificates = [crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in pems]
         except OSError as error:
             logger.warning("%s: %s: %s; it is ignored", VARIABLE, path, error.strerror or error)
-        except ValueError:
-            logger.warning("%s: %s has no certificate in PEM form; it is ignored", VARIABLE, path)
+            return
+        except crypto.Error:
+            pass
+        if not self._certificates:
+            logger.warning("%s: %s has no valid certificates in PEM form; it is ignored", VARIABLE, path)
 
     def add_to(self, context: SSL.Context) -> None:
         """Have a context of mitmproxy's, which it keeps, trust them, unless the user has set who is trusted."""

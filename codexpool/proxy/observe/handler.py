@@ -29,7 +29,7 @@ from codexpool.protocol.inflate import UnreadableError, is_known
 from codexpool.protocol.routes import BACKEND_ONLY, Policy, Route
 from codexpool.protocol.stream_events import Beginning
 from codexpool.proxy import judge as judging
-from codexpool.proxy import probe, replies, tracer
+from codexpool.proxy import replies, tracer
 from codexpool.proxy.bodies import AT_ONCE
 from codexpool.proxy.exchange import route_of
 from codexpool.proxy.find_keys import carries_key, hide_key
@@ -41,6 +41,7 @@ from codexpool.proxy.observe.masks import MaskedFlows
 from codexpool.proxy.observe.observation import Observation, Passing
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.proxy.observe.sockets import ObservedSockets
+from codexpool.proxy.probe import Outlook
 from codexpool.proxy.proxy_user import identity_named
 from codexpool.proxy.relay import Reader
 from codexpool.proxy.requests import exchange_of, read_body
@@ -137,6 +138,9 @@ class ObserveHandler(Hooks):
 
     # -- requests
 
+    def dry_run(self, flow: http.HTTPFlow) -> Outlook:
+        return Outlook(observing=True)
+
     def open(self, flow: http.HTTPFlow) -> None:
         if carries_key(flow.request):
             self.gate.refuse(flow, "this proxy only observes: member keys are not accepted")
@@ -157,9 +161,7 @@ class ObserveHandler(Hooks):
 
     async def assign(self, flow: http.HTTPFlow) -> None:
         self.gate.answer_refusal(flow)
-        if flow.response is None and self.policy(flow.request).swaps:
-            flow.response = probe.observed(flow.request.headers.fields)
-        if flow.response is not None:  # It has a member key, or is a probe.
+        if flow.response is not None:  # It has a member key.
             return
         self._masked.mask_again(flow)  # If the body is streamed, the headers have left already.
         observation = self._observed.get(flow)
