@@ -28,6 +28,7 @@ ABOUT: Final = "probe"
 MINIMAL: Final = b'{"model": "codexpool-probe", "stream": true, "store": false, "input": []}'
 TRANSPORTS: Final = {"http": "over HTTP", "websocket": "as a WebSocket"}
 LONGEST: Final = 500  # characters quoted of a refusal
+NO_ANSWER: Final = "see the proxy's log; if codexpool status answers, restart the proxy"
 NO_OTHER_PROXY: Final = "make sure that no other proxy is in between"
 
 
@@ -69,7 +70,7 @@ def findings(tunnel: Tunnel, trusted: crypto.X509Store, token: str) -> Iterator[
             text = f"{how}: the proxy that answers has another certificate authority (CA) than the one before"
             yield wrong(ABOUT, text, "give all proxies behind a balancer the same CA (docs/fleet.md)")
         except (OSError, http.client.HTTPException) as error:
-            yield wrong(ABOUT, f"{how}: no answer ({str(error) or type(error).__name__})", "see the proxy's log")
+            yield wrong(ABOUT, f"{how}: no answer ({str(error) or type(error).__name__})", NO_ANSWER)
 
 
 def probe_headers(probe: Probe) -> dict[str, str]:
@@ -129,7 +130,7 @@ def _of_refusal(refused: Mapping[str, Any], probe: Probe, arrives: str) -> Findi
     reason = f"{status} {redact_text(text[:LONGEST])}".strip().removesuffix(".")
     if status == 401:
         is_key = probe.token.startswith(MEMBER_PREFIX)
-        ask = "ask the proxy's operator for a new key (codexpool member rekey NAME)"
+        ask = "ask the proxy's operator for a new key (codexpool member rotate NAME)"
         remedy = ask if is_key else "set CODEX_ACCESS_TOKEN to your member key (codexpool member add NAME makes one)"
         return wrong(ABOUT, f"{arrives}, and is refused: {reason}", remedy)
     if status == 429:

@@ -61,7 +61,7 @@ def _identities(identities: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield ok(IDENTITIES, f"{len(ready)} of {len(identities)} ready: {names}")
     else:
         text = f"none of {len(identities)} is ready" if identities else "the pool has none"
-        remedy = "see what each of them needs: codexpool list" if identities else "codexpool add NAME"
+        remedy = "codexpool list says what each of them needs" if identities else "codexpool add NAME"
         yield wrong(IDENTITIES, f"{text}: no request can be served", remedy)
     for identity in identities:
         yield from _identity(identity)
@@ -76,6 +76,6 @@ def _identity(identity: Mapping[str, Any]) -> Iterator[Finding]:
     elif status in RETURNING:
         yield note(IDENTITIES, text + (f"; it serves again at {clock(until, day=True)} UTC" if until else ""))
     elif status != Status.READY:
-        yield note(IDENTITIES, text, needs)
+        yield note(IDENTITIES, text, needs or f"codexpool check {name}")
     if reminder := identity.get("reminder"):
         yield note(IDENTITIES, f"{name}: {reminder}", f"before then: codexpool replace {name}")

@@ -165,7 +165,7 @@ def _store(ca_file: Path | str) -> crypto.X509Store | None:
 
 def _of_system() -> crypto.X509Store:
     store, paths = crypto.X509Store(), ssl.get_default_verify_paths()
-    if paths.cafile is not None or paths.capath is not None:
+    if paths.cafile or paths.capath:
         with contextlib.suppress(crypto.Error):
             store.load_locations(paths.cafile, paths.capath)
     if sys.platform == "win32":

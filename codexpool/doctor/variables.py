@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -69,7 +70,7 @@ def of_identity(client: ClientEnvironment, identities: Collection[str]) -> Itera
     elif user and not password:
         shown = name if name_problem(name) is None else "no valid name"
         text = f"{client.where(variable)} names an identity that the pool does not have: {shown}"
-        yield wrong(ABOUT, text, "see codexpool list, or remove the user from the URL")
+        yield wrong(ABOUT, text, "codexpool list shows which it has; or remove the user from the URL")
 
 
 def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
@@ -79,9 +80,18 @@ def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
     for host, entry in entries.items():
         effect = "nothing is swapped" if host == HOST else "member keys cannot be verified"
         text = f'{client.where(name)} has "{redact_text(entry)}", so {host} bypasses the proxy: {effect}'
-        yield wrong(ABOUT, text, "remove that entry")
+        yield wrong(ABOUT, text, _without_bypass(client, name, value))
     if value and not entries:
         yield ok(ABOUT, f"{client.where(name)} excludes neither {HOST} nor {AUTH_HOST}")
+
+
+def _without_bypass(client: ClientEnvironment, name: str, value: str) -> str:
+    """Return the command that sets ``NO_PROXY`` to what does no harm."""
+    parts = (part.strip() for part in value.split(","))
+    rest = ",".join(part for part in parts if not any(bypasses(part, host) for host in (HOST, AUTH_HOST)))
+    if name in client.from_dotenv:
+        return f"change it there to {name}={rest}" if rest else f"remove {name} there"
+    return f"export {name}={shlex.quote(rest)}" if rest else f"unset {name}"
 
 
 def of_workload_identity(client: ClientEnvironment) -> Iterator[Finding]:
@@ -113,7 +123,7 @@ def of_credentials(client: ClientEnvironment) -> Iterator[Finding]:
         yield ok(ABOUT, f"{text}; the probe sends it")
     else:
         text += f": the client takes a token that does not begin with {PREFIX} for an agent identity, and fails"
-        yield wrong(ABOUT, text, "set it to a member key or a personal access token, or unset it")
+        yield wrong(ABOUT, text, "set it to a member key or a personal access token, or: unset CODEX_ACCESS_TOKEN")
 
 
 def of_the_rest(client: ClientEnvironment) -> Iterator[Finding]:
@@ -124,7 +134,7 @@ def of_the_rest(client: ClientEnvironment) -> Iterator[Finding]:
     base = client.variables.get("CODEX_AUTHAPI_BASE_URL", "").strip()
     if base and _host(base) != AUTH_HOST:
         text = f"CODEX_AUTHAPI_BASE_URL sends whoami to {redact_text(_host(base)) or 'no host'}"
-        yield wrong(ABOUT, text, f"unset it: the proxy answers whoami for member keys at {AUTH_HOST}")
+        yield wrong(ABOUT, text, f"unset CODEX_AUTHAPI_BASE_URL: the proxy answers whoami at {AUTH_HOST}")
     for name in sorted(client.ignored):
         remedy = "use SSL_CERT_FILE there" if name == "CODEX_CA_CERTIFICATE" else "set it in the environment"
         yield note(ABOUT, f"the client ignores {name} in {client.home / DOTENV}, like all names with CODEX_", remedy)
@@ -139,14 +149,16 @@ def of_config(client: ClientEnvironment) -> Iterator[Finding]:
     for key in ("chatgpt_base_url", "openai_base_url"):
         base = client.config.get(key)
         if isinstance(base, str) and base.strip() and _host(base) != HOST:
-            yield wrong(ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"remove {key}")
+            yield wrong(
+                ABOUT, f"{key} in {path} leads to {redact_text(_host(base)) or 'no host'}", f"remove {key} there"
+            )
     provider = client.config.get("model_provider", BUILT_IN)
     providers = client.config.get("model_providers")
     entry = providers.get(str(provider)) if isinstance(providers, dict) else None
     base = str(entry.get("base_url")) if isinstance(entry, dict) else ""
     if provider != BUILT_IN and _host(base) != HOST:
         text = f'model_provider in {path} is "{redact_text(str(provider))}", which does not use {HOST}'
-        yield wrong(ABOUT, text, f'remove it, or start the client with -c model_provider="{BUILT_IN}"')
+        yield wrong(ABOUT, text, f'remove it there, or start the client with -c model_provider="{BUILT_IN}"')
 
 
 def place_of(proxy: str) -> Place | None:

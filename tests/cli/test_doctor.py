@@ -181,7 +181,7 @@ def test_a_line_has_a_finding_and_its_remedy(machine: Machine) -> None:
 
     line = next(line for line in text.splitlines() if "NO_PROXY" in line)
     assert line.startswith("wrong  client")
-    assert line.endswith("-> remove that entry")
+    assert line.endswith("-> unset NO_PROXY")
     assert text.splitlines()[-1] == "1 thing is wrong."
 
 
@@ -189,7 +189,7 @@ def test_narrow_terminals_have_the_remedy_below(machine: Machine) -> None:
     text = machine.run(code=1, NO_PROXY="chatgpt.com", COLUMNS="60").stdout
 
     assert max(map(len, text.splitlines()[:-1])) <= 60
-    assert any(line.lstrip().startswith(("→ remove", "-> remove")) for line in text.splitlines())
+    assert any(line.lstrip().startswith("-> unset NO_PROXY") for line in text.splitlines())
 
 
 def test_control_characters_of_a_proxy_are_escaped(machine: Machine) -> None:

@@ -56,8 +56,13 @@ def test_no_proxy_is_read_as_the_client_reads_it(no_proxy: str, entry: str) -> N
 @pytest.mark.parametrize("value", ["chatgpt.com", "*", "openai.com"])
 def test_a_host_that_bypasses_the_proxy_is_wrong(value: str) -> None:
     findings = list(variables.of_bypass(client({"no_proxy": value})))
+    besides = list(variables.of_bypass(client({"NO_PROXY": f"a.example, {value} ,.corp"})))
+    in_file = client({"NO_PROXY": f"a.example,{value}"}, from_dotenv=frozenset({"NO_PROXY"}))
 
     assert set(levels(findings)) == {Level.WRONG}
+    assert {finding.remedy for finding in findings} == {"unset no_proxy"}
+    assert {finding.remedy for finding in besides} == {"export NO_PROXY=a.example,.corp"}
+    assert {one.remedy for one in variables.of_bypass(in_file)} == {"change it there to NO_PROXY=a.example"}
     assert f'"{value}"' in findings[0].text
 
 

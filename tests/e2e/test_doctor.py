@@ -48,8 +48,8 @@ def test_nobody_notices_it(make: Make, tmp_path: Path, monkeypatch: pytest.Monke
         with proxy.client() as client:
             shown = client.get("http://codex.pool/api/status").json()
         assert (shown["totals"]["requests"], shown["sessions_total"]) == (0, 0)
-        of_clients = [head for head in upstream.heads[seen:] if b"Accept: */*" not in head]  # Not of the proxy itself.
-        assert not of_clients, "none of its connections led to the backend"
+        not_its_own = [head for head in upstream.heads[seen:] if b"Accept: */*" not in head]
+        assert not not_its_own, "no connection of a client led to the backend"
         proxy.stop()
 
     assert not re.search("warn|error|fail|chatgpt", proxy.log[log:], re.IGNORECASE), proxy.log[log:]
