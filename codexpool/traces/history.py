@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from heapq import nlargest
 from itertools import islice
 from typing import Any
 
@@ -326,17 +325,9 @@ class History:
         """Return requests, refusals, failures and moves of the last sixty minutes."""
         return self._hour.by_minute(now)
 
-    def busiest(self, most: int, now: float) -> list[dict[str, Any]]:
-        """Return the identities with the most requests in the last hour, and the requests of each by minute."""
-        sums = ((hour.sums(now)[0], name) for name, hour in self._hours.items())
-        names = [name for total, name in nlargest(most, sums) if total]
-        return [
-            {
-                "identity": redact_text(name),
-                "requests": [minute["requests"] for minute in self._hours[name].by_minute(now)],
-            }
-            for name in names
-        ]
+    def requests_by_minute(self, identity: str, now: float) -> list[int]:
+        """Return an identity's requests in each of the last sixty minutes."""
+        return [minute["requests"] for minute in self._hours.get(identity, Hour()).by_minute(now)]
 
     def of_identity(self, name: str, now: float) -> tuple[int, int, float | None]:
         """Return an identity's requests and refusals in the last hour, and when it was last used in this run."""

@@ -87,11 +87,15 @@ def pieces(view: View, now: float) -> Iterator[bytes]:
     """Yield the status document as JSON, a few identities at a time; ``now`` is a unix second."""
     yield as_json(_without_identities(view, now)).removesuffix(b"}") + b', "identities": ['
     identities = _identities(view, now)
+    requests: Counter[str] = Counter()
     separator = b""
     while some := list(islice(identities, AT_ONCE)):
+        requests.update({row["name"]: row["requests"] for row in some})
         yield separator + as_json(some)[1:-1]
         separator = b", "
-    yield b"]}"
+    busiest = [name for name, many in requests.most_common(IDENTITIES_CHARTED) if many]
+    by_minute = [{"identity": name, "requests": view.history.requests_by_minute(name, now)} for name in busiest]
+    yield b'], "hour_by_identity": ' + as_json(by_minute) + b"}"
 
 
 async def join(pieces: Iterable[bytes]) -> bytes:
@@ -134,7 +138,6 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         "members": list(view.members),
         "breaker": _breaker(view.pool),
         "hour": history.hour(now),
-        "hour_by_identity": history.busiest(IDENTITIES_CHARTED, now),
         "totals": {
             "requests": tallies.requests.total() + tallies.turns.total(),
             "refusals": tallies.refusals.total(),
