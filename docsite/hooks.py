@@ -9,11 +9,20 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from codexpool import __version__
+from codexpool.local.checkout import commit
 from docsite.links import FOLDER, OUTSIDE, in_site, loaded_from_elsewhere
 from docsite.reference import PAGES
 
 ROOT = Path(__file__).parent.parent
 DOWNLOADS = ("config/pool.example.toml", "deploy", "LICENSE")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Say at the end of each page which version it is of."""
+    known = commit()
+    config.copyright = f"codexpool {__version__}{f', commit {known}' if known else ''}"
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
