@@ -84,7 +84,6 @@ class Invitation:
             proxy=shlex.quote(self.proxy),
             key=key,
             names=" ".join(CONFLICTS),
-            conflicts="".join(f"${{{name}+set}}" for name in CONFLICTS),
         )
 
 
@@ -157,7 +156,10 @@ case ",$(printf %s "${{NO_PROXY:-}},${{no_proxy:-}}" | tr 'A-Z' 'a-z' | tr -d ' 
     unset NO_PROXY no_proxy
     echo "NO_PROXY would lead the client past the proxy, with your key: it is unset in this shell" >&2 ;;
 esac
-if [ -n "{conflicts}" ]; then
-  echo "the client would use these and not your key: unset {names}" >&2
-fi
+for codexpool_name in {names}; do
+  if eval "[ -n \\"\\${{$codexpool_name+set}}\\" ]"; then
+    echo "the client would use $codexpool_name and not your key: unset $codexpool_name" >&2
+  fi
+done
+unset codexpool_name
 """

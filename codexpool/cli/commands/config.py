@@ -80,9 +80,8 @@ def edit(named: Path | None) -> None:
     except OSError as error:
         raise Unchanged(f"the copy for the editor: {error.strerror or error}") from None
     if after == before:
-        click.echo(
-            "nothing was changed. If your editor returned at once, use its option to wait: EDITOR='code --wait'"
-        )
+        click.echo("nothing was changed")
+        click.echo("codexpool: if your editor returns at once, have it wait: EDITOR='code --wait'", err=True)
         return
     _save(path, before, after)
     click.echo(f"saved {path}. Running proxies notice within two seconds")
