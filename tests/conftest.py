@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from tests.running import Proxy, codex
 settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
 settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # `just test`, .ci/run
 settings.load_profile("any machine")
+
+os.environ["TZ"] = "UTC"  # Times are shown in the zone of the machine.
+time.tzset()
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,7 @@ from codexpool.pool.states import CONDEMNED
 from codexpool.views.formatting import plain
 
 VERSION: Final = 1  # version of what is printed as JSON
-WIDEST: Final = 10_000  # columns that a table may need
-WIDTH: Final = 160  # columns of a table in a file or a pipe, if COLUMNS is not set
+UNWRAPPED: Final = 10_000  # columns of a file or a pipe, if COLUMNS is not set: nothing is wrapped
 
 
 STATUS_STYLES: Final = {
@@ -35,10 +34,10 @@ STATUS_STYLES: Final = {
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console for tables: with colours on a terminal, and wide elsewhere."""
+    """Return a console: with colours on a terminal; elsewhere without, and nothing is wrapped."""
     made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
-        made.width = WIDTH
+        made.width = UNWRAPPED
     return made
 
 
@@ -123,8 +122,11 @@ class Column:
     """Makes a text of a value."""
 
 
-def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """Print rows: aligned on a terminal; elsewhere with a header and tabs, a row a line, for `cut` and `awk`."""
+def print_table(columns: Sequence[Column], rows: Iterable[Row], total: Row | None = None) -> None:
+    """Print rows: aligned on a terminal; elsewhere with a header and tabs, a row a line, for `cut` and `awk`.
+
+    ``total`` is one more row, for terminals only.
+    """
     out, rows = Output(), list(rows)
     if not out.console.is_terminal:
         lines = [[column.title for column in columns]]
@@ -134,7 +136,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     beside = [column for column in columns if not column.is_below]
     if not rows:
         return
-    if (table := _fitting(beside, rows, out.console)) is not None:
+    if (table := _fitting(beside, [*rows, *([total] if total else [])], out.console)) is not None:
         out.show(table)
     else:
         out.lines(*(_key(columns, row) for row in rows))
@@ -147,20 +149,24 @@ def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
 def print_facts(facts: Mapping[str, Any], styles: Mapping[str, str] | None = None) -> None:
     """Print what is known of one thing, a line each: aligned on a terminal, elsewhere with a tab."""
     out = Output()
-    texts = {title: _cell(value) for title, value in facts.items()}
     if not out.console.is_terminal:
-        out.line("\n".join(f"{title}\t{_on_a_line(text)}" for title, text in texts.items()))
+        out.line("\n".join(f"{title}\t{_on_a_line(_cell(value))}" for title, value in facts.items()))
         return
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for title, text in texts.items():
-        table.add_row(title, Text(plain(text) or "-", (styles or {}).get(title, "")))
-    out.show(table)
+    width = max(map(len, facts))
+    for title, value in facts.items():
+        lines = value if isinstance(value, list) else [_cell(value)]
+        for number, line in enumerate(lines or [""]):
+            text = Text(plain(line) or "-", (styles or {}).get(title, ""))
+            out.lines(Text(f"{'' if number else title:<{width}}  ").append_text(text))
 
 
 def _key(columns: Sequence[Column], row: Row) -> Text:
     return Text(plain(columns[0].shown(row[columns[0].key])), "bold")
+
+
+def _for_people(column: Column, row: Row) -> str:
+    value = row[column.key]
+    return f"{value:,}" if column.is_number and isinstance(value, int) else column.shown(value)
 
 
 def _on_a_line(text: str) -> str:
@@ -172,7 +178,7 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], out: Console) -> Ta
     kept = [column for column in columns if not column.rank or any(column.shown(row[column.key]) for row in rows)]
     for left_out in sorted(kept[:0:-1], key=lambda column: -column.rank):
         table = _table(kept, rows)
-        widths = out.measure(table, options=out.options.update(width=WIDEST))
+        widths = out.measure(table, options=out.options.update(width=UNWRAPPED))
         # Those of rank 0 are wrapped before they are left out.
         if (widths.maximum if left_out.rank else widths.minimum) <= out.width:
             return table
@@ -187,7 +193,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
         is_key = column is columns[0]
         table.add_column(column.title, justify=justify, overflow="fold", no_wrap=is_key or column.rank > 0)
     for row in rows:
-        cells = [Text("\n".join(map(plain, column.shown(row[column.key]).splitlines()))) for column in columns]
+        cells = [Text("\n".join(map(plain, _for_people(column, row).splitlines()))) for column in columns]
         for column, cell in zip(columns, cells, strict=True):
             cell.stylize("bold" if column is columns[0] else column.style(row))
         table.add_row(*cells)

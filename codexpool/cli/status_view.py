@@ -10,7 +10,7 @@ from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.output import STATUS_STYLES
+from codexpool.cli.output import STATUS_STYLES, UNWRAPPED
 from codexpool.pool.identity import Status
 from codexpool.views.formatting import clock, local_time, plain_document, size, span
 
@@ -69,9 +69,9 @@ class StatusView:
             yield Text(f"the pool.toml in use was read at {read_at}: {file['problem']}", "bold yellow")
         state = self._document.get("state")
         if state and not state["connected"]:
-            yield Text(f"the state is lost since {clock(state['since'])} UTC: {_lost(state)}", "bold yellow")
+            yield Text(f"the state is lost since {clock(state['since'])}: {_lost(state)}", "bold yellow")
         if breaker["open"]:
-            until = f" until {clock(breaker['until'])} UTC" if breaker["until"] is not None else ""
+            until = f" until {clock(breaker['until'])}" if breaker["until"] is not None else ""
             names = ", ".join(breaker["names"]) or "several identities"
             yield Text(
                 f"the breaker is open: sessions are not moved{until}, because these were refused for good: {names}. "
@@ -87,6 +87,16 @@ class StatusView:
                 what = "there is no pool: requests keep the client's own login"
             yield Text(f"{what}. To begin: codexpool add NAME", "yellow")
             return
+        if self._is_for_programs:
+            yield Text("\t".join(TITLES))
+            yield from (Text("\t".join(map(_on_a_line, self._row(identity)))) for identity in identities)
+        else:
+            yield self._table(identities)
+        for identity in identities:
+            for note in _notes(identity, self._at):
+                yield Text.assemble((identity["name"], "bold"), ": ", note)
+
+    def _table(self, identities: Sequence[Document]) -> Table:
         width = self._console.width
         titles = TITLES if width >= WIDE else TITLES[:-2] if width >= NARROW else TITLES[:3]
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -95,10 +105,7 @@ class StatusView:
             table.add_column(title, overflow="fold", no_wrap=title == "status", justify=justify)
         for identity in identities:
             table.add_row(*self._row(identity)[: len(titles)])
-        yield table
-        for identity in identities:
-            for note in _notes(identity, self._at):
-                yield Text.assemble((identity["name"], "bold"), ": ", note)
+        return table
 
     def _row(self, identity: Document) -> list[Text]:
         """Return an identity's cells, in the order of `TITLES`."""
@@ -112,7 +119,7 @@ class StatusView:
             Text("\n").join(limits),
             requests,
             Text(f"{identity['sessions']:,}"),
-            Text(f"{identity['account_id'] or ''}\n{identity['plan'] or ''}", "dim"),
+            Text(f"{identity.get('email') or identity['account_id'] or ''}\n{identity['plan'] or ''}", "dim"),
             Text(f"{identity['kind']}\n{identity['fingerprint']}", "dim"),
         ]
 
@@ -131,7 +138,7 @@ class StatusView:
         filled, empty = "#-" if self._is_ascii else "█░"
         full = round(min(100.0, max(0.0, used)) / 100 * BAR)
         resets = f" ({span(resets_at - self._at)})" if resets_at is not None else ""
-        has_room = self._console.width >= CRAMPED
+        has_room = self._console.width >= CRAMPED and not self._is_for_programs
         bar = (filled * full + empty * (BAR - full) + " ", style) if has_room else ""
         return Text.assemble(f"{name} ", bar, (f"{used:.0f} %", "" if has_room else style), (resets, "dim"))
 
@@ -149,21 +156,29 @@ class StatusView:
         yield Text()
 
     def _summary(self) -> RenderableType:
+        facts = list(self._facts())
+        if self._is_for_programs:
+            return Text("\n".join(f"{title}\t{_on_a_line(fact)}" for title, fact in facts if title))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
+        for title, fact in facts:
+            table.add_row(title, fact)
+        return table
+
+    def _facts(self) -> Iterator[tuple[str, Text]]:
         for title, style in (("requests", "cyan"), ("refusals", "yellow"), ("failures", "red")):
             counts = [minute[title] for minute in self._document["hour"]]
             if title == "requests" or any(counts):
-                table.add_row(title, Text.assemble(f"{sum(counts):>6,} ", (self._heights(counts), style)))
-        table.add_row("", Text("       in the last hour, the present minute last", "dim"))
-        table.add_row("sessions", self._sessions())
+                bars = "in the last hour" if self._is_for_programs else self._heights(counts)
+                yield title, Text.assemble(f"{sum(counts):>6,} ", (bars, style))
+        yield "", Text("       in the last hour, the present minute last", "dim")
+        yield "sessions", self._sessions()
         if pins := self._pins():
-            table.add_row("pinned", pins)
+            yield "pinned", pins
         if proxies := self._proxies():
-            table.add_row("proxies", proxies)
-        table.add_row("in all", Text(self._totals()))
-        return table
+            yield "proxies", proxies
+        yield "in all", Text(self._totals())
 
     def _sessions(self) -> Text:
         total, newest = self._document["sessions_total"], self._document["sessions"][:SESSIONS_SHOWN]
@@ -215,6 +230,11 @@ class StatusView:
         )
 
     @property
+    def _is_for_programs(self) -> bool:
+        """Whether it goes into a pipe or a file, where tabs separate, and a row is a line."""
+        return self._console.width >= UNWRAPPED
+
+    @property
     def _is_ascii(self) -> bool:
         return self._console.options.ascii_only
 
@@ -234,7 +254,7 @@ def _notes(identity: Document, at: float) -> Iterator[Text]:
     if identity["needs"]:
         yield Text(identity["needs"], "bold red")
     for family, until in identity["limited"].items():
-        yield Text(f"limited for {family} until {clock(until)} UTC", "yellow")
+        yield Text(f"limited for {family} until {clock(until)}", "yellow")
     for note in (*identity.get("not_for", ()), identity["reminder"]):
         if note:
             yield Text(note, "yellow")
@@ -269,6 +289,10 @@ def _proxy(proxy: Document, at: float) -> Text:
     facts += [_counted(proxy["sessions"], "session")]
     silent = "" if proxy["alive"] else f", no heartbeat for {span(at - proxy['seen_at'])}"
     return Text.assemble((proxy["host"], "bold"), f" {', '.join(facts)}", (silent, "yellow"))
+
+
+def _on_a_line(text: Text) -> str:
+    return ", ".join(line.strip() for line in text.plain.splitlines())
 
 
 def short(key: str) -> str:

@@ -74,7 +74,7 @@ def _identity(identity: Mapping[str, Any]) -> Iterator[Finding]:
     if status in CONDEMNED or (needs and status == Status.UNVERIFIED):
         yield wrong(IDENTITIES, text, needs or f"codexpool show {name}")
     elif status in RETURNING:
-        yield note(IDENTITIES, text + (f"; it serves again at {clock(until, day=True)} UTC" if until else ""))
+        yield note(IDENTITIES, text + (f"; it serves again at {clock(until, day=True)}" if until else ""))
     elif status != Status.READY:
         yield note(IDENTITIES, text, needs or f"codexpool check {name}")
     if reminder := identity.get("reminder"):

@@ -77,5 +77,5 @@ def of_proxy(status: Mapping[str, Any], where: str) -> Iterator[Finding]:
         text = f"the proxy uses {state.get('where')}; commands in this shell use {where}"
         yield note(STATE, text, f"set {VARIABLE} to the same for both")
     if not state.get("connected", True):
-        text = f"the proxy has lost it since {clock(state.get('since'))} UTC, and goes on with what it knows"
+        text = f"the proxy has lost it since {clock(state.get('since'))}, and goes on with what it knows"
         yield wrong(STATE, text, "see its log; what it learns is written once the state is back")

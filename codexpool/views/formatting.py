@@ -68,14 +68,24 @@ def size(number: float | None) -> str:
 
 
 def clock(at: float | None, day: bool = False) -> str:
-    """Format a time in UTC: ``14:02:11``; with ``day``, ``2026-11-25 14:02:11``."""
+    """Format a time for people, in their own zone: ``14:02:11``; with ``day``, ``2026-11-25 14:02:11``."""
     if not _is_number(at):
         return UNKNOWN
     try:
-        then = datetime.fromtimestamp(at, UTC)
+        then = datetime.fromtimestamp(at, UTC).astimezone()
     except (OverflowError, OSError, ValueError):
         return LONG_AGO
     return then.strftime("%Y-%m-%d %H:%M:%S" if day else "%H:%M:%S")
+
+
+def zoned_time(at: float | None) -> str:
+    """Format a time for people, who may send it to others: ``2026-11-25 15:02:11 +01:00``."""
+    if not _is_number(at):
+        return UNKNOWN
+    try:
+        return datetime.fromtimestamp(int(at), UTC).astimezone().isoformat(" ").replace("+", " +")
+    except (OverflowError, OSError, ValueError):
+        return LONG_AGO
 
 
 def local_time(at: float | str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from codexpool.pool.needs import NAMES
-from codexpool.views.formatting import Line, Role, clock, plain, size, took
+from codexpool.views.formatting import Line, Role, clock, plain, size, took, zoned_time
 
 Document = Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def _outcome(document: Document) -> Line:
 
 def _circumstances(document: Document) -> str:
     answer, agent = document["answer"], document["session"]["user_agent"]
-    words = [f"{clock(document['at'], day=True)} UTC"]
+    words = [zoned_time(document["at"])]
     words += [f"from {document['client']}"] if document["client"] else []
     words += [f"with the key of {member}"] if (member := document.get("member")) else []
     words += [agent] if agent else []
@@ -194,7 +194,7 @@ def _sent(attempt: Document, observed: bool, is_over: bool) -> Line:
 
 def _turn(turn: Document) -> Line:
     outcome, milliseconds = turn["outcome"], turn["milliseconds"]
-    words = f"{clock(turn['at'])} UTC: {outcome or 'under way'}"
+    words = f"{clock(turn['at'])}: {outcome or 'under way'}"
     if milliseconds is not None:
         asked = f"{size(turn['request_bytes'])} asked, " if "request_bytes" in turn else ""  # Not in older files.
         words += f", after {took(milliseconds)}, {asked}{size(turn['bytes'])} answered"

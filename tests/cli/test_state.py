@@ -65,10 +65,10 @@ def test_it_says_where_the_state_is_and_who_uses_it(pool: Pool) -> None:
 
     text = pool.run("state").stdout
 
-    assert f"state    {pool.folder}/state.sqlite3" in text
-    assert "engine   SQLite, schema 5, " in text
+    assert f"state\t{pool.folder}/state.sqlite3\n" in text
+    assert "engine\tSQLite, schema 5, " in text
     assert "records 1" in text
-    assert "proxies  1 connected" in text
+    assert "proxies\t1 connected; " in text
     assert "pool-a codexpool 1.0, process 4711, up 2 h, 5 sessions" in text
 
 
@@ -89,7 +89,7 @@ def test_a_state_that_does_not_exist_is_not_created(pool: Pool) -> None:
     path = pool.folder / "state.sqlite3"
     path.unlink()
 
-    assert "does not exist yet" in pool.run("state").stdout
+    assert "does not exist yet" in pool.run("state").stderr
     assert document(pool) == {"version": 1, "engine": "sqlite", "where": str(path), "exists": False}
     assert not path.exists()
 

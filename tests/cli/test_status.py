@@ -109,7 +109,7 @@ def test_a_limited_identity_shows_for_how_long(fake: FakeProxy) -> None:
     text = shown(fake, identities=[LIMITED])
 
     assert "for 20 min" in text
-    assert "limited for codex until 16:20:00 UTC" in text
+    assert "limited for codex until 16:20:00" in text
 
 
 def test_a_narrow_terminal_has_numbers_instead_of_bars(fake: FakeProxy) -> None:
@@ -164,7 +164,7 @@ def test_a_reminder_is_shown(fake: FakeProxy) -> None:
 def test_an_open_breaker_is_above_the_table(fake: FakeProxy) -> None:
     text = shown(fake, breaker={"open": True, "until": NOW + 30, "names": ["work", "spare"]}, columns=200)
 
-    assert "until 16:00:30 UTC" in text
+    assert "until 16:00:30" in text
     assert "codexpool breaker --close" in text
     assert text.index("the breaker is open") < text.index("ready")
 
@@ -323,7 +323,7 @@ def test_a_proxy_with_a_file_of_its_own_lists_no_fleet(fake: FakeProxy) -> None:
 def test_a_lost_state_is_told_with_what_it_means(fake: FakeProxy) -> None:
     text = " ".join(shown(fake, **fleet("pool-a", connected=False, since=NOW - 60, waiting=3)).split())
 
-    assert "the state is lost since 15:59:00 UTC: postgresql://db.example/codexpool does not answer" in text
+    assert "the state is lost since 15:59:00: postgresql://db.example/codexpool does not answer" in text
     assert "goes on with what it knows, and keeps 3 rows to write" in text
     assert "1 were connected to" in text
 

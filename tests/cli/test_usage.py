@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import unstyle
 from click.testing import CliRunner, Result
 
 from codexpool.cli.commands.usage import usage
@@ -67,6 +68,12 @@ def run(*arguments: str, code: int = 0) -> Result:
     return result
 
 
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Result:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return run()
+
+
 def document(*arguments: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(run("--json", *arguments).stdout)
     return made
@@ -77,8 +84,9 @@ def moment(at: float) -> str:
 
 
 @pytest.mark.usefixtures("team")
-def test_the_table_has_each_member_and_a_total(noon: float) -> None:
-    lines = run().stdout.splitlines()
+def test_the_table_has_each_member_and_a_total(noon: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = at_a_terminal(monkeypatch, 160)
+    lines = unstyle(told.stdout).splitlines()
 
     head, *rows = [re.split(r"\s{2,}", line.strip()) for line in lines if "  " in line]
     assert head == ["member", "turns", "tokens in", "cached", "tokens out", "reasoning", "first used", "last used"]
@@ -88,7 +96,20 @@ def test_the_table_has_each_member_and_a_total(noon: float) -> None:
         ["ann", "4", "37,035", "30,000", "2,034", "900", first, last],
         ["total", "5", "37,036", "30,000", "2,036", "900", first, last],
     ]
-    assert lines[-1] == "1 turn has no token count."
+    assert told.stderr == "codexpool: 1 turn has no token count\n"
+
+
+@pytest.mark.usefixtures("team")
+def test_into_a_pipe_there_are_tabs_plain_numbers_and_no_total(noon: float) -> None:
+    first, middle, last = (moment(at)[:16].replace("T", " ") for at in (noon - 3 * DAY, noon, noon + 60))
+
+    rows = [line.split("\t") for line in run().stdout.splitlines()]
+
+    assert rows == [
+        ["member", "turns", "tokens in", "cached", "tokens out", "reasoning", "first used", "last used"],
+        ["(no key)", "1", "1", "0", "2", "0", middle, middle],
+        ["ann", "4", "37035", "30000", "2034", "900", first, last],
+    ]
 
 
 @pytest.mark.usefixtures("team")
@@ -167,14 +188,14 @@ def test_csv_and_json_cannot_be_combined(path: Path) -> None:
 
 
 def test_no_usage_is_reported(path: Path, noon: float) -> None:
-    assert run("--since", "2026-11-25").stdout == "No turns since 2026-11-25 (UTC).\n"
+    assert run("--since", "2026-11-25").stderr == "codexpool: no turns since 2026-11-25 (UTC)\n"
     made = document()
     assert (made["rows"], made["total"]["turns"], made["total"]["first_at"]) == ([], 0, None)
     assert run("--csv").stdout_bytes.count(b"\r\n") == 1
     assert list(path.parent.iterdir()) == []
 
     counted(path, lambda ledger: ledger.count_begun("ann", noon))  # and nobody has served it
-    assert run().stdout.startswith("No turns since")
+    assert run().stderr.startswith("codexpool: no turns since")
 
 
 @pytest.mark.parametrize(
@@ -202,22 +223,20 @@ def test_a_hostile_model_name_is_harmless(path: Path, noon: float, model: str, i
     assert next(csv.DictReader(io.StringIO(made, newline="")))["model"] == in_csv
 
     table = run("--by", "model").stdout
-    assert table.isprintable() or set(filter(lambda c: not c.isprintable(), table)) == {"\n"}
+    assert table.isprintable() or set(filter(lambda c: not c.isprintable(), table)) == {"\n", "\t"}
     assert in_csv.removeprefix("'") in table
     assert [row["model"] for row in document("--by", "model")["rows"]] == [model or None]
 
 
 def test_a_narrow_table_omits_the_times(path: Path, noon: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
     many = Tokens(987_654_321, 876_543_210, 12_345_678, 1_234_567)
     counted(path, lambda ledger: ledger.count_served("somebody-with-a-long-name", "work", "m", many, noon))
 
-    shown = run().stdout
+    shown = unstyle(at_a_terminal(monkeypatch, 80).stdout)
 
     assert max(map(len, shown.splitlines())) <= 80
     assert "first used" not in shown
     assert "987,654,321" in shown
-    assert "1,234,567" in shown
 
 
 def test_an_unreadable_state_fails_with_the_reason(path: Path) -> None:

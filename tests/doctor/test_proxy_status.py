@@ -60,7 +60,7 @@ def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, word
         (
             {"identities": [identity(), identity("two", status="limited", until=NOW + 60)]},
             Level.NOTE,
-            "two is limited; it serves again at 2025-11-24 16:01:00 UTC",
+            "two is limited; it serves again at 2025-11-24 16:01:00",
         ),
         ({"identities": [identity(), identity("two", status="suspect")]}, Level.NOTE, "two is suspect"),
         ({"identities": [identity(reminder="its token is expected to expire")]}, Level.NOTE, "expected to expire"),

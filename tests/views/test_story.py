@@ -214,9 +214,9 @@ def test_a_socket_and_what_was_asked_on_it() -> None:
     }
 
     assert "work opened the socket: 101, and it is open" in told(**changes)
-    assert role_of("16:00:01 UTC: completed, after 1.2 s, 70 B asked, 900 B answered", **changes) is Role.GOOD
-    assert role_of("16:00:09 UTC: failed: 429 usage_limit_reached", **changes) is Role.BAD
-    assert role_of("16:00:10 UTC: under way", **changes) is Role.FACT
+    assert role_of("16:00:01: completed, after 1.2 s, 70 B asked, 900 B answered", **changes) is Role.GOOD
+    assert role_of("16:00:09: failed: 429 usage_limit_reached", **changes) is Role.BAD
+    assert role_of("16:00:10: under way", **changes) is Role.FACT
 
 
 def test_an_observed_request_is_explained_in_the_conditional() -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, json_option, pool_places, sources
-from codexpool.cli.output import Output, console, print_json
+from codexpool.cli.output import Column, Output, console, print_json, print_table
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
@@ -67,7 +66,7 @@ def doctor(
     """
     out = Output()
     if only_routes:
-        _print_routes(out, _routes(), as_json)
+        _print_routes(_routes(), as_json)
         return
     context.exit(0 if examine(out, os.environ, program, proxy_url, as_json) else 1)
 
@@ -137,23 +136,25 @@ def _routes() -> Routes:
     return config.routes if config is not None else AS_SHIPPED
 
 
-def _print_routes(out: Output, routes: Routes, as_json: bool) -> None:
+def _print_routes(routes: Routes, as_json: bool) -> None:
     """Print a path policy."""
     if as_json:
         rows = [{**row._asdict(), "policy": row.policy.value, "moved": row in routes.moved} for row in routes.rows]
         others = [{"hosts": hosts, "policy": policy} for hosts, policy in OTHERS]
         print_json({"routes": rows, "hosts": others})
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("path", "methods", "policy", "repeatable"):
-        table.add_column(name, overflow="fold")
-    for row in routes.rows:
-        methods = " ".join(row.methods) or "any"
-        policy = f"{row.policy.value} (pool.toml)" if row in routes.moved else row.policy.value
-        table.add_row(row.path, methods, policy, "yes" if row.repeatable else "GET only")
+    shown = [
+        {
+            "path": row.path,
+            "methods": " ".join(row.methods) or "any",
+            "policy": f"{row.policy.value} (pool.toml)" if row in routes.moved else row.policy.value,
+            "repeatable": "yes" if row.repeatable else "GET only",
+        }
+        for row in routes.rows
+    ]
     for hosts, policy in (("all other paths", "own"), *OTHERS):
-        table.add_row(hosts, "any", policy, "")
-    out.show(table)
+        shown.append({"path": hosts, "methods": "any", "policy": policy, "repeatable": ""})
+    print_table([Column(name, name) for name in shown[0]], shown)
 
 
 RESTART: Final = "install the same codexpool for both, and restart the proxy"

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
-from codexpool.cli.output import Output, console, print_json
+from codexpool.cli.output import Output, console, print_facts, print_json
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.common.private_files import UnusableError
 from codexpool.state import StateError
@@ -43,15 +41,14 @@ def state(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    at, out = state_location(), Output()
+    at = state_location()
     facts = _facts(at)
     if as_json:
         print_json(_document(at, facts))
     elif facts is None:
-        out.line(f"{at} does not exist yet: the first proxy or command that writes creates it.")
+        click.echo(f"{at} does not exist yet: the first proxy or command that writes creates it", err=True)
     else:
-        out.line(f"state    {plain(str(at))}")  # Outside the table, which would wrap it.
-        out.show(_drawn(at, facts))
+        print_facts(_described(at, facts))
 
 
 def _facts(at: Location) -> Facts | None:
@@ -94,19 +91,18 @@ def _proxy(proxy: Proxy) -> dict[str, Any]:
     }
 
 
-def _drawn(at: Location, facts: Facts) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("engine", f"{ENGINES[at.engine]}, schema {facts.schema}, {size(facts.size)}")
-    table.add_row("rows", _counted(facts.rows) or "none")
+def _described(at: Location, facts: Facts) -> dict[str, str | list[str]]:
+    described: dict[str, str | list[str]] = {
+        "state": str(at),
+        "engine": f"{ENGINES[at.engine]}, schema {facts.schema}, {size(facts.size)}",
+        "rows": _counted(facts.rows) or "none",
+    }
     if facts.keys:
-        table.add_row("logins", _keys(facts.keys))
+        described["logins"] = _keys(facts.keys)
     if abs(facts.ahead) > TOLERATED:
         relation = "ahead of" if facts.ahead > 0 else "behind"
-        table.add_row("clock", f"{span(abs(facts.ahead))} {relation} this machine's; times are converted")
-    table.add_row("proxies", _proxies(facts.proxies))
-    return table
+        described["clock"] = f"{span(abs(facts.ahead))} {relation} this machine's; times are converted"
+    return {**described, "proxies": _proxies(facts.proxies)}
 
 
 def _keys(used: Mapping[str, int]) -> str:
@@ -125,14 +121,14 @@ def _keys(used: Mapping[str, int]) -> str:
     return ", ".join(map(described, used))
 
 
-def _proxies(proxies: Sequence[Proxy]) -> Text:
-    lines = [Text(f"{sum(proxy.is_alive for proxy in proxies)} connected")]
+def _proxies(proxies: Sequence[Proxy]) -> list[str]:
+    lines = [f"{sum(proxy.is_alive for proxy in proxies)} connected"]
     for proxy in proxies:
         sessions = f"{proxy.sessions:,} session{'' if proxy.sessions == 1 else 's'}"
-        facts = f" codexpool {plain(proxy.version)}, process {proxy.pid}, up {span(proxy.up)}, {sessions}"
+        facts = f"codexpool {proxy.version}, process {proxy.pid}, up {span(proxy.up)}, {sessions}"
         silent = "" if proxy.is_alive else f", no heartbeat for {span(proxy.silent)}"
-        lines.append(Text.assemble((plain(proxy.host), "bold"), facts, (silent, "yellow")))
-    return Text("\n").join(lines)
+        lines.append(f"{proxy.host} {facts}{silent}")
+    return lines
 
 
 @state.command("copy")

@@ -68,7 +68,7 @@ class Watched:
             self.document = self.proxy.get(STATUS)
             self.error = ""
         except Failure as failure:
-            since = f"{self.proxy} does not answer since {clock(time.time())} UTC"
+            since = f"{self.proxy} does not answer since {clock(time.time())}"
             self.error = self.error or f"{since}: {plain(failure.message)}"
 
     def drawn(self, out: Output) -> RenderableType:

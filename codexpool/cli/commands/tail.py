@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -54,7 +55,7 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
 def tail(headers: bool, as_json: bool, number: int, session: str, identity: str, proxy_url: str | None) -> None:
     """Print the events of a running proxy as they happen, until Ctrl-C.
 
-    A request is one line: time (UTC), client, session, identity, method and path, status, duration, size of the
+    A request is one line: time, client, session, identity, method and path, status, duration, size of the
     answer, attempts, and its id for `codexpool explain`. Refused attempts are below it. Follows a restarted proxy.
     """
     if headers and as_json:
@@ -95,7 +96,7 @@ class EventLines:
     def of(self, event: dict[str, Any]) -> list[Text]:
         event = plain_document(event)
         line = Text.assemble(
-            (event["time"][11:19], "dim"),
+            (_clock(event["time"]), "dim"),
             " ",
             (self._column("client", event.get("member") or event["client"]), "dim"),
             " ",
@@ -157,6 +158,14 @@ class EventLines:
             yield f" {event['flow'][:8]}", "dim"
 
 
+def _clock(time: str) -> str:
+    """Return the time of an event for people; as it is if it cannot be read."""
+    try:
+        return clock(datetime.fromisoformat(time).timestamp())
+    except ValueError:
+        return time[:8]
+
+
 def _style(status: int) -> str:
     return "green" if 0 < status < 300 else "yellow" if 300 <= status < 400 else "red"
 
@@ -209,7 +218,7 @@ class Feed:
             answer = self._ask(WAIT)
         except Failure as failure:
             if not self._is_silent:
-                _note(f"{clock(time.time())} UTC: {plain(failure.message)}. Waiting for it")
+                _note(f"{clock(time.time())}: {plain(failure.message)}. Waiting for it")
             self._is_silent = True
             time.sleep(PAUSE)
             return []

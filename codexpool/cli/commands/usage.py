@@ -10,16 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import click
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from codexpool.cli.common import Failure, json_option, moment, state_location
-from codexpool.cli.output import Output, print_json
+from codexpool.cli.output import Column, print_json, print_table
 from codexpool.members.ledger import Spent
 from codexpool.state import StateError
 from codexpool.state.opening import COUNTED_BY, read_spent
-from codexpool.views.formatting import clock, plain
+from codexpool.views.formatting import local_time, plain
 
 Rows = Mapping[tuple[str, ...], Spent]
 """What was used, by the values of the columns it is counted by."""
@@ -28,8 +25,15 @@ EMPTY: Final[Mapping[str, str]] = {"member": "(no key)", "model": "(unknown)"}
 """Shown for empty values; names in pool.toml have no brackets."""
 
 TOKENS: Final = ("input", "cached", "output", "reasoning")
-TITLES: Final = ("turns", "tokens in", "cached", "tokens out", "reasoning", "first used", "last used")
-WIDE: Final = 110  # columns from which the times fit
+NUMBERS: Final = {
+    "turns": "turns",
+    "tokens in": "input_tokens",
+    "cached": "cached_tokens",
+    "tokens out": "output_tokens",
+    "reasoning": "reasoning_tokens",
+}
+TIMES: Final = {"first used": "first_at", "last used": "last_at"}
+"""Columns of the table, and their keys in JSON."""
 
 
 def _day(context: click.Context, parameter: click.Parameter, value: str) -> date:
@@ -68,7 +72,7 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
     A turn is one request to the model; a prompt with tool calls takes several. Tokens are the backend's count at the
     end of a turn: "in" includes cached tokens, "out" includes reasoning. A turn that broke off has no count.
 
-    Counts are kept for 400 days; prompts and answers are never kept. Times are UTC.
+    Counts are kept for 400 days; prompts and answers are never kept.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot be combined")
@@ -77,15 +81,14 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
         rows = read_spent(at, by, since.isoformat())
     except StateError as error:
         raise Failure(f"state: {error}") from None
-    out = Output()
     if as_json:
         print_json(_document(rows, by, since))
     elif as_csv:
         click.echo(_csv(rows, by), nl=False)
-    elif rows:
-        _show(rows, by, out)
     else:
-        out.line(f"No turns since {since} (UTC).")
+        if not rows:
+            click.echo(f"codexpool: no turns since {since} (UTC)", err=True)
+        _show(rows, by)
 
 
 def _total(rows: Rows) -> Spent:
@@ -134,22 +137,13 @@ def _names(key: Sequence[str], by: Sequence[str]) -> list[str]:
     return [plain(value) or EMPTY.get(name, "") for name, value in zip(by, key, strict=True)]
 
 
-def _show(rows: Rows, by: Sequence[str], out: Output) -> None:
+def _show(rows: Rows, by: Sequence[str]) -> None:
     total = _total(rows)
-    titles = TITLES if out.console.width >= WIDE else TITLES[:-2]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_footer=True, padding=(0, 1))
-    for name in by:
-        table.add_column(name, "total" if name == by[0] else "", overflow="fold")
-    for title, value in zip(titles, _cells(total), strict=False):
-        table.add_column(title, value, justify="left" if title in TITLES[-2:] else "right", no_wrap=True)
-    for key, spent in rows.items():
-        table.add_row(*map(Text, [*_names(key, by), *_cells(spent)][: len(table.columns)]))
-    out.show(table)
+    columns = [Column(name, name) for name in by]
+    columns += [Column(title, name, rank=1, is_number=True) for title, name in NUMBERS.items()]
+    columns += [Column(title, name, rank=2, shown=local_time) for title, name in TIMES.items()]
+    shown = [{**dict(zip(by, _names(key, by), strict=True)), **_fields(spent)} for key, spent in rows.items()]
+    print_table(columns, shown, {by[0]: "total", **dict.fromkeys(by[1:]), **_fields(total)})
     if total.unmetered:
         turns = "1 turn has" if total.unmetered == 1 else f"{total.unmetered:,} turns have"
-        out.lines(Text(f"{turns} no token count.", "yellow"))
-
-
-def _cells(spent: Spent) -> list[str]:
-    numbers = (spent.turns, *(getattr(spent, name) for name in TOKENS))
-    return [*(f"{n:,}" for n in numbers), *(clock(at, day=True)[:16] for at in (spent.first_at, spent.last_at))]
+        click.echo(f"codexpool: {turns} no token count", err=True)
