@@ -90,6 +90,7 @@ async def test_only_this_machine_gets_an_answer(peer: Any, may: bool) -> None:
         assert (got.status_code == 403) is not may
         if not may:
             assert b"the machine that the proxy runs on" in (got.content or b"")
+            assert b"ssh -N -L" in (got.content or b""), "how it can be opened from there"
 
 
 @pytest.mark.parametrize("peer", [LOCAL, ("192.168.1.7", 1)], ids=str)
