@@ -107,9 +107,14 @@ sessions: Final = completer(_sessions)
 _known_flows: Final = completer(_flows)
 
 
+def files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Have the shell offer files, as it does for other programs."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def flows(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Offer requests of the running proxy, or else files."""
-    return _known_flows(context, parameter, incomplete) or [CompletionItem(incomplete, type="file")]
+    return _known_flows(context, parameter, incomplete) or files(context, parameter, incomplete)
 
 
 def flows_or_identities(

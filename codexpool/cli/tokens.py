@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure, Unchanged, open_the_state, sources, verification
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import (
@@ -101,7 +102,9 @@ OPTIONS = (
         "Use the login or agent in this auth.json, made for the pool only.",
     ),
     click.option("--command", is_flag=True, help="Run ARGV, after --, to get the token."),
-    click.argument("argv", metavar="[-- ARGV...]", nargs=-1, type=click.UNPROCESSED),
+    click.argument(
+        "argv", metavar="[-- ARGV...]", nargs=-1, type=click.UNPROCESSED, shell_complete=completions.files
+    ),
 )
 
 

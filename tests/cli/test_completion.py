@@ -55,7 +55,7 @@ def offered(*words: str) -> list[str]:
     return [item.value if item.type == "plain" else f"<{item.type}>" for item in items]
 
 
-@pytest.mark.parametrize("command", ["show", "check", "replace", "pause", "resume", "reset", "remove"])
+@pytest.mark.parametrize("command", ["show", "check", "replace", "rename", "pause", "resume", "reset", "remove"])
 def test_identities_of_the_pool_are_offered(command: str) -> None:
     assert offered(command, "") == ["work", "spare"]
     assert offered(command, "sp") == ["spare"]
@@ -114,6 +114,18 @@ def test_requests_and_sessions_of_the_running_proxy_are_offered(monkeypatch: pyt
 def test_where_no_request_fits_files_are_offered() -> None:
     assert offered("explain", "flo") == ["<file>"]
     assert offered("diff", "--identities", "s") == ["spare"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run", "-s"), ("record", "out.har", "-w"), ("add", "sso", "--command", "--"), ("replace", "work", "--file")],
+)
+def test_files_are_offered_where_other_programs_offer_them(words: tuple[str, ...]) -> None:
+    assert offered(*words, "my") == ["<file>"]
+
+
+def test_patterns_of_a_member_are_names_of_identities() -> None:
+    assert offered("member", "add", "ann", "--identities", "") == ["work", "spare"]
 
 
 def test_what_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import (
     Failure,
     Pool,
@@ -95,6 +96,7 @@ def member() -> None:
     multiple=True,
     metavar="PATTERN",
     callback=_patterns,
+    shell_complete=completions.identities,
     help='Identities that may serve the member: a name or a shell pattern ("team-*"). Repeatable. Default: all.',
 )
 @click.option("--turns-at-once", type=click.IntRange(min=1), help="Limit of simultaneous turns.")

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import Failure, config_option, pool_path, sources
 from codexpool.cli.processes import ENDING
 
@@ -25,7 +26,7 @@ RUN: Final = (sys.executable, "-c", "from codexpool.cli import main; main(prog_n
 )
 @click.option("--all-hosts", is_flag=True, help="Record requests to any host, not only to the backend.")
 @config_option
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=completions.files)
 def record(out: Path, source: Path | None, all_hosts: bool, named: Path | None, arguments: tuple[str, ...]) -> None:
     """Record requests into OUT, to share with others.
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.banner import Banner
 from codexpool.cli.entry import entry
 from codexpool.cli.log_output import log_output
@@ -30,7 +31,7 @@ def addon_path() -> None:
 @click.option("--with", "name", type=click.Choice(TOOLS), default=TOOLS[0], show_default=True, help="What to start.")
 @click.option("--config", metavar="PATH", type=click.Path(path_type=Path), help="The pool.toml to use.")
 @via_option
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=completions.files)
 def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     """Start mitmdump with the addon.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from codexpool.cli import completions
 from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_path
 from codexpool.cli.entry import tool
 from codexpool.cli.output import print_json
@@ -41,7 +42,7 @@ def service() -> None:
 @service.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.option("--config", "named", metavar="PATH", type=click.Path(path_type=Path), help=CONFIG_HELP)
 @via_option
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=completions.files)
 def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     """Start the proxy now and at each login.
 
