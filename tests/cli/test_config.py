@@ -84,6 +84,7 @@ def test_path_of_no_pool_is_where_it_would_be_created(run: Run, path: Path) -> N
     assert result.stdout == f"{path}\n"
     assert "does not exist yet" in result.stderr
     assert '"exists": false' in run("path", "--json").stdout
+    assert run("check").stdout == f"{path}: does not exist yet, 0 identities\n"
 
 
 def test_the_example_is_a_valid_pool_toml(run: Run, path: Path) -> None:

@@ -671,7 +671,8 @@ def test_a_pool_without_identities_is_a_state_and_no_error(pool: Pool, text: str
         result = pool.run(*command)
         assert result.stderr == "codexpool: no identities yet: codexpool add NAME\n"
     assert pool.list() == {}
-    assert ": valid, 0 identities" in pool.run("config", "check").stdout
+    state = "valid" if text is not None else "does not exist yet"
+    assert f": {state}, 0 identities" in pool.run("config", "check").stdout
     pool.run("member", "list")
     assert "no identities yet: codexpool add NAME" in pool.run("show", "work", code=2).stderr
 
@@ -699,7 +700,7 @@ def test_a_pool_toml_that_a_failed_edit_created_is_removed(pool: Pool, monkeypat
 def test_config_check_prints_the_path_and_the_problems(pool: Pool) -> None:
     pool.run("config", "check", "--config", str(pool.folder / "none"), code=2)
     pool.add(pat("work"))
-    assert f"{pool.path}: valid, 1 identities" in pool.run("config", "check").output
+    assert f"{pool.path}: valid, 1 identity" in pool.run("config", "check").output
     pool.path.write_text(pool.text + 'tokn = "x"\n')
     result = pool.run("config", "check", "--json", code=1)
     document = json.loads(result.stdout)

@@ -179,19 +179,22 @@ def check(context: click.Context, named: Path | None, as_json: bool) -> None:
     """
     path = pool_path(named)
     names: list[str] = []
+    is_missing = False
     try:
         config = load_or_empty(path)
+        is_missing = config.is_missing
         names = [spec.name for spec in config.identities]
         problems: tuple[Problem, ...] = resolve(config, sources()).problems
     except ConfigError as error:
         problems = error.problems
     if as_json:
-        document = {"path": str(path), "holds": not problems, "identities": names}
+        document = {"path": str(path), "exists": not is_missing, "holds": not problems, "identities": names}
         print_json({**document, "problems": [_problem_document(problem) for problem in problems]})
     else:
         for problem in problems:
             click.echo(redact_tokens(str(problem)), err=True)
-        click.echo(f"{path}: {'invalid' if problems else 'valid'}, {len(names)} identities")
+        found = "invalid" if problems else "does not exist yet" if is_missing else "valid"
+        click.echo(f"{path}: {found}, {len(names)} {'identity' if len(names) == 1 else 'identities'}")
     context.exit(1 if problems else 0)
 
 
