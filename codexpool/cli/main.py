@@ -31,11 +31,11 @@ class Entry(NamedTuple):
 GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Identities": {
         "add": Entry("commands.add:add", "Verify a token, and add it to the pool as an identity"),
-        "login": Entry("commands.add:login", "Log in to ChatGPT, and add the login to the pool"),
+        "login": Entry("commands.login:login", "Log in to ChatGPT, and add the login to the pool"),
         "list": Entry("commands.identities:list_", "List the identities and their status (also: ls)"),
         "show": Entry("commands.identities:show", "Show all that is known about an identity"),
         "check": Entry("commands.check:check", "Ask the backend about tokens and limits now"),
-        "replace": Entry("commands.add:replace", "Replace a token with another one of the same account"),
+        "replace": Entry("commands.replace:replace", "Replace a token with another one of the same account"),
         "rename": Entry("commands.rename:rename", "Give an identity another name; its sessions stay"),
         "pause": Entry("commands.pause:pause", "Stop using identities for now"),
         "resume": Entry("commands.pause:resume", "Use identities again that are paused or limited"),
