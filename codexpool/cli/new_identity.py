@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    Pool,
-    Unchanged,
-    edit_pool,
-    require_new_name,
-)
+from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, require_new_name, state_location
 from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of
 from codexpool.cli.shared_logins import share
-from codexpool.cli.tokens import (
-    GivenToken,
-    Verified,
-    remember_new,
-    usable,
-    verify,
-)
+from codexpool.cli.shells import eval_line
+from codexpool.cli.tokens import GivenToken, NotAccepted, Verified, remember_new, usable, verify
 from codexpool.common.private_files import UnusableError
-from codexpool.config.model import (
-    IdentitySpec,
-    Inline,
-    Table,
-)
-from codexpool.config.sources import (
-    in_keyring,
-    other_owner,
-    proof_of,
-    write_keyring,
-)
+from codexpool.config.model import IdentitySpec, Inline, Table
+from codexpool.config.sources import in_keyring, other_owner, proof_of, write_keyring
 from codexpool.config.tables import Value, with_table
 from codexpool.credentials import Credential
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.oauth import OAuth
+from codexpool.local.running_proxies import announced
 from codexpool.pool.needs import NAMES
 from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import fingerprint
@@ -78,6 +60,10 @@ def add_identity(
     force: bool = False,
     settings: Mapping[str, Value] | None = None,
 ) -> None:
+    """Verify a token, and write an identity with it to pool.toml. Raises Failure.
+
+    If it is to be ``shared``, its login is in the state. ``settings`` are keys of pool.toml to be written with it.
+    """
     spec, pool = IdentitySpec(name, given.source, 0), Pool(path)
     credential = usable(spec)
     require_new_token(pool, credential)
@@ -86,7 +72,7 @@ def add_identity(
     verified = verify(spec, credential, may_renew=not dry_run)
     owner = verified.metadata.key
     if (other := identity_of(pool, owner)) is not None:
-        raise Unchanged(
+        raise NotAccepted(
             f"this token has the same account and user as {other.name} ({owner.account_id}, {owner.user_id}), and "
             f"shares its limits. To replace that token: codexpool replace {other.name}"
         )
@@ -105,16 +91,29 @@ def add_identity(
         if given.keys:  # A file of the operator's.
             what = "is not used any more, and its next renewal would break the login in the state: delete it"
             click.echo(f"codexpool: {given.keys['auth_json']} {what}", err=True)
+    _say_what_is_next(path)
     if table.get("priority") and Pool(path).config.selection is not Selection.DRAIN_FIRST:
         click.echo('codexpool: a priority counts only with selection = "drain-first" in [pool]', err=True)
 
 
+def _say_what_is_next(path: Path) -> None:
+    """Say how to go on after the first identity, unless another command does."""
+    context = click.get_current_context().parent
+    if len(Pool(path).config.identities) > 1 or (context is not None and context.parent is not None):
+        return
+    if announced(state_location().folder):
+        click.echo(f"codexpool: next: {eval_line(os.environ, 'codex')}", err=True)
+    else:
+        click.echo("codexpool: next: codexpool run (or codexpool init: all steps, one by one)", err=True)
+
+
 def require_new_token(pool: Pool, credential: Credential, besides: str = "") -> None:
-    """Raise Unchanged if an identity has this token already. Does not ask the backend: the token may be dead."""
+    """Raise NotAccepted if an identity has this token already. Does not ask the backend: the token may be dead."""
     proof = proof_of(credential)
     for name, other in pool.resolved.credentials.items() if proof is not None else ():
         if proof_of(other) == proof and name != besides:
-            raise Unchanged(f"this token ({credential.bearer() or 'an agent identity'}) is in the pool, as {name}")
+            what = credential.bearer() or "an agent identity"
+            raise NotAccepted(f"this token ({what}) is in the pool, as {name} (codexpool rename changes its name)")
 
 
 def require_own_login(name: str, credential: Credential) -> None:
@@ -149,7 +148,8 @@ def _store_new(path: Path, table: Mapping[str, Value], given: GivenToken) -> Non
     try:
         write()
     except Failure:
-        write_keyring(given.keyring, name, before)
+        with suppress(UnusableError):
+            write_keyring(given.keyring, name, before)
         raise
 
 

@@ -12,24 +12,11 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    Pool,
-    Unchanged,
-    sources,
-    verification,
-)
+from codexpool.cli.common import Failure, Pool, Unchanged, sources, verification
 from codexpool.cli.identity_rows import identity_row
 from codexpool.cli.new_identity import login_of, require_new_token, require_own_login, stored_in_keyring
 from codexpool.cli.shared_logins import share
-from codexpool.cli.tokens import (
-    GivenToken,
-    Verified,
-    checked,
-    remember_new,
-    usable,
-    verify,
-)
+from codexpool.cli.tokens import GivenToken, Verified, checked, remember_new, usable, verify
 from codexpool.common.atomic_replace import Replacement, locked
 from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError, private_folder
 from codexpool.config.model import (
@@ -43,9 +30,7 @@ from codexpool.config.model import (
     Inline,
 )
 from codexpool.config.read import SOURCE_KEYS
-from codexpool.config.sources import (
-    credential_of,
-)
+from codexpool.config.sources import credential_of
 from codexpool.config.tables import Value, with_key, without_key
 from codexpool.credentials.oauth import OAuth
 from codexpool.pool.identity import IdentityKey
@@ -57,6 +42,10 @@ OUTDATED = ("needs_replacement", "expires")  # keys about the old token
 def replace_token(
     pool: Pool, spec: IdentitySpec, given: GivenToken, force: bool, settings: Mapping[str, Value]
 ) -> None:
+    """Verify another token of an identity, and store it where the old one is. Raises Failure.
+
+    ``settings`` are keys of pool.toml to be written with it.
+    """
     to_be = changed(spec, source=given.source, account_id=None, user_id=None)
     credential = usable(to_be)
     require_new_token(pool, credential, besides=spec.name)

@@ -44,6 +44,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
+class NotAccepted(Unchanged):
+    """The token itself is at fault: another one may be accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class GivenToken:
     """Where the token is, and the keys of pool.toml that record it.
@@ -138,12 +142,12 @@ def given_token(name: str, folder: Path, argv: tuple[str, ...], **options: Any) 
 
 
 def until_accepted(ask: Callable[[], GivenToken], use: Callable[[GivenToken], T]) -> T:
-    """Use the token that a person gives. One that was typed and is not accepted is asked for again."""
+    """Use the token that a person gives. One that was typed, and is not accepted, is asked for again."""
     while True:
         given = ask()
         try:
             return use(given)
-        except Unchanged as failure:
+        except NotAccepted as failure:
             if not given.is_typed:
                 raise
             failure.show()
@@ -213,18 +217,18 @@ class Verified:
 
 
 def usable(spec: IdentitySpec) -> Credential:
-    """Return the credential an identity would have. Raises Unchanged if there is none."""
+    """Return the credential an identity would have. Raises NotAccepted if there is none."""
     try:
         return credential_of(spec, sources())
     except UnusableError as error:
-        raise Unchanged(f"{error.what}; {error.remedy}") from None
+        raise NotAccepted(f"{error.what}; {error.remedy}") from None
 
 
 def verify(spec: IdentitySpec, credential: Credential, may_renew: bool = True) -> Verified:
-    """Verify the token an identity would have. Raises Unchanged if it would not serve."""
+    """Verify the token an identity would have. Raises NotAccepted if it would not serve."""
     answer = asyncio.run(checked(spec, credential, verification(), may_renew))
     if answer.metadata is None or answer.word is not Word.HEALTHY:
-        raise Unchanged(f"{REFUSALS[answer.word]}: {answer.evidence}")
+        raise NotAccepted(f"{REFUSALS[answer.word]}: {answer.evidence}")
     return Verified(credential, answer, answer.metadata)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import keyring
 import pytest
 
-from codexpool.cli import tokens
+from codexpool.cli import new_identity, tokens
 from codexpool.cli.common import open_the_state
 from codexpool.pool.identity import PAUSED_IN_FILE, Condition, Evidence, IdentityKey, Status
 from codexpool.state.notes import PINNED, USAGE
@@ -89,7 +89,7 @@ def test_the_same_token_twice_is_found_without_asking(pool: Pool) -> None:
     for source in (("--token-stdin",), ("--file", str(file))):
         result = pool.run("add", "other", *source, stdin=pat("work").token, code=1)
 
-        assert "is in the pool, as work. Nothing was changed" in result.stderr
+        assert "is in the pool, as work (codexpool rename changes its name). Nothing was changed" in result.stderr
     assert pool.text == before
     assert len(pool.standin.requests(WHOAMI)) == asked
 
@@ -200,6 +200,24 @@ def test_names_that_a_file_has_already_stay_valid(pool: Pool) -> None:
     pool.path.write_text(pool.text.replace('"work"', '"_x"'))
 
     assert list(pool.list()) == ["_x"]
+
+
+def test_the_first_identity_is_followed_by_what_is_next(pool: Pool) -> None:
+    assert "next: codexpool run" in pool.add(pat("work")).stderr
+    assert "next:" not in pool.add(pat("spare")).stderr
+
+
+def test_a_place_that_cannot_be_written_is_no_reason_to_ask_again(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, at_terminal: None
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", pool.secret(pat("work").token))
+    pool.standin.add(pat("work"))
+    pool.run("add", "work", "--env", "MY_TOKEN")
+
+    result = pool.run("replace", "work", stdin=f"{pat('work').token}\n", code=1)
+
+    assert "set it where the proxy is started" in result.stderr
+    assert "try again" not in result.stderr
 
 
 # -- the keyring
@@ -380,6 +398,28 @@ def test_purge_deletes_the_login_and_the_next_one_gets_its_folder(
     assert f"deleted {folder}" in result.stdout
     assert not folder.exists()
     pool.run("login", "spare")
+    assert (folder / "auth.json").exists()
+
+
+def test_a_login_that_is_interrupted_leaves_its_folder_to_the_next(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = login_of(pool.standin, pool.folder, owner("spare"))
+    fake_codex(pool, monkeypatch, f'cp "{login.path}" "$CODEX_HOME/auth.json"')
+    folder = pool.folder / "data" / "codexpool" / "logins" / "spare"
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(new_identity, "verify", interrupted)
+        pool.run("login", "spare", code=130)
+    assert not folder.exists()
+
+    with monkeypatch.context() as patch:  # What is in pool.toml by then is kept.
+        patch.setattr(new_identity, "remember_new", interrupted)
+        pool.run("login", "spare", code=130)
+    assert pool.list()["spare"]["kind"] == "oauth"
     assert (folder / "auth.json").exists()
 
 

@@ -8,20 +8,10 @@ from typing import Any
 
 import click
 
-from codexpool.cli.common import (
-    Pool,
-    config_option,
-    name_argument,
-    pool_to_edit,
-    require_writable,
-)
+from codexpool.cli.common import Pool, config_option, name_argument, pool_to_edit, require_writable
 from codexpool.cli.new_identity import add_identity, expires_option, force_option, require_free_name, shared_option
 from codexpool.cli.shared_logins import require_keys
-from codexpool.cli.tokens import (
-    given_token,
-    token_options,
-    until_accepted,
-)
+from codexpool.cli.tokens import given_token, token_options, until_accepted
 from codexpool.cli.via import via_option
 from codexpool.config.tables import Value
 

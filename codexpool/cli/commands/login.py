@@ -6,35 +6,22 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from codexpool.cli.common import (
-    Failure,
-    Pool,
-    Unchanged,
-    config_option,
-    pool_to_edit,
-    require_writable,
-)
+from codexpool.cli.common import Failure, Pool, Unchanged, config_option, pool_to_edit, require_writable
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.logins_folder import logins_folder
 from codexpool.cli.new_identity import add_identity, require_free_name, shared_option
 from codexpool.cli.replacing import replace_login
 from codexpool.cli.shared_logins import require_keys
-from codexpool.cli.tokens import (
-    GivenToken,
-)
+from codexpool.cli.tokens import GivenToken
 from codexpool.cli.via import via_option
 from codexpool.common.private_files import private_folder
-from codexpool.config.model import (
-    FromAuthJson,
-    FromState,
-)
-from codexpool.config.sources import (
-    environ_of_programs,
-)
+from codexpool.config.model import FromAuthJson, FromState
+from codexpool.config.sources import environ_of_programs
 from codexpool.credentials.agent import Agent
 
 
@@ -81,9 +68,10 @@ def login(name: str, device_auth: bool, shared: bool, named: Path | None) -> Non
         new.replace(auth_json)
     try:
         add_identity(name, path, GivenToken(FromAuthJson(auth_json), {"auth_json": str(auth_json)}), dry_run=False)
-    except click.ClickException:
-        auth_json.unlink()
-        home.rmdir()
+    except BaseException:  # Ctrl-C, too: otherwise the next login could not have this folder.
+        with suppress(Failure):
+            if Pool(path).config.identity(name) is None:
+                shutil.rmtree(home, ignore_errors=True)
         raise
 
 

@@ -7,19 +7,11 @@ from typing import Any
 
 import click
 
-from codexpool.cli.common import (
-    Pool,
-    pool_option,
-)
+from codexpool.cli.common import Pool, pool_option
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.new_identity import add_identity, expires_option, force_option
 from codexpool.cli.replacing import replace_token
-from codexpool.cli.tokens import (
-    GivenToken,
-    given_token,
-    token_options,
-    until_accepted,
-)
+from codexpool.cli.tokens import GivenToken, given_token, token_options, until_accepted
 from codexpool.cli.via import via_option
 from codexpool.config.tables import Value
 
