@@ -25,6 +25,7 @@ from codexpool.local.running_proxies import LOCAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 CONFLICTS: Final = ("CODEX_API_KEY", *WORKLOAD)  # variables that a client prefers to a member key
+STDOUT: Final = Path("-")
 EXAMPLE: Final = "http://team:8080"
 
 
@@ -47,8 +48,8 @@ def invitation_options(command: F) -> F:
             "--invite",
             metavar="FILE",
             type=click.Path(path_type=Path),
-            help="Write the key to this new file and not to standard output, with the proxy's address and "
-            "certificate, and the lines for the member's shell.",
+            help="Write the key to this new file, with the proxy's address and certificate, and the lines for the "
+            "member's shell; - is standard output.",
         ),
     ):
         command = option(command)
@@ -65,19 +66,27 @@ class Invitation:
     pem: str
     doubt: str
 
+    @property
+    def is_printed(self) -> bool:
+        return self.path == STDOUT
+
+    @property
+    def place(self) -> str:
+        return "on standard output" if self.is_printed else str(self.path)
+
     def write(self, name: str, key: str) -> None:
         """Write the file for a member. Raises Unchanged."""
         try:
-            create_whole(self.path, self._text(name, key).encode())
+            create_whole(self.path, self.text(name, key).encode())
         except FileExistsError:
             raise Unchanged(f"--invite: {self.path} exists; name another file, or delete it") from None
         except OSError as error:
             raise Unchanged(f"--invite: cannot write {self.path}: {error.strerror or error}") from None
 
-    def _text(self, name: str, key: str) -> str:
+    def text(self, name: str, key: str) -> str:
         return TEXT.format(
             name=name,
-            file=shlex.quote(self.path.name),
+            file=shlex.quote(f"{name}.sh" if self.is_printed else self.path.name),
             fingerprint=self.fingerprint,
             short=self.fingerprint.replace(":", "")[:12].lower(),
             pem=self.pem.strip(),
@@ -95,7 +104,7 @@ def prepared(path: Path | None, proxy_url: str | None, ca: Path | None) -> Invit
         return None
     if not path.name.isprintable():  # It is also in the file, which a shell reads.
         raise click.UsageError("--invite: the name of the file is not printable")
-    if path.exists():
+    if path != STDOUT and path.exists():
         raise click.UsageError(f"--invite: {path} exists; name another file, or delete it")
     here = find_proxy(None)
     try:

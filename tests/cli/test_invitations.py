@@ -198,6 +198,18 @@ def test_without_a_running_proxy_its_address_is_asked_for(home: Path, monkeypatc
     assert "ann" not in (home / "pool.toml").read_text()
 
 
+def test_an_invitation_can_be_printed(home: Path) -> None:
+    """For a proxy in a container, out of which a file would have to be copied."""
+    result = CliRunner().invoke(member, ["add", "ann", "--invite", "-", "--proxy", "http://team:8080"])
+
+    file = home / "ann.sh"
+    file.write_text(result.stdout)
+    (entry,) = tomllib.loads((home / "pool.toml").read_text())["member"]
+    assert hashed(sourced(file, home)[0]["CODEX_ACCESS_TOKEN"]) == entry["key"]
+    assert PREFIX not in result.stderr
+    assert not (home / "-").exists()
+
+
 def test_a_rotated_key_can_be_an_invitation_too(home: Path) -> None:
     run("add", "ann", "--invite", str(home / "old.sh"), "--proxy", "http://team:8080")
 

@@ -259,7 +259,7 @@ def remove(name: str, pool: Pool) -> None:
 
 def _issue(pool: Pool, name: str, key: str, invitation: Invitation | None, change: Callable[[str], str]) -> None:
     """Hand out the key, then write its hash to pool.toml: a key that could not be shown is never valid."""
-    if invitation is not None:
+    if invitation is not None and not invitation.is_printed:
         invitation.write(name, key)
         try:
             pool.edit(change)
@@ -267,16 +267,16 @@ def _issue(pool: Pool, name: str, key: str, invitation: Invitation | None, chang
             invitation.path.unlink(missing_ok=True)
             raise Unchanged(failure.message) from None
         return
-    _print(key)
+    _print(f"{key}\n" if invitation is None else invitation.text(name, key))
     try:
         pool.edit(change)
     except Failure as failure:
         raise Unchanged(f"{failure.message}. The printed key is not valid") from None
 
 
-def _print(key: str) -> None:
+def _print(text: str) -> None:
     try:
-        sys.stdout.write(f"{key}\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -288,7 +288,7 @@ def _instructions(name: str, invitation: Invitation | None) -> str:
     if invitation is not None:
         doubt = f"\nCheck this first: {invitation.doubt}" if invitation.doubt else ""
         return (
-            f"The invitation is {invitation.path}. It contains the key: send it in a way that you trust, and delete "
+            f"The invitation is {invitation.place}. It contains the key: send it in a way that you trust, and delete "
             f"it.\nTell {name} over another channel that the certificate's SHA-256 is {invitation.fingerprint}"
             f"{doubt}"
         )
