@@ -122,23 +122,24 @@ def test_values_cannot_control_the_terminal() -> None:
 # -- what is shown
 
 
-def test_tail_starts_with_the_last_ten_events(fake: FakeProxy, folder: Path) -> None:
+def past(fake: FakeProxy, *arguments: str) -> list[int]:
+    """The numbers of the events that it prints without waiting for others."""
+    result = CliRunner().invoke(command, ["--proxy", fake.url, "--json", "--no-follow", *arguments])
+    assert result.exit_code == 0, result.output
+    return [json.loads(line)["number"] for line in result.stdout.splitlines()]
+
+
+def test_tail_starts_with_the_last_ten_events(fake: FakeProxy) -> None:
     fake.happens(*(event(number) for number in range(1, 26)))
 
-    with tail(folder, fake, "--json") as piped:
-        until(lambda: len(piped.lines) >= 10, 20, "ten events")
-
-        assert numbers(piped) == list(range(16, 26))
+    assert past(fake) == list(range(16, 26))
 
 
 @pytest.mark.parametrize(("wanted", "first"), [("3", 23), ("100", 1)])
-def test_n_sets_how_many_past_events(fake: FakeProxy, folder: Path, wanted: str, first: int) -> None:
+def test_n_sets_how_many_past_events(fake: FakeProxy, wanted: str, first: int) -> None:
     fake.happens(*(event(number) for number in range(1, 26)))
 
-    with tail(folder, fake, "--json", "-n", wanted) as piped:
-        until(lambda: len(piped.lines) >= 26 - first, 20, "the events")
-
-        assert numbers(piped) == list(range(first, 26))
+    assert past(fake, "-n", wanted) == list(range(first, 26))
 
 
 def test_new_events_are_printed_as_they_happen(fake: FakeProxy, folder: Path) -> None:

@@ -43,6 +43,7 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
     "-n", "number", type=click.IntRange(0, KEPT), default=10, show_default=True, metavar="N",
     help="Start with the last N events.",
 )  # fmt: skip
+@click.option("--no-follow", is_flag=True, help="Print those, and do not wait for others.")
 @click.option(
     "--session", metavar="KEY", default="", shell_complete=completions.sessions,
     help="Only events of this session. KEY may be shortened.",
@@ -52,7 +53,9 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
     help="Only events about this identity.",
 )  # fmt: skip
 @proxy_option
-def tail(headers: bool, as_json: bool, number: int, session: str, identity: str, proxy_url: str | None) -> None:
+def tail(
+    headers: bool, as_json: bool, number: int, no_follow: bool, session: str, identity: str, proxy_url: str | None
+) -> None:
     """Print the events of a running proxy as they happen, until Ctrl-C.
 
     A request is one line: time, client, session, identity, method and path, status, duration, size of the
@@ -65,7 +68,7 @@ def tail(headers: bool, as_json: bool, number: int, session: str, identity: str,
     past = feed.past(number)
     with Signals():
         lines = EventLines(out.console.width)
-        for event in feed.all(past):
+        for event in past if no_follow else feed.all(past):
             if as_json:
                 print_json_line(event)
                 continue
