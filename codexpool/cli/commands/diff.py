@@ -83,7 +83,9 @@ def _identities(a: str, b: str, proxy_url: str | None, named: Path | None) -> Co
     known = _of_files(named) if known is None else known
     for name in (a, b):
         if name not in known:
-            raise click.UsageError(f"there is no identity {plain(name)}; there is: {', '.join(map(plain, known))}")
+            raise click.UsageError(
+                f"there is no identity {plain(name)}; there is: {', '.join(map(plain, known)) or 'none'}"
+            )
     return compare_identities(known[a], known[b], at)
 
 

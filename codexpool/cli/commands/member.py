@@ -163,7 +163,7 @@ def revoke(name: str, pool: Pool) -> None:
     """
     spec = pool.member(name)
     if spec.revoked_at is not None:
-        click.echo(f"{name} was already revoked at {moment(spec.revoked_at)}")
+        click.echo(f"{name} was already revoked at {local_time(spec.revoked_at)}")
         return
     revoked = datetime.now(UTC)
 
@@ -220,7 +220,7 @@ def rotate(
         return with_key(text, name, "previous", {"key": old.key, "until": until}, Table.MEMBER)
 
     _issue(pool, name, key, invitation, change)
-    old_key = f"the old one is valid until {toml(until)}" if grace else "the old one is invalid now"
+    old_key = f"the old one is valid until {local_time(until.timestamp())}" if grace else "the old one is invalid now"
     click.echo(f"{name} has a new key; {old_key}. {_instructions(name, invitation)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
         click.echo(f"codexpool: {name} has expired. To renew it: codexpool member expires {name} never", err=True)
