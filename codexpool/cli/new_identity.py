@@ -10,9 +10,11 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, require_new_name, state_location
+from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, require_new_name
 from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of
+from codexpool.cli.next_steps import say_next
+from codexpool.cli.running_proxy import any_announced
 from codexpool.cli.shared_logins import share
 from codexpool.cli.shells import eval_line
 from codexpool.cli.tokens import GivenToken, NotAccepted, Verified, remember_new, usable, verify
@@ -24,7 +26,6 @@ from codexpool.credentials import Credential
 from codexpool.credentials.auth_json import Login
 from codexpool.credentials.file_login import FileLogin
 from codexpool.credentials.oauth import OAuth
-from codexpool.local.running_proxies import announced
 from codexpool.pool.needs import NAMES
 from codexpool.pool.selection import Selection
 from codexpool.tokens.bearer import fingerprint
@@ -97,14 +98,9 @@ def add_identity(
 
 
 def _say_what_is_next(path: Path) -> None:
-    """Say how to go on after the first identity, unless another command does."""
-    context = click.get_current_context().parent
-    if len(Pool(path).config.identities) > 1 or (context is not None and context.parent is not None):
-        return
-    if announced(state_location().folder):
-        click.echo(f"codexpool: next: {eval_line(os.environ, 'codex')}", err=True)
-    else:
-        click.echo("codexpool: next: codexpool run (or codexpool init: all steps, one by one)", err=True)
+    """Say how to go on after the first identity."""
+    if len(Pool(path).config.identities) == 1:
+        say_next(*([] if any_announced() else ["codexpool run"]), eval_line(os.environ, "codex"))
 
 
 def require_new_token(pool: Pool, credential: Credential, besides: str = "") -> None:

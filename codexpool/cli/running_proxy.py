@@ -215,6 +215,11 @@ def announced_by(pid: int) -> Announcement | None:
     return next((one for one in _announced() if one.pid == pid), None)
 
 
+def any_announced() -> bool:
+    """Return whether a proxy of this user runs on this machine."""
+    return bool(_announced())
+
+
 def _announced() -> list[Announcement]:
     try:
         return announced(location(os.environ).folder)

@@ -97,7 +97,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
 
 def test_a_person_who_has_nothing_is_led_to_a_client_that_is_served(machine: Machine) -> None:
-    said = machine.run("t\nwork\nb\n").stdout
+    said = machine.run("t\nwork\nb\n").stderr
 
     assert machine.called == ["add work", "setup", "service install"]
     (environ,) = machine.probed
@@ -107,7 +107,7 @@ def test_a_person_who_has_nothing_is_led_to_a_client_that_is_served(machine: Mac
 
 
 def test_each_step_names_the_command_that_does_it(machine: Machine) -> None:
-    said = machine.run("t\nwork\nb\n").stdout
+    said = machine.run("t\nwork\nb\n").output
     for by_hand in ("codexpool add NAME", "codexpool setup", "codexpool run", "codexpool doctor", "codexpool env"):
         assert by_hand in said
 

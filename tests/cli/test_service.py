@@ -249,7 +249,7 @@ def test_install_starts_the_proxy_now_and_at_each_login(machine: Machine) -> Non
     ]
     assert "active (running), enabled, process 4711" in said.stdout
     assert "127.0.0.1:8080" in said.stdout
-    assert 'eval "$(codexpool env)" && codex' in said.stdout
+    assert said.stderr.endswith('Next:\n  eval "$(codexpool env)" && codex\n')
     assert "loginctl enable-linger" in said.stderr
 
 

@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_setup_explains_what_to_share_and_what_to_keep(run: Run, tmp_path: Path) -> None:
-    said = run().stdout
+    said = run().output
 
     made = certificate(tmp_path / ".mitmproxy" / CERTIFICATE)
     assert str(made.path) in said
@@ -52,7 +52,7 @@ def test_setup_explains_what_to_share_and_what_to_keep(run: Run, tmp_path: Path)
 
 
 def test_next_steps_name_a_custom_confdir(run: Run, tmp_path: Path) -> None:
-    said = run("--confdir", str(tmp_path / "team ca")).stdout
+    said = run("--confdir", str(tmp_path / "team ca")).stderr
 
     assert f"codexpool run --set 'confdir={tmp_path}/team ca'" in said
     assert f"codexpool env --ca '{tmp_path}/team ca/{CERTIFICATE}'" in said
@@ -105,7 +105,7 @@ def announce(monkeypatch: pytest.MonkeyPatch, port: int, folder: Path) -> None:
 def test_no_second_authority_is_made_beside_a_proxy(run: Run, other: tuple[FakeProxy, Path], tmp_path: Path) -> None:
     fake, theirs = other
 
-    said, document = run().stdout, json.loads(run("--json").stdout)
+    said, document = run().output, json.loads(run("--json").stdout)
 
     assert not (tmp_path / ".mitmproxy").exists()
     assert certificate(theirs).fingerprint in said
@@ -124,7 +124,7 @@ def test_the_folder_of_ones_own_proxy_is_shown(
     fake.answers["/ca.pem"] = (200, own.path.read_text())
     announce(monkeypatch, fake.port, tmp_path / "own")
 
-    said = run().stdout
+    said = run().output
 
     assert own.fingerprint in said
     assert "The proxy has a certificate authority." in said

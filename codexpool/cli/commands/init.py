@@ -15,6 +15,7 @@ from codexpool.cli.client_access import trusted, url_of
 from codexpool.cli.commands.env import without_bypasses
 from codexpool.cli.common import Failure, Pool, config_option, pool_path
 from codexpool.cli.main import COMMANDS
+from codexpool.cli.next_steps import GUIDED, say_next
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, confdir_of, find_proxy
 from codexpool.cli.service.managers import ManagerError, manager
 from codexpool.cli.shells import eval_line
@@ -39,6 +40,7 @@ def init(context: click.Context, named: Path | None) -> None:
     it. What is done already is left as it is, so it can be run again. Each step is a command of its own, which is
     named: without a terminal, this only shows which of them are left to do (exit code 1 if any is).
     """
+    context.meta[GUIDED] = True
     guide = Guide(context, named)
     if not _can_ask():
         context.exit(0 if _overview(guide.steps()) else 1)
@@ -51,7 +53,8 @@ def init(context: click.Context, named: Path | None) -> None:
         if done := step.done():
             click.echo(f"   {done}")
     is_served = guide.probe()
-    click.echo(f"\nNext:\n  {guide.line}")
+    context.meta[GUIDED] = False
+    say_next(eval_line(os.environ, "codex"))
     context.exit(0 if is_served else 1)
 
 
@@ -83,11 +86,6 @@ class Guide:
         self._context = context
         self._named = ["--config", str(named)] if named is not None else []
         self._path = pool_path(named)
-
-    @property
-    def line(self) -> str:
-        """The line that starts a client."""
-        return eval_line(os.environ, "codex")
 
     def steps(self) -> list[Step]:
         return [

@@ -15,6 +15,7 @@ import click
 from codexpool.cli import completions
 from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_path
 from codexpool.cli.entry import tool
+from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_json
 from codexpool.cli.running_proxy import announced_by
 from codexpool.cli.service.environment import environment_of, left_out
@@ -71,7 +72,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     _print(_document(managed))
     if managed.hint:
         click.echo(f"codexpool: {managed.hint}", err=True)
-    click.echo(f"\nNext:\n  {eval_line(os.environ, 'codex')}")
+    say_next(eval_line(os.environ, "codex"))
 
 
 @service.command()
@@ -198,8 +199,9 @@ def _wait(managed: Manager) -> None:
     if not state.runs:
         said = ""
         with contextlib.suppress(ManagerError):
-            said = managed.last_lines()
-        raise Failure(f"the proxy does not run: {state.word}. Its log ends with:\n{said}The whole log: {managed.log}")
+            said = managed.last_lines().strip()
+        log = f". Its log ends with:\n{said}\n" if said else ". "
+        raise Failure(f"the proxy does not run: {state.word}{log}The whole log: {managed.log}")
 
 
 def _state(managed: Manager) -> State:

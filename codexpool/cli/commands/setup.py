@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from codexpool.cli.common import Failure, json_option, moment
+from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_json
 from codexpool.cli.running_proxy import RunningProxy, announcement_of, confdir_of, find_proxy
 from codexpool.cli.shells import eval_line
@@ -48,7 +49,8 @@ def setup(named: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(_document(prepared))
     else:
-        click.echo(_explanation(prepared, is_default=named is None, runs=presented is not None))
+        click.echo(_explanation(prepared))
+        _next(prepared, is_default=named is None, runs=presented is not None)
 
 
 def _show_elsewhere(proxy: RunningProxy, presented: Authority, as_json: bool) -> None:
@@ -57,9 +59,9 @@ def _show_elsewhere(proxy: RunningProxy, presented: Authority, as_json: bool) ->
         nothing = {"confdir": None, "certificate": None}
         print_json({**nothing, **_facts(presented), "is_new": False, "mended": [], "proxy": str(proxy)})
     else:
-        line = eval_line(os.environ, "codex", f"--ca {CERTIFICATE}")
         expires = f"{presented.expires:%Y-%m-%d}"
-        click.echo(ELSEWHERE.format(proxy=proxy, sha256=presented.fingerprint, expires=expires, line=line))
+        click.echo(ELSEWHERE.format(proxy=proxy, sha256=presented.fingerprint, expires=expires))
+        say_next(eval_line(os.environ, "codex", f"--ca {CERTIFICATE}"))
 
 
 OTHER: Final = (
@@ -75,10 +77,7 @@ The proxy at {{proxy}} has the certificate authority of another user, container 
 So none was created here. Get the certificate from where that proxy runs, and compare its fingerprint:
   sudo cat /var/lib/codexpool/mitmproxy/{CERTIFICATE} > {CERTIFICATE}
   docker cp codexpool:/var/lib/codexpool/mitmproxy/{CERTIFICATE} .
-  openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}
-
-Next:
-  {{line}}"""
+  openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}"""
 
 
 def _facts(one: Certificate | Authority) -> dict[str, object]:
@@ -97,10 +96,8 @@ def _document(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _explanation(prepared: Prepared, is_default: bool, runs: bool) -> str:
+def _explanation(prepared: Prepared) -> str:
     certificate = prepared.certificate
-    run = "" if is_default else f" --set {shlex.quote(f'confdir={prepared.folder}')}"
-    ca = "" if is_default else f"--ca {shlex.quote(str(certificate.path))}"
     return f"""\
 {"Created the proxy's certificate authority." if prepared.is_new else "The proxy has a certificate authority."}
 
@@ -111,8 +108,10 @@ def _explanation(prepared: Prepared, is_default: bool, runs: bool) -> str:
 Give {CERTIFICATE} to members. Give them the fingerprint over another channel, to compare with:
   openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}
 Never give away {" or ".join(SECRETS)}: they contain the private key.
-Trust the CA in the client only (codexpool env does), since the proxy can read what its clients send.
+Trust the CA in the client only (codexpool env does), since the proxy can read what its clients send."""
 
-Next:
-{"" if runs else f"  codexpool run{run}" + chr(10)}\
-  {eval_line(os.environ, "codex", ca)}"""
+
+def _next(prepared: Prepared, is_default: bool, runs: bool) -> None:
+    run = "" if is_default else f" --set {shlex.quote(f'confdir={prepared.folder}')}"
+    ca = "" if is_default else f"--ca {shlex.quote(str(prepared.certificate.path))}"
+    say_next(*([] if runs else [f"codexpool run{run}"]), eval_line(os.environ, "codex", ca))
