@@ -202,11 +202,6 @@ def test_names_that_a_file_has_already_stay_valid(pool: Pool) -> None:
     assert list(pool.list()) == ["_x"]
 
 
-def test_the_first_identity_is_followed_by_what_is_next(pool: Pool) -> None:
-    assert "next: codexpool run" in pool.add(pat("work")).stderr
-    assert "next:" not in pool.add(pat("spare")).stderr
-
-
 def test_a_place_that_cannot_be_written_is_no_reason_to_ask_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, at_terminal: None
 ) -> None:

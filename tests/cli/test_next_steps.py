@@ -25,7 +25,9 @@ def test_after_the_first_token_a_proxy_comes_next(
     monkeypatch.setenv("SHELL", "/bin/bash")
     (tmp_path / "standin").mkdir()
     with StandIn([], folder=tmp_path / "standin") as standin:
-        said = Pool(standin, tmp_path, monkeypatch).add(pat("work"))
+        pool = Pool(standin, tmp_path, monkeypatch)
+        said = pool.add(pat("work"))
+        assert "Next" not in pool.add(pat("spare")).stderr
 
     run = "  codexpool run\n" if is_told else ""
     assert f'Next:\n{run}  eval "$(codexpool env)" && codex\n' in said.stderr

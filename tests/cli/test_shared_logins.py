@@ -229,7 +229,7 @@ def test_remove_keeps_the_login_for_other_proxies_unless_it_is_told_to_delete_it
 def test_state_tells_which_keys_are_still_needed(pool: Pool, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shared(pool)
     key_id = state_keys({"CODEXPOOL_STATE_KEY": key}).first
-    assert f"logins   1 encrypted with sha256:{key_id} (the first key here)" in pool.run("state").stdout
+    assert f"logins\t1 encrypted with sha256:{key_id} (the first key here)" in pool.run("state").stdout
     assert json.loads(pool.run("state", "--json").stdout)["keys"] == {f"sha256:{key_id}": 1}
     monkeypatch.setenv("CODEXPOOL_STATE_KEY", f"{new_key()},{key}")
     assert "(set here)" in pool.run("state").stdout
