@@ -23,7 +23,7 @@ from codexpool.proxy import content_view, probe, proxy_user
 from codexpool.proxy.find_keys import hide_key
 from codexpool.proxy.flows import Closed
 from codexpool.proxy.handler import Handler, NoPool, Setup
-from codexpool.proxy.mitm import json_log, options
+from codexpool.proxy.mitm import json_log, options, reloading
 from codexpool.proxy.mitm.authorities import Authorities
 from codexpool.proxy.mitm.garbage import exempt_all_objects, free_exempt_objects
 from codexpool.proxy.mitm.listeners import Listeners
@@ -112,6 +112,8 @@ class Codexpool:
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("")
         options.set_defaults()
+        if self.entry is not None:
+            reloading.take_over(self.entry)
         try:
             options.use_upstream_proxy(os.environ)
         except exceptions.OptionsError as error:

@@ -57,6 +57,8 @@ class StatusView:
 
     def _notices(self) -> Iterator[RenderableType]:
         proxy, breaker = self._document["proxy"], self._document["breaker"]
+        if (installed := proxy.get("installed", proxy["version"])) != proxy["version"]:
+            yield Text(f"{proxy['version']} runs, {installed} is installed: restart the proxy", "bold yellow")
         if proxy["closed"]:
             yield Text(f"no requests are served: {proxy['closed']}", "bold red")
         if proxy["observe"]:

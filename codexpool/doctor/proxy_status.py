@@ -22,7 +22,9 @@ def findings(document: Mapping[str, Any], where: str, pool_toml: Path | None) ->
     version, used, closed = proxy.get("version", "?"), proxy.get("pool"), proxy.get("closed")
     programs = f"codexpool {version}, mitmproxy {proxy.get('mitmproxy', '?')}, process {proxy.get('pid', '?')}"
     yield ok(PROXY, f"listens at {where}: {programs}; {_access(proxy, document.get('members'))}")
-    if version != __version__:
+    if (installed := proxy.get("installed", version)) != version:
+        yield wrong(PROXY, f"{version} runs, {installed} is installed", "restart the proxy")
+    elif version != __version__:
         text = f"is codexpool {version}, and this command is {__version__}"
         yield note(PROXY, text, "install the same release for both, and restart the proxy")
     if used and pool_toml is not None and Path(used) != pool_toml:

@@ -18,8 +18,10 @@ from codexpool import __version__
 from codexpool.common import tasks
 from codexpool.common.tasks import Tasks, harmless
 from codexpool.local import running_proxies
+from codexpool.local.installed import installed_version
 from codexpool.proxy.handler import View
 from codexpool.proxy.mitm import options as host
+from codexpool.proxy.mitm.imports import import_later
 from codexpool.proxy.mitm.shutdown import Shutdown
 from codexpool.state.location import location
 from codexpool.traces.events import Event, Kind
@@ -55,6 +57,7 @@ class Telemetry:
         self._announcing: asyncio.Task[None] | None = None
         self._runs = False
         self._started_at = time.time()
+        self._installed = __version__
 
     # -- its life
 
@@ -89,6 +92,8 @@ class Telemetry:
             text = f"codexpool {__version__} runs, on {', '.join(self.listens) or 'no address'}"
             self.history.record(Event(Kind.START, time.time(), text=text))
             self._announcing = self._tasks.spawn(self._announce())
+            self._tasks.spawn(import_later())
+            self._tasks.spawn(self._watch_installed())
 
     def done(self) -> None:
         """End: the proxy stops, or reloads the addon."""
@@ -130,6 +135,15 @@ class Telemetry:
                 await asyncio.sleep(pause)
         if is_failing:
             logger.info("%s: the note for commands is written", folder)
+
+    async def _watch_installed(self) -> None:
+        """Report that another version is installed than runs."""
+        while True:
+            await asyncio.sleep(INSTALLED_EVERY)
+            before, self._installed = self._installed, await tasks.in_thread(installed_version)
+            if self._installed not in (before, __version__):
+                text = "codexpool %s is installed, and %s still runs: restart the proxy when it suits you"
+                logger.warning(text, self._installed, __version__)
 
     # -- a recording
 
@@ -203,6 +217,7 @@ class Telemetry:
             view.fleet,
             view.ledger,
             self._pool_file(),
+            self._installed,
         )
 
     def _pool_file(self) -> PoolFile | None:
@@ -210,5 +225,6 @@ class Telemetry:
         return file._replace(problem=file.problem or self.finder.problem) if file is not None else None
 
 
+INSTALLED_EVERY = 2.0  # Seconds between two looks at the version that is installed.
 ANNOUNCE_PAUSES = (1.0, 60.0)  # Seconds between two attempts to write the note: at first, and at most.
 SETTLED = 0.3  # Seconds until the proxy listens at its final address.

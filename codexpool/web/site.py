@@ -154,7 +154,7 @@ class Site:
         now = time.time()
         parts = urlsplit(request.path)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        if (page := _pages().get(parts.path)) is not None:
+        if (page := read_pages().get(parts.path)) is not None:
             return page
         match parts.path.split("/")[1:]:
             case ["api", "status"]:
@@ -211,7 +211,7 @@ def is_here(host: str, port: int) -> bool:
 
 
 @cache
-def _pages() -> dict[str, Answer]:
+def read_pages() -> dict[str, Answer]:
     """Return the files of the page by path; read at the first request, then kept."""
     found = {}
     for file in resources.files("codexpool.web").joinpath("static").iterdir():

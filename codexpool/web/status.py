@@ -76,6 +76,7 @@ class View:
     fleet: Fleet | None = None  # None without a pool, and in observe mode.
     ledger: Ledger | None = None  # As `fleet`.
     file: PoolFile | None = None  # None without a pool.
+    installed: str = __version__  # The version in the files of the package, which an upgrade replaces.
 
     @property
     def why_closed(self) -> str:
@@ -119,6 +120,7 @@ def _without_identities(view: View, now: float) -> dict[str, Any]:
         "proxy": {
             "pid": os.getpid(),
             **PROGRAMS,
+            "installed": view.installed,
             "listens": list(view.listens),
             "started_at": view.started_at,
             "observe": view.observes,

@@ -186,6 +186,11 @@ def test_an_empty_pool_is_reported(fake: FakeProxy) -> None:
     assert "there is no pool: requests keep the client's own login" in text
 
 
+def test_another_version_that_is_installed_is_reported(fake: FakeProxy) -> None:
+    assert "is installed" not in shown(fake)
+    assert "0.1.0 runs, 0.2.0 is installed: restart the proxy" in shown(fake, proxy={"installed": "0.2.0"})
+
+
 def test_a_pool_toml_that_is_not_in_use_as_it_is_now_is_reported(fake: FakeProxy) -> None:
     file = {"path": "/home/me/pool.toml", "read_at": NOW, "missing": False, "problem": "it is invalid: line 3"}
     assert "the pool.toml in use was read at" not in shown(fake, pool_file={**file, "problem": ""})

@@ -47,6 +47,7 @@ def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, word
         ({"proxy": {"closed": "pool.toml:4: is not TOML"}}, Level.WRONG, "refuses all requests: pool.toml:4"),
         ({"proxy": {"observe": True}}, Level.NOTE, "only observes"),
         ({"proxy": {"version": "0.0.1"}}, Level.NOTE, "is codexpool 0.0.1"),
+        ({"proxy": {"installed": "0.2.0"}}, Level.WRONG, "0.1.0 runs, 0.2.0 is installed"),
         ({"proxy": {"pool": "/etc/codexpool/pool.toml"}}, Level.NOTE, "uses /etc/codexpool/pool.toml"),
         ({"breaker": {"open": True, "until": None, "names": ["work"]}}, Level.WRONG, "(work)"),
         ({"identities": []}, Level.WRONG, "no request can be served"),

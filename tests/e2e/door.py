@@ -179,6 +179,9 @@ class Door:
         Path("/proc/self/clear_refs").write_text("5")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
+    def do_modules(self) -> list[str]:
+        return list(sys.modules)
+
     def do_state(self) -> dict[str, Any]:
         gc.unfreeze()  # Count the objects that the addon has exempted at its start, too.
         gc.collect()

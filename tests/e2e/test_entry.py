@@ -14,17 +14,22 @@ import struct
 import subprocess
 import termios
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from mitmproxy import http
+from mitmproxy.addons.script import ReloadInterval
 from mitmproxy.io import FlowReader
 
+from codexpool.proxy.mitm.imports import LATER
 from tests.e2e.conftest import OLD, Make
 from tests.e2e.world import FAILED_CLOSED, MODEL, OWN, World, copied_entry, served_by, socket_turn
 from tests.running import CLIENT, ROOT, pat, until
 from tests.standin import RESPONSES, WHOAMI, Answer
+
+OURS_LATER = [name for name in LATER if name.startswith("codexpool.")]
 
 pytestmark = pytest.mark.usefixtures("commands_themselves")
 
@@ -127,7 +132,9 @@ def test_the_addon_works_under_the_console(make: Make) -> None:
         os.close(terminal)
 
 
-def test_the_wheels_entry_needs_no_package_on_the_path(make: Make, tmp_path: Path) -> None:
+def test_the_wheels_entry_needs_no_package_on_the_path_and_stays_as_it_was_started(
+    make: Make, tmp_path: Path
+) -> None:
     # given: the layout of an installed wheel, for a mitmproxy of another environment
     package = tmp_path / "elsewhere" / "codexpool"
     shutil.copytree(ROOT / "codexpool", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -140,6 +147,30 @@ def test_the_wheels_entry_needs_no_package_on_the_path(make: Make, tmp_path: Pat
     assert Path(world.proxy.door("state")["package"]).parent == package
     with world.proxy.client() as client:
         assert served_by(world.turn(client)) == "work"
+
+    # when the package is upgraded under it: its files are gone for a while, and are then others, which do not work
+    until(lambda: set(OURS_LATER) <= set(world.proxy.door("modules")), 20, "what is needed later to be imported")
+    entry.unlink()
+    shutil.rmtree(package)
+    time.sleep(2 * ReloadInterval)
+    package.mkdir()
+    (package / "__init__.py").write_text('__version__ = "9.9.9"\nraise RuntimeError("an upgrade under way")\n')
+    (package / "addon.py").touch()
+    (package / "entry").mkdir()
+    entry.write_text("raise RuntimeError('another version')")
+    world.proxy.says("codexpool 9.9.9 is installed, and 0.1.0 still runs")
+
+    # then what was started goes on, with all that it does seldom
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
+        for path in ("/", "/page.js", "/api/status", "/metrics"):
+            assert client.get(f"http://codex.pool{path}").status_code == 200
+    assert world.proxy.status()["proxy"]["installed"] == "9.9.9"
+    world.standin.kill(world.tokens[0].token)
+    with world.proxy.client() as client:
+        assert world.turn(client, "dead").status_code == 400
+    until(lambda: "needs_replacement" in world.proxy.pool.read_text(), 20, "the flag")
+    assert "Traceback" not in world.proxy.log
 
 
 async def test_a_reload_keeps_sessions_and_streams(make: Make, tmp_path: Path) -> None:
@@ -263,8 +294,10 @@ def test_after_a_failed_reload_only_own_paths_pass(make: Make, tmp_path: Path) -
     os.utime(entry)
     refused()
     fixed()
-    entry.unlink()
-    refused()
+    entry.unlink()  # `git checkout` does that for a moment.
+    time.sleep(2 * ReloadInterval)
+    with world.proxy.client() as client:
+        assert served_by(world.turn(client)) == "work"
 
     # What was refused is recorded all the same: without the client's credential.
     world.proxy.stop()
