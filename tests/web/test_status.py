@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codexpool import __version__
 from codexpool.config.model import FromAuthJson, FromCommand
 from codexpool.credentials.command import CommandLine
 from codexpool.members.ledger import Ledger
@@ -365,6 +366,7 @@ def test_a_proxy_without_a_pool_shows_why_and_its_requests() -> None:
     assert found["proxy"] == {
         "pid": os.getpid(),
         **PROGRAMS,
+        "installed": __version__,
         "listens": ["127.0.0.1:8080"],
         "started_at": NOW - 60,
         "pool": None,
