@@ -112,6 +112,14 @@ def test_with_an_invalid_address_of_the_state_the_rest_is_checked(machine: Machi
     assert "s3cret" not in str(found)
 
 
+def test_with_an_invalid_upstream_proxy_the_rest_is_checked(machine: Machine) -> None:
+    found = machine.findings(code=1, CODEXPOOL_UPSTREAM_PROXY="socks5://kim:s3cret@corp")
+
+    assert [finding["remedy"] for finding in found["pool"]] == ["correct it, or: unset CODEXPOOL_UPSTREAM_PROXY"]
+    assert found["probe"][0]["level"] == "ok"
+    assert "s3cret" not in str(found)
+
+
 def test_the_probe_is_sent_over_http_and_as_a_websocket(machine: Machine) -> None:
     found = machine.findings()["probe"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import os
@@ -10,8 +11,10 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,15 +27,22 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
+from codexpool.common.clock_skew import Clock
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials.account_api import AccountApi, UnreadError
+from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import AuthApi, Whoami
-from codexpool.credentials.http_client import Route, answer, client
+from codexpool.credentials.http_client import NoAnswerError, Route, answer, client
+from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy
-from codexpool.pool.identity import Word
+from codexpool.pool.identity import Metadata, Word
 from codexpool.proxy.mitm import options
 from codexpool.tokens.bearer import Bearer
+from codexpool.upkeep.announcer import Announcer
 from tests.company import CompanyProxy
 from tests.running import pat
 from tests.standin import StandIn
+from tests.standin.agents import signed
 
 PASSWORDS = ["plain", "a/b", "a#b", "a?b", "a@b", "a:b", "%2F", "a b", "\u00fc", "[::1]", "p@ss/w#rd?x:9@host", "\\"]
 
@@ -101,6 +111,33 @@ async def test_a_failure_says_whose_it_is_and_nothing_that_a_server_sent(
     assert trusted.word is Word.HEALTHY
     assert f"the proxy {company.place} cannot be reached" in gone
     assert not re.search("hunter2|Who are you", refused + untrusted + gone)
+
+
+async def test_each_thing_that_codexpool_asks_takes_that_way(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(standin.ca_file))
+    with CompanyProxy(standin, "kim:right") as company:
+        route = Route(UpstreamProxy("http", *_place(company), "kim:right").url)
+        bearer, metadata = Bearer.of(pat("work").token), Metadata("acc-work", "user-work", "business")
+        agents = AgentApi(route, {}, Clock(), lambda: tmp_path)
+        notice: Any = SimpleNamespace(route=route)
+        things: dict[str, Callable[[], Awaitable[object]]] = {
+            "auth.openai.com whoami": lambda: whoami(route),
+            "chatgpt.com discovery": lambda: AuthApi(route, {}).routing(bearer, metadata),
+            "chatgpt.com usage": lambda: AccountApi(route).usage(bearer, metadata),
+            "chatgpt.com models": lambda: AccountApi(route).models(bearer, metadata, "0.171.0", ""),
+            "chatgpt.com reset credits": lambda: AccountApi(route).reset_credits(bearer, metadata),
+            "chatgpt.com keys": lambda: agents.is_signed(signed({"alg": "RS256", "kid": "other"}, {})),
+            "auth.openai.com renewal": lambda: asyncio.to_thread(TokenEndpoint(route, {}).renew, "rt", False),
+            "hooks.example webhook": lambda: Announcer._post(notice, "https://hooks.example/x", "{}"),
+        }
+        for thing, ask in things.items():
+            company.asked.clear()
+            with suppress(NoTokenNowError, NoTokenAnyMoreError, UnreadError, NoAnswerError):
+                await ask()
+            assert company.asked, thing
+            assert company.asked[0] in thing
 
 
 async def test_what_is_on_this_machine_is_reached_directly(standin: StandIn) -> None:

@@ -20,6 +20,7 @@ from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import Resolved, resolve
+from codexpool.credentials.upstream_proxy import VARIABLE as UPSTREAM_PROXY
 from codexpool.doctor import configuration, environment, machine, probe, proxy_status, shared_state, trust, variables
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, Level, note, wrong
@@ -197,8 +198,13 @@ class Examination:
             return
         self._config, problems = configuration.read(path)
         yield from problems
+        try:
+            asked = sources()
+        except click.UsageError as error:
+            yield wrong(configuration.POOL, error.message, f"correct it, or: unset {UPSTREAM_PROXY}")
+            return
         if self._config is not None:
-            self._resolved = resolve(self._config, sources())
+            self._resolved = resolve(self._config, asked)
             yield from configuration.check_config(self._config, self._resolved, os.environ)
 
     def _running(self) -> Iterator[Finding]:
