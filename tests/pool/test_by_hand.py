@@ -203,3 +203,39 @@ def test_a_pin_may_name_an_identity_before_it_is_called_so() -> None:
     pool.rename({"home": "house"})
 
     assert chosen(pool) == "house"
+
+
+SHOWN = {"work": "office", "home": "house", "spare": "spare"}  # The names after.
+
+
+@given(
+    st.lists(wishes, max_size=6),
+    st.lists(wishes, max_size=6),
+    pins,
+    limited,
+    st.sampled_from(Selection),
+)
+def test_other_names_change_no_choice(
+    before: Sequence[Asked],
+    after: Sequence[Asked],
+    pinned_to: dict[str, str],
+    at_limit: set[str],
+    selection: Selection,
+) -> None:
+    """Of two pools that are asked the same, one has other names from some time on."""
+    same, other = (ready_pool(*NAMES, selection=selection) for _ in range(2))
+    for pool in (same, other):
+        for session, identity in pinned_to.items():
+            pool.pin(session, Pin(identity, NOW))
+        for name in at_limit:
+            limit(pool, name, NOW + 60)
+        for asked in before:
+            pool.choose(asked, NOW)
+
+    other.rename({name: shown for name, shown in SHOWN.items() if name != shown})
+
+    for asked in after:
+        only = asked.only and frozenset(SHOWN[name] for name in asked.only)
+        expected = chosen(same, asked)
+        found = chosen(other, asked._replace(only=only, named=SHOWN.get(asked.named, asked.named)))
+        assert found == (SHOWN[expected] if expected is not None else None)
