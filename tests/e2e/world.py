@@ -91,7 +91,8 @@ class E2EProxy(Proxy):
     def stop(self, signal_number: int = signal.SIGINT) -> int:
         """End it, if it has not ended by itself."""
         assert self._process is not None
-        return self._process.returncode if self._process.poll() is not None else super().stop(signal_number)
+        code = self._process.poll()
+        return super().stop(signal_number) if code is None else code
 
     def end(self) -> None:
         """End it, if it was ever started."""
