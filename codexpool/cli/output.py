@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich import box
@@ -19,6 +21,7 @@ from codexpool.pool.states import CONDEMNED
 from codexpool.views.formatting import plain
 
 VERSION: Final = 1  # version of what is printed as JSON
+TIMES: Final = frozenset({"at", "since", "until"})  # keys of times, besides those that end in _at
 UNWRAPPED: Final = 10_000  # columns of a file or a pipe, if COLUMNS is not set: nothing is wrapped
 
 
@@ -80,13 +83,29 @@ class Output:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print a document as JSON, in the envelope of all: an object with its ``version``."""
-    Output().line(json.dumps({"version": VERSION, **document}, indent=2))
+    """Print a document as JSON, in the envelope of all: an object with its ``version``, and times in ISO 8601."""
+    Output().line(json.dumps({"version": VERSION, **_with_times(document)}, indent=2))
 
 
 def print_json_line(document: Mapping[str, Any]) -> None:
     """Print one document of a stream, on a line."""
-    Output().line(json.dumps({"version": VERSION, **document}))
+    Output().line(json.dumps({"version": VERSION, **_with_times(document)}))
+
+
+def _with_times(value: Any, key: str = "") -> Any:
+    """Return JSON of a proxy with its times as all commands print them; the proxy has unix seconds."""
+    match value:
+        case dict():
+            is_by_family = key == "limited"
+            return {name: _with_times(item, "until" if is_by_family else name) for name, item in value.items()}
+        case list():
+            return [_with_times(item, key) for item in value]
+        case float() | int() if not isinstance(value, bool) and (key in TIMES or key.endswith("_at")):
+            with contextlib.suppress(OverflowError, OSError, ValueError):
+                at = datetime.fromtimestamp(value, UTC)
+                whole = at.isoformat(timespec="milliseconds" if at.microsecond else "seconds")
+                return whole.replace("+00:00", "Z")
+    return value
 
 
 def _cell(value: object) -> str:

@@ -28,6 +28,7 @@ from codexpool.pool.identity import IdentityKey, Metadata
 from codexpool.state import Record, record_name
 from codexpool.tokens.bearer import Bearer
 from tests.cli.fakeproxy import FakeProxy, event, identity, status
+from tests.running import ROOT
 from tests.traces.documents import document
 
 Path_ = tuple[str, ...]
@@ -212,6 +213,33 @@ def test_json_is_one_object_with_its_version(any_machine: Machine) -> None:
 
     assert {" ".join(path): what for path, what in found.items() if what} == {}
     assert len(found) > 10
+
+
+OF_THE_PROXY: Final = frozenset({("status",), ("tail",), ("explain",)})
+"""What they print is described where the API of a proxy is."""
+
+
+def keys_of(document: dict[str, Any]) -> Iterator[str]:
+    """The keys of a document, and of the rows in it; not those that are names."""
+    for key, value in document.items():
+        yield key
+        for row in value if isinstance(value, list) else ():
+            yield from keys_of(row) if isinstance(row, dict) else ()
+
+
+def test_each_key_is_described(machine: Machine) -> None:
+    described = (ROOT / "docs" / "json.md").read_text()
+    machine.has(POOL)
+    machine.has_served()
+
+    found = {
+        path: [key for key in keys_of(json.loads(told)) if f"`{key}`" not in described]
+        for path, command in commands()
+        if has_json(command) and path not in OF_THE_PROXY and (told := machine.run(path, "--json").stdout)
+    }
+
+    assert {" ".join(path): keys for path, keys in found.items() if keys} == {}
+    assert len(found) > 8
 
 
 TABLES: Final = (

@@ -79,7 +79,9 @@ def test_a_flow_is_meant_by_its_id_or_the_beginning_of_it(fake: FakeProxy, wante
 def test_json_is_what_the_api_says(fake: FakeProxy) -> None:
     answer = json.loads(of(fake, "last", "--json").stdout)
 
-    assert answer["flow"] == document()
+    times = ("at", "ended_at", "attempts", "answer")
+    assert all(answer["flow"][key] == value for key, value in document().items() if key not in times)
+    assert answer["flow"]["at"].endswith("Z")
     assert answer["explanation"] == [line.text for line in explained(document())]
     assert {row["name"]: row["sign"] for row in answer["table"]}["authorization"] == "~"
 

@@ -336,8 +336,26 @@ def test_a_lost_state_is_told_with_what_it_means(fake: FakeProxy) -> None:
 # -- for programs
 
 
-def test_json_is_the_proxys_document(fake: FakeProxy) -> None:
-    assert json.loads(run(fake, "--json").stdout) == {**fake.status, "events_last": 0}
+def seconds(node: Any) -> Iterator[float]:
+    """The numbers that may be unix seconds, of our days."""
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from seconds(value)
+    elif isinstance(node, int | float) and 1e9 < node < 3e9:
+        yield node
+
+
+def test_json_is_the_proxys_document_with_times_in_iso_8601(fake: FakeProxy) -> None:
+    fake.status |= {"identities": [identity(limited={"codex": NOW + 0.5})], **fleet("pool-a")}
+
+    told = json.loads(run(fake, "--json").stdout)
+
+    assert told.keys() == fake.status.keys()
+    assert told["at"] == "2025-11-24T16:00:00Z"
+    assert told["identities"][0]["limited"] == {"codex": "2025-11-24T16:00:00.500Z"}
+    assert told["totals"] == fake.status["totals"]
+    assert list(seconds(fake.status))
+    assert list(seconds(told)) == []
 
 
 def test_without_a_proxy_the_exit_code_is_1() -> None:
