@@ -111,13 +111,12 @@ class Codexpool:
         content_view.add_view()
         self._undo_redaction = redact_logs()
         self._undo_logs = json_log.log_as("")
-        options.set_defaults()
-        if self.entry is not None:
-            reloading.take_over(self.entry)
         try:
-            options.use_upstream_proxy(os.environ)
+            options.set_defaults(os.environ)
         except exceptions.OptionsError as error:
             sys.exit(f"codexpool: {error}")
+        if self.entry is not None:
+            reloading.take_over(self.entry)
         self.listeners = Listeners(ctx.master.addons)
         resend.install(self.handler, self._are_messages_heard)
         self.tls_sessions = tls_sessions.TlsSessions(lambda: self.handler.hosts)

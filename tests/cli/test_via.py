@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 import pytest
@@ -62,3 +66,31 @@ def test_an_invalid_variable_is_wrong_usage_and_not_repeated() -> None:
     assert result.exit_code == 2
     assert f"{VARIABLE}: not the URL of an HTTP proxy" in result.stderr
     assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "modes"),
+    [
+        ([], []),
+        (["--via", "http://kim:hunter2@corp:3128"], ["upstream:http://corp:3128"]),
+        (["--via", "corp", "--mode", "regular"], ["regular"]),
+        (["--via", "corp", "--set", "mode=regular"], []),
+    ],
+)
+def test_run_listens_in_the_right_mode_from_the_start(
+    arguments: list[str], modes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("codexpool.proxy.mitm.master.run", lambda name, options, addons: given.append(options))
+    monkeypatch.setattr("os.umask", lambda mask: mask)
+    monkeypatch.setattr("codexpool.cli.commands.run.log_output", lambda: sys.stdout)
+
+    result = CliRunner().invoke(main, ["run", *arguments])
+
+    assert result.exit_code == 0, result.output
+    [options] = given
+    assert [after for before, after in itertools.pairwise(options) if before == "--mode"] == modes
+    assert not [option for option in options if "hunter2" in option]
+    assert ("hunter2" in os.environ[VARIABLE]) is ("hunter2" in str(arguments))

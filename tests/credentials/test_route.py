@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from mitmproxy import exceptions
 from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
@@ -188,15 +189,21 @@ async def test_the_variable_sets_mitmproxys_mode_unless_that_is_set(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """It listens in that mode at the address where it has begun to listen, if it has."""
     monkeypatch.setenv(VARIABLE, "http://kim:p%40ss@127.0.0.1:3128")
-    addon = UpstreamAuth()
-    with taddons.context(Proxyserver(), NextLayer(), addon) as context:
-        context.options.update(**settings)
-        options.use_upstream_proxy(os.environ)
-        route, used = options.own_route(), context.options.mode[0]
+    addon, server = UpstreamAuth(), Proxyserver()
+    with taddons.context(server, NextLayer(), TlsConfig(), addon) as context:
+        context.options.update(listen_host="127.0.0.1", listen_port=0, **settings)
+        await server.setup_servers()
+        before = server.listen_addrs()[0]
+        options.set_defaults(os.environ)
+        await asyncio.gather(*options._tasks._tasks)
+        route, used, after = options.own_route(), context.options.mode[0], server.listen_addrs()[0]
+        served = [instance.mode.full_spec for instance in server.servers]
         shown = str(dict(context.options.items()))
+        await server.servers.update([])
 
-    assert used == mode
+    assert (used, served[0], after) == (mode, mode, before)
     assert httpx.Proxy(route.proxy or "").raw_auth == (tuple(own.encode().split(b":")) if own else None)
     assert addon.auth == (b"Basic " + base64.b64encode(clients.encode()) if clients else None)
     assert warning in caplog.text
@@ -204,9 +211,9 @@ async def test_the_variable_sets_mitmproxys_mode_unless_that_is_set(
     assert "p@ss" not in shown + caplog.text
 
 
-async def test_an_invalid_variable_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    with taddons.context(Proxyserver()), pytest.raises(exceptions.OptionsError, match=f"^{VARIABLE}: ") as raised:
-        options.use_upstream_proxy({VARIABLE: "socks5://kim:hunter2@corp"})
+async def test_an_invalid_variable_is_refused_without_its_password() -> None:
+    with taddons.context(), pytest.raises(exceptions.OptionsError, match=f"^{VARIABLE}: ") as raised:
+        options.set_defaults({VARIABLE: "socks5://kim:hunter2@corp"})
     assert "hunter2" not in str(raised.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -41,9 +42,11 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     if (proxy := upstream()) is not None:
         os.environ[VARIABLE] = proxy.url  # The addon reads it there: a password is in no option of mitmproxy.
     options = ["-s", str(entry())]
-    if not _has_listen_host(arguments):
-        # The addon would do so too, but only after mitmproxy has begun to listen on all addresses.
+    # The addon would do so too, but only after mitmproxy has begun to listen, on all addresses and without the proxy.
+    if not _has_set(arguments, "listen_host", "--listen-host"):
         options += ["--listen-host", "127.0.0.1"]
+    if proxy is not None and not _has_set(arguments, "mode", "--mode", "-m"):
+        options += ["--mode", f"upstream:{proxy.scheme}://{proxy}"]
     if config is not None:
         options += ["--set", f"codexpool_config={config}"]
     try:
@@ -85,14 +88,14 @@ def _who_has(host: str, port: int, option: str) -> str:
     )
 
 
-def _has_listen_host(arguments: tuple[str, ...]) -> bool:
-    """Return whether the arguments or mitmproxy's config.yaml set the address to listen on."""
-    if any("listen-host" in argument or "listen_host" in argument for argument in arguments):
+def _has_set(arguments: tuple[str, ...], option: str, *flags: str) -> bool:
+    """Return whether the arguments or mitmproxy's config.yaml set an option."""
+    if any(argument.startswith((*flags, f"{option}=", f"--set={option}=")) for argument in arguments):
         return True
     folder = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")
     for name in ("config.yaml", "config.yml"):
         with contextlib.suppress(OSError, ValueError):
             text = (Path(folder).expanduser() / name).read_text(encoding="utf-8")
-            if any(line.startswith("listen_host") for line in text.splitlines()):
+            if any(re.match(rf"{option}\s*:", line) for line in text.splitlines()):
                 return True
     return False

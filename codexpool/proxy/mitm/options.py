@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions, http, optmanager
@@ -63,37 +63,54 @@ _tasks = Tasks()
 # -- our defaults
 
 
-def set_defaults() -> None:
-    """Set our defaults."""
+def set_defaults(environ: Mapping[str, str]) -> None:
+    """Set our defaults. Raises OptionsError if `VARIABLE` is invalid."""
     ours = {name: value for name, value in DEFAULTS.items() if name in ctx.options and not is_set_by_user(name)}
     ctx.options.update(**ours)
     if "tcp_timeout" not in ctx.options and hasattr(server, "TCP_TIMEOUT"):  # an option since mitmproxy 12.2.1
         server.TCP_TIMEOUT = SILENCE
-    if "listen_host" in ours and (proxyserver := ctx.master.addons.get("proxyserver")) is not None:
-        _tasks.spawn(_listen_on_default(proxyserver))
+    mode = _use_upstream_proxy(environ)
+    if ("listen_host" in ours or mode) and (proxyserver := ctx.master.addons.get("proxyserver")) is not None:
+        _tasks.spawn(_listen_again(proxyserver, mode, on_loopback="listen_host" in ours))
 
 
-def use_upstream_proxy(environ: Mapping[str, str]) -> None:
-    """Connect through the proxy that `VARIABLE` names, unless the user has set a mode. Raises OptionsError.
+async def _listen_again(proxyserver: Any, mode: Sequence[str], on_loopback: bool) -> None:
+    """Listen again if mitmproxy has begun to listen otherwise before it loaded this addon.
+
+    ``mode`` is the mode to listen in, if it is another one. (Not set before: two modes cannot share an address.)
+    """
+    await proxyserver.setup_servers()  # If that is under way, this only waits for it.
+    addresses = proxyserver.listen_addrs()
+    if not mode and (not on_loopback or all(is_loopback(address[0]) for address in addresses)):
+        return
+    if ctx.options.listen_port == 0 and addresses:
+        ctx.options.update(listen_port=addresses[0][1])
+    await proxyserver.servers.update([])
+    if mode:
+        ctx.options.update(mode=mode)
+    await proxyserver.setup_servers()
+
+
+def _use_upstream_proxy(environ: Mapping[str, str]) -> Sequence[str]:
+    """Return the mode to set for the proxy that `VARIABLE` names; empty if there is none, or the user has set one.
 
     Its password gets into no option: mitmproxy shows options.
     """
     if (proxy := _named_upstream(environ)) is None:
-        return
-    if not is_set_by_user("mode"):
-        ctx.options.update(mode=[f"upstream:{proxy.scheme}://{proxy}"])
-    modes = _modes()
-    if (proxy.host, proxy.port) not in upstreams():
+        return ()
+    mode = () if is_set_by_user("mode") else (f"upstream:{proxy.scheme}://{proxy}",)
+    if not mode and (proxy.host, proxy.port) not in upstreams():
         logger.warning(
             "%s is used for what the proxy asks itself only: clients are connected as the option mode says (%s)",
             VARIABLE,
             ", ".join(ctx.options.mode),
         )
-    elif any(isinstance(spec, mode_specs.ReverseMode) for spec in modes):
+    elif any(isinstance(spec, mode_specs.ReverseMode) for spec in _modes()):
         logger.warning("mode reverse is set, too: set upstream_auth if the proxy that %s names needs it", VARIABLE)
     elif proxy.auth and not ctx.options.upstream_auth:
         # What the option would do.
         ctx.master.addons.get("upstreamauth").auth = b"Basic " + base64.b64encode(proxy.auth.encode())
+    return mode
 
 
 def _named_upstream(environ: Mapping[str, str]) -> UpstreamProxy | None:
@@ -101,18 +118,6 @@ def _named_upstream(environ: Mapping[str, str]) -> UpstreamProxy | None:
         return of_environ(environ)
     except ValueError as error:
         raise exceptions.OptionsError(str(error)) from None
-
-
-async def _listen_on_default(proxyserver: Any) -> None:
-    """Listen again if mitmproxy has begun to listen elsewhere before it loaded this addon."""
-    await proxyserver.setup_servers()  # If that is under way, this only waits for it.
-    addresses = proxyserver.listen_addrs()
-    if all(is_loopback(address[0]) for address in addresses):
-        return
-    if ctx.options.listen_port == 0:
-        ctx.options.update(listen_port=addresses[0][1])
-    await proxyserver.servers.update([])
-    await proxyserver.setup_servers()
 
 
 def read_too(hosts: Iterable[str]) -> None:
