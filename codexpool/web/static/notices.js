@@ -79,7 +79,7 @@ function create() {
 
 function update(own, { tone, title, text }, made) {
   set(made, "data-tone", tone);
-  resign(own.sign, tone);
+  resign(own.sign, tone === "note" ? "note" : "bad");
   put(own.title, title);
   sentence(own.text, ...text);
 }

@@ -8,6 +8,7 @@ import { time } from "./times.js";
 import { count, figure, listed, short, size, took } from "./words.js";
 
 const KEPT = 50;
+const COMMON = /^\/backend-api\//; // Left out, as in the evidence of verdicts: almost all paths begin with it.
 let stale = true;
 let filter = "";
 
@@ -45,7 +46,7 @@ export async function showRequests() {
 export const flowLink = (id) => `#flow/${encodeURIComponent(id)}`;
 
 function create(flow) {
-  const opener = make("a", "open", make("span", "method", `${short(flow.method, 16)} `), code(flow.path, 120));
+  const opener = make("a", "open", make("span", "method", `${short(flow.method, 16)} `), code(flow.path.replace(COMMON, ""), 120));
   opener.href = flowLink(flow.id);
   const own = {
     more: make("span", "more"),
