@@ -18,7 +18,6 @@ from codexpool import __version__
 from codexpool.cli.shells import eval_line
 from codexpool.common.addresses import is_loopback
 from codexpool.common.tasks import Tasks
-from codexpool.local.running_proxies import LOCAL
 
 WAIT: Final = 3.0  # seconds to wait for the backend's answer about each identity
 LOOK: Final = 0.05  # seconds between two looks
@@ -44,18 +43,10 @@ def lines(facts: Facts, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of the banner."""
     yield f"codexpool {__version__} at {', '.join(facts.listens) or 'no address'}, {_whom(facts)}"
     yield _row("identities", _identities(facts))
-    if facts.listens:
-        yield _row("page", f"chromium --proxy-server={_url(facts.listens[0])} http://codex.pool/")
+    yield _row("page", "http://codex.pool/ in a browser with this proxy (docs/page.md)")
     if facts.web:
         yield _row("mitmweb", facts.web)
     yield _row("clients", eval_line(environ, "codex"))
-
-
-def _url(listens: str) -> str:
-    """Return the URL at which this machine reaches a proxy."""
-    host, _, port = listens.rpartition(":")
-    here = LOCAL.get(host.strip("[]"), host)
-    return f"http://[{here}]:{port}" if ":" in here.strip("[]") and here[0] != "[" else f"http://{here}:{port}"
 
 
 def _row(name: str, text: str) -> str:

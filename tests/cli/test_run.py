@@ -59,19 +59,6 @@ def test_it_counts_the_identities_that_are_ready(changes: dict[str, Any], text: 
 
 
 @pytest.mark.parametrize(
-    ("listens", "url"),
-    [
-        ("127.0.0.1:8081", "http://127.0.0.1:8081"),
-        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
-        ("[::]:8080", "http://[::1]:8080"),
-        ("[fd00::1]:8080", "http://[fd00::1]:8080"),
-    ],
-)
-def test_the_page_is_reached_from_this_machine(listens: str, url: str) -> None:
-    assert banner(listens=[listens])[2].endswith(f"chromium --proxy-server={url} http://codex.pool/")
-
-
-@pytest.mark.parametrize(
     ("shell", "line"),
     [
         ("/bin/zsh", 'eval "$(codexpool env)" && codex'),

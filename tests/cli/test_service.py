@@ -249,8 +249,17 @@ def test_install_starts_the_proxy_now_and_at_each_login(machine: Machine) -> Non
     ]
     assert "active (running), enabled, process 4711" in said.stdout
     assert "127.0.0.1:8080" in said.stdout
-    assert said.stderr.endswith('Next:\n  eval "$(codexpool env)" && codex\n')
+    assert said.stderr.endswith('Next:\n  codexpool add NAME\n  eval "$(codexpool env)" && codex\n')
     assert "loginctl enable-linger" in said.stderr
+
+
+def test_install_tells_of_a_file_of_variables_that_others_can_read(machine: Machine) -> None:
+    variables = machine.home / ".config" / "codexpool" / "environment"
+    variables.parent.mkdir(parents=True)
+    variables.touch()
+    for mode, is_told in ((0o644, True), (0o600, False)):
+        variables.chmod(mode)
+        assert (f"chmod 600 {variables}" in machine.run("install").stderr) is is_told
 
 
 def test_install_names_what_the_service_does_not_see(machine: Machine) -> None:

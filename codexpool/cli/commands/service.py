@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +24,8 @@ from codexpool.cli.service.files import MARK, Plan
 from codexpool.cli.service.managers import Manager, ManagerError, State, manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import upstream, via_option
-from codexpool.common.private_files import private_folder
-from codexpool.config.model import FromEnv
+from codexpool.common.private_files import OPEN_TO_OTHERS, private_folder
+from codexpool.config.model import FromEnv, IdentitySpec
 from codexpool.credentials.upstream_proxy import VARIABLE as UPSTREAM
 
 STARTS_WITHIN: Final = 10.0  # seconds until a proxy has announced itself
@@ -67,12 +68,13 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
         _restore(managed, before)
         raise Unchanged(str(error)) from None
     click.echo(f"installed {managed.file}")
-    _tell_of_variables(environ, plan.variables, path)
+    specs = _identities(path)
+    _tell_of_variables(environ, plan.variables, specs)
     _wait(managed)
     _print(_document(managed))
     if managed.hint:
         click.echo(f"codexpool: {managed.hint}", err=True)
-    say_next(eval_line(os.environ, "codex"))
+    say_next(*([] if specs else ["codexpool add NAME"]), eval_line(os.environ, "codex"))
 
 
 @service.command()
@@ -174,13 +176,16 @@ def _restore(managed: Manager, before: str | None) -> None:
         managed.forget()
 
 
-def _tell_of_variables(environ: Mapping[str, str], file: Path, pool_toml: Path) -> None:
-    """Say which variables the service does not see."""
+def _identities(pool_toml: Path) -> Sequence[IdentitySpec]:
     try:
-        specs = Pool(pool_toml).config.identities
-    except Failure as failure:
+        return Pool(pool_toml).config.identities
+    except Failure as failure:  # The proxy says so, too, and serves once it is corrected.
         failure.show()
-        specs = ()
+        return ()
+
+
+def _tell_of_variables(environ: Mapping[str, str], file: Path, specs: Sequence[IdentitySpec]) -> None:
+    """Say which variables the service does not see, and whether others can read the file of those that it sees."""
     names = left_out(environ, (spec.source.variable for spec in specs if isinstance(spec.source, FromEnv)))
     if names:
         lines = "; ".join(f"{name}=…" for name in names)
@@ -189,6 +194,9 @@ def _tell_of_variables(environ: Mapping[str, str], file: Path, pool_toml: Path) 
             f"into {file} ({lines}; chmod 600), and install it again",
             err=True,
         )
+    with contextlib.suppress(OSError):
+        if file.stat().st_mode & OPEN_TO_OTHERS:
+            click.echo(f"codexpool: {file} is open to other users: chmod 600 {shlex.quote(str(file))}", err=True)
 
 
 def _wait(managed: Manager) -> None:

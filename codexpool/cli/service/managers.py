@@ -74,7 +74,7 @@ def _run(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired:
         raise ManagerError(f"{shlex.join(command)} has not ended within {PATIENCE:.0f} s") from None
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        said = " ".join((done.stderr or done.stdout).split()).rstrip(".") or f"exit code {done.returncode}"
         raise ManagerError(f"{shlex.join(command)}: {said}")
     return done.stdout
 
