@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 
-class _Log(io.FileIO):
+class Log(io.FileIO):
     """Where the log goes. mitmproxy ends at once if it cannot be written, in the middle of turns.
 
     A full disk costs lines of the log only. When the reader of a pipe is gone, the proxy ends as on SIGTERM.
@@ -27,5 +27,5 @@ class _Log(io.FileIO):
 
 def log_output() -> io.TextIOWrapper:
     """Return standard output for a log: written line by line, as a log in a file is read while it grows."""
-    log = io.BufferedWriter(_Log(sys.stdout.fileno(), "w", closefd=False))
+    log = io.BufferedWriter(Log(sys.stdout.fileno(), "w", closefd=False))
     return io.TextIOWrapper(log, sys.stdout.encoding, "backslashreplace", line_buffering=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from codexpool.cli.main import Commands
+from codexpool.cli.log_output import Log
+from codexpool.cli.main import Commands, main
 from tests.cli.running import COMMAND
 from tests.cli.terminals import environ
 
@@ -62,6 +65,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_broken_pipe_that_is_not_its_output_is_an_error() -> None:
     assert ending(raises(BrokenPipeError(32, "Broken pipe"))) == (1, "codexpool: Broken pipe")
+
+
+def test_a_proxy_whose_folder_cannot_be_made_says_so_and_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    result = CliRunner().invoke(main, ["run", "--set", f"confdir={tmp_path / 'file' / 'folder'}"])
+
+    assert result.exit_code == 1
+    assert result.output == (
+        f"codexpool: {tmp_path / 'file'}: Not a directory. The proxy needs a folder it can write to: "
+        "codexpool run --set confdir=PATH\n"
+    )
+
+
+def test_a_proxy_outlives_a_full_disk_of_its_log_and_ends_with_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+
+    for number in (full, writer):
+        with Log(number, "w") as log:
+            assert log.write(b"a line\n") == 7
+
+    assert sent == [signal.SIGTERM]
 
 
 STREAMS = """

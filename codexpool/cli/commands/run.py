@@ -16,6 +16,7 @@ from codexpool.cli.banner import Banner
 from codexpool.cli.entry import entry
 from codexpool.cli.log_output import log_output
 from codexpool.cli.via import upstream, via_option
+from codexpool.common.private_files import private_folder
 from codexpool.credentials.upstream_proxy import VARIABLE
 
 PRIVATE: Final = 0o077  # Dumps, HAR files and the CA are for the user only.
@@ -53,11 +54,12 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
         from codexpool.proxy.mitm import master
     except ImportError as error:
         sys.exit(f"codexpool: cannot start {name}: {error}; reinstall codexpool")
+    _make_folder(_confdir(arguments))
+    os.umask(PRIVATE)
     if name != "mitmproxy":
         sys.stdout = log_output()
     # mitmproxy's own window has no place for a banner.
     addons = [Banner(os.environ)] if name != "mitmproxy" else []
-    os.umask(PRIVATE)
     try:
         master.run(name, [*options, *arguments], addons)
     except master.AddressInUseError as error:
@@ -88,14 +90,30 @@ def _who_has(host: str, port: int, option: str) -> str:
     )
 
 
+def _confdir(arguments: tuple[str, ...]) -> Path:
+    """Return mitmproxy's folder, as far as the arguments say."""
+    named = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")
+    return Path(named).expanduser()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make mitmproxy's folder, which would print a traceback where it cannot. Raises Failure."""
+    try:
+        private_folder(folder)
+    except OSError as error:
+        from codexpool.cli.common import Failure
+
+        remedy = "The proxy needs a folder it can write to: codexpool run --set confdir=PATH"
+        raise Failure(f"{error.filename or folder}: {error.strerror}. {remedy}") from None
+
+
 def _has_set(arguments: tuple[str, ...], option: str, *flags: str) -> bool:
     """Return whether the arguments or mitmproxy's config.yaml set an option."""
     if any(argument.startswith((*flags, f"{option}=", f"--set={option}=")) for argument in arguments):
         return True
-    folder = next((a.partition("confdir=")[2] for a in arguments if "confdir=" in a), "~/.mitmproxy")
     for name in ("config.yaml", "config.yml"):
         with contextlib.suppress(OSError, ValueError):
-            text = (Path(folder).expanduser() / name).read_text(encoding="utf-8")
+            text = (_confdir(arguments) / name).read_text(encoding="utf-8")
             if any(re.match(rf"{option}\s*:", line) for line in text.splitlines()):
                 return True
     return False
