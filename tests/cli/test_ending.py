@@ -100,12 +100,12 @@ def run(arguments, **streams):
     done = subprocess.run(command + arguments, stderr=subprocess.PIPE, text=True, **streams)
     print(done.returncode, done.stderr.strip().splitlines())
 with open("/dev/full", "w") as full:
-    run(["state"], stdout=full)
+    run(["config", "path"], stdout=full)
     run(["list", "--help"], stdout=full)
-run(["state"], preexec_fn=lambda: os.close(1))
+run(["config", "path"], preexec_fn=lambda: os.close(1))
 read, write = os.pipe()
 os.close(read)
-run(["state"], stdout=write)
+run(["config", "path"], stdout=write)
 run(["--help"], stdout=write)
 """
 
