@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from codexpool.cli import completions
+from codexpool.cli import completions, via
 from codexpool.cli.common import Failure, Unchanged, open_the_state, sources, verification
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import (
@@ -228,7 +229,8 @@ def verify(spec: IdentitySpec, credential: Credential, may_renew: bool = True) -
     """Verify the token an identity would have. Raises NotAccepted if it would not serve."""
     answer = asyncio.run(checked(spec, credential, verification(), may_renew))
     if answer.metadata is None or answer.word is not Word.HEALTHY:
-        raise NotAccepted(f"{REFUSALS[answer.word]}: {answer.evidence}")
+        hint = via.hint(os.environ) if answer.word is Word.UNREACHABLE else ""
+        raise NotAccepted(f"{REFUSALS[answer.word]}: {answer.evidence}" + (f". {hint}" if hint else ""))
     return Verified(credential, answer, answer.metadata)
 
 

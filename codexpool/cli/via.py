@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import click
 
+from codexpool.common.addresses import is_loopback
 from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy, of_environ, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,19 @@ def upstream() -> UpstreamProxy | None:
     context = click.get_current_context(silent=True)
     proxy: UpstreamProxy | None = context.meta.get(KEY) if context is not None else None
     return proxy or _valid(lambda: of_environ(os.environ))
+
+
+def hint(environ: Mapping[str, str]) -> str:
+    """Return what may help if the backend cannot be reached, and ``HTTPS_PROXY`` names a company's proxy."""
+    if upstream() is not None:
+        return ""
+    try:
+        named = parse(environ.get("HTTPS_PROXY") or environ.get("https_proxy", ""), "HTTPS_PROXY")
+    except ValueError:
+        return ""
+    if is_loopback(named.host):  # The pool's own.
+        return ""
+    return f"HTTPS_PROXY is not used here; if that is a company's proxy, use --via URL, or set {VARIABLE}"
 
 
 def _valid(named: Callable[[], UpstreamProxy | None]) -> UpstreamProxy | None:

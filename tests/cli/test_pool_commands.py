@@ -166,6 +166,16 @@ def test_nothing_is_added_while_whoami_fails(pool: Pool) -> None:
     assert not pool.path.exists()
 
 
+def test_where_a_companys_proxy_may_be_missing_that_is_said(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.add(pat("work"))
+    pool.standin.plan(Answer(path=WHOAMI, times=None, status=503, body={"error": "busy"}))
+    monkeypatch.setenv("HTTPS_PROXY", "http://kim:hunter2@corp.example:3128")
+
+    for result in (pool.add(pat("spare"), code=1), pool.run("check", code=1)):
+        assert result.stderr.count("use --via URL, or set CODEXPOOL_UPSTREAM_PROXY") == 1
+        assert "hunter2" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [

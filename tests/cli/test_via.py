@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from codexpool.cli import common
 from codexpool.cli.main import main
-from codexpool.cli.via import via_option
+from codexpool.cli.via import hint, via_option
 from codexpool.credentials.http_client import Route
 from codexpool.credentials.upstream_proxy import VARIABLE
 
@@ -49,6 +49,25 @@ def test_via_comes_before_the_variable_and_https_proxy_never_counts(
     arguments: list[str], environ: dict[str, str], proxy: str | None, excluded: str
 ) -> None:
     assert route(arguments, environ) == Route(proxy, excluded=excluded)
+
+
+@pytest.mark.parametrize(
+    ("environ", "hints"),
+    [
+        ({"HTTPS_PROXY": "http://kim:hunter2@corp:3128"}, True),
+        ({"https_proxy": "corp:3128"}, True),
+        ({"HTTPS_PROXY": "http://127.0.0.1:8080"}, False),
+        ({"HTTPS_PROXY": "nonsense://"}, False),
+        ({}, False),
+    ],
+)
+def test_a_companys_proxy_in_https_proxy_is_a_hint(environ: dict[str, str], hints: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(VARIABLE, raising=False)
+        assert bool(hint(environ)) is hints
+        assert "hunter2" not in hint(environ)
+        patch.setenv(VARIABLE, "corp:3128")
+        assert hint(environ) == "", "it is used already"
 
 
 @pytest.mark.parametrize("command", ["add x", "login x", "replace x", "check", "reset x", "run"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +27,7 @@ from codexpool.cli.common import (
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
 from codexpool.cli.output import print_json
 from codexpool.cli.tokens import checked, put_vouched, remember
-from codexpool.cli.via import via_option
+from codexpool.cli.via import hint, via_option
 from codexpool.config import editing
 from codexpool.config.model import Flag, IdentitySpec
 from codexpool.credentials import Credential
@@ -89,7 +90,8 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, with_ids: 
     else:
         pool.say_if_empty()
         print_rows(rows, with_ids)
-    for error in errors:
+    is_cut_off = any(answer.word is Word.UNREACHABLE for answer in found.values())
+    for error in (*errors, *([advice] if is_cut_off and (advice := hint(os.environ)) else [])):
         click.echo(f"codexpool: {error}", err=True)
     context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
 
