@@ -33,6 +33,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ALL_PROXY",
         "NO_PROXY",
         "CODEXPOOL_PROXY",
+        "CODEXPOOL_UPSTREAM_PROXY",
         "CODEXPOOL_STATE_KEY",
         "CODEXPOOL_STATE_KEY_FILE",
     ):

@@ -24,7 +24,7 @@ START: Final = 20.0  # seconds the proxy may take to listen and verify its pool
 # Variables of the user that would point the proxy to files or services outside the demo, or are secret.
 NOT_OURS: Final = (
     *("CODEXPOOL_CONFIG", "CODEX_AUTHAPI_BASE_URL", "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"),
-    *("CODEXPOOL_STATE_KEY", "CODEXPOOL_STATE_KEY_FILE", "PGPASSWORD", "PGPASSFILE"),
+    *("CODEXPOOL_STATE_KEY", "CODEXPOOL_STATE_KEY_FILE", "PGPASSWORD", "PGPASSFILE", "CODEXPOOL_UPSTREAM_PROXY"),
 )
 
 POOL: Final = """\
