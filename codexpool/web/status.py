@@ -30,7 +30,6 @@ from codexpool.pool.pool import Pool
 from codexpool.pool.states import CONDEMNED
 from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.protocol.headers import PROBE_VERSION
-from codexpool.protocol.token_usage import Tokens
 from codexpool.redaction import redact_text
 from codexpool.state.fleet import Fleet
 from codexpool.traces.history import History
@@ -296,11 +295,6 @@ def usage_of(pool: Pool, identity: Identity) -> Usage:
     return pool.states.usage(identity.metadata.key) if identity.metadata is not None else NOTHING
 
 
-def _tokens(used: Tokens) -> dict[str, int]:
-    """Return tokens as a document; ``cached`` are among ``input``, ``reasoning`` among ``output``."""
-    return used._asdict()
-
-
 def _place(config: PoolConfig | None, spec: IdentitySpec | None) -> str:
     """Return the place in pool.toml where the token of an identity is set."""
     if config is None:
@@ -320,7 +314,7 @@ def member_rows(config: PoolConfig | None, queue: TurnQueue, ledger: Ledger, now
             "turns_at_once": spec.turns_at_once,
             "turns_today": ledger.turns_today(spec.name, now),
             "turns_a_day": spec.turns_a_day,
-            "tokens_today": _tokens(ledger.tokens_of_member(spec.name, now)),
+            "tokens_today": ledger.tokens_of_member(spec.name, now)._asdict(),
         }
         for spec in (config.members if config is not None else ())
     ]

@@ -84,7 +84,8 @@ export function listenToFilters() {
     const field = node(`filter-${name}`);
     field.addEventListener(field.type === "search" ? "input" : "change", () => filterBy({ [name]: field.value.trim() }));
   }
-  if (!OUTCOMES().includes(filter.outcome)) filter.outcome = "";
+  const outcomes = [...node("filter-outcome").options].map((one) => one.value);
+  if (!outcomes.includes(filter.outcome)) filter.outcome = "";
   node("filters").addEventListener("submit", (event) => event.preventDefault());
   node("filters-clear").addEventListener("click", () => {
     for (const name of NAMES) node(`filter-${name}`).value = "";
@@ -93,5 +94,3 @@ export function listenToFilters() {
   });
   show();
 }
-
-const OUTCOMES = () => [...node("filter-outcome").options].map((one) => one.value);
