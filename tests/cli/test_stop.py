@@ -60,6 +60,11 @@ def process(request: pytest.FixtureRequest) -> Iterator[Process]:
     made.end()
 
 
+@pytest.fixture(autouse=True)
+def _no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "runs_as_service", lambda pid: False)
+
+
 def announces(monkeypatch: pytest.MonkeyPatch, pid: int, port: int) -> None:
     one = Announcement(pid, (f"127.0.0.1:{port}",), 1.0, "12.3.1", "0.1.0")
     monkeypatch.setattr(running_proxy, "announced", lambda folder: [one])
@@ -83,6 +88,14 @@ def test_the_running_proxy_ends(
 
     assert f"stopped the proxy at 127.0.0.1:{fake.port} (process {process.popen.pid})" in said
     assert process.end() == -15
+
+
+def test_a_service_is_told_to_start_again_at_the_next_login(
+    fake: FakeProxy, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announces(monkeypatch, process.popen.pid, fake.port)
+    monkeypatch.setattr(command, "runs_as_service", process.popen.pid.__eq__)
+    assert "starts at your next login" in stop().stdout
 
 
 def test_it_is_found_by_the_name_localhost(

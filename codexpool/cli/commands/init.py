@@ -17,7 +17,7 @@ from codexpool.cli.common import Failure, Pool, config_option, pool_path
 from codexpool.cli.main import COMMANDS
 from codexpool.cli.next_steps import GUIDED, say_next
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, confdir_of, find_proxy
-from codexpool.cli.service.managers import ManagerError, manager
+from codexpool.cli.service.managers import ManagerError, own_manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import via_option
 from codexpool.local.ca_files import CERTIFICATE, AuthorityError, certificate
@@ -152,7 +152,7 @@ class Guide:
 
     def _has_service(self) -> bool:
         try:
-            manager(sys.platform, os.environ, Path.home(), 0)
+            own_manager()
         except ManagerError:
             return False
         return True

@@ -59,7 +59,8 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     if name != "mitmproxy":
         sys.stdout = log_output()
     # mitmproxy's own window has no place for a banner.
-    addons = [Banner(os.environ)] if name != "mitmproxy" else []
+    is_quiet = name == "mitmproxy" or not {"-q", "--quiet"}.isdisjoint(arguments)
+    addons = [] if is_quiet else [Banner(os.environ)]
     try:
         master.run(name, [*options, *arguments], addons)
     except master.AddressInUseError as error:

@@ -17,11 +17,11 @@ from codexpool.cli import completions
 from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_path
 from codexpool.cli.entry import tool
 from codexpool.cli.next_steps import say_next
-from codexpool.cli.output import print_json
+from codexpool.cli.output import print_facts, print_json
 from codexpool.cli.running_proxy import announced_by
 from codexpool.cli.service.environment import environment_of, left_out
 from codexpool.cli.service.files import MARK, Plan
-from codexpool.cli.service.managers import Manager, ManagerError, State, manager
+from codexpool.cli.service.managers import Manager, ManagerError, State, own_manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import upstream, via_option
 from codexpool.common.private_files import OPEN_TO_OTHERS, private_folder
@@ -117,7 +117,7 @@ def status(context: click.Context, as_json: bool) -> None:
 
 def _manager() -> Manager:
     try:
-        return manager(sys.platform, os.environ, Path.home(), os.getuid() if os.name == "posix" else 0)
+        return own_manager()
     except ManagerError as error:
         raise Failure(str(error)) from None
 
@@ -241,14 +241,13 @@ def _document(managed: Manager) -> dict[str, Any]:
 
 def _print(document: dict[str, Any]) -> None:
     runs = f"process {document['pid']}" if document["pid"] else "no process"
-    where = ", ".join(document["listens"]) or "no address yet"
-    rows = {
-        "file": document["file"],
-        "state": f"{document['state']}, {'enabled' if document['enabled'] else 'not enabled'}, {runs}",
-        "address": where,
-        "log": document["log"],
-        "variables": document["variables"],
-        "authority": document["confdir"] or "unknown until it runs",
-    }
-    for name, text in rows.items():
-        click.echo(f"  {name:<9}  {text}")
+    print_facts(
+        {
+            "file": document["file"],
+            "state": f"{document['state']}, {'enabled' if document['enabled'] else 'not enabled'}, {runs}",
+            "address": ", ".join(document["listens"]) or "no address yet",
+            "log": document["log"],
+            "variables": document["variables"],
+            "authority": document["confdir"] or "unknown until it runs",
+        }
+    )

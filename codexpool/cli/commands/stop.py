@@ -16,6 +16,7 @@ from codexpool.cli.running_proxy import (
     find_proxy,
     proxy_option,
 )
+from codexpool.cli.service.managers import runs_as_service
 from codexpool.local.processes import Process, process
 
 QUIET: Final = 1.0  # seconds after which the command says what it waits for
@@ -38,6 +39,7 @@ def stop(proxy_url: str | None) -> None:
     if announced is None:
         _refuse(proxy)
     what = f"the proxy at {proxy} (process {announced.pid})"
+    is_service = runs_as_service(announced.pid)
     try:
         with process(announced.pid) as running:
             running.terminate()
@@ -46,7 +48,10 @@ def stop(proxy_url: str | None) -> None:
         pass  # It has just ended.
     except PermissionError:
         raise Failure(f"{what} belongs to another user; stop it as that user, or as root") from None
-    click.echo(f"stopped {what}. To start one again: codexpool run")
+    if is_service:
+        click.echo(f"stopped {what}. It starts at your next login; to have it start now: codexpool service install")
+    else:
+        click.echo(f"stopped {what}. To start one again: codexpool run")
 
 
 def _refuse(proxy: RunningProxy) -> NoReturn:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -199,3 +201,17 @@ def manager(platform: str, environ: Mapping[str, str], home: Path, uid: int) -> 
         return Systemd(environ, home)
     what = "launchctl" if platform == "darwin" else "systemctl"
     raise ManagerError(f"there is no {what} here: a service needs systemd or launchd. Other ways: docs/running.md")
+
+
+def own_manager() -> Manager:
+    """Return the manager of this user, on this machine. Raises ManagerError if there is none."""
+    return manager(sys.platform, os.environ, Path.home(), os.getuid() if os.name == "posix" else 0)
+
+
+def runs_as_service(pid: int) -> bool:
+    """Return whether a process is that of the service. Raises nothing."""
+    try:
+        managed = own_manager()
+        return managed.file.exists() and managed.state().pid == pid
+    except (ManagerError, OSError):
+        return False
