@@ -79,7 +79,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {name: entry for group in GROUPS.values()
 
 ALIASES: Final = {"ls": "list"}
 
-VERSION_HELP: Final = "Print the version, and the commit of a checkout."
+VERSION_HELP: Final = "Print the version and the commit."
 
 
 class Commands(click.Group):

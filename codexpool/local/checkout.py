@@ -1,4 +1,4 @@
-"""The commit of a checkout: its version alone does not tell which code runs."""
+"""The commit that a codexpool is of: its version alone does not tell which code runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
+FILE: Final = "entry/commit"  # In a built package: hatch_build.py writes it.
 LONGEST: Final = 5.0  # seconds that git may take
 
 
-def commit(root: Path = PACKAGE.parent) -> str:
-    """Return the commit of the checkout that this package is in, with ``-dirty`` if files differ; empty elsewhere."""
+def commit(package: Path = PACKAGE) -> str:
+    """Return the commit of a package, of its checkout or of the one it was built from; empty if it is not known."""
+    if found := commit_of(package.parent):
+        return found
+    try:
+        return (package / FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout, with ``-dirty`` if files differ; empty for anything else."""
     # An installed package may be in a folder of another repository: then the commit would be that one's.
     if not (root / ".git").exists() or not (root / "addon").is_file():
         return ""

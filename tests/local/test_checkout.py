@@ -31,20 +31,27 @@ def test_a_checkout_has_a_commit_and_says_if_it_was_changed(repository: Path) ->
     )
     head = run.stdout.strip()[:12]
 
-    assert checkout.commit(repository) == head
+    assert checkout.commit_of(repository) == head
     (repository / "addon").write_text("changed")
-    assert checkout.commit(repository) == f"{head}-dirty"
+    assert checkout.commit_of(repository) == f"{head}-dirty"
 
 
 def test_an_installation_inside_another_repository_has_no_commit(repository: Path) -> None:
     (repository / "addon").unlink()
-    assert checkout.commit(repository) == ""
-    assert checkout.commit(repository / "lib") == ""
+    assert checkout.commit_of(repository) == ""
+    assert checkout.commit_of(repository / "lib") == ""
+
+
+def test_a_built_package_has_the_commit_of_its_checkout(tmp_path: Path) -> None:
+    assert checkout.commit(tmp_path) == ""
+    (tmp_path / checkout.FILE).parent.mkdir()
+    (tmp_path / checkout.FILE).write_text("0123456789ab\n")
+    assert checkout.commit(tmp_path) == "0123456789ab"
 
 
 def test_without_git_there_is_no_commit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert checkout.commit(repository) == ""
+    assert checkout.commit_of(repository) == ""
 
 
 @pytest.mark.parametrize(("commit", "shown"), [("", ""), ("0123456789ab-dirty", ", commit 0123456789ab-dirty")])
