@@ -259,7 +259,7 @@ def _identity(
         "not_for": [safe(entry.described(now)) for entry in pool.exclusions.of(identity, now)[:NOT_FOR_SHOWN]],
         "requests": requests,
         "refusals": refusals,
-        "tokens_today": _tokens(view.ledger.tokens_of_identity(identity.name, now))
+        "tokens_today": view.ledger.tokens_of_identity(identity.name, now)._asdict()
         if view.ledger is not None
         else None,
         "last_used_at": used_at,
