@@ -193,7 +193,11 @@ def compare_identities(a: Mapping[str, Any], b: Mapping[str, Any], now: float) -
 
 
 def _unquoted(value: str | None) -> str | None:
-    return str(json.loads(value)) if value is not None and value.startswith('"') else value
+    """Return a string of JSON without its quotes; what follows it (that it is another one) is kept."""
+    if value is None or not value.startswith('"'):
+        return value
+    text, end = json.JSONDecoder().raw_decode(value)
+    return f"{text}{value[end:]}"
 
 
 def _readable(value: Any, now: float, key: str = "") -> Any:

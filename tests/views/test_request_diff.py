@@ -354,6 +354,11 @@ def test_identities_are_compared_by_what_is_known_of_them() -> None:
     assert compare_identities(work, {**work, "name": "other"}, AT).differences == []
 
 
+def test_identities_of_two_persons_are_compared() -> None:
+    found = compare_identities({"email": "ann@a.example"}, {"email": "bob@b.example"}, AT)
+    assert told(found) == [("identity", "email", "~", "<email>", "<email> (another one)")]
+
+
 @given(planting.recognised)
 def test_no_comparison_of_identities_shows_a_secret(secret: str) -> None:
     comparison = compare_identities({"evidence": f"401 for {secret}"}, {"evidence": "", "x": {"token": secret}}, AT)
