@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
 from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -90,8 +91,7 @@ class StatusView:
             yield Text(f"{what}. To begin: codexpool add NAME", "yellow")
             return
         if self._is_for_programs:
-            yield Text("\t".join(TITLES))
-            yield from (Text("\t".join(map(_on_a_line, self._row(identity)))) for identity in identities)
+            yield _tabbed([TITLES, *(map(_on_a_line, self._row(identity)) for identity in identities)])
         else:
             yield self._table(identities)
         for identity in identities:
@@ -160,7 +160,7 @@ class StatusView:
     def _summary(self) -> RenderableType:
         facts = list(self._facts())
         if self._is_for_programs:
-            return Text("\n".join(f"{title}\t{_on_a_line(fact)}" for title, fact in facts if title))
+            return _tabbed((title, _on_a_line(fact)) for title, fact in facts if title)
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -293,8 +293,13 @@ def _proxy(proxy: Document, at: float) -> Text:
     return Text.assemble((proxy["host"], "bold"), f" {', '.join(facts)}", (silent, "yellow"))
 
 
+def _tabbed(rows: Iterable[Iterable[str]]) -> RenderableType:
+    """Draw rows with tabs, which rich would replace with blanks in a Text."""
+    return Segments([Segment("\t".join(row)) for row in rows], new_lines=True)
+
+
 def _on_a_line(text: Text) -> str:
-    return ", ".join(line.strip() for line in text.plain.splitlines())
+    return ", ".join(line.strip() for line in text.plain.splitlines()).replace(":, ", ": ")
 
 
 def short(key: str) -> str:

@@ -402,6 +402,16 @@ def test_a_pipe_gets_no_colours(fake: FakeProxy) -> None:
     assert "\x1b" not in run(fake).stdout
 
 
+def test_a_pipe_gets_tabs_and_what_belongs_together_on_a_line(
+    fake: FakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = CliRunner().invoke(command, ["--proxy", fake.url]).stdout
+
+    assert re.search(r"^work\tready\t", text, re.MULTILINE)
+    assert re.search(r"^sessions\t\d+, last used: [^,:]", text, re.MULTILINE)
+
+
 # -- watching
 
 
