@@ -42,6 +42,7 @@ def clean_ending() -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
     except click.Abort as abort:  # at a prompt
         if isinstance(abort.__context__, KeyboardInterrupt):
+            click.echo(err=True)  # The shell's prompt begins on a line of its own.
             raise SystemExit(INTERRUPTED) from None
         raise
     except OSError as error:

@@ -179,9 +179,21 @@ def test_without_a_proxy_no_probe_is_sent(machine: Machine) -> None:
     machine.add()
     machine.make_authority()
 
-    assert "not sent: no proxy runs yet" in machine.run("n\n", code=1).stdout
+    result = machine.run("n\n", code=1)
 
+    assert "not sent: no proxy runs yet" in result.stdout
+    assert result.stderr.endswith('Next:\n  codexpool run\n  eval "$(codexpool env)" && codex\n')
     assert machine.probed == []
+
+
+def test_a_service_that_does_not_start_is_no_end(machine: Machine) -> None:
+    machine.add()
+    machine.make_authority()
+    machine.works = False
+
+    machine.run("b\ny\nn\n", code=1)
+
+    assert machine.called == ["service install"]
 
 
 def test_a_program_is_told_what_is_left_to_do(machine: Machine) -> None:

@@ -54,7 +54,7 @@ def init(context: click.Context, named: Path | None) -> None:
             click.echo(f"   {done}")
     is_served = guide.probe()
     context.meta[GUIDED] = False
-    say_next(eval_line(os.environ, "codex"))
+    say_next(*guide.next())
     context.exit(0 if is_served else 1)
 
 
@@ -146,6 +146,8 @@ class Guide:
         )
         if how == "b":
             self._run("service", "install", *self._named)
+            if not self._proxy() and click.confirm("   Try again?", default=True):
+                self._start()
         elif how == "t":
             click.echo(f"   In another terminal: {' '.join(['codexpool run', *self._named])}\n   Waiting for it …")
             _wait()
@@ -176,6 +178,11 @@ class Guide:
         changes = {"HTTPS_PROXY": url_of(proxy.at), "CODEX_CA_CERTIFICATE": ca, **without_bypasses(os.environ)}
         environ = {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
         return examine(Output(), environ, None, url_of(proxy.at))
+
+    def next(self) -> list[str]:
+        """Return the command lines that are left to type."""
+        missing = [] if _running() else [" ".join(["codexpool run", *self._named])]
+        return [*missing, eval_line(os.environ, "codex")]
 
     def _run(self, name: str, *arguments: str) -> None:
         """Run another command. If it fails, say why, and go on."""
