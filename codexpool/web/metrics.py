@@ -109,8 +109,10 @@ def _of_requests(view: View) -> Iterator[Metric]:
     yield from metric("codexpool_failures_total", text, tallies.failures)
     yield from metric("codexpool_resends_total", "Second and further attempts of requests.", tallies.sent_again)
     yield from metric("codexpool_session_moves_total", "Moves of a session to another identity.", tallies.moves)
-    yield from metric("codexpool_request_bytes_total", "Bytes of requests: bodies and WebSocket messages.", tallies.bytes_out)
-    yield from metric("codexpool_response_bytes_total", "Bytes of answers sent to clients, with WebSocket messages.", tallies.bytes_in)
+    text = "Bytes of clients' request bodies and WebSocket messages."
+    yield from metric("codexpool_request_bytes_total", text, tallies.bytes_out)
+    text = "Bytes of answers and WebSocket messages for clients."
+    yield from metric("codexpool_response_bytes_total", text, tallies.bytes_in)
     text = "Time from a request's headers to those of its answer, including all attempts and waits."
     yield histogram("codexpool_request_duration_seconds", text, tallies.answers)
     text = "Time that requests waited for an identity or for another attempt."
