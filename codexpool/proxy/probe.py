@@ -60,8 +60,10 @@ def is_marked(client: Client) -> bool:
 
 def is_readable(request: http.Request) -> bool:
     """Return whether a request is short enough to be read to its end, which is when it is answered."""
+    if request.is_http2 or "transfer-encoding" in request.headers:  # Its length need not be declared.
+        return False
     length = request.headers.get("content-length", "0")
-    return length.isdigit() and int(length[:20]) <= LONGEST and "transfer-encoding" not in request.headers
+    return length.isdigit() and int(length[:20]) <= LONGEST
 
 
 def answer(request: http.Request, outlook: Outlook) -> http.Response:

@@ -188,3 +188,5 @@ def test_a_body_is_bounded(headers: dict[str, str], readable: bool) -> None:
     request.headers.update(headers)
 
     assert probe.is_readable(request) is readable
+    request.http_version = "HTTP/2.0"
+    assert not probe.is_readable(request)
