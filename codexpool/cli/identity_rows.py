@@ -207,9 +207,9 @@ def _credits(usage: Usage) -> dict[str, Any] | None:
 
 
 IDS: Final = (
-    Column("account", "account_id", rank=5),
-    Column("user", "user_id", rank=6),
-    Column("fingerprint", "fingerprint", rank=4),
+    Column("account", "account_id"),
+    Column("user", "user_id"),
+    Column("fingerprint", "fingerprint"),
 )
 """The columns of ``--ids``."""
 

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -131,7 +133,7 @@ class Column:
     key: str
     """Where a row has its value."""
     rank: int = 0
-    """On a terminal that is too narrow, columns of the highest rank are left out first."""
+    """On a terminal that is too narrow, columns of the highest rank are left out first; those of rank 0 never."""
     style: Callable[[Row], str] = lambda row: ""
     """Returns the style of a row's value on a terminal."""
     is_number: bool = False
@@ -158,7 +160,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Row], total: Row | Non
     if (table := _fitting(beside, [*rows, *([total] if total else [])], out.console)) is not None:
         out.show(table)
     else:
-        out.lines(*(_key(columns, row) for row in rows))
+        out.lines(*(line for row in rows for line in _stacked(beside, row)))
     for row in rows:
         for column in columns:
             for sentence in row[column.key] if column.is_below else ():
@@ -175,7 +177,7 @@ def print_facts(facts: Mapping[str, Any], styles: Mapping[str, str] | None = Non
     for title, value in facts.items():
         lines = value if isinstance(value, list) else [_cell(value)]
         for number, line in enumerate(lines or [""]):
-            text = Text(plain(line) or "-", (styles or {}).get(title, ""))
+            text = Text(plain(line), (styles or {}).get(title, "")) if line else Text("-", "dim")
             out.lines(Text(f"{'' if number else title:<{width}}  ").append_text(text))
 
 
@@ -193,16 +195,29 @@ def _on_a_line(text: str) -> str:
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Row], out: Console) -> Table | None:
-    """Return a table of the columns that fit, and have a value; None if there is room for the keys only."""
+    """Return a table of the columns that fit, and have a value; None if it would be wider than the terminal."""
     kept = [column for column in columns if not column.rank or any(column.shown(row[column.key]) for row in rows)]
-    for left_out in sorted(kept[:0:-1], key=lambda column: -column.rank):
-        table = _table(kept, rows)
-        widths = out.measure(table, options=out.options.update(width=UNWRAPPED))
-        # Those of rank 0 are wrapped before they are left out.
-        if (widths.maximum if left_out.rank else widths.minimum) <= out.width:
+    while True:
+        table, optional = _table(kept, rows), [column for column in kept if column.rank]
+        width = needed(table, out)
+        if (width.maximum if optional else width.minimum) <= out.width:  # What is not optional is wrapped.
             return table
-        kept.remove(left_out)
-    return None
+        if not optional:
+            return None
+        kept.remove(max(reversed(optional), key=lambda column: column.rank))
+
+
+def needed(table: Table, out: Console) -> Measurement:
+    """Return how many columns a table needs: with its texts wrapped, and with each on one line."""
+    return out.measure(table, options=out.options.update(width=UNWRAPPED))
+
+
+def _stacked(columns: Sequence[Column], row: Row) -> Iterator[Text]:
+    """Yield a row as lines: for terminals that are narrower than its table."""
+    yield _key(columns, row)
+    for column in columns[1:]:
+        if text := _for_people(column, row).replace("\n", ", "):
+            yield Text.assemble(f"  {column.title}: ", (plain(text), column.style(row)))
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
@@ -210,7 +225,10 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     for column in columns:
         justify: JustifyMethod = "right" if column.is_number else "left"
         is_key = column is columns[0]
-        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=is_key or column.rank > 0)
+        width = max((cell_len(_key(columns, row).plain) for row in rows), default=0) if is_key else None
+        table.add_column(
+            column.title, justify=justify, overflow="fold", no_wrap=is_key or column.rank > 0, min_width=width
+        )
     for row in rows:
         cells = [Text("\n".join(map(plain, _for_people(column, row).splitlines()))) for column in columns]
         for column, cell in zip(columns, cells, strict=True):

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from codexpool.cli.output import STATUS_STYLES, UNWRAPPED
+from codexpool.cli.output import STATUS_STYLES, UNWRAPPED, needed
 from codexpool.pool.identity import Status
 from codexpool.views.formatting import clock, local_time, plain_document, size, span
 
@@ -92,21 +93,36 @@ class StatusView:
             return
         if self._is_for_programs:
             yield _tabbed([TITLES, *(map(_on_a_line, self._row(identity)) for identity in identities)])
+        elif (table := self._table(identities)) is not None:
+            yield table
         else:
-            yield self._table(identities)
+            for identity in identities:
+                name, status, limits, *_ = self._row(identity)
+                yield name
+                yield Text.assemble("  ", status.plain.replace("\n", " "), "\n", limits)
         for identity in identities:
             for note in _notes(identity, self._at):
                 yield Text.assemble((identity["name"], "bold"), ": ", note)
 
-    def _table(self, identities: Sequence[Document]) -> Table:
+    def _table(self, identities: Sequence[Document]) -> Table | None:
+        """Return a table with the titles that fit; None if names are too long for one."""
         width = self._console.width
-        titles = TITLES if width >= WIDE else TITLES[:-2] if width >= NARROW else TITLES[:3]
+        for titles in (TITLES if width >= WIDE else (), TITLES[:-2] if width >= NARROW else (), TITLES[:3]):
+            if titles and needed(table := self._table_of(titles, identities), self._console).minimum <= width:
+                return table
+        return None
+
+    def _table_of(self, titles: Sequence[str], identities: Sequence[Document]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for title in titles:
+        rows = [self._row(identity) for identity in identities]
+        for title, *cells in zip(titles, *rows, strict=False):
             justify: JustifyMethod = "right" if title in ("requests", "sessions") else "left"
-            table.add_column(title, overflow="fold", no_wrap=title == "status", justify=justify)
-        for identity in identities:
-            table.add_row(*self._row(identity)[: len(titles)])
+            widest = max(cell_len(line) for cell in cells for line in cell.plain.splitlines() or [""])
+            table.add_column(
+                title, overflow="fold", justify=justify, min_width=widest if title in TITLES[:3] else None
+            )
+        for row in rows:
+            table.add_row(*row[: len(titles)])
         return table
 
     def _row(self, identity: Document) -> list[Text]:

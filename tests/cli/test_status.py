@@ -258,6 +258,15 @@ MANY = [
 ]
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_name_is_whole_at_any_width(fake: FakeProxy, columns: int) -> None:
+    name = "a-name-of-forty-columns-and-not-one-more"
+
+    text = shown(fake, columns=columns, identities=[identity(name), DEAD])
+
+    assert any(line.startswith(name) for line in text.splitlines())
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 132, 200])
 def test_no_line_is_wider_than_the_terminal(fake: FakeProxy, columns: int) -> None:
     breaker = {"open": True, "until": NOW + 30, "names": ["work", "spare"]}

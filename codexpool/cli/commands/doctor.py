@@ -155,7 +155,8 @@ def _print_routes(routes: Routes, as_json: bool) -> None:
     ]
     for hosts, policy in (("all other paths", "own"), *OTHERS):
         shown.append({"path": hosts, "methods": "any", "policy": policy, "repeatable": ""})
-    print_table([Column(name, name) for name in shown[0]], shown)
+    ranks = {"path": 0, "policy": 0, "methods": 1, "repeatable": 2}
+    print_table([Column(name, name, rank) for name, rank in ranks.items()], shown)
 
 
 RESTART: Final = "install the same codexpool for both, and restart the proxy"
