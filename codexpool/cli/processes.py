@@ -53,6 +53,22 @@ class Signals:
             if self._pending is not None and not self._held:
                 self._interrupt(self._pending)
 
+    @contextlib.contextmanager
+    def left_to_child(self) -> Iterator[None]:
+        """Leave Ctrl-C to a child at the terminal: to an editor it is a key. It counts if the block fails."""
+        pressed: list[int] = []
+        # (A child would inherit SIG_IGN.)
+        before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+        try:
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGINT, before)
+        except Exception:
+            if pressed:
+                self._interrupt(pressed[0])
+            raise
+
     def ignore(self) -> None:
         """Ignore signals from now on: the clean-up has begun."""
         self._pending = None

@@ -15,6 +15,7 @@ VARIABLE = "CODEXPOOL_CONFIG"
 class Places:
     """Where pool.toml is looked for: the first of ``paths`` that exists is used.
 
+    If none is a file, the first that is something else, or cannot be looked at, is used: so that reading it fails.
     If a person has named it, ``named_by`` is the option or variable, and no other file is used in its place.
     """
 
@@ -29,11 +30,12 @@ class Places:
     def find(self, in_use: Path | None = None) -> Path | None:
         """Return the pool.toml to use; None if there is none. Raises nothing.
 
-        One that is ``in_use`` or named counts unless it is certain that it does not exist.
+        One that is ``in_use`` counts unless it is certain that it does not exist.
         """
-        certain = self.paths if self.named_by else (in_use,)
-        exists = os.path.isfile
-        return next((path for path in self.paths if exists(path) or (path in certain and may_exist(path))), None)
+        for path in self.paths:
+            if os.path.isfile(path) or (path == in_use and may_exist(path)):  # noqa: PTH113 (it raises nothing)
+                return path
+        return next(filter(may_exist, self.paths), None)
 
     def __str__(self) -> str:
         """Return all places, in order, to show to a person."""

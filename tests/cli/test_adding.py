@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator
@@ -427,11 +428,14 @@ def test_purge_deletes_an_entry_of_the_keyring(pool: Pool, ring: dict[tuple[str,
 
 def test_purge_deletes_nothing_that_codexpool_has_not_made(pool: Pool) -> None:
     login = login_of(pool.standin, pool.folder, owner("spare"))
-    pool.run("add", "spare", "--auth-json", str(login.path))
+    logins = pool.folder / "data" / "codexpool" / "logins"
+    logins.mkdir(parents=True)
+    shutil.copy(login.path, logins.parent)
+    pool.run("add", "spare", "--auth-json", str(logins / ".." / "auth.json"))
     pool.add(pat("work"))
 
     for name in ("spare", "work"):
         said = pool.run("remove", name, "--purge", code=2).stderr
         assert "has no folder made by codexpool login, and no entry in the keyring" in said
-    assert login.path.exists()
+    assert (logins.parent / "auth.json").exists()
     assert list(pool.list()) == ["spare", "work"]

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from codexpool.cli.commands import config
 from codexpool.cli.main import main
+from codexpool.common.atomic_replace import locked
 from codexpool.config import editing
 from codexpool.config.read import parse
 
@@ -190,6 +191,33 @@ def test_an_editor_that_fails_changes_nothing(
     assert said in result.stderr
     assert "Nothing was changed" in result.stderr
     assert pool.read_text() == VALID
+
+
+def test_what_was_edited_is_kept_if_it_cannot_be_saved(
+    run: Run, pool: Path, edits: Edits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits('copy.write_text("# mine\\n")')
+    monkeypatch.setattr(editing, "LOCK_TIMEOUT", 0.0)
+    with locked(pool.resolve(), 1):
+        result = run("edit", code=1)
+
+    [kept] = pool.parent.glob("pool.toml.edited-*")
+    assert kept.read_text() == "# mine\n"
+    assert f"is being edited by another process; try again. Your text is in {kept}" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals of a terminal")
+@pytest.mark.parametrize(("ends_with", "code"), [("0", 0), ("1", 130)])
+def test_ctrl_c_is_left_to_the_editor(run: Run, pool: Path, edits: Edits, ends_with: str, code: int) -> None:
+    """vim, for one, goes on after it. Only an editor that fails then was interrupted."""
+    edits(
+        "import os, signal; copy.write_text('# mine\\n'); "
+        f"os.kill(os.getppid(), signal.SIGINT); sys.exit({ends_with})"
+    )
+
+    run("edit", code=code)
+
+    assert pool.read_text() == (VALID if code else "# mine\n")
 
 
 def test_an_identity_without_a_token_is_reported_after_saving(run: Run, pool: Path, edits: Edits) -> None:

@@ -69,6 +69,17 @@ def test_a_named_file_that_cannot_be_looked_at_is_not_taken_for_missing(home: Pa
     assert find(str(loop), {}, None) == loop
 
 
+def test_what_is_there_but_no_file_is_found_if_there_is_no_file(home: Path) -> None:
+    """Such as the folder that Docker makes of a file to mount that is missing: reading it says what is wrong."""
+    entry = home / "checkout" / "addon"
+    folder = home / "checkout" / "config" / "pool.toml"
+    folder.mkdir(parents=True)
+    assert find(None, {}, entry) == folder
+
+    of_user = make(places(None, {}, None).new)
+    assert find(None, {}, entry) == of_user
+
+
 def test_places_are_listed_in_order(home: Path) -> None:
     told = str(places(None, {}, home / "addon")).split(", ")
     assert told[:3] == ["--set codexpool_config=PATH", "CODEXPOOL_CONFIG", str(home / "config" / "pool.toml")]

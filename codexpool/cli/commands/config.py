@@ -104,12 +104,12 @@ def _text(path: Path) -> str:
 def _edited(before: str, path: Path) -> str:
     """Return a valid text that a person has made of another one. Raises Unchanged, OSError."""
     # A folder of its own: whatever editors write beside the copy, which contains tokens, goes with it.
-    with Signals(), tempfile.TemporaryDirectory(prefix="codexpool-") as folder:
+    with Signals() as signals, tempfile.TemporaryDirectory(prefix="codexpool-") as folder:
         copy = Path(folder, "pool.toml")
         copy.touch(mode=0o600)
         copy.write_bytes(before.encode())
         while True:
-            text = _saved(copy)
+            text = _saved(copy, signals)
             if not (problems := _problems(text, path)):
                 return text
             for problem in problems:
@@ -118,10 +118,11 @@ def _edited(before: str, path: Path) -> str:
                 raise Unchanged("what the editor saved is invalid")
 
 
-def _saved(copy: Path) -> str:
+def _saved(copy: Path, signals: Signals) -> str:
     """Open the editor, and return what it saved. Raises Unchanged, OSError."""
     try:
-        click.edit(filename=str(copy))
+        with signals.left_to_child():
+            click.edit(filename=str(copy))
         return copy.read_bytes().decode().removeprefix(BOM)
     except click.ClickException as error:
         raise Unchanged(f"{error.message.rstrip('.')} (set EDITOR to the editor to use)") from None
@@ -155,16 +156,19 @@ def _save(path: Path, before: str, after: str) -> None:
 
     try:
         edit_pool(path, change)
+        return
     except _ChangedMeanwhileError:
-        changed = f"{path} was changed by a proxy or another command meanwhile, and is kept as it is"
-        try:
-            kept = keep_beside(path.resolve(), after.encode(), "edited")
-        except OSError as error:
-            raise Failure(f"{changed}. Your text is lost, as it could not be written: {error.strerror}") from None
-        raise Failure(
-            f"{changed}. Your text is in {kept}: take from it what you need with `codexpool config edit`, then "
-            "delete it (it may contain tokens)"
-        ) from None
+        reason = f"{path} was changed by a proxy or another command meanwhile, and is kept as it is"
+    except Failure as failure:
+        reason = failure.message
+    try:
+        kept = keep_beside(path.resolve(), after.encode(), "edited")
+    except OSError as error:
+        raise Failure(f"{reason}. Your text is lost, as it could not be written: {error.strerror}") from None
+    raise Failure(
+        f"{reason}. Your text is in {kept}: take from it what you need with `codexpool config edit`, then "
+        "delete it (it may contain tokens)"
+    )
 
 
 @config.command("check")

@@ -60,7 +60,7 @@ def _folder_of(spec: IdentitySpec) -> Path | None:
     if not isinstance(spec.source, FromAuthJson):
         return None
     folder = spec.source.path.parent
-    is_ours = folder.parent == logins_folder() and not folder.is_symlink()
+    is_ours = folder.parent == logins_folder() and folder.name != ".." and not folder.is_symlink()
     return folder if is_ours else None
 
 
