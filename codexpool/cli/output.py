@@ -46,6 +46,17 @@ def console(stderr: bool = False) -> Console:
     return made
 
 
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Show on standard error what takes its time, if that is a terminal."""
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        yield
+        return
+    with terminal.status(what):
+        yield
+
+
 class Output:
     """Standard output. All it prints is written at once, also to a file or a pipe."""
 

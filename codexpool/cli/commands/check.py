@@ -25,7 +25,7 @@ from codexpool.cli.common import (
     verification,
 )
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
-from codexpool.cli.output import print_json
+from codexpool.cli.output import print_json, progress
 from codexpool.cli.tokens import checked, put_vouched, remember
 from codexpool.cli.via import hint, via_option
 from codexpool.config import editing
@@ -78,7 +78,8 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, with_ids: 
     specs = [pool.identity(name) for name in names] or pool.config.identities
     wanted = {spec.name for spec in specs}
     before = {row.spec.name: row for row in identity_rows(pool) if row.spec.name in wanted}
-    found, readings = asyncio.run(_check(pool, before))
+    with progress("asking the backend"):
+        found, readings = asyncio.run(_check(pool, before))
     answers = _without_mass_refusals(found, before)
     statuses = {name: _status(before[name].kind, answer) for name, answer in answers.items()}
     after = {name: _after(row, answers.get(name), statuses.get(name)) for name, row in before.items()}

@@ -11,7 +11,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import Failure, config_option, json_option
-from codexpool.cli.output import console, print_json
+from codexpool.cli.output import Output, print_json
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.cli.saved_flows import side_of
 from codexpool.redaction import redact_text
@@ -70,9 +70,7 @@ def diff(
     else:
         from rich.text import Text
 
-        out = console()
-        for line in _lines(titles, comparison):
-            out.print(Text(line.text, line.role.value), soft_wrap=True)
+        Output().lines(*(Text(line.text, line.role.value) for line in _lines(titles, comparison)))
     raise SystemExit(1 if comparison.differences else 0)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure, json_option, pool_places, sources
-from codexpool.cli.output import Column, Output, console, print_json, print_table
+from codexpool.cli.output import Column, Output, console, print_json, print_table, progress
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import proxy_option
 from codexpool.common.private_files import UnusableError, read_private
@@ -88,9 +88,8 @@ def examine(
 def _check(out: Output, areas: Iterable[tuple[str, Iterator[Finding]]], as_json: bool) -> list[Finding]:
     """Check all areas, and print what is found in each."""
     found: list[Finding] = []
-    terminal = console(stderr=True)
     for area, findings in areas:
-        with terminal.status(f"checking {area}") if terminal.is_terminal else contextlib.nullcontext():
+        with progress(f"checking {area}"):
             new = [finding.safe() for finding in findings]
         found += new
         for finding in new if not as_json else ():
