@@ -8,10 +8,12 @@ import select
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from codexpool.local.running_proxies import may_run
 
+NAMES: Final = (b"codexpool", b"mitm")  # one of them is in the command line of each proxy
 LOOK: Final = 0.1  # seconds between two looks at a process, where the system does not tell that it has ended
 
 
@@ -36,6 +38,18 @@ class Process:
         while (runs := may_run(self._pid)) and time.monotonic() < deadline:
             time.sleep(LOOK)
         return not runs
+
+
+def is_proxy(pid: int) -> bool:
+    """Return whether a process looks like a proxy; True if that cannot be seen.
+
+    A note in a folder that a container shares has an id of the container, which is another process here.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+    return any(name in words for name in NAMES)
 
 
 @contextlib.contextmanager

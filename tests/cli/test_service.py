@@ -253,6 +253,13 @@ def test_install_starts_the_proxy_now_and_at_each_login(machine: Machine) -> Non
     assert "loginctl enable-linger" in said.stderr
 
 
+def test_the_pool_may_be_made_later(machine: Machine) -> None:
+    later = machine.home / "later" / "pool.toml"
+    machine.run("install", "--config", str(later))
+    assert f"run --config {later}" in machine.unit.read_text()
+    assert not later.exists()
+
+
 def test_install_tells_of_a_file_of_variables_that_others_can_read(machine: Machine) -> None:
     variables = machine.home / ".config" / "codexpool" / "environment"
     variables.parent.mkdir(parents=True)

@@ -19,7 +19,8 @@ from tests.cli.fakeproxy import FakeProxy, running, status
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
 
-ENDS = "import time; print(flush=True); time.sleep(60)"
+ENDS = "import time; print(flush=True); time.sleep(60)  # codexpool run"
+ANOTHER = "import time; print(flush=True); time.sleep(60)"
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {ENDS}"
 
 
@@ -126,6 +127,16 @@ def test_one_that_has_ended_meanwhile_counts_as_stopped(
     announces(monkeypatch, process.popen.pid, fake.port)
     process.end()
     assert "stopped" in stop().stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="command lines cannot be seen")  # noqa: PTH110
+@pytest.mark.parametrize("process", [ANOTHER], indirect=True)
+def test_a_process_with_the_id_of_a_proxy_in_a_container_is_left_alone(
+    fake: FakeProxy, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announces(monkeypatch, process.popen.pid, fake.port)
+    assert "in a container" in stop(code=1).stderr
+    assert process.popen.poll() is None
 
 
 @pytest.mark.parametrize("answer", [200, 403])

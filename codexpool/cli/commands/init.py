@@ -13,7 +13,7 @@ import click
 
 from codexpool.cli.client_access import trusted, url_of
 from codexpool.cli.commands.env import without_bypasses
-from codexpool.cli.common import Failure, Pool, config_option, pool_path
+from codexpool.cli.common import Failure, Pool, config_option, pool_to_edit
 from codexpool.cli.main import COMMANDS
 from codexpool.cli.next_steps import GUIDED, say_next
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, confdir_of, find_proxy
@@ -85,7 +85,7 @@ class Guide:
     def __init__(self, context: click.Context, named: Path | None) -> None:
         self._context = context
         self._named = ["--config", str(named)] if named is not None else []
-        self._path = pool_path(named)
+        self._path = pool_to_edit(named)
 
     def steps(self) -> list[Step]:
         return [

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from codexpool.cli import completions
-from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_path
+from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_to_edit
 from codexpool.cli.entry import tool
 from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_facts, print_json
@@ -56,7 +56,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
         codexpool service install -p 8081
     """
     managed = _manager()
-    path = pool_path(named)
+    path = pool_to_edit(named)
     environ = {**os.environ, **({UPSTREAM: proxy.url} if (proxy := upstream()) is not None else {})}
     command = _command(path if named is not None else None, arguments)
     plan = Plan(command, environment_of(environ), *_files())

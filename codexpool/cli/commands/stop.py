@@ -17,7 +17,7 @@ from codexpool.cli.running_proxy import (
     proxy_option,
 )
 from codexpool.cli.service.managers import runs_as_service
-from codexpool.local.processes import Process, process
+from codexpool.local.processes import Process, is_proxy, process
 
 QUIET: Final = 1.0  # seconds after which the command says what it waits for
 PATIENCE: Final = 40.0  # seconds to wait: a proxy lets turns finish for 30 (`proxy.mitm.shutdown.BOUND`)
@@ -36,7 +36,7 @@ def stop(proxy_url: str | None) -> None:
         raise Failure("on Windows a proxy cannot be asked to end: press Ctrl-C in its window")
     proxy = find_proxy(proxy_url)
     announced = announcement_of(proxy)
-    if announced is None:
+    if announced is None or not is_proxy(announced.pid):
         _refuse(proxy)
     what = f"the proxy at {proxy} (process {announced.pid})"
     is_service = runs_as_service(announced.pid)
