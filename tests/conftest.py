@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from mitmproxy.log import MitmLogHandler
 
+from tests import machine
 from tests import postgres as postgres_server
 from tests.running import Proxy, codex
 
@@ -18,26 +18,13 @@ settings.register_profile("any machine", deadline=None)  # a busy machine is no 
 settings.register_profile("quick", settings.get_profile("any machine"), max_examples=30)  # `just test`, .ci/run
 settings.load_profile("any machine")
 
-os.environ["TZ"] = "UTC"  # Times are shown in the zone of the machine.
-time.tzset()
+machine.hide()
 
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the configuration, state and proxy settings of this machine."""
-    for name in (
-        "CODEXPOOL_CONFIG",
-        "CODEX_AUTHAPI_BASE_URL",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "ALL_PROXY",
-        "NO_PROXY",
-        "CODEXPOOL_PROXY",
-        "CODEXPOOL_UPSTREAM_PROXY",
-        "CODEXPOOL_STATE_KEY",
-        "CODEXPOOL_STATE_KEY_FILE",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    """Give each test a state of its own, and no pool: the checkout may have a config/pool.toml."""
+    monkeypatch.setenv("CODEXPOOL_CONFIG", str(tmp_path / "unused-pool.toml"))
     monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "unused-state.sqlite3"))
 
 

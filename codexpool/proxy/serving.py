@@ -90,6 +90,9 @@ class SwapHandler:
             self.flows.mode = setup if isinstance(setup, Closed) else self._without_pool(setup)
             return
         options.note_pool()
+        if not setup.identities:
+            what = "does not exist yet" if setup.is_missing else "has no identities"
+            logger.warning("%s %s, so no request is served: codexpool add NAME", setup.path, what)
         environ, scope = os.environ, partial(scope_of, os.environ)
         keeper = Keeper(setup, lambda: _open_state(environ), environ, options.own_route(), self, scope)
         keeper.start(watcher)

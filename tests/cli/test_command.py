@@ -39,12 +39,14 @@ def test_run_passes_unknown_arguments_on(world: World) -> None:
 
 
 def test_run_starts_mitmdump_with_the_addon(world: World) -> None:
-    missing = world.home / "missing.toml"
+    invalid = world.home / "invalid.toml"
+    invalid.touch(mode=0o600)
+    invalid.write_text("[pool")
 
-    run = world.run("run", "-p", "0", "--config", str(missing))
+    run = world.run("run", "-p", "0", "--config", str(invalid))
 
     assert run.returncode == 1
-    assert f"codexpool: {missing}" in run.stdout + run.stderr
+    assert f"codexpool: {invalid}" in run.stdout + run.stderr
 
 
 def test_run_exits_with_mitmdumps_exit_code(world: World) -> None:
@@ -69,12 +71,13 @@ def test_run_is_one_process_with_a_master_of_our_own(world: World) -> None:
     script = world.home / "asks.py"
     script.write_text(ASKS)
 
-    run = world.run("run", "-p", "0", "-s", str(script), "~q", "&", "~u x")
+    pool = world.home / "pool.toml"
+    run = world.run("run", "-p", "0", "--config", str(pool), "-s", str(script), "~q", "&", "~u x")
 
     assert run.returncode == 0, run.stderr
     assert f"master DumpMaster codexpool.proxy.mitm.master {os.getpid()}" in run.stdout
     assert "filter ~q & ~u x" in run.stdout  # mitmdump's own arguments
-    assert "config/pool.example.toml" in run.stdout  # The addon says that there is no pool.
+    assert f"{pool} does not exist yet, so no request is served: codexpool add NAME" in run.stdout
 
 
 def test_run_says_that_mitmproxy_is_not_there(world: World) -> None:

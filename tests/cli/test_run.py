@@ -107,6 +107,7 @@ def test_run_tells_the_terminal_what_comes_next(tmp_path: Path) -> None:
     """And it alone gets the token of mitmweb's page; the next proxy learns who has the port; stop ends the first."""
     port, web_port = free_port(), free_port()
     has_token = version.VERSION >= "12"  # The older one does not run under mitmweb.
+    pool = ("--config", str(tmp_path / "pool.toml"))  # The checkout of the person who runs this may have one.
     web = ("--with", "mitmweb", "--set", "web_open_browser=false", "--set", f"web_port={web_port}")
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -115,11 +116,11 @@ def test_run_tells_the_terminal_what_comes_next(tmp_path: Path) -> None:
         )
 
     with Terminal(
-        tmp_path, "run", "-p", str(port), "-w", "flows", *(web if has_token else ()), columns=200
+        tmp_path, "run", *pool, "-p", str(port), "-w", "flows", *(web if has_token else ()), columns=200
     ) as terminal:
         terminal.shows("codex.pool/", 60)
         terminal.shows('eval "$(codexpool env)" && codex')
-        second = command("run", "-p", str(port))
+        second = command("run", *pool, "-p", str(port))
         stopped = command("stop")
         ended = terminal.wait(20)
         said = plain(terminal.output)

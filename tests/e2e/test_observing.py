@@ -372,7 +372,8 @@ def test_observing_sends_runs_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_traffic_is_traced_without_a_pool_toml(make: Make, tmp_path: Path) -> None:
     dump = tmp_path / "flows"
-    world = make(pat("work"), arguments=(*OBSERVE, "-w", str(dump)), ready=0, configured=False)
+    arguments = (*OBSERVE, "-w", str(dump))
+    world = make(pat("work"), arguments=arguments, ready=0, configured=False, script=copied_entry(tmp_path))
     at_home(world.standin)
     with world.proxy.client() as client:
         assert served_by(world.turn(client)) == CLIENT.name

@@ -15,7 +15,7 @@ import pytest
 from codexpool.common.private_files import private_folder
 from codexpool.pool.patience import PATIENCE
 from tests.e2e.conftest import OLD, Make
-from tests.e2e.world import MODEL, E2EProxy, served_by
+from tests.e2e.world import MODEL, E2EProxy, copied_entry, served_by
 from tests.running import CLIENT, pat, pool_toml
 from tests.standin import DISCOVERY, WHOAMI, Answer, StandIn, Token
 
@@ -130,9 +130,10 @@ def test_a_bad_start_is_refused_in_one_line_with_the_remedy(refused: dict[str, S
     assert "at-test-" not in proxy.log
 
 
-def test_without_a_pool_nothing_is_swapped_until_there_is_one(make: Make) -> None:
+def test_without_a_pool_nothing_is_swapped_until_there_is_one(make: Make, tmp_path: Path) -> None:
     """A warning says so."""
-    world = make(pat("work"), configured=False, ready=0)
+    # The checkout of the person who runs this may have a config/pool.toml.
+    world = make(pat("work"), configured=False, ready=0, script=copied_entry(tmp_path))
     world.proxy.says("no pool.toml found, so no request is swapped")
     assert "CODEXPOOL_CONFIG" in world.proxy.log
     with world.proxy.client() as client:
