@@ -45,7 +45,10 @@ def findings(document: Mapping[str, Any], where: str, pool_toml: Path | None) ->
         names = ", ".join(map(str, breaker.get("names") or ()))
         text = f"does not move sessions for a while: several identities died at once ({names})"
         yield wrong(PROXY, text, "find out why they died; then: codexpool breaker --close")
-    if not closed:
+    if not closed and not used and not proxy.get("observe"):
+        text = "the proxy has no pool: requests keep the client's own credential"
+        yield wrong(IDENTITIES, text, "codexpool add NAME, or codexpool login NAME; a running proxy follows")
+    elif not closed:
         yield from _identities(document.get("identities") or ())
 
 

@@ -21,7 +21,7 @@ SHOWN: Final = PLACEHOLDER.format("member key").encode()
 SHOWN_IN_NAMES: Final = b"codexpool-member-key"
 SHOWN_IN_PATHS: Final = b"codexpool:member-key"
 
-_BEARER: Final = re.compile(rb"(?i:bearer) +(" + re.escape(MARK) + rb"[\w-]{16,128}) *")
+_BEARER: Final = re.compile(rb"(?i:bearer) +(" + re.escape(MARK) + rb"[^\s,]{0,128}) *")
 _BASIC: Final = re.compile(rb"\s*(?i:basic) +([\w+/=-]+)\s*")
 # Any byte may be percent-encoded (decoding a long path first takes far longer), and a folded header has line breaks.
 _ENCODED: Final = b"".join(rb"(?:%c|(?i:%%%02x))" % (byte, byte) for byte in MARK)

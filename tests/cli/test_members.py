@@ -113,7 +113,7 @@ def test_a_pattern_that_matches_no_identity_is_reported(members: Members) -> Non
 @pytest.mark.parametrize(
     ("access", "said"),
     [
-        ("", "on loopback: the proxy serves clients without a key"),
+        ("", "on loopback only, a proxy serves clients without a key"),
         ('[pool]\naccess = "anyone"\n', 'access = "anyone": the proxy serves clients without a key'),
         ('[pool]\naccess = "members"\n', ""),
     ],

@@ -51,6 +51,7 @@ def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, word
         ({"proxy": {"pool": "/etc/codexpool/pool.toml"}}, Level.NOTE, "uses /etc/codexpool/pool.toml"),
         ({"breaker": {"open": True, "until": None, "names": ["work"]}}, Level.WRONG, "(work)"),
         ({"identities": []}, Level.WRONG, "no request can be served"),
+        ({"proxy": {"pool": None}, "identities": []}, Level.WRONG, "requests keep the client's own credential"),
         (
             {"pool_file": {"path": "/p", "read_at": NOW, "missing": False, "problem": "it is invalid: /p:3"}},
             Level.WRONG,

@@ -124,6 +124,17 @@ async def test_a_misplaced_key_opens_nothing_and_does_not_leave(
     assert not carries_key(request.request)
 
 
+@pytest.mark.parametrize("key", ["at-pool-", "at-pool-short", f"{KEY}…"])
+async def test_a_key_that_was_not_copied_whole_is_named(exchanges: SwapHandler, key: str) -> None:
+    request = coming()
+    request.request.headers["authorization"] = f"Bearer {key}"
+
+    answer = await gone_through(exchanges, request)
+
+    assert isinstance(answer, http.Response)
+    assert b"this is not the key of a member" in (answer.content or b"")
+
+
 @pytest.mark.parametrize("host", ["chatgpt.com", "example.com"])
 async def test_a_key_after_the_body_does_not_leave(keeper: StillKeeper, host: str) -> None:
     exchanges = SwapHandler(history=History())

@@ -218,4 +218,4 @@ def _how_to_log_in(kind: str, shell: str) -> str:
     if kind == "ci":
         return "without a key the client has no login, and uses api.openai.com"
     (line,) = shells.SHELLS[shell]({KEY: "at-pool-…"})
-    return f"members add their key: {line}"
+    return f"Codex has no login here: codex login. A member of a team sets the key instead: {line}"

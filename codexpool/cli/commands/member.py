@@ -312,9 +312,9 @@ def _openness(config: PoolConfig) -> list[str]:
     """Warn of a pool that serves clients without a key."""
     if config.access is Access.MEMBERS:
         return []
-    where = 'access = "anyone"' if config.access is Access.ANYONE else "on loopback"
+    which = 'access = "anyone": the proxy' if config.access is Access.ANYONE else "on loopback only, a proxy"
     remedy = 'To require keys: access = "members" under [pool] in pool.toml'
-    return [f"{where}: the proxy serves clients without a key, too. {remedy}"]
+    return [f"{which} serves clients without a key, too. {remedy}"]
 
 
 def _document(config: PoolConfig, spec: MemberSpec, at: float) -> dict[str, Any]:
