@@ -18,7 +18,6 @@ from codexpool.cli.common import (
     Pool,
     account_api,
     json_option,
-    moment,
     open_the_state,
     pool_option,
     verification,
@@ -35,7 +34,7 @@ from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.reset_credits import CODEX, Credits, Outcome
 from codexpool.state.notes import RESET, USAGE
 from codexpool.tokens.bearer import Bearer
-from codexpool.views.formatting import plain, span
+from codexpool.views.formatting import local_time, plain, span
 
 REMEMBERED: Final = 86_400.0  # Seconds for which a request without a clear answer is sent again as it was.
 
@@ -159,13 +158,13 @@ def _new(name: str, account: Account) -> Request:
 def _explained(name: str, account: Account, request: Request) -> Sequence[str]:
     now, lines = time.time(), [f"{name} has {_counted(account.credits.available)}."]
     if credit := next((credit for credit in account.credits.spendable if credit.id == request.credit_id), None):
-        until = f"expires {moment(credit.expires_at)}" if credit.expires_at is not None else "does not expire"
+        until = f"expires {local_time(credit.expires_at)}" if credit.expires_at is not None else "does not expire"
         title = f' is called "{plain(credit.title)}", and' if credit.title else ""
         lines.append(f"The one to spend{title} {until}.")
     used = [_used(gauge, now) for gauge in account.gauges or ()]
     lines.append(f"Used: {', '.join(used)}." if used else "What it has used is not known.")
     if request.asked_at is not None:
-        when = moment(request.asked_at)
+        when = local_time(request.asked_at)
         lines.append(f"The request of {when} got no clear answer. It is sent again: it cannot spend a second credit.")
     else:
         lines.append("A credit resets these limits now. It is gone then, however little was used.")
