@@ -25,7 +25,8 @@ COLUMNS = (
 )
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=50)
-names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=60)
+words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+names = st.lists(words, min_size=1, max_size=3).map(" ".join)
 rows = st.lists(
     st.fixed_dictionaries(
         {
