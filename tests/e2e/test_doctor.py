@@ -45,6 +45,7 @@ def test_nobody_notices_it(make: Make, tmp_path: Path, monkeypatch: pytest.Monke
         found = [one for one in json.loads(result.stdout)["findings"] if one["about"] in ("probe", "trust")]
         expected = ["ok", "ok", "ok"] if configured else ["wrong", "wrong", "ok"]
         assert [one["level"] for one in found] == expected, result.output
+        assert ("is swapped to work" if configured else "the proxy has no pool") in found[0]["text"]
         with proxy.client() as client:
             shown = client.get("http://codex.pool/api/status").json()
         assert (shown["totals"]["requests"], shown["sessions_total"]) == (0, 0)
