@@ -119,7 +119,11 @@ def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def plan(*arguments: str, **environ: str) -> Plan:
     return Plan(
-        ["/opt/codex pool/bin/codexpool", "run", *arguments], environ, Path("/home/me/100%/environment"), Path("/log")
+        ["/opt/codex pool/bin/codexpool", "run", *arguments],
+        environ,
+        Path("/home/me/100%/environment"),
+        Path("/log"),
+        Path("/home/me"),
     )
 
 
@@ -163,7 +167,9 @@ def test_the_unit_has_one_line_for_each_setting() -> None:
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="there is no systemd")
 def test_systemd_itself_accepts_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "codexpool.service"
-    made = Plan(["/bin/echo", "a b", "100%", "$HOME"], {"A": "x y"}, tmp_path / "environment", tmp_path / "log")
+    made = Plan(
+        ["/bin/echo", "a b", "100%", "$HOME"], {"A": "x y"}, tmp_path / "environment", tmp_path / "log", tmp_path
+    )
     path.write_text(unit(made))
     environ = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
@@ -178,6 +184,7 @@ def test_launchd_reads_back_every_argument(arguments: list[str]) -> None:
     document = plistlib.loads(agent(made, "codexpool").encode())
     assert document["ProgramArguments"][4:] == list(made.command)
     assert document["EnvironmentVariables"] == {"PATH": "/usr/bin"}
+    assert document["WorkingDirectory"] == "/home/me"
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -314,6 +321,7 @@ def test_what_the_manager_refuses_is_not_left_behind(machine: Machine, step: str
 
     assert "Failed to connect to bus" in said
     assert "not with su or sudo" in said
+    assert ("--user disable --now codexpool.service" in machine.asked) is (before is None)
     assert (machine.unit.read_text() if machine.unit.exists() else None) == before
     assert [*machine.unit.parent.glob(".*")] == []
 

@@ -54,12 +54,14 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     \b
         codexpool service install
         codexpool service install -p 8081
+
+    Relative paths in ARGUMENTS are those of your home folder.
     """
     managed = _manager()
     path = pool_to_edit(named)
     environ = {**os.environ, **({UPSTREAM: proxy.url} if (proxy := upstream()) is not None else {})}
     command = _command(path if named is not None else None, arguments)
-    plan = Plan(command, environment_of(environ), *_files())
+    plan = Plan(command, environment_of(environ), *_files(), Path.home())
     before = _own_text(managed.file)
     try:
         _write(managed.file, managed.text(plan))
@@ -170,6 +172,8 @@ def _write(file: Path, text: str) -> None:
 def _restore(managed: Manager, before: str | None) -> None:
     with contextlib.suppress(OSError, ManagerError):
         if before is None:
+            with contextlib.suppress(ManagerError):
+                managed.stop()  # It may be enabled already.
             managed.file.unlink(missing_ok=True)
         else:
             _write(managed.file, before)

@@ -21,12 +21,13 @@ WITH_VARIABLES: Final = 'set -a; [ ! -r "$0" ] || . "$0"; exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a service starts. ``variables`` is a file with lines NAME=value, which need not exist."""
+    """What a service starts, in the folder ``home``. ``variables`` is a file of NAME=value, which need not exist."""
 
     command: Sequence[str]
     environ: Mapping[str, str]
     variables: Path
     log: Path
+    home: Path
 
 
 def unit(plan: Plan) -> str:
@@ -41,6 +42,7 @@ Description=codexpool: Codex clients and a pool of identities
 [Service]
 Type=exec
 ExecStart={command}
+WorkingDirectory=%h
 {environ}
 EnvironmentFile=-{str(plan.variables).replace("%", "%%")}
 KillSignal=SIGTERM
@@ -60,6 +62,7 @@ def agent(plan: Plan, label: str) -> str:
     document = {
         "Label": label,
         "ProgramArguments": ["/bin/sh", "-c", WITH_VARIABLES, str(plan.variables), *plan.command],
+        "WorkingDirectory": str(plan.home),
         "EnvironmentVariables": dict(plan.environ),
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
