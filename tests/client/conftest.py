@@ -56,6 +56,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             arguments: tuple[str, ...] = (),
             head: str = "",
             drained: tuple[str, ...] = (),
+            has_pool: bool = True,
             **more: object,
         ) -> World:
             standin = stack.enter_context(
@@ -66,7 +67,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
             for token in tokens:
                 if token.name in drained:
                     standin.limit(token.token, time.time() + 86400)
-            pool_toml(tmp_path, *tokens, head=head)
+            if has_pool:
+                pool_toml(tmp_path, *tokens, head=head)
             proxy = stack.enter_context(Proxy(standin, tmp_path, *arguments))
             client = Codex(proxy, tmp_path, {} if login else None)
             if login:
