@@ -38,9 +38,15 @@ STATUS_STYLES: Final = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let `codexpool.cli.ending` decide, as for all output: rich would exit with code 1."""
+        raise
+
+
 def console(stderr: bool = False) -> Console:
     """Return a console: with colours on a terminal; elsewhere without, and nothing is wrapped."""
-    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    made = _Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = UNWRAPPED
     return made

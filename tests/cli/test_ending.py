@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from codexpool.cli.log_output import Log
 from codexpool.cli.main import Commands, main
+from codexpool.cli.output import console
 from tests.cli.running import COMMAND
 from tests.cli.terminals import environ
 
@@ -65,6 +67,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_broken_pipe_that_is_not_its_output_is_an_error() -> None:
     assert ending(raises(BrokenPipeError(32, "Broken pipe"))) == (1, "codexpool: Broken pipe")
+
+
+def test_a_console_whose_reader_is_gone_raises_an_error_as_any_output_does() -> None:
+    class Gone(io.StringIO):
+        write = raises(BrokenPipeError(32, "Broken pipe"))
+
+    out = console()
+    out.file = Gone()
+
+    with pytest.raises(BrokenPipeError):
+        out.print("a line")
 
 
 def test_a_proxy_whose_folder_cannot_be_made_says_so_and_does_not_start(tmp_path: Path) -> None:
