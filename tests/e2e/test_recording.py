@@ -126,16 +126,16 @@ def make_environ(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_record_starts_a_proxy_and_leaves_a_recording(
-    standin: StandIn, tmp_path: Path, number: signal.Signals
+    standin: StandIn, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out, log = tmp_path / "out.har", tmp_path / "log"
     process = record(standin, tmp_path, str(out))
     try:
         until(lambda: "work is ready" in log.read_text() or process.poll() is not None, 60, "the pool")
         process.send_signal(number)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(30) == code, log.read_text()
     finally:
         process.kill()
 

@@ -13,6 +13,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.banner import Banner
+from codexpool.cli.ending import INTERRUPTED
 from codexpool.cli.entry import entry
 from codexpool.cli.log_output import log_output
 from codexpool.cli.via import upstream, via_option
@@ -62,7 +63,8 @@ def run(name: str, config: Path | None, arguments: tuple[str, ...]) -> None:
     is_quiet = name == "mitmproxy" or not {"-q", "--quiet"}.isdisjoint(arguments)
     addons = [] if is_quiet else [Banner(os.environ)]
     try:
-        master.run(name, [*options, *arguments], addons)
+        if master.run(name, [*options, *arguments], addons):
+            raise SystemExit(INTERRUPTED)
     except master.AddressInUseError as error:
         from codexpool.cli.common import Failure  # Slow, and seldom needed.
 

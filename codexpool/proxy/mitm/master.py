@@ -134,6 +134,7 @@ class _Master:
     more: Sequence[object] = ()
     made: Any = None
     """The one that was made last."""
+    was_interrupted = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,13 +153,24 @@ class _Master:
 def master(tool: str, more: Sequence[object] = ()) -> type[Any]:
     """Replace the master of one of mitmproxy's commands with one that has our manager, and return it."""
     module, name = import_module(MASTERS[tool][0]), MASTERS[tool][1]
-    made = type(name, (_Master, getattr(module, name)), {"more": more})
+    base = getattr(module, name)
+    # Ctrl-C calls this, if there is one: mitmproxy's own window asks first.
+    own = {} if hasattr(base, "prompt_for_exit") else {"prompt_for_exit": _interrupt}
+    made = type(name, (_Master, base), {"more": more, **own})
     setattr(module, name, made)
     return made
 
 
-def run(tool: str, arguments: Sequence[str], more: Sequence[object] = ()) -> None:
-    """Run one of mitmproxy's commands, with ``more`` addons, until it ends. Raises AddressInUseError."""
+def _interrupt(master: Any) -> None:
+    type(master).was_interrupted = True
+    master.shutdown()
+
+
+def run(tool: str, arguments: Sequence[str], more: Sequence[object] = ()) -> bool:
+    """Run one of mitmproxy's commands, with ``more`` addons, until it ends. Return whether Ctrl-C ended it.
+
+    Raises AddressInUseError.
+    """
     cls = master(tool, more)
     sys.argv = [tool, *arguments]  # for mitmproxy's usage and errors
     try:
@@ -172,6 +184,7 @@ def run(tool: str, arguments: Sequence[str], more: Sequence[object] = ()) -> Non
             raise
         options = cls.made.options
         raise AddressInUseError([(options.web_host, options.web_port)], "--set web_port=") from None
+    return bool(cls.was_interrupted)
 
 
 def _taken(made: Any) -> list[tuple[str, int]]:
