@@ -323,10 +323,10 @@ class Codexpool:
         if flow.response or flow.error or not flow.live:
             hide_key(flow)  # It goes no further, but a dump may have it.
             return
-        if self.telemetry.site.has(flow):
-            raise exceptions.AddonHalt
-        if probe.is_marked(flow.client_conn):
-            if not probe.is_readable(flow.request):
+        is_of_page = self.telemetry.site.has(flow)
+        if is_of_page or probe.is_marked(flow.client_conn):
+            # Strangers may ask, and mitmproxy keeps a body in memory. (A browser may ask for the page over HTTP/2.)
+            if not (probe.is_readable(flow.request) or (is_of_page and flow.request.is_http2)):
                 flow.kill()
             raise exceptions.AddonHalt
         if why := self._refusal(flow.client_conn, flow.request.host, flow.request.port):

@@ -174,6 +174,8 @@ def _reason(error: BaseException) -> str:
     while link is not None:
         if isinstance(link, socket.gaierror):
             return "its name has no address; is this machine online?"
+        if isinstance(link, ssl.SSLError):  # Its errno is not the operating system's.
+            return "no TLS connection came about"
         if isinstance(link, OSError) and link.errno is not None:
             return os.strerror(link.errno).lower()
         link = link.__cause__ or link.__context__
@@ -202,7 +204,10 @@ class _Fork:
         except httpx.ConnectError as error:
             if _mistrust(error):
                 raise
-            raise NoAnswerError(f"the proxy {self._proxy} cannot be reached") from error
+            problem = "let no TLS connection through" if _has_begun(error) else "cannot be reached"
+            raise NoAnswerError(f"the proxy {self._proxy} {problem}") from error
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise NoAnswerError(f"the connection through the proxy {self._proxy} broke off") from error
 
     async def __aenter__(self) -> _Fork:
         await self._direct.__aenter__()
@@ -216,6 +221,15 @@ class _Fork:
     async def aclose(self) -> None:
         await self._direct.aclose()
         await self._proxied.aclose()
+
+
+def _has_begun(error: BaseException | None) -> bool:
+    """Return whether there was a connection, on which TLS failed."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) or type(error).__name__ in ("EndOfStream", "BrokenResourceError"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _refusal(error: httpx.ProxyError) -> str:

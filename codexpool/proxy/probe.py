@@ -18,7 +18,7 @@ from mitmproxy.connection import Client
 from codexpool.protocol.headers import PROBE, PROBE_VERSION, Fields, first_values
 from codexpool.proxy import replies
 
-LONGEST: Final = 65_536  # bytes of a probe's body
+LONGEST: Final = 65_536  # bytes of the body of a probe, or of a request for the page
 REACHES_NOTHING: Final = "codexpool: a probe reaches no server"
 
 _NUMBER: Final = re.compile(r"[\w-]{8,64}", re.ASCII)

@@ -93,7 +93,12 @@ def public_values(flow: http.HTTPFlow) -> set[str]:
     found = ((headers.get("originator", ""), _ORIGINATOR), (headers.get("version", ""), _VERSION), (model, _MODEL))
     values = {value for value, shape in found if shape.fullmatch(value)}
     agent = headers.get("user-agent", "")
-    return values | ({agent} if " " in agent and redact_text(agent, full=True) == agent else set())
+    return {value for value in values | ({agent} if " " in agent else set()) if _is_public(value)}
+
+
+def _is_public(value: str) -> bool:
+    """Return whether a value may stay everywhere: it has no credential, id, address or home folder in it."""
+    return redact_text(value, full=True) == value and _IN_TEXT.search(value) is None
 
 
 def strip(flow: http.HTTPFlow) -> http.HTTPFlow:

@@ -19,7 +19,7 @@ from mitmproxy import http
 from mitmproxy.io import tnetstring
 
 from codexpool.recording.pseudonyms import PSEUDONYM, UUID, any_of, is_pseudonym
-from codexpool.redaction import redact_tokens
+from codexpool.redaction import is_redacted, redact_tokens
 
 SHORTEST: Final = 5  # characters from which on a secret is searched for: a shorter one is part of many words
 _PSEUDONYM: Final = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))(?:{PSEUDONYM.pattern})(?![A-Za-z0-9])")
@@ -63,11 +63,16 @@ def secrets_in(flows: Iterable[http.HTTPFlow]) -> set[str]:
             lower = name.lower()
             if lower == "cookie":
                 secrets |= {crumb.partition("=")[2].strip(' "') for crumb in value.split(";")}
-            elif lower in _CREDENTIALS and not value.endswith(">"):  # Not a placeholder, nor a mask of observe mode.
+            elif lower in _CREDENTIALS and not _is_masked(value):
                 secrets.add(value.rpartition(" ")[2] if "authorization" in lower else value)
         for value in flow.response.headers.get_all("set-cookie") if flow.response is not None else ():
             secrets.add(value.partition(";")[0].partition("=")[2].strip(' "'))
     return {secret for secret in secrets if len(secret) >= 16 and re.search(r"\d", secret)}
+
+
+def _is_masked(value: str) -> bool:
+    """Return whether a value is a placeholder of the pool or a mask of observe mode, perhaps after a scheme."""
+    return any(is_redacted("authorization", text) for text in (value, value.partition(" ")[2]))
 
 
 class Check:

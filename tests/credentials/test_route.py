@@ -11,8 +11,8 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +112,51 @@ async def test_a_failure_says_whose_it_is_and_nothing_that_a_server_sent(
     assert trusted.word is Word.HEALTHY
     assert f"the proxy {company.place} cannot be reached" in gone
     assert not re.search("hunter2|Who are you", refused + untrusted + gone)
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        (b"", "the connection through the proxy {place} broke off"),
+        (b"SSH-2.0-OpenSSH\r\n", "the connection through the proxy {place} broke off"),
+        (b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20), "the connection through the proxy {place} broke off"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "the proxy {place} let no TLS connection through"),
+        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 400 Bad\r\n\r\n", "the proxy {place} let no TLS connection through"),
+        (b"HTTP/1.1 302 Found\r\nlocation: /login\r\n\r\n", "the proxy {place} answers 302"),
+    ],
+)
+async def test_what_a_proxy_does_instead_of_connecting_is_said(answers: bytes, says: str) -> None:
+    """It was reached, and is named."""
+    async with answering(answers) as place:
+        with pytest.raises(NoAnswerError) as raised:
+            await answer(client(Route(f"http://{place}"), 10), "GET", "https://auth.openai.com/", 10)
+
+    assert str(raised.value) == says.format(place=place)
+
+
+async def test_a_connection_that_ends_before_tls_is_no_error_of_the_operating_system() -> None:
+    """TLS numbers its errors otherwise: 8 would be "exec format error"."""
+    async with answering(b"") as place:
+        with pytest.raises(NoAnswerError, match=r"^no TLS connection came about$"):
+            await answer(client(Route(), 10), "GET", f"https://{place}/", 10)
+
+
+@asynccontextmanager
+async def answering(content: bytes) -> AsyncIterator[str]:
+    """Answer what comes to an address with this, and close the connection."""
+
+    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read(4096)
+            writer.write(content)
+            writer.write_eof()
+            await writer.drain()
+            await reader.read()  # until the client leaves: no reset on the way
+        writer.close()
+
+    async with await asyncio.start_server(answer_one, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
 
 
 async def test_each_thing_that_codexpool_asks_takes_that_way(

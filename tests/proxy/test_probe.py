@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from mitmproxy import http
+from mitmproxy.exceptions import AddonHalt
 from mitmproxy.test import tflow
 
+from codexpool.addon import Codexpool
 from codexpool.config.model import Access, PoolConfig
 from codexpool.pool.identity import Condition, Evidence, Status
 from codexpool.pool.selection import Selection
@@ -190,3 +192,20 @@ def test_a_body_is_bounded(headers: dict[str, str], readable: bool) -> None:
     assert probe.is_readable(request) is readable
     request.http_version = "HTTP/2.0"
     assert not probe.is_readable(request)
+
+
+@pytest.mark.parametrize("is_probe", [True, False])
+def test_a_body_that_is_too_long_is_not_read_by_the_page_either(is_probe: bool) -> None:
+    """A stranger may ask for some of its paths."""
+    addon = Codexpool(None, reloaded=False)
+    flow = connect(NUMBER) if is_probe else tflow.tflow()
+    probe.connects(flow)
+    flow.response, flow.live = None, True
+    url = "https://chatgpt.com/" if is_probe else "http://codex.pool/ca.pem"
+    flow.request = http.Request.make("POST", url)
+    flow.request.headers["transfer-encoding"] = "chunked"
+
+    with pytest.raises(AddonHalt):
+        addon.requestheaders(flow)
+
+    assert flow.error is not None

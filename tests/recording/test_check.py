@@ -191,3 +191,11 @@ def test_a_token_of_the_pool_is_replaced_wherever_it_comes_from() -> None:
 
     assert SECRET.encode() not in content
     assert b"echo pseudonym-1" in content
+
+
+def test_a_credential_that_ends_like_a_placeholder_is_a_secret_all_the_same() -> None:
+    key = f"{SECRET}>"
+    flow = a_flow(headers=[("authorization", f"Bearer {key}"), ("x-api-key", key), ("cookie", "a=<codexpool:work>")])
+
+    assert key in secrets_in([flow])
+    assert secrets_in([a_flow(headers=[("authorization", "Bearer <codexpool:workplace-1>")])]) == set()

@@ -212,6 +212,22 @@ def test_which_client_and_model_it_was_stays_whatever_else_repeats_it(version: s
     assert made.metadata[METADATA] == {**trace, "attempts": [{"identity": "identity-1"}]}
 
 
+@pytest.mark.parametrize(
+    ("within", "private"),
+    [
+        ("/home/aurelia/bin", "aurelia"),
+        ("C:\\\\Users\\\\aurelia", "aurelia"),
+        ("device 123e4567-e89b-42d3-a456-426614174000", "123e4567-e89b-42d3-a456-426614174000"),
+        ("10.20.30.40", "10.20.30.40"),
+    ],
+)
+def test_what_is_private_in_a_user_agent_stays_nowhere_that_repeats_it(within: str, private: str) -> None:
+    agent = f"codex_cli_rs/0.171.0 (Ubuntu 24.4.0; x86_64) {within}"
+    flow = a_flow(headers=[("user-agent", agent), ("x-client-agent", agent)])
+
+    assert private not in readable(recorded(flow))
+
+
 def test_a_recording_of_what_observe_mode_has_masked_can_be_recorded_again() -> None:
     mask = "<client's own: PAT 41 chars sha256:c11e47d0a1b2>"
     trace = {"request_headers": [["authorization", f"Bearer {mask[1:-1]}"]]}
