@@ -374,12 +374,12 @@ def test_status_of_what_does_not_run_is_1(machine: Machine) -> None:
 
 
 def test_the_process_of_the_service_is_known(machine: Machine) -> None:
-    assert not managers.runs_as_service(4711)
+    assert managers.start_of_service(4711) == ""
     machine.run("install")
-    assert managers.runs_as_service(4711)
-    assert not managers.runs_as_service(4712)
+    assert managers.start_of_service(4711) == "systemctl --user start codexpool"
+    assert managers.start_of_service(4712) == ""
     machine.has("systemctl", "exit 1", RUNS)
-    assert not managers.runs_as_service(4711)
+    assert managers.start_of_service(4711) == ""
 
 
 def test_uninstall_leaves_the_pool_and_no_unit(machine: Machine) -> None:

@@ -63,7 +63,7 @@ def process(request: pytest.FixtureRequest) -> Iterator[Process]:
 
 @pytest.fixture(autouse=True)
 def _no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "runs_as_service", lambda pid: False)
+    monkeypatch.setattr(command, "start_of_service", lambda pid: "")
 
 
 def announces(monkeypatch: pytest.MonkeyPatch, pid: int, port: int) -> None:
@@ -95,8 +95,8 @@ def test_a_service_is_told_to_start_again_at_the_next_login(
     fake: FakeProxy, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announces(monkeypatch, process.popen.pid, fake.port)
-    monkeypatch.setattr(command, "runs_as_service", process.popen.pid.__eq__)
-    assert "starts at your next login" in stop().stdout
+    monkeypatch.setattr(command, "start_of_service", {process.popen.pid: "systemctl --user start codexpool"}.get)
+    assert "starts at your next login. To start one again: systemctl --user start codexpool\n" in stop().stdout
 
 
 def test_it_is_found_by_the_name_localhost(

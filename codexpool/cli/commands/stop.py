@@ -16,7 +16,7 @@ from codexpool.cli.running_proxy import (
     find_proxy,
     proxy_option,
 )
-from codexpool.cli.service.managers import runs_as_service
+from codexpool.cli.service.managers import start_of_service
 from codexpool.local.processes import Process, is_proxy, process
 
 QUIET: Final = 1.0  # seconds after which the command says what it waits for
@@ -39,7 +39,7 @@ def stop(proxy_url: str | None) -> None:
     if announced is None or not is_proxy(announced.pid):
         _refuse(proxy)
     what = f"the proxy at {proxy} (process {announced.pid})"
-    is_service = runs_as_service(announced.pid)
+    start = start_of_service(announced.pid)
     try:
         with process(announced.pid) as running:
             running.terminate()
@@ -48,10 +48,8 @@ def stop(proxy_url: str | None) -> None:
         pass  # It has just ended.
     except PermissionError:
         raise Failure(f"{what} belongs to another user; stop it as that user, or as root") from None
-    if is_service:
-        click.echo(f"stopped {what}. It starts at your next login; to have it start now: codexpool service install")
-    else:
-        click.echo(f"stopped {what}. To start one again: codexpool run")
+    service = "It is a service, and starts at your next login. " if start else ""
+    click.echo(f"stopped {what}. {service}To start one again: {start or 'codexpool run'}")
 
 
 def _refuse(proxy: RunningProxy) -> NoReturn:

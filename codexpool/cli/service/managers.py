@@ -42,6 +42,8 @@ class Manager(Protocol):
     file: Path
     log: str
     """A command that shows the log."""
+    start_command: str
+    """A command that starts the service as it is."""
 
     @property
     def hint(self) -> str:
@@ -86,6 +88,7 @@ class Systemd:
 
     name = "systemd"
     log = f"journalctl --user -u {NAME} -f"
+    start_command = f"systemctl --user start {NAME}"
 
     def __init__(self, environ: Mapping[str, str], home: Path) -> None:
         folder = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
@@ -149,6 +152,7 @@ class Launchd:
         self.log = f"tail -f {shlex.quote(str(self.log_file))}"
         self._domain = f"gui/{uid}"
         self._target = f"{self._domain}/{NAME}"
+        self.start_command = f"launchctl kickstart {self._target}"
 
     def text(self, plan: Plan) -> str:
         return agent(plan, NAME)
@@ -208,10 +212,10 @@ def own_manager() -> Manager:
     return manager(sys.platform, os.environ, Path.home(), os.getuid() if os.name == "posix" else 0)
 
 
-def runs_as_service(pid: int) -> bool:
-    """Return whether a process is that of the service. Raises nothing."""
+def start_of_service(pid: int) -> str:
+    """Return the command that starts the service, if a process is that of the service; otherwise an empty text."""
     try:
         managed = own_manager()
-        return managed.file.exists() and managed.state().pid == pid
+        return managed.start_command if managed.file.exists() and managed.state().pid == pid else ""
     except (ManagerError, OSError):
-        return False
+        return ""
