@@ -99,7 +99,7 @@ class StatusView:
             for identity in identities:
                 name, status, limits, *_ = self._row(identity)
                 yield name
-                yield Text.assemble("  ", status.plain.replace("\n", " "), "\n", limits)
+                yield from (Text.assemble("  ", line) for cell in (status, limits) for line in cell.split("\n"))
         for identity in identities:
             for note in _notes(identity, self._at):
                 yield Text.assemble((identity["name"], "bold"), ": ", note)
