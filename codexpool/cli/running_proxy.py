@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ LOOPBACK: Final = ("127.0.0.1", "::1")  # what a proxy announces for localhost
 TIMEOUT: Final = 5.0  # seconds for an answer that needs no waiting
 FIRST_TIMEOUT: Final = 2.0  # seconds for the first answer of a proxy that has announced itself
 VERSION: Final = 1  # version of the documents this command understands
+MOST: Final = 64 * 1024 * 1024  # bytes of an answer
+PIECE: Final = 65_536
 LONGEST: Final = 300  # characters of an answer's own message to repeat
 
 
@@ -98,7 +101,10 @@ class RunningProxy:
 
     def get(self, path: str, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Return the document at a path. Wait at most ``timeout`` seconds for each step. Raises ProxyFailure."""
-        return self._document(*self._ask(path, timeout))
+        document = self._document(*self._ask(path, timeout))
+        if path == STATUS and not ("version" in document and isinstance(document.get("proxy"), dict)):
+            raise self._not_ours(200)  # The JSON of another program.
+        return document
 
     def authority(self) -> Authority | None:
         """Return the certificate authority that it says it has; None if it does not say. Raises nothing."""
@@ -118,7 +124,7 @@ class RunningProxy:
         try:
             connection.request("GET", f"{SITE}{path}", headers=headers)
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, _body(response, timeout)
         except TimeoutError:
             what = f"{self} did not answer within {timeout:.0f} s: it is busy or stuck"
             raise ProxyFailure(what, "see the log of the proxy") from None
@@ -137,11 +143,7 @@ class RunningProxy:
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            what = (
-                f"{self} answered {status}, but not as {SITE}/ does: it is a proxy without the codexpool addon, an "
-                "older codexpool, or not a proxy"
-            )
-            raise ProxyFailure(what, START)
+            raise self._not_ours(status)
         if status != 200:
             remedy = REMEDIES.get(status, "see the log of the proxy")
             raise ProxyFailure(f"{self} answered {status}: {_message(document)}", remedy, status)
@@ -149,6 +151,23 @@ class RunningProxy:
             what = f"the proxy at {self} is a different release of codexpool"
             raise ProxyFailure(what, "install the same release for both, and restart the proxy", status)
         return document
+
+    def _not_ours(self, status: int) -> ProxyFailure:
+        what = (
+            f"{self} answered {status}, but not as {SITE}/ does: it is a proxy without the codexpool addon, an "
+            "older codexpool, or not a proxy"
+        )
+        return ProxyFailure(what, START)
+
+
+def _body(response: http.client.HTTPResponse, timeout: float) -> bytes:
+    """Read an answer, which may be that of any program. Raises TimeoutError, also if it is too long."""
+    until, body = time.monotonic() + timeout, bytearray()
+    while piece := response.read1(PIECE):
+        body += piece
+        if len(body) > MOST or time.monotonic() > until:
+            raise TimeoutError
+    return bytes(body)
 
 
 START: Final = "start one with: codexpool run; or use --proxy http://HOST:PORT"

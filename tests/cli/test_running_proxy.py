@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -191,7 +192,11 @@ def test_without_a_listener_the_remedy_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [(502, HTML), (200, HTML), (404, "not found"), (200, "[1]"), (200, ""), (301, ""), (200, "[" * 9999)]
+    "answer",
+    [
+        *((502, HTML), (200, HTML), (404, "not found"), (200, "[1]"), (200, ""), (301, ""), (200, "[" * 9999)),
+        *((200, {}), (200, {"status": "ok"}), (200, {"version": 1}), (200, {"version": 1, "proxy": [1]})),
+    ],
 )
 def test_an_answer_not_from_codexpool_is_recognised(fake: FakeProxy, answer: tuple[int, Any]) -> None:
     fake.answers["/api/status"] = answer
@@ -218,6 +223,24 @@ def test_a_server_without_http_is_recognised(said: bytes) -> None:
 def test_a_stuck_proxy_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ProxyFailure, match="stuck"):
         find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status", timeout=0.2)
+
+
+@pytest.mark.parametrize(("most", "timeout"), [(1_000, 30.0), (1 << 40, 0.2)])
+def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch, most: int, timeout: float) -> None:
+    """Whether it is too long, or each piece of it comes in time."""
+    monkeypatch.setattr(running_proxy, "MOST", most)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    connection.sendall(bytes(500))
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(ProxyFailure, match="did not answer"):
+            find_proxy(f"http://127.0.0.1:{server.getsockname()[1]}").get("/api/status", timeout)
 
 
 def test_a_refusal_of_another_machine_has_a_remedy(fake: FakeProxy) -> None:
