@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from codexpool.cli.common import Failure
-from codexpool.local.ca_files import Authority, AuthorityError, confdir
+from codexpool.local.ca_files import CERTIFICATE, Authority, AuthorityError, confdir
 from codexpool.local.running_proxies import Announcement, addresses, announced
 from codexpool.state import StateError
 from codexpool.state.location import location
@@ -220,6 +220,14 @@ def confdir_of(proxy: RunningProxy) -> Path:
     """Return mitmproxy's folder of a proxy on this machine: the announced one, or the default."""
     announcement = announcement_of(proxy)
     return (announcement.confdir if announcement is not None else None) or confdir()
+
+
+def certificate_of(proxy: RunningProxy) -> Path | None:
+    """Return the file with the certificate of a proxy's authority; None if this user does not have it here."""
+    path = confdir_of(proxy) / CERTIFICATE
+    presented = proxy.authority()
+    is_of_the_proxy = path.is_file() if presented is None else presented.is_trusted_by(path)
+    return path if is_of_the_proxy else None
 
 
 def announcement_of(proxy: RunningProxy) -> Announcement | None:

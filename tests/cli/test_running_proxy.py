@@ -14,9 +14,11 @@ import pytest
 
 from codexpool.cli import running_proxy
 from codexpool.cli.common import Failure
-from codexpool.cli.running_proxy import Address, ProxyFailure, address, find_proxy
+from codexpool.cli.running_proxy import Address, ProxyFailure, address, certificate_of, find_proxy
+from codexpool.local.ca_files import CERTIFICATE
 from codexpool.local.running_proxies import Announcement
 from tests.cli.fakeproxy import FakeProxy, running
+from tests.standin.certificates import Authority
 
 HTML = "<html><h1>502 Bad Gateway</h1></html>"
 
@@ -110,6 +112,25 @@ def test_a_silent_announced_proxy_is_in_the_error(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(ProxyFailure, match=f"127.0.0.1:{silent}, but does not answer"):
         find_proxy(None).get("/api/status")
+
+
+# -- its authority
+
+
+def test_a_certificate_is_that_of_the_proxy_or_none(
+    fake: FakeProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mitmproxy").mkdir()
+    own = Authority(tmp_path).ca_file.rename(tmp_path / ".mitmproxy" / CERTIFICATE)
+    (tmp_path / "other").mkdir()
+    proxy = find_proxy(fake.url)
+
+    assert certificate_of(proxy) == own  # It does not say.
+    fake.answers["/ca.pem"] = (200, own.read_text())
+    assert certificate_of(proxy) == own
+    fake.answers["/ca.pem"] = (200, Authority(tmp_path / "other").ca_file.read_text())
+    assert certificate_of(proxy) is None
 
 
 # -- how it is written

@@ -25,7 +25,6 @@ from codexpool.doctor import configuration, environment, machine, probe, proxy_s
 from codexpool.doctor.environment import ClientEnvironment
 from codexpool.doctor.findings import Finding, Level, note, wrong
 from codexpool.doctor.trust import Tunnel
-from codexpool.local import ca_files
 from codexpool.protocol.headers import PROBE_VERSION
 from codexpool.protocol.routes import AS_SHIPPED, Routes
 from codexpool.state import StateError
@@ -242,8 +241,7 @@ class Examination:
             return trust.Trusted(
                 note(trust.ABOUT, "not checked: this proxy is older than this command", RESTART), None
             )
-        certificate = running_proxy.confdir_of(self._proxy) / ca_files.CERTIFICATE
-        own = certificate if certificate.is_file() else None
+        own = running_proxy.certificate_of(self._proxy)
         return trust.check(self._client, tunnel, own, probe.new_number())
 
     def _probe(self, tunnel: Tunnel, seen: trust.Trusted) -> Iterator[Finding]:

@@ -16,11 +16,11 @@ from codexpool.cli.commands.env import without_bypasses
 from codexpool.cli.common import Failure, Pool, config_option, pool_to_edit
 from codexpool.cli.main import COMMANDS
 from codexpool.cli.next_steps import GUIDED, say_next
-from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, confdir_of, find_proxy
+from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, certificate_of, find_proxy
 from codexpool.cli.service.managers import ManagerError, own_manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import via_option
-from codexpool.local.ca_files import CERTIFICATE, AuthorityError, certificate
+from codexpool.local.ca_files import AuthorityError, certificate
 from codexpool.pool.identity import Status
 
 PATIENCE: Final = 600.0  # seconds to wait for a proxy that a person starts
@@ -103,12 +103,13 @@ class Guide:
 
     def _authority(self) -> str:
         proxy = find_proxy(None)
-        try:
-            found = certificate(confdir_of(proxy) / CERTIFICATE)
-        except AuthorityError:
-            presented = proxy.authority()
+        path, presented = certificate_of(proxy), proxy.authority()
+        if path is None:
             return f"that of the proxy at {proxy}: {presented.fingerprint}" if presented is not None else ""
-        return f"{found.path}, valid until {found.expires:%Y-%m-%d}"
+        try:
+            return f"{path}, valid until {certificate(path).expires:%Y-%m-%d}"
+        except AuthorityError:
+            return ""  # `setup` says what is wrong with it.
 
     def _proxy(self) -> str:
         proxy = _running()
