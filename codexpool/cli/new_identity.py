@@ -178,6 +178,7 @@ def login_of(credential: Credential) -> Login:
 def _described(verified: Verified) -> str:
     bearer, metadata = verified.credential.bearer(), verified.metadata
     parts = [f"{NAMES[verified.credential.kind]} {bearer or ''}".strip()]
+    parts += [metadata.email] if metadata.email else []
     parts += [f"account {metadata.account_id}"] if metadata.account_id else []
     parts += [f"user {metadata.user_id}"] if verified.owner.get("user_id") else []
     return ", ".join([*parts, *([metadata.plan] if metadata.plan else []), metadata.origin])

@@ -58,7 +58,7 @@ def test_add_creates_a_private_pool_toml(pool: Pool) -> None:
     result = pool.add(pat("work"))
 
     assert "added work to" in result.output
-    assert "account acc-work, user user-work, business" in result.output
+    assert "user-work@example.invalid, account acc-work, user user-work, business" in result.output
     assert stat.S_IMODE(pool.path.stat().st_mode) == 0o600
     [entry] = tomllib.loads(pool.text)["identity"]
     assert entry == {"name": "work", "token": pat("work").token, "account_id": "acc-work", "user_id": "user-work"}
