@@ -164,7 +164,7 @@ def test_the_wheels_entry_needs_no_package_on_the_path_and_stays_as_it_was_start
     with world.proxy.client() as client:
         assert served_by(world.turn(client)) == "work"
         for path in ("/", "/page.js", "/api/status", "/metrics"):
-            assert client.get(f"http://codex.pool{path}").status_code == 200
+            assert client.get(f"http://codex.pool{path}").status_code == 200, world.proxy.log
     assert world.proxy.status()["proxy"]["installed"] == "9.9.9"
     world.standin.kill(world.tokens[0].token)
     with world.proxy.client() as client:
