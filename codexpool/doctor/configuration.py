@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from codexpool.common.private_files import UnusableError
+from codexpool.config.files import Places
 from codexpool.config.model import ConfigError, FromAuthJson, FromEnv, FromState, PoolConfig, Problem
 from codexpool.config.read import load
 from codexpool.config.sources import Resolved, other_owner
@@ -30,8 +31,11 @@ LOGINS: Final = "logins"
 AUTH_JSON: Final = "auth.json"
 
 
-def missing() -> Finding:
+def missing(places: Places) -> Finding:
     """Report that there is no pool.toml; a member's machine needs none."""
+    if places.named_by:
+        remedy = f"codexpool add NAME creates it, or correct {places.named_by}"
+        return note(POOL, f"{places} does not exist yet", remedy)
     text = "no pool.toml on this machine: fine for a member, whose proxy runs elsewhere"
     return note(POOL, text, "for a pool of your own: codexpool add NAME, or codexpool login NAME")
 

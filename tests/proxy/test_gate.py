@@ -467,3 +467,22 @@ def test_an_observing_proxy_tells_holders_of_keys_nothing() -> None:
 
     assert status == 403
     assert KEY.encode() not in shown(request)
+
+
+async def test_a_members_whoami_does_not_wait_for_identities_that_do_not_exist(
+    exchanges: SwapHandler, keeper: StillKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(keeper, "change", wait)
+    keeper.pool.states.identities = {}
+    keeper.pool.lists_none = True
+    asking = coming(host="auth.openai.com")
+    asking.request.method, asking.request.path = "GET", "/api/accounts/v1/user-auth-credential/whoami"
+
+    exchanges.open(asking)
+    await exchanges.assign(asking)
+
+    assert asking.response is not None
+    assert asking.response.status_code == 200

@@ -191,9 +191,10 @@ class Examination:
             yield "logins", configuration.check_logins(self._config, credentials, self._client, self._auth_json)
 
     def _pool(self) -> Iterator[Finding]:
-        path = pool_places(None).find()
+        places = pool_places(None)
+        path = places.find()
         if path is None:
-            yield configuration.missing()
+            yield configuration.missing(places)
             return
         self._config, problems = configuration.read(path)
         yield from problems

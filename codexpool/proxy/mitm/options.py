@@ -222,11 +222,11 @@ def given_twice(name: str) -> bool:
 
 def warn_of_unknown(prefix: str) -> None:
     """Log a warning for each option with this prefix that does not exist: mitmproxy ignores it."""
-    known = [name for name in ctx.options.keys() if name.startswith(prefix)]  # noqa: SIM118 - no dict
+    known = [name.removeprefix(prefix) for name in ctx.options.keys() if name.startswith(prefix)]  # noqa: SIM118
     for name in ctx.options.deferred:
         if name.startswith(prefix):
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            near = difflib.get_close_matches(name.removeprefix(prefix), known, n=1)
+            remedy = f"did you mean {prefix}{near[0]}?" if near else f"there are: {prefix}{f', {prefix}'.join(known)}"
             logger.warning("ignored the option %s, which does not exist; %s", one_line(name), remedy)
 
 

@@ -107,6 +107,7 @@ def consult(config: PoolConfig, environ: Mapping[str, str], state: Location) -> 
     pool = consulted.pool
     pool.states.breaker.most = config.breaker
     makers = [_Maker(scope, spec, resolved.credentials.get(spec.name), known, now) for spec in specs]
+    pool.lists_none = not config.identities
     pool.replace_identities([maker.identity() for maker in makers], config.selection, now)
     pool.sessions.found(known.stored_sessions)
     apply(pool, known, scope)

@@ -90,3 +90,21 @@ def test_a_dump_that_others_can_read_is_told(
     host.warn_of_open_dump()
 
     assert (f"chmod 600 '{dump}'" in caplog.text) is is_told
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("codexpool_confg=x", "codexpool_confg, which does not exist; did you mean codexpool_config?"),
+        ("codexpool_typo=1", "codexpool_typo, which does not exist; there are: codexpool_config"),
+        ("another_addons=1", ""),
+        ("codexpool_config=x", ""),
+    ],
+)
+def test_an_option_of_ours_that_does_not_exist_is_warned_of(
+    context: taddons.context, caplog: pytest.LogCaptureFixture, given: str, said: str
+) -> None:
+    context.options.add_option("codexpool_config", str, "", "")
+    context.options.set(given, defer=True)
+    host.warn_of_unknown("codexpool_")
+    assert [record.getMessage() for record in caplog.records] == [f"ignored the option {said}"] * bool(said)

@@ -11,7 +11,8 @@ import pytest
 
 from codexpool.config.read import load, parse
 from codexpool.credentials.token_endpoint import TokenEndpoint
-from codexpool.pool.identity import Condition, Evidence, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.identity import Asked, Condition, Evidence, IdentityKey, Kind, Metadata, Status
+from codexpool.pool.needs import NONE_FOR_CLIENTS, no_identity
 from codexpool.proxy.observe.pool import Consulted, consult
 from codexpool.state import Record, logins
 from codexpool.state.location import SqliteFile
@@ -175,3 +176,8 @@ def test_a_login_in_the_state_is_read_and_not_renewed(
     assert consulted.notes == {"spare": "not verified yet" if lifetime > 0 else "its login has to be renewed"}
     assert state.load() == before
     state.close()
+
+
+def test_a_pool_without_identities_is_consulted_like_any_other(tmp_path: Path) -> None:
+    consulted = consult(parse("", tmp_path / "pool.toml"), {}, SqliteFile(tmp_path / "state.sqlite3"))
+    assert no_identity(consulted.pool, Asked("", "/backend-api/codex/responses"), NOW).message == NONE_FOR_CLIENTS
