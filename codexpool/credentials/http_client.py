@@ -36,6 +36,7 @@ for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # At INFO they log every request.
 
 MAX_ANSWER: Final = 1 << 20  # Bytes of an answer, both as received and inflated.
+AT_ONCE: Final = 64  # Requests of one client. httpx compares each with all others: thousands would block the loop.
 JSON: Final[Mapping[str, str]] = {"accept": "application/json", "accept-encoding": "gzip"}
 
 
@@ -124,18 +125,21 @@ async def answer(
 
 
 class LazyClient:
-    """A client that the first request makes, in a thread. ``seconds`` bounds each of its requests."""
+    """A client that the first request makes, in a thread. ``seconds`` bounds each request from when it is sent."""
 
     def __init__(self, route: Route, seconds: float) -> None:
         self._route = route
         self._seconds = seconds
         self._client: asyncio.Future[httpx.AsyncClient] | None = None
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def answer(self, method: str, url: str, **more: Any) -> httpx.Response:
         """Send a request and return the whole answer. Raises NoAnswerError."""
         if self._client is None or (self._client.done() and self._client.exception() is not None):
             self._client = asyncio.ensure_future(tasks.in_thread(client, self._route, self._seconds))
-        return await answer(await asyncio.shield(self._client), method, url, self._seconds, **more)
+        made = await asyncio.shield(self._client)
+        async with self._room:
+            return await answer(made, method, url, self._seconds, **more)
 
 
 def _skip_command_line() -> None:

@@ -29,11 +29,11 @@ from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
 from codexpool.common.clock_skew import Clock
-from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError
+from codexpool.credentials import NoTokenAnyMoreError, NoTokenNowError, http_client
 from codexpool.credentials.account_api import AccountApi, UnreadError
 from codexpool.credentials.agent_api import AgentApi
 from codexpool.credentials.authapi import AuthApi, Whoami
-from codexpool.credentials.http_client import NoAnswerError, Route, answer, client
+from codexpool.credentials.http_client import AT_ONCE, LazyClient, NoAnswerError, Route, answer, client
 from codexpool.credentials.token_endpoint import TokenEndpoint
 from codexpool.credentials.upstream_proxy import VARIABLE, UpstreamProxy
 from codexpool.pool.identity import Metadata, Word
@@ -272,3 +272,27 @@ def test_a_client_does_without_what_only_a_command_line_needs() -> None:
         "print(*sorted({'click', 'pygments', 'rich'} & sys.modules.keys()), 'httpx' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+async def test_a_pool_of_thousands_does_not_send_all_its_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx looks at all others for each request, so that 3000 blocked the event loop for a minute."""
+    now = most = 0
+
+    async def whoami(request: httpx.Request) -> httpx.Response:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return httpx.Response(200, stream=httpx.ByteStream(b""))
+
+    def made(*_: object) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(whoami))
+
+    monkeypatch.setattr(http_client, "client", made)
+    one = LazyClient(Route(), 30)
+
+    answers = await asyncio.gather(*(one.answer("GET", "https://backend.test/") for _ in range(3 * AT_ONCE)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == AT_ONCE
